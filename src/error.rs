@@ -1,0 +1,61 @@
+//! One error type for the whole crate: a sentence for a person, with the places it passed through.
+
+use std::fmt;
+use std::path::Path;
+
+/// What went wrong, where, and what to do about it.
+///
+/// The message names the file, key or tensor at fault and the remedy. The binary prints it and exits with code 2.
+pub struct Error {
+    message: String,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub fn new(message: impl Into<String>) -> Self {
+        Error { message: message.into() }
+    }
+
+    /// An operating-system error on `path`, for instance `cannot read data/a.txt: No such file or directory`.
+    pub fn io(action: &str, path: &Path, error: std::io::Error) -> Self {
+        Error::new(format!("cannot {action} {}: {error}", path.display()))
+    }
+
+    /// The same error, with the place in front: `configs/a.toml: levels[1].heads: ...`.
+    #[must_use]
+    pub fn at(self, place: impl fmt::Display) -> Self {
+        Error { message: format!("{place}: {}", self.message) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Returns early with an [`Error`] made like `format!` makes its string.
+#[macro_export]
+macro_rules! bail {
+    ($($arg:tt)*) => { return Err($crate::error::Error::new(format!($($arg)*))) };
+}
+
+/// Adds a place to the error of a `Result`.
+pub trait At<T> {
+    fn at(self, place: impl fmt::Display) -> Result<T>;
+}
+
+impl<T> At<T> for Result<T> {
+    fn at(self, place: impl fmt::Display) -> Result<T> {
+        self.map_err(|e| e.at(place))
+    }
+}

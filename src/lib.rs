@@ -1,0 +1,2 @@
+//! `vcycle`
+pub mod error;
