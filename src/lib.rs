@@ -1,2 +1,5 @@
 //! `vcycle`
+pub mod device;
 pub mod error;
+pub mod tape;
+pub mod tensor;

@@ -1,0 +1,304 @@
+//! Text to token ids and back, always in the Hugging Face `tokenizer.json` form.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::BpeTrainer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use super::atomic::write_whole_bytes;
+use crate::bail;
+use crate::error::{At, Error, Result};
+
+/// What a tokenizer specification may be, for error messages.
+const FORMS: &str = "give `char`, `byte`, `bpe:N` (N tokens, for instance bpe:1024), or the path of a tokenizer.json";
+/// A byte-level vocabulary: one token per byte value.
+const BYTES: usize = 256;
+/// Far above any published vocabulary, and small enough that the trainer's tables fit in memory.
+const MAX_BPE: usize = 1 << 20;
+/// The token of `char` for a character the training text does not have. More than one character, so it is none itself.
+const UNKNOWN: &str = "<unk>";
+/// Bytes that go to the encoder's threads at once: its records take some hundred bytes a token.
+const BATCH_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 4 << 10;
+const LONG_PIECE_BYTES: usize = 1 << 20;
+
+/// A tokenizer that works without special tokens, truncation or padding.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocab_size: usize,
+    cut: Cut,
+}
+
+/// Where a text may be cut so that its pieces have the tokens of the whole.
+///
+/// GPT-2's pattern gives the last newline before a word its own token, so a cut before it is exact. Those since (GPT-4,
+/// Llama 3, Qwen) join newlines to what is before them, so a cut after it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    BeforeNewline,
+    AfterNewline,
+    /// Neither is exact (SentencePiece puts a space before each piece): pieces are long, so that cuts are few.
+    Rarely,
+}
+
+impl Tokenizer {
+    /// Makes the tokenizer that `spec` names:
+    ///
+    /// - `char`: the distinct characters of `training_text` in code-point order, then one token for any other
+    ///   character;
+    /// - `byte`: the 256 byte values; any text round-trips;
+    /// - `bpe:N`: byte-level byte-pair encoding as in GPT-2, trained on `training_text` to at most N tokens (257 or
+    ///   more), with no special tokens; any text round-trips;
+    /// - the path of any `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When `spec` is none of these, N is out of range, or the file cannot be read or used.
+    pub fn from_spec(spec: &str, training_text: &str) -> Result<Tokenizer> {
+        match spec {
+            "char" => Self::from_json(char_json(training_text).to_string().as_bytes()),
+            "byte" => Self::from_json(byte_json().to_string().as_bytes()),
+            _ => match spec.strip_prefix("bpe:") {
+                Some(size) => train_bpe(size, training_text),
+                None => match spec_file(spec) {
+                    Some(path) => Self::load(path),
+                    None => bail!("unknown tokenizer `{spec}`; {FORMS}"),
+                },
+            },
+        }
+        .at("tokenizer")
+    }
+
+    /// Reads a `tokenizer.json`; truncation and padding are switched off.
+    ///
+    /// # Errors
+    /// When the file is missing, unreadable, not a tokenizer, or has no tokens.
+    pub fn load(path: &Path) -> Result<Tokenizer> {
+        let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        Self::from_json(&bytes).at(path.display())
+    }
+
+    fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
+            Error::new(format!("not a usable tokenizer.json: {e}; save it again from the tokenizers library"))
+        })?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(failed)?;
+        // Ids may have gaps, and an embedding needs a row for the largest.
+        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
+        if vocab_size == 0 {
+            bail!("the tokenizer has no tokens; give one that was trained");
+        }
+        let mut tokenizer = Tokenizer { inner, vocab_size, cut: Cut::Rarely };
+        tokenizer.cut = tokenizer.find_cut()?;
+        Ok(tokenizer)
+    }
+
+    /// The first kind of cut that leaves the tokens of a text with every kind of line end as they are.
+    fn find_cut(&self) -> Result<Cut> {
+        let sample =
+            "Some words.\nAnd more\nof them, 12\n\nA paragraph!\n\n\nanother \n  indented\r\n\r\nlast? \n\tx\ny";
+        let whole = self.inner.encode_fast(sample, false).map_err(failed)?;
+        for cut in [Cut::BeforeNewline, Cut::AfterNewline] {
+            let mut ids = Vec::new();
+            for piece in pieces(sample, cut, 1) {
+                let encoding = self.inner.encode_fast(piece, false).map_err(failed)?;
+                ids.extend_from_slice(encoding.get_ids());
+            }
+            if ids == whole.get_ids() {
+                return Ok(cut);
+            }
+        }
+        Ok(Cut::Rarely)
+    }
+
+    /// One more than the largest token id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The tokens of `text`, without special tokens around it; the same text always gives the same tokens.
+    ///
+    /// The text is encoded on several threads in pieces of a few kilobytes, cut where that changes no token. Only for a
+    /// tokenizer that knows no such place (SentencePiece) do the pieces, of about 1 MiB, show.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for a part of the text and none for the unknown.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let size = match self.cut {
+            Cut::Rarely => LONG_PIECE_BYTES,
+            _ => PIECE_BYTES,
+        };
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut all = pieces(text, self.cut, size).peekable();
+        while let Some(piece) = all.next() {
+            bytes += piece.len();
+            batch.push(piece);
+            if bytes >= BATCH_BYTES || all.peek().is_none() {
+                bytes = 0;
+                let encodings = self.inner.encode_batch_fast(std::mem::take(&mut batch), false).map_err(failed)?;
+                for encoding in encodings {
+                    ids.extend_from_slice(encoding.get_ids());
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The text of `ids`. Bytes that are not UTF-8, as when `ids` cut a character in two, become U+FFFD.
+    ///
+    /// # Errors
+    /// When an id is not below [`Tokenizer::vocab_size`], or is one the vocabulary skips.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        for (at, &id) in ids.iter().enumerate() {
+            if id as usize >= self.vocab_size || self.inner.id_to_token(id).is_none() {
+                bail!(
+                    "cannot decode token {id} at position {at}: the tokenizer has no such token (vocabulary size {}); \
+                     use the tokenizer the ids were made with",
+                    self.vocab_size
+                );
+            }
+        }
+        self.inner.decode(ids, false).map_err(failed)
+    }
+
+    /// Writes `tokenizer.json` to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let json = self.inner.to_string(false).map_err(failed)?;
+        write_whole_bytes(path, json.as_bytes())
+    }
+}
+
+/// The file a specification names, if it names one.
+pub(super) fn spec_file(spec: &str) -> Option<&Path> {
+    if spec == "char" || spec == "byte" || spec.starts_with("bpe:") {
+        return None;
+    }
+    let path = Path::new(spec);
+    (path.extension().is_some_and(|e| e == "json") || path.is_file()).then_some(path)
+}
+
+fn failed(error: tokenizers::Error) -> Error {
+    Error::new(format!("the tokenizers library failed: {error}"))
+}
+
+/// A `tokenizer.json` whose model has these tokens and no merges.
+fn json_without_merges(vocab: Map<String, Value>, unknown: Option<&str>, coding: [Value; 2]) -> Value {
+    let [pre_tokenizer, decoder] = coding;
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": decoder,
+        "model": {"type": "BPE", "unk_token": unknown, "fuse_unk": false, "vocab": vocab, "merges": []},
+    })
+}
+
+fn char_json(text: &str) -> Value {
+    let mut characters: Vec<char> = text.chars().collect();
+    characters.sort_unstable();
+    characters.dedup();
+    let tokens = characters.into_iter().map(String::from).chain([UNKNOWN.to_owned()]);
+    json_without_merges(number(tokens), Some(UNKNOWN), [Value::Null, json!({"type": "Fuse"})])
+}
+
+fn byte_json() -> Value {
+    let stage = |use_regex: bool| {
+        json!({
+            "type": "ByteLevel",
+            "add_prefix_space": false,
+            "trim_offsets": false,
+            "use_regex": use_regex,
+        })
+    };
+    json_without_merges(number(byte_tokens()), None, [stage(false), stage(false)])
+}
+
+/// The tokens of the byte values 0 to 255, in GPT-2's printable form: printable bytes stand for themselves, the others
+/// for the code points from 256 on.
+fn byte_tokens() -> impl Iterator<Item = String> {
+    let mut next = 256u32;
+    (0..=255u8).map(move |byte| {
+        let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+        let code = if printable {
+            u32::from(byte)
+        } else {
+            next += 1;
+            next - 1
+        };
+        char::from_u32(code).map(String::from).unwrap_or_default()
+    })
+}
+
+fn number(tokens: impl Iterator<Item = String>) -> Map<String, Value> {
+    tokens.enumerate().map(|(id, token)| (token, Value::from(id))).collect()
+}
+
+fn train_bpe(size: &str, text: &str) -> Result<Tokenizer> {
+    let size = match size.parse::<usize>() {
+        Ok(size) if (BYTES + 1..=MAX_BPE).contains(&size) => size,
+        _ => bail!(
+            "`bpe:{size}`: the vocabulary size must be a whole number from {} (256 bytes and a merge) to {MAX_BPE}",
+            BYTES + 1
+        ),
+    };
+    let model = tokenizers::models::bpe::BPE::default();
+    let mut trained = tokenizers::Tokenizer::new(model);
+    let byte_level = ByteLevel::new(false, false, true);
+    trained.with_pre_tokenizer(Some(byte_level));
+    trained.with_decoder(Some(byte_level));
+    let mut trainer: TrainerWrapper = BpeTrainer::builder()
+        .vocab_size(size)
+        .min_frequency(2)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build()
+        .into();
+    trained.train(&mut trainer, pieces(text, Cut::BeforeNewline, PIECE_BYTES)).map_err(failed)?;
+    // Through the file's form, so that a fresh tokenizer and a loaded one cannot differ.
+    let json = trained.to_string(false).map_err(failed)?;
+    Tokenizer::from_json(json.as_bytes())
+}
+
+/// Cuts `text` into pieces of at least `size` bytes (the last may be shorter), at a newline that a character other than
+/// white space follows. A piece that finds none ends at the first white space past [`LONG_PIECE_BYTES`].
+fn pieces(text: &str, cut: Cut, size: usize) -> impl Iterator<Item = &str> + Send {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (piece, after) = rest.split_at(piece_end(rest, cut, size));
+        rest = after;
+        Some(piece)
+    })
+}
+
+fn piece_end(text: &str, cut: Cut, size: usize) -> usize {
+    let bytes = text.as_bytes();
+    let longest = LONG_PIECE_BYTES.max(size);
+    for at in size..bytes.len() {
+        let newline = bytes[at] == b'\n' && text[at + 1..].chars().next().is_some_and(|c| !c.is_whitespace());
+        if newline {
+            return match cut {
+                Cut::BeforeNewline => at,
+                Cut::AfterNewline | Cut::Rarely => at + 1,
+            };
+        }
+        if at > longest && bytes[at].is_ascii_whitespace() {
+            return at;
+        }
+    }
+    bytes.len()
+}

@@ -1,0 +1,162 @@
+//! The embedded default: f32, threads over fixed chunks, vector code chosen at run time.
+//!
+//! Chunks depend on shapes only, and each element is written by one chunk in a fixed order of additions: results are the
+//! same bits on any number of threads.
+
+mod accumulate;
+mod activation;
+mod adamw;
+mod attention;
+mod attention_backward;
+mod column_sum;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod global_norm;
+mod layernorm;
+mod linear;
+pub mod math;
+mod multilevel;
+mod pool;
+
+use super::host::{Element, Host, View};
+use super::ops::{Op, StepState};
+use super::{Device, Graph};
+use crate::error::Result;
+use crate::tensor::{DType, Tensor};
+use pool::Pool;
+use pulp::Arch;
+
+/// See the module.
+pub struct Cpu {
+    host: Host,
+    pool: Pool,
+    arch: Arch,
+}
+
+impl Cpu {
+    /// `threads` 0: as many as the machine has.
+    pub fn new(threads: usize) -> Self {
+        Cpu { host: Host::default(), pool: Pool::new(threads), arch: Arch::new() }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Calls `f` with ranges that cover `0..n`, `chunk` long, on all threads, compiled for this machine's vector unit.
+    fn for_chunks(&self, n: usize, chunk: usize, f: impl Fn(std::ops::Range<usize>) + Sync) {
+        let chunk = chunk.max(1);
+        self.pool.run(n.div_ceil(chunk), |i| {
+            let range = i * chunk..((i + 1) * chunk).min(n);
+            self.arch.dispatch(
+                #[inline(always)]
+                || f(range),
+            );
+        });
+    }
+
+    fn f(&self, t: &Tensor) -> Result<View<'_, f32>> {
+        self.host.view(t)
+    }
+
+    fn maybe(&self, t: &Option<Tensor>) -> Result<Option<View<'_, f32>>> {
+        t.as_ref().map(|t| self.f(t)).transpose()
+    }
+
+    /// All elements as one slice, which the operation only reads.
+    fn slice<T: Element>(&self, t: &Tensor) -> Result<&[T]> {
+        let view = self.host.view::<T>(&t.reshape(&[1, t.numel()]))?;
+        // SAFETY: callers take operands that the operation only reads, and `Op::check` keeps written ones apart.
+        Ok(unsafe { view.row(0) })
+    }
+
+    fn step_state(&self, t: &Tensor) -> Result<StepState> {
+        Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(self.slice::<u32>(t)?)))
+    }
+
+    fn dispatch(&self, op: &Op) -> Result<()> {
+        match op {
+            Op::Accumulate(op) => self.accumulate(op),
+            Op::ActivationBackward(op) => self.activation_backward(op),
+            Op::AdamW(op) => self.adamw(op),
+            Op::Attention(op) => self.attention(op),
+            Op::AttentionBackward(op) => self.attention_backward(op),
+            Op::ColumnSum(op) => self.column_sum(op),
+            Op::CrossEntropy(op) => self.cross_entropy(op),
+            Op::Dropout(op) => self.dropout(op),
+            Op::Embedding(op) => self.embedding(op),
+            Op::EmbeddingBackward(op) => self.embedding_backward(op),
+            Op::GlobalNorm(op) => self.global_norm(op),
+            Op::LayerNorm(op) => self.layernorm(op),
+            Op::LayerNormBackward(op) => self.layernorm_backward(op),
+            Op::Linear(op) => self.linear(op),
+            Op::Multilevel(op) => self.multilevel(op),
+        }
+        .map_err(|e| e.at(op.name()))
+    }
+}
+
+impl Device for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn float(&self) -> DType {
+        DType::F32
+    }
+
+    fn alloc(&mut self, bytes: usize) -> Result<u32> {
+        self.host.alloc(bytes)
+    }
+
+    fn free(&mut self, arena: u32) {
+        self.host.free(arena);
+    }
+
+    fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()> {
+        self.host.write(to, bytes)
+    }
+
+    fn read(&mut self, from: &Tensor, bytes: &mut [u8]) -> Result<()> {
+        self.host.read(from, bytes)
+    }
+
+    fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
+        self.host.copy(from, to)
+    }
+
+    fn run(&mut self, op: &Op) -> Result<()> {
+        self.host.check(op, DType::F32)?;
+        self.dispatch(op)
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn capture(&mut self, ops: &[Op]) -> Result<Graph> {
+        self.host.capture(ops, DType::F32)
+    }
+
+    fn replay(&mut self, graph: Graph) -> Result<()> {
+        let mut i = 0;
+        while let Some(op) = self.host.captured(graph, i)? {
+            self.dispatch(&op)?;
+            i += 1;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, graph: Graph) {
+        self.host.release(graph);
+    }
+}
+
+/// Rows per chunk so that a chunk holds about `elements`.
+fn rows_of(width: usize, elements: usize) -> usize {
+    (elements / width.max(1)).max(1)
+}
+
+/// Elements of a chunk of pointwise work: large enough to hide the hand-over, small enough for the second-level cache.
+const CHUNK: usize = 16_384;

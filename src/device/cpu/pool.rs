@@ -1,0 +1,197 @@
+//! Threads that share the chunks of one operation at a time. Starting a job allocates nothing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+type Job = dyn Fn(usize) + Sync;
+
+/// In the low half of `state`: the job may be joined. Below it the number of workers inside.
+const OPEN: u64 = 1 << 31;
+/// Rounds of looking for a job before a worker sleeps: some tens of microseconds, the gap between two operations.
+const SPINS: u32 = 4_000;
+
+struct Shared {
+    /// Number of the job in the high half, [`OPEN`], workers inside.
+    state: AtomicU64,
+    job: Mutex<Option<&'static Job>>,
+    next: AtomicUsize,
+    end: AtomicUsize,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    sleepers: Mutex<usize>,
+    wake: Condvar,
+}
+
+/// A fixed set of worker threads; the caller's thread works too.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// `threads` counts the caller; 0: as many as the machine has.
+    pub fn new(threads: usize) -> Self {
+        let threads = if threads == 0 { thread::available_parallelism().map_or(1, usize::from) } else { threads };
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: Mutex::new(None),
+            next: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            sleepers: Mutex::new(0),
+            wake: Condvar::new(),
+        });
+        let workers = (1..threads)
+            .map_while(|_| {
+                let shared = shared.clone();
+                thread::Builder::new().name("vcycle-cpu".into()).spawn(move || work(&shared)).ok()
+            })
+            .collect();
+        Pool { shared, workers }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `f` once for each chunk in `0..chunks`, on any thread, and returns when all are done.
+    pub fn run<F: Fn(usize) + Sync>(&self, chunks: usize, f: F) {
+        if self.workers.is_empty() || chunks <= 1 {
+            return (0..chunks).for_each(f);
+        }
+        let shared = &*self.shared;
+        let job: &(dyn Fn(usize) + Sync) = &f;
+        // SAFETY: only the lifetime changes. Workers hold the reference between joining an open job and leaving it;
+        // this function closes the job and waits until all have left, also when `f` panics.
+        let job: &'static Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Job>(job) };
+        *lock(&shared.job) = Some(job);
+        shared.next.store(0, Ordering::Relaxed);
+        shared.end.store(chunks, Ordering::Relaxed);
+        let number = (shared.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        shared.state.store(number << 32 | OPEN, Ordering::SeqCst);
+        if *lock(&shared.sleepers) > 0 {
+            shared.wake.notify_all();
+        }
+        let mine = catch_unwind(AssertUnwindSafe(|| shared.take_chunks(job)));
+        shared.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut rounds = 0u32;
+        while shared.state.load(Ordering::Acquire) & (OPEN - 1) != 0 {
+            rounds += 1;
+            if rounds > SPINS { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        if let Err(panic) = mine {
+            resume_unwind(panic);
+        }
+        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a worker thread of the cpu device panicked");
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        drop(lock(&self.shared.sleepers));
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its jobs, so joining cannot fail with one.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn take_chunks(&self, job: &Job) {
+        let end = self.end.load(Ordering::Relaxed);
+        loop {
+            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
+            if chunk >= end {
+                return;
+            }
+            job(chunk);
+        }
+    }
+
+    /// Joins the job in hand when it is open and not the one joined last.
+    fn join(&self, last: &mut u64) -> bool {
+        let state = self.state.load(Ordering::SeqCst);
+        if state & OPEN == 0 || state >> 32 == *last {
+            return false;
+        }
+        if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        *last = state >> 32;
+        true
+    }
+}
+
+fn work(shared: &Shared) {
+    let mut last = 0;
+    loop {
+        let mut rounds = 0;
+        while !shared.join(&mut last) {
+            if shared.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            rounds += 1;
+            if rounds < SPINS {
+                std::hint::spin_loop();
+                continue;
+            }
+            rounds = 0;
+            let mut sleepers = lock(&shared.sleepers);
+            // A job opened before this lock would not wake us: look once more under it.
+            let state = shared.state.load(Ordering::SeqCst);
+            let missed = state & OPEN != 0 && state >> 32 != last;
+            if !missed && !shared.stop.load(Ordering::SeqCst) {
+                *sleepers += 1;
+                let (mut guard, _) =
+                    shared.wake.wait_timeout(sleepers, Duration::from_secs(1)).unwrap_or_else(PoisonError::into_inner);
+                *guard -= 1;
+            }
+        }
+        let job = *lock(&shared.job);
+        let done = catch_unwind(AssertUnwindSafe(|| job.into_iter().for_each(|job| shared.take_chunks(job))));
+        if done.is_err() {
+            shared.panicked.store(true, Ordering::Relaxed);
+        }
+        shared.state.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chunk_runs_once() {
+        let pool = Pool::new(4);
+        for round in 0..2_000 {
+            let chunks = round % 37;
+            let hits: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(chunks, |i| {
+                hits[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(3);
+        let panicked = catch_unwind(AssertUnwindSafe(|| pool.run(50, |i| assert!(i != 20, "chunk 20"))));
+        assert!(panicked.is_err());
+        let sum = AtomicUsize::new(0);
+        pool.run(10, |i| {
+            sum.fetch_add(i, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 45);
+    }
+}

@@ -1,0 +1,265 @@
+//! What `reference` and `cpu` share: arenas in host memory, checked views into them, captured lists of operations.
+
+use super::Graph;
+use super::ops::Op;
+use crate::bail;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Place, Tensor};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+/// Cache lines, and the widest vector load.
+const ALIGNMENT: usize = 64;
+
+struct Arena {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: an arena owns its allocation as a `Vec<u8>` does; access goes through the `Host` that holds it.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    fn new(bytes: usize) -> Result<Self> {
+        let layout = Layout::from_size_align(bytes.max(ALIGNMENT), ALIGNMENT)
+            .map_err(|_| Error::new(format!("an arena of {bytes} bytes is too large")))?;
+        // SAFETY: the layout has a size above zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) });
+        let start = start.ok_or_else(|| {
+            Error::new(format!(
+                "out of memory: {:.1} MiB wanted; use a smaller batch or model",
+                bytes as f64 / 1048576.0
+            ))
+        })?;
+        Ok(Arena { start, layout })
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, and freed only here.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Memory and captured lists of a host device.
+#[derive(Default)]
+pub struct Host {
+    arenas: Vec<Option<Arena>>,
+    graphs: Vec<Option<Vec<Op>>>,
+}
+
+impl Host {
+    pub fn alloc(&mut self, bytes: usize) -> Result<u32> {
+        self.arenas.push(Some(Arena::new(bytes)?));
+        Ok(self.arenas.len() as u32 - 1)
+    }
+
+    pub fn free(&mut self, arena: u32) {
+        if let Some(slot) = self.arenas.get_mut(arena as usize) {
+            *slot = None;
+        }
+    }
+
+    /// First byte of a view that lies within its arena.
+    fn locate(&self, t: &Tensor) -> Result<NonNull<u8>> {
+        let Place::Arena(number) = t.place else { bail!("{t:?} has no place in memory yet") };
+        let Some(Some(arena)) = self.arenas.get(number as usize) else {
+            bail!("{t:?} lies in an arena that was freed")
+        };
+        let range = t.byte_range();
+        if range.end > arena.layout.size() {
+            bail!("{t:?} ends at byte {} of an arena of {}", range.end, arena.layout.size());
+        }
+        // SAFETY: the offset is within the allocation.
+        Ok(unsafe { arena.start.add(range.start) })
+    }
+
+    /// A typed view.
+    pub fn view<T: Element>(&self, t: &Tensor) -> Result<View<'_, T>> {
+        if t.dtype != T::DTYPE {
+            bail!("{t:?} was taken for {:?}", T::DTYPE);
+        }
+        let start = self.locate(t)?.cast();
+        Ok(View { start, rows: t.rows(), width: t.width, pitch: t.pitch, arena: PhantomData })
+    }
+
+    /// Operands fit each other, lie inside their arenas, and floats have the device's type.
+    pub fn check(&self, op: &Op, float: DType) -> Result<()> {
+        op.check()?;
+        let (mut first, mut copy) = (Ok(()), *op);
+        copy.operands(&mut |t, _| {
+            if first.is_ok() {
+                first = self.locate(t).map(|_| ());
+            }
+            if first.is_ok() && t.dtype.is_float() && t.dtype != float {
+                first = Err(Error::new(format!("{t:?} is not of this device's type {float:?}")));
+            }
+        });
+        first.map_err(|e| e.at(op.name()))
+    }
+
+    pub fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()> {
+        self.rows(to, bytes.len(), |row, at| {
+            // SAFETY: `rows` gives each row inside the arena and inside `bytes`; `&mut self` excludes other access.
+            unsafe { std::ptr::copy_nonoverlapping(bytes[at.clone()].as_ptr(), row, at.len()) }
+        })
+    }
+
+    pub fn read(&self, from: &Tensor, bytes: &mut [u8]) -> Result<()> {
+        self.rows(from, bytes.len(), |row, at| {
+            // SAFETY: as in `write`; arenas are always initialised.
+            unsafe { std::ptr::copy_nonoverlapping(row, bytes[at.clone()].as_mut_ptr(), at.len()) }
+        })
+    }
+
+    pub fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
+        if (from.rows(), from.width, from.dtype) != (to.rows(), to.width, to.dtype) {
+            bail!("{from:?} cannot be copied to {to:?}");
+        }
+        let (source, target) = (self.locate(from)?.as_ptr(), self.locate(to)?.as_ptr());
+        let size = from.dtype.bytes();
+        for row in 0..from.rows() {
+            // SAFETY: both views lie inside their arenas; `copy` allows them to overlap.
+            unsafe {
+                std::ptr::copy(
+                    source.add(row * from.pitch * size),
+                    target.add(row * to.pitch * size),
+                    from.width * size,
+                )
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with the first byte of every row and where the row lies in a packed buffer.
+    fn rows(&self, t: &Tensor, packed: usize, mut each: impl FnMut(*mut u8, Range<usize>)) -> Result<()> {
+        let size = t.dtype.bytes();
+        if packed != t.numel() * size {
+            bail!("{packed} bytes for {t:?}, which has {}", t.numel() * size);
+        }
+        let start = self.locate(t)?.as_ptr();
+        let width = t.width * size;
+        for row in 0..t.rows() {
+            // SAFETY: rows lie inside the view's byte range, which `locate` has checked.
+            each(unsafe { start.add(row * t.pitch * size) }, row * width..(row + 1) * width);
+        }
+        Ok(())
+    }
+
+    pub fn capture(&mut self, ops: &[Op], float: DType) -> Result<Graph> {
+        for op in ops {
+            self.check(op, float)?;
+        }
+        self.graphs.push(Some(ops.to_vec()));
+        Ok(Graph(self.graphs.len() as u32 - 1))
+    }
+
+    /// The operation number `i` of a captured list; `None` after the last.
+    pub fn captured(&self, graph: Graph, i: usize) -> Result<Option<Op>> {
+        match self.graphs.get(graph.0 as usize) {
+            Some(Some(ops)) => Ok(ops.get(i).copied()),
+            _ => bail!("this captured list was released"),
+        }
+    }
+
+    pub fn release(&mut self, graph: Graph) {
+        if let Some(slot) = self.graphs.get_mut(graph.0 as usize) {
+            *slot = None;
+        }
+    }
+}
+
+/// Types that arenas hold.
+pub trait Element: Copy + Send + Sync {
+    const DTYPE: DType;
+}
+
+macro_rules! elements {
+    ($($t:ty => $d:ident),*) => { $(impl Element for $t { const DTYPE: DType = DType::$d; })* };
+}
+
+elements!(f64 => F64, f32 => F32, i32 => I32, u32 => U32, u8 => U8);
+
+/// Rows of elements somewhere in an arena. Shared by threads that write different rows.
+#[derive(Clone, Copy)]
+pub struct View<'a, T> {
+    start: NonNull<T>,
+    pub rows: usize,
+    pub width: usize,
+    pub pitch: usize,
+    arena: PhantomData<&'a Host>,
+}
+
+// SAFETY: a view is a pointer into an arena that outlives it; who writes which rows is the duty of `row_mut`'s callers.
+unsafe impl<T: Send> Send for View<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for View<'_, T> {}
+
+impl<'a, T: Element> View<'a, T> {
+    /// The element in row `r`, column `c`.
+    #[inline]
+    pub fn get(&self, r: usize, c: usize) -> T {
+        assert!(r < self.rows && c < self.width);
+        // SAFETY: in range, and initialised: arenas start as zeros.
+        unsafe { self.start.as_ptr().add(r * self.pitch + c).read() }
+    }
+
+    #[inline]
+    pub fn set(&self, r: usize, c: usize, value: T) {
+        assert!(r < self.rows && c < self.width);
+        // SAFETY: in range; `Op::check` lets no other operand of the operation be read through a reference meanwhile.
+        unsafe { self.start.as_ptr().add(r * self.pitch + c).write(value) }
+    }
+
+    #[inline]
+    pub fn pointer(&self) -> *mut T {
+        self.start.as_ptr()
+    }
+
+    /// Row `r`.
+    ///
+    /// # Safety
+    /// Nobody writes this row while the slice lives.
+    #[inline(always)]
+    pub unsafe fn row(&self, r: usize) -> &'a [T] {
+        // SAFETY: the caller's promise.
+        unsafe { self.span(r, 0..self.width) }
+    }
+
+    /// # Safety
+    /// Nobody else reads or writes this row while the slice lives.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // The point of a view: threads write different rows of one arena.
+    pub unsafe fn row_mut(&self, r: usize) -> &'a mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { self.span_mut(r, 0..self.width) }
+    }
+
+    /// A part of row `r`.
+    ///
+    /// # Safety
+    /// Nobody writes these elements while the slice lives.
+    #[inline(always)]
+    pub unsafe fn span(&self, r: usize, columns: Range<usize>) -> &'a [T] {
+        assert!(r < self.rows && columns.start <= columns.end && columns.end <= self.width);
+        // SAFETY: in range and initialised; the rest is the caller's.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(r * self.pitch + columns.start), columns.len()) }
+    }
+
+    /// # Safety
+    /// Nobody else reads or writes these elements while the slice lives.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // As in `row_mut`.
+    pub unsafe fn span_mut(&self, r: usize, columns: Range<usize>) -> &'a mut [T] {
+        assert!(r < self.rows && columns.start <= columns.end && columns.end <= self.width);
+        // SAFETY: in range and initialised; the rest is the caller's.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.as_ptr().add(r * self.pitch + columns.start), columns.len())
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Devices: memory in arenas, and operations run on it.
+//!
+//! `reference` is the f64 oracle, `cpu` the embedded default. All see the same operations ([`ops`]).
+
+pub mod cpu;
+mod host;
+pub mod ops;
+pub mod reference;
+
+use crate::bail;
+use crate::error::Result;
+use crate::tensor::{DType, Place, Tensor};
+use ops::Op;
+
+/// A captured list of operations, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Graph(pub u32);
+
+/// Something that holds memory and runs operations.
+///
+/// Work may be asynchronous: `read`, `sync` and dropping wait for it. The same operations on the same bytes give the same
+/// bytes, whatever the number of threads.
+pub trait Device {
+    fn name(&self) -> &'static str;
+
+    /// The type in which this device computes and keeps parameters.
+    fn float(&self) -> DType;
+
+    /// A new arena of zeros, aligned for any access.
+    ///
+    /// # Errors
+    /// Out of memory: says how much was wanted.
+    fn alloc(&mut self, bytes: usize) -> Result<u32>;
+
+    fn free(&mut self, arena: u32);
+
+    /// Host to device: `bytes` holds the rows of `to` back to back.
+    fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()>;
+
+    /// Device to host, after the work in flight: the rows of `from` back to back.
+    fn read(&mut self, from: &Tensor, bytes: &mut [u8]) -> Result<()>;
+
+    /// Device to device; equal rows and types.
+    fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()>;
+
+    /// Runs one operation now.
+    ///
+    /// # Errors
+    /// Operands that do not fit, or lie outside their arenas; on host devices also an id or a label out of range.
+    fn run(&mut self, op: &Op) -> Result<()>;
+
+    /// Waits for the work in flight.
+    fn sync(&mut self) -> Result<()>;
+
+    /// Checks a list of operations once and keeps it for [`Device::replay`].
+    fn capture(&mut self, ops: &[Op]) -> Result<Graph>;
+
+    /// Runs a captured list, in order. Allocates nothing.
+    fn replay(&mut self, graph: Graph) -> Result<()>;
+
+    /// Forgets a captured list.
+    fn release(&mut self, graph: Graph);
+}
+
+/// Names that [`open`] knows, for messages and `vcycle info`.
+pub const NAMES: &[&str] = &["cpu", "reference"];
+
+/// Opens a device by name. `threads` 0: as many as the machine has.
+///
+/// # Errors
+/// An unknown name.
+pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
+    match name {
+        "cpu" => Ok(Box::new(cpu::Cpu::new(threads))),
+        "reference" => Ok(Box::new(reference::Reference::default())),
+        other => bail!("device {other:?} is unknown; choose one of {}", NAMES.join(", ")),
+    }
+}
+
+/// Allocates an arena for one contiguous tensor.
+pub fn alloc_tensor(device: &mut dyn Device, dtype: DType, dims: &[usize]) -> Result<Tensor> {
+    let mut t = Tensor::new(Place::Arena(0), dtype, 0, dims);
+    t.place = Place::Arena(device.alloc(t.numel() * dtype.bytes())?);
+    Ok(t)
+}
+
+/// Writes floats, converted to the tensor's own type.
+pub fn write_floats(device: &mut dyn Device, to: &Tensor, values: &[f64]) -> Result<()> {
+    match to.dtype {
+        DType::F64 => device.write(to, bytemuck::cast_slice(values)),
+        DType::F32 => {
+            let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+            device.write(to, bytemuck::cast_slice(&narrow))
+        }
+        other => bail!("floats cannot be written to a tensor of {other:?}"),
+    }
+}
+
+/// As [`write_floats`], from f32.
+pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result<()> {
+    if to.dtype == DType::F32 {
+        return device.write(to, bytemuck::cast_slice(values));
+    }
+    write_floats(device, to, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())
+}
+
+/// Reads floats of either type.
+pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
+    if from.dtype == DType::F64 {
+        let mut values = vec![0.0f64; from.numel()];
+        device.read(from, bytemuck::cast_slice_mut(&mut values))?;
+        return Ok(values);
+    }
+    Ok(read_f32(device, from)?.into_iter().map(f64::from).collect())
+}
+
+/// As [`read_floats`], to f32.
+pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
+    match from.dtype {
+        DType::F32 => {
+            let mut values = vec![0.0f32; from.numel()];
+            device.read(from, bytemuck::cast_slice_mut(&mut values))?;
+            Ok(values)
+        }
+        DType::F64 => Ok(read_floats(device, from)?.into_iter().map(|v| v as f32).collect()),
+        other => bail!("a tensor of {other:?} holds no floats"),
+    }
+}
+
+/// Reads one float; allocates nothing.
+pub fn read_scalar(device: &mut dyn Device, from: &Tensor) -> Result<f64> {
+    match from.dtype {
+        DType::F64 => {
+            let mut value = [0.0f64];
+            device.read(from, bytemuck::cast_slice_mut(&mut value))?;
+            Ok(value[0])
+        }
+        _ => {
+            let mut value = [0.0f32];
+            device.read(from, bytemuck::cast_slice_mut(&mut value))?;
+            Ok(f64::from(value[0]))
+        }
+    }
+}

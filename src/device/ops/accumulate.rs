@@ -1,0 +1,32 @@
+use super::{Access, Operation, expect_floats, expect_rows};
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// `out (+)= x`: a second gradient for the same tensor, or a copy of one that two tensors share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accumulate {
+    /// `[N, C]`.
+    pub x: Tensor,
+    /// `[N, C]`.
+    pub out: Tensor,
+    /// Adds to what `out` holds.
+    pub add: bool,
+}
+
+impl Operation for Accumulate {
+    const NAME: &'static str = "accumulate";
+
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        visit(&mut self.x, Access::Read);
+        visit(&mut self.out, if self.add { Access::Update } else { Access::Write });
+    }
+
+    fn check(&self) -> Result<()> {
+        expect_rows("x", &self.x, self.out.numel() / self.out.shape.last().max(1), self.out.shape.last())?;
+        expect_floats(&[("x", &self.x), ("out", &self.out)])
+    }
+
+    fn flops(&self) -> u64 {
+        if self.add { self.x.numel() as u64 } else { 0 }
+    }
+}

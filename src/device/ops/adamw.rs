@@ -1,0 +1,63 @@
+use super::{ALIGN, Access, Operation, StepState, expect_contiguous, expect_dtype, expect_floats, expect_shape};
+use crate::bail;
+use crate::error::Result;
+use crate::tensor::{DType, Tensor};
+
+/// AdamW over a whole arena in one pass (Loshchilov and Hutter, arXiv 1711.05101, as PyTorch computes it), with clipping.
+///
+/// g = grad x min(1, max_norm / (norm + 1e-6)); p *= 1 - lr decay; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+/// p -= lr (m / bias1) / (sqrt(v / bias2) + eps).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// `[n]`, contiguous, as are the next three.
+    pub params: Tensor,
+    pub grads: Tensor,
+    pub m: Tensor,
+    pub v: Tensor,
+    /// `[n / 64]`: 1 where weight decay applies to these 64 elements.
+    pub decay_mask: Tensor,
+    /// `[1]`: the norm of all gradients.
+    pub norm: Tensor,
+    /// A [`StepState`]: learning rate and bias corrections.
+    pub state: Tensor,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Infinity: no clipping.
+    pub max_norm: f64,
+}
+
+impl Operation for AdamW {
+    const NAME: &'static str = "adamw";
+
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        for t in [&mut self.grads, &mut self.decay_mask, &mut self.norm, &mut self.state] {
+            visit(t, Access::Read);
+        }
+        for t in [&mut self.params, &mut self.m, &mut self.v] {
+            visit(t, Access::Update);
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let n = self.params.numel();
+        for (what, t) in [("params", &self.params), ("grads", &self.grads), ("m", &self.m), ("v", &self.v)] {
+            expect_shape(what, t, &[n])?;
+            expect_contiguous(what, t)?;
+            expect_floats(&[("params", &self.params), (what, t)])?;
+        }
+        if !n.is_multiple_of(ALIGN) {
+            bail!("{n} parameters are no multiple of {ALIGN}");
+        }
+        expect_shape("decay_mask", &self.decay_mask, &[n / ALIGN])?;
+        expect_dtype("decay_mask", &self.decay_mask, DType::U8)?;
+        expect_shape("norm", &self.norm, &[1])?;
+        expect_dtype("state", &self.state, DType::U32)?;
+        expect_shape("state", &self.state, &[StepState::WORDS])
+    }
+
+    fn flops(&self) -> u64 {
+        14 * self.params.numel() as u64
+    }
+}

@@ -1,0 +1,32 @@
+use super::{Access, Operation, expect_floats, expect_shape};
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// `out[c] (+)= sum over rows n of x[n, c]`: the gradient of a bias.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ColumnSum {
+    /// `[N, C]`.
+    pub x: Tensor,
+    /// `[C]`.
+    pub out: Tensor,
+    /// Adds to what `out` holds.
+    pub accumulate: bool,
+}
+
+impl Operation for ColumnSum {
+    const NAME: &'static str = "column_sum";
+
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        visit(&mut self.x, Access::Read);
+        visit(&mut self.out, if self.accumulate { Access::Update } else { Access::Write });
+    }
+
+    fn check(&self) -> Result<()> {
+        expect_shape("out", &self.out, &[self.x.shape.last()])?;
+        expect_floats(&[("x", &self.x), ("out", &self.out)])
+    }
+
+    fn flops(&self) -> u64 {
+        self.x.numel() as u64
+    }
+}

@@ -1,0 +1,44 @@
+use super::{Access, Operation, expect_contiguous, expect_floats, expect_shape};
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// `norm = sqrt(sum of squares of x)`, by partial sums over fixed blocks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GlobalNorm {
+    /// `[n]`, contiguous: the gradient arena.
+    pub x: Tensor,
+    /// Workspace `[P]` with P of [`GlobalNorm::partials`].
+    pub partials: Tensor,
+    /// `[1]`.
+    pub norm: Tensor,
+}
+
+impl GlobalNorm {
+    /// Elements of one partial sum.
+    pub const BLOCK: usize = 16_384;
+
+    pub const fn partials(elements: usize) -> usize {
+        elements.div_ceil(Self::BLOCK)
+    }
+}
+
+impl Operation for GlobalNorm {
+    const NAME: &'static str = "global_norm";
+
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        visit(&mut self.x, Access::Read);
+        visit(&mut self.partials, Access::Write);
+        visit(&mut self.norm, Access::Write);
+    }
+
+    fn check(&self) -> Result<()> {
+        expect_contiguous("x", &self.x)?;
+        expect_shape("partials", &self.partials, &[Self::partials(self.x.numel())])?;
+        expect_shape("norm", &self.norm, &[1])?;
+        expect_floats(&[("x", &self.x), ("partials", &self.partials), ("norm", &self.norm)])
+    }
+
+    fn flops(&self) -> u64 {
+        2 * self.x.numel() as u64
+    }
+}

@@ -1,0 +1,137 @@
+use super::{Access, Operation, expect_contiguous, expect_floats, expect_rows, expect_shape};
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// `sum = x + residual`, `out = (sum - mean) rstd weight + bias`, over the last dimension (Ba et al., arXiv 1607.06450).
+///
+/// rstd = 1 / sqrt(variance + eps) with the biased variance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNorm {
+    /// `[N, C]`.
+    pub x: Tensor,
+    /// `[N, C]`; then `sum` is given too.
+    pub residual: Option<Tensor>,
+    /// `[N, C]`; may be `residual` itself.
+    pub sum: Option<Tensor>,
+    /// `[C]`.
+    pub weight: Tensor,
+    pub bias: Tensor,
+    /// `[N, C]`.
+    pub out: Tensor,
+    /// `[N]`.
+    pub mean: Tensor,
+    pub rstd: Tensor,
+    pub eps: f64,
+}
+
+impl Operation for LayerNorm {
+    const NAME: &'static str = "layernorm";
+
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        visit(&mut self.x, Access::Read);
+        if let (Some(residual), Some(sum)) = (&mut self.residual, &mut self.sum) {
+            visit(residual, Access::Read);
+            visit(sum, Access::Write);
+        }
+        visit(&mut self.weight, Access::Read);
+        visit(&mut self.bias, Access::Read);
+        visit(&mut self.out, Access::Write);
+        visit(&mut self.mean, Access::Write);
+        visit(&mut self.rstd, Access::Write);
+    }
+
+    fn check(&self) -> Result<()> {
+        let (rows, width) = (self.x.rows(), self.x.shape.last());
+        expect_rows("out", &self.out, rows, width)?;
+        if self.residual.is_some() != self.sum.is_some() {
+            crate::bail!("a residual and the sum with it go together");
+        }
+        for t in [&self.residual, &self.sum].into_iter().flatten() {
+            expect_rows("residual and sum", t, rows, width)?;
+            expect_floats(&[("x", &self.x), ("residual and sum", t)])?;
+        }
+        expect_shape("weight", &self.weight, &[width])?;
+        expect_shape("bias", &self.bias, &[width])?;
+        expect_shape("mean", &self.mean, &[rows])?;
+        expect_shape("rstd", &self.rstd, &[rows])?;
+        expect_floats(&[("x", &self.x), ("weight", &self.weight), ("bias", &self.bias), ("out", &self.out)])?;
+        expect_floats(&[("x", &self.x), ("mean", &self.mean), ("rstd", &self.rstd)])
+    }
+
+    fn flops(&self) -> u64 {
+        (7 + u64::from(self.residual.is_some())) * self.x.numel() as u64
+    }
+
+    fn in_place(&self) -> Option<(Tensor, Tensor)> {
+        self.residual.zip(self.sum)
+    }
+}
+
+/// With h = (x - mean) rstd and g = dout weight: `dx (+)= rstd (g - mean(g) - h mean(g h))`, `dweight (+)= sum over rows of
+/// dout h`, `dbias (+)= sum over rows of dout`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNormBackward {
+    /// `[N, C]`.
+    pub dout: Tensor,
+    /// `[N, C]`: what was normalised (`sum` where a residual was added).
+    pub x: Tensor,
+    /// `[C]`.
+    pub weight: Tensor,
+    /// `[N]`.
+    pub mean: Tensor,
+    pub rstd: Tensor,
+    /// `[N, C]`.
+    pub dx: Tensor,
+    /// Adds to what `dx` holds: the gradient that came along the residual.
+    pub accumulate_dx: bool,
+    /// `[C]`.
+    pub dweight: Tensor,
+    pub dbias: Tensor,
+    /// Adds to what `dweight` and `dbias` hold.
+    pub accumulate: bool,
+    /// Workspace `[P, 2 C]` with P of [`LayerNormBackward::partials`].
+    pub partials: Tensor,
+}
+
+impl LayerNormBackward {
+    /// Rows of the workspace: partial sums of fixed row blocks, so that the result depends on no schedule.
+    pub const fn partials(rows: usize) -> usize {
+        let blocks = rows.div_ceil(32);
+        if blocks < 64 { blocks } else { 64 }
+    }
+}
+
+impl Operation for LayerNormBackward {
+    const NAME: &'static str = "layernorm_backward";
+
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        let out = if self.accumulate { Access::Update } else { Access::Write };
+        for t in [&mut self.dout, &mut self.x, &mut self.weight, &mut self.mean, &mut self.rstd] {
+            visit(t, Access::Read);
+        }
+        visit(&mut self.dx, if self.accumulate_dx { Access::Update } else { Access::Write });
+        visit(&mut self.dweight, out);
+        visit(&mut self.dbias, out);
+        visit(&mut self.partials, Access::Write);
+    }
+
+    fn check(&self) -> Result<()> {
+        let (rows, width) = (self.x.rows(), self.x.shape.last());
+        expect_rows("dout", &self.dout, rows, width)?;
+        expect_rows("dx", &self.dx, rows, width)?;
+        for (what, t) in [("weight", &self.weight), ("dweight", &self.dweight), ("dbias", &self.dbias)] {
+            expect_shape(what, t, &[width])?;
+            expect_floats(&[("x", &self.x), (what, t)])?;
+        }
+        expect_shape("mean", &self.mean, &[rows])?;
+        expect_shape("rstd", &self.rstd, &[rows])?;
+        expect_shape("partials", &self.partials, &[Self::partials(rows), 2 * width])?;
+        expect_contiguous("partials", &self.partials)?;
+        expect_floats(&[("x", &self.x), ("dout", &self.dout), ("dx", &self.dx), ("partials", &self.partials)])?;
+        expect_floats(&[("x", &self.x), ("mean", &self.mean), ("rstd", &self.rstd)])
+    }
+
+    fn flops(&self) -> u64 {
+        14 * self.x.numel() as u64
+    }
+}

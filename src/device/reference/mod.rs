@@ -1,0 +1,106 @@
+//! The oracle: every operation in f64, by the formula, in plain loops on one thread. Slow on purpose.
+
+mod attention;
+mod pointwise;
+mod products;
+mod training;
+
+use super::host::{Element, Host, View};
+use super::ops::Op;
+use super::{Device, Graph};
+use crate::error::Result;
+use crate::tensor::{DType, Tensor};
+
+/// See the module.
+#[derive(Default)]
+pub struct Reference {
+    host: Host,
+}
+
+impl Reference {
+    fn f(&self, t: &Tensor) -> Result<View<'_, f64>> {
+        self.host.view(t)
+    }
+
+    fn maybe(&self, t: &Option<Tensor>) -> Result<Option<View<'_, f64>>> {
+        t.as_ref().map(|t| self.f(t)).transpose()
+    }
+
+    /// All elements as one row.
+    fn flat<T: Element>(&self, t: &Tensor) -> Result<View<'_, T>> {
+        self.host.view(&t.reshape(&[t.numel()]))
+    }
+}
+
+impl Device for Reference {
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+
+    fn float(&self) -> DType {
+        DType::F64
+    }
+
+    fn alloc(&mut self, bytes: usize) -> Result<u32> {
+        self.host.alloc(bytes)
+    }
+
+    fn free(&mut self, arena: u32) {
+        self.host.free(arena);
+    }
+
+    fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()> {
+        self.host.write(to, bytes)
+    }
+
+    fn read(&mut self, from: &Tensor, bytes: &mut [u8]) -> Result<()> {
+        self.host.read(from, bytes)
+    }
+
+    fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
+        self.host.copy(from, to)
+    }
+
+    fn run(&mut self, op: &Op) -> Result<()> {
+        self.host.check(op, DType::F64)?;
+        match op {
+            Op::Accumulate(op) => self.accumulate(op),
+            Op::ActivationBackward(op) => self.activation_backward(op),
+            Op::AdamW(op) => self.adamw(op),
+            Op::Attention(op) => self.attention(op),
+            Op::AttentionBackward(op) => self.attention_backward(op),
+            Op::ColumnSum(op) => self.column_sum(op),
+            Op::CrossEntropy(op) => self.cross_entropy(op),
+            Op::Dropout(op) => self.dropout(op),
+            Op::Embedding(op) => self.embedding(op),
+            Op::EmbeddingBackward(op) => self.embedding_backward(op),
+            Op::GlobalNorm(op) => self.global_norm(op),
+            Op::LayerNorm(op) => self.layernorm(op),
+            Op::LayerNormBackward(op) => self.layernorm_backward(op),
+            Op::Linear(op) => self.linear(op),
+            Op::Multilevel(op) => self.multilevel(op),
+        }
+        .map_err(|e| e.at(op.name()))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn capture(&mut self, ops: &[Op]) -> Result<Graph> {
+        self.host.capture(ops, DType::F64)
+    }
+
+    fn replay(&mut self, graph: Graph) -> Result<()> {
+        let mut i = 0;
+        while let Some(op) = self.host.captured(graph, i)? {
+            self.run(&op)?;
+            i += 1;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, graph: Graph) {
+        self.host.release(graph);
+    }
+}

@@ -1,0 +1,98 @@
+//! Loss, norm, optimizer, and the multi-level maps.
+
+use super::{Reference, View};
+use crate::bail;
+use crate::device::ops::{AdamW, CrossEntropy, GlobalNorm, IDENTITY, Item, Multilevel, StepState};
+use crate::error::Result;
+
+impl Reference {
+    pub(super) fn cross_entropy(&self, op: &CrossEntropy) -> Result<()> {
+        let (logits, labels) = (self.f(&op.logits)?, self.flat::<i32>(&op.labels)?);
+        let (losses, loss, dlogits) = (self.f(&op.losses)?, self.f(&op.loss)?, self.maybe(&op.dlogits)?);
+        let vocab = logits.width;
+        let scored = (0..logits.rows).filter(|&r| labels.get(0, r) != op.ignore).count();
+        let each = op.weight / scored.max(1) as f64;
+        let mut total = 0.0;
+        for r in 0..logits.rows {
+            let label = labels.get(0, r);
+            let ignored = label == op.ignore;
+            if !ignored && usize::try_from(label).map_or(true, |l| l >= vocab) {
+                bail!("label {label} of row {r} is outside a vocabulary of {vocab}");
+            }
+            let row: Vec<f64> = (0..vocab).map(|c| logits.get(r, c)).collect();
+            let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let lse = largest + row.iter().map(|z| (z - largest).exp()).sum::<f64>().ln();
+            let wanted = |c: usize| {
+                op.smoothing / vocab as f64 + if c as i64 == i64::from(label) { 1.0 - op.smoothing } else { 0.0 }
+            };
+            let value: f64 = if ignored { 0.0 } else { (0..vocab).map(|c| wanted(c) * (lse - row[c])).sum() };
+            losses.set(0, r, value);
+            total += value;
+            if let Some(d) = dlogits {
+                for (c, z) in row.iter().enumerate() {
+                    d.set(r, c, if ignored { 0.0 } else { each * ((z - lse).exp() - wanted(c)) });
+                }
+            }
+        }
+        loss.set(0, 0, each * total);
+        Ok(())
+    }
+
+    pub(super) fn global_norm(&self, op: &GlobalNorm) -> Result<()> {
+        let x = self.flat::<f64>(&op.x)?;
+        self.f(&op.norm)?.set(0, 0, (0..x.width).map(|i| x.get(0, i) * x.get(0, i)).sum::<f64>().sqrt());
+        Ok(())
+    }
+
+    pub(super) fn adamw(&self, op: &AdamW) -> Result<()> {
+        let (p, g) = (self.f(&op.params)?, self.f(&op.grads)?);
+        let (m, v) = (self.f(&op.m)?, self.f(&op.v)?);
+        let mask = self.flat::<u8>(&op.decay_mask)?;
+        let words = self.flat::<u32>(&op.state)?;
+        let state: StepState = bytemuck::cast::<[u32; StepState::WORDS], _>(std::array::from_fn(|i| words.get(0, i)));
+        let (lr, bias1, bias2) = (f64::from(state.lr), f64::from(state.bias1), f64::from(state.bias2));
+        let clip = (op.max_norm / (self.f(&op.norm)?.get(0, 0) + 1e-6)).min(1.0);
+        for i in 0..p.width {
+            let grad = g.get(0, i) * clip;
+            let decay = if mask.get(0, i / crate::device::ops::ALIGN) != 0 { op.weight_decay } else { 0.0 };
+            m.set(0, i, op.beta1 * m.get(0, i) + (1.0 - op.beta1) * grad);
+            v.set(0, i, op.beta2 * v.get(0, i) + (1.0 - op.beta2) * grad * grad);
+            let step = (m.get(0, i) / bias1) / ((v.get(0, i) / bias2).sqrt() + op.eps);
+            p.set(0, i, p.get(0, i) * (1.0 - lr * decay) - lr * step);
+        }
+        Ok(())
+    }
+
+    pub(super) fn multilevel(&self, op: &Multilevel) -> Result<()> {
+        let (src, dst, base) = (self.flat::<f64>(&op.src)?, self.flat::<f64>(&op.dst)?, self.maybe(&op.base)?);
+        let (items, index) = (self.host.view::<u32>(&op.items)?, self.flat::<u32>(&op.index)?);
+        let weight = self.flat::<f64>(&op.weight)?;
+        // Entries of one unit's group: (source unit, weight).
+        let group = |map: u32, unit: usize| -> Vec<(usize, f64)> {
+            if map == IDENTITY {
+                return vec![(unit, 1.0)];
+            }
+            let pointer = |i: usize| index.get(0, map as usize + i) as usize;
+            (pointer(unit)..pointer(unit + 1)).map(|e| (index.get(0, e) as usize, weight.get(0, e))).collect()
+        };
+        for number in 0..items.rows {
+            let item: Item = bytemuck::cast::<[u32; Item::WORDS], _>(std::array::from_fn(|i| items.get(number, i)));
+            let layers = item.layer_start as usize..(item.layer_start + item.layers) as usize;
+            for (i, j) in (0..item.rows as usize).flat_map(|i| (0..item.cols as usize).map(move |j| (i, j))) {
+                let mut mapped = f64::from(item.fill);
+                for l in layers.clone() {
+                    let start = index.get(0, l) as usize;
+                    for (a, wa) in group(item.row_map, i) {
+                        for (b, wb) in group(item.col_map, j) {
+                            mapped += weight.get(0, l) * wa * wb * src.get(0, start + a * item.src_pitch as usize + b);
+                        }
+                    }
+                }
+                let at = item.dst_offset as usize + i * item.dst_pitch as usize + j;
+                let old = base.map_or(0.0, |base: View<'_, f64>| base.get(0, at));
+                dst.set(0, at, (1.0 - op.alpha) * old + op.alpha * mapped);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! Files and folders that appear whole or not at all.
+//!
+//! A run that is killed, or a disk that fills up, must never leave half a checkpoint under the name of a whole one.
+//! Everything is therefore written under a temporary name next to its destination and renamed once it is on disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::bail;
+use crate::error::{Error, Result};
+
+/// Writes the file `path` through `write`, replacing an existing file only once the new one is complete.
+///
+/// The bytes go, buffered, to a temporary file in the same folder, which is synced to disk and renamed to `path`; then
+/// the folder is synced where the system allows it. Missing parent folders are created, and stay on failure. A symbolic
+/// link at `path` is replaced, not followed.
+///
+/// # Errors
+///
+/// When the system refuses a step or `write` returns an error. The temporary file is removed and an existing `path` is
+/// left as it was.
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let folder = prepare_parent(path)?;
+    let (temporary, file) =
+        Temporary::create(&folder, |name| OpenOptions::new().write(true).create_new(true).open(name))?;
+    let written = (|| {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        write(&mut out)?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()
+    })();
+    written.map_err(|e| Error::io("write", path, e))?;
+    temporary.rename_to(path, &folder)
+}
+
+/// Makes the folder `dir` with the contents that `fill` writes into the folder it is given.
+///
+/// `fill` works in a temporary sibling of `dir`, which is synced to disk and renamed to `dir` once `fill` succeeds.
+/// Missing parent folders are created, and stay on failure.
+///
+/// # Errors
+///
+/// When `dir` exists already, in any form, when the system refuses a step, or when `fill` returns an error. The
+/// temporary folder is removed with all it holds, and `dir` does not appear.
+pub fn write_dir_atomic(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if fs::symlink_metadata(dir).is_ok() {
+        bail!("{} exists already; choose another --out or remove it", dir.display());
+    }
+    let folder = prepare_parent(dir)?;
+    let (temporary, ()) = Temporary::create(&folder, |name| fs::create_dir(name))?;
+    fill(&temporary.path)?;
+    sync_tree(&temporary.path).map_err(|e| Error::io("write", dir, e))?;
+    temporary.rename_to(dir, &folder)
+}
+
+/// The folder that holds `path`, created if need be.
+fn prepare_parent(path: &Path) -> Result<PathBuf> {
+    if path.file_name().is_none() {
+        bail!(
+            "cannot write to {:?}: the path has no file name; give the path of a new file or folder",
+            path.display().to_string()
+        );
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, e))?;
+    Ok(folder)
+}
+
+/// A file or folder that is removed when dropped, unless it was renamed to its destination.
+struct Temporary {
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Temporary {
+    /// Makes a new entry in `folder` by calling `create` with names until one is free.
+    fn create<T>(folder: &Path, create: impl Fn(&Path) -> io::Result<T>) -> Result<(Self, T)> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            // Not derived from the destination's name, which may already be as long as the file system allows.
+            let path = folder.join(format!(".vcycle-{}-{count}.tmp", std::process::id()));
+            match create(&path) {
+                Ok(made) => {
+                    return Ok((Temporary { path, renamed: false }, made));
+                }
+                // Left by a killed process that had the same id, as happens in containers.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io("create a temporary file in", folder, e)),
+            }
+        }
+    }
+
+    fn rename_to(mut self, destination: &Path, folder: &Path) -> Result<()> {
+        fs::rename(&self.path, destination).map_err(|e| Error::io("write", destination, e))?;
+        self.renamed = true;
+        sync_folder(folder);
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // The error that brought us here is the one to report.
+            let _ = match fs::symlink_metadata(&self.path) {
+                Ok(found) if found.is_dir() => fs::remove_dir_all(&self.path),
+                _ => fs::remove_file(&self.path),
+            };
+        }
+    }
+}
+
+/// Makes a rename in `folder` durable. Not every file system can sync a folder and the rename has already taken place,
+/// so a refusal is not an error.
+fn sync_folder(folder: &Path) {
+    if cfg!(unix) {
+        let _ = File::open(folder).and_then(|f| f.sync_all());
+    }
+}
+
+/// Syncs every file below `folder`: `fill` may have made some of them by other means than [`write_atomic`].
+fn sync_tree(folder: &Path) -> io::Result<()> {
+    // Windows syncs only files that are open for writing.
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_folder(folder);
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! The `config.json` of a GPT-2 model in Hugging Face form.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::files;
+
+/// The largest size of any one dimension.
+const MAX_SIZE: usize = 1 << 31;
+
+/// The most parameters a model may have, so that sizes in bytes never overflow.
+const MAX_PARAMETERS: u128 = 1 << 40;
+
+/// The activation functions that mean the tanh approximation of GELU.
+const ACTIVATIONS: [&str; 2] = ["gelu_new", "gelu_pytorch_tanh"];
+
+/// The sizes and rates of a GPT-2 model, under the names that `transformers` gives them.
+///
+/// The rest of the function is fixed: pre-norm blocks, learned positions, attention scaled by the root of the head
+/// size, GELU in its tanh approximation, and an output layer that shares the token embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gpt2Config {
+    /// Number of tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Longest sequence, in tokens.
+    pub n_positions: usize,
+    /// Width of the residual stream, a multiple of `n_head`.
+    pub n_embd: usize,
+    /// Attention heads per layer.
+    pub n_head: usize,
+    pub n_layer: usize,
+    /// Width of the feed-forward layer; `None` means `4 * n_embd`.
+    pub n_inner: Option<usize>,
+    /// Added to the variance in layer normalization.
+    pub layer_norm_epsilon: f64,
+    /// Standard deviation of the initial weights.
+    pub initializer_range: f64,
+    /// Dropout probability after each attention and feed-forward block, in `[0, 1)`.
+    pub resid_pdrop: f64,
+    /// Dropout probability after the embeddings, in `[0, 1)`.
+    pub embd_pdrop: f64,
+    /// Dropout probability of the attention weights, in `[0, 1)`.
+    pub attn_pdrop: f64,
+}
+
+impl Gpt2Config {
+    /// Reads a `config.json`.
+    ///
+    /// Keys that do not change the function are ignored. The sizes must be present; the other keys default to the
+    /// values `transformers` takes when they are absent.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or is not a JSON object, when a key is missing, of the wrong type or out of range,
+    /// or when it asks for a function that is not implemented. The message names the file and the key.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::new(format!("not JSON: {e}; give the config.json of a GPT-2 model")))
+            .at(path.display())?;
+        Self::from_json(&value).at(path.display())
+    }
+
+    /// The configuration in an already parsed `config.json`; same rules and errors as [`Gpt2Config::read`].
+    pub fn from_json(value: &Value) -> Result<Self> {
+        let Value::Object(map) = value else {
+            bail!("expected a JSON object; give the config.json of a GPT-2 model");
+        };
+        refuse_other_functions(map)?;
+        let positions = if map.contains_key("n_positions") { "n_positions" } else { "n_ctx" };
+        let n_positions = match size(map, positions)? {
+            Some(n) => n,
+            None => bail!("missing key n_positions; add it as a positive whole number"),
+        };
+        let config = Gpt2Config {
+            vocab_size: required_size(map, "vocab_size")?,
+            n_positions,
+            n_embd: required_size(map, "n_embd")?,
+            n_head: required_size(map, "n_head")?,
+            n_layer: required_size(map, "n_layer")?,
+            n_inner: if map.get("n_inner").is_some_and(Value::is_null) { None } else { size(map, "n_inner")? },
+            layer_norm_epsilon: number(map, "layer_norm_epsilon", 1e-5)?,
+            initializer_range: number(map, "initializer_range", 0.02)?,
+            resid_pdrop: number(map, "resid_pdrop", 0.1)?,
+            embd_pdrop: number(map, "embd_pdrop", 0.1)?,
+            attn_pdrop: number(map, "attn_pdrop", 0.1)?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks ranges and the relations between keys.
+    ///
+    /// # Errors
+    ///
+    /// When a size is zero or above 2^31, `n_head` does not divide `n_embd`, the model would have more than 2^40
+    /// parameters, a probability is outside `[0, 1)`, or another rate is not finite or out of range.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [
+            ("vocab_size", Some(self.vocab_size)),
+            ("n_positions", Some(self.n_positions)),
+            ("n_embd", Some(self.n_embd)),
+            ("n_head", Some(self.n_head)),
+            ("n_layer", Some(self.n_layer)),
+            ("n_inner", self.n_inner),
+        ];
+        for (key, size) in sizes {
+            if size == Some(0) {
+                bail!("{key} is 0; give a positive whole number");
+            }
+            if let Some(size) = size.filter(|&n| n > MAX_SIZE) {
+                bail!("{key} is {size}, more than the limit {MAX_SIZE}; give a smaller number");
+            }
+        }
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            bail!("n_head = {} does not divide n_embd = {}; change one of them", self.n_head, self.n_embd);
+        }
+        let parameters = self.parameters();
+        if parameters > MAX_PARAMETERS {
+            bail!(
+                "vocab_size, n_positions, n_embd, n_inner and n_layer give {parameters} parameters, more than the limit \
+                 {MAX_PARAMETERS}; reduce them"
+            );
+        }
+        if !(self.layer_norm_epsilon.is_finite() && self.layer_norm_epsilon > 0.0) {
+            bail!("layer_norm_epsilon is {}; give a positive number such as 1e-5", self.layer_norm_epsilon);
+        }
+        if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
+            bail!("initializer_range is {}; give a number that is not negative, such as 0.02", self.initializer_range);
+        }
+        let probabilities =
+            [("resid_pdrop", self.resid_pdrop), ("embd_pdrop", self.embd_pdrop), ("attn_pdrop", self.attn_pdrop)];
+        for (key, probability) in probabilities {
+            if !(0.0..1.0).contains(&probability) {
+                bail!("{key} is {probability}; give a dropout probability of at least 0 and below 1");
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of parameters, with the output layer counted once as the token embedding.
+    fn parameters(&self) -> u128 {
+        let [vocab, positions, width, layers] =
+            [self.vocab_size, self.n_positions, self.n_embd, self.n_layer].map(|n| n as u128);
+        let inner = self.n_inner.map_or(4 * width, |n| n as u128);
+        let attention = width * 3 * width + 3 * width + width * width + width;
+        let feed_forward = 2 * width * inner + inner + width;
+        (vocab + positions) * width + layers * (attention + feed_forward + 4 * width) + 2 * width
+    }
+
+    /// The contents of a `config.json` from which `transformers` builds the same model.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": self.vocab_size,
+            "n_positions": self.n_positions,
+            "n_ctx": self.n_positions,
+            "n_embd": self.n_embd,
+            "n_head": self.n_head,
+            "n_layer": self.n_layer,
+            "n_inner": self.n_inner,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "initializer_range": self.initializer_range,
+            "resid_pdrop": self.resid_pdrop,
+            "embd_pdrop": self.embd_pdrop,
+            "attn_pdrop": self.attn_pdrop,
+            "scale_attn_weights": true,
+            "scale_attn_by_inverse_layer_idx": false,
+            "reorder_and_upcast_attn": false,
+            "add_cross_attention": false,
+            "tie_word_embeddings": true,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "torch_dtype": "float32",
+            "use_cache": true,
+        })
+    }
+
+    /// Writes [`Gpt2Config::to_json`], indented, to `path`; the file appears whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When [`Gpt2Config::check`] fails or the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        self.check().at(format_args!("writing {}", path.display()))?;
+        let mut text = format!("{:#}", self.to_json());
+        text.push('\n');
+        files::write_atomic(path, |out| out.write_all(text.as_bytes()))
+    }
+}
+
+/// Refuses the values under which the model would compute something else than this crate does.
+fn refuse_other_functions(map: &Map<String, Value>) -> Result<()> {
+    match map.get("model_type") {
+        Some(Value::String(kind)) if kind == "gpt2" => {}
+        Some(other) => bail!("model_type is {other}, and only \"gpt2\" is implemented; give a GPT-2 checkpoint"),
+        None => bail!("missing key model_type; add \"model_type\": \"gpt2\" if this is a GPT-2 checkpoint"),
+    }
+    match map.get("activation_function") {
+        Some(Value::String(name)) if ACTIVATIONS.contains(&name.as_str()) => {}
+        Some(other) => bail!(
+            "activation_function is {other}, and only {} are implemented; give a checkpoint that uses one of them",
+            ACTIVATIONS.join(" and ")
+        ),
+        None => {}
+    }
+    let switches = [
+        ("tie_word_embeddings", true),
+        ("scale_attn_weights", true),
+        ("scale_attn_by_inverse_layer_idx", false),
+        ("add_cross_attention", false),
+    ];
+    for (key, implemented) in switches {
+        match map.get(key) {
+            None => {}
+            Some(Value::Bool(set)) if *set == implemented => {}
+            Some(Value::Bool(set)) => {
+                bail!("{key} is {set}, and only {implemented} is implemented; give a checkpoint without this variation")
+            }
+            Some(other) => bail!("{key} is {other}; give true or false"),
+        }
+    }
+    match map.get("pruned_heads") {
+        Some(Value::Object(heads)) if !heads.is_empty() => {
+            bail!("pruned_heads is not empty, and pruned models are not implemented; give the full checkpoint")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn size(map: &Map<String, Value>, key: &str) -> Result<Option<usize>> {
+    let Some(value) = map.get(key) else {
+        return Ok(None);
+    };
+    match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+        Some(n) => Ok(Some(n)),
+        None => bail!("{key} is {value}; give a positive whole number"),
+    }
+}
+
+fn required_size(map: &Map<String, Value>, key: &str) -> Result<usize> {
+    match size(map, key)? {
+        Some(n) => Ok(n),
+        None => bail!("missing key {key}; add it as a positive whole number"),
+    }
+}
+
+fn number(map: &Map<String, Value>, key: &str, default: f64) -> Result<f64> {
+    let Some(value) = map.get(key) else {
+        return Ok(default);
+    };
+    match value.as_f64() {
+        Some(number) => Ok(number),
+        None => bail!("{key} is {value}; give a number"),
+    }
+}

@@ -1,0 +1,7 @@
+//! Checkpoints in Hugging Face form: `config.json` and `model.safetensors`, as `transformers` reads and writes them.
+//!
+//! Everything read here comes from outside and may be truncated, damaged or hostile. The readers check it in full,
+//! never panic, and allocate in proportion to the size of the file, not to what the file claims.
+
+pub mod gpt2_config;
+pub mod tensors;

@@ -1,0 +1,262 @@
+//! Named tensors in a safetensors file.
+//!
+//! The format: a little-endian `u64` header length, a JSON header that gives each tensor's dtype, shape and byte range,
+//! and the data, which the ranges cover without holes or overlaps. The header is checked here and not by
+//! [`safetensors::SafeTensors`], which accepts a repeated name and adds up byte ranges without an overflow check.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::files;
+
+/// The key of the header that holds free text about the file instead of a tensor.
+const METADATA: &str = "__metadata__";
+
+/// The longest header the safetensors library reads, in bytes.
+const MAX_HEADER: usize = 100_000_000;
+
+/// A tensor with its name in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    pub name: String,
+    /// Empty for a scalar. The product, which does not overflow, is the number of `values`.
+    pub shape: Vec<usize>,
+    /// Row-major, all finite.
+    pub values: Vec<f32>,
+}
+
+/// Whether `name` is that of a causal-mask buffer of GPT-2, which old checkpoints store with the weights.
+///
+/// [`read`] skips these when they hold integers or booleans. Some public files hold them in floating point; those are
+/// returned, and a model loader should ignore them.
+pub fn is_mask_buffer(name: &str) -> bool {
+    name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+}
+
+/// Reads every tensor of a safetensors file, in the order of its header.
+///
+/// F32 is kept bit for bit; F16 and BF16 convert exactly and F64 is rounded to the nearest f32. Integer and boolean
+/// tensors are skipped when they are causal-mask buffers ([`is_mask_buffer`]).
+///
+/// # Errors
+///
+/// When the file cannot be read, is truncated or malformed in any way, holds a tensor of another dtype, or holds a
+/// value that is not finite in f32. The message names the file, the tensor if there is one, and the remedy.
+pub fn read(path: &Path) -> Result<Vec<NamedTensor>> {
+    let found = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    if !found.is_file() {
+        bail!("{} is not a file; give the path of a .safetensors file", path.display());
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    parse(&bytes).at(path.display())
+}
+
+/// Writes tensors, each a name, a shape and row-major values, as F32 to the safetensors file `path`.
+///
+/// Takes owned parts, `(String, Vec<usize>, Vec<f32>)`, as well as borrowed ones, `(&str, &[usize], &[f32])`. The data
+/// is ordered by name and the metadata is `{"format": "pt"}`, as `transformers` requires. The file appears whole or
+/// not at all ([`files::write_atomic`]), and equal tensors give equal bytes.
+///
+/// # Errors
+///
+/// When a name is repeated or reserved, a shape does not match the number of values, a value is not finite, or the
+/// file cannot be written.
+pub fn write<N, S, V>(path: &Path, tensors: &[(N, S, V)]) -> Result<()>
+where
+    N: AsRef<str>,
+    S: AsRef<[usize]>,
+    V: AsRef<[f32]>,
+{
+    write_sorted(path, tensors.iter().map(|(n, s, v)| (n.as_ref(), s.as_ref(), v.as_ref())).collect())
+}
+
+fn write_sorted(path: &Path, mut tensors: Vec<(&str, &[usize], &[f32])>) -> Result<()> {
+    tensors.sort_by_key(|&(name, ..)| name);
+    let header = header(&tensors).at(format_args!("cannot write {}", path.display()))?;
+    files::write_atomic(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        tensors.iter().try_for_each(|(.., values)| write_values(out, values))
+    })
+}
+
+/// The header of a file with these tensors, which are sorted by name.
+fn header(tensors: &[(&str, &[usize], &[f32])]) -> Result<Vec<u8>> {
+    if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        bail!("two tensors are named {:?}; give each its own name", pair[0].0);
+    }
+    let mut infos = Vec::with_capacity(tensors.len());
+    let mut start = 0;
+    for &(name, shape, values) in tensors {
+        if name == METADATA {
+            bail!("the tensor name {METADATA} is reserved by the safetensors format; choose another");
+        }
+        if elements(shape) != Some(values.len()) {
+            bail!("tensor {name:?}: shape {shape:?} does not match the {} values given", values.len());
+        }
+        check_finite(name, values)?;
+        let end = start + size_of_val(values);
+        infos.push((
+            name.to_string(),
+            TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) },
+        ));
+        start = end;
+    }
+    let about = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let mut header = Metadata::new(Some(about), infos)
+        .map_err(|e| {
+            Error::new(format!("the tensors do not make a safetensors header: {e}; write fewer or smaller ones"))
+        })
+        .and_then(|metadata| serde_json::to_vec(&metadata).map_err(|e| Error::new(format!("bad header: {e}"))))?;
+    // The data starts at a multiple of 8 bytes, so that readers may map it into memory.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    if header.len() > MAX_HEADER {
+        bail!("the names of {} tensors do not fit in a safetensors header; write fewer tensors", tensors.len());
+    }
+    Ok(header)
+}
+
+fn write_values(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
+    if cfg!(target_endian = "little") {
+        out.write_all(bytemuck::cast_slice(values))
+    } else {
+        values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+    }
+}
+
+/// The product of `shape`, or `None` on overflow.
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
+}
+
+fn check_finite(name: &str, values: &[f32]) -> Result<()> {
+    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        bail!(
+            "tensor {name:?}: value {at} is {}, not a finite 32-bit number; the weights are damaged or the run diverged, \
+             use an earlier checkpoint",
+            values[at]
+        );
+    }
+    Ok(())
+}
+
+/// The tensors of a header, in its order. Names are unique; nothing else is checked.
+struct Header(Vec<(String, TensorInfo)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HeaderVisitor;
+
+        impl<'de> Visitor<'de> for HeaderVisitor {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with one entry per tensor")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut tensors = Vec::new();
+                let mut names = HashSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !names.insert(name.clone()) {
+                        return Err(A::Error::custom(format!("the name {name:?} appears twice")));
+                    }
+                    if name == METADATA {
+                        map.next_value::<Option<HashMap<String, String>>>()?;
+                        continue;
+                    }
+                    let info = map.next_value().map_err(|e| A::Error::custom(format!("tensor {name:?}: {e}")))?;
+                    tensors.push((name, info));
+                }
+                Ok(Header(tensors))
+            }
+        }
+
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
+    const REMEDY: &str = "the file is truncated, damaged or not a safetensors file; download or write it again";
+    if bytes.starts_with(b"version https://git-lfs") {
+        bail!("this is a Git LFS pointer and not the weights; fetch them with `git lfs pull`");
+    }
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        bail!("{} bytes, too few for a safetensors header; {REMEDY}", bytes.len());
+    };
+    let length = u64::from_le_bytes(*length);
+    let split = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER).and_then(|n| rest.split_at_checked(n));
+    let Some((header, data)) = split else {
+        bail!("the header claims {length} bytes and {} follow; {REMEDY}", rest.len());
+    };
+    let Header(tensors) =
+        serde_json::from_slice(header).map_err(|e| Error::new(format!("bad header: {e}; {REMEDY}")))?;
+    check_ranges(&tensors, data.len()).map_err(|e| Error::new(format!("{e}; {REMEDY}")))?;
+
+    let mut read = Vec::with_capacity(tensors.len());
+    for (name, info) in tensors {
+        let raw = &data[info.data_offsets.0..info.data_offsets.1];
+        let values = match info.dtype {
+            Dtype::F32 => convert(raw, f32::from_le_bytes),
+            Dtype::F16 => convert(raw, |b| half::f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => convert(raw, |b| half::bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => convert(raw, |b| f64::from_le_bytes(b) as f32),
+            dtype if is_integer(dtype) && is_mask_buffer(&name) => continue,
+            dtype => bail!(
+                "tensor {name:?} has dtype {dtype:?}, and only F32, F16, BF16 and F64 are read; \
+                 convert the checkpoint to one of these"
+            ),
+        };
+        check_finite(&name, &values)?;
+        read.push(NamedTensor { name, shape: info.shape, values });
+    }
+    Ok(read)
+}
+
+/// Checks that each tensor's bytes lie within `length` bytes of data and match its shape and dtype, and that together
+/// they cover the data exactly once.
+fn check_ranges(tensors: &[(String, TensorInfo)], length: usize) -> Result<()> {
+    let mut sorted: Vec<_> = tensors.iter().map(|(name, info)| (info.data_offsets, name, info)).collect();
+    sorted.sort_by_key(|&(range, name, _)| (range, name));
+    let mut covered = 0;
+    for ((start, end), name, info) in sorted {
+        if start != covered || end < start || end > length {
+            bail!(
+                "tensor {name:?}: bytes {start} to {end} do not continue from byte {covered} within {length} bytes of data"
+            );
+        }
+        let bits = elements(&info.shape).and_then(|n| n.checked_mul(info.dtype.bitsize()));
+        // The range lies within a buffer in memory, so its number of bits fits.
+        if bits.is_none() || bits != (end - start).checked_mul(8) {
+            bail!(
+                "tensor {name:?}: shape {:?} of dtype {:?} does not match its {} bytes",
+                info.shape,
+                info.dtype,
+                end - start
+            );
+        }
+        covered = end;
+    }
+    if covered != length {
+        bail!("the tensors cover {covered} of {length} bytes of data");
+    }
+    Ok(())
+}
+
+fn convert<const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    raw.as_chunks::<N>().0.iter().map(|&bytes| value(bytes)).collect()
+}
+
+fn is_integer(dtype: Dtype) -> bool {
+    use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
+    matches!(dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
+}

@@ -1,0 +1,121 @@
+//! The walk back, and who owns which gradient.
+//!
+//! Along a residual stream one gradient buffer is handed from sum to summand instead of being copied. `shares` counts the
+//! variables that a buffer stands for; adding to a shared one copies it first.
+
+use super::node::Node;
+use super::{Tape, Var};
+use crate::device::ops::Accumulate;
+use crate::tensor::{Place, Tensor};
+
+impl Tape {
+    /// Records the backward pass from losses, each with gradient 1 (their weights are part of [`super::LossOptions`]).
+    ///
+    /// # Panics
+    /// When the step was not begun in training mode: a mistake in the program.
+    pub fn backward(&mut self, losses: &[Var]) {
+        assert!(self.is_training(), "backward needs a step begun with Mode::Train");
+        for loss in losses {
+            self.vars[loss.0 as usize].uses += 1;
+            self.keep(*loss);
+        }
+        let mut segment = self.segments.len();
+        for i in (0..self.nodes.len()).rev() {
+            if segment > 0 && self.segments[segment - 1].nodes.contains(&i) {
+                segment -= 1;
+                self.recompute(segment);
+            }
+            match self.nodes[i] {
+                Node::Linear { op, x, w, bias, residual, y } => self.linear_backward(op, x, w, bias, residual, y),
+                Node::Embedding { op, table, positions, y } => self.embedding_backward(op, table, positions, y),
+                Node::LayerNorm { op, x, residual, weight, bias, y } => {
+                    self.layernorm_backward(op, x, residual, weight, bias, y);
+                }
+                Node::Attention { op, qkv, y } => self.attention_backward(op, qkv, y),
+                Node::Dropout { op, x, residual, y } => self.dropout_backward(op, x, residual, y),
+                // The forward operation wrote the gradient of the logits already.
+                Node::CrossEntropy { op, logits, loss } => {
+                    if let (Some(d), true) = (op.dlogits, self.vars[loss.0 as usize].uses > 0) {
+                        self.give(logits, d);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn needs(&self, var: Var) -> bool {
+        self.vars[var.0 as usize].needs_gradient
+    }
+
+    /// The finished gradient of a node's result; `None` when nothing depends on it.
+    pub(super) fn gradient(&self, var: Var) -> Option<Tensor> {
+        self.vars[var.0 as usize].gradient
+    }
+
+    /// Where to write the gradient of `var`, and whether to add to what is there.
+    pub(super) fn target(&mut self, var: Var) -> (Tensor, bool) {
+        let variable = self.vars[var.0 as usize];
+        match variable.gradient {
+            Some(gradient) if variable.is_param => {
+                self.vars[var.0 as usize].written = true;
+                (gradient, variable.written || self.mode == super::Mode::Train { accumulate: true })
+            }
+            Some(gradient) => (self.own(var, gradient), true),
+            None => {
+                let value = variable.value;
+                let new = self.buffer(value.dims(), 1);
+                let new = self.with_pitch_of(new, &value);
+                self.set(var, new);
+                (new, false)
+            }
+        }
+    }
+
+    /// Hands a finished gradient to `var`: without a copy where it has none yet.
+    pub(super) fn give(&mut self, var: Var, gradient: Tensor) {
+        if !self.needs(var) {
+            return;
+        }
+        if self.gradient(var).is_none() {
+            return self.set(var, gradient);
+        }
+        let (out, add) = self.target(var);
+        self.push_op(Accumulate { x: gradient, out, add });
+    }
+
+    /// The result `var` needs its gradient no more.
+    pub(super) fn done(&mut self, var: Var) {
+        if let Some(Tensor { place: Place::Buffer(b), .. }) = self.gradient(var) {
+            self.shares[b as usize] -= 1;
+        }
+    }
+
+    /// The gradient of a result as memory that may be overwritten.
+    pub(super) fn own(&mut self, var: Var, gradient: Tensor) -> Tensor {
+        let Place::Buffer(b) = gradient.place else { return gradient };
+        if self.shares[b as usize] <= 1 {
+            return gradient;
+        }
+        let copy = self.buffer(gradient.dims(), 1);
+        let copy = self.with_pitch_of(copy, &gradient);
+        self.push_op(Accumulate { x: gradient, out: copy, add: false });
+        self.shares[b as usize] -= 1;
+        self.set(var, copy);
+        copy
+    }
+
+    fn set(&mut self, var: Var, gradient: Tensor) {
+        self.vars[var.0 as usize].gradient = Some(gradient);
+        if let Place::Buffer(b) = gradient.place {
+            self.shares[b as usize] += 1;
+        }
+    }
+
+    /// A fresh buffer with the rows of `like`.
+    fn with_pitch_of(&mut self, new: Tensor, like: &Tensor) -> Tensor {
+        let Place::Buffer(b) = new.place else { return new };
+        let bytes = (like.rows() * like.pitch).max(1) * self.float.bytes();
+        self.buffers[b as usize].bytes = bytes.next_multiple_of(crate::device::ops::ALIGN * 4);
+        Tensor { width: like.width, pitch: like.pitch, ..new }
+    }
+}

@@ -1,0 +1,36 @@
+use crate::device::ops::{Dropout, Mask};
+use crate::tape::node::Node;
+use crate::tape::{Tape, Var};
+
+impl Tape {
+    /// Drops elements of x with probability `p` and scales the rest by 1 / (1 - p), then adds `residual`. Outside training,
+    /// or with p = 0 and no residual, it is x itself.
+    pub fn dropout(&mut self, x: Var, residual: Option<Var>, p: f32) -> Var {
+        let p = if self.is_training() { p } else { 0.0 };
+        if p == 0.0 && residual.is_none() {
+            return x;
+        }
+        let tx = self.tensor(x);
+        let needs = self.used(&[x]) | residual.is_some_and(|r| self.used(&[r]));
+        let out = self.activation(tx.dims());
+        let mask = Mask { p, site: self.next_site(), state: self.state };
+        let op = Dropout { x: tx, residual: residual.map(|r| self.tensor(r)), out, mask };
+        self.push_op(op);
+        let y = self.push_result(out, needs);
+        self.push_node(Node::Dropout { op, x, residual, y });
+        y
+    }
+
+    pub(in crate::tape) fn dropout_backward(&mut self, op: Dropout, x: Var, residual: Option<Var>, y: Var) {
+        let Some(dy) = self.gradient(y) else { return };
+        if let Some(residual) = residual {
+            self.give(residual, dy);
+        }
+        if self.needs(x) {
+            let dx = self.activation(dy.dims());
+            self.push_op(Dropout { x: dy, residual: None, out: dx, mask: op.mask });
+            self.give(x, dx);
+        }
+        self.done(y);
+    }
+}

@@ -1,0 +1,80 @@
+use crate::device::ops::{LayerNorm, LayerNormBackward};
+use crate::tape::node::Node;
+use crate::tape::{Tape, Var};
+
+impl Tape {
+    /// LayerNorm of x `[.., C]` with weight and bias `[C]`.
+    pub fn layernorm(&mut self, x: Var, weight: Var, bias: Var, eps: f64) -> Var {
+        self.push_layernorm(x, None, weight, bias, eps).1
+    }
+
+    /// `(x + residual, layernorm(x + residual))` in one pass.
+    pub fn residual_layernorm(&mut self, x: Var, residual: Var, weight: Var, bias: Var, eps: f64) -> (Var, Var) {
+        self.push_layernorm(x, Some(residual), weight, bias, eps)
+    }
+
+    fn push_layernorm(&mut self, x: Var, residual: Option<Var>, weight: Var, bias: Var, eps: f64) -> (Var, Var) {
+        let tx = self.tensor(x);
+        let needs = self.used(&[x, weight, bias]) | residual.is_some_and(|r| self.used(&[r]));
+        let sum = residual.map(|_| self.activation(tx.dims()));
+        let out = self.activation(tx.dims());
+        let (mean, rstd) = (self.activation(&[tx.rows()]), self.activation(&[tx.rows()]));
+        let op = LayerNorm {
+            x: tx,
+            residual: residual.map(|r| self.tensor(r)),
+            sum,
+            weight: self.tensor(weight),
+            bias: self.tensor(bias),
+            out,
+            mean,
+            rstd,
+            eps,
+        };
+        self.push_op(op);
+        let sum = sum.map(|t| self.push_result(t, needs));
+        let y = self.push_result(out, needs);
+        self.push_node(Node::LayerNorm { op, x, residual: residual.zip(sum), weight, bias, y });
+        (sum.unwrap_or(x), y)
+    }
+
+    pub(in crate::tape) fn layernorm_backward(
+        &mut self,
+        op: LayerNorm,
+        x: Var,
+        residual: Option<(Var, Var)>,
+        weight: Var,
+        bias: Var,
+        y: Var,
+    ) {
+        // What was normalised: the sum where a residual was added, else x.
+        let inner = residual.map_or(x, |(_, sum)| sum);
+        if let Some(dout) = self.gradient(y) {
+            let (dx, accumulate_dx) = self.target(inner);
+            let (dweight, accumulate) = self.target(weight);
+            let (dbias, _) = self.target(bias);
+            let (rows, width) = (op.x.rows(), op.x.width);
+            let partials = self.buffer(&[LayerNormBackward::partials(rows), 2 * width], 1);
+            let (mean, rstd) = (op.mean, op.rstd);
+            let x = op.sum.unwrap_or(op.x);
+            self.push_op(LayerNormBackward {
+                dout,
+                x,
+                weight: op.weight,
+                mean,
+                rstd,
+                dx,
+                accumulate_dx,
+                dweight,
+                dbias,
+                accumulate,
+                partials,
+            });
+            self.done(y);
+        }
+        if let (Some((residual, sum)), Some(d)) = (residual, self.gradient(inner)) {
+            self.give(residual, d);
+            self.give(x, d);
+            self.done(sum);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+use crate::device::ops::{Activation, ActivationBackward, ColumnSum, Epilogue, Linear};
+use crate::tape::node::Node;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// How a weight is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weight {
+    /// `[in, out]`, as GPT-2 is published.
+    #[default]
+    InOut,
+    /// `[out, in]`, as everywhere else, and as a tied embedding is.
+    OutIn,
+}
+
+/// What goes with a product.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Affine {
+    /// `[out]`.
+    pub bias: Option<Var>,
+    pub activation: Option<Activation>,
+    /// Added last; the shape of the result.
+    pub residual: Option<Var>,
+    pub weight: Weight,
+    /// Elements to which rows of the result are padded in memory; 0: 8.
+    pub pad: usize,
+}
+
+impl Affine {
+    pub fn bias(bias: Var) -> Self {
+        Affine { bias: Some(bias), ..Affine::default() }
+    }
+
+    #[must_use]
+    pub fn activation(self, kind: Activation) -> Self {
+        Affine { activation: Some(kind), ..self }
+    }
+
+    #[must_use]
+    pub fn residual(self, x: Var) -> Self {
+        Affine { residual: Some(x), ..self }
+    }
+}
+
+impl Tape {
+    /// `activation(x W + bias) + residual`: x `[.., in]`, the result `[.., out]`.
+    pub fn linear(&mut self, x: Var, w: Var, with: Affine) -> Var {
+        let (tx, tw) = (self.tensor(x), self.tensor(w));
+        let tb = with.weight == Weight::OutIn;
+        let out_width = if tb { tw.rows() } else { tw.width };
+        let shape = tx.shape.with_last(out_width);
+        let pad = if with.pad == 0 { 8 } else { with.pad };
+        let needs = self.used(&[x, w]) | with.bias.is_some_and(|b| self.used(&[b]));
+        let needs = needs | with.residual.is_some_and(|r| self.used(&[r]));
+        let out = self.buffer(shape.dims(), pad);
+        let pre = match with.activation {
+            Some(_) if self.is_training() => Some(self.buffer(shape.dims(), pad)),
+            _ => None,
+        };
+        let op = Linear {
+            bias: with.bias.map(|b| self.tensor(b)),
+            epilogue: with.activation.map_or(Epilogue::None, |kind| Epilogue::Activate { kind, pre }),
+            residual: with.residual.map(|r| self.tensor(r)),
+            ..Linear::product(tx, tw, out, (false, tb))
+        };
+        self.push_op(op);
+        let y = self.push_result(out, needs);
+        self.push_node(Node::Linear { op, x, w, bias: with.bias, residual: with.residual, y });
+        y
+    }
+
+    pub(in crate::tape) fn linear_backward(
+        &mut self,
+        op: Linear,
+        x: Var,
+        w: Var,
+        bias: Option<Var>,
+        residual: Option<Var>,
+        y: Var,
+    ) {
+        let Some(mut dy) = self.gradient(y) else { return };
+        if let Some(residual) = residual {
+            self.give(residual, dy);
+        }
+        if let (Epilogue::Activate { kind, pre: Some(pre) }, false) =
+            (op.epilogue, self.vars[y.0 as usize].through_activation)
+        {
+            // No consumer could fold the derivative into its product: a pass of its own, in place.
+            let dx = self.own(y, dy);
+            self.push_op(ActivationBackward { kind, dout: dx, pre, dx });
+            dy = dx;
+        }
+        if let Some(bias) = bias.filter(|b| self.needs(*b)) {
+            let (out, accumulate) = self.target(bias);
+            self.push_op(ColumnSum { x: dy, out, accumulate });
+        }
+        if self.needs(w) {
+            let (out, accumulate) = self.target(w);
+            let (a, b) = if op.tb { (dy, op.a) } else { (op.a, dy) };
+            self.push_op(Linear { accumulate, ..Linear::product(a, b, out, (true, false)) });
+        }
+        if self.needs(x) {
+            let (out, accumulate) = self.target(x);
+            let mut product = Linear { accumulate, ..Linear::product(dy, op.b, out, (false, !op.tb)) };
+            if let (Some((kind, pre)), false) = (self.activation_behind(x), accumulate) {
+                product.epilogue = Epilogue::ActivateGrad { kind, pre };
+                self.vars[x.0 as usize].through_activation = true;
+            }
+            self.push_op(product);
+        }
+        self.done(y);
+    }
+
+    /// The activation that made `x`, when nothing else reads its result: then this product's epilogue may differentiate it.
+    fn activation_behind(&self, x: Var) -> Option<(Activation, Tensor)> {
+        let variable = &self.vars[x.0 as usize];
+        match self.nodes.get(variable.node?)? {
+            Node::Linear {
+                op: Linear { epilogue: Epilogue::Activate { kind, pre: Some(pre) }, residual: None, .. },
+                y,
+                ..
+            } if *y == x && variable.uses == 1 => Some((*kind, *pre)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Forward and backward of each operation. One file each.
+
+mod attention;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod layernorm;
+mod linear;
+
+pub use cross_entropy::LossOptions;
+pub use linear::{Affine, Weight};

@@ -1,0 +1,150 @@
+//! From numbered buffers to offsets: operations nobody needs are dropped, buffers live from their first to their last use,
+//! and the largest are placed first, each at the lowest offset that is free for its lifetime.
+
+use super::{Buffer, StepCost, UNCAPTURED, rebind};
+use crate::device::Graph;
+use crate::device::ops::{Access, Op};
+use crate::tensor::{Place, Tensor};
+
+/// A recorded step with its places.
+pub(super) struct Plan {
+    recorded: Vec<Op>,
+    buffers: Vec<Buffer>,
+    offsets: Vec<usize>,
+    pub placed: Vec<Op>,
+    pub cost: StepCost,
+    pub graph: Graph,
+}
+
+#[derive(Clone, Copy)]
+struct Life {
+    first: usize,
+    last: usize,
+    bytes: usize,
+    /// The buffer whose memory this one shares; itself where it has its own.
+    owner: usize,
+}
+
+impl Plan {
+    pub fn new(recorded: &[Op], again: &[bool], buffers: &[Buffer]) -> Self {
+        let live = live(recorded, buffers);
+        let placed: Vec<Op> = recorded.iter().zip(&live).filter(|(_, l)| **l).map(|(op, _)| *op).collect();
+        let (offsets, activation_bytes) = place(&lives(&placed, buffers));
+        let mut cost = StepCost { activation_bytes, ..StepCost::default() };
+        for ((op, again), _) in recorded.iter().zip(again).zip(&live).filter(|(_, live)| **live) {
+            let flops = op.cost().flops;
+            cost.hardware_flops += flops;
+            cost.model_flops += if *again { 0 } else { flops };
+        }
+        Plan { recorded: recorded.to_vec(), buffers: buffers.to_vec(), offsets, placed, cost, graph: UNCAPTURED }
+    }
+
+    pub fn is_for(&self, ops: &[Op], buffers: &[Buffer]) -> bool {
+        self.recorded == ops && self.buffers == buffers
+    }
+
+    /// Binds every buffer to its offset in `arena`.
+    pub fn finish(&mut self, arena: u32) {
+        let offsets = &self.offsets;
+        for op in &mut self.placed {
+            op.operands(&mut |t, _| *t = bind(offsets, *t, arena));
+        }
+    }
+
+    pub fn place(&self, tensor: Tensor, arena: u32) -> Tensor {
+        bind(&self.offsets, tensor, arena)
+    }
+}
+
+fn bind(offsets: &[usize], mut tensor: Tensor, arena: u32) -> Tensor {
+    if let Place::Buffer(number) = tensor.place {
+        tensor.offset += offsets[number as usize] / tensor.dtype.bytes();
+        tensor.place = Place::Arena(arena);
+    }
+    tensor
+}
+
+/// Which operations have an effect: they write memory of the caller, a kept buffer, or what a later one of these reads.
+fn live(ops: &[Op], buffers: &[Buffer]) -> Vec<bool> {
+    let mut wanted: Vec<bool> = buffers.iter().map(|b| b.keep).collect();
+    let mut live = vec![false; ops.len()];
+    for (op, live) in ops.iter().zip(&mut live).rev() {
+        let mut op = *op;
+        op.operands(&mut |t, access| {
+            let needed = match t.place {
+                Place::Arena(_) => true,
+                Place::Buffer(b) => wanted[b as usize],
+            };
+            *live |= access != Access::Read && needed;
+        });
+        if *live {
+            rebind(&mut op, &mut |b| {
+                wanted[b as usize] = true;
+                Place::Buffer(b)
+            });
+        }
+    }
+    live
+}
+
+fn lives(ops: &[Op], buffers: &[Buffer]) -> Vec<Life> {
+    let mut lives: Vec<Life> = (0..buffers.len())
+        .map(|owner| Life { first: usize::MAX, last: 0, bytes: buffers[owner].bytes, owner })
+        .collect();
+    for (i, op) in ops.iter().enumerate() {
+        rebind(&mut { *op }, &mut |b| {
+            let life = &mut lives[b as usize];
+            life.first = life.first.min(i);
+            life.last = i;
+            Place::Buffer(b)
+        });
+    }
+    for (life, buffer) in lives.iter_mut().zip(buffers) {
+        if buffer.keep && life.first != usize::MAX {
+            life.last = ops.len();
+        }
+    }
+    for (i, op) in ops.iter().enumerate() {
+        let Some((input, output)) = op.in_place() else { continue };
+        let (Place::Buffer(a), Place::Buffer(b)) = (input.place, output.place) else { continue };
+        let (a, b) = (a as usize, b as usize);
+        let same = (input.offset, input.width, input.pitch, input.numel())
+            == (output.offset, output.width, output.pitch, output.numel());
+        if a != b && same && lives[a].last == i && lives[b].first == i && lives[a].bytes == lives[b].bytes {
+            // The input dies here and the output is born: one memory for both, from the owner's birth to the end.
+            let owner = lives[a].owner;
+            let last = lives[b].last;
+            lives[b].owner = owner;
+            lives[owner].last = lives[owner].last.max(last);
+        }
+    }
+    lives
+}
+
+/// Offsets in bytes, and the size of the arena.
+fn place(lives: &[Life]) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> =
+        (0..lives.len()).filter(|&i| lives[i].owner == i && lives[i].first != usize::MAX).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(lives[i].bytes), lives[i].first));
+    let mut offsets = vec![0; lives.len()];
+    let (mut placed, mut total): (Vec<usize>, usize) = (Vec::new(), 0);
+    for i in order {
+        let life = lives[i];
+        let mut offset = 0;
+        // `placed` is sorted by offset: step over each neighbour in time that leaves no gap below it.
+        for &j in placed.iter().filter(|&&j| lives[j].first <= life.last && life.first <= lives[j].last) {
+            if offsets[j] >= offset + life.bytes {
+                break;
+            }
+            offset = offset.max(offsets[j] + lives[j].bytes);
+        }
+        offsets[i] = offset;
+        total = total.max(offset + life.bytes);
+        let at = placed.partition_point(|&j| offsets[j] <= offset);
+        placed.insert(at, i);
+    }
+    for i in 0..lives.len() {
+        offsets[i] = offsets[lives[i].owner];
+    }
+    (offsets, total)
+}

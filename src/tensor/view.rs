@@ -1,0 +1,169 @@
+//! Views: where elements lie, as rows of equal width at a fixed pitch.
+
+use super::DType;
+use std::fmt;
+
+/// Up to four dimensions, row-major, outermost first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    dims: [usize; 4],
+    rank: u8,
+}
+
+impl Shape {
+    /// # Panics
+    /// With more than four dimensions: the rank of a tensor is written in the program, never read from a file.
+    pub fn new(dims: &[usize]) -> Self {
+        assert!(dims.len() <= 4, "a tensor has at most four dimensions");
+        let mut all = [1; 4];
+        all[..dims.len()].copy_from_slice(dims);
+        Shape { dims: all, rank: dims.len() as u8 }
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank as usize]
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.dims().iter().product()
+    }
+
+    /// The same but for the last dimension.
+    #[must_use]
+    pub fn with_last(mut self, size: usize) -> Self {
+        self.dims[(self.rank as usize).saturating_sub(1)] = size;
+        self
+    }
+
+    /// The last dimension.
+    pub fn last(&self) -> usize {
+        self.dims().last().copied().unwrap_or(1)
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.dims())
+    }
+}
+
+/// What a view looks into: memory of a device, or a buffer that the tape has not yet placed in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// An allocation of a device, by the number that `Device::alloc` gave.
+    Arena(u32),
+    /// A numbered activation of a tape; `tape::plan` turns it into an offset of the activation arena.
+    Buffer(u32),
+}
+
+/// A view of elements as `rows` of `width` contiguous elements, each row `pitch` elements after the one before.
+///
+/// `width` is the product of the innermost dimensions, so that a padded matrix, a column block of it (Q in a fused
+/// QKV) and the same block seen as `[batch, time, heads, head size]` are all views without strides to carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tensor {
+    pub place: Place,
+    pub dtype: DType,
+    /// Of the first element, in elements from the start of the arena or buffer.
+    pub offset: usize,
+    pub shape: Shape,
+    pub width: usize,
+    pub pitch: usize,
+}
+
+impl Tensor {
+    /// A contiguous view.
+    pub fn new(place: Place, dtype: DType, offset: usize, dims: &[usize]) -> Self {
+        let shape = Shape::new(dims);
+        let width = shape.last();
+        Tensor { place, dtype, offset, shape, width, pitch: width }
+    }
+
+    /// The same with rows (the last dimension) `pitch` elements apart.
+    #[must_use]
+    pub fn with_pitch(mut self, pitch: usize) -> Self {
+        assert!(pitch >= self.width, "rows may not overlap");
+        self.pitch = pitch;
+        self
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        self.shape.dims()
+    }
+
+    pub fn numel(&self) -> usize {
+        self.shape.numel()
+    }
+
+    pub fn rows(&self) -> usize {
+        if self.width == 0 { 0 } else { self.numel() / self.width }
+    }
+
+    /// Elements from the first to one past the last.
+    pub fn extent(&self) -> usize {
+        match self.rows() {
+            0 => 0,
+            rows => (rows - 1) * self.pitch + self.width,
+        }
+    }
+
+    pub fn is_contiguous(&self) -> bool {
+        self.width == self.pitch || self.rows() <= 1
+    }
+
+    /// Byte range within the arena or buffer, gaps between rows included.
+    pub fn byte_range(&self) -> std::ops::Range<usize> {
+        let size = self.dtype.bytes();
+        self.offset * size..(self.offset + self.extent()) * size
+    }
+
+    /// The columns `start..start + len` of every row; the last dimension becomes `len`.
+    #[must_use]
+    pub fn columns(&self, start: usize, len: usize) -> Self {
+        assert!(self.width == self.shape.last() && start + len <= self.width, "columns outside the rows");
+        Tensor { offset: self.offset + start, shape: self.shape.with_last(len), width: len, ..*self }
+    }
+
+    /// The rows `start..start + len` as a matrix `[len, width]`.
+    #[must_use]
+    pub fn row_block(&self, start: usize, len: usize) -> Self {
+        assert!(start + len <= self.rows(), "rows outside the tensor");
+        Tensor { offset: self.offset + start * self.pitch, shape: Shape::new(&[len, self.width]), ..*self }
+    }
+
+    /// Other dimensions over the same elements; rows that lie apart must stay whole.
+    #[must_use]
+    pub fn reshape(&self, dims: &[usize]) -> Self {
+        let shape = Shape::new(dims);
+        assert_eq!(shape.numel(), self.numel(), "a reshape keeps the number of elements");
+        if self.is_contiguous() {
+            return Tensor { shape, width: shape.last(), pitch: shape.last(), ..*self };
+        }
+        let mut inner = 1;
+        let whole = dims.iter().rev().any(|d| {
+            inner *= d;
+            inner == self.width
+        });
+        assert!(whole, "a reshape of rows that lie apart keeps the rows");
+        Tensor { shape, ..*self }
+    }
+
+    /// True when an element of `self` is an element of `other` too. Views of equal pitch are compared by columns, so Q,
+    /// K and V of one fused buffer do not overlap.
+    pub fn overlaps(&self, other: &Tensor) -> bool {
+        if self.place != other.place || self.numel() == 0 || other.numel() == 0 {
+            return false;
+        }
+        let (a, b) = (self.byte_range(), other.byte_range());
+        if a.end <= b.start || b.end <= a.start {
+            return false;
+        }
+        if self.pitch != other.pitch || self.dtype != other.dtype || self.is_contiguous() {
+            return true;
+        }
+        let (pa, pb) = (self.offset % self.pitch, other.offset % self.pitch);
+        let wraps = pa + self.width > self.pitch || pb + other.width > self.pitch;
+        wraps || (pa < pb + other.width && pb < pa + self.width)
+    }
+}
