@@ -1,5 +1,11 @@
 //! `vcycle`
+pub mod data;
 pub mod device;
 pub mod error;
+pub mod files;
+pub mod hub;
+pub mod model;
+pub mod multilevel;
 pub mod tape;
 pub mod tensor;
+pub mod train;

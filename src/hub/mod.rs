@@ -3,5 +3,6 @@
 //! Everything read here comes from outside and may be truncated, damaged or hostile. The readers check it in full,
 //! never panic, and allocate in proportion to the size of the file, not to what the file claims.
 
+pub mod checkpoint;
 pub mod gpt2_config;
 pub mod tensors;

@@ -162,8 +162,8 @@ impl Tensor {
         if self.pitch != other.pitch || self.dtype != other.dtype || self.is_contiguous() {
             return true;
         }
-        let (pa, pb) = (self.offset % self.pitch, other.offset % self.pitch);
-        let wraps = pa + self.width > self.pitch || pb + other.width > self.pitch;
-        wraps || (pa < pb + other.width && pb < pa + self.width)
+        // Where a row of `other` begins, seen from a row of `self`, in columns.
+        let start = (other.offset + self.pitch - self.offset % self.pitch) % self.pitch;
+        start < self.width || start + other.width > self.pitch
     }
 }

@@ -1,0 +1,246 @@
+//! Coalesce, de-coalesce and interpolate, from the tables of two models.
+
+use super::rules::Rules;
+use super::scheme::{Grouping, Groups, ModelShape, Scheme};
+use crate::bail;
+use crate::device::ops::{Cost, IDENTITY, Item, Multilevel, Op};
+use crate::device::{self, Device};
+use crate::error::Result;
+use crate::model::params::{Axis, Kind, Param, ParamTable};
+use crate::model::store::Store;
+use crate::tensor::{DType, Tensor};
+
+impl ModelShape {
+    pub fn of(table: &ParamTable) -> Self {
+        ModelShape { layers: table.layers, heads: table.heads, head_size: table.head_size }
+    }
+}
+
+/// `small = C(big)`. Returns what it cost.
+///
+/// # Errors
+/// Tables that do not belong to one family, a scheme that does not fit or that the rules do not admit.
+pub fn coalesce(device: &mut dyn Device, big: &Store, small: &Store, scheme: &Scheme, rules: &Rules) -> Result<Cost> {
+    let maps = Maps::new(Direction::Coalesce, &big.table, &small.table, scheme, rules)?;
+    maps.run(device, big, small, None)
+}
+
+/// `big = D(small)`.
+///
+/// # Errors
+/// As [`coalesce`].
+pub fn decoalesce(device: &mut dyn Device, small: &Store, big: &Store, scheme: &Scheme, rules: &Rules) -> Result<Cost> {
+    let maps = Maps::new(Direction::Decoalesce, &big.table, &small.table, scheme, rules)?;
+    maps.run(device, small, big, None)
+}
+
+/// `big = (1 - alpha) big + alpha D(small)`, in one pass.
+///
+/// # Errors
+/// As [`coalesce`]; alpha outside 0..=1.
+pub fn interpolate(
+    device: &mut dyn Device,
+    big: &Store,
+    small: &Store,
+    alpha: f64,
+    scheme: &Scheme,
+    rules: &Rules,
+) -> Result<Cost> {
+    let maps = Maps::new(Direction::Decoalesce, &big.table, &small.table, scheme, rules)?;
+    maps.run(device, small, big, Some(alpha))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Coalesce,
+    Decoalesce,
+}
+
+/// The tables of [`Multilevel`], on the host.
+struct Maps<'a> {
+    direction: Direction,
+    rules: &'a Rules,
+    grouping: Grouping,
+    index: Vec<u32>,
+    weight: Vec<f64>,
+    items: Vec<Item>,
+    /// Maps that several parameters share.
+    known: Vec<(Axis, Kind, u32)>,
+}
+
+impl<'a> Maps<'a> {
+    fn new(
+        direction: Direction,
+        big: &ParamTable,
+        small: &ParamTable,
+        scheme: &Scheme,
+        rules: &'a Rules,
+    ) -> Result<Self> {
+        let grouping = scheme.resolve(ModelShape::of(big), ModelShape::of(small))?;
+        rules.admit(&grouping)?;
+        let (index, weight, items, known) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut maps = Maps { direction, rules, grouping, index, weight, items, known };
+        let (src, dst) = if direction == Direction::Coalesce { (big, small) } else { (small, big) };
+        for i in 0..dst.params.len() {
+            maps.add(i, src, dst)?;
+        }
+        Ok(maps)
+    }
+
+    /// One parameter of the destination.
+    fn add(&mut self, i: usize, src: &ParamTable, dst: &ParamTable) -> Result<()> {
+        let param = &dst.params[i];
+        let layers = self.source_layers(param);
+        let layer_start = self.index.len() as u32;
+        let mut first = None;
+        for &(layer, weight) in &layers {
+            let Some(source) = src.find(&param.stem, layer) else {
+                bail!("the source has no parameter {} in layer {layer:?}; are both models of one family?", param.stem)
+            };
+            self.push(src.offset(source) as u32, weight);
+            first = first.or(Some(source));
+        }
+        let Some(first) = first else { bail!("no layer of the source belongs to {}", param.name()) };
+        let source = &src.params[first];
+        let mut maps = [IDENTITY; 2];
+        for (axis, (to, from)) in param.axes.iter().zip(&source.axes).enumerate() {
+            // A vector is one row: its only axis is that of the columns.
+            let slot = if param.axes.len() == 1 { 1 } else { axis };
+            maps[slot] = self.axis(i as u32, param.kind, to, from).map_err(|e| e.at(param.name()))?;
+        }
+        if param.axes.len() != source.axes.len() {
+            bail!("{} has {} axes in one model and {} in the other", param.name(), source.axes.len(), param.axes.len());
+        }
+        let ((rows, cols), (src_rows, src_cols)) = (param.matrix(), source.matrix());
+        self.items.push(Item {
+            dst_offset: dst.offset(i) as u32,
+            rows: rows as u32,
+            cols: cols as u32,
+            dst_pitch: dst.pitch(i) as u32,
+            src_rows: src_rows as u32,
+            src_cols: src_cols as u32,
+            src_pitch: src.pitch(first) as u32,
+            row_map: maps[0],
+            col_map: maps[1],
+            layer_start,
+            layers: layers.len() as u32,
+            fill: 0.0,
+        });
+        Ok(())
+    }
+
+    /// Layers of the source that make this parameter, with weights.
+    fn source_layers(&self, param: &Param) -> Vec<(Option<usize>, f64)> {
+        let (Some(layer), Some(groups)) = (param.layer, &self.grouping.depth) else { return vec![(param.layer, 1.0)] };
+        match self.direction {
+            Direction::Coalesce => {
+                let members = groups.members(layer);
+                let weight = self.rules.coalesce_depth(param.kind, members.len());
+                members.iter().map(|&l| (Some(l), weight)).collect()
+            }
+            Direction::Decoalesce => {
+                vec![(Some(groups.group_of(layer)), self.rules.decoalesce_depth(param.kind, groups, layer))]
+            }
+        }
+    }
+
+    /// The map of one axis: where it starts in `index`, or [`IDENTITY`].
+    fn axis(&mut self, number: u32, kind: Kind, to: &Axis, from: &Axis) -> Result<u32> {
+        if to.parts.iter().map(|p| p.0).ne(from.parts.iter().map(|p| p.0)) || to.side != from.side {
+            bail!("the axes differ in role: {to:?} and {from:?}");
+        }
+        let width = self.grouping.width.clone();
+        let groups = match &width {
+            Some(groups) if to.parts.iter().any(|p| p.0.has_heads()) => groups,
+            _ if to != from => bail!("the sizes differ where nothing is mapped: {to:?} and {from:?}"),
+            _ => return Ok(IDENTITY),
+        };
+        let own = self.direction == Direction::Decoalesce
+            && self.rules.has_shares(kind, to.side)
+            && self.rules.shares != super::Shares::Equal;
+        if let Some((.., start)) = self.known.iter().find(|(axis, k, _)| !own && axis == to && *k == kind) {
+            return Ok(*start);
+        }
+        let mut units: Vec<Vec<(usize, f64)>> = Vec::with_capacity(to.size());
+        let mut origin = 0;
+        for (&(role, size), &(_, from_size)) in to.parts.iter().zip(&from.parts) {
+            let (big, small) = if self.direction == Direction::Coalesce { (from_size, size) } else { (size, from_size) };
+            if !role.has_heads() {
+                units.extend((0..size).map(|u| vec![(origin + u, 1.0)]));
+            } else if !big.is_multiple_of(groups.big()) || big / groups.big() * groups.len() != small {
+                bail!("{role:?} of {big} and {small} do not fall into {} and {} heads", groups.big(), groups.len());
+            } else {
+                let block = big / groups.big();
+                units.extend((0..size).map(|u| self.unit(number, kind, to, groups, block, origin, u)));
+            }
+            origin += from_size;
+        }
+        let start = self.index.len() as u32;
+        let mut entry = start + to.size() as u32 + 1;
+        for unit in &units {
+            self.push(entry, 0.0);
+            entry += unit.len() as u32;
+        }
+        self.push(entry, 0.0);
+        units.iter().flatten().for_each(|&(source, weight)| self.push(source as u32, weight));
+        if !own {
+            self.known.push((to.clone(), kind, start));
+        }
+        Ok(start)
+    }
+
+    /// Source units, with weights, of unit `u` of a part that begins at `origin` in the source.
+    #[allow(clippy::too_many_arguments)] // They are the loop variables of `axis`.
+    fn unit(
+        &self,
+        number: u32,
+        kind: Kind,
+        axis: &Axis,
+        groups: &Groups,
+        block: usize,
+        origin: usize,
+        u: usize,
+    ) -> Vec<(usize, f64)> {
+        let (head, within) = (u / block, u % block);
+        match self.direction {
+            Direction::Coalesce => {
+                let members = groups.members(head);
+                let weight = self.rules.coalesce_width(kind, axis.side, members.len());
+                members.iter().map(|m| (origin + m * block + within, weight)).collect()
+            }
+            Direction::Decoalesce => {
+                let group = groups.group_of(head);
+                let (source, members) = (group * block + within, groups.members(group));
+                let position = members.iter().position(|&m| m == head).unwrap_or(0);
+                let share = self.rules.shares(number, (origin + source) as u32, members.len())[position];
+                vec![(origin + source, self.rules.decoalesce_width(kind, axis.side, share))]
+            }
+        }
+    }
+
+    fn push(&mut self, index: u32, weight: f64) {
+        self.index.push(index);
+        self.weight.push(weight);
+    }
+
+    /// Brings the tables to the device and runs the operation.
+    fn run(&self, device: &mut dyn Device, from: &Store, to: &Store, alpha: Option<f64>) -> Result<Cost> {
+        let items = device::alloc_tensor(device, DType::U32, &[self.items.len(), Item::WORDS])?;
+        let index = device::alloc_tensor(device, DType::U32, &[self.index.len()])?;
+        let float = device.float();
+        let weight = device::alloc_tensor(device, float, &[self.weight.len()])?;
+        device.write(&items, bytemuck::cast_slice(&self.items))?;
+        device.write(&index, bytemuck::cast_slice(&self.index))?;
+        device::write_floats(device, &weight, &self.weight)?;
+        let (src, dst) = (from.flat(), to.flat());
+        let base = alpha.map(|_| dst);
+        let op = Op::from(Multilevel { src, dst, base, alpha: alpha.unwrap_or(1.0), items, index, weight });
+        let done = device.run(&op).and_then(|()| device.sync());
+        for Tensor { place, .. } in [items, index, weight] {
+            if let crate::tensor::Place::Arena(arena) = place {
+                device.free(arena);
+            }
+        }
+        done.map(|()| op.cost())
+    }
+}

@@ -1,0 +1,179 @@
+//! Which heads and which layers form a group.
+
+use crate::bail;
+use crate::error::{At, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The published implementation's JSON. `null` or absent: the default, heads i and i + n of n groups together, and
+/// neighbouring layers together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scheme {
+    /// Groups of head numbers; group g becomes head g of the smaller model.
+    #[serde(default)]
+    pub width_scheme: Option<Vec<Vec<usize>>>,
+    /// Groups of layer numbers.
+    #[serde(default)]
+    pub depth_scheme: Option<Vec<Vec<usize>>>,
+    /// Must be the model's when given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_size: Option<usize>,
+}
+
+/// Units of the larger model in groups, one per unit of the smaller model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Groups {
+    members: Vec<Vec<usize>>,
+    group_of: Vec<usize>,
+}
+
+/// A scheme resolved for two model shapes. `None`: this dimension is carried over as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grouping {
+    pub width: Option<Groups>,
+    pub depth: Option<Groups>,
+}
+
+/// Heads, layers and head size of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelShape {
+    pub layers: usize,
+    pub heads: usize,
+    pub head_size: usize,
+}
+
+impl Scheme {
+    /// # Errors
+    /// An unreadable file, or JSON that is not a scheme: names file and place.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| crate::error::Error::io("read", path, e))?;
+        match serde_json::from_str(&text) {
+            Ok(scheme) => Ok(scheme),
+            Err(e) => bail!(
+                "{}: {e}; a scheme looks like {{\"width_scheme\": [[0, 1], [2, 3]], \"depth_scheme\": null}}",
+                path.display()
+            ),
+        }
+    }
+
+    /// Layers and heads of the smaller model, where this scheme says so.
+    pub fn small(&self) -> (Option<usize>, Option<usize>) {
+        (self.depth_scheme.as_ref().map(Vec::len), self.width_scheme.as_ref().map(Vec::len))
+    }
+
+    /// The groups between two models.
+    ///
+    /// # Errors
+    /// A unit that is missing, repeated or out of range; a number of groups that is not the smaller model's; head sizes that
+    /// differ; a default that does not divide.
+    pub fn resolve(&self, big: ModelShape, small: ModelShape) -> Result<Grouping> {
+        if big.head_size != small.head_size {
+            bail!(
+                "the head sizes are {} and {}; models of one cycle share the head size, only the number of heads changes",
+                big.head_size,
+                small.head_size
+            );
+        }
+        if let Some(size) = self.head_size
+            && size != big.head_size
+        {
+            bail!("head_size: the scheme says {size} but the model has {}", big.head_size);
+        }
+        let default_heads = |n: usize| (0..n).map(|i| (i..big.heads).step_by(n).collect()).collect();
+        let width = groups("width_scheme", "heads", &self.width_scheme, big.heads, small.heads, default_heads)?;
+        if self.depth_scheme.is_none() && big.layers != small.layers && !big.layers.is_multiple_of(small.layers.max(1)) {
+            bail!(
+                "depth_scheme: {} layers do not fall into {} equal groups; give a depth_scheme or other numbers",
+                big.layers,
+                small.layers
+            );
+        }
+        let neighbours = |n: usize| (0..n).map(|t| (t * big.layers / n..(t + 1) * big.layers / n).collect()).collect();
+        let depth = groups("depth_scheme", "layers", &self.depth_scheme, big.layers, small.layers, neighbours)?;
+        Ok(Grouping { width, depth })
+    }
+}
+
+fn groups(
+    key: &str,
+    what: &str,
+    given: &Option<Vec<Vec<usize>>>,
+    big: usize,
+    small: usize,
+    default: impl Fn(usize) -> Vec<Vec<usize>>,
+) -> Result<Option<Groups>> {
+    if small > big {
+        bail!("{key}: the smaller model has {small} {what} and the larger one {big}; swap the models");
+    }
+    let members = match given {
+        Some(members) => members.clone(),
+        None if small == big => return Ok(None),
+        None => default(small),
+    };
+    let groups = Groups::new(members, big, what).at(key)?;
+    if groups.len() != small {
+        bail!("{key}: {} groups, but the smaller model has {small} {what}", groups.len());
+    }
+    if small == big {
+        if groups.members.iter().enumerate().any(|(i, g)| g[0] != i) {
+            bail!("{key}: as many groups as {what} only reorder them, which no operator does; leave the key out");
+        }
+        return Ok(None);
+    }
+    Ok(Some(groups))
+}
+
+impl Groups {
+    /// # Errors
+    /// An empty group; a unit that is missing, repeated or not below `big`.
+    pub fn new(mut members: Vec<Vec<usize>>, big: usize, what: &str) -> Result<Self> {
+        let mut group_of = vec![usize::MAX; big];
+        for (g, group) in members.iter_mut().enumerate() {
+            if group.is_empty() {
+                bail!("group {g} is empty; every group needs a member");
+            }
+            group.sort_unstable();
+            for &unit in group.iter() {
+                match group_of.get_mut(unit) {
+                    None => bail!("group {g} names {unit}, but the {what} are 0 to {}", big as i64 - 1),
+                    Some(seen) if *seen != usize::MAX => bail!("{unit} is in group {seen} and in group {g}; name it once"),
+                    Some(seen) => *seen = g,
+                }
+            }
+        }
+        if let Some(unit) = group_of.iter().position(|&g| g == usize::MAX) {
+            bail!("{unit} is in no group; all {what} from 0 to {} must be named", big - 1);
+        }
+        Ok(Groups { members, group_of })
+    }
+
+    /// Number of groups: units of the smaller model.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Units of the larger model.
+    pub fn big(&self) -> usize {
+        self.group_of.len()
+    }
+
+    /// Members of group `g`, ascending.
+    pub fn members(&self, g: usize) -> &[usize] {
+        &self.members[g]
+    }
+
+    pub fn group_of(&self, unit: usize) -> usize {
+        self.group_of[unit]
+    }
+
+    /// All groups have one size.
+    pub fn are_even(&self) -> bool {
+        self.members.iter().all(|g| g.len() == self.members[0].len())
+    }
+}

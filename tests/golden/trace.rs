@@ -1,0 +1,93 @@
+//! The 26-step V-cycle: losses to 1e-5, trained weights to 1e-4, key biases left out (their true gradient is zero, and
+//! Adam turns its rounding into steps; see the fixture's README).
+
+use super::forward::shifted;
+use super::support::{Variant, devices};
+use vcycle::device::{self, Device};
+use vcycle::model::Model;
+use vcycle::model::store::Store;
+use vcycle::multilevel::{Rules, coalesce, interpolate};
+use vcycle::train::learner::{Learner, OptimizerConfig};
+use vcycle::train::schedule::{Decay, Schedule};
+
+const OPTIMIZER: OptimizerConfig =
+    OptimizerConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
+
+struct Trace {
+    variant: Variant,
+    json: serde_json::Value,
+    ids: Vec<i32>,
+    steps: usize,
+}
+
+impl Trace {
+    /// Trains one stage and compares every step of it.
+    fn stage(&mut self, device: &mut dyn Device, number: usize, model: Box<dyn Model>, params: Store) -> Store {
+        let stage = self.json["stages"][number].clone();
+        let whole = |key: &str| stage[key].as_u64().expect("a whole number");
+        let schedule = Schedule {
+            base: stage["lr"].as_f64().expect("lr"),
+            warmup: whole("warmup"),
+            steps: whole("steps"),
+            decay: Decay::Linear,
+            floor: 0.0,
+            cooldown: 0.0,
+        };
+        let mut learner = Learner::new(device, model, params, (2, 16), OPTIMIZER, 1, false).expect("memory");
+        for step in 0..schedule.steps {
+            let entry = &self.json["log"][self.steps];
+            let number = |key: &str| entry[key].as_f64().expect("a number");
+            let lr = schedule.rate(step);
+            assert!((lr - number("lr")).abs() < 1e-12, "the rate of step {step}");
+            let batch = self.steps % 8;
+            let ids = &self.ids[batch * 32..(batch + 1) * 32];
+            let report = learner.step(device, ids, &shifted(ids, 16), lr).expect("a step");
+            let (loss, norm) = (number("loss_f64"), number("grad_norm_f64"));
+            assert!((report.loss - loss).abs() <= 1e-5, "step {}: loss {} against {loss}", self.steps, report.loss);
+            // Relative: the norm is a sum over some 16,000 gradients.
+            assert!((report.grad_norm - norm).abs() <= 1e-5 * norm, "step {}: norm {}", self.steps, report.grad_norm);
+            self.steps += 1;
+        }
+        learner.finish(device).1
+    }
+
+    fn compare(&self, device: &mut dyn Device, when: &str, store: &Store) {
+        for (i, param) in store.table.params.iter().enumerate() {
+            let ours = device::read_floats(device, &store.tensor(i)).expect("weights");
+            let key_bias = param.name().ends_with("c_attn.bias");
+            let third = ours.len() / 3;
+            for sample in self.json["weights"][when][param.name()]["samples"].as_array().expect("samples") {
+                let (at, want) = (sample[0].as_u64().expect("index") as usize, sample[1].as_f64().expect("value"));
+                let excluded = key_bias && (third..2 * third).contains(&at);
+                let error = (ours[at] - want).abs();
+                assert!(excluded || error <= 1e-4, "{when}: {}[{at}] is off by {error:e}", param.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_published_v_cycle_is_retraced() {
+    for mut device in devices() {
+        let variant = Variant::open("strided");
+        let text = std::fs::read_to_string(variant.dir.join("vcycle_trace.json")).expect("the trace");
+        let ids = variant.integers("trace_inputs.safetensors", "input_ids");
+        let (big, small) = (variant.gpt("big"), variant.gpt("small"));
+        let src = variant.source(&mut *device);
+        let coal = Store::new(small.table().clone(), &mut *device).expect("memory");
+        let again = Box::new(variant.gpt("big"));
+        let json = serde_json::from_str(&text).expect("the trace is JSON");
+        let mut trace = Trace { variant, json, ids, steps: 0 };
+        let first = trace.stage(&mut *device, 0, Box::new(big), src);
+        trace.compare(&mut *device, "after_stage1", &first);
+        let rules = Rules::default();
+        coalesce(&mut *device, &first, &coal, &trace.variant.scheme, &rules).expect("coalesce");
+        let second = trace.stage(&mut *device, 1, Box::new(small), coal);
+        trace.compare(&mut *device, "after_stage2", &second);
+        interpolate(&mut *device, &first, &second, 0.5, &trace.variant.scheme, &rules).expect("interpolate");
+        trace.compare(&mut *device, "interpolated", &first);
+        let third = trace.stage(&mut *device, 2, again, first);
+        trace.compare(&mut *device, "after_stage3", &third);
+        assert_eq!(trace.steps, 26);
+    }
+}
