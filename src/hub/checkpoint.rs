@@ -5,9 +5,9 @@ use super::tensors::{self, NamedTensor};
 use crate::bail;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
-use crate::model::Model;
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::model::store::Store;
+use crate::model::{Family, Model};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -131,11 +131,13 @@ fn listed(what: &str, names: Vec<String>) -> Error {
 ///
 /// # Errors
 /// Values that are not finite, by tensor; files that cannot be written.
-pub fn save(dir: &Path, gpt: &GptConfig, store: &Store, device: &mut dyn Device) -> Result<()> {
+pub fn save(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<()> {
     let mut tensors = Vec::with_capacity(store.table.params.len());
     for (i, param) in store.table.params.iter().enumerate() {
         tensors.push((param.name(), param.shape(), store.read(device, i)?));
     }
     tensors::write(&dir.join(WEIGHTS), &tensors)?;
-    Gpt2Config::from(gpt).write(&dir.join(CONFIG))
+    match model.family() {
+        Family::Gpt(config) => Gpt2Config::from(config).write(&dir.join(CONFIG)),
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! Names and layout are those of Hugging Face's `GPT2LMHeadModel`: weights `[in, out]`.
 
-use super::Model;
 use super::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
+use super::{Family, Model};
 use crate::bail;
 use crate::device::ops::Activation;
 use crate::error::Result;
@@ -47,9 +47,14 @@ impl Gpt {
     /// Sizes of zero, a width that the heads do not divide, too many parameters.
     pub fn new(config: GptConfig) -> Result<Self> {
         let GptConfig { vocab, context, width, heads, layers, ffn, .. } = config;
-        for (what, size) in
-            [("vocabulary", vocab), ("context", context), ("width", width), ("heads", heads), ("layers", layers), ("ffn", ffn)]
-        {
+        for (what, size) in [
+            ("vocabulary", vocab),
+            ("context", context),
+            ("width", width),
+            ("heads", heads),
+            ("layers", layers),
+            ("ffn", ffn),
+        ] {
             if size == 0 || size >= 1 << 31 {
                 bail!("{what} is {size}; it must be at least 1 and below 2^31");
             }
@@ -65,7 +70,14 @@ impl Gpt {
     }
 
     /// Hidden states before the head: ids `[B, T]` -> `[B, T, C]`. `each` sees the stream before every block.
-    pub fn hidden(&self, t: &mut Tape, p: &[Var], ids: Var, recompute: bool, mut each: impl FnMut(&mut Tape, Var)) -> Var {
+    pub fn hidden(
+        &self,
+        t: &mut Tape,
+        p: &[Var],
+        ids: Var,
+        recompute: bool,
+        mut each: impl FnMut(&mut Tape, Var),
+    ) -> Var {
         let c = &self.config;
         let x = t.embedding(ids, p[0], Some(p[1])); // [B, T, C]
         let mut x = t.dropout(x, None, c.dropout_embedding);
@@ -112,8 +124,8 @@ impl Model for Gpt {
         &self.table
     }
 
-    fn context(&self) -> usize {
-        self.config.context
+    fn family(&self) -> Family<'_> {
+        Family::Gpt(&self.config)
     }
 
     fn resized(&self, layers: usize, heads: usize) -> Result<Box<dyn Model>> {
@@ -138,7 +150,8 @@ impl GptConfig {
 /// The table, in forward order.
 fn params(config: &GptConfig) -> Vec<Param> {
     let &GptConfig { vocab, context, width, layers, ffn, init_std, .. } = config;
-    let (out, input) = (|role, size| Axis::new(Side::Out, &[(role, size)]), |role, size| Axis::new(Side::In, &[(role, size)]));
+    let (out, input) =
+        (|role, size| Axis::new(Side::Out, &[(role, size)]), |role, size| Axis::new(Side::In, &[(role, size)]));
     let qkv = || Axis::new(Side::Out, &[(Role::QueryKey, width), (Role::QueryKey, width), (Role::Value, width)]);
     let embed = || out(Role::Embed, width);
     let (normal, scaled) = (Init::Normal(init_std), Init::Normal(init_std / (2.0 * layers as f64).sqrt()));

@@ -8,13 +8,19 @@ use crate::error::Result;
 use crate::tape::{LossOptions, Tape, Var};
 use params::ParamTable;
 
+/// A model's configuration, by family.
+#[derive(Clone, Copy, Debug)]
+pub enum Family<'a> {
+    Gpt(&'a gpt::GptConfig),
+}
+
 /// What the trainer needs of a model, whatever its family.
 pub trait Model {
     /// Parameters in forward order.
     fn table(&self) -> &ParamTable;
 
-    /// Tokens of a sequence.
-    fn context(&self) -> usize;
+    /// Its sizes, by family: what a checkpoint stores beside the weights.
+    fn family(&self) -> Family<'_>;
 
     /// The same model with other numbers of layers and heads, at the same head size.
     ///
@@ -24,5 +30,13 @@ pub trait Model {
 
     /// Records the forward pass and the loss: ids and labels `[B, T]`, `params` beside the table, the result `[1]`.
     /// `recompute`: blocks are segments of the tape, so only their inputs are kept for the backward pass.
-    fn loss(&self, tape: &mut Tape, params: &[Var], ids: Var, labels: Var, options: LossOptions, recompute: bool) -> Var;
+    fn loss(
+        &self,
+        tape: &mut Tape,
+        params: &[Var],
+        ids: Var,
+        labels: Var,
+        options: LossOptions,
+        recompute: bool,
+    ) -> Var;
 }

@@ -164,7 +164,8 @@ impl<'a> Maps<'a> {
         let mut units: Vec<Vec<(usize, f64)>> = Vec::with_capacity(to.size());
         let mut origin = 0;
         for (&(role, size), &(_, from_size)) in to.parts.iter().zip(&from.parts) {
-            let (big, small) = if self.direction == Direction::Coalesce { (from_size, size) } else { (size, from_size) };
+            let (big, small) =
+                if self.direction == Direction::Coalesce { (from_size, size) } else { (size, from_size) };
             if !role.has_heads() {
                 units.extend((0..size).map(|u| vec![(origin + u, 1.0)]));
             } else if !big.is_multiple_of(groups.big()) || big / groups.big() * groups.len() != small {

@@ -144,7 +144,8 @@ impl Rules {
             Shares::Random { seed } => {
                 let key = [seed as u32, (seed >> 32) as u32];
                 // Between 1/2 and 3/2 before the division: no member dominates, none vanishes.
-                let draw = |i: usize| 0.5 + f64::from(philox(key, [unit, param, i as u32, u32::MAX - 1])[0]) / 4_294_967_296.0;
+                let draw =
+                    |i: usize| 0.5 + f64::from(philox(key, [unit, param, i as u32, u32::MAX - 1])[0]) / 4_294_967_296.0;
                 let parts: Vec<f64> = (0..n).map(draw).collect();
                 let total: f64 = parts.iter().sum();
                 parts.iter().map(|p| p / total).collect()

@@ -83,7 +83,8 @@ impl Scheme {
         }
         let default_heads = |n: usize| (0..n).map(|i| (i..big.heads).step_by(n).collect()).collect();
         let width = groups("width_scheme", "heads", &self.width_scheme, big.heads, small.heads, default_heads)?;
-        if self.depth_scheme.is_none() && big.layers != small.layers && !big.layers.is_multiple_of(small.layers.max(1)) {
+        if self.depth_scheme.is_none() && big.layers != small.layers && !big.layers.is_multiple_of(small.layers.max(1))
+        {
             bail!(
                 "depth_scheme: {} layers do not fall into {} equal groups; give a depth_scheme or other numbers",
                 big.layers,
@@ -138,7 +139,9 @@ impl Groups {
             for &unit in group.iter() {
                 match group_of.get_mut(unit) {
                     None => bail!("group {g} names {unit}, but the {what} are 0 to {}", big as i64 - 1),
-                    Some(seen) if *seen != usize::MAX => bail!("{unit} is in group {seen} and in group {g}; name it once"),
+                    Some(seen) if *seen != usize::MAX => {
+                        bail!("{unit} is in group {seen} and in group {g}; name it once")
+                    }
                     Some(seen) => *seen = g,
                 }
             }

@@ -91,7 +91,9 @@ fn compare(variant: &Variant, what: &str, model: &str, gpt: &Gpt, ours: &Results
                 let error = distance(hidden, &stored.1);
                 assert!(error <= tolerance, "{what}: {key} is off by {error:e}");
             }
-            None => compare_checks(&format!("{what} {key}"), hidden, &checks.expect("checks")["hidden"][&key], tolerance),
+            None => {
+                compare_checks(&format!("{what} {key}"), hidden, &checks.expect("checks")["hidden"][&key], tolerance)
+            }
         }
     }
     let stored = variant.tensors(&format!("{model}.grad.safetensors"));

@@ -11,8 +11,7 @@ use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::multilevel::Scheme;
 
-pub const VARIANTS: [&str; 8] =
-    ["default", "depthonly", "hs64", "hs64w256", "strided", "three", "uneven", "widthonly"];
+pub const VARIANTS: [&str; 8] = ["default", "depthonly", "hs64", "hs64w256", "strided", "three", "uneven", "widthonly"];
 pub const MODELS: [&str; 5] = ["src", "coal", "deco", "ip025", "ip050"];
 
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -145,7 +144,7 @@ fn published_files_load_as_they_are() {
     std::fs::copy(variant.dir.join("config.big.json"), dir.path().join(checkpoint::CONFIG)).expect("copy");
     let (gpt, store) = checkpoint::load(dir.path(), &mut *cpu).expect("a published model");
     let out = tempfile::tempdir().expect("a folder");
-    checkpoint::save(out.path(), &gpt.config, &store, &mut *cpu).expect("saved");
+    checkpoint::save(out.path(), &gpt, &store, &mut *cpu).expect("saved");
     let read = |path: &std::path::Path| tensors::read(&path.join(checkpoint::WEIGHTS)).expect("tensors");
     let (mut before, mut after) = (read(dir.path()), read(out.path()));
     before.sort_by(|a, b| a.name.cmp(&b.name));

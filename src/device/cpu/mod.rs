@@ -44,6 +44,11 @@ impl Cpu {
         self.pool.threads()
     }
 
+    /// The instructions that the loops were compiled for and this machine has.
+    pub fn vector_unit() -> String {
+        format!("{:?}", Arch::new())
+    }
+
     /// Calls `f` with ranges that cover `0..n`, `chunk` long, on all threads, compiled for this machine's vector unit.
     fn for_chunks(&self, n: usize, chunk: usize, f: impl Fn(std::ops::Range<usize>) + Sync) {
         let chunk = chunk.max(1);

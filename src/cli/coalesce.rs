@@ -1,0 +1,55 @@
+use super::DeviceArgs;
+use super::rules::{RuleArgs, save};
+use crate::bail;
+use crate::error::{At, Result};
+use crate::hub::checkpoint;
+use crate::model::Model;
+use crate::model::store::Store;
+use crate::multilevel::scheme::ModelShape;
+use crate::multilevel::{Record, Rules, Scheme, coalesce};
+use std::path::PathBuf;
+
+/// Make a smaller model of a larger one; writes vcycle.json beside it
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder with config.json and model.safetensors
+    model: PathBuf,
+    /// Scheme with the groups of heads and layers
+    #[arg(long, required_unless_present_any = ["layers", "heads"])]
+    scheme: Option<PathBuf>,
+    /// Layers of the smaller model, in the default scheme: neighbours together
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Heads of the smaller model, in the default scheme: head i with head i + N
+    #[arg(long)]
+    heads: Option<usize>,
+    #[command(flatten)]
+    rules: RuleArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Folder for the smaller model, which must not exist
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        let scheme = self.scheme.as_deref().map_or(Ok(Scheme::default()), Scheme::read)?;
+        let mut device = self.device.open()?;
+        let (model, big) = checkpoint::load(&self.model, &mut *device)?;
+        let (layers, heads) = scheme.small();
+        let layers = self.layers.or(layers).unwrap_or(model.config.layers);
+        let heads = self.heads.or(heads).unwrap_or(model.config.heads);
+        if (layers, heads) == (model.config.layers, model.config.heads) {
+            bail!(
+                "{layers} layers and {heads} heads are the model's own; give --layers or --heads below them, or a scheme"
+            );
+        }
+        let small = model.resized(layers, heads)?;
+        let store = Store::new(small.table().clone(), &mut *device)?;
+        let rules = self.rules.over(Rules::default());
+        coalesce(&mut *device, &big, &store, &scheme, &rules).at("coalesce")?;
+        let record = Record::new(scheme, rules, ModelShape::of(model.table()));
+        save(&self.out, &*small, &store, &mut *device, &self.model, Some(&record))
+    }
+}

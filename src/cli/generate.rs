@@ -1,0 +1,69 @@
+use super::DeviceArgs;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::eval::Forward;
+use crate::eval::generate::{Sampling, generate};
+use crate::hub::checkpoint;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Continue a text
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder with config.json, model.safetensors and tokenizer.json
+    model: PathBuf,
+    /// Text to continue
+    #[arg(long)]
+    prompt: String,
+    /// Tokens to add
+    #[arg(long, default_value_t = 120)]
+    tokens: usize,
+    /// 0: always the likeliest token
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f64,
+    /// Draw among the K likeliest tokens only; 0: all
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    top_k: usize,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        let tokenizer = Tokenizer::load(&self.model.join(checkpoint::TOKENIZER))?;
+        let mut device = self.device.open()?;
+        let (gpt, store) = checkpoint::load(&self.model, &mut *device)?;
+        let mut tokens = tokenizer.encode(&self.prompt)?;
+        if let Some(id) = tokens.iter().find(|&&t| t as usize >= gpt.config.vocab) {
+            crate::bail!(
+                "{} gives token {id}, but the model knows {} tokens; use the tokenizer it was trained with",
+                self.model.join(checkpoint::TOKENIZER).display(),
+                gpt.config.vocab
+            );
+        }
+        let mut forward = Forward::new(&mut *device, &gpt, &store, (1, gpt.config.context))?;
+        let sampling = Sampling { temperature: self.temperature, top_k: self.top_k, seed: self.seed };
+        let prompt = tokens.clone();
+        // Characters may span tokens, so what is printed is the growth of the decoded whole.
+        let mut shown = String::new();
+        let mut print = |text: String| -> Result<()> {
+            let complete = text.trim_end_matches('\u{FFFD}');
+            if let Some(new) = complete.strip_prefix(shown.as_str()) {
+                print!("{new}");
+                std::io::stdout().flush().map_err(|e| Error::new(format!("cannot print: {e}")))?;
+                shown = complete.to_string();
+            }
+            Ok(())
+        };
+        print(tokenizer.decode(&tokens)?)?;
+        generate(&mut *device, &mut forward, &prompt, self.tokens, sampling, |token| {
+            tokens.push(token);
+            print(tokenizer.decode(&tokens)?)
+        })?;
+        println!();
+        Ok(())
+    }
+}

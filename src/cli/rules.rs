@@ -1,0 +1,123 @@
+//! Options that the three operators share.
+
+use crate::bail;
+use crate::device::Device;
+use crate::error::Result;
+use crate::files::write_dir_atomic;
+use crate::hub::checkpoint;
+use crate::model::Model;
+use crate::model::store::Store;
+use crate::multilevel::{DepthRule, Record, Rules, Scheme, Shares, WidthRule};
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Width {
+    Paper,
+    Exact,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Depth {
+    Copy,
+    Split,
+    Identity,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum ShareKind {
+    Equal,
+    Random,
+}
+
+/// Rules; what is not given comes from the small model's vcycle.json, and else is paper, copy, equal.
+#[derive(clap::Args)]
+pub struct RuleArgs {
+    /// How width is mapped: as published, or keeping the function
+    #[arg(long, value_enum, value_name = "RULE")]
+    width: Option<Width>,
+    /// How depth is mapped: copies, split branches, or identity layers
+    #[arg(long, value_enum, value_name = "RULE")]
+    depth: Option<Depth>,
+}
+
+/// How copies share the weights of what consumes them.
+#[derive(clap::Args)]
+pub struct ShareArgs {
+    #[arg(long, value_enum)]
+    shares: Option<ShareKind>,
+    /// Seed of random shares
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+impl RuleArgs {
+    pub fn over(&self, mut rules: Rules) -> Rules {
+        if let Some(width) = self.width {
+            rules.width = match width {
+                Width::Paper => WidthRule::Paper,
+                Width::Exact => WidthRule::Exact,
+            };
+        }
+        if let Some(depth) = self.depth {
+            rules.depth = match depth {
+                Depth::Copy => DepthRule::Copy,
+                Depth::Split => DepthRule::Split,
+                Depth::Identity => DepthRule::Identity,
+            };
+        }
+        rules
+    }
+}
+
+impl ShareArgs {
+    pub fn over(&self, mut rules: Rules) -> Result<Rules> {
+        rules.shares = match (self.shares, self.seed, rules.shares) {
+            (None, None, shares) => shares,
+            (Some(ShareKind::Random), seed, _) => Shares::Random { seed: seed.unwrap_or(1) },
+            (None, Some(seed), Shares::Random { .. }) => Shares::Random { seed },
+            (Some(ShareKind::Equal), None, _) => Shares::Equal,
+            (_, Some(_), _) => bail!("--seed belongs to --shares random"),
+        };
+        Ok(rules)
+    }
+}
+
+/// The scheme of a file, else the recorded one, else the default.
+pub fn scheme(file: &Option<PathBuf>, record: &Option<Record>) -> Result<Scheme> {
+    match (file, record) {
+        (Some(file), _) => Scheme::read(file),
+        (None, Some(record)) => Ok(record.scheme.clone()),
+        (None, None) => Ok(Scheme::default()),
+    }
+}
+
+/// Writes a model folder whole, with the tokenizer that lay beside its source.
+pub fn save(
+    out: &Path,
+    model: &dyn Model,
+    store: &Store,
+    device: &mut dyn Device,
+    source: &Path,
+    record: Option<&Record>,
+) -> Result<()> {
+    write_dir_atomic(out, |dir| {
+        checkpoint::save(dir, model, store, device)?;
+        let tokenizer = source.join(checkpoint::TOKENIZER);
+        if tokenizer.exists() {
+            let target = dir.join(checkpoint::TOKENIZER);
+            std::fs::copy(&tokenizer, &target).map_err(|e| crate::error::Error::io("copy", &tokenizer, e))?;
+        }
+        record.map_or(Ok(()), |record| record.write(dir))
+    })?;
+    let table = model.table();
+    println!(
+        "{}: {} layers, {} heads of {}, {} parameters",
+        out.display(),
+        table.layers,
+        table.heads,
+        table.head_size,
+        table.count()
+    );
+    Ok(())
+}

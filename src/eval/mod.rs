@@ -1,0 +1,98 @@
+//! What a model is worth: perplexity on text, and text of its own.
+
+pub mod generate;
+pub mod perplexity;
+
+use crate::device::ops::StepState;
+use crate::device::{self, Device};
+use crate::error::Result;
+use crate::model::gpt::Gpt;
+use crate::model::store::Store;
+use crate::tape::{LossOptions, Mode, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// A GPT on a device, for forward passes alone.
+pub struct Forward<'a> {
+    pub gpt: &'a Gpt,
+    store: &'a Store,
+    tape: Tape,
+    vars: Vec<Var>,
+    ids: Tensor,
+    labels: Tensor,
+}
+
+impl<'a> Forward<'a> {
+    /// For up to `batch` sequences of up to `time` tokens.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(device: &mut dyn Device, gpt: &'a Gpt, store: &'a Store, (batch, time): (usize, usize)) -> Result<Self> {
+        let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
+        let ids = device::alloc_tensor(device, DType::I32, &[batch, time])?;
+        let labels = device::alloc_tensor(device, DType::I32, &[batch, time])?;
+        Ok(Forward { gpt, store, tape: Tape::new(device.float(), state), vars: Vec::new(), ids, labels })
+    }
+
+    fn inputs(&mut self, device: &mut dyn Device, ids: &[i32], dims: [usize; 2]) -> Result<Var> {
+        let view = Tensor::new(self.ids.place, DType::I32, 0, &dims);
+        device.write(&view, bytemuck::cast_slice(ids))?;
+        self.tape.begin(Mode::Evaluate);
+        self.store.declare_frozen(&mut self.tape, &mut self.vars);
+        Ok(self.tape.input(view))
+    }
+
+    /// Mean loss of a batch `[B, T]`.
+    ///
+    /// # Errors
+    /// Ids outside the vocabulary; errors of the device.
+    pub fn loss(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], dims: [usize; 2]) -> Result<f64> {
+        let input = self.inputs(device, ids, dims)?;
+        let view = Tensor::new(self.labels.place, DType::I32, 0, &dims);
+        device.write(&view, bytemuck::cast_slice(labels))?;
+        let labels = self.tape.input(view);
+        let hidden = self.gpt.hidden(&mut self.tape, &self.vars, input, false, |_, _| {});
+        let logits = self.gpt.logits(&mut self.tape, &self.vars, hidden);
+        let loss = self.tape.cross_entropy(logits, labels, LossOptions::default());
+        self.tape.keep(loss);
+        self.tape.run(device)?;
+        device::read_scalar(device, &self.tape.value(loss)?)
+    }
+
+    /// Logits of a batch, `[B T, V]` row by row.
+    ///
+    /// # Errors
+    /// As [`Forward::loss`].
+    pub fn logits(&mut self, device: &mut dyn Device, ids: &[i32], dims: [usize; 2]) -> Result<Vec<f32>> {
+        let input = self.inputs(device, ids, dims)?;
+        let hidden = self.gpt.hidden(&mut self.tape, &self.vars, input, false, |_, _| {});
+        let logits = self.gpt.logits(&mut self.tape, &self.vars, hidden);
+        self.tape.keep(logits);
+        self.tape.run(device)?;
+        device::read_f32(device, &self.tape.value(logits)?)
+    }
+
+    /// Logits `[V]` after the last token of one sequence, which may be shorter than `dims` were: what follows is padding
+    /// that a causal model does not see.
+    ///
+    /// # Errors
+    /// As [`Forward::loss`].
+    pub fn next(&mut self, device: &mut dyn Device, ids: &[i32], last: usize) -> Result<Vec<f32>> {
+        let input = self.inputs(device, ids, [1, ids.len()])?;
+        let hidden = self.gpt.hidden(&mut self.tape, &self.vars, input, false, |_, _| {});
+        self.tape.keep(hidden);
+        self.tape.run(device)?;
+        // The head is applied to one row on the host: a product with the whole padded sequence would cost T times as much.
+        let hidden = device::read_f32(device, &self.tape.value(hidden)?.row_block(last, 1))?;
+        let table = self.store.tensor(0);
+        let mut logits = Vec::with_capacity(table.rows());
+        const BLOCK: usize = 1024;
+        for start in (0..table.rows()).step_by(BLOCK) {
+            let block = table.row_block(start, BLOCK.min(table.rows() - start));
+            let rows = device::read_f32(device, &block)?;
+            logits.extend(
+                rows.chunks_exact(hidden.len()).map(|r| r.iter().zip(&hidden).map(|(a, b)| a * b).sum::<f32>()),
+            );
+        }
+        Ok(logits)
+    }
+}

@@ -1,0 +1,45 @@
+//! Perplexity of a text.
+
+use super::Forward;
+use crate::data::sampler::{check_length, validation_batch};
+use crate::data::shard::Shard;
+use crate::device::Device;
+use crate::error::Result;
+
+/// Mean loss per token, each token seen with at most `context` before it, in consecutive windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Perplexity {
+    pub tokens: usize,
+    /// Nats per token.
+    pub loss: f64,
+}
+
+impl Perplexity {
+    pub fn perplexity(&self) -> f64 {
+        self.loss.exp()
+    }
+}
+
+/// Scores a whole shard in windows of `context` tokens, `batch` at a time.
+///
+/// # Errors
+/// A shard shorter than a window, or with tokens that the model does not have; errors of the device.
+pub fn perplexity(
+    device: &mut dyn Device,
+    model: &mut Forward<'_>,
+    shard: &Shard,
+    (batch, context): (usize, usize),
+) -> Result<Perplexity> {
+    check_length(shard, context)?;
+    let (mut ids, mut labels) = (vec![0; batch * context], vec![0; batch * context]);
+    let (mut total, mut tokens) = (0.0, 0);
+    for index in 0.. {
+        let scored = validation_batch(shard, index, batch, context, &mut ids, &mut labels)?;
+        if scored == 0 {
+            break;
+        }
+        total += model.loss(device, &ids, &labels, [batch, context])? * scored as f64;
+        tokens += scored;
+    }
+    Ok(Perplexity { tokens, loss: total / tokens.max(1) as f64 })
+}

@@ -1,0 +1,3 @@
+//! Comparing runs.
+
+pub mod savings;

@@ -1,0 +1,93 @@
+//! What the V-cycle saved: FLOPs and seconds until it is as good as the scratch run ever was.
+
+use serde::Serialize;
+use std::fmt;
+
+/// One evaluation of a run: FLOPs and seconds so far, held-out loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Point {
+    pub flops: u64,
+    pub seconds: f64,
+    pub loss: f64,
+}
+
+/// See the module. `vcycle` holds evaluations of level 1 alone.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Savings {
+    /// Where the scratch run was best.
+    pub scratch: Point,
+    /// Where the V-cycle was best.
+    pub vcycle_best: Point,
+    /// The first evaluation of the V-cycle that is no worse than the scratch run's best.
+    pub vcycle_reached: Option<Point>,
+}
+
+impl Savings {
+    /// `None` when a run was never evaluated.
+    pub fn of(vcycle: &[Point], scratch: &[Point]) -> Option<Self> {
+        let best = |points: &[Point]| points.iter().copied().min_by(|a, b| a.loss.total_cmp(&b.loss));
+        let scratch = best(scratch)?;
+        let vcycle_reached = vcycle.iter().copied().find(|p| p.loss <= scratch.loss);
+        Some(Savings { scratch, vcycle_best: best(vcycle)?, vcycle_reached })
+    }
+
+    /// Fractions of FLOPs and seconds saved; negative where the V-cycle took more.
+    pub fn fractions(&self) -> Option<(f64, f64)> {
+        let reached = self.vcycle_reached?;
+        let saved = |used: f64, full: f64| 1.0 - used / full.max(f64::MIN_POSITIVE);
+        Some((saved(reached.flops as f64, self.scratch.flops as f64), saved(reached.seconds, self.scratch.seconds)))
+    }
+}
+
+impl fmt::Display for Savings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, p: &Point| {
+            writeln!(f, "  {name:<34} {:>9.4}  {:>10.3e}  {:>8.1}", p.loss, p.flops as f64, p.seconds)
+        };
+        writeln!(f, "  {:<34} {:>9}  {:>10}  {:>8}", "", "held-out", "FLOPs", "seconds")?;
+        row(f, "scratch at its best", &self.scratch)?;
+        if let Some(reached) = &self.vcycle_reached {
+            row(f, "V-cycle when as good", reached)?;
+        }
+        row(f, "V-cycle at its best", &self.vcycle_best)?;
+        match self.fractions() {
+            Some((flops, seconds)) => write!(
+                f,
+                "saved: {:.1} % of the FLOPs and {:.1} % of the seconds to the scratch run's best loss",
+                100.0 * flops,
+                100.0 * seconds
+            ),
+            None => write!(
+                f,
+                "saved: nothing; the V-cycle ended {:.4} above the scratch run's best loss",
+                self.vcycle_best.loss - self.scratch.loss
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curve(points: &[(u64, f64)]) -> Vec<Point> {
+        points.iter().map(|&(flops, loss)| Point { flops, seconds: flops as f64 / 10.0, loss }).collect()
+    }
+
+    #[test]
+    fn the_first_point_as_good_counts() {
+        let scratch = curve(&[(100, 4.0), (200, 3.0), (300, 3.1)]);
+        let vcycle = curve(&[(50, 3.5), (150, 3.0), (180, 2.9)]);
+        let savings = Savings::of(&vcycle, &scratch).expect("both have points");
+        assert_eq!(savings.scratch.flops, 200);
+        assert_eq!(savings.vcycle_reached.map(|p| p.flops), Some(150));
+        assert_eq!(savings.fractions(), Some((0.25, 0.25)));
+    }
+
+    #[test]
+    fn a_run_that_never_gets_there_saves_nothing_and_says_so() {
+        let savings = Savings::of(&curve(&[(50, 3.5)]), &curve(&[(100, 3.0)])).expect("both have points");
+        assert_eq!(savings.fractions(), None);
+        assert!(savings.to_string().contains("0.5000 above"));
+    }
+}

@@ -1,0 +1,352 @@
+//! A run's configuration: TOML, checked before anything is written.
+
+use super::learner::OptimizerConfig;
+use super::schedule::{DEFAULT_COOLDOWN, Decay, Schedule};
+use crate::bail;
+use crate::data::prepare::DataSpec;
+use crate::data::text::HeldOut;
+use crate::error::{At, Error, Result};
+use crate::multilevel::{DepthRule, Rules, Scheme, Shares, WidthRule};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The whole file. Every key is listed in `docs/configuration.md`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Of initial weights, batches, dropout and random shares.
+    #[serde(default = "one")]
+    pub seed: u64,
+    pub model: ModelConfig,
+    pub data: DataConfig,
+    pub train: TrainConfig,
+    #[serde(default)]
+    pub optimizer: Adam,
+    #[serde(default)]
+    pub rules: RulesConfig,
+    /// Level 1 first. One level: plain training.
+    pub levels: Vec<Level>,
+    /// The twin: level 1 trained from scratch, for comparison.
+    pub scratch: Option<Stage>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// Level 1.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    pub family: Family,
+    pub layers: usize,
+    pub heads: usize,
+    pub head_size: usize,
+    /// Tokens of a sequence.
+    pub context: usize,
+    /// Of embeddings, attention weights and residual branches alike.
+    #[serde(default)]
+    pub dropout: f32,
+    #[serde(default = "init_std")]
+    pub init_std: f64,
+}
+
+fn init_std() -> f64 {
+    0.02
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    Gpt,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Plain text or `.zst`.
+    pub text: PathBuf,
+    /// `char`, `byte`, `bpe:N`, or a `tokenizer.json`.
+    pub tokenizer: String,
+    /// Every n-th document is held out.
+    #[serde(default = "ten")]
+    pub held_out_every: usize,
+    /// How the first line of a document begins; without it the text is cut into a hundred pieces.
+    #[serde(default)]
+    pub document_prefix: Option<String>,
+}
+
+fn ten() -> usize {
+    10
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Steps between evaluations; one more is made at the end of every stage.
+    pub eval_every: u64,
+    /// Batches of an evaluation; 0: the whole held-out text.
+    #[serde(default)]
+    pub eval_batches: usize,
+    /// Keep only the inputs of blocks and compute them again in the backward pass.
+    #[serde(default)]
+    pub recompute: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Adam {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    pub clip: f64,
+}
+
+impl Default for Adam {
+    fn default() -> Self {
+        Adam { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RulesConfig {
+    pub width: WidthRule,
+    pub depth: DepthRule,
+    pub shares: SharesConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum SharesConfig {
+    #[default]
+    Equal,
+    Random,
+}
+
+/// One level. Sizes and scheme belong to levels 2 and below; so does `alpha`, with which a level returns to the one above.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Level {
+    pub layers: Option<usize>,
+    pub heads: Option<usize>,
+    pub width_scheme: Option<Vec<Vec<usize>>>,
+    pub depth_scheme: Option<Vec<Vec<usize>>>,
+    pub alpha: Option<f64>,
+    /// Before coalescing; not on the last level.
+    pub before: Option<Stage>,
+    /// After interpolation; on the last level all of its training.
+    pub train: Stage,
+}
+
+impl Level {
+    pub fn scheme(&self) -> Scheme {
+        Scheme { width_scheme: self.width_scheme.clone(), depth_scheme: self.depth_scheme.clone(), head_size: None }
+    }
+}
+
+/// Steps of training under one schedule.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    pub steps: u64,
+    pub lr: f64,
+    #[serde(default)]
+    pub warmup: u64,
+    #[serde(default = "cosine")]
+    pub decay: Decay,
+    #[serde(default = "tenth")]
+    pub floor: f64,
+    #[serde(default = "cooldown")]
+    pub cooldown: f64,
+}
+
+fn cosine() -> Decay {
+    Decay::Cosine
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+fn cooldown() -> f64 {
+    DEFAULT_COOLDOWN
+}
+
+impl Stage {
+    pub fn schedule(&self) -> Schedule {
+        let Stage { steps, lr, warmup, decay, floor, cooldown } = *self;
+        Schedule { base: lr, warmup, steps, decay, floor, cooldown }
+    }
+}
+
+impl Config {
+    /// Reads a file, applies `key=value` changes (dotted keys, `levels.0.train.steps=10`), and checks.
+    ///
+    /// # Errors
+    /// An unreadable file; TOML or keys that are wrong, with line and column; values that do not fit, by key.
+    pub fn read(path: &Path, changes: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        Self::parse(&text, changes).at(path.display())
+    }
+
+    /// As [`Config::read`], from text.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(text: &str, changes: &[String]) -> Result<Self> {
+        let config: Config = if changes.is_empty() {
+            toml::from_str(text).map_err(|e| Error::new(e.to_string().trim_end().to_string()))?
+        } else {
+            let mut value: toml::Value = toml::from_str(text).map_err(|e| Error::new(e.to_string()))?;
+            for change in changes {
+                set(&mut value, change).at(format_args!("--set {change}"))?;
+            }
+            value.try_into().map_err(|e: toml::de::Error| Error::new(format!("{}, after --set", e.message())))?
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let train = &self.train;
+        if self.model.head_size == 0 || self.model.context == 0 {
+            bail!("model: head_size and context must be at least 1");
+        }
+        if !(0.0..1.0).contains(&self.model.dropout) {
+            bail!("model.dropout: {} is outside 0..1", self.model.dropout);
+        }
+        if !(self.model.init_std > 0.0 && self.model.init_std.is_finite()) {
+            bail!("model.init_std: {} must be positive", self.model.init_std);
+        }
+        if train.batch == 0 || train.eval_every == 0 {
+            bail!("train: batch and eval_every must be at least 1");
+        }
+        let adam = &self.optimizer;
+        for (key, beta) in [("beta1", adam.beta1), ("beta2", adam.beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                bail!("optimizer.{key}: {beta} is outside 0..1");
+            }
+        }
+        for (key, value) in [("eps", adam.eps), ("clip", adam.clip)] {
+            if value.is_nan() || value <= 0.0 {
+                bail!(
+                    "optimizer.{key}: {value} must be above 0{}",
+                    if key == "clip" { " (inf: no clipping)" } else { "" }
+                );
+            }
+        }
+        if !(adam.weight_decay >= 0.0 && adam.weight_decay.is_finite()) {
+            bail!("optimizer.weight_decay: {} must not be negative", adam.weight_decay);
+        }
+        if self.levels.is_empty() {
+            bail!("levels: at least level 1 is needed, as [[levels]] with a table levels.train");
+        }
+        let last = self.levels.len() - 1;
+        for (i, level) in self.levels.iter().enumerate() {
+            level.check(i, last).at(format_args!("levels[{i}]"))?;
+        }
+        if let Some(stage) = &self.scratch {
+            stage.check().at("scratch")?;
+        }
+        Ok(())
+    }
+
+    pub fn data_spec(&self) -> DataSpec {
+        DataSpec {
+            text: self.data.text.clone(),
+            tokenizer: self.data.tokenizer.clone(),
+            held_out: HeldOut { prefix: self.data.document_prefix.clone(), every: self.data.held_out_every },
+        }
+    }
+
+    pub fn optimizer(&self) -> OptimizerConfig {
+        let Adam { beta1, beta2, eps, weight_decay, clip } = self.optimizer;
+        OptimizerConfig { beta1, beta2, eps, weight_decay, clip }
+    }
+
+    pub fn rules(&self) -> Rules {
+        let shares = match self.rules.shares {
+            SharesConfig::Equal => Shares::Equal,
+            SharesConfig::Random => Shares::Random { seed: self.seed },
+        };
+        Rules { width: self.rules.width, depth: self.rules.depth, shares }
+    }
+}
+
+impl Level {
+    fn check(&self, number: usize, last: usize) -> Result<()> {
+        self.train.check().at("train")?;
+        match (&self.before, number < last) {
+            (Some(stage), true) => stage.check().at("before")?,
+            (None, true) => bail!("before: missing; every level but the last trains before it is coalesced"),
+            (Some(_), false) => bail!("before: the last level is not coalesced; put its steps into train"),
+            (None, false) => {}
+        }
+        let sizes = self.layers.is_some() || self.heads.is_some();
+        let schemes = self.width_scheme.is_some() || self.depth_scheme.is_some();
+        if number == 0 && (sizes || schemes || self.alpha.is_some()) {
+            bail!("level 1 has its sizes in [model]; layers, heads, schemes and alpha belong to the levels below");
+        }
+        if number > 0 {
+            if !sizes && !schemes {
+                bail!(
+                    "give layers and heads, or width_scheme and depth_scheme, so that the level is smaller than the one above"
+                );
+            }
+            match self.alpha {
+                Some(alpha) if (0.0..=1.0).contains(&alpha) => {}
+                Some(alpha) => {
+                    bail!("alpha: {alpha} is outside 0..=1; 0 keeps the larger model, 1 takes the de-coalesced one")
+                }
+                None => bail!("alpha: missing; the paper uses 0.5 for BERT and 0.25 for GPT and DeiT"),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stage {
+    fn check(&self) -> Result<()> {
+        self.schedule().check()
+    }
+}
+
+/// Puts `value` (TOML, or a bare string) at a dotted key.
+fn set(root: &mut toml::Value, change: &str) -> Result<()> {
+    let Some((key, text)) = change.split_once('=') else { bail!("a change looks like train.batch=8") };
+    let parsed: Option<toml::Value> =
+        toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut t| t.remove("value"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_string()));
+    let mut at = root;
+    let parts: Vec<&str> = key.trim().split('.').collect();
+    for (i, part) in parts.iter().enumerate() {
+        let is_last = i + 1 == parts.len();
+        at = match at {
+            toml::Value::Table(_) if part.is_empty() => bail!("the key {key:?} has an empty part"),
+            toml::Value::Table(table) if is_last => {
+                table.insert((*part).to_string(), value);
+                return Ok(());
+            }
+            toml::Value::Table(table) => {
+                table.entry((*part).to_string()).or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            }
+            toml::Value::Array(items) => {
+                let count = items.len();
+                match part.parse::<usize>().ok().and_then(|n| items.get_mut(n)) {
+                    Some(item) if is_last => {
+                        *item = value;
+                        return Ok(());
+                    }
+                    Some(item) => item,
+                    None => bail!("{part:?} is no element of a list of {count}; count from 0"),
+                }
+            }
+            _ => bail!("{part:?} lies below a value that is no table"),
+        };
+    }
+    Ok(())
+}
