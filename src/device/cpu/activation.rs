@@ -6,17 +6,22 @@ impl Cpu {
     pub(super) fn activation_backward(&self, op: &ActivationBackward) -> Result<()> {
         let (dout, pre, dx) = (self.f(&op.dout)?, self.f(&op.pre)?, self.f(&op.dx)?);
         let in_place = dout.pointer() == dx.pointer();
-        self.for_chunks(dx.rows, rows_of(dx.width, CHUNK), |range| {
-            for r in range {
-                // SAFETY: this chunk alone writes row r of dx; dout is not taken as a slice when it is the same memory.
-                let (pre, dx) = unsafe { (pre.row(r), dx.row_mut(r)) };
-                if !in_place {
-                    // SAFETY: as above.
-                    dx.copy_from_slice(unsafe { dout.row(r) });
+        self.for_chunks(
+            dx.rows,
+            rows_of(dx.width, CHUNK),
+            #[inline(always)]
+            |range| {
+                for r in range {
+                    // SAFETY: this chunk alone writes row r of dx; dout is not taken as a slice when it is the same memory.
+                    let (pre, dx) = unsafe { (pre.row(r), dx.row_mut(r)) };
+                    if !in_place {
+                        // SAFETY: as above.
+                        dx.copy_from_slice(unsafe { dout.row(r) });
+                    }
+                    math::scale_by_grad(op.kind, pre, dx);
                 }
-                math::scale_by_grad(op.kind, pre, dx);
-            }
-        });
+            },
+        );
         Ok(())
     }
 }

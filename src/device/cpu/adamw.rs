@@ -15,24 +15,29 @@ impl Cpu {
         let (step, root) = (lr / state.bias1, 1.0 / state.bias2.sqrt());
         let decayed = (1.0 - f64::from(lr) * op.weight_decay) as f32;
         const _: () = assert!(CHUNK.is_multiple_of(ALIGN));
-        self.for_chunks(grads.len(), CHUNK, |range| {
-            // SAFETY: this chunk alone touches these elements.
-            let (p, m, v) = unsafe {
-                (params.span_mut(0, range.clone()), m.span_mut(0, range.clone()), v.span_mut(0, range.clone()))
-            };
-            let g = &grads[range.clone()];
-            for (block, &decays) in mask[range.start / ALIGN..range.end / ALIGN].iter().enumerate() {
-                let keep = if decays != 0 { decayed } else { 1.0 };
-                let at = block * ALIGN..(block + 1) * ALIGN;
-                let (p, m, v, g) = (&mut p[at.clone()], &mut m[at.clone()], &mut v[at.clone()], &g[at]);
-                for i in 0..ALIGN {
-                    let grad = g[i] * clip;
-                    m[i] = b1.mul_add(m[i], c1 * grad);
-                    v[i] = b2.mul_add(v[i], c2 * grad * grad);
-                    p[i] = p[i] * keep - step * m[i] / v[i].sqrt().mul_add(root, eps);
+        self.for_chunks(
+            grads.len(),
+            CHUNK,
+            #[inline(always)]
+            |range| {
+                // SAFETY: this chunk alone touches these elements.
+                let (p, m, v) = unsafe {
+                    (params.span_mut(0, range.clone()), m.span_mut(0, range.clone()), v.span_mut(0, range.clone()))
+                };
+                let g = &grads[range.clone()];
+                for (block, &decays) in mask[range.start / ALIGN..range.end / ALIGN].iter().enumerate() {
+                    let keep = if decays != 0 { decayed } else { 1.0 };
+                    let at = block * ALIGN..(block + 1) * ALIGN;
+                    let (p, m, v, g) = (&mut p[at.clone()], &mut m[at.clone()], &mut v[at.clone()], &g[at]);
+                    for i in 0..ALIGN {
+                        let grad = g[i] * clip;
+                        m[i] = b1.mul_add(m[i], c1 * grad);
+                        v[i] = b2.mul_add(v[i], c2 * grad * grad);
+                        p[i] = p[i] * keep - step * m[i] / v[i].sqrt().mul_add(root, eps);
+                    }
                 }
-            }
-        });
+            },
+        );
         Ok(())
     }
 }

@@ -7,25 +7,40 @@ use super::{Cpu, View, math};
 use crate::device::ops::{Attention, StepState};
 use crate::error::Result;
 use crate::tensor::Tensor;
-use std::cell::RefCell;
+use std::cell::Cell;
 
 /// Queries of a block.
 pub(super) const BLOCK: usize = 64;
 
 thread_local! {
     /// Scores of a block, grown once per thread and shape.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Calls `f` with `n` floats of this thread's scratch memory.
-#[inline(always)]
-pub(super) fn with_scratch<R>(n: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < n {
-            scratch.resize(n, 0.0);
+/// This thread's scratch memory, lent until dropped. Not a closure's argument: the loops over it would be compiled apart,
+/// without the vector instructions that were chosen at run time.
+pub(super) struct Scratch(Vec<f32>);
+
+impl Scratch {
+    /// At least `n` floats.
+    pub fn take(n: usize) -> Self {
+        let mut memory = SCRATCH.take();
+        if memory.len() < n {
+            memory.resize(n, 0.0);
         }
-        f(&mut scratch[..n])
-    })
+        Scratch(memory)
+    }
+
+    #[inline(always)]
+    pub fn slice(&mut self, n: usize) -> &mut [f32] {
+        &mut self.0[..n]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        SCRATCH.set(std::mem::take(&mut self.0));
+    }
 }
 
 /// What forward and backward share: the operands, and the scores of a block.
@@ -105,9 +120,14 @@ impl Cpu {
         let (batch, tq, tk, heads, d) = op.sizes();
         let (all, out) = (Heads::new(self, op)?, self.heads(&op.out)?);
         let lse = self.f(&op.lse.reshape(&[1, batch * heads * tq]))?;
-        self.for_chunks(batch * heads, 1, |pair| {
-            let (b, h) = (pair.start / heads, pair.start % heads);
-            with_scratch(BLOCK * tk, |scratch| {
+        self.for_chunks(
+            batch * heads,
+            1,
+            #[inline(always)]
+            |pair| {
+                let (b, h) = (pair.start / heads, pair.start % heads);
+                let mut scratch = Scratch::take(BLOCK * tk);
+                let scratch = scratch.slice(BLOCK * tk);
                 for i in (0..tq).step_by(BLOCK) {
                     let n = BLOCK.min(tq - i);
                     let keys = op.visible(i + n - 1);
@@ -127,8 +147,8 @@ impl Cpu {
                         product((n, d, keys), p, v, o, false, 1.0);
                     }
                 }
-            });
-        });
+            },
+        );
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The gradient of attention: scores are computed again block by block from the log-sum-exp.
 
-use super::attention::{BLOCK, Heads, weight, with_scratch};
+use super::attention::{BLOCK, Heads, Scratch, weight};
 use super::linear::{Matrix, product};
 use super::{Cpu, math};
 use crate::device::ops::AttentionBackward;
@@ -15,19 +15,24 @@ impl Cpu {
         let (dq, dk, dv) = (self.heads(&op.dq)?, self.heads(&op.dk)?, self.heads(&op.dv)?);
         let flat = |t: &crate::tensor::Tensor| self.f(&t.reshape(&[1, batch * heads * tq]));
         let (lse, delta) = (flat(&f.lse)?, flat(&op.delta)?);
-        self.for_chunks(batch * heads, 1, |pair| {
-            let (b, h) = (pair.start / heads, pair.start % heads);
-            let column = h * d;
-            for t in 0..tk {
-                // SAFETY: this chunk alone writes this head of this sequence.
-                unsafe {
-                    dk.span_mut(b * tk + t, column..column + d).fill(0.0);
-                    dv.span_mut(b * tk + t, column..column + d).fill(0.0);
+        self.for_chunks(
+            batch * heads,
+            1,
+            #[inline(always)]
+            |pair| {
+                let (b, h) = (pair.start / heads, pair.start % heads);
+                let column = h * d;
+                for t in 0..tk {
+                    // SAFETY: this chunk alone writes this head of this sequence.
+                    unsafe {
+                        dk.span_mut(b * tk + t, column..column + d).fill(0.0);
+                        dv.span_mut(b * tk + t, column..column + d).fill(0.0);
+                    }
                 }
-            }
-            // P after dropout, dP and then dS, and the undropped P where dropout makes them differ.
-            let parts = if f.dropout.is_some() { 3 } else { 2 };
-            with_scratch(parts * BLOCK * tk, |scratch| {
+                // P after dropout, dP and then dS, and the undropped P where dropout makes them differ.
+                let parts = if f.dropout.is_some() { 3 } else { 2 };
+                let mut scratch = Scratch::take(parts * BLOCK * tk);
+                let scratch = scratch.slice(parts * BLOCK * tk);
                 for i in (0..tq).step_by(BLOCK) {
                     let n = BLOCK.min(tq - i);
                     let keys = f.visible(i + n - 1);
@@ -77,8 +82,8 @@ impl Cpu {
                         product((keys, d, n), transposed(p), g, Heads::head(&dv, tk, b, 0, column), true, 1.0);
                     }
                 }
-            });
-        });
+            },
+        );
         Ok(())
     }
 }

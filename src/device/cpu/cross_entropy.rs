@@ -15,47 +15,52 @@ impl Cpu {
         let scored = labels.iter().filter(|&&l| l != op.ignore).count();
         let each = (op.weight / scored.max(1) as f64) as f32;
         let (hit, spread) = ((1.0 - op.smoothing) as f32, (op.smoothing / vocab as f64) as f32);
-        self.for_chunks(logits.rows, rows_of(vocab, CHUNK), |range| {
-            for r in range {
-                let label = labels[r];
-                let value = if label == op.ignore {
-                    if let Some(d) = &dlogits {
-                        // SAFETY: this chunk alone writes row r.
-                        unsafe { d.row_mut(r) }.fill(0.0);
-                    }
-                    0.0
-                } else {
-                    // SAFETY: this chunk alone touches row r of dlogits; the slice of logits ends before dlogits, which
-                    // may be the same memory, is written.
-                    let (largest, total, mean, at_label) = unsafe {
-                        let row = logits.row(r);
-                        let largest = math::max(row);
-                        let total = math::sum(row, |z| math::exp(z - largest));
-                        let mean = if spread > 0.0 { math::sum(row, |z| z) / vocab as f32 } else { 0.0 };
-                        (largest, total, mean, row[label as usize])
-                    };
-                    let lse = largest + total.ln();
-                    if let Some(d) = &dlogits {
-                        let scale = each / total;
-                        let same = d.pointer() == logits.pointer();
-                        // SAFETY: as above.
-                        let d = unsafe { d.row_mut(r) };
-                        if same {
-                            d.iter_mut().for_each(|z| *z = math::exp(*z - largest).mul_add(scale, -each * spread));
-                        } else {
-                            // SAFETY: different memory, only read.
-                            let row = unsafe { logits.row(r) };
-                            d.iter_mut()
-                                .zip(row)
-                                .for_each(|(d, z)| *d = math::exp(*z - largest).mul_add(scale, -each * spread));
+        self.for_chunks(
+            logits.rows,
+            rows_of(vocab, CHUNK),
+            #[inline(always)]
+            |range| {
+                for r in range {
+                    let label = labels[r];
+                    let value = if label == op.ignore {
+                        if let Some(d) = &dlogits {
+                            // SAFETY: this chunk alone writes row r.
+                            unsafe { d.row_mut(r) }.fill(0.0);
                         }
-                        d[label as usize] -= each * hit;
-                    }
-                    hit * (lse - at_label) + (1.0 - hit) * (lse - mean)
-                };
-                losses.set(0, r, value);
-            }
-        });
+                        0.0
+                    } else {
+                        // SAFETY: this chunk alone touches row r of dlogits; the slice of logits ends before dlogits, which
+                        // may be the same memory, is written.
+                        let (largest, total, mean, at_label) = unsafe {
+                            let row = logits.row(r);
+                            let largest = math::max(row);
+                            let total = math::sum(row, |z| math::exp(z - largest));
+                            let mean = if spread > 0.0 { math::sum(row, |z| z) / vocab as f32 } else { 0.0 };
+                            (largest, total, mean, row[label as usize])
+                        };
+                        let lse = largest + total.ln();
+                        if let Some(d) = &dlogits {
+                            let scale = each / total;
+                            let same = d.pointer() == logits.pointer();
+                            // SAFETY: as above.
+                            let d = unsafe { d.row_mut(r) };
+                            if same {
+                                d.iter_mut().for_each(|z| *z = math::exp(*z - largest).mul_add(scale, -each * spread));
+                            } else {
+                                // SAFETY: different memory, only read.
+                                let row = unsafe { logits.row(r) };
+                                d.iter_mut()
+                                    .zip(row)
+                                    .for_each(|(d, z)| *d = math::exp(*z - largest).mul_add(scale, -each * spread));
+                            }
+                            d[label as usize] -= each * hit;
+                        }
+                        hit * (lse - at_label) + (1.0 - hit) * (lse - mean)
+                    };
+                    losses.set(0, r, value);
+                }
+            },
+        );
         let total: f64 = (0..logits.rows).map(|r| f64::from(losses.get(0, r))).sum();
         loss.set(0, 0, (total * op.weight / scored.max(1) as f64) as f32);
         Ok(())

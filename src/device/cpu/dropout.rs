@@ -23,21 +23,26 @@ impl Cpu {
         let state = self.step_state(&op.mask.state)?;
         let (x, residual, out) = (self.f(&op.x)?, self.maybe(&op.residual)?, self.f(&op.out)?);
         let in_place = x.pointer() == out.pointer();
-        self.for_chunks(x.rows, rows_of(x.width, CHUNK / 4), |range| {
-            for r in range {
-                // SAFETY: this chunk alone writes row r of out; x is not taken as a slice when it is the same memory.
-                let target = unsafe { out.row_mut(r) };
-                if !in_place {
-                    // SAFETY: as above.
-                    target.copy_from_slice(unsafe { x.row(r) });
+        self.for_chunks(
+            x.rows,
+            rows_of(x.width, CHUNK / 4),
+            #[inline(always)]
+            |range| {
+                for r in range {
+                    // SAFETY: this chunk alone writes row r of out; x is not taken as a slice when it is the same memory.
+                    let target = unsafe { out.row_mut(r) };
+                    if !in_place {
+                        // SAFETY: as above.
+                        target.copy_from_slice(unsafe { x.row(r) });
+                    }
+                    for_mask(&state, &op.mask, (r * x.width) as u64, x.width, |c, scale| target[c] *= scale);
+                    if let Some(residual) = &residual {
+                        // SAFETY: the residual is only read.
+                        target.iter_mut().zip(unsafe { residual.row(r) }).for_each(|(t, x)| *t += x);
+                    }
                 }
-                for_mask(&state, &op.mask, (r * x.width) as u64, x.width, |c, scale| target[c] *= scale);
-                if let Some(residual) = &residual {
-                    // SAFETY: the residual is only read.
-                    target.iter_mut().zip(unsafe { residual.row(r) }).for_each(|(t, x)| *t += x);
-                }
-            }
-        });
+            },
+        );
         Ok(())
     }
 }

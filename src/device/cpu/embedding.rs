@@ -19,22 +19,27 @@ impl Cpu {
         let (table, positions, out) = (self.f(&op.table)?, self.maybe(&op.positions)?, self.f(&op.out)?);
         check_ids(ids, table.rows)?;
         let time = op.ids.dims()[1];
-        self.for_chunks(out.rows, rows_of(out.width, CHUNK), |range| {
-            for r in range {
-                // SAFETY: this chunk alone writes row r of out; the tables are only read.
-                let (row, out) = unsafe { (table.row(ids[r] as usize), out.row_mut(r)) };
-                if op.accumulate {
-                    out.iter_mut().zip(row).for_each(|(o, x)| *o += x);
-                } else {
-                    out.copy_from_slice(row);
+        self.for_chunks(
+            out.rows,
+            rows_of(out.width, CHUNK),
+            #[inline(always)]
+            |range| {
+                for r in range {
+                    // SAFETY: this chunk alone writes row r of out; the tables are only read.
+                    let (row, out) = unsafe { (table.row(ids[r] as usize), out.row_mut(r)) };
+                    if op.accumulate {
+                        out.iter_mut().zip(row).for_each(|(o, x)| *o += x);
+                    } else {
+                        out.copy_from_slice(row);
+                    }
+                    if let Some(positions) = &positions {
+                        // SAFETY: as above.
+                        let row = unsafe { positions.row(r % time) };
+                        out.iter_mut().zip(row).for_each(|(o, x)| *o += x);
+                    }
                 }
-                if let Some(positions) = &positions {
-                    // SAFETY: as above.
-                    let row = unsafe { positions.row(r % time) };
-                    out.iter_mut().zip(row).for_each(|(o, x)| *o += x);
-                }
-            }
-        });
+            },
+        );
         Ok(())
     }
 
@@ -46,28 +51,33 @@ impl Cpu {
         }
         let time = op.ids.dims()[1];
         let skip = op.padding.map_or(-1, i64::from);
-        self.for_chunks(dout.width, COLUMNS, |columns| {
-            let targets = [(&table, op.accumulate_table), (&positions, op.accumulate_positions)];
-            for (target, _) in targets.iter().filter(|(_, accumulate)| !accumulate) {
-                for t in target.iter() {
-                    // SAFETY: this chunk owns these columns of every row.
-                    (0..t.rows).for_each(|r| unsafe { t.span_mut(r, columns.clone()) }.fill(0.0));
+        self.for_chunks(
+            dout.width,
+            COLUMNS,
+            #[inline(always)]
+            |columns| {
+                let targets = [(&table, op.accumulate_table), (&positions, op.accumulate_positions)];
+                for (target, _) in targets.iter().filter(|(_, accumulate)| !accumulate) {
+                    for t in target.iter() {
+                        // SAFETY: this chunk owns these columns of every row.
+                        (0..t.rows).for_each(|r| unsafe { t.span_mut(r, columns.clone()) }.fill(0.0));
+                    }
                 }
-            }
-            for (r, &id) in ids.iter().enumerate() {
-                // SAFETY: as above; dout is only read.
-                let d = unsafe { dout.span(r, columns.clone()) };
-                let rows = [
-                    table.filter(|_| i64::from(id) != skip).map(|t| (t, id as usize)),
-                    positions.map(|t| (t, r % time)),
-                ];
-                for (target, row) in rows.into_iter().flatten() {
-                    // SAFETY: as above.
-                    let target = unsafe { target.span_mut(row, columns.clone()) };
-                    target.iter_mut().zip(d).for_each(|(t, d)| *t += d);
+                for (r, &id) in ids.iter().enumerate() {
+                    // SAFETY: as above; dout is only read.
+                    let d = unsafe { dout.span(r, columns.clone()) };
+                    let rows = [
+                        table.filter(|_| i64::from(id) != skip).map(|t| (t, id as usize)),
+                        positions.map(|t| (t, r % time)),
+                    ];
+                    for (target, row) in rows.into_iter().flatten() {
+                        // SAFETY: as above.
+                        let target = unsafe { target.span_mut(row, columns.clone()) };
+                        target.iter_mut().zip(d).for_each(|(t, d)| *t += d);
+                    }
                 }
-            }
-        });
+            },
+        );
         Ok(())
     }
 }

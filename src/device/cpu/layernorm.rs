@@ -8,34 +8,39 @@ impl Cpu {
         let (weight, bias) = (self.slice::<f32>(&op.weight)?, self.slice::<f32>(&op.bias)?);
         let (out, mean, rstd) = (self.f(&op.out)?, self.f(&op.mean)?, self.f(&op.rstd)?);
         let (n, eps) = (x.width as f32, op.eps as f32);
-        self.for_chunks(x.rows, rows_of(x.width, CHUNK), |range| {
-            for r in range {
-                // SAFETY: this chunk alone writes row r of sum and out; `residual` is not taken as a slice when it is sum.
-                let row = unsafe {
-                    match (&residual, &sum) {
-                        (Some(residual), Some(sum)) => {
-                            let target = sum.row_mut(r);
-                            if residual.pointer() != sum.pointer() {
-                                target.copy_from_slice(residual.row(r));
+        self.for_chunks(
+            x.rows,
+            rows_of(x.width, CHUNK),
+            #[inline(always)]
+            |range| {
+                for r in range {
+                    // SAFETY: this chunk alone writes row r of sum and out; `residual` is not taken as a slice when it is sum.
+                    let row = unsafe {
+                        match (&residual, &sum) {
+                            (Some(residual), Some(sum)) => {
+                                let target = sum.row_mut(r);
+                                if residual.pointer() != sum.pointer() {
+                                    target.copy_from_slice(residual.row(r));
+                                }
+                                target.iter_mut().zip(x.row(r)).for_each(|(s, x)| *s += x);
+                                &*target
                             }
-                            target.iter_mut().zip(x.row(r)).for_each(|(s, x)| *s += x);
-                            &*target
+                            _ => x.row(r),
                         }
-                        _ => x.row(r),
+                    };
+                    let mu = math::sum(row, |v| v) / n;
+                    let variance = math::sum(row, |v| (v - mu) * (v - mu)) / n;
+                    let scale = 1.0 / (variance + eps).sqrt();
+                    mean.set(0, r, mu);
+                    rstd.set(0, r, scale);
+                    // SAFETY: as above.
+                    let out = unsafe { out.row_mut(r) };
+                    for (((o, v), w), b) in out.iter_mut().zip(row).zip(weight).zip(bias) {
+                        *o = ((v - mu) * scale).mul_add(*w, *b);
                     }
-                };
-                let mu = math::sum(row, |v| v) / n;
-                let variance = math::sum(row, |v| (v - mu) * (v - mu)) / n;
-                let scale = 1.0 / (variance + eps).sqrt();
-                mean.set(0, r, mu);
-                rstd.set(0, r, scale);
-                // SAFETY: as above.
-                let out = unsafe { out.row_mut(r) };
-                for (((o, v), w), b) in out.iter_mut().zip(row).zip(weight).zip(bias) {
-                    *o = ((v - mu) * scale).mul_add(*w, *b);
                 }
-            }
-        });
+            },
+        );
         Ok(())
     }
 
@@ -46,34 +51,39 @@ impl Cpu {
         let partials = self.f(&op.partials)?;
         let n = x.width as f32;
         let block = x.rows.div_ceil(partials.rows.max(1));
-        self.for_chunks(partials.rows, 1, |p| {
-            let p = p.start;
-            // SAFETY: this chunk alone writes row p of partials.
-            let (dweight, dbias) = unsafe { partials.row_mut(p) }.split_at_mut(x.width);
-            dweight.fill(0.0);
-            dbias.fill(0.0);
-            for r in (p * block).min(x.rows)..((p + 1) * block).min(x.rows) {
-                // SAFETY: this chunk alone writes row r of dx; the others are only read.
-                let (dout, x, dx) = unsafe { (dout.row(r), x.row(r), dx.row_mut(r)) };
-                let (mu, scale) = (mean[r], rstd[r]);
-                let mut sums = [[0.0f32; 16]; 2];
-                for c in 0..x.len() {
-                    let h = (x[c] - mu) * scale;
-                    let g = dout[c] * weight[c];
-                    sums[0][c % 16] += g;
-                    sums[1][c % 16] += g * h;
-                    dweight[c] += dout[c] * h;
-                    dbias[c] += dout[c];
+        self.for_chunks(
+            partials.rows,
+            1,
+            #[inline(always)]
+            |p| {
+                let p = p.start;
+                // SAFETY: this chunk alone writes row p of partials.
+                let (dweight, dbias) = unsafe { partials.row_mut(p) }.split_at_mut(x.width);
+                dweight.fill(0.0);
+                dbias.fill(0.0);
+                for r in (p * block).min(x.rows)..((p + 1) * block).min(x.rows) {
+                    // SAFETY: this chunk alone writes row r of dx; the others are only read.
+                    let (dout, x, dx) = unsafe { (dout.row(r), x.row(r), dx.row_mut(r)) };
+                    let (mu, scale) = (mean[r], rstd[r]);
+                    let mut sums = [[0.0f32; 16]; 2];
+                    for c in 0..x.len() {
+                        let h = (x[c] - mu) * scale;
+                        let g = dout[c] * weight[c];
+                        sums[0][c % 16] += g;
+                        sums[1][c % 16] += g * h;
+                        dweight[c] += dout[c] * h;
+                        dbias[c] += dout[c];
+                    }
+                    let [mean_g, mean_gh] = sums.map(|lanes| lanes.iter().sum::<f32>() / n);
+                    let d = |c: usize| scale * (dout[c] * weight[c] - mean_g - (x[c] - mu) * scale * mean_gh);
+                    if op.accumulate_dx {
+                        (0..x.len()).for_each(|c| dx[c] += d(c));
+                    } else {
+                        (0..x.len()).for_each(|c| dx[c] = d(c));
+                    }
                 }
-                let [mean_g, mean_gh] = sums.map(|lanes| lanes.iter().sum::<f32>() / n);
-                let d = |c: usize| scale * (dout[c] * weight[c] - mean_g - (x[c] - mu) * scale * mean_gh);
-                if op.accumulate_dx {
-                    (0..x.len()).for_each(|c| dx[c] += d(c));
-                } else {
-                    (0..x.len()).for_each(|c| dx[c] = d(c));
-                }
-            }
-        });
+            },
+        );
         let (dweight, dbias) = (self.f(&op.dweight)?, self.f(&op.dbias)?);
         for (i, target) in [dweight, dbias].into_iter().enumerate() {
             // SAFETY: nobody else runs; partials are finished.

@@ -80,16 +80,21 @@ impl Cpu {
         let c = matrix(around.raw, false);
         let by_rows = m >= n;
         let side = if by_rows { m } else { n };
-        self.for_chunks(side, block(side, 2 * m * n * k), |range| {
-            let (rows, columns) = if by_rows { (range, 0..n) } else { (0..m, range) };
-            // SAFETY: the sizes agree with the views (`Op::check`), and each chunk owns its block of the output.
-            unsafe {
-                let (a, b) = (a.at(rows.start, 0), b.at(0, columns.start));
-                let c = c.at(rows.start, columns.start);
-                product((rows.len(), columns.len(), k), a, b, c, op.accumulate || around.in_place, 1.0);
-            }
-            around.apply(rows, columns);
-        });
+        self.for_chunks(
+            side,
+            block(side, 2 * m * n * k),
+            #[inline(always)]
+            |range| {
+                let (rows, columns) = if by_rows { (range, 0..n) } else { (0..m, range) };
+                // SAFETY: the sizes agree with the views (`Op::check`), and each chunk owns its block of the output.
+                unsafe {
+                    let (a, b) = (a.at(rows.start, 0), b.at(0, columns.start));
+                    let c = c.at(rows.start, columns.start);
+                    product((rows.len(), columns.len(), k), a, b, c, op.accumulate || around.in_place, 1.0);
+                }
+                around.apply(rows, columns);
+            },
+        );
         Ok(())
     }
 }

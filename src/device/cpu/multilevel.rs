@@ -46,39 +46,44 @@ impl Cpu {
                 bail!("item {number} ends outside the destination");
             }
             let layers = item.layer_start as usize..(item.layer_start + item.layers) as usize;
-            self.for_chunks(rows, rows_of(cols, CHUNK), |range| {
-                for i in range {
-                    let start = item.dst_offset as usize + i * item.dst_pitch as usize;
-                    // SAFETY: rows of parameters do not overlap, and this chunk alone writes row i.
-                    let out = unsafe { dst.span_mut(0, start..start + cols) };
-                    // What is there already counts (1 - alpha) where the base is the destination.
-                    match &base {
-                        Some(_) if in_place => {
-                            out.iter_mut().for_each(|o| *o = (1.0 - alpha).mul_add(*o, alpha * item.fill))
+            self.for_chunks(
+                rows,
+                rows_of(cols, CHUNK),
+                #[inline(always)]
+                |range| {
+                    for i in range {
+                        let start = item.dst_offset as usize + i * item.dst_pitch as usize;
+                        // SAFETY: rows of parameters do not overlap, and this chunk alone writes row i.
+                        let out = unsafe { dst.span_mut(0, start..start + cols) };
+                        // What is there already counts (1 - alpha) where the base is the destination.
+                        match &base {
+                            Some(_) if in_place => {
+                                out.iter_mut().for_each(|o| *o = (1.0 - alpha).mul_add(*o, alpha * item.fill))
+                            }
+                            Some(base) => {
+                                // SAFETY: the base is only read.
+                                let base = unsafe { base.span(0, start..start + cols) };
+                                out.iter_mut()
+                                    .zip(base)
+                                    .for_each(|(o, b)| *o = (1.0 - alpha).mul_add(*b, alpha * item.fill));
+                            }
+                            None => out.fill(item.fill),
                         }
-                        Some(base) => {
-                            // SAFETY: the base is only read.
-                            let base = unsafe { base.span(0, start..start + cols) };
-                            out.iter_mut()
-                                .zip(base)
-                                .for_each(|(o, b)| *o = (1.0 - alpha).mul_add(*b, alpha * item.fill));
+                        for l in layers.clone() {
+                            let from = maps.index[l] as usize;
+                            let mut add = |a: usize, factor: f32| {
+                                let at = from + a * item.src_pitch as usize;
+                                let row = &src[at..at + item.src_cols as usize];
+                                maps.add_row(out, row, item.col_map, alpha * maps.weight[l] * factor);
+                            };
+                            match item.row_map {
+                                IDENTITY => add(i, 1.0),
+                                map => maps.group(map, i).for_each(|e| add(maps.index[e] as usize, maps.weight[e])),
+                            }
                         }
-                        None => out.fill(item.fill),
                     }
-                    for l in layers.clone() {
-                        let from = maps.index[l] as usize;
-                        let mut add = |a: usize, factor: f32| {
-                            let at = from + a * item.src_pitch as usize;
-                            let row = &src[at..at + item.src_cols as usize];
-                            maps.add_row(out, row, item.col_map, alpha * maps.weight[l] * factor);
-                        };
-                        match item.row_map {
-                            IDENTITY => add(i, 1.0),
-                            map => maps.group(map, i).for_each(|e| add(maps.index[e] as usize, maps.weight[e])),
-                        }
-                    }
-                }
-            });
+                },
+            );
         }
         Ok(())
     }
