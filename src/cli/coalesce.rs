@@ -40,6 +40,8 @@ impl Args {
         let (layers, heads) = scheme.small();
         let layers = self.layers.or(layers).unwrap_or(model.config.layers);
         let heads = self.heads.or(heads).unwrap_or(model.config.heads);
+        let shape = ModelShape::of(model.table());
+        scheme.resolve(shape, ModelShape { layers, heads, ..shape }).at("coalesce")?;
         if (layers, heads) == (model.config.layers, model.config.heads) {
             bail!(
                 "{layers} layers and {heads} heads are the model's own; give --layers or --heads below them, or a scheme"
@@ -49,7 +51,7 @@ impl Args {
         let store = Store::new(small.table().clone(), &mut *device)?;
         let rules = self.rules.over(Rules::default());
         coalesce(&mut *device, &big, &store, &scheme, &rules).at("coalesce")?;
-        let record = Record::new(scheme, rules, ModelShape::of(model.table()));
+        let record = Record::new(scheme, rules, shape);
         save(&self.out, &*small, &store, &mut *device, &self.model, Some(&record))
     }
 }

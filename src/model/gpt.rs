@@ -50,8 +50,8 @@ impl Gpt {
         for (what, size) in [
             ("vocabulary", vocab),
             ("context", context),
-            ("width", width),
             ("heads", heads),
+            ("width", width),
             ("layers", layers),
             ("ffn", ffn),
         ] {

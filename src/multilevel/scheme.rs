@@ -83,8 +83,8 @@ impl Scheme {
         }
         let default_heads = |n: usize| (0..n).map(|i| (i..big.heads).step_by(n).collect()).collect();
         let width = groups("width_scheme", "heads", &self.width_scheme, big.heads, small.heads, default_heads)?;
-        if self.depth_scheme.is_none() && big.layers != small.layers && !big.layers.is_multiple_of(small.layers.max(1))
-        {
+        let smaller = (1..big.layers).contains(&small.layers);
+        if self.depth_scheme.is_none() && smaller && !big.layers.is_multiple_of(small.layers) {
             bail!(
                 "depth_scheme: {} layers do not fall into {} equal groups; give a depth_scheme or other numbers",
                 big.layers,
@@ -105,6 +105,9 @@ fn groups(
     small: usize,
     default: impl Fn(usize) -> Vec<Vec<usize>>,
 ) -> Result<Option<Groups>> {
+    if small == 0 {
+        bail!("{key}: the smaller model has no {what}; it needs at least one");
+    }
     if small > big {
         bail!("{key}: the smaller model has {small} {what} and the larger one {big}; swap the models");
     }

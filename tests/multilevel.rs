@@ -1,0 +1,302 @@
+//! Promise: for every rule and every scheme it admits, C(D(x)) = x; the function-keeping rules keep the function; random
+//! shares let copies part in training, equal ones never do; schemes that a rule does not admit are refused with the reason.
+
+use proptest::prelude::*;
+use vcycle::device::ops::StepState;
+use vcycle::device::{self, Device};
+use vcycle::model::Model;
+use vcycle::model::gpt::{Gpt, GptConfig};
+use vcycle::model::store::Store;
+use vcycle::multilevel::scheme::ModelShape;
+use vcycle::multilevel::{DepthRule, Rules, Scheme, Shares, WidthRule, coalesce, decoalesce, interpolate};
+use vcycle::tape::{Mode, Tape};
+use vcycle::tensor::DType;
+use vcycle::train::learner::{Learner, OptimizerConfig};
+
+const VOCAB: usize = 29;
+const TIME: usize = 8;
+
+fn gpt(layers: usize, heads: usize, head_size: usize) -> Gpt {
+    let width = heads * head_size;
+    Gpt::new(GptConfig {
+        vocab: VOCAB,
+        context: TIME,
+        width,
+        heads,
+        layers,
+        ffn: 4 * width,
+        eps: 1e-5,
+        init_std: 0.3,
+        dropout_embedding: 0.0,
+        dropout_attention: 0.0,
+        dropout_residual: 0.0,
+    })
+    .expect("sizes that fit")
+}
+
+/// Random values everywhere, in norms and biases too.
+fn random(device: &mut dyn Device, model: &dyn Model, seed: u64) -> Store {
+    let store = empty(device, model);
+    store.initialise(device, seed).expect("written");
+    for (i, param) in model.table().params.iter().enumerate().filter(|(_, p)| p.axes.len() == 1) {
+        let mut z = seed.wrapping_add(i as u64);
+        let values: Vec<f32> = (0..param.numel())
+            .map(|_| {
+                z = z.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (z >> 40) as f32 / (1u64 << 24) as f32 + 0.25
+            })
+            .collect();
+        store.write(device, i, &values).expect("written");
+    }
+    store
+}
+
+fn empty(device: &mut dyn Device, model: &dyn Model) -> Store {
+    Store::new(model.table().clone(), device).expect("memory")
+}
+
+fn all_values(device: &mut dyn Device, store: &Store) -> Vec<Vec<f64>> {
+    (0..store.table.params.len()).map(|i| device::read_floats(device, &store.tensor(i)).expect("values")).collect()
+}
+
+fn largest_difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    a.iter().flatten().zip(b.iter().flatten()).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
+}
+
+fn logits(device: &mut dyn Device, gpt: &Gpt, store: &Store) -> Vec<f64> {
+    let ids = device::alloc_tensor(device, DType::I32, &[1, TIME]).expect("memory");
+    let tokens: Vec<i32> = (0..TIME as i32).map(|t| (t * 7 + 3) % VOCAB as i32).collect();
+    device.write(&ids, bytemuck::cast_slice(&tokens)).expect("written");
+    let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
+    let mut tape = Tape::new(device.float(), state);
+    tape.begin(Mode::Evaluate);
+    let ids = tape.input(ids);
+    let mut vars = Vec::new();
+    store.declare_frozen(&mut tape, &mut vars);
+    let hidden = gpt.hidden(&mut tape, &vars, ids, false, |_, _| {});
+    let out = gpt.logits(&mut tape, &vars, hidden);
+    tape.keep(out);
+    tape.run(device).expect("a forward pass");
+    device::read_floats(device, &tape.value(out).expect("kept")).expect("values")
+}
+
+fn all_rules() -> Vec<Rules> {
+    let mut all = Vec::new();
+    for width in [WidthRule::Paper, WidthRule::Exact] {
+        for depth in [DepthRule::Copy, DepthRule::Split, DepthRule::Identity] {
+            for shares in [Shares::Equal, Shares::Random { seed: 11 }] {
+                all.push(Rules { width, depth, shares });
+            }
+        }
+    }
+    all
+}
+
+/// A partition of `0..n` into groups, from a random assignment; empty groups vanish.
+fn partition(n: usize) -> impl Strategy<Value = Vec<Vec<usize>>> {
+    proptest::collection::vec(0..n, n).prop_map(move |group_of| {
+        let mut groups: Vec<Vec<usize>> = vec![Vec::new(); n];
+        group_of.iter().enumerate().for_each(|(unit, &g)| groups[g].push(unit));
+        groups.retain(|g| !g.is_empty());
+        groups
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn coalescing_undoes_decoalescing(width in partition(5), depth in partition(4), seed in 0u64..1000) {
+        let mut device = device::open("reference", 1).expect("a device");
+        let (big, small) = (gpt(4, 5, 2), gpt(depth.len(), width.len(), 2));
+        // As many groups as units only reorder, which no operator does.
+        let scheme = Scheme {
+            width_scheme: (width.len() < 5).then_some(width),
+            depth_scheme: (depth.len() < 4).then_some(depth),
+            head_size: None,
+        };
+        let x = random(&mut *device, &small, seed);
+        let want = all_values(&mut *device, &x);
+        for rules in all_rules() {
+            let (grown, back) = (empty(&mut *device, &big), empty(&mut *device, &small));
+            match decoalesce(&mut *device, &x, &grown, &scheme, &rules) {
+                Err(reason) => {
+                    let text = reason.to_string();
+                    prop_assert!(text.contains("exact") || text.contains("identity"), "{text}");
+                    // The way down refuses what the way up refuses.
+                    prop_assert!(coalesce(&mut *device, &grown, &back, &scheme, &rules).is_err());
+                }
+                Ok(_) => {
+                    coalesce(&mut *device, &grown, &back, &scheme, &rules).expect("the same scheme");
+                    let error = largest_difference(&want, &all_values(&mut *device, &back));
+                    // Sums of at most 5 x 4 products in f64 of values near 1.
+                    prop_assert!(error < 1e-13, "{rules:?}: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn exact_rules_keep_the_function_and_paper_does_not() {
+    let mut device = device::open("reference", 1).expect("a device");
+    let (big, small) = (gpt(6, 6, 4), gpt(3, 2, 4));
+    let scheme = Scheme {
+        width_scheme: Some(vec![vec![0, 3, 4], vec![1, 2, 5]]),
+        depth_scheme: Some(vec![vec![0, 4, 5], vec![1], vec![2, 3]]),
+        head_size: Some(4),
+    };
+    let x = random(&mut *device, &small, 3);
+    let want = logits(&mut *device, &small, &x);
+    for rules in all_rules() {
+        let grown = empty(&mut *device, &big);
+        decoalesce(&mut *device, &x, &grown, &scheme, &rules).expect("admitted");
+        let after = logits(&mut *device, &big, &grown);
+        let change = want.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let keeps = rules.width == WidthRule::Exact && rules.depth == DepthRule::Identity;
+        assert_eq!(change < 1e-12, keeps, "{rules:?} moves the logits by {change:e}");
+    }
+}
+
+#[test]
+fn split_is_the_euler_step_of_the_same_equation() {
+    // With blocks whose output is small, two half steps differ from one step by the square of it.
+    let change = |scale: f32| {
+        let mut device = device::open("reference", 1).expect("a device");
+        let (big, small) = (gpt(4, 2, 4), gpt(2, 2, 4));
+        let x = random(&mut *device, &small, 5);
+        for (i, param) in small.table().params.iter().enumerate() {
+            if param.stem.contains("c_proj") {
+                let values = x.read(&mut *device, i).expect("values");
+                x.write(&mut *device, i, &values.iter().map(|v| v * scale).collect::<Vec<_>>()).expect("written");
+            }
+        }
+        let grown = empty(&mut *device, &big);
+        let rules = Rules { width: WidthRule::Exact, depth: DepthRule::Split, shares: Shares::Equal };
+        decoalesce(&mut *device, &x, &grown, &Scheme::default(), &rules).expect("admitted");
+        let (a, b) = (logits(&mut *device, &small, &x), logits(&mut *device, &big, &grown));
+        a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    };
+    let (coarse, fine) = (change(1e-2), change(1e-3));
+    assert!(fine < coarse / 50.0, "ten times smaller steps: {coarse:e} became {fine:e}, not about a hundredth");
+}
+
+/// How far the two copies of one feed-forward unit are apart: their input weights.
+fn copies_part_by(device: &mut dyn Device, store: &Store, heads: usize) -> f64 {
+    let table = &store.table;
+    let number = table.find("transformer.h.{}.mlp.c_fc.weight", Some(0)).expect("a GPT has it");
+    let values = device::read_floats(device, &store.tensor(number)).expect("values");
+    let (rows, columns) = table.params[number].matrix();
+    let half = columns / heads * (heads / 2);
+    (0..rows)
+        .flat_map(|r| (0..half).map(move |c| (r, c)))
+        .map(|(r, c)| (values[r * columns + c] - values[r * columns + c + half]).abs())
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn random_shares_break_the_symmetry_and_equal_ones_never_do() {
+    for (shares, parts) in [(Shares::Equal, false), (Shares::Random { seed: 2 }, true)] {
+        let mut device = device::open("cpu", 2).expect("a device");
+        let (big, small) = (gpt(1, 4, 4), gpt(1, 2, 4));
+        let x = random(&mut *device, &small, 9);
+        let before = logits(&mut *device, &small, &x);
+        let grown = empty(&mut *device, &big);
+        let rules = Rules { width: WidthRule::Exact, depth: DepthRule::Copy, shares };
+        decoalesce(&mut *device, &x, &grown, &Scheme::default(), &rules).expect("admitted");
+        let after = logits(&mut *device, &big, &grown);
+        let change = before.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(change < 1e-4, "{shares:?}: the function moved by {change:e}");
+        assert_eq!(copies_part_by(&mut *device, &grown, 4), 0.0, "copies start equal");
+        let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+        let model = Box::new(gpt(1, 4, 4));
+        let mut learner = Learner::new(&mut *device, model, grown, (2, TIME), optimizer, 1, false).expect("memory");
+        for step in 0..50i32 {
+            let ids: Vec<i32> = (0..2 * TIME as i32).map(|i| (i * i + step * 5) % VOCAB as i32).collect();
+            let labels: Vec<i32> = ids.iter().map(|id| (id * 3 + 1) % VOCAB as i32).collect();
+            learner.step(&mut *device, &ids, &labels, 1e-3).expect("a step");
+        }
+        let (_, trained) = learner.finish(&mut *device);
+        let apart = copies_part_by(&mut *device, &trained, 4);
+        // Copies get the same sums in other lanes and blocks of the products: equal up to rounding.
+        if parts {
+            assert!(apart > 1e-3, "random shares: copies are only {apart:e} apart");
+        } else {
+            assert!(apart < 1e-6, "equal shares: copies are {apart:e} apart");
+        }
+    }
+}
+
+#[test]
+fn interpolation_mixes_and_needs_alpha_between_0_and_1() {
+    let mut device = device::open("reference", 1).expect("a device");
+    let (big, small) = (gpt(2, 2, 4), gpt(1, 1, 4));
+    let (scheme, rules) = (Scheme::default(), Rules::default());
+    let (m1, m2) = (random(&mut *device, &big, 1), random(&mut *device, &small, 2));
+    let grown = empty(&mut *device, &big);
+    decoalesce(&mut *device, &m2, &grown, &scheme, &rules).expect("admitted");
+    let (a, b) = (all_values(&mut *device, &m1), all_values(&mut *device, &grown));
+    for alpha in [0.0, 0.3, 1.0] {
+        let mixed = random(&mut *device, &big, 1);
+        interpolate(&mut *device, &mixed, &m2, alpha, &scheme, &rules).expect("admitted");
+        let want: Vec<Vec<f64>> = a
+            .iter()
+            .zip(&b)
+            .map(|(a, b)| a.iter().zip(b).map(|(a, b)| (1.0 - alpha) * a + alpha * b).collect())
+            .collect();
+        assert!(largest_difference(&want, &all_values(&mut *device, &mixed)) < 1e-14);
+    }
+    for alpha in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+        let error = interpolate(&mut *device, &m1, &m2, alpha, &scheme, &rules).expect_err("refused");
+        assert!(error.to_string().contains("alpha"), "{error}");
+    }
+}
+
+#[test]
+fn three_levels_there_and_back() {
+    let mut device = device::open("reference", 1).expect("a device");
+    let models = [gpt(8, 4, 2), gpt(4, 2, 2), gpt(2, 1, 2)];
+    let (scheme, rules) = (Scheme::default(), Rules::default());
+    let smallest = random(&mut *device, &models[2], 4);
+    let (middle, large) = (empty(&mut *device, &models[1]), empty(&mut *device, &models[0]));
+    decoalesce(&mut *device, &smallest, &middle, &scheme, &rules).expect("up");
+    decoalesce(&mut *device, &middle, &large, &scheme, &rules).expect("up again");
+    let (down, bottom) = (empty(&mut *device, &models[1]), empty(&mut *device, &models[2]));
+    coalesce(&mut *device, &large, &down, &scheme, &rules).expect("down");
+    coalesce(&mut *device, &down, &bottom, &scheme, &rules).expect("down again");
+    let (want, got) = (all_values(&mut *device, &smallest), all_values(&mut *device, &bottom));
+    assert!(largest_difference(&want, &got) < 1e-13);
+}
+
+#[test]
+fn schemes_that_do_not_fit_are_refused_with_the_reason() {
+    let shape = |layers, heads| ModelShape { layers, heads, head_size: 4 };
+    let groups = |g: &[&[usize]]| Some(g.iter().map(|g| g.to_vec()).collect::<Vec<_>>());
+    let width = |g: &[&[usize]]| Scheme { width_scheme: groups(g), ..Scheme::default() };
+    let depth = |g: &[&[usize]]| Scheme { depth_scheme: groups(g), ..Scheme::default() };
+    let (big, small) = (shape(4, 4), shape(2, 2));
+    for (scheme, small, says) in [
+        (width(&[&[0, 1], &[2]]), small, "3 is in no group"),
+        (width(&[&[0, 1], &[1, 2, 3]]), small, "1 is in group 0 and in group 1"),
+        (width(&[&[0, 1], &[2, 4]]), small, "the heads are 0 to 3"),
+        (width(&[&[0, 1, 2, 3], &[]]), small, "group 1 is empty"),
+        (width(&[&[0, 1, 2, 3]]), small, "1 groups, but the smaller model has 2 heads"),
+        (width(&[&[1], &[0], &[2], &[3]]), shape(2, 4), "only reorder"),
+        (depth(&[&[0, 1], &[2]]), small, "3 is in no group"),
+        (depth(&[&[0], &[1, 2, 3], &[9]]), small, "the layers are 0 to 3"),
+        (Scheme::default(), shape(3, 2), "do not fall into 3 equal groups"),
+        (Scheme::default(), shape(8, 2), "swap the models"),
+        (Scheme { head_size: Some(8), ..Scheme::default() }, small, "the scheme says 8"),
+        (Scheme::default(), ModelShape { head_size: 8, ..small }, "share the head size"),
+    ] {
+        let error = scheme.resolve(big, small).expect_err("refused").to_string();
+        assert!(error.contains(says), "{error:?} does not say {says:?}");
+    }
+    let uneven = width(&[&[0, 1, 2], &[3]]).resolve(big, small).expect("a scheme");
+    let exact = Rules { width: WidthRule::Exact, ..Rules::default() };
+    assert!(exact.admit(&uneven).expect_err("refused").to_string().contains("LayerNorm"));
+    let crossed = depth(&[&[1, 2], &[0, 3]]).resolve(big, small).expect("a scheme");
+    let identity = Rules { depth: DepthRule::Identity, ..Rules::default() };
+    assert!(identity.admit(&crossed).expect_err("refused").to_string().contains("ascending order"));
+    assert!(Rules::default().admit(&crossed).is_ok() && Rules::default().admit(&uneven).is_ok());
+}
