@@ -4,7 +4,6 @@
 //! a memory-mapped file, [`prepare`] does these three once and caches the result, and [`sampler`] cuts training and
 //! validation batches out of a shard.
 
-mod atomic;
 pub mod prepare;
 pub mod sampler;
 pub mod shard;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{sync_parent, temporary_beside, write_whole_bytes};
 use super::shard::{Shard, write_shard};
 use super::text::{HeldOut, decode_text, read_bytes, split};
 use super::tokenizer::{Tokenizer, spec_file};
 use crate::bail;
 use crate::error::{At, Error, Result};
+use crate::files::{write_atomic, write_dir_atomic};
 
 /// Raised whenever the same inputs would give other files.
 const FORMAT: u32 = 1;
@@ -86,10 +86,12 @@ pub fn prepare(spec: &DataSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Res
     let (train, valid) = split(&text, &spec.held_out).at(spec.text.display())?;
     drop(text);
 
-    fs::create_dir_all(cache).map_err(|e| Error::io("create the folder", cache, e))?;
-    let work = Work::new(temporary_beside(&dir))?;
-    fill(&work.dir, spec, &train, &valid, note)?;
-    let data = work.put_in_place(&dir)?;
+    if dir.exists() {
+        remove_prepared(&dir);
+    }
+    let written = write_dir_atomic(&dir, |work| fill(work, spec, &train, &valid, note));
+    // Where another process was first, its folder is as good.
+    let data = open(&dir).or_else(|damage| written.and(Err(damage)))?;
     note(&token_counts(&data));
     Ok(data)
 }
@@ -139,7 +141,7 @@ fn fill(dir: &Path, spec: &DataSpec, train: &str, valid: &str, note: &mut dyn Fn
     let path = dir.join(FACTS);
     let json = serde_json::to_string_pretty(&facts)
         .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
-    write_whole_bytes(&path, json.as_bytes())
+    write_atomic(&path, |out| out.write_all(json.as_bytes()))
 }
 
 /// Opens a complete folder and checks every file in it against `data.json`.
@@ -172,50 +174,6 @@ fn open(dir: &Path) -> Result<Dataset> {
         bail!("{}: damaged: its numbers are not those of the files beside it", path.display());
     }
     Ok(data)
-}
-
-/// A folder being filled, removed again unless it is put in place.
-struct Work {
-    dir: PathBuf,
-}
-
-impl Work {
-    fn new(dir: PathBuf) -> Result<Work> {
-        fs::create_dir(&dir).map_err(|e| Error::io("create the folder", &dir, e))?;
-        Ok(Work { dir })
-    }
-
-    /// Renames the folder to `dir` and opens it there. Where another process was first, its folder is used instead.
-    fn put_in_place(self, dir: &Path) -> Result<Dataset> {
-        let mut refused = None;
-        // Each turn can only be lost to another process that put its own folder there in the meantime.
-        for _ in 0..10 {
-            match fs::rename(&self.dir, dir) {
-                Ok(()) => {
-                    sync_parent(dir);
-                    return open(dir);
-                }
-                Err(error) => refused = Some(error),
-            }
-            if let Ok(data) = open(dir) {
-                return Ok(data);
-            }
-            let aside = temporary_beside(dir);
-            if fs::rename(dir, &aside).is_ok() {
-                remove_prepared(&aside);
-            }
-        }
-        match refused {
-            Some(error) => Err(Error::io("put the prepared data at", dir, error)),
-            None => open(dir),
-        }
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        remove_prepared(&self.dir);
-    }
 }
 
 /// Removes our files and then the folder, which stays if somebody else put something into it.

@@ -13,12 +13,10 @@
 //! | 64..     | the tokens, `u16` or `u32`; the file ends with the last one              |
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::atomic::write_whole;
 use crate::bail;
 use crate::error::{Error, Result};
 
@@ -61,7 +59,7 @@ pub fn write_shard(path: &Path, tokens: &[u32], vocab_size: usize) -> Result<()>
     header[12..16].copy_from_slice(&width.to_le_bytes());
     header[16..24].copy_from_slice(&vocab.to_le_bytes());
     header[24..32].copy_from_slice(&(tokens.len() as u64).to_le_bytes());
-    write_whole(path, |out| {
+    crate::files::write_atomic(path, |out| {
         out.write_all(&header)?;
         for &token in tokens {
             let bytes = token.to_le_bytes();

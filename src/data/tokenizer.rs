@@ -8,7 +8,6 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::BpeTrainer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::atomic::write_whole_bytes;
 use crate::bail;
 use crate::error::{At, Error, Result};
 
@@ -172,7 +171,7 @@ impl Tokenizer {
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let json = self.inner.to_string(false).map_err(failed)?;
-        write_whole_bytes(path, json.as_bytes())
+        crate::files::write_atomic(path, |out| out.write_all(json.as_bytes()))
     }
 }
 
