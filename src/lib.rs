@@ -1,4 +1,17 @@
-//! `vcycle`
+//! Transformers trained in multi-level V-cycles, with no framework underneath.
+//!
+//! Rooms, from the bottom up; a room knows only those below it:
+//!
+//! - [`tensor`]: views into arenas.
+//! - [`device`]: memory, and the operations that run on it. [`device::ops`] defines each operation once, for all devices.
+//! - [`tape`]: the operations of a step, recorded, placed, walked backwards.
+//! - [`model`]: tables of parameters with roles, and forward code. [`multilevel`]: coalesce, de-coalesce, interpolate over
+//!   these roles. [`data`]: text to tokens to batches. [`hub`]: Hugging Face form.
+//! - [`train`], [`eval`], [`report`]: runs, and what they are worth.
+//! - [`cli`]: the commands.
+//!
+//! `docs/architecture.md` shows the path of one step through them.
+
 pub mod cli;
 pub mod data;
 pub mod device;

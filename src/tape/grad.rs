@@ -62,9 +62,7 @@ impl Tape {
             }
             Some(gradient) => (self.own(var, gradient), true),
             None => {
-                let value = variable.value;
-                let new = self.buffer(value.dims(), 1);
-                let new = self.with_pitch_of(new, &value);
+                let new = self.buffer_like(&variable.value);
                 self.set(var, new);
                 (new, false)
             }
@@ -96,8 +94,7 @@ impl Tape {
         if self.shares[b as usize] <= 1 {
             return gradient;
         }
-        let copy = self.buffer(gradient.dims(), 1);
-        let copy = self.with_pitch_of(copy, &gradient);
+        let copy = self.buffer_like(&gradient);
         self.push_op(Accumulate { x: gradient, out: copy, add: false });
         self.shares[b as usize] -= 1;
         self.set(var, copy);
@@ -111,8 +108,9 @@ impl Tape {
         }
     }
 
-    /// A fresh buffer with the rows of `like`.
-    fn with_pitch_of(&mut self, new: Tensor, like: &Tensor) -> Tensor {
+    /// A fresh buffer with the shape and rows of `like`.
+    pub(super) fn buffer_like(&mut self, like: &Tensor) -> Tensor {
+        let new = self.buffer(like.dims(), 1);
         let Place::Buffer(b) = new.place else { return new };
         let bytes = (like.rows() * like.pitch).max(1) * self.float.bytes();
         self.buffers[b as usize].bytes = bytes.next_multiple_of(crate::device::ops::ALIGN * 4);

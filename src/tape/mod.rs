@@ -83,6 +83,8 @@ pub struct Tape {
     plans: Vec<Plan>,
     /// Number in `plans` of the step that ran last.
     current: Option<usize>,
+    /// The recording in hand ran.
+    ran: bool,
     /// Activation arena and its size.
     arena: Option<(u32, usize)>,
 }
@@ -110,6 +112,7 @@ impl Tape {
             shares: Vec::new(),
             plans: Vec::new(),
             current: None,
+            ran: false,
             arena: None,
         }
     }
@@ -117,6 +120,7 @@ impl Tape {
     /// Starts to record a step; forgets the recording before.
     pub fn begin(&mut self, mode: Mode) {
         self.mode = mode;
+        self.ran = false;
         self.vars.clear();
         self.nodes.clear();
         self.segments.clear();
@@ -160,16 +164,17 @@ impl Tape {
         if self.in_segment || !self.is_training() {
             return f(self);
         }
-        let start = (self.nodes.len(), self.ops.len(), self.buffers.len(), self.vars.len());
+        let start = (self.nodes.len(), self.ops.len(), self.buffers.len());
         self.in_segment = true;
         let out = f(self);
         self.in_segment = false;
-        self.segments.push(Segment {
-            nodes: start.0..self.nodes.len(),
-            ops: start.1..self.ops.len(),
-            buffers: start.2 as u32..self.buffers.len() as u32,
-            vars: start.3..self.vars.len(),
-        });
+        if self.nodes.len() > start.0 {
+            self.segments.push(Segment {
+                nodes: start.0..self.nodes.len(),
+                ops: start.1..self.ops.len(),
+                buffers: start.2 as u32..self.buffers.len() as u32,
+            });
+        }
         out
     }
 
@@ -178,12 +183,14 @@ impl Tape {
     /// # Errors
     /// Shapes that do not fit, out of memory, or an error of an operation.
     pub fn run(&mut self, device: &mut dyn Device) -> Result<()> {
+        self.current = None;
         let found = self.plans.iter().position(|p| p.is_for(&self.ops, &self.buffers));
         let number = match found {
             Some(number) => number,
             None => self.plan(device)?,
         };
         self.current = Some(number);
+        self.ran = true;
         device.replay(self.plans[number].graph)
     }
 
@@ -207,7 +214,8 @@ impl Tape {
 
     fn placed(&self, tensor: Tensor) -> Result<Tensor> {
         let Place::Buffer(number) = tensor.place else { return Ok(tensor) };
-        let (Some(plan), Some((arena, _))) = (self.current.map(|n| &self.plans[n]), self.arena) else {
+        let plan = self.current.filter(|_| self.ran).map(|n| &self.plans[n]);
+        let (Some(plan), Some((arena, _))) = (plan, self.arena) else {
             return Err(Error::new("nothing ran yet, so there is no value to read"));
         };
         if !self.buffers[number as usize].keep {

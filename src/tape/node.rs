@@ -47,11 +47,11 @@ pub(super) struct Segment {
     pub nodes: Range<usize>,
     pub ops: Range<usize>,
     pub buffers: Range<u32>,
-    pub vars: Range<usize>,
 }
 
 impl Tape {
-    /// Emits the segment's operations once more, into new buffers, and points its nodes there.
+    /// Emits the segment's operations once more, into new buffers, and points its nodes there. Its variables stay with the
+    /// first values, which may be kept; of a variable the walk back needs only the shape.
     pub(super) fn recompute(&mut self, number: usize) {
         let segment = self.segments[number].clone();
         let first = self.buffers.len() as u32;
@@ -73,11 +73,6 @@ impl Tape {
             let mut op = self.nodes[i].op();
             rebind(&mut op, &mut moved);
             self.nodes[i].set_op(op);
-        }
-        for var in &mut self.vars[segment.vars.clone()] {
-            if let Place::Buffer(b) = var.value.place {
-                var.value.place = moved(b);
-            }
         }
     }
 }

@@ -110,7 +110,14 @@ fn lives(ops: &[Op], buffers: &[Buffer]) -> Vec<Life> {
         let (a, b) = (a as usize, b as usize);
         let same = (input.offset, input.width, input.pitch, input.numel())
             == (output.offset, output.width, output.pitch, output.numel());
-        if a != b && same && lives[a].last == i && lives[b].first == i && lives[a].bytes == lives[b].bytes {
+        // An input that the operation reads a second time (x + f(x)) may not be overwritten while it runs.
+        let mut reads = 0;
+        rebind(&mut { *op }, &mut |number| {
+            reads += usize::from(number as usize == a);
+            Place::Buffer(number)
+        });
+        let dies = lives[a].last == i && reads == 1;
+        if a != b && same && dies && lives[b].first == i && lives[a].bytes == lives[b].bytes {
             // The input dies here and the output is born: one memory for both, from the owner's birth to the end.
             let owner = lives[a].owner;
             let last = lives[b].last;

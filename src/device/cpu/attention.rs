@@ -7,41 +7,9 @@ use super::{Cpu, View, math};
 use crate::device::ops::{Attention, StepState};
 use crate::error::Result;
 use crate::tensor::Tensor;
-use std::cell::Cell;
 
 /// Queries of a block.
 pub(super) const BLOCK: usize = 64;
-
-thread_local! {
-    /// Scores of a block, grown once per thread and shape.
-    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-}
-
-/// This thread's scratch memory, lent until dropped. Not a closure's argument: the loops over it would be compiled apart,
-/// without the vector instructions that were chosen at run time.
-pub(super) struct Scratch(Vec<f32>);
-
-impl Scratch {
-    /// At least `n` floats.
-    pub fn take(n: usize) -> Self {
-        let mut memory = SCRATCH.take();
-        if memory.len() < n {
-            memory.resize(n, 0.0);
-        }
-        Scratch(memory)
-    }
-
-    #[inline(always)]
-    pub fn slice(&mut self, n: usize) -> &mut [f32] {
-        &mut self.0[..n]
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        SCRATCH.set(std::mem::take(&mut self.0));
-    }
-}
 
 /// What forward and backward share: the operands, and the scores of a block.
 pub(super) struct Heads<'a> {
@@ -120,13 +88,14 @@ impl Cpu {
         let (batch, tq, tk, heads, d) = op.sizes();
         let (all, out) = (Heads::new(self, op)?, self.heads(&op.out)?);
         let lse = self.f(&op.lse.reshape(&[1, batch * heads * tq]))?;
+        self.scratch.reserve(self.threads(), BLOCK * tk);
         self.for_chunks(
             batch * heads,
             1,
             #[inline(always)]
             |pair| {
                 let (b, h) = (pair.start / heads, pair.start % heads);
-                let mut scratch = Scratch::take(BLOCK * tk);
+                let mut scratch = self.scratch.take();
                 let scratch = scratch.slice(BLOCK * tk);
                 for i in (0..tq).step_by(BLOCK) {
                     let n = BLOCK.min(tq - i);

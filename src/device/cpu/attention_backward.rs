@@ -1,6 +1,6 @@
 //! The gradient of attention: scores are computed again block by block from the log-sum-exp.
 
-use super::attention::{BLOCK, Heads, Scratch, weight};
+use super::attention::{BLOCK, Heads, weight};
 use super::linear::{Matrix, product};
 use super::{Cpu, math};
 use crate::device::ops::AttentionBackward;
@@ -15,6 +15,9 @@ impl Cpu {
         let (dq, dk, dv) = (self.heads(&op.dq)?, self.heads(&op.dk)?, self.heads(&op.dv)?);
         let flat = |t: &crate::tensor::Tensor| self.f(&t.reshape(&[1, batch * heads * tq]));
         let (lse, delta) = (flat(&f.lse)?, flat(&op.delta)?);
+        // P after dropout, dP and then dS, and the undropped P where dropout makes them differ.
+        let parts = if f.dropout.is_some() { 3 } else { 2 };
+        self.scratch.reserve(self.threads(), parts * BLOCK * tk);
         self.for_chunks(
             batch * heads,
             1,
@@ -29,9 +32,7 @@ impl Cpu {
                         dv.span_mut(b * tk + t, column..column + d).fill(0.0);
                     }
                 }
-                // P after dropout, dP and then dS, and the undropped P where dropout makes them differ.
-                let parts = if f.dropout.is_some() { 3 } else { 2 };
-                let mut scratch = Scratch::take(parts * BLOCK * tk);
+                let mut scratch = self.scratch.take();
                 let scratch = scratch.slice(parts * BLOCK * tk);
                 for i in (0..tq).step_by(BLOCK) {
                     let n = BLOCK.min(tq - i);

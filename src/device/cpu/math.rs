@@ -25,7 +25,7 @@ pub fn exp(x: f32) -> f32 {
     // ln 2 in two parts: the first has few bits, so its product with n is exact.
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
-    let p = horner([1.0, 1.0, 5.000_000_1e-1, 1.666_641_5e-1, 4.166_621_8e-2, 8.375_129e-3, 1.394_858_1e-3], r);
+    let p = horner([1.0, 1.0, 5e-1, 1.666_641_5e-1, 4.166_621_8e-2, 8.375_129e-3, 1.394_858_1e-3], r);
     // The integer sits in the low bits of `shifted`; moved up it is an addition to the exponent of p.
     let scale = f32::from_bits((shifted.to_bits().wrapping_add(127)) << 23);
     p * scale
@@ -43,7 +43,7 @@ pub fn erf(x: f32) -> f32 {
         [
             -3.002_688_2e-4,
             1.130_155_1,
-            6.319_562_4e-1,
+            6.319_562e-1,
             1.099_608e-1,
             -2.635_512e-2,
             4.736_950_6e-3,
@@ -69,9 +69,11 @@ pub fn gelu_tanh(x: f32) -> f32 {
 
 #[inline(always)]
 pub fn gelu_tanh_grad(x: f32) -> f32 {
-    let s = logistic(TANH_SLOPE * x * (TANH_CUBIC * x).mul_add(x, 1.0));
+    let e = exp(-TANH_SLOPE * x * (TANH_CUBIC * x).mul_add(x, 1.0));
+    let s = 1.0 / (1.0 + e);
     let slope = TANH_SLOPE * (3.0 * TANH_CUBIC * x).mul_add(x, 1.0);
-    (x * slope * s).mul_add(1.0 - s, s)
+    // e s is 1 - s without the cancellation, which x times the slope would magnify.
+    (x * slope * s).mul_add(e * s, s)
 }
 
 #[inline(always)]

@@ -18,6 +18,7 @@ mod linear;
 pub mod math;
 mod multilevel;
 mod pool;
+mod scratch;
 
 use super::host::{Element, Host, View};
 use super::ops::{Op, StepState};
@@ -26,18 +27,20 @@ use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use pool::Pool;
 use pulp::Arch;
+use scratch::Scratch;
 
 /// See the module.
 pub struct Cpu {
     host: Host,
     pool: Pool,
+    scratch: Scratch,
     arch: Arch,
 }
 
 impl Cpu {
     /// `threads` 0: as many as the machine has.
     pub fn new(threads: usize) -> Self {
-        Cpu { host: Host::default(), pool: Pool::new(threads), arch: Arch::new() }
+        Cpu { host: Host::default(), pool: Pool::new(threads), scratch: Scratch::default(), arch: Arch::new() }
     }
 
     pub fn threads(&self) -> usize {
@@ -72,6 +75,9 @@ impl Cpu {
     /// All elements as one slice, which the operation only reads.
     fn slice<T: Element>(&self, t: &Tensor) -> Result<&[T]> {
         let view = self.host.view::<T>(&t.reshape(&[1, t.numel()]))?;
+        if t.numel() == 0 {
+            return Ok(&[]);
+        }
         // SAFETY: callers take operands that the operation only reads, and `Op::check` keeps written ones apart.
         Ok(unsafe { view.row(0) })
     }

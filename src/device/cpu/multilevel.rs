@@ -1,5 +1,4 @@
 use super::{CHUNK, Cpu, rows_of};
-use crate::bail;
 use crate::device::ops::{IDENTITY, Item, Multilevel};
 use crate::error::Result;
 use std::ops::Range;
@@ -41,10 +40,10 @@ impl Cpu {
         let items: &[Item] = bytemuck::cast_slice(self.slice::<u32>(&op.items)?);
         let alpha = op.alpha as f32;
         for (number, item) in items.iter().enumerate() {
+            item.check(maps.index, src.len(), dst.width).map_err(|e| e.at(format_args!("item {number}")))?;
+        }
+        for item in items {
             let (rows, cols) = (item.rows as usize, item.cols as usize);
-            if item.dst_offset as usize + rows.saturating_sub(1) * item.dst_pitch as usize + cols > dst.width {
-                bail!("item {number} ends outside the destination");
-            }
             let layers = item.layer_start as usize..(item.layer_start + item.layers) as usize;
             self.for_chunks(
                 rows,

@@ -22,7 +22,10 @@ impl Operation for Accumulate {
     }
 
     fn check(&self) -> Result<()> {
-        expect_rows("x", &self.x, self.out.numel() / self.out.shape.last().max(1), self.out.shape.last())?;
+        let width = self.out.shape.last();
+        let rows = self.out.numel() / width.max(1);
+        expect_rows("out", &self.out, rows, width)?;
+        expect_rows("x", &self.x, rows, width)?;
         expect_floats(&[("x", &self.x), ("out", &self.out)])
     }
 

@@ -53,6 +53,7 @@ impl Operation for AdamW {
         expect_shape("decay_mask", &self.decay_mask, &[n / ALIGN])?;
         expect_dtype("decay_mask", &self.decay_mask, DType::U8)?;
         expect_shape("norm", &self.norm, &[1])?;
+        expect_floats(&[("params", &self.params), ("norm", &self.norm)])?;
         expect_dtype("state", &self.state, DType::U32)?;
         expect_shape("state", &self.state, &[StepState::WORDS])
     }

@@ -1,4 +1,4 @@
-use super::{Access, Mask, Operation, expect_dtype, expect_floats, expect_shape};
+use super::{Access, Mask, Operation, expect_contiguous, expect_dtype, expect_floats, expect_shape};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -97,7 +97,12 @@ impl Operation for Attention {
                 bail!("the rows of {what} must hold all heads");
             }
         }
+        if b * tq * tk * h * d == 0 {
+            bail!("q is {:?} and k {:?}: nothing to attend to", self.q.shape, self.k.shape);
+        }
         expect_shape("lse", &self.lse, &[b, h, tq])?;
+        expect_contiguous("lse", &self.lse)?;
+        expect_floats(&[("q", &self.q), ("lse", &self.lse)])?;
         if self.causal && tk < tq {
             bail!("causal attention of {tq} queries needs at least as many keys, not {tk}");
         }
@@ -139,7 +144,9 @@ impl Operation for AttentionBackward {
                 bail!("the rows of {what} must hold all heads");
             }
         }
-        expect_shape("delta", &self.delta, f.lse.dims())
+        expect_shape("delta", &self.delta, f.lse.dims())?;
+        expect_contiguous("delta", &self.delta)?;
+        expect_floats(&[("q", &f.q), ("delta", &self.delta)])
     }
 
     fn flops(&self) -> u64 {

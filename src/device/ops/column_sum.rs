@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_floats, expect_shape};
+use super::{Access, Operation, expect_floats, expect_rows, expect_shape};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -22,7 +22,9 @@ impl Operation for ColumnSum {
     }
 
     fn check(&self) -> Result<()> {
-        expect_shape("out", &self.out, &[self.x.shape.last()])?;
+        let width = self.x.shape.last();
+        expect_rows("x", &self.x, self.x.numel() / width.max(1), width)?;
+        expect_shape("out", &self.out, &[width])?;
         expect_floats(&[("x", &self.x), ("out", &self.out)])
     }
 

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_dtype, expect_floats, expect_rows, expect_shape};
+use super::{Access, Operation, expect_contiguous, expect_dtype, expect_floats, expect_rows, expect_shape};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -85,8 +85,10 @@ impl Operation for EmbeddingBackward {
 fn check(ids: &Tensor, out: &Tensor, table: (&str, Option<&Tensor>), positions: (&str, Option<&Tensor>)) -> Result<()> {
     expect_dtype("ids", ids, DType::I32)?;
     let &[batch, time] = ids.dims() else { bail!("ids is {:?} but [batch, time] is needed", ids.shape) };
+    expect_contiguous("ids", ids)?;
     let width = out.shape.last();
     expect_shape("out", out, &[batch, time, width])?;
+    expect_rows("out", out, batch * time, width)?;
     if let (what, Some(t)) = table {
         expect_rows(what, t, t.dims()[0], width)?;
         expect_floats(&[("out", out), (what, t)])?;

@@ -80,6 +80,8 @@ macro_rules! operations {
     ($($name:ident),* $(,)?) => {
         /// Any operation.
         #[derive(Clone, Copy, Debug, PartialEq)]
+        // `Copy` and free of pointers, so that recording a step allocates nothing; lists of a few hundred are small.
+        #[allow(clippy::large_enum_variant)]
         pub enum Op { $($name($name)),* }
 
         $(impl From<$name> for Op { fn from(op: $name) -> Op { Op::$name(op) } })*
@@ -142,7 +144,7 @@ impl Op {
     }
 
     /// Shapes fit, and nothing that is written overlaps another operand (but for the pair of [`Operation::in_place`],
-    /// which may be one and the same view).
+    /// which may be one and the same view; a third operand there too would be read after it was overwritten).
     ///
     /// # Errors
     /// Names the operation and what does not fit.
@@ -156,12 +158,17 @@ impl Op {
             all[count] = Some((*t, access));
             count += 1;
         });
+        let mut pairs = 0;
         for (i, (a, how_a)) in all.iter().flatten().enumerate() {
             for (b, how_b) in all.iter().flatten().skip(i + 1) {
                 let written = *how_a != Access::Read || *how_b != Access::Read;
                 let allowed =
                     |(x, y): (Tensor, Tensor)| (x == *a && y == *b || x == *b && y == *a) && same_elements(a, b);
-                if written && a.overlaps(b) && !self.in_place().is_some_and(allowed) {
+                if !written || !a.overlaps(b) {
+                    continue;
+                }
+                pairs += 1;
+                if pairs > 1 || !self.in_place().is_some_and(allowed) {
                     bail!("{}: an operand that is written overlaps another one ({a:?} and {b:?})", self.name());
                 }
             }
@@ -182,10 +189,13 @@ fn expect_shape(what: &str, t: &Tensor, dims: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// `t` has as many elements in rows of the same width.
+/// `t` has as many elements in rows of the same width, which are also its rows in memory.
 fn expect_rows(what: &str, t: &Tensor, rows: usize, width: usize) -> Result<()> {
     if t.shape.last() != width || t.numel() != rows * width {
         bail!("{what} is {:?} but {rows} rows of {width} are needed", t.shape);
+    }
+    if t.width != width {
+        bail!("{what} has rows of {} elements in memory but {width} are needed", t.width);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_contiguous, expect_dtype, expect_floats};
+use super::{Access, Operation, expect_contiguous, expect_dtype, expect_floats, expect_shape};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -54,6 +54,51 @@ pub struct Item {
 
 impl Item {
     pub const WORDS: usize = size_of::<Item>() / 4;
+
+    /// Everything that the item names lies within the index and within arenas of `src` and `dst` elements. Host devices
+    /// call it before they run; it looks at maps, not at parameters.
+    ///
+    /// # Errors
+    /// Says what lies outside.
+    pub fn check(&self, index: &[u32], src: usize, dst: usize) -> Result<()> {
+        let [rows, cols, pitch] = [self.rows, self.cols, self.dst_pitch].map(|n| n as usize);
+        let [src_rows, src_cols, src_pitch] = [self.src_rows, self.src_cols, self.src_pitch].map(|n| n as usize);
+        let end = |start: u32, rows: usize, cols: usize, pitch: usize| {
+            start as usize + rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { cols }
+        };
+        if end(self.dst_offset, rows, cols, pitch) > dst || rows > 1 && pitch < cols {
+            bail!("{rows} rows of {cols} from element {} on do not fit into a destination of {dst}", self.dst_offset);
+        }
+        let Some(layers) = index.get(self.layer_start as usize..).and_then(|l| l.get(..self.layers as usize)) else {
+            bail!("layers {} + {} lie outside an index of {}", self.layer_start, self.layers, index.len())
+        };
+        if let Some(start) = layers.iter().find(|&&start| end(start, src_rows, src_cols, src_pitch) > src) {
+            bail!("{src_rows} rows of {src_cols} from element {start} on lie outside a source of {src}");
+        }
+        check_map("row", self.row_map, rows, src_rows, index)?;
+        check_map("column", self.col_map, cols, src_cols, index)
+    }
+}
+
+fn check_map(axis: &str, map: u32, units: usize, src_units: usize, index: &[u32]) -> Result<()> {
+    if map == IDENTITY {
+        if units > src_units {
+            bail!("{units} units are carried over from {src_units} on the {axis} axis");
+        }
+        return Ok(());
+    }
+    let Some(pointers) = index.get(map as usize..).and_then(|p| p.get(..=units)) else {
+        bail!("the {axis} map at {map} lies outside an index of {}", index.len())
+    };
+    for pair in pointers.windows(2) {
+        let Some(group) = index.get(pair[0] as usize..pair[1] as usize) else {
+            bail!("a group of the {axis} map at {map} lies outside an index of {}", index.len())
+        };
+        if let Some(unit) = group.iter().find(|&&unit| unit as usize >= src_units) {
+            bail!("the {axis} map at {map} names unit {unit} of {src_units}");
+        }
+    }
+    Ok(())
 }
 
 impl Operation for Multilevel {
@@ -80,6 +125,9 @@ impl Operation for Multilevel {
             expect_contiguous(what, t)?;
             expect_dtype(what, t, DType::U32)?;
         }
+        for (what, t) in [("src", &self.src), ("dst", &self.dst), ("index", &self.index), ("weight", &self.weight)] {
+            expect_shape(what, t, &[t.numel()])?;
+        }
         if self.items.shape.last() != Item::WORDS || self.index.numel() != self.weight.numel() {
             bail!("items need {} words each, and every index a weight", Item::WORDS);
         }
@@ -89,7 +137,8 @@ impl Operation for Multilevel {
         match &self.base {
             None if self.alpha != 1.0 => bail!("alpha below 1 needs a model to interpolate with"),
             Some(base) if base.dims() != self.dst.dims() => bail!("base and dst differ in size"),
-            _ => Ok(()),
+            Some(base) => expect_floats(&[("dst", &self.dst), ("base", base)]),
+            None => Ok(()),
         }
     }
 

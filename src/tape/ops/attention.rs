@@ -42,11 +42,11 @@ impl Tape {
     pub(in crate::tape) fn attention_backward(&mut self, op: Attention, qkv: Var, y: Var) {
         let Some(dout) = self.gradient(y) else { return };
         let (batch, _, _, heads, _) = op.sizes();
-        debug_assert!(self.gradient(qkv).is_none(), "a fused projection has one consumer");
-        let (dqkv, _) = self.target(qkv);
+        let dqkv = self.buffer_like(&self.tensor(qkv));
         let [dq, dk, dv] = parts(&dqkv, heads);
         let delta = self.buffer(&[batch, heads, op.q.dims()[1]], 1);
         self.push_op(AttentionBackward { forward: op, dout: dout.reshape(op.q.dims()), dq, dk, dv, delta });
+        self.give(qkv, dqkv);
         self.done(y);
     }
 }

@@ -27,7 +27,8 @@ impl Tape {
         let (losses, loss) = (self.activation(&[rows]), self.activation(&[1]));
         let dlogits = if needs && self.is_training() { Some(self.buffer(z.dims(), z.pitch)) } else { None };
         let LossOptions { ignore, smoothing, weight } = options;
-        let labels = labels.reshape(&[rows]);
+        // Too few or too many: left as they are, for the operation's check to refuse.
+        let labels = if labels.numel() == rows { labels.reshape(&[rows]) } else { labels };
         let op = CrossEntropy { logits: z, labels, losses, loss, dlogits, ignore, smoothing, weight };
         self.push_op(op);
         let result = self.push_result(loss, needs);

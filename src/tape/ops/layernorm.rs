@@ -1,4 +1,4 @@
-use crate::device::ops::{LayerNorm, LayerNormBackward};
+use crate::device::ops::{Accumulate, LayerNorm, LayerNormBackward};
 use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 
@@ -50,8 +50,13 @@ impl Tape {
         let inner = residual.map_or(x, |(_, sum)| sum);
         if let Some(dout) = self.gradient(y) {
             let (dx, accumulate_dx) = self.target(inner);
-            let (dweight, accumulate) = self.target(weight);
-            let (dbias, _) = self.target(bias);
+            let ((mut dweight, accumulate), (mut dbias, add_bias)) = (self.target(weight), self.target(bias));
+            let finished = [dweight, dbias];
+            // A weight used twice with two biases: one of the pair is added to and the other is not.
+            let apart = accumulate != add_bias;
+            if apart {
+                (dweight, dbias) = (self.buffer_like(&dweight), self.buffer_like(&dbias));
+            }
             let (rows, width) = (op.x.rows(), op.x.width);
             let partials = self.buffer(&[LayerNormBackward::partials(rows), 2 * width], 1);
             let (mean, rstd) = (op.mean, op.rstd);
@@ -66,9 +71,14 @@ impl Tape {
                 accumulate_dx,
                 dweight,
                 dbias,
-                accumulate,
+                accumulate: accumulate && !apart,
                 partials,
             });
+            if apart {
+                for (x, out, add) in [(dweight, finished[0], accumulate), (dbias, finished[1], add_bias)] {
+                    self.push_op(Accumulate { x, out, add });
+                }
+            }
             self.done(y);
         }
         if let (Some((residual, sum)), Some(d)) = (residual, self.gradient(inner)) {

@@ -1,0 +1,243 @@
+//! What does not fit is refused with a message that names the operation, and never panics: every operand of every operation,
+//! changed in each way that a mistake could change it.
+
+use crate::lab::{Lab, retype};
+use crate::{STEMS, Size};
+use vcycle::device::ops::{
+    Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, LayerNorm, Linear,
+    Mask, Multilevel, Op, StepState,
+};
+use vcycle::tensor::{DType, Place, Tensor};
+
+/// All devices refuse the operation, now and when it is captured (what only running can tell: in the replay), with a message
+/// that has all of `words`.
+pub fn refused(lab: &mut Lab, op: &Op, words: &[&str]) {
+    for device in lab.devices() {
+        let op = retype(op, device.float());
+        let name = device.name();
+        let captured = device.capture(&[op]).and_then(|graph| device.replay(graph));
+        for (how, result) in [("run", device.run(&op)), ("capture", captured)] {
+            let Err(error) = result else { panic!("{how} on {name} takes {op:?}, wanted an error with {words:?}") };
+            let text = error.to_string();
+            assert!(words.iter().all(|w| text.contains(w)), "{how} on {name}: {text:?} has not all of {words:?}");
+        }
+    }
+}
+
+fn operands(op: &Op) -> Vec<(Tensor, Access)> {
+    let mut all = Vec::new();
+    { *op }.operands(&mut |t, access| all.push((*t, access)));
+    all
+}
+
+/// The operation with one operand changed.
+fn with(op: &Op, number: usize, change: impl Fn(&mut Tensor)) -> Op {
+    let (mut op, mut i) = (*op, 0);
+    op.operands(&mut |t, _| {
+        if i == number {
+            change(t);
+        }
+        i += 1;
+    });
+    op
+}
+
+/// Calls `each` with a small sample of every operation.
+fn for_all(mut each: impl FnMut(&mut Lab, Op)) {
+    let mut lab = Lab::new(&[2], true);
+    for stem in STEMS {
+        let op = (stem.sample)(&mut lab, Size::Small);
+        each(&mut lab, op);
+        lab.clear();
+    }
+}
+
+#[test]
+fn samples_are_fine() {
+    for_all(|lab, op| lab.check(op, |_, _| f64::INFINITY));
+}
+
+#[test]
+fn a_buffer_without_a_place() {
+    for_all(|lab, op| {
+        for i in 0..operands(&op).len() {
+            refused(lab, &with(&op, i, |t| t.place = Place::Buffer(i as u32)), &[op.name(), "no place"]);
+        }
+    });
+}
+
+#[test]
+fn outside_of_the_arena() {
+    for_all(|lab, op| {
+        for i in 0..operands(&op).len() {
+            refused(lab, &with(&op, i, |t| t.offset += 100_000), &[op.name(), "byte"]);
+            refused(lab, &with(&op, i, |t| t.place = Place::Arena(9_999)), &[op.name(), "freed"]);
+        }
+    });
+}
+
+#[test]
+fn another_type() {
+    for_all(|lab, op| {
+        for (i, (t, _)) in operands(&op).iter().enumerate() {
+            let other = if t.dtype.is_float() { DType::I32 } else { DType::F32 };
+            refused(lab, &with(&op, i, |t| t.dtype = other), &[op.name()]);
+            let signed = if t.dtype == DType::I32 { DType::U32 } else { DType::I32 };
+            refused(lab, &with(&op, i, |t| t.dtype = signed), &[op.name()]);
+        }
+    });
+}
+
+#[test]
+fn floats_of_another_device() {
+    for_all(|lab, op| {
+        let wide = lab.devices().next().map(|d| d.run(&retype(&op, DType::F64)));
+        assert!(wide.is_some_and(|r| r.is_err_and(|e| e.to_string().contains(op.name()))), "{op:?}");
+    });
+}
+
+#[test]
+fn a_shape_that_does_not_fit() {
+    // Operands of any size: the norm's elements as far as they fill as many blocks, the source of a mapping.
+    let free = |name: &str, i: usize| matches!((name, i), ("global_norm" | "multilevel", 0));
+    for_all(|lab, op| {
+        for (i, (t, _)) in operands(&op).iter().enumerate() {
+            let last = t.shape.last();
+            let resized =
+                |size: usize| with(&op, i, |t| *t = Tensor::new(t.place, t.dtype, t.offset, &changed(t, size)));
+            if free(op.name(), i) {
+                continue;
+            }
+            refused(lab, &resized(last + 1), &[op.name()]);
+            if last > 1 {
+                refused(lab, &resized(last - 1), &[op.name()]);
+            }
+            let flat = with(&op, i, |t| *t = Tensor::new(t.place, t.dtype, t.offset, &[t.numel(), 1, 1]));
+            if t.numel() > 1 {
+                refused(lab, &flat, &[op.name()]);
+            }
+        }
+    });
+}
+
+fn changed(t: &Tensor, last: usize) -> Vec<usize> {
+    t.shape.with_last(last).dims().to_vec()
+}
+
+#[test]
+fn an_output_over_another_operand() {
+    for_all(|lab, op| {
+        let all = operands(&op);
+        for (i, (out, _)) in all.iter().enumerate().filter(|(_, (_, access))| *access != Access::Read) {
+            for (_, (other, _)) in all.iter().enumerate().filter(|(j, _)| *j != i) {
+                let size = out.dtype.bytes();
+                let start = other.byte_range().start / size;
+                let to = |offset: usize| with(&op, i, |t| *t = Tensor { place: other.place, offset, ..*t });
+                // In place is the very same view or none.
+                if op.in_place().is_none_or(|pair| pair != (*other, *out)) || !same_rows(other, out) {
+                    refused(lab, &to(start), &[op.name(), "overlaps"]);
+                }
+                if other.byte_range().len() > size {
+                    refused(lab, &to(start + 1), &[op.name(), "overlaps"]);
+                }
+            }
+        }
+    });
+}
+
+fn same_rows(a: &Tensor, b: &Tensor) -> bool {
+    (a.width, a.pitch) == (b.width, b.pitch)
+}
+
+#[test]
+fn ids_and_labels_out_of_range() {
+    for name in ["embedding", "embedding_backward", "cross_entropy"] {
+        for id in [-1, 9, i32::MIN, i32::MAX] {
+            let mut lab = Lab::new(&[2], true);
+            let stem = STEMS.iter().find(|s| s.name == name).expect("a stem");
+            let op = (stem.sample)(&mut lab, Size::Small);
+            // The ids or labels are the only integers.
+            let all = operands(&op);
+            let (i, (ids, _)) = all.iter().enumerate().find(|(_, (t, _))| t.dtype == DType::I32).expect("ids");
+            let mut values = vec![1; ids.numel()];
+            values[2] = id;
+            let wrong = lab.integers(ids.dims(), &values);
+            refused(&mut lab, &with(&op, i, |t| *t = wrong), &[name, &id.to_string(), "2"]);
+        }
+    }
+}
+
+/// An operation that overwrites one input in place may not read it as another one too.
+#[test]
+fn in_place_with_a_third_operand() {
+    let mut lab = Lab::new(&[2], true);
+    let (x, w, out) = (lab.input((&[4, 4], 0)), lab.input((&[4, 4], 0)), lab.output((&[4, 4], 0)));
+    let state = lab.state(&StepState::default());
+    let [row, vector] = [&[4][..], &[4]].map(|dims| lab.input((dims, 0)));
+    let (mean, rstd) = (lab.output((&[4], 0)), lab.output((&[4], 0)));
+    let mask = Mask { p: 0.5, site: 1, state };
+    let ops: [Op; 4] = [
+        Dropout { x, residual: Some(x), out: x, mask }.into(),
+        Linear { residual: Some(x), ..Linear::product(x, w, x, (false, false)) }.into(),
+        ActivationBackward { kind: Activation::GeluErf, dout: x, pre: x, dx: x }.into(),
+        LayerNorm { x, residual: Some(x), sum: Some(x), weight: row, bias: vector, out, mean, rstd, eps: 1e-5 }.into(),
+    ];
+    for op in ops {
+        refused(&mut lab, &op, &[op.name(), "overlaps"]);
+    }
+}
+
+/// Options out of their range, and rows that lie where an operation cannot follow.
+#[test]
+fn options_and_strides() {
+    let mut lab = Lab::new(&[2], true);
+    for_all(|lab, op| {
+        let wrong: Vec<(Op, &str)> = match op {
+            Op::Dropout(op) => [-0.1, 1.0, f32::NAN]
+                .map(|p| (Op::from(Dropout { mask: Mask { p, ..op.mask }, ..op }), "dropout probability"))
+                .into(),
+            Op::CrossEntropy(op) => {
+                [-0.1, 1.0, f64::NAN].map(|smoothing| (Op::from(CrossEntropy { smoothing, ..op }), "smoothing")).into()
+            }
+            Op::Multilevel(op) => vec![
+                (Multilevel { alpha: 1.1, ..op }.into(), "alpha"),
+                (Multilevel { alpha: f64::NAN, ..op }.into(), "alpha"),
+                (Multilevel { base: None, ..op }.into(), "interpolate"),
+            ],
+            Op::Linear(op) => vec![(Linear { accumulate: true, ..op }.into(), "accumulating")],
+            Op::LayerNorm(op) => vec![(LayerNorm { sum: None, ..op }.into(), "go together")],
+            _ => return,
+        };
+        wrong.iter().for_each(|(wrong, word)| refused(lab, wrong, &[op.name(), word]));
+    });
+    // Ids in rows that lie apart, and rows of several dimensions where single ones are needed.
+    let (table, out) = (lab.input((&[9, 5], 0)), lab.output((&[2, 3, 5], 0)));
+    let ids = lab.integers(&[2, 4], &[1; 8]).columns(0, 3);
+    refused(
+        &mut lab,
+        &Embedding { ids, table, positions: None, out, accumulate: false }.into(),
+        &["embedding", "contiguous"],
+    );
+    let wide = lab.input((&[2, 15], 17)).reshape(&[2, 3, 5]);
+    refused(&mut lab, &Accumulate { x: wide, out, add: false }.into(), &["accumulate", "rows"]);
+    refused(
+        &mut lab,
+        &ColumnSum { x: wide, out: table.row_block(0, 1).reshape(&[5]), accumulate: false }.into(),
+        &["column_sum", "rows"],
+    );
+}
+
+/// Nothing to do is done, not refused: sums of no rows are zero.
+#[test]
+fn no_rows_at_all() {
+    let mut lab = Lab::new(&[2], true);
+    let (x, more, column) = (lab.output((&[0, 5], 0)), lab.output((&[0, 5], 0)), lab.output((&[5], 0)));
+    let labels = lab.integers(&[0], &[]);
+    let (losses, loss) = (lab.output((&[0], 0)), lab.output((&[1], 0)));
+    lab.check(Accumulate { x, out: more, add: true }, |_, _| 0.0);
+    lab.check(ColumnSum { x, out: column, accumulate: false }, |_, _| 0.0);
+    let (ignore, smoothing, weight) = (-100, 0.0, 1.0);
+    let dlogits = Some(more);
+    lab.check(CrossEntropy { logits: x, labels, losses, loss, dlogits, ignore, smoothing, weight }, |_, _| 0.0);
+    assert_eq!((lab.values(&column), lab.values(&loss)), (vec![0.0; 5], vec![0.0]));
+}

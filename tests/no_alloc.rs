@@ -1,0 +1,163 @@
+//! From the third step on, training allocates nothing on any thread.
+//!
+//! One exception, by name: the `gemm` crate allocates inside its calls (0.19, `gemm_common::gemm::gemm_basic_generic`, which
+//! may be inlined into `gemm_f32::gemm::f32`: `MemBuffer::new` for packed operands, and `vec![false; mc / MR]`), and frees
+//! before they return. An allocation is attributed to it by the call stack at that moment.
+
+#[path = "gradients/stack.rs"]
+mod stack;
+#[path = "kernels/support.rs"]
+mod support;
+
+use stack::Stack;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use support::{Random, floats, integers, state};
+use vcycle::device::cpu::Cpu;
+use vcycle::device::ops::{ALIGN, AdamW, GlobalNorm, StepState};
+use vcycle::device::{Device, Graph, alloc_tensor, read_scalar};
+use vcycle::tape::{Mode, Tape, Var};
+use vcycle::tensor::{DType, Tensor};
+
+struct Counting;
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static OURS: AtomicUsize = AtomicUsize::new(0);
+static GEMM: AtomicUsize = AtomicUsize::new(0);
+static FIRST: Mutex<String> = Mutex::new(String::new());
+
+thread_local! {
+    /// Looking at the call stack allocates as well.
+    static BUSY: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    if !COUNTING.load(Ordering::SeqCst) || BUSY.replace(true) {
+        return;
+    }
+    let stack = Backtrace::force_capture().to_string();
+    if stack.contains(" gemm_common::gemm::") || stack.contains(" gemm_f32::gemm::") {
+        GEMM.fetch_add(1, Ordering::SeqCst);
+    } else if OURS.fetch_add(1, Ordering::SeqCst) == 0 {
+        *FIRST.lock().expect("a lock") = stack;
+    }
+    BUSY.set(false);
+}
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(start, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A small transformer in training on two threads.
+struct Training {
+    stack: Stack,
+    device: Cpu,
+    tape: Tape,
+    params: Vec<(Tensor, Tensor)>,
+    vars: Vec<Var>,
+    ids: Tensor,
+    labels: Tensor,
+    state: Tensor,
+    update: Graph,
+    steps: i32,
+}
+
+impl Training {
+    fn new(stack: Stack) -> Self {
+        let (mut device, mut random) = (Cpu::new(2), Random::new(1));
+        let shapes = stack.params();
+        let aligned = |dims: &Vec<usize>| dims.iter().product::<usize>().next_multiple_of(ALIGN);
+        let total: usize = shapes.iter().map(aligned).sum();
+        let values: Vec<f64> = random.floats(total).iter().map(|x| 0.2 * x).collect();
+        let [params, grads, m, v] = [values, vec![0.0; total], vec![0.0; total], vec![0.0; total]]
+            .map(|values| floats(&mut device, &[total], &values));
+        let mut offset = 0;
+        let views = shapes.iter().map(|dims| {
+            let view = |of: Tensor| Tensor::new(of.place, of.dtype, offset, dims);
+            let pair = (view(params), view(grads));
+            offset += aligned(dims);
+            pair
+        });
+        let views = views.collect();
+        let state = state(&mut device, &StepState::default());
+        let mut scalars = |dtype: DType, n: usize| alloc_tensor(&mut device, dtype, &[n]).expect("memory");
+        let (partials, norm) = (scalars(DType::F32, GlobalNorm::partials(total)), scalars(DType::F32, 1));
+        let decay_mask = scalars(DType::U8, total / ALIGN);
+        let (beta1, beta2, eps, weight_decay, max_norm) = (0.9, 0.99, 1e-8, 0.0, 1.0);
+        let norm_op = GlobalNorm { x: grads, partials, norm };
+        let adamw = AdamW { params, grads, m, v, decay_mask, norm, state, beta1, beta2, eps, weight_decay, max_norm };
+        let update = device.capture(&[norm_op.into(), adamw.into()]).expect("an update");
+        let dims = [4, stack.time];
+        let n = dims.iter().product();
+        let [ids, labels] = [0; 2].map(|_| integers(&mut device, &dims, &random.ids(n, stack.vocab)));
+        let tape = Tape::new(device.float(), state);
+        Training { stack, device, tape, params: views, vars: Vec::new(), ids, labels, state, update, steps: 0 }
+    }
+
+    fn step(&mut self) -> f64 {
+        self.steps += 1;
+        let (bias1, bias2) = (1.0 - 0.9f32.powi(self.steps), 1.0 - 0.99f32.powi(self.steps));
+        let state = StepState { step: self.steps as u32, lr: 1e-2, bias1, bias2, ..StepState::with_seed(7) };
+        self.device.write(&self.state, bytemuck::bytes_of(&state)).expect("a state");
+        self.tape.begin(Mode::Train { accumulate: false });
+        self.vars.clear();
+        for (value, gradient) in &self.params {
+            self.vars.push(self.tape.param(*value, *gradient));
+        }
+        let (ids, labels) = (self.tape.input(self.ids), self.tape.input(self.labels));
+        let loss = self.stack.loss(&mut self.tape, &self.vars, ids, labels, &|_, _| {});
+        self.tape.backward(&[loss]);
+        self.tape.run(&mut self.device).expect("a step");
+        self.device.replay(self.update).expect("an update");
+        read_scalar(&mut self.device, &self.tape.value(loss).expect("a loss")).expect("a loss")
+    }
+}
+
+/// One test in this binary: another one would allocate meanwhile.
+#[test]
+fn steps_allocate_nothing() {
+    for segments in [false, true] {
+        let stack = Stack { layers: 2, heads: 3, width: 48, vocab: 101, time: 33, dropout: 0.1, segments };
+        let mut training = Training::new(stack);
+        let first = training.step();
+        training.step();
+        COUNTING.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            training.step();
+        }
+        COUNTING.store(false, Ordering::SeqCst);
+        let ours = OURS.load(Ordering::SeqCst);
+        assert_eq!(ours, 0, "allocations of ours, the first from\n{}", FIRST.lock().expect("a lock"));
+        let last = (0..20).map(|_| training.step()).last().expect("a step");
+        assert!(last < 0.9 * first, "this was training: the loss went from {first} to {last}");
+    }
+    assert!(GEMM.load(Ordering::SeqCst) > 0, "gemm allocates no more: take the exception out");
+}
