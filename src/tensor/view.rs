@@ -97,7 +97,7 @@ impl Tensor {
     }
 
     pub fn rows(&self) -> usize {
-        if self.width == 0 { 0 } else { self.numel() / self.width }
+        self.numel().checked_div(self.width).unwrap_or(0)
     }
 
     /// Elements from the first to one past the last.
