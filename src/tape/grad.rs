@@ -5,7 +5,7 @@
 
 use super::node::Node;
 use super::{Tape, Var};
-use crate::device::ops::Accumulate;
+use crate::device::ops::{Accumulate, Fill};
 use crate::tensor::{Place, Tensor};
 
 impl Tape {
@@ -39,6 +39,19 @@ impl Tape {
                         self.give(logits, d);
                     }
                 }
+            }
+        }
+        if self.mode == (super::Mode::Train { accumulate: false }) {
+            self.clear_unwritten();
+        }
+    }
+
+    /// A parameter that no loss depends on has gradient zero, not that of the step before.
+    fn clear_unwritten(&mut self) {
+        for i in 0..self.vars.len() {
+            let var = self.vars[i];
+            if let (true, false, Some(out)) = (var.is_param, var.written, var.gradient) {
+                self.push_op(Fill { out, value: 0.0 });
             }
         }
     }

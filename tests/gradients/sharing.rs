@@ -101,3 +101,12 @@ fn parameters_in_the_stream() {
         vec![loss_of(t, all, p[5], i[0])]
     });
 }
+
+/// What no loss reads has gradient zero, whatever its place held before.
+#[test]
+fn a_parameter_that_is_not_used() {
+    let mut rig = Rig::with(11, &[&[3, 4], &[4, 5], &[2, 7]]);
+    rig.ids(&[3], 5);
+    let gradients = rig.outcome(&|t: &mut Tape, p: &[Var], i: &[Var]| vec![loss_of(t, p[0], p[1], i[0])]).gradients;
+    assert_eq!(gradients[2], vec![0.0; 14]);
+}

@@ -11,6 +11,7 @@ mod cross_entropy;
 mod dropout;
 mod embedding;
 mod errors;
+mod fill;
 mod global_norm;
 mod lab;
 mod layernorm;
@@ -66,6 +67,7 @@ stems! {
     dropout: dropout::cases, dropout::sample;
     embedding: embedding::cases, embedding::sample;
     embedding_backward: embedding::cases_backward, embedding::sample_backward;
+    fill: fill::cases, fill::sample;
     global_norm: global_norm::cases, global_norm::sample;
     layernorm: layernorm::cases, layernorm::sample;
     layernorm_backward: layernorm::cases_backward, layernorm::sample_backward;

@@ -12,6 +12,7 @@ mod column_sum;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod fill;
 mod global_norm;
 mod layernorm;
 mod linear;
@@ -49,7 +50,14 @@ impl Cpu {
 
     /// The instructions that the loops were compiled for and this machine has.
     pub fn vector_unit() -> String {
-        format!("{:?}", Arch::new())
+        let name = format!("{:?}", Arch::new());
+        let level = name.split(['(', ' ']).next().unwrap_or_default();
+        match level {
+            "V4" => "x86-64-v4 (AVX-512)".into(),
+            "V3" => "x86-64-v3 (AVX2, FMA)".into(),
+            "Neon" => "NEON".into(),
+            other => other.to_lowercase(),
+        }
     }
 
     /// Calls `f` with ranges that cover `0..n`, `chunk` long, on all threads, compiled for this machine's vector unit.
@@ -98,6 +106,7 @@ impl Cpu {
             Op::Dropout(op) => self.dropout(op),
             Op::Embedding(op) => self.embedding(op),
             Op::EmbeddingBackward(op) => self.embedding_backward(op),
+            Op::Fill(op) => self.fill(op),
             Op::GlobalNorm(op) => self.global_norm(op),
             Op::LayerNorm(op) => self.layernorm(op),
             Op::LayerNormBackward(op) => self.layernorm_backward(op),

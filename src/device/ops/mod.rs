@@ -15,6 +15,7 @@ mod column_sum;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod fill;
 mod global_norm;
 mod layernorm;
 mod linear;
@@ -30,6 +31,7 @@ pub use column_sum::ColumnSum;
 pub use cross_entropy::CrossEntropy;
 pub use dropout::{Dropout, Mask};
 pub use embedding::{Embedding, EmbeddingBackward};
+pub use fill::Fill;
 pub use global_norm::GlobalNorm;
 pub use layernorm::{LayerNorm, LayerNormBackward};
 pub use linear::{Epilogue, Linear};
@@ -124,6 +126,7 @@ operations!(
     Dropout,
     Embedding,
     EmbeddingBackward,
+    Fill,
     GlobalNorm,
     LayerNorm,
     LayerNormBackward,

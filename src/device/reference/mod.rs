@@ -74,6 +74,7 @@ impl Device for Reference {
             Op::Dropout(op) => self.dropout(op),
             Op::Embedding(op) => self.embedding(op),
             Op::EmbeddingBackward(op) => self.embedding_backward(op),
+            Op::Fill(op) => self.fill(op),
             Op::GlobalNorm(op) => self.global_norm(op),
             Op::LayerNorm(op) => self.layernorm(op),
             Op::LayerNormBackward(op) => self.layernorm_backward(op),

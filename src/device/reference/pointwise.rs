@@ -4,8 +4,8 @@ use super::Reference;
 use crate::bail;
 use crate::device::ops::philox::{keeps, word};
 use crate::device::ops::{
-    Accumulate, Activation, ActivationBackward, Dropout, Embedding, EmbeddingBackward, LayerNorm, LayerNormBackward,
-    Mask, StepState,
+    Accumulate, Activation, ActivationBackward, Dropout, Embedding, EmbeddingBackward, Fill, LayerNorm,
+    LayerNormBackward, Mask, StepState,
 };
 use crate::error::Result;
 
@@ -70,6 +70,12 @@ impl Reference {
             let old = if op.add { out.get(ro.0, ro.1) } else { 0.0 };
             out.set(ro.0, ro.1, old + x.get(rx.0, rx.1));
         }
+        Ok(())
+    }
+
+    pub(super) fn fill(&self, op: &Fill) -> Result<()> {
+        let out = self.f(&op.out)?;
+        (0..out.rows).for_each(|r| (0..out.width).for_each(|c| out.set(r, c, op.value)));
         Ok(())
     }
 
