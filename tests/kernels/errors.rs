@@ -98,8 +98,8 @@ fn floats_of_another_device() {
 
 #[test]
 fn a_shape_that_does_not_fit() {
-    // Operands of any size: the norm's elements as far as they fill as many blocks, the source of a mapping.
-    let free = |name: &str, i: usize| matches!((name, i), ("global_norm" | "multilevel", 0));
+    // Operands of any size: what is filled, the norm's elements as far as they fill as many blocks, the source of a mapping.
+    let free = |name: &str, i: usize| matches!((name, i), ("fill" | "global_norm" | "multilevel", 0));
     for_all(|lab, op| {
         for (i, (t, _)) in operands(&op).iter().enumerate() {
             let last = t.shape.last();
