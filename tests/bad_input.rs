@@ -1,7 +1,7 @@
 //! Promise: on bad input a sentence with file, place and remedy; exit code 2; no panic; nothing half-written.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 const CONFIG: &str = r#"
@@ -35,9 +35,22 @@ fn workplace() -> TempDir {
     dir
 }
 
+fn vcycle(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
+    command.args(args).current_dir(dir);
+    command
+}
+
+/// Standard output of a command that must succeed.
+fn ok(dir: &Path, args: &[&str]) -> String {
+    let out = vcycle(dir, args).output().expect("the binary runs");
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("UTF-8")
+}
+
 /// The message of a command that must fail with code 2 and leave `out` unmade.
 fn refused(dir: &Path, args: &[&str]) -> String {
-    let out = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(dir).output().expect("the binary runs");
+    let out = vcycle(dir, args).output().expect("the binary runs");
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(2), "{args:?}: {text}");
     assert!(!text.contains("panicked"), "{args:?}: {text}");
@@ -59,6 +72,10 @@ fn configurations() {
         ("batch = 2", "batch = \"two\"", &["bad.toml", "batch", "line"]),
         ("batch = 2", "batch = 0", &["bad.toml", "at least 1"]),
         ("batch = 2", "batch = ", &["bad.toml", "line"]),
+        ("batch = 2", "batch = 9223372036854775807", &["bad.toml", "train.batch", "beyond reason"]),
+        ("batch = 2", "batch = 9000000000", &["bad.toml", "train.batch", "beyond reason"]),
+        ("tokenizer = \"byte\"", "tokenizer = \"byte\"\nheld_out_every = 1", &["data.held_out_every is 1"]),
+        ("tokenizer = \"byte\"", "tokenizer = \"byte\"\ndocument_prefix = \"##\"", &["data.document_prefix \"##\""]),
         ("family = \"gpt\"", "family = \"rnn\"", &["bad.toml", "rnn", "gpt"]),
         ("layers = 2", "layers = -2", &["bad.toml", "line"]),
         ("layers = 2", "layers = 0", &["layers"]),
@@ -95,6 +112,29 @@ fn configurations() {
         let text = refused(dir.path(), &["train", "run.toml", "--out", "out", "--set", change]);
         assert!(text.contains(says), "{change}: {text}");
     }
+    let text = refused(dir.path(), &["train", "run.toml", "--out", "out", "--seed", "9223372036854775808"]);
+    assert!(text.contains("--seed") && text.contains("9223372036854775807"), "{text}");
+    let seed = i64::MAX.to_string();
+    ok(dir.path(), &["train", "run.toml", "--out", "seeded", "--quiet", "--seed", &seed]);
+}
+
+#[test]
+fn a_stage_of_no_steps_is_passed_through() {
+    let dir = workplace();
+    let none = |out: &'static str, keys: &[&'static str]| {
+        let sets = keys.iter().flat_map(|key| ["--set", key]);
+        let args: Vec<&str> = ["train", "run.toml", "--out", out, "--quiet"].into_iter().chain(sets).collect();
+        let printed = ok(dir.path(), &args);
+        assert!(printed.contains("held-out loss") && !printed.contains("NaN"), "{keys:?}: {printed}");
+    };
+    let all = ["levels.0.before.steps=0", "levels.0.train.steps=0", "levels.1.train.steps=0"];
+    none("one", &all[2..]);
+    none("all", &[&all[..], &["scratch.steps=0", "scratch.lr=1e-3"]].concat());
+    let text = refused(
+        dir.path(),
+        &["train", "run.toml", "--out", "out", "--set", all[1], "--set", "levels.0.train.warmup=1"],
+    );
+    assert!(text.contains("levels[0]") && text.contains("warmup"), "{text}");
 }
 
 #[test]
@@ -124,12 +164,7 @@ fn an_existing_folder_is_not_touched() {
 }
 
 fn trained(dir: &Path) {
-    let out = Command::new(env!("CARGO_BIN_EXE_vcycle"))
-        .args(["train", "run.toml", "--out", "run", "--quiet"])
-        .current_dir(dir)
-        .output()
-        .expect("the binary runs");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    ok(dir, &["train", "run.toml", "--out", "run", "--quiet"]);
 }
 
 #[test]
@@ -200,12 +235,7 @@ fn operators() {
     }
     let text = refused(at, &["decoalesce", model, "--out", "out"]);
     assert!(text.contains("--like"), "{text}");
-    let out = Command::new(env!("CARGO_BIN_EXE_vcycle"))
-        .args(["coalesce", model, "--layers", "1", "--heads", "1", "--out", "small"])
-        .current_dir(at)
-        .output()
-        .expect("the binary runs");
-    assert!(out.status.success());
+    ok(at, &["coalesce", model, "--layers", "1", "--heads", "1", "--out", "small"]);
     for (alpha, says) in [("1.5", "alpha"), ("-0.1", "alpha"), ("nan", "alpha")] {
         let text = refused(at, &["interpolate", model, "small", &format!("--alpha={alpha}"), "--out", "out"]);
         assert!(text.contains(says), "{text}");
@@ -221,4 +251,147 @@ fn operators() {
     assert!(text.contains("temperature"), "{text}");
     let text = refused(at, &["train", "run.toml", "--device", "tpu", "--out", "out"]);
     assert!(text.contains("tpu") && text.contains("cpu"), "{text}");
+}
+
+#[test]
+fn records_that_lie() {
+    let dir = workplace();
+    let at = dir.path();
+    trained(at);
+    ok(at, &["coalesce", "run/vcycle/model", "--layers", "1", "--heads", "1", "--out", "small"]);
+    let path = at.join("small/vcycle.json");
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("a record")).expect("JSON");
+    for (key, value, says) in [
+        ("heads", 4611686018427387904u64, "heads"),
+        ("heads", 1 << 40, "2^31"),
+        ("heads", 0, "heads"),
+        ("layers", 0, "layers"),
+        ("layers", u64::MAX, "layers"),
+        ("head_size", 8, "parent.head_size is 8"),
+        ("head_size", 0, "parent.head_size is 0"),
+    ] {
+        let mut lie = record.clone();
+        lie["parent"][key] = value.into();
+        std::fs::write(&path, lie.to_string()).expect("written");
+        let text = refused(at, &["decoalesce", "small", "--out", "out"]);
+        assert!(text.contains("vcycle.json: ") && text.contains(says), "{key} = {value}: {text}");
+    }
+    let mut lie = record.clone();
+    lie["scheme"]["width_scheme"] = serde_json::json!([[0, 4611686018427387904u64]]);
+    std::fs::write(&path, lie.to_string()).expect("written");
+    let text = refused(at, &["decoalesce", "small", "--out", "out"]);
+    assert!(text.contains("width_scheme") && text.contains("4611686018427387904"), "{text}");
+}
+
+#[test]
+fn a_pattern_of_another_family() {
+    let dir = workplace();
+    let at = dir.path();
+    trained(at);
+    let model = "run/vcycle/model";
+    ok(at, &["coalesce", model, "--layers", "1", "--heads", "1", "--out", "small"]);
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(at.join(model).join("config.json")).expect("a config")).expect("JSON");
+    std::fs::create_dir(at.join("like")).expect("a folder");
+    for (changes, says) in [
+        (&[("n_embd", 16.0)][..], "head size is 8"),
+        (&[("vocab_size", 300.0)], "vocabulary is 300"),
+        (&[("n_positions", 17.0)], "context is 17"),
+        (&[("n_inner", 40.0)], "inner size per head is 20"),
+        (&[("layer_norm_epsilon", 1e-6)], "layer_norm_epsilon is 1e-6"),
+        (&[("n_head", 1099511627776.0), ("n_embd", 4398046511104.0)], "n_"),
+    ] {
+        let mut like = config.clone();
+        for &(key, value) in changes {
+            like[key] = if value < 1.0 { value.into() } else { (value as u64).into() };
+        }
+        std::fs::write(at.join("like/config.json"), like.to_string()).expect("written");
+        let text = refused(at, &["decoalesce", "small", "--like", "like", "--out", "out"]);
+        assert!(text.contains("like") && text.contains(says), "{changes:?}: {text}");
+    }
+    // As many heads as no memory holds, and fewer than the smaller model has.
+    let file = |changes: &[(&str, u64)]| {
+        let mut like = config.clone();
+        changes.iter().for_each(|&(key, value)| like[key] = value.into());
+        std::fs::write(at.join("like/config.json"), like.to_string()).expect("written");
+    };
+    file(&[("n_layer", 2), ("n_head", 50000), ("n_embd", 200000)]);
+    let text = refused(at, &["decoalesce", "small", "--like", "like", "--out", "out"]);
+    assert!(text.contains("like"), "{text}");
+    file(&[("n_head", 1), ("n_embd", 4)]);
+    let text = refused(at, &["decoalesce", model, "--like", "like", "--out", "out"]);
+    assert!(text.contains("--like like: ") && text.contains("swap the models"), "{text}");
+}
+
+#[test]
+fn texts_and_tokenizers_that_do_not_fit_the_model() {
+    let dir = workplace();
+    let at = dir.path();
+    trained(at);
+    let model = "run/vcycle/model";
+    let temporary = at.join("tmp");
+    std::fs::create_dir(&temporary).expect("a folder");
+    let eval = |data: &str| {
+        let args = ["eval", model, "--data", data];
+        // The names under which systems look for the temporary folder.
+        let out = vcycle(at, &args).envs(["TMPDIR", "TMP", "TEMP"].map(|key| (key, &temporary))).output();
+        let out = out.expect("the binary runs");
+        assert_eq!(std::fs::read_dir(&temporary).expect("a folder").count(), 0, "{data}: a file is left");
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    std::fs::write(at.join("one.txt"), "a").expect("written");
+    vcycle::data::shard::write_shard(&at.join("none.bin"), &[], 256).expect("written");
+    for (data, says) in [("one.txt", "one.txt holds 1 token;"), ("none.bin", "none.bin holds 0 tokens;")] {
+        let (code, text) = eval(data);
+        assert!(code == Some(2) && text.contains(says) && text.contains("at least 2"), "{text}");
+    }
+    std::fs::write(at.join("two.txt"), "ab").expect("written");
+    for data in ["two.txt", "text.txt"] {
+        let (code, text) = eval(data);
+        assert_eq!(code, Some(0), "{data}: {text}");
+    }
+    // A vocabulary padded beyond the tokenizer's, as many are: nothing is drawn that has no text.
+    ok(at, &["train", "run.toml", "--out", "char", "--quiet", "--set", "data.tokenizer=char"]);
+    let tokenizer = |from: &str, to: &str| {
+        std::fs::copy(at.join(from).join("tokenizer.json"), at.join(to).join("tokenizer.json")).expect("copied")
+    };
+    let byte = std::fs::read(at.join(model).join("tokenizer.json")).expect("a tokenizer");
+    tokenizer("char/vcycle/model", model);
+    for temperature in ["5", "0"] {
+        let all = ["--top-k", "0", "--temperature", temperature, "--tokens", "100"];
+        let text = ok(at, &[&["generate", model, "--prompt", "line 1"][..], &all].concat());
+        assert!(text.starts_with("line 1") && text.len() > 50, "{text}");
+    }
+    // The other way round there are texts that the model cannot read.
+    std::fs::write(at.join("char/vcycle/model/tokenizer.json"), byte).expect("written");
+    for args in [
+        &["generate", "char/vcycle/model", "--prompt", "\u{e9}"][..],
+        &["eval", "char/vcycle/model", "--data", "run.toml"],
+    ] {
+        let text = refused(at, args);
+        assert!(text.contains("tokenizer.json gives token") && text.contains("trained with"), "{text}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let dir = workplace();
+    let at = dir.path();
+    trained(at);
+    let model = "run/vcycle/model";
+    for args in [
+        &["generate", model, "--prompt", "line", "--tokens", "1000000000"][..],
+        &["eval", model, "--data", "text.txt"],
+        &["coalesce", model, "--layers", "1", "--heads", "1", "--out", "small"],
+        &["train", "run.toml", "--out", "again", "--quiet"],
+        &["info"],
+    ] {
+        let mut child =
+            vcycle(at, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        drop(child.stdout.take());
+        let out = child.wait_with_output().expect("the binary ends");
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && text.is_empty(), "{args:?}: {:?} {text}", out.status);
+    }
+    assert!(at.join("small/model.safetensors").exists() && at.join("again/vcycle/model/config.json").exists());
 }

@@ -78,8 +78,11 @@ fn three_levels_in_train() {
         all.iter().filter(|e| e["event"] == "operator").filter_map(|e| e["name"].as_str()).collect();
     assert_eq!(operators, ["coalesce", "coalesce", "interpolate", "interpolate"]);
     assert!(events(dir.path(), "run/scratch").iter().filter(|e| e["event"] == "step").count() == 8);
-    // A model that trained can speak, and be scored.
+    // A model that trained can speak, also beyond its context, and be scored.
     let model = "run/vcycle/model";
+    let long = "the states ".repeat(20);
+    let continued = ok(dir.path(), &["generate", model, "--prompt", &long, "--tokens", "20"]);
+    assert!(continued.starts_with(&long) && continued.trim_end().len() > long.len(), "{continued}");
     assert!(ok(dir.path(), &["generate", model, "--prompt", "the ", "--tokens", "20"]).starts_with("the "));
     let report = ok(dir.path(), &["eval", model, "--data", "text.txt"]);
     assert!(report.contains("perplexity:") && report.contains("bits per byte:"), "{report}");
@@ -103,6 +106,10 @@ fn operators_on_checkpoints_three_levels_down_and_up() {
     let dir = workplace();
     ok(dir.path(), &["train", "three.toml", "--out", "run", "--quiet"]);
     let (big, at) = ("run/vcycle/model", dir.path());
+    let config = |model: &str| std::fs::read_to_string(at.join(model).join("config.json")).expect("a config");
+    let marked = config(big).replace("\"eos_token_id\": null", "\"eos_token_id\": 7");
+    assert!(marked.contains("\"eos_token_id\": 7"), "{marked}");
+    std::fs::write(at.join(big).join("config.json"), marked).expect("written");
     ok(
         at,
         &["coalesce", big, "--layers", "2", "--heads", "2", "--width", "exact", "--depth", "identity", "--out", "m2"],
@@ -110,6 +117,7 @@ fn operators_on_checkpoints_three_levels_down_and_up() {
     std::fs::write(at.join("s.json"), r#"{"width_scheme": [[0, 1]], "depth_scheme": [[0, 1]]}"#).expect("written");
     ok(at, &["coalesce", "m2", "--scheme", "s.json", "--out", "m3"]);
     let record = std::fs::read_to_string(at.join("m2/vcycle.json")).expect("a record");
+    assert!(config("m2").contains("\"eos_token_id\": 7") && config("m2").contains("\"bos_token_id\": null"));
     assert!(record.contains("exact") && record.contains("identity") && record.contains("\"parent\""), "{record}");
     ok(at, &["decoalesce", "m3", "--out", "up2"]);
     ok(at, &["decoalesce", "m2", "--shares", "random", "--seed", "3", "--out", "up1"]);

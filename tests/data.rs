@@ -139,12 +139,15 @@ fn split_by_size_cuts_at_line_ends() {
 #[test]
 fn impossible_splits_say_what_to_change() {
     let text = "== a\n1\n== b\n2\n";
-    error_with(split(text, &by_prefix("== ", 0)), &["every is 0", "2 or more"]);
-    error_with(split(text, &by_size(1)), &["every is 1", "2 or more"]);
-    error_with(split(text, &by_prefix("## ", 2)), &["\"## \"", "check it"]);
-    error_with(split(text, &by_prefix("", 2)), &["prefix is empty"]);
+    error_with(split(text, &by_prefix("== ", 0)), &["data.held_out_every is 0", "2 or more"]);
+    error_with(split(text, &by_size(1)), &["data.held_out_every is 1", "2 or more"]);
+    error_with(split(text, &by_prefix("## ", 2)), &["data.document_prefix \"## \"", "check it"]);
+    error_with(split(text, &by_prefix("", 2)), &["data.document_prefix is empty"]);
     error_with(split(text, &by_prefix("a\nb", 2)), &["spans lines"]);
-    error_with(split(text, &by_prefix("== ", 3)), &["nothing is held out", "2 documents", "at most 2"]);
+    error_with(
+        split(text, &by_prefix("== ", 3)),
+        &["nothing is held out", "2 documents", "data.held_out_every to at most 2"],
+    );
     error_with(split(text, &by_size(101)), &["nothing is held out", "at most"]);
     error_with(split("one line", &by_size(2)), &["1 piece;", "at least two"]);
     error_with(split("\n\n\nx\n", &by_size(4)), &["nothing is left to train on"]);

@@ -304,6 +304,16 @@ fn config_with(key: &str, value: Option<Value>) -> Result<Gpt2Config, Error> {
 fn public_configs_are_read() {
     let gpt2 = config_with("reorder_and_upcast_attn", Some(json!(true))).unwrap();
     assert_eq!((gpt2.vocab_size, gpt2.n_embd, gpt2.n_inner, gpt2.attn_pdrop), (50257, 768, None, 0.1));
+    assert_eq!((gpt2.bos_token_id, gpt2.eos_token_id), (Some(50256), Some(50256)));
+    for absent in [None, Some(Value::Null)] {
+        assert_eq!(
+            config_with("bos_token_id", absent.clone()).unwrap(),
+            Gpt2Config { bos_token_id: None, ..gpt2.clone() }
+        );
+        assert_eq!(config_with("eos_token_id", absent).unwrap(), Gpt2Config { eos_token_id: None, ..gpt2.clone() });
+    }
+    // Some checkpoints have an id beyond the vocabulary; it is theirs to keep.
+    assert_eq!(config_with("eos_token_id", Some(json!(60000))).unwrap().eos_token_id, Some(60000));
     assert_eq!(config_with("n_positions", None).unwrap(), gpt2);
     assert_eq!(config_with("n_inner", Some(Value::Null)).unwrap(), gpt2);
     assert_eq!(config_with("n_inner", Some(json!(100))).unwrap().n_inner, Some(100));
@@ -348,6 +358,9 @@ fn config_errors_name_the_file_and_the_key() {
         ("resid_pdrop", Some(json!(1.0))),
         ("embd_pdrop", Some(json!(-0.1))),
         ("attn_pdrop", Some(Value::Null)),
+        ("bos_token_id", Some(json!(-1))),
+        ("eos_token_id", Some(json!(0.5))),
+        ("eos_token_id", Some(json!([1, 2]))),
     ];
     for (key, value) in cases {
         let shown = format!("{key} = {value:?}");
@@ -379,6 +392,8 @@ fn config_round_trip() {
         resid_pdrop: 0.0,
         embd_pdrop: 0.25,
         attn_pdrop: 0.5,
+        bos_token_id: None,
+        eos_token_id: Some(0),
     };
     config.write(&path).unwrap();
     assert_eq!(Gpt2Config::read(&path).unwrap(), config);
@@ -386,6 +401,9 @@ fn config_round_trip() {
     assert_eq!(written["architectures"], json!(["GPT2LMHeadModel"]));
     assert_eq!(written["n_ctx"], 5);
     assert_eq!(written["torch_dtype"], "float32");
+    // Null and not absent: `transformers` reads an absent one as 50256.
+    assert_eq!(written.get("bos_token_id"), Some(&Value::Null));
+    assert_eq!(written["eos_token_id"], 0);
 
     let bad = Gpt2Config { n_head: 4, ..config };
     assert!(bad.write(&path).unwrap_err().to_string().contains("n_head"));

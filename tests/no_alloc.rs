@@ -16,11 +16,17 @@ use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use support::{Random, floats, integers, state};
+use vcycle::data::sampler::Sampler;
+use vcycle::data::shard::{Shard, write_shard};
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::{ALIGN, AdamW, GlobalNorm, StepState};
 use vcycle::device::{Device, Graph, alloc_tensor, read_scalar};
+use vcycle::model::Model;
+use vcycle::model::gpt::{Gpt, GptConfig};
+use vcycle::model::store::Store;
 use vcycle::tape::{Mode, Tape, Var};
 use vcycle::tensor::{DType, Tensor};
+use vcycle::train::learner::{Learner, OptimizerConfig};
 
 struct Counting;
 
@@ -141,21 +147,69 @@ impl Training {
     }
 }
 
+/// Three steps without an allocation of ours.
+fn assert_none(what: &str, mut step: impl FnMut()) {
+    COUNTING.store(true, Ordering::SeqCst);
+    (0..3).for_each(|_| step());
+    COUNTING.store(false, Ordering::SeqCst);
+    let ours = OURS.load(Ordering::SeqCst);
+    assert_eq!(ours, 0, "{what}: allocations of ours, the first from\n{}", FIRST.lock().expect("a lock"));
+}
+
+/// What `vcycle train` runs: a GPT, its learner, batches from a shard.
+fn gpt_steps(recompute: bool) {
+    let (batch, time, vocab) = (3, 17, 61);
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("tokens.bin");
+    let tokens: Vec<u32> = (0..2000u32).map(|i| i * i % vocab as u32).collect();
+    write_shard(&path, &tokens, vocab).expect("a shard");
+    let shard = Shard::open(&path).expect("a shard");
+    let sampler = Sampler { seed: 1, rank: 0, world: 1 };
+    let gpt = Gpt::new(GptConfig {
+        vocab,
+        context: time,
+        width: 36,
+        heads: 3,
+        layers: 2,
+        ffn: 144,
+        eps: 1e-5,
+        init_std: 0.1,
+        dropout_embedding: 0.1,
+        dropout_attention: 0.1,
+        dropout_residual: 0.1,
+        bos: None,
+        eos: None,
+    })
+    .expect("sizes that fit");
+    let mut device = Cpu::new(2);
+    let params = Store::new(gpt.table().clone(), &mut device).expect("memory");
+    params.initialise(&mut device, 1).expect("written");
+    let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let mut learner =
+        Learner::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, 1, recompute).expect("memory");
+    let (mut ids, mut labels, mut number) = (vec![0; batch * time], vec![0; batch * time], 0);
+    let mut step = || {
+        sampler.training_batch(&shard, number, batch, time, &mut ids, &mut labels).expect("a batch");
+        learner.step(&mut device, &ids, &labels, 1e-3).expect("a step");
+        number += 1;
+    };
+    (0..2).for_each(|_| step());
+    assert_none("GPT", step);
+}
+
 /// One test in this binary: another one would allocate meanwhile.
 #[test]
 fn steps_allocate_nothing() {
+    gpt_steps(false);
+    gpt_steps(true);
     for segments in [false, true] {
         let stack = Stack { layers: 2, heads: 3, width: 48, vocab: 101, time: 33, dropout: 0.1, segments };
         let mut training = Training::new(stack);
         let first = training.step();
         training.step();
-        COUNTING.store(true, Ordering::SeqCst);
-        for _ in 0..3 {
+        assert_none("stack", || {
             training.step();
-        }
-        COUNTING.store(false, Ordering::SeqCst);
-        let ours = OURS.load(Ordering::SeqCst);
-        assert_eq!(ours, 0, "allocations of ours, the first from\n{}", FIRST.lock().expect("a lock"));
+        });
         let last = (0..20).map(|_| training.step()).last().expect("a step");
         assert!(last < 0.9 * first, "this was training: the loss went from {first} to {last}");
     }

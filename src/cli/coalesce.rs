@@ -47,7 +47,7 @@ impl Args {
                 "{layers} layers and {heads} heads are the model's own; give --layers or --heads below them, or a scheme"
             );
         }
-        let small = model.resized(layers, heads)?;
+        let small = model.resized(layers, heads).at("coalesce")?;
         let store = Store::new(small.table().clone(), &mut *device)?;
         let rules = self.rules.over(Rules::default());
         coalesce(&mut *device, &big, &store, &scheme, &rules).at("coalesce")?;

@@ -1,10 +1,8 @@
-use super::DeviceArgs;
-use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use super::{DeviceArgs, encode, print};
+use crate::error::Result;
 use crate::eval::Forward;
 use crate::eval::generate::{Sampling, generate};
 use crate::hub::checkpoint;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Continue a text
@@ -33,37 +31,29 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<()> {
-        let tokenizer = Tokenizer::load(&self.model.join(checkpoint::TOKENIZER))?;
         let mut device = self.device.open()?;
         let (gpt, store) = checkpoint::load(&self.model, &mut *device)?;
-        let mut tokens = tokenizer.encode(&self.prompt)?;
-        if let Some(id) = tokens.iter().find(|&&t| t as usize >= gpt.config.vocab) {
-            crate::bail!(
-                "{} gives token {id}, but the model knows {} tokens; use the tokenizer it was trained with",
-                self.model.join(checkpoint::TOKENIZER).display(),
-                gpt.config.vocab
-            );
-        }
+        let (tokenizer, mut tokens) = encode(&self.model, gpt.config.vocab, &self.prompt)?;
         let mut forward = Forward::new(&mut *device, &gpt, &store, (1, gpt.config.context))?;
-        let sampling = Sampling { temperature: self.temperature, top_k: self.top_k, seed: self.seed };
+        // Models are often padded to a round number of tokens, and the tokenizer has no text for the rest.
+        let vocabulary = gpt.config.vocab.min(tokenizer.vocab_size());
+        let sampling = Sampling { temperature: self.temperature, top_k: self.top_k, seed: self.seed, vocabulary };
         let prompt = tokens.clone();
         // Characters may span tokens, so what is printed is the growth of the decoded whole.
         let mut shown = String::new();
-        let mut print = |text: String| -> Result<()> {
+        let mut grow = |text: String| -> Result<()> {
             let complete = text.trim_end_matches('\u{FFFD}');
             if let Some(new) = complete.strip_prefix(shown.as_str()) {
-                print!("{new}");
-                std::io::stdout().flush().map_err(|e| Error::new(format!("cannot print: {e}")))?;
+                print(format_args!("{new}"))?;
                 shown = complete.to_string();
             }
             Ok(())
         };
-        print(tokenizer.decode(&tokens)?)?;
+        grow(tokenizer.decode(&tokens)?)?;
         generate(&mut *device, &mut forward, &prompt, self.tokens, sampling, |token| {
             tokens.push(token);
-            print(tokenizer.decode(&tokens)?)
+            grow(tokenizer.decode(&tokens)?)
         })?;
-        println!();
-        Ok(())
+        print(format_args!("\n"))
     }
 }

@@ -1,3 +1,4 @@
+use super::say;
 use crate::device::{NAMES, cpu::Cpu, ops};
 use crate::error::Result;
 
@@ -7,12 +8,16 @@ pub struct Args {}
 
 impl Args {
     pub fn run(self) -> Result<()> {
-        println!("vcycle {} ({}, {})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
-        println!("devices:      {}", NAMES.join(", "));
-        println!("operations:   {}", ops::NAMES.join(", "));
-        println!("kernels:      none are compiled in: this version has no CUDA device");
-        println!("cpu threads:  {}", Cpu::new(0).threads());
-        println!("vector unit:  {}", Cpu::vector_unit());
-        Ok(())
+        say(format_args!(
+            "vcycle {} ({}, {})",
+            env!("CARGO_PKG_VERSION"),
+            std::env::consts::ARCH,
+            std::env::consts::OS
+        ))?;
+        say(format_args!("devices:      {}", NAMES.join(", ")))?;
+        say(format_args!("operations:   {}", ops::NAMES.join(", ")))?;
+        say(format_args!("kernels:      none are compiled in: this version has no CUDA device"))?;
+        say(format_args!("cpu threads:  {}", Cpu::new(0).threads()))?;
+        say(format_args!("vector unit:  {}", Cpu::vector_unit()))
     }
 }

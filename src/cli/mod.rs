@@ -9,10 +9,16 @@ mod interpolate;
 mod rules;
 mod train;
 
+use crate::bail;
+use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
+use crate::hub::checkpoint;
 use clap::{Parser, Subcommand};
+use std::fmt;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 
-/// Train transformers in multi-level V-cycles on hand-written kernels.
+/// The arguments of the binary.
 #[derive(Parser)]
 #[command(name = "vcycle", version, about, max_term_width = 110)]
 pub struct Cli {
@@ -38,13 +44,44 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Threads of the cpu device; 0: as many as the machine has. Results do not depend on it
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    threads: u16,
 }
 
 impl DeviceArgs {
     fn open(&self) -> Result<Box<dyn crate::device::Device>> {
-        crate::device::open(&self.device, self.threads)
+        crate::device::open(&self.device, usize::from(self.threads))
+    }
+}
+
+/// Prints a line of results.
+fn say(line: fmt::Arguments<'_>) -> Result<()> {
+    print(format_args!("{line}\n"))
+}
+
+/// Prints text as it is, at once. The macros of the standard library would panic where the reader has gone.
+fn print(text: fmt::Arguments<'_>) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        // Who reads has enough, as in `| head`: no failure, and nothing of what would follow is wanted. Commands print
+        // when their files are whole and their temporary ones gone, so nothing is lost by leaving here.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) => bail!("cannot write to standard output: {e}; check where it leads"),
+    }
+}
+
+/// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
+fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
+    let path = model.join(checkpoint::TOKENIZER);
+    let tokenizer = Tokenizer::load(&path)?;
+    let tokens = tokenizer.encode(text)?;
+    match tokens.iter().find(|&&t| t as usize >= vocab) {
+        Some(id) => bail!(
+            "{} gives token {id}, but the model knows {vocab} tokens; use the tokenizer it was trained with",
+            path.display()
+        ),
+        None => Ok((tokenizer, tokens)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Options that the three operators share.
 
+use super::say;
 use crate::bail;
 use crate::device::Device;
 use crate::error::Result;
@@ -33,10 +34,10 @@ pub enum ShareKind {
 /// Rules; what is not given comes from the small model's vcycle.json, and else is paper, copy, equal.
 #[derive(clap::Args)]
 pub struct RuleArgs {
-    /// How width is mapped: as published, or keeping the function
+    /// How width is mapped: as published (default), or keeping the function
     #[arg(long, value_enum, value_name = "RULE")]
     width: Option<Width>,
-    /// How depth is mapped: copies, split branches, or identity layers
+    /// How depth is mapped: copies (default), split branches, or identity layers
     #[arg(long, value_enum, value_name = "RULE")]
     depth: Option<Depth>,
 }
@@ -44,6 +45,7 @@ pub struct RuleArgs {
 /// How copies share the weights of what consumes them.
 #[derive(clap::Args)]
 pub struct ShareArgs {
+    /// Shares of copies in what consumes them: 1/n each, or random ones that let copies part in training
     #[arg(long, value_enum)]
     shares: Option<ShareKind>,
     /// Seed of random shares
@@ -111,13 +113,12 @@ pub fn save(
         record.map_or(Ok(()), |record| record.write(dir))
     })?;
     let table = model.table();
-    println!(
+    say(format_args!(
         "{}: {} layers, {} heads of {}, {} parameters",
         out.display(),
         table.layers,
         table.heads,
         table.head_size,
         table.count()
-    );
-    Ok(())
+    ))
 }

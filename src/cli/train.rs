@@ -1,4 +1,4 @@
-use super::DeviceArgs;
+use super::{DeviceArgs, say};
 use crate::bail;
 use crate::error::Result;
 use crate::train::config::Config;
@@ -20,7 +20,8 @@ pub struct Args {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Seed; the same as --set seed=N
-    #[arg(long)]
+    // TOML, through which the seed goes, has signed integers.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Print results only
     #[arg(long)]
@@ -40,12 +41,11 @@ impl Args {
         let mut progress = Progress::new(self.quiet);
         let outcome = train(&config, &mut *device, Path::new("runs/data"), &out, &mut progress)?;
         if let Some(savings) = &outcome.savings {
-            println!("{savings}");
+            say(format_args!("{savings}"))?;
         }
         let model = outcome.model.display();
-        println!("model: {model} (held-out loss {:.4})", outcome.loss);
-        println!("try: vcycle generate {model} --prompt \"The people of the United States\"");
-        Ok(())
+        say(format_args!("model: {model} (held-out loss {:.4})", outcome.loss))?;
+        say(format_args!("try: vcycle generate {model} --prompt \"The people of the United States\""))
     }
 }
 

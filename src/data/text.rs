@@ -103,7 +103,9 @@ fn decompress(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
 pub fn split(text: &str, held_out: &HeldOut) -> Result<(String, String)> {
     let every = held_out.every;
     if every < 2 {
-        bail!("held_out.every is {every}: that leaves nothing to train on; set it to 2 or more (10 holds out a tenth)");
+        bail!(
+            "data.held_out_every is {every}: that leaves nothing to train on; set it to 2 or more (10 holds out a tenth)"
+        );
     }
     let (starts, unit) = match &held_out.prefix {
         Some(prefix) => (document_starts(text, prefix)?, "document"),
@@ -120,21 +122,24 @@ pub fn split(text: &str, held_out: &HeldOut) -> Result<(String, String)> {
     if valid.trim().is_empty() {
         let remedy = match unit {
             "document" => {
-                format!("set held_out.every to at most {count}, or check held_out.prefix")
+                format!("set data.held_out_every to at most {count}, or check data.document_prefix")
             }
-            _ => format!("set held_out.every to at most {count}, or give a text with more lines"),
+            _ => format!("set data.held_out_every to at most {count}, or give a text with more lines"),
         };
-        let remedy =
-            if count < 2 { "give a text with at least two, or another held_out.prefix".to_owned() } else { remedy };
+        let remedy = if count < 2 {
+            "give a text with at least two, or another data.document_prefix".to_owned()
+        } else {
+            remedy
+        };
         bail!(
-            "nothing is held out: held_out.every is {every} and the text has {count} {unit}{}; {remedy}",
+            "nothing is held out: data.held_out_every is {every} and the text has {count} {unit}{}; {remedy}",
             if count == 1 { "" } else { "s" }
         );
     }
     if train.trim().is_empty() {
         bail!(
-            "nothing is left to train on: held_out.every is {every} and all {count} {unit}s but the held-out ones are \
-             blank; set held_out.every higher or give a longer text"
+            "nothing is left to train on: data.held_out_every is {every} and all {count} {unit}s but the held-out ones \
+             are blank; set data.held_out_every higher or give a longer text"
         );
     }
     Ok((train, valid))
@@ -144,12 +149,12 @@ pub fn split(text: &str, held_out: &HeldOut) -> Result<(String, String)> {
 fn document_starts(text: &str, prefix: &str) -> Result<Vec<usize>> {
     if prefix.is_empty() {
         bail!(
-            "held_out.prefix is empty, so every line would be a document; give the start of a document's first line, or \
-             leave held_out.prefix out"
+            "data.document_prefix is empty, so every line would be a document; give the start of a document's first \
+             line, or leave data.document_prefix out"
         );
     }
     if prefix.contains('\n') {
-        bail!("held_out.prefix {prefix:?} spans lines and would never match; give the start of one line");
+        bail!("data.document_prefix {prefix:?} spans lines and would never match; give the start of one line");
     }
     let mut offset = 0;
     let mut starts = Vec::new();
@@ -162,7 +167,8 @@ fn document_starts(text: &str, prefix: &str) -> Result<Vec<usize>> {
     match starts.first_mut() {
         Some(first) => *first = 0,
         None => bail!(
-            "no line starts with held_out.prefix {prefix:?}; check it against the text, or leave it out to split by size"
+            "no line starts with data.document_prefix {prefix:?}; check it against the text, or leave it out to \
+             split by size"
         ),
     }
     Ok(starts)

@@ -71,6 +71,10 @@ impl Host {
         let Some(Some(arena)) = self.arenas.get(number as usize) else {
             bail!("{t:?} lies in an arena that was freed")
         };
+        // All bounds rest on this: a product that overflows would wrap to a small one.
+        let end =
+            t.rows().saturating_sub(1).checked_mul(t.pitch).and_then(|n| n.checked_add(t.width)?.checked_add(t.offset));
+        let Some(_) = end.and_then(|n| n.checked_mul(t.dtype.bytes())) else { bail!("{t:?} is beyond any arena") };
         let range = t.byte_range();
         if range.end > arena.layout.size() {
             bail!("{t:?} ends at byte {} of an arena of {}", range.end, arena.layout.size());

@@ -14,6 +14,8 @@ pub struct Sampling {
     /// Only the k likeliest tokens; 0: all.
     pub top_k: usize,
     pub seed: u64,
+    /// Only tokens below this: a model may be padded beyond what its tokenizer knows.
+    pub vocabulary: usize,
 }
 
 /// Sequences are padded to multiples of this, so that few lengths are planned.
@@ -22,7 +24,7 @@ const STEP: usize = 64;
 /// Continues `prompt` by `count` tokens, which `each` sees as they come. The model sees the last `context` tokens.
 ///
 /// # Errors
-/// An empty prompt, a temperature that is negative or not finite; errors of the device and of `each`.
+/// An empty prompt or vocabulary, a temperature that is negative or not finite; errors of the device and of `each`.
 pub fn generate(
     device: &mut dyn Device,
     model: &mut Forward<'_>,
@@ -36,6 +38,9 @@ pub fn generate(
     }
     if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
         bail!("a temperature of {} is not possible; use 0 or more", sampling.temperature);
+    }
+    if sampling.vocabulary == 0 {
+        bail!("a vocabulary of 0 leaves no token to draw; use the tokenizer's size");
     }
     let context = model.gpt.config.context;
     let mut tokens: Vec<i32> = prompt.iter().map(|&t| t as i32).collect();
@@ -56,7 +61,7 @@ pub fn generate(
 
 /// A token from logits: a function of the seed and the token's number.
 fn draw(logits: &[f32], sampling: Sampling, number: u64) -> u32 {
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let mut order: Vec<u32> = (0..logits.len().min(sampling.vocabulary) as u32).collect();
     order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
     if sampling.temperature == 0.0 {
         return order[0];

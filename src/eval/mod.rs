@@ -79,20 +79,11 @@ impl<'a> Forward<'a> {
     pub fn next(&mut self, device: &mut dyn Device, ids: &[i32], last: usize) -> Result<Vec<f32>> {
         let input = self.inputs(device, ids, [1, ids.len()])?;
         let hidden = self.gpt.hidden(&mut self.tape, &self.vars, input, false, |_, _| {});
-        self.tape.keep(hidden);
+        // The head sees one row: over the whole padded sequence it would cost T times as much.
+        let last = self.tape.row(hidden, last);
+        let logits = self.gpt.logits(&mut self.tape, &self.vars, last);
+        self.tape.keep(logits);
         self.tape.run(device)?;
-        // The head is applied to one row on the host: a product with the whole padded sequence would cost T times as much.
-        let hidden = device::read_f32(device, &self.tape.value(hidden)?.row_block(last, 1))?;
-        let table = self.store.tensor(0);
-        let mut logits = Vec::with_capacity(table.rows());
-        const BLOCK: usize = 1024;
-        for start in (0..table.rows()).step_by(BLOCK) {
-            let block = table.row_block(start, BLOCK.min(table.rows() - start));
-            let rows = device::read_f32(device, &block)?;
-            logits.extend(
-                rows.chunks_exact(hidden.len()).map(|r| r.iter().zip(&hidden).map(|(a, b)| a * b).sum::<f32>()),
-            );
-        }
-        Ok(logits)
+        device::read_f32(device, &self.tape.value(logits)?)
     }
 }

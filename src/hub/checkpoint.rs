@@ -34,6 +34,8 @@ impl From<&Gpt2Config> for GptConfig {
             dropout_embedding: c.embd_pdrop as f32,
             dropout_attention: c.attn_pdrop as f32,
             dropout_residual: c.resid_pdrop as f32,
+            bos: c.bos_token_id,
+            eos: c.eos_token_id,
         }
     }
 }
@@ -54,6 +56,8 @@ impl From<&GptConfig> for Gpt2Config {
             resid_pdrop: decimal(c.dropout_residual),
             embd_pdrop: decimal(c.dropout_embedding),
             attn_pdrop: decimal(c.dropout_attention),
+            bos_token_id: c.bos,
+            eos_token_id: c.eos,
         }
     }
 }

@@ -44,6 +44,10 @@ pub struct Gpt2Config {
     pub embd_pdrop: f64,
     /// Dropout probability of the attention weights, in `[0, 1)`.
     pub attn_pdrop: f64,
+    /// Token that begins a text. It changes nothing here: generators that read the checkpoint go by it.
+    pub bos_token_id: Option<u64>,
+    /// Token that ends a text.
+    pub eos_token_id: Option<u64>,
 }
 
 impl Gpt2Config {
@@ -87,6 +91,8 @@ impl Gpt2Config {
             resid_pdrop: number(map, "resid_pdrop", 0.1)?,
             embd_pdrop: number(map, "embd_pdrop", 0.1)?,
             attn_pdrop: number(map, "attn_pdrop", 0.1)?,
+            bos_token_id: token(map, "bos_token_id")?,
+            eos_token_id: token(map, "eos_token_id")?,
         };
         config.check()?;
         Ok(config)
@@ -174,8 +180,8 @@ impl Gpt2Config {
             "reorder_and_upcast_attn": false,
             "add_cross_attention": false,
             "tie_word_embeddings": true,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_id,
             "torch_dtype": "float32",
             "use_cache": true,
         })
@@ -247,6 +253,17 @@ fn required_size(map: &Map<String, Value>, key: &str) -> Result<usize> {
     match size(map, key)? {
         Some(n) => Ok(n),
         None => bail!("missing key {key}; add it as a positive whole number"),
+    }
+}
+
+/// Absent and null are the same: no such token.
+fn token(map: &Map<String, Value>, key: &str) -> Result<Option<u64>> {
+    match map.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_u64() {
+            Some(id) => Ok(Some(id)),
+            None => bail!("{key} is {value}; give a whole number that is not negative, or null"),
+        },
     }
 }
 

@@ -30,6 +30,9 @@ pub struct GptConfig {
     pub dropout_embedding: f32,
     pub dropout_attention: f32,
     pub dropout_residual: f32,
+    /// Ids of the tokens that begin and end a text, where the vocabulary has such: kept for who reads the checkpoint.
+    pub bos: Option<u64>,
+    pub eos: Option<u64>,
 }
 
 /// The model: its sizes and its table.
@@ -129,7 +132,7 @@ impl Model for Gpt {
     }
 
     fn resized(&self, layers: usize, heads: usize) -> Result<Box<dyn Model>> {
-        Ok(Box::new(Gpt::new(self.config.resized(layers, heads))?))
+        Ok(Box::new(Gpt::new(self.config.resized(layers, heads)?)?))
     }
 
     fn loss(&self, t: &mut Tape, p: &[Var], ids: Var, labels: Var, options: LossOptions, recompute: bool) -> Var {
@@ -141,9 +144,15 @@ impl Model for Gpt {
 
 impl GptConfig {
     /// The same with other numbers of layers and heads; head size and the inner size per head stay.
-    pub fn resized(&self, layers: usize, heads: usize) -> Self {
-        let per_head = |size: usize| size / self.heads * heads;
-        GptConfig { layers, heads, width: per_head(self.width), ffn: per_head(self.ffn), ..self.clone() }
+    ///
+    /// # Errors
+    /// More heads than a width can hold.
+    pub fn resized(&self, layers: usize, heads: usize) -> Result<Self> {
+        let per_head = |size: usize| (size / self.heads).checked_mul(heads);
+        match (per_head(self.width), per_head(self.ffn)) {
+            (Some(width), Some(ffn)) => Ok(GptConfig { layers, heads, width, ffn, ..self.clone() }),
+            _ => bail!("{heads} heads are beyond reason; use fewer"),
+        }
     }
 }
 

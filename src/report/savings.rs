@@ -23,10 +23,10 @@ pub struct Savings {
 }
 
 impl Savings {
-    /// `None` when a run was never evaluated.
+    /// `None` when a run was never evaluated, or the scratch run never improved on its initial weights.
     pub fn of(vcycle: &[Point], scratch: &[Point]) -> Option<Self> {
         let best = |points: &[Point]| points.iter().copied().min_by(|a, b| a.loss.total_cmp(&b.loss));
-        let scratch = best(scratch)?;
+        let scratch = best(scratch).filter(|p| p.flops > 0)?;
         let vcycle_reached = vcycle.iter().copied().find(|p| p.loss <= scratch.loss);
         Some(Savings { scratch, vcycle_best: best(vcycle)?, vcycle_reached })
     }
@@ -82,6 +82,11 @@ mod tests {
         assert_eq!(savings.scratch.flops, 200);
         assert_eq!(savings.vcycle_reached.map(|p| p.flops), Some(150));
         assert_eq!(savings.fractions(), Some((0.25, 0.25)));
+    }
+
+    #[test]
+    fn nothing_is_saved_against_a_run_that_learnt_nothing() {
+        assert_eq!(Savings::of(&curve(&[(0, 5.0), (50, 4.0)]), &curve(&[(0, 5.0), (100, 5.5)])), None);
     }
 
     #[test]

@@ -148,6 +148,12 @@ impl Tape {
         var
     }
 
+    /// Row `row` of a value `[.., C]` as `[1, C]`: a view, without gradient.
+    pub fn row(&mut self, var: Var, row: usize) -> Var {
+        let view = self.tensor(var).row_block(row, 1);
+        self.push_var(view, None, false)
+    }
+
     /// Dimensions of a value.
     pub fn dims(&self, var: Var) -> &[usize] {
         self.vars[var.0 as usize].value.shape.dims()

@@ -85,7 +85,7 @@ fn ten() -> usize {
 pub struct TrainConfig {
     /// Sequences of a step.
     pub batch: usize,
-    /// Steps between evaluations; one more is made at the end of every stage.
+    /// Steps between evaluations; one more is made at the begin and at the end of every stage.
     pub eval_every: u64,
     /// Batches of an evaluation; 0: the whole held-out text.
     #[serde(default)]
@@ -224,6 +224,10 @@ impl Config {
         }
         if train.batch == 0 || train.eval_every == 0 {
             bail!("train: batch and eval_every must be at least 1");
+        }
+        let tokens = train.batch.checked_mul(self.model.context).filter(|n| *n < 1 << 31);
+        if tokens.is_none() {
+            bail!("train.batch: {} sequences of {} tokens are beyond reason", train.batch, self.model.context);
         }
         let adam = &self.optimizer;
         for (key, beta) in [("beta1", adam.beta1), ("beta2", adam.beta2)] {

@@ -7,7 +7,7 @@ use crate::error::{At, Result};
 use crate::model::Model;
 use crate::model::params::ParamTable;
 use crate::model::store::Store;
-use crate::tape::{LossOptions, Mode, Tape, Var};
+use crate::tape::{LossOptions, Mode, StepCost, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 
 /// Constants of AdamW and clipping.
@@ -30,6 +30,14 @@ pub struct StepReport {
     pub grad_norm: f64,
 }
 
+/// FLOPs of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepFlops {
+    pub model: u64,
+    /// With what recomputed segments compute a second time.
+    pub hardware: u64,
+}
+
 /// See the module.
 pub struct Learner {
     pub model: Box<dyn Model>,
@@ -47,7 +55,7 @@ pub struct Learner {
     vars: Vec<Var>,
     update: Graph,
     update_flops: u64,
-    train_flops: u64,
+    train_cost: StepCost,
     optimizer: OptimizerConfig,
     seed: u64,
     steps: u64,
@@ -116,7 +124,7 @@ impl Learner {
             vars: Vec::with_capacity(table.params.len()),
             update,
             update_flops: ops.iter().map(|op| op.cost().flops).sum(),
-            train_flops: 0,
+            train_cost: StepCost::default(),
             optimizer,
             seed,
             steps: 0,
@@ -141,7 +149,7 @@ impl Learner {
         };
         device.write(&self.state, bytemuck::bytes_of(&state))?;
         let loss = self.record(device, ids, labels, Mode::Train { accumulate: false })?;
-        self.train_flops = self.tape.cost().model_flops;
+        self.train_cost = self.tape.cost();
         device.replay(self.update)?;
         let report = StepReport {
             loss: device::read_scalar(device, &self.tape.value(loss)?)?,
@@ -186,9 +194,11 @@ impl Learner {
         Ok(loss)
     }
 
-    /// FLOPs of a training step with its update, recomputation not counted. Zero before the first step.
-    pub fn step_flops(&self) -> u64 {
-        if self.train_flops == 0 { 0 } else { self.train_flops + self.update_flops }
+    /// FLOPs of the training step before, with its update. Zero before the first step.
+    pub fn step_flops(&self) -> StepFlops {
+        let StepCost { model_flops, hardware_flops, .. } = self.train_cost;
+        let update = if self.steps == 0 { 0 } else { self.update_flops };
+        StepFlops { model: model_flops + update, hardware: hardware_flops + update }
     }
 
     /// The gradients of the step before.

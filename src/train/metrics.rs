@@ -16,6 +16,8 @@ pub struct Position {
     pub step: u64,
     /// FLOPs so far: all levels, the optimizer and the operators.
     pub flops: u64,
+    /// The same with what `train.recompute` computes a second time.
+    pub hardware_flops: u64,
     /// Seconds of training so far: without evaluation and without preparing data.
     pub seconds: f64,
 }
@@ -49,27 +51,36 @@ pub enum Event {
 /// The file of one run.
 pub struct Metrics {
     path: PathBuf,
-    out: BufWriter<File>,
+    out: Option<BufWriter<File>>,
     /// All evaluations, for the comparison at the end.
     pub evals: Vec<(Position, f64)>,
 }
 
 impl Metrics {
-    /// Creates `dir/metrics.jsonl`.
-    ///
-    /// # Errors
-    /// The file cannot be created.
-    pub fn create(dir: &Path) -> Result<Self> {
-        let path = dir.join("metrics.jsonl");
-        let file = File::create(&path).map_err(|e| Error::io("create", &path, e))?;
-        Ok(Metrics { path, out: BufWriter::new(file), evals: Vec::new() })
+    /// For `dir/metrics.jsonl`. Folder and file appear with the first event: a run that cannot start leaves nothing.
+    pub fn new(dir: &Path) -> Self {
+        Metrics { path: dir.join("metrics.jsonl"), out: None, evals: Vec::new() }
+    }
+
+    fn file(&mut self) -> Result<&mut BufWriter<File>> {
+        if self.out.is_none() {
+            let dir = self.path.parent().unwrap_or(Path::new("."));
+            std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+            self.out = Some(BufWriter::new(File::create(&self.path).map_err(|e| Error::io("create", &self.path, e))?));
+        }
+        match &mut self.out {
+            Some(out) => Ok(out),
+            None => unreachable!("opened above"),
+        }
     }
 
     /// # Errors
     /// The disk is full or gone.
     pub fn write(&mut self, event: Event) -> Result<()> {
-        let line = serde_json::to_writer(&mut self.out, &event).map_err(std::io::Error::from);
-        line.and_then(|()| self.out.write_all(b"\n")).map_err(|e| Error::io("write", &self.path, e))?;
+        let out = self.file()?;
+        let line = serde_json::to_writer(&mut *out, &event).map_err(std::io::Error::from);
+        let written = line.and_then(|()| out.write_all(b"\n"));
+        written.map_err(|e| Error::io("write", &self.path, e))?;
         if let Event::Eval { at, valid_loss, .. } = event {
             self.evals.push((at, valid_loss));
         }
@@ -82,6 +93,7 @@ impl Metrics {
     /// # Errors
     /// As [`Metrics::write`].
     pub fn flush(&mut self) -> Result<()> {
-        self.out.flush().map_err(|e| Error::io("write", &self.path, e))
+        let flushed = self.out.as_mut().map_or(Ok(()), |out| out.flush());
+        flushed.map_err(|e| Error::io("write", &self.path, e))
     }
 }

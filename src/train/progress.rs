@@ -65,3 +65,10 @@ impl Progress {
         }
     }
 }
+
+impl Drop for Progress {
+    /// An error that ends a stage is not printed onto its bar.
+    fn drop(&mut self) {
+        self.end();
+    }
+}

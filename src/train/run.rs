@@ -52,6 +52,8 @@ impl Levels {
             dropout_embedding: m.dropout,
             dropout_attention: m.dropout,
             dropout_residual: m.dropout,
+            bos: None,
+            eos: None,
         });
         let mut levels: Vec<Box<dyn Model>> = vec![Box::new(first.at("model")?)];
         for (i, level) in config.levels.iter().enumerate().skip(1) {
@@ -93,13 +95,31 @@ pub fn train(
     let data = prepare(&config.data_spec(), cache, &mut |text| progress.note(text))?;
     check_length(&data.train, config.model.context)?;
     check_length(&data.valid, config.model.context)?;
+    let done = both(config, device, &data, out, progress);
+    done.map_err(|e| match out.exists() {
+        true => Error::new(format!(
+            "{e}\nwhat was measured until then is in {}; remove it, or choose another --out, before the next try",
+            out.display()
+        )),
+        false => e,
+    })
+}
+
+/// The V-cycle and its twin.
+fn both(
+    config: &Config,
+    device: &mut dyn Device,
+    data: &Dataset,
+    out: &Path,
+    progress: &mut Progress,
+) -> Result<Outcome> {
     let vocab = data.tokenizer.vocab_size();
-    let mut vcycle = Runner::new(config, device, &data, &out.join("vcycle"), progress)?;
+    let mut vcycle = Runner::new(config, device, data, &out.join("vcycle"), progress);
     let loss = vcycle.v_cycle(Levels::new(config, vocab)?)?;
     let points = vcycle.points(1);
     let mut savings = None;
     if let Some(stage) = &config.scratch {
-        let mut scratch = Runner::new(config, device, &data, &out.join("scratch"), progress)?;
+        let mut scratch = Runner::new(config, device, data, &out.join("scratch"), progress);
         scratch.scratch(Levels::new(config, vocab)?, stage)?;
         savings = Savings::of(&points, &scratch.points(1));
     }
@@ -127,21 +147,20 @@ impl<'a> Runner<'a> {
         data: &'a Dataset,
         dir: &Path,
         progress: &'a mut Progress,
-    ) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    ) -> Self {
         let tokens = config.train.batch * config.model.context;
-        Ok(Runner {
+        Runner {
             config,
             device,
             data,
             dir: dir.to_path_buf(),
             progress,
-            metrics: Metrics::create(dir)?,
+            metrics: Metrics::new(dir),
             sampler: Sampler { seed: config.seed, rank: 0, world: 1 },
             at: Position::default(),
             ids: vec![0; tokens],
             labels: vec![0; tokens],
-        })
+        }
     }
 
     /// Evaluations of a level as points of its curve.
@@ -213,6 +232,7 @@ impl<'a> Runner<'a> {
             }
         };
         self.at.flops += cost.flops;
+        self.at.hardware_flops += cost.flops;
         self.at.seconds += begin.elapsed().as_secs_f64();
         self.metrics.write(Event::Operator { at: self.at, name, flops_spent: cost.flops })?;
         Ok(store)
@@ -242,11 +262,14 @@ impl<'a> Runner<'a> {
         let seed = self.config.seed.wrapping_add(self.at.stage as u64 - 1);
         let recompute = self.config.train.recompute;
         let optimizer = self.config.optimizer();
+        let begin = Instant::now();
         let mut learner = Learner::new(self.device, model, store, (batch, context), optimizer, seed, recompute)?;
+        self.at.seconds += begin.elapsed().as_secs_f64();
         let schedule = stage.schedule();
         self.progress.begin(name, stage.steps);
         let mut valid = self.evaluate(&mut learner)?;
         for step in 0..stage.steps {
+            let begin = Instant::now();
             self.sampler.training_batch(
                 &self.data.train,
                 self.at.step,
@@ -255,11 +278,13 @@ impl<'a> Runner<'a> {
                 &mut self.ids,
                 &mut self.labels,
             )?;
-            let (lr, begin) = (schedule.rate(step), Instant::now());
+            let lr = schedule.rate(step);
             let report = learner.step(self.device, &self.ids, &self.labels, lr)?;
             let elapsed = begin.elapsed().as_secs_f64();
             self.at.step += 1;
-            self.at.flops += learner.step_flops();
+            let flops = learner.step_flops();
+            self.at.flops += flops.model;
+            self.at.hardware_flops += flops.hardware;
             self.at.seconds += elapsed;
             let (loss, grad_norm) = (report.loss, report.grad_norm);
             self.metrics.write(Event::Step { at: self.at, lr, loss, grad_norm })?;
@@ -296,6 +321,11 @@ impl<'a> Runner<'a> {
             tokens += scored;
         }
         let valid_loss = total / tokens.max(1) as f64;
+        if !valid_loss.is_finite() {
+            crate::bail!(
+                "training diverged: held-out loss {valid_loss}; lower the learning rate or lengthen the warm-up"
+            );
+        }
         self.metrics.write(Event::Eval { at: self.at, valid_loss, tokens })?;
         Ok(valid_loss)
     }

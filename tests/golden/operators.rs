@@ -43,6 +43,8 @@ fn weights_are_the_published_ones() {
                         assert!(error <= TOLERANCE, "{what} on {}: {error:e}", device.name());
                     } else if let Some(checks) = &variant.checks {
                         compare_checks(&what, &ours, &checks[*model]["weights"][param.name()], TOLERANCE);
+                    } else {
+                        panic!("{what}: the fixture holds neither weights nor checks");
                     }
                 }
             }

@@ -8,8 +8,9 @@ pub fn cases(lab: &mut Lab) {
             for (pitch, in_place) in [(0, false), (0, true), (width + 3, false), (width + 3, true)] {
                 let dims = &[rows, width];
                 let dout = lab.input((dims, pitch));
-                // Both tails: the derivative is flat beyond 5.
-                let wide: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| 8.0 * x).collect();
+                // Both tails: the derivative is flat beyond 5, and the exponential inside saturates beyond 10.
+                let reach = if in_place { 8.0 } else { 60.0 };
+                let wide: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| reach * x).collect();
                 let pre = lab.floats((dims, if in_place { 0 } else { pitch }), &wide);
                 let dx = if in_place { dout } else { lab.output((dims, 0)) };
                 // |dout| <= 1 and |f'| < 1.13; a unit each for the polynomial, exponential, quotient, two products and sums,

@@ -108,7 +108,25 @@ fn check(lab: &mut Lab, sizes: Sizes, transposes: (bool, bool), pad: usize, arou
     lab.clear();
 }
 
+/// Activations far into both tails: a product with 1 puts any z there.
+fn tails(lab: &mut Lab) {
+    let z: Vec<f64> = (-120..=120).map(|i| f64::from(i) / 2.0).collect();
+    let dims = &[z.len(), 1];
+    for kind in [TANH, ERF] {
+        for pre in [false, true] {
+            let (a, b, out) = (lab.floats((dims, 0), &z), lab.floats((&[1, 1], 0), &[1.0]), lab.output((dims, 0)));
+            let pre = pre.then(|| lab.output((dims, 0)));
+            let op =
+                Linear { epilogue: Epilogue::Activate { kind, pre }, ..Linear::product(a, b, out, (false, false)) };
+            // z times a factor in 0..1 whose absolute error is two units; the pre-activation is exact.
+            lab.check(op, |_, want| 2.0 * EPS * want.abs().max(6.0));
+            lab.clear();
+        }
+    }
+}
+
 pub fn cases(lab: &mut Lab) {
+    tails(lab);
     let transposes = [(false, false), (false, true), (true, false), (true, true)];
     for sizes in SIZES {
         for transposes in transposes {

@@ -2,16 +2,19 @@ use super::Cpu;
 use crate::device::ops::ColumnSum;
 use crate::error::Result;
 
+/// Columns of a chunk.
+const COLUMNS: usize = 32;
+
 impl Cpu {
     pub(super) fn column_sum(&self, op: &ColumnSum) -> Result<()> {
         let (x, out) = (self.f(&op.x)?, self.f(&op.out)?);
-        // A chunk owns 64 columns and walks down all rows: four cache lines a row, one order of additions.
+        // A chunk owns 32 columns and walks down all rows: two cache lines a row, one order of additions.
         self.for_chunks(
             x.width,
-            64,
+            COLUMNS,
             #[inline(always)]
             |columns| {
-                let mut sums = [0.0f32; 64];
+                let mut sums = [0.0f32; COLUMNS];
                 let sums = &mut sums[..columns.len()];
                 for r in 0..x.rows {
                     // SAFETY: x is only read.

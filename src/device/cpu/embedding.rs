@@ -4,7 +4,7 @@ use crate::device::ops::{Embedding, EmbeddingBackward};
 use crate::error::Result;
 
 /// Columns of a chunk of the gradient: a chunk owns them in all rows of the table, so the order of additions is fixed.
-const COLUMNS: usize = 64;
+const COLUMNS: usize = 32;
 
 fn check_ids(ids: &[i32], rows: usize) -> Result<()> {
     match ids.iter().position(|&id| usize::try_from(id).map_or(true, |id| id >= rows)) {

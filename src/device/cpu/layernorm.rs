@@ -49,7 +49,6 @@ impl Cpu {
         let weight = self.slice::<f32>(&op.weight)?;
         let (mean, rstd) = (self.slice::<f32>(&op.mean)?, self.slice::<f32>(&op.rstd)?);
         let partials = self.f(&op.partials)?;
-        let n = x.width as f32;
         let block = x.rows.div_ceil(partials.rows.max(1));
         self.for_chunks(
             partials.rows,
@@ -64,22 +63,35 @@ impl Cpu {
                 for r in (p * block).min(x.rows)..((p + 1) * block).min(x.rows) {
                     // SAFETY: this chunk alone writes row r of dx; the others are only read.
                     let (dout, x, dx) = unsafe { (dout.row(r), x.row(r), dx.row_mut(r)) };
-                    let (mu, scale) = (mean[r], rstd[r]);
-                    let mut sums = [[0.0f32; 16]; 2];
-                    for c in 0..x.len() {
-                        let h = (x[c] - mu) * scale;
-                        let g = dout[c] * weight[c];
-                        sums[0][c % 16] += g;
-                        sums[1][c % 16] += g * h;
-                        dweight[c] += dout[c] * h;
+                    let (mu, scale, n) = (mean[r], rstd[r], x.len());
+                    // One length for all, so that bounds are checked here and not in the loops.
+                    let (dout, weight, dx) = (&dout[..n], &weight[..n], &mut dx[..n]);
+                    let (dweight, dbias) = (&mut dweight[..n], &mut dbias[..n]);
+                    for c in 0..n {
+                        dweight[c] += dout[c] * ((x[c] - mu) * scale);
                         dbias[c] += dout[c];
                     }
-                    let [mean_g, mean_gh] = sums.map(|lanes| lanes.iter().sum::<f32>() / n);
-                    let d = |c: usize| scale * (dout[c] * weight[c] - mean_g - (x[c] - mu) * scale * mean_gh);
+                    let mean_g = math::sum2(
+                        dout,
+                        weight,
+                        #[inline(always)]
+                        |d, w| d * w,
+                    ) / n as f32;
+                    let mean_gh = math::sum3(
+                        dout,
+                        weight,
+                        x,
+                        #[inline(always)]
+                        |d, w, x| d * w * ((x - mu) * scale),
+                    ) / n as f32;
                     if op.accumulate_dx {
-                        (0..x.len()).for_each(|c| dx[c] += d(c));
+                        for c in 0..n {
+                            dx[c] += scale * (dout[c] * weight[c] - mean_g - (x[c] - mu) * scale * mean_gh);
+                        }
                     } else {
-                        (0..x.len()).for_each(|c| dx[c] = d(c));
+                        for c in 0..n {
+                            dx[c] = scale * (dout[c] * weight[c] - mean_g - (x[c] - mu) * scale * mean_gh);
+                        }
                     }
                 }
             },

@@ -62,10 +62,12 @@ pub(super) unsafe fn product((m, n, k): (usize, usize, usize), a: Matrix, b: Mat
     }
 }
 
-/// The longer side of the output is cut into at most 16 blocks of at least 2 MFLOP, in multiples of 48: the kernels' tiles.
-fn block(side: usize, flops: usize) -> usize {
-    let blocks = (flops / 2_000_000).clamp(1, 16);
-    side.div_ceil(blocks).next_multiple_of(48)
+/// The longer side of the output is cut into blocks of at least 1 MFLOP, up to 16 and an even number of them, in whole tiles of
+/// the `gemm` crate's kernels: 8 rows, or 16 columns.
+fn block(side: usize, flops: usize, tile: usize) -> usize {
+    let tiles = side.div_ceil(tile);
+    let blocks = (flops / 1_000_000).clamp(1, 16).next_multiple_of(2).min(tiles);
+    tiles.div_ceil(blocks.max(1)) * tile
 }
 
 impl Cpu {
@@ -82,7 +84,7 @@ impl Cpu {
         let side = if by_rows { m } else { n };
         self.for_chunks(
             side,
-            block(side, 2 * m * n * k),
+            block(side, 2 * m * n * k, if by_rows { 8 } else { 16 }),
             #[inline(always)]
             |range| {
                 let (rows, columns) = if by_rows { (range, 0..n) } else { (0..m, range) };

@@ -19,6 +19,7 @@ struct Shared {
     job: Mutex<Option<&'static Job>>,
     next: AtomicUsize,
     end: AtomicUsize,
+    busy: AtomicBool,
     panicked: AtomicBool,
     stop: AtomicBool,
     sleepers: Mutex<usize>,
@@ -40,6 +41,7 @@ impl Pool {
             job: Mutex::new(None),
             next: AtomicUsize::new(0),
             end: AtomicUsize::new(0),
+            busy: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleepers: Mutex::new(0),
@@ -64,6 +66,8 @@ impl Pool {
             return (0..chunks).for_each(f);
         }
         let shared = &*self.shared;
+        // One job at a time: a second one, from within a chunk or from another thread, would take the first one's place.
+        assert!(!shared.busy.swap(true, Ordering::Acquire), "the pool runs one job at a time");
         let job: &(dyn Fn(usize) + Sync) = &f;
         // SAFETY: only the lifetime changes. Workers hold the reference between joining an open job and leaving it;
         // this function closes the job and waits until all have left, also when `f` panics.
@@ -83,10 +87,13 @@ impl Pool {
             rounds += 1;
             if rounds > SPINS { thread::yield_now() } else { std::hint::spin_loop() }
         }
+        *lock(&shared.job) = None;
+        let theirs = shared.panicked.swap(false, Ordering::Relaxed);
+        shared.busy.store(false, Ordering::Release);
         if let Err(panic) = mine {
             resume_unwind(panic);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a worker thread of the cpu device panicked");
+        assert!(!theirs, "a worker thread of the cpu device panicked");
     }
 }
 

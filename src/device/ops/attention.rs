@@ -150,7 +150,7 @@ impl Operation for AttentionBackward {
     }
 
     fn flops(&self) -> u64 {
-        // Five products: the scores once more, dP, dV, dQ, dK.
-        (self.forward.pairs() * (10 * self.forward.sizes().4 + 8)) as u64
+        // Four products: dP, dV, dQ, dK. The scores, which kernels compute once more, were counted forward.
+        (self.forward.pairs() * (8 * self.forward.sizes().4 + 8)) as u64
     }
 }

@@ -14,7 +14,7 @@ pub struct Embedding {
     pub positions: Option<Tensor>,
     /// `[B, T, C]`.
     pub out: Tensor,
-    /// Adds to what `out` holds: a second look-up, such as token types.
+    /// Adds to what `out` holds: a second look-up, such as BERT's token types.
     pub accumulate: bool,
 }
 
@@ -54,7 +54,7 @@ pub struct EmbeddingBackward {
     /// Adds to what the gradient holds; otherwise rows that no token uses become zero.
     pub accumulate_table: bool,
     pub accumulate_positions: bool,
-    /// An id whose look-ups give no gradient (PyTorch's `padding_idx`).
+    /// An id whose look-ups give no gradient (PyTorch's `padding_idx`, as in BERT).
     pub padding: Option<u32>,
 }
 
