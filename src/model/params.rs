@@ -167,8 +167,12 @@ impl ParamTable {
     /// Parameter `i` within an arena: a vector or a matrix.
     pub fn tensor(&self, i: usize, arena: u32, dtype: DType) -> Tensor {
         let param = &self.params[i];
-        let t = Tensor::new(Place::Arena(arena), dtype, self.offsets[i], &param.shape());
-        if param.axes.len() > 1 { t.with_pitch(pitch(param)) } else { t }
+        // On the stack: this is called for every parameter in every step.
+        let (rows, columns) = param.matrix();
+        let dims = [rows, columns];
+        let vector = param.axes.len() == 1;
+        let t = Tensor::new(Place::Arena(arena), dtype, self.offsets[i], if vector { &dims[1..] } else { &dims });
+        if vector { t } else { t.with_pitch(pitch(param)) }
     }
 
     /// Number of the parameter with this stem in this layer.

@@ -1,7 +1,7 @@
 //! The tape: the operations of one step, recorded by running the model's forward code, walked backwards for gradients.
 //!
 //! Recording computes nothing. Operations work on numbered buffers; [`Tape::run`] gives every buffer a place in one
-//! activation arena by its lifetime ([`plan`]) and hands the list to the device. A step that records what an earlier one
+//! activation arena by its lifetime (`plan.rs`) and hands the list to the device. A step that records what an earlier one
 //! recorded finds that plan again: the same offsets, no allocation, and on devices that capture, one replayed graph.
 
 mod grad;
