@@ -1,5 +1,4 @@
-use super::DeviceArgs;
-use super::rules::{RuleArgs, ShareArgs, save, scheme};
+use super::rules::{WayUp, save};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::hub::checkpoint;
@@ -18,26 +17,14 @@ pub struct Args {
     /// Folder of a model (its config.json is enough) with the shape of the result; default: what vcycle.json says
     #[arg(long)]
     like: Option<PathBuf>,
-    /// Scheme; default: that of vcycle.json
-    #[arg(long)]
-    scheme: Option<PathBuf>,
     #[command(flatten)]
-    rules: RuleArgs,
-    #[command(flatten)]
-    shares: ShareArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
-    /// Folder for the larger model, which must not exist
-    #[arg(long)]
-    out: PathBuf,
+    up: WayUp,
 }
 
 impl Args {
     pub fn run(self) -> Result<()> {
-        let record = Record::read(&self.small)?;
-        let scheme = scheme(&self.scheme, &record)?;
-        let rules = self.shares.over(self.rules.over(record.as_ref().map(|r| r.rules).unwrap_or_default()))?;
-        let mut device = self.device.open()?;
+        let (record, scheme, rules) = self.up.read(&self.small)?;
+        let mut device = self.up.device.open()?;
         let (model, small) = checkpoint::load(&self.small, &mut *device)?;
         let shape = ModelShape::of(model.table());
         let (place, layers, heads) = match (&self.like, &record) {
@@ -70,7 +57,7 @@ impl Args {
         scheme.resolve(ModelShape::of(big.table()), shape).at(&place)?;
         let store = Store::new(big.table().clone(), &mut *device)?;
         decoalesce(&mut *device, &small, &store, &scheme, &rules).at("decoalesce")?;
-        save(&self.out, &*big, &store, &mut *device, &self.small, None)
+        save(&self.up.out, &*big, &store, &mut *device, &self.small, None)
     }
 }
 

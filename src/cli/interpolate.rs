@@ -1,8 +1,7 @@
-use super::DeviceArgs;
-use super::rules::{RuleArgs, ShareArgs, save, scheme};
+use super::rules::{WayUp, save};
 use crate::error::{At, Result};
 use crate::hub::checkpoint;
-use crate::multilevel::{Record, interpolate};
+use crate::multilevel::interpolate;
 use std::path::PathBuf;
 
 /// Mix a model with a smaller one: (1 - alpha) BIG + alpha x the de-coalesced SMALL
@@ -15,29 +14,17 @@ pub struct Args {
     /// Weight of the smaller model, from 0 to 1
     #[arg(long)]
     alpha: f64,
-    /// Scheme; default: that of vcycle.json
-    #[arg(long)]
-    scheme: Option<PathBuf>,
     #[command(flatten)]
-    rules: RuleArgs,
-    #[command(flatten)]
-    shares: ShareArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
-    /// Folder for the result, which must not exist
-    #[arg(long)]
-    out: PathBuf,
+    up: WayUp,
 }
 
 impl Args {
     pub fn run(self) -> Result<()> {
-        let record = Record::read(&self.small)?;
-        let scheme = scheme(&self.scheme, &record)?;
-        let rules = self.shares.over(self.rules.over(record.as_ref().map(|r| r.rules).unwrap_or_default()))?;
-        let mut device = self.device.open()?;
+        let (_, scheme, rules) = self.up.read(&self.small)?;
+        let mut device = self.up.device.open()?;
         let (model, big) = checkpoint::load(&self.big, &mut *device)?;
         let (_, small) = checkpoint::load(&self.small, &mut *device)?;
         interpolate(&mut *device, &big, &small, self.alpha, &scheme, &rules).at("interpolate")?;
-        save(&self.out, &model, &big, &mut *device, &self.big, None)
+        save(&self.up.out, &model, &big, &mut *device, &self.big, None)
     }
 }

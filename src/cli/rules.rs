@@ -1,5 +1,6 @@
 //! Options that the three operators share.
 
+use super::DeviceArgs;
 use super::say;
 use crate::bail;
 use crate::device::Device;
@@ -85,12 +86,35 @@ impl ShareArgs {
     }
 }
 
-/// The scheme of a file, else the recorded one, else the default.
-pub fn scheme(file: &Option<PathBuf>, record: &Option<Record>) -> Result<Scheme> {
-    match (file, record) {
-        (Some(file), _) => Scheme::read(file),
-        (None, Some(record)) => Ok(record.scheme.clone()),
-        (None, None) => Ok(Scheme::default()),
+/// What the two ways up share: from a smaller model to a larger one.
+#[derive(clap::Args)]
+pub struct WayUp {
+    /// Scheme; default: that of vcycle.json
+    #[arg(long)]
+    scheme: Option<PathBuf>,
+    #[command(flatten)]
+    rules: RuleArgs,
+    #[command(flatten)]
+    shares: ShareArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Folder for the result, which must not exist
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+impl WayUp {
+    /// The small model's record, and the scheme and rules that hold: options, else the record, else the defaults.
+    pub fn read(&self, small: &Path) -> Result<(Option<Record>, Scheme, Rules)> {
+        let record = Record::read(small)?;
+        let scheme = match (&self.scheme, &record) {
+            (Some(file), _) => Scheme::read(file)?,
+            (None, Some(record)) => record.scheme.clone(),
+            (None, None) => Scheme::default(),
+        };
+        let recorded = record.as_ref().map(|r| r.rules).unwrap_or_default();
+        let rules = self.shares.over(self.rules.over(recorded))?;
+        Ok((record, scheme, rules))
     }
 }
 
