@@ -1,7 +1,7 @@
 //! What a person sees of a run: a bar on a terminal, a line now and then elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// See the module. Everything goes to standard error.
@@ -9,6 +9,11 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     last: Instant,
     quiet: bool,
+}
+
+/// A line on standard error. Nobody reading it is no reason to end a run, so errors are passed over.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Between lines where no terminal redraws a bar.
@@ -23,8 +28,8 @@ impl Progress {
     pub fn note(&mut self, text: &str) {
         match &self.bar {
             _ if self.quiet => {}
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| print(text)),
+            None => print(text),
         }
     }
 
@@ -52,7 +57,7 @@ impl Progress {
                 }
             }
             None if self.last.elapsed() > PERIOD => {
-                eprintln!("  step {done} of {steps}  {}", message());
+                print(&format!("  step {done} of {steps}  {}", message()));
                 self.last = Instant::now();
             }
             None => {}
