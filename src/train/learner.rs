@@ -201,11 +201,6 @@ impl Learner {
         StepFlops { model: model_flops + update, hardware: hardware_flops + update }
     }
 
-    /// The gradients of the step before.
-    pub fn gradients(&self) -> &Store {
-        &self.grads
-    }
-
     /// Ends training: gives back all memory but the parameters.
     pub fn finish(mut self, device: &mut dyn Device) -> (Box<dyn Model>, Store) {
         self.tape.forget(device);

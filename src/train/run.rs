@@ -207,15 +207,15 @@ impl<'a> Runner<'a> {
     fn enter(&mut self, enter: Enter, level: usize, model: &dyn Model, stores: &mut [Option<Store>]) -> Result<Store> {
         let rules = self.config.rules();
         let begin = Instant::now();
-        let (store, name, cost) = match (enter, stores) {
-            (Enter::Coalesce, stores) if stores[level - 1].is_some() => {
+        let (store, name, cost) = match enter {
+            Enter::Coalesce => {
                 let small = Store::new(model.table().clone(), self.device)?;
                 let scheme = self.config.levels[level].scheme();
-                let Some(big) = &stores[level - 1] else { unreachable!("checked by the guard") };
+                let Some(big) = &stores[level - 1] else { unreachable!("the level above was trained before") };
                 let cost = coalesce(self.device, big, &small, &scheme, &rules)?;
                 (small, "coalesce", cost)
             }
-            (Enter::Interpolate, stores) => {
+            Enter::Interpolate => {
                 let below = &self.config.levels[level + 1];
                 let (Some(big), Some(small)) = (stores[level].take(), stores[level + 1].take()) else {
                     unreachable!("both levels were trained on the way down")
@@ -225,11 +225,7 @@ impl<'a> Runner<'a> {
                 small.free(self.device);
                 (big, "interpolate", cost)
             }
-            _ => {
-                let store = Store::new(model.table().clone(), self.device)?;
-                store.initialise(self.device, self.config.seed)?;
-                return Ok(store);
-            }
+            Enter::Initialise => return self.initialise(model),
         };
         self.at.flops += cost.flops;
         self.at.hardware_flops += cost.flops;
@@ -238,11 +234,16 @@ impl<'a> Runner<'a> {
         Ok(store)
     }
 
+    fn initialise(&mut self, model: &dyn Model) -> Result<Store> {
+        let store = Store::new(model.table().clone(), self.device)?;
+        store.initialise(self.device, self.config.seed)?;
+        Ok(store)
+    }
+
     fn scratch(&mut self, Levels(mut levels): Levels, stage: &Stage) -> Result<()> {
         let model = levels.swap_remove(0);
         (self.at.stage, self.at.level) = (1, 1);
-        let store = Store::new(model.table().clone(), self.device)?;
-        store.initialise(self.device, self.config.seed)?;
+        let store = self.initialise(&*model)?;
         let name = format!("Scratch: level 1 alone, {} steps", stage.steps);
         let (model, store, _) = self.stage(&name, model, store, stage)?;
         self.save(&*model, &store)?;
