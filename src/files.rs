@@ -55,6 +55,26 @@ pub fn write_dir_atomic(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> R
     temporary.rename_to(dir, &folder)
 }
 
+/// Removes what killed processes left below `folder` under temporary names. Only for who knows that no other process
+/// writes there.
+pub fn remove_temporaries(folder: &Path) {
+    // What cannot be read or removed only takes space.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(TEMPORARY) && name.ends_with(".tmp") {
+            let _ = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        } else if is_folder {
+            remove_temporaries(&path);
+        }
+    }
+}
+
+/// How temporary names begin.
+const TEMPORARY: &str = ".vcycle-";
+
 /// The folder that holds `path`, created if need be.
 fn prepare_parent(path: &Path) -> Result<PathBuf> {
     if path.file_name().is_none() {
@@ -84,7 +104,7 @@ impl Temporary {
         loop {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
             // Not derived from the destination's name, which may already be as long as the file system allows.
-            let path = folder.join(format!(".vcycle-{}-{count}.tmp", std::process::id()));
+            let path = folder.join(format!("{TEMPORARY}{}-{count}.tmp", std::process::id()));
             match create(&path) {
                 Ok(made) => {
                     return Ok((Temporary { path, renamed: false }, made));

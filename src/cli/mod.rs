@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::process::ExitCode;
 
 /// The arguments of the binary.
 #[derive(Parser)]
@@ -52,6 +53,14 @@ impl DeviceArgs {
     fn open(&self) -> Result<Box<dyn crate::device::Device>> {
         crate::device::open(&self.device, usize::from(self.threads))
     }
+
+    /// Threads that the device will have.
+    fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => usize::from(n),
+        }
+    }
 }
 
 /// Prints a line of results.
@@ -86,13 +95,13 @@ fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>
 }
 
 impl Cli {
-    /// Runs the subcommand.
+    /// Runs the subcommand. Gives the exit code of a command that did what it was told.
     ///
     /// # Errors
     /// Whatever went wrong, as a sentence for a person.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         match self.command {
-            Command::Train(args) => args.run(),
+            Command::Train(args) => return args.run(),
             Command::Coalesce(args) => args.run(),
             Command::Decoalesce(args) => args.run(),
             Command::Interpolate(args) => args.run(),
@@ -100,5 +109,6 @@ impl Cli {
             Command::Generate(args) => args.run(),
             Command::Info(args) => args.run(),
         }
+        .map(|()| ExitCode::SUCCESS)
     }
 }

@@ -1,16 +1,26 @@
 use super::{DeviceArgs, say};
 use crate::bail;
-use crate::error::Result;
+use crate::device::cpu::Cpu;
+use crate::error::{Error, Result};
 use crate::train::config::Config;
+use crate::train::folder::About;
 use crate::train::progress::Progress;
-use crate::train::run::train;
+use crate::train::run::{Outcome, Tools, resume, train};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Train a model in a V-cycle, and its scratch twin, as a configuration says
 #[derive(clap::Args)]
 pub struct Args {
     /// Configuration, for instance configs/gpt-sotu.toml
-    config: PathBuf,
+    #[arg(required_unless_present = "resume")]
+    config: Option<PathBuf>,
+    /// Go on with a run that was stopped or killed: its folder
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "out", "set", "seed"])]
+    resume: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Folder for the run, which must not exist; default: runs/NAME, or runs/NAME-2 and so on
@@ -29,24 +39,74 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> Result<()> {
-        let mut changes = self.set;
-        changes.extend(self.seed.map(|seed| format!("seed={seed}")));
-        let config = Config::read(&self.config, &changes)?;
-        let out = match self.out {
-            Some(out) => out,
-            None => free_folder(&self.config)?,
+    pub fn run(self) -> Result<ExitCode> {
+        let start = match &self.config {
+            Some(path) => Some(self.start(path)?),
+            None => None,
         };
         let mut device = self.device.open()?;
         let mut progress = Progress::new(self.quiet);
-        let outcome = train(&config, &mut *device, Path::new("runs/data"), &out, &mut progress)?;
-        if let Some(savings) = &outcome.savings {
-            say(format_args!("{savings}"))?;
+        let stopped = stop_on_signal()?;
+        let tools = Tools {
+            device: &mut *device,
+            cache: Path::new("runs/data"),
+            progress: &mut progress,
+            stop: &|| stopped.load(Ordering::Relaxed),
+        };
+        let outcome = match (start, &self.resume) {
+            (Some((config, out)), _) => {
+                let about = About::this_process(&self.device.device, self.device.threads(), Cpu::vector_unit());
+                train(&config, &about, &out, tools)?
+            }
+            (None, Some(dir)) => resume(dir, tools)?,
+            (None, None) => bail!("give a configuration, or --resume with the folder of a run"),
+        };
+        match outcome {
+            Outcome::Finished { model, loss, savings } => {
+                if let Some(savings) = &savings {
+                    say(format_args!("{savings}"))?;
+                }
+                let model = model.display();
+                say(format_args!("model: {model} (held-out loss {loss:.4})"))?;
+                say(format_args!("try: vcycle generate {model} --prompt \"The people of the United States\""))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Outcome::Stopped { dir, step } => {
+                say(format_args!("stopped after step {step}; go on with: vcycle train --resume {}", dir.display()))?;
+                Ok(ExitCode::from(STOPPED))
+            }
         }
-        let model = outcome.model.display();
-        say(format_args!("model: {model} (held-out loss {:.4})", outcome.loss))?;
-        say(format_args!("try: vcycle generate {model} --prompt \"The people of the United States\""))
     }
+
+    /// Configuration and folder of a new run.
+    fn start(&self, path: &Path) -> Result<(Config, PathBuf)> {
+        let mut changes = self.set.clone();
+        changes.extend(self.seed.map(|seed| format!("seed={seed}")));
+        let config = Config::read(path, &changes)?;
+        let out = match &self.out {
+            Some(out) => out.clone(),
+            None => free_folder(path)?,
+        };
+        Ok((config, out))
+    }
+}
+
+/// Exit code of a run that a signal stopped: what shells give for an interrupted command.
+const STOPPED: u8 = 130;
+
+/// A flag that Ctrl-C (or SIGTERM, or the terminal closing) sets. The second time the process ends at once.
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let flag = stopped.clone();
+    let set = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(STOPPED));
+        }
+        let text = "stopping after the step in hand; once more to end at once, without saving";
+        let _ = writeln!(std::io::stderr(), "\n{text}");
+    });
+    set.map_err(|e| Error::new(format!("cannot listen for Ctrl-C: {e}")))?;
+    Ok(stopped)
 }
 
 /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3` ... that does not exist.

@@ -42,6 +42,13 @@ pub struct Dataset {
     pub valid_bytes: u64,
 }
 
+impl Dataset {
+    /// A name that another text or tokenizer would change.
+    pub fn name(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
 /// The content of `data.json`, which is written last: where it is, the folder is complete.
 #[derive(Serialize, Deserialize)]
 struct Facts {
@@ -221,13 +228,13 @@ fn sum_of(path: &Path) -> Result<String> {
 
 /// A 64-bit hash that stays the same across machines and versions; against accidents, not against an adversary.
 #[derive(Default)]
-struct Fingerprint {
+pub(crate) struct Fingerprint {
     state: u64,
 }
 
 impl Fingerprint {
     /// Adds one field. The length goes in first, so that bytes cannot move between fields unnoticed.
-    fn add(&mut self, field: &[u8]) {
+    pub(crate) fn add(&mut self, field: &[u8]) {
         self.word(field.len() as u64);
         for chunk in field.chunks(8) {
             let mut word = [0; 8];
@@ -242,7 +249,7 @@ impl Fingerprint {
         self.state = state ^ (state >> 32);
     }
 
-    fn hex(&self) -> String {
+    pub(crate) fn hex(&self) -> String {
         let mut last = Fingerprint { state: self.state };
         last.word(0);
         last.word(0);

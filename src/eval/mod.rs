@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::gpt::Gpt;
 use crate::model::store::Store;
 use crate::tape::{LossOptions, Mode, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Place, Tensor};
 
 /// A GPT on a device, for forward passes alone.
 pub struct Forward<'a> {
@@ -17,6 +17,7 @@ pub struct Forward<'a> {
     store: &'a Store,
     tape: Tape,
     vars: Vec<Var>,
+    state: Tensor,
     ids: Tensor,
     labels: Tensor,
 }
@@ -30,7 +31,7 @@ impl<'a> Forward<'a> {
         let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
         let ids = device::alloc_tensor(device, DType::I32, &[batch, time])?;
         let labels = device::alloc_tensor(device, DType::I32, &[batch, time])?;
-        Ok(Forward { gpt, store, tape: Tape::new(device.float(), state), vars: Vec::new(), ids, labels })
+        Ok(Forward { gpt, store, tape: Tape::new(device.float(), state), vars: Vec::new(), state, ids, labels })
     }
 
     fn inputs(&mut self, device: &mut dyn Device, ids: &[i32], dims: [usize; 2]) -> Result<Var> {
@@ -85,5 +86,15 @@ impl<'a> Forward<'a> {
         self.tape.keep(logits);
         self.tape.run(device)?;
         device::read_f32(device, &self.tape.value(logits)?)
+    }
+
+    /// Gives back all memory.
+    pub fn free(mut self, device: &mut dyn Device) {
+        self.tape.forget(device);
+        for t in [self.state, self.ids, self.labels] {
+            if let Place::Arena(arena) = t.place {
+                device.free(arena);
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ pub mod record;
 pub mod rules;
 pub mod scheme;
 
-pub use operators::{coalesce, decoalesce, interpolate};
+pub use operators::{Quantity, coalesce, coalesce_as, decoalesce, interpolate, interpolate_as};
 pub use record::Record;
 pub use rules::{DepthRule, Rules, Shares, WidthRule};
 pub use scheme::{Grouping, Scheme};

@@ -16,12 +16,40 @@ impl ModelShape {
     }
 }
 
+/// What lies in the arenas that are mapped: it decides the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// By the rules as they stand.
+    Weights,
+    /// Gradients, and averages of them: by the chain rule through the opposite operator. When `big = D(small)`, the gradient
+    /// of small is the transpose of D, with equal shares, applied to that of big; when `small = C(big)`, that of big is the
+    /// transpose of C applied to that of small.
+    Gradients,
+    /// Squares of gradients, and averages of them: the weights of gradients, squared, as for independent numbers.
+    Squares,
+}
+
 /// `small = C(big)`. Returns what it cost.
 ///
 /// # Errors
 /// Tables that do not belong to one family, a scheme that does not fit or that the rules do not admit.
 pub fn coalesce(device: &mut dyn Device, big: &Store, small: &Store, scheme: &Scheme, rules: &Rules) -> Result<Cost> {
-    let maps = Maps::new(Direction::Coalesce, &big.table, &small.table, scheme, rules)?;
+    coalesce_as(Quantity::Weights, device, big, small, scheme, rules)
+}
+
+/// As [`coalesce`], for what belongs to the weights.
+///
+/// # Errors
+/// As [`coalesce`].
+pub fn coalesce_as(
+    quantity: Quantity,
+    device: &mut dyn Device,
+    big: &Store,
+    small: &Store,
+    scheme: &Scheme,
+    rules: &Rules,
+) -> Result<Cost> {
+    let maps = Maps::new(Direction::Coalesce, quantity, &big.table, &small.table, scheme, rules)?;
     maps.run(device, big, small, None)
 }
 
@@ -30,7 +58,7 @@ pub fn coalesce(device: &mut dyn Device, big: &Store, small: &Store, scheme: &Sc
 /// # Errors
 /// As [`coalesce`].
 pub fn decoalesce(device: &mut dyn Device, small: &Store, big: &Store, scheme: &Scheme, rules: &Rules) -> Result<Cost> {
-    let maps = Maps::new(Direction::Decoalesce, &big.table, &small.table, scheme, rules)?;
+    let maps = Maps::new(Direction::Decoalesce, Quantity::Weights, &big.table, &small.table, scheme, rules)?;
     maps.run(device, small, big, None)
 }
 
@@ -46,7 +74,23 @@ pub fn interpolate(
     scheme: &Scheme,
     rules: &Rules,
 ) -> Result<Cost> {
-    let maps = Maps::new(Direction::Decoalesce, &big.table, &small.table, scheme, rules)?;
+    interpolate_as(Quantity::Weights, device, big, small, alpha, scheme, rules)
+}
+
+/// As [`interpolate`], for what belongs to the weights.
+///
+/// # Errors
+/// As [`interpolate`].
+pub fn interpolate_as(
+    quantity: Quantity,
+    device: &mut dyn Device,
+    big: &Store,
+    small: &Store,
+    alpha: f64,
+    scheme: &Scheme,
+    rules: &Rules,
+) -> Result<Cost> {
+    let maps = Maps::new(Direction::Decoalesce, quantity, &big.table, &small.table, scheme, rules)?;
     maps.run(device, small, big, Some(alpha))
 }
 
@@ -59,6 +103,7 @@ enum Direction {
 /// The tables of [`Multilevel`], on the host.
 struct Maps<'a> {
     direction: Direction,
+    quantity: Quantity,
     rules: &'a Rules,
     grouping: Grouping,
     index: Vec<u32>,
@@ -71,6 +116,7 @@ struct Maps<'a> {
 impl<'a> Maps<'a> {
     fn new(
         direction: Direction,
+        quantity: Quantity,
         big: &ParamTable,
         small: &ParamTable,
         scheme: &Scheme,
@@ -79,7 +125,7 @@ impl<'a> Maps<'a> {
         let grouping = scheme.resolve(ModelShape::of(big), ModelShape::of(small))?;
         rules.admit(&grouping)?;
         let (index, weight, items, known) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut maps = Maps { direction, rules, grouping, index, weight, items, known };
+        let mut maps = Maps { direction, quantity, rules, grouping, index, weight, items, known };
         let (src, dst) = if direction == Direction::Coalesce { (big, small) } else { (small, big) };
         for i in 0..dst.params.len() {
             maps.add(i, src, dst)?;
@@ -135,12 +181,29 @@ impl<'a> Maps<'a> {
         match self.direction {
             Direction::Coalesce => {
                 let members = groups.members(layer);
-                let weight = self.rules.coalesce_depth(param.kind, members.len());
-                members.iter().map(|&l| (Some(l), weight)).collect()
+                let down = self.rules.coalesce_depth(param.kind, members.len());
+                let up = |l| self.rules.decoalesce_depth(param.kind, groups, l);
+                members.iter().map(|&l| (Some(l), self.weight(down, up(l)))).collect()
             }
             Direction::Decoalesce => {
-                vec![(Some(groups.group_of(layer)), self.rules.decoalesce_depth(param.kind, groups, layer))]
+                let group = groups.group_of(layer);
+                let down = self.rules.coalesce_depth(param.kind, groups.members(group).len());
+                let up = self.rules.decoalesce_depth(param.kind, groups, layer);
+                vec![(Some(group), self.weight(down, up))]
             }
+        }
+    }
+
+    /// The weight between a unit and a member of its group, which is `down` in C and `up` in D.
+    fn weight(&self, down: f64, up: f64) -> f64 {
+        let (own, opposite) = match self.direction {
+            Direction::Coalesce => (down, up),
+            Direction::Decoalesce => (up, down),
+        };
+        match self.quantity {
+            Quantity::Weights => own,
+            Quantity::Gradients => opposite,
+            Quantity::Squares => opposite * opposite,
         }
     }
 
@@ -156,6 +219,7 @@ impl<'a> Maps<'a> {
             _ => return Ok(IDENTITY),
         };
         let own = self.direction == Direction::Decoalesce
+            && self.quantity == Quantity::Weights
             && self.rules.has_shares(kind, to.side)
             && self.rules.shares != super::Shares::Equal;
         if let Some((.., start)) = self.known.iter().find(|(axis, k, _)| !own && axis == to && *k == kind) {
@@ -203,18 +267,21 @@ impl<'a> Maps<'a> {
         u: usize,
     ) -> Vec<(usize, f64)> {
         let (head, within) = (u / block, u % block);
+        let group = if self.direction == Direction::Coalesce { head } else { groups.group_of(head) };
+        let members = groups.members(group);
+        let down = self.rules.coalesce_width(kind, axis.side, members.len());
         match self.direction {
             Direction::Coalesce => {
-                let members = groups.members(head);
-                let weight = self.rules.coalesce_width(kind, axis.side, members.len());
+                // Random shares differ from layer to layer; what is coalesced was not made by them.
+                let up = self.rules.decoalesce_width(kind, axis.side, 1.0 / members.len() as f64);
+                let weight = self.weight(down, up);
                 members.iter().map(|m| (origin + m * block + within, weight)).collect()
             }
             Direction::Decoalesce => {
-                let group = groups.group_of(head);
-                let (source, members) = (group * block + within, groups.members(group));
+                let source = origin + group * block + within;
                 let position = members.iter().position(|&m| m == head).unwrap_or(0);
-                let share = self.rules.shares(number, (origin + source) as u32, members.len())[position];
-                vec![(origin + source, self.rules.decoalesce_width(kind, axis.side, share))]
+                let share = self.rules.shares(number, source as u32, members.len())[position];
+                vec![(source, self.weight(down, self.rules.decoalesce_width(kind, axis.side, share)))]
             }
         }
     }

@@ -93,6 +93,29 @@ pub struct TrainConfig {
     /// Keep only the inputs of blocks and compute them again in the backward pass.
     #[serde(default)]
     pub recompute: bool,
+    /// Micro-batches that a step's batch is computed in, one after another.
+    #[serde(default = "one_batch")]
+    pub accumulate: usize,
+    /// A run's last stage ends at the first evaluation that is no worse.
+    #[serde(default)]
+    pub target_loss: Option<f64>,
+    /// Steps between checkpoints; left out: at every evaluation. One more is written at the end of every stage.
+    #[serde(default)]
+    pub checkpoint_every: Option<u64>,
+    /// Checkpoints that stay.
+    #[serde(default = "two")]
+    pub keep_last: usize,
+    /// The checkpoint of level 1 with the lowest held-out loss stays as well.
+    #[serde(default)]
+    pub keep_best: bool,
+}
+
+fn one_batch() -> usize {
+    1
+}
+
+fn two() -> usize {
+    2
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -135,7 +158,7 @@ pub struct Level {
     pub heads: Option<usize>,
     pub width_scheme: Option<Vec<Vec<usize>>>,
     pub depth_scheme: Option<Vec<Vec<usize>>>,
-    pub alpha: Option<f64>,
+    pub alpha: Option<Alpha>,
     /// Before coalescing; not on the last level.
     pub before: Option<Stage>,
     /// After interpolation; on the last level all of its training.
@@ -146,6 +169,21 @@ impl Level {
     pub fn scheme(&self) -> Scheme {
         Scheme { width_scheme: self.width_scheme.clone(), depth_scheme: self.depth_scheme.clone(), head_size: None }
     }
+}
+
+/// The weight of the lower level on the way up.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected a number from 0 to 1, or \"search\"")]
+pub enum Alpha {
+    Fixed(f64),
+    Search(Search),
+}
+
+/// The word for a line search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Search {
+    Search,
 }
 
 /// Steps of training under one schedule.
@@ -162,6 +200,34 @@ pub struct Stage {
     pub floor: f64,
     #[serde(default = "cooldown")]
     pub cooldown: f64,
+    #[serde(default)]
+    pub schedule: Course,
+    #[serde(default)]
+    pub optimizer: OptimizerState,
+}
+
+/// Where in its schedule a stage begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Course {
+    /// At its first step.
+    #[default]
+    Restart,
+    /// After the steps of the level's stage `before`: one schedule over both stages.
+    Continue,
+}
+
+/// With which moments of AdamW a stage begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerState {
+    /// Zeros.
+    #[default]
+    Reset,
+    /// Those of the level the weights come from, mapped as gradients and their squares are.
+    Transfer,
+    /// Zeros, which the steps of the warm-up fill at rate zero; then the schedule begins at its full rate.
+    Rewarm,
 }
 
 fn cosine() -> Decay {
@@ -177,9 +243,44 @@ fn cooldown() -> f64 {
 }
 
 impl Stage {
-    pub fn schedule(&self) -> Schedule {
-        let Stage { steps, lr, warmup, decay, floor, cooldown } = *self;
+    /// The stage's own schedule; `before` steps of the level came earlier.
+    fn schedule(&self, before: u64) -> Schedule {
+        let Stage { steps, lr, warmup, decay, floor, cooldown, .. } = *self;
+        let steps = match self.schedule {
+            Course::Restart => steps,
+            Course::Continue => steps.saturating_add(before),
+        };
         Schedule { base: lr, warmup, steps, decay, floor, cooldown }
+    }
+
+    /// The learning rate of `step` of the stage, when the level trained for `before` steps earlier.
+    pub fn rate(&self, step: u64, before: u64) -> f64 {
+        let at = match self.schedule {
+            Course::Restart => step,
+            Course::Continue => step.saturating_add(before),
+        };
+        match self.optimizer {
+            OptimizerState::Rewarm if at < self.warmup => 0.0,
+            _ => self.schedule(before).rate(at),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.schedule(0).check()
+    }
+
+    /// For a stage that begins with initial weights.
+    fn check_first(&self) -> Result<()> {
+        self.check()?;
+        if self.optimizer == OptimizerState::Transfer {
+            bail!(
+                "optimizer: there is nothing to transfer from, since the stage begins with initial weights; use reset"
+            );
+        }
+        if self.schedule == Course::Continue {
+            bail!("schedule: there is nothing to continue, since the stage begins with initial weights; use restart");
+        }
+        Ok(())
     }
 }
 
@@ -225,6 +326,21 @@ impl Config {
         if train.batch == 0 || train.eval_every == 0 {
             bail!("train: batch and eval_every must be at least 1");
         }
+        if train.accumulate == 0 || !train.batch.is_multiple_of(train.accumulate) {
+            bail!(
+                "train.accumulate: {} does not divide the {} sequences of train.batch; choose a divisor",
+                train.accumulate,
+                train.batch
+            );
+        }
+        if train.checkpoint_every == Some(0) || train.keep_last == 0 {
+            bail!("train: checkpoint_every and keep_last must be at least 1");
+        }
+        if let Some(target) = train.target_loss
+            && !target.is_finite()
+        {
+            bail!("train.target_loss: {target} is no loss; leave it out to train for all steps");
+        }
         let tokens = train.batch.checked_mul(self.model.context).filter(|n| *n < 1 << 31);
         if tokens.is_none() {
             bail!("train.batch: {} sequences of {} tokens are beyond reason", train.batch, self.model.context);
@@ -254,7 +370,7 @@ impl Config {
             level.check(i, last).at(format_args!("levels[{i}]"))?;
         }
         if let Some(stage) = &self.scratch {
-            stage.check().at("scratch")?;
+            stage.check_first().at("scratch")?;
         }
         Ok(())
     }
@@ -283,9 +399,19 @@ impl Config {
 
 impl Level {
     fn check(&self, number: usize, last: usize) -> Result<()> {
-        self.train.check().at("train")?;
+        let first = |stage: &Stage| if number == 0 { stage.check_first() } else { stage.check() };
+        match number < last {
+            true => self.train.check().at("train")?,
+            false => first(&self.train).at("train")?,
+        }
+        if number == last && self.train.schedule == Course::Continue {
+            bail!("train.schedule: the last level has one stage, so there is nothing to continue; use restart");
+        }
         match (&self.before, number < last) {
-            (Some(stage), true) => stage.check().at("before")?,
+            (Some(stage), true) if stage.schedule == Course::Continue => {
+                bail!("before.schedule: it is the level's first stage, so there is nothing to continue; use restart")
+            }
+            (Some(stage), true) => first(stage).at("before")?,
             (None, true) => bail!("before: missing; every level but the last trains before it is coalesced"),
             (Some(_), false) => bail!("before: the last level is not coalesced; put its steps into train"),
             (None, false) => {}
@@ -302,20 +428,18 @@ impl Level {
                 );
             }
             match self.alpha {
-                Some(alpha) if (0.0..=1.0).contains(&alpha) => {}
-                Some(alpha) => {
+                Some(Alpha::Search(_)) => {}
+                Some(Alpha::Fixed(alpha)) if (0.0..=1.0).contains(&alpha) => {}
+                Some(Alpha::Fixed(alpha)) => {
                     bail!("alpha: {alpha} is outside 0..=1; 0 keeps the larger model, 1 takes the de-coalesced one")
                 }
-                None => bail!("alpha: missing; the paper uses 0.5 for BERT and 0.25 for GPT and DeiT"),
+                None => bail!(
+                    "alpha: missing; the paper uses 0.5 for BERT and 0.25 for GPT and DeiT, and \"search\" finds it by \
+                     held-out loss"
+                ),
             }
         }
         Ok(())
-    }
-}
-
-impl Stage {
-    fn check(&self) -> Result<()> {
-        self.schedule().check()
     }
 }
 

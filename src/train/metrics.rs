@@ -1,13 +1,14 @@
-//! `metrics.jsonl`: one JSON object a line, for every step and every evaluation.
+//! `metrics.jsonl`: one JSON object a line, for every step, every evaluation and what happens between them.
 
+use crate::bail;
 use crate::error::{Error, Result};
-use serde::Serialize;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// Where a run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// Stage of the plan and level of its model, from 1.
     pub stage: usize,
@@ -22,10 +23,36 @@ pub struct Position {
     pub seconds: f64,
 }
 
+/// Time spent in one kind of operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperationTime {
+    pub name: String,
+    pub calls: u64,
+    pub seconds: f64,
+    pub flops: u64,
+}
+
+/// Text that a trained model wrote.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sample {
+    pub prompt: String,
+    pub text: String,
+}
+
 /// One line.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
+    /// A stage begins.
+    Stage {
+        #[serde(flatten)]
+        at: Position,
+        name: String,
+        steps: u64,
+        parameters: usize,
+        layers: usize,
+        width: usize,
+    },
     Step {
         #[serde(flatten)]
         at: Position,
@@ -38,6 +65,8 @@ pub enum Event {
         at: Position,
         valid_loss: f64,
         tokens: usize,
+        /// Memory of the process, where the system tells.
+        resident_bytes: Option<u64>,
     },
     /// Coalesced, or de-coalesced and interpolated, into the level of `at`.
     Operator {
@@ -45,6 +74,28 @@ pub enum Event {
         at: Position,
         name: &'static str,
         flops_spent: u64,
+        /// Of an interpolation.
+        alpha: Option<f64>,
+    },
+    /// The line search for alpha: each value that was tried, with its held-out loss, in that order.
+    Search {
+        #[serde(flatten)]
+        at: Position,
+        alpha: f64,
+        tried: Vec<(f64, f64)>,
+        flops_spent: u64,
+    },
+    /// The last line of a finished run.
+    Summary {
+        #[serde(flatten)]
+        at: Position,
+        /// The most memory the process ever took.
+        resident_bytes: Option<u64>,
+        tokens_per_second: f64,
+        /// Seconds in which the next batch was waited for.
+        waited_seconds: f64,
+        operations: Vec<OperationTime>,
+        sample: Option<Sample>,
     },
 }
 
@@ -57,9 +108,60 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// For `dir/metrics.jsonl`. Folder and file appear with the first event: a run that cannot start leaves nothing.
+    const FILE: &'static str = "metrics.jsonl";
+
+    /// For `dir/metrics.jsonl`. Folder and file appear with the first event.
     pub fn new(dir: &Path) -> Self {
-        Metrics { path: dir.join("metrics.jsonl"), out: None, evals: Vec::new() }
+        Metrics { path: dir.join(Self::FILE), out: None, evals: Vec::new() }
+    }
+
+    /// Reads what a finished run wrote.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged.
+    pub fn finished(dir: &Path) -> Result<Self> {
+        let mut metrics = Self::new(dir);
+        let file = File::open(&metrics.path).map_err(|e| Error::io("read", &metrics.path, e))?;
+        metrics.read_evals(file)?;
+        Ok(metrics)
+    }
+
+    /// Goes on after the first `bytes` of the file; what came later never happened.
+    ///
+    /// # Errors
+    /// A file that is shorter, or whose beginning is damaged.
+    pub fn resume(dir: &Path, bytes: u64) -> Result<Self> {
+        let mut metrics = Self::new(dir);
+        let io = |e| Error::io("go on with", &metrics.path, e);
+        let mut file = OpenOptions::new().read(true).write(true).open(&metrics.path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        if length < bytes {
+            bail!("{} has {length} bytes, but the checkpoint was written after {bytes}", metrics.path.display());
+        }
+        file.set_len(bytes).map_err(io)?;
+        metrics.read_evals(&file)?;
+        file.seek(std::io::SeekFrom::End(0)).map_err(|e| Error::io("go on with", &metrics.path, e))?;
+        metrics.out = Some(BufWriter::new(file));
+        Ok(metrics)
+    }
+
+    fn read_evals(&mut self, file: impl Read) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Line {
+            event: String,
+            #[serde(flatten)]
+            at: Position,
+            valid_loss: Option<f64>,
+        }
+        for (number, line) in BufReader::new(file).lines().enumerate() {
+            let line = line.map_err(|e| Error::io("read", &self.path, e))?;
+            let line: Line = serde_json::from_str(&line)
+                .map_err(|e| Error::new(format!("{}: line {} is damaged: {e}", self.path.display(), number + 1)))?;
+            if let (true, Some(loss)) = (line.event == "eval", line.valid_loss) {
+                self.evals.push((line.at, loss));
+            }
+        }
+        Ok(())
     }
 
     fn file(&mut self) -> Result<&mut BufWriter<File>> {
@@ -76,13 +178,13 @@ impl Metrics {
 
     /// # Errors
     /// The disk is full or gone.
-    pub fn write(&mut self, event: Event) -> Result<()> {
+    pub fn write(&mut self, event: &Event) -> Result<()> {
         let out = self.file()?;
-        let line = serde_json::to_writer(&mut *out, &event).map_err(std::io::Error::from);
+        let line = serde_json::to_writer(&mut *out, event).map_err(std::io::Error::from);
         let written = line.and_then(|()| out.write_all(b"\n"));
         written.map_err(|e| Error::io("write", &self.path, e))?;
         if let Event::Eval { at, valid_loss, .. } = event {
-            self.evals.push((at, valid_loss));
+            self.evals.push((*at, *valid_loss));
         }
         if !matches!(event, Event::Step { .. }) {
             self.flush()?;
@@ -95,5 +197,16 @@ impl Metrics {
     pub fn flush(&mut self) -> Result<()> {
         let flushed = self.out.as_mut().map_or(Ok(()), |out| out.flush());
         flushed.map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Brings everything to disk, and says how many bytes that are.
+    ///
+    /// # Errors
+    /// As [`Metrics::write`].
+    pub fn sync(&mut self) -> Result<u64> {
+        self.flush()?;
+        let Some(out) = &self.out else { return Ok(0) };
+        let file = out.get_ref();
+        file.sync_data().and_then(|()| file.metadata()).map(|m| m.len()).map_err(|e| Error::io("write", &self.path, e))
     }
 }

@@ -1,8 +1,14 @@
-//! Training: one step of one level (`learner`), the rate (`schedule`), the run through all stages of a V-cycle (`run`).
+//! Training: one step of one level (`learner`), the rate (`schedule`), the stages of a V-cycle or of its twin (`side`),
+//! both of them in a folder (`run`, `folder`), stopped and gone on with (`checkpoint`).
 
+pub mod checkpoint;
 pub mod config;
+pub mod folder;
 pub mod learner;
+pub mod levels;
 pub mod metrics;
 pub mod progress;
 pub mod run;
 pub mod schedule;
+pub mod search;
+pub mod side;

@@ -1,0 +1,330 @@
+//! Checkpoints: everything a stopped run needs to go on as if it had never stopped.
+//!
+//! `SIDE/checkpoints/stage-2-step-00000150/` appears whole or not at all and holds
+//!
+//! | | |
+//! |---|---|
+//! | `state.json` | [`State`]: stage, step, position, what belongs to it in other files |
+//! | `tensors.safetensors` | per level that is still needed: `levelN.params`, `levelN.m`, `levelN.v`, flat, as on the device |
+//! | `sums.json` | a 64-bit sum of each of the two |
+//! | `model/` | with `train.keep_best`, at level 1: the model in Hugging Face form |
+//!
+//! Random numbers need no state: batches, dropout and initial weights are functions of the seed and of these counters.
+
+use super::learner::Moments;
+use super::metrics::Position;
+use crate::bail;
+use crate::data::prepare::Fingerprint;
+use crate::device::Device;
+use crate::error::{At, Error, Result};
+use crate::files::{write_atomic, write_dir_atomic};
+use crate::model::store::Store;
+use crate::tensor::{DType, Tensor};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+const STATE: &str = "state.json";
+const TENSORS: &str = "tensors.safetensors";
+const SUMS: &str = "sums.json";
+const FORMAT: u32 = 1;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// 1.
+    pub format: u32,
+    pub at: Position,
+    /// Steps of the stage that are done.
+    pub stage_step: u64,
+    /// The stage has ended, by its steps or by `train.target_loss`.
+    pub stage_done: bool,
+    /// Micro-batches of the stage, which dropout counts by.
+    pub passes: u32,
+    /// The last evaluation of the stage, and whether it was made at this very step.
+    pub valid_loss: f64,
+    pub valid_here: bool,
+    /// Seconds in which the next batch was waited for.
+    pub waited: f64,
+    /// Lengths of `metrics.jsonl` and of the TensorBoard file.
+    pub metrics_bytes: u64,
+    pub tensorboard_bytes: u64,
+    /// What the data was prepared from, as its folder is named.
+    pub data: String,
+    /// What is in the other file.
+    pub levels: Vec<SavedLevel>,
+    /// Time by operation so far.
+    pub operations: Vec<super::metrics::OperationTime>,
+}
+
+/// A level whose weights are still needed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedLevel {
+    /// From 1.
+    pub level: usize,
+    /// With moments, after so many updates.
+    pub updates: Option<u64>,
+    /// Names and shapes of the parameters, as a sum: another layout would put weights in wrong places.
+    pub layout: String,
+}
+
+/// What of a level goes into a checkpoint.
+pub struct Part<'a> {
+    /// From 1.
+    pub level: usize,
+    pub params: &'a Store,
+    pub moments: Option<&'a Moments>,
+}
+
+impl Part<'_> {
+    pub fn saved(&self) -> SavedLevel {
+        SavedLevel { level: self.level, updates: self.moments.map(|m| m.updates), layout: layout(self.params) }
+    }
+
+    fn stores(&self) -> impl Iterator<Item = (String, &Store)> {
+        let moments = self.moments.into_iter().flat_map(|m| [("m", &m.m), ("v", &m.v)]);
+        [("params", self.params)].into_iter().chain(moments).map(|(what, store)| (key(self.level, what), store))
+    }
+}
+
+fn key(level: usize, what: &str) -> String {
+    format!("level{level}.{what}")
+}
+
+/// Name, shape and place of every parameter, as a sum.
+fn layout(store: &Store) -> String {
+    let mut print = Fingerprint::default();
+    for (i, param) in store.table.params.iter().enumerate() {
+        print.add(param.name().as_bytes());
+        for number in [store.table.offset(i), store.table.pitch(i)].into_iter().chain(param.shape()) {
+            print.add(&(number as u64).to_le_bytes());
+        }
+    }
+    print.hex()
+}
+
+/// Writes a checkpoint below `side`, whole or not at all. `also` may add files.
+///
+/// # Errors
+/// The disk is full or gone: what was saved before is as it was.
+pub fn save(
+    side: &Path,
+    state: &State,
+    parts: &[Part<'_>],
+    device: &mut dyn Device,
+    also: impl FnOnce(&Path, &mut dyn Device) -> Result<()>,
+) -> Result<()> {
+    let dir = side.join("checkpoints").join(format!("stage-{}-step-{:08}", state.at.stage, state.at.step));
+    if dir.exists() {
+        // The same step again, after an interruption in the stage's last one: nothing has changed since.
+        return Ok(());
+    }
+    let mut named = Vec::new();
+    for (name, store) in parts.iter().flat_map(Part::stores) {
+        named.push((name, read_flat(device, &store.flat())?, store.flat()));
+    }
+    write_dir_atomic(&dir, |dir| {
+        let path = dir.join(TENSORS);
+        let views: Result<Vec<(&str, TensorView<'_>)>> = named
+            .iter()
+            .map(|(name, bytes, flat)| {
+                let view = TensorView::new(dtype(flat.dtype)?, vec![flat.numel()], bytes);
+                Ok((name.as_str(), view.map_err(|e| Error::new(format!("{name}: {e}")))?))
+            })
+            .collect();
+        // The folder is not yet in its place, so that the file may grow in its own.
+        safetensors::serialize_to_file(views?, None, &path)
+            .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
+        let json = serde_json::to_vec_pretty(state).map_err(|e| Error::new(e.to_string()))?;
+        let state = dir.join(STATE);
+        write_atomic(&state, |out| out.write_all(&json))?;
+        // The safetensors library makes files for their owner alone.
+        let opened = fs::metadata(&state).and_then(|facts| fs::set_permissions(&path, facts.permissions()));
+        opened.map_err(|e| Error::io("set the permissions of", &path, e))?;
+        let tensors = File::open(&path).and_then(sum).map_err(|e| Error::io("read", &path, e))?;
+        let sums = BTreeMap::from([(STATE, sum_of(&json)), (TENSORS, tensors)]);
+        let sums = serde_json::to_vec_pretty(&sums).map_err(|e| Error::new(e.to_string()))?;
+        write_atomic(&dir.join(SUMS), |out| out.write_all(&sums))?;
+        also(dir, device)
+    })
+}
+
+/// A checkpoint that was read and found whole.
+pub struct Checkpoint {
+    pub dir: PathBuf,
+    pub state: State,
+    bytes: Vec<u8>,
+}
+
+impl Checkpoint {
+    /// # Errors
+    /// A file that is missing or damaged, or written by another version.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let file = |name: &str| {
+            let path = dir.join(name);
+            fs::read(&path).map_err(|e| Error::io("read", &path, e))
+        };
+        let damaged =
+            |name: &str, what: &dyn std::fmt::Display| Error::new(format!("{}: {what}", dir.join(name).display()));
+        let sums: BTreeMap<String, String> =
+            serde_json::from_slice(&file(SUMS)?).map_err(|e| damaged(SUMS, &format_args!("damaged: {e}")))?;
+        let (json, bytes) = (file(STATE)?, file(TENSORS)?);
+        for (name, content) in [(STATE, &json), (TENSORS, &bytes)] {
+            if sums.get(name) != Some(&sum_of(content)) {
+                return Err(damaged(name, &"damaged: its content is not what sums.json says"));
+            }
+        }
+        let state: State = serde_json::from_slice(&json)
+            .map_err(|e| damaged(STATE, &format_args!("not written by this version of vcycle: {e}")))?;
+        if state.format != FORMAT {
+            let what = format!("format {}, this program reads format {FORMAT}", state.format);
+            return Err(damaged(STATE, &what));
+        }
+        SafeTensors::deserialize(&bytes).map_err(|e| damaged(TENSORS, &e))?;
+        Ok(Checkpoint { dir: dir.to_path_buf(), state, bytes })
+    }
+
+    /// Fills what belongs to a level; `None` for moments that are not wanted.
+    ///
+    /// # Errors
+    /// A level that was not saved, or saved for another model or device.
+    pub fn restore(
+        &self,
+        level: usize,
+        params: &Store,
+        moments: Option<&mut Moments>,
+        device: &mut dyn Device,
+    ) -> Result<()> {
+        self.fill(level, params, moments, device).at(self.dir.display())
+    }
+
+    fn fill(&self, level: usize, params: &Store, moments: Option<&mut Moments>, device: &mut dyn Device) -> Result<()> {
+        let Some(saved) = self.state.levels.iter().find(|l| l.level == level) else {
+            bail!("level {level} is not in the checkpoint; the configuration was changed since")
+        };
+        if saved.layout != layout(params) {
+            bail!("level {level} was saved for a model of other sizes; the configuration was changed since");
+        }
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(e.to_string()))?;
+        let write = |device: &mut dyn Device, what: &str, store: &Store| -> Result<()> {
+            let (name, flat) = (key(level, what), store.flat());
+            let tensor = file.tensor(&name).map_err(|e| Error::new(format!("{name}: {e}")))?;
+            if tensor.dtype() != dtype(flat.dtype)? {
+                bail!(
+                    "{name} is {:?} but the device computes in {:?}; go on with the --device that the run was started on",
+                    tensor.dtype(),
+                    flat.dtype
+                );
+            }
+            if tensor.shape() != [flat.numel()] {
+                bail!("{name} has shape {:?} but {} values are needed", tensor.shape(), flat.numel());
+            }
+            device.write(&flat, tensor.data())
+        };
+        write(device, "params", params)?;
+        if let Some(moments) = moments {
+            let Some(updates) = saved.updates else { bail!("level {level} was saved without moments") };
+            write(device, "m", &moments.m)?;
+            write(device, "v", &moments.v)?;
+            moments.updates = updates;
+        }
+        Ok(())
+    }
+}
+
+/// The checkpoints below `side`, the newest last, by folder name alone.
+fn all(side: &Path) -> Vec<PathBuf> {
+    let number = |path: &Path| {
+        let name = path.file_name()?.to_str()?.strip_prefix("stage-")?;
+        let (stage, step) = name.split_once("-step-")?;
+        Some((stage.parse::<usize>().ok()?, step.parse::<u64>().ok()?))
+    };
+    let entries = fs::read_dir(side.join("checkpoints")).into_iter().flatten().flatten().map(|e| e.path());
+    let mut found: Vec<_> = entries.filter_map(|path| Some((number(&path)?, path))).collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Whether there is a checkpoint below `side`, whole or not.
+pub fn any(side: &Path) -> bool {
+    !all(side).is_empty()
+}
+
+/// The newest checkpoint below `side` that is whole and that `accept` accepts, with what `accept` made of it. Later ones
+/// are told to `note` and removed, so that they do not stand in the way when the run comes to their step again.
+pub fn newest<T>(
+    side: &Path,
+    note: &mut dyn FnMut(&str),
+    accept: impl Fn(&Checkpoint) -> Result<T>,
+) -> Option<(Checkpoint, T)> {
+    for dir in all(side).into_iter().rev() {
+        let read = Checkpoint::read(&dir).and_then(|checkpoint| {
+            let made = accept(&checkpoint)?;
+            Ok((checkpoint, made))
+        });
+        match read {
+            Ok(found) => return Some(found),
+            Err(error) => note(&format!("passing over a damaged checkpoint, which is removed: {error}")),
+        }
+        // What cannot be removed is told about once more when it is in the way.
+        let _ = fs::remove_dir_all(&dir);
+    }
+    None
+}
+
+/// Removes all but the newest `keep_last`, and with `keep_best` the one of level 1 with the lowest held-out loss.
+pub fn prune(side: &Path, keep_last: usize, keep_best: bool) {
+    let found = all(side);
+    let best = keep_best.then(|| {
+        let loss = |dir: &PathBuf| -> Option<f64> {
+            let state: State = serde_json::from_slice(&fs::read(dir.join(STATE)).ok()?).ok()?;
+            (state.at.level == 1 && state.valid_here).then_some(state.valid_loss)
+        };
+        let losses = found.iter().filter_map(|dir| Some((loss(dir)?, dir)));
+        losses.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, dir)| dir.clone())
+    });
+    let best = best.flatten();
+    for dir in found.iter().rev().skip(keep_last).filter(|dir| Some(*dir) != best.as_ref()) {
+        let _ = fs::remove_dir_all(dir);
+    }
+}
+
+fn read_flat(device: &mut dyn Device, flat: &Tensor) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; flat.numel() * flat.dtype.bytes()];
+    device.read(flat, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn dtype(own: DType) -> Result<Dtype> {
+    match own {
+        DType::F32 => Ok(Dtype::F32),
+        DType::F64 => Ok(Dtype::F64),
+        other => bail!("parameters of {other:?} cannot be saved"),
+    }
+}
+
+/// In blocks, so that a large file need not be in memory.
+fn sum(mut from: impl Read) -> io::Result<String> {
+    let mut print = Fingerprint::default();
+    let mut block = Vec::with_capacity(BLOCK);
+    loop {
+        block.clear();
+        (&mut from).take(BLOCK as u64).read_to_end(&mut block)?;
+        print.add(&block);
+        if block.len() < BLOCK {
+            return Ok(print.hex());
+        }
+    }
+}
+
+const BLOCK: usize = 1 << 20;
+
+fn sum_of(bytes: &[u8]) -> String {
+    sum(bytes).unwrap_or_default()
+}

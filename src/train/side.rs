@@ -1,0 +1,560 @@
+//! One side of a run, in one folder: the V-cycle, or its scratch twin. The same loop over stages serves both.
+
+use super::checkpoint::{self, Checkpoint, Part, State};
+use super::config::{Alpha, Config, OptimizerState, Stage};
+use super::folder::resident_bytes;
+use super::learner::{Learner, Moments};
+use super::levels::Levels;
+use super::metrics::{Event, Metrics, OperationTime, Position, Sample};
+use super::progress::Progress;
+use super::search::search;
+use crate::bail;
+use crate::data::prepare::Dataset;
+use crate::data::sampler::{Sampler, validation_batch};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::eval::Forward;
+use crate::eval::generate::{Sampling, generate};
+use crate::files::write_dir_atomic;
+use crate::hub::checkpoint as hub;
+use crate::model::gpt::Gpt;
+use crate::model::store::Store;
+use crate::model::{Family, Model};
+use crate::multilevel::plan::{Enter, v_cycle};
+use crate::multilevel::{Quantity, coalesce, coalesce_as, interpolate, interpolate_as};
+use crate::report::savings::Point;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Batches of held-out text on which `alpha = "search"` compares.
+const SEARCH_BATCHES: usize = 8;
+
+/// What both sides of a run share.
+pub struct Context<'a> {
+    pub config: &'a Config,
+    pub device: &'a mut dyn Device,
+    pub data: &'a Dataset,
+    pub progress: &'a mut Progress,
+    /// Asked after every step: whether to stop.
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+/// How a side ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ended {
+    /// With this held-out loss.
+    Finished(f64),
+    /// By `stop`, after this step of the run.
+    Stopped(u64),
+}
+
+/// A stage with its place in the plan.
+struct Leg {
+    /// From 0.
+    level: usize,
+    enter: Enter,
+    stage: Stage,
+    /// Steps of the level before this stage.
+    before: u64,
+    name: String,
+}
+
+/// A level that waits for its next stage.
+struct Waiting {
+    params: Store,
+    moments: Option<Moments>,
+}
+
+/// See the module.
+pub struct Side<'a, 'b> {
+    context: &'a mut Context<'b>,
+    dir: PathBuf,
+    metrics: Metrics,
+    sampler: Sampler,
+    legs: Vec<Leg>,
+    /// Beside the levels: the models that no stage is using, and the weights that a later stage needs.
+    models: Vec<Option<Box<dyn Model>>>,
+    waiting: Vec<Option<Waiting>>,
+    /// Some stage takes over moments.
+    keeps_moments: bool,
+    at: Position,
+    stage_step: u64,
+    valid: f64,
+    ids: Vec<i32>,
+    labels: Vec<i32>,
+}
+
+impl<'a, 'b> Side<'a, 'b> {
+    /// Which folder of the run, and whether all its stages are over: the final model comes last.
+    pub fn is_finished(dir: &Path) -> bool {
+        dir.join("model").exists()
+    }
+
+    /// The V-cycle.
+    pub fn v_cycle(context: &'a mut Context<'b>, dir: &Path, levels: Levels) -> Self {
+        let plan = v_cycle(levels.len());
+        let count = plan.len();
+        let legs = plan.iter().enumerate().map(|(number, leg)| {
+            let level = &context.config.levels[leg.level];
+            let before = level.before.filter(|_| leg.last);
+            let stage = if leg.last { level.train } else { level.before.unwrap_or(level.train) };
+            let title = match count {
+                1 => "Training".to_string(),
+                _ => format!("V-cycle, stage {} of {count}: level {}", number + 1, leg.level + 1),
+            };
+            let name = title_of(&title, &*levels[leg.level], &stage);
+            Leg { level: leg.level, enter: leg.enter, stage, before: before.map_or(0, |b| b.steps), name }
+        });
+        let legs = legs.collect();
+        Self::new(context, dir, levels, legs)
+    }
+
+    /// The twin: level 1 from initial weights.
+    pub fn scratch(context: &'a mut Context<'b>, dir: &Path, mut levels: Levels, stage: &Stage) -> Self {
+        levels.truncate(1);
+        let name = title_of("Scratch: level 1 alone", &*levels[0], stage);
+        let legs = vec![Leg { level: 0, enter: Enter::Initialise, stage: *stage, before: 0, name }];
+        Self::new(context, dir, levels, legs)
+    }
+
+    fn new(context: &'a mut Context<'b>, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Self {
+        let tokens = context.config.train.batch * context.config.model.context;
+        let sampler = Sampler { seed: context.config.seed, rank: 0, world: 1 };
+        Side {
+            dir: dir.to_path_buf(),
+            metrics: Metrics::new(dir),
+            sampler,
+            keeps_moments: legs.iter().any(|leg| leg.stage.optimizer == OptimizerState::Transfer),
+            waiting: levels.iter().map(|_| None).collect(),
+            models: levels.into_iter().map(Some).collect(),
+            legs,
+            at: Position::default(),
+            stage_step: 0,
+            valid: f64::INFINITY,
+            ids: vec![0; tokens],
+            labels: vec![0; tokens],
+            context,
+        }
+    }
+
+    /// Trains through all stages, or from the newest usable checkpoint on with `resume`, and writes `model/`.
+    ///
+    /// # Errors
+    /// Divergence, memory, disk. What was saved stays.
+    pub fn run(&mut self, resume: bool) -> Result<Ended> {
+        let mut learner = if resume { self.resume()? } else { None };
+        let first = learner.as_ref().map_or(0, |_| self.at.stage - 1);
+        for number in first..self.legs.len() {
+            let mut learner = match learner.take() {
+                Some(learner) => learner,
+                None => self.begin(number)?,
+            };
+            if let Some(stopped) = self.stage(number, &mut learner)? {
+                return Ok(stopped);
+            }
+            if number + 1 == self.legs.len() {
+                self.finish(&learner)?;
+            }
+            let (model, params, moments) = learner.finish_keeping_moments(self.context.device);
+            let moments = if self.keeps_moments {
+                Some(moments)
+            } else {
+                moments.free(self.context.device);
+                None
+            };
+            let level = self.legs[number].level;
+            self.models[level] = Some(model);
+            self.waiting[level] = Some(Waiting { params, moments });
+        }
+        for number in 0..self.waiting.len() {
+            self.release(number);
+        }
+        Ok(Ended::Finished(self.valid))
+    }
+
+    /// Evaluations of level 1 as points of its curve.
+    pub fn points(&self) -> Vec<Point> {
+        points(&self.metrics)
+    }
+
+    /// Puts the side where its newest usable checkpoint was. `None`: there is none, so it begins at the beginning.
+    fn resume(&mut self) -> Result<Option<Learner>> {
+        let dir = self.dir.clone();
+        let Context { data, progress, .. } = &mut *self.context;
+        let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), |checkpoint| {
+            Metrics::resume(&dir, checkpoint.state.metrics_bytes)
+        });
+        let Some((checkpoint, metrics)) = newest else {
+            progress.note(&format!("{}: no checkpoint yet, starting at the beginning", dir.display()));
+            return Ok(None);
+        };
+        let state = &checkpoint.state;
+        let name = data.name();
+        if state.data != name {
+            bail!(
+                "{}: the run was trained on {}, but what data.text and data.tokenizer give now is {name}; bring the old text back, \
+                 or start a new run",
+                dir.display(),
+                state.data
+            );
+        }
+        progress.note(&format!("going on after step {} from {}", state.at.step, checkpoint.dir.display()));
+        self.metrics = metrics;
+        (self.at, self.stage_step, self.valid) = (state.at, state.stage_step, state.valid_loss);
+        self.restore(&checkpoint).map(Some)
+    }
+
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<Learner> {
+        let state = &checkpoint.state;
+        let Some(leg) = state.at.stage.checked_sub(1).and_then(|n| self.legs.get(n)) else {
+            bail!(
+                "{}: stage {} is not in the plan; the configuration was changed since",
+                checkpoint.dir.display(),
+                state.at.stage
+            )
+        };
+        let level = leg.level;
+        for saved in state.levels.iter().filter(|l| l.level != level + 1) {
+            let Some(Some(model)) = saved.level.checked_sub(1).and_then(|l| self.models.get(l)) else {
+                bail!("{}: level {} is not in the configuration", checkpoint.dir.display(), saved.level)
+            };
+            let params = Store::new(model.table().clone(), self.context.device)?;
+            let mut moments = match saved.updates {
+                Some(_) => Some(Moments::new(model.table(), self.context.device)?),
+                None => None,
+            };
+            checkpoint.restore(saved.level, &params, moments.as_mut(), self.context.device)?;
+            self.waiting[saved.level - 1] = Some(Waiting { params, moments });
+        }
+        let mut learner = self.learner(level, None)?;
+        let (params, moments) = (&learner.params, &mut learner.moments);
+        checkpoint.restore(level + 1, params, Some(moments), self.context.device)?;
+        learner.count_from(state.passes);
+        Ok(learner)
+    }
+
+    /// A learner of a level with these weights, or with memory for them.
+    fn learner(&mut self, level: usize, params: Option<Store>) -> Result<Learner> {
+        let Context { config, device, .. } = &mut *self.context;
+        let Some(model) = self.models[level].take() else { unreachable!("a stage gives its model back") };
+        let params = match params {
+            Some(params) => params,
+            None => Store::new(model.table().clone(), *device)?,
+        };
+        let batch = (config.train.batch / config.train.accumulate, config.model.context);
+        let seed = config.seed.wrapping_add(self.at.stage as u64 - 1);
+        Learner::new(*device, model, params, batch, config.optimizer(), seed, config.train.recompute)
+    }
+
+    /// Enters a stage: its weights, its moments, the operator before it.
+    fn begin(&mut self, number: usize) -> Result<Learner> {
+        let Leg { level, enter, stage, .. } = self.legs[number];
+        (self.at.stage, self.at.level, self.stage_step) = (number + 1, level + 1, 0);
+        let begin = Instant::now();
+        let own = self.waiting[level].take();
+        let (params, moments) = own.map_or((None, None), |own| (Some(own.params), own.moments));
+        let mut learner = self.learner(level, params)?;
+        let transfer = stage.optimizer == OptimizerState::Transfer;
+        let (spent, alpha) = match enter {
+            Enter::Initialise => {
+                learner.params.initialise(self.context.device, self.context.config.seed)?;
+                (0, None)
+            }
+            Enter::Coalesce => (self.coalesce(level, &mut learner, transfer)?, None),
+            Enter::Interpolate => {
+                let (spent, alpha) = self.interpolate(level, &mut learner, moments.filter(|_| transfer))?;
+                (spent, Some(alpha))
+            }
+        };
+        self.at.flops += spent;
+        self.at.hardware_flops += spent;
+        self.at.seconds += begin.elapsed().as_secs_f64();
+        let name = match enter {
+            Enter::Initialise => return Ok(learner),
+            Enter::Coalesce => "coalesce",
+            Enter::Interpolate => "interpolate",
+        };
+        self.metrics.write(&Event::Operator { at: self.at, name, flops_spent: spent, alpha })?;
+        Ok(learner)
+    }
+
+    /// `level` from the one above. Returns FLOPs.
+    fn coalesce(&mut self, level: usize, small: &mut Learner, transfer: bool) -> Result<u64> {
+        let Context { config, device, .. } = &mut *self.context;
+        let (scheme, rules) = (config.levels[level].scheme(), config.rules());
+        let Some(big) = &self.waiting[level - 1] else { unreachable!("the level above was trained before") };
+        let mut flops = coalesce(*device, &big.params, &small.params, &scheme, &rules)?.flops;
+        if let (true, Some(from)) = (transfer, &big.moments) {
+            let to = &mut small.moments;
+            flops += coalesce_as(Quantity::Gradients, *device, &from.m, &to.m, &scheme, &rules)?.flops;
+            flops += coalesce_as(Quantity::Squares, *device, &from.v, &to.v, &scheme, &rules)?.flops;
+            to.updates = from.updates;
+        }
+        Ok(flops)
+    }
+
+    /// `level` mixed with the one below, which is given back. `moments`: the level's own of before, when they are to be
+    /// mixed too. Returns FLOPs and alpha.
+    fn interpolate(&mut self, level: usize, big: &mut Learner, moments: Option<Moments>) -> Result<(u64, f64)> {
+        let Some(small) = self.waiting[level + 1].take() else { unreachable!("the level below was trained before") };
+        let (mut flops, alpha) = match self.context.config.levels[level + 1].alpha.unwrap_or(Alpha::Fixed(1.0)) {
+            Alpha::Fixed(alpha) => (0, alpha),
+            Alpha::Search(_) => self.search(level, big, &small.params)?,
+        };
+        let Context { config, device, .. } = &mut *self.context;
+        let (scheme, rules) = (config.levels[level + 1].scheme(), config.rules());
+        flops += interpolate(*device, &big.params, &small.params, alpha, &scheme, &rules)?.flops;
+        if let (Some(own), Some(from)) = (moments, &small.moments) {
+            big.adopt(*device, &own)?;
+            let to = &mut big.moments;
+            flops += interpolate_as(Quantity::Gradients, *device, &to.m, &from.m, alpha, &scheme, &rules)?.flops;
+            flops += interpolate_as(Quantity::Squares, *device, &to.v, &from.v, alpha, &scheme, &rules)?.flops;
+            // The bias corrections are those of the moments that weigh more.
+            to.updates = if alpha > 0.5 { from.updates } else { own.updates };
+            own.free(*device);
+        }
+        small.params.free(*device);
+        small.moments.into_iter().for_each(|moments| moments.free(*device));
+        Ok((flops, alpha))
+    }
+
+    /// The alpha with the lowest held-out loss. Leaves `big` as it was. Returns FLOPs and alpha.
+    fn search(&mut self, level: usize, big: &mut Learner, small: &Store) -> Result<(u64, f64)> {
+        let (scheme, rules) = (self.context.config.levels[level + 1].scheme(), self.context.config.rules());
+        let base = Store::new(big.params.table.clone(), self.context.device)?;
+        self.context.device.copy(&big.params.flat(), &base.flat())?;
+        let most = match self.context.config.train.eval_batches {
+            0 => SEARCH_BATCHES,
+            n => n.min(SEARCH_BATCHES),
+        };
+        let mut flops = 0;
+        let found = search(|alpha| {
+            let device = &mut *self.context.device;
+            device.copy(&base.flat(), &big.params.flat())?;
+            flops += interpolate(device, &big.params, small, alpha, &scheme, &rules)?.flops;
+            let (loss, _, spent) = self.held_out(big, most)?;
+            flops += spent;
+            Ok(loss)
+        })?;
+        self.context.device.copy(&base.flat(), &big.params.flat())?;
+        base.free(self.context.device);
+        let loss = |alpha: f64| found.tried.iter().find(|t| t.0 == alpha).map_or(f64::NAN, |t| t.1);
+        self.context.progress.note(&format!(
+            "  alpha by search: {:.3} (held-out loss {:.4}; at 0: {:.4}, at 1: {:.4})",
+            found.alpha,
+            loss(found.alpha),
+            loss(0.0),
+            loss(1.0)
+        ));
+        let (alpha, tried) = (found.alpha, found.tried);
+        self.metrics.write(&Event::Search { at: self.at, alpha, tried, flops_spent: flops })?;
+        Ok((flops, alpha))
+    }
+
+    fn release(&mut self, level: usize) {
+        if let Some(Waiting { params, moments }) = self.waiting[level].take() {
+            params.free(self.context.device);
+            moments.into_iter().for_each(|moments| moments.free(self.context.device));
+        }
+    }
+
+    /// Trains the rest of one stage. Returns early when told to stop.
+    fn stage(&mut self, number: usize, learner: &mut Learner) -> Result<Option<Ended>> {
+        let Leg { stage, before, level, ref name, .. } = self.legs[number];
+        let last = number + 1 == self.legs.len();
+        self.context.progress.begin(name, stage.steps);
+        if self.stage_step == 0 {
+            let table = learner.model.table();
+            let (parameters, layers, width) = (table.count(), table.layers, table.heads * table.head_size);
+            let name = name.clone();
+            self.metrics.write(&Event::Stage { at: self.at, name, steps: stage.steps, parameters, layers, width })?;
+            self.evaluate(learner)?;
+        }
+        let train = &self.context.config.train;
+        let (eval_every, save_every) = (train.eval_every, train.checkpoint_every.unwrap_or(train.eval_every));
+        let (target, tokens) = (train.target_loss.filter(|_| last && level == 0), self.ids.len() as f64);
+        let mut done = target.is_some_and(|target| self.valid <= target) || self.stage_step >= stage.steps;
+        while !done {
+            let seconds = self.step(learner, stage.rate(self.stage_step, before))?;
+            let step = self.stage_step;
+            let evaluated = step.is_multiple_of(eval_every) || step == stage.steps;
+            if evaluated {
+                self.evaluate(learner)?;
+            }
+            done = step == stage.steps || (evaluated && target.is_some_and(|target| self.valid <= target));
+            let valid = self.valid;
+            self.context
+                .progress
+                .step(step, stage.steps, || format!("held-out {valid:.3}  {:.0} tokens/s", tokens / seconds));
+            let stop = (self.context.stop)();
+            if stop || done || step.is_multiple_of(save_every) {
+                self.save(learner, done, evaluated)?;
+            }
+            if stop {
+                self.context.progress.end();
+                return Ok(Some(Ended::Stopped(self.at.step)));
+            }
+        }
+        self.context.progress.end();
+        let Position { flops, seconds, .. } = self.at;
+        let early = if self.stage_step < stage.steps { ", the target, early" } else { "" };
+        let text = format!("  held-out loss {:.4}{early} after {:.3e} FLOPs, {seconds:.1} s", self.valid, flops as f64);
+        self.context.progress.note(&text);
+        Ok(None)
+    }
+
+    /// One step. Returns its seconds.
+    fn step(&mut self, learner: &mut Learner, lr: f64) -> Result<f64> {
+        let begin = Instant::now();
+        let (batch, context) = (self.context.config.train.batch, self.context.config.model.context);
+        let shard = &self.context.data.train;
+        self.sampler.training_batch(shard, self.at.step, batch, context, &mut self.ids, &mut self.labels)?;
+        let report = learner.step(self.context.device, &self.ids, &self.labels, lr)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        self.at.step += 1;
+        self.stage_step += 1;
+        let flops = learner.step_flops();
+        self.at.flops += flops.model;
+        self.at.hardware_flops += flops.hardware;
+        self.at.seconds += seconds;
+        let (loss, grad_norm) = (report.loss, report.grad_norm);
+        self.metrics.write(&Event::Step { at: self.at, lr, loss, grad_norm })?;
+        Ok(seconds)
+    }
+
+    /// Mean loss over up to `most` held-out batches, the tokens that were scored, and FLOPs.
+    fn held_out(&mut self, learner: &mut Learner, most: usize) -> Result<(f64, usize, u64)> {
+        let train = &self.context.config.train;
+        let (batch, context) = (train.batch / train.accumulate, self.context.config.model.context);
+        let (ids, labels) = (&mut self.ids[..batch * context], &mut self.labels[..batch * context]);
+        let (mut total, mut tokens, mut flops) = (0.0, 0, 0);
+        // `most` counts batches of a step, however they are cut.
+        for index in 0..most.saturating_mul(train.accumulate) {
+            let scored = validation_batch(&self.context.data.valid, index, batch, context, ids, labels)?;
+            if scored == 0 {
+                break;
+            }
+            total += learner.evaluate(self.context.device, ids, labels)? * scored as f64;
+            tokens += scored;
+            flops += learner.evaluation_flops();
+        }
+        Ok((total / tokens.max(1) as f64, tokens, flops))
+    }
+
+    fn evaluate(&mut self, learner: &mut Learner) -> Result<()> {
+        let most = match self.context.config.train.eval_batches {
+            0 => usize::MAX,
+            n => n,
+        };
+        let (valid_loss, tokens, _) = self.held_out(learner, most)?;
+        if !valid_loss.is_finite() {
+            bail!("training diverged: held-out loss {valid_loss}; lower the learning rate or lengthen the warm-up");
+        }
+        self.valid = valid_loss;
+        let resident_bytes = resident_bytes().map(|(now, _)| now);
+        self.metrics.write(&Event::Eval { at: self.at, valid_loss, tokens, resident_bytes })
+    }
+
+    /// Writes a checkpoint and removes those that are not to be kept.
+    fn save(&mut self, learner: &Learner, stage_done: bool, valid_here: bool) -> Result<()> {
+        let metrics_bytes = self.metrics.sync()?;
+        let Context { config, device, data, .. } = &mut *self.context;
+        let mut parts: Vec<Part<'_>> = self
+            .waiting
+            .iter()
+            .enumerate()
+            .filter_map(|(level, waiting)| {
+                let Waiting { params, moments } = waiting.as_ref()?;
+                Some(Part { level: level + 1, params, moments: moments.as_ref() })
+            })
+            .collect();
+        parts.push(Part { level: self.at.level, params: &learner.params, moments: Some(&learner.moments) });
+        let state = State {
+            format: 1,
+            at: self.at,
+            stage_step: self.stage_step,
+            stage_done,
+            passes: learner.passes(),
+            valid_loss: self.valid,
+            valid_here,
+            waited: 0.0,
+            metrics_bytes,
+            tensorboard_bytes: 0,
+            data: data.name(),
+            levels: parts.iter().map(Part::saved).collect(),
+            operations: Vec::new(),
+        };
+        let with_model = config.train.keep_best && self.at.level == 1;
+        let saved = checkpoint::save(&self.dir, &state, &parts, *device, |dir, device| match with_model {
+            true => write_model(&dir.join("model"), &*learner.model, &learner.params, data, device),
+            false => Ok(()),
+        });
+        saved.map_err(|e| {
+            Error::new(format!("{e}\nthe checkpoint of step {} was not written; earlier ones are intact", self.at.step))
+        })?;
+        checkpoint::prune(&self.dir, config.train.keep_last, config.train.keep_best);
+        Ok(())
+    }
+
+    /// The last line of the metrics, and `model/`.
+    fn finish(&mut self, learner: &Learner) -> Result<()> {
+        let sample = self.sample(learner)?;
+        let tokens = self.at.step as f64 * self.ids.len() as f64;
+        self.metrics.write(&Event::Summary {
+            at: self.at,
+            resident_bytes: resident_bytes().map(|(_, most)| most),
+            tokens_per_second: tokens / self.at.seconds.max(f64::MIN_POSITIVE),
+            waited_seconds: 0.0,
+            operations: Vec::<OperationTime>::new(),
+            sample,
+        })?;
+        self.metrics.sync()?;
+        let Context { data, device, .. } = &mut *self.context;
+        write_model(&self.dir.join("model"), &*learner.model, &learner.params, data, *device)
+    }
+
+    /// How the model goes on after the first held-out tokens.
+    fn sample(&mut self, learner: &Learner) -> Result<Option<Sample>> {
+        let Context { data, device, config, .. } = &mut *self.context;
+        let Family::Gpt(gpt) = learner.model.family();
+        let gpt = Gpt::new(gpt.clone())?;
+        let length = SAMPLE_PROMPT.min(data.valid.len()).min(config.model.context);
+        let prompt: Vec<u32> = (0..length).map(|i| data.valid.token(i)).collect();
+        let mut forward = Forward::new(*device, &gpt, &learner.params, (1, config.model.context))?;
+        let vocabulary = data.tokenizer.vocab_size();
+        let sampling = Sampling { temperature: 0.7, top_k: 40, seed: config.seed, vocabulary };
+        let mut tokens = Vec::with_capacity(SAMPLE_TOKENS);
+        generate(*device, &mut forward, &prompt, SAMPLE_TOKENS, sampling, |token| {
+            tokens.push(token);
+            Ok(())
+        })?;
+        forward.free(*device);
+        let text = |tokens: &[u32]| data.tokenizer.decode(tokens);
+        // A tokenizer may have gaps in its ids, which the model can draw: then there is no text to show.
+        Ok(text(&prompt).and_then(|prompt| Ok(Sample { prompt, text: text(&tokens)? })).ok())
+    }
+}
+
+const SAMPLE_PROMPT: usize = 24;
+const SAMPLE_TOKENS: usize = 120;
+
+/// `V-cycle, stage 1 of 3: level 1, 4 layers x 128 wide, 940800 parameters, 50 steps`.
+fn title_of(title: &str, model: &dyn Model, stage: &Stage) -> String {
+    let table = model.table();
+    let (layers, width, count) = (table.layers, table.heads * table.head_size, table.count());
+    format!("{title}, {layers} layers x {width} wide, {count} parameters, {} steps", stage.steps)
+}
+
+/// Writes a model folder in Hugging Face form, whole.
+fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Dataset, device: &mut dyn Device) -> Result<()> {
+    write_dir_atomic(dir, |dir| {
+        hub::save(dir, model, params, device)?;
+        data.tokenizer.save(&dir.join(hub::TOKENIZER))
+    })
+}
+
+/// Evaluations of level 1 as points of its curve.
+pub fn points(metrics: &Metrics) -> Vec<Point> {
+    let of_level = metrics.evals.iter().filter(|(at, _)| at.level == 1);
+    of_level.map(|(at, loss)| Point { flops: at.flops, seconds: at.seconds, loss: *loss }).collect()
+}
