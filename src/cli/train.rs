@@ -1,6 +1,8 @@
 use super::{DeviceArgs, say};
 use crate::bail;
+use crate::device::timing::Timings;
 use crate::error::Result;
+use crate::report::trace;
 use crate::train::config::Config;
 use crate::train::progress::Progress;
 use crate::train::run::train;
@@ -23,6 +25,9 @@ pub struct Args {
     // TOML, through which the seed goes, has signed integers.
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
     seed: Option<u64>,
+    /// Time every operation: print a table and write OUT/trace.json for chrome://tracing or ui.perfetto.dev
+    #[arg(long)]
+    profile: bool,
     /// Print results only
     #[arg(long)]
     quiet: bool,
@@ -38,15 +43,32 @@ impl Args {
             None => free_folder(&self.config)?,
         };
         let mut device = self.device.open()?;
+        if self.profile {
+            device.timings().record(trace::SPANS);
+        }
         let mut progress = Progress::new(self.quiet);
         let outcome = train(&config, &mut *device, Path::new("runs/data"), &out, &mut progress)?;
         if let Some(savings) = &outcome.savings {
             say(format_args!("{savings}"))?;
         }
+        if self.profile {
+            profile(&out.join("trace.json"), device.timings())?;
+        }
         let model = outcome.model.display();
         say(format_args!("model: {model} (held-out loss {:.4})", outcome.loss))?;
         say(format_args!("try: vcycle generate {model} --prompt \"The people of the United States\""))
     }
+}
+
+/// Prints where the time went and writes the trace.
+fn profile(path: &Path, timings: &Timings) -> Result<()> {
+    trace::write(path, timings)?;
+    say(format_args!("{}", trace::Table(timings)))?;
+    let more = match timings.spans().1 {
+        0 => String::new(),
+        n => format!(" (the first {} operations; {n} more had no room)", trace::SPANS),
+    };
+    say(format_args!("trace: {}{more}", path.display()))
 }
 
 /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3` ... that does not exist.

@@ -50,7 +50,8 @@ impl Drop for Arena {
 #[derive(Default)]
 pub struct Host {
     arenas: Vec<Option<Arena>>,
-    graphs: Vec<Option<Vec<Op>>>,
+    /// Operations with their FLOPs.
+    graphs: Vec<Option<Vec<(Op, u64)>>>,
 }
 
 impl Host {
@@ -159,12 +160,12 @@ impl Host {
         for op in ops {
             self.check(op, float)?;
         }
-        self.graphs.push(Some(ops.to_vec()));
+        self.graphs.push(Some(ops.iter().map(|op| (*op, op.cost().flops)).collect()));
         Ok(Graph(self.graphs.len() as u32 - 1))
     }
 
-    /// The operation number `i` of a captured list; `None` after the last.
-    pub fn captured(&self, graph: Graph, i: usize) -> Result<Option<Op>> {
+    /// The operation number `i` of a captured list, and its FLOPs; `None` after the last.
+    pub fn captured(&self, graph: Graph, i: usize) -> Result<Option<(Op, u64)>> {
         match self.graphs.get(graph.0 as usize) {
             Some(Some(ops)) => Ok(ops.get(i).copied()),
             _ => bail!("this captured list was released"),

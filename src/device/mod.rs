@@ -6,11 +6,13 @@ pub mod cpu;
 mod host;
 pub mod ops;
 pub mod reference;
+pub mod timing;
 
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Place, Tensor};
 use ops::Op;
+use timing::Timings;
 
 /// A captured list of operations, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,9 @@ pub trait Device {
 
     /// Forgets a captured list.
     fn release(&mut self, graph: Graph);
+
+    /// Where the time of `run` and `replay` went.
+    fn timings(&mut self) -> &mut Timings;
 }
 
 /// Names that [`open`] knows, for messages and `vcycle info`.

@@ -230,6 +230,7 @@ impl<'a> Runner<'a> {
         self.at.flops += cost.flops;
         self.at.hardware_flops += cost.flops;
         self.at.seconds += begin.elapsed().as_secs_f64();
+        self.device.timings().mark(name, self.at.stage as u64, begin);
         self.metrics.write(Event::Operator { at: self.at, name, flops_spent: cost.flops })?;
         Ok(store)
     }
@@ -282,6 +283,7 @@ impl<'a> Runner<'a> {
             let lr = schedule.rate(step);
             let report = learner.step(self.device, &self.ids, &self.labels, lr)?;
             let elapsed = begin.elapsed().as_secs_f64();
+            self.device.timings().mark("step", self.at.step, begin);
             self.at.step += 1;
             let flops = learner.step_flops();
             self.at.flops += flops.model;
@@ -312,6 +314,7 @@ impl<'a> Runner<'a> {
             0 => usize::MAX,
             n => n,
         };
+        let begin = Instant::now();
         let (mut total, mut tokens) = (0.0, 0);
         for index in 0..most {
             let scored = validation_batch(&self.data.valid, index, batch, context, &mut self.ids, &mut self.labels)?;
@@ -321,6 +324,7 @@ impl<'a> Runner<'a> {
             total += learner.evaluate(self.device, &self.ids, &self.labels)? * scored as f64;
             tokens += scored;
         }
+        self.device.timings().mark("evaluation", self.at.step, begin);
         let valid_loss = total / tokens.max(1) as f64;
         if !valid_loss.is_finite() {
             crate::bail!(
