@@ -4,6 +4,7 @@ use super::Graph;
 use super::ops::Op;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::{DType, Place, Tensor};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
@@ -25,16 +26,12 @@ unsafe impl Sync for Arena {}
 
 impl Arena {
     fn new(bytes: usize) -> Result<Self> {
-        let layout = Layout::from_size_align(bytes.max(ALIGNMENT), ALIGNMENT)
-            .map_err(|_| Error::new(format!("an arena of {bytes} bytes is too large")))?;
-        // SAFETY: the layout has a size above zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) });
-        let start = start.ok_or_else(|| {
-            Error::new(format!(
-                "out of memory: {:.1} MiB wanted; use a smaller batch or model",
-                bytes as f64 / 1048576.0
-            ))
+        let layout = Layout::from_size_align(bytes.max(ALIGNMENT), ALIGNMENT).map_err(|_| {
+            Error::new(format!("an arena of {bytes} bytes is beyond any memory; use a smaller batch or model"))
         })?;
+        memory::require(bytes)?;
+        // SAFETY: the layout has a size above zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(|| memory::refused(bytes))?;
         Ok(Arena { start, layout })
     }
 }

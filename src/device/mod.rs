@@ -10,6 +10,7 @@ pub mod timing;
 
 use crate::bail;
 use crate::error::Result;
+use crate::memory;
 use crate::tensor::{DType, Place, Tensor};
 use ops::Op;
 use timing::Timings;
@@ -112,7 +113,7 @@ pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result
 /// Reads floats of either type.
 pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
     if from.dtype == DType::F64 {
-        let mut values = vec![0.0f64; from.numel()];
+        let mut values: Vec<f64> = memory::zeros(from.numel())?;
         device.read(from, bytemuck::cast_slice_mut(&mut values))?;
         return Ok(values);
     }
@@ -123,7 +124,7 @@ pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
 pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
     match from.dtype {
         DType::F32 => {
-            let mut values = vec![0.0f32; from.numel()];
+            let mut values: Vec<f32> = memory::zeros(from.numel())?;
             device.read(from, bytemuck::cast_slice_mut(&mut values))?;
             Ok(values)
         }

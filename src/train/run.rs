@@ -10,6 +10,7 @@ use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::files::write_dir_atomic;
 use crate::hub::checkpoint;
+use crate::memory;
 use crate::model::Model;
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::model::store::Store;
@@ -39,7 +40,8 @@ impl Levels {
         let m = &config.model;
         let Family::Gpt = m.family;
         let width = m.heads.checked_mul(m.head_size).filter(|w| *w < 1 << 24);
-        let width = width.ok_or_else(|| Error::new("model: heads x head_size is beyond reason"))?;
+        let width =
+            width.ok_or_else(|| Error::new("model: heads x head_size is beyond reason; use smaller numbers"))?;
         let first = Gpt::new(GptConfig {
             vocab,
             context: m.context,
@@ -114,12 +116,12 @@ fn both(
     progress: &mut Progress,
 ) -> Result<Outcome> {
     let vocab = data.tokenizer.vocab_size();
-    let mut vcycle = Runner::new(config, device, data, &out.join("vcycle"), progress);
+    let mut vcycle = Runner::new(config, device, data, &out.join("vcycle"), progress)?;
     let loss = vcycle.v_cycle(Levels::new(config, vocab)?)?;
     let points = vcycle.points(1);
     let mut savings = None;
     if let Some(stage) = &config.scratch {
-        let mut scratch = Runner::new(config, device, data, &out.join("scratch"), progress);
+        let mut scratch = Runner::new(config, device, data, &out.join("scratch"), progress)?;
         scratch.scratch(Levels::new(config, vocab)?, stage)?;
         savings = Savings::of(&points, &scratch.points(1));
     }
@@ -147,9 +149,9 @@ impl<'a> Runner<'a> {
         data: &'a Dataset,
         dir: &Path,
         progress: &'a mut Progress,
-    ) -> Self {
+    ) -> Result<Self> {
         let tokens = config.train.batch * config.model.context;
-        Runner {
+        Ok(Runner {
             config,
             device,
             data,
@@ -158,9 +160,9 @@ impl<'a> Runner<'a> {
             metrics: Metrics::new(dir),
             sampler: Sampler { seed: config.seed, rank: 0, world: 1 },
             at: Position::default(),
-            ids: vec![0; tokens],
-            labels: vec![0; tokens],
-        }
+            ids: memory::zeros(tokens).at("train.batch")?,
+            labels: memory::zeros(tokens).at("train.batch")?,
+        })
     }
 
     /// Evaluations of a level as points of its curve.
