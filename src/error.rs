@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(message: impl Into<String>) -> Self {
-        Error { message: message.into() }
+        Error { message: shortened(message.into()) }
     }
 
     /// An operating-system error on `path`, for instance `cannot read data/a.txt: No such file or directory`.
@@ -25,8 +25,21 @@ impl Error {
     /// The same error, with the place in front: `configs/a.toml: levels[1].heads: ...`.
     #[must_use]
     pub fn at(self, place: impl fmt::Display) -> Self {
-        Error { message: format!("{place}: {}", self.message) }
+        Error::new(format!("{place}: {}", self.message))
     }
+}
+
+/// The longest message, in bytes. A file's content may be part of it, and that may be as long as it likes.
+const LONGEST: usize = 4_000;
+
+/// The message without its middle where it is too long.
+fn shortened(message: String) -> String {
+    if message.len() <= LONGEST {
+        return message;
+    }
+    let start = message.floor_char_boundary(LONGEST * 3 / 4);
+    let end = message.ceil_char_boundary(message.len() - LONGEST / 4);
+    format!("{} ... {}", &message[..start], &message[end..])
 }
 
 impl fmt::Display for Error {

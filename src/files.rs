@@ -1,4 +1,4 @@
-//! Files and folders that appear whole or not at all.
+//! Files and folders that appear whole or not at all, and files read whole or not at all.
 //!
 //! A run that is killed, or a disk that fills up, must never leave half a checkpoint under the name of a whole one.
 //! Everything is therefore written under a temporary name next to its destination and renamed once it is on disk.
@@ -10,6 +10,41 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bail;
 use crate::error::{Error, Result};
+
+/// The bytes of a regular file of at most `most` bytes.
+///
+/// # Errors
+///
+/// When it cannot be read, is longer, or is no regular file: reading a pipe might never end.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    if facts.is_dir() {
+        bail!("cannot read {}: it is a folder, not a file; give the path of one file", path.display());
+    }
+    if !facts.is_file() {
+        bail!("cannot read {}: it is not a file but a pipe or a device; save its content to a file", path.display());
+    }
+    if facts.len() > most {
+        bail!(
+            "cannot read {}: {} bytes, and such a file has at most {most}; is it the right one?",
+            path.display(),
+            facts.len()
+        );
+    }
+    fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// As [`read`], as text.
+///
+/// # Errors
+///
+/// As [`read`]; when the bytes are not UTF-8.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    String::from_utf8(read(path, most)?).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::new(format!("cannot read {}: not UTF-8 at byte {at}; save it as UTF-8 text", path.display()))
+    })
+}
 
 /// Writes the file `path` through `write`, replacing an existing file only once the new one is complete.
 ///

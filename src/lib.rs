@@ -19,6 +19,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod hub;
+pub mod memory;
 pub mod model;
 pub mod multilevel;
 pub mod report;

@@ -4,7 +4,8 @@
 use std::cell::Cell;
 use vcycle::device::cpu::Cpu;
 use vcycle::train::config::Config;
-use vcycle::train::folder::{About, resident_bytes};
+use vcycle::memory;
+use vcycle::train::folder::About;
 use vcycle::train::progress::Progress;
 use vcycle::train::run::{Tools, train};
 
@@ -41,7 +42,7 @@ fn memory_stays_flat_for_3000_steps() {
     let mut device = Cpu::new(2);
     let mut progress = Progress::new(true);
     let (steps, tenth, most) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    let resident = || resident_bytes().expect("Linux tells").0;
+    let resident = || memory::resident().expect("Linux tells").0;
     let stop = || {
         steps.set(steps.get() + 1);
         if steps.get() == 10 {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::Op;
+use vcycle::device::timing::Timings;
 use vcycle::device::{Device, Graph};
 use vcycle::error::Result;
 use vcycle::tensor::{DType, Tensor};
@@ -129,6 +130,9 @@ impl Device for Counting {
     }
     fn release(&mut self, graph: Graph) {
         self.inner.release(graph);
+    }
+    fn timings(&mut self) -> &mut Timings {
+        self.inner.timings()
     }
 }
 

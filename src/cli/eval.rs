@@ -1,5 +1,6 @@
 use super::{DeviceArgs, encode, say};
 use crate::bail;
+use crate::data::prepare::open_shard;
 use crate::data::shard::{Shard, write_shard};
 use crate::data::text::read_text;
 use crate::error::Result;
@@ -45,7 +46,7 @@ impl Args {
         // Before the shard, so that it is dropped after it: a mapped file cannot be removed everywhere.
         let temporary;
         let (shard, bytes) = if self.data.extension().is_some_and(|e| e == "bin") {
-            (Shard::open(&self.data)?, None)
+            (open_shard(&self.data)?, None)
         } else {
             let text = read_text(&self.data)?;
             let (_, tokens) = encode(&self.model, vocab, &text)?;

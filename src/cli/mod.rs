@@ -11,7 +11,7 @@ mod train;
 
 use crate::bail;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::Result;
+use crate::error::{At, Result};
 use crate::hub::checkpoint;
 use clap::{Parser, Subcommand};
 use std::fmt;
@@ -84,7 +84,7 @@ fn print(text: fmt::Arguments<'_>) -> Result<()> {
 fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
     let path = model.join(checkpoint::TOKENIZER);
     let tokenizer = Tokenizer::load(&path)?;
-    let tokens = tokenizer.encode(text)?;
+    let tokens = tokenizer.encode(text).at(path.display())?;
     match tokens.iter().find(|&&t| t as usize >= vocab) {
         Some(id) => bail!(
             "{} gives token {id}, but the model knows {vocab} tokens; use the tokenizer it was trained with",

@@ -3,9 +3,10 @@
 use super::DeviceArgs;
 use super::say;
 use crate::bail;
+use crate::data::tokenizer::TOKENIZER_BYTES;
 use crate::device::Device;
 use crate::error::Result;
-use crate::files::write_dir_atomic;
+use crate::files::{read, write_atomic, write_dir_atomic};
 use crate::hub::checkpoint;
 use crate::model::Model;
 use crate::model::store::Store;
@@ -132,7 +133,8 @@ pub fn save(
         let tokenizer = source.join(checkpoint::TOKENIZER);
         if tokenizer.exists() {
             let target = dir.join(checkpoint::TOKENIZER);
-            std::fs::copy(&tokenizer, &target).map_err(|e| crate::error::Error::io("copy", &tokenizer, e))?;
+            let bytes = read(&tokenizer, TOKENIZER_BYTES)?;
+            write_atomic(&target, |out| out.write_all(&bytes))?;
         }
         record.map_or(Ok(()), |record| record.write(dir))
     })?;

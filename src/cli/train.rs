@@ -1,7 +1,9 @@
 use super::{DeviceArgs, say};
 use crate::bail;
 use crate::device::cpu::Cpu;
+use crate::device::timing::Timings;
 use crate::error::{Error, Result};
+use crate::report::trace;
 use crate::train::config::Config;
 use crate::train::folder::About;
 use crate::train::progress::Progress;
@@ -33,6 +35,9 @@ pub struct Args {
     // TOML, through which the seed goes, has signed integers.
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
     seed: Option<u64>,
+    /// Time every operation: print a table and write OUT/trace.json for chrome://tracing or ui.perfetto.dev
+    #[arg(long)]
+    profile: bool,
     /// Print results only
     #[arg(long)]
     quiet: bool,
@@ -45,6 +50,9 @@ impl Args {
             None => None,
         };
         let mut device = self.device.open()?;
+        if self.profile {
+            device.timings().record(trace::SPANS);
+        }
         let mut progress = Progress::new(self.quiet);
         let stopped = stop_on_signal()?;
         let tools = Tools {
@@ -61,11 +69,15 @@ impl Args {
             (None, Some(dir)) => resume(dir, tools)?,
             (None, None) => bail!("give a configuration, or --resume with the folder of a run"),
         };
+        if self.profile {
+            profile(&outcome.dir().join("trace.json"), device.timings())?;
+        }
         match outcome {
-            Outcome::Finished { model, loss, savings } => {
+            Outcome::Finished { dir, loss, savings } => {
                 if let Some(savings) = &savings {
                     say(format_args!("{savings}"))?;
                 }
+                let model = dir.join("vcycle/model");
                 let model = model.display();
                 say(format_args!("model: {model} (held-out loss {loss:.4})"))?;
                 say(format_args!("try: vcycle generate {model} --prompt \"The people of the United States\""))?;
@@ -107,6 +119,17 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     });
     set.map_err(|e| Error::new(format!("cannot listen for Ctrl-C: {e}")))?;
     Ok(stopped)
+}
+
+/// Prints where the time went and writes the trace.
+fn profile(path: &Path, timings: &Timings) -> Result<()> {
+    trace::write(path, timings)?;
+    say(format_args!("{}", trace::Table(timings)))?;
+    let more = match timings.spans().1 {
+        0 => String::new(),
+        n => format!(" (the first {} operations; {n} more had no room)", trace::SPANS),
+    };
+    say(format_args!("trace: {}{more}", path.display()))
 }
 
 /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3` ... that does not exist.

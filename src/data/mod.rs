@@ -9,3 +9,4 @@ pub mod sampler;
 pub mod shard;
 pub mod text;
 pub mod tokenizer;
+mod untrusted;

@@ -1,6 +1,7 @@
 //! Text to shards, once: the result is cached in a folder named by what it was made from.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use super::text::{HeldOut, decode_text, read_bytes, split};
 use super::tokenizer::{Tokenizer, spec_file};
 use crate::bail;
 use crate::error::{At, Error, Result};
-use crate::files::{write_atomic, write_dir_atomic};
+use crate::files::{self, write_atomic, write_dir_atomic};
 
 /// Raised whenever the same inputs would give other files.
 const FORMAT: u32 = 1;
@@ -154,14 +155,8 @@ fn fill(dir: &Path, spec: &DataSpec, train: &str, valid: &str, note: &mut dyn Fn
 /// Opens a complete folder and checks every file in it against `data.json`.
 fn open(dir: &Path) -> Result<Dataset> {
     let path = dir.join(FACTS);
-    let facts: Facts = serde_json::from_slice(&read_bytes(&path)?)
-        .map_err(|e| Error::new(format!("{}: damaged: {e}", path.display())))?;
-    for (name, sum) in [(TRAIN, &facts.train_sum), (VALID, &facts.valid_sum), (TOKENIZER, &facts.tokenizer_sum)] {
-        let path = dir.join(name);
-        if sum_of(&path)? != *sum {
-            bail!("{}: damaged: its content is not what {FACTS} says", path.display());
-        }
-    }
+    let facts = read_facts(&path)?;
+    // Sums come afterwards: opening compares lengths, so that no file of any length is read for its sum.
     let data = Dataset {
         train: Shard::open(&dir.join(TRAIN))?,
         valid: Shard::open(&dir.join(VALID))?,
@@ -170,6 +165,9 @@ fn open(dir: &Path) -> Result<Dataset> {
         train_bytes: facts.train_bytes,
         valid_bytes: facts.valid_bytes,
     };
+    for (name, sum) in [(TRAIN, &facts.train_sum), (VALID, &facts.valid_sum), (TOKENIZER, &facts.tokenizer_sum)] {
+        check_sum(&dir.join(name), sum)?;
+    }
     let found = (
         facts.format,
         data.train.len(),
@@ -220,10 +218,63 @@ fn folder_name(spec: &DataSpec, text: &[u8]) -> Result<String> {
     Ok(format!("{stem}-{}", print.hex()))
 }
 
+/// The same as [`Fingerprint::add`] of the whole file, without holding it in memory.
 fn sum_of(path: &Path) -> Result<String> {
+    let io = |e| Error::io("read", path, e);
+    let facts = fs::metadata(path).map_err(io)?;
+    // Opening a pipe waits for somebody to write into it.
+    if !facts.is_file() {
+        bail!("cannot read {}: it is not a file; remove its folder to have the data prepared again", path.display());
+    }
+    let mut file = fs::File::open(path).map_err(io)?;
+    let mut left = facts.len();
     let mut print = Fingerprint::default();
-    print.add(&read_bytes(path)?);
+    print.word(left);
+    let mut block = vec![0; 1 << 20];
+    while left > 0 {
+        let length = left.min(block.len() as u64) as usize;
+        file.read_exact(&mut block[..length]).map_err(io)?;
+        print.words(&block[..length]);
+        left -= length as u64;
+    }
     Ok(print.hex())
+}
+
+/// Opens a token shard. One in a prepared folder must have the sum that is written there: damage below the vocabulary's
+/// size shows in nothing else.
+///
+/// # Errors
+/// See [`Shard::open`]; another sum than the one written down.
+pub fn open_shard(path: &Path) -> Result<Shard> {
+    let shard = Shard::open(path)?;
+    let facts = path.with_file_name(FACTS);
+    if !facts.exists() {
+        return Ok(shard);
+    }
+    let known = read_facts(&facts)?;
+    let sum = match path.file_name().and_then(|name| name.to_str()) {
+        Some(TRAIN) => known.train_sum,
+        Some(VALID) => known.valid_sum,
+        _ => return Ok(shard),
+    };
+    check_sum(path, &sum)?;
+    Ok(shard)
+}
+
+fn read_facts(path: &Path) -> Result<Facts> {
+    serde_json::from_slice(&files::read(path, 1 << 20)?).map_err(|e| {
+        Error::new(format!("{}: damaged: {e}; remove its folder to have the data prepared again", path.display()))
+    })
+}
+
+fn check_sum(path: &Path, sum: &str) -> Result<()> {
+    if sum_of(path)? != sum {
+        bail!(
+            "{}: damaged: its content is not what {FACTS} says; remove its folder to have the data prepared again",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// A 64-bit hash that stays the same across machines and versions; against accidents, not against an adversary.
@@ -236,7 +287,11 @@ impl Fingerprint {
     /// Adds one field. The length goes in first, so that bytes cannot move between fields unnoticed.
     pub(crate) fn add(&mut self, field: &[u8]) {
         self.word(field.len() as u64);
-        for chunk in field.chunks(8) {
+        self.words(field);
+    }
+
+    fn words(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
             self.word(u64::from_le_bytes(word));

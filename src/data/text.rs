@@ -1,6 +1,5 @@
 //! Reading a text file and holding part of it out.
 
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -9,9 +8,15 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Pieces a text without documents is cut into before some are held out.
 const PIECES: usize = 100;
+
+/// Text compresses to a fifth, and the same line again and again to a thousandth. Beyond it, a few bytes could fill all
+/// memory; up to this many bytes nothing is refused.
+const LARGEST_RATIO: u64 = 1_000;
+const SMALL_TEXT: u64 = 64 << 20;
 
 /// How a text is split into a training side and a held-out (validation) side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +39,7 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// The bytes of a file as they are on disk.
 pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    if facts.is_dir() {
-        bail!("cannot read {}: it is a folder; name one text file in it", path.display());
-    }
-    fs::read(path).map_err(|e| Error::io("read", path, e))
+    files::read(path, u64::MAX)
 }
 
 /// The text in `bytes`, the content of `path`.
@@ -73,6 +74,7 @@ fn decompress(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
             bytes.len() - rest.len()
         ))
     };
+    let most = SMALL_TEXT.max(bytes.len() as u64 * LARGEST_RATIO);
     let mut text = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -85,7 +87,15 @@ fn decompress(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
             }
             Err(error) => return Err(corrupt(rest, &error)),
         };
-        let read = frame.read_to_end(&mut text);
+        // One byte more than is allowed, to see whether there is one.
+        let read = (&mut frame).take((most - text.len() as u64) + 1).read_to_end(&mut text);
+        if text.len() as u64 > most {
+            bail!(
+                "{}: {} compressed bytes hold more than {most} of text, which no text of people does; give the text itself",
+                path.display(),
+                bytes.len()
+            );
+        }
         let (stored, found) = (frame.decoder.get_checksum_from_data(), frame.decoder.get_calculated_checksum());
         drop(frame);
         read.map_err(|e| corrupt(rest, &e))?;

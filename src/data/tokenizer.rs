@@ -1,6 +1,5 @@
 //! Text to token ids and back, always in the Hugging Face `tokenizer.json` form.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -8,9 +7,13 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::BpeTrainer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+use super::untrusted::{self, guarded};
 use crate::bail;
 use crate::error::{At, Error, Result};
+use crate::files;
 
+/// The longest `tokenizer.json` that is read: ten times the largest published one.
+pub const TOKENIZER_BYTES: u64 = 512 << 20;
 /// What a tokenizer specification may be, for error messages.
 const FORMS: &str = "give `char`, `byte`, `bpe:N` (N tokens, for instance bpe:1024), or the path of a tokenizer.json";
 /// A byte-level vocabulary: one token per byte value.
@@ -75,21 +78,25 @@ impl Tokenizer {
     /// # Errors
     /// When the file is missing, unreadable, not a tokenizer, or has no tokens.
     pub fn load(path: &Path) -> Result<Tokenizer> {
-        let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let bytes = files::read(path, TOKENIZER_BYTES)?;
         Self::from_json(&bytes).at(path.display())
     }
 
     fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
+        let unusable = |e: &dyn std::fmt::Display| {
             Error::new(format!("not a usable tokenizer.json: {e}; save it again from the tokenizers library"))
-        })?;
+        };
+        let json = serde_json::from_slice(bytes).map_err(|e| unusable(&e))?;
+        untrusted::check(&json)?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|e| unusable(&e))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(failed)?;
         // Ids may have gaps, and an embedding needs a row for the largest.
-        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
-        if vocab_size == 0 {
+        let vocab = inner.get_vocab(true);
+        let Some(&largest) = vocab.values().max() else {
             bail!("the tokenizer has no tokens; give one that was trained");
-        }
+        };
+        let vocab_size = untrusted::check_ids(largest, vocab.len())?;
         let mut tokenizer = Tokenizer { inner, vocab_size, cut: Cut::Rarely };
         tokenizer.cut = tokenizer.find_cut()?;
         Ok(tokenizer)
@@ -99,11 +106,11 @@ impl Tokenizer {
     fn find_cut(&self) -> Result<Cut> {
         let sample =
             "Some words.\nAnd more\nof them, 12\n\nA paragraph!\n\n\nanother \n  indented\r\n\r\nlast? \n\tx\ny";
-        let whole = self.inner.encode_fast(sample, false).map_err(failed)?;
+        let whole = guarded(|| self.inner.encode_fast(sample, false))?;
         for cut in [Cut::BeforeNewline, Cut::AfterNewline] {
             let mut ids = Vec::new();
             for piece in pieces(sample, cut, 1) {
-                let encoding = self.inner.encode_fast(piece, false).map_err(failed)?;
+                let encoding = guarded(|| self.inner.encode_fast(piece, false))?;
                 ids.extend_from_slice(encoding.get_ids());
             }
             if ids == whole.get_ids() {
@@ -139,7 +146,7 @@ impl Tokenizer {
             batch.push(piece);
             if bytes >= BATCH_BYTES || all.peek().is_none() {
                 bytes = 0;
-                let encodings = self.inner.encode_batch_fast(std::mem::take(&mut batch), false).map_err(failed)?;
+                let encodings = guarded(|| self.inner.encode_batch_fast(std::mem::take(&mut batch), false))?;
                 for encoding in encodings {
                     ids.extend_from_slice(encoding.get_ids());
                 }
@@ -162,7 +169,7 @@ impl Tokenizer {
                 );
             }
         }
-        self.inner.decode(ids, false).map_err(failed)
+        guarded(|| self.inner.decode(ids, false))
     }
 
     /// Writes `tokenizer.json` to `path`, whole or not at all.
@@ -171,7 +178,7 @@ impl Tokenizer {
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let json = self.inner.to_string(false).map_err(failed)?;
-        crate::files::write_atomic(path, |out| out.write_all(json.as_bytes()))
+        files::write_atomic(path, |out| out.write_all(json.as_bytes()))
     }
 }
 
@@ -184,8 +191,8 @@ pub(super) fn spec_file(spec: &str) -> Option<&Path> {
     (path.extension().is_some_and(|e| e == "json") || path.is_file()).then_some(path)
 }
 
-fn failed(error: tokenizers::Error) -> Error {
-    Error::new(format!("the tokenizers library failed: {error}"))
+pub(super) fn failed(error: tokenizers::Error) -> Error {
+    Error::new(format!("the tokenizers library failed: {error}; check the tokenizer, or use another"))
 }
 
 /// A `tokenizer.json` whose model has these tokens and no merges.
@@ -248,7 +255,7 @@ fn train_bpe(size: &str, text: &str) -> Result<Tokenizer> {
     let size = match size.parse::<usize>() {
         Ok(size) if (BYTES + 1..=MAX_BPE).contains(&size) => size,
         _ => bail!(
-            "`bpe:{size}`: the vocabulary size must be a whole number from {} (256 bytes and a merge) to {MAX_BPE}",
+            "`bpe:{size}` is out of range; the vocabulary size must be a whole number from {} (256 bytes and a merge) to {MAX_BPE}",
             BYTES + 1
         ),
     };

@@ -4,6 +4,7 @@ use super::Graph;
 use super::ops::Op;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tensor::{DType, Place, Tensor};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
@@ -25,16 +26,12 @@ unsafe impl Sync for Arena {}
 
 impl Arena {
     fn new(bytes: usize) -> Result<Self> {
-        let layout = Layout::from_size_align(bytes.max(ALIGNMENT), ALIGNMENT)
-            .map_err(|_| Error::new(format!("an arena of {bytes} bytes is too large")))?;
-        // SAFETY: the layout has a size above zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) });
-        let start = start.ok_or_else(|| {
-            Error::new(format!(
-                "out of memory: {:.1} MiB wanted; use a smaller batch or model",
-                bytes as f64 / 1048576.0
-            ))
+        let layout = Layout::from_size_align(bytes.max(ALIGNMENT), ALIGNMENT).map_err(|_| {
+            Error::new(format!("an arena of {bytes} bytes is beyond any memory; use a smaller batch or model"))
         })?;
+        memory::require(bytes)?;
+        // SAFETY: the layout has a size above zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(|| memory::refused(bytes))?;
         Ok(Arena { start, layout })
     }
 }
@@ -50,7 +47,8 @@ impl Drop for Arena {
 #[derive(Default)]
 pub struct Host {
     arenas: Vec<Option<Arena>>,
-    graphs: Vec<Option<Vec<Op>>>,
+    /// Operations with their FLOPs.
+    graphs: Vec<Option<Vec<(Op, u64)>>>,
 }
 
 impl Host {
@@ -159,12 +157,12 @@ impl Host {
         for op in ops {
             self.check(op, float)?;
         }
-        self.graphs.push(Some(ops.to_vec()));
+        self.graphs.push(Some(ops.iter().map(|op| (*op, op.cost().flops)).collect()));
         Ok(Graph(self.graphs.len() as u32 - 1))
     }
 
-    /// The operation number `i` of a captured list; `None` after the last.
-    pub fn captured(&self, graph: Graph, i: usize) -> Result<Option<Op>> {
+    /// The operation number `i` of a captured list, and its FLOPs; `None` after the last.
+    pub fn captured(&self, graph: Graph, i: usize) -> Result<Option<(Op, u64)>> {
         match self.graphs.get(graph.0 as usize) {
             Some(Some(ops)) => Ok(ops.get(i).copied()),
             _ => bail!("this captured list was released"),

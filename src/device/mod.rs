@@ -6,11 +6,14 @@ pub mod cpu;
 mod host;
 pub mod ops;
 pub mod reference;
+pub mod timing;
 
 use crate::bail;
 use crate::error::Result;
+use crate::memory;
 use crate::tensor::{DType, Place, Tensor};
 use ops::Op;
+use timing::Timings;
 
 /// A captured list of operations, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,9 @@ pub trait Device {
 
     /// Forgets a captured list.
     fn release(&mut self, graph: Graph);
+
+    /// Where the time of `run` and `replay` went.
+    fn timings(&mut self) -> &mut Timings;
 }
 
 /// Names that [`open`] knows, for messages and `vcycle info`.
@@ -107,7 +113,7 @@ pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result
 /// Reads floats of either type.
 pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
     if from.dtype == DType::F64 {
-        let mut values = vec![0.0f64; from.numel()];
+        let mut values: Vec<f64> = memory::zeros(from.numel())?;
         device.read(from, bytemuck::cast_slice_mut(&mut values))?;
         return Ok(values);
     }
@@ -118,7 +124,7 @@ pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
 pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
     match from.dtype {
         DType::F32 => {
-            let mut values = vec![0.0f32; from.numel()];
+            let mut values: Vec<f32> = memory::zeros(from.numel())?;
             device.read(from, bytemuck::cast_slice_mut(&mut values))?;
             Ok(values)
         }

@@ -44,7 +44,7 @@ pub fn generate(
     }
     let context = model.gpt.config.context;
     let mut tokens: Vec<i32> = prompt.iter().map(|&t| t as i32).collect();
-    let mut window = Vec::with_capacity(context);
+    let mut window = Vec::with_capacity(context.min(prompt.len().saturating_add(count)));
     for number in 0..count {
         let seen = &tokens[tokens.len().saturating_sub(context)..];
         window.clear();

@@ -5,6 +5,7 @@ use crate::data::sampler::{check_length, validation_batch};
 use crate::data::shard::Shard;
 use crate::device::Device;
 use crate::error::Result;
+use crate::memory;
 
 /// Mean loss per token, each token seen with at most `context` before it, in consecutive windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +32,8 @@ pub fn perplexity(
     (batch, context): (usize, usize),
 ) -> Result<Perplexity> {
     check_length(shard, context)?;
-    let (mut ids, mut labels) = (vec![0; batch * context], vec![0; batch * context]);
+    let positions = batch.saturating_mul(context);
+    let (mut ids, mut labels) = (memory::zeros(positions)?, memory::zeros(positions)?);
     let (mut total, mut tokens) = (0.0, 0);
     for index in 0.. {
         let scored = validation_batch(shard, index, batch, context, &mut ids, &mut labels)?;

@@ -104,7 +104,12 @@ fn by_name(tensors: Vec<NamedTensor>, gpt: &Gpt) -> Result<Vec<NamedTensor>> {
         match left.remove(&param.name()) {
             None => missing.push(param.name()),
             Some(tensor) if tensor.shape != param.shape() => {
-                bail!("{} is {:?} but {CONFIG} asks for {:?}", param.name(), tensor.shape, param.shape())
+                bail!(
+                    "{} is {:?} but {CONFIG} asks for {:?}; is it the one that belongs to these weights?",
+                    param.name(),
+                    tensor.shape,
+                    param.shape()
+                )
             }
             Some(tensor) => found.push(tensor),
         }

@@ -61,7 +61,7 @@ impl Gpt2Config {
     /// When the file cannot be read or is not a JSON object, when a key is missing, of the wrong type or out of range,
     /// or when it asks for a function that is not implemented. The message names the file and the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let bytes = files::read(path, 16 << 20)?;
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|e| Error::new(format!("not JSON: {e}; give the config.json of a GPT-2 model")))
             .at(path.display())?;

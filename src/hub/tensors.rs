@@ -17,6 +17,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::files;
+use crate::memory;
 
 /// The key of the header that holds free text about the file instead of a tensor.
 const METADATA: &str = "__metadata__";
@@ -52,12 +53,7 @@ pub fn is_mask_buffer(name: &str) -> bool {
 /// When the file cannot be read, is truncated or malformed in any way, holds a tensor of another dtype, or holds a
 /// value that is not finite in f32. The message names the file, the tensor if there is one, and the remedy.
 pub fn read(path: &Path) -> Result<Vec<NamedTensor>> {
-    let found = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    if !found.is_file() {
-        bail!("{} is not a file; give the path of a .safetensors file", path.display());
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    parse(&bytes).at(path.display())
+    parse(&files::read(path, u64::MAX)?).at(path.display())
 }
 
 /// Writes tensors, each a name, a shape and row-major values, as F32 to the safetensors file `path`.
@@ -206,10 +202,10 @@ fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     for (name, info) in tensors {
         let raw = &data[info.data_offsets.0..info.data_offsets.1];
         let values = match info.dtype {
-            Dtype::F32 => convert(raw, f32::from_le_bytes),
-            Dtype::F16 => convert(raw, |b| half::f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => convert(raw, |b| half::bf16::from_le_bytes(b).to_f32()),
-            Dtype::F64 => convert(raw, |b| f64::from_le_bytes(b) as f32),
+            Dtype::F32 => convert(raw, f32::from_le_bytes)?,
+            Dtype::F16 => convert(raw, |b| half::f16::from_le_bytes(b).to_f32())?,
+            Dtype::BF16 => convert(raw, |b| half::bf16::from_le_bytes(b).to_f32())?,
+            Dtype::F64 => convert(raw, |b| f64::from_le_bytes(b) as f32)?,
             dtype if is_integer(dtype) && is_mask_buffer(&name) => continue,
             dtype => bail!(
                 "tensor {name:?} has dtype {dtype:?}, and only F32, F16, BF16 and F64 are read; \
@@ -252,8 +248,11 @@ fn check_ranges(tensors: &[(String, TensorInfo)], length: usize) -> Result<()> {
     Ok(())
 }
 
-fn convert<const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    raw.as_chunks::<N>().0.iter().map(|&bytes| value(bytes)).collect()
+fn convert<const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
+    let chunks = raw.as_chunks::<N>().0;
+    let mut values = memory::with_capacity(chunks.len())?;
+    values.extend(chunks.iter().map(|&bytes| value(bytes)));
+    Ok(values)
 }
 
 fn is_integer(dtype: Dtype) -> bool {

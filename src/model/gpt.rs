@@ -41,6 +41,9 @@ pub struct Gpt {
     table: ParamTable,
 }
 
+/// Ten times the deepest transformer that anybody published; tables of more would take gigabytes before any weight.
+const MOST_LAYERS: usize = 10_000;
+
 /// Parameters of a block, and before the first one.
 const PER_BLOCK: usize = 12;
 const BEFORE: usize = 2;
@@ -65,8 +68,8 @@ impl Gpt {
         if !width.is_multiple_of(heads) || !ffn.is_multiple_of(heads) {
             bail!("{heads} heads do not divide a width of {width} and an inner size of {ffn}; choose a multiple");
         }
-        if layers > 100_000 {
-            bail!("{layers} layers are beyond reason; use at most 100,000");
+        if layers > MOST_LAYERS {
+            bail!("{layers} layers are beyond reason; use at most {MOST_LAYERS}");
         }
         let table = ParamTable::new(params(&config), heads, width / heads, layers)?;
         Ok(Gpt { config, table })

@@ -8,6 +8,9 @@ use crate::error::{At, Result};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 
+/// Values that are made at a time.
+const BLOCK: usize = 1 << 20;
+
 /// One flat arena with all parameters.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -37,11 +40,19 @@ impl Store {
     /// Fills in the table's initial values: element e of parameter i is a function of (seed, i, e).
     pub fn initialise(&self, device: &mut dyn Device, seed: u64) -> Result<()> {
         for (i, param) in self.table.params.iter().enumerate() {
-            let values: Vec<f64> = match param.init {
-                Init::Constant(value) => vec![value; param.numel()],
-                Init::Normal(deviation) => (0..param.numel()).map(|e| deviation * normal(seed, i, e)).collect(),
-            };
-            device::write_floats(device, &self.tensor(i), &values)?;
+            let (rows, columns) = param.matrix();
+            let tensor = self.tensor(i);
+            // A few rows at a time: embeddings may be half of all memory.
+            let block = (BLOCK / columns.max(1)).max(1);
+            for row in (0..rows).step_by(block) {
+                let end = (row + block).min(rows);
+                let elements = row * columns..end * columns;
+                let values: Vec<f64> = match param.init {
+                    Init::Constant(value) => vec![value; elements.len()],
+                    Init::Normal(deviation) => elements.map(|e| deviation * normal(seed, i, e)).collect(),
+                };
+                device::write_floats(device, &tensor.row_block(row, end - row), &values)?;
+            }
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 use super::rules::Rules;
 use super::scheme::{ModelShape, Scheme};
 use crate::bail;
-use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::error::Result;
+use crate::files::{read_text, write_atomic};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -34,11 +34,10 @@ impl Record {
     /// A file that is no record.
     pub fn read(model: &Path) -> Result<Option<Self>> {
         let path = model.join(Self::FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("read", &path, e)),
-        };
+        if matches!(std::fs::symlink_metadata(&path), Err(e) if e.kind() == std::io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        let text = read_text(&path, 16 << 20)?;
         match serde_json::from_str::<Record>(&text) {
             Ok(record) if record.format == 1 => Ok(Some(record)),
             Ok(record) => bail!("{}: format {} is not known here; coalesce again", path.display(), record.format),

@@ -2,6 +2,7 @@
 
 use crate::bail;
 use crate::error::{At, Result};
+use crate::files::read_text;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -48,7 +49,7 @@ impl Scheme {
     /// # Errors
     /// An unreadable file, or JSON that is not a scheme: names file and place.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| crate::error::Error::io("read", path, e))?;
+        let text = read_text(path, 16 << 20)?;
         match serde_json::from_str(&text) {
             Ok(scheme) => Ok(scheme),
             Err(e) => bail!(
@@ -79,7 +80,10 @@ impl Scheme {
         if let Some(size) = self.head_size
             && size != big.head_size
         {
-            bail!("head_size: the scheme says {size} but the model has {}", big.head_size);
+            bail!(
+                "head_size: the scheme says {size} but the model has {}; leave it out, or use the scheme of this model",
+                big.head_size
+            );
         }
         let default_heads = |n: usize| (0..n).map(|i| (i..big.heads).step_by(n).collect()).collect();
         let width = groups("width_scheme", "heads", &self.width_scheme, big.heads, small.heads, default_heads)?;
@@ -118,7 +122,7 @@ fn groups(
     };
     let groups = Groups::new(members, big, what).at(key)?;
     if groups.len() != small {
-        bail!("{key}: {} groups, but the smaller model has {small} {what}", groups.len());
+        bail!("{key}: {} groups, but the smaller model has {small} {what}; give one group for each", groups.len());
     }
     if small == big {
         if groups.members.iter().enumerate().any(|(i, g)| g[0] != i) {
@@ -141,7 +145,10 @@ impl Groups {
             group.sort_unstable();
             for &unit in group.iter() {
                 match group_of.get_mut(unit) {
-                    None => bail!("group {g} names {unit}, but the {what} are 0 to {}", big as i64 - 1),
+                    None => bail!(
+                        "group {g} names {unit}, but the {what} are 0 to {}; name each of these once",
+                        big as i64 - 1
+                    ),
                     Some(seen) if *seen != usize::MAX => {
                         bail!("{unit} is in group {seen} and in group {g}; name it once")
                     }

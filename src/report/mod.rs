@@ -1,3 +1,4 @@
-//! Comparing runs.
+//! Comparing runs, and where their time went.
 
 pub mod savings;
+pub mod trace;

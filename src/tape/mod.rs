@@ -310,8 +310,10 @@ impl Tape {
         let number = self.buffers.len() as u32;
         let plain = Tensor::new(Place::Buffer(number), self.float, 0, dims);
         let tensor = if dims.len() > 1 { plain.with_pitch(plain.width.next_multiple_of(pad)) } else { plain };
-        let bytes = (tensor.rows() * tensor.pitch).max(1) * self.float.bytes();
-        self.buffers.push(Buffer { bytes: bytes.next_multiple_of(ALIGN * 4), keep: false });
+        // Saturated sizes are refused when the step asks for its memory.
+        let bytes = tensor.rows().saturating_mul(tensor.pitch).max(1).saturating_mul(self.float.bytes());
+        let bytes = bytes.checked_next_multiple_of(ALIGN * 4).unwrap_or(usize::MAX);
+        self.buffers.push(Buffer { bytes, keep: false });
         self.shares.push(0);
         tensor
     }

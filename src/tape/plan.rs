@@ -140,13 +140,13 @@ fn place(lives: &[Life]) -> (Vec<usize>, usize) {
         let mut offset = 0;
         // `placed` is sorted by offset: step over each neighbour in time that leaves no gap below it.
         for &j in placed.iter().filter(|&&j| lives[j].first <= life.last && life.first <= lives[j].last) {
-            if offsets[j] >= offset + life.bytes {
+            if offsets[j] >= life.bytes.saturating_add(offset) {
                 break;
             }
-            offset = offset.max(offsets[j] + lives[j].bytes);
+            offset = offset.max(lives[j].bytes.saturating_add(offsets[j]));
         }
         offsets[i] = offset;
-        total = total.max(offset + life.bytes);
+        total = total.max(life.bytes.saturating_add(offset));
         let at = placed.partition_point(|&j| offsets[j] <= offset);
         placed.insert(at, i);
     }

@@ -6,9 +6,12 @@ use crate::bail;
 use crate::data::prepare::DataSpec;
 use crate::data::text::HeldOut;
 use crate::error::{At, Error, Result};
+use crate::files::read_text;
 use crate::multilevel::{DepthRule, Rules, Scheme, Shares, WidthRule};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+const MOST_LEVELS: usize = 16;
 
 /// The whole file. Every key is listed in `docs/configuration.md`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -290,7 +293,7 @@ impl Config {
     /// # Errors
     /// An unreadable file; TOML or keys that are wrong, with line and column; values that do not fit, by key.
     pub fn read(path: &Path, changes: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let text = read_text(path, 1 << 20)?;
         Self::parse(&text, changes).at(path.display())
     }
 
@@ -300,13 +303,13 @@ impl Config {
     /// As [`Config::read`].
     pub fn parse(text: &str, changes: &[String]) -> Result<Self> {
         let config: Config = if changes.is_empty() {
-            toml::from_str(text).map_err(|e| Error::new(e.to_string().trim_end().to_string()))?
+            toml::from_str(text).map_err(unusable)?
         } else {
-            let mut value: toml::Value = toml::from_str(text).map_err(|e| Error::new(e.to_string()))?;
+            let mut value: toml::Value = toml::from_str(text).map_err(unusable)?;
             for change in changes {
                 set(&mut value, change).at(format_args!("--set {change}"))?;
             }
-            value.try_into().map_err(|e: toml::de::Error| Error::new(format!("{}, after --set", e.message())))?
+            value.try_into().map_err(unusable).at("after --set")?
         };
         config.check()?;
         Ok(config)
@@ -315,16 +318,16 @@ impl Config {
     fn check(&self) -> Result<()> {
         let train = &self.train;
         if self.model.head_size == 0 || self.model.context == 0 {
-            bail!("model: head_size and context must be at least 1");
+            bail!("model: head_size and context must be at least 1; give both a size");
         }
         if !(0.0..1.0).contains(&self.model.dropout) {
-            bail!("model.dropout: {} is outside 0..1", self.model.dropout);
+            bail!("model.dropout: {} is outside 0..1; 0 drops nothing", self.model.dropout);
         }
         if !(self.model.init_std > 0.0 && self.model.init_std.is_finite()) {
-            bail!("model.init_std: {} must be positive", self.model.init_std);
+            bail!("model.init_std: {} must be positive; 0.02 is usual", self.model.init_std);
         }
         if train.batch == 0 || train.eval_every == 0 {
-            bail!("train: batch and eval_every must be at least 1");
+            bail!("train: batch and eval_every must be at least 1; give both a number");
         }
         if train.accumulate == 0 || !train.batch.is_multiple_of(train.accumulate) {
             bail!(
@@ -343,27 +346,35 @@ impl Config {
         }
         let tokens = train.batch.checked_mul(self.model.context).filter(|n| *n < 1 << 31);
         if tokens.is_none() {
-            bail!("train.batch: {} sequences of {} tokens are beyond reason", train.batch, self.model.context);
+            bail!(
+                "train.batch: {} sequences of {} tokens are beyond reason; make it or model.context smaller",
+                train.batch,
+                self.model.context
+            );
         }
         let adam = &self.optimizer;
         for (key, beta) in [("beta1", adam.beta1), ("beta2", adam.beta2)] {
             if !(0.0..1.0).contains(&beta) {
-                bail!("optimizer.{key}: {beta} is outside 0..1");
+                bail!("optimizer.{key}: {beta} is outside 0..1; 0.9 and 0.95 are usual");
             }
         }
         for (key, value) in [("eps", adam.eps), ("clip", adam.clip)] {
             if value.is_nan() || value <= 0.0 {
                 bail!(
-                    "optimizer.{key}: {value} must be above 0{}",
-                    if key == "clip" { " (inf: no clipping)" } else { "" }
+                    "optimizer.{key}: {value} must be above 0; {}",
+                    if key == "clip" { "inf is no clipping" } else { "1e-8 is usual" }
                 );
             }
         }
         if !(adam.weight_decay >= 0.0 && adam.weight_decay.is_finite()) {
-            bail!("optimizer.weight_decay: {} must not be negative", adam.weight_decay);
+            bail!("optimizer.weight_decay: {} must be finite and not negative; 0 is none", adam.weight_decay);
         }
         if self.levels.is_empty() {
-            bail!("levels: at least level 1 is needed, as [[levels]] with a table levels.train");
+            bail!("levels: none is given; level 1 is needed, as [[levels]] with a table levels.train");
+        }
+        // All levels are in memory at once, and no published cycle has more than three.
+        if self.levels.len() > MOST_LEVELS {
+            bail!("levels: {} of them are beyond reason; use at most {MOST_LEVELS}", self.levels.len());
         }
         let last = self.levels.len() - 1;
         for (i, level) in self.levels.iter().enumerate() {
@@ -443,18 +454,33 @@ impl Level {
     }
 }
 
+/// What the parser found: line, column and a picture of the place, or the key where there is no text.
+fn unusable(error: toml::de::Error) -> Error {
+    let text = error.to_string();
+    match error.span() {
+        Some(_) => Error::new(text.trim_end()),
+        None => Error::new(format!("{}; docs/configuration.md lists all keys", text.trim_end().replace('\n', " "))),
+    }
+}
+
 /// Puts `value` (TOML, or a bare string) at a dotted key.
 fn set(root: &mut toml::Value, change: &str) -> Result<()> {
-    let Some((key, text)) = change.split_once('=') else { bail!("a change looks like train.batch=8") };
+    let Some((key, text)) = change.split_once('=') else { bail!("no = in it; a change looks like train.batch=8") };
     let parsed: Option<toml::Value> =
         toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut t| t.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_string()));
     let mut at = root;
     let parts: Vec<&str> = key.trim().split('.').collect();
+    // Far more than any key has; tables nested without end would overflow the stack.
+    if parts.len() > 16 {
+        bail!("the key has {} parts; a change looks like levels.0.train.steps=10", parts.len());
+    }
     for (i, part) in parts.iter().enumerate() {
         let is_last = i + 1 == parts.len();
         at = match at {
-            toml::Value::Table(_) if part.is_empty() => bail!("the key {key:?} has an empty part"),
+            toml::Value::Table(_) if part.is_empty() => {
+                bail!("the key {key:?} has an empty part; a change looks like train.batch=8")
+            }
             toml::Value::Table(table) if is_last => {
                 table.insert((*part).to_string(), value);
                 return Ok(());
@@ -473,7 +499,7 @@ fn set(root: &mut toml::Value, change: &str) -> Result<()> {
                     None => bail!("{part:?} is no element of a list of {count}; count from 0"),
                 }
             }
-            _ => bail!("{part:?} lies below a value that is no table"),
+            _ => bail!("{part:?} lies below a value that is no table; docs/configuration.md lists all keys"),
         };
     }
     Ok(())

@@ -39,7 +39,7 @@ fn first(config: &Config, vocab: usize) -> Result<Gpt> {
     let m = &config.model;
     let Family::Gpt = m.family;
     let width = m.heads.checked_mul(m.head_size).filter(|w| *w < 1 << 24);
-    let width = width.ok_or_else(|| Error::new("model: heads x head_size is beyond reason"))?;
+    let width = width.ok_or_else(|| Error::new("model: heads x head_size is beyond reason; use smaller numbers"))?;
     Gpt::new(GptConfig {
         vocab,
         context: m.context,

@@ -17,16 +17,25 @@ use std::path::{Path, PathBuf};
 /// What a run left.
 #[derive(Debug)]
 pub enum Outcome {
+    /// Models are in `dir/vcycle/model` and, with a twin, `dir/scratch/model`.
     Finished {
-        /// The V-cycle's final model.
-        model: PathBuf,
-        /// Held-out loss of that model.
+        dir: PathBuf,
+        /// Held-out loss of the V-cycle's.
         loss: f64,
         /// Against the scratch twin, when there was one.
         savings: Option<Savings>,
     },
     /// Told to stop, after this step of a side. `resume` goes on.
     Stopped { dir: PathBuf, step: u64 },
+}
+
+impl Outcome {
+    /// The run's folder.
+    pub fn dir(&self) -> &Path {
+        match self {
+            Outcome::Finished { dir, .. } | Outcome::Stopped { dir, .. } => dir,
+        }
+    }
 }
 
 /// What a run needs besides its configuration and folder.
@@ -94,8 +103,8 @@ fn both(config: &Config, data: &Dataset, folder: &RunFolder, resume: bool, tools
         }
         let levels = levels::build(config, vocab)?;
         let mut side = match stage {
-            None => Side::v_cycle(&mut context, &dir, levels),
-            Some(stage) => Side::scratch(&mut context, &dir, levels, stage),
+            None => Side::v_cycle(&mut context, &dir, levels)?,
+            Some(stage) => Side::scratch(&mut context, &dir, levels, stage)?,
         };
         let ended = side.run(resume).map_err(|e| how_to_go_on(&e, &folder.dir, &dir))?;
         match ended {
@@ -105,7 +114,7 @@ fn both(config: &Config, data: &Dataset, folder: &RunFolder, resume: bool, tools
     }
     let loss = sides[0].last().map_or(f64::NAN, |point| point.loss);
     let savings = sides.get(1).and_then(|scratch| Savings::of(&sides[0], scratch));
-    Ok(Outcome::Finished { model: dir.join("vcycle/model"), loss, savings })
+    Ok(Outcome::Finished { dir: dir.clone(), loss, savings })
 }
 
 fn how_to_go_on(error: &Error, run: &Path, side: &Path) -> Error {

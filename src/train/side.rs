@@ -2,7 +2,6 @@
 
 use super::checkpoint::{self, Checkpoint, Part, State};
 use super::config::{Alpha, Config, OptimizerState, Stage};
-use super::folder::resident_bytes;
 use super::learner::{Learner, Moments};
 use super::levels::Levels;
 use super::metrics::{Event, Metrics, OperationTime, Position, Sample};
@@ -12,11 +11,13 @@ use crate::bail;
 use crate::data::prepare::Dataset;
 use crate::data::sampler::{Sampler, validation_batch};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::device::timing::Total;
+use crate::error::{At, Error, Result};
 use crate::eval::Forward;
 use crate::eval::generate::{Sampling, generate};
 use crate::files::write_dir_atomic;
 use crate::hub::checkpoint as hub;
+use crate::memory;
 use crate::model::gpt::Gpt;
 use crate::model::store::Store;
 use crate::model::{Family, Model};
@@ -80,6 +81,8 @@ pub struct Side<'a, 'b> {
     at: Position,
     stage_step: u64,
     valid: f64,
+    /// Time by operation before this process.
+    operations: Vec<OperationTime>,
     ids: Vec<i32>,
     labels: Vec<i32>,
 }
@@ -91,7 +94,7 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// The V-cycle.
-    pub fn v_cycle(context: &'a mut Context<'b>, dir: &Path, levels: Levels) -> Self {
+    pub fn v_cycle(context: &'a mut Context<'b>, dir: &Path, levels: Levels) -> Result<Self> {
         let plan = v_cycle(levels.len());
         let count = plan.len();
         let legs = plan.iter().enumerate().map(|(number, leg)| {
@@ -110,17 +113,17 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// The twin: level 1 from initial weights.
-    pub fn scratch(context: &'a mut Context<'b>, dir: &Path, mut levels: Levels, stage: &Stage) -> Self {
+    pub fn scratch(context: &'a mut Context<'b>, dir: &Path, mut levels: Levels, stage: &Stage) -> Result<Self> {
         levels.truncate(1);
         let name = title_of("Scratch: level 1 alone", &*levels[0], stage);
         let legs = vec![Leg { level: 0, enter: Enter::Initialise, stage: *stage, before: 0, name }];
         Self::new(context, dir, levels, legs)
     }
 
-    fn new(context: &'a mut Context<'b>, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Self {
+    fn new(context: &'a mut Context<'b>, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Result<Self> {
         let tokens = context.config.train.batch * context.config.model.context;
         let sampler = Sampler { seed: context.config.seed, rank: 0, world: 1 };
-        Side {
+        Ok(Side {
             dir: dir.to_path_buf(),
             metrics: Metrics::new(dir),
             sampler,
@@ -131,10 +134,11 @@ impl<'a, 'b> Side<'a, 'b> {
             at: Position::default(),
             stage_step: 0,
             valid: f64::INFINITY,
-            ids: vec![0; tokens],
-            labels: vec![0; tokens],
+            ids: memory::zeros(tokens).at("train.batch")?,
+            labels: memory::zeros(tokens).at("train.batch")?,
+            operations: Vec::new(),
             context,
-        }
+        })
     }
 
     /// Trains through all stages, or from the newest usable checkpoint on with `resume`, and writes `model/`.
@@ -142,6 +146,7 @@ impl<'a, 'b> Side<'a, 'b> {
     /// # Errors
     /// Divergence, memory, disk. What was saved stays.
     pub fn run(&mut self, resume: bool) -> Result<Ended> {
+        self.context.device.timings().reset();
         let mut learner = if resume { self.resume()? } else { None };
         let first = learner.as_ref().map_or(0, |_| self.at.stage - 1);
         for number in first..self.legs.len() {
@@ -201,6 +206,7 @@ impl<'a, 'b> Side<'a, 'b> {
         progress.note(&format!("going on after step {} from {}", state.at.step, checkpoint.dir.display()));
         self.metrics = metrics;
         (self.at, self.stage_step, self.valid) = (state.at, state.stage_step, state.valid_loss);
+        self.operations.clone_from(&state.operations);
         self.restore(&checkpoint).map(Some)
     }
 
@@ -274,6 +280,7 @@ impl<'a, 'b> Side<'a, 'b> {
             Enter::Coalesce => "coalesce",
             Enter::Interpolate => "interpolate",
         };
+        self.context.device.timings().mark(name, number as u64 + 1, begin);
         self.metrics.write(&Event::Operator { at: self.at, name, flops_spent: spent, alpha })?;
         Ok(learner)
     }
@@ -411,6 +418,7 @@ impl<'a, 'b> Side<'a, 'b> {
         self.sampler.training_batch(shard, self.at.step, batch, context, &mut self.ids, &mut self.labels)?;
         let report = learner.step(self.context.device, &self.ids, &self.labels, lr)?;
         let seconds = begin.elapsed().as_secs_f64();
+        self.context.device.timings().mark("step", self.at.step, begin);
         self.at.step += 1;
         self.stage_step += 1;
         let flops = learner.step_flops();
@@ -446,18 +454,21 @@ impl<'a, 'b> Side<'a, 'b> {
             0 => usize::MAX,
             n => n,
         };
+        let begin = Instant::now();
         let (valid_loss, tokens, _) = self.held_out(learner, most)?;
+        self.context.device.timings().mark("evaluation", self.at.step, begin);
         if !valid_loss.is_finite() {
             bail!("training diverged: held-out loss {valid_loss}; lower the learning rate or lengthen the warm-up");
         }
         self.valid = valid_loss;
-        let resident_bytes = resident_bytes().map(|(now, _)| now);
+        let resident_bytes = memory::resident().map(|(now, _)| now);
         self.metrics.write(&Event::Eval { at: self.at, valid_loss, tokens, resident_bytes })
     }
 
     /// Writes a checkpoint and removes those that are not to be kept.
     fn save(&mut self, learner: &Learner, stage_done: bool, valid_here: bool) -> Result<()> {
         let metrics_bytes = self.metrics.sync()?;
+        let operations = self.operation_times();
         let Context { config, device, data, .. } = &mut *self.context;
         let mut parts: Vec<Part<'_>> = self
             .waiting
@@ -482,7 +493,7 @@ impl<'a, 'b> Side<'a, 'b> {
             tensorboard_bytes: 0,
             data: data.name(),
             levels: parts.iter().map(Part::saved).collect(),
-            operations: Vec::new(),
+            operations,
         };
         let with_model = config.train.keep_best && self.at.level == 1;
         let saved = checkpoint::save(&self.dir, &state, &parts, *device, |dir, device| match with_model {
@@ -498,19 +509,36 @@ impl<'a, 'b> Side<'a, 'b> {
 
     /// The last line of the metrics, and `model/`.
     fn finish(&mut self, learner: &Learner) -> Result<()> {
-        let sample = self.sample(learner)?;
+        let (operations, sample) = (self.operation_times(), self.sample(learner)?);
         let tokens = self.at.step as f64 * self.ids.len() as f64;
         self.metrics.write(&Event::Summary {
             at: self.at,
-            resident_bytes: resident_bytes().map(|(_, most)| most),
+            resident_bytes: memory::resident().map(|(_, most)| most),
             tokens_per_second: tokens / self.at.seconds.max(f64::MIN_POSITIVE),
             waited_seconds: 0.0,
-            operations: Vec::<OperationTime>::new(),
+            operations,
             sample,
         })?;
         self.metrics.sync()?;
         let Context { data, device, .. } = &mut *self.context;
         write_model(&self.dir.join("model"), &*learner.model, &learner.params, data, *device)
+    }
+
+    /// Time by operation in this process and before.
+    fn operation_times(&mut self) -> Vec<OperationTime> {
+        let now = self.context.device.timings().totals().filter(|total| total.calls > 0);
+        let mut all = self.operations.clone();
+        for Total { name, calls, seconds, flops } in now {
+            match all.iter_mut().find(|before| before.name == name) {
+                Some(before) => {
+                    before.calls += calls;
+                    before.seconds += seconds;
+                    before.flops += flops;
+                }
+                None => all.push(OperationTime { name: name.into(), calls, seconds, flops }),
+            }
+        }
+        all
     }
 
     /// How the model goes on after the first held-out tokens.

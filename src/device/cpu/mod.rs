@@ -23,12 +23,14 @@ mod scratch;
 
 use super::host::{Element, Host, View};
 use super::ops::{Op, StepState};
+use super::timing::Timings;
 use super::{Device, Graph};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use pool::Pool;
 use pulp::Arch;
 use scratch::Scratch;
+use std::time::Instant;
 
 /// See the module.
 pub struct Cpu {
@@ -36,12 +38,19 @@ pub struct Cpu {
     pool: Pool,
     scratch: Scratch,
     arch: Arch,
+    timings: Timings,
 }
 
 impl Cpu {
     /// `threads` 0: as many as the machine has.
     pub fn new(threads: usize) -> Self {
-        Cpu { host: Host::default(), pool: Pool::new(threads), scratch: Scratch::default(), arch: Arch::new() }
+        Cpu {
+            host: Host::default(),
+            pool: Pool::new(threads),
+            scratch: Scratch::default(),
+            arch: Arch::new(),
+            timings: Timings::default(),
+        }
     }
 
     pub fn threads(&self) -> usize {
@@ -148,7 +157,10 @@ impl Device for Cpu {
 
     fn run(&mut self, op: &Op) -> Result<()> {
         self.host.check(op, DType::F32)?;
-        self.dispatch(op)
+        let begin = Instant::now();
+        self.dispatch(op)?;
+        self.timings.add(op, op.cost().flops, begin);
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -160,9 +172,10 @@ impl Device for Cpu {
     }
 
     fn replay(&mut self, graph: Graph) -> Result<()> {
-        let mut i = 0;
-        while let Some(op) = self.host.captured(graph, i)? {
+        let (mut i, mut begin) = (0, Instant::now());
+        while let Some((op, flops)) = self.host.captured(graph, i)? {
             self.dispatch(&op)?;
+            begin = self.timings.add(&op, flops, begin);
             i += 1;
         }
         Ok(())
@@ -170,6 +183,10 @@ impl Device for Cpu {
 
     fn release(&mut self, graph: Graph) {
         self.host.release(graph);
+    }
+
+    fn timings(&mut self) -> &mut Timings {
+        &mut self.timings
     }
 }
 

@@ -96,6 +96,12 @@ macro_rules! operations {
                 match self { $(Op::$name(_) => $name::NAME),* }
             }
 
+            /// Position of its name in [`NAMES`].
+            pub fn number(&self) -> usize {
+                enum Number { $($name),* }
+                match self { $(Op::$name(_) => Number::$name as usize),* }
+            }
+
             pub fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
                 match self { $(Op::$name(op) => op.operands(visit)),* }
             }

@@ -7,14 +7,17 @@ mod training;
 
 use super::host::{Element, Host, View};
 use super::ops::Op;
+use super::timing::Timings;
 use super::{Device, Graph};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
+use std::time::Instant;
 
 /// See the module.
 #[derive(Default)]
 pub struct Reference {
     host: Host,
+    timings: Timings,
 }
 
 impl Reference {
@@ -29,6 +32,33 @@ impl Reference {
     /// All elements as one row.
     fn flat<T: Element>(&self, t: &Tensor) -> Result<View<'_, T>> {
         self.host.view(&t.reshape(&[t.numel()]))
+    }
+
+    /// Checks and runs an operation of so many FLOPs; of one that was not captured, none are known yet.
+    fn timed(&mut self, op: &Op, flops: Option<u64>) -> Result<()> {
+        self.host.check(op, DType::F64)?;
+        let begin = Instant::now();
+        match op {
+            Op::Accumulate(op) => self.accumulate(op),
+            Op::ActivationBackward(op) => self.activation_backward(op),
+            Op::AdamW(op) => self.adamw(op),
+            Op::Attention(op) => self.attention(op),
+            Op::AttentionBackward(op) => self.attention_backward(op),
+            Op::ColumnSum(op) => self.column_sum(op),
+            Op::CrossEntropy(op) => self.cross_entropy(op),
+            Op::Dropout(op) => self.dropout(op),
+            Op::Embedding(op) => self.embedding(op),
+            Op::EmbeddingBackward(op) => self.embedding_backward(op),
+            Op::Fill(op) => self.fill(op),
+            Op::GlobalNorm(op) => self.global_norm(op),
+            Op::LayerNorm(op) => self.layernorm(op),
+            Op::LayerNormBackward(op) => self.layernorm_backward(op),
+            Op::Linear(op) => self.linear(op),
+            Op::Multilevel(op) => self.multilevel(op),
+        }
+        .map_err(|e| e.at(op.name()))?;
+        self.timings.add(op, flops.unwrap_or_else(|| op.cost().flops), begin);
+        Ok(())
     }
 }
 
@@ -62,26 +92,7 @@ impl Device for Reference {
     }
 
     fn run(&mut self, op: &Op) -> Result<()> {
-        self.host.check(op, DType::F64)?;
-        match op {
-            Op::Accumulate(op) => self.accumulate(op),
-            Op::ActivationBackward(op) => self.activation_backward(op),
-            Op::AdamW(op) => self.adamw(op),
-            Op::Attention(op) => self.attention(op),
-            Op::AttentionBackward(op) => self.attention_backward(op),
-            Op::ColumnSum(op) => self.column_sum(op),
-            Op::CrossEntropy(op) => self.cross_entropy(op),
-            Op::Dropout(op) => self.dropout(op),
-            Op::Embedding(op) => self.embedding(op),
-            Op::EmbeddingBackward(op) => self.embedding_backward(op),
-            Op::Fill(op) => self.fill(op),
-            Op::GlobalNorm(op) => self.global_norm(op),
-            Op::LayerNorm(op) => self.layernorm(op),
-            Op::LayerNormBackward(op) => self.layernorm_backward(op),
-            Op::Linear(op) => self.linear(op),
-            Op::Multilevel(op) => self.multilevel(op),
-        }
-        .map_err(|e| e.at(op.name()))
+        self.timed(op, None)
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -94,8 +105,8 @@ impl Device for Reference {
 
     fn replay(&mut self, graph: Graph) -> Result<()> {
         let mut i = 0;
-        while let Some(op) = self.host.captured(graph, i)? {
-            self.run(&op)?;
+        while let Some((op, flops)) = self.host.captured(graph, i)? {
+            self.timed(&op, Some(flops))?;
             i += 1;
         }
         Ok(())
@@ -103,5 +114,9 @@ impl Device for Reference {
 
     fn release(&mut self, graph: Graph) {
         self.host.release(graph);
+    }
+
+    fn timings(&mut self) -> &mut Timings {
+        &mut self.timings
     }
 }

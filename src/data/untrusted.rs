@@ -1,0 +1,112 @@
+//! What a `tokenizer.json` of unknown origin may do to the tokenizers library, and how that is kept in bounds.
+//!
+//! The library panics on some files (a `Precompiled` normalizer whose table is damaged, for one), replaces text by texts of
+//! any length, and unrolls the counts of a pattern.
+
+use super::tokenizer::failed;
+use crate::bail;
+use crate::error::{Error, Result};
+use serde_json::Value;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// The most that replacements may lengthen a text. Published ones exchange a character for one or two.
+const MOST_GROWTH: usize = 256;
+/// The most that the counts of a pattern, as 3 in `\d{1,3}`, may multiply to.
+const MOST_REPEATS: usize = 10_000;
+/// Ids without a token that are fine in any vocabulary.
+const FREE_GAPS: usize = 1 << 16;
+
+/// Runs code of the library; a panic in it is an error.
+pub(super) fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    /// Calls under way on all threads.
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    static HOOK: Once = Once::new();
+    thread_local! {
+        static CALLING: Cell<bool> = const { Cell::new(false) };
+    }
+    HOOK.call_once(|| {
+        let before = take_hook();
+        set_hook(Box::new(move |panic| {
+            // The library's own threads have no names; a panic there ends up in the call as well.
+            let theirs = CALLS.load(Ordering::SeqCst) > 0 && thread::current().name().is_none();
+            if !CALLING.get() && !theirs {
+                before(panic);
+            }
+        }));
+    });
+    CALLS.fetch_add(1, Ordering::SeqCst);
+    CALLING.set(true);
+    let done = catch_unwind(AssertUnwindSafe(f));
+    CALLING.set(false);
+    CALLS.fetch_sub(1, Ordering::SeqCst);
+    match done {
+        Ok(result) => result.map_err(failed),
+        Err(_) => Err(Error::new(
+            "the tokenizers library broke off: the tokenizer is damaged or of a kind it cannot handle; save it again from \
+             the tokenizers library",
+        )),
+    }
+}
+
+/// Refuses replacements and patterns whose work has no bounds.
+pub(super) fn check(json: &Value) -> Result<()> {
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        let mut growth = 1usize;
+        walk(&json[part], &mut |object| {
+            if let Some(pattern) = object.get("pattern").and_then(|p| p.get("Regex")).and_then(Value::as_str) {
+                let repeats = repeats(pattern);
+                if repeats > MOST_REPEATS {
+                    bail!("{part}: the counts in the pattern {pattern:?} multiply to {repeats}; use a simpler pattern");
+                }
+            }
+            if let Some(content) = object.get("content").and_then(Value::as_str) {
+                let replaced = object.get("pattern").and_then(|p| p.get("String")).and_then(Value::as_str);
+                growth = growth.saturating_mul(content.len().div_ceil(replaced.map_or(1, |p| p.len().max(1))).max(1));
+            }
+            if let Some(prepended) = object.get("prepend").and_then(Value::as_str) {
+                growth = growth.saturating_mul(prepended.len().max(1));
+            }
+            Ok(())
+        })?;
+        if growth > MOST_GROWTH {
+            bail!("{part}: its replacements may make a text {growth} times as long; use another tokenizer");
+        }
+    }
+    Ok(())
+}
+
+/// Visits every object; the parser limits how deep they lie.
+fn walk(value: &Value, visit: &mut dyn FnMut(&serde_json::Map<String, Value>) -> Result<()>) -> Result<()> {
+    match value {
+        Value::Object(map) => {
+            visit(map)?;
+            map.values().try_for_each(|value| walk(value, visit))
+        }
+        Value::Array(items) => items.iter().try_for_each(|value| walk(value, visit)),
+        _ => Ok(()),
+    }
+}
+
+/// The product of the counts in braces, each taken at its largest: no less than what the pattern unrolls to.
+fn repeats(pattern: &str) -> usize {
+    let counts = pattern.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(count, _)| count);
+    let largest = counts.map(|count| count.split(',').filter_map(|n| n.trim().parse::<usize>().ok()).max());
+    largest.flatten().fold(1, |product, n| product.saturating_mul(n.max(1)))
+}
+
+/// Refuses a vocabulary with more ids than an embedding could sensibly have rows for its tokens. `largest` is the largest id
+/// of `tokens`.
+pub(super) fn check_ids(largest: u32, tokens: usize) -> Result<usize> {
+    let size = largest as usize + 1;
+    let gaps = size.saturating_sub(tokens);
+    if gaps > tokens.max(FREE_GAPS) {
+        bail!(
+            "{tokens} tokens have ids up to {largest}, and a model needs a row for each id; number the tokens without gaps"
+        );
+    }
+    Ok(size)
+}

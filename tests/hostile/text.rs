@@ -1,0 +1,112 @@
+//! Texts, plain and compressed. The frames made here have checksums, as those of `zstd` have: all damage is seen.
+//!
+//! Not seen: damage to a plain text that leaves it UTF-8, which is then another text.
+
+use crate::judge::{folder, judge, write};
+use crate::mutate::{self, Case};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use vcycle::data::text::{HeldOut, read_text, split};
+
+fn text() -> String {
+    (0..400).map(|i| format!("line {} of ä text, {}\n", i * i, i % 7)).collect()
+}
+
+#[test]
+fn damaged_archives() {
+    let dir = folder();
+    let path = dir.path().join("text.zst");
+    let valid = compress_to_vec(text().as_bytes(), CompressionLevel::Fastest);
+    write(&path, &valid);
+    assert_eq!(read_text(&path).expect("a valid archive"), text());
+    let end = valid.len();
+    for Case { name, bytes } in mutate::bytes(&valid, &[4, 5, 6, 9, end / 2, end - 4, end], 1, 100) {
+        write(&path, &bytes);
+        let at = path.clone();
+        let Ok(found) = judge("text.zst", &name, move || read_text(&at)) else { continue };
+        // Two whole archives are one whole text, by the format.
+        assert!(found == text() || bytes.len() == 2 * end && found == text().repeat(2), "{name}");
+    }
+    mutate::in_place_of(&path.clone(), |name| {
+        let at = path.clone();
+        judge("text.zst", name, move || read_text(&at)).expect_err(name);
+    });
+}
+
+/// A frame of blocks of 128 KiB of the letter a, four bytes each.
+fn bomb(blocks: usize) -> Vec<u8> {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58];
+    for i in 0..blocks {
+        let header = u32::from(i + 1 == blocks) | 1 << 1 | 131_072 << 3;
+        frame.extend(&header.to_le_bytes()[..3]);
+        frame.push(b'a');
+    }
+    frame
+}
+
+#[test]
+fn hostile_archives() {
+    let dir = folder();
+    let path = dir.path().join("text.zst");
+    let magic = [0x28, 0xb5, 0x2f, 0xfd];
+    let claims = |rest: &[u8]| [&magic[..], rest].concat();
+    let skippable = |length: u32, bytes: usize| {
+        [&0x184d_2a50u32.to_le_bytes()[..], &length.to_le_bytes(), &vec![0; bytes]].concat()
+    };
+    for (name, bytes) in [
+        ("a bomb of ten gigabytes", bomb(80_000)),
+        ("bombs one after the other", bomb(600).repeat(200)),
+        ("a window of 2^41", claims(&[0x00, 0xff, 0x01, 0x00, 0x00])),
+        ("a size of 2^64 - 1", claims(&[0xe0, 255, 255, 255, 255, 255, 255, 255, 255, 0x01, 0x00, 0x00])),
+        ("a dictionary", claims(&[0x03, 0x58, 1, 2, 3, 4, 0x01, 0x00, 0x00])),
+        ("a reserved block", claims(&[0x00, 0x58, 0x07, 0x00, 0x00])),
+        ("nothing but a magic number", claims(&[])),
+        ("an empty frame", claims(&[0x20, 0x00, 0x01, 0x00, 0x00])),
+        ("a skippable frame cut short", skippable(u32::MAX, 10)),
+        ("nothing but skippable frames", skippable(10, 10).repeat(1000)),
+        ("no archive", b"just a text\n".to_vec()),
+        ("not UTF-8", compress_to_vec(&b"caf\xe9\n"[..], CompressionLevel::Fastest)),
+        ("blank", compress_to_vec(&b" \n \n"[..], CompressionLevel::Fastest)),
+    ] {
+        write(&path, &bytes);
+        let at = path.clone();
+        judge("text.zst", name, move || read_text(&at)).expect_err(name);
+    }
+    write(&path, &bomb(100));
+    assert_eq!(read_text(&path).expect("a small one is a text").len(), 100 << 17);
+}
+
+#[test]
+fn damaged_texts() {
+    let dir = folder();
+    let path = dir.path().join("text.txt");
+    let valid = text().into_bytes();
+    for Case { name, bytes } in mutate::bytes(&valid, &[1, 100, valid.len()], 2, 60) {
+        write(&path, &bytes);
+        let at = path.clone();
+        let Ok(found) = judge("text.txt", &name, move || read_text(&at)) else { continue };
+        assert_eq!(found.as_bytes(), bytes, "{name}");
+        for (prefix, every) in [(None, 2), (None, usize::MAX), (Some("line 4"), 3), (Some("\0"), 2), (Some("ä"), 2)] {
+            let held_out = HeldOut { prefix: prefix.map(str::to_owned), every };
+            if let Ok((train, valid)) = split(&found, &held_out) {
+                assert_eq!(train.len() + valid.len(), found.len(), "{name}: {held_out:?}");
+            }
+        }
+    }
+    for (name, bytes) in [
+        ("Latin-1", &b"one\ntwo caf\xe9\n"[..]),
+        ("UTF-16", b"\xff\xfeo\x00n\x00e\x00"),
+        ("an overlong zero", b"a\xc0\x80b"),
+        ("a surrogate", b"a\xed\xa0\x80b"),
+        ("beyond Unicode", b"a\xf5\x80\x80\x80b"),
+        ("a character cut short", b"abc \xe2\x82"),
+        ("blank", b"\n\t \r\n"),
+    ] {
+        write(&path, bytes);
+        let at = path.clone();
+        judge("text.txt", name, move || read_text(&at)).expect_err(name);
+    }
+    mutate::in_place_of(&path.clone(), |name| {
+        let at = path.clone();
+        judge("text.txt", name, move || read_text(&at)).expect_err(name);
+    });
+}

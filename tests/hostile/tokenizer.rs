@@ -1,0 +1,166 @@
+//! `tokenizer.json`.
+//!
+//! Not seen: a tokenizer that became another sound one, whose tokens a model then takes for its own. Prepared folders have
+//! its sum; a model folder has none, as anywhere.
+
+use crate::judge::{folder, judge, write};
+use crate::mutate::{self, Case};
+use serde_json::{Value, json};
+use std::path::Path;
+use vcycle::data::tokenizer::Tokenizer;
+use vcycle::error::{At, Result};
+
+const TEXT: &str = "Some words, and 12 more.\n\nA line  with spaces\tand ünïcödé 日本 🦊\n";
+
+/// Loads, encodes and decodes, as every command with a text does.
+fn used(path: &Path) -> Result<(usize, Vec<u32>)> {
+    let tokenizer = Tokenizer::load(path)?;
+    let text = TEXT.repeat(20);
+    let ids = tokenizer.encode(&text).at(path.display())?;
+    // Decoding fails for some that encode, which is an error like another.
+    let decoded = tokenizer.decode(&ids).at(path.display())?;
+    assert!(decoded.len() <= 300 * text.len(), "decoding has bounds");
+    Ok((tokenizer.vocab_size(), ids))
+}
+
+fn check(path: &Path, name: &str) -> bool {
+    let at = path.to_path_buf();
+    match judge("tokenizer.json", name, move || used(&at)) {
+        Ok((size, ids)) => {
+            assert!(ids.iter().all(|&id| (id as usize) < size), "{name}");
+            assert!(size <= 200_000, "{name}: {size} rows of an embedding");
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn saved(path: &Path, spec: &str) -> Value {
+    let words: String = (0..500).map(|i| format!("word{} and {TEXT}", i % 17)).collect();
+    Tokenizer::from_spec(spec, &words).expect("a tokenizer").save(path).expect("saved");
+    serde_json::from_slice(&std::fs::read(path).expect("bytes")).expect("JSON")
+}
+
+#[test]
+fn damaged_tokenizers() {
+    let dir = folder();
+    let path = dir.path().join("tokenizer.json");
+    for (spec, seed) in [("byte", 1), ("bpe:280", 2), ("char", 3)] {
+        let value = saved(&path, spec);
+        assert!(check(&path, spec), "{spec} is valid");
+        let valid = std::fs::read(&path).expect("bytes");
+        let mut cases = mutate::bytes(&valid, &[1, 100, valid.len() / 2, valid.len()], seed, 15);
+        // Most places are tokens: the parts around them are drawn from apart.
+        cases.extend(mutate::json(&value, seed, 20));
+        let mut around = value.clone();
+        around["model"]["vocab"] = json!({"a": 0, "b": 1});
+        around["model"]["merges"] = json!([]);
+        cases.extend(mutate::json(&around, seed, 60));
+        for Case { name, bytes } in cases {
+            write(&path, &bytes);
+            check(&path, &format!("{spec}: {name}"));
+        }
+    }
+    mutate::in_place_of(&path.clone(), |name| assert!(!check(&path, name), "{name}"));
+}
+
+#[test]
+fn hostile_tokenizers() {
+    let dir = folder();
+    let path = dir.path().join("tokenizer.json");
+    let byte = saved(&path, "byte");
+    let with = |changes: &[(&str, Value)]| {
+        let mut json = byte.clone();
+        for (pointer, value) in changes {
+            *json.pointer_mut(pointer).expect("a place") = value.clone();
+        }
+        write(&path, json.to_string().as_bytes());
+    };
+    let token = |id: u64| json!([{"id": id, "content": "<t>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}]);
+    let vocab = |id: u64| {
+        let mut vocab = byte["model"]["vocab"].clone();
+        vocab["<t>"] = id.into();
+        vocab
+    };
+    for id in [1 << 20, i32::MAX as u64, 1 << 31, u64::from(u32::MAX), 1 << 32, u64::MAX] {
+        with(&[("/added_tokens", token(id)), ("/model/vocab", vocab(id))]);
+        assert!(!check(&path, &format!("a token {id}")));
+        with(&[("/model/vocab", vocab(id))]);
+        assert!(!check(&path, &format!("a token {id} in the vocabulary")));
+    }
+    with(&[("/added_tokens", token(300)), ("/model/vocab", vocab(300))]);
+    assert!(check(&path, "a gap"));
+    let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let sequence = |kind: &str, part: Value, count: usize| json!({"type": "Sequence", kind: vec![part; count]});
+    let doubled = replace(json!({"String": "a"}), "aa");
+    let long = "x".repeat(100_000);
+    for (name, normalizer) in [
+        ("doubles forty times", sequence("normalizers", doubled.clone(), 40)),
+        ("replaces by a long text", replace(json!({"String": "e"}), &long)),
+        ("replaces nothing by a long text", replace(json!({"Regex": ""}), &long)),
+        ("prepends a long text", json!({"type": "Prepend", "prepend": long})),
+        ("has a damaged table", json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"})),
+        ("has a table of no bytes", json!({"type": "Precompiled", "precompiled_charsmap": ""})),
+        ("unrolls", replace(json!({"Regex": "(?=(((a{500}){500}){500}))"}), "b")),
+        ("is a number", json!(5)),
+    ] {
+        with(&[("/normalizer", normalizer)]);
+        assert!(!check(&path, &format!("a normalizer that {name}")));
+    }
+    with(&[("/normalizer", replace(json!({"String": " "}), "\u{2581}"))]);
+    assert!(check(&path, "SentencePiece's replacement"));
+    for (name, decoder) in [
+        ("doubles forty times", sequence("decoders", doubled, 40)),
+        ("replaces by a long text", replace(json!({"Regex": "."}), &long)),
+        ("is a number", json!(5)),
+        ("is unknown", json!({"type": "Nothing"})),
+    ] {
+        with(&[("/decoder", decoder)]);
+        assert!(!check(&path, &format!("a decoder that {name}")));
+    }
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    for pattern in [
+        r"(a+)+\1$",
+        r"(?=(x+x+)+y)",
+        r"(\w+\s?)+(?!.)$",
+        r"((((((.*)*)*)*)*)*)\1",
+        "(",
+        r"\p{Nothing}",
+        "a{4000000000}",
+        "(?:a{9999}){9999}",
+    ] {
+        with(&[("/pre_tokenizer", split(pattern))]);
+        check(&path, &format!("the pattern {pattern}"));
+    }
+    for (kind, fields) in [
+        ("WordLevel", json!({"vocab": {"a": 0}, "unk_token": "nowhere"})),
+        (
+            "WordPiece",
+            json!({"vocab": {"a": 0}, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": u64::MAX}),
+        ),
+        ("Unigram", json!({"vocab": [["a", 0.0]], "unk_id": 5})),
+        ("Unigram", json!({"vocab": [["a", -1e308], ["b", 1e308]], "unk_id": 0})),
+        ("Unigram", json!({"vocab": [], "unk_id": null})),
+        ("Unigram", json!({"vocab": [["", 0.0]], "unk_id": 0, "byte_fallback": true})),
+        ("BPE", json!({"vocab": {"a": 0, "b": 1}, "merges": ["a b"]})),
+        ("BPE", json!({"vocab": {"a": 0, "b": 0}, "merges": []})),
+        ("BPE", json!({"vocab": {}, "merges": []})),
+        ("BPE", json!({"vocab": {"a": 0, "aa": 1}, "merges": [["a", "a"]], "unk_token": "u", "dropout": 2.0})),
+        ("Nothing", json!({})),
+    ] {
+        let mut model = fields.clone();
+        model["type"] = kind.into();
+        with(&[("/model", model)]);
+        check(&path, &format!("a model {kind} {fields}"));
+    }
+    with(&[
+        ("/truncation", json!({"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 0})),
+        (
+            "/padding",
+            json!({"strategy": {"Fixed": 1u64 << 40}, "direction": "Left", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}),
+        ),
+    ]);
+    let at = path.clone();
+    let (_, ids) = judge("tokenizer.json", "truncation and padding", move || used(&at)).expect("both are switched off");
+    assert_eq!(ids.len(), 20 * TEXT.len());
+}

@@ -1,0 +1,103 @@
+//! Promise: a device tells where its time went, per operation and as a trace that viewers open.
+
+use serde_json::Value;
+use std::time::Instant;
+use vcycle::device::cpu::Cpu;
+use vcycle::device::ops::{Fill, GlobalNorm, NAMES, Op};
+use vcycle::device::reference::Reference;
+use vcycle::device::timing::{Timings, Work};
+use vcycle::device::{Device, alloc_tensor, write_floats};
+use vcycle::report::trace;
+
+/// A norm and a fill, three times replayed and once run alone.
+fn work(device: &mut dyn Device) -> [Op; 2] {
+    let float = device.float();
+    let mut vector = |n: usize| alloc_tensor(device, float, &[n]).expect("memory");
+    let (x, partials, norm) = (vector(1000), vector(GlobalNorm::partials(1000)), vector(1));
+    write_floats(device, &x, &(0..1000).map(|i| f64::from(i).sin()).collect::<Vec<_>>()).expect("written");
+    let ops: [Op; 2] = [GlobalNorm { x, partials, norm }.into(), Fill { out: x, value: 0.5 }.into()];
+    let graph = device.capture(&ops).expect("a list");
+    (0..3).for_each(|_| device.replay(graph).expect("a run"));
+    device.run(&ops[1]).expect("a run");
+    ops
+}
+
+#[test]
+fn totals_add_up() {
+    for device in [&mut Cpu::new(2) as &mut dyn Device, &mut Reference::default()] {
+        let begin = Instant::now();
+        let ops = work(device);
+        let wall = begin.elapsed().as_secs_f64();
+        let totals: Vec<_> = device.timings().totals().collect();
+        assert_eq!(totals.iter().map(|t| t.name).collect::<Vec<_>>(), NAMES);
+        for t in &totals {
+            let of = |op: &Op, calls: u64| (calls, calls * op.cost().flops);
+            let expected = ops.iter().zip([3, 4]).find(|(op, _)| op.name() == t.name);
+            let (calls, flops) = expected.map_or((0, 0), |(op, calls)| of(op, calls));
+            assert_eq!((t.calls, t.flops), (calls, flops), "{}", t.name);
+            assert_eq!(t.seconds > 0.0, calls > 0, "{}", t.name);
+        }
+        assert!(totals.iter().map(|t| t.seconds).sum::<f64>() <= wall);
+        assert_eq!(device.timings().spans(), (&[][..], 0), "nobody asked for spans");
+        device.timings().reset();
+        assert!(device.timings().totals().all(|t| t.calls == 0 && t.seconds == 0.0 && t.flops == 0));
+    }
+}
+
+#[test]
+fn spans_lie_in_their_mark_and_in_order() {
+    let mut device = Cpu::new(2);
+    device.timings().record(100);
+    let begin = Instant::now();
+    let ops = work(&mut device);
+    device.timings().mark("step", 7, begin);
+    let (spans, left_out) = device.timings().spans();
+    assert_eq!((spans.len(), left_out), (8, 0));
+    let (step, operations) = spans.split_last().expect("spans");
+    assert_eq!((step.name, step.work), ("step", Work::Mark { number: 7 }));
+    for pair in operations.windows(2) {
+        assert!(pair[0].start + pair[0].length <= pair[1].start, "{pair:?}");
+    }
+    for span in operations {
+        assert!(step.start <= span.start && span.start + span.length <= step.start + step.length, "{span:?}");
+    }
+    let Work::Operation { flops, shape } = operations[1].work else { panic!("{:?}", operations[1]) };
+    assert_eq!((operations[1].name, flops, shape.dims()), ("fill", ops[1].cost().flops, &[1000][..]));
+    device.timings().record(3);
+    work(&mut device);
+    assert_eq!((device.timings().spans().0.len(), device.timings().spans().1), (3, 4));
+}
+
+/// The events of a trace, as a viewer reads them.
+fn written(timings: &Timings) -> (Vec<Value>, Value) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out/trace.json");
+    trace::write(&path, timings).expect("written");
+    let mut trace: Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    let Value::Array(events) = trace["traceEvents"].take() else { panic!("no list of events") };
+    (events, trace)
+}
+
+#[test]
+fn traces_are_what_viewers_read() {
+    let mut device = Cpu::new(1);
+    device.timings().record(7);
+    let begin = Instant::now();
+    work(&mut device);
+    device.timings().mark("evaluation", 0, begin);
+    let (events, rest) = written(device.timings());
+    assert_eq!(rest["otherData"]["spans_left_out"], 1);
+    let (tracks, spans): (Vec<_>, Vec<_>) = events.into_iter().partition(|e| e["ph"] == "M");
+    assert_eq!(tracks.iter().map(|t| &t["args"]["name"]).collect::<Vec<_>>(), ["run", "device"]);
+    assert_eq!(spans.len(), 7);
+    for (event, span) in spans.iter().zip(device.timings().spans().0) {
+        assert_eq!((&event["ph"], &event["name"], &event["tid"]), (&"X".into(), &span.name.into(), &tracks[1]["tid"]));
+        assert!((event["ts"].as_f64().expect("a time") - span.start.as_secs_f64() * 1e6).abs() < 1e-2);
+        assert!((event["dur"].as_f64().expect("a time") - span.length.as_secs_f64() * 1e6).abs() < 1e-2);
+        let args = &event["args"];
+        assert!(args["flops"].is_u64() && args["gflops_per_second"].is_f64() && args["shape"].is_array(), "{event}");
+    }
+    let table = trace::Table(device.timings()).to_string();
+    assert!(table.contains("fill") && !table.contains("linear"), "{table}");
+    assert_eq!(written(&Timings::default()).0.len(), 2, "no spans, but still a trace");
+}
