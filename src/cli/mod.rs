@@ -1,11 +1,13 @@
 //! The command line: one file per subcommand, no logic of its own.
 
 mod coalesce;
+mod compare;
 mod decoalesce;
 mod eval;
 mod generate;
 mod info;
 mod interpolate;
+mod report;
 mod rules;
 mod train;
 
@@ -34,6 +36,8 @@ enum Command {
     Interpolate(interpolate::Args),
     Eval(eval::Args),
     Generate(generate::Args),
+    Compare(compare::Args),
+    Report(report::Args),
     Info(info::Args),
 }
 
@@ -98,6 +102,8 @@ impl Cli {
             Command::Interpolate(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Generate(args) => args.run(),
+            Command::Compare(args) => args.run(),
+            Command::Report(args) => args.run(),
             Command::Info(args) => args.run(),
         }
     }

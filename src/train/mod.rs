@@ -6,3 +6,4 @@ pub mod metrics;
 pub mod progress;
 pub mod run;
 pub mod schedule;
+pub mod tensorboard;
