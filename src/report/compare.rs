@@ -187,7 +187,7 @@ impl Against {
     }
 }
 
-/// FLOPs with an exponent that is a multiple of three: `8.84e12`.
+/// Three digits with an exponent that is a multiple of three: `8.84e12`.
 pub fn engineering(value: f64) -> String {
     let exponent = if value >= 1.0 { value.log10().floor() as i32 / 3 * 3 } else { 0 };
     let (mantissa, exponent) = match value / 10f64.powi(exponent) {
@@ -195,11 +195,19 @@ pub fn engineering(value: f64) -> String {
         m if m >= 999.5 => (m / 1000.0, exponent + 3),
         m => (m, exponent),
     };
+    if mantissa == 0.0 {
+        return "0".to_string();
+    }
     let digits = if mantissa >= 99.95 { 0 } else { 1 + usize::from(mantissa < 9.995) };
     match exponent {
         0 => format!("{mantissa:.digits$}"),
         e => format!("{mantissa:.digits$}e{e}"),
     }
+}
+
+/// Seconds, with the digits that tell short runs apart.
+pub fn in_seconds(seconds: f64) -> String {
+    format!("{seconds:.0$}", if seconds < 10.0 { 2 } else { 1 })
 }
 
 /// `20.0 %`.
@@ -249,11 +257,11 @@ impl fmt::Display for Comparison {
                 loss(best.loss),
                 best.step.to_string(),
                 engineering(best.flops as f64),
-                format!("{:.1}", best.seconds),
+                in_seconds(best.seconds),
                 loss(last.loss),
                 run.steps.to_string(),
                 engineering(run.flops as f64),
-                format!("{:.1}", run.seconds),
+                in_seconds(run.seconds),
             ])
         });
         let header = ["run", "best loss", "at step", "FLOPs", "seconds", "final loss", "steps", "FLOPs", "seconds"];
@@ -273,15 +281,15 @@ impl Comparison {
         if best.flops == 0 {
             return writeln!(f, "\n{base} never improved on its initial weights, so nothing is compared with it");
         }
-        let (flops, seconds) = (engineering(best.flops as f64), best.seconds);
-        writeln!(f, "\nas good as {base} at its best: {:.4}, after {flops} FLOPs and {seconds:.1} s", best.loss)?;
+        let (flops, seconds) = (engineering(best.flops as f64), in_seconds(best.seconds));
+        writeln!(f, "\nas good as {base} at its best: {:.4}, after {flops} FLOPs and {seconds} s", best.loss)?;
         let rows = pairs.iter().map(|pair| match (pair.reached, pair.flops_saved, pair.seconds_saved) {
             (Some(mark), Some(flops), Some(seconds)) => Row::Cells(vec![
                 pair.run.clone(),
                 mark.step.to_string(),
                 engineering(mark.flops as f64),
                 percent(flops),
-                format!("{:.1}", mark.seconds),
+                in_seconds(mark.seconds),
                 percent(seconds),
             ]),
             _ => Row::Sentence(pair.run.clone(), pair.never()),

@@ -1,7 +1,6 @@
 //! Pictures of runs: held-out loss against FLOPs and seconds, and how training went.
 
-use super::compare::engineering;
-use super::plot::{Curve, Format, Panel, Picture, Segment, Shade, range};
+use super::plot::{Curve, Panel, Picture, Segment, Shade, Ticks, range};
 use super::run::{Position, Side, Step};
 use super::savings;
 
@@ -16,34 +15,12 @@ fn seconds(at: &Position) -> f64 {
     at.seconds
 }
 
-/// Ticks of an axis of FLOPs.
-fn short_engineering(x: f64) -> String {
-    let text = engineering(x);
-    match text.split_once('e') {
-        Some((mantissa, exponent)) if mantissa.contains('.') => {
-            format!("{}e{exponent}", mantissa.trim_end_matches('0').trim_end_matches('.'))
-        }
-        _ if x == 0.0 => "0".to_string(),
-        _ => text,
-    }
-}
-
-/// Ticks of other axes: as many digits as are needed, large and tiny numbers with an exponent.
-fn plain(x: f64) -> String {
-    // Ticks are sums, so zero may come out as some 1e-19.
-    match x.abs() {
-        tiny if tiny < 1e-12 => "0".to_string(),
-        a if (1e-3..1e6).contains(&a) => format!("{}", (x * 1e6).round() / 1e6),
-        _ => format!("{}", format_args!("{:e}", (x * 1e12).round() / 1e12)),
-    }
-}
-
 /// Held-out loss of runs, against FLOPs and against seconds, with a line across at the best of each baseline.
 pub fn held_out(sides: &[&Side], baselines: &[usize]) -> Picture {
     let best = |side: &Side| savings::best(&side.points()).map(|at| side.points()[at].loss);
     let levels: Vec<(f64, usize)> = baselines.iter().filter_map(|&i| Some((best(sides[i])?, i))).collect();
     let losses = losses_shown(sides, &levels);
-    let panel = |title: &str, x_label: &str, axis: Axis, x_format: Format| {
+    let panel = |title: &str, x_label: &str, axis: Axis, x_ticks: Ticks| {
         let end = sides.iter().flat_map(|side| &side.evals).map(|eval| axis(&eval.at)).fold(0.0, f64::max);
         let curve = |(colour, side): (usize, &&Side)| Curve { colour, segments: evaluations(side, axis), marked: true };
         Panel {
@@ -52,8 +29,8 @@ pub fn held_out(sides: &[&Side], baselines: &[usize]) -> Picture {
             y_label: "held-out loss (nats per token)".to_string(),
             x: range(0.0, 1.02 * end),
             y: losses.clone(),
-            x_format,
-            y_format: plain,
+            x_ticks,
+            y_ticks: Ticks::Plain,
             curves: sides.iter().enumerate().map(curve).collect(),
             levels: levels.clone(),
             shades: shades(sides, axis),
@@ -69,8 +46,8 @@ pub fn held_out(sides: &[&Side], baselines: &[usize]) -> Picture {
         description: format!("Held-out loss against FLOPs and against seconds. {}", runs.join("; ")),
         legend,
         panels: vec![
-            panel("Held-out loss against FLOPs, all levels counted", "FLOPs", flops, short_engineering),
-            panel("Held-out loss against time", "seconds of training", seconds, plain),
+            panel("Held-out loss against FLOPs, all levels counted", "FLOPs", flops, Ticks::Engineering),
+            panel("Held-out loss against time", "seconds of training", seconds, Ticks::Plain),
         ],
     }
 }
@@ -150,8 +127,8 @@ pub fn training(sides: &[&Side]) -> Option<Picture> {
             y_label: y_label.to_string(),
             x: range(0.0, 1.02 * end),
             y: usual(&curves, from_zero),
-            x_format: plain,
-            y_format: plain,
+            x_ticks: Ticks::Plain,
+            y_ticks: Ticks::Plain,
             curves,
             levels: Vec::new(),
             shades: shades(sides, |at| at.step as f64),

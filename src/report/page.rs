@@ -1,10 +1,10 @@
 //! The parts of a run's page. What comes from files is escaped in the cells and paragraphs that take it.
 
-use super::compare::{engineering, percent};
+use super::compare::{engineering, in_seconds, percent};
 use super::plot::Picture;
 use super::printable;
-use super::run::{Operation, Position, Run, Sample, Side, Stage};
-use super::savings::Savings;
+use super::run::{Operation, Operator, Position, Run, Sample, Side, Stage};
+use super::savings::{Point, Savings, saved};
 use crate::error::Result;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ caption { text-align: left; font-weight: bold; padding-bottom: 0.3em; }
 th, td { padding: 0.2em 0.8em; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
 th { border-bottom: 1px solid #888; }
 th:first-child, td:first-child { text-align: left; }
-td.bar { width: 300px; text-align: left; }
+td.bar { width: 300px; }
 td.bar div { height: 1em; margin-top: 0.25em; background: #0072b2; }
 pre { padding: 1em; background: #f5f5f5; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content auto; gap: 0.2em 1em; }
@@ -82,10 +82,13 @@ impl Page {
         Ok(())
     }
 
-    /// Cells of text; nothing where there are no rows.
+    /// Cells of text. Columns that say nothing are left out, and so is a table without rows.
     pub fn table(&mut self, caption: &str, header: &[&str], rows: &[Vec<String>]) {
-        let cells = |row: &Vec<String>| row.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect::<String>();
-        self.table_of(caption, header, rows.iter().map(cells));
+        let says = |&column: &usize| rows.iter().any(|row| !row[column].is_empty());
+        let columns: Vec<usize> = (0..header.len()).filter(says).collect();
+        let cell = |row: &Vec<String>, column: usize| format!("<td>{}</td>", escape(&row[column]));
+        let cells = rows.iter().map(|row| columns.iter().map(|&column| cell(row, column)).collect::<String>());
+        self.table_of(caption, &columns.iter().map(|&column| header[column]).collect::<Vec<_>>(), cells);
     }
 
     /// The same from rows of HTML.
@@ -95,10 +98,11 @@ impl Page {
             return;
         }
         let header: String = header.iter().map(|cell| format!("<th scope=\"col\">{}</th>", escape(cell))).collect();
-        self.raw(&format!(
-            "<table>\n<caption>{}</caption>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n",
-            escape(caption)
-        ));
+        let caption = match caption {
+            "" => String::new(),
+            text => format!("<caption>{}</caption>\n", escape(text)),
+        };
+        self.raw(&format!("<table>\n{caption}<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"));
     }
 
     pub fn finish(mut self) -> String {
@@ -114,7 +118,21 @@ fn savings_of(run: &Run) -> Option<Savings> {
 /// What the run came to, in a sentence.
 pub fn headline(run: &Run) -> String {
     if let Some(savings) = savings_of(run) {
-        return savings.sentence();
+        let Some((flops, seconds)) = savings.fractions() else {
+            return format!(
+                "Nothing is saved: the V-cycle stays {:.4} above the scratch run's best loss, {:.4}.",
+                savings.vcycle_best.loss - savings.scratch.loss,
+                savings.scratch.loss
+            );
+        };
+        let change =
+            |saved: f64, words: [&str; 2]| format!("{:.1} % {}", 100.0 * saved.abs(), words[usize::from(saved < 0.0)]);
+        return format!(
+            "The V-cycle is as good as the scratch run ever was (held-out loss {:.4}) with {} FLOPs and in {} time.",
+            savings.scratch.loss,
+            change(flops, ["fewer", "more"]),
+            change(seconds, ["less", "more"])
+        );
     }
     let Some(side) = run.sides().into_iter().find(|side| side.of_target().next().is_some()) else {
         return "No evaluation of level 1 yet.".to_string();
@@ -140,11 +158,11 @@ fn duration(seconds: f64) -> String {
 /// What both sides used, and where one was as good as the other.
 pub fn savings(page: &mut Page, run: &Run) {
     let Some(savings) = savings_of(run) else { return };
-    let row = |what: &str, point: &super::savings::Point, against: bool| {
-        let (flops, seconds) = super::savings::saved(point, &savings.scratch);
+    let row = |what: &str, point: &Point, against: bool| {
+        let (flops, seconds) = saved(point, &savings.scratch);
         let share = |saved: f64| if against { percent(saved) } else { String::new() };
         let flops_used = engineering(point.flops as f64);
-        let seconds_used = format!("{:.1}", point.seconds);
+        let seconds_used = in_seconds(point.seconds);
         vec![what.to_string(), format!("{:.4}", point.loss), flops_used, share(flops), seconds_used, share(seconds)]
     };
     let mut rows = vec![row("scratch at its best", &savings.scratch, false)];
@@ -156,50 +174,48 @@ pub fn savings(page: &mut Page, run: &Run) {
     );
 }
 
-/// One stage, from whatever lines speak of it.
+/// The first and the last position of a stage, from whatever lines speak of it.
+fn span(side: &Side, stage: usize) -> (Position, Position) {
+    let begun = side.stages.iter().map(|stage| stage.at);
+    let lines = begun.chain(side.steps.iter().map(|step| step.at)).chain(side.evals.iter().map(|eval| eval.at));
+    let of_stage: Vec<Position> = lines.filter(|at| at.stage == stage).collect();
+    let order = |at: &&Position| (at.step, at.flops);
+    let first = of_stage.iter().min_by_key(order).copied().unwrap_or_default();
+    (first, of_stage.iter().max_by_key(order).copied().unwrap_or_default())
+}
+
 fn stage_row(side: &Side, number: usize) -> Vec<String> {
-    let of_stage = |at: &Position| at.stage == number;
-    let evals: Vec<_> = side.evals.iter().filter(|eval| of_stage(&eval.at)).collect();
-    let lines = evals.iter().map(|eval| eval.at).chain(side.steps.iter().map(|step| step.at).filter(of_stage));
-    let begun: Option<&Stage> = side.stages.iter().find(|stage| of_stage(&stage.at));
-    let lines: Vec<Position> = lines.chain(begun.map(|stage| stage.at)).collect();
-    let (first, last) =
-        lines.iter().fold((Position { step: u64::MAX, ..Position::default() }, Position::default()), |(a, b), at| {
-            (if at.step < a.step { *at } else { a }, if (at.step, at.flops) >= (b.step, b.flops) { *at } else { b })
-        });
-    let entered: Vec<String> = side
-        .operators
-        .iter()
-        .filter(|operator| of_stage(&operator.at))
-        .map(|operator| match operator.alpha {
-            Some(alpha) => format!("{}, alpha {alpha}", operator.name),
-            None => operator.name.clone(),
-        })
-        .collect();
-    let number_of = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
-    let size = match begun.and_then(|stage| Some((stage.layers?, stage.width?))) {
-        Some((layers, width)) => format!("{layers} x {width}"),
-        None => String::new(),
-    };
-    let loss = |eval: Option<&&super::run::Eval>| eval.map_or(String::new(), |eval| format!("{:.4}", eval.loss));
-    let planned = begun.and_then(|stage| stage.steps);
+    let (first, last) = span(side, number);
+    let begun = side.stages.iter().find(|stage| stage.at.stage == number);
+    let of_begun = |value: &dyn Fn(&Stage) -> Option<String>| begun.and_then(value).unwrap_or_default();
+    let operators = side.operators.iter().filter(|operator| operator.at.stage == number);
+    let entered: Vec<String> = operators.map(entered_by).collect();
+    let mut losses = side.evals.iter().filter(|eval| eval.at.stage == number).map(|eval| format!("{:.4}", eval.loss));
+    let loss_first = losses.next().unwrap_or_default();
     let done = last.step.saturating_sub(first.step);
     vec![
         side.name.clone(),
         number.to_string(),
         last.level.to_string(),
-        size,
-        number_of(begun.and_then(|stage| stage.parameters)),
-        if entered.is_empty() { "initialised".to_string() } else { entered.join("; ") },
-        match planned.filter(|&planned| planned != done) {
+        of_begun(&|stage| Some(format!("{} x {}", stage.layers?, stage.width?))),
+        of_begun(&|stage| Some(stage.parameters?.to_string())),
+        if number == 1 { "initialised".to_string() } else { entered.join("; ") },
+        match begun.and_then(|stage| stage.steps).filter(|&planned| planned != done) {
             Some(planned) => format!("{done} of {planned}"),
             None => done.to_string(),
         },
         engineering(last.flops.saturating_sub(first.flops) as f64),
-        format!("{:.1}", last.seconds - first.seconds),
-        loss(evals.first()),
-        loss(evals.last()),
+        in_seconds(last.seconds - first.seconds),
+        loss_first.clone(),
+        losses.next_back().unwrap_or(loss_first),
     ]
+}
+
+fn entered_by(operator: &Operator) -> String {
+    match operator.alpha {
+        Some(alpha) => format!("{}, alpha {alpha}", operator.name),
+        None => operator.name.clone(),
+    }
 }
 
 pub fn stages(page: &mut Page, sides: &[&Side]) {
@@ -224,7 +240,7 @@ pub fn stages(page: &mut Page, sides: &[&Side]) {
         "loss at begin",
         "at end",
     ];
-    page.table("Stages", &header, &rows);
+    page.table("", &header, &rows);
 }
 
 pub fn speed(page: &mut Page, sides: &[&Side]) {
@@ -242,13 +258,13 @@ pub fn speed(page: &mut Page, sides: &[&Side]) {
             measured(summary.and_then(|summary| summary.tokens_per_second), 0),
             rate,
             memory.map_or(String::new(), |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20))),
-            format!("{:.1}", side.end.seconds),
+            in_seconds(side.end.seconds),
             measured(summary.and_then(|summary| summary.waited_seconds), 2),
         ]
     };
     let header =
         ["side", "tokens/s", "GFLOP/s", "peak memory (MiB)", "seconds of training", "of them waiting for batches"];
-    page.table("Speed and memory", &header, &sides.iter().map(row).collect::<Vec<_>>());
+    page.table("", &header, &sides.iter().map(row).collect::<Vec<_>>());
 }
 
 /// A bar and a row for every operation, the longest first.
@@ -261,7 +277,11 @@ pub fn operations(page: &mut Page, sides: &[&Side]) {
         let total = all.iter().map(|operation| operation.seconds).sum::<f64>().max(f64::MIN_POSITIVE);
         let rows = all.into_iter().map(|operation| {
             let Operation { name, calls, seconds, flops } = operation;
-            let rate = if *seconds > 0.0 { format!("{:.1}", *flops as f64 / seconds / 1e9) } else { String::new() };
+            let rate = if *seconds > 0.0 && *flops > 0 {
+                format!("{:.1}", *flops as f64 / seconds / 1e9)
+            } else {
+                String::new()
+            };
             format!(
                 "<td>{}</td><td>{calls}</td><td>{seconds:.3}</td><td>{}</td>\
                  <td class=\"bar\"><div style=\"width:{:.1}%\"></div></td><td>{}</td><td>{rate}</td>",
@@ -271,7 +291,7 @@ pub fn operations(page: &mut Page, sides: &[&Side]) {
                 engineering(*flops as f64),
             )
         });
-        let header = ["operation", "calls", "seconds", "share", "time", "FLOPs", "GFLOP/s"];
+        let header = ["operation", "calls", "seconds", "share", "", "FLOPs", "GFLOP/s"];
         page.table_of(&format!("Time per operation: {}", side.name), &header, rows);
     }
 }

@@ -1,5 +1,6 @@
 //! Drawing: panels of curves under one legend, as SVG. Text stays text, so drawing needs no fonts.
 
+use super::compare::engineering;
 use crate::error::{Error, Result};
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
@@ -34,7 +35,37 @@ pub struct Shade {
 }
 
 /// How an axis writes its numbers.
-pub type Format = fn(f64) -> String;
+#[derive(Clone, Copy, Debug)]
+pub enum Ticks {
+    /// `2.5e12`.
+    Engineering,
+    /// As many digits as the range needs.
+    Plain,
+}
+
+impl Ticks {
+    fn write(self, value: f64, range: &Range<f64>) -> String {
+        let height = range.end - range.start;
+        // Ticks are sums, so zero may come out as some 1e-19.
+        if value.abs() < 1e-9 * height {
+            return "0".to_string();
+        }
+        match self {
+            Ticks::Engineering => {
+                let text = engineering(value);
+                match text.split_once('e') {
+                    Some((mantissa, exponent)) if mantissa.contains('.') => {
+                        format!("{}e{exponent}", mantissa.trim_end_matches('0').trim_end_matches('.'))
+                    }
+                    _ => text,
+                }
+            }
+            Ticks::Plain if height < 1e-4 || height > 1e7 => format!("{value:.1e}"),
+            // Some five ticks, a round number apart.
+            Ticks::Plain => format!("{value:.0$}", (-(height / 5.0).log10()).ceil().max(0.0) as usize),
+        }
+    }
+}
 
 /// One pair of axes. Curves are cut at the upper end of `y`.
 #[derive(Clone, Debug)]
@@ -44,8 +75,8 @@ pub struct Panel {
     pub y_label: String,
     pub x: Range<f64>,
     pub y: Range<f64>,
-    pub x_format: Format,
-    pub y_format: Format,
+    pub x_ticks: Ticks,
+    pub y_ticks: Ticks,
     pub curves: Vec<Curve>,
     /// Dotted lines across, with their colours.
     pub levels: Vec<(f64, usize)>,
@@ -74,7 +105,7 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(60, 60, 60),
 ];
 const INK: RGBColor = RGBColor(34, 34, 34);
-const GRID: RGBColor = RGBColor(222, 222, 222);
+const GRID: RGBColor = RGBColor(214, 214, 214);
 
 /// Plotters rounds to whole pixels; drawing larger than shown keeps curves smooth.
 const SCALE: u32 = 4;
@@ -170,10 +201,11 @@ impl Picture {
 
     /// The legend, broken into rows that fit.
     fn legend_rows(&self) -> Vec<Vec<Entry>> {
-        let runs = self.legend.iter().map(|(text, colour)| (shorten(text), Sign::Run(*colour)));
+        let marked = self.panels.iter().flat_map(|p| &p.curves).any(|curve| curve.marked);
+        let runs = self.legend.iter().map(|(text, colour)| (shorten(text), Sign::Run(*colour, marked)));
         let below = self.panels.iter().flat_map(|p| &p.curves).flat_map(|c| &c.segments).any(|s| s.below);
         let signs = [
-            (below, "level 2 and below, its own loss", Sign::Below),
+            (below, "level 2 and below", Sign::Below),
             (self.panels.iter().any(|p| !p.levels.is_empty()), "best loss of a baseline", Sign::Level),
         ];
         let signs = signs.into_iter().filter(|(there, ..)| *there).map(|(_, text, sign)| (text.to_string(), sign));
@@ -203,7 +235,8 @@ fn shorten(name: &str) -> String {
 }
 
 enum Sign {
-    Run(usize),
+    /// Colour, and whether its points are marked.
+    Run(usize, bool),
     Below,
     Level,
 }
@@ -220,9 +253,11 @@ impl Entry {
         let (left, right) = (px(self.x), px(self.x + SAMPLE));
         let line = vec![(left, y), (right, y)];
         match self.sign {
-            Sign::Run(index) => {
+            Sign::Run(index, marked) => {
                 root.draw(&PathElement::new(line, colour(index).stroke_width(2 * SCALE)))?;
-                mark(index, ((left + right) / 2, y), &|element| root.draw(&element).map_err(Into::into))?;
+                if marked {
+                    mark(index, ((left + right) / 2, y), &|element| root.draw(&element).map_err(Into::into))?;
+                }
             }
             Sign::Below => {
                 root.draw(&DashedPathElement::new(line, px(6), px(4), INK.mix(0.6).stroke_width(2 * SCALE)))?;
@@ -274,8 +309,8 @@ impl Panel {
             .y_labels(7)
             .x_desc(&self.x_label)
             .y_desc(&self.y_label)
-            .x_label_formatter(&|x| (self.x_format)(*x))
-            .y_label_formatter(&|y| (self.y_format)(*y))
+            .x_label_formatter(&|x| self.x_ticks.write(*x, &self.x))
+            .y_label_formatter(&|y| self.y_ticks.write(*y, &self.y))
             .draw()?;
         for &(level, index) in self.levels.iter().filter(|(level, _)| self.y.contains(level)) {
             let across = vec![(self.x.start, level), (self.x.end, level)];
@@ -289,7 +324,7 @@ impl Panel {
     fn shade(&self, area: &Area<'_>, chart: &mut Chart<'_, '_>) -> Drawn {
         let (left, top) = area.get_base_pixel();
         for shade in &self.shades {
-            let grey = 247 - 14 * (shade.level.min(6) as u8);
+            let grey = 255 - 7 * (shade.level.min(12) as u8);
             let corners = [(shade.from, self.y.start), (shade.to, self.y.end)];
             chart.draw_series([Rectangle::new(corners, RGBColor(grey, grey, grey).filled())])?;
             let (from, to) = (chart.backend_coord(&corners[0]), chart.backend_coord(&corners[1]));

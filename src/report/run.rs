@@ -116,6 +116,11 @@ pub struct Sample {
     pub text: String,
 }
 
+/// A name for tables and legends.
+fn one_line(name: &str) -> String {
+    printable(name).replace(['\n', '\t'], " ")
+}
+
 /// JSON has no infinities; a loss or norm that was one is written as null.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     let value = Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN);
@@ -161,7 +166,7 @@ impl Side {
     pub fn read(path: &Path, name: &str) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let mut lines = BufReader::new(file);
-        let mut side = Side { name: printable(name), path: path.to_path_buf(), ..Side::default() };
+        let mut side = Side { name: one_line(name), path: path.to_path_buf(), ..Side::default() };
         let mut damaged: Option<(usize, String)> = None;
         let mut text = Vec::new();
         let mut known = false;
@@ -295,7 +300,7 @@ pub fn gather(paths: &[PathBuf]) -> Result<Vec<Side>> {
     for side in &mut all {
         if names.iter().filter(|name| **name == side.name).count() > 1 {
             let path = if side.path.ends_with(METRICS) { side.path.parent() } else { Some(side.path.as_path()) };
-            side.name = printable(&path.unwrap_or(&side.path).with_extension("").to_string_lossy());
+            side.name = one_line(&path.unwrap_or(&side.path).with_extension("").to_string_lossy());
         }
     }
     Ok(all)
@@ -320,13 +325,12 @@ impl Run {
         if !dir.is_dir() {
             bail!("{} is no folder; give the folder of a run, which holds vcycle/{METRICS}", dir.display());
         }
+        if dir.join(METRICS).is_file() {
+            bail!("{} is one side of a run; give the folder above it", dir.display());
+        }
         let (mut vcycle, mut scratch) = (None, None);
         for side in sides(dir)? {
-            match side.path.parent().and_then(Path::file_name) {
-                Some(name) if name == SIDES[0] => vcycle = Some(side),
-                Some(name) if name == SIDES[1] => scratch = Some(side),
-                _ => bail!("{} is one side of a run; give the folder above it", dir.display()),
-            }
+            if side.is_scratch() { scratch = Some(side) } else { vcycle = Some(side) }
         }
         let optional = |name: &str| -> Result<Option<String>> {
             let path = dir.join(name);
@@ -342,7 +346,7 @@ impl Run {
             })?,
             None => serde_json::Map::new(),
         };
-        let name = printable(&folder_name(dir));
+        let name = one_line(&folder_name(dir));
         Ok(Run { dir: dir.to_path_buf(), name, vcycle, scratch, config: optional("config.toml")?, about })
     }
 
