@@ -305,3 +305,19 @@ fn runs_of_earlier_versions_and_unfinished_ones_have_pages() {
     assert!(fails(dir.path(), &["report", "run"]).contains("run/run.json: "));
     assert!(page().contains("No evaluation of level 1 yet."), "the earlier page stays");
 }
+
+#[test]
+fn what_train_writes_is_read() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().expect("a folder");
+    let run = dir.path().join("tiny");
+    let run = run.to_str().expect("UTF-8");
+    ok(root, &["train", "configs/gpt-tiny.toml", "--out", run, "--quiet"]);
+    let json: Value = serde_json::from_str(&ok(root, &["compare", run, "--json", "-"])).expect("JSON");
+    assert_eq!(json["runs"][0]["name"], "tiny/vcycle");
+    assert_eq!((&json["runs"][0]["steps"], &json["runs"][1]["steps"]), (&json!(21), &json!(16)));
+    assert_eq!(json["notes"], json!([]));
+    ok(root, &["report", run]);
+    let page = std::fs::read_to_string(dir.path().join("tiny/report.html")).expect("a page");
+    assert!(page.contains("Training loss") && page.contains("coalesce") && page.contains("interpolate"), "{page}");
+}

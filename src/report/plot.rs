@@ -22,7 +22,7 @@ pub struct Segment {
 pub struct Curve {
     pub colour: usize,
     pub segments: Vec<Segment>,
-    /// Whether points are measurements worth a mark each.
+    /// Whether points are measurements worth a mark.
     pub marked: bool,
 }
 
@@ -60,7 +60,7 @@ impl Ticks {
                     _ => text,
                 }
             }
-            Ticks::Plain if height < 1e-4 || height > 1e7 => format!("{value:.1e}"),
+            Ticks::Plain if !(1e-4..=1e7).contains(&height) => format!("{value:.1e}"),
             // Some five ticks, a round number apart.
             Ticks::Plain => format!("{value:.0$}", (-(height / 5.0).log10()).ceil().max(0.0) as usize),
         }
@@ -117,7 +117,7 @@ const LEGEND_ROW: u32 = 24;
 const CHARACTER: f64 = 7.6;
 /// Of a legend's sample of a line.
 const SAMPLE: u32 = 34;
-/// More marks than this run together.
+/// More marks than this run together; of more points, every second or tenth is marked.
 const MOST_MARKS: usize = 60;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -351,11 +351,10 @@ impl Panel {
         }
         let (left, top) = area.get_base_pixel();
         let points = || curve.segments.iter().filter(|s| !s.below).flat_map(|s| &s.points);
-        if curve.marked && points().count() <= MOST_MARKS {
-            for point in points().filter(|(_, y)| self.y.contains(y)) {
-                let (x, y) = chart.backend_coord(point);
-                mark(curve.colour, (x - left, y - top), &|element| area.draw(&element).map_err(Into::into))?;
-            }
+        let every = if curve.marked { points().count().div_ceil(MOST_MARKS).max(1) } else { usize::MAX };
+        for point in points().skip(every / 2).step_by(every).filter(|(_, y)| self.y.contains(y)) {
+            let (x, y) = chart.backend_coord(point);
+            mark(curve.colour, (x - left, y - top), &|element| area.draw(&element).map_err(Into::into))?;
         }
         Ok(())
     }
