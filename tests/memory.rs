@@ -3,8 +3,8 @@
 
 use std::cell::Cell;
 use vcycle::device::cpu::Cpu;
-use vcycle::train::config::Config;
 use vcycle::memory;
+use vcycle::train::config::Config;
 use vcycle::train::folder::About;
 use vcycle::train::progress::Progress;
 use vcycle::train::run::{Tools, train};

@@ -1,11 +1,13 @@
 //! The command line: one file per subcommand, no logic of its own.
 
 mod coalesce;
+mod compare;
 mod decoalesce;
 mod eval;
 mod generate;
 mod info;
 mod interpolate;
+mod report;
 mod rules;
 mod train;
 
@@ -35,6 +37,8 @@ enum Command {
     Interpolate(interpolate::Args),
     Eval(eval::Args),
     Generate(generate::Args),
+    Compare(compare::Args),
+    Report(report::Args),
     Info(info::Args),
 }
 
@@ -107,6 +111,8 @@ impl Cli {
             Command::Interpolate(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Generate(args) => args.run(),
+            Command::Compare(args) => args.run(),
+            Command::Report(args) => args.run(),
             Command::Info(args) => args.run(),
         }
         .map(|()| ExitCode::SUCCESS)

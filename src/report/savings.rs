@@ -22,20 +22,51 @@ pub struct Savings {
     pub vcycle_reached: Option<Point>,
 }
 
+/// Where a curve is lowest, the first time.
+pub fn best(points: &[Point]) -> Option<usize> {
+    (0..points.len()).min_by(|&a, &b| points[a].loss.total_cmp(&points[b].loss))
+}
+
+/// Where a curve is first no higher than `loss`.
+pub fn reached(points: &[Point], loss: f64) -> Option<usize> {
+    points.iter().position(|p| p.loss <= loss)
+}
+
+/// The fraction of FLOPs and of seconds that `used` saves against `full`; negative where it took more.
+pub fn saved(used: &Point, full: &Point) -> (f64, f64) {
+    let fraction = |used: f64, full: f64| 1.0 - used / full.max(f64::MIN_POSITIVE);
+    (fraction(used.flops as f64, full.flops as f64), fraction(used.seconds, full.seconds))
+}
+
 impl Savings {
     /// `None` when a run was never evaluated, or the scratch run never improved on its initial weights.
     pub fn of(vcycle: &[Point], scratch: &[Point]) -> Option<Self> {
-        let best = |points: &[Point]| points.iter().copied().min_by(|a, b| a.loss.total_cmp(&b.loss));
-        let scratch = best(scratch).filter(|p| p.flops > 0)?;
-        let vcycle_reached = vcycle.iter().copied().find(|p| p.loss <= scratch.loss);
-        Some(Savings { scratch, vcycle_best: best(vcycle)?, vcycle_reached })
+        let scratch = scratch[best(scratch)?];
+        if scratch.flops == 0 {
+            return None;
+        }
+        let vcycle_reached = reached(vcycle, scratch.loss).map(|at| vcycle[at]);
+        Some(Savings { scratch, vcycle_best: vcycle[best(vcycle)?], vcycle_reached })
     }
 
     /// Fractions of FLOPs and seconds saved; negative where the V-cycle took more.
     pub fn fractions(&self) -> Option<(f64, f64)> {
-        let reached = self.vcycle_reached?;
-        let saved = |used: f64, full: f64| 1.0 - used / full.max(f64::MIN_POSITIVE);
-        Some((saved(reached.flops as f64, self.scratch.flops as f64), saved(reached.seconds, self.scratch.seconds)))
+        self.vcycle_reached.map(|reached| saved(&reached, &self.scratch))
+    }
+
+    /// What it comes to, in a line.
+    pub fn sentence(&self) -> String {
+        match self.fractions() {
+            Some((flops, seconds)) => format!(
+                "saved: {:.1} % of the FLOPs and {:.1} % of the seconds to the scratch run's best loss",
+                100.0 * flops,
+                100.0 * seconds
+            ),
+            None => format!(
+                "saved: nothing; the V-cycle ended {:.4} above the scratch run's best loss",
+                self.vcycle_best.loss - self.scratch.loss
+            ),
+        }
     }
 }
 
@@ -50,19 +81,7 @@ impl fmt::Display for Savings {
             row(f, "V-cycle when as good", reached)?;
         }
         row(f, "V-cycle at its best", &self.vcycle_best)?;
-        match self.fractions() {
-            Some((flops, seconds)) => write!(
-                f,
-                "saved: {:.1} % of the FLOPs and {:.1} % of the seconds to the scratch run's best loss",
-                100.0 * flops,
-                100.0 * seconds
-            ),
-            None => write!(
-                f,
-                "saved: nothing; the V-cycle ended {:.4} above the scratch run's best loss",
-                self.vcycle_best.loss - self.scratch.loss
-            ),
-        }
+        f.write_str(&self.sentence())
     }
 }
 

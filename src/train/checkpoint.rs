@@ -257,25 +257,39 @@ pub fn any(side: &Path) -> bool {
 }
 
 /// The newest checkpoint below `side` that is whole and that `accept` accepts, with what `accept` made of it. Later ones
-/// are told to `note` and removed, so that they do not stand in the way when the run comes to their step again.
+/// are told to `note` and, once there is one to go on from, removed: the run comes to their steps again. `None`: there is no
+/// whole checkpoint.
+///
+/// # Errors
+/// The last one of `accept`, when it accepts none of those that are whole.
 pub fn newest<T>(
     side: &Path,
     note: &mut dyn FnMut(&str),
     accept: impl Fn(&Checkpoint) -> Result<T>,
-) -> Option<(Checkpoint, T)> {
+) -> Result<Option<(Checkpoint, T)>> {
+    let (mut passed_over, mut refused) = (Vec::new(), None);
+    let mut found = None;
     for dir in all(side).into_iter().rev() {
-        let read = Checkpoint::read(&dir).and_then(|checkpoint| {
-            let made = accept(&checkpoint)?;
-            Ok((checkpoint, made))
-        });
-        match read {
-            Ok(found) => return Some(found),
-            Err(error) => note(&format!("passing over a damaged checkpoint, which is removed: {error}")),
+        let read = Checkpoint::read(&dir);
+        let whole = read.is_ok();
+        match read.and_then(|checkpoint| accept(&checkpoint).map(|made| (checkpoint, made))) {
+            Ok(accepted) => {
+                found = Some(accepted);
+                break;
+            }
+            Err(error) => {
+                note(&format!("passing over a checkpoint: {error}"));
+                refused = if whole { Some(error) } else { refused };
+                passed_over.push(dir);
+            }
         }
-        // What cannot be removed is told about once more when it is in the way.
-        let _ = fs::remove_dir_all(&dir);
     }
-    None
+    match (&found, refused) {
+        (None, Some(error)) => return Err(error),
+        // What cannot be removed is told about once more when it is in the way.
+        _ => passed_over.iter().for_each(|dir| drop(fs::remove_dir_all(dir))),
+    }
+    Ok(found)
 }
 
 /// Removes all but the newest `keep_last`, and with `keep_best` the one of level 1 with the lowest held-out loss.

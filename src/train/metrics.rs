@@ -1,11 +1,14 @@
-//! `metrics.jsonl`: one JSON object a line, for every step, every evaluation and what happens between them.
+//! `metrics.jsonl`: one JSON object a line, for every step, every evaluation and what happens between them. Numbers go to a
+//! TensorBoard file as well.
 
+use super::tensorboard::TensorBoard;
 use crate::bail;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -102,13 +105,14 @@ pub enum Event {
 /// The file of one run.
 pub struct Metrics {
     path: PathBuf,
-    out: Option<BufWriter<File>>,
+    out: Option<(BufWriter<File>, TensorBoard)>,
     /// All evaluations, for the comparison at the end.
     pub evals: Vec<(Position, f64)>,
 }
 
 impl Metrics {
     const FILE: &'static str = "metrics.jsonl";
+    const BOARD: &'static str = "tensorboard";
 
     /// For `dir/metrics.jsonl`. Folder and file appear with the first event.
     pub fn new(dir: &Path) -> Self {
@@ -126,11 +130,12 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Goes on after the first `bytes` of the file; what came later never happened.
+    /// Goes on after the first `bytes` of the file and `board_bytes` of TensorBoard's; what came later never happened. A
+    /// missing TensorBoard file begins anew.
     ///
     /// # Errors
-    /// A file that is shorter, or whose beginning is damaged.
-    pub fn resume(dir: &Path, bytes: u64) -> Result<Self> {
+    /// A file that is missing or shorter, or whose beginning is damaged.
+    pub fn resume(dir: &Path, bytes: u64, board_bytes: u64) -> Result<Self> {
         let mut metrics = Self::new(dir);
         let io = |e| Error::io("go on with", &metrics.path, e);
         let mut file = OpenOptions::new().read(true).write(true).open(&metrics.path).map_err(io)?;
@@ -141,7 +146,9 @@ impl Metrics {
         file.set_len(bytes).map_err(io)?;
         metrics.read_evals(&file)?;
         file.seek(std::io::SeekFrom::End(0)).map_err(|e| Error::io("go on with", &metrics.path, e))?;
-        metrics.out = Some(BufWriter::new(file));
+        let board = dir.join(Self::BOARD);
+        let board = TensorBoard::resume(&board, board_bytes).or_else(|_| anew(&board))?;
+        metrics.out = Some((BufWriter::new(file), board));
         Ok(metrics)
     }
 
@@ -164,11 +171,12 @@ impl Metrics {
         Ok(())
     }
 
-    fn file(&mut self) -> Result<&mut BufWriter<File>> {
+    fn open(&mut self) -> Result<&mut (BufWriter<File>, TensorBoard)> {
         if self.out.is_none() {
             let dir = self.path.parent().unwrap_or(Path::new("."));
             std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
-            self.out = Some(BufWriter::new(File::create(&self.path).map_err(|e| Error::io("create", &self.path, e))?));
+            let file = File::create(&self.path).map_err(|e| Error::io("create", &self.path, e))?;
+            self.out = Some((BufWriter::new(file), anew(&dir.join(Self::BOARD))?));
         }
         match &mut self.out {
             Some(out) => Ok(out),
@@ -179,13 +187,28 @@ impl Metrics {
     /// # Errors
     /// The disk is full or gone.
     pub fn write(&mut self, event: &Event) -> Result<()> {
-        let out = self.file()?;
+        let (out, board) = self.open()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        match event {
+            Event::Step { at, lr, loss, grad_norm } => {
+                let values = [("loss/train", *loss), ("lr", *lr), ("grad_norm", *grad_norm)];
+                board.scalars(at.step, now, &values)?;
+            }
+            Event::Eval { at, valid_loss, .. } => {
+                let values = [
+                    ("loss/held_out", *valid_loss),
+                    ("progress/level", at.level as f64),
+                    ("progress/flops", at.flops as f64),
+                    ("progress/seconds", at.seconds),
+                ];
+                board.scalars(at.step, now, &values)?;
+                self.evals.push((*at, *valid_loss));
+            }
+            _ => {}
+        }
         let line = serde_json::to_writer(&mut *out, event).map_err(std::io::Error::from);
         let written = line.and_then(|()| out.write_all(b"\n"));
         written.map_err(|e| Error::io("write", &self.path, e))?;
-        if let Event::Eval { at, valid_loss, .. } = event {
-            self.evals.push((*at, *valid_loss));
-        }
         if !matches!(event, Event::Step { .. }) {
             self.flush()?;
         }
@@ -195,18 +218,28 @@ impl Metrics {
     /// # Errors
     /// As [`Metrics::write`].
     pub fn flush(&mut self) -> Result<()> {
-        let flushed = self.out.as_mut().map_or(Ok(()), |out| out.flush());
-        flushed.map_err(|e| Error::io("write", &self.path, e))
+        let Some((out, board)) = &mut self.out else { return Ok(()) };
+        out.flush().map_err(|e| Error::io("write", &self.path, e))?;
+        board.flush()
     }
 
-    /// Brings everything to disk, and says how many bytes that are.
+    /// Brings everything to disk, and says how long this file and TensorBoard's are.
     ///
     /// # Errors
     /// As [`Metrics::write`].
-    pub fn sync(&mut self) -> Result<u64> {
+    pub fn sync(&mut self) -> Result<(u64, u64)> {
         self.flush()?;
-        let Some(out) = &self.out else { return Ok(0) };
+        let Some((out, board)) = &self.out else { return Ok((0, 0)) };
         let file = out.get_ref();
-        file.sync_data().and_then(|()| file.metadata()).map(|m| m.len()).map_err(|e| Error::io("write", &self.path, e))
+        let length = file.sync_data().and_then(|()| file.metadata()).map(|m| m.len());
+        Ok((length.map_err(|e| Error::io("write", &self.path, e))?, board.bytes_written()))
     }
+}
+
+/// A TensorBoard file from the beginning: what lies there is of a try that left no checkpoint.
+fn anew(dir: &Path) -> Result<TensorBoard> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).map_err(|e| Error::io("remove", dir, e))?;
+    }
+    TensorBoard::create(dir)
 }

@@ -12,3 +12,4 @@ pub mod run;
 pub mod schedule;
 pub mod search;
 pub mod side;
+pub mod tensorboard;

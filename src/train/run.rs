@@ -11,6 +11,7 @@ use crate::data::prepare::{Dataset, prepare};
 use crate::data::sampler::check_length;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::report::html;
 use crate::report::savings::Savings;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +113,7 @@ fn both(config: &Config, data: &Dataset, folder: &RunFolder, resume: bool, tools
             Ended::Stopped(step) => return Ok(Outcome::Stopped { dir: folder.dir.clone(), step }),
         }
     }
+    html::write(dir)?;
     let loss = sides[0].last().map_or(f64::NAN, |point| point.loss);
     let savings = sides.get(1).and_then(|scratch| Savings::of(&sides[0], scratch));
     Ok(Outcome::Finished { dir: dir.clone(), loss, savings })

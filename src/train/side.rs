@@ -187,8 +187,8 @@ impl<'a, 'b> Side<'a, 'b> {
         let dir = self.dir.clone();
         let Context { data, progress, .. } = &mut *self.context;
         let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), |checkpoint| {
-            Metrics::resume(&dir, checkpoint.state.metrics_bytes)
-        });
+            Metrics::resume(&dir, checkpoint.state.metrics_bytes, checkpoint.state.tensorboard_bytes)
+        })?;
         let Some((checkpoint, metrics)) = newest else {
             progress.note(&format!("{}: no checkpoint yet, starting at the beginning", dir.display()));
             return Ok(None);
@@ -467,7 +467,7 @@ impl<'a, 'b> Side<'a, 'b> {
 
     /// Writes a checkpoint and removes those that are not to be kept.
     fn save(&mut self, learner: &Learner, stage_done: bool, valid_here: bool) -> Result<()> {
-        let metrics_bytes = self.metrics.sync()?;
+        let (metrics_bytes, tensorboard_bytes) = self.metrics.sync()?;
         let operations = self.operation_times();
         let Context { config, device, data, .. } = &mut *self.context;
         let mut parts: Vec<Part<'_>> = self
@@ -490,7 +490,7 @@ impl<'a, 'b> Side<'a, 'b> {
             valid_here,
             waited: 0.0,
             metrics_bytes,
-            tensorboard_bytes: 0,
+            tensorboard_bytes,
             data: data.name(),
             levels: parts.iter().map(Part::saved).collect(),
             operations,

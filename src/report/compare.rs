@@ -1,0 +1,299 @@
+//! Any number of runs against any number of baselines: what each needed to be as good as the baseline ever was.
+
+use super::run::{Eval, Side, gather, sides};
+use super::savings::{self, Point};
+use crate::bail;
+use crate::error::{At, Result};
+use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// An evaluation of level 1, and what the whole run had used until then.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Mark {
+    pub step: u64,
+    pub flops: u64,
+    pub seconds: f64,
+    pub loss: f64,
+}
+
+impl Mark {
+    fn of(eval: &Eval) -> Self {
+        Mark { step: eval.at.step, flops: eval.at.flops, seconds: eval.at.seconds, loss: eval.loss }
+    }
+
+    fn point(&self) -> Point {
+        Point { flops: self.flops, seconds: self.seconds, loss: self.loss }
+    }
+}
+
+/// One run by itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct Standing {
+    pub name: String,
+    pub metrics: String,
+    pub best: Mark,
+    #[serde(rename = "final")]
+    pub last: Mark,
+    /// All that the run did, also after its last evaluation of level 1.
+    pub steps: u64,
+    pub flops: u64,
+    pub seconds: f64,
+}
+
+/// One run against one baseline.
+#[derive(Clone, Debug, Serialize)]
+pub struct Against {
+    pub run: String,
+    pub baseline: String,
+    /// The baseline's best loss.
+    pub target: f64,
+    /// Where the run was first no worse.
+    pub reached: Option<Mark>,
+    /// Fractions of what the baseline had used at its best; negative where the run took more.
+    pub flops_saved: Option<f64>,
+    pub seconds_saved: Option<f64>,
+    /// The run's best and final loss less the target.
+    pub best_above: f64,
+    pub final_above: f64,
+}
+
+/// See the module. As JSON it is what `vcycle compare --json` writes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    pub format: u32,
+    pub runs: Vec<Standing>,
+    pub baselines: Vec<String>,
+    /// By baseline, then by run. None against a baseline that was best before it trained.
+    pub pairs: Vec<Against>,
+    /// What a reader should know about the files.
+    pub notes: Vec<String>,
+}
+
+/// The sides of `paths`, and which of them are baselines: those `wanted` by name or path, else every scratch side, else the
+/// first. A path that is not among the runs counts as one from then on; of a run folder its scratch side is meant.
+///
+/// # Errors
+/// As [`gather`]; a baseline that is neither a name among the runs nor a path.
+pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<Side>, Vec<usize>)> {
+    let mut all = gather(paths)?;
+    if wanted.is_empty() {
+        let scratch: Vec<usize> = (0..all.len()).filter(|&i| all[i].is_scratch()).collect();
+        return Ok((all, if scratch.is_empty() { vec![0] } else { scratch }));
+    }
+    let mut files = Vec::new();
+    for text in wanted {
+        files.push(baseline(text, &all).at(format_args!("--baseline {text}"))?);
+    }
+    // By file, because a name may grow where another run has the same.
+    let position = |all: &[Side], file: &PathBuf| all.iter().position(|side| same(&side.path, file));
+    if files.iter().any(|file| position(&all, file).is_none()) {
+        all = gather(&[paths, &files].concat())?;
+    }
+    let mut chosen: Vec<usize> = Vec::new();
+    for at in files.iter().filter_map(|file| position(&all, file)) {
+        if !chosen.contains(&at) {
+            chosen.push(at);
+        }
+    }
+    Ok((all, chosen))
+}
+
+/// The metrics that a baseline's name or path stands for.
+fn baseline(text: &str, all: &[Side]) -> Result<PathBuf> {
+    if let Some(side) = all.iter().find(|side| side.name == text) {
+        return Ok(side.path.clone());
+    }
+    if !Path::new(text).exists() {
+        let names: Vec<&str> = all.iter().map(|side| side.name.as_str()).collect();
+        bail!("neither a path nor one of the runs, which are {}", names.join(", "));
+    }
+    let mut found = sides(Path::new(text))?;
+    let at = found.iter().position(Side::is_scratch).unwrap_or(0);
+    Ok(found.swap_remove(at).path)
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+impl Comparison {
+    /// Every side against those numbered in `baselines`.
+    ///
+    /// # Errors
+    /// A side that was never evaluated at level 1.
+    pub fn of(sides: &[Side], baselines: &[usize]) -> Result<Self> {
+        let mut runs = Vec::with_capacity(sides.len());
+        for side in sides {
+            runs.push(Standing::of(side)?);
+        }
+        let mut pairs = Vec::new();
+        for &base in baselines.iter().filter(|&&base| runs[base].best.flops > 0) {
+            let others = (0..sides.len()).filter(|&run| run != base);
+            pairs.extend(others.map(|run| Against::of(&sides[run], &runs[run], &runs[base])));
+        }
+        let baselines = baselines.iter().map(|&base| runs[base].name.clone()).collect();
+        let notes = sides.iter().filter_map(|side| side.note.clone()).collect();
+        Ok(Comparison { format: 1, runs, baselines, pairs, notes })
+    }
+}
+
+impl Standing {
+    fn of(side: &Side) -> Result<Self> {
+        let evals: Vec<&Eval> = side.of_target().collect();
+        let (Some(best), Some(last)) = (savings::best(&side.points()), evals.last()) else {
+            bail!(
+                "{} holds no evaluation of level 1, so there is nothing to compare; wait for the run's first one, or \
+                 leave it out",
+                side.path.display()
+            );
+        };
+        Ok(Standing {
+            name: side.name.clone(),
+            metrics: side.path.display().to_string(),
+            best: Mark::of(evals[best]),
+            last: Mark::of(last),
+            steps: side.end.step,
+            flops: side.end.flops,
+            seconds: side.end.seconds,
+        })
+    }
+}
+
+impl Against {
+    fn of(side: &Side, run: &Standing, base: &Standing) -> Self {
+        let target = base.best.loss;
+        let reached = side.of_target().find(|eval| eval.loss <= target).map(Mark::of);
+        let saved = reached.map(|mark| savings::saved(&mark.point(), &base.best.point()));
+        Against {
+            run: run.name.clone(),
+            baseline: base.name.clone(),
+            target,
+            reached,
+            flops_saved: saved.map(|(flops, _)| flops),
+            seconds_saved: saved.map(|(_, seconds)| seconds),
+            best_above: run.best.loss - target,
+            final_above: run.last.loss - target,
+        }
+    }
+
+    /// `never reaches it: ends 0.0123 above`.
+    pub fn never(&self) -> String {
+        let best = match self.best_above < self.final_above {
+            true => format!(", {:.4} above at its best", self.best_above),
+            false => String::new(),
+        };
+        format!("never reaches it: ends {:.4} above{best}", self.final_above)
+    }
+}
+
+/// Three digits with an exponent that is a multiple of three: `8.84e12`.
+pub fn engineering(value: f64) -> String {
+    let exponent = if value >= 1.0 { value.log10().floor() as i32 / 3 * 3 } else { 0 };
+    let (mantissa, exponent) = match value / 10f64.powi(exponent) {
+        // What rounding would carry to 1000.
+        m if m >= 999.5 => (m / 1000.0, exponent + 3),
+        m => (m, exponent),
+    };
+    if mantissa == 0.0 {
+        return "0".to_string();
+    }
+    let digits = if mantissa >= 99.95 { 0 } else { 1 + usize::from(mantissa < 9.995) };
+    match exponent {
+        0 => format!("{mantissa:.digits$}"),
+        e => format!("{mantissa:.digits$}e{e}"),
+    }
+}
+
+/// Seconds, with the digits that tell short runs apart.
+pub fn in_seconds(seconds: f64) -> String {
+    format!("{seconds:.0$}", if seconds < 10.0 { 2 } else { 1 })
+}
+
+/// `20.0 %`.
+pub fn percent(fraction: f64) -> String {
+    format!("{:.1} %", 100.0 * fraction)
+}
+
+/// A row of cells, or a name and a sentence in place of the rest.
+enum Row {
+    Cells(Vec<String>),
+    Sentence(String, String),
+}
+
+/// Rows under a header, the first column to the left and all others to the right.
+fn table(f: &mut fmt::Formatter<'_>, header: &[&str], rows: &[Row]) -> fmt::Result {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        match row {
+            Row::Cells(cells) => {
+                widths.iter_mut().zip(cells).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
+            }
+            Row::Sentence(name, _) => widths[0] = widths[0].max(name.chars().count()),
+        }
+    }
+    let mut line = |cells: &[&str]| {
+        let name = cells.first().copied().unwrap_or_default();
+        let rest = cells.iter().zip(&widths).skip(1).map(|(cell, width)| format!("  {cell:>width$}"));
+        writeln!(f, "{}", format!("{name:<0$}{1}", widths[0], rest.collect::<String>()).trim_end())
+    };
+    line(header)?;
+    for row in rows {
+        match row {
+            Row::Cells(cells) => line(&cells.iter().map(String::as_str).collect::<Vec<_>>())?,
+            Row::Sentence(name, text) => line(&[name, text])?,
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.runs.iter().map(|run| {
+            let loss = |loss: f64| format!("{loss:.4}");
+            let (best, last) = (&run.best, &run.last);
+            Row::Cells(vec![
+                run.name.clone(),
+                loss(best.loss),
+                best.step.to_string(),
+                engineering(best.flops as f64),
+                in_seconds(best.seconds),
+                loss(last.loss),
+                run.steps.to_string(),
+                engineering(run.flops as f64),
+                in_seconds(run.seconds),
+            ])
+        });
+        let header = ["run", "best loss", "at step", "FLOPs", "seconds", "final loss", "steps", "FLOPs", "seconds"];
+        table(f, &header, &rows.collect::<Vec<_>>())?;
+        for base in &self.baselines {
+            self.against(f, base)?;
+        }
+        self.notes.iter().try_for_each(|note| writeln!(f, "\nnote: {note}"))
+    }
+}
+
+impl Comparison {
+    /// The table against one baseline.
+    fn against(&self, f: &mut fmt::Formatter<'_>, base: &str) -> fmt::Result {
+        let pairs: Vec<&Against> = self.pairs.iter().filter(|pair| pair.baseline == base).collect();
+        let Some(best) = self.runs.iter().find(|run| run.name == base).map(|run| run.best) else { return Ok(()) };
+        if best.flops == 0 {
+            return writeln!(f, "\n{base} never improved on its initial weights, so nothing is compared with it");
+        }
+        let (flops, seconds) = (engineering(best.flops as f64), in_seconds(best.seconds));
+        writeln!(f, "\nas good as {base} at its best: {:.4}, after {flops} FLOPs and {seconds} s", best.loss)?;
+        let rows = pairs.iter().map(|pair| match (pair.reached, pair.flops_saved, pair.seconds_saved) {
+            (Some(mark), Some(flops), Some(seconds)) => Row::Cells(vec![
+                pair.run.clone(),
+                mark.step.to_string(),
+                engineering(mark.flops as f64),
+                percent(flops),
+                in_seconds(mark.seconds),
+                percent(seconds),
+            ]),
+            _ => Row::Sentence(pair.run.clone(), pair.never()),
+        });
+        table(f, &["run", "at step", "FLOPs", "saved", "seconds", "saved"], &rows.collect::<Vec<_>>())
+    }
+}

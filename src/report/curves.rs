@@ -1,0 +1,196 @@
+//! Pictures of runs: held-out loss against FLOPs and seconds, and how training went.
+
+use super::plot::{Curve, Panel, Picture, Segment, Shade, Ticks, range};
+use super::run::{Position, Side, Step};
+use super::savings;
+
+/// What an axis counts.
+type Axis = fn(&Position) -> f64;
+
+fn flops(at: &Position) -> f64 {
+    at.flops as f64
+}
+
+fn seconds(at: &Position) -> f64 {
+    at.seconds
+}
+
+/// Held-out loss of runs, against FLOPs and against seconds, with a line across at the best of each baseline.
+pub fn held_out(sides: &[&Side], baselines: &[usize]) -> Picture {
+    let best = |side: &Side| savings::best(&side.points()).map(|at| side.points()[at].loss);
+    let levels: Vec<(f64, usize)> = baselines.iter().filter_map(|&i| Some((best(sides[i])?, i))).collect();
+    let losses = losses_shown(sides, &levels);
+    let panel = |title: &str, x_label: &str, axis: Axis, x_ticks: Ticks| {
+        let end = sides.iter().flat_map(|side| &side.evals).map(|eval| axis(&eval.at)).fold(0.0, f64::max);
+        let curve = |(colour, side): (usize, &&Side)| Curve { colour, segments: evaluations(side, axis), marked: true };
+        Panel {
+            title: title.to_string(),
+            x_label: x_label.to_string(),
+            y_label: "held-out loss (nats per token)".to_string(),
+            x: range(0.0, 1.02 * end),
+            y: losses.clone(),
+            x_ticks,
+            y_ticks: Ticks::Plain,
+            curves: sides.iter().enumerate().map(curve).collect(),
+            levels: levels.clone(),
+            shades: shades(sides, axis),
+        }
+    };
+    let name = |(i, side): (usize, &&Side)| match best(side) {
+        Some(loss) => (format!("{}: best {loss:.4}", side.name), i),
+        None => (side.name.clone(), i),
+    };
+    let legend: Vec<_> = sides.iter().enumerate().map(name).collect();
+    let runs: Vec<&str> = legend.iter().map(|(text, _)| text.as_str()).collect();
+    Picture {
+        description: format!("Held-out loss against FLOPs and against seconds. {}", runs.join("; ")),
+        legend,
+        panels: vec![
+            panel("Held-out loss against FLOPs, all levels counted", "FLOPs", flops, Ticks::Engineering),
+            panel("Held-out loss against time", "seconds of training", seconds, Ticks::Plain),
+        ],
+    }
+}
+
+/// From the lowest loss to one that leaves the steep beginning out: what nine of ten evaluations stay below, after the
+/// first fifth of their run.
+fn losses_shown(sides: &[&Side], levels: &[(f64, usize)]) -> std::ops::Range<f64> {
+    let finite = |side: &&Side| -> Vec<(f64, f64)> {
+        let points = side.evals.iter().map(|eval| (flops(&eval.at), eval.loss));
+        points.filter(|(_, loss)| loss.is_finite()).collect()
+    };
+    let mut late: Vec<f64> = Vec::new();
+    let mut lowest = f64::INFINITY;
+    for points in sides.iter().map(finite) {
+        let end = points.last().map_or(0.0, |(at, _)| *at);
+        late.extend(points.iter().filter(|(at, _)| *at >= 0.2 * end).map(|(_, loss)| loss));
+        lowest = points.iter().fold(lowest, |low, (_, loss)| low.min(*loss));
+    }
+    late.extend(levels.iter().map(|(loss, _)| loss));
+    late.sort_by(f64::total_cmp);
+    let Some(most) = late.get((late.len() * 9 / 10).min(late.len().saturating_sub(1))) else { return 0.0..1.0 };
+    let height = (most - lowest).max(1e-3);
+    range(lowest - 0.06 * height, most + 0.12 * height)
+}
+
+/// Evaluations, joined within each stage: the loss jumps between them, with the model.
+fn evaluations(side: &Side, axis: Axis) -> Vec<Segment> {
+    let points = side.evals.iter().filter(|eval| eval.loss.is_finite());
+    segments(points.map(|eval| (eval.at, axis(&eval.at), eval.loss)))
+}
+
+fn segments(points: impl Iterator<Item = (Position, f64, f64)>) -> Vec<Segment> {
+    let mut all: Vec<(usize, Segment)> = Vec::new();
+    for (at, x, y) in points {
+        if all.last().is_none_or(|(stage, _)| *stage != at.stage) {
+            all.push((at.stage, Segment { points: Vec::new(), below: at.level > 1 }));
+        }
+        if let Some((_, segment)) = all.last_mut() {
+            segment.points.push((x, y));
+        }
+    }
+    all.into_iter().map(|(_, segment)| segment).collect()
+}
+
+/// The stretches below level 1, where one run alone has such: those of several would hide one another.
+fn shades(sides: &[&Side], axis: Axis) -> Vec<Shade> {
+    let mut deep = sides.iter().filter(|side| side.evals.iter().any(|eval| eval.at.level > 1));
+    let (Some(side), None) = (deep.next(), deep.next()) else { return Vec::new() };
+    let mut all: Vec<(usize, Shade)> = Vec::new();
+    let lines = side.evals.iter().map(|eval| eval.at).chain(side.steps.iter().map(|step| step.at));
+    for at in lines.filter(|at| at.level > 1) {
+        let x = axis(&at);
+        match all.iter_mut().find(|(stage, _)| *stage == at.stage) {
+            Some((_, shade)) => (shade.from, shade.to) = (shade.from.min(x), shade.to.max(x)),
+            None => all.push((at.stage, Shade { from: x, to: x, level: at.level })),
+        }
+    }
+    all.into_iter().map(|(_, shade)| shade).collect()
+}
+
+/// Training loss, gradient norm, learning rate and time of a step. `None` without steps, as in committed results.
+pub fn training(sides: &[&Side]) -> Option<Picture> {
+    let most = sides.iter().map(|side| side.steps.len()).max().filter(|&n| n > 0)?;
+    // As many points as a panel has pixels to tell apart; each is the mean of as many steps.
+    let bin = most.div_ceil(400);
+    let panel = |title: &str, y_label: &str, from_zero: bool, value: &dyn Fn(&Side, usize) -> f64| {
+        let curve = |(colour, side): (usize, &&Side)| {
+            let points = |i: usize| (side.steps[i].at, value(side, i));
+            Curve { colour, segments: averaged((0..side.steps.len()).map(points), bin), marked: false }
+        };
+        let curves: Vec<Curve> = sides.iter().enumerate().map(curve).collect();
+        let mean = if bin > 1 { format!(", means of {bin} steps") } else { String::new() };
+        let end = sides.iter().flat_map(|side| side.steps.last()).map(|step| step.at.step as f64).fold(0.0, f64::max);
+        Panel {
+            title: format!("{title}{mean}"),
+            x_label: "step".to_string(),
+            y_label: y_label.to_string(),
+            x: range(0.0, 1.02 * end),
+            y: usual(&curves, from_zero),
+            x_ticks: Ticks::Plain,
+            y_ticks: Ticks::Plain,
+            curves,
+            levels: Vec::new(),
+            shades: shades(sides, |at| at.step as f64),
+        }
+    };
+    let step = |side: &Side, i: usize| -> Step { side.steps[i] };
+    Some(Picture {
+        description: "Training loss, gradient norm, learning rate and time of a step, against steps".to_string(),
+        legend: sides.iter().enumerate().map(|(i, side)| (side.name.clone(), i)).collect(),
+        panels: vec![
+            panel("Training loss", "loss (nats per token)", false, &|side, i| step(side, i).loss),
+            panel("Gradient norm before clipping", "global norm", true, &|side, i| step(side, i).grad_norm),
+            panel("Learning rate", "learning rate", true, &|side, i| step(side, i).lr),
+            panel("Time of a step", "milliseconds", true, &milliseconds),
+        ],
+    })
+}
+
+/// What a step took; not known of a stage's first, before which other things take time.
+fn milliseconds(side: &Side, i: usize) -> f64 {
+    let at = side.steps[i].at;
+    match i.checked_sub(1).map(|before| side.steps[before].at).filter(|before| before.stage == at.stage) {
+        Some(before) => 1e3 * (at.seconds - before.seconds),
+        None => f64::NAN,
+    }
+}
+
+/// Means of `bin` neighbours within a stage, at the last of them; what is not finite is left out.
+fn averaged(points: impl Iterator<Item = (Position, f64)>, bin: usize) -> Vec<Segment> {
+    let mut means: Vec<(Position, f64, f64)> = Vec::new();
+    let mut sum: (usize, f64) = (0, 0.0);
+    let mut open: Option<Position> = None;
+    let mut close = |at: Position, sum: &mut (usize, f64)| {
+        if sum.0 > 0 {
+            means.push((at, at.step as f64, sum.1 / sum.0 as f64));
+        }
+        *sum = (0, 0.0);
+    };
+    for (at, y) in points.filter(|(_, y)| y.is_finite()) {
+        if let Some(before) = open.filter(|before| before.stage != at.stage) {
+            close(before, &mut sum);
+        }
+        sum = (sum.0 + 1, sum.1 + y);
+        open = Some(at);
+        if sum.0 == bin {
+            close(at, &mut sum);
+        }
+    }
+    if let Some(at) = open {
+        close(at, &mut sum);
+    }
+    segments(means.into_iter())
+}
+
+/// A range for what may have a few extremes: twice the height of nine tenths of the values, at most.
+fn usual(curves: &[Curve], from_zero: bool) -> std::ops::Range<f64> {
+    let points = curves.iter().flat_map(|curve| &curve.segments).flat_map(|segment| &segment.points);
+    let mut values: Vec<f64> = points.map(|(_, y)| *y).collect();
+    values.sort_by(f64::total_cmp);
+    let (Some(&lowest), Some(&highest)) = (values.first(), values.last()) else { return 0.0..1.0 };
+    let most = values[(values.len() * 9 / 10).min(values.len() - 1)];
+    let low = if from_zero { lowest.min(0.0) } else { lowest };
+    let height = (highest - low).min(2.0 * (most - low)).max(0.0);
+    range(low - if from_zero { 0.0 } else { 0.05 * height }, low + 1.05 * height)
+}

@@ -1,0 +1,51 @@
+//! `report.html` of a run: one file that needs nothing else, neither a network nor a script.
+
+use super::page::{Page, escape};
+use super::run::Run;
+use super::{curves, page};
+use crate::error::Result;
+use crate::files::write_atomic;
+use std::path::Path;
+
+/// The file's name in a run folder.
+pub const FILE: &str = "report.html";
+
+/// Writes `report.html` into the folder of a run, from what lies there; an earlier one is replaced.
+///
+/// # Errors
+/// Metrics that are missing or damaged, by file and line; a folder that cannot be written.
+pub fn write(run_folder: &Path) -> Result<()> {
+    let page = render(&Run::read(run_folder)?)?;
+    write_atomic(&run_folder.join(FILE), |out| out.write_all(page.as_bytes()))
+}
+
+/// The page as text.
+///
+/// # Errors
+/// A picture that cannot be drawn.
+pub fn render(run: &Run) -> Result<String> {
+    let sides = run.sides();
+    let mut page = Page::new(&format!("vcycle: {}", run.name));
+    page.raw(&format!("<h1>{}</h1>\n", escape(&run.name)));
+    page.raw(&format!("<p class=\"headline\">{}</p>\n", escape(&page::headline(run))));
+    for note in sides.iter().filter_map(|side| side.note.as_deref()) {
+        page.raw(&format!("<p class=\"note\">{}</p>\n", escape(note)));
+    }
+    let baselines: Vec<usize> = (0..sides.len()).filter(|&i| sides.len() > 1 && sides[i].is_scratch()).collect();
+    page.heading("Held-out loss");
+    page.picture(&curves::held_out(&sides, &baselines))?;
+    page::savings(&mut page, run);
+    page.heading("Stages");
+    page::stages(&mut page, &sides);
+    if let Some(picture) = curves::training(&sides) {
+        page.heading("Training");
+        page.picture(&picture)?;
+    }
+    page.heading("Speed and memory");
+    page::speed(&mut page, &sides);
+    page::operations(&mut page, &sides);
+    page::samples(&mut page, &sides);
+    page.heading("How it was run");
+    page::about(&mut page, run);
+    Ok(page.finish())
+}

@@ -1,0 +1,414 @@
+//! Drawing: panels of curves under one legend, as SVG. Text stays text, so drawing needs no fonts.
+
+use super::compare::engineering;
+use crate::error::{Error, Result};
+use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
+use plotters::element::DashedPathElement;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::ops::Range;
+
+/// Points that are joined.
+#[derive(Clone, Debug, Default)]
+pub struct Segment {
+    pub points: Vec<(f64, f64)>,
+    /// Of a level below the target: drawn dashed and light.
+    pub below: bool,
+}
+
+/// One run in one panel. `colour` counts through the palette, and is the same in all panels.
+#[derive(Clone, Debug, Default)]
+pub struct Curve {
+    pub colour: usize,
+    pub segments: Vec<Segment>,
+    /// Whether points are measurements worth a mark.
+    pub marked: bool,
+}
+
+/// A stretch of x, shaded the darker the deeper its level is.
+#[derive(Clone, Debug)]
+pub struct Shade {
+    pub from: f64,
+    pub to: f64,
+    pub level: usize,
+}
+
+/// How an axis writes its numbers.
+#[derive(Clone, Copy, Debug)]
+pub enum Ticks {
+    /// `2.5e12`.
+    Engineering,
+    /// As many digits as the range needs.
+    Plain,
+}
+
+impl Ticks {
+    fn write(self, value: f64, range: &Range<f64>) -> String {
+        let height = range.end - range.start;
+        // Ticks are sums, so zero may come out as some 1e-19.
+        if value.abs() < 1e-9 * height {
+            return "0".to_string();
+        }
+        match self {
+            Ticks::Engineering => {
+                let text = engineering(value);
+                match text.split_once('e') {
+                    Some((mantissa, exponent)) if mantissa.contains('.') => {
+                        format!("{}e{exponent}", mantissa.trim_end_matches('0').trim_end_matches('.'))
+                    }
+                    _ => text,
+                }
+            }
+            Ticks::Plain if !(1e-4..=1e7).contains(&height) => format!("{value:.1e}"),
+            // Some five ticks, a round number apart.
+            Ticks::Plain => format!("{value:.0$}", (-(height / 5.0).log10()).ceil().max(0.0) as usize),
+        }
+    }
+}
+
+/// One pair of axes. Curves are cut at the upper end of `y`.
+#[derive(Clone, Debug)]
+pub struct Panel {
+    pub title: String,
+    pub x_label: String,
+    pub y_label: String,
+    pub x: Range<f64>,
+    pub y: Range<f64>,
+    pub x_ticks: Ticks,
+    pub y_ticks: Ticks,
+    pub curves: Vec<Curve>,
+    /// Dotted lines across, with their colours.
+    pub levels: Vec<(f64, usize)>,
+    pub shades: Vec<Shade>,
+}
+
+/// Panels, two in a row, under a legend.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// For those who cannot see it.
+    pub description: String,
+    /// Text and colour of every run.
+    pub legend: Vec<(String, usize)>,
+    pub panels: Vec<Panel>,
+}
+
+/// The palette of Okabe and Ito, apart for the colour-blind; without its yellow, which white paper swallows.
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 135, 95),
+    RGBColor(160, 80, 140),
+    RGBColor(190, 130, 0),
+    RGBColor(60, 155, 210),
+    RGBColor(110, 70, 40),
+    RGBColor(60, 60, 60),
+];
+const INK: RGBColor = RGBColor(34, 34, 34);
+const GRID: RGBColor = RGBColor(214, 214, 214);
+
+/// Plotters rounds to whole pixels; drawing larger than shown keeps curves smooth.
+const SCALE: u32 = 4;
+/// As shown.
+const WIDTH: u32 = 1200;
+const PANEL_HEIGHT: u32 = 400;
+const LEGEND_ROW: u32 = 24;
+/// A character of the legend, on average and rather too wide than too narrow.
+const CHARACTER: f64 = 7.6;
+/// Of a legend's sample of a line.
+const SAMPLE: u32 = 34;
+/// More marks than this run together; of more points, every second or tenth is marked.
+const MOST_MARKS: usize = 60;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Lengths and text sizes as shown, in drawn units.
+fn px(length: u32) -> i32 {
+    (length * SCALE) as i32
+}
+
+fn text(size: u32, colour: RGBColor, at: (HPos, VPos)) -> TextStyle<'static> {
+    // Plotters divides by 1.24 what SVG calls a font's size.
+    let mut style: TextStyle<'static> = ("sans-serif", f64::from(size * SCALE) * 1.24).into();
+    style.color = colour.to_backend_color();
+    style.pos(Pos::new(at.0, at.1))
+}
+
+fn colour(index: usize) -> RGBColor {
+    COLOURS[index % COLOURS.len()]
+}
+
+impl Picture {
+    /// A file of its own.
+    ///
+    /// # Errors
+    /// Plotters refuses, which ranges as made by [`range`] give it no reason for.
+    pub fn svg(&self) -> Result<String> {
+        let (body, height) = self.body()?;
+        Ok(format!("<svg xmlns=\"http://www.w3.org/2000/svg\" {}>\n{body}</svg>\n", self.attributes(height)))
+    }
+
+    /// A part of a page.
+    ///
+    /// # Errors
+    /// As [`Picture::svg`].
+    pub fn inline(&self) -> Result<String> {
+        let (body, height) = self.body()?;
+        Ok(format!("<svg {}>\n{body}</svg>\n", self.attributes(height)))
+    }
+
+    fn attributes(&self, height: u32) -> String {
+        format!(
+            "width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"",
+            WIDTH * SCALE,
+            height * SCALE,
+            super::page::escape(&self.description)
+        )
+    }
+
+    /// Everything within the `svg` element, and the height as shown.
+    fn body(&self) -> Result<(String, u32)> {
+        let rows = self.legend_rows();
+        let top = rows.len() as u32 * LEGEND_ROW + 12;
+        let height = top + PANEL_HEIGHT * self.panels.len().div_ceil(2) as u32;
+        let mut drawn = String::new();
+        let done = self.draw(&mut drawn, &rows, top, height);
+        done.map_err(|e| Error::new(format!("cannot draw the picture: {e}")))?;
+        // The element that plotters opens says nothing for screen readers.
+        let body = drawn.split_once('>').map_or("", |(_, rest)| rest).trim();
+        Ok((body.strip_suffix("</svg>").unwrap_or(body).to_string(), height))
+    }
+
+    fn draw(&self, to: &mut String, rows: &[Vec<Entry>], top: u32, height: u32) -> Drawn {
+        let root = SVGBackend::with_string(to, (WIDTH * SCALE, height * SCALE)).into_drawing_area();
+        root.fill(&WHITE)?;
+        for (row, entries) in rows.iter().enumerate() {
+            let y = px(row as u32 * LEGEND_ROW + LEGEND_ROW / 2 + 6);
+            entries.iter().try_for_each(|entry| entry.draw(&root, y))?;
+        }
+        let columns = self.panels.len().min(2) as u32;
+        for (number, panel) in self.panels.iter().enumerate() {
+            let (row, column) = (number as u32 / 2, number as u32 % 2);
+            let width = WIDTH / columns;
+            let corner = (px(column * width), px(top + row * PANEL_HEIGHT));
+            panel.draw(&root.clone().shrink(corner, (px(width), px(PANEL_HEIGHT))))?;
+        }
+        root.present()?;
+        Ok(())
+    }
+
+    /// The legend, broken into rows that fit.
+    fn legend_rows(&self) -> Vec<Vec<Entry>> {
+        let marked = self.panels.iter().flat_map(|p| &p.curves).any(|curve| curve.marked);
+        let runs = self.legend.iter().map(|(text, colour)| (shorten(text), Sign::Run(*colour, marked)));
+        let below = self.panels.iter().flat_map(|p| &p.curves).flat_map(|c| &c.segments).any(|s| s.below);
+        let signs = [
+            (below, "level 2 and below", Sign::Below),
+            (self.panels.iter().any(|p| !p.levels.is_empty()), "best loss of a baseline", Sign::Level),
+        ];
+        let signs = signs.into_iter().filter(|(there, ..)| *there).map(|(_, text, sign)| (text.to_string(), sign));
+        let (mut rows, mut x) = (vec![Vec::new()], 16);
+        for (text, sign) in runs.chain(signs) {
+            let width = SAMPLE + 8 + (text.chars().count() as f64 * CHARACTER) as u32 + 20;
+            if x + width > WIDTH && x > 16 {
+                rows.push(Vec::new());
+                x = 16;
+            }
+            if let Some(row) = rows.last_mut() {
+                row.push(Entry { text, sign, x });
+            }
+            x += width;
+        }
+        rows
+    }
+}
+
+/// The end of a long name says more than its beginning.
+fn shorten(name: &str) -> String {
+    const MOST: usize = 64;
+    match name.chars().count() {
+        n if n > MOST => format!("…{}", name.chars().skip(n - MOST + 1).collect::<String>()),
+        _ => name.to_string(),
+    }
+}
+
+enum Sign {
+    /// Colour, and whether its points are marked.
+    Run(usize, bool),
+    Below,
+    Level,
+}
+
+/// A sample and its text, at `x` as shown.
+struct Entry {
+    text: String,
+    sign: Sign,
+    x: u32,
+}
+
+impl Entry {
+    fn draw(&self, root: &Area<'_>, y: i32) -> Drawn {
+        let (left, right) = (px(self.x), px(self.x + SAMPLE));
+        let line = vec![(left, y), (right, y)];
+        match self.sign {
+            Sign::Run(index, marked) => {
+                root.draw(&PathElement::new(line, colour(index).stroke_width(2 * SCALE)))?;
+                if marked {
+                    mark(index, ((left + right) / 2, y), &|element| root.draw(&element).map_err(Into::into))?;
+                }
+            }
+            Sign::Below => {
+                root.draw(&DashedPathElement::new(line, px(6), px(4), INK.mix(0.6).stroke_width(2 * SCALE)))?;
+            }
+            Sign::Level => {
+                root.draw(&DashedPathElement::new(line, px(2), px(3), INK.stroke_width(SCALE)))?;
+            }
+        }
+        root.draw_text(&self.text, &text(14, INK, (HPos::Left, VPos::Center)), (px(self.x + SAMPLE + 8), y))?;
+        Ok(())
+    }
+}
+
+/// The mark of a run, by shape as well as by colour: a polygon in drawn units.
+fn mark(index: usize, (x, y): (i32, i32), draw: &dyn Fn(Polygon<(i32, i32)>) -> Drawn) -> Drawn {
+    let r = px(3);
+    let corners = match (index + index / COLOURS.len()) % 4 {
+        0 => vec![(-r, -r), (r, -r), (r, r), (-r, r)],
+        1 => vec![(0, -r - r / 3), (r + r / 3, 0), (0, r + r / 3), (-r - r / 3, 0)],
+        2 => vec![(0, -r - r / 4), (r + r / 4, r), (-r - r / 4, r)],
+        _ => vec![(0, r + r / 4), (r + r / 4, -r), (-r - r / 4, -r)],
+    };
+    let moved: Vec<_> = corners.into_iter().map(|(dx, dy)| (x + dx, y + dy)).collect();
+    draw(Polygon::new(moved, colour(index).filled()))
+}
+
+impl Panel {
+    fn draw(&self, area: &Area<'_>) -> Drawn {
+        let mut chart = ChartBuilder::on(area)
+            .margin_top(px(46))
+            .margin_right(px(28))
+            .margin_bottom(px(8))
+            .margin_left(px(8))
+            .x_label_area_size(px(50))
+            .y_label_area_size(px(70))
+            .build_cartesian_2d(self.x.clone(), self.y.clone())?;
+        let (title, y) = (text(15, INK, (HPos::Left, VPos::Top)), px(6));
+        area.draw_text(&self.title, &title, (px(78), y))?;
+        self.shade(area, &mut chart)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID.stroke_width(SCALE))
+            .axis_style(INK.stroke_width(SCALE))
+            .set_all_tick_mark_size(px(4))
+            .label_style(text(13, INK, (HPos::Center, VPos::Top)))
+            .axis_desc_style(text(14, INK, (HPos::Center, VPos::Bottom)))
+            .x_labels(7)
+            .y_labels(7)
+            .x_desc(&self.x_label)
+            .y_desc(&self.y_label)
+            .x_label_formatter(&|x| self.x_ticks.write(*x, &self.x))
+            .y_label_formatter(&|y| self.y_ticks.write(*y, &self.y))
+            .draw()?;
+        for &(level, index) in self.levels.iter().filter(|(level, _)| self.y.contains(level)) {
+            let across = vec![(self.x.start, level), (self.x.end, level)];
+            let style = colour(index).stroke_width(SCALE + SCALE / 2);
+            chart.draw_series(DashedLineSeries::new(across, px(2), px(3), style))?;
+        }
+        self.curves.iter().try_for_each(|curve| self.curve(area, &mut chart, curve))
+    }
+
+    /// Stretches of lower levels, named above the frame where there is room for the name.
+    fn shade(&self, area: &Area<'_>, chart: &mut Chart<'_, '_>) -> Drawn {
+        let (left, top) = area.get_base_pixel();
+        for shade in &self.shades {
+            let grey = 255 - 7 * (shade.level.min(12) as u8);
+            let corners = [(shade.from, self.y.start), (shade.to, self.y.end)];
+            chart.draw_series([Rectangle::new(corners, RGBColor(grey, grey, grey).filled())])?;
+            let (from, to) = (chart.backend_coord(&corners[0]), chart.backend_coord(&corners[1]));
+            let name = format!("level {}", shade.level);
+            if to.0 - from.0 > (px(12) as f64 / 2.0 * name.len() as f64) as i32 {
+                let style = text(12, INK, (HPos::Center, VPos::Bottom));
+                area.draw_text(&name, &style, ((from.0 + to.0) / 2 - left, to.1 - top - px(3)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn curve(&self, area: &Area<'_>, chart: &mut Chart<'_, '_>, curve: &Curve) -> Drawn {
+        let colour = colour(curve.colour);
+        for segment in &curve.segments {
+            for part in cut(&segment.points, self.y.end) {
+                if segment.below {
+                    let style = colour.mix(0.6).stroke_width(2 * SCALE);
+                    chart.draw_series(DashedLineSeries::new(part, px(6), px(4), style))?;
+                } else {
+                    chart.draw_series(LineSeries::new(part, colour.stroke_width(2 * SCALE)))?;
+                }
+            }
+        }
+        let (left, top) = area.get_base_pixel();
+        let points = || curve.segments.iter().filter(|s| !s.below).flat_map(|s| &s.points);
+        let every = if curve.marked { points().count().div_ceil(MOST_MARKS).max(1) } else { usize::MAX };
+        for point in points().skip(every / 2).step_by(every).filter(|(_, y)| self.y.contains(y)) {
+            let (x, y) = chart.backend_coord(point);
+            mark(curve.colour, (x - left, y - top), &|element| area.draw(&element).map_err(Into::into))?;
+        }
+        Ok(())
+    }
+}
+
+/// The parts of a line that lie below `top`.
+fn cut(points: &[(f64, f64)], top: f64) -> Vec<Vec<(f64, f64)>> {
+    let mut parts = Vec::new();
+    let mut part: Vec<(f64, f64)> = Vec::new();
+    let mut before: Option<(f64, f64)> = None;
+    for &(x, y) in points {
+        let crossing =
+            before.filter(|(_, b)| (*b <= top) != (y <= top)).map(|(a, b)| a + (x - a) * (top - b) / (y - b));
+        part.extend(crossing.map(|x| (x, top)));
+        if y <= top {
+            part.push((x, y));
+        } else if !part.is_empty() {
+            parts.push(std::mem::take(&mut part));
+        }
+        before = Some((x, y));
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
+
+/// A range that an axis can show: finite, and not empty.
+pub fn range(low: f64, high: f64) -> Range<f64> {
+    let (low, high) = (low.min(high), low.max(high));
+    if !(low.is_finite() && high.is_finite()) {
+        return 0.0..1.0;
+    }
+    let least = (1e-6 * low.abs().max(high.abs())).max(1e-9);
+    low..high.max(low + least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_where_they_cross_the_top() {
+        let parts = cut(&[(0.0, 8.0), (2.0, 4.0), (4.0, 4.0), (6.0, 8.0), (7.0, 9.0)], 6.0);
+        assert_eq!(parts, [vec![(1.0, 6.0), (2.0, 4.0), (4.0, 4.0), (5.0, 6.0)]]);
+        assert!(cut(&[(0.0, 7.0), (1.0, 8.0)], 6.0).is_empty());
+        assert_eq!(cut(&[(0.0, 8.0), (1.0, 5.0)], 6.0).len(), 1);
+    }
+
+    #[test]
+    fn ranges_are_never_empty_or_infinite() {
+        for (low, high) in [(0.0, 0.0), (3.0, 3.0), (f64::NAN, 1.0), (f64::INFINITY, 0.0), (-1e30, -1e30), (5.0, 1.0)] {
+            let range = range(low, high);
+            assert!(range.start < range.end && (range.end - range.start).is_finite(), "{low}, {high}: {range:?}");
+        }
+    }
+}

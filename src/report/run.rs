@@ -1,0 +1,357 @@
+//! A run as it lies on disk: a folder with `vcycle/` and `scratch/`, the two sides, each with a `metrics.jsonl`.
+
+use super::printable;
+use super::savings::Point;
+use crate::bail;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Deserializer};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+/// The file of a side.
+const METRICS: &str = "metrics.jsonl";
+/// The sides of a run.
+const SIDES: [&str; 2] = ["vcycle", "scratch"];
+/// More seconds than this (30,000 years) are no measurement.
+const MOST_SECONDS: f64 = 1e12;
+/// Losses above this are as good as infinite.
+const LARGEST_LOSS: f64 = 1e30;
+
+/// Where a side stood when it wrote a line.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Position {
+    /// Stage of the plan and level of its model, from 1.
+    pub stage: usize,
+    pub level: usize,
+    /// Steps done, all stages together.
+    pub step: u64,
+    /// FLOPs so far: all levels, the optimizer and the operators.
+    pub flops: u64,
+    /// Seconds of training so far.
+    pub seconds: f64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Step {
+    #[serde(flatten)]
+    pub at: Position,
+    #[serde(deserialize_with = "number")]
+    pub lr: f64,
+    #[serde(deserialize_with = "number")]
+    pub loss: f64,
+    #[serde(deserialize_with = "number")]
+    pub grad_norm: f64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Eval {
+    #[serde(flatten)]
+    pub at: Position,
+    #[serde(rename = "valid_loss", deserialize_with = "number")]
+    pub loss: f64,
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
+}
+
+/// Coalesced, searched or interpolated, into the level of `at`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Operator {
+    #[serde(flatten)]
+    pub at: Position,
+    pub name: String,
+    pub flops_spent: u64,
+    #[serde(default)]
+    pub alpha: Option<f64>,
+}
+
+/// The beginning of a stage.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stage {
+    #[serde(flatten)]
+    pub at: Position,
+    #[serde(default)]
+    pub steps: Option<u64>,
+    #[serde(default)]
+    pub parameters: Option<u64>,
+    #[serde(default)]
+    pub layers: Option<u64>,
+    #[serde(default)]
+    pub width: Option<u64>,
+}
+
+/// The end of a side.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Summary {
+    #[serde(flatten)]
+    pub at: Position,
+    /// The most that was resident.
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
+    #[serde(default)]
+    pub tokens_per_second: Option<f64>,
+    /// Of the seconds, those spent waiting for batches.
+    #[serde(default)]
+    pub waited_seconds: Option<f64>,
+    #[serde(default)]
+    pub operations: Vec<Operation>,
+    #[serde(default)]
+    pub sample: Option<Sample>,
+}
+
+/// What one kind of operation took, all calls together.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Operation {
+    pub name: String,
+    pub calls: u64,
+    pub seconds: f64,
+    pub flops: u64,
+}
+
+/// What the finished model made of a prompt.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Sample {
+    pub prompt: String,
+    pub text: String,
+}
+
+/// A name for tables and legends.
+fn one_line(name: &str) -> String {
+    printable(name).replace(['\n', '\t'], " ")
+}
+
+/// JSON has no infinities; a loss or norm that was one is written as null.
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    let value = Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN);
+    Ok(if value.abs() < LARGEST_LOSS { value } else { f64::NAN })
+}
+
+/// One line of `metrics.jsonl`. Events of later versions are passed over, and so are fields.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Line {
+    Step(Step),
+    Eval(Eval),
+    Operator(Operator),
+    Stage(Stage),
+    Summary(Summary),
+    #[serde(other)]
+    Unknown,
+}
+
+/// One side of a run, or any file of metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Side {
+    /// For tables and legends: `gpt-sotu/vcycle`.
+    pub name: String,
+    /// The file it was read from.
+    pub path: PathBuf,
+    pub steps: Vec<Step>,
+    pub evals: Vec<Eval>,
+    pub operators: Vec<Operator>,
+    pub stages: Vec<Stage>,
+    pub summary: Option<Summary>,
+    /// The furthest position of any line.
+    pub end: Position,
+    /// What a reader should know about the file.
+    pub note: Option<String>,
+}
+
+impl Side {
+    /// Reads a `metrics.jsonl`. A damaged last line, as a killed run leaves it, becomes a note.
+    ///
+    /// # Errors
+    /// The file cannot be read; a line before the last that is no event, by its number; no event at all.
+    pub fn read(path: &Path, name: &str) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+        let mut lines = BufReader::new(file);
+        let mut side = Side { name: one_line(name), path: path.to_path_buf(), ..Side::default() };
+        let mut damaged: Option<(usize, String)> = None;
+        let mut text = Vec::new();
+        let mut known = false;
+        for number in 1.. {
+            text.clear();
+            if lines.read_until(b'\n', &mut text).map_err(|e| Error::io("read", path, e))? == 0 {
+                break;
+            }
+            if text.trim_ascii().is_empty() {
+                continue;
+            }
+            if let Some((number, why)) = damaged {
+                bail!("{}, line {number}: {why}; restore the line, or remove it", path.display());
+            }
+            match serde_json::from_slice(&text).map_err(|e| e.to_string()).and_then(|line| side.take(line)) {
+                Ok(()) => known = true,
+                Err(why) => damaged = Some((number, why)),
+            }
+        }
+        if !known {
+            bail!(
+                "{} holds no line of metrics; give a run folder, one of its sides, or a metrics.jsonl",
+                path.display()
+            );
+        }
+        side.note = damaged.map(|(number, _)| {
+            format!("{}: line {number}, the last, is cut off, as a killed run leaves it; left out", path.display())
+        });
+        Ok(side)
+    }
+
+    /// Takes a line up; or says what is wrong with it.
+    fn take(&mut self, line: Line) -> Result<(), String> {
+        let at = match &line {
+            Line::Step(step) => step.at,
+            Line::Eval(eval) => eval.at,
+            Line::Operator(operator) => operator.at,
+            Line::Stage(stage) => stage.at,
+            Line::Summary(summary) => summary.at,
+            Line::Unknown => return Ok(()),
+        };
+        if !(0.0..MOST_SECONDS).contains(&at.seconds) {
+            return Err(format!("{} seconds are no measurement", at.seconds));
+        }
+        match line {
+            Line::Step(step) => self.steps.push(step),
+            Line::Eval(eval) => self.evals.push(eval),
+            Line::Operator(operator) => self.operators.push(operator),
+            Line::Stage(stage) => self.stages.push(stage),
+            Line::Summary(summary) => self.summary = Some(summary),
+            Line::Unknown => {}
+        }
+        if (at.flops, at.step) >= (self.end.flops, self.end.step) {
+            self.end = at;
+        }
+        Ok(())
+    }
+
+    /// The evaluations that count in a comparison: finite, of level 1.
+    pub fn of_target(&self) -> impl Iterator<Item = &Eval> {
+        self.evals.iter().filter(|eval| eval.at.level == 1 && eval.loss.is_finite())
+    }
+
+    /// The same as a curve.
+    pub fn points(&self) -> Vec<Point> {
+        let point = |e: &Eval| Point { flops: e.at.flops, seconds: e.at.seconds, loss: e.loss };
+        self.of_target().map(point).collect()
+    }
+
+    /// Whether its name ends in `scratch`, as in `gpt-sotu/scratch` and `seed1-scratch`.
+    pub fn is_scratch(&self) -> bool {
+        self.name.rsplit(['/', '-', '_']).next() == Some(SIDES[1])
+    }
+}
+
+/// The sides that a path stands for: of a run folder both, of a side's folder or a file one.
+///
+/// # Errors
+/// As [`Side::read`]; a folder without metrics.
+pub fn sides(path: &Path) -> Result<Vec<Side>> {
+    let kind = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    let own = folder_name(path);
+    if !kind.is_dir() {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = if path.ends_with(METRICS) { side_name(parent) } else { stem };
+        return Ok(vec![Side::read(path, &name)?]);
+    }
+    if path.join(METRICS).is_file() {
+        return Ok(vec![Side::read(&path.join(METRICS), &side_name(path))?]);
+    }
+    let files = SIDES.map(|side| (side, path.join(side).join(METRICS)));
+    let found: Vec<_> = files.iter().filter(|(_, file)| file.is_file()).collect();
+    if found.is_empty() {
+        bail!(
+            "{} holds no metrics: neither {METRICS}, nor vcycle/{METRICS}, nor scratch/{METRICS}; give the folder of a run",
+            path.display()
+        );
+    }
+    found.into_iter().map(|(side, file)| Side::read(file, &format!("{own}/{side}"))).collect()
+}
+
+/// `gpt-sotu/vcycle` for a side of a run, the folder's own name for any other.
+fn side_name(dir: &Path) -> String {
+    let own = folder_name(dir);
+    match SIDES.contains(&own.as_str()) {
+        true => format!("{}/{own}", folder_name(&dir.join(".."))),
+        false => own,
+    }
+}
+
+/// The last part of a path, also of `.` and `a/..`.
+fn folder_name(path: &Path) -> String {
+    let whole = path.canonicalize();
+    let path = whole.as_deref().unwrap_or(path);
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The sides of many paths, each once and under a name of its own.
+///
+/// # Errors
+/// As [`sides`].
+pub fn gather(paths: &[PathBuf]) -> Result<Vec<Side>> {
+    let mut all: Vec<Side> = Vec::new();
+    let mut seen = HashSet::new();
+    for path in paths {
+        let new = sides(path)?;
+        all.extend(new.into_iter().filter(|side| seen.insert(side.path.canonicalize().ok())));
+    }
+    let names: Vec<String> = all.iter().map(|side| side.name.clone()).collect();
+    for side in &mut all {
+        if names.iter().filter(|name| **name == side.name).count() > 1 {
+            let path = if side.path.ends_with(METRICS) { side.path.parent() } else { Some(side.path.as_path()) };
+            side.name = one_line(&path.unwrap_or(&side.path).with_extension("").to_string_lossy());
+        }
+    }
+    Ok(all)
+}
+
+/// A whole run.
+pub struct Run {
+    pub dir: PathBuf,
+    pub name: String,
+    pub vcycle: Option<Side>,
+    pub scratch: Option<Side>,
+    /// The resolved configuration, as text; runs of earlier versions have none.
+    pub config: Option<String>,
+    /// `run.json`; the same.
+    pub about: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Run {
+    /// # Errors
+    /// As [`sides`]; a `run.json` or `config.toml` that is there but cannot be read.
+    pub fn read(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            bail!("{} is no folder; give the folder of a run, which holds vcycle/{METRICS}", dir.display());
+        }
+        if dir.join(METRICS).is_file() {
+            bail!("{} is one side of a run; give the folder above it", dir.display());
+        }
+        let (mut vcycle, mut scratch) = (None, None);
+        for side in sides(dir)? {
+            if side.is_scratch() { scratch = Some(side) } else { vcycle = Some(side) }
+        }
+        let optional = |name: &str| -> Result<Option<String>> {
+            let path = dir.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(Error::io("read", &path, e)),
+            }
+        };
+        let about = match optional("run.json")? {
+            Some(text) => serde_json::from_str(&text).map_err(|e| {
+                Error::new(format!("{}: {e}; restore it, or remove it", dir.join("run.json").display()))
+            })?,
+            None => serde_json::Map::new(),
+        };
+        let name = one_line(&folder_name(dir));
+        Ok(Run { dir: dir.to_path_buf(), name, vcycle, scratch, config: optional("config.toml")?, about })
+    }
+
+    /// Those it has, the V-cycle first.
+    pub fn sides(&self) -> Vec<&Side> {
+        self.vcycle.iter().chain(&self.scratch).collect()
+    }
+}

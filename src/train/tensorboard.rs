@@ -1,0 +1,177 @@
+//! Event files that TensorBoard reads: scalars, and nothing else of it.
+//!
+//! A file is a list of records (TFRecord): length, its checksum, payload, its checksum. A payload is a protobuf `Event`,
+//! encoded here by hand: a step, a time, and a `Summary` of tags with a value each.
+
+use crate::bail;
+use crate::error::{Error, Result};
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What TensorBoard looks for is `tfevents` in the name. One name, so that a run that goes on finds its file.
+pub const FILE: &str = "events.out.tfevents.vcycle";
+
+/// The event file of one side of a run.
+pub struct TensorBoard {
+    path: PathBuf,
+    out: BufWriter<File>,
+    bytes: u64,
+    /// The payload being encoded, kept for its memory.
+    event: Vec<u8>,
+}
+
+impl TensorBoard {
+    /// Begins an event file in `dir`, which is created if need be.
+    ///
+    /// # Errors
+    /// There is one already, or the system refuses.
+    pub fn create(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io("create folder", dir, e))?;
+        let path = dir.join(FILE);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        let mut board = Self::over(file.map_err(|e| Error::io("create", &path, e))?, path, 0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        wall_time(&mut board.event, now);
+        field(&mut board.event, FILE_VERSION, VERSION);
+        board.record()?;
+        board.flush()?;
+        Ok(board)
+    }
+
+    /// Goes on with the event file of `dir` after its first `bytes`; what lies behind them is forgotten.
+    ///
+    /// # Errors
+    /// The file is missing or shorter, or the system refuses.
+    pub fn resume(dir: &Path, bytes: u64) -> Result<Self> {
+        let path = dir.join(FILE);
+        let opened = OpenOptions::new().write(true).open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (length, mut file) = opened.map_err(|e| Error::io("open", &path, e))?;
+        if length < bytes {
+            bail!(
+                "{} has {length} bytes but had {bytes} at the checkpoint; restore it, or remove it to go on without",
+                path.display()
+            );
+        }
+        let ready = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
+        ready.map_err(|e| Error::io("shorten", &path, e))?;
+        Ok(Self::over(file, path, bytes))
+    }
+
+    fn over(file: File, path: PathBuf, bytes: u64) -> Self {
+        TensorBoard { path, out: BufWriter::new(file), bytes, event: Vec::with_capacity(1024) }
+    }
+
+    /// One event: values at a step, at seconds since 1970.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn scalars(&mut self, step: u64, seconds: f64, values: &[(&str, f64)]) -> Result<()> {
+        let event = &mut self.event;
+        event.clear();
+        wall_time(event, seconds);
+        key(event, STEP, VARINT);
+        varint(event, step);
+        let size = |tag: &str| 1 + varint_size(tag.len() as u64) + tag.len() as u64 + 5;
+        let summary = values.iter().map(|(tag, _)| 1 + varint_size(size(tag)) + size(tag)).sum();
+        key(event, SUMMARY, BYTES);
+        varint(event, summary);
+        for (tag, value) in values {
+            key(event, SUMMARY_VALUE, BYTES);
+            varint(event, size(tag));
+            field(event, VALUE_TAG, tag.as_bytes());
+            key(event, VALUE_SIMPLE, FIXED32);
+            event.extend((*value as f32).to_le_bytes());
+        }
+        self.record()
+    }
+
+    /// Frames the encoded event.
+    fn record(&mut self) -> Result<()> {
+        let length = (self.event.len() as u64).to_le_bytes();
+        let parts = [&length[..], &masked(&length), &self.event, &masked(&self.event)];
+        let written = parts.iter().try_for_each(|part| self.out.write_all(part));
+        written.map_err(|e| Error::io("write", &self.path, e))?;
+        self.bytes += self.event.len() as u64 + 16;
+        Ok(())
+    }
+
+    /// # Errors
+    /// As [`TensorBoard::scalars`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.out.flush().map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Length of the file, with what is not flushed yet: where [`TensorBoard::resume`] goes on.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// The format, which the first event of a file names.
+const VERSION: &[u8] = b"brain.Event:2";
+
+// Fields of Event, Summary and Summary.Value.
+const WALL_TIME: u8 = 1;
+const STEP: u8 = 2;
+const FILE_VERSION: u8 = 3;
+const SUMMARY: u8 = 5;
+const SUMMARY_VALUE: u8 = 1;
+const VALUE_TAG: u8 = 1;
+const VALUE_SIMPLE: u8 = 2;
+
+// How a field's value is written.
+const VARINT: u8 = 0;
+const FIXED64: u8 = 1;
+const BYTES: u8 = 2;
+const FIXED32: u8 = 5;
+
+fn key(to: &mut Vec<u8>, field: u8, kind: u8) {
+    to.push(field << 3 | kind);
+}
+
+fn varint(to: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        to.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    to.push(value as u8);
+}
+
+fn varint_size(value: u64) -> u64 {
+    u64::from((64 - (value | 1).leading_zeros()).div_ceil(7))
+}
+
+fn field(to: &mut Vec<u8>, number: u8, value: &[u8]) {
+    key(to, number, BYTES);
+    varint(to, value.len() as u64);
+    to.extend(value);
+}
+
+fn wall_time(to: &mut Vec<u8>, seconds: f64) {
+    key(to, WALL_TIME, FIXED64);
+    to.extend(seconds.to_le_bytes());
+}
+
+/// CRC-32C (Castagnoli), byte by byte: an event has a few hundred.
+const CRC: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+
+/// The checksum of a record's part, rotated and shifted as TFRecord wants it.
+fn masked(bytes: &[u8]) -> [u8; 4] {
+    let crc = !bytes.iter().fold(!0u32, |crc, byte| crc >> 8 ^ CRC[((crc ^ u32::from(*byte)) & 0xFF) as usize]);
+    crc.rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes()
+}
