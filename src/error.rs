@@ -37,8 +37,8 @@ fn shortened(message: String) -> String {
     if message.len() <= LONGEST {
         return message;
     }
-    let start = message.floor_char_boundary(LONGEST * 3 / 4);
-    let end = message.ceil_char_boundary(message.len() - LONGEST / 4);
+    let boundary = |at: usize| (0..=at).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+    let (start, end) = (boundary(LONGEST * 3 / 4), boundary(message.len() - LONGEST / 4));
     format!("{} ... {}", &message[..start], &message[end..])
 }
 

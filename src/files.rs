@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if facts.is_dir() {
-        bail!("cannot read {}: it is a folder, not a file; give the path of one file", path.display());
+        bail!("cannot read {}: it is a folder, not a file; name one file in it", path.display());
     }
     if !facts.is_file() {
         bail!("cannot read {}: it is not a file but a pipe or a device; save its content to a file", path.display());

@@ -91,7 +91,7 @@ fn decompress(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
         let read = (&mut frame).take((most - text.len() as u64) + 1).read_to_end(&mut text);
         if text.len() as u64 > most {
             bail!(
-                "{}: {} compressed bytes hold more than {most} of text, which no text of people does; give the text itself",
+                "{}: {} compressed bytes hold more than {most} bytes, as no text does; give the text itself",
                 path.display(),
                 bytes.len()
             );

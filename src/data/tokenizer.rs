@@ -255,7 +255,7 @@ fn train_bpe(size: &str, text: &str) -> Result<Tokenizer> {
     let size = match size.parse::<usize>() {
         Ok(size) if (BYTES + 1..=MAX_BPE).contains(&size) => size,
         _ => bail!(
-            "`bpe:{size}` is out of range; the vocabulary size must be a whole number from {} (256 bytes and a merge) to {MAX_BPE}",
+            "`bpe:{size}` is no size of a vocabulary; give a whole number from {} (256 bytes and a merge) to {MAX_BPE}",
             BYTES + 1
         ),
     };

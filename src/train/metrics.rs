@@ -187,6 +187,9 @@ impl Metrics {
     /// # Errors
     /// The disk is full or gone.
     pub fn write(&mut self, event: &Event) -> Result<()> {
+        if let Event::Eval { at, valid_loss, .. } = event {
+            self.evals.push((*at, *valid_loss));
+        }
         let (out, board) = self.open()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
         match event {
@@ -202,13 +205,12 @@ impl Metrics {
                     ("progress/seconds", at.seconds),
                 ];
                 board.scalars(at.step, now, &values)?;
-                self.evals.push((*at, *valid_loss));
             }
             _ => {}
         }
         let line = serde_json::to_writer(&mut *out, event).map_err(std::io::Error::from);
         let written = line.and_then(|()| out.write_all(b"\n"));
-        written.map_err(|e| Error::io("write", &self.path, e))?;
+        written.map_err(|e| Error::io("write", self.path.as_path(), e))?;
         if !matches!(event, Event::Step { .. }) {
             self.flush()?;
         }

@@ -27,7 +27,7 @@ fn reads_plain_and_compressed_text() {
 fn unreadable_text_names_file_and_remedy() {
     let dir = folder();
     error_with(read_text(&dir.path().join("none.txt")), &["cannot read", "none.txt"]);
-    error_with(read_text(dir.path()), &["folder", "name one text file"]);
+    error_with(read_text(dir.path()), &["folder", "name one file"]);
     error_with(read_text(&file(&dir, "empty.txt", "")), &["empty.txt", "give a file"]);
     error_with(read_text(&file(&dir, "empty.zst", "")), &["empty.zst", "give a file"]);
     error_with(read_text(&file(&dir, "blank.txt", " \n\t\n")), &["blank.txt", "whitespace", "give"]);

@@ -2,6 +2,7 @@
 
 use crate::judge::{assert_useful, folder, write};
 use crate::safetensors::save_model;
+use crate::tokenizer::added_token;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -102,9 +103,7 @@ fn hostile_files() {
 /// A tokenizer with one more token, of this id.
 fn with_token(json: &serde_json::Value, id: u32) -> String {
     let mut json = json.clone();
-    json["added_tokens"] = serde_json::json!([{
-        "id": id, "content": "<far>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true
-    }]);
-    json["model"]["vocab"]["<far>"] = id.into();
+    json["added_tokens"] = serde_json::json!([added_token(id.into())]);
+    json["model"]["vocab"]["<t>"] = id.into();
     json.to_string()
 }

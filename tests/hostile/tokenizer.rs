@@ -64,6 +64,19 @@ fn damaged_tokenizers() {
     mutate::in_place_of(&path.clone(), |name| assert!(!check(&path, name), "{name}"));
 }
 
+/// The token `<t>` beside the vocabulary.
+pub fn added_token(id: u64) -> Value {
+    json!({
+        "id": id,
+        "content": "<t>",
+        "single_word": false,
+        "lstrip": false,
+        "rstrip": false,
+        "normalized": false,
+        "special": true
+    })
+}
+
 #[test]
 fn hostile_tokenizers() {
     let dir = folder();
@@ -76,7 +89,7 @@ fn hostile_tokenizers() {
         }
         write(&path, json.to_string().as_bytes());
     };
-    let token = |id: u64| json!([{"id": id, "content": "<t>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}]);
+    let token = |id: u64| json!([added_token(id)]);
     let vocab = |id: u64| {
         let mut vocab = byte["model"]["vocab"].clone();
         vocab["<t>"] = id.into();
@@ -136,7 +149,12 @@ fn hostile_tokenizers() {
         ("WordLevel", json!({"vocab": {"a": 0}, "unk_token": "nowhere"})),
         (
             "WordPiece",
-            json!({"vocab": {"a": 0}, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": u64::MAX}),
+            json!({
+                "vocab": {"a": 0},
+                "unk_token": "[UNK]",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": u64::MAX
+            }),
         ),
         ("Unigram", json!({"vocab": [["a", 0.0]], "unk_id": 5})),
         ("Unigram", json!({"vocab": [["a", -1e308], ["b", 1e308]], "unk_id": 0})),
@@ -157,7 +175,14 @@ fn hostile_tokenizers() {
         ("/truncation", json!({"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 0})),
         (
             "/padding",
-            json!({"strategy": {"Fixed": 1u64 << 40}, "direction": "Left", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}),
+            json!({
+                "strategy": {"Fixed": 1u64 << 40},
+                "direction": "Left",
+                "pad_to_multiple_of": null,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "a"
+            }),
         ),
     ]);
     let at = path.clone();
