@@ -1,6 +1,8 @@
 //! Promise: TensorBoard reads what `train::tensorboard` writes, and a run that goes on leaves the file of one that never
 //! stopped. `tests/tensorboard/events.py` wrote the bytes compared with, by TensorBoard's own library.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::path::Path;
 use vcycle::train::tensorboard::{FILE, TensorBoard};
 
@@ -8,6 +10,31 @@ const GOLDEN: &[u8] = include_bytes!("tensorboard/events");
 /// The first record: 8 bytes of length, 4 of checksum, 24 of an event with a time (at 13) and a version, 4 of checksum.
 const FIRST: usize = 40;
 const TIME: std::ops::Range<usize> = 13..21;
+
+/// Counts allocations, by thread: tests run side by side.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator as it came. `alloc_zeroed` and `realloc` come by their defaults through
+// `alloc`.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn written(dir: &Path) -> Vec<u8> {
     std::fs::read(dir.join(FILE)).expect("an event file")
@@ -87,4 +114,15 @@ fn files_that_are_there_missing_or_short_are_told() {
     let short = TensorBoard::resume(dir.path(), 1000).err().expect("short").to_string();
     assert!(short.contains("has 40 bytes but had 1000"), "{short}");
     assert_eq!(written(dir.path()), before);
+}
+
+#[test]
+fn later_events_allocate_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut board = TensorBoard::create(dir.path()).expect("created");
+    first_event(&mut board);
+    let before = ALLOCATIONS.get();
+    (0..1000).for_each(|_| first_event(&mut board));
+    board.flush().expect("flushed");
+    assert_eq!(ALLOCATIONS.get(), before);
 }

@@ -2,6 +2,7 @@
 
 use super::run::{Eval, Side, gather, sides};
 use super::savings::{self, Point};
+use super::text::{engineering, in_seconds, percent};
 use crate::bail;
 use crate::error::{At, Result};
 use serde::Serialize;
@@ -77,6 +78,9 @@ pub struct Comparison {
 /// As [`gather`]; a baseline that is neither a name among the runs nor a path.
 pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<Side>, Vec<usize>)> {
     let mut all = gather(paths)?;
+    if all.is_empty() {
+        bail!("nothing to compare; give the folder of a run");
+    }
     if wanted.is_empty() {
         let scratch: Vec<usize> = (0..all.len()).filter(|&i| all[i].is_scratch()).collect();
         return Ok((all, if scratch.is_empty() { vec![0] } else { scratch }));
@@ -185,34 +189,6 @@ impl Against {
         };
         format!("never reaches it: ends {:.4} above{best}", self.final_above)
     }
-}
-
-/// Three digits with an exponent that is a multiple of three: `8.84e12`.
-pub fn engineering(value: f64) -> String {
-    let exponent = if value >= 1.0 { value.log10().floor() as i32 / 3 * 3 } else { 0 };
-    let (mantissa, exponent) = match value / 10f64.powi(exponent) {
-        // What rounding would carry to 1000.
-        m if m >= 999.5 => (m / 1000.0, exponent + 3),
-        m => (m, exponent),
-    };
-    if mantissa == 0.0 {
-        return "0".to_string();
-    }
-    let digits = if mantissa >= 99.95 { 0 } else { 1 + usize::from(mantissa < 9.995) };
-    match exponent {
-        0 => format!("{mantissa:.digits$}"),
-        e => format!("{mantissa:.digits$}e{e}"),
-    }
-}
-
-/// Seconds, with the digits that tell short runs apart.
-pub fn in_seconds(seconds: f64) -> String {
-    format!("{seconds:.0$}", if seconds < 10.0 { 2 } else { 1 })
-}
-
-/// `20.0 %`.
-pub fn percent(fraction: f64) -> String {
-    format!("{:.1} %", 100.0 * fraction)
 }
 
 /// A row of cells, or a name and a sentence in place of the rest.

@@ -1,7 +1,8 @@
 //! `report.html` of a run: one file that needs nothing else, neither a network nor a script.
 
-use super::page::{Page, escape};
+use super::page::Page;
 use super::run::Run;
+use super::text::escape;
 use super::{curves, page};
 use crate::error::Result;
 use crate::files::write_atomic;

@@ -8,6 +8,7 @@ pub mod page;
 pub mod plot;
 pub mod run;
 pub mod savings;
+<<<<<<< HEAD
 pub mod trace;
 
 /// Text from files and their names as a terminal, XML and HTML can show it: no control characters.
@@ -19,3 +20,6 @@ pub(crate) fn printable(text: &str) -> String {
     };
     text.chars().map(shown).collect()
 }
+=======
+pub mod text;
+>>>>>>> report

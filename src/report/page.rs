@@ -1,10 +1,9 @@
 //! The parts of a run's page. What comes from files is escaped in the cells and paragraphs that take it.
 
-use super::compare::{engineering, in_seconds, percent};
 use super::plot::Picture;
-use super::printable;
 use super::run::{Operation, Operator, Position, Run, Sample, Side, Stage};
 use super::savings::{Point, Savings, saved};
+use super::text::{duration, engineering, escape, in_seconds, percent};
 use crate::error::Result;
 use serde_json::Value;
 
@@ -28,22 +27,6 @@ dl { display: grid; grid-template-columns: max-content auto; gap: 0.2em 1em; }
 dt { font-weight: bold; }
 dd { margin: 0; overflow-wrap: anywhere; }
 ";
-
-/// Text as HTML and XML show it as it is, within elements and attributes.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in printable(text).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 /// A page being written.
 pub struct Page {
@@ -144,15 +127,6 @@ pub fn headline(run: &Run) -> String {
         engineering(side.end.flops as f64),
         duration(side.end.seconds)
     )
-}
-
-/// Seconds for people.
-fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.1} s"),
-        s if s < 7200.0 => format!("{:.1} minutes", s / 60.0),
-        s => format!("{:.1} hours", s / 3600.0),
-    }
 }
 
 /// What both sides used, and where one was as good as the other.

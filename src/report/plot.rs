@@ -1,6 +1,6 @@
 //! Drawing: panels of curves under one legend, as SVG. Text stays text, so drawing needs no fonts.
 
-use super::compare::engineering;
+use super::text::{engineering, escape};
 use crate::error::{Error, Result};
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
@@ -164,7 +164,7 @@ impl Picture {
             "width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"",
             WIDTH * SCALE,
             height * SCALE,
-            super::page::escape(&self.description)
+            escape(&self.description)
         )
     }
 

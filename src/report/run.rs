@@ -1,7 +1,7 @@
 //! A run as it lies on disk: a folder with `vcycle/` and `scratch/`, the two sides, each with a `metrics.jsonl`.
 
-use super::printable;
 use super::savings::Point;
+use super::text::printable;
 use crate::bail;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer};

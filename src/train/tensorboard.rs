@@ -50,7 +50,7 @@ impl TensorBoard {
         let (length, mut file) = opened.map_err(|e| Error::io("open", &path, e))?;
         if length < bytes {
             bail!(
-                "{} has {length} bytes but had {bytes} at the checkpoint; restore it, or remove it to go on without",
+                "{} has {length} bytes but had {bytes} at the checkpoint; restore the file as it was",
                 path.display()
             );
         }
