@@ -8,18 +8,5 @@ pub mod page;
 pub mod plot;
 pub mod run;
 pub mod savings;
-<<<<<<< HEAD
-pub mod trace;
-
-/// Text from files and their names as a terminal, XML and HTML can show it: no control characters.
-pub(crate) fn printable(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\n' | '\t' => c,
-        c if c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}') => '\u{FFFD}',
-        c => c,
-    };
-    text.chars().map(shown).collect()
-}
-=======
 pub mod text;
->>>>>>> report
+pub mod trace;
