@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, no logic of its own.
 
 mod coalesce;
+mod data;
 mod decoalesce;
 mod eval;
 mod generate;
@@ -29,6 +30,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Args),
+    Data(data::Args),
     Coalesce(coalesce::Args),
     Decoalesce(decoalesce::Args),
     Interpolate(interpolate::Args),
@@ -74,6 +76,14 @@ fn print(text: fmt::Arguments<'_>) -> Result<()> {
 /// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
 fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
     let path = model.join(checkpoint::TOKENIZER);
+    if model.is_dir() && !path.exists() {
+        bail!(
+            "{} has no {}, so it can read no text: it was trained on token files without data.tokenizer; put the \
+             tokenizer.json of those tokens there",
+            model.display(),
+            checkpoint::TOKENIZER
+        );
+    }
     let tokenizer = Tokenizer::load(&path)?;
     let tokens = tokenizer.encode(text)?;
     match tokens.iter().find(|&&t| t as usize >= vocab) {
@@ -93,6 +103,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::Train(args) => args.run(),
+            Command::Data(args) => args.run(),
             Command::Coalesce(args) => args.run(),
             Command::Decoalesce(args) => args.run(),
             Command::Interpolate(args) => args.run(),

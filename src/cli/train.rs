@@ -1,6 +1,7 @@
 use super::{DeviceArgs, say};
 use crate::bail;
 use crate::error::Result;
+use crate::hub::checkpoint;
 use crate::train::config::Config;
 use crate::train::progress::Progress;
 use crate::train::run::train;
@@ -45,6 +46,10 @@ impl Args {
         }
         let model = outcome.model.display();
         say(format_args!("model: {model} (held-out loss {:.4})", outcome.loss))?;
+        // Token files alone have no tokenizer, without which nothing is generated.
+        if !outcome.model.join(checkpoint::TOKENIZER).exists() {
+            return Ok(());
+        }
         say(format_args!("try: vcycle generate {model} --prompt \"The people of the United States\""))
     }
 }

@@ -4,7 +4,8 @@ use super::config::{Config, Family, Stage};
 use super::learner::Learner;
 use super::metrics::{Event, Metrics, Position};
 use super::progress::Progress;
-use crate::data::prepare::{Dataset, prepare};
+use crate::data::corpus::Corpus;
+use crate::data::prefetch::Prefetch;
 use crate::data::sampler::{Sampler, check_length, validation_batch};
 use crate::device::Device;
 use crate::error::{At, Error, Result};
@@ -18,6 +19,7 @@ use crate::multilevel::scheme::ModelShape;
 use crate::multilevel::{coalesce, interpolate};
 use crate::report::savings::{Point, Savings};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a finished run left.
@@ -92,9 +94,9 @@ pub fn train(
     if out.exists() {
         crate::bail!("{} exists already; choose another --out, or remove it", out.display());
     }
-    let data = prepare(&config.data_spec(), cache, &mut |text| progress.note(text))?;
-    check_length(&data.train, config.model.context)?;
-    check_length(&data.valid, config.model.context)?;
+    let data = Corpus::open(&config.data_source()?, cache, &mut |text| progress.note(text))?;
+    check_length(&*data.train, config.model.context)?;
+    check_length(&*data.valid, config.model.context)?;
     let done = both(config, device, &data, out, progress);
     done.map_err(|e| match out.exists() {
         true => Error::new(format!(
@@ -109,17 +111,17 @@ pub fn train(
 fn both(
     config: &Config,
     device: &mut dyn Device,
-    data: &Dataset,
+    data: &Corpus,
     out: &Path,
     progress: &mut Progress,
 ) -> Result<Outcome> {
-    let vocab = data.tokenizer.vocab_size();
-    let mut vcycle = Runner::new(config, device, data, &out.join("vcycle"), progress);
+    let vocab = data.vocab_size;
+    let mut vcycle = Runner::new(config, device, data, &out.join("vcycle"), progress)?;
     let loss = vcycle.v_cycle(Levels::new(config, vocab)?)?;
     let points = vcycle.points(1);
     let mut savings = None;
     if let Some(stage) = &config.scratch {
-        let mut scratch = Runner::new(config, device, data, &out.join("scratch"), progress);
+        let mut scratch = Runner::new(config, device, data, &out.join("scratch"), progress)?;
         scratch.scratch(Levels::new(config, vocab)?, stage)?;
         savings = Savings::of(&points, &scratch.points(1));
     }
@@ -130,11 +132,11 @@ fn both(
 struct Runner<'a> {
     config: &'a Config,
     device: &'a mut dyn Device,
-    data: &'a Dataset,
+    data: &'a Corpus,
     dir: PathBuf,
     progress: &'a mut Progress,
     metrics: Metrics,
-    sampler: Sampler,
+    batches: Prefetch,
     at: Position,
     ids: Vec<i32>,
     labels: Vec<i32>,
@@ -144,23 +146,25 @@ impl<'a> Runner<'a> {
     fn new(
         config: &'a Config,
         device: &'a mut dyn Device,
-        data: &'a Dataset,
+        data: &'a Corpus,
         dir: &Path,
         progress: &'a mut Progress,
-    ) -> Self {
+    ) -> Result<Self> {
         let tokens = config.train.batch * config.model.context;
-        Runner {
+        let sampler = Sampler { seed: config.seed, rank: 0, world: 1 };
+        let sizes = (config.train.batch, config.model.context);
+        Ok(Runner {
             config,
             device,
             data,
             dir: dir.to_path_buf(),
             progress,
             metrics: Metrics::new(dir),
-            sampler: Sampler { seed: config.seed, rank: 0, world: 1 },
+            batches: Prefetch::new(Arc::clone(&data.train), sampler, sizes, 0)?,
             at: Position::default(),
             ids: vec![0; tokens],
             labels: vec![0; tokens],
-        }
+        })
     }
 
     /// Evaluations of a level as points of its curve.
@@ -271,16 +275,9 @@ impl<'a> Runner<'a> {
         let mut valid = self.evaluate(&mut learner)?;
         for step in 0..stage.steps {
             let begin = Instant::now();
-            self.sampler.training_batch(
-                &self.data.train,
-                self.at.step,
-                batch,
-                context,
-                &mut self.ids,
-                &mut self.labels,
-            )?;
+            let (ids, labels) = self.batches.next(self.at.step)?;
             let lr = schedule.rate(step);
-            let report = learner.step(self.device, &self.ids, &self.labels, lr)?;
+            let report = learner.step(self.device, ids, labels, lr)?;
             let elapsed = begin.elapsed().as_secs_f64();
             self.at.step += 1;
             let flops = learner.step_flops();
@@ -301,6 +298,10 @@ impl<'a> Runner<'a> {
         let seconds = self.at.seconds;
         self.progress
             .note(&format!("  held-out loss {valid:.4} after {:.3e} FLOPs, {seconds:.1} s", self.at.flops as f64));
+        let waited = self.batches.waited().as_secs_f64();
+        if waited > 0.01 * seconds {
+            self.progress.note(&format!("  {waited:.1} s so far were spent waiting for data; is its disk slow?"));
+        }
         let (model, store) = learner.finish(self.device);
         Ok((model, store, valid))
     }
@@ -314,7 +315,7 @@ impl<'a> Runner<'a> {
         };
         let (mut total, mut tokens) = (0.0, 0);
         for index in 0..most {
-            let scored = validation_batch(&self.data.valid, index, batch, context, &mut self.ids, &mut self.labels)?;
+            let scored = validation_batch(&*self.data.valid, index, batch, context, &mut self.ids, &mut self.labels)?;
             if scored == 0 {
                 break;
             }
@@ -337,7 +338,7 @@ impl<'a> Runner<'a> {
         let device = &mut *self.device;
         write_dir_atomic(&self.dir.join("model"), |dir| {
             checkpoint::save(dir, model, store, device)?;
-            tokenizer.save(&dir.join(checkpoint::TOKENIZER))
+            tokenizer.as_ref().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(checkpoint::TOKENIZER)))
         })?;
         self.metrics.flush()
     }
