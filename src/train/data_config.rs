@@ -2,6 +2,7 @@
 
 use crate::bail;
 use crate::data::corpus::{DataSource, ShardsSpec};
+use crate::data::documents::is_json_lines;
 use crate::data::prepare::DataSpec;
 use crate::data::text::{FIELD, HeldOut};
 use crate::error::Result;
@@ -65,6 +66,9 @@ impl DataConfig {
             let Some(tokenizer) = &self.tokenizer else {
                 bail!("data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer.json");
             };
+            if self.field.is_some() && !is_json_lines(text) {
+                bail!("data.field: the key of JSON lines, but {} is not named .jsonl; leave it out", text.display());
+            }
             return Ok(DataSource::Text(DataSpec {
                 text: text.clone(),
                 tokenizer: tokenizer.clone(),
