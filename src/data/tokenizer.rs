@@ -46,7 +46,7 @@ impl Tokenizer {
     }
 
     /// As [`Tokenizer::from_spec`], from a training text that comes in pieces. They are looked at one by one, so none
-    /// should end within a word; see [`TRAINING_CUT`](super::encoder::TRAINING_CUT).
+    /// should end within a word; see [`TRAINING_CUT`].
     ///
     /// # Errors
     /// As [`Tokenizer::from_spec`].

@@ -21,7 +21,7 @@ fn texts() -> Vec<String> {
     (0..23)
         .map(|i| {
             let line = format!("Fellow \"citizens\" of 日本 and 🦊, number {i}.\n");
-            format!("== {i}\n\n{}\n\n\n", line.repeat(1 + i * i * 7))
+            format!("== {i}\n\n{}\n\n\n", line.repeat(1 + i * i * 2))
         })
         .collect()
 }
