@@ -103,7 +103,7 @@ impl TextReader {
         &self.path
     }
 
-    /// Appends the next part of the text, at most [`CHUNK`] bytes, to `out`; false: there was none left.
+    /// Appends the next part of the text, at most 256 KiB, to `out`; false: there was none left.
     ///
     /// # Errors
     /// When the file cannot be read, is corrupt or cut short, is not UTF-8 (with the byte offset and line of the first
