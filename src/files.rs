@@ -4,7 +4,7 @@
 //! Everything is therefore written under a temporary name next to its destination and renamed once it is on disk.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -57,17 +57,62 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
 /// When the system refuses a step or `write` returns an error. The temporary file is removed and an existing `path` is
 /// left as it was.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let folder = prepare_parent(path)?;
-    let (temporary, file) =
-        Temporary::create(&folder, |name| OpenOptions::new().write(true).create_new(true).open(name))?;
-    let written = (|| {
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        write(&mut out)?;
-        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()
-    })();
-    written.map_err(|e| Error::io("write", path, e))?;
-    temporary.rename_to(path, &folder)
+    let mut file = AtomicFile::create(path)?;
+    write(&mut file.out).map_err(|e| Error::io("write", path, e))?;
+    file.commit()
+}
+
+/// A file that is written bit by bit and appears whole: [`write_atomic`] for writers that cannot be one function.
+pub struct AtomicFile {
+    path: PathBuf,
+    folder: PathBuf,
+    temporary: Temporary,
+    out: BufWriter<File>,
+}
+
+impl AtomicFile {
+    /// Opens a temporary file beside `path`, where it appears with [`AtomicFile::commit`]; dropped before, it is removed.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_atomic`].
+    pub fn create(path: &Path) -> Result<Self> {
+        let folder = prepare_parent(path)?;
+        let (temporary, file) =
+            Temporary::create(&folder, |name| OpenOptions::new().write(true).create_new(true).open(name))?;
+        Ok(AtomicFile { path: path.to_owned(), folder, temporary, out: BufWriter::with_capacity(1 << 20, file) })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the disk is full, for instance.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Replaces the first bytes, as of a header whose counts are known at the end. What is written then goes behind them.
+    ///
+    /// # Errors
+    ///
+    /// As [`AtomicFile::write`].
+    pub fn write_at_start(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.seek(io::SeekFrom::Start(0)).map_err(|e| Error::io("write", &self.path, e))?;
+        self.write(bytes)
+    }
+
+    /// Syncs the file to disk and gives it its name.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_atomic`].
+    pub fn commit(self) -> Result<()> {
+        let AtomicFile { path, folder, temporary, out } = self;
+        let synced = out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
+        synced.map_err(|e| Error::io("write", &path, e))?;
+        temporary.rename_to(&path, &folder)
+    }
 }
 
 /// Makes the folder `dir` with the contents that `fill` writes into the folder it is given.

@@ -14,11 +14,13 @@ use stack::Stack;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use support::{Random, floats, integers, state};
+use vcycle::data::prefetch::Prefetch;
 use vcycle::data::sampler::Sampler;
 use vcycle::data::shard::{Shard, write_shard};
+use vcycle::data::tokens::Tokens;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::{ALIGN, AdamW, GlobalNorm, StepState};
 use vcycle::device::{Device, Graph, alloc_tensor, read_scalar};
@@ -159,15 +161,16 @@ fn assert_none(what: &str, mut step: impl FnMut()) {
     assert_eq!(ours, 0, "{what}: allocations of ours, the first from\n{}", FIRST.lock().expect("a lock"));
 }
 
-/// What `vcycle train` runs: a GPT, its learner, batches from a shard.
+/// What `vcycle train` runs: a GPT, its learner, batches of a shard that are read ahead.
 fn gpt_steps(recompute: bool) {
     let (batch, time, vocab) = (3, 17, 61);
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("tokens.bin");
     let tokens: Vec<u32> = (0..2000u32).map(|i| i * i % vocab as u32).collect();
     write_shard(&path, &tokens, vocab).expect("a shard");
-    let shard = Shard::open(&path).expect("a shard");
+    let tokens = Arc::new(Tokens::from(Shard::open(&path).expect("a shard")));
     let sampler = Sampler { seed: 1, rank: 0, world: 1 };
+    let mut batches = Prefetch::new(tokens, sampler, (batch, time), 0).expect("a thread");
     let gpt = Gpt::new(GptConfig {
         vocab,
         context: time,
@@ -190,10 +193,10 @@ fn gpt_steps(recompute: bool) {
     let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
     let mut learner =
         Learner::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, 1, recompute).expect("memory");
-    let (mut ids, mut labels, mut number) = (vec![0; batch * time], vec![0; batch * time], 0);
+    let mut number = 0;
     let mut step = || {
-        sampler.training_batch(&shard, number, batch, time, &mut ids, &mut labels).expect("a batch");
-        learner.step(&mut device, &ids, &labels, 1e-3).expect("a step");
+        let (ids, labels) = batches.next(number).expect("a batch");
+        learner.step(&mut device, ids, labels, 1e-3).expect("a step");
         number += 1;
     };
     (0..2).for_each(|_| step());

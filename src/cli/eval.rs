@@ -14,7 +14,8 @@ use std::path::PathBuf;
 pub struct Args {
     /// Folder with config.json, model.safetensors and, for texts, tokenizer.json
     model: PathBuf,
-    /// A text (.txt, .zst) or a token shard (.bin, for instance runs/data/NAME/valid.bin)
+    /// A text or JSON lines (.txt, .jsonl, also .gz and .zst), or a token file of vcycle, llm.c or nanoGPT (.bin, for
+    /// instance runs/data/NAME/valid.bin)
     #[arg(long)]
     data: PathBuf,
     /// Sequences computed at a time
@@ -46,7 +47,7 @@ impl Args {
         // Before the shard, so that it is dropped after it: a mapped file cannot be removed everywhere.
         let temporary;
         let (shard, bytes) = if self.data.extension().is_some_and(|e| e == "bin") {
-            (open_shard(&self.data)?, None)
+            (open_shard(&self.data, Some(vocab))?, None)
         } else {
             let text = read_text(&self.data)?;
             let (_, tokens) = encode(&self.model, vocab, &text)?;
@@ -55,13 +56,6 @@ impl Args {
             write_shard(&temporary.0, &tokens, vocab)?;
             (Shard::open(&temporary.0)?, Some(text.len()))
         };
-        if shard.vocab_size() > vocab {
-            bail!(
-                "{} has a vocabulary of {} but the model one of {vocab}; prepare it with the model's tokenizer",
-                self.data.display(),
-                shard.vocab_size()
-            );
-        }
         self.check_length(shard.len())?;
         // A text shorter than the context is scored in one window of its own length.
         let context = gpt.config.context.min(shard.len() - 1);

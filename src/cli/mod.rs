@@ -2,6 +2,7 @@
 
 mod coalesce;
 mod compare;
+mod data;
 mod decoalesce;
 mod eval;
 mod generate;
@@ -32,6 +33,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Args),
+    Data(data::Args),
     Coalesce(coalesce::Args),
     Decoalesce(decoalesce::Args),
     Interpolate(interpolate::Args),
@@ -87,6 +89,14 @@ fn print(text: fmt::Arguments<'_>) -> Result<()> {
 /// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
 fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
     let path = model.join(checkpoint::TOKENIZER);
+    if model.is_dir() && !path.exists() {
+        bail!(
+            "{} has no {}, so it can read no text: it was trained on token files without data.tokenizer; put the \
+             tokenizer.json of those tokens there",
+            model.display(),
+            checkpoint::TOKENIZER
+        );
+    }
     let tokenizer = Tokenizer::load(&path)?;
     let tokens = tokenizer.encode(text).at(path.display())?;
     match tokens.iter().find(|&&t| t as usize >= vocab) {
@@ -106,6 +116,7 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Train(args) => return args.run(),
+            Command::Data(args) => args.run(),
             Command::Coalesce(args) => args.run(),
             Command::Decoalesce(args) => args.run(),
             Command::Interpolate(args) => args.run(),

@@ -3,7 +3,8 @@ use crate::bail;
 use crate::device::cpu::Cpu;
 use crate::device::timing::Timings;
 use crate::error::{Error, Result};
-use crate::report::trace;
+use crate::hub::checkpoint;
+use crate::report::{html, trace};
 use crate::train::config::Config;
 use crate::train::folder::About;
 use crate::train::progress::Progress;
@@ -77,10 +78,14 @@ impl Args {
                 if let Some(savings) = &savings {
                     say(format_args!("{savings}"))?;
                 }
-                let model = dir.join("vcycle/model");
-                let model = model.display();
-                say(format_args!("model: {model} (held-out loss {loss:.4})"))?;
-                say(format_args!("try: vcycle generate {model} --prompt \"The people of the United States\""))?;
+                let (model, report) = (dir.join("vcycle/model"), dir.join(html::FILE));
+                say(format_args!("model: {} (held-out loss {loss:.4})", model.display()))?;
+                say(format_args!("report: {}", report.display()))?;
+                // Token files alone have no tokenizer, without which nothing is generated.
+                if model.join(checkpoint::TOKENIZER).exists() {
+                    let prompt = "The people of the United States";
+                    say(format_args!("try: vcycle generate {} --prompt \"{prompt}\"", model.display()))?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Outcome::Stopped { dir, step } => {

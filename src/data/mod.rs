@@ -1,12 +1,24 @@
-//! From a text file to batches of token ids.
+//! From text or token files to batches of token ids.
 //!
-//! [`text`] reads a file and holds part of it out, [`tokenizer`] turns text into tokens, [`shard`] keeps the tokens in
-//! a memory-mapped file, [`prepare`] does these three once and caches the result, and [`sampler`] cuts training and
-//! validation batches out of a shard.
+//! [`reader`] streams a file's text and [`documents`] divides it, [`text`] holds part of it out, [`tokenizer`] and
+//! [`encoder`] turn text into tokens, [`shard`] keeps the tokens in a memory-mapped file ([`shard_writer`] writes it,
+//! [`formats`] knows those of others). [`prepare`] does all this once for a configuration's text and caches the result,
+//! [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of many shards, [`corpus`] has both sides of
+//! what a run reads, [`sampler`] cuts training and validation batches out of it, and [`prefetch`] does so ahead of time.
 
+pub mod corpus;
+pub mod documents;
+pub mod encoder;
+pub mod fingerprint;
+pub mod folder;
+pub mod formats;
+pub mod prefetch;
 pub mod prepare;
+pub mod reader;
 pub mod sampler;
 pub mod shard;
+pub mod shard_writer;
 pub mod text;
 pub mod tokenizer;
+pub mod tokens;
 mod untrusted;

@@ -1,13 +1,17 @@
 //! Text to shards, once: the result is cached in a folder named by what it was made from.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::shard::{Shard, write_shard};
-use super::text::{HeldOut, decode_text, read_bytes, split};
+use super::documents::{Division, is_json_lines};
+use super::fingerprint::{Fingerprint, sum_of};
+use super::folder;
+use super::reader::{Compression, TextReader};
+use super::shard::Shard;
+use super::shard_writer::{Boundaries, ShardWriter};
+use super::text::{CONFIG, HeldOut, Marks, Survey, TextSource};
 use super::tokenizer::{Tokenizer, spec_file};
 use crate::bail;
 use crate::error::{At, Error, Result};
@@ -23,11 +27,30 @@ const FACTS: &str = "data.json";
 /// What to prepare.
 #[derive(Debug, Clone)]
 pub struct DataSpec {
-    /// A UTF-8 text, or one compressed as `.zst`.
+    /// A UTF-8 text or JSON lines, either compressed as `.zst` or `.gz` if need be.
     pub text: PathBuf,
     /// See [`Tokenizer::from_spec`].
     pub tokenizer: String,
     pub held_out: HeldOut,
+    /// The key of a JSON line's text.
+    pub field: String,
+}
+
+impl DataSpec {
+    fn source(&self) -> TextSource {
+        TextSource {
+            inputs: vec![self.text.clone()],
+            marks: self.held_out.prefix.clone().map_or(Marks::None, Marks::Prefix),
+            field: self.field.clone(),
+            every: self.held_out.every,
+            keys: &CONFIG,
+        }
+    }
+
+    /// Whether a side is encoded as one text. Lines of JSON have no line ends between them that would part their words.
+    fn joined(&self) -> bool {
+        !is_json_lines(&self.text)
+    }
 }
 
 /// A prepared text.
@@ -41,13 +64,6 @@ pub struct Dataset {
     pub train_bytes: u64,
     /// UTF-8 bytes of the held-out side's text.
     pub valid_bytes: u64,
-}
-
-impl Dataset {
-    /// A name that another text or tokenizer would change.
-    pub fn name(&self) -> String {
-        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
 }
 
 /// The content of `data.json`, which is written last: where it is, the folder is complete.
@@ -77,8 +93,7 @@ struct Facts {
 /// # Errors
 /// When the text or tokenizer cannot be read or used, the split leaves a side empty, or `cache` cannot be written.
 pub fn prepare(spec: &DataSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Dataset> {
-    let bytes = read_bytes(&spec.text)?;
-    let dir = cache.join(folder_name(spec, &bytes)?);
+    let dir = cache.join(folder_name(spec)?);
     if dir.join(FACTS).exists() {
         match open(&dir) {
             Ok(data) => {
@@ -90,14 +105,13 @@ pub fn prepare(spec: &DataSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Res
     }
 
     note(&format!("reading {}", spec.text.display()));
-    let text = decode_text(&spec.text, bytes)?;
-    let (train, valid) = split(&text, &spec.held_out).at(spec.text.display())?;
-    drop(text);
+    let source = spec.source();
+    let (division, survey) = source.survey()?;
 
     if dir.exists() {
         remove_prepared(&dir);
     }
-    let written = write_dir_atomic(&dir, |work| fill(work, spec, &train, &valid, note));
+    let written = write_dir_atomic(&dir, |work| fill(work, spec, (&division, &survey), note));
     // Where another process was first, its folder is as good.
     let data = open(&dir).or_else(|damage| written.and(Err(damage)))?;
     note(&token_counts(&data));
@@ -105,30 +119,43 @@ pub fn prepare(spec: &DataSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Res
 }
 
 /// Writes the four files into `dir`, `data.json` last.
-fn fill(dir: &Path, spec: &DataSpec, train: &str, valid: &str, note: &mut dyn FnMut(&str)) -> Result<()> {
+fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn FnMut(&str)) -> Result<()> {
+    let (source, joined, [train_bytes, valid_bytes]) = (spec.source(), spec.joined(), read.1.bytes);
     let trained = spec_file(&spec.tokenizer).is_none();
     note(&format!(
         "{} {}{}",
         if trained { "training" } else { "loading" },
         spec.tokenizer,
-        if trained { format!(" on {:.1} MB", train.len() as f64 / 1e6) } else { String::new() },
+        if trained { format!(" on {:.1} MB", train_bytes as f64 / 1e6) } else { String::new() },
     ));
-    let tokenizer = Tokenizer::from_spec(&spec.tokenizer, train)?;
+    let tokenizer = source.tokenizer(&spec.tokenizer, read, joined, u64::MAX)?;
     tokenizer.save(&dir.join(TOKENIZER))?;
 
-    note(&format!("encoding {:.1} MB", (train.len() + valid.len()) as f64 / 1e6));
-    let mut counts = [0; 2];
-    for ((text, name), count) in [(train, TRAIN), (valid, VALID)].into_iter().zip(&mut counts) {
-        let tokens = tokenizer.encode(text).at(spec.text.display())?;
-        if tokens.is_empty() {
+    note(&format!("encoding {:.1} MB", (train_bytes + valid_bytes) as f64 / 1e6));
+    let boundaries = if joined { Boundaries::Unknown } else { Boundaries::Known { continues: false } };
+    let vocab_size = tokenizer.vocab_size();
+    let shard = |name: &str| ShardWriter::create(&dir.join(name), vocab_size, boundaries);
+    let mut shards = [shard(TRAIN)?, shard(VALID)?];
+    let mut begins = [false; 2];
+    let mut sink = |ids: &[u32], first: bool, side: usize| {
+        begins[side] |= first;
+        // A document without tokens leaves no trace.
+        if !ids.is_empty() && std::mem::take(&mut begins[side]) && !joined {
+            shards[side].begin_document();
+        }
+        shards[side].push(ids)
+    };
+    source.encode(&tokenizer, read, joined, note, &mut sink).at(spec.text.display())?;
+    let counts = [shards[0].len(), shards[1].len()];
+    for (shard, name) in shards.into_iter().zip([TRAIN, VALID]) {
+        if shard.is_empty() {
             bail!(
                 "{}: tokenizer {} gives no tokens for {name}'s side of the text; use another tokenizer",
                 spec.text.display(),
                 spec.tokenizer
             );
         }
-        write_shard(&dir.join(name), &tokens, tokenizer.vocab_size())?;
-        *count = tokens.len();
+        shard.commit()?;
     }
 
     let facts = Facts {
@@ -137,11 +164,11 @@ fn fill(dir: &Path, spec: &DataSpec, train: &str, valid: &str, note: &mut dyn Fn
         tokenizer: spec.tokenizer.clone(),
         prefix: spec.held_out.prefix.clone(),
         every: spec.held_out.every,
-        vocab_size: tokenizer.vocab_size(),
-        train_tokens: counts[0],
-        valid_tokens: counts[1],
-        train_bytes: train.len() as u64,
-        valid_bytes: valid.len() as u64,
+        vocab_size,
+        train_tokens: counts[0] as usize,
+        valid_tokens: counts[1] as usize,
+        train_bytes,
+        valid_bytes,
         train_sum: sum_of(&dir.join(TRAIN))?,
         valid_sum: sum_of(&dir.join(VALID))?,
         tokenizer_sum: sum_of(&dir.join(TOKENIZER))?,
@@ -153,7 +180,7 @@ fn fill(dir: &Path, spec: &DataSpec, train: &str, valid: &str, note: &mut dyn Fn
 }
 
 /// Opens a complete folder and checks every file in it against `data.json`.
-fn open(dir: &Path) -> Result<Dataset> {
+pub(super) fn open(dir: &Path) -> Result<Dataset> {
     let path = dir.join(FACTS);
     let facts = read_facts(&path)?;
     // Sums come afterwards: opening compares lengths, so that no file of any length is read for its sum.
@@ -191,22 +218,33 @@ fn remove_prepared(dir: &Path) {
 }
 
 /// `<stem>-<16 hexadecimal digits>`, the digits from everything the prepared files depend on.
-fn folder_name(spec: &DataSpec, text: &[u8]) -> Result<String> {
+fn folder_name(spec: &DataSpec) -> Result<String> {
+    // Tells what is wrong with the path before the bytes are taken.
+    TextReader::open(&spec.text)?;
     let mut print = Fingerprint::default();
     print.add(&FORMAT.to_le_bytes());
-    print.add(text);
-    // The name decides whether the bytes are decompressed.
-    print.add(&[u8::from(spec.text.extension().is_some_and(|e| e == "zst"))]);
+    print.add_file(&spec.text)?;
+    // The name decides how the bytes are read.
+    let json = is_json_lines(&spec.text);
+    let compression = match Compression::of(&spec.text) {
+        Compression::None => 0,
+        Compression::Zstd => 1,
+        Compression::Gzip => 2,
+    };
+    print.add(&[compression | u8::from(json) << 2]);
     print.add(spec.tokenizer.as_bytes());
     if let Some(path) = spec_file(&spec.tokenizer) {
-        print.add(&read_bytes(path).at("tokenizer")?);
+        print.add_file(path).at("tokenizer")?;
     }
     print.add(&(spec.held_out.every as u64).to_le_bytes());
     if let Some(prefix) = &spec.held_out.prefix {
         print.add(prefix.as_bytes());
     }
+    if json {
+        print.add(spec.field.as_bytes());
+    }
     let name = spec.text.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
-    let name = name.strip_suffix(".zst").unwrap_or(&name);
+    let name = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(&name);
     let stem: String = Path::new(name)
         .file_stem()
         .map(|s| s.to_string_lossy())
@@ -218,46 +256,26 @@ fn folder_name(spec: &DataSpec, text: &[u8]) -> Result<String> {
     Ok(format!("{stem}-{}", print.hex()))
 }
 
-/// The same as [`Fingerprint::add`] of the whole file, without holding it in memory.
-fn sum_of(path: &Path) -> Result<String> {
-    let io = |e| Error::io("read", path, e);
-    let facts = fs::metadata(path).map_err(io)?;
-    // Opening a pipe waits for somebody to write into it.
-    if !facts.is_file() {
-        bail!("cannot read {}: it is not a file; remove its folder to have the data prepared again", path.display());
-    }
-    let mut file = fs::File::open(path).map_err(io)?;
-    let mut left = facts.len();
-    let mut print = Fingerprint::default();
-    print.word(left);
-    let mut block = vec![0; 1 << 20];
-    while left > 0 {
-        let length = left.min(block.len() as u64) as usize;
-        file.read_exact(&mut block[..length]).map_err(io)?;
-        print.words(&block[..length]);
-        left -= length as u64;
-    }
-    Ok(print.hex())
-}
-
-/// Opens a token shard. One in a prepared folder must have the sum that is written there: damage below the vocabulary's
+/// Opens a token file. One in a prepared folder must have the sum that is written there: damage below the vocabulary's
 /// size shows in nothing else.
 ///
 /// # Errors
-/// See [`Shard::open`]; another sum than the one written down.
-pub fn open_shard(path: &Path) -> Result<Shard> {
-    let shard = Shard::open(path)?;
-    let facts = path.with_file_name(FACTS);
-    if !facts.exists() {
+/// See [`Shard::open_any`]; another sum than the one written down.
+pub fn open_shard(path: &Path, vocab: Option<usize>) -> Result<Shard> {
+    let shard = Shard::open_any(path, vocab)?;
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !dir.join(FACTS).exists() {
         return Ok(shard);
     }
-    let known = read_facts(&facts)?;
-    let sum = match path.file_name().and_then(|name| name.to_str()) {
-        Some(TRAIN) => known.train_sum,
-        Some(VALID) => known.valid_sum,
-        _ => return Ok(shard),
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let sum = match folder::read_facts(dir)? {
+        Some(facts) => facts.train.files.into_iter().chain(facts.valid.files).find(|f| f.name == name).map(|f| f.sum),
+        None => {
+            let facts = read_facts(&dir.join(FACTS))?;
+            [(TRAIN, facts.train_sum), (VALID, facts.valid_sum)].into_iter().find(|f| f.0 == name).map(|f| f.1)
+        }
     };
-    check_sum(path, &sum)?;
+    sum.map_or(Ok(()), |sum| check_sum(path, &sum))?;
     Ok(shard)
 }
 
@@ -277,47 +295,12 @@ fn check_sum(path: &Path, sum: &str) -> Result<()> {
     Ok(())
 }
 
-/// A 64-bit hash that stays the same across machines and versions; against accidents, not against an adversary.
-#[derive(Default)]
-pub(crate) struct Fingerprint {
-    state: u64,
-}
-
-impl Fingerprint {
-    /// Adds one field. The length goes in first, so that bytes cannot move between fields unnoticed.
-    pub(crate) fn add(&mut self, field: &[u8]) {
-        self.word(field.len() as u64);
-        self.words(field);
-    }
-
-    fn words(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.word(u64::from_le_bytes(word));
-        }
-    }
-
-    fn word(&mut self, word: u64) {
-        // Both steps are bijections of the state, so a change in one word always changes the result.
-        let state = (self.state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.state = state ^ (state >> 32);
-    }
-
-    pub(crate) fn hex(&self) -> String {
-        let mut last = Fingerprint { state: self.state };
-        last.word(0);
-        last.word(0);
-        format!("{:016x}", last.state)
-    }
-}
-
 fn token_counts(data: &Dataset) -> String {
-    format!("{} training tokens, {} held out", grouped(data.train.len()), grouped(data.valid.len()))
+    format!("{} training tokens, {} held out", grouped(data.train.len() as u64), grouped(data.valid.len() as u64))
 }
 
 /// `3160000` as `3,160,000`.
-fn grouped(number: usize) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {

@@ -3,6 +3,8 @@
 //! A batch is `ids` and `labels`, both `[batch, context]` row-major; `labels` is `ids` shifted by one token, and a
 //! position with nothing to predict has label -100. Nothing here keeps state: a batch follows from its numbers alone,
 //! so a run that is resumed sees the same data as one that was not stopped.
+//!
+//! The tokens are one shard or several in a row ([`Tokens`](super::tokens::Tokens)); no window spans two of them.
 
 use super::shard::Shard;
 use crate::bail;
@@ -45,11 +47,11 @@ impl Sampler {
     /// Fills the training batch of `step`: `ids` and `labels` are `[batch, context]`. Allocates nothing.
     ///
     /// # Errors
-    /// When a buffer has another size, `rank` is not below `world`, the shard is too short for one window, or a token
+    /// When a buffer has another size, `rank` is not below `world`, every shard is too short for one window, or a token
     /// is damaged.
     pub fn training_batch(
         &self,
-        shard: &Shard,
+        tokens: &(impl AsRef<[Shard]> + ?Sized),
         step: u64,
         batch: usize,
         context: usize,
@@ -59,11 +61,24 @@ impl Sampler {
         if self.rank >= self.world {
             bail!("rank {} is not below the number of processes {}; count ranks from zero", self.rank, self.world);
         }
-        check_length(shard, context)?;
+        check_length(tokens, context)?;
         check_buffers(batch, context, ids, labels)?;
+        let shards = tokens.as_ref();
+        let windows = |shard: &Shard| shard.len().saturating_sub(context);
+        // As many as a single shard would need for so many windows.
+        let all = shards.iter().map(windows).sum::<usize>() + context;
         let rows = ids.chunks_exact_mut(context).zip(labels.chunks_exact_mut(context));
         for (row, (ids, labels)) in rows.enumerate() {
-            let start = self.start(step, row, batch, shard.len(), context);
+            let mut start = self.start(step, row, batch, all, context);
+            let mut found = &shards[0];
+            for shard in shards {
+                found = shard;
+                if start < windows(shard) {
+                    break;
+                }
+                start -= windows(shard);
+            }
+            let shard = found;
             shard.read(start, ids)?;
             shard.read(start + 1, labels)?;
         }
@@ -73,14 +88,14 @@ impl Sampler {
 
 /// Fills the `index`-th validation batch and returns how many of its labels are scored, 0 when it is past the end.
 ///
-/// Window `w` covers tokens `w * context .. (w + 1) * context`; batch `index` has windows `index * batch ..`, one a
-/// row. So all batches together score each token but the first exactly once. Positions with no next token have label
-/// -100, those with no token id 0.
+/// Window `w` of a shard covers its tokens `w * context .. (w + 1) * context`, and the windows of the next shard follow;
+/// batch `index` has windows `index * batch ..`, one a row. So all batches together score each token but the first of
+/// each shard exactly once. Positions with no next token have label -100, those with no token id 0.
 ///
 /// # Errors
 /// When a buffer has another size, `context` is 0, or a token is damaged.
 pub fn validation_batch(
-    shard: &Shard,
+    tokens: &(impl AsRef<[Shard]> + ?Sized),
     index: usize,
     batch: usize,
     context: usize,
@@ -96,10 +111,8 @@ pub fn validation_batch(
     let mut scored = 0;
     let rows = ids.chunks_exact_mut(context).zip(labels.chunks_exact_mut(context));
     for (row, (ids, labels)) in rows.enumerate() {
-        let start = index.saturating_mul(batch).saturating_add(row).saturating_mul(context);
-        if start >= shard.len() {
-            break;
-        }
+        let window = index.saturating_mul(batch).saturating_add(row);
+        let Some((shard, start)) = validation_window(tokens.as_ref(), window, context) else { break };
         let present = context.min(shard.len() - start);
         shard.read(start, &mut ids[..present])?;
         let predicted = context.min(shard.len() - start - 1);
@@ -109,24 +122,42 @@ pub fn validation_batch(
     Ok(scored)
 }
 
-/// Checks that `shard` has at least one window: `context` tokens and the one after.
+/// Where validation window `window` starts. `None`: past the end.
+fn validation_window(shards: &[Shard], mut window: usize, context: usize) -> Option<(&Shard, usize)> {
+    for (number, shard) in shards.iter().enumerate() {
+        // Before another shard, a last window of one token, which predicts nothing, is left out: a batch of such windows
+        // alone would look like the end.
+        let windows = match number + 1 < shards.len() {
+            true => shard.len().saturating_sub(1).div_ceil(context),
+            false => shard.len().div_ceil(context),
+        };
+        if window < windows {
+            return Some((shard, window * context));
+        }
+        window -= windows;
+    }
+    None
+}
+
+/// Checks that `tokens` have at least one window: `context` tokens and the one after, in one shard.
 ///
 /// # Errors
-/// When it has not, or `context` is 0.
-pub fn check_length(shard: &Shard, context: usize) -> Result<()> {
+/// When they have not, or `context` is 0.
+pub fn check_length(tokens: &(impl AsRef<[Shard]> + ?Sized), context: usize) -> Result<()> {
     if context == 0 {
         bail!("context is 0; set it to 1 or more");
     }
-    if shard.len() <= context {
-        bail!(
+    match tokens.as_ref().iter().max_by_key(|shard| shard.len()) {
+        Some(longest) if longest.len() > context => Ok(()),
+        Some(longest) => bail!(
             "{}: {} tokens are too few for one window of context {context} and the token after it; set context to at \
              most {}, or give more text",
-            shard.path().display(),
-            shard.len(),
-            shard.len().saturating_sub(1)
-        );
+            longest.path().display(),
+            longest.len(),
+            longest.len().saturating_sub(1)
+        ),
+        None => bail!("no token file is given; name at least one"),
     }
-    Ok(())
 }
 
 fn check_buffers(batch: usize, context: usize, ids: &[i32], labels: &[i32]) -> Result<()> {

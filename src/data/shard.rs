@@ -5,68 +5,38 @@
 //! | bytes    | content                                                                  |
 //! |----------|--------------------------------------------------------------------------|
 //! | 0..8     | `VCYCTOK1`                                                               |
-//! | 8..12    | `u32` format version, 1                                                  |
+//! | 8..12    | `u32` format version, 1 or 2                                             |
 //! | 12..16   | `u32` bytes per token: 2 when the vocabulary is at most 65,536, else 4   |
 //! | 16..24   | `u64` vocabulary size, at most 2^31 - 1                                  |
 //! | 24..32   | `u64` token count                                                        |
-//! | 32..64   | zero                                                                     |
-//! | 64..     | the tokens, `u16` or `u32`; the file ends with the last one              |
+//! | 32..40   | version 2: `u64` count of documents that begin in this shard             |
+//! | 40..44   | version 2: `u32` 1 when the first token goes on with a document, else 0  |
+//! | ..64     | zero                                                                     |
+//! | 64..     | the tokens, `u16` or `u32`; a file of version 1 ends with the last one   |
+//! | 8 x n .. | version 2: after zeros, a `u64` position for each document, ascending    |
+//!
+//! llm.c's and nanoGPT's files are read as well ([`Format`]); their vocabulary comes from elsewhere.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use super::formats::{Format, Layout, u64_at};
 use crate::bail;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 
-const MAGIC: &[u8; 8] = b"VCYCTOK1";
-const VERSION: u32 = 1;
-const HEADER: usize = 64;
+pub use super::shard_writer::write_shard;
+
+pub(super) const MAGIC: &[u8; 8] = b"VCYCTOK1";
+pub(super) const HEADER: usize = 64;
 /// The largest vocabulary whose tokens all fit in a `u16`.
 const NARROW: u64 = 1 << 16;
 /// Batches hold ids as `i32`.
-const MAX_VOCAB: u64 = i32::MAX as u64;
+pub(super) const MAX_VOCAB: u64 = i32::MAX as u64;
 
-fn width_of(vocab_size: u64) -> u32 {
+pub(super) fn width_of(vocab_size: u64) -> u32 {
     if vocab_size <= NARROW { 2 } else { 4 }
-}
-
-/// Writes `tokens` to `path`, whole or not at all.
-///
-/// # Errors
-/// When `vocab_size` is 0 or more than 2^31 - 1, a token is not below `vocab_size`, or the file cannot be written.
-pub fn write_shard(path: &Path, tokens: &[u32], vocab_size: usize) -> Result<()> {
-    let vocab = vocab_size as u64;
-    if vocab == 0 || vocab > MAX_VOCAB {
-        bail!(
-            "cannot write {}: vocabulary size {vocab_size} is not in 1..={MAX_VOCAB}; use another tokenizer",
-            path.display()
-        );
-    }
-    if let Some(at) = tokens.iter().position(|&t| u64::from(t) >= vocab) {
-        bail!(
-            "cannot write {}: token {} at position {at} is not below the vocabulary size {vocab_size}; the tokens were \
-             made with another tokenizer",
-            path.display(),
-            tokens[at]
-        );
-    }
-    let width = width_of(vocab);
-    let mut header = [0u8; HEADER];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    header[12..16].copy_from_slice(&width.to_le_bytes());
-    header[16..24].copy_from_slice(&vocab.to_le_bytes());
-    header[24..32].copy_from_slice(&(tokens.len() as u64).to_le_bytes());
-    crate::files::write_atomic(path, |out| {
-        out.write_all(&header)?;
-        for &token in tokens {
-            let bytes = token.to_le_bytes();
-            out.write_all(&bytes[..width as usize])?;
-        }
-        Ok(())
-    })
 }
 
 /// A token shard, memory-mapped read-only.
@@ -74,74 +44,61 @@ pub fn write_shard(path: &Path, tokens: &[u32], vocab_size: usize) -> Result<()>
 pub struct Shard {
     path: PathBuf,
     map: Mmap,
-    width: usize,
-    len: usize,
+    layout: Layout,
     vocab_size: usize,
 }
 
+impl AsRef<[Shard]> for Shard {
+    fn as_ref(&self) -> &[Shard] {
+        std::slice::from_ref(self)
+    }
+}
+
 impl Shard {
-    /// Maps the shard at `path`. The token ids themselves are checked as they are read.
+    /// Maps the shard at `path`, which must be one of this program. The token ids themselves are checked as they are
+    /// read.
     ///
     /// # Errors
-    /// When the file cannot be read, is not a token shard of this version, or its length is not what its header says.
+    /// When the file cannot be read, is not a token shard of a known version, or its length is not what its header says.
     pub fn open(path: &Path) -> Result<Shard> {
-        let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-        if !facts.is_file() {
-            bail!("cannot read {}: it is not a regular file; give a token shard", path.display());
-        }
-        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-        let size = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-        let damaged = |what: String| {
-            Error::new(format!("{}: {what}; remove its folder to have the data prepared again", path.display()))
-        };
-        if size < HEADER as u64 {
-            return Err(damaged(format!("{size} bytes are too few for a token shard's {HEADER}-byte header")));
-        }
-        // SAFETY: the map is read-only, and `write_shard` never changes a file in place: it renames a new one over it,
-        // which leaves the mapped one alone. Every access is bounds-checked against the map, and any byte is a valid u8.
-        // Only another program truncating the file under us could break this, as with any memory-mapped file.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
-        let u32_at = |at: usize| u32::from_le_bytes([map[at], map[at + 1], map[at + 2], map[at + 3]]);
-        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        let map = map(path)?;
+        let layout = Layout::own(&map).at(path.display())?;
+        Ok(Shard { path: path.to_owned(), vocab_size: layout.vocab_size.unwrap_or_default(), map, layout })
+    }
 
-        if map.len() < HEADER || &map[..8] != MAGIC {
-            return Err(damaged("not a token shard (no VCYCTOK1 at its start)".into()));
+    /// Maps a token file of any [`Format`]. Ids must be below `vocab_size`; without it, below what the header says, or
+    /// the width of a token allows. What is checked here is the header and the first few thousand tokens, so that a file
+    /// of another kind is found out at once.
+    ///
+    /// # Errors
+    /// As [`Shard::open`]; when a header says a vocabulary larger than `vocab_size`.
+    pub fn open_any(path: &Path, vocab_size: Option<usize>) -> Result<Shard> {
+        let map = map(path)?;
+        let layout = Layout::any(&map).at(path.display())?;
+        let widest = if layout.width == 2 { NARROW as usize } else { MAX_VOCAB as usize };
+        let told = layout.vocab_size;
+        if let (Some(told), Some(limit)) = (told, vocab_size)
+            && told > limit
+        {
+            bail!(
+                "{} has a vocabulary of {told}, more than the {limit} it is read with; prepare it with the \
+                 same tokenizer, or raise a configuration's data.vocab to {told}",
+                path.display()
+            );
         }
-        let version = u32_at(8);
-        if version != VERSION {
-            return Err(damaged(format!("token shard version {version}, this program reads version {VERSION}")));
-        }
-        let (width, vocab, count) = (u32_at(12), u64_at(16), u64_at(24));
-        if vocab == 0 || vocab > MAX_VOCAB {
-            return Err(damaged(format!("damaged header: vocabulary size {vocab} is not in 1..={MAX_VOCAB}")));
-        }
-        if width != width_of(vocab) {
-            return Err(damaged(format!(
-                "damaged header: {width} bytes per token, a vocabulary of {vocab} takes {}",
-                width_of(vocab)
-            )));
-        }
-        if map[32..HEADER].iter().any(|&b| b != 0) {
-            return Err(damaged("damaged header: bytes 32..64 are not zero".into()));
-        }
-        let expected = count.checked_mul(u64::from(width)).and_then(|bytes| bytes.checked_add(HEADER as u64));
-        if expected != Some(map.len() as u64) {
-            return Err(damaged(format!(
-                "the header says {count} tokens of {width} bytes, but the file has {} bytes after the header",
-                map.len() - HEADER
-            )));
-        }
-        let width = width as usize;
-        Ok(Shard { path: path.to_owned(), len: (map.len() - HEADER) / width, map, width, vocab_size: vocab as usize })
+        let vocab_size = told.or(vocab_size).unwrap_or(widest);
+        let shard = Shard { path: path.to_owned(), map, layout, vocab_size };
+        shard.read(0, &mut vec![0; shard.len().min(4096)])?;
+        Ok(shard)
     }
 
     /// Tokens in the shard.
     pub fn len(&self) -> usize {
-        self.len
+        self.layout.tokens
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Every token id is below this.
@@ -149,9 +106,51 @@ impl Shard {
         self.vocab_size
     }
 
+    /// Whether the file itself says its vocabulary's size.
+    pub fn states_vocabulary(&self) -> bool {
+        self.layout.vocab_size.is_some()
+    }
+
+    pub fn format(&self) -> Format {
+        self.layout.format
+    }
+
     /// The file the shard was opened from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many documents begin in this shard; `None`: it does not say.
+    pub fn documents(&self) -> Option<usize> {
+        self.layout.starts.map(|(_, count)| count)
+    }
+
+    /// Whether the first tokens belong to the last document of the shard before.
+    pub fn continues(&self) -> bool {
+        self.layout.continues
+    }
+
+    /// Where document `number` begins, of those that begin in this shard.
+    ///
+    /// # Errors
+    /// When there is no such document, or the table is damaged here.
+    pub fn document_start(&self, number: usize) -> Result<usize> {
+        let path = self.path.display();
+        let Some((table, count)) = self.layout.starts else {
+            bail!("{path}: does not say where documents begin; prepare the text with `vcycle data prepare`");
+        };
+        if number >= count {
+            bail!("{path}: no document {number}; {count} begin in this shard, count from 0");
+        }
+        let start = u64_at(&self.map, table + 8 * number);
+        let before = if number > 0 { Some(u64_at(&self.map, table + 8 * (number - 1))) } else { None };
+        if start >= self.len() as u64 || before.is_some_and(|before| before >= start) {
+            bail!(
+                "{path}: damaged: document {number} begins at {start}, out of order; {}",
+                self.layout.format.remedy()
+            );
+        }
+        Ok(start as usize)
     }
 
     /// The token at position `i`, as stored: [`Shard::read`] is the one that checks it against the vocabulary.
@@ -159,9 +158,9 @@ impl Shard {
     /// # Panics
     /// When `i` is not below [`Shard::len`], as with a slice.
     pub fn token(&self, i: usize) -> u32 {
-        assert!(i < self.len, "token {i} of a shard of {}", self.len);
-        let at = HEADER + i * self.width;
-        match self.map[at..at + self.width] {
+        assert!(i < self.len(), "token {i} of a shard of {}", self.len());
+        let at = self.layout.offset + i * self.layout.width;
+        match self.map[at..at + self.layout.width] {
             [a, b] => u32::from(u16::from_le_bytes([a, b])),
             [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
             _ => unreachable!("the width is 2 or 4"),
@@ -173,18 +172,19 @@ impl Shard {
     /// # Errors
     /// When the range reaches past the end, or a token is not below the vocabulary size. `out` is then unspecified.
     pub fn read(&self, start: usize, out: &mut [i32]) -> Result<()> {
-        let end = start.checked_add(out.len()).filter(|&end| end <= self.len);
+        let end = start.checked_add(out.len()).filter(|&end| end <= self.len());
         let Some(end) = end else {
             bail!(
                 "{}: cannot read {} tokens from position {start}: the shard has {}; use a shorter context or more text",
                 self.path.display(),
                 out.len(),
-                self.len
+                self.len()
             );
         };
-        let bytes = &self.map[HEADER + start * self.width..HEADER + end * self.width];
+        let Layout { offset, width, .. } = self.layout;
+        let bytes = &self.map[offset + start * width..offset + end * width];
         let mut largest = 0;
-        if self.width == 2 {
+        if width == 2 {
             for (id, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
                 let token = u32::from(u16::from_le_bytes([pair[0], pair[1]]));
                 largest = largest.max(token);
@@ -207,11 +207,27 @@ impl Shard {
     fn beyond_vocabulary(&self, start: usize, end: usize) -> Error {
         let at = (start..end).find(|&i| self.token(i) as usize >= self.vocab_size).unwrap_or(start);
         Error::new(format!(
-            "{}: damaged: token {} at position {at} is not below the vocabulary size {}; remove its folder to have the \
-             data prepared again",
+            "{}: token {} at position {at} is not below the vocabulary size {}; {}",
             self.path.display(),
             self.token(at),
-            self.vocab_size
+            self.vocab_size,
+            match self.layout.format {
+                Format::Vcycle1 | Format::Vcycle2 => self.layout.format.remedy(),
+                Format::LlmC | Format::NanoGpt =>
+                    "set data.vocab, or data.tokenizer, to those the file was made with, or fetch it again",
+            }
         ))
     }
+}
+
+fn map(path: &Path) -> Result<Mmap> {
+    let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    if !facts.is_file() {
+        bail!("cannot read {}: it is not a regular file; give a token shard", path.display());
+    }
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    // SAFETY: the map is read-only, and `ShardWriter` never changes a file in place: it renames a new one over it, which
+    // leaves the mapped one alone. Every access is bounds-checked against the map, and any byte is a valid u8. Only
+    // another program truncating the file under us could break this, as with any memory-mapped file.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
 }

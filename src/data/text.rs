@@ -1,22 +1,19 @@
-//! Reading a text file and holding part of it out.
+//! Texts and their two sides: what is trained on and what is held out.
 
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use ruzstd::decoding::StreamingDecoder;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
-
+use super::documents::{Division, Documents, check_mark, is_json_lines, text_bytes};
+use super::encoder::{Cutter, Encoder, PIECE_BYTES, TRAINING_CUT};
+use super::reader::TextReader;
+use super::tokenizer::Tokenizer;
 use crate::bail;
-use crate::error::{Error, Result};
-use crate::files;
+use crate::error::{At, Error, Result};
 
-/// Pieces a text without documents is cut into before some are held out.
-const PIECES: usize = 100;
-
-/// Text compresses to a fifth, and the same line again and again to a thousandth. Beyond it, a few bytes could fill all
-/// memory; up to this many bytes nothing is refused.
-const LARGEST_RATIO: u64 = 1_000;
-const SMALL_TEXT: u64 = 64 << 20;
+/// The key of a JSON line's text, where none is given.
+pub const FIELD: &str = "text";
+/// Between two notes on how far the encoder is.
+const PERIOD: Duration = Duration::from_secs(10);
 
 /// How a text is split into a training side and a held-out (validation) side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,81 +25,25 @@ pub struct HeldOut {
     pub every: usize,
 }
 
-/// Reads a UTF-8 text, or one compressed with Zstandard when the name ends in `.zst` (one or more frames).
+/// Reads a UTF-8 text whole; it may be compressed, as the name says: `.zst` (one or more frames) or `.gz` (one or more
+/// members). Of JSON lines it is the text of each under the key `text`, with line ends between them.
 ///
 /// # Errors
-/// When the file is missing, unreadable, a folder, empty or only whitespace, not UTF-8 (with the byte offset and line
-/// of the first bad byte), or a `.zst` file that is corrupt or cut short.
+/// What [`TextReader`] and [`Documents`] refuse.
 pub fn read_text(path: &Path) -> Result<String> {
-    decode_text(path, read_bytes(path)?)
-}
-
-/// The bytes of a file as they are on disk.
-pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    files::read(path, u64::MAX)
-}
-
-/// The text in `bytes`, the content of `path`.
-pub(super) fn decode_text(path: &Path, bytes: Vec<u8>) -> Result<String> {
-    let place = path.display();
-    if bytes.is_empty() {
-        bail!("{place}: the file is empty; give a file with text in it");
-    }
-    let compressed = path.extension().is_some_and(|e| e == "zst");
-    let bytes = if compressed { decompress(path, &bytes)? } else { bytes };
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let offset = e.utf8_error().valid_up_to();
-        let line = 1 + e.as_bytes()[..offset].iter().filter(|&&b| b == b'\n').count();
-        let (what, bytes) = if compressed { ("decompressed byte", "text") } else { ("byte", "file") };
-        Error::new(format!(
-            "{place}: not UTF-8 at {what} {offset} (line {line}); convert the {bytes} to UTF-8, for instance with \
-             `iconv -f LATIN1 -t UTF-8`"
-        ))
-    })?;
-    if text.trim().is_empty() {
-        bail!("{place}: the text is only whitespace; give a file with text in it");
-    }
-    Ok(text)
-}
-
-fn decompress(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
-    let corrupt = |rest: &[u8], error: &dyn std::fmt::Display| {
-        Error::new(format!(
-            "{}: corrupt Zstandard data in the frame or just before byte {}: {error}; fetch or compress the file again \
-             (`zstd -t` checks it)",
-            path.display(),
-            bytes.len() - rest.len()
-        ))
-    };
-    let most = SMALL_TEXT.max(bytes.len() as u64 * LARGEST_RATIO);
-    let mut text = Vec::new();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let mut frame = match StreamingDecoder::new(&mut rest) {
-            Ok(frame) => frame,
-            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
-                rest = rest.get(length..).ok_or_else(|| corrupt(rest, &"a skippable frame is cut short"))?;
-                continue;
+    let mut text = String::new();
+    if is_json_lines(path) {
+        let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0 }, FIELD);
+        while let Some(part) = documents.next_part()? {
+            if !text.is_empty() {
+                text.push('\n');
             }
-            Err(error) => return Err(corrupt(rest, &error)),
-        };
-        // One byte more than is allowed, to see whether there is one.
-        let read = (&mut frame).take((most - text.len() as u64) + 1).read_to_end(&mut text);
-        if text.len() as u64 > most {
-            bail!(
-                "{}: {} compressed bytes hold more than {most} bytes, as no text does; give the text itself",
-                path.display(),
-                bytes.len()
-            );
+            text.push_str(part.text);
         }
-        let (stored, found) = (frame.decoder.get_checksum_from_data(), frame.decoder.get_calculated_checksum());
-        drop(frame);
-        read.map_err(|e| corrupt(rest, &e))?;
-        if stored.is_some() && stored != found {
-            return Err(corrupt(rest, &"the checksum does not match"));
-        }
+        return Ok(text);
     }
+    let mut reader = TextReader::open(path)?;
+    while reader.read(&mut text)? {}
     Ok(text)
 }
 
@@ -111,92 +52,324 @@ fn decompress(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
 /// # Errors
 /// When `every` is less than 2, when `prefix` starts no line, or when one side would be empty.
 pub fn split(text: &str, held_out: &HeldOut) -> Result<(String, String)> {
-    let every = held_out.every;
-    if every < 2 {
-        bail!(
-            "data.held_out_every is {every}: that leaves nothing to train on; set it to 2 or more (10 holds out a tenth)"
-        );
+    let marks = held_out.prefix.clone().map_or(Marks::None, Marks::Prefix);
+    let source = TextSource { inputs: Vec::new(), marks, field: String::new(), every: held_out.every, keys: &CONFIG };
+    source.check()?;
+    let division = source.division(text.len() as u64);
+    let mut sides = [String::with_capacity(text.len()), String::new()];
+    let mut survey = Survey::default();
+    if !text.trim().is_empty() {
+        let mut documents = Documents::in_memory(text, division);
+        while let Some(part) = documents.next_part()? {
+            let side = source.side(part.document);
+            survey.add(part.text, side);
+            sides[side].push_str(part.text);
+        }
+        (survey.documents, survey.marks) = (documents.count(), documents.marks());
     }
-    let (starts, unit) = match &held_out.prefix {
-        Some(prefix) => (document_starts(text, prefix)?, "document"),
-        None => (piece_starts(text), "piece"),
-    };
-    let mut train = String::with_capacity(text.len());
-    let mut valid = String::new();
-    for (number, &start) in starts.iter().enumerate() {
-        let end = starts.get(number + 1).copied().unwrap_or(text.len());
-        let side = if number % every == every - 1 { &mut valid } else { &mut train };
-        side.push_str(&text[start..end]);
-    }
-    let count = starts.len();
-    if valid.trim().is_empty() {
-        let remedy = match unit {
-            "document" => {
-                format!("set data.held_out_every to at most {count}, or check data.document_prefix")
-            }
-            _ => format!("set data.held_out_every to at most {count}, or give a text with more lines"),
-        };
-        let remedy = if count < 2 {
-            "give a text with at least two, or another data.document_prefix".to_owned()
-        } else {
-            remedy
-        };
-        bail!(
-            "nothing is held out: data.held_out_every is {every} and the text has {count} {unit}{}; {remedy}",
-            if count == 1 { "" } else { "s" }
-        );
-    }
-    if train.trim().is_empty() {
-        bail!(
-            "nothing is left to train on: data.held_out_every is {every} and all {count} {unit}s but the held-out ones \
-             are blank; set data.held_out_every higher or give a longer text"
-        );
-    }
+    source.check_survey(&survey)?;
+    let [train, valid] = sides;
     Ok((train, valid))
 }
 
-/// Where each document starts: 0, then each further line that starts with `prefix`.
-fn document_starts(text: &str, prefix: &str) -> Result<Vec<usize>> {
-    if prefix.is_empty() {
-        bail!(
-            "data.document_prefix is empty, so every line would be a document; give the start of a document's first \
-             line, or leave data.document_prefix out"
-        );
-    }
-    if prefix.contains('\n') {
-        bail!("data.document_prefix {prefix:?} spans lines and would never match; give the start of one line");
-    }
-    let mut offset = 0;
-    let mut starts = Vec::new();
-    for line in text.split_inclusive('\n') {
-        if line.starts_with(prefix) {
-            starts.push(offset);
-        }
-        offset += line.len();
-    }
-    match starts.first_mut() {
-        Some(first) => *first = 0,
-        None => bail!(
-            "no line starts with data.document_prefix {prefix:?}; check it against the text, or leave it out to \
-             split by size"
-        ),
-    }
-    Ok(starts)
+/// The training side, and the held-out one, in lists of both.
+pub const TRAIN: usize = 0;
+pub const VALID: usize = 1;
+
+/// What tells one document of a plain text from the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Marks {
+    /// See [`Division`].
+    Prefix(String),
+    Separator(String),
+    /// Nothing: pieces take the place of documents.
+    None,
 }
 
-/// Where each of up to [`PIECES`] pieces starts. Fewer, when lines are longer than a piece.
-fn piece_starts(text: &str) -> Vec<usize> {
-    let mut starts = vec![0];
-    for piece in 1..PIECES {
-        // Widened, so that the product cannot overflow on a 32-bit machine.
-        let target = (text.len() as u64 * piece as u64 / PIECES as u64) as usize;
-        let from = target.max(1);
-        let newline = text.as_bytes().get(from - 1..).and_then(|rest| rest.iter().position(|&b| b == b'\n'));
-        let Some(newline) = newline else { break };
-        let start = from + newline;
-        if start < text.len() && starts.last() != Some(&start) {
-            starts.push(start);
+/// What errors call the settings.
+#[derive(Debug)]
+pub struct Keys {
+    pub every: &'static str,
+    pub prefix: &'static str,
+    pub separator: &'static str,
+}
+
+/// In a configuration.
+pub const CONFIG: Keys =
+    Keys { every: "data.held_out_every", prefix: "data.document_prefix", separator: "data.separator" };
+/// On the command line.
+pub const FLAGS: Keys = Keys { every: "--held-out-every", prefix: "--document-prefix", separator: "--separator" };
+
+/// Texts, and how they are divided and held out.
+#[derive(Debug, Clone)]
+pub struct TextSource {
+    pub inputs: Vec<PathBuf>,
+    pub marks: Marks,
+    /// The key of a JSON line's text.
+    pub field: String,
+    /// Of the documents, numbered from zero, numbers `every - 1`, `2 * every - 1`, ... are held out.
+    pub every: usize,
+    pub keys: &'static Keys,
+}
+
+/// What takes tokens: those of a piece of text, whether it begins a document, and its side.
+pub type SideSink<'a> = dyn FnMut(&[u32], bool, usize) -> Result<()> + 'a;
+
+/// What reading all of a source told.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// UTF-8 bytes of each side.
+    pub bytes: [u64; 2],
+    filled: [bool; 2],
+    pub documents: u64,
+    marks: u64,
+}
+
+impl Survey {
+    fn add(&mut self, text: &str, side: usize) {
+        self.bytes[side] += text.len() as u64;
+        self.filled[side] = self.filled[side] || !text.trim().is_empty();
+    }
+}
+
+impl TextSource {
+    /// The side of a document.
+    pub fn side(&self, document: u64) -> usize {
+        let every = self.every as u64;
+        if document % every == every - 1 { VALID } else { TRAIN }
+    }
+
+    /// Reads all of it, once or, when it is cut into pieces, twice.
+    ///
+    /// # Errors
+    /// What [`Documents`] refuses; settings that fit no text, or not this one; a side without text.
+    pub fn survey(&self) -> Result<(Division, Survey)> {
+        self.check()?;
+        let plain = self.inputs.iter().any(|path| !is_json_lines(path));
+        let total = if plain && self.marks == Marks::None { text_bytes(&self.inputs)? } else { 0 };
+        let division = self.division(total);
+        let mut documents = self.documents(&division);
+        let mut survey = Survey::default();
+        while let Some(part) = documents.next_part()? {
+            survey.add(part.text, self.side(part.document));
+        }
+        (survey.documents, survey.marks) = (documents.count(), documents.marks());
+        self.check_survey(&survey).at(self.name())?;
+        Ok((division, survey))
+    }
+
+    fn documents(&self, division: &Division) -> Documents {
+        Documents::new(&self.inputs, division.clone(), &self.field)
+    }
+
+    fn division(&self, total: u64) -> Division {
+        match &self.marks {
+            Marks::Prefix(prefix) => Division::Prefix(prefix.clone()),
+            Marks::Separator(line) => Division::Separator(line.clone()),
+            Marks::None => Division::Pieces { total },
         }
     }
-    starts
+
+    /// For errors.
+    fn name(&self) -> String {
+        match &self.inputs[..] {
+            [] => String::new(),
+            [one] => one.display().to_string(),
+            [first, rest @ ..] => format!("{} and {} more", first.display(), rest.len()),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Keys { every: key, prefix, separator } = self.keys;
+        if self.every < 2 {
+            bail!(
+                "{key} is {}: that leaves nothing to train on; set it to 2 or more (10 holds out a tenth)",
+                self.every
+            );
+        }
+        let (mark, key) = match &self.marks {
+            Marks::Prefix(mark) => (mark, prefix),
+            Marks::Separator(mark) => (mark, separator),
+            Marks::None => return Ok(()),
+        };
+        check_mark(mark, key)?;
+        if let Some(json) = self.inputs.iter().find(|path| is_json_lines(path)) {
+            bail!("{}: every line of JSON is a document; leave {key} out", json.display());
+        }
+        Ok(())
+    }
+
+    fn check_survey(&self, survey: &Survey) -> Result<()> {
+        let Keys { every: key, prefix, separator } = self.keys;
+        let every = self.every;
+        match &self.marks {
+            Marks::Prefix(mark) if survey.marks == 0 => bail!(
+                "no line starts with {prefix} {mark:?}; check it against the text, or leave it out to split by size"
+            ),
+            Marks::Separator(mark) if survey.marks == 0 => {
+                bail!("no line is {separator} {mark:?}; check it against the text, or leave it out to split by size")
+            }
+            _ => {}
+        }
+        let count = survey.documents;
+        let json = self.inputs.iter().any(|path| is_json_lines(path));
+        let (unit, check) = match self.marks {
+            Marks::Prefix(_) => ("document", format!("check {prefix}")),
+            Marks::Separator(_) => ("document", format!("check {separator}")),
+            Marks::None if json => ("document", "give a text with more documents".to_owned()),
+            Marks::None => ("piece", "give a text with more lines".to_owned()),
+        };
+        if !survey.filled[VALID] {
+            let remedy = match (count, &self.marks) {
+                (0 | 1, Marks::Prefix(_)) => format!("give a text with at least two, or another {prefix}"),
+                (0 | 1, Marks::Separator(_)) => format!("give a text with at least two, or another {separator}"),
+                (0 | 1, Marks::None) => "give a text with at least two".to_owned(),
+                _ => format!("set {key} to at most {count}, or {check}"),
+            };
+            let s = if count == 1 { "" } else { "s" };
+            bail!("nothing is held out: {key} is {every} and the text has {count} {unit}{s}; {remedy}");
+        }
+        if !survey.filled[TRAIN] {
+            bail!(
+                "nothing is left to train on: {key} is {every} and all {count} {unit}s but the held-out ones are blank; \
+                 set {key} higher or give a longer text"
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes or loads a tokenizer ([`Tokenizer::from_spec`]), trained on the training side: on all of it, or on pieces
+    /// of a few kilobytes from all over it, at most `sample` bytes in all. `joined` as in [`TextSource::encode`].
+    ///
+    /// # Errors
+    /// What [`Documents`] and [`Tokenizer::from_spec`] refuse.
+    pub fn tokenizer(
+        &self,
+        spec: &str,
+        (division, survey): (&Division, &Survey),
+        joined: bool,
+        sample: u64,
+    ) -> Result<Tokenizer> {
+        let mut training = Training {
+            source: self,
+            documents: self.documents(division),
+            cutter: Cutter::new(TRAINING_CUT, PIECE_BYTES),
+            joined,
+            next: None,
+            ended: false,
+            error: None,
+            // All characters are wanted, and a set of them takes no memory.
+            sample: if spec == "char" { u64::MAX } else { sample },
+            total: survey.bytes[TRAIN],
+            seen: 0,
+            taken: 0,
+        };
+        let tokenizer = Tokenizer::from_pieces(spec, &mut training);
+        match training.error {
+            Some(error) => Err(error),
+            None => tokenizer,
+        }
+    }
+
+    /// Encodes everything. `joined`: each side is one text, and its documents are not told apart; otherwise every
+    /// document is encoded by itself. `sink` gets the tokens.
+    ///
+    /// # Errors
+    /// What [`Documents`] and [`Encoder`] refuse; errors of `sink`.
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        (division, survey): (&Division, &Survey),
+        joined: bool,
+        note: &mut dyn FnMut(&str),
+        sink: &mut SideSink<'_>,
+    ) -> Result<()> {
+        let mut documents = self.documents(division);
+        let mut encoders = [Encoder::new(tokenizer), Encoder::new(tokenizer)];
+        let (mut done, mut noted) = (0, Instant::now());
+        while let Some(part) = documents.next_part()? {
+            let side = self.side(part.document);
+            let mut to_side = |ids: &[u32], begins: bool| sink(ids, begins, side);
+            if part.begins && !joined {
+                encoders[side].end_document(&mut to_side)?;
+            }
+            encoders[side].push(part.text, &mut to_side)?;
+            done += part.text.len() as u64;
+            if noted.elapsed() > PERIOD {
+                let all = survey.bytes[TRAIN] + survey.bytes[VALID];
+                note(&format!("  {:.1} of {:.1} MB", done as f64 / 1e6, all as f64 / 1e6));
+                noted = Instant::now();
+            }
+        }
+        for (side, encoder) in encoders.iter_mut().enumerate() {
+            encoder.finish(&mut |ids, begins| sink(ids, begins, side))?;
+        }
+        Ok(())
+    }
+}
+
+/// The training side in pieces, for a tokenizer.
+struct Training<'a> {
+    source: &'a TextSource,
+    documents: Documents,
+    cutter: Cutter,
+    joined: bool,
+    /// The begin of a document that waits for the end of the one before to be given out.
+    next: Option<String>,
+    ended: bool,
+    error: Option<Error>,
+    /// Bytes to take, of how many; those passed over or taken, and those taken.
+    sample: u64,
+    total: u64,
+    seen: u64,
+    taken: u64,
+}
+
+impl Training<'_> {
+    /// Whether a piece belongs to the sample: as soon as that is behind its share.
+    fn takes(&mut self, piece: &str) -> bool {
+        let share = u128::from(self.seen) * u128::from(self.sample);
+        let takes = self.sample >= self.total || u128::from(self.taken) * u128::from(self.total) <= share;
+        self.seen += piece.len() as u64;
+        self.taken += if takes { piece.len() as u64 } else { 0 };
+        takes
+    }
+
+    fn piece(&mut self) -> Result<Option<String>> {
+        loop {
+            if let Some(piece) = self.cutter.next_text(self.ended || self.next.is_some()) {
+                return Ok(Some(piece));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            if let Some(text) = self.next.take() {
+                self.cutter.push(&text);
+            }
+            match self.documents.next_part()? {
+                None => self.ended = true,
+                Some(part) if self.source.side(part.document) == VALID => {}
+                Some(part) if part.begins && !self.joined => self.next = Some(part.text.to_owned()),
+                Some(part) => self.cutter.push(part.text),
+            }
+        }
+    }
+}
+
+impl Iterator for Training<'_> {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        loop {
+            match self.piece() {
+                Ok(Some(piece)) if self.takes(&piece) => return Some(piece),
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(error) => {
+                    self.error = Some(error);
+                    return None;
+                }
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Text to token ids and back, always in the Hugging Face `tokenizer.json` form.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -7,6 +8,7 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::BpeTrainer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+use super::encoder::{Cut, Encoder, PIECE_BYTES, TRAINING_CUT, pieces};
 use super::untrusted::{self, guarded};
 use crate::bail;
 use crate::error::{At, Error, Result};
@@ -22,28 +24,12 @@ const BYTES: usize = 256;
 const MAX_BPE: usize = 1 << 20;
 /// The token of `char` for a character the training text does not have. More than one character, so it is none itself.
 const UNKNOWN: &str = "<unk>";
-/// Bytes that go to the encoder's threads at once: its records take some hundred bytes a token.
-const BATCH_BYTES: usize = 1 << 20;
-const PIECE_BYTES: usize = 4 << 10;
-const LONG_PIECE_BYTES: usize = 1 << 20;
 
 /// A tokenizer that works without special tokens, truncation or padding.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocab_size: usize,
     cut: Cut,
-}
-
-/// Where a text may be cut so that its pieces have the tokens of the whole.
-///
-/// GPT-2's pattern gives the last newline before a word its own token, so a cut before it is exact. Those since (GPT-4,
-/// Llama 3, Qwen) join newlines to what is before them, so a cut after it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    BeforeNewline,
-    AfterNewline,
-    /// Neither is exact (SentencePiece puts a space before each piece): pieces are long, so that cuts are few.
-    Rarely,
 }
 
 impl Tokenizer {
@@ -59,11 +45,23 @@ impl Tokenizer {
     /// # Errors
     /// When `spec` is none of these, N is out of range, or the file cannot be read or used.
     pub fn from_spec(spec: &str, training_text: &str) -> Result<Tokenizer> {
+        Self::from_pieces(spec, pieces(training_text, TRAINING_CUT, PIECE_BYTES))
+    }
+
+    /// As [`Tokenizer::from_spec`], from a training text that comes in pieces. They are looked at one by one, so none
+    /// should end within a word; see [`TRAINING_CUT`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_spec`].
+    pub fn from_pieces<S>(spec: &str, training: impl Iterator<Item = S> + Send) -> Result<Tokenizer>
+    where
+        S: AsRef<str> + Send,
+    {
         match spec {
-            "char" => Self::from_json(char_json(training_text).to_string().as_bytes()),
+            "char" => Self::from_json(char_json(training).to_string().as_bytes()),
             "byte" => Self::from_json(byte_json().to_string().as_bytes()),
             _ => match spec.strip_prefix("bpe:") {
-                Some(size) => train_bpe(size, training_text),
+                Some(size) => train_bpe(size, training),
                 None => match spec_file(spec) {
                     Some(path) => Self::load(path),
                     None => bail!("unknown tokenizer `{spec}`; {FORMS}"),
@@ -133,26 +131,25 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer has no token for a part of the text and none for the unknown.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let size = match self.cut {
-            Cut::Rarely => LONG_PIECE_BYTES,
-            _ => PIECE_BYTES,
-        };
         let mut ids = Vec::with_capacity(text.len() / 3);
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        let mut all = pieces(text, self.cut, size).peekable();
-        while let Some(piece) = all.next() {
-            bytes += piece.len();
-            batch.push(piece);
-            if bytes >= BATCH_BYTES || all.peek().is_none() {
-                bytes = 0;
-                let encodings = guarded(|| self.inner.encode_batch_fast(std::mem::take(&mut batch), false))?;
-                for encoding in encodings {
-                    ids.extend_from_slice(encoding.get_ids());
-                }
-            }
-        }
+        let mut encoder = Encoder::new(self);
+        let mut keep = |part: &[u32], _| {
+            ids.extend_from_slice(part);
+            Ok(())
+        };
+        encoder.push(text, &mut keep)?;
+        encoder.finish(&mut keep)?;
         Ok(ids)
+    }
+
+    /// The tokens of each piece, computed on several threads.
+    pub(super) fn encode_pieces(&self, pieces: Vec<&str>) -> Result<Vec<tokenizers::Encoding>> {
+        guarded(|| self.inner.encode_batch_fast(pieces, false))
+    }
+
+    /// Where texts may be cut for this tokenizer.
+    pub(super) fn cut(&self) -> Cut {
+        self.cut
     }
 
     /// The text of `ids`. Bytes that are not UTF-8, as when `ids` cut a character in two, become U+FFFD.
@@ -211,10 +208,9 @@ fn json_without_merges(vocab: Map<String, Value>, unknown: Option<&str>, coding:
     })
 }
 
-fn char_json(text: &str) -> Value {
-    let mut characters: Vec<char> = text.chars().collect();
-    characters.sort_unstable();
-    characters.dedup();
+fn char_json<S: AsRef<str>>(training: impl Iterator<Item = S>) -> Value {
+    let mut characters = BTreeSet::new();
+    training.for_each(|piece| characters.extend(piece.as_ref().chars()));
     let tokens = characters.into_iter().map(String::from).chain([UNKNOWN.to_owned()]);
     json_without_merges(number(tokens), Some(UNKNOWN), [Value::Null, json!({"type": "Fuse"})])
 }
@@ -251,7 +247,7 @@ fn number(tokens: impl Iterator<Item = String>) -> Map<String, Value> {
     tokens.enumerate().map(|(id, token)| (token, Value::from(id))).collect()
 }
 
-fn train_bpe(size: &str, text: &str) -> Result<Tokenizer> {
+fn train_bpe<S: AsRef<str> + Send>(size: &str, training: impl Iterator<Item = S> + Send) -> Result<Tokenizer> {
     let size = match size.parse::<usize>() {
         Ok(size) if (BYTES + 1..=MAX_BPE).contains(&size) => size,
         _ => bail!(
@@ -271,40 +267,8 @@ fn train_bpe(size: &str, text: &str) -> Result<Tokenizer> {
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build()
         .into();
-    trained.train(&mut trainer, pieces(text, Cut::BeforeNewline, PIECE_BYTES)).map_err(failed)?;
+    trained.train(&mut trainer, training).map_err(failed)?;
     // Through the file's form, so that a fresh tokenizer and a loaded one cannot differ.
     let json = trained.to_string(false).map_err(failed)?;
     Tokenizer::from_json(json.as_bytes())
-}
-
-/// Cuts `text` into pieces of at least `size` bytes (the last may be shorter), at a newline that a character other than
-/// white space follows. A piece that finds none ends at the first white space past [`LONG_PIECE_BYTES`].
-fn pieces(text: &str, cut: Cut, size: usize) -> impl Iterator<Item = &str> + Send {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (piece, after) = rest.split_at(piece_end(rest, cut, size));
-        rest = after;
-        Some(piece)
-    })
-}
-
-fn piece_end(text: &str, cut: Cut, size: usize) -> usize {
-    let bytes = text.as_bytes();
-    let longest = LONG_PIECE_BYTES.max(size);
-    for at in size..bytes.len() {
-        let newline = bytes[at] == b'\n' && text[at + 1..].chars().next().is_some_and(|c| !c.is_whitespace());
-        if newline {
-            return match cut {
-                Cut::BeforeNewline => at,
-                Cut::AfterNewline | Cut::Rarely => at + 1,
-            };
-        }
-        if at > longest && bytes[at].is_ascii_whitespace() {
-            return at;
-        }
-    }
-    bytes.len()
 }

@@ -14,7 +14,7 @@
 use super::learner::Moments;
 use super::metrics::Position;
 use crate::bail;
-use crate::data::prepare::Fingerprint;
+use crate::data::fingerprint::Fingerprint;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::files::{write_atomic, write_dir_atomic};

@@ -1,15 +1,15 @@
 //! A run's configuration: TOML, checked before anything is written.
 
+use super::data_config::DataConfig;
 use super::learner::OptimizerConfig;
 use super::schedule::{DEFAULT_COOLDOWN, Decay, Schedule};
 use crate::bail;
-use crate::data::prepare::DataSpec;
-use crate::data::text::HeldOut;
+use crate::data::corpus::DataSource;
 use crate::error::{At, Error, Result};
 use crate::files::read_text;
 use crate::multilevel::{DepthRule, Rules, Scheme, Shares, WidthRule};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const MOST_LEVELS: usize = 16;
 
@@ -62,25 +62,6 @@ fn init_std() -> f64 {
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     Gpt,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Plain text or `.zst`.
-    pub text: PathBuf,
-    /// `char`, `byte`, `bpe:N`, or a `tokenizer.json`.
-    pub tokenizer: String,
-    /// Every n-th document is held out.
-    #[serde(default = "ten")]
-    pub held_out_every: usize,
-    /// How the first line of a document begins; without it the text is cut into a hundred pieces.
-    #[serde(default)]
-    pub document_prefix: Option<String>,
-}
-
-fn ten() -> usize {
-    10
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -369,6 +350,7 @@ impl Config {
         if !(adam.weight_decay >= 0.0 && adam.weight_decay.is_finite()) {
             bail!("optimizer.weight_decay: {} must be finite and not negative; 0 is none", adam.weight_decay);
         }
+        self.data_source()?;
         if self.levels.is_empty() {
             bail!("levels: none is given; level 1 is needed, as [[levels]] with a table levels.train");
         }
@@ -386,12 +368,12 @@ impl Config {
         Ok(())
     }
 
-    pub fn data_spec(&self) -> DataSpec {
-        DataSpec {
-            text: self.data.text.clone(),
-            tokenizer: self.data.tokenizer.clone(),
-            held_out: HeldOut { prefix: self.data.document_prefix.clone(), every: self.data.held_out_every },
-        }
+    /// Where the run's data comes from.
+    ///
+    /// # Errors
+    /// Keys of `data` that do not go together; a configuration that was read has none.
+    pub fn data_source(&self) -> Result<DataSource> {
+        self.data.source()
     }
 
     pub fn optimizer(&self) -> OptimizerConfig {

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod data_config;
 pub mod folder;
 pub mod learner;
 pub mod levels;

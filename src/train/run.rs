@@ -7,7 +7,7 @@ use super::levels;
 use super::metrics::Metrics;
 use super::progress::Progress;
 use super::side::{Context, Ended, Side, points};
-use crate::data::prepare::{Dataset, prepare};
+use crate::data::corpus::Corpus;
 use crate::data::sampler::check_length;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ pub fn train(config: &Config, about: &About, out: &Path, tools: Tools<'_>) -> Re
     levels::build(config, 1)?;
     RunFolder::refuse_existing(out)?;
     let data = open_data(config, tools.cache, tools.progress)?;
-    levels::build(config, data.tokenizer.vocab_size())?;
+    levels::build(config, data.vocab_size)?;
     let folder = RunFolder::create(out, config, about)?;
     both(config, &data, &folder, false, tools)
 }
@@ -79,18 +79,18 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
     both(&config, &data, &folder, true, tools)
 }
 
-fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<Dataset> {
-    let data = prepare(&config.data_spec(), cache, &mut |text| progress.note(text))?;
-    check_length(&data.train, config.model.context)?;
-    check_length(&data.valid, config.model.context)?;
+fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<Corpus> {
+    let data = Corpus::open(&config.data_source()?, cache, &mut |text| progress.note(text))?;
+    check_length(&*data.train, config.model.context)?;
+    check_length(&*data.valid, config.model.context)?;
     Ok(data)
 }
 
 /// The V-cycle and its twin, each unless it is finished.
-fn both(config: &Config, data: &Dataset, folder: &RunFolder, resume: bool, tools: Tools<'_>) -> Result<Outcome> {
+fn both(config: &Config, data: &Corpus, folder: &RunFolder, resume: bool, tools: Tools<'_>) -> Result<Outcome> {
     let dir = &folder.dir;
     let Tools { device, progress, stop, .. } = tools;
-    let vocab = data.tokenizer.vocab_size();
+    let vocab = data.vocab_size;
     let mut context = Context { config, device, data, progress, stop };
     let mut sides = Vec::new();
     for (name, stage) in

@@ -8,7 +8,8 @@ use super::metrics::{Event, Metrics, OperationTime, Position, Sample};
 use super::progress::Progress;
 use super::search::search;
 use crate::bail;
-use crate::data::prepare::Dataset;
+use crate::data::corpus::Corpus;
+use crate::data::prefetch::Prefetch;
 use crate::data::sampler::{Sampler, validation_batch};
 use crate::device::Device;
 use crate::device::timing::Total;
@@ -25,6 +26,7 @@ use crate::multilevel::plan::{Enter, v_cycle};
 use crate::multilevel::{Quantity, coalesce, coalesce_as, interpolate, interpolate_as};
 use crate::report::savings::Point;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Batches of held-out text on which `alpha = "search"` compares.
@@ -34,7 +36,7 @@ const SEARCH_BATCHES: usize = 8;
 pub struct Context<'a> {
     pub config: &'a Config,
     pub device: &'a mut dyn Device,
-    pub data: &'a Dataset,
+    pub data: &'a Corpus,
     pub progress: &'a mut Progress,
     /// Asked after every step: whether to stop.
     pub stop: &'a dyn Fn() -> bool,
@@ -71,7 +73,7 @@ pub struct Side<'a, 'b> {
     context: &'a mut Context<'b>,
     dir: PathBuf,
     metrics: Metrics,
-    sampler: Sampler,
+    batches: Prefetch,
     legs: Vec<Leg>,
     /// Beside the levels: the models that no stage is using, and the weights that a later stage needs.
     models: Vec<Option<Box<dyn Model>>>,
@@ -83,6 +85,9 @@ pub struct Side<'a, 'b> {
     valid: f64,
     /// Time by operation before this process.
     operations: Vec<OperationTime>,
+    /// Seconds waited for batches before this process.
+    waited: f64,
+    /// An evaluation's batch.
     ids: Vec<i32>,
     labels: Vec<i32>,
 }
@@ -121,12 +126,13 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     fn new(context: &'a mut Context<'b>, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Result<Self> {
-        let tokens = context.config.train.batch * context.config.model.context;
+        let (batch, time) = (context.config.train.batch, context.config.model.context);
+        let tokens = batch / context.config.train.accumulate * time;
         let sampler = Sampler { seed: context.config.seed, rank: 0, world: 1 };
         Ok(Side {
             dir: dir.to_path_buf(),
             metrics: Metrics::new(dir),
-            sampler,
+            batches: Prefetch::new(Arc::clone(&context.data.train), sampler, (batch, time), 0)?,
             keeps_moments: legs.iter().any(|leg| leg.stage.optimizer == OptimizerState::Transfer),
             waiting: levels.iter().map(|_| None).collect(),
             models: levels.into_iter().map(Some).collect(),
@@ -137,6 +143,7 @@ impl<'a, 'b> Side<'a, 'b> {
             ids: memory::zeros(tokens).at("train.batch")?,
             labels: memory::zeros(tokens).at("train.batch")?,
             operations: Vec::new(),
+            waited: 0.0,
             context,
         })
     }
@@ -207,6 +214,7 @@ impl<'a, 'b> Side<'a, 'b> {
         self.metrics = metrics;
         (self.at, self.stage_step, self.valid) = (state.at, state.stage_step, state.valid_loss);
         self.operations.clone_from(&state.operations);
+        self.waited = state.waited;
         self.restore(&checkpoint).map(Some)
     }
 
@@ -379,7 +387,7 @@ impl<'a, 'b> Side<'a, 'b> {
         }
         let train = &self.context.config.train;
         let (eval_every, save_every) = (train.eval_every, train.checkpoint_every.unwrap_or(train.eval_every));
-        let (target, tokens) = (train.target_loss.filter(|_| last && level == 0), self.ids.len() as f64);
+        let (target, tokens) = (train.target_loss.filter(|_| last && level == 0), self.tokens());
         let mut done = target.is_some_and(|target| self.valid <= target) || self.stage_step >= stage.steps;
         while !done {
             let seconds = self.step(learner, stage.rate(self.stage_step, before))?;
@@ -407,16 +415,24 @@ impl<'a, 'b> Side<'a, 'b> {
         let early = if self.stage_step < stage.steps { ", the target, early" } else { "" };
         let text = format!("  held-out loss {:.4}{early} after {:.3e} FLOPs, {seconds:.1} s", self.valid, flops as f64);
         self.context.progress.note(&text);
+        let waited = self.batches.waited().as_secs_f64();
+        if waited > 0.01 * seconds {
+            let text = format!("  {waited:.1} s so far were spent waiting for data; is its disk slow?");
+            self.context.progress.note(&text);
+        }
         Ok(None)
+    }
+
+    /// Tokens of a step.
+    fn tokens(&self) -> f64 {
+        (self.context.config.train.batch * self.context.config.model.context) as f64
     }
 
     /// One step. Returns its seconds.
     fn step(&mut self, learner: &mut Learner, lr: f64) -> Result<f64> {
         let begin = Instant::now();
-        let (batch, context) = (self.context.config.train.batch, self.context.config.model.context);
-        let shard = &self.context.data.train;
-        self.sampler.training_batch(shard, self.at.step, batch, context, &mut self.ids, &mut self.labels)?;
-        let report = learner.step(self.context.device, &self.ids, &self.labels, lr)?;
+        let (ids, labels) = self.batches.next(self.at.step)?;
+        let report = learner.step(self.context.device, ids, labels, lr)?;
         let seconds = begin.elapsed().as_secs_f64();
         self.context.device.timings().mark("step", self.at.step, begin);
         self.at.step += 1;
@@ -434,11 +450,11 @@ impl<'a, 'b> Side<'a, 'b> {
     fn held_out(&mut self, learner: &mut Learner, most: usize) -> Result<(f64, usize, u64)> {
         let train = &self.context.config.train;
         let (batch, context) = (train.batch / train.accumulate, self.context.config.model.context);
-        let (ids, labels) = (&mut self.ids[..batch * context], &mut self.labels[..batch * context]);
+        let (ids, labels) = (&mut self.ids, &mut self.labels);
         let (mut total, mut tokens, mut flops) = (0.0, 0, 0);
         // `most` counts batches of a step, however they are cut.
         for index in 0..most.saturating_mul(train.accumulate) {
-            let scored = validation_batch(&self.context.data.valid, index, batch, context, ids, labels)?;
+            let scored = validation_batch(&*self.context.data.valid, index, batch, context, ids, labels)?;
             if scored == 0 {
                 break;
             }
@@ -488,7 +504,7 @@ impl<'a, 'b> Side<'a, 'b> {
             passes: learner.passes(),
             valid_loss: self.valid,
             valid_here,
-            waited: 0.0,
+            waited: self.waited + self.batches.waited().as_secs_f64(),
             metrics_bytes,
             tensorboard_bytes,
             data: data.name(),
@@ -510,12 +526,12 @@ impl<'a, 'b> Side<'a, 'b> {
     /// The last line of the metrics, and `model/`.
     fn finish(&mut self, learner: &Learner) -> Result<()> {
         let (operations, sample) = (self.operation_times(), self.sample(learner)?);
-        let tokens = self.at.step as f64 * self.ids.len() as f64;
+        let tokens = self.at.step as f64 * self.tokens();
         self.metrics.write(&Event::Summary {
             at: self.at,
             resident_bytes: memory::resident().map(|(_, most)| most),
             tokens_per_second: tokens / self.at.seconds.max(f64::MIN_POSITIVE),
-            waited_seconds: 0.0,
+            waited_seconds: self.waited + self.batches.waited().as_secs_f64(),
             operations,
             sample,
         })?;
@@ -544,12 +560,14 @@ impl<'a, 'b> Side<'a, 'b> {
     /// How the model goes on after the first held-out tokens.
     fn sample(&mut self, learner: &Learner) -> Result<Option<Sample>> {
         let Context { data, device, config, .. } = &mut *self.context;
+        let Some(tokenizer) = &data.tokenizer else { return Ok(None) };
         let Family::Gpt(gpt) = learner.model.family();
         let gpt = Gpt::new(gpt.clone())?;
-        let length = SAMPLE_PROMPT.min(data.valid.len()).min(config.model.context);
-        let prompt: Vec<u32> = (0..length).map(|i| data.valid.token(i)).collect();
+        let mut prompt = vec![0; SAMPLE_PROMPT.min(data.valid.len()).min(config.model.context)];
+        data.valid.as_ref().as_ref()[0].read(0, &mut prompt)?;
+        let prompt: Vec<u32> = prompt.into_iter().map(|id| id as u32).collect();
         let mut forward = Forward::new(*device, &gpt, &learner.params, (1, config.model.context))?;
-        let vocabulary = data.tokenizer.vocab_size();
+        let vocabulary = tokenizer.vocab_size().min(data.vocab_size);
         let sampling = Sampling { temperature: 0.7, top_k: 40, seed: config.seed, vocabulary };
         let mut tokens = Vec::with_capacity(SAMPLE_TOKENS);
         generate(*device, &mut forward, &prompt, SAMPLE_TOKENS, sampling, |token| {
@@ -557,7 +575,7 @@ impl<'a, 'b> Side<'a, 'b> {
             Ok(())
         })?;
         forward.free(*device);
-        let text = |tokens: &[u32]| data.tokenizer.decode(tokens);
+        let text = |tokens: &[u32]| tokenizer.decode(tokens);
         // A tokenizer may have gaps in its ids, which the model can draw: then there is no text to show.
         Ok(text(&prompt).and_then(|prompt| Ok(Sample { prompt, text: text(&tokens)? })).ok())
     }
@@ -574,10 +592,10 @@ fn title_of(title: &str, model: &dyn Model, stage: &Stage) -> String {
 }
 
 /// Writes a model folder in Hugging Face form, whole.
-fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Dataset, device: &mut dyn Device) -> Result<()> {
+fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Corpus, device: &mut dyn Device) -> Result<()> {
     write_dir_atomic(dir, |dir| {
         hub::save(dir, model, params, device)?;
-        data.tokenizer.save(&dir.join(hub::TOKENIZER))
+        data.tokenizer.as_ref().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(hub::TOKENIZER)))
     })
 }
 

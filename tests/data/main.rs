@@ -1,8 +1,11 @@
-//! Text, tokenizers, shards, batches and the cache, from outside.
+//! Text, tokenizers, shards, batches, the cache, streams, files of others and reading ahead, from outside.
 
+mod formats;
+mod prefetch;
 mod prepare;
 mod sampler;
 mod shard;
+mod streaming;
 mod text;
 mod tokenizer;
 

@@ -4,7 +4,12 @@ use super::*;
 use crate::text::compressed;
 
 fn spec(text: &Path, tokenizer: &str) -> DataSpec {
-    DataSpec { text: text.to_owned(), tokenizer: tokenizer.to_owned(), held_out: by_prefix("== ", 4) }
+    DataSpec {
+        text: text.to_owned(),
+        tokenizer: tokenizer.to_owned(),
+        held_out: by_prefix("== ", 4),
+        field: "text".to_owned(),
+    }
 }
 
 /// The data and every note, one a line.

@@ -104,7 +104,7 @@ fn damaged_prepared_folders_are_made_again() {
             write(&path, &bytes);
             if file.ends_with(".bin") {
                 let shard = path.clone();
-                judge(file, &name, move || open_shard(&shard).map(|_| ())).expect_err(&name);
+                judge(file, &name, move || open_shard(&shard, None).map(|_| ())).expect_err(&name);
             }
             let at = dir.path().to_path_buf();
             let found = judge("cache", &name, move || prepared(&at)).expect("it is made again");

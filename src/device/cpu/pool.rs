@@ -22,6 +22,7 @@ struct Shared {
     busy: AtomicBool,
     panicked: AtomicBool,
     stop: AtomicBool,
+    started: AtomicUsize,
     sleepers: Mutex<usize>,
     wake: Condvar,
 }
@@ -44,15 +45,24 @@ impl Pool {
             busy: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            started: AtomicUsize::new(0),
             sleepers: Mutex::new(0),
             wake: Condvar::new(),
         });
-        let workers = (1..threads)
+        let workers: Vec<_> = (1..threads)
             .map_while(|_| {
                 let shared = shared.clone();
-                thread::Builder::new().name("vcycle-cpu".into()).spawn(move || work(&shared)).ok()
+                let work = move || {
+                    shared.started.fetch_add(1, Ordering::Release);
+                    work(&shared);
+                };
+                thread::Builder::new().name("vcycle-cpu".into()).spawn(work).ok()
             })
             .collect();
+        // A starting thread allocates. On a busy machine it may start late, and no step is to allocate.
+        while shared.started.load(Ordering::Acquire) < workers.len() {
+            thread::yield_now();
+        }
         Pool { shared, workers }
     }
 

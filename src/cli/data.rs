@@ -1,0 +1,167 @@
+use super::say;
+use crate::bail;
+use crate::data::documents::is_json_lines;
+use crate::data::folder::{self, Facts, FolderSpec, Side, prepare_folder, read_facts, verify};
+use crate::data::prepare::grouped;
+use crate::data::shard::Shard;
+use crate::data::text::{FIELD, FLAGS, Marks, TextSource};
+use crate::data::tokenizer::Tokenizer;
+use crate::error::Result;
+use crate::train::progress::Progress;
+use std::path::{Path, PathBuf};
+
+/// Prepare training data from texts of any size, and look at token files
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Prepare(Prepare),
+    Show(Show),
+}
+
+/// Turn texts into token shards with a training and a held-out side, for `data.prepared` of a configuration
+#[derive(clap::Args)]
+struct Prepare {
+    /// Texts (.txt or any other name) or JSON lines (.jsonl), also compressed (.gz, .zst)
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    /// char, byte, bpe:N (trained on at most 256 MiB of the training side), or the path of a tokenizer.json
+    #[arg(long, value_name = "SPEC")]
+    tokenizer: String,
+    /// Folder to write, which must not exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Key of the text in a line of JSON; each line is a document [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+    /// A line that is exactly this parts two documents, for instance '<|endoftext|>'
+    #[arg(long, value_name = "LINE", conflicts_with = "document_prefix")]
+    separator: Option<String>,
+    /// A line that begins with this begins a document; with neither, a text is cut into a hundred pieces
+    #[arg(long, value_name = "P")]
+    document_prefix: Option<String>,
+    /// Hold every n-th document out
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    held_out_every: usize,
+    /// Tokens of a file; what is more goes into further ones
+    #[arg(long, value_name = "N", default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    shard_tokens: u64,
+    /// Print results only
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// Say what a token file is, or check a folder of prepared data against its hashes
+#[derive(clap::Args)]
+struct Show {
+    /// A token file of vcycle, llm.c or nanoGPT (.bin), or a folder that `data prepare` wrote
+    file: PathBuf,
+    /// How many of the first tokens to print
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    tokens: usize,
+}
+
+impl Args {
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Prepare(args) => args.run(),
+            Command::Show(args) => args.run(),
+        }
+    }
+}
+
+impl Prepare {
+    fn run(self) -> Result<()> {
+        if self.field.is_some() && !self.inputs.iter().any(|path| is_json_lines(path)) {
+            bail!(
+                "--field is the key of JSON lines, but no input's name says .jsonl; leave it out or rename the input"
+            );
+        }
+        let marks = match (self.document_prefix, self.separator) {
+            (Some(prefix), _) => Marks::Prefix(prefix),
+            (None, Some(line)) => Marks::Separator(line),
+            (None, None) => Marks::None,
+        };
+        let field = self.field.unwrap_or_else(|| FIELD.to_owned());
+        let source = TextSource { inputs: self.inputs, marks, field, every: self.held_out_every, keys: &FLAGS };
+        let spec = FolderSpec { source, tokenizer: self.tokenizer, shard_tokens: self.shard_tokens };
+        let mut progress = Progress::new(self.quiet);
+        let facts = prepare_folder(&spec, &self.out, &mut |text| progress.note(text))?;
+        say_facts(&facts)?;
+        let out = self.out.display();
+        say(format_args!("written: {out} (train on it with data.prepared = \"{out}\")"))
+    }
+}
+
+fn say_facts(facts: &Facts) -> Result<()> {
+    let side = |name: &str, side: &Side| {
+        let (tokens, documents) = (grouped(side.tokens()), grouped(side.documents()));
+        let (files, s) = (side.files.len(), if side.files.len() == 1 { "" } else { "s" });
+        say(format_args!("{name} {tokens} tokens, {documents} documents, {files} file{s}"))
+    };
+    say(format_args!("vocabulary:   {} tokens ({})", grouped(facts.vocab_size as u64), facts.tokenizer))?;
+    side("training:    ", &facts.train)?;
+    side("held out:    ", &facts.valid)
+}
+
+impl Show {
+    fn run(self) -> Result<()> {
+        if self.file.is_dir() {
+            return show_folder(&self.file);
+        }
+        let shard = Shard::open_any(&self.file, None)?;
+        say(format_args!("format:       {}", shard.format()))?;
+        say(format_args!("tokens:       {}", grouped(shard.len() as u64)))?;
+        let largest = largest(&shard)?;
+        match (shard.states_vocabulary(), largest) {
+            (true, _) => say(format_args!("vocabulary:   {}", grouped(shard.vocab_size() as u64)))?,
+            (false, Some(id)) => say(format_args!("vocabulary:   not stated; the largest id is {id}"))?,
+            (false, None) => say(format_args!("vocabulary:   not stated"))?,
+        }
+        match shard.documents() {
+            Some(count) => {
+                // Looks at each of them, so that damage is told.
+                for number in 0..count {
+                    shard.document_start(number)?;
+                }
+                let before = if shard.continues() { ", after the rest of one of the file before" } else { "" };
+                say(format_args!("documents:    {}{before}", grouped(count as u64)))?;
+            }
+            None => say(format_args!("documents:    not stated"))?,
+        }
+        let first: Vec<u32> = (0..shard.len().min(self.tokens)).map(|i| shard.token(i)).collect();
+        let ids: Vec<String> = first.iter().map(u32::to_string).collect();
+        say(format_args!("first tokens: {}", ids.join(" ")))?;
+        let beside = self.file.with_file_name(folder::TOKENIZER);
+        if shard.states_vocabulary() && beside.is_file() {
+            say(format_args!("their text:   {:?}", Tokenizer::load(&beside)?.decode(&first)?))?;
+        }
+        Ok(())
+    }
+}
+
+/// The largest id of all, each checked against the vocabulary.
+fn largest(shard: &Shard) -> Result<Option<i32>> {
+    let mut part = vec![0; shard.len().min(1 << 16)];
+    let mut largest = None;
+    for start in (0..shard.len()).step_by(1 << 16) {
+        let size = part.len().min(shard.len() - start);
+        shard.read(start, &mut part[..size])?;
+        largest = largest.max(part[..size].iter().copied().max());
+    }
+    Ok(largest)
+}
+
+fn show_folder(dir: &Path) -> Result<()> {
+    let Some(facts) = read_facts(dir)? else {
+        bail!("{} is a cache of data.text; name one of the files in it", dir.display());
+    };
+    verify(dir, &facts)?;
+    say(format_args!("texts:        {}", facts.inputs.join(", ")))?;
+    say_facts(&facts)?;
+    say(format_args!("all files are as they were written"))
+}

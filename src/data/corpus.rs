@@ -1,0 +1,120 @@
+//! What a run reads, wherever it comes from: both sides as [`Tokens`], and the tokenizer where there is one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::fingerprint::Fingerprint;
+use super::folder::{open_folder, read_facts};
+use super::prepare::{DataSpec, Dataset, grouped, open, prepare};
+use super::tokenizer::Tokenizer;
+use super::tokens::Tokens;
+use crate::bail;
+use crate::error::{At, Result};
+
+/// Where data comes from.
+#[derive(Debug, Clone)]
+pub enum DataSource {
+    /// A text, prepared once and kept in a cache.
+    Text(DataSpec),
+    /// A folder that `vcycle data prepare`, or the cache, holds.
+    Prepared(PathBuf),
+    /// Token files as they are.
+    Shards(ShardsSpec),
+}
+
+/// Token files, see [`Tokens::open`].
+#[derive(Debug, Clone)]
+pub struct ShardsSpec {
+    pub train: Vec<PathBuf>,
+    pub valid: Vec<PathBuf>,
+    /// A `tokenizer.json`.
+    pub tokenizer: Option<PathBuf>,
+    /// Where left out: the tokenizer's, or what the files state.
+    pub vocab: Option<usize>,
+}
+
+/// Tokens of a file that [`Corpus::name`] looks at.
+const SAMPLED: usize = 4096;
+
+/// See the module. Shared, so that other threads may read ahead.
+pub struct Corpus {
+    pub train: Arc<Tokens>,
+    pub valid: Arc<Tokens>,
+    pub tokenizer: Option<Tokenizer>,
+    /// Every token id is below this.
+    pub vocab_size: usize,
+}
+
+impl From<Dataset> for Corpus {
+    fn from(data: Dataset) -> Self {
+        let vocab_size = data.tokenizer.vocab_size();
+        Self::new([data.train.into(), data.valid.into()], Some(data.tokenizer), vocab_size)
+    }
+}
+
+impl Corpus {
+    /// A name that other data would not have, by what is read of it: lengths, vocabulary, and some thousand tokens.
+    pub fn name(&self) -> String {
+        let mut print = Fingerprint::default();
+        print.add(&(self.vocab_size as u64).to_le_bytes());
+        for shard in [&self.train, &self.valid].into_iter().flat_map(|side| (**side).as_ref()) {
+            print.add(&(shard.len() as u64).to_le_bytes());
+            let stride = shard.len().div_ceil(SAMPLED).max(1);
+            let sample: Vec<u8> = (0..shard.len()).step_by(stride).flat_map(|i| shard.token(i).to_le_bytes()).collect();
+            print.add(&sample);
+        }
+        print.hex()
+    }
+
+    fn new([train, valid]: [Tokens; 2], tokenizer: Option<Tokenizer>, vocab_size: usize) -> Self {
+        Corpus { train: Arc::new(train), valid: Arc::new(valid), tokenizer, vocab_size }
+    }
+
+    /// Opens the data, preparing a text in `cache` first where that was not done before.
+    ///
+    /// # Errors
+    /// See [`prepare`], [`open_folder`], [`Tokens::open`]; a vocabulary that nothing states, or that others exceed.
+    pub fn open(source: &DataSource, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Corpus> {
+        let (place, corpus) = match source {
+            DataSource::Text(spec) => return Ok(prepare(spec, cache, note)?.into()),
+            DataSource::Prepared(dir) => {
+                let corpus = match read_facts(dir).at("data.prepared")? {
+                    Some(facts) => {
+                        let (sides, tokenizer) = open_folder(dir, &facts)?;
+                        Self::new(sides, Some(tokenizer), facts.vocab_size)
+                    }
+                    None => open(dir)?.into(),
+                };
+                (dir.display().to_string(), corpus)
+            }
+            DataSource::Shards(spec) => ("token files".to_owned(), Self::shards(spec)?),
+        };
+        let (train, valid) = (grouped(corpus.train.len() as u64), grouped(corpus.valid.len() as u64));
+        note(&format!("using {place}: {train} training tokens, {valid} held out"));
+        Ok(corpus)
+    }
+
+    fn shards(spec: &ShardsSpec) -> Result<Corpus> {
+        let tokenizer = spec.tokenizer.as_deref().map(Tokenizer::load).transpose().at("data.tokenizer")?;
+        let known = tokenizer.as_ref().map(Tokenizer::vocab_size);
+        if let (Some(known), Some(vocab)) = (known, spec.vocab)
+            && known > vocab
+        {
+            bail!("data.vocab is {vocab}, but data.tokenizer has {known} tokens; raise it to {known} or more");
+        }
+        let limit = spec.vocab.or(known);
+        let open = |paths: &[PathBuf], key: &str| Tokens::open(paths, limit).at(key);
+        let sides = [open(&spec.train, "data.train")?, open(&spec.valid, "data.valid")?];
+        let untold = sides.iter().find_map(Tokens::without_vocabulary);
+        let vocab_size = match (limit, untold) {
+            (Some(limit), _) => limit,
+            (None, Some(path)) => bail!(
+                "{} does not say how large its vocabulary is; set data.vocab, or data.tokenizer to the tokenizer.json it \
+                 was made with",
+                path.display()
+            ),
+            (None, None) => sides.iter().filter_map(Tokens::stated_vocabulary).max().unwrap_or_default(),
+        };
+        Ok(Self::new(sides, tokenizer, vocab_size))
+    }
+}

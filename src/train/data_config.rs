@@ -1,0 +1,96 @@
+//! The section `data` of a configuration: a text, prepared data, or token files.
+
+use crate::bail;
+use crate::data::corpus::{DataSource, ShardsSpec};
+use crate::data::documents::is_json_lines;
+use crate::data::prepare::DataSpec;
+use crate::data::text::{FIELD, HeldOut};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Exactly one of `text`, `prepared`, and `train` with `valid`. Every key is listed in `docs/configuration.md`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// Plain text or JSON lines, also as `.zst` or `.gz`.
+    pub text: Option<PathBuf>,
+    /// With `text`: `char`, `byte`, `bpe:N`, or a `tokenizer.json`; with `train`: a `tokenizer.json`.
+    pub tokenizer: Option<String>,
+    /// Every n-th document is held out; 10 where left out.
+    pub held_out_every: Option<usize>,
+    /// How the first line of a document begins; without it the text is cut into a hundred pieces.
+    pub document_prefix: Option<String>,
+    /// The key of a JSON line's text; `text` where left out.
+    pub field: Option<String>,
+    /// A folder that `vcycle data prepare` wrote.
+    pub prepared: Option<PathBuf>,
+    /// Token files, or folders of them.
+    pub train: Option<Vec<PathBuf>>,
+    pub valid: Option<Vec<PathBuf>>,
+    /// Tokens of the vocabulary of files that do not state it.
+    pub vocab: Option<usize>,
+}
+
+/// Batches hold ids as `i32`.
+const MAX_VOCAB: usize = i32::MAX as usize;
+
+impl DataConfig {
+    /// Where the data comes from.
+    ///
+    /// # Errors
+    /// No form of data or more than one; keys that belong to another form, or are missing.
+    pub fn source(&self) -> Result<DataSource> {
+        let shards = self.train.is_some() || self.valid.is_some();
+        let forms = [("data.text", self.text.is_some()), ("data.prepared", self.prepared.is_some())];
+        let given: Vec<&str> = forms.into_iter().chain([("data.train", shards)]).filter(|f| f.1).map(|f| f.0).collect();
+        let keys = [
+            ("tokenizer", self.tokenizer.is_some(), &["data.text", "data.train"][..]),
+            ("held_out_every", self.held_out_every.is_some(), &["data.text"]),
+            ("document_prefix", self.document_prefix.is_some(), &["data.text"]),
+            ("field", self.field.is_some(), &["data.text"]),
+            ("vocab", self.vocab.is_some(), &["data.train"]),
+        ];
+        let form = match given[..] {
+            [form] => form,
+            [] => bail!(
+                "data: says not where the data is; give text, prepared (a folder of `vcycle data prepare`), or train and \
+                 valid (token files)"
+            ),
+            _ => bail!("data: {} are given; keep one of them", given.join(" and ")),
+        };
+        if let Some((key, _, forms)) = keys.iter().find(|(_, given, forms)| *given && !forms.contains(&form)) {
+            bail!("data.{key}: goes with {}, not with {form}; leave it out", forms.join(" or "));
+        }
+        if let Some(text) = &self.text {
+            let Some(tokenizer) = &self.tokenizer else {
+                bail!("data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer.json");
+            };
+            if self.field.is_some() && !is_json_lines(text) {
+                bail!("data.field: the key of JSON lines, but {} is not named .jsonl; leave it out", text.display());
+            }
+            return Ok(DataSource::Text(DataSpec {
+                text: text.clone(),
+                tokenizer: tokenizer.clone(),
+                held_out: HeldOut { prefix: self.document_prefix.clone(), every: self.held_out_every.unwrap_or(10) },
+                field: self.field.clone().unwrap_or_else(|| FIELD.to_owned()),
+            }));
+        }
+        if let Some(dir) = &self.prepared {
+            return Ok(DataSource::Prepared(dir.clone()));
+        }
+        if let Some(vocab) = self.vocab.filter(|vocab| !(1..=MAX_VOCAB).contains(vocab)) {
+            bail!("data.vocab: {vocab} is not in 1..={MAX_VOCAB}");
+        }
+        match (&self.train, &self.valid) {
+            (Some(train), Some(valid)) => Ok(DataSource::Shards(ShardsSpec {
+                train: train.clone(),
+                valid: valid.clone(),
+                tokenizer: self.tokenizer.as_ref().map(PathBuf::from),
+                vocab: self.vocab,
+            })),
+            (Some(_), _) => bail!("data.valid: missing; name the token files to validate on"),
+            (None, _) => bail!("data.train: missing; name the token files to train on"),
+        }
+    }
+}
