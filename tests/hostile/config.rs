@@ -6,8 +6,9 @@ use std::path::Path;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
 use vcycle::train::config::Config;
+use vcycle::train::folder::About;
 use vcycle::train::progress::Progress;
-use vcycle::train::run::train;
+use vcycle::train::run::{Tools, train};
 
 const VALID: &str = r#"seed = 1
 [model]
@@ -90,11 +91,11 @@ fn run(dir: &Path, changes: &[String]) -> Result<Config> {
         stage.steps = stage.steps.min(1);
         stage.warmup = stage.warmup.min(stage.steps);
     }
-    if config.data.text.is_relative() {
-        config.data.text = dir.join(&config.data.text);
-    }
+    config.data.text = config.data.text.map(|text| dir.join(text));
     let out = dir.join("out");
-    let done = train(&config, &mut Cpu::new(1), &dir.join("cache"), &out, &mut Progress::new(true));
+    let (mut device, mut progress, cache) = (Cpu::new(1), Progress::new(true), dir.join("cache"));
+    let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop: &|| false };
+    let done = train(&config, &About::this_process("cpu", 1, String::new()), &out, tools);
     // Whatever it left; the next case starts afresh.
     let _ = std::fs::remove_dir_all(&out);
     done.map(|_| accepted).map_err(|e| e.at("run.toml"))

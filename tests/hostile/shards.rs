@@ -75,6 +75,7 @@ fn prepared(dir: &Path) -> vcycle::error::Result<[Content; 2]> {
         text: dir.join("text.txt"),
         tokenizer: "bpe:300".into(),
         held_out: HeldOut { prefix: None, every: 4 },
+        field: "text".into(),
     };
     let data = prepare(&spec, &dir.join("cache"), &mut |_| {})?;
     assert_eq!(data.tokenizer.vocab_size(), data.train.vocab_size());
