@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use super::sampler::Sampler;
 use super::tokens::Tokens;
 use crate::bail;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
+use crate::memory;
 
 /// Batches ahead of the trainer. A step takes far longer than a batch, so a few even out a slow disk.
 const AHEAD: usize = 4;
@@ -69,13 +70,16 @@ impl Prefetch {
     /// Starts to read the batches from step `first` on: `batch` windows of `context` tokens.
     ///
     /// # Errors
-    /// When the system starts no thread. What is wrong with the data comes out of [`Prefetch::next`].
+    /// Out of memory; when the system starts no thread. What is wrong with the data comes out of [`Prefetch::next`].
     pub fn new(tokens: Arc<Tokens>, sampler: Sampler, (batch, context): (usize, usize), first: u64) -> Result<Self> {
         let Some(size) = batch.checked_mul(context) else {
             bail!("a batch of {batch} x {context} is beyond reason; use fewer sequences or a shorter context");
         };
-        let buffers = || Buffers { ids: vec![0; size], labels: vec![0; size] };
-        let empty = (0..AHEAD).map(|_| buffers()).collect();
+        let buffers = || -> Result<Buffers> {
+            Ok(Buffers { ids: memory::zeros(size).at("train.batch")?, labels: memory::zeros(size).at("train.batch")? })
+        };
+        let empty = (0..AHEAD).map(|_| buffers()).collect::<Result<_>>()?;
+        let current = buffers()?;
         let ring = Ring { full: VecDeque::with_capacity(AHEAD), empty, next: first, reading: None, stop: false };
         let shared = Arc::new(Shared { ring: Mutex::new(ring), changed: Condvar::new() });
         let of_reader = Stops(Arc::clone(&shared));
@@ -88,7 +92,7 @@ impl Prefetch {
         };
         let reader = std::thread::Builder::new().name("prefetch".to_owned()).spawn(read);
         let reader = reader.map_err(|e| Error::new(format!("cannot start a thread that reads ahead: {e}")))?;
-        Ok(Prefetch { shared, reader: Some(reader), current: buffers(), waited: Duration::ZERO })
+        Ok(Prefetch { shared, reader: Some(reader), current, waited: Duration::ZERO })
     }
 
     /// `ids` and `labels` of `step`, both `[batch, context]`. Steps are best asked for one after another; any other

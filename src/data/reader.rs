@@ -46,7 +46,7 @@ impl Compression {
 pub(super) fn open_file(path: &Path) -> Result<BufReader<File>> {
     let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if facts.is_dir() {
-        bail!("cannot read {}: it is a folder; name one text file in it", path.display());
+        bail!("cannot read {}: it is a folder; name one file in it", path.display());
     }
     if !facts.is_file() {
         bail!(

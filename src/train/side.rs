@@ -83,8 +83,9 @@ pub struct Side<'a, 'b> {
     at: Position,
     stage_step: u64,
     valid: f64,
-    /// Time by operation before this process.
+    /// Time by operation before this process, and what the device had counted when this side began.
     operations: Vec<OperationTime>,
+    at_start: Vec<Total>,
     /// Seconds waited for batches before this process.
     waited: f64,
     /// An evaluation's batch.
@@ -143,6 +144,7 @@ impl<'a, 'b> Side<'a, 'b> {
             ids: memory::zeros(tokens).at("train.batch")?,
             labels: memory::zeros(tokens).at("train.batch")?,
             operations: Vec::new(),
+            at_start: Vec::new(),
             waited: 0.0,
             context,
         })
@@ -153,7 +155,7 @@ impl<'a, 'b> Side<'a, 'b> {
     /// # Errors
     /// Divergence, memory, disk. What was saved stays.
     pub fn run(&mut self, resume: bool) -> Result<Ended> {
-        self.context.device.timings().reset();
+        self.at_start = self.context.device.timings().totals().collect();
         let mut learner = if resume { self.resume()? } else { None };
         let first = learner.as_ref().map_or(0, |_| self.at.stage - 1);
         for number in first..self.legs.len() {
@@ -540,18 +542,20 @@ impl<'a, 'b> Side<'a, 'b> {
         write_model(&self.dir.join("model"), &*learner.model, &learner.params, data, *device)
     }
 
-    /// Time by operation in this process and before.
+    /// Time by operation of this side, in this process and before.
     fn operation_times(&mut self) -> Vec<OperationTime> {
-        let now = self.context.device.timings().totals().filter(|total| total.calls > 0);
         let mut all = self.operations.clone();
-        for Total { name, calls, seconds, flops } in now {
-            match all.iter_mut().find(|before| before.name == name) {
+        for (now, start) in self.context.device.timings().totals().zip(&self.at_start) {
+            let (calls, seconds) = (now.calls - start.calls, now.seconds - start.seconds);
+            let flops = now.flops - start.flops;
+            match all.iter_mut().find(|before| before.name == now.name) {
                 Some(before) => {
                     before.calls += calls;
                     before.seconds += seconds;
                     before.flops += flops;
                 }
-                None => all.push(OperationTime { name: name.into(), calls, seconds, flops }),
+                None if calls > 0 => all.push(OperationTime { name: now.name.into(), calls, seconds, flops }),
+                None => {}
             }
         }
         all
