@@ -49,6 +49,9 @@ fn memory_stays_flat_for_3000_steps() {
             tenth.set(resident());
         } else if steps.get() > 10 && steps.get() % 10 == 0 {
             most.set(most.get().max(resident()));
+            if steps.get() % 50 == 0 {
+                eprintln!("MEM {} {}", steps.get(), resident() / 1024);
+            }
         }
         false
     };

@@ -1,5 +1,6 @@
 //! Promise: for every rule and every scheme it admits, C(D(x)) = x; the function-keeping rules keep the function; random
 //! shares let copies part in training, equal ones keep them together; schemes that a rule does not admit are refused with the reason.
+//! Moments are mapped as gradients are, by the transposed operators.
 
 use proptest::prelude::*;
 use vcycle::device::ops::StepState;
@@ -8,8 +9,11 @@ use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::multilevel::scheme::ModelShape;
-use vcycle::multilevel::{DepthRule, Rules, Scheme, Shares, WidthRule, coalesce, decoalesce, interpolate};
-use vcycle::tape::{Mode, Tape};
+use vcycle::multilevel::{
+    DepthRule, Quantity, Rules, Scheme, Shares, WidthRule, coalesce, coalesce_as, decoalesce, interpolate,
+    interpolate_as,
+};
+use vcycle::tape::{LossOptions, Mode, Tape};
 use vcycle::tensor::DType;
 use vcycle::train::learner::{Learner, OptimizerConfig};
 
@@ -135,6 +139,145 @@ proptest! {
                     prop_assert!(error < 1e-13, "{rules:?}: {error:e}");
                 }
             }
+        }
+    }
+}
+
+/// The sum of products, and of their sizes.
+fn inner(a: &[Vec<f64>], b: &[Vec<f64>]) -> (f64, f64) {
+    let products = a.iter().flatten().zip(b.iter().flatten()).map(|(x, y)| x * y);
+    products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()))
+}
+
+/// `<a, b>` and `<c, d>` are equal: at most 1e4 products, each off by some eps, in sums that may cancel.
+fn assert_adjoint([a, b, c, d]: [&[Vec<f64>]; 4], case: &str) {
+    let ((left, size), (right, _)) = (inner(a, b), inner(c, d));
+    assert!(size > 1.0 && (left - right).abs() <= 1e-12 * size, "{case}: {left} and {right}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 25, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gradients_are_mapped_by_the_transposed_operators(
+        width in partition(4),
+        depth in partition(3),
+        seed in 0u64..1000,
+    ) {
+        let mut device = device::open("reference", 1).expect("a device");
+        let device = &mut *device;
+        let (big, small) = (gpt(3, 4, 2), gpt(depth.len(), width.len(), 2));
+        let scheme = Scheme {
+            width_scheme: (width.len() < 4).then_some(width),
+            depth_scheme: (depth.len() < 3).then_some(depth),
+            head_size: None,
+        };
+        let (x, y) = (random(device, &big, seed), random(device, &small, seed + 1));
+        let (xs, ys) = (all_values(device, &x), all_values(device, &y));
+        let (to_big, to_small) = (empty(device, &big), empty(device, &small));
+        for rules in all_rules() {
+            if coalesce(device, &x, &to_small, &scheme, &rules).is_err() {
+                continue;
+            }
+            let coalesced = all_values(device, &to_small);
+            interpolate_as(Quantity::Gradients, device, &to_big, &y, 1.0, &scheme, &rules).expect("admitted");
+            assert_adjoint([&all_values(device, &to_big), &xs, &ys, &coalesced], &format!("up, {rules:?}"));
+            // What is coalesced was not made by random shares.
+            let equal = Rules { shares: Shares::Equal, ..rules };
+            decoalesce(device, &y, &to_big, &scheme, &equal).expect("admitted");
+            let grown = all_values(device, &to_big);
+            coalesce_as(Quantity::Gradients, device, &x, &to_small, &scheme, &rules).expect("admitted");
+            assert_adjoint([&all_values(device, &to_small), &ys, &xs, &grown], &format!("down, {rules:?}"));
+        }
+    }
+}
+
+#[test]
+fn squares_are_mapped_by_the_squared_weights() {
+    let mut device = device::open("reference", 1).expect("a device");
+    let device = &mut *device;
+    let (big, small) = (gpt(3, 6, 2), gpt(2, 2, 2));
+    let scheme = Scheme {
+        width_scheme: Some(vec![vec![0, 3, 4], vec![1, 2, 5]]),
+        depth_scheme: Some(vec![vec![0, 2], vec![1]]),
+        head_size: None,
+    };
+    let (to_big, to_small) = (empty(device, &big), empty(device, &small));
+    for rules in all_rules() {
+        for up in [false, true] {
+            let (from, to) = if up { (&small, &to_big) } else { (&big, &to_small) };
+            for (i, param) in from.table().params.iter().enumerate() {
+                // From one element alone, what arrives are the weights.
+                let one = empty(device, from);
+                let mut values = vec![0.0; param.numel()];
+                values[param.numel() / 2] = 1.0;
+                one.write(device, i, &values).expect("written");
+                let mut weights = |quantity| {
+                    let done = match up {
+                        true => interpolate_as(quantity, device, to, &one, 1.0, &scheme, &rules),
+                        false => coalesce_as(quantity, device, &one, to, &scheme, &rules),
+                    };
+                    done.expect("admitted");
+                    all_values(device, to)
+                };
+                let (weight, square) = (weights(Quantity::Gradients), weights(Quantity::Squares));
+                for (w, s) in weight.iter().flatten().zip(square.iter().flatten()) {
+                    // A weight is a product of three, and its square one of three squares: eight roundings.
+                    assert!((s - w * w).abs() <= 8.0 * f64::EPSILON * s, "{}, {rules:?}: {w} and {s}", param.name());
+                }
+                // The first layer of a group is alone in what `identity` adds; all others have a part of everything.
+                let reached = square.iter().flatten().any(|s| *s != 0.0);
+                assert!(reached || rules.depth == DepthRule::Identity, "{}, {rules:?}: lost", param.name());
+                one.free(device);
+            }
+        }
+    }
+}
+
+/// Gradients of the loss of one batch.
+fn gradients(device: &mut dyn Device, gpt: &Gpt, store: &Store) -> Store {
+    let grads = empty(device, gpt);
+    let mut tokens = |factor: i32| {
+        let ids = device::alloc_tensor(device, DType::I32, &[2, TIME]).expect("memory");
+        let values: Vec<i32> = (0..2 * TIME as i32).map(|t| (t * factor + 3) % VOCAB as i32).collect();
+        device.write(&ids, bytemuck::cast_slice(&values)).expect("written");
+        ids
+    };
+    let (ids, labels) = (tokens(7), tokens(5));
+    let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
+    let mut tape = Tape::new(device.float(), state);
+    tape.begin(Mode::Train { accumulate: false });
+    let (ids, labels) = (tape.input(ids), tape.input(labels));
+    let mut vars = Vec::new();
+    store.declare(&mut tape, &grads, &mut vars);
+    let loss = gpt.loss(&mut tape, &vars, ids, labels, LossOptions::default(), false);
+    tape.backward(&[loss]);
+    tape.run(device).expect("a step");
+    grads
+}
+
+#[test]
+fn coalesced_gradients_are_those_of_the_small_model() {
+    let mut device = device::open("reference", 1).expect("a device");
+    let device = &mut *device;
+    let depth_scheme = Some(vec![vec![0, 2], vec![1]]);
+    for (depth, layers, depth_scheme) in [(DepthRule::Copy, 2, None), (DepthRule::Identity, 3, depth_scheme)] {
+        let (big, small) = (gpt(layers, 6, 2), gpt(2, 2, 2));
+        let scheme = Scheme { depth_scheme, ..Scheme::default() };
+        let rules = Rules { width: WidthRule::Exact, depth, shares: Shares::Equal };
+        let x = random(device, &small, 8);
+        let want = gradients(device, &small, &x);
+        let grown = empty(device, &big);
+        decoalesce(device, &x, &grown, &scheme, &rules).expect("admitted");
+        let of_big = gradients(device, &big, &grown);
+        let got = empty(device, &small);
+        coalesce_as(Quantity::Gradients, device, &of_big, &got, &scheme, &rules).expect("admitted");
+        let (want, got) = (all_values(device, &want), all_values(device, &got));
+        for ((want, got), param) in want.iter().zip(&got).zip(&small.table().params) {
+            let largest = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
+            let error = want.iter().zip(got).map(|(w, g)| (w - g).abs()).fold(0.0, f64::max);
+            assert!(error < 1e-12, "{depth:?}: {} is off by {error:e} of {largest:e}", param.name());
+            assert!(largest > 1e-3, "{depth:?}: {} hardly matters ({largest:e}): the test shows nothing", param.name());
         }
     }
 }

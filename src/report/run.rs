@@ -4,6 +4,7 @@ use super::savings::Point;
 use super::text::printable;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::files;
 use serde::{Deserialize, Deserializer};
 use std::collections::HashSet;
 use std::fs::File;
@@ -334,11 +335,11 @@ impl Run {
         }
         let optional = |name: &str| -> Result<Option<String>> {
             let path = dir.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(Error::io("read", &path, e)),
+            let missing = std::fs::symlink_metadata(&path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+            if missing {
+                return Ok(None);
             }
+            Ok(Some(String::from_utf8_lossy(&files::read(&path, 16 << 20)?).into_owned()))
         };
         let about = match optional("run.json")? {
             Some(text) => serde_json::from_str(&text).map_err(|e| {

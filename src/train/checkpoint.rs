@@ -17,17 +17,19 @@ use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
-use crate::files::{write_atomic, write_dir_atomic};
+use crate::files::{self, write_atomic, write_dir_atomic};
 use crate::model::store::Store;
 use crate::tensor::{DType, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "tensors.safetensors";
 const SUMS: &str = "sums.json";
@@ -93,6 +95,10 @@ impl Part<'_> {
     }
 }
 
+fn name(stage: usize, step: u64) -> String {
+    format!("stage-{stage}-step-{step:08}")
+}
+
 fn key(level: usize, what: &str) -> String {
     format!("level{level}.{what}")
 }
@@ -112,7 +118,7 @@ fn layout(store: &Store) -> String {
 /// Writes a checkpoint below `side`, whole or not at all. `also` may add files.
 ///
 /// # Errors
-/// The disk is full or gone: what was saved before is as it was.
+/// The disk is full or gone, or a value is not finite: what was saved before is as it was.
 pub fn save(
     side: &Path,
     state: &State,
@@ -120,14 +126,21 @@ pub fn save(
     device: &mut dyn Device,
     also: impl FnOnce(&Path, &mut dyn Device) -> Result<()>,
 ) -> Result<()> {
-    let dir = side.join("checkpoints").join(format!("stage-{}-step-{:08}", state.at.stage, state.at.step));
+    let dir = side.join(FOLDER).join(name(state.at.stage, state.at.step));
     if dir.exists() {
         // The same step again, after an interruption in the stage's last one: nothing has changed since.
-        return Ok(());
+        return Checkpoint::read(&dir).map(drop);
     }
     let mut named = Vec::new();
     for (name, store) in parts.iter().flat_map(Part::stores) {
-        named.push((name, read_flat(device, &store.flat())?, store.flat()));
+        let (flat, bytes) = (store.flat(), read_flat(device, &store.flat())?);
+        // The loss of a step is that before its update, so that this may be the first to see what the update made.
+        if let Some((at, value)) = Values::Any.first_bad(&bytes, flat.dtype) {
+            bail!(
+                "training diverged: value {at} of {name} is {value}; lower the learning rate or lengthen the warm-up"
+            );
+        }
+        named.push((name, bytes, flat));
     }
     write_dir_atomic(&dir, |dir| {
         let path = dir.join(TENSORS);
@@ -162,32 +175,59 @@ pub struct Checkpoint {
     bytes: Vec<u8>,
 }
 
+/// The bytes of both files of a checkpoint, which are what was written.
+struct Whole {
+    state: Vec<u8>,
+    tensors: Vec<u8>,
+}
+
+impl Whole {
+    /// # Errors
+    /// A file that is missing or damaged.
+    fn read(dir: &Path) -> Result<Self> {
+        let sums = files::read(&dir.join(SUMS), 1 << 20)?;
+        let sums: BTreeMap<String, String> = serde_json::from_slice(&sums)
+            .map_err(|e| Error::new(format!("{}: damaged: {e}", dir.join(SUMS).display())))?;
+        let read = |name: &str, most: u64| {
+            let path = dir.join(name);
+            let content = files::read(&path, most)?;
+            match sums.get(name) == Some(&sum_of(&content)) {
+                true => Ok(content),
+                false => bail!("{}: damaged: its content is not what {SUMS} says", path.display()),
+            }
+        };
+        Ok(Whole { state: read(STATE, 1 << 20)?, tensors: read(TENSORS, u64::MAX)? })
+    }
+}
+
 impl Checkpoint {
     /// # Errors
     /// A file that is missing or damaged, or written by another version.
     pub fn read(dir: &Path) -> Result<Self> {
-        let file = |name: &str| {
-            let path = dir.join(name);
-            fs::read(&path).map_err(|e| Error::io("read", &path, e))
+        Self::parse(dir, Whole::read(dir)?)
+    }
+
+    /// # Errors
+    /// What is whole but was not written by this version, or not under this name.
+    fn parse(dir: &Path, whole: Whole) -> Result<Self> {
+        let strange = |file: &str, what: &dyn Display| {
+            let path = dir.join(file);
+            Error::new(format!(
+                "{}: not written by this version of vcycle: {what}; go on with the version that wrote it, or remove this \
+                 checkpoint to go on from the one before it",
+                path.display()
+            ))
         };
-        let damaged =
-            |name: &str, what: &dyn std::fmt::Display| Error::new(format!("{}: {what}", dir.join(name).display()));
-        let sums: BTreeMap<String, String> =
-            serde_json::from_slice(&file(SUMS)?).map_err(|e| damaged(SUMS, &format_args!("damaged: {e}")))?;
-        let (json, bytes) = (file(STATE)?, file(TENSORS)?);
-        for (name, content) in [(STATE, &json), (TENSORS, &bytes)] {
-            if sums.get(name) != Some(&sum_of(content)) {
-                return Err(damaged(name, &"damaged: its content is not what sums.json says"));
-            }
-        }
-        let state: State = serde_json::from_slice(&json)
-            .map_err(|e| damaged(STATE, &format_args!("not written by this version of vcycle: {e}")))?;
+        let state: State = serde_json::from_slice(&whole.state).map_err(|e| strange(STATE, &e))?;
         if state.format != FORMAT {
-            let what = format!("format {}, this program reads format {FORMAT}", state.format);
-            return Err(damaged(STATE, &what));
+            return Err(strange(STATE, &format_args!("format {}, not {FORMAT}", state.format)));
         }
-        SafeTensors::deserialize(&bytes).map_err(|e| damaged(TENSORS, &e))?;
-        Ok(Checkpoint { dir: dir.to_path_buf(), state, bytes })
+        let own = name(state.at.stage, state.at.step);
+        if !dir.ends_with(&own) {
+            bail!("{}: holds {own}; give it that name again, or remove it", dir.display());
+        }
+        SafeTensors::deserialize(&whole.tensors).map_err(|e| strange(TENSORS, &e))?;
+        Ok(Checkpoint { dir: dir.to_path_buf(), state, bytes: whole.tensors })
     }
 
     /// Fills what belongs to a level; `None` for moments that are not wanted.
@@ -206,98 +246,152 @@ impl Checkpoint {
 
     fn fill(&self, level: usize, params: &Store, moments: Option<&mut Moments>, device: &mut dyn Device) -> Result<()> {
         let Some(saved) = self.state.levels.iter().find(|l| l.level == level) else {
-            bail!("level {level} is not in the checkpoint; the configuration was changed since")
+            bail!("level {level} is not in the checkpoint; {CHANGED}")
         };
         if saved.layout != layout(params) {
-            bail!("level {level} was saved for a model of other sizes; the configuration was changed since");
+            bail!("level {level} was saved for a model of other sizes; {CHANGED}");
         }
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(e.to_string()))?;
-        let write = |device: &mut dyn Device, what: &str, store: &Store| -> Result<()> {
-            let (name, flat) = (key(level, what), store.flat());
-            let tensor = file.tensor(&name).map_err(|e| Error::new(format!("{name}: {e}")))?;
-            if tensor.dtype() != dtype(flat.dtype)? {
-                bail!(
-                    "{name} is {:?} but the device computes in {:?}; go on with the --device that the run was started on",
-                    tensor.dtype(),
-                    flat.dtype
-                );
-            }
-            if tensor.shape() != [flat.numel()] {
-                bail!("{name} has shape {:?} but {} values are needed", tensor.shape(), flat.numel());
-            }
-            device.write(&flat, tensor.data())
-        };
-        write(device, "params", params)?;
+        self.write(&key(level, "params"), params, Values::Any, device)?;
         if let Some(moments) = moments {
-            let Some(updates) = saved.updates else { bail!("level {level} was saved without moments") };
-            write(device, "m", &moments.m)?;
-            write(device, "v", &moments.v)?;
+            let Some(updates) = saved.updates else { bail!("level {level} was saved without moments; {CHANGED}") };
+            self.write(&key(level, "m"), &moments.m, Values::Any, device)?;
+            self.write(&key(level, "v"), &moments.v, Values::Squares, device)?;
             moments.updates = updates;
         }
         Ok(())
     }
+
+    /// Brings a tensor to the device.
+    fn write(&self, name: &str, store: &Store, values: Values, device: &mut dyn Device) -> Result<()> {
+        let flat = store.flat();
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(e.to_string()))?;
+        let Ok(tensor) = file.tensor(name) else { bail!("{name} is missing; {INSTEAD}") };
+        if tensor.dtype() != dtype(flat.dtype)? {
+            bail!(
+                "{name} is {:?} but the device computes in {:?}; go on with the --device that the run was started on",
+                tensor.dtype(),
+                flat.dtype
+            );
+        }
+        if tensor.shape() != [flat.numel()] {
+            bail!("{name} has shape {:?}, but {} values are needed; {INSTEAD}", tensor.shape(), flat.numel());
+        }
+        if let Some((at, value)) = values.first_bad(tensor.data(), flat.dtype) {
+            bail!("{name}: value {at} is {value}: training had diverged, or the file was changed; {INSTEAD}");
+        }
+        device.write(&flat, tensor.data())
+    }
+}
+
+/// Why a checkpoint does not fit into its run.
+pub const CHANGED: &str = "the configuration was changed since; put config.toml back as it was, or start a new run";
+
+/// What to do about a checkpoint that is of no use.
+const INSTEAD: &str = "remove this checkpoint to go on from the one before it";
+
+/// What a tensor may hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Values {
+    /// Finite numbers.
+    Any,
+    /// Finite numbers that are not negative.
+    Squares,
+}
+
+impl Values {
+    /// The first value that it may not hold.
+    fn first_bad(self, bytes: &[u8], dtype: DType) -> Option<(usize, f64)> {
+        let bad = |value: f64| !value.is_finite() || self == Values::Squares && value < 0.0;
+        let size = dtype.bytes();
+        // Bytes need not be aligned in the file.
+        let value = |bytes: &[u8]| match size {
+            8 => bytes.try_into().map_or(f64::NAN, f64::from_le_bytes),
+            _ => bytes.try_into().map_or(f64::NAN, |bytes| f64::from(f32::from_le_bytes(bytes))),
+        };
+        bytes.chunks_exact(size).map(value).enumerate().find(|(_, value)| bad(*value))
+    }
 }
 
 /// The checkpoints below `side`, the newest last, by folder name alone.
-fn all(side: &Path) -> Vec<PathBuf> {
+///
+/// # Errors
+/// What is there cannot be listed: that is not the same as none.
+fn all(side: &Path) -> Result<Vec<PathBuf>> {
     let number = |path: &Path| {
         let name = path.file_name()?.to_str()?.strip_prefix("stage-")?;
         let (stage, step) = name.split_once("-step-")?;
         Some((stage.parse::<usize>().ok()?, step.parse::<u64>().ok()?))
     };
-    let entries = fs::read_dir(side.join("checkpoints")).into_iter().flatten().flatten().map(|e| e.path());
-    let mut found: Vec<_> = entries.filter_map(|path| Some((number(&path)?, path))).collect();
+    let folder = side.join(FOLDER);
+    let entries: Vec<PathBuf> = match fs::read_dir(&folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+    .map_err(|e| Error::io("list", &folder, e))?;
+    let mut found: Vec<_> = entries.into_iter().filter_map(|path| Some((number(&path)?, path))).collect();
     found.sort();
-    found.into_iter().map(|(_, path)| path).collect()
+    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 /// Whether there is a checkpoint below `side`, whole or not.
 pub fn any(side: &Path) -> bool {
-    !all(side).is_empty()
+    all(side).map_or(true, |found| !found.is_empty())
 }
 
 /// The newest checkpoint below `side` that is whole and that `accept` accepts, with what `accept` made of it. Later ones
-/// are told to `note` and, once there is one to go on from, removed: the run comes to their steps again. `None`: there is no
-/// whole checkpoint.
+/// are told to `note` and removed: the run comes to their steps again. `None`: there is no checkpoint.
 ///
 /// # Errors
-/// The last one of `accept`, when it accepts none of those that are whole.
+/// There are checkpoints, but none to go on from, or the newest whole one is of another version: then all stay.
 pub fn newest<T>(
     side: &Path,
     note: &mut dyn FnMut(&str),
     accept: impl Fn(&Checkpoint) -> Result<T>,
 ) -> Result<Option<(Checkpoint, T)>> {
-    let (mut passed_over, mut refused) = (Vec::new(), None);
-    let mut found = None;
-    for dir in all(side).into_iter().rev() {
-        let read = Checkpoint::read(&dir);
-        let whole = read.is_ok();
-        match read.and_then(|checkpoint| accept(&checkpoint).map(|made| (checkpoint, made))) {
-            Ok(accepted) => {
-                found = Some(accepted);
-                break;
+    let (mut passed_over, mut refused, mut damaged) = (Vec::<PathBuf>::new(), None, None);
+    for dir in all(side)?.into_iter().rev() {
+        let error = match Whole::read(&dir) {
+            Err(error) => damaged.get_or_insert(error),
+            Ok(whole) => {
+                let checkpoint = Checkpoint::parse(&dir, whole)?;
+                match accept(&checkpoint).at(dir.display()) {
+                    Ok(made) => {
+                        // What cannot be removed is told about once more when it is in the way.
+                        passed_over.iter().for_each(|dir| remove(dir));
+                        return Ok(Some((checkpoint, made)));
+                    }
+                    Err(error) => refused.get_or_insert(error),
+                }
             }
-            Err(error) => {
-                note(&format!("passing over a checkpoint: {error}"));
-                refused = if whole { Some(error) } else { refused };
-                passed_over.push(dir);
-            }
-        }
+        };
+        note(&format!("passing over a checkpoint: {error}"));
+        passed_over.push(dir);
     }
-    match (&found, refused) {
-        (None, Some(error)) => return Err(error),
-        // What cannot be removed is told about once more when it is in the way.
-        _ => passed_over.iter().for_each(|dir| drop(fs::remove_dir_all(dir))),
+    match refused.or(damaged) {
+        Some(error) => bail!(
+            "{error}\nno other checkpoint is left; restore what is damaged, or remove {} to begin at the beginning",
+            side.display()
+        ),
+        None => Ok(None),
     }
-    Ok(found)
+}
+
+/// Whatever it is: a damaged disk makes files of folders.
+fn remove(path: &Path) {
+    let _ = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        _ => fs::remove_file(path),
+    };
 }
 
 /// Removes all but the newest `keep_last`, and with `keep_best` the one of level 1 with the lowest held-out loss.
 pub fn prune(side: &Path, keep_last: usize, keep_best: bool) {
-    let found = all(side);
+    // What cannot be listed cannot be removed either; the next save says so.
+    let found = all(side).unwrap_or_default();
     let best = keep_best.then(|| {
         let loss = |dir: &PathBuf| -> Option<f64> {
-            let state: State = serde_json::from_slice(&fs::read(dir.join(STATE)).ok()?).ok()?;
+            let state: State = serde_json::from_slice(&files::read(&dir.join(STATE), 1 << 20).ok()?).ok()?;
             (state.at.level == 1 && state.valid_here).then_some(state.valid_loss)
         };
         let losses = found.iter().filter_map(|dir| Some((loss(dir)?, dir)));

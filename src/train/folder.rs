@@ -11,7 +11,7 @@
 use super::config::Config;
 use crate::bail;
 use crate::error::{At, Error, Result};
-use crate::files::{remove_temporaries, write_atomic};
+use crate::files::{self, remove_temporaries, write_atomic};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -102,7 +102,7 @@ impl RunFolder {
         let lock = lock(dir)?;
         remove_temporaries(dir);
         let config = Config::read(&path, &[])?;
-        let about = fs::read(dir.join(ABOUT)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let about = files::read(&dir.join(ABOUT), 1 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok((RunFolder { dir: dir.to_path_buf(), _lock: lock }, config, about))
     }
 }
@@ -110,6 +110,10 @@ impl RunFolder {
 /// Takes the folder for this process. The system lets go of the lock when the process ends, however it ends.
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
+    // What it is a link to is not ours to write, and a pipe would be waited for.
+    if fs::symlink_metadata(&path).is_ok_and(|facts| !facts.is_file()) {
+        bail!("{} is not a file; remove it, since it is there to be locked by who trains here", path.display());
+    }
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)

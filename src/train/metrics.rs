@@ -1,12 +1,13 @@
 //! `metrics.jsonl`: one JSON object a line, for every step, every evaluation and what happens between them. Numbers go to a
 //! TensorBoard file as well.
 
+use super::checkpoint::State;
 use super::tensorboard::TensorBoard;
 use crate::bail;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -130,29 +131,47 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Goes on after the first `bytes` of the file and `board_bytes` of TensorBoard's; what came later never happened. A
-    /// missing TensorBoard file begins anew.
+    /// Goes on after what the file and TensorBoard's held at a checkpoint; what came later never happened. A missing
+    /// TensorBoard file begins anew.
     ///
     /// # Errors
-    /// A file that is missing or shorter, or whose beginning is damaged.
-    pub fn resume(dir: &Path, bytes: u64, board_bytes: u64) -> Result<Self> {
+    /// A file that is missing or shorter, whose beginning is damaged, or that does not lead up to the checkpoint. It stays
+    /// as it was.
+    pub fn resume(dir: &Path, state: &State) -> Result<Self> {
         let mut metrics = Self::new(dir);
-        let io = |e| Error::io("go on with", &metrics.path, e);
-        let mut file = OpenOptions::new().read(true).write(true).open(&metrics.path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        if length < bytes {
-            bail!("{} has {length} bytes, but the checkpoint was written after {bytes}", metrics.path.display());
+        let path = metrics.path.clone();
+        let io = |e| Error::io("go on with", &path, e);
+        let (bytes, step) = (state.metrics_bytes, state.at.step);
+        let facts = std::fs::metadata(&path).map_err(io)?;
+        // A pipe, say, would be waited for.
+        if !facts.is_file() {
+            bail!("cannot go on with {}: it is not a file; restore it", path.display());
         }
-        file.set_len(bytes).map_err(io)?;
-        metrics.read_evals(&file)?;
-        file.seek(std::io::SeekFrom::End(0)).map_err(|e| Error::io("go on with", &metrics.path, e))?;
+        if facts.len() < bytes {
+            bail!(
+                "{} has {} bytes, but the checkpoint of step {step} was written after {bytes}; restore the file",
+                path.display(),
+                facts.len()
+            );
+        }
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
+        let last = metrics.read_evals((&file).take(bytes))?;
+        let evaluated = metrics.evals.last().map(|(at, loss)| (*loss, *at == state.at));
+        if last != Some(state.at) || evaluated != Some((state.valid_loss, state.valid_here)) {
+            bail!(
+                "{}: its first {bytes} bytes do not end where the checkpoint of step {step} was; restore the file",
+                path.display()
+            );
+        }
+        file.set_len(bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io)?;
         let board = dir.join(Self::BOARD);
-        let board = TensorBoard::resume(&board, board_bytes).or_else(|_| anew(&board))?;
+        let board = TensorBoard::resume(&board, state.tensorboard_bytes).or_else(|_| anew(&board))?;
         metrics.out = Some((BufWriter::new(file), board));
         Ok(metrics)
     }
 
-    fn read_evals(&mut self, file: impl Read) -> Result<()> {
+    /// Returns the position of the last line.
+    fn read_evals(&mut self, file: impl Read) -> Result<Option<Position>> {
         #[derive(Deserialize)]
         struct Line {
             event: String,
@@ -160,15 +179,26 @@ impl Metrics {
             at: Position,
             valid_loss: Option<f64>,
         }
-        for (number, line) in BufReader::new(file).lines().enumerate() {
-            let line = line.map_err(|e| Error::io("read", &self.path, e))?;
-            let line: Line = serde_json::from_str(&line)
-                .map_err(|e| Error::new(format!("{}: line {} is damaged: {e}", self.path.display(), number + 1)))?;
+        let (mut lines, mut text, mut last) = (BufReader::new(file), Vec::new(), None);
+        for number in 1.. {
+            text.clear();
+            let read = lines.read_until(b'\n', &mut text).map_err(|e| Error::io("read", &self.path, e))?;
+            if read == 0 {
+                break;
+            }
+            let line: Result<Line, String> = match text.ends_with(b"\n") {
+                true => serde_json::from_slice(&text).map_err(|e| e.to_string()),
+                false => Err("it is cut off".into()),
+            };
+            let line = line.map_err(|e| {
+                Error::new(format!("{}: line {number} is damaged: {e}; restore the file", self.path.display()))
+            })?;
             if let (true, Some(loss)) = (line.event == "eval", line.valid_loss) {
                 self.evals.push((line.at, loss));
             }
+            last = Some(line.at);
         }
-        Ok(())
+        Ok(last)
     }
 
     fn open(&mut self) -> Result<&mut (BufWriter<File>, TensorBoard)> {

@@ -13,4 +13,5 @@ pub mod run;
 pub mod schedule;
 pub mod search;
 pub mod side;
+pub mod soundness;
 pub mod tensorboard;

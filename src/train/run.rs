@@ -10,7 +10,7 @@ use super::side::{Context, Ended, Side, points};
 use crate::data::corpus::Corpus;
 use crate::data::sampler::check_length;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::report::html;
 use crate::report::savings::Savings;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,7 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
         }
         _ => e,
     })?;
+    levels::build(&config, data.vocab_size).at(folder.dir.join("config.toml").display())?;
     both(&config, &data, &folder, true, tools)
 }
 
@@ -113,7 +114,11 @@ fn both(config: &Config, data: &Corpus, folder: &RunFolder, resume: bool, tools:
             Ended::Stopped(step) => return Ok(Outcome::Stopped { dir: folder.dir.clone(), step }),
         }
     }
-    html::write(dir)?;
+    // The run is finished, whatever becomes of its page.
+    if let Err(error) = html::write(dir) {
+        let run = dir.display();
+        context.progress.note(&format!("no report: {error}; then `vcycle report {run}` writes it"));
+    }
     let loss = sides[0].last().map_or(f64::NAN, |point| point.loss);
     let savings = sides.get(1).and_then(|scratch| Savings::of(&sides[0], scratch));
     Ok(Outcome::Finished { dir: dir.clone(), loss, savings })

@@ -7,6 +7,7 @@ use super::levels::Levels;
 use super::metrics::{Event, Metrics, OperationTime, Position, Sample};
 use super::progress::Progress;
 use super::search::search;
+use super::soundness::{self, Planned};
 use crate::bail;
 use crate::data::corpus::Corpus;
 use crate::data::prefetch::Prefetch;
@@ -195,8 +196,11 @@ impl<'a, 'b> Side<'a, 'b> {
     fn resume(&mut self) -> Result<Option<Learner>> {
         let dir = self.dir.clone();
         let Context { data, progress, .. } = &mut *self.context;
+        let planned = |leg: &Leg| Planned { level: leg.level + 1, steps: leg.stage.steps };
+        let plan: Vec<Planned> = self.legs.iter().map(planned).collect();
         let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), |checkpoint| {
-            Metrics::resume(&dir, checkpoint.state.metrics_bytes, checkpoint.state.tensorboard_bytes)
+            soundness::check(&checkpoint.state, &plan, self.keeps_moments)?;
+            Metrics::resume(&dir, &checkpoint.state)
         })?;
         let Some((checkpoint, metrics)) = newest else {
             progress.note(&format!("{}: no checkpoint yet, starting at the beginning", dir.display()));
@@ -222,18 +226,9 @@ impl<'a, 'b> Side<'a, 'b> {
 
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<Learner> {
         let state = &checkpoint.state;
-        let Some(leg) = state.at.stage.checked_sub(1).and_then(|n| self.legs.get(n)) else {
-            bail!(
-                "{}: stage {} is not in the plan; the configuration was changed since",
-                checkpoint.dir.display(),
-                state.at.stage
-            )
-        };
-        let level = leg.level;
+        let level = state.at.level - 1;
         for saved in state.levels.iter().filter(|l| l.level != level + 1) {
-            let Some(Some(model)) = saved.level.checked_sub(1).and_then(|l| self.models.get(l)) else {
-                bail!("{}: level {} is not in the configuration", checkpoint.dir.display(), saved.level)
-            };
+            let Some(model) = &self.models[saved.level - 1] else { unreachable!("no stage has begun") };
             let params = Store::new(model.table().clone(), self.context.device)?;
             let mut moments = match saved.updates {
                 Some(_) => Some(Moments::new(model.table(), self.context.device)?),

@@ -46,6 +46,10 @@ impl TensorBoard {
     /// The file is missing or shorter, or the system refuses.
     pub fn resume(dir: &Path, bytes: u64) -> Result<Self> {
         let path = dir.join(FILE);
+        // Opening a pipe would wait for its reader.
+        if std::fs::metadata(&path).is_ok_and(|facts| !facts.is_file()) {
+            bail!("{} is not a file; restore the file as it was", path.display());
+        }
         let opened = OpenOptions::new().write(true).open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
         let (length, mut file) = opened.map_err(|e| Error::io("open", &path, e))?;
         if length < bytes {

@@ -1,0 +1,72 @@
+//! Whether what a checkpoint says of itself can be so in this run. Sums show damage to a file; they do not show a checkpoint
+//! of another configuration, or one that was edited.
+
+use super::checkpoint::{CHANGED, State};
+use crate::bail;
+use crate::error::{Error, Result};
+
+/// A stage, as a checkpoint must know it.
+pub struct Planned {
+    /// From 1.
+    pub level: usize,
+    pub steps: u64,
+}
+
+/// FLOPs, calls and the like above this are no count: some are added up for as long as a run lasts.
+const MOST: u64 = 1 << 62;
+
+/// Compares `state` with the plan of its side; `keeps_moments`: levels that wait do so with their moments.
+///
+/// # Errors
+/// What cannot be so, and what to do.
+pub fn check(state: &State, plan: &[Planned], keeps_moments: bool) -> Result<()> {
+    place(state, plan, keeps_moments).and_then(|()| numbers(state)).map_err(|e| Error::new(format!("{e}; {CHANGED}")))
+}
+
+fn place(state: &State, plan: &[Planned], keeps_moments: bool) -> Result<()> {
+    let at = &state.at;
+    let number = at.stage.wrapping_sub(1);
+    let (Some(earlier), Some(stage)) = (plan.get(..number), plan.get(number)) else {
+        bail!("stage {} is not among the {} of the plan", at.stage, plan.len())
+    };
+    if at.level != stage.level {
+        bail!("stage {} trains level {}, not level {}", at.stage, stage.level, at.level);
+    }
+    if !(1..=stage.steps).contains(&state.stage_step) {
+        bail!("step {} is not among the {} of stage {}", state.stage_step, stage.steps, at.stage);
+    }
+    let before = earlier.iter().try_fold(0u64, |sum, stage| sum.checked_add(stage.steps));
+    if before.and_then(|before| before.checked_add(state.stage_step)) != Some(at.step) {
+        bail!("step {} of stage {} is not step {} of the run", state.stage_step, at.stage, at.step);
+    }
+    // On the way down as on the way up, the levels above wait for their next stage; those below are not needed any more.
+    let saved: Vec<usize> = state.levels.iter().map(|saved| saved.level).collect();
+    if saved.len() != stage.level || (1..=stage.level).any(|level| !saved.contains(&level)) {
+        bail!("levels 1 to {} are needed, but {saved:?} were saved", stage.level);
+    }
+    for saved in &state.levels {
+        let own = saved.level == stage.level;
+        match saved.updates {
+            None if own || keeps_moments => bail!("level {} was saved without moments", saved.level),
+            Some(_) if !own && !keeps_moments => bail!("level {} was saved with moments", saved.level),
+            Some(updates) if updates > at.step => {
+                bail!("level {} cannot have had {updates} updates in {} steps", saved.level, at.step)
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn numbers(state: &State) -> Result<()> {
+    let at = &state.at;
+    let counts = state.operations.iter().flat_map(|o| [o.calls, o.flops]).chain([at.flops, at.hardware_flops]);
+    if let Some(count) = counts.into_iter().find(|count| *count > MOST) {
+        bail!("{count} is beyond what can be counted");
+    }
+    let times = state.operations.iter().map(|o| o.seconds).chain([at.seconds, state.waited]);
+    if let Some(time) = times.into_iter().find(|time| !(0.0..=MOST as f64).contains(time)) {
+        bail!("{time} is no number of seconds");
+    }
+    Ok(())
+}
