@@ -56,7 +56,7 @@ fn compare(device: &str, eps: f64, tolerance: f64) {
     let (whole, before, after) = train(device, 1, eps);
     let largest = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     let moved = largest(&before, &after);
-    assert!(moved > 1e4 * tolerance, "the weights moved by {moved:e}: the test shows nothing");
+    assert!(moved > 1e3 * tolerance, "the weights moved by {moved:e}: the test shows nothing");
     for micro in [2, 4] {
         let (parts, _, weights) = train(device, micro, eps);
         for (step, (a, b)) in whole.iter().zip(&parts).enumerate() {
