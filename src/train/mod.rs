@@ -4,12 +4,14 @@
 pub mod checkpoint;
 pub mod config;
 pub mod data_config;
+mod enter;
 pub mod folder;
 pub mod learner;
 pub mod levels;
 pub mod metrics;
 pub mod progress;
 pub mod run;
+mod sample;
 pub mod schedule;
 pub mod search;
 pub mod side;

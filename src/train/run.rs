@@ -61,7 +61,13 @@ pub fn train(config: &Config, about: &About, out: &Path, tools: Tools<'_>) -> Re
     let data = open_data(config, tools.cache, tools.progress)?;
     levels::build(config, data.vocab_size)?;
     let folder = RunFolder::create(out, config, about)?;
-    both(config, &data, &folder, false, tools)
+    let ended = both(config, &data, &folder, false, tools);
+    drop(folder);
+    // A run that had no memory to begin with leaves nothing behind.
+    if ended.is_err() && !out.join("vcycle").exists() {
+        let _ = std::fs::remove_dir_all(out);
+    }
+    ended
 }
 
 /// Goes on with the run in `dir`, from the newest usable checkpoint of the side that is not finished.
@@ -108,7 +114,7 @@ fn both(config: &Config, data: &Corpus, folder: &RunFolder, resume: bool, tools:
             None => Side::v_cycle(&mut context, &dir, levels)?,
             Some(stage) => Side::scratch(&mut context, &dir, levels, stage)?,
         };
-        let ended = side.run(resume).map_err(|e| how_to_go_on(&e, &folder.dir, &dir))?;
+        let ended = side.run(resume).map_err(|e| how_to_go_on(e, &folder.dir, &dir))?;
         match ended {
             Ended::Finished(_) => sides.push(side.points()),
             Ended::Stopped(step) => return Ok(Outcome::Stopped { dir: folder.dir.clone(), step }),
@@ -124,7 +130,10 @@ fn both(config: &Config, data: &Corpus, folder: &RunFolder, resume: bool, tools:
     Ok(Outcome::Finished { dir: dir.clone(), loss, savings })
 }
 
-fn how_to_go_on(error: &Error, run: &Path, side: &Path) -> Error {
+fn how_to_go_on(error: Error, run: &Path, side: &Path) -> Error {
+    if !side.exists() {
+        return error;
+    }
     let run = run.display();
     Error::new(match checkpoint::any(side) {
         true => format!(

@@ -1,12 +1,12 @@
 //! One side of a run, in one folder: the V-cycle, or its scratch twin. The same loop over stages serves both.
 
 use super::checkpoint::{self, Checkpoint, Part, State};
-use super::config::{Alpha, Config, OptimizerState, Stage};
+use super::config::{Config, OptimizerState, Stage};
 use super::learner::{Learner, Moments};
 use super::levels::Levels;
-use super::metrics::{Event, Metrics, OperationTime, Position, Sample};
+use super::metrics::{Event, Metrics, OperationTime, Position};
 use super::progress::Progress;
-use super::search::search;
+use super::sample::sample;
 use super::soundness::{self, Planned};
 use crate::bail;
 use crate::data::corpus::Corpus;
@@ -15,23 +15,16 @@ use crate::data::sampler::{Sampler, validation_batch};
 use crate::device::Device;
 use crate::device::timing::Total;
 use crate::error::{At, Error, Result};
-use crate::eval::Forward;
-use crate::eval::generate::{Sampling, generate};
 use crate::files::write_dir_atomic;
 use crate::hub::checkpoint as hub;
 use crate::memory;
-use crate::model::gpt::Gpt;
 use crate::model::store::Store;
 use crate::model::{Family, Model};
 use crate::multilevel::plan::{Enter, v_cycle};
-use crate::multilevel::{Quantity, coalesce, coalesce_as, interpolate, interpolate_as};
 use crate::report::savings::Point;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Batches of held-out text on which `alpha = "search"` compares.
-const SEARCH_BATCHES: usize = 8;
 
 /// What both sides of a run share.
 pub struct Context<'a> {
@@ -53,36 +46,36 @@ pub enum Ended {
 }
 
 /// A stage with its place in the plan.
-struct Leg {
+pub(super) struct Leg {
     /// From 0.
-    level: usize,
-    enter: Enter,
-    stage: Stage,
+    pub level: usize,
+    pub enter: Enter,
+    pub stage: Stage,
     /// Steps of the level before this stage.
     before: u64,
     name: String,
 }
 
 /// A level that waits for its next stage.
-struct Waiting {
-    params: Store,
-    moments: Option<Moments>,
+pub(super) struct Waiting {
+    pub params: Store,
+    pub moments: Option<Moments>,
 }
 
 /// See the module.
 pub struct Side<'a, 'b> {
-    context: &'a mut Context<'b>,
+    pub(super) context: &'a mut Context<'b>,
     dir: PathBuf,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
     batches: Prefetch,
-    legs: Vec<Leg>,
+    pub(super) legs: Vec<Leg>,
     /// Beside the levels: the models that no stage is using, and the weights that a later stage needs.
     models: Vec<Option<Box<dyn Model>>>,
-    waiting: Vec<Option<Waiting>>,
+    pub(super) waiting: Vec<Option<Waiting>>,
     /// Some stage takes over moments.
     keeps_moments: bool,
-    at: Position,
-    stage_step: u64,
+    pub(super) at: Position,
+    pub(super) stage_step: u64,
     valid: f64,
     /// Time by operation before this process, and what the device had counted when this side began.
     operations: Vec<OperationTime>,
@@ -245,7 +238,7 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// A learner of a level with these weights, or with memory for them.
-    fn learner(&mut self, level: usize, params: Option<Store>) -> Result<Learner> {
+    pub(super) fn learner(&mut self, level: usize, params: Option<Store>) -> Result<Learner> {
         let Context { config, device, .. } = &mut *self.context;
         let Some(model) = self.models[level].take() else { unreachable!("a stage gives its model back") };
         let params = match params {
@@ -255,112 +248,6 @@ impl<'a, 'b> Side<'a, 'b> {
         let batch = (config.train.batch / config.train.accumulate, config.model.context);
         let seed = config.seed.wrapping_add(self.at.stage as u64 - 1);
         Learner::new(*device, model, params, batch, config.optimizer(), seed, config.train.recompute)
-    }
-
-    /// Enters a stage: its weights, its moments, the operator before it.
-    fn begin(&mut self, number: usize) -> Result<Learner> {
-        let Leg { level, enter, stage, .. } = self.legs[number];
-        (self.at.stage, self.at.level, self.stage_step) = (number + 1, level + 1, 0);
-        let begin = Instant::now();
-        let own = self.waiting[level].take();
-        let (params, moments) = own.map_or((None, None), |own| (Some(own.params), own.moments));
-        let mut learner = self.learner(level, params)?;
-        let transfer = stage.optimizer == OptimizerState::Transfer;
-        let (spent, alpha) = match enter {
-            Enter::Initialise => {
-                learner.params.initialise(self.context.device, self.context.config.seed)?;
-                (0, None)
-            }
-            Enter::Coalesce => (self.coalesce(level, &mut learner, transfer)?, None),
-            Enter::Interpolate => {
-                let (spent, alpha) = self.interpolate(level, &mut learner, moments.filter(|_| transfer))?;
-                (spent, Some(alpha))
-            }
-        };
-        self.at.flops += spent;
-        self.at.hardware_flops += spent;
-        self.at.seconds += begin.elapsed().as_secs_f64();
-        let name = match enter {
-            Enter::Initialise => return Ok(learner),
-            Enter::Coalesce => "coalesce",
-            Enter::Interpolate => "interpolate",
-        };
-        self.context.device.timings().mark(name, number as u64 + 1, begin);
-        self.metrics.write(&Event::Operator { at: self.at, name, flops_spent: spent, alpha })?;
-        Ok(learner)
-    }
-
-    /// `level` from the one above. Returns FLOPs.
-    fn coalesce(&mut self, level: usize, small: &mut Learner, transfer: bool) -> Result<u64> {
-        let Context { config, device, .. } = &mut *self.context;
-        let (scheme, rules) = (config.levels[level].scheme(), config.rules());
-        let Some(big) = &self.waiting[level - 1] else { unreachable!("the level above was trained before") };
-        let mut flops = coalesce(*device, &big.params, &small.params, &scheme, &rules)?.flops;
-        if let (true, Some(from)) = (transfer, &big.moments) {
-            let to = &mut small.moments;
-            flops += coalesce_as(Quantity::Gradients, *device, &from.m, &to.m, &scheme, &rules)?.flops;
-            flops += coalesce_as(Quantity::Squares, *device, &from.v, &to.v, &scheme, &rules)?.flops;
-            to.updates = from.updates;
-        }
-        Ok(flops)
-    }
-
-    /// `level` mixed with the one below, which is given back. `moments`: the level's own of before, when they are to be
-    /// mixed too. Returns FLOPs and alpha.
-    fn interpolate(&mut self, level: usize, big: &mut Learner, moments: Option<Moments>) -> Result<(u64, f64)> {
-        let Some(small) = self.waiting[level + 1].take() else { unreachable!("the level below was trained before") };
-        let (mut flops, alpha) = match self.context.config.levels[level + 1].alpha.unwrap_or(Alpha::Fixed(1.0)) {
-            Alpha::Fixed(alpha) => (0, alpha),
-            Alpha::Search(_) => self.search(level, big, &small.params)?,
-        };
-        let Context { config, device, .. } = &mut *self.context;
-        let (scheme, rules) = (config.levels[level + 1].scheme(), config.rules());
-        flops += interpolate(*device, &big.params, &small.params, alpha, &scheme, &rules)?.flops;
-        if let (Some(own), Some(from)) = (moments, &small.moments) {
-            big.adopt(*device, &own)?;
-            let to = &mut big.moments;
-            flops += interpolate_as(Quantity::Gradients, *device, &to.m, &from.m, alpha, &scheme, &rules)?.flops;
-            flops += interpolate_as(Quantity::Squares, *device, &to.v, &from.v, alpha, &scheme, &rules)?.flops;
-            // The bias corrections are those of the moments that weigh more.
-            to.updates = if alpha > 0.5 { from.updates } else { own.updates };
-            own.free(*device);
-        }
-        small.params.free(*device);
-        small.moments.into_iter().for_each(|moments| moments.free(*device));
-        Ok((flops, alpha))
-    }
-
-    /// The alpha with the lowest held-out loss. Leaves `big` as it was. Returns FLOPs and alpha.
-    fn search(&mut self, level: usize, big: &mut Learner, small: &Store) -> Result<(u64, f64)> {
-        let (scheme, rules) = (self.context.config.levels[level + 1].scheme(), self.context.config.rules());
-        let base = Store::new(big.params.table.clone(), self.context.device)?;
-        self.context.device.copy(&big.params.flat(), &base.flat())?;
-        let most = match self.context.config.train.eval_batches {
-            0 => SEARCH_BATCHES,
-            n => n.min(SEARCH_BATCHES),
-        };
-        let mut flops = 0;
-        let found = search(|alpha| {
-            let device = &mut *self.context.device;
-            device.copy(&base.flat(), &big.params.flat())?;
-            flops += interpolate(device, &big.params, small, alpha, &scheme, &rules)?.flops;
-            let (loss, _, spent) = self.held_out(big, most)?;
-            flops += spent;
-            Ok(loss)
-        })?;
-        self.context.device.copy(&base.flat(), &big.params.flat())?;
-        base.free(self.context.device);
-        let loss = |alpha: f64| found.tried.iter().find(|t| t.0 == alpha).map_or(f64::NAN, |t| t.1);
-        self.context.progress.note(&format!(
-            "  alpha by search: {:.3} (held-out loss {:.4}; at 0: {:.4}, at 1: {:.4})",
-            found.alpha,
-            loss(found.alpha),
-            loss(0.0),
-            loss(1.0)
-        ));
-        let (alpha, tried) = (found.alpha, found.tried);
-        self.metrics.write(&Event::Search { at: self.at, alpha, tried, flops_spent: flops })?;
-        Ok((flops, alpha))
     }
 
     fn release(&mut self, level: usize) {
@@ -444,7 +331,7 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// Mean loss over up to `most` held-out batches, the tokens that were scored, and FLOPs.
-    fn held_out(&mut self, learner: &mut Learner, most: usize) -> Result<(f64, usize, u64)> {
+    pub(super) fn held_out(&mut self, learner: &mut Learner, most: usize) -> Result<(f64, usize, u64)> {
         let train = &self.context.config.train;
         let (batch, context) = (train.batch / train.accumulate, self.context.config.model.context);
         let (ids, labels) = (&mut self.ids, &mut self.labels);
@@ -522,7 +409,10 @@ impl<'a, 'b> Side<'a, 'b> {
 
     /// The last line of the metrics, and `model/`.
     fn finish(&mut self, learner: &Learner) -> Result<()> {
-        let (operations, sample) = (self.operation_times(), self.sample(learner)?);
+        let operations = self.operation_times();
+        let Context { data, device, config, .. } = &mut *self.context;
+        let Family::Gpt(gpt) = learner.model.family();
+        let sample = sample(*device, gpt, &learner.params, data, config.seed)?;
         let tokens = self.at.step as f64 * self.tokens();
         self.metrics.write(&Event::Summary {
             at: self.at,
@@ -555,33 +445,7 @@ impl<'a, 'b> Side<'a, 'b> {
         }
         all
     }
-
-    /// How the model goes on after the first held-out tokens.
-    fn sample(&mut self, learner: &Learner) -> Result<Option<Sample>> {
-        let Context { data, device, config, .. } = &mut *self.context;
-        let Some(tokenizer) = &data.tokenizer else { return Ok(None) };
-        let Family::Gpt(gpt) = learner.model.family();
-        let gpt = Gpt::new(gpt.clone())?;
-        let mut prompt = vec![0; SAMPLE_PROMPT.min(data.valid.len()).min(config.model.context)];
-        data.valid.as_ref().as_ref()[0].read(0, &mut prompt)?;
-        let prompt: Vec<u32> = prompt.into_iter().map(|id| id as u32).collect();
-        let mut forward = Forward::new(*device, &gpt, &learner.params, (1, config.model.context))?;
-        let vocabulary = tokenizer.vocab_size().min(data.vocab_size);
-        let sampling = Sampling { temperature: 0.7, top_k: 40, seed: config.seed, vocabulary };
-        let mut tokens = Vec::with_capacity(SAMPLE_TOKENS);
-        generate(*device, &mut forward, &prompt, SAMPLE_TOKENS, sampling, |token| {
-            tokens.push(token);
-            Ok(())
-        })?;
-        forward.free(*device);
-        let text = |tokens: &[u32]| tokenizer.decode(tokens);
-        // A tokenizer may have gaps in its ids, which the model can draw: then there is no text to show.
-        Ok(text(&prompt).and_then(|prompt| Ok(Sample { prompt, text: text(&tokens)? })).ok())
-    }
 }
-
-const SAMPLE_PROMPT: usize = 24;
-const SAMPLE_TOKENS: usize = 120;
 
 /// `V-cycle, stage 1 of 3: level 1, 4 layers x 128 wide, 940800 parameters, 50 steps`.
 fn title_of(title: &str, model: &dyn Model, stage: &Stage) -> String {
