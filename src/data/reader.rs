@@ -15,9 +15,9 @@ use crate::error::{Error, Result};
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
 
-/// Text compresses to a fifth, and the same line again and again to a thousandth. Beyond it, a few bytes could fill any disk
-/// and take for ever; up to this many bytes nothing is refused.
-const LARGEST_RATIO: u64 = 1_000;
+/// Text compresses to a fifth, the most repetitive logs to a hundredth. Beyond this, a few bytes could fill any disk and
+/// take for ever; up to [`SMALL_TEXT`] bytes nothing is refused.
+const LARGEST_RATIO: u64 = 200;
 const SMALL_TEXT: u64 = 64 << 20;
 
 /// How the bytes of a file become text, by its name.

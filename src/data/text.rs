@@ -9,6 +9,7 @@ use super::reader::TextReader;
 use super::tokenizer::Tokenizer;
 use crate::bail;
 use crate::error::{At, Error, Result};
+use crate::memory;
 
 /// The key of a JSON line's text, where none is given.
 pub const FIELD: &str = "text";
@@ -31,7 +32,11 @@ pub struct HeldOut {
 /// # Errors
 /// What [`TextReader`] and [`Documents`] refuse.
 pub fn read_text(path: &Path) -> Result<String> {
-    let mut text = String::new();
+    // Asked for at once, so that a file beyond all memory is refused in a sentence.
+    let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
+    let mut text =
+        String::from_utf8(memory::with_capacity(usize::try_from(size).unwrap_or(usize::MAX)).at(path.display())?)
+            .unwrap_or_default();
     if is_json_lines(path) {
         let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0 }, FIELD);
         while let Some(part) = documents.next_part()? {
