@@ -44,8 +44,6 @@ pub struct State {
     pub at: Position,
     /// Steps of the stage that are done.
     pub stage_step: u64,
-    /// The stage has ended, by its steps or by `train.target_loss`.
-    pub stage_done: bool,
     /// Micro-batches of the stage, which dropout counts by.
     pub passes: u32,
     /// The last evaluation of the stage, and whether it was made at this very step.

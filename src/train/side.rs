@@ -287,7 +287,7 @@ impl<'a, 'b> Side<'a, 'b> {
                 .step(step, stage.steps, || format!("held-out {valid:.3}  {:.0} tokens/s", tokens / seconds));
             let stop = (self.context.stop)();
             if stop || done || step.is_multiple_of(save_every) {
-                self.save(learner, done, evaluated)?;
+                self.save(learner, evaluated)?;
             }
             if stop {
                 self.context.progress.end();
@@ -366,7 +366,7 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// Writes a checkpoint and removes those that are not to be kept.
-    fn save(&mut self, learner: &Learner, stage_done: bool, valid_here: bool) -> Result<()> {
+    fn save(&mut self, learner: &Learner, valid_here: bool) -> Result<()> {
         let (metrics_bytes, tensorboard_bytes) = self.metrics.sync()?;
         let operations = self.operation_times();
         let Context { config, device, data, .. } = &mut *self.context;
@@ -384,7 +384,6 @@ impl<'a, 'b> Side<'a, 'b> {
             format: 1,
             at: self.at,
             stage_step: self.stage_step,
-            stage_done,
             passes: learner.passes(),
             valid_loss: self.valid,
             valid_here,
