@@ -4,6 +4,7 @@
 //!
 //! - [`tensor`]: views into arenas.
 //! - [`device`]: memory, and the operations that run on it. [`device::ops`] defines each operation once, for all devices.
+//! - [`parity`]: every operation of a device against the f64 reference.
 //! - [`tape`]: the operations of a step, recorded, placed, walked backwards.
 //! - [`model`]: tables of parameters with roles, and forward code. [`multilevel`]: coalesce, de-coalesce, interpolate over
 //!   these roles. [`data`]: text to tokens to batches. [`hub`]: Hugging Face form.
@@ -22,6 +23,7 @@ pub mod hub;
 pub mod memory;
 pub mod model;
 pub mod multilevel;
+pub mod parity;
 pub mod report;
 pub mod tape;
 pub mod tensor;

@@ -1,6 +1,9 @@
 use super::say;
+use crate::device::cuda::compiled::NVCC;
+use crate::device::cuda::variants::VARIANTS;
 use crate::device::{NAMES, cpu::Cpu, ops};
 use crate::error::Result;
+use std::collections::BTreeSet;
 
 /// Build, devices, operations, CPU features
 #[derive(clap::Args)]
@@ -16,8 +19,19 @@ impl Args {
         ))?;
         say(format_args!("devices:      {}", NAMES.join(", ")))?;
         say(format_args!("operations:   {}", ops::NAMES.join(", ")))?;
-        say(format_args!("kernels:      none are compiled in: this version has no CUDA device"))?;
+        say(format_args!("kernels:      {}", kernels()))?;
         say(format_args!("cpu threads:  {}", Cpu::new(0).threads()))?;
         say(format_args!("vector unit:  {}", Cpu::vector_unit()))
     }
+}
+
+/// What `cuda` and `emulator` could run.
+fn kernels() -> String {
+    let named: BTreeSet<_> = VARIANTS.iter().flat_map(|v| v.kernels).collect();
+    let device = match NVCC {
+        Some(version) => format!("device code by nvcc {version}"),
+        None => "no device code (no nvcc when this was built)".into(),
+    };
+    let emulated = if cfg!(emulated) { "emulated" } else { "no emulator" };
+    format!("{}; {device}; {emulated}", named.len())
 }

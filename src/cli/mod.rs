@@ -8,6 +8,7 @@ mod eval;
 mod generate;
 mod info;
 mod interpolate;
+mod kernels;
 mod report;
 mod rules;
 mod train;
@@ -41,16 +42,17 @@ enum Command {
     Generate(generate::Args),
     Compare(compare::Args),
     Report(report::Args),
+    Kernels(kernels::Args),
     Info(info::Args),
 }
 
 /// Where computation happens.
 #[derive(clap::Args)]
 pub struct DeviceArgs {
-    /// Device to compute on: cpu, or reference (f64, slow)
+    /// Device to compute on: cpu, cuda, emulator (the kernels of cuda without a GPU, slow), or reference (f64, slow)
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads of the cpu device; 0: as many as the machine has. Results do not depend on it
+    /// Threads of the cpu device and of the emulator; 0: as many as the machine has. Results do not depend on it
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
     threads: u16,
 }
@@ -124,6 +126,7 @@ impl Cli {
             Command::Generate(args) => args.run(),
             Command::Compare(args) => args.run(),
             Command::Report(args) => args.run(),
+            Command::Kernels(args) => return args.run(),
             Command::Info(args) => args.run(),
         }
         .map(|()| ExitCode::SUCCESS)

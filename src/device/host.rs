@@ -1,11 +1,11 @@
 //! What `reference` and `cpu` share: arenas in host memory, checked views into them, captured lists of operations.
 
-use super::Graph;
 use super::ops::Op;
+use super::{Graph, bounds};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::tensor::{DType, Place, Tensor};
+use crate::tensor::{DType, Tensor};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -65,18 +65,9 @@ impl Host {
 
     /// First byte of a view that lies within its arena.
     fn locate(&self, t: &Tensor) -> Result<NonNull<u8>> {
-        let Place::Arena(number) = t.place else { bail!("{t:?} has no place in memory yet") };
-        let Some(Some(arena)) = self.arenas.get(number as usize) else {
-            bail!("{t:?} lies in an arena that was freed")
-        };
-        // All bounds rest on this: a product that overflows would wrap to a small one.
-        let end =
-            t.rows().saturating_sub(1).checked_mul(t.pitch).and_then(|n| n.checked_add(t.width)?.checked_add(t.offset));
-        let Some(_) = end.and_then(|n| n.checked_mul(t.dtype.bytes())) else { bail!("{t:?} is beyond any arena") };
+        let number = bounds::locate(t, |arena| self.bytes(arena))?;
+        let Some(Some(arena)) = self.arenas.get(number as usize) else { bail!("{t:?} lies in no arena") };
         let range = t.byte_range();
-        if range.end > arena.layout.size() {
-            bail!("{t:?} ends at byte {} of an arena of {}", range.end, arena.layout.size());
-        }
         // SAFETY: the offset is within the allocation.
         Ok(unsafe { arena.start.add(range.start) })
     }
@@ -92,17 +83,11 @@ impl Host {
 
     /// Operands fit each other, lie inside their arenas, and floats have the device's type.
     pub fn check(&self, op: &Op, float: DType) -> Result<()> {
-        op.check()?;
-        let (mut first, mut copy) = (Ok(()), *op);
-        copy.operands(&mut |t, _| {
-            if first.is_ok() {
-                first = self.locate(t).map(|_| ());
-            }
-            if first.is_ok() && t.dtype.is_float() && t.dtype != float {
-                first = Err(Error::new(format!("{t:?} is not of this device's type {float:?}")));
-            }
-        });
-        first.map_err(|e| e.at(op.name()))
+        bounds::check(op, float, |arena| self.bytes(arena))
+    }
+
+    fn bytes(&self, arena: u32) -> Option<usize> {
+        self.arenas.get(arena as usize)?.as_ref().map(|arena| arena.layout.size())
     }
 
     pub fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()> {

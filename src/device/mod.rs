@@ -1,8 +1,11 @@
 //! Devices: memory in arenas, and operations run on it.
 //!
-//! `reference` is the f64 oracle, `cpu` the embedded default. All see the same operations ([`ops`]).
+//! `reference` is the f64 oracle, `cpu` the embedded default, `cuda` runs the kernels of `kernels/` on a GPU and `emulator` the
+//! same ones without. All see the same operations ([`ops`]).
 
+mod bounds;
 pub mod cpu;
+pub mod cuda;
 mod host;
 pub mod ops;
 pub mod reference;
@@ -69,18 +72,34 @@ pub trait Device {
 }
 
 /// Names that [`open`] knows, for messages and `vcycle info`.
-pub const NAMES: &[&str] = &["cpu", "reference"];
+pub const NAMES: &[&str] = &["cpu", "reference", "cuda", "emulator"];
 
 /// Opens a device by name. `threads` 0: as many as the machine has.
 ///
 /// # Errors
-/// An unknown name.
+/// An unknown name, or a device that is not here.
 pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
     match name {
         "cpu" => Ok(Box::new(cpu::Cpu::new(threads))),
         "reference" => Ok(Box::new(reference::Reference::default())),
+        "cuda" => Ok(Box::new(cuda::open()?)),
+        "emulator" => emulator(threads),
         other => bail!("device {other:?} is unknown; choose one of {}", NAMES.join(", ")),
     }
+}
+
+#[cfg(emulated)]
+fn emulator(threads: usize) -> Result<Box<dyn Device>> {
+    let options = cuda::driver::emulator::Options { threads, ..Default::default() };
+    Ok(Box::new(cuda::emulated(options)))
+}
+
+#[cfg(not(emulated))]
+fn emulator(_threads: usize) -> Result<Box<dyn Device>> {
+    bail!(
+        "this build has no emulator: it needs the cargo feature `emulator` (on by default), Linux, and g++ 12, clang 14 or \
+         later when it is built; see the warnings of `cargo build`"
+    )
 }
 
 /// Allocates an arena for one contiguous tensor.

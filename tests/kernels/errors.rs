@@ -1,27 +1,18 @@
 //! What does not fit is refused with a message that names the operation, and never panics: every operand of every operation,
 //! changed in each way that a mistake could change it.
 
-use crate::lab::{Lab, retype};
-use crate::{STEMS, Size};
 use vcycle::device::ops::{
     Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, LayerNorm, Linear,
     Mask, Multilevel, Op, StepState,
 };
+use vcycle::parity::lab::{Lab, retype};
+use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::{DType, Place, Tensor};
 
-/// All devices refuse the operation, now and when it is captured (what only running can tell: in the replay), with a message
-/// that has all of `words`.
-pub fn refused(lab: &mut Lab, op: &Op, words: &[&str]) {
-    for device in lab.devices() {
-        let op = retype(op, device.float());
-        let name = device.name();
-        let captured = device.capture(&[op]).and_then(|graph| device.replay(graph));
-        for (how, result) in [("run", device.run(&op)), ("capture", captured)] {
-            let Err(error) = result else { panic!("{how} on {name} takes {op:?}, wanted an error with {words:?}") };
-            let text = error.to_string();
-            assert!(words.iter().all(|w| text.contains(w)), "{how} on {name}: {text:?} has not all of {words:?}");
-        }
-    }
+/// As [`Lab::refuses`].
+fn refused(lab: &mut Lab, op: &Op, words: &[&str]) {
+    lab.refuses(op, words);
+    lab.finish().expect("a refusal that says why");
 }
 
 fn operands(op: &Op) -> Vec<(Tensor, Access)> {
@@ -44,11 +35,13 @@ fn with(op: &Op, number: usize, change: impl Fn(&mut Tensor)) -> Op {
 
 /// Calls `each` with a small sample of every operation.
 fn for_all(mut each: impl FnMut(&mut Lab, Op)) {
-    let mut lab = Lab::new(&[2], true);
-    for stem in STEMS {
-        let op = (stem.sample)(&mut lab, Size::Small);
-        each(&mut lab, op);
-        lab.clear();
+    for mut lab in [Lab::cpu(&[2], true), crate::emulated::lab()] {
+        for stem in STEMS {
+            let op = (stem.sample)(&mut lab, Size::Small);
+            each(&mut lab, op);
+            lab.clear();
+        }
+        lab.finish().expect("samples are fine");
     }
 }
 
@@ -153,7 +146,7 @@ fn same_rows(a: &Tensor, b: &Tensor) -> bool {
 fn ids_and_labels_out_of_range() {
     for name in ["embedding", "embedding_backward", "cross_entropy"] {
         for id in [-1, 9, i32::MIN, i32::MAX] {
-            let mut lab = Lab::new(&[2], true);
+            let mut lab = Lab::cpu(&[2], true);
             let stem = STEMS.iter().find(|s| s.name == name).expect("a stem");
             let op = (stem.sample)(&mut lab, Size::Small);
             // The ids or labels are the only integers.
@@ -170,7 +163,7 @@ fn ids_and_labels_out_of_range() {
 /// An operation that overwrites one input in place may not read it as another one too.
 #[test]
 fn in_place_with_a_third_operand() {
-    let mut lab = Lab::new(&[2], true);
+    let mut lab = Lab::cpu(&[2], true);
     let (x, w, out) = (lab.input((&[4, 4], 0)), lab.input((&[4, 4], 0)), lab.output((&[4, 4], 0)));
     let state = lab.state(&StepState::default());
     let [row, vector] = [&[4][..], &[4]].map(|dims| lab.input((dims, 0)));
@@ -190,7 +183,7 @@ fn in_place_with_a_third_operand() {
 /// Options out of their range, and rows that lie where an operation cannot follow.
 #[test]
 fn options_and_strides() {
-    let mut lab = Lab::new(&[2], true);
+    let mut lab = Lab::cpu(&[2], true);
     for_all(|lab, op| {
         let wrong: Vec<(Op, &str)> = match op {
             Op::Dropout(op) => [-0.1, 1.0, f32::NAN]
@@ -230,7 +223,7 @@ fn options_and_strides() {
 /// Nothing to do is done, not refused: sums of no rows are zero.
 #[test]
 fn no_rows_at_all() {
-    let mut lab = Lab::new(&[2], true);
+    let mut lab = Lab::cpu(&[2], true);
     let (x, more, column) = (lab.output((&[0, 5], 0)), lab.output((&[0, 5], 0)), lab.output((&[5], 0)));
     let labels = lab.integers(&[0], &[]);
     let (losses, loss) = (lab.output((&[0], 0)), lab.output((&[1], 0)));

@@ -1,0 +1,30 @@
+//! Builds the kernels twice: with nvcc into device code, where there is one, and with the host's C++ compiler for the emulator.
+
+#[path = "build/emulator.rs"]
+mod emulator;
+#[path = "build/nvcc.rs"]
+mod nvcc;
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+fn main() {
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-changed=build");
+    println!("cargo:rustc-check-cfg=cfg(emulated)");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let kernels = files(Path::new("kernels"));
+    nvcc::build(&kernels, &out);
+    if env::var_os("CARGO_FEATURE_EMULATOR").is_some() {
+        emulator::build(&kernels, &files(Path::new("tests/emulator/kernels")));
+    }
+}
+
+/// The `.cu` files of a folder, in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).map(|all| all.flatten().map(|entry| entry.path()).collect::<Vec<_>>());
+    let mut files = entries.unwrap_or_default();
+    files.retain(|path| path.extension().is_some_and(|e| e == "cu"));
+    files.sort();
+    files
+}

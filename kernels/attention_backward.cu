@@ -1,0 +1,316 @@
+// The gradient of attention: dq, dk and dv from dout, with the probabilities computed anew from q, k and lse.
+//
+// P = exp(scale Q K^T - lse), dP = dout V^T, delta = rowsum(dout out), and then dV = P^T dout, dS = P (dP - delta),
+// dQ = scale dS K, dK = scale dS^T Q. Dropout masks P in dV, and dP, by the words that the forward pass drew. delta
+// is the sum over a row of P dP, which needs no pass over the keys since out is P V.
+//
+// q, dout, dq [B, Tq, H, D], k, v, dk, dv [B, Tk, H, D], lse, delta [B, H, Tq].
+//
+// Every output has one owner: a kernel that goes over the keys makes dQ, and one that goes over the queries makes dK
+// and dV. Scores and dP are computed in both, 14 Tq Tk D FLOPs instead of 10, which is the price of adding in a fixed
+// order without atomics. What a row that sees nothing would divide by does not matter: none of its pairs counts.
+//
+// Roofline. 14 Tq Tk D FLOPs for 4 (5 Tq + 6 Tk) D bytes, per head: bound by the multiply-add pipes, as the forward
+// pass.
+//
+//   naive   a warp per query, then a warp per key; any head size.
+//   tiled   a block per 64 queries, then one per 64 keys (32 at D = 128: four tiles of 64 rows are too much for
+//           shared memory); what it does not own passes by 32 rows at a time. Needs D <= 128.
+#include "common/attention.cuh"
+
+#define INPUT_PARAMETERS                                                                                               \
+  const float *__restrict__ q, int q_pitch, const float *__restrict__ k, int k_pitch, const float *__restrict__ v,     \
+      int v_pitch, const float *__restrict__ dout, int dout_pitch, const float *__restrict__ lse,                      \
+      const float *__restrict__ delta, PAIR_PARAMETERS, float scale, int d
+#define INPUT_ARGUMENTS \
+  q, q_pitch, k, k_pitch, v, v_pitch, dout, dout_pitch, lse, delta, PAIR_ARGUMENTS, scale, d
+
+// A probability's weight of dout in dv, and of k in dq (q in dk): (dropped p, dS), from a score in units of log2 e.
+DEVICE float2 pair_weights(float score, float log_sum, float dp, float delta, bool keeps, float keep_scale) {
+  const float p = exp2f(score - log_sum), kept = keeps ? keep_scale : 0.0f;
+  return make_float2(p * kept, p * (dp * kept - delta));
+}
+
+KERNEL(attention_delta_f32, 128, 1, const float* __restrict__ dout, int dout_pitch, const float* __restrict__ out,
+       int out_pitch, float* __restrict__ delta, int tq, int d) {
+  const int lane = threadIdx.x % 32, i = blockIdx.x * 4 + threadIdx.x / 32;
+  if (i >= tq) return;
+  const float* x = head_rows(dout, dout_pitch, tq, d) + row_start(i, dout_pitch);
+  const float* y = head_rows(out, out_pitch, tq, d) + row_start(i, out_pitch);
+  float sum = 0.0f;
+  for (int e = lane; e < d; e += 32) sum += x[e] * y[e];
+  sum = warp_sum(sum);
+  if (lane == 0) delta[head_number() * tq + i] = sum;
+}
+
+// ---- naive --------------------------------------------------------------------------------------------------------
+
+// The weights of one pair; zeros if it does not count.
+DEVICE float2 naive_weights(const Pairs& pairs, int i, int j, const float* __restrict__ query,
+                            const float* __restrict__ key, const float* __restrict__ value,
+                            const float* __restrict__ gradient, float log_sum, float delta, float scale, int d) {
+  if (!key_counts(pairs, j) || !sees(pairs, i, j)) return make_float2(0.0f, 0.0f);
+  const bool keeps = dropout_keeps(pairs.drop, pair_index(pairs, i, j));
+  const float score = scale * kLog2E * dot(query, key, d);
+  return pair_weights(score, log_sum * kLog2E, dot(gradient, value, d), delta, keeps, pairs.drop.scale);
+}
+
+KERNEL(attention_dq_naive_f32, 128, 1, INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch) {
+  const int lane = threadIdx.x % 32, i = blockIdx.x * 4 + threadIdx.x / 32;
+  if (i >= tq) return;
+  const Pairs pairs = pairs_of(PAIR_ARGUMENTS);
+  const float* query = head_rows(q, q_pitch, tq, d) + row_start(i, q_pitch);
+  const float* gradient = head_rows(dout, dout_pitch, tq, d) + row_start(i, dout_pitch);
+  const float* keys = head_rows(k, k_pitch, tk, d);
+  const float* values = head_rows(v, v_pitch, tk, d);
+  float* row = head_rows(dq, dq_pitch, tq, d) + row_start(i, dq_pitch);
+  const float log_sum = lse[head_number() * tq + i], mean = delta[head_number() * tq + i];
+  const int seen = keys_until(pairs, i);
+  for (int first = 0; first < d; first += 32) {
+    const int e = first + lane;
+    float sum = 0.0f;
+    for (int start = 0; start < seen; start += 32) {
+      const int j = start + lane, count = min(32, seen - start);
+      const float2 weights = naive_weights(pairs, i, j, query, keys + row_start(j, k_pitch),
+                                           values + row_start(j, v_pitch), gradient, log_sum, mean, scale, d);
+      for (int n = 0; n < count; n++) {
+        const float ds = __shfl_sync(kAllLanes, weights.y, n);
+        if (e < d) sum += ds * keys[row_start(start + n, k_pitch) + e];
+      }
+    }
+    if (e < d) row[e] = sum * scale;
+  }
+}
+
+KERNEL(attention_dkdv_naive_f32, 128, 1, INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch, float* __restrict__ dv,
+       int dv_pitch) {
+  const int lane = threadIdx.x % 32, j = blockIdx.x * 4 + threadIdx.x / 32;
+  if (j >= tk) return;
+  const Pairs pairs = pairs_of(PAIR_ARGUMENTS);
+  const float* key = head_rows(k, k_pitch, tk, d) + row_start(j, k_pitch);
+  const float* value = head_rows(v, v_pitch, tk, d) + row_start(j, v_pitch);
+  const float* queries = head_rows(q, q_pitch, tq, d);
+  const float* gradients = head_rows(dout, dout_pitch, tq, d);
+  float* key_row = head_rows(dk, dk_pitch, tk, d) + row_start(j, dk_pitch);
+  float* value_row = head_rows(dv, dv_pitch, tk, d) + row_start(j, dv_pitch);
+  const float* head_lse = lse + head_number() * tq;
+  const float* head_delta = delta + head_number() * tq;
+  for (int first = 0; first < d; first += 32) {
+    const int e = first + lane;
+    float key_sum = 0.0f, value_sum = 0.0f;
+    for (int start = max(0, j - pairs.ahead); start < tq; start += 32) {
+      const int i = start + lane, count = min(32, tq - start);
+      float2 weights = make_float2(0.0f, 0.0f);
+      if (i < tq) {
+        weights = naive_weights(pairs, i, j, queries + row_start(i, q_pitch), key, value,
+                                gradients + row_start(i, dout_pitch), head_lse[i], head_delta[i], scale, d);
+      }
+      for (int n = 0; n < count; n++) {
+        const float p = __shfl_sync(kAllLanes, weights.x, n);
+        const float ds = __shfl_sync(kAllLanes, weights.y, n);
+        if (e < d) {
+          value_sum += p * gradients[row_start(start + n, dout_pitch) + e];
+          key_sum += ds * queries[row_start(start + n, q_pitch) + e];
+        }
+      }
+    }
+    if (e < d) {
+      key_row[e] = key_sum * scale;
+      value_row[e] = value_sum;
+    }
+  }
+}
+
+// ---- tiled --------------------------------------------------------------------------------------------------------
+
+// Rows that a block owns; a thread has four of them together with 7 others.
+template <int D>
+constexpr int kRows = D <= 64 ? 64 : 32;
+template <int D>
+constexpr int kThreads = kRows<D> * 2;
+
+// A block owns queries and dq; keys and values pass by.
+template <int D>
+DEVICE void attention_dq_tiled(INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch, int aligned) {
+  constexpr int ROWS = kRows<D>, THREADS = kThreads<D>;
+  SMEM_DYN(float, tile_q);
+  float* tile_dout = tile_q + ROWS * D;
+  float* tile_k = tile_dout + ROWS * D;
+  float* tile_v = tile_k + kColumns * D;
+  float* weights = tile_v + kColumns * D;
+  const Pairs pairs = pairs_of(PAIR_ARGUMENTS);
+  const float* keys = head_rows(k, k_pitch, tk, d);
+  const float* values = head_rows(v, v_pitch, tk, d);
+  // When causal the last queries see the most keys: they begin first.
+  const int first = (gridDim.x - 1 - blockIdx.x) * ROWS;
+  const int seen = keys_until(pairs, first + ROWS - 1);
+  const float unit = scale * kLog2E;
+
+  load_rows<ROWS, D, THREADS>(tile_dout, head_rows(dout, dout_pitch, tq, d), dout_pitch, first, tq, d, aligned);
+  load_rows<kColumns, D, THREADS>(tile_v, values, v_pitch, 0, tk, d, aligned);
+  cp_async_commit();
+  load_rows<ROWS, D, THREADS>(tile_q, head_rows(q, q_pitch, tq, d), q_pitch, first, tq, d, aligned);
+  load_rows<kColumns, D, THREADS>(tile_k, keys, k_pitch, 0, tk, d, aligned);
+  cp_async_commit();
+
+  float log_sum[4], mean[4];
+  float4 sum[4][D / 32] = {};
+#pragma unroll
+  for (int r = 0; r < 4; r++) {
+    const int i = first + thread_row() + r;
+    log_sum[r] = i < tq ? lse[head_number() * tq + i] * kLog2E : 0.0f;
+    mean[r] = i < tq ? delta[head_number() * tq + i] : 0.0f;
+  }
+
+  for (int start = 0; start < seen; start += kColumns) {
+    const int next = start + kColumns;
+    float s[4][4], dp[4][4];
+    // V is there, K perhaps not yet: it is the latest group of copies.
+    cp_async_wait<1>();
+    __syncthreads();
+    multiply_rows<D>(dp, tile_dout, tile_v);
+    // K is there, and V done with. Groups are counted, so one is made even when nothing is left to copy.
+    cp_async_wait<0>();
+    __syncthreads();
+    if (next < seen) load_rows<kColumns, D, THREADS>(tile_v, values, v_pitch, next, tk, d, aligned);
+    cp_async_commit();
+    multiply_rows<D>(s, tile_q, tile_k);
+
+    const int j = start + thread_column();
+    bool counts[4];
+#pragma unroll
+    for (int c = 0; c < 4; c++) counts[c] = key_counts(pairs, j + c);
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+      const int i = first + thread_row() + r;
+      bool keeps[4];
+      keeps4(pairs, pair_index(pairs, i, j), keeps);
+#pragma unroll
+      for (int c = 0; c < 4; c++) {
+        const float2 w = pair_weights(s[r][c] * unit, log_sum[r], dp[r][c], mean[r], keeps[c], pairs.drop.scale);
+        s[r][c] = counts[c] && sees(pairs, i, j + c) ? w.y : 0.0f;
+      }
+    }
+    share_weights(weights, s);
+    add_weighted<D>(sum, weights, tile_k);
+    __syncthreads();
+    if (next < seen) load_rows<kColumns, D, THREADS>(tile_k, keys, k_pitch, next, tk, d, aligned);
+    cp_async_commit();
+  }
+
+  float* rows = head_rows(dq, dq_pitch, tq, d);
+#pragma unroll
+  for (int r = 0; r < 4; r++) {
+    const int i = first + thread_row() + r;
+    if (i < tq) store_row<D>(rows + row_start(i, dq_pitch), sum[r], scale, d);
+  }
+}
+
+// A block owns keys, values and their gradients; queries and dout pass by. Tiles of scores are transposed: rows are
+// keys.
+template <int D>
+DEVICE void attention_dkdv_tiled(INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch, float* __restrict__ dv,
+                                 int dv_pitch, int aligned) {
+  constexpr int ROWS = kRows<D>, THREADS = kThreads<D>;
+  SMEM_DYN(float, tile_k);
+  float* tile_v = tile_k + ROWS * D;
+  float* tile_q = tile_v + ROWS * D;
+  float* tile_dout = tile_q + kColumns * D;
+  float* weights = tile_dout + kColumns * D;
+  const Pairs pairs = pairs_of(PAIR_ARGUMENTS);
+  const float* queries = head_rows(q, q_pitch, tq, d);
+  const float* gradients = head_rows(dout, dout_pitch, tq, d);
+  const float* head_lse = lse + head_number() * tq;
+  const float* head_delta = delta + head_number() * tq;
+  const int first = blockIdx.x * ROWS;
+  // Queries before this see none of the keys.
+  const int begin = max(0, first - pairs.ahead) / kColumns * kColumns;
+  const float unit = scale * kLog2E;
+
+  load_rows<ROWS, D, THREADS>(tile_v, head_rows(v, v_pitch, tk, d), v_pitch, first, tk, d, aligned);
+  load_rows<kColumns, D, THREADS>(tile_dout, gradients, dout_pitch, begin, tq, d, aligned);
+  cp_async_commit();
+  load_rows<ROWS, D, THREADS>(tile_k, head_rows(k, k_pitch, tk, d), k_pitch, first, tk, d, aligned);
+  load_rows<kColumns, D, THREADS>(tile_q, queries, q_pitch, begin, tq, d, aligned);
+  cp_async_commit();
+
+  bool counts[4];
+  float4 key_sum[4][D / 32] = {}, value_sum[4][D / 32] = {};
+  const int j = first + thread_row();
+#pragma unroll
+  for (int r = 0; r < 4; r++) counts[r] = key_counts(pairs, j + r);
+
+  for (int start = begin; start < tq; start += kColumns) {
+    const int next = start + kColumns;
+    float p[4][4], ds[4][4];
+    // As in dq: dout is there, then q.
+    cp_async_wait<1>();
+    __syncthreads();
+    multiply_rows<D>(ds, tile_v, tile_dout);
+    cp_async_wait<0>();
+    __syncthreads();
+    multiply_rows<D>(p, tile_k, tile_q);
+
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+      const int i = start + thread_column() + c;
+      const float log_sum = i < tq ? head_lse[i] * kLog2E : 0.0f, mean = i < tq ? head_delta[i] : 0.0f;
+      bool keeps[4];
+      keeps4(pairs, pair_index(pairs, i, j), keeps);
+#pragma unroll
+      for (int r = 0; r < 4; r++) {
+        const float2 w = pair_weights(p[r][c] * unit, log_sum, ds[r][c], mean, keeps[r], pairs.drop.scale);
+        const bool pair = counts[r] && sees(pairs, i, j + r);
+        p[r][c] = pair ? w.x : 0.0f;
+        ds[r][c] = pair ? w.y : 0.0f;
+      }
+    }
+    share_weights(weights, p);
+    add_weighted<D>(value_sum, weights, tile_dout);
+    __syncthreads();
+    if (next < tq) load_rows<kColumns, D, THREADS>(tile_dout, gradients, dout_pitch, next, tq, d, aligned);
+    cp_async_commit();
+    share_weights(weights, ds);
+    add_weighted<D>(key_sum, weights, tile_q);
+    __syncthreads();
+    if (next < tq) load_rows<kColumns, D, THREADS>(tile_q, queries, q_pitch, next, tq, d, aligned);
+    cp_async_commit();
+  }
+
+  float* key_rows = head_rows(dk, dk_pitch, tk, d);
+  float* value_rows = head_rows(dv, dv_pitch, tk, d);
+#pragma unroll
+  for (int r = 0; r < 4; r++) {
+    if (j + r < tk) {
+      store_row<D>(key_rows + row_start(j + r, dk_pitch), key_sum[r], scale, d);
+      store_row<D>(value_rows + row_start(j + r, dv_pitch), value_sum[r], 1.0f, d);
+    }
+  }
+}
+
+KERNEL(attention_dq_tiled_32_f32, 128, 3, INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch, int aligned) {
+  attention_dq_tiled<32>(INPUT_ARGUMENTS, dq, dq_pitch, aligned);
+}
+
+KERNEL(attention_dq_tiled_64_f32, 128, 2, INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch, int aligned) {
+  attention_dq_tiled<64>(INPUT_ARGUMENTS, dq, dq_pitch, aligned);
+}
+
+KERNEL(attention_dq_tiled_128_f32, 64, 2, INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch, int aligned) {
+  attention_dq_tiled<128>(INPUT_ARGUMENTS, dq, dq_pitch, aligned);
+}
+
+KERNEL(attention_dkdv_tiled_32_f32, 128, 3, INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch,
+       float* __restrict__ dv, int dv_pitch, int aligned) {
+  attention_dkdv_tiled<32>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch, aligned);
+}
+
+KERNEL(attention_dkdv_tiled_64_f32, 128, 2, INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch,
+       float* __restrict__ dv, int dv_pitch, int aligned) {
+  attention_dkdv_tiled<64>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch, aligned);
+}
+
+KERNEL(attention_dkdv_tiled_128_f32, 64, 2, INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch,
+       float* __restrict__ dv, int dv_pitch, int aligned) {
+  attention_dkdv_tiled<128>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch, aligned);
+}

@@ -1,0 +1,153 @@
+// Softmax, cross-entropy and the gradient of the logits. With s the smoothing and q = (1 - s) onehot(label) + s / V:
+//
+//   losses[n] = sum over v of q[v] (lse - logits[n, v]) = (1 - s) (lse - logits[n, label]) + s (lse - mean of the row)
+//   loss = weight (sum over n of losses[n]) / scored
+//   dlogits[n, v] = weight (exp(logits[n, v] - lse) - q[v]) / scored
+//
+// lse: the row's log-sum-exp, with the largest logit taken out; scored: the number of rows whose label is not `ignore`,
+// at least 1. The other rows have loss and gradient 0. A label outside the vocabulary makes its row NaN, and with it
+// the loss: a device has no other way to complain.
+//
+// logits, dlogits: [N, V] in rows of their own pitch; labels, losses: [N]; loss: [1]. dlogits may be absent (null), or
+// logits itself, which is why neither is __restrict__: what a row needs of other elements than its own is read before a
+// barrier (or by the same thread) and before the row is overwritten.
+//
+// Three launches, because the gradient needs `scored` first: cross_entropy_count leaves it in loss[0], the rows read it
+// there, and cross_entropy_loss replaces it by the loss.
+//
+// Roofline: 8 bytes per logit, 12 where a row of 4 V bytes has left the cache before it is read again for the gradient;
+// two exponentials and some ten operations: bound by memory. Rows that are ignored (85 % of BERT's) cost 4 bytes per
+// logit, to write zeros.
+#include "common/reduce.cuh"
+
+constexpr int kLossThreads = 1024;
+
+KERNEL(cross_entropy_count, kLossThreads, 1, const int* __restrict__ labels, float* __restrict__ loss, int rows,
+       int ignore) {
+  int count = 0;
+  for (int n = threadIdx.x; n < rows; n += kLossThreads) count += labels[n] != ignore;
+  count = block_sum<kLossThreads>(count);
+  if (threadIdx.x == 0) *loss = (float)count;
+}
+
+KERNEL(cross_entropy_loss_f32, kLossThreads, 1, const float* __restrict__ losses, float* loss, int rows, float weight) {
+  double sum = 0.0;
+  for (int n = threadIdx.x; n < rows; n += kLossThreads) sum += losses[n];
+  sum = block_sum<kLossThreads>(sum);
+  if (threadIdx.x == 0) *loss = (float)(weight * sum / fmaxf(*loss, 1.0f));
+}
+
+// A running log-sum-exp: sum over what was seen of exp(z - largest), and the sum of z itself for label smoothing.
+struct Softmax {
+  float largest, sum, plain;
+};
+
+// Finite, so that a logit of -infinity is a probability of 0 even where it comes first.
+DEVICE Softmax softmax_empty() { return {-3.402823466e38f, 0.0f, 0.0f}; }
+
+DEVICE void softmax_add(Softmax& row, float z) {
+  if (z > row.largest) {
+    row.sum = row.sum * expf(row.largest - z) + 1.0f;
+    row.largest = z;
+  } else {
+    row.sum += expf(z - row.largest);
+  }
+  row.plain += z;
+}
+
+DEVICE void softmax_merge(Softmax& row, const Softmax& other) {
+  float largest = fmaxf(row.largest, other.largest);
+  row.sum = row.sum * expf(row.largest - largest) + other.sum * expf(other.largest - largest);
+  row.largest = largest;
+  row.plain += other.plain;
+}
+
+DEVICE float logit_of(const float* logits, int label, int vocab) {
+  return label >= 0 && label < vocab ? logits[label] : __uint_as_float(0x7fc00000u);
+}
+
+DEVICE float loss_of(const Softmax& row, float at_label, int vocab, float smoothing) {
+  float lse = row.largest + logf(row.sum);
+  float loss = (1.0f - smoothing) * (lse - at_label);
+  // The mean is no number where a logit is -infinity, which without smoothing does not matter.
+  return smoothing > 0.0f ? loss + smoothing * (lse - row.plain / vocab) : loss;
+}
+
+// The gradient of one row: exp(z - largest) scale - off, less `hit` at the label.
+struct Gradient {
+  float scale, off, hit;
+};
+
+// `at_label` that is no number makes all of the row's gradient none.
+DEVICE Gradient gradient_of(const Softmax& row, float at_label, int vocab, float smoothing, float each) {
+  if (at_label != at_label) each = at_label;
+  return {each / row.sum, each * smoothing / vocab, each * (1.0f - smoothing)};
+}
+
+DEVICE float gradient_at(const Gradient& gradient, const Softmax& row, float z, bool is_label) {
+  float d = fmaf(expf(z - row.largest), gradient.scale, -gradient.off);
+  return is_label ? d - gradient.hit : d;
+}
+
+// One thread for each row: neighbouring threads read V elements apart, so every load fetches a sector for each.
+constexpr int kNaiveThreads = 64;
+// Logits that are added up by themselves: the many small exponentials, next to a sum of thousands, would all be rounded
+// away.
+constexpr int kRun = 128;
+
+KERNEL(cross_entropy_naive_f32, kNaiveThreads, 4, const float* logits, const int* __restrict__ labels,
+       const float* __restrict__ loss, float* __restrict__ losses, float* dlogits, int rows, int vocab,
+       int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight) {
+  int n = blockIdx.x * kNaiveThreads + threadIdx.x;
+  if (n >= rows) return;
+  int label = labels[n];
+  logits += row_start(n, logits_pitch);
+  if (dlogits) dlogits += row_start(n, dlogits_pitch);
+  if (label == ignore) {
+    losses[n] = 0.0f;
+    for (int v = 0; dlogits && v < vocab; v++) dlogits[v] = 0.0f;
+    return;
+  }
+  Softmax row = softmax_empty();
+  for (int first = 0; first < vocab; first += kRun) {
+    Softmax run = softmax_empty();
+    for (int v = first; v < min(first + kRun, vocab); v++) softmax_add(run, logits[v]);
+    softmax_merge(row, run);
+  }
+  float at_label = logit_of(logits, label, vocab);
+  losses[n] = loss_of(row, at_label, vocab, smoothing);
+  Gradient gradient = gradient_of(row, at_label, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
+  for (int v = 0; dlogits && v < vocab; v++) dlogits[v] = gradient_at(gradient, row, logits[v], v == label);
+}
+
+// One block for each row. The first pass reads it coalesced, each thread with a running log-sum-exp of its own, so that
+// one pass finds the largest logit and the sum; the second one reads it again, mostly from cache, and writes the
+// gradient.
+constexpr int kThreads = 256;
+
+KERNEL(cross_entropy_block_f32, kThreads, 4, const float* logits, const int* __restrict__ labels,
+       const float* __restrict__ loss, float* __restrict__ losses, float* dlogits, int vocab, int logits_pitch,
+       int dlogits_pitch, int ignore, float smoothing, float weight) {
+  int n = blockIdx.x, label = labels[n];
+  logits += row_start(n, logits_pitch);
+  if (dlogits) dlogits += row_start(n, dlogits_pitch);
+  // The same branch for all threads of the block, barriers included.
+  if (label == ignore) {
+    if (threadIdx.x == 0) losses[n] = 0.0f;
+    for (int v = threadIdx.x; dlogits && v < vocab; v += kThreads) dlogits[v] = 0.0f;
+  } else {
+    Softmax own = softmax_empty();
+    for (int v = threadIdx.x; v < vocab; v += kThreads) softmax_add(own, logits[v]);
+    // Read here, before the barriers inside the reductions: after them its owner may overwrite it.
+    float at_label = logit_of(logits, label, vocab);
+    Softmax row;
+    row.largest = block_max<kThreads>(own.largest);
+    row.sum = block_sum<kThreads>(own.sum * expf(own.largest - row.largest));
+    row.plain = block_sum<kThreads>(own.plain);
+    if (threadIdx.x == 0) losses[n] = loss_of(row, at_label, vocab, smoothing);
+    Gradient gradient = gradient_of(row, at_label, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
+    for (int v = threadIdx.x; dlogits && v < vocab; v += kThreads) {
+      dlogits[v] = gradient_at(gradient, row, logits[v], v == label);
+    }
+  }
+}

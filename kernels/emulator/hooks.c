@@ -1,0 +1,98 @@
+// What the compiler's instrumentation calls. Kernels are compiled with -fsanitize=thread and parts of
+// -fsanitize=undefined, but neither runtime is linked: these functions take their place. Each access of an emulated thread
+// comes here with the address it was made from, which names the source line.
+#include <stddef.h>
+#include <stdint.h>
+
+// Written in Rust: src/device/cuda/driver/emulator/ffi.rs.
+void emu_access(const void* address, size_t bytes, int write, const void* pc);
+void emu_watchdog(const void* pc);
+void emu_undefined(int kind, const void* pc);
+
+typedef struct {
+  unsigned x, y, z;
+} dim3;
+
+// The emulated thread that runs on this thread of the host. `checks`: accesses go to the shadow memory. `fuel`: accesses until
+// the watchdog looks whether the thread spins. Outside of kernels `checks` is 0 and `fuel` never runs out.
+typedef struct {
+  dim3 thread, block, block_dim, grid_dim;
+  int checks;
+  int64_t fuel;
+} Current;
+
+static _Thread_local Current current = {.fuel = INT64_MAX};
+
+Current* emu_current(void) { return &current; }
+
+dim3 emu_thread_idx(void) { return current.thread; }
+dim3 emu_block_idx(void) { return current.block; }
+dim3 emu_block_dim(void) { return current.block_dim; }
+dim3 emu_grid_dim(void) { return current.grid_dim; }
+
+// The list that static constructors of the kernels' files build.
+const void* emu_kernels = NULL;
+
+#define ACCESS(address, bytes, write)                                                             \
+  do {                                                                                            \
+    if (--current.fuel <= 0) emu_watchdog(__builtin_return_address(0));                           \
+    if (__builtin_expect(current.checks, 0)) emu_access(address, bytes, write, __builtin_return_address(0)); \
+  } while (0)
+
+#define PAIR(bytes)                                                   \
+  void __tsan_read##bytes(void* a) { ACCESS(a, bytes, 0); }           \
+  void __tsan_write##bytes(void* a) { ACCESS(a, bytes, 1); }          \
+  void __tsan_unaligned_read##bytes(void* a) { ACCESS(a, bytes, 0); } \
+  void __tsan_unaligned_write##bytes(void* a) { ACCESS(a, bytes, 1); } \
+  void __tsan_volatile_read##bytes(void* a) { ACCESS(a, bytes, 0); }  \
+  void __tsan_volatile_write##bytes(void* a) { ACCESS(a, bytes, 1); } \
+  void __tsan_read##bytes##_pc(void* a, void* pc) {                   \
+    (void)pc;                                                         \
+    ACCESS(a, bytes, 0);                                              \
+  }                                                                   \
+  void __tsan_write##bytes##_pc(void* a, void* pc) {                  \
+    (void)pc;                                                         \
+    ACCESS(a, bytes, 1);                                              \
+  }
+
+PAIR(1)
+PAIR(2)
+PAIR(4)
+PAIR(8)
+PAIR(16)
+
+void __tsan_read_range(void* a, size_t bytes) { ACCESS(a, bytes, 0); }
+void __tsan_write_range(void* a, size_t bytes) { ACCESS(a, bytes, 1); }
+void __tsan_func_entry(void* pc) { (void)pc; }
+void __tsan_func_exit(void) {}
+void __tsan_init(void) {}
+void __tsan_vptr_update(void** a, void* b) {
+  (void)a;
+  (void)b;
+}
+
+// clang calls these in place of the library's functions; gcc leaves memcpy and memset as they are.
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
+  ACCESS((void*)from, bytes, 0);
+  ACCESS(to, bytes, 1);
+  return __builtin_memcpy(to, from, bytes);
+}
+void* __tsan_memset(void* to, int value, size_t bytes) {
+  ACCESS(to, bytes, 1);
+  return __builtin_memset(to, value, bytes);
+}
+
+// -fsanitize=bounds, alignment, shift, integer-divide-by-zero. The numbers are those of emulator/report.rs.
+#define UNDEFINED(name, kind)                                             \
+  void __ubsan_handle_##name(void* data, void* a, void* b) {              \
+    (void)data;                                                           \
+    (void)a;                                                              \
+    (void)b;                                                              \
+    if (current.fuel != INT64_MAX) emu_undefined(kind, __builtin_return_address(0)); \
+  }
+
+UNDEFINED(out_of_bounds, 0)
+UNDEFINED(type_mismatch_v1, 1)
+UNDEFINED(shift_out_of_bounds, 2)
+UNDEFINED(divrem_overflow, 3)
+UNDEFINED(pointer_overflow, 0)

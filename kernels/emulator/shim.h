@@ -1,0 +1,259 @@
+// The CUDA that kernels use, for the host's C++ compiler. Each CUDA thread is a coroutine (src/device/cuda/driver/emulator/);
+// what needs other threads goes through the emu_* functions, which are written in Rust. Loads and stores are instrumented by the
+// compiler (-fsanitize=thread) and arrive at hooks.c.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __restrict__ __restrict
+#define __align__(n) __attribute__((aligned(n)))
+#define __constant__ static const
+#define DEVICE static inline __attribute__((always_inline, unused))
+
+// ---- Identity -------------------------------------------------------------------------------------------------------------
+
+struct dim3 {
+  unsigned x, y, z;
+};
+
+extern "C" {
+// Constant for a coroutine: the compiler may keep what it returned.
+dim3 emu_thread_idx() __attribute__((const));
+dim3 emu_block_idx() __attribute__((const));
+dim3 emu_block_dim() __attribute__((const));
+dim3 emu_grid_dim() __attribute__((const));
+
+void* emu_shared_static(const char* key, unsigned bytes, unsigned align);
+void* emu_shared_dynamic();
+void emu_barrier(const char* file, int line, int id, int threads);
+void emu_syncwarp(const char* file, int line, unsigned mask);
+void emu_fence(const char* file, int line);
+// Every lane of `mask` leaves `bits`; `out` gets those of all 32.
+void emu_exchange(const char* file, int line, unsigned mask, const char* what, uint64_t bits, uint64_t out[32]);
+// `lane` was not among those that took part in the exchange.
+void emu_bad_lane(const char* file, int line, unsigned mask, int lane);
+uint64_t emu_atomic(const char* file, int line, void* address, int bytes, int operation, uint64_t value, uint64_t compare);
+void emu_cp_async(const char* file, int line, void* shared, const void* global, int bytes, int from_global);
+void emu_cp_async_commit(const char* file, int line);
+void emu_cp_async_wait(const char* file, int line, int groups_in_flight);
+void emu_trap(const char* file, int line);
+}
+
+#define threadIdx emu_thread_idx()
+#define blockIdx emu_block_idx()
+#define blockDim emu_block_dim()
+#define gridDim emu_grid_dim()
+#define warpSize 32
+
+// ---- Shared memory --------------------------------------------------------------------------------------------------------
+
+// The address of a variable names the array: one for each instantiation of the function that it stands in.
+#define SMEM(T, name, dims)        \
+  static const char name##_key = 0; \
+  T(&name) dims = *reinterpret_cast<T(*) dims>(emu_shared_static(&name##_key, sizeof(T dims), alignof(T)))
+#define SMEM_DYN(T, name) T* name = reinterpret_cast<T*>(emu_shared_dynamic())
+
+// ---- Barriers, fences -----------------------------------------------------------------------------------------------------
+
+#define __syncthreads() emu_barrier(__FILE__, __LINE__, 0, -1)
+#define __syncwarp(...) emu_syncwarp(__FILE__, __LINE__, emu::mask(__VA_ARGS__))
+#define __threadfence() emu_fence(__FILE__, __LINE__)
+#define __trap() emu_trap(__FILE__, __LINE__)
+
+namespace emu {
+
+inline unsigned mask(unsigned m = 0xffffffffu) { return m; }
+
+template <class To, class From>
+inline __attribute__((always_inline)) To bits(From from) {
+  static_assert(sizeof(To) >= sizeof(From));
+  To to{};
+  __builtin_memcpy(&to, &from, sizeof(From));
+  return to;
+}
+
+template <class T>
+inline __attribute__((always_inline)) T value(uint64_t from) {
+  T to;
+  __builtin_memcpy(&to, &from, sizeof(T));
+  return to;
+}
+
+inline unsigned lane() {
+  dim3 t = emu_thread_idx(), b = emu_block_dim();
+  return (t.x + b.x * (t.y + b.y * t.z)) & 31;
+}
+
+// ---- Shuffles and votes ---------------------------------------------------------------------------------------------------
+
+enum Shuffle { kIndex, kUp, kDown, kXor };
+
+template <class T>
+inline T shuffle(const char* file, int line, Shuffle kind, unsigned mask, T var, int argument, int width = 32) {
+  static const char* const names[] = {"__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync"};
+  uint64_t all[32];
+  emu_exchange(file, line, mask, names[kind], bits<uint64_t>(var), all);
+  int me = lane(), first = me / width * width, from = me;
+  switch (kind) {
+    case kIndex: from = first + (argument & (width - 1)); break;
+    case kUp: from = me - argument < first ? me : me - argument; break;
+    case kDown: from = me + argument >= first + width ? me : me + argument; break;
+    case kXor: from = (me ^ argument) >= first + width ? me : me ^ argument; break;
+  }
+  if (!(mask >> from & 1)) emu_bad_lane(file, line, mask, from);
+  return value<T>(all[from]);
+}
+
+inline unsigned ballot(const char* file, int line, unsigned mask, int predicate) {
+  uint64_t all[32];
+  emu_exchange(file, line, mask, "vote", predicate != 0, all);
+  unsigned votes = 0;
+  for (int i = 0; i < 32; i++) votes |= (mask >> i & 1) && all[i] ? 1u << i : 0;
+  return votes;
+}
+
+}  // namespace emu
+
+#define __shfl_sync(mask, ...) emu::shuffle(__FILE__, __LINE__, emu::kIndex, mask, __VA_ARGS__)
+#define __shfl_up_sync(mask, ...) emu::shuffle(__FILE__, __LINE__, emu::kUp, mask, __VA_ARGS__)
+#define __shfl_down_sync(mask, ...) emu::shuffle(__FILE__, __LINE__, emu::kDown, mask, __VA_ARGS__)
+#define __shfl_xor_sync(mask, ...) emu::shuffle(__FILE__, __LINE__, emu::kXor, mask, __VA_ARGS__)
+#define __ballot_sync(mask, p) emu::ballot(__FILE__, __LINE__, mask, p)
+#define __any_sync(mask, p) (emu::ballot(__FILE__, __LINE__, mask, p) != 0)
+#define __all_sync(m, p) (emu::ballot(__FILE__, __LINE__, m, p) == (m))
+
+// ---- Atomics --------------------------------------------------------------------------------------------------------------
+
+namespace emu {
+
+// The numbers are those of src/device/cuda/driver/emulator/atomics.rs.
+enum Atomic { kAdd = 0, kAddFloat = 1, kMax = 2, kMin = 3, kExchange = 4, kCompare = 5, kLoad = 6, kStore = 7, kOr = 8 };
+
+inline unsigned atomic(const char* f, int l, Atomic op, unsigned* p, unsigned v, unsigned compare = 0) {
+  return (unsigned)emu_atomic(f, l, p, 4, op, v, compare);
+}
+inline int atomic(const char* f, int l, Atomic op, int* p, int v, int compare = 0) {
+  return (int)emu_atomic(f, l, p, 4, op, (unsigned)v, (unsigned)compare);
+}
+inline float atomic(const char* f, int l, Atomic op, float* p, float v, float compare = 0) {
+  Atomic real = op == kAdd ? kAddFloat : op;
+  return value<float>(emu_atomic(f, l, p, 4, real, bits<uint64_t>(v), bits<uint64_t>(compare)));
+}
+
+}  // namespace emu
+
+#define atomicAdd(p, v) emu::atomic(__FILE__, __LINE__, emu::kAdd, p, v)
+#define atomicMax(p, v) emu::atomic(__FILE__, __LINE__, emu::kMax, p, v)
+#define atomicMin(p, v) emu::atomic(__FILE__, __LINE__, emu::kMin, p, v)
+#define atomicOr(p, v) emu::atomic(__FILE__, __LINE__, emu::kOr, p, v)
+#define atomicExch(p, v) emu::atomic(__FILE__, __LINE__, emu::kExchange, p, v)
+#define atomicCAS(p, c, v) emu::atomic(__FILE__, __LINE__, emu::kCompare, p, v, c)
+
+// ---- Types and arithmetic -------------------------------------------------------------------------------------------------
+
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+template <class T>
+DEVICE T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+DEVICE T max(T a, T b) {
+  return a < b ? b : a;
+}
+DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+DEVICE unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
+DEVICE unsigned __float_as_uint(float x) { return emu::bits<unsigned>(x); }
+DEVICE float __uint_as_float(unsigned x) { return emu::bits<float>(x); }
+DEVICE int __float_as_int(float x) { return emu::bits<int>(x); }
+DEVICE float __int_as_float(int x) { return emu::bits<float>(x); }
+DEVICE float __fdividef(float a, float b) { return a / b; }
+// glibc declares functions of these names.
+#define __expf(x) expf(x)
+#define __logf(x) logf(x)
+template <class T>
+DEVICE T __ldg(const T* p) {
+  return *p;
+}
+
+// ---- Kernels --------------------------------------------------------------------------------------------------------------
+
+namespace emu {
+
+// What the launcher knows of a kernel. The order is that of src/device/cuda/driver/emulator/registry.rs.
+struct Kernel {
+  const char* name;
+  const char* file;
+  int line;
+  int threads;
+  int parameters;
+  const unsigned char* sizes;
+  void (*run)(const void* const* parameters);
+  const Kernel* next;
+};
+
+extern "C" const Kernel* emu_kernels;
+
+template <auto F>
+struct Describe;
+
+template <class... T, void (*F)(T...)>
+struct Describe<F> {
+  static constexpr unsigned char sizes[sizeof...(T) + 1] = {sizeof(T)..., 0};
+
+  template <unsigned... I>
+  struct Indices {};
+  template <unsigned N, unsigned... I>
+  struct Count : Count<N - 1, N - 1, I...> {};
+  template <unsigned... I>
+  struct Count<0, I...> {
+    using type = Indices<I...>;
+  };
+
+  // Not instrumented: parameters are no memory of the device's.
+  template <unsigned... I>
+  __attribute__((no_sanitize("thread"))) static void call(const void* const* p, Indices<I...>) {
+    F(*static_cast<const T*>(p[I])...);
+  }
+  __attribute__((no_sanitize("thread"))) static void run(const void* const* p) {
+    call(p, typename Count<sizeof...(T)>::type{});
+  }
+};
+
+template <auto F>
+struct Registration {
+  Kernel kernel;
+
+  __attribute__((no_sanitize("thread"))) Registration(const char* name, const char* file, int line, int threads)
+      : kernel{name, file, line, threads, (int)sizeof(Describe<F>::sizes) - 1, Describe<F>::sizes, Describe<F>::run,
+               emu_kernels} {
+    emu_kernels = &kernel;
+  }
+};
+
+}  // namespace emu
+
+#define KERNEL(name, threads, min_blocks, ...)                                                          \
+  static void name(__VA_ARGS__);                                                                        \
+  static emu::Registration<&name> name##_registration(#name, __FILE__, __LINE__, threads);              \
+  static void name(__VA_ARGS__)

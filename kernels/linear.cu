@@ -1,0 +1,189 @@
+// Matrix products in f32: out (+)= epilogue(op(a) op(b) + bias) + residual.
+//
+// op(a) [M, K], op(b) [K, N], out, pre, residual [M, N], bias [N].
+//
+// Forward, the gradient of the input and the gradient of the weight of a linear layer are all this, by transposes: y
+// = x W, dx = dy W^T, dW = x^T dy. Matrices are rows `pitch` elements apart and begin anywhere; a transposed operand
+// is read where it lies.
+//
+// Roofline. A product takes 2 M N K FLOPs and moves at least 4 (M K + K N + M N) bytes; at M = N = K = 1024 that is
+// 170 FLOPs a byte, where an A100 (19.5 TFLOP/s in f32, 1.6 TB/s) turns from memory-bound to compute-bound at 12.
+// Whether a kernel gets there is a question of reuse: how many multiply-adds follow each word that is fetched, from
+// memory and from shared memory.
+//
+//   naive    a thread makes one output. 2 loads per multiply-add; only the caches save it.
+//   shared   a block makes 32 x 32 outputs from tiles in shared memory. A word from memory serves 32 multiply-adds,
+//            but each of those still takes 2 loads from shared memory, and the load units set the pace.
+//   tiled    a thread makes 4 x 4 outputs in registers: 2 loads of 16 bytes per 16 multiply-adds. A block makes 64 x
+//            64, and copies the next tiles into shared memory while it computes with these.
+#include "common/epilogue.cuh"
+#include "ptx/cp_async.cuh"
+
+#define LINEAR_PARAMETERS                                                                                          \
+  const float *__restrict__ a, int a_pitch, const float *__restrict__ b, int b_pitch, float *out, int out_pitch,   \
+      const float *bias, int kind, int activation, float *pre, int pre_pitch, const float *residual,               \
+      int residual_pitch, int accumulate, int m, int n, int k
+#define LINEAR_EPILOGUE \
+  { out, out_pitch, bias, kind, activation, pre, pre_pitch, residual, residual_pitch, accumulate }
+
+// ---- naive --------------------------------------------------------------------------------------------------------
+
+// Neighbouring threads make neighbouring columns: they share the word of a and read b's row in one piece (when b is
+// not transposed; else each reads a row of its own).
+KERNEL(linear_naive_f32, 256, 1, LINEAR_PARAMETERS, int ta, int tb) {
+  const int tiles_n = (n + 31) / 32;
+  const int i = blockIdx.x / tiles_n * 8 + threadIdx.x / 32, j = blockIdx.x % tiles_n * 32 + threadIdx.x % 32;
+  if (i >= m || j >= n) return;
+  const int a_row = ta ? 1 : a_pitch, a_step = ta ? a_pitch : 1;
+  const int b_step = tb ? 1 : b_pitch, b_column = tb ? b_pitch : 1;
+  const float* left = a + row_start(i, a_row);
+  const float* right = b + row_start(j, b_column);
+  float z = 0.0f;
+  for (int l = 0; l < k; l++) z += left[row_start(l, a_step)] * right[row_start(l, b_step)];
+  const Epilogue around = LINEAR_EPILOGUE;
+  write_out(around, i, j, z);
+}
+
+// ---- shared -------------------------------------------------------------------------------------------------------
+
+// One element of a 32 x 32 tile of op(x). Neighbouring threads follow the rows that lie in memory, which in a
+// transposed matrix are the tile's columns; the 33rd column keeps those writes out of one another's bank.
+DEVICE void load_square(float (&tile)[32][33], const float* __restrict__ x, int pitch, bool transposed, int row,
+                        int column, int rows, int columns) {
+  const int fast = threadIdx.x % 32, slow = threadIdx.x / 32;
+  const int r = transposed ? fast : slow, c = transposed ? slow : fast;
+  const bool valid = row + r < rows && column + c < columns;
+  const long long at = transposed ? row_start(column + c, pitch) + row + r : row_start(row + r, pitch) + column + c;
+  tile[r][c] = valid ? x[at] : 0.0f;
+}
+
+KERNEL(linear_shared_f32, 1024, 1, LINEAR_PARAMETERS, int ta, int tb) {
+  SMEM(float, tile_a, [32][33]);
+  SMEM(float, tile_b, [32][33]);
+  const int tiles_n = (n + 31) / 32;
+  const int row = blockIdx.x / tiles_n * 32, column = blockIdx.x % tiles_n * 32;
+  const int r = threadIdx.x / 32, c = threadIdx.x % 32;
+  float z = 0.0f;
+  for (int l = 0; l < k; l += 32) {
+    load_square(tile_a, a, a_pitch, ta, row, l, m, k);
+    load_square(tile_b, b, b_pitch, tb, l, column, k, n);
+    __syncthreads();
+#pragma unroll
+    for (int step = 0; step < 32; step++) z += tile_a[r][step] * tile_b[step][c];
+    __syncthreads();
+  }
+  const Epilogue around = LINEAR_EPILOGUE;
+  if (row + r < m && column + c < n) write_out(around, row + r, column + c, z);
+}
+
+// ---- tiled --------------------------------------------------------------------------------------------------------
+
+constexpr int kBlock = 64;  // Rows and columns of a block's outputs.
+constexpr int kStep = 16;   // Of K, at a time.
+// Of a tile: a multiple of 4 for loads of 16 bytes, and 4 beyond a multiple of the 32 banks.
+constexpr int kPitch = 68;
+static_assert(4 * kStep == kBlock, "the four tiles have room for the outputs");
+constexpr int kThreads = 256;
+constexpr int kBand = 8;  // Rows of blocks that are swept together.
+
+// Both operands lie as [K step][64] in shared memory, so that a thread finds the 4 rows of a, and the 4 columns of b,
+// that meet at one l side by side. An operand whose rows run along K (a, or b transposed) turns on the way: a warp
+// copies 8 words of each of 4 rows, which are whole sectors of 32 bytes in memory and 32 different banks (4 l + i)
+// here.
+template <bool ALONG_K>
+DEVICE void load_tile(float (&tile)[kStep][kPitch], const float* __restrict__ x, int pitch, int first, int count,
+                      int step, int k) {
+  constexpr int kEach = kBlock * kStep / kThreads;
+#pragma unroll
+  for (int r = 0; r < kEach; r++) {
+    const int t = threadIdx.x;
+    const int l = ALONG_K ? t % 8 + r % 2 * 8 : t / kBlock + r * (kThreads / kBlock);
+    const int i = ALONG_K ? t / 8 + r / 2 * (kThreads / 8) : t % kBlock;
+    const bool valid = first + i < count && step + l < k;
+    const long long at = ALONG_K ? row_start(first + i, pitch) + step + l : row_start(step + l, pitch) + first + i;
+    cp_async_4(&tile[l][i], x + (valid ? at : 0), valid);
+  }
+}
+
+// Blocks run roughly in the order of their number. In bands of 8 block rows, those that run at one time form a square
+// rather than a line, and read fewer different rows and columns through the second-level cache.
+DEVICE void block_position(int tile, int tiles_m, int tiles_n, int& row, int& column) {
+  const int first = tile / (kBand * tiles_n) * kBand;
+  const int height = min(kBand, tiles_m - first);
+  const int within = tile - first * tiles_n;
+  row = (first + within % height) * kBlock;
+  column = within / height * kBlock;
+}
+
+template <bool TA, bool TB>
+DEVICE void linear_tiled(const float* __restrict__ a, int a_pitch, const float* __restrict__ b, int b_pitch,
+                         const Epilogue& around, int m, int n, int k) {
+  // Two tiles of a, two of b; in the end all of it holds the block's outputs.
+  SMEM(float, tiles, [4][kStep][kPitch]);
+  float(&tile_a)[2][kStep][kPitch] = *reinterpret_cast<float(*)[2][kStep][kPitch]>(&tiles[0]);
+  float(&tile_b)[2][kStep][kPitch] = *reinterpret_cast<float(*)[2][kStep][kPitch]>(&tiles[2]);
+  int row, column;
+  block_position(blockIdx.x, (m + kBlock - 1) / kBlock, (n + kBlock - 1) / kBlock, row, column);
+  // The 8 warps stand 4 x 2 over the outputs, and a warp's lanes 4 x 8: then its loads from a tile are 4 or 8
+  // different groups of 16 bytes, at most all banks once; the other lanes get copies.
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int i = (warp / 2 * 4 + lane / 8) * 4, j = (warp % 2 * 8 + lane % 8) * 4;
+
+  float z[4][4] = {};
+  load_tile<!TA>(tile_a[0], a, a_pitch, row, m, 0, k);
+  load_tile<TB>(tile_b[0], b, b_pitch, column, n, 0, k);
+  cp_async_commit();
+  for (int step = 0, stage = 0; step < k; step += kStep, stage ^= 1) {
+    // One barrier a step: past it these tiles are there for all, and nobody reads the other pair any more.
+    cp_async_wait<0>();
+    __syncthreads();
+    if (step + kStep < k) {
+      load_tile<!TA>(tile_a[stage ^ 1], a, a_pitch, row, m, step + kStep, k);
+      load_tile<TB>(tile_b[stage ^ 1], b, b_pitch, column, n, step + kStep, k);
+      cp_async_commit();
+    }
+#pragma unroll
+    for (int l = 0; l < kStep; l++) {
+      const float4 left = *reinterpret_cast<const float4*>(&tile_a[stage][l][i]);
+      const float4 right = *reinterpret_cast<const float4*>(&tile_b[stage][l][j]);
+      const float rows[4] = {left.x, left.y, left.z, left.w};
+      const float columns[4] = {right.x, right.y, right.z, right.w};
+#pragma unroll
+      for (int r = 0; r < 4; r++) {
+#pragma unroll
+        for (int c = 0; c < 4; c++) z[r][c] += rows[r] * columns[c];
+      }
+    }
+  }
+
+  // Through shared memory, so that neighbouring threads write neighbouring columns, and so that the epilogue with its
+  // exponentials stands here once and not for each of the 16 registers.
+  float* outputs = &tiles[0][0][0];
+  __syncthreads();
+#pragma unroll
+  for (int r = 0; r < 4; r++) {
+    *reinterpret_cast<float4*>(outputs + (i + r) * kPitch + j) = make_float4(z[r][0], z[r][1], z[r][2], z[r][3]);
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int e = threadIdx.x; e < kBlock * kBlock; e += kThreads) {
+    const int r = e / kBlock, c = e % kBlock;
+    if (row + r < m && column + c < n) write_out(around, row + r, column + c, outputs[r * kPitch + c]);
+  }
+}
+
+KERNEL(linear_tiled_nn_f32, 256, 3, LINEAR_PARAMETERS) {
+  linear_tiled<false, false>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k);
+}
+
+KERNEL(linear_tiled_nt_f32, 256, 3, LINEAR_PARAMETERS) {
+  linear_tiled<false, true>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k);
+}
+
+KERNEL(linear_tiled_tn_f32, 256, 3, LINEAR_PARAMETERS) {
+  linear_tiled<true, false>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k);
+}
+
+KERNEL(linear_tiled_tt_f32, 256, 3, LINEAR_PARAMETERS) {
+  linear_tiled<true, true>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k);
+}

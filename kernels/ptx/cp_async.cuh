@@ -1,0 +1,52 @@
+// Asynchronous copies from global to shared memory (PTX ISA, cp.async; sm_80 and later).
+//
+// A thread's copies since its last commit form a group. `cp_async_wait<N>` returns when all but the thread's N latest groups
+// have arrived; other threads see the bytes after a barrier that follows the wait. Both addresses are multiples of the size.
+#pragma once
+
+#include "../common/kernel.cuh"
+
+#ifdef __CUDACC__
+
+DEVICE unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
+
+// 16 bytes past the first-level cache; zeros instead, without a read, when `valid` is false.
+DEVICE void cp_async_16(void* shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+
+// 4 bytes; zeros when `valid` is false.
+DEVICE void cp_async_4(void* shared, const void* global, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(valid ? 4 : 0)
+               : "memory");
+}
+
+DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int GROUPS_IN_FLIGHT>
+DEVICE void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS_IN_FLIGHT) : "memory");
+}
+
+#else
+
+// Macros, so that a report names the kernel's line.
+#define cp_async_16(shared, global, valid) emu_cp_async(__FILE__, __LINE__, shared, global, 16, (valid) ? 16 : 0)
+#define cp_async_4(shared, global, valid) emu_cp_async(__FILE__, __LINE__, shared, global, 4, (valid) ? 4 : 0)
+#define cp_async_commit() emu_cp_async_commit(__FILE__, __LINE__)
+namespace emu {
+struct Here {
+  const char* file;
+  int line;
+  template <int GROUPS_IN_FLIGHT>
+  void wait() const {
+    emu_cp_async_wait(file, line, GROUPS_IN_FLIGHT);
+  }
+};
+}  // namespace emu
+#define cp_async_wait emu::Here{__FILE__, __LINE__}.wait
+
+#endif

@@ -1,0 +1,208 @@
+use super::say;
+use crate::bail;
+use crate::device::cuda::compiled::{COMPILED, NVCC, occupancy};
+use crate::device::cuda::variants::{VARIANTS, Variant};
+use crate::error::{Error, Result};
+use crate::parity::kernels;
+use crate::parity::lab::Choice;
+use clap::{Subcommand, ValueEnum};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// The CUDA kernels of this build: list them, or hold them against the f64 reference
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every kernel by operation and variant, with registers, shared memory and occupancy as compiled
+    List,
+    Check(Check),
+}
+
+/// Run kernels over the cases of the tests and compare with the f64 reference
+#[derive(clap::Args)]
+struct Check {
+    /// Part of an operation's, a variant's or a kernel's name; without it all kernels
+    name: Option<String>,
+    /// Where the kernels run
+    #[arg(long, value_enum, default_value_t = Where::Emulator)]
+    device: Where,
+    /// In which order emulated threads run; all three must give the same bits
+    #[arg(long, value_enum, default_value_t = Orders::All)]
+    orders: Orders,
+    /// Check every access of emulated threads: bounds, initialisation, races
+    #[arg(long)]
+    shadow: bool,
+    /// Shapes of real models at full size too (minutes to hours on the emulator)
+    #[arg(long)]
+    full: bool,
+    /// Leave out one barrier, fence, wait or commit, such as kernels/linear.cu:140, and see whether that is noticed: exit code
+    /// 0 when it is, 1 when not. Implies --shadow
+    #[arg(long, value_name = "FILE:LINE")]
+    drop: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+enum Where {
+    Emulator,
+    Cuda,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+enum Orders {
+    Forward,
+    Reverse,
+    Random,
+    All,
+}
+
+impl Args {
+    pub fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::List => list().map(|()| ExitCode::SUCCESS),
+            Command::Check(check) => check.run(),
+        }
+    }
+}
+
+fn list() -> Result<()> {
+    match NVCC {
+        Some(version) => {
+            say(format_args!("compiled by nvcc {version}; registers and shared memory of a block by ptxas"))?
+        }
+        None => say(format_args!(
+            "no device code in this build: no nvcc was found when it was built (see docs/kernels.md)"
+        ))?,
+    }
+    let threads = |name: &str| threads(name).map_or("?".to_string(), |n| n.to_string());
+    for variant in VARIANTS {
+        say(format_args!("{} {}", variant.operation, variant.name))?;
+        for name in variant.kernels {
+            say(format_args!("    {name}, {} threads", threads(name)))?;
+            for kernel in COMPILED.iter().flat_map(|m| m.kernels).filter(|k| k.name == *name) {
+                let busy = self::threads(name)
+                    .and_then(|threads| occupancy(kernel.arch, kernel.registers, kernel.shared, threads))
+                    .map_or(String::new(), |(blocks, part)| {
+                        format!(", {blocks} blocks an SM, {:.0} % of its warps", 100.0 * part)
+                    });
+                say(format_args!(
+                    "        {:<7} {:>3} registers, {:>6} B shared, no spills{busy}",
+                    kernel.arch, kernel.registers, kernel.shared
+                ))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The most threads of a block, as the kernel declares it.
+#[cfg(emulated)]
+fn threads(kernel: &str) -> Option<u32> {
+    crate::device::cuda::driver::emulator::find(kernel).map(|k| k.threads)
+}
+
+#[cfg(not(emulated))]
+fn threads(_kernel: &str) -> Option<u32> {
+    None
+}
+
+impl Check {
+    fn run(&self) -> Result<ExitCode> {
+        let wanted = |v: &&Variant| {
+            self.name.as_deref().is_none_or(|name| {
+                v.operation.contains(name) || v.name == name || v.kernels.iter().any(|kernel| kernel.contains(name))
+            })
+        };
+        let variants: Vec<_> = VARIANTS.iter().filter(wanted).collect();
+        if variants.is_empty() {
+            bail!("no operation, variant or kernel is called like {:?}; `vcycle kernels list` names them", self.name);
+        }
+        if self.device == Where::Cuda && (self.shadow || self.drop.is_some()) {
+            bail!("--shadow and --drop are for emulated hardware; leave out --device cuda");
+        }
+        let choice = Choice { every: 1, flops: if self.full { u64::MAX } else { 6_000_000 }, full: self.full };
+        match &self.drop {
+            Some(site) => self.without(site, &variants, choice),
+            None => self.with(&variants, choice),
+        }
+    }
+
+    fn with(&self, variants: &[&'static Variant], choice: Choice) -> Result<ExitCode> {
+        let mut failed = 0;
+        for variant in variants {
+            let begin = Instant::now();
+            let done = match self.device {
+                // The GPU has no reason to leave large shapes out.
+                Where::Cuda => kernels::on_gpu(variant, Choice { flops: u64::MAX, ..choice }),
+                Where::Emulator => self.emulated(variant, None, choice),
+            };
+            let (name, seconds) = (format!("{} {}", variant.operation, variant.name), begin.elapsed().as_secs_f64());
+            match done {
+                Ok(done) => say(format_args!(
+                    "{name:<28} ok: {:>4} operations, {:>5.1} % of the tolerance used, {seconds:.1} s",
+                    done.comparisons,
+                    100.0 * done.worst
+                ))?,
+                // Without the device, nothing can be said of any kernel.
+                Err(error) if self.device == Where::Cuda && crate::device::cuda::open().is_err() => return Err(error),
+                Err(error) => {
+                    failed += 1;
+                    say(format_args!("{name:<28} FAILED: {error}"))?;
+                }
+            }
+        }
+        if failed > 0 {
+            return Err(Error::new(format!("{failed} of {} variants failed", variants.len())));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    #[cfg(emulated)]
+    fn emulated(&self, variant: &'static Variant, drop: Option<&str>, choice: Choice) -> Result<kernels::Outcome> {
+        use crate::device::cuda::driver::emulator::{Options, Order, Site};
+        let drop = match drop.map(|text| (text, Site::parse(text))) {
+            Some((text, None)) => bail!("--drop is {text:?}; it takes FILE:LINE, such as kernels/linear.cu:140"),
+            Some((_, site)) => site,
+            None => None,
+        };
+        let wanted = |order: Order| match self.orders {
+            Orders::All => true,
+            Orders::Forward => order == Order::Forward,
+            Orders::Reverse => order == Order::Reverse,
+            Orders::Random => order == Order::Random,
+        };
+        let schedules = Options::schedules(self.shadow || drop.is_some()).into_iter();
+        let schedules: Vec<_> =
+            schedules.filter(|o| wanted(o.order)).map(|o| Options { drop: drop.clone(), ..o }).collect();
+        kernels::emulated(variant, &schedules, choice)
+    }
+
+    #[cfg(not(emulated))]
+    fn emulated(&self, _variant: &'static Variant, _drop: Option<&str>, _choice: Choice) -> Result<kernels::Outcome> {
+        crate::device::open("emulator", 0).map(|_| kernels::Outcome { comparisons: 0, worst: 0.0 })
+    }
+
+    /// Runs with one barrier, fence, wait or commit left out.
+    fn without(&self, site: &str, variants: &[&'static Variant], choice: Choice) -> Result<ExitCode> {
+        let reached = kernels::reaching(site, variants)?;
+        if reached.is_empty() {
+            bail!("no kernel reaches a barrier, fence, wait or commit at {site}; give file and line as in a report");
+        }
+        let mut noticed = true;
+        for variant in reached {
+            let name = format!("{} {}", variant.operation, variant.name);
+            match self.emulated(variant, Some(site), choice) {
+                Err(error) => say(format_args!("{name:<28} notices: {error}"))?,
+                Ok(_) => {
+                    noticed = false;
+                    say(format_args!("{name:<28} does not notice"))?;
+                }
+            }
+        }
+        Ok(if noticed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}

@@ -1,0 +1,80 @@
+//! Attention: `kernels/attention.cu`. What its backward pass launches alike is here too.
+
+use super::launch::Launch;
+use super::places::Places;
+use crate::device::ops::Attention;
+use crate::tensor::Tensor;
+
+/// Rows of the tiles that pass by: `kColumns` in `kernels/common/attention.cuh`.
+pub(super) const COLUMNS: usize = 32;
+
+/// Queries of a block: `kQueries` in `kernels/attention.cu`.
+const QUERIES: usize = 64;
+
+/// A warp per query.
+pub fn naive(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
+    out.push(parameters(op, places, grid(op, "attention_naive_f32", op.sizes().1, 4, 128)));
+}
+
+/// Whether a head fits the widest tile.
+pub fn fits_tile(op: &Attention) -> bool {
+    op.sizes().4 <= 128
+}
+
+/// A block per 64 queries.
+pub fn tiled(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
+    let (_, tq, _, _, d) = op.sizes();
+    let (kernel, width) = match d {
+        0..=32 => ("attention_tiled_32_f32", 32),
+        33..=64 => ("attention_tiled_64_f32", 64),
+        _ => ("attention_tiled_128_f32", 128),
+    };
+    let launch = grid(op, kernel, tq, QUERIES, 128).shared(4 * ((QUERIES + 2 * COLUMNS) * width + QUERIES * COLUMNS));
+    out.push(parameters(op, places, launch).flag(aligned(op, places, &[&op.q, &op.k, &op.v])));
+}
+
+/// A grid of blocks that own `rows` of `time` queries or keys, for each head of each batch.
+pub(super) fn grid(op: &Attention, kernel: &'static str, time: usize, rows: usize, threads: u32) -> Launch {
+    let (batch, _, _, heads, _) = op.sizes();
+    Launch::new(kernel, 0, threads).grid(time.div_ceil(rows), heads, batch)
+}
+
+/// `FORWARD_PARAMETERS`.
+fn parameters(op: &Attention, places: &Places, launch: Launch) -> Launch {
+    let launch = [&op.q, &op.k, &op.v, &op.out].into_iter().fold(launch, |launch, t| rows(op, places, launch, t));
+    pairs(op, places, launch.ptr(places.ptr(&op.lse)))
+}
+
+/// An operand and its pitch.
+pub(super) fn rows(op: &Attention, places: &Places, launch: Launch, t: &Tensor) -> Launch {
+    launch.ptr(places.ptr(t)).int(pitch(op, t))
+}
+
+/// `PAIR_PARAMETERS`, scale and head size.
+pub(super) fn pairs(op: &Attention, places: &Places, launch: Launch) -> Launch {
+    let (_, tq, tk, _, d) = op.sizes();
+    let (state, site, p) = op.dropout.map_or((0, 0, 0.0), |mask| (places.ptr(&mask.state), mask.site, mask.p));
+    launch
+        .ptr(places.maybe(&op.key_mask))
+        .int(op.key_mask.map_or(0, |mask| mask.pitch))
+        .ptr(state)
+        .word(site)
+        .float(f64::from(p))
+        .flag(op.causal)
+        .int(tq)
+        .int(tk)
+        .float(op.scale)
+        .int(d)
+}
+
+/// Elements from the row of one (batch, time) to the next.
+fn pitch(op: &Attention, t: &Tensor) -> usize {
+    let (_, _, _, heads, d) = op.sizes();
+    if t.is_contiguous() { heads * d } else { t.pitch }
+}
+
+/// Whether every row of every head starts at a multiple of 16 bytes and is whole in pieces of 16 bytes.
+pub(super) fn aligned(op: &Attention, places: &Places, operands: &[&Tensor]) -> bool {
+    let d = op.sizes().4;
+    d.is_multiple_of(4) && operands.iter().all(|t| places.ptr(t).is_multiple_of(16) && pitch(op, t).is_multiple_of(4))
+}

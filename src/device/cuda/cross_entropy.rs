@@ -1,0 +1,57 @@
+//! `cross_entropy`: the scored rows are counted, then the rows, then their sum.
+
+use super::launch::Launch;
+use super::places::Places;
+use crate::device::ops::CrossEntropy;
+
+/// A thread for each row.
+pub fn naive(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
+    let rows = op.logits.rows();
+    let launch = Launch::new("cross_entropy_naive_f32", rows.div_ceil(64), 64);
+    around(op, places, options(operands(launch, op, places).int(rows), op), out);
+}
+
+/// A block for each row.
+pub fn block(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
+    let launch = Launch::new("cross_entropy_block_f32", op.logits.rows(), 256);
+    around(op, places, options(operands(launch, op, places), op), out);
+}
+
+fn operands(launch: Launch, op: &CrossEntropy, places: &Places) -> Launch {
+    launch
+        .ptr(places.ptr(&op.logits))
+        .ptr(places.ptr(&op.labels))
+        .ptr(places.ptr(&op.loss))
+        .ptr(places.ptr(&op.losses))
+        .ptr(places.maybe(&op.dlogits))
+}
+
+fn options(launch: Launch, op: &CrossEntropy) -> Launch {
+    launch
+        .int(op.logits.width)
+        .int(op.logits.pitch)
+        .int(op.dlogits.map_or(0, |t| t.pitch))
+        .signed(op.ignore)
+        .float(op.smoothing)
+        .float(op.weight)
+}
+
+/// The launches before and after that of the rows, which run without any row too: the loss is zero then.
+fn around(op: &CrossEntropy, places: &Places, rows: Launch, out: &mut Vec<Launch>) {
+    let n = op.logits.rows();
+    out.push(
+        Launch::new("cross_entropy_count", 1, 1024)
+            .ptr(places.ptr(&op.labels))
+            .ptr(places.ptr(&op.loss))
+            .int(n)
+            .signed(op.ignore),
+    );
+    out.push(rows);
+    out.push(
+        Launch::new("cross_entropy_loss_f32", 1, 1024)
+            .ptr(places.ptr(&op.losses))
+            .ptr(places.ptr(&op.loss))
+            .int(n)
+            .float(op.weight),
+    );
+}

@@ -1,0 +1,341 @@
+//! One block: its threads as coroutines, and who may run.
+
+use super::clocks::Clocks;
+use super::copies::Copies;
+use super::ffi;
+use super::meeting::{Barrier, Exchange};
+use super::memory::Memory;
+use super::options::{Options, Order, Random};
+use super::registry::Kernel;
+use super::report::{At, Fault, Here, Pc};
+use super::shadow::{Defect, How, Who};
+use super::shared::Shared;
+use crate::device::cuda::launch::Launch;
+use crate::error::{Error, Result};
+use corosensei::stack::{DefaultStack, Stack};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use std::collections::BTreeSet;
+use std::ffi::c_void;
+use std::ops::Range;
+use std::ptr::{NonNull, null};
+
+/// Accesses of a thread between two meetings with others, after which it is taken for an endless loop.
+const FUEL: i64 = 1 << 27;
+/// Rounds in which every thread that has not finished polls a word that nobody changes.
+const SPINS: u32 = 10_000;
+/// Address space of a thread's stack; pages that it does not touch cost nothing.
+const STACK: usize = 256 << 10;
+
+/// Named barriers of a block, 0 among them.
+pub const BARRIERS: usize = 16;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    Ready,
+    AtBarrier(usize),
+    /// Waits for lanes of its warp.
+    AtWarp,
+    /// Polls a word.
+    Spinning,
+    Done,
+    /// Reported; never runs again.
+    Faulty,
+}
+
+type Thread = Coroutine<(), (), (), DefaultStack>;
+
+pub struct State {
+    pub status: Status,
+    yielder: *const Yielder<(), ()>,
+    /// Addresses of its stack.
+    pub stack: Range<usize>,
+    coroutine: Option<Thread>,
+    pub copies: Copies,
+}
+
+/// See the module. Coroutines reach it through a pointer (`ffi`), so nothing here holds a reference across a switch.
+pub struct Block {
+    pub kernel: Kernel,
+    pub options: Options,
+    pub id: [u32; 3],
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// The thread that runs.
+    pub current: usize,
+    pub threads: Vec<State>,
+    pub shared: Shared,
+    /// Shadows in it are used only while blocks run one after another.
+    pub memory: NonNull<Memory>,
+    pub clocks: Option<Clocks>,
+    pub barriers: [Barrier; BARRIERS],
+    /// Of every warp, the meetings that lanes wait in.
+    pub warps: Vec<Vec<Exchange>>,
+    pub random: Random,
+    pub fault: Option<Fault>,
+    /// Barriers, fences, waits and commits that were reached.
+    pub sites: BTreeSet<Here>,
+    spins: u32,
+    stacks: Vec<DefaultStack>,
+}
+
+/// What a worker needs for block after block of one launch.
+pub struct Setup<'a> {
+    pub kernel: Kernel,
+    pub launch: &'a Launch,
+    pub options: &'a Options,
+    pub memory: NonNull<Memory>,
+    pub stacks: Vec<DefaultStack>,
+}
+
+impl Block {
+    pub fn new(setup: Setup) -> Result<Self> {
+        let Setup { kernel, launch, options, memory, mut stacks } = setup;
+        let threads = launch.block.iter().product::<u32>() as usize;
+        while stacks.len() < threads {
+            let stack = DefaultStack::new(STACK).map_err(|e| {
+                Error::new(format!("cannot make stacks for {threads} emulated threads: {e}; is memory limited?"))
+            })?;
+            stacks.push(stack);
+        }
+        Ok(Block {
+            kernel,
+            options: options.clone(),
+            id: [0; 3],
+            grid: launch.grid,
+            block: launch.block,
+            current: 0,
+            threads: Vec::with_capacity(threads),
+            shared: Shared::new(options.checks)?,
+            memory,
+            clocks: None,
+            barriers: std::array::from_fn(|_| Barrier::default()),
+            warps: Vec::new(),
+            random: Random::new(options.seed),
+            fault: None,
+            sites: BTreeSet::new(),
+            spins: 0,
+            stacks,
+        })
+    }
+
+    /// Stacks for a next launch.
+    pub fn into_stacks(self) -> Vec<DefaultStack> {
+        self.stacks
+    }
+
+    pub fn count(&self) -> usize {
+        self.block.iter().product::<u32>() as usize
+    }
+
+    /// Coordinates of a thread.
+    pub fn coordinates(&self, thread: usize) -> [u32; 3] {
+        let ([x, y, _], t) = (self.block, thread as u32);
+        [t % x, t / x % y, t / (x * y)]
+    }
+
+    /// Runs block `id` of the launch to its end, or to its first fault. `args` are the addresses of the parameters.
+    ///
+    /// # Safety
+    /// `args` fit the kernel, and the memory lives.
+    pub unsafe fn run(&mut self, id: [u32; 3], shared: u32, clocks: Option<Clocks>, args: &[*const c_void]) {
+        let count = self.count();
+        self.id = id;
+        self.clocks = clocks;
+        self.shared.begin(shared as usize);
+        self.barriers.iter_mut().for_each(|b| *b = Barrier::default());
+        self.warps = (0..count.div_ceil(32)).map(|_| Vec::new()).collect();
+        self.spins = 0;
+        let (run, args) = (self.kernel.run, args.as_ptr());
+        for _ in 0..count {
+            let Some(stack) = self.stacks.pop() else { return };
+            let body = move |yielder: &Yielder<(), ()>, ()| {
+                ffi::started(yielder);
+                // SAFETY: the caller's promise.
+                unsafe { run(args) };
+            };
+            let range = stack.limit().get()..stack.base().get();
+            let coroutine = Some(Coroutine::with_stack(stack, body));
+            let (status, copies) = (Status::Ready, Copies::default());
+            self.threads.push(State { status, yielder: null(), stack: range, coroutine, copies });
+        }
+        // SAFETY: this block lives until `schedule` returns, and is reached through this pointer alone meanwhile.
+        unsafe { schedule(self) };
+        for mut state in self.threads.drain(..) {
+            let Some(mut coroutine) = state.coroutine.take() else { continue };
+            if !coroutine.done() {
+                // SAFETY: kernels own nothing that would have to be dropped.
+                unsafe { coroutine.force_reset() };
+            }
+            self.stacks.push(coroutine.into_stack());
+        }
+    }
+
+    fn order(&mut self) -> Vec<usize> {
+        let n = self.count();
+        match self.options.order {
+            Order::Forward => (0..n).collect(),
+            Order::Reverse => (0..n).rev().collect(),
+            Order::Random => self.random.permutation(n),
+        }
+    }
+
+    /// Remembers the first fault, and that the current thread is not to go on.
+    pub fn report(&mut self, at: At, what: impl Into<String>) {
+        let thread = self.current;
+        self.report_for(thread, at, what);
+        if let Some(state) = self.threads.get_mut(thread) {
+            state.status = Status::Faulty;
+        }
+    }
+
+    pub fn report_for(&mut self, thread: usize, at: At, what: impl Into<String>) {
+        if self.fault.is_none() {
+            let (kernel, block, thread) = (self.kernel.name, self.id, self.coordinates(thread));
+            self.fault = Some(Fault { kernel, block, thread, at, what: what.into() });
+        }
+    }
+
+    /// Checks an access of the current thread; false when it was reported.
+    pub fn access(&mut self, address: u64, bytes: u64, how: How, copy: bool, at: At) -> bool {
+        let who = Who { thread: self.current, copy };
+        let pc = match &at {
+            At::Access(pc) => *pc,
+            _ => Pc::new(null()),
+        };
+        let write = how != How::Read;
+        let shared = self.shared.contains(address);
+        // SAFETY: with checks on, blocks run one after another, so this is the only user of the memory's shadows.
+        let memory = unsafe { self.memory.as_mut() };
+        let place = match self.shared.locate(address, bytes) {
+            Some(place) => place,
+            None => memory.locate(address, bytes, write),
+        };
+        let Some(clocks) = &self.clocks else { return true };
+        let defect = match place {
+            Ok((shadow, start)) => shadow.access(clocks, who, how, (start, bytes as usize), pc),
+            Err(what) => {
+                self.report(at, format!("out of bounds: {what}"));
+                return false;
+            }
+        };
+        let Some(defect) = defect else { return true };
+        let kind = if shared { "shared" } else { "global" };
+        let what = match defect {
+            Defect::Uninitialised => {
+                format!("uninitialised: {bytes} bytes of {kind} memory are read that were never written")
+            }
+            Defect::Race { other, wrote, pc } => {
+                let verb = match how {
+                    How::Read => "read",
+                    How::Write => "written",
+                    How::Atomic => "changed by an atomic",
+                };
+                let mine = if copy { "an asynchronous copy" } else { "this thread" };
+                format!(
+                    "race: {bytes} bytes of {kind} memory are {verb} by {mine} and {} by {} at {pc}, with no barrier, \
+                     fence or wait that orders the two",
+                    if wrote { "written" } else { "read" },
+                    self.name(other),
+                )
+            }
+        };
+        self.report(at, what);
+        false
+    }
+
+    /// Who a stamp stands for.
+    fn name(&self, stamp: super::clocks::Stamp) -> String {
+        let (who, n) = (stamp.who(), self.count());
+        let [x, y, z] = self.coordinates(who % n);
+        let copy = if who >= n { "an asynchronous copy of " } else { "" };
+        let block = match &self.clocks {
+            Some(clocks) if clocks.instance != stamp.instance() => " of another block",
+            _ => "",
+        };
+        format!("{copy}thread ({x}, {y}, {z}){block}")
+    }
+
+    fn deadlock(&mut self) {
+        let waiting = |block: &Block| block.threads.iter().position(|t| t.status != Status::Done);
+        let Some(first) = waiting(self) else { return };
+        let (at, what) = match self.threads[first].status {
+            Status::AtBarrier(id) => self.barriers[id].describe(self, id),
+            Status::AtWarp => super::meeting::describe_warp(self, first),
+            _ => (At::Kernel, format!("polls a word that nobody changes; {SPINS} rounds")),
+        };
+        self.report_for(first, at, format!("deadlock: {what}"));
+    }
+}
+
+/// Runs threads until all are done or one is faulty.
+///
+/// # Safety
+/// `block` lives, and nothing else uses it meanwhile.
+unsafe fn schedule(block: *mut Block) {
+    let outer = ffi::enter(block);
+    // SAFETY: references to the block end before a coroutine is resumed; while one runs, it alone uses the block.
+    unsafe {
+        loop {
+            let mut progress = false;
+            for i in (*block).order() {
+                let Some(mut coroutine) = (*block).take(i) else { continue };
+                ffi::identify(&*block, FUEL);
+                let done = matches!(coroutine.resume(()), CoroutineResult::Return(()));
+                progress |= (*block).put(i, coroutine, done);
+                if (*block).fault.is_some() {
+                    break;
+                }
+            }
+            if !(*block).next_round(progress) {
+                break;
+            }
+        }
+    }
+    ffi::leave(outer);
+}
+
+impl Block {
+    /// The coroutine of a thread that may run; it becomes the current one.
+    fn take(&mut self, i: usize) -> Option<Thread> {
+        self.current = i;
+        let state = &mut self.threads[i];
+        (state.status == Status::Ready).then(|| state.coroutine.take()).flatten()
+    }
+
+    /// The thread has returned or waits. False when it only polled.
+    fn put(&mut self, i: usize, coroutine: Thread, done: bool) -> bool {
+        let state = &mut self.threads[i];
+        state.coroutine = Some(coroutine);
+        if done {
+            state.status = Status::Done;
+        }
+        state.status != Status::Spinning
+    }
+
+    /// Whether there is more to do after every thread had its turn.
+    fn next_round(&mut self, progress: bool) -> bool {
+        if self.fault.is_some() || self.threads.iter().all(|t| t.status == Status::Done) {
+            return false;
+        }
+        self.spins = if progress { 0 } else { self.spins + 1 };
+        let mut spinning = false;
+        for state in self.threads.iter_mut().filter(|t| t.status == Status::Spinning) {
+            (state.status, spinning) = (Status::Ready, true);
+        }
+        if !progress && (!spinning || self.spins > SPINS) {
+            self.deadlock();
+            return false;
+        }
+        true
+    }
+}
+
+impl State {
+    pub fn set_yielder(&mut self, yielder: *const Yielder<(), ()>) {
+        self.yielder = yielder;
+    }
+
+    pub fn yielder(&self) -> *const Yielder<(), ()> {
+        self.yielder
+    }
+}

@@ -1,0 +1,287 @@
+//! What kernels and the compiler's instrumentation call. These run on a coroutine's stack; where a thread must wait, they
+//! suspend it, and nothing here may unwind.
+
+use super::block::Block;
+use super::meeting::Then;
+use super::report::{At, Here, Pc, undefined};
+use super::shadow::How;
+use corosensei::Yielder;
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ptr::null_mut;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Dim3 {
+    x: u32,
+    y: u32,
+    z: u32,
+}
+
+/// As `Current` in `kernels/emulator/hooks.c`.
+#[repr(C)]
+pub struct Current {
+    thread: Dim3,
+    block: Dim3,
+    block_dim: Dim3,
+    grid_dim: Dim3,
+    checks: c_int,
+    fuel: i64,
+}
+
+unsafe extern "C" {
+    fn emu_current() -> *mut Current;
+}
+
+thread_local! {
+    static BLOCK: Cell<*mut Block> = const { Cell::new(null_mut()) };
+}
+
+/// From now on kernels on this thread of the host belong to `block`. Returns what was there.
+pub fn enter(block: *mut Block) -> *mut Block {
+    BLOCK.replace(block)
+}
+
+/// Instrumented code outside of kernels is not checked.
+pub fn leave(outer: *mut Block) {
+    BLOCK.set(outer);
+    // SAFETY: this thread's own.
+    let current = unsafe { &mut *emu_current() };
+    (current.checks, current.fuel) = (0, i64::MAX);
+}
+
+/// The block's current thread is the one that runs.
+pub fn identify(block: &Block, fuel: i64) {
+    let dim = |[x, y, z]: [u32; 3]| Dim3 { x, y, z };
+    // SAFETY: this thread's own.
+    let current = unsafe { &mut *emu_current() };
+    *current = Current {
+        thread: dim(block.coordinates(block.current)),
+        block: dim(block.id),
+        block_dim: dim(block.block),
+        grid_dim: dim(block.grid),
+        checks: c_int::from(block.options.checks),
+        fuel,
+    };
+}
+
+/// A coroutine begins.
+pub fn started(yielder: &Yielder<(), ()>) {
+    with(|block| {
+        let current = block.current;
+        block.threads[current].set_yielder(yielder);
+    });
+}
+
+/// The block in hand. The reference ends before anybody else runs.
+fn with<R>(f: impl FnOnce(&mut Block) -> R) -> R {
+    let block = BLOCK.get();
+    // SAFETY: set by `enter` for as long as kernels run, and coroutines run one at a time.
+    f(unsafe { &mut *block })
+}
+
+/// Lets others run.
+fn suspend() {
+    let yielder = with(|block| block.threads[block.current].yielder());
+    // SAFETY: this coroutine's own, on its stack.
+    unsafe { (*yielder).suspend(()) }
+}
+
+/// Suspends where the thread must wait; one with a fault never returns.
+fn then(then: Then) {
+    if then == Then::Wait {
+        suspend();
+    }
+}
+
+/// True where the site does nothing: it is the one that is dropped.
+fn dropped(block: &mut Block, site: &Here) -> bool {
+    block.sites.insert(*site);
+    block.options.drop.as_ref().is_some_and(|drop| site.is(drop))
+}
+
+/// # Safety
+/// As [`Here::new`].
+unsafe fn site(file: *const c_char, line: c_int) -> Here {
+    // SAFETY: the caller's promise.
+    unsafe { Here::new(file, line) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_access(address: *const c_void, bytes: usize, write: c_int, pc: *const u8) {
+    let how = if write != 0 { How::Write } else { How::Read };
+    let fine = with(|block| {
+        let address = address as usize;
+        // Of local arrays the compiler's own checks take care.
+        block.threads[block.current].stack.contains(&address)
+            || constant(address) && write == 0
+            || block.access(address as u64, bytes as u64, how, false, At::Access(Pc::new(pc)))
+    });
+    if !fine {
+        suspend();
+    }
+}
+
+unsafe extern "C" {
+    static __executable_start: u8;
+    static _end: u8;
+}
+
+/// Constants lie in the program itself.
+fn constant(address: usize) -> bool {
+    (&raw const __executable_start as usize..&raw const _end as usize).contains(&address)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn emu_watchdog(pc: *const u8) {
+    with(|block| {
+        let what = "an endless loop: it meets no other thread and does not return".to_string();
+        block.report(At::Access(Pc::new(pc)), what);
+    });
+    suspend();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn emu_undefined(kind: c_int, pc: *const u8) {
+    with(|block| block.report(At::Access(Pc::new(pc)), undefined(kind)));
+    suspend();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn emu_shared_static(key: *const c_char, bytes: c_uint, align: c_uint) -> *mut u8 {
+    let array = with(|block| {
+        let array = block.shared.array(key as usize, bytes as usize, align as usize);
+        array.map_err(|what| block.report(At::Kernel, format!("too much shared memory: {what}")))
+    });
+    array.unwrap_or_else(|()| {
+        suspend();
+        null_mut()
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn emu_shared_dynamic() -> *mut u8 {
+    with(|block| block.shared.dynamic())
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_barrier(file: *const c_char, line: c_int, id: c_int, threads: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { site(file, line) };
+    then(with(|block| if dropped(block, &site) { Then::GoOn } else { block.barrier(site, id, threads) }));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_syncwarp(file: *const c_char, line: c_int, mask: c_uint) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { site(file, line) };
+    then(with(|block| match dropped(block, &site) {
+        true => Then::GoOn,
+        false => block.warp(site, mask, "__syncwarp", 0, None),
+    }));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_fence(file: *const c_char, line: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { site(file, line) };
+    with(|block| {
+        let (current, dropped) = (block.current, dropped(block, &site));
+        if let Some(clocks) = block.clocks.as_mut().filter(|_| !dropped) {
+            clocks.fence(current);
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_exchange(
+    file: *const c_char,
+    line: c_int,
+    mask: c_uint,
+    what: *const c_char,
+    bits: u64,
+    out: *mut u64,
+) {
+    // SAFETY: called by kernels with literals, which live as long as the program.
+    let (site, what) = unsafe { (site(file, line), CStr::from_ptr::<'static>(what)) };
+    then(with(|block| block.warp(site, mask, what.to_str().unwrap_or("shuffle"), bits, Some(out))));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_bad_lane(file: *const c_char, line: c_int, mask: c_uint, lane: c_int) {
+    // SAFETY: called by kernels with literals.
+    let at = unsafe { site(file, line) }.at();
+    with(|block| block.report(at, format!("a shuffle reads lane {lane}, which is not in its mask {mask:#010x}")));
+    suspend();
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_atomic(
+    file: *const c_char,
+    line: c_int,
+    address: *mut c_void,
+    _bytes: c_int,
+    operation: c_int,
+    value: u64,
+    compare: u64,
+) -> u64 {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { site(file, line) };
+    let done = with(|block| block.atomic(site, address as u64, operation, value as u32, compare as u32));
+    match done {
+        Some((old, next)) => {
+            then(next);
+            u64::from(old)
+        }
+        None => {
+            suspend();
+            0
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_cp_async(
+    file: *const c_char,
+    line: c_int,
+    shared: *mut u8,
+    global: *const u8,
+    bytes: c_int,
+    from_global: c_int,
+) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { site(file, line) };
+    if !with(|block| block.copy(site, shared, global, bytes as usize, from_global as usize)) {
+        suspend();
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_cp_async_commit(file: *const c_char, line: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { site(file, line) };
+    with(|block| {
+        if !dropped(block, &site) {
+            block.commit();
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_cp_async_wait(file: *const c_char, line: c_int, in_flight: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { site(file, line) };
+    with(|block| {
+        if !dropped(block, &site) {
+            block.wait(in_flight.unsigned_abs());
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_trap(file: *const c_char, line: c_int) {
+    // SAFETY: called by kernels with literals.
+    let at = unsafe { site(file, line) }.at();
+    with(|block| block.report(at, "the kernel stops itself by a trap"));
+    suspend();
+}

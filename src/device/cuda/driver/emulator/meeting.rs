@@ -1,0 +1,167 @@
+//! Where threads wait for each other: barriers of the block, and the lanes of a warp.
+
+use super::block::{Block, Status};
+use super::report::{At, Here};
+
+/// A barrier that some threads have reached.
+#[derive(Default)]
+pub struct Barrier {
+    /// Threads that it waits for; 0: nobody has come yet.
+    expected: usize,
+    site: Option<Here>,
+    waiting: Vec<usize>,
+}
+
+impl Barrier {
+    pub fn describe(&self, block: &Block, id: usize) -> (At, String) {
+        let site = self.site.map_or(At::Kernel, Here::at);
+        let missing = (0..block.count()).filter(|t| !self.waiting.contains(t));
+        let mut others = String::new();
+        for t in missing.take(3) {
+            let [x, y, z] = block.coordinates(t);
+            let does = match block.threads[t].status {
+                Status::Done => "has returned".to_string(),
+                Status::AtBarrier(other) => match &block.barriers[other].site {
+                    Some(site) => format!("waits at barrier {other}, {}", site.site()),
+                    None => format!("waits at barrier {other}"),
+                },
+                Status::AtWarp => "waits for lanes of its warp".to_string(),
+                _ => "polls a word".to_string(),
+            };
+            others += &format!("; thread ({x}, {y}, {z}) {does}");
+        }
+        (site, format!("{} of {} threads are at barrier {id}{others}", self.waiting.len(), self.expected))
+    }
+}
+
+/// Lanes of a warp that meet: for a shuffle, a vote, or to order memory.
+pub struct Exchange {
+    mask: u32,
+    what: &'static str,
+    site: Here,
+    arrived: u32,
+    bits: [u64; 32],
+    /// Where each lane wants everybody's bits.
+    out: [Option<*mut u64>; 32],
+}
+
+pub fn describe_warp(block: &Block, thread: usize) -> (At, String) {
+    let lane = thread % 32;
+    let Some(meeting) = block.warps[thread / 32].iter().find(|m| m.arrived >> lane & 1 == 1) else {
+        return (At::Kernel, "a lane waits for nobody".into());
+    };
+    let what = format!(
+        "{} with mask {:#010x} waits for lanes {:#010x} that never come",
+        meeting.what,
+        meeting.mask,
+        meeting.mask & !meeting.arrived
+    );
+    (meeting.site.at(), what)
+}
+
+/// What a thread does after it has come to a meeting.
+#[derive(PartialEq, Eq)]
+pub enum Then {
+    GoOn,
+    /// Suspend; it is called again when it may go on, or never.
+    Wait,
+}
+
+impl Block {
+    /// The current thread comes to a barrier of `threads` threads; a negative number: all of the block.
+    pub fn barrier(&mut self, site: Here, id: i32, threads: i32) -> Then {
+        let all = self.count();
+        let expected = usize::try_from(threads).unwrap_or(all);
+        let Some(number) = usize::try_from(id).ok().filter(|id| *id < self.barriers.len()) else {
+            self.report(site.at(), format!("there is no barrier {id}: barriers are 0 to 15"));
+            return Then::Wait;
+        };
+        if expected != all && !expected.is_multiple_of(32) || expected == 0 || expected > all {
+            let what = format!("barrier {id} for {expected} threads of {all}: whole warps of the block are needed");
+            self.report(site.at(), what);
+            return Then::Wait;
+        }
+        let current = self.current;
+        let barrier = &mut self.barriers[number];
+        if barrier.expected == 0 {
+            (barrier.expected, barrier.site) = (expected, Some(site));
+        }
+        let other = barrier.site.filter(|other| threads < 0 && *other != site);
+        if barrier.expected != expected {
+            let what = format!("barrier {id} for {expected} threads, which others meet at for {}", barrier.expected);
+            self.report(site.at(), what);
+            return Then::Wait;
+        }
+        if let Some(other) = other {
+            let what = format!("divergent barrier: other threads of the block are at the one in {}", other.site());
+            self.report(site.at(), what);
+            return Then::Wait;
+        }
+        barrier.waiting.push(current);
+        if barrier.waiting.len() < expected {
+            self.threads[current].status = Status::AtBarrier(number);
+            return Then::Wait;
+        }
+        let waiting = std::mem::take(&mut self.barriers[number]).waiting;
+        if let Some(clocks) = &mut self.clocks {
+            if expected == all { clocks.meet_all() } else { clocks.meet(&waiting) }
+        }
+        waiting.iter().for_each(|&t| self.threads[t].status = Status::Ready);
+        Then::GoOn
+    }
+
+    /// The current thread comes to a meeting of its warp. `bits` are given to all; `out`, where given, takes those of the 32
+    /// lanes. Without `out` the meeting orders memory.
+    pub fn warp(&mut self, site: Here, mask: u32, what: &'static str, bits: u64, out: Option<*mut u64>) -> Then {
+        let (current, count) = (self.current, self.count());
+        let (warp, lane) = (current / 32, current % 32);
+        let lanes = count - warp * 32;
+        let exist = if lanes >= 32 { u32::MAX } else { (1 << lanes) - 1 };
+        if mask >> lane & 1 == 0 {
+            self.report(site.at(), format!("{what}: lane {lane} is not in its own mask {mask:#010x}"));
+            return Then::Wait;
+        }
+        if mask & !exist != 0 {
+            self.report(site.at(), format!("{what}: mask {mask:#010x} names lanes that this warp of {lanes} has not"));
+            return Then::Wait;
+        }
+        let meetings = &mut self.warps[warp];
+        let index = match meetings.iter().position(|m| m.mask & mask != 0) {
+            Some(index) => index,
+            None => {
+                let meeting = Exchange { mask, what, site, arrived: 0, bits: [0; 32], out: [None; 32] };
+                meetings.push(meeting);
+                meetings.len() - 1
+            }
+        };
+        let meeting = &mut meetings[index];
+        if (meeting.mask, meeting.what) != (mask, what) || meeting.site != site {
+            let what = format!(
+                "divergent warp: {what} with mask {mask:#010x}, while other lanes are at {} with mask {:#010x} in {}",
+                meeting.what,
+                meeting.mask,
+                meeting.site.site()
+            );
+            self.report(site.at(), what);
+            return Then::Wait;
+        }
+        meeting.arrived |= 1 << lane;
+        meeting.bits[lane] = bits;
+        meeting.out[lane] = out;
+        if meeting.arrived != mask {
+            self.threads[current].status = Status::AtWarp;
+            return Then::Wait;
+        }
+        let meeting = self.warps[warp].swap_remove(index);
+        let members: Vec<usize> = (0..32).filter(|l| mask >> l & 1 == 1).map(|l| warp * 32 + l).collect();
+        for target in meeting.out.iter().flatten() {
+            // SAFETY: each lane waits in `emu_exchange`, whose caller's array of 32 words this is.
+            unsafe { std::ptr::copy_nonoverlapping(meeting.bits.as_ptr(), *target, 32) };
+        }
+        if let Some(clocks) = self.clocks.as_mut().filter(|_| out.is_none()) {
+            clocks.meet(&members);
+        }
+        members.iter().for_each(|&t| self.threads[t].status = Status::Ready);
+        Then::GoOn
+    }
+}

@@ -1,0 +1,217 @@
+//! Emulated device memory: allocations of the host, each with its shadow, and what the operation in hand may touch.
+
+use super::clocks::Seen;
+use super::shadow::Shadow;
+use crate::bail;
+use crate::device::cuda::driver::Rows;
+use crate::device::cuda::launch::Region;
+use crate::device::ops::Access;
+use crate::error::{Error, Result};
+use crate::memory;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::{BTreeMap, HashMap};
+
+/// As cudaMalloc aligns.
+const ALIGNMENT: usize = 256;
+
+struct Allocation {
+    layout: Layout,
+    bytes: usize,
+    /// Made when checks are first asked for.
+    shadow: Option<Shadow>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Memory {
+    /// By address.
+    allocations: BTreeMap<u64, Allocation>,
+    /// Where the current operation may read and write; none: everywhere.
+    regions: Vec<Region>,
+    /// What atomics on a word have published.
+    pub published: HashMap<u64, Seen>,
+}
+
+// SAFETY: allocations are plain memory that this value owns.
+unsafe impl Send for Memory {}
+
+impl Memory {
+    pub fn alloc(&mut self, bytes: usize) -> Result<u64> {
+        let layout = Layout::from_size_align(bytes.max(1).next_multiple_of(ALIGNMENT), ALIGNMENT).map_err(|_| {
+            Error::new(format!("an arena of {bytes} bytes is beyond any memory; use a smaller batch or model"))
+        })?;
+        memory::require(bytes)?;
+        // SAFETY: the layout has a size above zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        if start.is_null() {
+            return Err(memory::refused(bytes));
+        }
+        self.allocations.insert(start as u64, Allocation { layout, bytes, shadow: None });
+        Ok(start as u64)
+    }
+
+    pub fn free(&mut self, address: u64) {
+        if let Some(allocation) = self.allocations.remove(&address) {
+            // SAFETY: allocated in `alloc` with this layout and removed from the map just now.
+            unsafe { dealloc(address as *mut u8, allocation.layout) }
+        }
+        self.published.clear();
+    }
+
+    /// The allocation that holds all of these bytes: its start, and how many it has.
+    fn find(&self, address: u64, bytes: u64) -> Option<(u64, u64)> {
+        let (start, allocation) = self.allocations.range(..=address).next_back()?;
+        let size = allocation.bytes as u64;
+        (address.checked_add(bytes)? <= start + size).then_some((*start, size))
+    }
+
+    /// Rows lie inside one allocation.
+    fn check(&self, rows: &Rows) -> Result<()> {
+        let bytes = rows.rows.saturating_sub(1) * rows.pitch + rows.width;
+        if rows.rows * rows.width > 0 && self.find(rows.address, bytes as u64).is_none() {
+            bail!("{bytes} bytes at {:#x} lie in no allocation of the emulator", rows.address);
+        }
+        Ok(())
+    }
+
+    pub fn write(&mut self, to: &Rows, bytes: &[u8]) -> Result<()> {
+        self.check(to)?;
+        for (r, row) in bytes.chunks_exact(to.width.max(1)).enumerate().take(to.rows) {
+            let at = to.address + (r * to.pitch) as u64;
+            // SAFETY: inside an allocation; `&mut self` excludes kernels.
+            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), at as *mut u8, row.len()) };
+            self.mark(at, row.len(), true);
+        }
+        Ok(())
+    }
+
+    pub fn read(&self, from: &Rows, bytes: &mut [u8]) -> Result<()> {
+        self.check(from)?;
+        for (r, row) in bytes.chunks_exact_mut(from.width.max(1)).enumerate().take(from.rows) {
+            let at = from.address + (r * from.pitch) as u64;
+            // SAFETY: inside an allocation, which is always initialised memory of the host.
+            unsafe { std::ptr::copy_nonoverlapping(at as *const u8, row.as_mut_ptr(), row.len()) };
+        }
+        Ok(())
+    }
+
+    pub fn copy(&mut self, from: &Rows, to: &Rows) -> Result<()> {
+        self.check(from)?;
+        self.check(to)?;
+        for r in 0..from.rows.min(to.rows) {
+            let (source, target) = (from.address + (r * from.pitch) as u64, to.address + (r * to.pitch) as u64);
+            // SAFETY: both inside allocations; `copy` allows them to overlap.
+            unsafe { std::ptr::copy(source as *const u8, target as *mut u8, from.width.min(to.width)) };
+            self.mark(target, to.width, true);
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, address: u64, bytes: usize, written: bool) {
+        let Some((start, _)) = self.find(address, bytes as u64) else { return };
+        if let Some(shadow) = self.allocations.get_mut(&start).and_then(|a| a.shadow.as_mut()) {
+            shadow.mark((address - start) as usize, bytes, written);
+        }
+    }
+
+    /// What the operation that begins may touch. With checks on, what it must write counts as not written yet, unless it is
+    /// read in place.
+    pub fn operands(&mut self, regions: &[Region], checks: bool) {
+        self.regions.clear();
+        self.regions.extend_from_slice(regions);
+        if !checks {
+            return;
+        }
+        self.shadow_all();
+        for pass in [Access::Write, Access::Read] {
+            for region in regions.iter().filter(|r| (r.access == Access::Write) == (pass == Access::Write)) {
+                for r in 0..region.rows.rows {
+                    let at = region.rows.address + (r * region.rows.pitch) as u64;
+                    self.mark(at, region.rows.width, pass != Access::Write);
+                }
+            }
+        }
+    }
+
+    /// Every allocation has a shadow from now on.
+    pub fn shadow_all(&mut self) {
+        for allocation in self.allocations.values_mut().filter(|a| a.shadow.is_none()) {
+            allocation.shadow = Some(Shadow::global(allocation.bytes));
+        }
+    }
+
+    /// Forgets all accesses: numbers of blocks begin again.
+    pub fn forget(&mut self) {
+        self.allocations.values_mut().filter_map(|a| a.shadow.as_mut()).for_each(Shadow::forget);
+        self.published.clear();
+    }
+
+    /// These bytes count as not written: what a fresh cudaMalloc holds.
+    pub fn poison(&mut self, address: u64, bytes: usize) {
+        self.shadow_all();
+        self.mark(address, bytes, false);
+    }
+
+    /// The shadow of an access and where in it the access begins.
+    ///
+    /// # Errors
+    /// What is wrong with the address.
+    pub fn locate(&mut self, address: u64, bytes: u64, write: bool) -> Result<(&mut Shadow, usize), String> {
+        let Some((start, _)) = self.find(address, bytes) else { return Err(self.outside(address, bytes)) };
+        if !self.regions.is_empty() && !self.regions.iter().any(|r| allows(r, address, bytes, write)) {
+            return Err(self.forbidden(address, bytes, write));
+        }
+        match self.allocations.get_mut(&start).and_then(|a| a.shadow.as_mut()) {
+            Some(shadow) => Ok((shadow, (address - start) as usize)),
+            None => Err("an access to memory without a shadow".into()),
+        }
+    }
+
+    fn outside(&self, address: u64, bytes: u64) -> String {
+        let before = self.allocations.range(..=address).next_back();
+        match before {
+            Some((start, a)) if address < start + a.bytes as u64 + (1 << 20) => {
+                let past = (address + bytes - start).saturating_sub(a.bytes as u64);
+                format!("{bytes} bytes end {past} bytes behind a global allocation of {} bytes", a.bytes)
+            }
+            _ => match self.allocations.range(address..).next() {
+                Some((start, a)) if start - address < 1 << 20 => {
+                    let short = start - address;
+                    format!("{bytes} bytes begin {short} bytes before a global allocation of {} bytes", a.bytes)
+                }
+                _ => format!("{bytes} bytes at {address:#x}, which is neither global nor shared memory of this block"),
+            },
+        }
+    }
+
+    fn forbidden(&self, address: u64, bytes: u64, write: bool) -> String {
+        let verb = if write { "written" } else { "read" };
+        let readable = self.regions.iter().any(|r| allows(r, address, bytes, false));
+        if write && readable {
+            return format!("{bytes} bytes of an operand are written that the operation only reads");
+        }
+        format!("{bytes} bytes are {verb} outside of the operation's operands")
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let all: Vec<u64> = self.allocations.keys().copied().collect();
+        all.into_iter().for_each(|address| self.free(address));
+    }
+}
+
+/// The region holds all of these bytes, and may be used so.
+fn allows(region: &Region, address: u64, bytes: u64, write: bool) -> bool {
+    let rows = &region.rows;
+    let Some(offset) = address.checked_sub(rows.address) else { return false };
+    if write && region.access == Access::Read || rows.rows == 0 {
+        return false;
+    }
+    let (pitch, width) = (rows.pitch.max(1) as u64, rows.width as u64);
+    // Rows back to back are one.
+    if pitch == width {
+        return offset + bytes <= width * rows.rows as u64;
+    }
+    offset / pitch < rows.rows as u64 && offset % pitch + bytes <= width
+}

@@ -1,0 +1,237 @@
+//! Emulated hardware: the kernels of `kernels/`, compiled by the host's C++ compiler and run thread for thread.
+//!
+//! Each thread of a block is a coroutine that runs until it must wait. The compiler's instrumentation for its thread sanitizer
+//! brings every load and store here, where with [`Options::checks`] it is held against bounds, initialisation and the order
+//! that barriers, fences and waits make. What is wrong is an error that names kernel, block, thread and source line.
+
+mod atomics;
+mod block;
+mod clocks;
+mod copies;
+mod ffi;
+mod meeting;
+mod memory;
+mod options;
+mod registry;
+mod report;
+mod shadow;
+mod shared;
+
+pub use options::{Arrival, Log, Options, Order};
+pub use registry::{Kernel, find, kernels};
+pub use report::{Fault, Site};
+
+use super::{Driver, Rows};
+use crate::bail;
+use crate::device::cuda::launch::{Launch, Region};
+use crate::error::{Error, Result};
+use block::{Block, Setup};
+use clocks::{Clocks, Stamp};
+use corosensei::stack::DefaultStack;
+use memory::Memory;
+use options::Random;
+use std::collections::BTreeSet;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// See the module.
+#[derive(Default)]
+pub struct Emulator {
+    pub options: Options,
+    memory: Memory,
+    stacks: Vec<DefaultStack>,
+    /// Blocks that have run with checks.
+    instances: u32,
+    launches: u64,
+    /// The last launch's fault.
+    pub fault: Option<Fault>,
+}
+
+/// What a worker hands back.
+#[derive(Default)]
+struct Finished {
+    fault: Option<Fault>,
+    sites: BTreeSet<Site>,
+    stacks: Vec<DefaultStack>,
+}
+
+struct Shared(NonNull<Memory>);
+
+// SAFETY: workers reach allocations' bytes as a GPU's blocks do; shadows only where there is one worker.
+unsafe impl Sync for Shared {}
+
+impl Emulator {
+    pub fn new(options: Options) -> Self {
+        Emulator { options, ..Emulator::default() }
+    }
+
+    /// These bytes count as never written, as after a fresh cudaMalloc.
+    pub fn poison(&mut self, address: u64, bytes: usize) {
+        self.memory.poison(address, bytes);
+    }
+
+    fn check(launch: &Launch) -> Result<Kernel> {
+        let Some(kernel) = find(launch.kernel) else { bail!("there is no emulated kernel {:?}", launch.kernel) };
+        let name = kernel.name;
+        let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
+        let [x, y, z] = launch.grid;
+        if threads == 0 || threads > u64::from(kernel.threads) {
+            bail!("{name}: {threads} threads a block, but it is made for 1 to {}", kernel.threads);
+        }
+        if x > i32::MAX as u32 || y > 65_535 || z > 65_535 || launch.is_empty() || launch.block[2] > 64 {
+            bail!("{name}: a grid of {x} x {y} x {z} blocks is empty or beyond the limits of CUDA");
+        }
+        if launch.shared as usize > shared::MOST {
+            bail!("{name}: {} bytes of shared memory, but a block has at most {}", launch.shared, shared::MOST);
+        }
+        if launch.args.sizes() != kernel.sizes {
+            let (given, wanted) = (launch.args.sizes(), kernel.sizes);
+            bail!("{name}: parameters of {given:?} bytes are given, but it takes {wanted:?}");
+        }
+        Ok(kernel)
+    }
+
+    /// Clocks of the next blocks, with checks on: the number of the first.
+    fn number(&mut self, blocks: u32) -> u32 {
+        if self.instances > Stamp::INSTANCES - 2 - blocks.min(Stamp::INSTANCES / 2) {
+            self.memory.forget();
+            self.instances = 0;
+        }
+        let first = self.instances + 1;
+        self.instances += blocks;
+        first
+    }
+
+    fn run(&mut self, kernel: Kernel, launch: &Launch) -> Result<()> {
+        let [x, y, z] = launch.grid;
+        let blocks = x as usize * y as usize * z as usize;
+        let checks = self.options.checks;
+        if checks && blocks > Stamp::INSTANCES as usize / 2 {
+            bail!("{}: {blocks} blocks are more than the checks can tell apart; use smaller shapes", kernel.name);
+        }
+        let first = if checks { self.number(blocks as u32) } else { 0 };
+        if checks {
+            self.memory.shadow_all();
+        }
+        self.launches += 1;
+        let options = Options { seed: self.options.seed.wrapping_add(self.launches), ..self.options.clone() };
+        let order = block_order(&options, blocks);
+        let workers = if checks { 1 } else { workers(&options, blocks, launch) };
+        let (next, found) = (AtomicUsize::new(0), Mutex::new(Finished::default()));
+        let memory = Shared(NonNull::from(&mut self.memory));
+        let stacks = Mutex::new(std::mem::take(&mut self.stacks));
+        let slots = launch.args.slots();
+        let work = || -> Result<()> {
+            let memory = &memory;
+            let args: Vec<*const c_void> = slots.iter().map(|slot| (slot as *const u64).cast()).collect();
+            let threads = launch.block.iter().product::<u32>() as usize;
+            let own = {
+                let mut all = stacks.lock().unwrap_or_else(|e| e.into_inner());
+                let keep = all.len().saturating_sub(threads);
+                all.split_off(keep)
+            };
+            let mut block = Block::new(Setup { kernel, launch, options: &options, memory: memory.0, stacks: own })?;
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= blocks || block.fault.is_some() {
+                    break;
+                }
+                let number = order.as_ref().map_or(i, |order| order[i]) as u32;
+                let id = [number % x, number / x % y, number / x / y];
+                let threads = block.count();
+                let clocks = checks.then(|| Clocks::new(first + i as u32, first, threads));
+                // SAFETY: sizes of parameters were checked, and the memory outlives this scope.
+                unsafe { block.run(id, launch.shared, clocks, &args) };
+            }
+            if block.fault.is_some() {
+                next.store(blocks, Ordering::Relaxed);
+            }
+            let mut found = found.lock().unwrap_or_else(|e| e.into_inner());
+            found.fault = found.fault.take().or(block.fault.take());
+            found.sites.extend(block.sites.iter().map(|here| here.site()));
+            found.stacks.append(&mut block.into_stacks());
+            Ok(())
+        };
+        let done = if workers == 1 {
+            work()
+        } else {
+            std::thread::scope(|scope| {
+                let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+                let mine = work();
+                let lost = || Err(Error::new("a worker of the emulator has panicked"));
+                others.into_iter().map(|w| w.join().unwrap_or_else(|_| lost())).fold(mine, |all, one| all.and(one))
+            })
+        };
+        let Finished { fault, mut sites, stacks: mut back } = found.into_inner().unwrap_or_else(|e| e.into_inner());
+        self.stacks = stacks.into_inner().unwrap_or_else(|e| e.into_inner());
+        self.stacks.append(&mut back);
+        if let Some(log) = &self.options.log {
+            let mut log = log.lock().unwrap_or_else(|e| e.into_inner());
+            log.kernels.insert(kernel.name);
+            log.sites.append(&mut sites);
+        }
+        self.fault = fault;
+        done?;
+        match &self.fault {
+            Some(fault) => Err(Error::new(fault.to_string())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Blocks in another order than by number.
+fn block_order(options: &Options, blocks: usize) -> Option<Vec<usize>> {
+    match options.order {
+        Order::Forward => None,
+        Order::Reverse => Some((0..blocks).rev().collect()),
+        Order::Random => Some(Random::new(options.seed).permutation(blocks)),
+    }
+}
+
+/// Threads of the host for a launch: small ones are not worth a second.
+fn workers(options: &Options, blocks: usize, launch: &Launch) -> usize {
+    const WORTHWHILE: usize = 1_024;
+    let threads = blocks * launch.block.iter().product::<u32>() as usize;
+    let most = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    if threads < WORTHWHILE { 1 } else { most.min(blocks).max(1) }
+}
+
+impl Driver for Emulator {
+    fn alloc(&mut self, bytes: usize) -> Result<u64> {
+        self.memory.alloc(bytes)
+    }
+
+    fn free(&mut self, address: u64) {
+        self.memory.free(address);
+    }
+
+    fn write(&mut self, to: Rows, bytes: &[u8]) -> Result<()> {
+        self.memory.write(&to, bytes)
+    }
+
+    fn read(&mut self, from: Rows, bytes: &mut [u8]) -> Result<()> {
+        self.memory.read(&from, bytes)
+    }
+
+    fn copy(&mut self, from: Rows, to: Rows) -> Result<()> {
+        self.memory.copy(&from, &to)
+    }
+
+    fn operands(&mut self, regions: &[Region]) {
+        self.memory.operands(regions, self.options.checks);
+    }
+
+    fn launch(&mut self, launch: &Launch) -> Result<()> {
+        let kernel = Self::check(launch)?;
+        self.run(kernel, launch)
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! Shadow memory: for every word what was written, by whom it was last written and read, and from which line.
+//!
+//! A race is two accesses to a byte, at least one of them a write and not both atomic, neither of which lies before the other
+//! by [`Clocks`]. Two readers and two writers of a word are remembered: of any number of unordered readers, a writer
+//! races with one of the two.
+
+use super::clocks::{Clocks, Stamp};
+use super::report::Pc;
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    stamp: Stamp,
+    pc: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    writes: [Slot; 2],
+    reads: [Slot; 2],
+}
+
+/// How an access touches memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    Read,
+    Write,
+    /// Reads and writes at once.
+    Atomic,
+}
+
+/// Who accesses: a thread, or one of its asynchronous copies.
+#[derive(Clone, Copy)]
+pub struct Who {
+    pub thread: usize,
+    pub copy: bool,
+}
+
+/// What is wrong with an access.
+pub enum Defect {
+    Uninitialised,
+    Race { other: Stamp, wrote: bool, pc: Pc },
+}
+
+/// The shadow of one allocation.
+pub struct Shadow {
+    cells: Vec<Cell>,
+    /// For each word one bit for each byte that was written.
+    written: Vec<u8>,
+    /// Each block has its own memory here: what another one did is of no concern.
+    private: bool,
+}
+
+impl Shadow {
+    /// Of global memory, all of it written.
+    pub fn global(bytes: usize) -> Self {
+        let words = bytes.div_ceil(4);
+        Shadow { cells: vec![Cell::default(); words], written: vec![15; words], private: false }
+    }
+
+    /// Of shared memory, none of it written.
+    pub fn shared(bytes: usize) -> Self {
+        let words = bytes.div_ceil(4);
+        Shadow { cells: vec![Cell::default(); words], written: vec![0; words], private: true }
+    }
+
+    /// Forgets all accesses, not what was written.
+    pub fn forget(&mut self) {
+        self.cells.fill(Cell::default());
+    }
+
+    /// Bytes count as written, or as not.
+    pub fn mark(&mut self, start: usize, bytes: usize, written: bool) {
+        for_words(start, bytes, |word, mask| {
+            let old = &mut self.written[word];
+            *old = if written { *old | mask } else { *old & !mask };
+        });
+    }
+
+    /// Checks and remembers an access of `bytes` bytes at `start`. Of more than one defect, one.
+    pub fn access(
+        &mut self,
+        clocks: &Clocks,
+        who: Who,
+        how: How,
+        (start, bytes): (usize, usize),
+        pc: Pc,
+    ) -> Option<Defect> {
+        let mut defect = None;
+        for_words(start, bytes, |word, mask| {
+            if how != How::Write && self.written[word] & mask != mask {
+                defect.get_or_insert(Defect::Uninitialised);
+            }
+            if how != How::Read {
+                self.written[word] |= mask;
+            }
+            let cell = &mut self.cells[word];
+            if self.private {
+                cell.keep(clocks.instance);
+            }
+            let found = cell.access(clocks, who, how, mask, pc);
+            if defect.is_none() {
+                defect = found;
+            }
+        });
+        defect
+    }
+}
+
+fn for_words(start: usize, bytes: usize, mut each: impl FnMut(usize, u8)) {
+    let mut at = start;
+    while at < start + bytes {
+        let (word, first) = (at / 4, at % 4);
+        let n = (4 - first).min(start + bytes - at);
+        each(word, ((1u8 << n) - 1) << first);
+        at += n;
+    }
+}
+
+impl Cell {
+    /// Forgets what other blocks did.
+    fn keep(&mut self, instance: u32) {
+        for slot in self.reads.iter_mut().chain(&mut self.writes).filter(|s| s.stamp.instance() != instance) {
+            *slot = Slot::default();
+        }
+    }
+
+    fn access(&mut self, clocks: &Clocks, who: Who, how: How, mask: u8, pc: Pc) -> Option<Defect> {
+        let atomic = how == How::Atomic;
+        // An asynchronous copy knows what its thread knew when it was started, but lies beside it afterwards.
+        let conflict = |slot: &Slot| {
+            slot.stamp.mask() & mask != 0 && !(atomic && slot.stamp.atomic()) && !clocks.before(slot.stamp, who.thread)
+        };
+        let race = |slot: &Slot, wrote| Defect::Race { other: slot.stamp, wrote, pc: Pc::unpack(slot.pc) };
+        let mut defect = self.writes.iter().find(|s| conflict(s)).map(|s| race(s, true));
+        if how != How::Read && defect.is_none() {
+            defect = self.reads.iter().find(|s| conflict(s)).map(|s| race(s, false));
+        }
+        let new = Slot { stamp: clocks.stamp(who.thread, who.copy, mask, atomic), pc: pc.pack() };
+        match how {
+            How::Read => self.read(clocks, who, new),
+            _ => self.write(new, mask),
+        }
+        defect
+    }
+
+    fn read(&mut self, clocks: &Clocks, who: Who, new: Slot) {
+        let same = |s: &Slot| (s.stamp.instance(), s.stamp.who()) == (new.stamp.instance(), new.stamp.who());
+        let gone = |s: &Slot| s.stamp.mask() == 0 || clocks.before(s.stamp, who.thread);
+        if let Some(slot) = self.reads.iter_mut().find(|s| same(s)) {
+            let both = slot.stamp.mask() | new.stamp.mask();
+            *slot = Slot { stamp: new.stamp.with_mask(both), ..new };
+        } else if let Some(slot) = self.reads.iter_mut().find(|s| gone(s)) {
+            *slot = new;
+        }
+    }
+
+    fn write(&mut self, new: Slot, mask: u8) {
+        let covered = |s: &Slot| s.stamp.mask() & !mask == 0;
+        // What lies before this write and wholly under it needs no memory: a race with it is one with this write too.
+        for slot in self.reads.iter_mut().chain(&mut self.writes) {
+            if covered(slot) {
+                *slot = Slot::default();
+            }
+        }
+        let free = self.writes.iter().position(|s| s.stamp.mask() == 0).unwrap_or(1);
+        self.writes[free] = new;
+    }
+}

@@ -1,0 +1,119 @@
+//! Shared memory of one block: fixed arrays from 1 KiB on, as sm_90 reserves the first, and what the launch asked for behind.
+
+use super::shadow::Shadow;
+use crate::error::{Error, Result};
+use std::alloc::{Layout, alloc, dealloc};
+
+/// Fixed arrays end here: the limit of CUDA.
+const STATIC_BEGIN: usize = 1 << 10;
+const STATIC_END: usize = STATIC_BEGIN + (48 << 10);
+const DYNAMIC_BEGIN: usize = 64 << 10;
+/// The most that a block of sm_90 may have.
+pub const MOST: usize = 227 << 10;
+const SIZE: usize = DYNAMIC_BEGIN + MOST;
+/// Between two arrays, so that the end of one is not the start of the next.
+const GAP: usize = 64;
+
+/// See the module.
+pub struct Shared {
+    start: *mut u8,
+    /// One array for each place in the source that declares it: key, offset, bytes.
+    arrays: Vec<(usize, usize, usize)>,
+    end: usize,
+    dynamic: usize,
+    shadow: Option<Shadow>,
+}
+
+impl Shared {
+    fn layout() -> Layout {
+        // SAFETY: a power of two, and a size that does not overflow.
+        unsafe { Layout::from_size_align_unchecked(SIZE, 1024) }
+    }
+
+    pub fn new(checks: bool) -> Result<Self> {
+        // SAFETY: the layout has a size above zero.
+        let start = unsafe { alloc(Self::layout()) };
+        if start.is_null() {
+            return Err(Error::new(format!("out of memory: {SIZE} bytes wanted for the shared memory of a block")));
+        }
+        // SAFETY: all of the allocation.
+        unsafe { start.write_bytes(0xff, SIZE) };
+        let shadow = checks.then(|| Shadow::shared(SIZE));
+        Ok(Shared { start, arrays: Vec::new(), end: STATIC_BEGIN, dynamic: 0, shadow })
+    }
+
+    /// For a next block: NaN everywhere, and nothing counts as written.
+    pub fn begin(&mut self, dynamic: usize) {
+        for (from, to) in [(STATIC_BEGIN, self.end), (DYNAMIC_BEGIN, DYNAMIC_BEGIN + self.dynamic.max(dynamic))] {
+            // SAFETY: inside the allocation.
+            unsafe { self.start.add(from).write_bytes(0xff, to - from) };
+            if let Some(shadow) = &mut self.shadow {
+                shadow.mark(from, to - from, false);
+            }
+        }
+        self.arrays.clear();
+        self.end = STATIC_BEGIN;
+        self.dynamic = dynamic;
+    }
+
+    /// The array that is declared at this place.
+    ///
+    /// # Errors
+    /// More than 48 KiB of fixed arrays, or more than a block may have.
+    pub fn array(&mut self, key: usize, bytes: usize, align: usize) -> Result<*mut u8, String> {
+        let known = self.arrays.iter().find(|(k, ..)| *k == key).map(|(_, offset, _)| *offset);
+        let offset = known.unwrap_or_else(|| self.end.next_multiple_of(align.max(16)));
+        if known.is_none() {
+            self.arrays.push((key, offset, bytes));
+            self.end = offset + bytes + GAP;
+            let used: usize = self.arrays.iter().map(|(.., bytes)| bytes).sum();
+            if used > STATIC_END - STATIC_BEGIN || self.end > DYNAMIC_BEGIN || used + self.dynamic > MOST {
+                return Err(format!("{used} bytes of fixed shared memory, beside {} of the launch", self.dynamic));
+            }
+        }
+        // SAFETY: inside the allocation.
+        Ok(unsafe { self.start.add(offset) })
+    }
+
+    pub fn dynamic(&self) -> *mut u8 {
+        // SAFETY: inside the allocation.
+        unsafe { self.start.add(DYNAMIC_BEGIN) }
+    }
+
+    /// The shadow of an access to shared memory and where in it the access begins; `None` for another address.
+    ///
+    /// # Errors
+    /// What is wrong with the address.
+    pub fn locate(&mut self, address: u64, bytes: u64) -> Option<Result<(&mut Shadow, usize), String>> {
+        let offset = usize::try_from(address.checked_sub(self.start as u64)?).ok().filter(|o| *o < SIZE)?;
+        let end = offset + bytes as usize;
+        let dynamic = (DYNAMIC_BEGIN, self.dynamic);
+        let arrays = self.arrays.iter().map(|(_, offset, bytes)| (*offset, *bytes));
+        let inside = |(start, size): (usize, usize)| offset >= start && end <= start + size;
+        if !arrays.chain([dynamic]).any(inside) {
+            let before = self.arrays.iter().filter(|(_, start, _)| *start <= offset).max_by_key(|(_, start, _)| *start);
+            return Some(Err(match before {
+                Some((_, start, size)) if offset < DYNAMIC_BEGIN - GAP => {
+                    format!(
+                        "{bytes} bytes end {} bytes behind an array of {size} bytes in shared memory",
+                        end - start - size
+                    )
+                }
+                _ => format!("{bytes} bytes lie outside of the {} bytes of shared memory of the launch", self.dynamic),
+            }));
+        }
+        self.shadow.as_mut().map(|shadow| Ok((shadow, offset)))
+    }
+
+    /// Whether this is an address of shared memory.
+    pub fn contains(&self, address: u64) -> bool {
+        address.checked_sub(self.start as u64).is_some_and(|offset| offset < SIZE as u64)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.start, Self::layout()) }
+    }
+}

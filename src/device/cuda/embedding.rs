@@ -1,0 +1,98 @@
+//! `embedding` and its backward.
+
+use super::fill::tiles;
+use super::launch::Launch;
+use super::places::Places;
+use crate::device::ops::{Embedding, EmbeddingBackward};
+
+const THREADS: u32 = 128;
+
+/// A row of blocks for each of `rows`, four columns for each thread.
+fn rows(kernel: &'static str, rows: usize, width: usize) -> Launch {
+    Launch::new(kernel, 1, THREADS).grid(rows, tiles(width, 4 * THREADS as usize), 1)
+}
+
+pub fn naive(op: &Embedding, places: &Places, out: &mut Vec<Launch>) {
+    out.push(
+        rows("embedding_f32", op.out.rows(), op.out.width)
+            .ptr(places.ptr(&op.ids))
+            .ptr(places.ptr(&op.table))
+            .ptr(places.maybe(&op.positions))
+            .ptr(places.ptr(&op.out))
+            .int(op.table.rows())
+            .int(op.ids.shape.last())
+            .int(op.out.width)
+            .int(op.table.pitch)
+            .int(op.positions.map_or(0, |t| t.pitch))
+            .int(op.out.pitch)
+            .flag(op.accumulate),
+    );
+}
+
+/// A thread for each element of the table.
+pub fn backward_naive(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Launch>) {
+    if let Some(table) = &op.dtable {
+        out.push(
+            rows("embedding_backward_naive_f32", table.rows(), table.width)
+                .ptr(places.ptr(&op.ids))
+                .ptr(places.ptr(&op.dout))
+                .ptr(places.ptr(table))
+                .int(op.ids.numel())
+                .int(table.width)
+                .int(op.dout.pitch)
+                .int(table.pitch)
+                .signed(padding(op))
+                .flag(op.accumulate_table),
+        );
+    }
+    positions(op, places, out);
+}
+
+/// A row of blocks for each token.
+pub fn backward_owner(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Launch>) {
+    if let Some(table) = &op.dtable {
+        let (tokens, width) = (op.ids.numel(), table.width);
+        if !op.accumulate_table {
+            out.push(
+                rows("embedding_clear_f32", table.rows(), width).ptr(places.ptr(table)).int(width).int(table.pitch),
+            );
+        }
+        // Eight columns for each thread, and as many blocks as that takes.
+        let columns = width.div_ceil(8 * THREADS as usize);
+        out.push(
+            Launch::new("embedding_backward_owner_f32", 1, THREADS)
+                .grid(tokens, columns, 1)
+                .ptr(places.ptr(&op.ids))
+                .ptr(places.ptr(&op.dout))
+                .ptr(places.ptr(table))
+                .int(tokens)
+                .int(table.rows())
+                .int(width)
+                .int(op.dout.pitch)
+                .int(table.pitch)
+                .signed(padding(op)),
+        );
+    }
+    positions(op, places, out);
+}
+
+/// An id that is in no table when there is none.
+fn padding(op: &EmbeddingBackward) -> i32 {
+    op.padding.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1)
+}
+
+fn positions(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Launch>) {
+    let Some(positions) = &op.dpositions else { return };
+    let &[batch, time] = op.ids.dims() else { return };
+    out.push(
+        rows("embedding_positions_f32", positions.rows(), positions.width)
+            .ptr(places.ptr(&op.dout))
+            .ptr(places.ptr(positions))
+            .int(batch)
+            .int(time)
+            .int(positions.width)
+            .int(op.dout.pitch)
+            .int(positions.pitch)
+            .flag(op.accumulate_positions),
+    );
+}

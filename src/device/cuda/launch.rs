@@ -1,0 +1,139 @@
+//! One kernel launch: what both drivers are handed.
+
+use super::driver::Rows;
+use crate::device::ops::Access;
+use std::fmt;
+
+/// A kernel, its grid and its parameters. Plain data: a captured step is a list of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch {
+    /// The `extern "C"` name in `kernels/`.
+    pub kernel: &'static str,
+    /// Blocks in x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block in x, y, z.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    pub args: Args,
+}
+
+impl Launch {
+    /// A launch of `blocks` blocks of `threads` threads.
+    pub fn new(kernel: &'static str, blocks: usize, threads: u32) -> Self {
+        Launch { kernel, grid: [count(blocks), 1, 1], block: [threads, 1, 1], shared: 0, args: Args::default() }
+    }
+
+    /// Blocks along y and z too.
+    #[must_use]
+    pub fn grid(self, x: usize, y: usize, z: usize) -> Self {
+        Launch { grid: [count(x), count(y), count(z)], ..self }
+    }
+
+    /// Threads along y too.
+    #[must_use]
+    pub fn block(self, x: u32, y: u32) -> Self {
+        Launch { block: [x, y, 1], ..self }
+    }
+
+    /// Bytes of dynamic shared memory.
+    #[must_use]
+    pub fn shared(self, bytes: usize) -> Self {
+        Launch { shared: count(bytes), ..self }
+    }
+
+    /// The next parameter: an address in device memory; 0 for none.
+    #[must_use]
+    pub fn ptr(mut self, address: u64) -> Self {
+        self.args.push(address.to_le_bytes());
+        self
+    }
+
+    /// The next parameter: `int`. Shapes beyond 2^31 rows or columns do not fit any device.
+    #[must_use]
+    pub fn int(mut self, value: usize) -> Self {
+        self.args.push(i32::try_from(value).unwrap_or(i32::MAX).to_le_bytes());
+        self
+    }
+
+    /// The next parameter: `int` of either sign.
+    #[must_use]
+    pub fn signed(mut self, value: i32) -> Self {
+        self.args.push(value.to_le_bytes());
+        self
+    }
+
+    /// The next parameter: `unsigned`.
+    #[must_use]
+    pub fn word(mut self, value: u32) -> Self {
+        self.args.push(value.to_le_bytes());
+        self
+    }
+
+    /// The next parameter: an `int` that is 0 or 1.
+    #[must_use]
+    pub fn flag(self, value: bool) -> Self {
+        self.signed(i32::from(value))
+    }
+
+    /// The next parameter: `float`.
+    #[must_use]
+    pub fn float(mut self, value: f64) -> Self {
+        self.args.push((value as f32).to_le_bytes());
+        self
+    }
+
+    /// True when there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.grid.contains(&0)
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Parameters, each in a slot of its own.
+#[derive(Clone, Copy, Default)]
+pub struct Args {
+    slots: [u64; Args::MOST],
+    sizes: [u8; Args::MOST],
+    len: usize,
+}
+
+impl Args {
+    const MOST: usize = 32;
+
+    /// # Panics
+    /// Beyond 32 parameters: their number is written in the program.
+    fn push<const N: usize>(&mut self, bytes: [u8; N]) {
+        let mut slot = [0; 8];
+        slot[..N].copy_from_slice(&bytes);
+        self.slots[self.len] = u64::from_le_bytes(slot);
+        self.sizes[self.len] = N as u8;
+        self.len += 1;
+    }
+
+    /// Size in bytes of each.
+    pub fn sizes(&self) -> &[u8] {
+        &self.sizes[..self.len]
+    }
+
+    /// Each in the low bytes of a word (devices and the hosts that drive them are little-endian).
+    pub fn slots(&self) -> &[u64] {
+        &self.slots[..self.len]
+    }
+}
+
+impl fmt::Debug for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.slots().iter().map(|s| format!("{s:#x}"))).finish()
+    }
+}
+
+/// What an operation says of one operand's memory, so that the emulator can hold its kernels to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    pub rows: Rows,
+    pub access: Access,
+}

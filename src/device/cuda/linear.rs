@@ -1,0 +1,56 @@
+//! Matrix products: `kernels/linear.cu`.
+
+use super::launch::Launch;
+use super::places::Places;
+use crate::device::ops::{Activation, Epilogue, Linear};
+use crate::tensor::Tensor;
+
+/// One output per thread, in blocks of 8 x 32.
+pub fn naive(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+    out.push(parameters(op, places, "linear_naive_f32", (8, 32), 256).flag(op.ta).flag(op.tb));
+}
+
+/// Tiles of 32 x 32 in shared memory.
+pub fn shared(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+    out.push(parameters(op, places, "linear_shared_f32", (32, 32), 1024).flag(op.ta).flag(op.tb));
+}
+
+/// Tiles of 64 x 64, of which a thread has 4 x 4 in registers.
+pub fn tiled(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+    let kernel = match (op.ta, op.tb) {
+        (false, false) => "linear_tiled_nn_f32",
+        (false, true) => "linear_tiled_nt_f32",
+        (true, false) => "linear_tiled_tn_f32",
+        (true, true) => "linear_tiled_tt_f32",
+    };
+    out.push(parameters(op, places, kernel, (64, 64), 256));
+}
+
+/// `LINEAR_PARAMETERS`, for blocks that make so many rows and columns; they are numbered row by row.
+fn parameters(op: &Linear, places: &Places, kernel: &'static str, block: (usize, usize), threads: u32) -> Launch {
+    let (m, n, k) = op.sizes();
+    let (epilogue, kind, pre) = match op.epilogue {
+        Epilogue::None => (0, None, None),
+        Epilogue::Activate { kind, pre } => (1, Some(kind), pre),
+        Epilogue::ActivateGrad { kind, pre } => (2, Some(kind), Some(pre)),
+    };
+    let pitch = |t: &Option<Tensor>| t.as_ref().map_or(0, |t| t.pitch);
+    Launch::new(kernel, m.div_ceil(block.0) * n.div_ceil(block.1), threads)
+        .ptr(places.ptr(&op.a))
+        .int(op.a.pitch)
+        .ptr(places.ptr(&op.b))
+        .int(op.b.pitch)
+        .ptr(places.ptr(&op.out))
+        .int(op.out.pitch)
+        .ptr(places.maybe(&op.bias))
+        .int(epilogue)
+        .flag(kind == Some(Activation::GeluErf))
+        .ptr(places.maybe(&pre))
+        .int(pitch(&pre))
+        .ptr(places.maybe(&op.residual))
+        .int(pitch(&op.residual))
+        .flag(op.accumulate)
+        .int(m)
+        .int(n)
+        .int(k)
+}

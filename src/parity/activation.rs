@@ -1,0 +1,29 @@
+use super::Size;
+use super::lab::{EPS, Lab};
+use crate::device::ops::{Activation, ActivationBackward, Op};
+
+pub fn cases(lab: &mut Lab) {
+    for kind in [Activation::GeluTanh, Activation::GeluErf] {
+        for (rows, width) in [(1, 1), (1, 7), (5, 16), (3, 65), (40, 513)] {
+            for (pitch, in_place) in [(0, false), (0, true), (width + 3, false), (width + 3, true)] {
+                let dims = &[rows, width];
+                let dout = lab.input((dims, pitch));
+                // Both tails: the derivative is flat beyond 5, and the exponential inside saturates beyond 10.
+                let reach = if in_place { 8.0 } else { 60.0 };
+                let wide: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| reach * x).collect();
+                let pre = lab.floats((dims, if in_place { 0 } else { pitch }), &wide);
+                let dx = if in_place { dout } else { lab.output((dims, 0)) };
+                // |dout| <= 1 and |f'| < 1.13; a unit each for the polynomial, exponential, quotient, two products and sums,
+                // of terms up to x f''(x) < 1.
+                lab.check(ActivationBackward { kind, dout, pre, dx }, |_, _| 8.0 * EPS);
+                lab.clear();
+            }
+        }
+    }
+}
+
+pub fn sample(lab: &mut Lab, size: Size) -> Op {
+    let dims = &[if size == Size::Large { 700 } else { 3 }, 130];
+    let (dout, pre) = (lab.input((dims, 0)), lab.input((dims, 136)));
+    ActivationBackward { kind: Activation::GeluTanh, dout, pre, dx: lab.output((dims, 131)) }.into()
+}

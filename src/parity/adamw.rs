@@ -1,0 +1,45 @@
+use super::Size;
+use super::lab::{EPS, Lab};
+use crate::device::ops::{ALIGN, AdamW, Op, StepState};
+
+/// `clip`: the largest norm as a part of the norm there is.
+fn of(lab: &mut Lab, blocks: usize, clip: f64, step: i32) -> AdamW {
+    let n = blocks * ALIGN;
+    let params = lab.input((&[n], 0));
+    let grads = lab.input((&[n], 0));
+    let m = lab.input((&[n], 0));
+    // Second moments are means of squares. Not below 0.01, so that a step is at most ten times the learning rate.
+    let squares: Vec<f64> = lab.random.floats(n).iter().map(|x| x * x + 0.01).collect();
+    let v = lab.floats((&[n], 0), &squares);
+    let decays: Vec<u8> = lab.random.ids(blocks, 2).iter().map(|&b| b as u8).collect();
+    let decay_mask = lab.bytes(&decays);
+    let norm = lab.floats((&[1], 0), &[3.7]);
+    let (beta1, beta2) = (0.9, 0.999);
+    let state = lab.state(&StepState {
+        lr: 1e-2,
+        bias1: (1.0 - f64::powi(beta1, step)) as f32,
+        bias2: (1.0 - f64::powi(beta2, step)) as f32,
+        ..StepState::default()
+    });
+    let max_norm = 3.7 * clip;
+    AdamW { params, grads, m, v, decay_mask, norm, state, beta1, beta2, eps: 1e-8, weight_decay: 0.1, max_norm }
+}
+
+pub fn cases(lab: &mut Lab) {
+    // 257 blocks: one more than a chunk of `cpu`.
+    for blocks in [1, 2, 3, 257] {
+        for (clip, step) in [(f64::INFINITY, 1), (f64::INFINITY, 1000), (2.0, 10), (0.3, 10)] {
+            let op = of(lab, blocks, clip, step);
+            // All moments are below 1.01: a rounding for the clipped gradient, its products and the sum. The parameter's step
+            // is lr / bias1 m / sqrt(v / bias2), ten roundings of a number below lr / bias1 x 1 / 0.1.
+            let largest = 1e-2 / (1.0 - f64::powi(0.9, step)) * 10.0;
+            let step = 10.0 * EPS * largest;
+            lab.check(op, |out, want| if *out == op.params { 2.0 * EPS * want.abs() + step } else { 4.0 * EPS });
+            lab.clear();
+        }
+    }
+}
+
+pub fn sample(lab: &mut Lab, size: Size) -> Op {
+    of(lab, if size == Size::Large { 3000 } else { 2 }, 0.5, 7).into()
+}

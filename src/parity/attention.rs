@@ -1,0 +1,162 @@
+use super::Size;
+use super::lab::{EPS, Lab, dot};
+use crate::device::ops::{Attention, AttentionBackward, Mask, Op, StepState};
+use crate::tensor::Tensor;
+
+/// Batch, queries, keys, heads, head size.
+type Sizes = (usize, usize, usize, usize, usize);
+
+/// Ones, primes, the neighbours of `cpu`'s block of 64 queries, fewer queries than keys, and head sizes in use.
+const SIZES: [Sizes; 12] = [
+    (1, 1, 1, 1, 1),
+    (1, 1, 7, 1, 2),
+    (2, 5, 5, 3, 3),
+    (1, 3, 11, 2, 5),
+    (2, 13, 13, 2, 32),
+    (1, 63, 63, 1, 3),
+    (1, 64, 64, 2, 4),
+    (1, 65, 65, 1, 64),
+    (1, 17, 66, 2, 80),
+    (1, 64, 129, 1, 8),
+    (2, 130, 131, 1, 5),
+    (1, 7, 5, 1, 4),
+];
+
+#[derive(Clone, Copy)]
+struct Options {
+    causal: bool,
+    key_mask: bool,
+    dropout: f32,
+    /// Q, K and V as columns of one buffer.
+    fused: bool,
+    /// More elements than needed between rows.
+    pad: usize,
+}
+
+fn of(lab: &mut Lab, (batch, tq, tk, heads, d): Sizes, with: Options) -> Attention {
+    let [like_q, like_k] = [[batch, tq, heads, d], [batch, tk, heads, d]];
+    let [q, k, v] = if with.fused {
+        split(lab.input((&[batch, tq, 3 * heads * d], 3 * heads * d + with.pad)), heads)
+    } else {
+        [like_q, like_k, like_k].map(|dims| rows(lab, dims, with.pad, false))
+    };
+    let out = rows(lab, like_q, with.pad, true);
+    let lse = lab.output((&[batch, heads, tq], 0));
+    let key_mask = with.key_mask.then(|| {
+        let mut seen = lab.random.ids(batch * tk, 3);
+        // The last sequence has no key at all: zeros, and a log-sum-exp of -infinity.
+        seen[(batch - 1) * tk..].fill(if batch > 1 { 0 } else { 1 });
+        lab.integers(&[batch, tk], &seen)
+    });
+    let dropout = (with.dropout > 0.0).then(|| {
+        let state = lab.state(&StepState { step: 5, ..StepState::with_seed(77) });
+        Mask { p: with.dropout, site: 2, state }
+    });
+    let scale = 1.0 / (d as f64).sqrt();
+    Attention { q, k, v, out, lse, key_mask, causal: with.causal, scale, dropout }
+}
+
+/// `[B, T, H, D]` with padding after all heads of a time.
+fn rows(lab: &mut Lab, [batch, time, heads, d]: [usize; 4], pad: usize, poison: bool) -> Tensor {
+    let shape = (&[batch, time, heads * d][..], heads * d + pad);
+    let t = if poison { lab.output(shape) } else { lab.input(shape) };
+    t.reshape(&[batch, time, heads, d])
+}
+
+fn split(fused: Tensor, heads: usize) -> [Tensor; 3] {
+    let (batch, time, width) = (fused.dims()[0], fused.dims()[1], fused.dims()[2] / 3);
+    std::array::from_fn(|i| fused.columns(i * width, width).reshape(&[batch, time, heads, width / heads]))
+}
+
+fn backward(lab: &mut Lab, sizes: Sizes, forward: Attention, with: Options) -> AttentionBackward {
+    let (batch, tq, tk, heads, d) = sizes;
+    let [like_q, like_k] = [[batch, tq, heads, d], [batch, tk, heads, d]];
+    let dout = rows(lab, like_q, with.pad, false);
+    let [dq, dk, dv] = if with.fused {
+        split(lab.output((&[batch, tq, 3 * heads * d], 3 * heads * d + with.pad)), heads)
+    } else {
+        [like_q, like_k, like_k].map(|dims| rows(lab, dims, with.pad, true))
+    };
+    AttentionBackward { forward, dout, dq, dk, dv, delta: lab.output((&[batch, heads, tq], 0)) }
+}
+
+fn check(lab: &mut Lab, sizes: Sizes, with: Options) {
+    let (_, tq, tk, _, d) = sizes;
+    let op = of(lab, sizes, with);
+    // A score is scale times a sum of D products; it is below sqrt(D). Through the exponential its error is a relative one
+    // of the probability (twice: of the total too), beside 4 roundings and the sum over Tk / 16 steps of 16 lanes.
+    let score = op.scale * dot(d) + EPS * (d as f64).sqrt();
+    let probability = 2.0 * score + EPS * (4.0 + (tk as f64 / 16.0).sqrt());
+    let kept = 1.0 / (1.0 - f64::from(with.dropout));
+    // Probabilities sum to one and |v| <= 1, so the output is off by as much, and the sum over keys rounds.
+    let out = kept * (probability + EPS * (tk as f64).sqrt());
+    lab.check(op, |t, _| if *t == op.lse { probability + 4.0 * EPS } else { out });
+    let back = backward(lab, sizes, op, with);
+    // dP is a sum of D products below 2 sqrt(D), and so is delta; dS = P (dP - delta).
+    let size = kept * 2.0 * (d as f64).sqrt();
+    let ds = kept * (2.0 * dot(d) + out * (d as f64).sqrt()) + 2.0 * size * (probability + EPS);
+    // dQ sums it over keys, where probabilities sum to one; dK and dV over queries, where they sum to Tq at the most, and
+    // to about Tq / Tk with many keys.
+    let column = 1.0 + tq as f64 / (tk as f64).sqrt();
+    lab.check(back, |t, _| match *t {
+        t if t == back.dq => op.scale * (ds + size * EPS * (tk as f64).sqrt()),
+        t if t == back.dk => column * op.scale * (ds + size * EPS),
+        _ => column * kept * (probability + 2.0 * EPS),
+    });
+    lab.clear();
+}
+
+pub fn cases(lab: &mut Lab) {
+    for sizes in SIZES {
+        let (_, tq, tk, ..) = sizes;
+        for (i, dropout) in [0.0, 0.2].into_iter().enumerate() {
+            for (causal, key_mask) in [(false, false), (true, false), (false, true), (true, true)] {
+                if !causal || tq <= tk {
+                    let pad = [0, 3][(i + usize::from(causal)) % 2];
+                    check(lab, sizes, Options { causal, key_mask, dropout, fused: tq == tk, pad });
+                }
+            }
+        }
+    }
+}
+
+fn sample_sizes(size: Size) -> Sizes {
+    if size == Size::Large { (3, 140, 140, 5, 16) } else { (2, 3, 3, 2, 5) }
+}
+
+const ALL: Options = Options { causal: true, key_mask: true, dropout: 0.1, fused: true, pad: 1 };
+
+pub fn sample(lab: &mut Lab, size: Size) -> Op {
+    of(lab, sample_sizes(size), ALL).into()
+}
+
+pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
+    let forward = of(lab, sample_sizes(size), ALL);
+    lab.prepare(forward);
+    backward(lab, sample_sizes(size), forward, ALL).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lab::Lab;
+    use super::{Options, of};
+
+    /// Dropout's mask itself: with V the identity, the output is the row of dropped probabilities.
+    #[test]
+    fn both_devices_drop_the_same_probabilities() {
+        let mut lab = Lab::cpu(&[1, 2], true);
+        let (time, heads) = (67, 3);
+        let with = Options { causal: true, key_mask: false, dropout: 0.5, fused: false, pad: 0 };
+        let mut op = of(&mut lab, (2, time, time, heads, time), with);
+        let identity = |i: usize| if (i / (heads * time)) % time == i % time { 1.0 } else { 0.0 };
+        let ones: Vec<f64> = (0..2 * time * heads * time).map(identity).collect();
+        op.v = lab.floats((&[2, time, heads, time], 0), &ones);
+        // Probabilities are above e^-2 sqrt(D) / 67 > 1e-9, an eighth power of ten above a dropped one.
+        lab.check(op, |t, want| if *t == op.lse { f64::INFINITY } else { 1e-4 * want.abs() });
+        let dropped = lab.values(&op.out).iter().filter(|p| **p == 0.0).count();
+        let visible = 2 * heads * time * (time + 1) / 2;
+        let dropped = dropped - (2 * heads * time * time - visible);
+        let sigma = (visible as f64 / 4.0).sqrt();
+        assert!((dropped as f64 - visible as f64 / 2.0).abs() < 5.0 * sigma, "{dropped} of {visible} are dropped");
+    }
+}

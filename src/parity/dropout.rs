@@ -1,0 +1,89 @@
+use super::Size;
+use super::lab::{EPS, Lab};
+use crate::device::ops::{Dropout, Mask, Op, StepState};
+
+fn mask(lab: &mut Lab, p: f32, site: u32, step: u32) -> Mask {
+    Mask { p, site, state: lab.state(&StepState { step, ..StepState::with_seed(0x1234_5678_9abc_def0) }) }
+}
+
+pub fn cases(lab: &mut Lab) {
+    for (rows, width) in [(1, 1), (1, 7), (3, 5), (7, 64), (5, 129), (33, 1000)] {
+        for p in [0.0, 0.1, 0.5, 0.97] {
+            for (residual, in_place, pitch) in [
+                (false, false, 0),
+                (true, false, 0),
+                (false, true, width + 2),
+                (true, true, 0),
+                (true, false, width + 3),
+            ] {
+                let dims = &[rows, width];
+                let x = lab.input((dims, pitch));
+                let residual = residual.then(|| lab.input((dims, 0)));
+                let out = if in_place { x } else { lab.output((dims, pitch)) };
+                let mask = mask(lab, p, 3, 17);
+                // The factor, the product and the sum round once each. No kept element is as small as the tolerance (inputs
+                // lie on a grid of 2^-23 away from zero), so equal within it means equal masks.
+                let largest = 1.0 + 1.0 / (1.0 - f64::from(p));
+                let bare = residual.is_none();
+                let tolerance = move |want: f64| if bare { 3.0 * EPS * want.abs() } else { 3.0 * EPS * largest };
+                lab.check(Dropout { x, residual, out, mask }, |_, want| tolerance(want));
+                lab.clear();
+            }
+        }
+    }
+}
+
+pub fn sample(lab: &mut Lab, size: Size) -> Op {
+    let dims = &[if size == Size::Large { 210 } else { 3 }, 99];
+    let (x, residual, out) = (lab.input((dims, 0)), lab.input((dims, 101)), lab.output((dims, 104)));
+    Dropout { x, residual: Some(residual), out, mask: mask(lab, 0.3, 1, 2) }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lab::Lab;
+    use crate::device::ops::{Dropout, Mask, StepState};
+
+    /// Which elements of a row of ones survive.
+    fn kept(p: f32, seed: u64, step: u32, site: u32, n: usize) -> Vec<bool> {
+        let mut lab = Lab::cpu(&[2], false);
+        let x = lab.floats((&[1, n], 0), &vec![1.0; n]);
+        let out = lab.output((&[1, n], 0));
+        let state = lab.state(&StepState { step, ..StepState::with_seed(seed) });
+        lab.check(Dropout { x, residual: None, out, mask: Mask { p, site, state } }, |_, _| 0.0);
+        lab.values(&out).iter().map(|v| *v != 0.0).collect()
+    }
+
+    #[test]
+    fn the_rate_is_that_asked_for() {
+        let n = 200_000;
+        for (i, p) in [0.01f32, 0.1, 0.5, 0.9].into_iter().enumerate() {
+            let rate = kept(p, 99, i as u32, 1, n).iter().filter(|k| **k).count() as f64 / n as f64;
+            let (keep, p) = (1.0 - f64::from(p), f64::from(p));
+            let sigma = (p * keep / n as f64).sqrt();
+            assert!((rate - keep).abs() < 5.0 * sigma, "{rate} of the elements are kept, not {keep}");
+        }
+    }
+
+    #[test]
+    fn masks_depend_on_seed_step_and_site_and_on_nothing_else() {
+        let n = 20_000;
+        let all = [(1, 1, 1), (1 << 32 | 1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)];
+        let masks: Vec<_> = all.map(|(seed, step, site)| kept(0.5, seed, step, site, n)).into();
+        assert_eq!(masks[0], kept(0.5, 1, 1, 1, n), "the same seed, step and site give the same mask");
+        for i in 0..masks.len() {
+            for j in 0..i {
+                // Independent fair coins agree n / 2 times, give or take five sigma of sqrt(n) / 2.
+                let agree = masks[i].iter().zip(&masks[j]).filter(|(a, b)| a == b).count() as f64;
+                let n = n as f64;
+                assert!((agree - n / 2.0).abs() < 2.5 * n.sqrt(), "{:?} and {:?} agree {agree} times", all[i], all[j]);
+            }
+        }
+        // Neighbours are independent too: no lag up to a Philox block repeats.
+        for lag in 1..=8 {
+            let agree = masks[0].iter().zip(&masks[0][lag..]).filter(|(a, b)| a == b).count() as f64;
+            let n = (n - lag) as f64;
+            assert!((agree - n / 2.0).abs() < 2.5 * n.sqrt(), "elements {lag} apart agree {agree} times");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+use super::Size;
+use super::lab::{EPS, Lab};
+use crate::device::ops::{Embedding, EmbeddingBackward, Op};
+
+/// Batch, time, width, vocabulary.
+type Sizes = (usize, usize, usize, usize);
+
+const SIZES: [Sizes; 6] = [(1, 1, 1, 1), (1, 5, 3, 2), (2, 3, 64, 7), (3, 7, 65, 5), (2, 33, 130, 11), (4, 16, 63, 1)];
+
+fn of(lab: &mut Lab, (batch, time, width, vocab): Sizes, pitch: usize, with_positions: bool, add: bool) -> Embedding {
+    let ids = lab.random.ids(batch * time, vocab);
+    let ids = lab.integers(&[batch, time], &ids);
+    let table = lab.input((&[vocab, width], pitch));
+    // More positions than are used.
+    let positions = with_positions.then(|| lab.input((&[time + 2, width], pitch)));
+    let dims = &[batch, time, width];
+    let out = if add { lab.input((dims, pitch)) } else { lab.output((dims, pitch)) };
+    Embedding { ids, table, positions, out, accumulate: add }
+}
+
+pub fn cases(lab: &mut Lab) {
+    for sizes in SIZES {
+        for (with_positions, add) in [(false, false), (true, false), (false, true), (true, true)] {
+            for pitch in [0, sizes.2 + 3] {
+                let op = of(lab, sizes, pitch, with_positions, add);
+                // At most two additions of numbers up to 3; a bare look-up is a copy.
+                let rounding = if with_positions || add { 3.0 * EPS } else { 0.0 };
+                lab.check(op, |_, _| rounding);
+                lab.clear();
+            }
+        }
+    }
+}
+
+fn backward(
+    lab: &mut Lab,
+    (batch, time, width, vocab): Sizes,
+    pitch: usize,
+    (table, positions): (bool, bool),
+    (accumulate_table, accumulate_positions): (bool, bool),
+    padding: Option<u32>,
+) -> EmbeddingBackward {
+    let ids = lab.random.ids(batch * time, vocab);
+    let ids = lab.integers(&[batch, time], &ids);
+    let dout = lab.input((&[batch, time, width], pitch));
+    let mut target = |rows: usize, add: bool| match add {
+        true => lab.input((&[rows, width], pitch)),
+        false => lab.output((&[rows, width], pitch)),
+    };
+    let dtable = table.then(|| target(vocab, accumulate_table));
+    let dpositions = positions.then(|| target(time + 2, accumulate_positions));
+    EmbeddingBackward { ids, dout, dtable, dpositions, accumulate_table, accumulate_positions, padding }
+}
+
+pub fn cases_backward(lab: &mut Lab) {
+    for sizes in SIZES {
+        for which in [(true, false), (false, true), (true, true)] {
+            for add in [(false, false), (true, false), (false, true), (true, true)] {
+                for (pitch, padding) in [(0, None), (sizes.2 + 3, Some(0)), (0, Some(99))] {
+                    let op = backward(lab, sizes, pitch, which, add, padding);
+                    // An element is the sum of at most batch x time numbers in -1..1.
+                    lab.check(op, |_, _| super::lab::dot(sizes.0 * sizes.1));
+                    lab.clear();
+                }
+            }
+        }
+    }
+}
+
+pub fn sample(lab: &mut Lab, size: Size) -> Op {
+    let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
+    of(lab, sizes, 0, true, true).into()
+}
+
+pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
+    let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
+    backward(lab, sizes, 0, (true, true), (false, true), None).into()
+}

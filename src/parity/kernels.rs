@@ -1,0 +1,100 @@
+//! Parity of kernels: one variant at a time, on a GPU or in several schedules of the emulator.
+
+use super::lab::{Choice, Lab};
+use super::stem;
+use crate::bail;
+use crate::device::Device;
+use crate::device::cuda;
+use crate::device::cuda::variants::Variant;
+use crate::error::Result;
+
+/// What a variant's cases gave.
+pub struct Outcome {
+    /// Operations that were compared with the reference.
+    pub comparisons: usize,
+    /// The largest part of a tolerance that was used.
+    pub worst: f64,
+}
+
+/// All cases of a variant on the GPU.
+///
+/// # Errors
+/// No GPU, or the first difference.
+pub fn on_gpu(variant: &'static Variant, choice: Choice) -> Result<Outcome> {
+    let mut device = cuda::open()?;
+    device.force(Some(variant));
+    check(variant, vec![Box::new(device)], choice)
+}
+
+/// All cases of a variant, in each of these schedules; results must be the same bits in all.
+///
+/// # Errors
+/// The first fault or difference.
+#[cfg(emulated)]
+pub fn emulated(
+    variant: &'static Variant,
+    schedules: &[cuda::driver::emulator::Options],
+    choice: Choice,
+) -> Result<Outcome> {
+    let device = |options: &cuda::driver::emulator::Options| -> Box<dyn Device> {
+        let mut device = cuda::emulated(options.clone());
+        device.force(Some(variant));
+        Box::new(device)
+    };
+    check(variant, schedules.iter().map(device).collect(), choice)
+}
+
+/// Barriers, fences, waits and commits that a variant's cases reach.
+///
+/// # Errors
+/// As [`emulated`].
+#[cfg(emulated)]
+pub fn sites(variant: &'static Variant) -> Result<std::collections::BTreeSet<cuda::driver::emulator::Site>> {
+    use cuda::driver::emulator::{Log, Options};
+    let log = std::sync::Arc::new(std::sync::Mutex::new(Log::default()));
+    emulated(variant, &[Options { log: Some(log.clone()), ..Options::default() }], Choice { every: 3, ..QUICK })?;
+    let sites = log.lock().unwrap_or_else(|e| e.into_inner()).sites.clone();
+    Ok(sites)
+}
+
+/// Small operations only.
+#[cfg(emulated)]
+pub const QUICK: Choice = Choice { every: 1, flops: 300_000, full: false };
+
+/// The variants whose cases reach a barrier, fence, wait or commit.
+///
+/// # Errors
+/// No emulator, or no such way to write a place.
+pub fn reaching(site: &str, variants: &[&'static Variant]) -> Result<Vec<&'static Variant>> {
+    #[cfg(emulated)]
+    {
+        let Some(site) = cuda::driver::emulator::Site::parse(site) else {
+            bail!("{site:?} is no FILE:LINE, such as kernels/linear.cu:140")
+        };
+        let mut all = Vec::new();
+        for &variant in variants {
+            if sites(variant)?.contains(&site) {
+                all.push(variant);
+            }
+        }
+        Ok(all)
+    }
+    #[cfg(not(emulated))]
+    {
+        let _ = (site, variants);
+        crate::device::open("emulator", 0).map(|_| Vec::new())
+    }
+}
+
+fn check(variant: &'static Variant, devices: Vec<Box<dyn Device>>, choice: Choice) -> Result<Outcome> {
+    let name = variant.operation;
+    let Some(stem) = stem(name) else { bail!("there are no cases of {name}") };
+    let mut lab = Lab::new(devices, choice);
+    lab.only(name, variant.supports);
+    (stem.cases)(&mut lab);
+    lab.finish().map_err(|e| e.at(format_args!("{name}, {}", variant.name)))?;
+    if !lab.checked.contains(name) {
+        bail!("the cases of {name} compare no operation that {} supports", variant.name);
+    }
+    Ok(Outcome { comparisons: lab.comparisons, worst: lab.worst })
+}

@@ -1,0 +1,360 @@
+//! One operation on several devices: the same memory on each, poisoned where the operation must write, and a comparison of
+//! all of it afterwards.
+
+use super::random::Random;
+use crate::bail;
+use crate::device::cpu::Cpu;
+use crate::device::ops::{Access, Op, StepState};
+use crate::device::reference::Reference;
+use crate::device::{Device, alloc_tensor, read_floats, write_floats};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Place, Tensor};
+use std::collections::BTreeSet;
+
+pub const EPS: f64 = f32::EPSILON as f64;
+
+/// Elements before and after every tensor's rows, which no operation may touch.
+const GUARD: usize = 16;
+
+/// NaN with bits of its own, so that "untouched" is not "another NaN".
+const POISON: f64 = f64::from_bits(0x7ff8_beef_beef_beef);
+
+/// Tolerance of a sum of `n` products of numbers in -1..1: partial sums grow like sqrt(n) / 3 and each of the n additions
+/// rounds by eps / 2 of one; such errors walk randomly, to eps n / 6, of which this is six sigma.
+pub fn dot(n: usize) -> f64 {
+    EPS * (n as f64 + 4.0)
+}
+
+/// Rows of random shape: `(dims, pitch)` with pitch 0 for rows back to back.
+pub type Rows<'a> = (&'a [usize], usize);
+
+/// Whether a kernel runs an operation.
+type Supports = fn(&Op) -> bool;
+
+/// Which cases are run.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// One of so many, by number.
+    pub every: usize,
+    /// None with operations of more floating-point operations than this.
+    pub flops: u64,
+    /// Adds shapes of real models at full size.
+    pub full: bool,
+}
+
+impl Choice {
+    pub const ALL: Choice = Choice { every: 1, flops: u64::MAX, full: false };
+}
+
+/// See the module. The first thing that goes wrong is kept, and nothing is done after it: see [`Lab::finish`].
+pub struct Lab {
+    /// Devices of one arithmetic: their memory must stay the same, bit for bit.
+    subjects: Vec<Box<dyn Device>>,
+    oracle: Option<Reference>,
+    choice: Choice,
+    /// Operations of this name only where they are supported.
+    supports: Option<(&'static str, Supports)>,
+    pub random: Random,
+    /// Number, type and elements of every arena, on all devices alike.
+    arenas: Vec<(u32, DType, usize)>,
+    /// Operations compared with the reference, how often.
+    pub checked: BTreeSet<&'static str>,
+    pub comparisons: usize,
+    /// The largest part of a tolerance that was used.
+    pub worst: f64,
+    /// Cases begun so far, and whether the present one is left out.
+    case: usize,
+    skipped: bool,
+    error: Option<Error>,
+}
+
+impl Lab {
+    /// These devices, with the f64 reference beside them.
+    pub fn new(subjects: Vec<Box<dyn Device>>, choice: Choice) -> Self {
+        Lab {
+            subjects,
+            oracle: Some(Reference::default()),
+            choice,
+            supports: None,
+            random: Random::new(0x5eed),
+            arenas: Vec::new(),
+            checked: BTreeSet::new(),
+            comparisons: 0,
+            worst: 0.0,
+            case: 0,
+            skipped: false,
+            error: None,
+        }
+    }
+
+    /// `cpu` on these numbers of threads.
+    pub fn cpu(threads: &[usize], reference: bool) -> Self {
+        let subjects = threads.iter().map(|&n| Box::new(Cpu::new(n)) as Box<dyn Device>).collect();
+        let mut lab = Lab::new(subjects, Choice::ALL);
+        if !reference {
+            lab.oracle = None;
+        }
+        lab
+    }
+
+    /// Leaves out cases whose operations of this name are not supported.
+    pub fn only(&mut self, operation: &'static str, supports: Supports) {
+        self.supports = Some((operation, supports));
+    }
+
+    /// Whether shapes of real models are wanted at full size.
+    pub fn full(&self) -> bool {
+        self.choice.full
+    }
+
+    /// # Errors
+    /// The first thing that went wrong.
+    pub fn finish(&mut self) -> Result<()> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    /// Every device.
+    pub fn devices(&mut self) -> impl Iterator<Item = &mut dyn Device> {
+        let oracle = self.oracle.iter_mut().map(|d| d as &mut dyn Device);
+        self.subjects.iter_mut().map(|d| &mut **d as &mut dyn Device).chain(oracle)
+    }
+
+    /// Forgets all tensors; the next case begins.
+    pub fn clear(&mut self) {
+        for (arena, ..) in std::mem::take(&mut self.arenas) {
+            self.devices().for_each(|d| d.free(arena));
+        }
+        self.case += 1;
+        self.skipped = !self.case.is_multiple_of(self.choice.every.max(1));
+    }
+
+    fn idle(&self) -> bool {
+        self.skipped || self.error.is_some()
+    }
+
+    /// Keeps the first error.
+    fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// Random numbers in -1..1.
+    pub fn input(&mut self, rows: Rows) -> Tensor {
+        let values = self.random.floats(rows.0.iter().product());
+        self.floats(rows, &values)
+    }
+
+    /// Poison, for an operation to overwrite.
+    pub fn output(&mut self, rows: Rows) -> Tensor {
+        let n = rows.0.iter().product();
+        self.floats(rows, &vec![POISON; n])
+    }
+
+    /// These numbers, rounded to f32, among poison.
+    pub fn floats(&mut self, (dims, pitch): Rows, values: &[f64]) -> Tensor {
+        let mut t = Tensor::new(Place::Arena(0), DType::F32, GUARD, dims);
+        if pitch > 0 {
+            t = t.with_pitch(pitch);
+        }
+        let size = 2 * GUARD + t.extent();
+        let rounded: Vec<f64> = values.iter().map(|&v| f64::from(v as f32)).collect();
+        self.place(t, size, |device, t| {
+            let float = device.float();
+            write_floats(device, &Tensor::new(t.place, float, 0, &[size]), &vec![POISON; size])?;
+            write_floats(device, &Tensor { dtype: float, ..*t }, &rounded)
+        })
+    }
+
+    pub fn integers(&mut self, dims: &[usize], values: &[i32]) -> Tensor {
+        let t = Tensor::new(Place::Arena(0), DType::I32, 0, dims);
+        self.place(t, values.len(), |device, t| device.write(t, bytemuck::cast_slice(values)))
+    }
+
+    pub fn words(&mut self, dims: &[usize], values: &[u32]) -> Tensor {
+        let t = self.integers(dims, bytemuck::cast_slice(values));
+        Tensor { dtype: DType::U32, ..t }
+    }
+
+    pub fn bytes(&mut self, values: &[u8]) -> Tensor {
+        let t = Tensor::new(Place::Arena(0), DType::U8, 0, &[values.len()]);
+        self.place(t, values.len(), |device, t| device.write(t, values))
+    }
+
+    pub fn state(&mut self, step: &StepState) -> Tensor {
+        self.words(&[StepState::WORDS], bytemuck::cast_slice(bytemuck::bytes_of(step)))
+    }
+
+    /// An arena of `size` elements on every device, filled by `fill`; the tensor lies in it.
+    fn place(&mut self, mut t: Tensor, size: usize, fill: impl Fn(&mut dyn Device, &Tensor) -> Result<()>) -> Tensor {
+        if self.idle() {
+            return t;
+        }
+        let placed = self.devices().try_fold(t.place, |_, device| {
+            let dtype = if t.dtype.is_float() { device.float() } else { t.dtype };
+            let place = alloc_tensor(device, dtype, &[size])?.place;
+            fill(device, &Tensor { place, ..t })?;
+            Ok(place)
+        });
+        if let Some(place) = self.keep(placed) {
+            t.place = place;
+            if let Place::Arena(number) = place {
+                self.arenas.push((number, t.dtype, size));
+            }
+        }
+        t
+    }
+
+    /// The numbers of a tensor on the first device.
+    pub fn values(&mut self, t: &Tensor) -> Vec<f64> {
+        let values = match self.subjects.first_mut() {
+            Some(device) if self.error.is_none() => read_floats(&mut **device, t),
+            _ => Ok(Vec::new()),
+        };
+        self.keep(values).unwrap_or_default()
+    }
+
+    /// Runs the operation everywhere, for another one to go on from.
+    pub fn prepare(&mut self, op: impl Into<Op>) {
+        self.check(op, |_, _| f64::INFINITY);
+    }
+
+    /// Runs the operation everywhere and compares: all memory of the subjects bit for bit (which run it from a captured list,
+    /// but for the first), outputs with the reference within `tolerance(output, value)`, and everything that the operation
+    /// does not write with what was there before. Outputs of the subjects then go to the reference, so that a next
+    /// operation starts from the same numbers.
+    pub fn check(&mut self, op: impl Into<Op>, tolerance: impl Fn(&Tensor, f64) -> f64) {
+        let op = op.into();
+        let unsupported = |(name, supports): (&str, Supports)| op.name() == name && !supports(&op);
+        self.skipped |= op.cost().flops > self.choice.flops || self.supports.is_some_and(unsupported);
+        if !self.idle() {
+            let done = self.run(&op).and_then(|()| self.compare(&op, tolerance));
+            self.keep(done);
+        }
+    }
+
+    fn run(&mut self, op: &Op) -> Result<()> {
+        let count = self.devices().count();
+        let before = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
+        for (i, device) in self.devices().enumerate() {
+            let op = retype(op, device.float());
+            let done = if i == 0 {
+                device.run(&op)
+            } else {
+                device.capture(&[op]).and_then(|graph| {
+                    device.replay(graph)?;
+                    device.release(graph);
+                    Ok(())
+                })
+            };
+            done.map_err(|e| Error::new(format!("{e}\nin {op:?} on {}", device.name())))?;
+        }
+        let after = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
+        for (i, memory) in after.iter().enumerate().take(self.subjects.len()).skip(1) {
+            if *memory != after[0] {
+                bail!("{op:?}: other bits on device {i} than on the first ({})", self.subjects[i].name());
+            }
+        }
+        let written = self.written(op);
+        for (before, after) in before.iter().zip(&after) {
+            for ((was, is), written) in before.iter().zip(after).zip(&written) {
+                let size = was.len() / written.len().max(1);
+                let untouched = written.iter().enumerate().filter(|(_, written)| !**written);
+                for at in untouched.map(|(e, _)| e * size..(e + 1) * size) {
+                    if was[at.clone()] != is[at.clone()] {
+                        bail!("{op:?}: element {}, which is no output, has changed", at.start / size);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, op: &Op, tolerance: impl Fn(&Tensor, f64) -> f64) -> Result<()> {
+        let (Some(oracle), Some(subject)) = (&mut self.oracle, self.subjects.first_mut()) else { return Ok(()) };
+        self.checked.insert(op.name());
+        self.comparisons += 1;
+        let mut outputs = Vec::new();
+        { *op }.operands(&mut |t, access| outputs.extend((access != Access::Read).then_some(*t)));
+        for out in outputs.iter().filter(|t| Some(**t) != workspace(op)) {
+            let wide = Tensor { dtype: DType::F64, ..*out };
+            let (got, want) = (read_floats(&mut **subject, out)?, read_floats(oracle, &wide)?);
+            for (e, (&got, &want)) in got.iter().zip(&want).enumerate() {
+                let allowed = tolerance(out, want);
+                // Equal infinities have no difference.
+                let used = if got == want { 0.0 } else { (got - want).abs() / allowed };
+                if used.is_nan() || used > 1.0 {
+                    bail!("{op:?}\n{out:?}: element {e} is {got}, not {want} within {allowed:e}");
+                }
+                self.worst = self.worst.max(used);
+            }
+            write_floats(oracle, &wide, &got)?;
+        }
+        Ok(())
+    }
+
+    /// All devices refuse the operation, now and when it is captured (what only running can tell: in the replay), with a
+    /// message that has all of `words`.
+    pub fn refuses(&mut self, op: &Op, words: &[&str]) {
+        let mut wrong = Vec::new();
+        for device in self.devices() {
+            let (op, name) = (retype(op, device.float()), device.name());
+            let captured = device.capture(&[op]).and_then(|graph| device.replay(graph));
+            for (how, result) in [("run", device.run(&op)), ("capture", captured)] {
+                let text = result.map_or_else(|e| e.to_string(), |()| "nothing".into());
+                if !words.iter().all(|w| text.contains(w)) {
+                    wrong.push(format!("{how} on {name} says {text:?}, which has not all of {words:?}, of {op:?}"));
+                }
+            }
+        }
+        self.keep(wrong.into_iter().next().map_or(Ok(()), |first| Err(Error::new(first))));
+    }
+
+    /// Whether an element of an arena is an output.
+    fn written(&self, op: &Op) -> Vec<Vec<bool>> {
+        let mut all: Vec<_> = self.arenas.iter().map(|(.., size)| vec![false; *size]).collect();
+        { *op }.operands(&mut |t, access| {
+            let arena = self.arenas.iter().position(|(number, ..)| t.place == Place::Arena(*number));
+            let Some(elements) = arena.map(|arena| &mut all[arena]) else { return };
+            for r in (0..t.rows()).filter(|_| access != Access::Read) {
+                let start = t.offset + r * t.pitch;
+                elements[start..start + t.width].fill(true);
+            }
+        });
+        all
+    }
+
+    /// All bytes of all arenas of a device.
+    fn memory(&mut self, device: usize) -> Result<Vec<Vec<u8>>> {
+        let arenas = self.arenas.clone();
+        let Some(device) = self.devices().nth(device) else { bail!("there is no device {device}") };
+        let read = |(number, dtype, size): (u32, DType, usize)| {
+            let dtype = if dtype.is_float() { device.float() } else { dtype };
+            let mut bytes = vec![0; size * dtype.bytes()];
+            device.read(&Tensor::new(Place::Arena(number), dtype, 0, &[size]), &mut bytes)?;
+            Ok(bytes)
+        };
+        arenas.into_iter().map(read).collect()
+    }
+}
+
+/// The operation with its floats in a device's type.
+pub fn retype(op: &Op, float: DType) -> Op {
+    let mut op = *op;
+    op.operands(&mut |t, _| t.dtype = if t.dtype.is_float() { float } else { t.dtype });
+    op
+}
+
+/// What an operation uses as it likes, so that devices differ.
+fn workspace(op: &Op) -> Option<Tensor> {
+    match op {
+        Op::AttentionBackward(op) => Some(op.delta),
+        Op::GlobalNorm(op) => Some(op.partials),
+        Op::LayerNormBackward(op) => Some(op.partials),
+        _ => None,
+    }
+}

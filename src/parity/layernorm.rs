@@ -1,0 +1,100 @@
+use super::Size;
+use super::lab::{EPS, Lab, dot};
+use crate::device::ops::{LayerNorm, LayerNormBackward, Op};
+use crate::tensor::Tensor;
+
+const SHAPES: [(usize, usize); 9] = [(1, 1), (3, 2), (5, 3), (1, 16), (2, 17), (33, 64), (7, 97), (65, 130), (31, 768)];
+
+/// Where the sum with the residual goes.
+#[derive(Clone, Copy, PartialEq)]
+enum Sum {
+    None,
+    Apart,
+    InPlace,
+}
+
+fn of(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, how: Sum, offset: f64) -> LayerNorm {
+    let dims = &[rows, width];
+    let values: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| x + offset).collect();
+    let x = lab.floats((dims, pitch), &values);
+    let residual = (how != Sum::None).then(|| lab.input((dims, pitch)));
+    let sum = match how {
+        Sum::None => None,
+        Sum::Apart => Some(lab.output((dims, 0))),
+        Sum::InPlace => residual,
+    };
+    let (weight, bias) = (lab.input((&[width], 0)), lab.input((&[width], 0)));
+    let (out, mean, rstd) = (lab.output((dims, pitch)), lab.output((&[rows], 0)), lab.output((&[rows], 0)));
+    LayerNorm { x, residual, sum, weight, bias, out, mean, rstd, eps: 1e-5 }
+}
+
+/// Bounds of 1 / standard deviation: a few numbers may happen to be equal, many cannot.
+fn rstd_of(width: usize) -> f64 {
+    if width < 16 { 1e-5f64.sqrt().recip() } else { 4.0 }
+}
+
+pub fn cases(lab: &mut Lab) {
+    for (rows, width) in SHAPES {
+        for how in [Sum::None, Sum::Apart, Sum::InPlace] {
+            for (pitch, offset) in [(0, 0.0), (width + 3, 0.0), (0, 64.0)] {
+                let op = of(lab, (rows, width), pitch, how, offset);
+                // Values are up to 2 + offset; they, and their mean over width / 16 steps of 16 lanes, round by eps / 2 of that
+                // each, and rstd magnifies the difference. The rest is relative to h, which is at most sqrt(width).
+                let value = EPS * (2.0 + offset) * (2.0 + (width as f64 / 16.0).sqrt());
+                let (rstd, h) = (rstd_of(width), (width as f64).sqrt());
+                let difference = rstd * value;
+                lab.check(op, |out, want| match *out {
+                    out if out == op.mean || Some(out) == op.sum => value,
+                    // d rstd = rstd^3 |x - mean| dx
+                    out if out == op.rstd => want * (2.0 * difference * h + 8.0 * EPS),
+                    _ => (difference + 8.0 * EPS * (h + 1.0)) * (1.0 + h),
+                });
+                lab.clear();
+            }
+        }
+    }
+}
+
+fn backward(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, add: (bool, bool)) -> LayerNormBackward {
+    let forward = of(lab, (rows, width), pitch, Sum::None, 0.0);
+    lab.prepare(forward);
+    let LayerNorm { x, weight, mean, rstd, .. } = forward;
+    let mut target = |dims: &[usize], pitch: usize, add: bool| -> Tensor {
+        if add { lab.input((dims, pitch)) } else { lab.output((dims, pitch)) }
+    };
+    let dims = &[rows, width];
+    let dx = target(dims, pitch, add.0);
+    let (dweight, dbias) = (target(&[width], 0, add.1), target(&[width], 0, add.1));
+    let dout = lab.input((dims, pitch));
+    let partials = lab.output((&[LayerNormBackward::partials(rows), 2 * width], 0));
+    let (accumulate_dx, accumulate) = add;
+    LayerNormBackward { dout, x, weight, mean, rstd, dx, accumulate_dx, dweight, dbias, accumulate, partials }
+}
+
+pub fn cases_backward(lab: &mut Lab) {
+    // 2100 rows: more than 64 blocks of 32, which then grow.
+    for (rows, width) in SHAPES.into_iter().chain([(32, 5), (2100, 6)]) {
+        for (pitch, add) in
+            [(0, (false, false)), (width + 3, (true, false)), (0, (false, true)), (width + 5, (true, true))]
+        {
+            let op = backward(lab, (rows, width), pitch, add);
+            // h = (x - mean) rstd is given: it rounds twice and is at most sqrt(width), as are its products with |dout| <= 1.
+            let (rstd, h) = (rstd_of(width), (width as f64).sqrt());
+            let column = dot(rows) * h;
+            // Two means over the row of up to h, then a difference of three such numbers, times rstd.
+            let element = 8.0 * EPS * rstd * (1.0 + h) * h;
+            lab.check(op, |out, _| if *out == op.dx { element + 2.0 * EPS } else { column });
+            lab.clear();
+        }
+    }
+}
+
+pub fn sample(lab: &mut Lab, size: Size) -> Op {
+    let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
+    of(lab, shape, 0, Sum::Apart, 0.0).into()
+}
+
+pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
+    let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
+    backward(lab, shape, 0, (true, true)).into()
+}

@@ -1,0 +1,71 @@
+//! Parity: every operation of a device against the f64 reference, over shapes, options and strides. The cases of the tests and of
+//! `vcycle kernels check`.
+
+mod accumulate;
+mod activation;
+mod adamw;
+mod attention;
+mod column_sum;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod fill;
+mod global_norm;
+pub mod kernels;
+pub mod lab;
+mod layernorm;
+mod linear;
+mod multilevel;
+pub mod random;
+
+use crate::device::ops::Op;
+use lab::Lab;
+
+/// How large an operation's sample is.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Size {
+    /// For tests of what is refused.
+    Small,
+    /// Enough for many chunks on `cpu`.
+    Large,
+}
+
+/// The cases of one operation.
+pub struct Stem {
+    pub name: &'static str,
+    /// Compares many shapes and options with the reference.
+    pub cases: fn(&mut Lab),
+    /// One operation with as many optional operands as go together.
+    pub sample: fn(&mut Lab, Size) -> Op,
+}
+
+macro_rules! stems {
+    ($($stem:ident: $cases:path, $sample:path;)*) => {
+        /// One for each operation.
+        pub const STEMS: &[Stem] = &[$(Stem { name: stringify!($stem), cases: $cases, sample: $sample }),*];
+    };
+}
+
+stems! {
+    accumulate: accumulate::cases, accumulate::sample;
+    activation: activation::cases, activation::sample;
+    adamw: adamw::cases, adamw::sample;
+    attention: attention::cases, attention::sample;
+    attention_backward: attention::cases, attention::sample_backward;
+    column_sum: column_sum::cases, column_sum::sample;
+    cross_entropy: cross_entropy::cases, cross_entropy::sample;
+    dropout: dropout::cases, dropout::sample;
+    embedding: embedding::cases, embedding::sample;
+    embedding_backward: embedding::cases_backward, embedding::sample_backward;
+    fill: fill::cases, fill::sample;
+    global_norm: global_norm::cases, global_norm::sample;
+    layernorm: layernorm::cases, layernorm::sample;
+    layernorm_backward: layernorm::cases_backward, layernorm::sample_backward;
+    linear: linear::cases, linear::sample;
+    multilevel: multilevel::cases, multilevel::sample;
+}
+
+/// The cases of an operation.
+pub fn stem(name: &str) -> Option<&'static Stem> {
+    STEMS.iter().find(|s| s.name == name)
+}

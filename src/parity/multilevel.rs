@@ -1,0 +1,197 @@
+use super::Size;
+use super::lab::{EPS, Lab};
+use crate::device::ops::{IDENTITY, Item, Multilevel, Op};
+
+/// The sparse maps of one operation, as they grow.
+#[derive(Default)]
+struct Maps {
+    index: Vec<u32>,
+    weight: Vec<f64>,
+}
+
+impl Maps {
+    fn push(&mut self, index: u32, weight: f64) -> u32 {
+        self.index.push(index);
+        self.weight.push(weight);
+        self.index.len() as u32 - 1
+    }
+
+    /// A map of `units` onto `src_units`: groups of 0 to 3 random source units with random weights.
+    fn random(&mut self, lab: &mut Lab, units: usize, src_units: usize) -> u32 {
+        let groups: Vec<Vec<i32>> = (0..units)
+            .map(|_| {
+                let n = lab.random.ids(1, 4)[0] as usize;
+                lab.random.ids(n, src_units)
+            })
+            .collect();
+        let pointers = self.index.len() as u32;
+        (0..=units).for_each(|_| {
+            self.push(0, 0.0);
+        });
+        for (i, group) in groups.iter().enumerate() {
+            self.index[pointers as usize + i] = self.index.len() as u32;
+            for &unit in group {
+                self.push(unit as u32, lab.random.float());
+            }
+        }
+        self.index[pointers as usize + units] = self.index.len() as u32;
+        pointers
+    }
+
+    fn layers(&mut self, starts: &[(u32, f64)]) -> (u32, u32) {
+        let first = self.index.len() as u32;
+        starts.iter().for_each(|&(start, weight)| {
+            self.push(start, weight);
+        });
+        (first, starts.len() as u32)
+    }
+}
+
+/// Rows and columns of the destination, of the source, and how many layers of the source are summed.
+type Sizes = (usize, usize, usize, usize, usize);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Base {
+    None,
+    Apart,
+    InPlace,
+}
+
+/// Parameters one behind the other with padding between, each with random maps, or carried over where sizes are equal.
+fn of(lab: &mut Lab, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
+    let (mut maps, mut items) = (Maps::default(), Vec::new());
+    let (mut src, mut dst) = (3, 5);
+    for &(rows, cols, src_rows, src_cols, layers) in params {
+        let (pitch, src_pitch) = (cols + 2, src_cols + 1);
+        let starts: Vec<_> =
+            (0..layers).map(|l| ((src + l * src_rows * src_pitch) as u32, lab.random.float())).collect();
+        let mut map = |units: usize, src_units: usize| match units == src_units {
+            true => IDENTITY,
+            false => maps.random(lab, units, src_units),
+        };
+        let (row_map, col_map) = (map(rows, src_rows), map(cols, src_cols));
+        let (layer_start, layers) = maps.layers(&starts);
+        items.push(Item {
+            dst_offset: dst as u32,
+            rows: rows as u32,
+            cols: cols as u32,
+            dst_pitch: pitch as u32,
+            src_rows: src_rows as u32,
+            src_cols: src_cols as u32,
+            src_pitch: src_pitch as u32,
+            row_map,
+            col_map,
+            layer_start,
+            layers,
+            fill,
+        });
+        src += layers as usize * src_rows * src_pitch + 7;
+        dst += rows * pitch + 11;
+    }
+    let src = lab.input((&[src], 0));
+    // Padding between parameters keeps what is there, so the destination is an operand to read as well.
+    let target = lab.input((&[dst], 0));
+    let base = match base {
+        Base::None => None,
+        Base::Apart => Some(lab.input((&[dst], 0))),
+        Base::InPlace => Some(target),
+    };
+    let index = lab.words(&[maps.index.len()], &maps.index);
+    let weight = lab.floats((&[maps.weight.len()], 0), &maps.weight);
+    let items = lab.words(&[items.len(), Item::WORDS], bytemuck::cast_slice(&items));
+    Multilevel { src, dst: target, base, alpha, items, index, weight }
+}
+
+const PARAMS: &[Sizes] = &[
+    (1, 1, 1, 1, 1),
+    (1, 64, 1, 64, 1),
+    (1, 31, 1, 17, 2),
+    (13, 7, 5, 7, 1),
+    (5, 7, 5, 13, 3),
+    (4, 6, 12, 18, 2),
+    (18, 12, 6, 4, 1),
+    (3, 3, 2, 2, 0),
+];
+
+pub fn cases(lab: &mut Lab) {
+    for params in [&PARAMS[..1], &PARAMS[1..4], PARAMS] {
+        for (base, alpha) in [
+            (Base::None, 1.0),
+            (Base::Apart, 0.25),
+            (Base::InPlace, 0.25),
+            (Base::Apart, 1.0),
+            (Base::InPlace, 0.0),
+            (Base::InPlace, 0.7),
+        ] {
+            for fill in [0.0, 0.3] {
+                let op = of(lab, params, base, alpha, fill);
+                // At most 3 layers x 3 x 3 terms below 1, each of 4 factors, and the interpolation.
+                lab.check(op, |_, _| EPS * 3.0 * (9.0f64.sqrt() + 4.0));
+                lab.clear();
+            }
+        }
+    }
+}
+
+pub fn sample(lab: &mut Lab, size: Size) -> Op {
+    let large = &[(300, 200, 150, 100, 2), (1, 999, 1, 333, 1), (64, 700, 64, 350, 1)];
+    of(lab, if size == Size::Large { large } else { PARAMS }, Base::Apart, 0.25, 0.0).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lab::Lab;
+    use super::{Base, PARAMS, of};
+    use crate::device::ops::{IDENTITY, Item, Multilevel};
+
+    /// Elements between parameters stay: the generic check takes all of the destination for an output.
+    #[test]
+    fn padding_between_parameters_is_left_alone() {
+        let mut lab = Lab::cpu(&[2], true);
+        let op = of(&mut lab, PARAMS, Base::None, 1.0, 0.5);
+        let before = lab.values(&op.dst);
+        lab.check(op, |_, _| 1e-5);
+        let after = lab.values(&op.dst);
+        let mut inside = vec![false; before.len()];
+        let mut start = 5;
+        for &(rows, cols, ..) in PARAMS {
+            (0..rows).for_each(|r| inside[start + r * (cols + 2)..][..cols].fill(true));
+            start += rows * (cols + 2) + 11;
+        }
+        for (i, inside) in inside.iter().enumerate() {
+            assert_eq!(before[i] != after[i], *inside, "element {i}");
+        }
+    }
+
+    /// What no map of ours says, so that a damaged one is refused rather than read.
+    #[test]
+    fn maps_that_lead_outside_are_refused() {
+        let mut lab = Lab::cpu(&[2], true);
+        let mut refused = |change: &dyn Fn(&mut Item), word: &str| {
+            let mut lab_op = of(&mut lab, &[(18, 12, 6, 4, 1)], Base::None, 1.0, 0.0);
+            let words: Vec<u32> = read_words(&mut lab, &lab_op);
+            let mut item: Item = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words));
+            change(&mut item);
+            lab_op.items = lab.words(&[1, Item::WORDS], bytemuck::cast_slice(&[item]));
+            lab.refuses(&lab_op.into(), &["multilevel", "item 0", word]);
+            lab.clear();
+        };
+        refused(&|item| item.dst_offset = 1_000_000, "destination");
+        refused(&|item| item.rows += 1, "destination");
+        refused(&|item| item.rows = u32::MAX, "destination");
+        refused(&|item| item.dst_pitch = 3, "destination");
+        refused(&|item| item.src_rows = 1_000, "source");
+        refused(&|item| item.src_cols = 2, "names unit");
+        refused(&|item| item.layers = 1_000, "index");
+        refused(&|item| item.layer_start = u32::MAX - 1, "index");
+        refused(&|item| item.row_map = 1_000_000, "index");
+        refused(&|item| item.col_map = IDENTITY, "carried over");
+    }
+
+    fn read_words(lab: &mut Lab, op: &Multilevel) -> Vec<u32> {
+        let mut words = vec![0u32; op.items.numel()];
+        let device = lab.devices().next().expect("a device");
+        device.read(&op.items, bytemuck::cast_slice_mut(&mut words)).expect("items");
+        words
+    }
+}

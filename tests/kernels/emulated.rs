@@ -1,0 +1,64 @@
+//! Every kernel and variant on emulated hardware, in three schedules: all threads forward, backward, in random order, with
+//! asynchronous copies that arrive late, at once, or at random. Part of the cases with every access checked.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use vcycle::device::cuda::driver::emulator::{Log, Options, kernels};
+use vcycle::device::cuda::variants::{VARIANTS, ladder};
+use vcycle::parity::kernels::emulated;
+use vcycle::parity::lab::{Choice, Lab};
+
+/// An emulator that checks everything, beside the reference.
+pub fn lab() -> Lab {
+    let options = Options { checks: true, ..Options::default() };
+    Lab::new(vec![Box::new(vcycle::device::cuda::emulated(options))], Choice::ALL)
+}
+
+/// As large as the slowest variants allow within the time of all tests.
+const LARGEST: u64 = 6_000_000;
+
+macro_rules! stems {
+    ($($stem:ident)*) => {
+        $(#[test] fn $stem() { variants(stringify!($stem)) })*
+    };
+}
+
+stems! {
+    accumulate activation adamw attention attention_backward column_sum cross_entropy dropout embedding embedding_backward fill
+    global_norm layernorm layernorm_backward linear multilevel
+}
+
+/// All variants of an operation equal the reference, and run every kernel that they name.
+fn variants(operation: &str) {
+    for variant in ladder(operation) {
+        let log = Arc::new(Mutex::new(Log::default()));
+        for (checks, every, flops) in [(false, 1, LARGEST), (true, 7, LARGEST / 10)] {
+            let schedules = Options::schedules(checks).map(|o| Options { log: Some(log.clone()), threads: 1, ..o });
+            let begin = std::time::Instant::now();
+            match emulated(variant, &schedules, Choice { every, flops, full: false }) {
+                Ok(done) if std::env::var_os("VCYCLE_TOLERANCES").is_some() => println!(
+                    "{operation} {} checks {checks}: {} comparisons, {:.3} of the tolerance, {:.1} s",
+                    variant.name,
+                    done.comparisons,
+                    done.worst,
+                    begin.elapsed().as_secs_f64()
+                ),
+                Ok(_) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let ran = log.lock().expect("a log").kernels.clone();
+        let never: Vec<_> = variant.kernels.iter().filter(|k| !ran.contains(**k)).collect();
+        assert!(never.is_empty(), "no case of {operation}, {} runs {never:?}", variant.name);
+    }
+}
+
+#[test]
+fn every_kernel_belongs_to_a_variant_and_every_variant_to_an_operation() {
+    let named: BTreeSet<_> = VARIANTS.iter().flat_map(|v| v.kernels).copied().collect();
+    let planted = |name: &str| name.ends_with("_good") || name.ends_with("_bad");
+    let there: BTreeSet<_> = kernels().map(|k| k.name).filter(|name| !planted(name)).collect();
+    assert_eq!(named, there, "kernels in variants, and kernels in kernels/");
+    let operations: BTreeSet<_> = VARIANTS.iter().map(|v| v.operation).collect();
+    assert_eq!(operations, vcycle::device::ops::NAMES.iter().copied().collect());
+}

@@ -1,0 +1,62 @@
+//! Every barrier, fence, wait and commit of every kernel has a reason: without it, some schedule reports a defect or a wrong
+//! result. The few that may go unnoticed are listed here with the reason.
+
+use std::collections::BTreeSet;
+use vcycle::device::cuda::driver::emulator::{Options, Site};
+use vcycle::device::cuda::variants::{VARIANTS, Variant};
+use vcycle::parity::kernels::{QUICK, emulated, sites};
+
+/// Operation, variant, place, and why nobody can notice.
+const SURVIVORS: &[(&str, &str, &str, &str)] = &[];
+
+fn noticed(variant: &'static Variant, site: &Site) -> bool {
+    let schedules = Options::schedules(true).map(|o| Options { drop: Some(site.clone()), ..o });
+    emulated(variant, &schedules, QUICK).is_err()
+}
+
+#[test]
+fn every_barrier_is_missed() {
+    let (mut mutants, mut survivors) = (0, Vec::new());
+    for variant in VARIANTS {
+        for site in sites(variant).expect("the cases of a variant") {
+            mutants += 1;
+            if !noticed(variant, &site) {
+                survivors.push((variant.operation, variant.name, site.to_string()));
+            }
+        }
+    }
+    println!("{mutants} mutants, {} survivors", survivors.len());
+    let listed: Vec<_> = SURVIVORS.iter().map(|(o, v, s, _)| (*o, *v, s.to_string())).collect();
+    assert_eq!(survivors, listed, "mutants that nobody notices, and those that are listed");
+    assert!(20 * survivors.len() <= mutants, "{} of {mutants} mutants survive", survivors.len());
+}
+
+/// No barrier stands where the cases do not come.
+#[test]
+fn every_barrier_is_reached() {
+    let reached: BTreeSet<_> = VARIANTS.iter().flat_map(|v| sites(v).expect("the cases of a variant")).collect();
+    let written = written();
+    assert!(written.len() > 20, "{written:?}");
+    let missing: Vec<_> = written.iter().filter(|site| !reached.contains(site)).map(Site::to_string).collect();
+    assert!(missing.is_empty(), "{missing:?} are never reached");
+}
+
+/// Places of barriers, fences, waits and commits in the source of the kernels.
+fn written() -> Vec<Site> {
+    const CALLS: &[&str] =
+        &["__syncthreads()", "__syncwarp(", "__threadfence()", "named_barrier(", "cp_async_wait<", "cp_async_commit()"];
+    let mut sites = Vec::new();
+    for folder in ["kernels", "kernels/common"] {
+        for entry in std::fs::read_dir(folder).expect("the kernels").flatten() {
+            let path = entry.path();
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            for (number, line) in (1..).zip(text.lines()) {
+                let code = line.split("//").next().unwrap_or_default();
+                if CALLS.iter().any(|call| code.contains(call)) {
+                    sites.extend(Site::parse(&format!("{}:{number}", path.display())));
+                }
+            }
+        }
+    }
+    sites
+}
