@@ -7,28 +7,56 @@ use vcycle::device::cuda::variants::{VARIANTS, Variant};
 use vcycle::parity::kernels::{QUICK, emulated, sites};
 
 /// Operation, variant, place, and why nobody can notice.
-const SURVIVORS: &[(&str, &str, &str, &str)] = &[];
+const SURVIVORS: &[(&str, &str, &str, &str)] = &[
+    ("cross_entropy", "naive", "kernels/common/reduce.cuh:34", ONCE),
+    ("cross_entropy", "block", "kernels/common/reduce.cuh:45", ONCE),
+    ("global_norm", "block", "kernels/common/reduce.cuh:34", ONCE),
+];
+
+const ONCE: &str = "parts one reduction from the next of the same kind, and this kernel has only one";
 
 fn noticed(variant: &'static Variant, site: &Site) -> bool {
     let schedules = Options::schedules(true).map(|o| Options { drop: Some(site.clone()), ..o });
     emulated(variant, &schedules, QUICK).is_err()
 }
 
-#[test]
-fn every_barrier_is_missed() {
-    let (mut mutants, mut survivors) = (0, Vec::new());
-    for variant in VARIANTS {
+/// Every other variant, from `first` on: two tests, for two cores.
+fn every_barrier_is_missed(first: usize) {
+    let (mut mutants, mut unexplained) = (0, Vec::new());
+    let (mut survivors, mut listed) = (0, SURVIVORS.to_vec());
+    for (number, variant) in VARIANTS.iter().enumerate() {
+        let (mine, place) = (number % 2 == first, (variant.operation, variant.name));
+        listed.retain(|(operation, name, ..)| mine || (*operation, *name) != place);
+        if !mine {
+            continue;
+        }
         for site in sites(variant).expect("the cases of a variant") {
             mutants += 1;
-            if !noticed(variant, &site) {
-                survivors.push((variant.operation, variant.name, site.to_string()));
+            if noticed(variant, &site) {
+                continue;
+            }
+            survivors += 1;
+            match listed.iter().position(|(o, v, s, _)| (*o, *v, s.to_string()) == (place.0, place.1, site.to_string()))
+            {
+                Some(explained) => drop(listed.swap_remove(explained)),
+                None => unexplained.push((place, site.to_string())),
             }
         }
     }
-    println!("{mutants} mutants, {} survivors", survivors.len());
-    let listed: Vec<_> = SURVIVORS.iter().map(|(o, v, s, _)| (*o, *v, s.to_string())).collect();
-    assert_eq!(survivors, listed, "mutants that nobody notices, and those that are listed");
-    assert!(20 * survivors.len() <= mutants, "{} of {mutants} mutants survive", survivors.len());
+    println!("{mutants} mutants, {survivors} survivors");
+    assert!(unexplained.is_empty(), "nobody notices, and no reason is given, without {unexplained:?}");
+    assert!(listed.is_empty(), "no longer survivors: {listed:?}");
+    assert!(20 * survivors <= mutants, "{survivors} of {mutants} mutants survive");
+}
+
+#[test]
+fn every_barrier_is_missed_in_even_variants() {
+    every_barrier_is_missed(0);
+}
+
+#[test]
+fn every_barrier_is_missed_in_odd_variants() {
+    every_barrier_is_missed(1);
 }
 
 /// No barrier stands where the cases do not come.

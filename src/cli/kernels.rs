@@ -119,12 +119,13 @@ impl Check {
         };
         let variants: Vec<_> = VARIANTS.iter().filter(wanted).collect();
         if variants.is_empty() {
-            bail!("no operation, variant or kernel is called like {:?}; `vcycle kernels list` names them", self.name);
+            let name = self.name.as_deref().unwrap_or_default();
+            bail!("no operation, variant or kernel is called like {name:?}; `vcycle kernels list` names them");
         }
         if self.device == Where::Cuda && (self.shadow || self.drop.is_some()) {
             bail!("--shadow and --drop are for emulated hardware; leave out --device cuda");
         }
-        let choice = Choice { every: 1, flops: if self.full { u64::MAX } else { 6_000_000 }, full: self.full };
+        let choice = Choice { every: 1, flops: if self.full { u64::MAX } else { 30_000_000 }, full: self.full };
         match &self.drop {
             Some(site) => self.without(site, &variants, choice),
             None => self.with(&variants, choice),

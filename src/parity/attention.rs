@@ -7,7 +7,7 @@ use crate::tensor::Tensor;
 type Sizes = (usize, usize, usize, usize, usize);
 
 /// Ones, primes, the neighbours of `cpu`'s block of 64 queries, fewer queries than keys, and head sizes in use.
-const SIZES: [Sizes; 12] = [
+const SIZES: [Sizes; 15] = [
     (1, 1, 1, 1, 1),
     (1, 1, 7, 1, 2),
     (2, 5, 5, 3, 3),
@@ -20,7 +20,13 @@ const SIZES: [Sizes; 12] = [
     (1, 64, 129, 1, 8),
     (2, 130, 131, 1, 5),
     (1, 7, 5, 1, 4),
+    (1, 33, 33, 1, 96),
+    (1, 31, 33, 1, 128),
+    (1, 17, 17, 12, 64),
 ];
+
+/// GPT-2's, BERT's and DeiT's, and one head beyond any tile.
+const FULL: [Sizes; 4] = [(1, 1024, 1024, 12, 64), (2, 512, 512, 12, 64), (2, 197, 197, 12, 64), (1, 256, 256, 2, 160)];
 
 #[derive(Clone, Copy)]
 struct Options {
@@ -107,7 +113,8 @@ fn check(lab: &mut Lab, sizes: Sizes, with: Options) {
 }
 
 pub fn cases(lab: &mut Lab) {
-    for sizes in SIZES {
+    let full = if lab.full() { &FULL[..] } else { &[] };
+    for &sizes in SIZES.iter().chain(full) {
         let (_, tq, tk, ..) = sizes;
         for (i, dropout) in [0.0, 0.2].into_iter().enumerate() {
             for (causal, key_mask) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -41,7 +41,10 @@ fn of(
 }
 
 pub fn cases(lab: &mut Lab) {
-    for (rows, vocab) in [(1, 1), (1, 2), (5, 16), (4, 17), (33, 64), (7, 1001), (3, 16_385)] {
+    let shapes = [(1, 1), (1, 2), (5, 16), (4, 17), (33, 64), (7, 1001), (3, 16_385)];
+    // GPT-2's vocabulary.
+    let full: &[_] = if lab.full() { &[(256, 50_257)] } else { &[] };
+    for &(rows, vocab) in shapes.iter().chain(full) {
         for gradient in [Gradient::None, Gradient::Apart, Gradient::InPlace] {
             for (smoothing, weight, all_ignored) in [(0.0, 1.0, false), (0.1, 0.25, false), (0.3, 1.0, true)] {
                 for pitch in [0, vocab + 5] {

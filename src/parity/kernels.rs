@@ -92,7 +92,7 @@ fn check(variant: &'static Variant, devices: Vec<Box<dyn Device>>, choice: Choic
     let mut lab = Lab::new(devices, choice);
     lab.only(name, variant.supports);
     (stem.cases)(&mut lab);
-    lab.finish().map_err(|e| e.at(format_args!("{name}, {}", variant.name)))?;
+    lab.finish()?;
     if !lab.checked.contains(name) {
         bail!("the cases of {name} compare no operation that {} supports", variant.name);
     }

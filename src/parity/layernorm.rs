@@ -33,8 +33,16 @@ fn rstd_of(width: usize) -> f64 {
     if width < 16 { 1e-5f64.sqrt().recip() } else { 4.0 }
 }
 
+/// GPT-2's, and BERT-Large's.
+const FULL: [(usize, usize); 2] = [(2048, 768), (1024, 1024)];
+
+/// Shapes that are wanted.
+fn shapes(lab: &Lab) -> Vec<(usize, usize)> {
+    [&SHAPES[..], if lab.full() { &FULL } else { &[] }].concat()
+}
+
 pub fn cases(lab: &mut Lab) {
-    for (rows, width) in SHAPES {
+    for (rows, width) in shapes(lab) {
         for how in [Sum::None, Sum::Apart, Sum::InPlace] {
             for (pitch, offset) in [(0, 0.0), (width + 3, 0.0), (0, 64.0)] {
                 let op = of(lab, (rows, width), pitch, how, offset);
@@ -73,7 +81,7 @@ fn backward(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, add: (bo
 
 pub fn cases_backward(lab: &mut Lab) {
     // 2100 rows: more than 64 blocks of 32, which then grow.
-    for (rows, width) in SHAPES.into_iter().chain([(32, 5), (2100, 6)]) {
+    for (rows, width) in shapes(lab).into_iter().chain([(32, 5), (2100, 6)]) {
         for (pitch, add) in
             [(0, (false, false)), (width + 3, (true, false)), (0, (false, true)), (width + 5, (true, true))]
         {

@@ -27,6 +27,13 @@ const SIZES: [Sizes; 14] = [
 /// Several blocks of 2 MFLOP, along rows and along columns.
 const LARGE: [Sizes; 2] = [(241, 97, 101), (97, 241, 101)];
 
+/// Inner sizes of real models, by two tiles of rows and columns and their neighbours.
+const REAL: [Sizes; 4] = [(128, 127, 768), (65, 64, 3072), (63, 129, 768), (64, 128, 2304)];
+
+/// GPT-2's layers over 1,024 tokens, and its logits over 128.
+const FULL: [Sizes; 5] =
+    [(1024, 2304, 768), (1024, 768, 768), (1024, 3072, 768), (1024, 768, 3072), (128, 50_257, 768)];
+
 /// What surrounds the product.
 #[derive(Clone, Copy, PartialEq)]
 enum Around {
@@ -138,6 +145,12 @@ pub fn cases(lab: &mut Lab) {
     for sizes in LARGE {
         for (i, around) in AROUND.into_iter().enumerate() {
             check(lab, sizes, transposes[i % 4], 3, around);
+        }
+    }
+    let full = if lab.full() { &FULL[..] } else { &[] };
+    for (s, &sizes) in REAL.iter().chain(full).enumerate() {
+        for (i, transposes) in transposes.into_iter().enumerate() {
+            check(lab, sizes, transposes, 0, AROUND[(3 * s + i) % AROUND.len()]);
         }
     }
     batched(lab);

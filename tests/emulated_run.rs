@@ -1,0 +1,59 @@
+//! A whole V-cycle on the emulator follows the same one on `cpu`, loss by loss; and devices that are not here say so.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn vcycle(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("the binary runs")
+}
+
+/// Stage, step, and the number of every loss and evaluation of a side.
+fn losses(side: &Path) -> Vec<(String, f64)> {
+    let text = std::fs::read_to_string(side.join("metrics.jsonl")).expect("metrics");
+    let mut all = Vec::new();
+    for line in text.lines() {
+        let record: Value = serde_json::from_str(line).expect("a record");
+        for key in ["loss", "valid_loss"] {
+            if let Some(value) = record[key].as_f64() {
+                all.push((format!("stage {} step {} {key}", record["stage"], record["step"]), value));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_v_cycle_on_the_emulator_follows_the_cpu() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let run = |device: &str| {
+        let out = dir.path().join(device);
+        let done = vcycle(&[
+            "train",
+            "configs/gpt-tiny.toml",
+            "--quiet",
+            "--device",
+            device,
+            "--out",
+            &out.display().to_string(),
+        ]);
+        assert!(done.status.success(), "{device}: {}", String::from_utf8_lossy(&done.stderr));
+        [losses(&out.join("vcycle")), losses(&out.join("scratch"))].concat()
+    };
+    let (cpu, emulated) = (run("cpu"), run("emulator"));
+    assert!(cpu.len() > 40, "{} losses", cpu.len());
+    assert_eq!(cpu.len(), emulated.len());
+    for ((what, a), (other, b)) in cpu.iter().zip(&emulated) {
+        assert_eq!(what, other);
+        assert!((a - b).abs() <= 1e-4, "{what}: {a} on cpu, {b} on the emulator");
+    }
+}
+
+/// Says what is missing and what runs instead. On a machine with a GPU and device code there is nothing to say.
+#[test]
+fn a_device_that_is_not_here_says_what_is_missing() {
+    let done = vcycle(&["generate", "no/such/model", "--prompt", "x", "--device", "cuda"]);
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(2), "{text}");
+    assert!(text.contains("no/such/model") || text.contains("cpu") && text.contains("emulator"), "{text}");
+}
