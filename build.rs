@@ -1,5 +1,6 @@
 //! Builds the kernels twice: with nvcc into device code, where there is one, and with the host's C++ compiler for the emulator.
 
+#[cfg(feature = "emulator")]
 #[path = "build/emulator.rs"]
 mod emulator;
 #[path = "build/nvcc.rs"]
@@ -11,13 +12,13 @@ use std::{env, fs};
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build");
+    println!("cargo:rerun-if-changed=tests/emulator/kernels");
     println!("cargo:rustc-check-cfg=cfg(emulated)");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let kernels = files(Path::new("kernels"));
     nvcc::build(&kernels, &out);
-    if env::var_os("CARGO_FEATURE_EMULATOR").is_some() {
-        emulator::build(&kernels, &files(Path::new("tests/emulator/kernels")));
-    }
+    #[cfg(feature = "emulator")]
+    emulator::build(&kernels, &files(Path::new("tests/emulator/kernels")));
 }
 
 /// The `.cu` files of a folder, in order.

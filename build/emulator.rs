@@ -1,7 +1,6 @@
 //! The kernels for the emulator: the host's C++ compiler, instrumented as for its sanitizers, none of whose runtimes is linked.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{env, fs};
 
 const FLAGS: &[&str] = &[
@@ -46,6 +45,10 @@ fn compiler(files: &[PathBuf]) -> cc::Build {
     FLAGS.iter().for_each(|flag| {
         build.flag(flag);
     });
+    if build.get_compiler().is_like_clang() {
+        // A read whose place is written next is an access too: it may be of something that was never set.
+        build.flag("-mllvm").flag("-tsan-instrument-read-before-write=1");
+    }
     build
 }
 
@@ -55,7 +58,7 @@ fn usable(out: &Path) -> Result<(), String> {
     let (source, object) = (out.join("probe.cc"), out.join("probe.o"));
     fs::write(&source, "template <auto F> struct S {}; void f(); int g(int* p) { S<&f> s; (void)s; return *p; }\n")
         .map_err(|e| format!("cannot write {}: {e}", source.display()))?;
-    let run = Command::new(compiler.path()).args(FLAGS).arg("-c").arg(&source).arg("-o").arg(&object).output();
+    let run = compiler.to_command().args(FLAGS).arg("-c").arg(&source).arg("-o").arg(&object).output();
     match run {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
@@ -68,5 +71,7 @@ fn usable(out: &Path) -> Result<(), String> {
 }
 
 fn without(why: &str) {
-    println!("cargo:warning=built without the emulator: {why}; --device emulator and the kernels' tests need it");
+    println!(
+        "cargo:warning=built without the emulator: {why}; --device emulator and the kernels' tests need it (then: touch build.rs)"
+    );
 }

@@ -20,7 +20,8 @@
 #define KERNEL(name, threads, min_blocks, ...) \
   extern "C" __global__ void __launch_bounds__(threads, min_blocks) name(__VA_ARGS__)
 #define DEVICE static __device__ __forceinline__
-#define SMEM(T, name, dims) __shared__ T name dims
+// Aligned for the widest access.
+#define SMEM(T, name, dims) __shared__ __align__(16) T name dims
 extern __shared__ __align__(1024) unsigned char vcycle_dynamic_shared[];
 #define SMEM_DYN(T, name) T* name = reinterpret_cast<T*>(vcycle_dynamic_shared)
 

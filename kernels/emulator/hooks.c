@@ -8,6 +8,10 @@
 void emu_access(const void* address, size_t bytes, int write, const void* pc);
 void emu_watchdog(const void* pc);
 void emu_undefined(int kind, const void* pc);
+uint32_t emu_atomic_at(const char* file, int line, void* address, int operation, uint32_t value, uint32_t compare,
+                       const void* pc);
+void emu_cp_async_at(const char* file, int line, void* shared, const void* global, int bytes, int from_global,
+                     const void* pc);
 
 typedef struct {
   unsigned x, y, z;
@@ -96,3 +100,16 @@ UNDEFINED(type_mismatch_v1, 1)
 UNDEFINED(shift_out_of_bounds, 2)
 UNDEFINED(divrem_overflow, 3)
 UNDEFINED(pointer_overflow, 0)
+
+// With the place that they are called from, for whoever races with them.
+uint32_t emu_atomic(const char* file, int line, void* address, int operation, uint32_t value, uint32_t compare) {
+  if (--current.fuel <= 0) emu_watchdog(__builtin_return_address(0));
+  return emu_atomic_at(file, line, address, operation, value, compare, __builtin_return_address(0));
+}
+void emu_cp_async(const char* file, int line, void* shared, const void* global, int bytes, int from_global) {
+  emu_cp_async_at(file, line, shared, global, bytes, from_global, __builtin_return_address(0));
+}
+
+void emu_aligned(const void* address, int bytes) {
+  if ((uintptr_t)address % bytes && current.fuel != INT64_MAX) emu_undefined(1, __builtin_return_address(0));
+}

@@ -7,6 +7,9 @@
 #include <stdint.h>
 #include <string.h>
 
+// Calls of these would pass by the emulator.
+#pragma GCC poison memcpy memset memmove
+
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
@@ -38,11 +41,14 @@ void emu_fence(const char* file, int line);
 void emu_exchange(const char* file, int line, unsigned mask, const char* what, uint64_t bits, uint64_t out[32]);
 // `lane` was not among those that took part in the exchange.
 void emu_bad_lane(const char* file, int line, unsigned mask, int lane);
-uint64_t emu_atomic(const char* file, int line, void* address, int bytes, int operation, uint64_t value, uint64_t compare);
+// In hooks.c, as the next but one.
+uint32_t emu_atomic(const char* file, int line, void* address, int operation, uint32_t value, uint32_t compare);
 void emu_cp_async(const char* file, int line, void* shared, const void* global, int bytes, int from_global);
 void emu_cp_async_commit(const char* file, int line);
 void emu_cp_async_wait(const char* file, int line, int groups_in_flight);
 void emu_trap(const char* file, int line);
+// In hooks.c: reports the line that it is called from.
+void emu_aligned(const void* address, int bytes);
 }
 
 #define threadIdx emu_thread_idx()
@@ -133,45 +139,72 @@ inline unsigned ballot(const char* file, int line, unsigned mask, int predicate)
 namespace emu {
 
 // The numbers are those of src/device/cuda/driver/emulator/atomics.rs.
-enum Atomic { kAdd = 0, kAddFloat = 1, kMax = 2, kMin = 3, kExchange = 4, kCompare = 5, kLoad = 6, kStore = 7, kOr = 8 };
+enum Atomic { kAdd = 0, kAddFloat = 1, kMax = 2, kMin = 3, kExchange = 4, kCompare = 5, kOr = 6, kMaxInt = 7, kMinInt = 8 };
 
-inline unsigned atomic(const char* f, int l, Atomic op, unsigned* p, unsigned v, unsigned compare = 0) {
-  return (unsigned)emu_atomic(f, l, p, 4, op, v, compare);
+inline __attribute__((always_inline)) unsigned atomic(const char* f, int l, Atomic op, unsigned* p, unsigned v,
+                                                      unsigned compare = 0) {
+  return emu_atomic(f, l, p, op, v, compare);
 }
-inline int atomic(const char* f, int l, Atomic op, int* p, int v, int compare = 0) {
-  return (int)emu_atomic(f, l, p, 4, op, (unsigned)v, (unsigned)compare);
+inline __attribute__((always_inline)) int atomic(const char* f, int l, Atomic op, int* p, int v, int compare = 0) {
+  Atomic real = op == kMax ? kMaxInt : op == kMin ? kMinInt : op;
+  return (int)emu_atomic(f, l, p, real, (unsigned)v, (unsigned)compare);
 }
-inline float atomic(const char* f, int l, Atomic op, float* p, float v, float compare = 0) {
-  Atomic real = op == kAdd ? kAddFloat : op;
-  return value<float>(emu_atomic(f, l, p, 4, real, bits<uint64_t>(v), bits<uint64_t>(compare)));
+// CUDA has no other atomics on floats.
+inline __attribute__((always_inline)) float atomic_float(const char* f, int l, Atomic op, float* p, float v) {
+  return value<float>(emu_atomic(f, l, p, op, bits<uint32_t>(v), 0));
+}
+inline __attribute__((always_inline)) float add(const char* f, int l, float* p, float v) {
+  return atomic_float(f, l, kAddFloat, p, v);
+}
+template <class T>
+inline __attribute__((always_inline)) T add(const char* f, int l, T* p, T v) {
+  return atomic(f, l, kAdd, p, v);
+}
+inline __attribute__((always_inline)) float exchange(const char* f, int l, float* p, float v) {
+  return atomic_float(f, l, kExchange, p, v);
+}
+template <class T>
+inline __attribute__((always_inline)) T exchange(const char* f, int l, T* p, T v) {
+  return atomic(f, l, kExchange, p, v);
 }
 
 }  // namespace emu
 
-#define atomicAdd(p, v) emu::atomic(__FILE__, __LINE__, emu::kAdd, p, v)
+#define atomicAdd(p, v) emu::add(__FILE__, __LINE__, p, v)
 #define atomicMax(p, v) emu::atomic(__FILE__, __LINE__, emu::kMax, p, v)
 #define atomicMin(p, v) emu::atomic(__FILE__, __LINE__, emu::kMin, p, v)
 #define atomicOr(p, v) emu::atomic(__FILE__, __LINE__, emu::kOr, p, v)
-#define atomicExch(p, v) emu::atomic(__FILE__, __LINE__, emu::kExchange, p, v)
+#define atomicExch(p, v) emu::exchange(__FILE__, __LINE__, p, v)
 #define atomicCAS(p, c, v) emu::atomic(__FILE__, __LINE__, emu::kCompare, p, v, c)
 
 // ---- Types and arithmetic -------------------------------------------------------------------------------------------------
 
-struct alignas(8) float2 {
+// A vector is loaded and stored in one piece, so its address must be a multiple of its size. Compilers may split the copy of a
+// struct, and then check nothing: the copy asks.
+template <int BYTES>
+struct alignas(BYTES) Vector {
+  Vector() = default;
+  Vector(const Vector& other) { emu_aligned(&other, BYTES); }
+  Vector& operator=(const Vector& other) {
+    emu_aligned(&other, BYTES);
+    emu_aligned(this, BYTES);
+    return *this;
+  }
+};
+
+struct float2 : Vector<8> {
   float x, y;
 };
-struct alignas(16) float4 {
+struct float4 : Vector<16> {
   float x, y, z, w;
 };
-struct alignas(16) int4 {
-  int x, y, z, w;
-};
-struct alignas(16) uint4 {
+struct uint4 : Vector<16> {
   unsigned x, y, z, w;
 };
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+static_assert(sizeof(float2) == 8 && sizeof(float4) == 16 && sizeof(uint4) == 16);
+inline float2 make_float2(float x, float y) { return {{}, x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {{}, x, y, z, w}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {{}, x, y, z, w}; }
 
 template <class T>
 DEVICE T min(T a, T b) {
@@ -185,16 +218,8 @@ DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 DEVICE unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 DEVICE unsigned __float_as_uint(float x) { return emu::bits<unsigned>(x); }
 DEVICE float __uint_as_float(unsigned x) { return emu::bits<float>(x); }
-DEVICE int __float_as_int(float x) { return emu::bits<int>(x); }
-DEVICE float __int_as_float(int x) { return emu::bits<float>(x); }
-DEVICE float __fdividef(float a, float b) { return a / b; }
 // glibc declares functions of these names.
 #define __expf(x) expf(x)
-#define __logf(x) logf(x)
-template <class T>
-DEVICE T __ldg(const T* p) {
-  return *p;
-}
 
 // ---- Kernels --------------------------------------------------------------------------------------------------------------
 

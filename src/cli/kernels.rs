@@ -1,6 +1,6 @@
 use super::say;
 use crate::bail;
-use crate::device::cuda::compiled::{COMPILED, NVCC, occupancy};
+use crate::device::cuda::compiled::{self, NVCC, occupancy};
 use crate::device::cuda::variants::{VARIANTS, Variant};
 use crate::error::{Error, Result};
 use crate::parity::kernels;
@@ -40,7 +40,7 @@ struct Check {
     /// Shapes of real models at full size too (minutes to hours on the emulator)
     #[arg(long)]
     full: bool,
-    /// Leave out one barrier, fence, wait or commit, such as kernels/linear.cu:140, and see whether that is noticed: exit code
+    /// Leave out one barrier, fence, wait or commit, such as kernels/linear.cu:139, and see whether that is noticed: exit code
     /// 0 when it is, 1 when not. Implies --shadow
     #[arg(long, value_name = "FILE:LINE")]
     drop: Option<String>,
@@ -71,9 +71,9 @@ impl Args {
 
 fn list() -> Result<()> {
     match NVCC {
-        Some(version) => {
-            say(format_args!("compiled by nvcc {version}; registers and shared memory of a block by ptxas"))?
-        }
+        Some(version) => say(format_args!(
+            "compiled by nvcc {version}; registers and fixed shared memory by ptxas; a launch may add shared memory"
+        ))?,
         None => say(format_args!(
             "no device code in this build: no nvcc was found when it was built (see docs/kernels.md)"
         ))?,
@@ -83,7 +83,7 @@ fn list() -> Result<()> {
         say(format_args!("{} {}", variant.operation, variant.name))?;
         for name in variant.kernels {
             say(format_args!("    {name}, {} threads", threads(name)))?;
-            for kernel in COMPILED.iter().flat_map(|m| m.kernels).filter(|k| k.name == *name) {
+            for kernel in compiled::kernel(name) {
                 let busy = self::threads(name)
                     .and_then(|threads| occupancy(kernel.arch, kernel.registers, kernel.shared, threads))
                     .map_or(String::new(), |(blocks, part)| {
@@ -149,7 +149,7 @@ impl Check {
                     100.0 * done.worst
                 ))?,
                 // Without the device, nothing can be said of any kernel.
-                Err(error) if self.device == Where::Cuda && crate::device::cuda::open().is_err() => return Err(error),
+                Err(error) if !self.is_there() => return Err(error),
                 Err(error) => {
                     failed += 1;
                     say(format_args!("{name:<28} FAILED: {error}"))?;
@@ -162,11 +162,18 @@ impl Check {
         Ok(ExitCode::SUCCESS)
     }
 
+    fn is_there(&self) -> bool {
+        match self.device {
+            Where::Emulator => cfg!(emulated),
+            Where::Cuda => crate::device::cuda::open().is_ok(),
+        }
+    }
+
     #[cfg(emulated)]
     fn emulated(&self, variant: &'static Variant, drop: Option<&str>, choice: Choice) -> Result<kernels::Outcome> {
         use crate::device::cuda::driver::emulator::{Options, Order, Site};
         let drop = match drop.map(|text| (text, Site::parse(text))) {
-            Some((text, None)) => bail!("--drop is {text:?}; it takes FILE:LINE, such as kernels/linear.cu:140"),
+            Some((text, None)) => bail!("--drop is {text:?}; it takes FILE:LINE, such as kernels/linear.cu:139"),
             Some((_, site)) => site,
             None => None,
         };

@@ -69,7 +69,7 @@ pub fn reaching(site: &str, variants: &[&'static Variant]) -> Result<Vec<&'stati
     #[cfg(emulated)]
     {
         let Some(site) = cuda::driver::emulator::Site::parse(site) else {
-            bail!("{site:?} is no FILE:LINE, such as kernels/linear.cu:140")
+            bail!("{site:?} is no FILE:LINE, such as kernels/linear.cu:139")
         };
         let mut all = Vec::new();
         for &variant in variants {

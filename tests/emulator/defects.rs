@@ -55,6 +55,13 @@ const DEFECTS: &[Defect] = &[
     Defect("counting_without_atomics", 64, 1, "race"),
     Defect("last_block_without_fence", 32, 5, "race"),
     Defect("input_is_written", 64, 1, "only reads"),
+    Defect("shared_atomics_between_blocks", 32, 3, "of another block"),
+    Defect("plain_read_of_an_atomic", 64, 1, "race"),
+    Defect("a_third_reader", 96, 1, "race"),
+    Defect("halves_of_a_word", 64, 1, "race"),
+    Defect("copy_from_shared", 32, 1, "its source is global memory"),
+    Defect("endless_meetings", 32, 1, "endless loop"),
+    Defect("polling_by_adding_nothing", 32, 1, "polls"),
     Defect("endless_loop", 32, 1, "endless loop"),
     Defect("flag_that_nobody_sets", 32, 1, "deadlock"),
     Defect("trap", 32, 1, "trap"),
@@ -77,7 +84,14 @@ fn run(defect: &Defect, twin: &str, options: Options) -> (Emulator, Result<Vec<f
     let values: Vec<f32> = (0..N).map(|i| 1.0 + i as f32).collect();
     emulator.write(rows(data), bytemuck::cast_slice(&values)).expect("input");
     // Words that count begin at zero, outputs as never written.
-    let counts = ["counting_without_atomics", "last_block_without_fence", "flag_that_nobody_sets"].contains(&name);
+    let counts = [
+        "counting_without_atomics",
+        "last_block_without_fence",
+        "flag_that_nobody_sets",
+        "plain_read_of_an_atomic",
+        "polling_by_adding_nothing",
+    ]
+    .contains(&name);
     let access = if counts { Access::Update } else { Access::Write };
     emulator.operands(&[Region { rows: rows(data), access: Access::Read }, Region { rows: rows(out), access }]);
     let launch = Launch::new(kernel, blocks, threads).shared(64 * 4).ptr(data).ptr(out).int(N);
@@ -139,6 +153,31 @@ fn a_race_names_both_sides() {
 #[test]
 fn most_defects_name_a_line() {
     let without: Vec<_> = DEFECTS.iter().map(|d| d.0).filter(|name| marked(name).is_empty()).collect();
-    // A kernel's shared memory and a deadlock of pollers are not of one line.
-    assert_eq!(without, ["too_much_shared_memory", "flag_that_nobody_sets"]);
+    // A kernel's shared memory, and loops of all its threads, are not of one line.
+    assert_eq!(
+        without,
+        ["too_much_shared_memory", "endless_meetings", "polling_by_adding_nothing", "flag_that_nobody_sets"]
+    );
+}
+
+/// What an operation leaves unwritten, the next may not read.
+#[test]
+fn an_output_that_was_written_in_part_is_not_initialised() {
+    let mut emulator = Emulator::new(Options { checks: true, ..Options::default() });
+    let bytes = N * 4;
+    let [a, b, c] = std::array::from_fn(|_| emulator.alloc(bytes).expect("memory"));
+    let rows = |address| Rows { address, rows: 1, width: bytes, pitch: bytes };
+    let mut run = |from, to| {
+        let regions = [(from, Access::Read), (to, Access::Write)].map(|(t, access)| Region { rows: rows(t), access });
+        emulator.operands(&regions);
+        // Writes the first 64 of 128, and reads as many from the middle on where `n` is large.
+        emulator.launch(&Launch::new("read_behind_the_end_bad", 1, 64).ptr(from).ptr(to).int(if from == a {
+            60
+        } else {
+            124
+        }))
+    };
+    run(a, b).expect("all of the input is there");
+    let error = run(b, c).expect_err("the second half of b was never written").to_string();
+    assert!(error.contains("uninitialised"), "{error}");
 }

@@ -25,11 +25,6 @@ pub struct Kernel {
     pub shared: u32,
 }
 
-/// The module that has a kernel.
-pub fn module(kernel: &str) -> Option<&'static Module> {
-    COMPILED.iter().find(|module| module.kernels.iter().any(|k| k.name == kernel))
-}
-
 /// A kernel as compiled, once for each architecture.
 pub fn kernel(name: &str) -> impl Iterator<Item = &'static Kernel> {
     COMPILED.iter().flat_map(|module| module.kernels).filter(move |k| k.name == name)
@@ -124,12 +119,10 @@ mod tests {
         for compiled in COMPILED {
             assert!(!compiled.fatbin.is_empty(), "{}", compiled.file);
             for k in compiled.kernels {
-                assert_eq!(module(k.name).map(|m| m.file), Some(compiled.file), "{} is in two files", k.name);
                 assert!(kernel(k.name).any(|found| found == k));
                 assert!(Multiprocessor::of(k.arch).is_some() || k.arch.starts_with("sm_"), "{}", k.arch);
             }
         }
-        assert!(module("no_such_kernel").is_none());
         assert_eq!(kernel("no_such_kernel").count(), 0);
     }
 }

@@ -379,6 +379,65 @@ DEFECT(input_is_written, 64) {
   if (bad) data[t] = 0;       // <- input_is_written
 }
 
+// Shared memory is each block's own: atomics on it order no other block.
+DEFECT(shared_atomics_between_blocks, 32) {
+  SMEM(unsigned, flag, [1]);
+  int t = threadIdx.x;
+  if (t == 0) {
+    flag[0] = 0;
+    out[bad ? 0 : blockIdx.x] = data[t];  // <- shared_atomics_between_blocks
+    __threadfence();
+    atomicAdd(&flag[0], 1u);
+  }
+}
+
+// The last to count reads the word plainly, while nothing orders it after the others' atomics.
+DEFECT(plain_read_of_an_atomic, 64) {
+  unsigned* count = reinterpret_cast<unsigned*>(out);
+  unsigned old = atomicAdd(count, 1u);  // <- plain_read_of_an_atomic
+  if (!bad) __syncthreads();
+  if (bad ? old == 63 : threadIdx.x == 0) out[1] = *count;  // <- plain_read_of_an_atomic
+}
+
+// Three warps read; the writer has met one of the others.
+DEFECT(a_third_reader, 96) {
+  SMEM(float, word, [1]);
+  int t = threadIdx.x, warp = t / 32;
+  if (t == 0) word[0] = data[0];
+  __syncthreads();
+  out[t] = word[0];           // <- a_third_reader
+  if (bad) {
+    if (warp != 1) named_barrier(1, 64);
+  } else {
+    __syncthreads();
+  }
+  if (t == 0) word[0] = 1;    // <- a_third_reader
+}
+
+// Halves of a word are different memory.
+DEFECT(halves_of_a_word, 64) {
+  SMEM(unsigned short, halves, [2]);
+  int t = threadIdx.x;
+  if (t < 2) halves[t] = t;
+  __syncthreads();
+  unsigned sum = 0;
+  if (t == 0) sum += halves[0];
+  __syncthreads();
+  if (t == 0) sum += halves[1];  // <- halves_of_a_word
+  if (t == 63) halves[bad ? 1 : 0] = 7;  // <- halves_of_a_word
+  out[t] = sum;
+}
+
+DEFECT(copy_from_shared, 32) {
+  SMEM(float, tile, [2][32]);
+  int t = threadIdx.x;
+  tile[0][t] = data[t];
+  cp_async_4(&tile[1][t], bad ? &tile[0][t] : data + t, true);  // <- copy_from_shared
+  cp_async_commit();
+  cp_async_wait<0>();
+  out[t] = tile[1][t];
+}
+
 // ---- Endless ----------------------------------------------------------------------------------------------------------
 
 DEFECT(endless_loop, 32) {
@@ -396,6 +455,23 @@ DEFECT(flag_that_nobody_sets, 32) {
     }
   }
   __syncthreads();
+  out[threadIdx.x] = data[threadIdx.x];
+}
+
+DEFECT(endless_meetings, 32) {
+  int t = threadIdx.x;
+  while (__any_sync(0xffffffffu, bad)) {
+  }
+  out[t] = data[t];
+}
+
+DEFECT(polling_by_adding_nothing, 32) {
+  unsigned* flag = reinterpret_cast<unsigned*>(out + n - 1);
+  if (threadIdx.x == 31 && !bad) atomicExch(flag, 7u);
+  if (threadIdx.x == 0) {
+    while (atomicAdd(flag, 0u) != 7u) {
+    }
+  }
   out[threadIdx.x] = data[threadIdx.x];
 }
 

@@ -2,7 +2,7 @@
 
 use super::block::{Block, Status};
 use super::meeting::Then;
-use super::report::{At, Here};
+use super::report::{Here, Pc};
 use super::shadow::How;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -13,9 +13,11 @@ fn apply(operation: i32, old: u32, value: u32, compare: u32) -> Option<u32> {
         1 => (f32::from_bits(old) + f32::from_bits(value)).to_bits(),
         2 => old.max(value),
         3 => old.min(value),
-        4 | 7 => value,
+        4 => value,
         5 if old == compare => value,
-        8 => old | value,
+        6 => old | value,
+        7 => (old as i32).max(value as i32) as u32,
+        8 => (old as i32).min(value as i32) as u32,
         _ => return None,
     })
 }
@@ -24,7 +26,7 @@ impl Block {
     /// The old value, and whether the thread should let others run: it polls.
     pub fn atomic(
         &mut self,
-        site: Here,
+        (site, pc): (Here, Pc),
         address: u64,
         operation: i32,
         value: u32,
@@ -34,27 +36,24 @@ impl Block {
             self.report(site.at(), "misaligned: an atomic on an address that is no multiple of 4");
             return None;
         }
-        if self.options.checks {
-            if !self.access(address, 4, How::Atomic, false, At::Here(site)) {
-                return None;
-            }
-            let current = self.current;
-            // SAFETY: with checks on, blocks run one after another.
-            let memory = unsafe { self.memory.as_mut() };
-            if let Some(clocks) = &mut self.clocks {
-                clocks.exchange(current, memory.published.entry(address).or_default());
-            }
+        if self.options.checks && !self.access(address, 4, How::Atomic, false, pc) {
+            return None;
         }
         // SAFETY: a word of emulated memory that is accessed by atomics while others may.
         let word = unsafe { AtomicU32::from_ptr(address as *mut u32) };
-        let (old, changed) = match word.fetch_update(SeqCst, SeqCst, |old| apply(operation, old, value, compare)) {
-            Ok(old) => (old, true),
-            Err(old) => (old, false),
-        };
-        if changed {
+        let done = word.fetch_update(SeqCst, SeqCst, |old| apply(operation, old, value, compare));
+        let current = self.current;
+        if let Some(clocks) = &mut self.clocks {
+            // SAFETY: with checks on, blocks run one after another.
+            let published = unsafe { &mut self.memory.as_mut().published };
+            clocks.exchange(current, published.entry(address).or_default(), done.is_ok());
+        }
+        let (Ok(old) | Err(old)) = done;
+        // One that changes nothing polls, as in a loop until some bit is set.
+        if apply(operation, old, value, compare).is_some_and(|new| new != old) {
             return Some((old, Then::GoOn));
         }
-        self.threads[self.current].status = Status::Spinning;
+        self.threads[current].status = Status::Spinning;
         Some((old, Then::Wait))
     }
 }

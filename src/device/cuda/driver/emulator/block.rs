@@ -23,6 +23,8 @@ use std::ptr::{NonNull, null};
 const FUEL: i64 = 1 << 27;
 /// Rounds in which every thread that has not finished polls a word that nobody changes.
 const SPINS: u32 = 10_000;
+/// Turns of all threads of a block, after which it is taken for endless.
+const ROUNDS: u32 = 1 << 19;
 /// Address space of a thread's stack; pages that it does not touch cost nothing.
 const STACK: usize = 256 << 10;
 
@@ -75,6 +77,7 @@ pub struct Block {
     /// Barriers, fences, waits and commits that were reached.
     pub sites: BTreeSet<Here>,
     spins: u32,
+    rounds: u32,
     stacks: Vec<DefaultStack>,
 }
 
@@ -114,6 +117,7 @@ impl Block {
             fault: None,
             sites: BTreeSet::new(),
             spins: 0,
+            rounds: 0,
             stacks,
         })
     }
@@ -142,9 +146,14 @@ impl Block {
         self.id = id;
         self.clocks = clocks;
         self.shared.begin(shared as usize);
+        if self.options.checks {
+            let shared = &self.shared;
+            // SAFETY: with checks on, blocks run one after another.
+            unsafe { self.memory.as_mut() }.published.retain(|word, _| !shared.contains(*word));
+        }
         self.barriers.iter_mut().for_each(|b| *b = Barrier::default());
         self.warps = (0..count.div_ceil(32)).map(|_| Vec::new()).collect();
-        self.spins = 0;
+        (self.spins, self.rounds) = (0, 0);
         let (run, args) = (self.kernel.run, args.as_ptr());
         for _ in 0..count {
             let Some(stack) = self.stacks.pop() else { return };
@@ -196,12 +205,8 @@ impl Block {
     }
 
     /// Checks an access of the current thread; false when it was reported.
-    pub fn access(&mut self, address: u64, bytes: u64, how: How, copy: bool, at: At) -> bool {
+    pub fn access(&mut self, address: u64, bytes: u64, how: How, copy: bool, pc: Pc) -> bool {
         let who = Who { thread: self.current, copy };
-        let pc = match &at {
-            At::Access(pc) => *pc,
-            _ => Pc::new(null()),
-        };
         let write = how != How::Read;
         let shared = self.shared.contains(address);
         // SAFETY: with checks on, blocks run one after another, so this is the only user of the memory's shadows.
@@ -214,7 +219,7 @@ impl Block {
         let defect = match place {
             Ok((shadow, start)) => shadow.access(clocks, who, how, (start, bytes as usize), pc),
             Err(what) => {
-                self.report(at, format!("out of bounds: {what}"));
+                self.report(At::Access(pc), format!("out of bounds: {what}"));
                 return false;
             }
         };
@@ -224,7 +229,7 @@ impl Block {
             Defect::Uninitialised => {
                 format!("uninitialised: {bytes} bytes of {kind} memory are read that were never written")
             }
-            Defect::Race { other, wrote, pc } => {
+            Defect::Race { other, wrote, pc: other_pc } => {
                 let verb = match how {
                     How::Read => "read",
                     How::Write => "written",
@@ -232,14 +237,14 @@ impl Block {
                 };
                 let mine = if copy { "an asynchronous copy" } else { "this thread" };
                 format!(
-                    "race: {bytes} bytes of {kind} memory are {verb} by {mine} and {} by {} at {pc}, with no barrier, \
+                    "race: {bytes} bytes of {kind} memory are {verb} by {mine} and {} by {} at {other_pc}, with no barrier, \
                      fence or wait that orders the two",
                     if wrote { "written" } else { "read" },
                     self.name(other),
                 )
             }
         };
-        self.report(at, what);
+        self.report(At::Access(pc), what);
         false
     }
 
@@ -315,6 +320,12 @@ impl Block {
     /// Whether there is more to do after every thread had its turn.
     fn next_round(&mut self, progress: bool) -> bool {
         if self.fault.is_some() || self.threads.iter().all(|t| t.status == Status::Done) {
+            return false;
+        }
+        self.rounds += 1;
+        if self.rounds > ROUNDS {
+            let what = format!("an endless loop: its threads have met {ROUNDS} times and go on");
+            self.report_for(self.current, At::Kernel, what);
             return false;
         }
         self.spins = if progress { 0 } else { self.spins + 1 };

@@ -171,10 +171,11 @@ impl Clocks {
         self.fenced[me] = Some(all.into());
     }
 
-    /// An atomic on a word: takes what earlier atomics on it published, and publishes what this thread has fenced.
-    pub fn exchange(&mut self, me: usize, word: &mut Seen) {
+    /// An atomic on a word: takes what earlier atomics on it published, and publishes what this thread has fenced where it
+    /// writes (a compare-and-swap may not).
+    pub fn exchange(&mut self, me: usize, word: &mut Seen, writes: bool) {
         let mut told = word.clone();
-        if let Some(fenced) = &self.fenced[me] {
+        if let Some(fenced) = self.fenced[me].as_ref().filter(|_| writes) {
             let mut all = self.seen_by_all.clone();
             merge(&mut all, self.seen[me].clone());
             all.insert(self.instance, fenced.clone());
@@ -248,8 +249,8 @@ mod tests {
         writer.meet_all();
         let late = writer.stamp(1, false, 15, false);
         writer.fence(0);
-        writer.exchange(0, &mut word);
-        reader.exchange(0, &mut word);
+        writer.exchange(0, &mut word, true);
+        reader.exchange(0, &mut word, true);
         assert!(reader.before(early, 0) && !reader.before(early, 1));
         assert!(!reader.before(late, 0), "thread 1 has fenced nothing since the barrier");
         reader.meet_all();

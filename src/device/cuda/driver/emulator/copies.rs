@@ -2,7 +2,7 @@
 
 use super::block::Block;
 use super::options::Arrival;
-use super::report::{At, Here};
+use super::report::{Here, Pc};
 use super::shadow::How;
 use std::collections::VecDeque;
 
@@ -39,22 +39,25 @@ pub struct Copies {
 
 impl Block {
     /// The current thread starts a copy; false when it was reported.
-    pub fn copy(&mut self, site: Here, to: *mut u8, from: *const u8, bytes: usize, valid: usize) -> bool {
-        let at = site;
+    pub fn copy(&mut self, (site, pc): (Here, Pc), to: *mut u8, from: *const u8, bytes: usize, valid: usize) -> bool {
         if !(to as usize).is_multiple_of(bytes) || valid > 0 && !(from as usize).is_multiple_of(bytes) {
             self.report(
-                at.at(),
+                site.at(),
                 format!("misaligned: both ends of an asynchronous copy of {bytes} bytes are multiples of {bytes}"),
             );
             return false;
         }
         if !self.shared.contains(to as u64) {
-            self.report(at.at(), "an asynchronous copy to an address that is not in shared memory");
+            self.report(site.at(), "an asynchronous copy to an address that is not in shared memory");
+            return false;
+        }
+        if valid > 0 && self.shared.contains(from as u64) {
+            self.report(site.at(), "an asynchronous copy from shared memory: its source is global memory");
             return false;
         }
         if self.options.checks {
-            let read = valid == 0 || self.access(from as u64, valid as u64, How::Read, true, At::Here(at));
-            if !read || !self.access(to as u64, bytes as u64, How::Write, true, At::Here(at)) {
+            let read = valid == 0 || self.access(from as u64, valid as u64, How::Read, true, pc);
+            if !read || !self.access(to as u64, bytes as u64, How::Write, true, pc) {
                 return false;
             }
         }

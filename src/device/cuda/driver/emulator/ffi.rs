@@ -115,7 +115,7 @@ unsafe extern "C" fn emu_access(address: *const c_void, bytes: usize, write: c_i
         // Of local arrays the compiler's own checks take care.
         block.threads[block.current].stack.contains(&address)
             || constant(address) && write == 0
-            || block.access(address as u64, bytes as u64, how, false, At::Access(Pc::new(pc)))
+            || block.access(address as u64, bytes as u64, how, false, Pc::new(pc))
     });
     if !fine {
         suspend();
@@ -216,22 +216,22 @@ unsafe extern "C" fn emu_bad_lane(file: *const c_char, line: c_int, mask: c_uint
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_atomic(
+unsafe extern "C" fn emu_atomic_at(
     file: *const c_char,
     line: c_int,
     address: *mut c_void,
-    _bytes: c_int,
     operation: c_int,
-    value: u64,
-    compare: u64,
-) -> u64 {
+    value: u32,
+    compare: u32,
+    pc: *const u8,
+) -> u32 {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { site(file, line) };
-    let done = with(|block| block.atomic(site, address as u64, operation, value as u32, compare as u32));
+    let place = (unsafe { site(file, line) }, Pc::new(pc));
+    let done = with(|block| block.atomic(place, address as u64, operation, value, compare));
     match done {
         Some((old, next)) => {
             then(next);
-            u64::from(old)
+            old
         }
         None => {
             suspend();
@@ -241,17 +241,18 @@ unsafe extern "C" fn emu_atomic(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_cp_async(
+unsafe extern "C" fn emu_cp_async_at(
     file: *const c_char,
     line: c_int,
     shared: *mut u8,
     global: *const u8,
     bytes: c_int,
     from_global: c_int,
+    pc: *const u8,
 ) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { site(file, line) };
-    if !with(|block| block.copy(site, shared, global, bytes as usize, from_global as usize)) {
+    let place = (unsafe { site(file, line) }, Pc::new(pc));
+    if !with(|block| block.copy(place, shared, global, bytes as usize, from_global as usize)) {
         suspend();
     }
 }

@@ -123,13 +123,9 @@ impl Memory {
             return;
         }
         self.shadow_all();
-        for pass in [Access::Write, Access::Read] {
-            for region in regions.iter().filter(|r| (r.access == Access::Write) == (pass == Access::Write)) {
-                for r in 0..region.rows.rows {
-                    let at = region.rows.address + (r * region.rows.pitch) as u64;
-                    self.mark(at, region.rows.width, pass != Access::Write);
-                }
-            }
+        let read = |address| regions.iter().any(|r| r.access != Access::Write && r.rows.address == address);
+        for rows in regions.iter().filter(|r| r.access == Access::Write && !read(r.rows.address)).map(|r| r.rows) {
+            (0..rows.rows).for_each(|r| self.mark(rows.address + (r * rows.pitch) as u64, rows.width, false));
         }
     }
 
@@ -144,12 +140,6 @@ impl Memory {
     pub fn forget(&mut self) {
         self.allocations.values_mut().filter_map(|a| a.shadow.as_mut()).for_each(Shadow::forget);
         self.published.clear();
-    }
-
-    /// These bytes count as not written: what a fresh cudaMalloc holds.
-    pub fn poison(&mut self, address: u64, bytes: usize) {
-        self.shadow_all();
-        self.mark(address, bytes, false);
     }
 
     /// The shadow of an access and where in it the access begins.

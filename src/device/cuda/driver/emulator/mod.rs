@@ -67,11 +67,6 @@ impl Emulator {
         Emulator { options, ..Emulator::default() }
     }
 
-    /// These bytes count as never written, as after a fresh cudaMalloc.
-    pub fn poison(&mut self, address: u64, bytes: usize) {
-        self.memory.poison(address, bytes);
-    }
-
     fn check(launch: &Launch) -> Result<Kernel> {
         let Some(kernel) = find(launch.kernel) else { bail!("there is no emulated kernel {:?}", launch.kernel) };
         let name = kernel.name;
@@ -114,6 +109,7 @@ impl Emulator {
         let first = if checks { self.number(blocks as u32) } else { 0 };
         if checks {
             self.memory.shadow_all();
+            self.memory.published.clear();
         }
         self.launches += 1;
         let options = Options { seed: self.options.seed.wrapping_add(self.launches), ..self.options.clone() };
@@ -198,11 +194,17 @@ fn workers(options: &Options, blocks: usize, launch: &Launch) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    if threads < WORTHWHILE { 1 } else { most.min(blocks).max(1) }
+    // A stack takes two mappings, of which Linux grants a process 65,530.
+    let stacks = 8_192 / launch.block.iter().product::<u32>().max(1) as usize;
+    if threads < WORTHWHILE { 1 } else { most.min(blocks).min(stacks).max(1) }
 }
 
 impl Driver for Emulator {
     fn alloc(&mut self, bytes: usize) -> Result<u64> {
+        if self.options.checks {
+            // The shadow of a word has 97 bytes.
+            crate::memory::require(bytes.saturating_mul(26))?;
+        }
         self.memory.alloc(bytes)
     }
 

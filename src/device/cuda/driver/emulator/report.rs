@@ -97,11 +97,14 @@ impl Pc {
         Pc(origin().wrapping_add(i64::from(packed as i32) as u64))
     }
 
-    /// The innermost line of a kernel's own file that this belongs to, from the debug information of this program.
+    /// The innermost line of a kernel's source that this belongs to, from the debug information of this program.
     pub fn site(self) -> Option<Site> {
         let mut found: Option<Site> = None;
         backtrace::resolve(self.0 as *mut _, |symbol| {
+            // An intrinsic is inlined into the line that uses it.
+            let shim = symbol.filename().is_some_and(|file| file.ends_with("emulator/shim.h"));
             if found.is_none()
+                && !shim
                 && let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno())
             {
                 found = Some(Site { file: shorten(&file.to_string_lossy()), line });
@@ -124,7 +127,6 @@ impl fmt::Display for Pc {
 #[derive(Clone, Debug, PartialEq)]
 pub enum At {
     Line(Site),
-    Here(Here),
     Access(Pc),
     /// The kernel as a whole.
     Kernel,
@@ -134,7 +136,6 @@ impl At {
     pub fn site(&self) -> Option<Site> {
         match self {
             At::Line(site) => Some(site.clone()),
-            At::Here(here) => Some(here.site()),
             At::Access(pc) => pc.site(),
             At::Kernel => None,
         }
@@ -155,7 +156,6 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.at {
             At::Line(site) => write!(f, "{site}: ")?,
-            At::Here(here) => write!(f, "{}: ", here.site())?,
             At::Access(pc) => write!(f, "{pc}: ")?,
             At::Kernel => {}
         }

@@ -1,8 +1,8 @@
 //! Shadow memory: for every word what was written, by whom it was last written and read, and from which line.
 //!
 //! A race is two accesses to a byte, at least one of them a write and not both atomic, neither of which lies before the other
-//! by [`Clocks`]. Two readers and two writers of a word are remembered: of any number of unordered readers, a writer
-//! races with one of the two.
+//! by [`Clocks`]. Two writers and four readers of a word are remembered, the readers of different warps where there are more that
+//! are in no order: a writer then races with one of them, unless it is ordered after those four warps and not after a fifth.
 
 use super::clocks::{Clocks, Stamp};
 use super::report::Pc;
@@ -16,7 +16,7 @@ struct Slot {
 #[derive(Clone, Copy, Default)]
 struct Cell {
     writes: [Slot; 2],
-    reads: [Slot; 2],
+    reads: [Slot; 4],
 }
 
 /// How an access touches memory.
@@ -138,29 +138,36 @@ impl Cell {
         let new = Slot { stamp: clocks.stamp(who.thread, who.copy, mask, atomic), pc: pc.pack() };
         match how {
             How::Read => self.read(clocks, who, new),
-            _ => self.write(new, mask),
+            _ => self.write(clocks, who, new),
         }
         defect
     }
 
     fn read(&mut self, clocks: &Clocks, who: Who, new: Slot) {
-        let same = |s: &Slot| (s.stamp.instance(), s.stamp.who()) == (new.stamp.instance(), new.stamp.who());
-        let gone = |s: &Slot| s.stamp.mask() == 0 || clocks.before(s.stamp, who.thread);
+        let covered = |s: &Slot| s.stamp.mask() & !new.stamp.mask() == 0;
+        let actor = |s: &Slot| (s.stamp.instance(), s.stamp.who());
+        // Bytes that the same thread read earlier keep their time.
+        let same = |s: &Slot| actor(s) == actor(&new) && (covered(s) || s.stamp.clock() == new.stamp.clock());
+        let gone = |s: &Slot| covered(s) && clocks.before(s.stamp, who.thread);
+        let warp = |s: &Slot| s.stamp.who() / 32;
         if let Some(slot) = self.reads.iter_mut().find(|s| same(s)) {
             let both = slot.stamp.mask() | new.stamp.mask();
             *slot = Slot { stamp: new.stamp.with_mask(both), ..new };
         } else if let Some(slot) = self.reads.iter_mut().find(|s| gone(s)) {
             *slot = new;
+        } else if self.reads.iter().all(|s| warp(s) != warp(&new)) {
+            let double = |i: usize| self.reads[..i].iter().any(|s| warp(s) == warp(&self.reads[i]));
+            if let Some(i) = (1..self.reads.len()).find(|&i| double(i)) {
+                self.reads[i] = new;
+            }
         }
     }
 
-    fn write(&mut self, new: Slot, mask: u8) {
-        let covered = |s: &Slot| s.stamp.mask() & !mask == 0;
+    fn write(&mut self, clocks: &Clocks, who: Who, new: Slot) {
         // What lies before this write and wholly under it needs no memory: a race with it is one with this write too.
-        for slot in self.reads.iter_mut().chain(&mut self.writes) {
-            if covered(slot) {
-                *slot = Slot::default();
-            }
+        let gone = |s: &Slot| s.stamp.mask() & !new.stamp.mask() == 0 && clocks.before(s.stamp, who.thread);
+        for slot in self.reads.iter_mut().chain(&mut self.writes).filter(|s| gone(s)) {
+            *slot = Slot::default();
         }
         let free = self.writes.iter().position(|s| s.stamp.mask() == 0).unwrap_or(1);
         self.writes[free] = new;
