@@ -35,7 +35,12 @@ fn with(op: &Op, number: usize, change: impl Fn(&mut Tensor)) -> Op {
 
 /// Calls `each` with a small sample of every operation.
 fn for_all(mut each: impl FnMut(&mut Lab, Op)) {
-    for mut lab in [Lab::cpu(&[2], true), crate::emulated::lab()] {
+    let labs = [
+        Lab::cpu(&[2], true),
+        #[cfg(emulated)]
+        crate::emulated::lab(),
+    ];
+    for mut lab in labs {
         for stem in STEMS {
             let op = (stem.sample)(&mut lab, Size::Small);
             each(&mut lab, op);

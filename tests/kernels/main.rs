@@ -2,6 +2,7 @@
 //! operands that do not fit; every kernel and variant on `emulator` likewise, in three schedules.
 //! `VCYCLE_TOLERANCES=1 cargo test --test kernels -- --nocapture` shows how much of each tolerance was used.
 
+#[cfg(emulated)]
 mod emulated;
 mod errors;
 
@@ -65,4 +66,10 @@ fn every_operation_has_cases() {
     assert_eq!(tested, NAMES.iter().copied().collect(), "operations without tests here, or tests without operation");
     let cases: BTreeSet<_> = STEMS.iter().map(|s| s.name).collect();
     assert_eq!(tested, cases, "operations without cases, or cases without operation");
+}
+
+#[cfg(not(emulated))]
+#[test]
+fn the_emulator_is_there() {
+    panic!("built without the emulator: kernels were not tested; see the warnings of `cargo build`");
 }
