@@ -3,7 +3,7 @@
 //! `reference` is the f64 oracle, `cpu` the embedded default, `cuda` runs the kernels of `kernels/` on a GPU and `emulator` the
 //! same ones without. All see the same operations ([`ops`]).
 
-mod bounds;
+pub mod bounds;
 pub mod cpu;
 pub mod cuda;
 mod host;
