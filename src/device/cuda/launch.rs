@@ -1,7 +1,9 @@
 //! One kernel launch: what both drivers are handed.
 
 use super::driver::Rows;
+use crate::bail;
 use crate::device::ops::Access;
+use crate::error::Result;
 use std::fmt;
 
 /// A kernel, its grid and its parameters. Plain data: a captured step is a list of them.
@@ -16,12 +18,21 @@ pub struct Launch {
     /// Bytes of dynamic shared memory.
     pub shared: u32,
     pub args: Args,
+    /// Every size fits the kernel's `int`.
+    fits: bool,
 }
 
 impl Launch {
     /// A launch of `blocks` blocks of `threads` threads.
     pub fn new(kernel: &'static str, blocks: usize, threads: u32) -> Self {
-        Launch { kernel, grid: [count(blocks), 1, 1], block: [threads, 1, 1], shared: 0, args: Args::default() }
+        Launch {
+            kernel,
+            grid: [count(blocks), 1, 1],
+            block: [threads, 1, 1],
+            shared: 0,
+            args: Args::default(),
+            fits: true,
+        }
     }
 
     /// Blocks along y and z too.
@@ -49,10 +60,11 @@ impl Launch {
         self
     }
 
-    /// The next parameter: `int`. Shapes beyond 2^31 rows or columns do not fit any device.
+    /// The next parameter: `int`. One that does not fit makes the launch [too large](Launch::check).
     #[must_use]
     pub fn int(mut self, value: usize) -> Self {
-        self.args.push(i32::try_from(value).unwrap_or(i32::MAX).to_le_bytes());
+        self.fits &= i32::try_from(value).is_ok();
+        self.args.push((value as i32).to_le_bytes());
         self
     }
 
@@ -81,6 +93,24 @@ impl Launch {
     pub fn float(mut self, value: f64) -> Self {
         self.args.push((value as f32).to_le_bytes());
         self
+    }
+
+    /// The launch is one that CUDA can make.
+    ///
+    /// # Errors
+    /// A size beyond 2^31, or more blocks than a grid has.
+    pub fn check(&self) -> Result<()> {
+        let [x, y, z] = self.grid;
+        if !self.fits || x > i32::MAX as u32 {
+            bail!("{}: a size of 2^31 or more; use a smaller batch or model", self.kernel);
+        }
+        if y > 65_535 || z > 65_535 {
+            bail!(
+                "{}: a grid of {x} x {y} x {z} blocks, but only 65,535 go along y and z; use a smaller batch",
+                self.kernel
+            );
+        }
+        Ok(())
     }
 
     /// True when there is nothing to do.

@@ -91,6 +91,7 @@ impl<D: Driver> Cuda<D> {
         let mut launches = Vec::new();
         (variant.launch)(op, &self.places, &mut launches);
         launches.retain(|launch| !launch.is_empty());
+        launches.iter().try_for_each(Launch::check).map_err(|e| e.at(op.name()))?;
         let (mut regions, mut located) = (Vec::new(), Ok(()));
         { *op }.operands(&mut |t, access| match self.places.rows(t) {
             Ok(rows) => regions.push(Region { rows, access }),
@@ -115,7 +116,7 @@ impl<D: Driver> Cuda<D> {
     }
 }
 
-/// Runs what was planned.
+/// Starts what was planned. On a GPU, the times that are taken around it are those of starting, not of running.
 fn run(driver: &mut dyn Driver, planned: &Planned) -> Result<()> {
     driver.operands(&planned.regions);
     planned.launches.iter().try_for_each(|launch| driver.launch(launch)).map_err(|e| e.at(planned.op.name()))

@@ -71,12 +71,16 @@ impl Emulator {
         let Some(kernel) = find(launch.kernel) else { bail!("there is no emulated kernel {:?}", launch.kernel) };
         let name = kernel.name;
         let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
-        let [x, y, z] = launch.grid;
         if threads == 0 || threads > u64::from(kernel.threads) {
             bail!("{name}: {threads} threads a block, but it is made for 1 to {}", kernel.threads);
         }
-        if x > i32::MAX as u32 || y > 65_535 || z > 65_535 || launch.is_empty() || launch.block[2] > 64 {
-            bail!("{name}: a grid of {x} x {y} x {z} blocks is empty or beyond the limits of CUDA");
+        launch.check()?;
+        if launch.is_empty() || launch.block[2] > 64 {
+            bail!(
+                "{name}: a grid of {:?} blocks of {:?} threads is empty or beyond the limits of CUDA",
+                launch.grid,
+                launch.block
+            );
         }
         if launch.shared as usize > shared::MOST {
             bail!("{name}: {} bytes of shared memory, but a block has at most {}", launch.shared, shared::MOST);
