@@ -37,7 +37,7 @@ struct Check {
     /// Check every access of emulated threads: bounds, initialisation, races
     #[arg(long)]
     shadow: bool,
-    /// Shapes of real models at full size too (minutes to hours on the emulator)
+    /// Sizes of real models too (minutes for each operation)
     #[arg(long)]
     full: bool,
     /// Leave out one barrier, fence, wait or commit, such as kernels/linear.cu:139, and see whether that is noticed: exit code
