@@ -49,11 +49,11 @@ fn a_v_cycle_on_the_emulator_follows_the_cpu() {
     }
 }
 
-/// Says what is missing and what runs instead. On a machine with a GPU and device code there is nothing to say.
+/// Says what is missing and what runs instead. A machine with a GPU and device code runs the kernel.
 #[test]
 fn a_device_that_is_not_here_says_what_is_missing() {
-    let done = vcycle(&["generate", "no/such/model", "--prompt", "x", "--device", "cuda"]);
+    let done = vcycle(&["kernels", "check", "fill", "--device", "cuda"]);
     let text = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert_eq!(done.status.code(), Some(2), "{text}");
-    assert!(text.contains("no/such/model") || text.contains("cpu") && text.contains("emulator"), "{text}");
+    let says = ["--device cuda", "--device cpu", "--device emulator"].iter().all(|device| text.contains(device));
+    assert!(done.status.success() || done.status.code() == Some(2) && says, "{text}");
 }

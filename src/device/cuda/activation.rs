@@ -5,13 +5,16 @@ use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::{Activation, ActivationBackward};
 
-pub fn naive(op: &ActivationBackward, places: &Places, out: &mut Vec<Launch>) {
-    let rows = Rows::of(&op.dx, &[Some(op.dout), Some(op.pre)]);
-    // ActivationKind of common/activation.cuh.
-    let kind = match op.kind {
+/// `ActivationKind` of `common/activation.cuh`.
+pub(super) fn number(kind: Activation) -> i32 {
+    match kind {
         Activation::GeluTanh => 0,
         Activation::GeluErf => 1,
-    };
+    }
+}
+
+pub fn naive(op: &ActivationBackward, places: &Places, out: &mut Vec<Launch>) {
+    let rows = Rows::of(&op.dx, &[Some(op.dout), Some(op.pre)]);
     out.push(
         rows.launch("activation_backward_f32")
             .ptr(places.ptr(&op.dout))
@@ -22,6 +25,6 @@ pub fn naive(op: &ActivationBackward, places: &Places, out: &mut Vec<Launch>) {
             .int(rows.pitch(&op.dout))
             .int(rows.pitch(&op.pre))
             .int(rows.pitch(&op.dx))
-            .signed(kind),
+            .signed(number(op.kind)),
     );
 }

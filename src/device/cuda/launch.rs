@@ -132,7 +132,8 @@ pub struct Args {
 }
 
 impl Args {
-    const MOST: usize = 32;
+    /// Most parameters of a launch.
+    pub const MOST: usize = 32;
 
     /// # Panics
     /// Beyond 32 parameters: their number is written in the program.

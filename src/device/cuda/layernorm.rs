@@ -42,17 +42,16 @@ fn block(op: &LayerNormBackward) -> usize {
     op.x.rows().div_ceil(op.partials.rows().max(1))
 }
 
+/// What `dx` is made of, and `dx`.
+fn rows_of(op: &LayerNormBackward, places: &Places, launch: Launch) -> Launch {
+    [&op.dout, &op.x, &op.weight, &op.mean, &op.rstd, &op.dx].into_iter().fold(launch, |l, t| l.ptr(places.ptr(t)))
+}
+
 /// A thread for each row of `dx`, one for each partial sum.
 pub fn backward_naive(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
     let (rows, width) = (op.x.rows(), op.x.width);
     out.push(
-        Launch::new("layernorm_dx_naive_f32", rows.div_ceil(64), 64)
-            .ptr(places.ptr(&op.dout))
-            .ptr(places.ptr(&op.x))
-            .ptr(places.ptr(&op.weight))
-            .ptr(places.ptr(&op.mean))
-            .ptr(places.ptr(&op.rstd))
-            .ptr(places.ptr(&op.dx))
+        rows_of(op, places, Launch::new("layernorm_dx_naive_f32", rows.div_ceil(64), 64))
             .int(rows)
             .int(width)
             .int(op.dout.pitch)
@@ -90,14 +89,8 @@ pub fn fits_shared(op: &LayerNormBackward) -> bool {
 /// A block of 32 warps for each partial sum.
 pub fn backward_warp(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
     out.push(
-        Launch::new("layernorm_backward_warp_f32", op.partials.rows(), 32 * 32)
+        rows_of(op, places, Launch::new("layernorm_backward_warp_f32", op.partials.rows(), 32 * 32))
             .shared(shared(op))
-            .ptr(places.ptr(&op.dout))
-            .ptr(places.ptr(&op.x))
-            .ptr(places.ptr(&op.weight))
-            .ptr(places.ptr(&op.mean))
-            .ptr(places.ptr(&op.rstd))
-            .ptr(places.ptr(&op.dx))
             .ptr(places.ptr(&op.partials))
             .int(op.x.rows())
             .int(op.x.width)

@@ -1,8 +1,9 @@
 //! Matrix products: `kernels/linear.cu`.
 
+use super::activation;
 use super::launch::Launch;
 use super::places::Places;
-use crate::device::ops::{Activation, Epilogue, Linear};
+use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::Tensor;
 
 /// One output per thread, in blocks of 8 x 32.
@@ -44,7 +45,7 @@ fn parameters(op: &Linear, places: &Places, kernel: &'static str, block: (usize,
         .int(op.out.pitch)
         .ptr(places.maybe(&op.bias))
         .int(epilogue)
-        .flag(kind == Some(Activation::GeluErf))
+        .signed(kind.map_or(0, activation::number))
         .ptr(places.maybe(&pre))
         .int(pitch(&pre))
         .ptr(places.maybe(&op.residual))

@@ -5,7 +5,7 @@ mod faults;
 use super::{Driver, Rows};
 use crate::bail;
 use crate::device::cuda::compiled::{COMPILED, NVCC};
-use crate::device::cuda::launch::{Launch, Region};
+use crate::device::cuda::launch::{Args, Launch, Region};
 use crate::error::{At, Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUDA_MEMCPY2D, CUdevice_attribute, CUfunction_attribute, CUmemorytype, CUresult};
@@ -22,9 +22,6 @@ const OLDEST: (i32, i32) = (8, 0);
 
 /// Shared memory that a block may have without asking for more, static and dynamic, in bytes.
 const SHARED_UNASKED: u32 = 48 << 10;
-
-/// Most parameters of a launch.
-const PARAMETERS: usize = 32;
 
 /// Kernels that a report of a fault names.
 const RECENT: usize = 8;
@@ -333,7 +330,7 @@ impl Driver for Nvidia {
             function.allow(launch.shared, &self.context).at(launch.kernel)?;
         }
         let slots = launch.args.slots();
-        let mut pointers = [ptr::null_mut::<c_void>(); PARAMETERS];
+        let mut pointers = [ptr::null_mut::<c_void>(); Args::MOST];
         for (pointer, slot) in pointers.iter_mut().zip(slots) {
             *pointer = ptr::from_ref(slot).cast_mut().cast();
         }

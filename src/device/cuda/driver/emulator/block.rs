@@ -48,7 +48,8 @@ type Thread = Coroutine<(), (), (), DefaultStack>;
 
 pub struct State {
     pub status: Status,
-    yielder: *const Yielder<(), ()>,
+    /// How it suspends, once it has begun.
+    pub yielder: *const Yielder<(), ()>,
     /// Addresses of its stack.
     pub stack: Range<usize>,
     coroutine: Option<Thread>,
@@ -261,8 +262,7 @@ impl Block {
     }
 
     fn deadlock(&mut self) {
-        let waiting = |block: &Block| block.threads.iter().position(|t| t.status != Status::Done);
-        let Some(first) = waiting(self) else { return };
+        let Some(first) = self.threads.iter().position(|t| t.status != Status::Done) else { return };
         let (at, what) = match self.threads[first].status {
             Status::AtBarrier(id) => self.barriers[id].describe(self, id),
             Status::AtWarp => super::meeting::describe_warp(self, first),
@@ -338,15 +338,5 @@ impl Block {
             return false;
         }
         true
-    }
-}
-
-impl State {
-    pub fn set_yielder(&mut self, yielder: *const Yielder<(), ()>) {
-        self.yielder = yielder;
-    }
-
-    pub fn yielder(&self) -> *const Yielder<(), ()> {
-        self.yielder
     }
 }

@@ -69,7 +69,7 @@ pub fn identify(block: &Block, fuel: i64) {
 pub fn started(yielder: &Yielder<(), ()>) {
     with(|block| {
         let current = block.current;
-        block.threads[current].set_yielder(yielder);
+        block.threads[current].yielder = yielder;
     });
 }
 
@@ -82,7 +82,7 @@ fn with<R>(f: impl FnOnce(&mut Block) -> R) -> R {
 
 /// Lets others run.
 fn suspend() {
-    let yielder = with(|block| block.threads[block.current].yielder());
+    let yielder = with(|block| block.threads[block.current].yielder);
     // SAFETY: this coroutine's own, on its stack.
     unsafe { (*yielder).suspend(()) }
 }
@@ -98,13 +98,6 @@ fn then(then: Then) {
 fn dropped(block: &mut Block, site: &Here) -> bool {
     block.sites.insert(*site);
     block.options.drop.as_ref().is_some_and(|drop| site.is(drop))
-}
-
-/// # Safety
-/// As [`Here::new`].
-unsafe fn site(file: *const c_char, line: c_int) -> Here {
-    // SAFETY: the caller's promise.
-    unsafe { Here::new(file, line) }
 }
 
 #[unsafe(no_mangle)]
@@ -167,14 +160,14 @@ extern "C" fn emu_shared_dynamic() -> *mut u8 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_barrier(file: *const c_char, line: c_int, id: c_int, threads: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { site(file, line) };
+    let site = unsafe { Here::new(file, line) };
     then(with(|block| if dropped(block, &site) { Then::GoOn } else { block.barrier(site, id, threads) }));
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_syncwarp(file: *const c_char, line: c_int, mask: c_uint) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { site(file, line) };
+    let site = unsafe { Here::new(file, line) };
     then(with(|block| match dropped(block, &site) {
         true => Then::GoOn,
         false => block.warp(site, mask, "__syncwarp", 0, None),
@@ -184,7 +177,7 @@ unsafe extern "C" fn emu_syncwarp(file: *const c_char, line: c_int, mask: c_uint
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_fence(file: *const c_char, line: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { site(file, line) };
+    let site = unsafe { Here::new(file, line) };
     with(|block| {
         let (current, dropped) = (block.current, dropped(block, &site));
         if let Some(clocks) = block.clocks.as_mut().filter(|_| !dropped) {
@@ -203,14 +196,14 @@ unsafe extern "C" fn emu_exchange(
     out: *mut u64,
 ) {
     // SAFETY: called by kernels with literals, which live as long as the program.
-    let (site, what) = unsafe { (site(file, line), CStr::from_ptr::<'static>(what)) };
+    let (site, what) = unsafe { (Here::new(file, line), CStr::from_ptr::<'static>(what)) };
     then(with(|block| block.warp(site, mask, what.to_str().unwrap_or("shuffle"), bits, Some(out))));
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_bad_lane(file: *const c_char, line: c_int, mask: c_uint, lane: c_int) {
     // SAFETY: called by kernels with literals.
-    let at = unsafe { site(file, line) }.at();
+    let at = unsafe { Here::new(file, line) }.at();
     with(|block| block.report(at, format!("a shuffle reads lane {lane}, which is not in its mask {mask:#010x}")));
     suspend();
 }
@@ -226,7 +219,7 @@ unsafe extern "C" fn emu_atomic_at(
     pc: *const u8,
 ) -> u32 {
     // SAFETY: called by kernels with literals.
-    let place = (unsafe { site(file, line) }, Pc::new(pc));
+    let place = (unsafe { Here::new(file, line) }, Pc::new(pc));
     let done = with(|block| block.atomic(place, address as u64, operation, value, compare));
     match done {
         Some((old, next)) => {
@@ -251,7 +244,7 @@ unsafe extern "C" fn emu_cp_async_at(
     pc: *const u8,
 ) {
     // SAFETY: called by kernels with literals.
-    let place = (unsafe { site(file, line) }, Pc::new(pc));
+    let place = (unsafe { Here::new(file, line) }, Pc::new(pc));
     if !with(|block| block.copy(place, shared, global, bytes as usize, from_global as usize)) {
         suspend();
     }
@@ -260,7 +253,7 @@ unsafe extern "C" fn emu_cp_async_at(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_cp_async_commit(file: *const c_char, line: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { site(file, line) };
+    let site = unsafe { Here::new(file, line) };
     with(|block| {
         if !dropped(block, &site) {
             block.commit();
@@ -271,7 +264,7 @@ unsafe extern "C" fn emu_cp_async_commit(file: *const c_char, line: c_int) {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_cp_async_wait(file: *const c_char, line: c_int, in_flight: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { site(file, line) };
+    let site = unsafe { Here::new(file, line) };
     with(|block| {
         if !dropped(block, &site) {
             block.wait(in_flight.unsigned_abs());
@@ -282,7 +275,7 @@ unsafe extern "C" fn emu_cp_async_wait(file: *const c_char, line: c_int, in_flig
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_trap(file: *const c_char, line: c_int) {
     // SAFETY: called by kernels with literals.
-    let at = unsafe { site(file, line) }.at();
+    let at = unsafe { Here::new(file, line) }.at();
     with(|block| block.report(at, "the kernel stops itself by a trap"));
     suspend();
 }

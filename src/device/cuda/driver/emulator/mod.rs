@@ -32,9 +32,9 @@ use memory::Memory;
 use options::Random;
 use std::collections::BTreeSet;
 use std::ffi::c_void;
-use std::ptr::NonNull;
-use std::sync::Mutex;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// See the module.
 #[derive(Default)]
@@ -49,7 +49,7 @@ pub struct Emulator {
     pub fault: Option<Fault>,
 }
 
-/// What a worker hands back.
+/// What workers share and hand back.
 #[derive(Default)]
 struct Finished {
     fault: Option<Fault>,
@@ -57,10 +57,74 @@ struct Finished {
     stacks: Vec<DefaultStack>,
 }
 
-struct Shared(NonNull<Memory>);
+/// The blocks of one launch, which workers take one after another.
+struct Work<'a> {
+    kernel: Kernel,
+    launch: &'a Launch,
+    options: &'a Options,
+    blocks: usize,
+    /// Another order than by number.
+    order: Option<Vec<usize>>,
+    /// With checks on, the number of the first block.
+    first: u32,
+    memory: NonNull<Memory>,
+    next: AtomicUsize,
+    finished: Mutex<Finished>,
+}
 
 // SAFETY: workers reach allocations' bytes as a GPU's blocks do; shadows only where there is one worker.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for Work<'_> {}
+
+impl Work<'_> {
+    fn finished(&self) -> MutexGuard<'_, Finished> {
+        self.finished.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// All blocks on so many threads of the host.
+    fn run(&self, workers: usize) -> Result<()> {
+        if workers == 1 {
+            return self.work();
+        }
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..workers).map(|_| scope.spawn(|| self.work())).collect();
+            let mine = self.work();
+            let lost = || Err(Error::new("a worker of the emulator has panicked"));
+            others.into_iter().map(|w| w.join().unwrap_or_else(|_| lost())).fold(mine, |all, one| all.and(one))
+        })
+    }
+
+    /// Blocks until none is left, or one is faulty.
+    fn work(&self) -> Result<()> {
+        let (launch, options) = (self.launch, self.options);
+        let threads = launch.block.iter().product::<u32>() as usize;
+        let stacks = {
+            let all = &mut self.finished().stacks;
+            all.split_off(all.len().saturating_sub(threads))
+        };
+        let mut block = Block::new(Setup { kernel: self.kernel, launch, options, memory: self.memory, stacks })?;
+        let args: Vec<_> = launch.args.slots().iter().map(|slot| ptr::from_ref(slot).cast::<c_void>()).collect();
+        let [x, y, _] = launch.grid;
+        while block.fault.is_none() {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= self.blocks {
+                break;
+            }
+            let number = self.order.as_ref().map_or(i, |order| order[i]) as u32;
+            let id = [number % x, number / x % y, number / x / y];
+            let clocks = options.checks.then(|| Clocks::new(self.first + i as u32, self.first, threads));
+            // SAFETY: sizes of parameters were checked, and the memory outlives this.
+            unsafe { block.run(id, launch.shared, clocks, &args) };
+        }
+        if block.fault.is_some() {
+            self.next.store(self.blocks, Ordering::Relaxed);
+        }
+        let mut finished = self.finished();
+        finished.fault = finished.fault.take().or(block.fault.take());
+        finished.sites.extend(block.sites.iter().map(|here| here.site()));
+        finished.stacks.append(&mut block.into_stacks());
+        Ok(())
+    }
+}
 
 impl Emulator {
     pub fn new(options: Options) -> Self {
@@ -117,56 +181,20 @@ impl Emulator {
         }
         self.launches += 1;
         let options = Options { seed: self.options.seed.wrapping_add(self.launches), ..self.options.clone() };
-        let order = block_order(&options, blocks);
-        let workers = if checks { 1 } else { workers(&options, blocks, launch) };
-        let (next, found) = (AtomicUsize::new(0), Mutex::new(Finished::default()));
-        let memory = Shared(NonNull::from(&mut self.memory));
-        let stacks = Mutex::new(std::mem::take(&mut self.stacks));
-        let slots = launch.args.slots();
-        let work = || -> Result<()> {
-            let memory = &memory;
-            let args: Vec<*const c_void> = slots.iter().map(|slot| (slot as *const u64).cast()).collect();
-            let threads = launch.block.iter().product::<u32>() as usize;
-            let own = {
-                let mut all = stacks.lock().unwrap_or_else(|e| e.into_inner());
-                let keep = all.len().saturating_sub(threads);
-                all.split_off(keep)
-            };
-            let mut block = Block::new(Setup { kernel, launch, options: &options, memory: memory.0, stacks: own })?;
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= blocks || block.fault.is_some() {
-                    break;
-                }
-                let number = order.as_ref().map_or(i, |order| order[i]) as u32;
-                let id = [number % x, number / x % y, number / x / y];
-                let threads = block.count();
-                let clocks = checks.then(|| Clocks::new(first + i as u32, first, threads));
-                // SAFETY: sizes of parameters were checked, and the memory outlives this scope.
-                unsafe { block.run(id, launch.shared, clocks, &args) };
-            }
-            if block.fault.is_some() {
-                next.store(blocks, Ordering::Relaxed);
-            }
-            let mut found = found.lock().unwrap_or_else(|e| e.into_inner());
-            found.fault = found.fault.take().or(block.fault.take());
-            found.sites.extend(block.sites.iter().map(|here| here.site()));
-            found.stacks.append(&mut block.into_stacks());
-            Ok(())
+        let work = Work {
+            kernel,
+            launch,
+            options: &options,
+            blocks,
+            order: block_order(&options, blocks),
+            first,
+            memory: NonNull::from(&mut self.memory),
+            next: AtomicUsize::new(0),
+            finished: Mutex::new(Finished { stacks: std::mem::take(&mut self.stacks), ..Finished::default() }),
         };
-        let done = if workers == 1 {
-            work()
-        } else {
-            std::thread::scope(|scope| {
-                let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
-                let mine = work();
-                let lost = || Err(Error::new("a worker of the emulator has panicked"));
-                others.into_iter().map(|w| w.join().unwrap_or_else(|_| lost())).fold(mine, |all, one| all.and(one))
-            })
-        };
-        let Finished { fault, mut sites, stacks: mut back } = found.into_inner().unwrap_or_else(|e| e.into_inner());
-        self.stacks = stacks.into_inner().unwrap_or_else(|e| e.into_inner());
-        self.stacks.append(&mut back);
+        let done = work.run(if checks { 1 } else { workers(&options, blocks, launch) });
+        let Finished { fault, mut sites, stacks } = std::mem::take(&mut *work.finished());
+        self.stacks = stacks;
         if let Some(log) = &self.options.log {
             let mut log = log.lock().unwrap_or_else(|e| e.into_inner());
             log.kernels.insert(kernel.name);
