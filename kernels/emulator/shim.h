@@ -39,6 +39,12 @@ void emu_syncwarp(const char* file, int line, unsigned mask);
 void emu_fence(const char* file, int line);
 // Every lane of `mask` leaves `bits`; `out` gets those of all 32.
 void emu_exchange(const char* file, int line, unsigned mask, const char* what, uint64_t bits, uint64_t out[32]);
+// The same with up to 3 words of each lane: `out[w * 32 + l]` is word w of lane l.
+void emu_exchange_words(const char* file, int line, unsigned mask, const char* what, const uint64_t* mine, int words,
+                        uint64_t* out);
+// An instruction was given an address that is not in shared memory, or no multiple of `bytes`.
+void emu_bad_address(const char* file, int line, int in_shared, int bytes);
+int emu_is_shared(const void* address);
 // `lane` was not among those that took part in the exchange.
 void emu_bad_lane(const char* file, int line, unsigned mask, int lane);
 // In hooks.c, as the next but one.
@@ -94,6 +100,12 @@ inline __attribute__((always_inline)) T value(uint64_t from) {
 inline unsigned lane() {
   dim3 t = emu_thread_idx(), b = emu_block_dim();
   return (t.x + b.x * (t.y + b.y * t.z)) & 31;
+}
+
+// The operand of an instruction that reads rows of `bytes` bytes of shared memory.
+inline __attribute__((always_inline)) void aligned_shared(const char* file, int line, const void* row, int bytes) {
+  const int in_shared = emu_is_shared(row);
+  if (!in_shared || (uintptr_t)row % bytes) emu_bad_address(file, line, in_shared, bytes);
 }
 
 // ---- Shuffles and votes ---------------------------------------------------------------------------------------------------

@@ -5,10 +5,9 @@
 #pragma once
 
 #include "../common/kernel.cuh"
+#include "address.cuh"
 
 #ifdef __CUDACC__
-
-DEVICE unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
 
 // 16 bytes past the first-level cache; zeros instead, without a read, when `valid` is false.
 DEVICE void cp_async_16(void* shared, const void* global, bool valid) {

@@ -2,7 +2,7 @@
 //! suspend it, and nothing here may unwind.
 
 use super::block::Block;
-use super::meeting::Then;
+use super::meeting::{Then, Words};
 use super::report::{At, Here, Pc, undefined};
 use super::shadow::How;
 use corosensei::Yielder;
@@ -170,7 +170,7 @@ unsafe extern "C" fn emu_syncwarp(file: *const c_char, line: c_int, mask: c_uint
     let site = unsafe { Here::new(file, line) };
     then(with(|block| match dropped(block, &site) {
         true => Then::GoOn,
-        false => block.warp(site, mask, "__syncwarp", 0, None),
+        false => block.warp(site, mask, "__syncwarp", None),
     }));
 }
 
@@ -195,9 +195,42 @@ unsafe extern "C" fn emu_exchange(
     bits: u64,
     out: *mut u64,
 ) {
+    // SAFETY: one word, which lives until the call returns; the rest is this call's own duty.
+    unsafe { emu_exchange_words(file, line, mask, what, &raw const bits, 1, out) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_exchange_words(
+    file: *const c_char,
+    line: c_int,
+    mask: c_uint,
+    what: *const c_char,
+    mine: *const u64,
+    words: c_int,
+    all: *mut u64,
+) {
     // SAFETY: called by kernels with literals, which live as long as the program.
     let (site, what) = unsafe { (Here::new(file, line), CStr::from_ptr::<'static>(what)) };
-    then(with(|block| block.warp(site, mask, what.to_str().unwrap_or("shuffle"), bits, Some(out))));
+    let count = (words.unsigned_abs() as usize).min(Words::MOST);
+    let words = Words { mine, count, all };
+    then(with(|block| block.warp(site, mask, what.to_str().unwrap_or("shuffle"), Some(words))));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn emu_is_shared(address: *const c_void) -> c_int {
+    with(|block| c_int::from(block.shared.contains(address as u64)))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_bad_address(file: *const c_char, line: c_int, in_shared: c_int, bytes: c_int) {
+    // SAFETY: called by kernels with literals.
+    let at = unsafe { Here::new(file, line) }.at();
+    let what = match in_shared {
+        0 => "the address of a row is not in shared memory".to_string(),
+        _ => format!("misaligned: the address of a row is a multiple of {bytes}"),
+    };
+    with(|block| block.report(at, what));
+    suspend();
 }
 
 #[unsafe(no_mangle)]

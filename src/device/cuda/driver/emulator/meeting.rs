@@ -40,9 +40,40 @@ pub struct Exchange {
     what: &'static str,
     site: Here,
     arrived: u32,
-    bits: [u64; 32],
-    /// Where each lane wants everybody's bits.
-    out: [Option<*mut u64>; 32],
+    words: [Option<Words>; 32],
+}
+
+/// What a lane gives to the others of its warp, and where it wants what all give.
+#[derive(Clone, Copy)]
+pub struct Words {
+    pub mine: *const u64,
+    pub count: usize,
+    /// `count` words of 32 lanes, those of one number together.
+    pub all: *mut u64,
+}
+
+impl Exchange {
+    fn hand_out(&self) {
+        let mut all = [0; 32 * Words::MOST];
+        let mut count = 0;
+        for (lane, words) in self.words.iter().enumerate() {
+            let Some(words) = words else { continue };
+            count = words.count;
+            for word in 0..count {
+                // SAFETY: each lane waits in the call whose argument this is.
+                all[32 * word + lane] = unsafe { *words.mine.add(word) };
+            }
+        }
+        for words in self.words.iter().flatten() {
+            // SAFETY: as above; the caller's array has 32 words for each of `count`.
+            unsafe { std::ptr::copy_nonoverlapping(all.as_ptr(), words.all, 32 * count) };
+        }
+    }
+}
+
+impl Words {
+    /// Most words of a lane.
+    pub const MOST: usize = 3;
 }
 
 pub fn describe_warp(block: &Block, thread: usize) -> (At, String) {
@@ -110,9 +141,8 @@ impl Block {
         Then::GoOn
     }
 
-    /// The current thread comes to a meeting of its warp. `bits` are given to all; `out`, where given, takes those of the 32
-    /// lanes. Without `out` the meeting orders memory.
-    pub fn warp(&mut self, site: Here, mask: u32, what: &'static str, bits: u64, out: Option<*mut u64>) -> Then {
+    /// The current thread comes to a meeting of its warp. Without `words` the meeting orders memory.
+    pub fn warp(&mut self, site: Here, mask: u32, what: &'static str, words: Option<Words>) -> Then {
         let (current, count) = (self.current, self.count());
         let (warp, lane) = (current / 32, current % 32);
         let lanes = count - warp * 32;
@@ -129,7 +159,7 @@ impl Block {
         let index = match meetings.iter().position(|m| m.mask & mask != 0) {
             Some(index) => index,
             None => {
-                let meeting = Exchange { mask, what, site, arrived: 0, bits: [0; 32], out: [None; 32] };
+                let meeting = Exchange { mask, what, site, arrived: 0, words: [None; 32] };
                 meetings.push(meeting);
                 meetings.len() - 1
             }
@@ -146,19 +176,15 @@ impl Block {
             return Then::Wait;
         }
         meeting.arrived |= 1 << lane;
-        meeting.bits[lane] = bits;
-        meeting.out[lane] = out;
+        meeting.words[lane] = words;
         if meeting.arrived != mask {
             self.threads[current].status = Status::AtWarp;
             return Then::Wait;
         }
         let meeting = self.warps[warp].swap_remove(index);
         let members: Vec<usize> = (0..32).filter(|l| mask >> l & 1 == 1).map(|l| warp * 32 + l).collect();
-        for target in meeting.out.iter().flatten() {
-            // SAFETY: each lane waits in `emu_exchange`, whose caller's array of 32 words this is.
-            unsafe { std::ptr::copy_nonoverlapping(meeting.bits.as_ptr(), *target, 32) };
-        }
-        if let Some(clocks) = self.clocks.as_mut().filter(|_| out.is_none()) {
+        meeting.hand_out();
+        if let Some(clocks) = self.clocks.as_mut().filter(|_| words.is_none()) {
             clocks.meet(&members);
         }
         members.iter().for_each(|&t| self.threads[t].status = Status::Ready);

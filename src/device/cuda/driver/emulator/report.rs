@@ -101,8 +101,10 @@ impl Pc {
     pub fn site(self) -> Option<Site> {
         let mut found: Option<Site> = None;
         backtrace::resolve(self.0 as *mut _, |symbol| {
-            // An intrinsic is inlined into the line that uses it.
-            let shim = symbol.filename().is_some_and(|file| file.ends_with("emulator/shim.h"));
+            // An intrinsic, and an instruction of `ptx/`, is inlined into the line that uses it.
+            let shim = symbol.filename().is_some_and(|file| {
+                file.ends_with("emulator/shim.h") || file.parent().is_some_and(|folder| folder.ends_with("kernels/ptx"))
+            });
             if found.is_none()
                 && !shim
                 && let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno())

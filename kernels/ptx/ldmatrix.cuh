@@ -1,0 +1,71 @@
+// Tiles of 8 x 8 elements of 2 bytes from shared memory into registers (PTX ISA, ldmatrix; sm_75 and later).
+//
+// Lanes 8 m to 8 m + 7 give the addresses of the eight rows of tile m, each 16 bytes and a multiple of 16. Afterwards
+// lane l has in register m the elements (row l / 4, columns 2 (l % 4) and the next) of tile m, the first in the low half:
+// what mma takes. `trans`: those of the transposed tile, rows 2 (l % 4) and the next of column l / 4. The x2 forms take
+// the addresses of lanes 0 to 15. The whole warp takes part. Rows must be visible to all lanes, by a barrier.
+#pragma once
+
+#include "../common/kernel.cuh"
+#include "address.cuh"
+
+#ifdef __CUDACC__
+
+DEVICE void ldmatrix_x4(unsigned (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+DEVICE void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+DEVICE void ldmatrix_x2(unsigned (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+DEVICE void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+#else
+
+namespace emu {
+
+// Each lane reads what it gets, so that a row which is not visible to it is reported as its own race.
+template <int TILES, bool TRANS>
+DEVICE void ldmatrix(const char* file, int line, unsigned (&r)[TILES], const void* row) {
+  if (lane() < 8 * TILES) aligned_shared(file, line, row, 16);
+  uint64_t all[32];
+  emu_exchange(file, line, 0xffffffffu, TRANS ? "ldmatrix.trans" : "ldmatrix", reinterpret_cast<uint64_t>(row), all);
+  const int high = lane() / 4, low = lane() % 4 * 2;
+  for (int tile = 0; tile < TILES; tile++) {
+    if (TRANS) {
+      const unsigned first = reinterpret_cast<const unsigned short*>(all[8 * tile + low])[high];
+      const unsigned second = reinterpret_cast<const unsigned short*>(all[8 * tile + low + 1])[high];
+      r[tile] = first | second << 16;
+    } else {
+      r[tile] = reinterpret_cast<const unsigned*>(all[8 * tile + high])[low / 2];
+    }
+  }
+}
+
+}  // namespace emu
+
+#define ldmatrix_x4(r, row) emu::ldmatrix<4, false>(__FILE__, __LINE__, r, row)
+#define ldmatrix_x4_trans(r, row) emu::ldmatrix<4, true>(__FILE__, __LINE__, r, row)
+#define ldmatrix_x2(r, row) emu::ldmatrix<2, false>(__FILE__, __LINE__, r, row)
+#define ldmatrix_x2_trans(r, row) emu::ldmatrix<2, true>(__FILE__, __LINE__, r, row)
+
+#endif
