@@ -76,6 +76,11 @@ pub trait Device {
     /// Operands that do not fit, or lie outside their arenas; on host devices also an id or a label out of range.
     fn run(&mut self, op: &Op) -> Result<()>;
 
+    /// Bytes that the device takes for itself to run an operation; operations share them.
+    fn scratch(&self, _op: &Op) -> usize {
+        0
+    }
+
     /// Waits for the work in flight.
     fn sync(&mut self) -> Result<()>;
 

@@ -189,6 +189,16 @@ impl Tape {
         self.push_op(op);
     }
 
+    /// The operations recorded so far, on numbered buffers.
+    pub fn recorded(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// FLOPs and memory of what was recorded, without running it.
+    pub fn expected_cost(&self) -> StepCost {
+        Plan::new(&self.ops, &self.again, &self.buffers).cost
+    }
+
     /// Runs what was recorded.
     ///
     /// # Errors

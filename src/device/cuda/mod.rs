@@ -119,13 +119,18 @@ impl<D: Driver> Cuda<D> {
         self.graphs = graphs;
     }
 
+    /// What runs an operation.
+    fn variant(&self, op: &Op) -> Option<&'static Variant> {
+        let preferred = self.preferred.iter().copied().find(|v| (v.supports)(op));
+        preferred.or_else(|| variants::choose(op, &self.driver.chip()))
+    }
+
     fn plan(&mut self, op: &Op) -> Result<(Planned, Part)> {
         bounds::check(op, &[DType::F32, DType::BF16], |arena| self.places.bytes(arena))?;
         if let Op::Multilevel(op) = op {
             self.check_maps(op).map_err(|e| e.at(Multilevel::NAME))?;
         }
-        let preferred = self.preferred.iter().copied().find(|v| (v.supports)(op));
-        let Some(variant) = preferred.or_else(|| variants::choose(op, &self.driver.chip())) else {
+        let Some(variant) = self.variant(op) else {
             return Err(Error::new(format!("no kernel runs these shapes: {op:?}")).at(op.name()));
         };
         self.reserve((variant.workspace)(op))?;
@@ -150,8 +155,7 @@ impl<D: Driver> Cuda<D> {
     /// Sees to it that the workspace has so many bytes. A smaller one stays where it is: captured launches may use it.
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         if bytes > self.places.workspace_rows().width {
-            // Half as much again: a next operation is often a little larger.
-            let bytes = (bytes + bytes / 2).next_multiple_of(256);
+            let bytes = with_reserve(bytes);
             let address = self.driver.alloc(bytes).map_err(|e| e.at("workspace of kernels"))?;
             self.places.set_workspace(address, bytes);
         }
@@ -169,6 +173,11 @@ impl<D: Driver> Cuda<D> {
             checked.map_err(|e| e.at(format_args!("item {number}")))
         })
     }
+}
+
+/// Half as much again: a next operation is often a little larger.
+fn with_reserve(bytes: usize) -> usize {
+    (bytes + bytes / 2).next_multiple_of(256)
 }
 
 /// Runs operations one after another and adds the time that each took on the device.
@@ -241,6 +250,10 @@ impl<D: Driver> Device for Cuda<D> {
     fn run(&mut self, op: &Op) -> Result<()> {
         let (planned, part) = self.plan(op)?;
         run(&mut self.driver, &[planned], &[part], &mut self.timings)
+    }
+
+    fn scratch(&self, op: &Op) -> usize {
+        self.variant(op).map_or(0, |variant| with_reserve((variant.workspace)(op)))
     }
 
     fn sync(&mut self) -> Result<()> {
