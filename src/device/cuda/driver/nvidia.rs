@@ -1,5 +1,6 @@
 //! An NVIDIA GPU, through the libcuda that its driver brings. Loaded at run time: the crate builds and starts without.
 
+mod copies;
 mod faults;
 mod pinned;
 mod ranges;
@@ -7,15 +8,15 @@ mod stamps;
 
 use super::{Driver, Part, Rows};
 use crate::bail;
+use crate::device::Ticket;
 use crate::device::cuda::chip::Chip;
 use crate::device::cuda::compiled::{COMPILED, NVCC};
 use crate::device::cuda::launch::{Args, Launch, Region};
-use crate::device::{POSTS, Ticket};
 use crate::error::{At, Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{
-    self, CUDA_MEMCPY2D, CUdevice_attribute, CUfunction_attribute, CUgraphExec, CUgraphInstantiate_flags, CUmemorytype,
-    CUresult, CUstreamCaptureMode,
+    self, CUdevice_attribute, CUfunction_attribute, CUgraphExec, CUgraphInstantiate_flags, CUresult,
+    CUstreamCaptureMode,
 };
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
 use cudarc::nvrtc::Ptx;
@@ -37,12 +38,6 @@ const SHARED_UNASKED: u32 = 48 << 10;
 
 /// Kernels that a report of a fault names.
 const RECENT: usize = 8;
-
-/// Buffers through which writes go: those of two micro-batches (state, ids, labels), so that one may wait while the next is filled.
-const STAGES: usize = 6;
-
-/// Larger writes are waited for.
-const STAGED: usize = 4 << 20;
 
 /// The first GPU that `CUDA_VISIBLE_DEVICES` leaves visible. All work is on one stream.
 pub struct Nvidia {
@@ -228,29 +223,6 @@ impl Nvidia {
         }
         Ok(address)
     }
-
-    /// Starts a copy to the GPU from a buffer of its own, and does not wait.
-    fn stage(&mut self, address: u64, bytes: &[u8]) -> Result<(), DriverError> {
-        if self.stages.len() < STAGES {
-            self.stages.push(Pinned::new()?);
-            self.stage = self.stages.len() - 1;
-        }
-        let buffer = &mut self.stages[self.stage];
-        self.stage = (self.stage + 1) % STAGES;
-        buffer.reserve(bytes.len())?;
-        buffer.bytes().copy_from_slice(bytes);
-        let stream = self.stream.cu_stream();
-        // SAFETY: the address was checked against its arena; the buffer is used again only after the event that follows.
-        unsafe { result::memcpy_htod_async(address, buffer.bytes(), stream) }?;
-        buffer.started(stream)
-    }
-
-    /// Starts a copy of rows that are a pitch apart.
-    fn start(&self, copy: &CUDA_MEMCPY2D) -> Result<(), DriverError> {
-        // SAFETY: each side is the memory that its kind names, either checked against its arena by the caller (and by
-        // the driver) or a slice of `rows * width` bytes that outlives the wait after this.
-        unsafe { sys::cuMemcpy2DAsync_v2(ptr::from_ref(copy), self.stream.cu_stream()) }.result()
-    }
 }
 
 impl Driver for Nvidia {
@@ -287,125 +259,23 @@ impl Driver for Nvidia {
     }
 
     fn write(&mut self, to: Rows, bytes: &[u8]) -> Result<()> {
-        check(to, bytes.len())?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.bind()?;
-        let action = "copying to the GPU";
-        if is_packed(to) && bytes.len() <= STAGED {
-            return self.stage(to.address, bytes).map_err(|error| self.fault(action, error));
-        }
-        let started = if is_packed(to) {
-            // SAFETY: the address was checked against its arena; `bytes` outlives the wait below.
-            unsafe { result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream()) }
-        } else {
-            self.start(&CUDA_MEMCPY2D {
-                srcMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
-                srcHost: bytes.as_ptr().cast(),
-                srcPitch: to.width,
-                dstMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
-                dstDevice: to.address,
-                dstPitch: to.pitch,
-                ..whole(to)
-            })
-        };
-        started.map_err(|error| self.fault(action, error))?;
-        // Where the GPU reads the host's memory itself, the copy may still be going on.
-        self.wait(action)
+        self.copy_in(to, bytes)
     }
 
     fn read(&mut self, from: Rows, bytes: &mut [u8]) -> Result<()> {
-        check(from, bytes.len())?;
-        if bytes.is_empty() {
-            return self.sync();
-        }
-        self.bind()?;
-        let action = "copying from the GPU";
-        let started = if is_packed(from) {
-            // SAFETY: the address was checked against its arena; `bytes` outlives the wait below.
-            unsafe { result::memcpy_dtoh_async(bytes, from.address, self.stream.cu_stream()) }
-        } else {
-            self.start(&CUDA_MEMCPY2D {
-                srcMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
-                srcDevice: from.address,
-                srcPitch: from.pitch,
-                dstMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
-                dstHost: bytes.as_mut_ptr().cast(),
-                dstPitch: from.width,
-                ..whole(from)
-            })
-        };
-        started.map_err(|error| self.fault(action, error))?;
-        self.wait(action)
+        self.copy_out(from, bytes)
     }
 
     fn post(&mut self, from: Rows) -> Result<Ticket> {
-        self.bind()?;
-        let failed = failed("making room for what comes from the GPU");
-        while self.posts.len() < POSTS {
-            self.posts.push(Pinned::new().map_err(&failed)?);
-        }
-        let Some(number) = self.posts.iter().position(|post| !post.taken) else {
-            bail!("{POSTS} tensors are on their way to the host already; collect one first")
-        };
-        let bytes = from.rows * from.width;
-        self.posts[number].reserve(bytes.max(1)).map_err(&failed)?;
-        let (post, stream) = (&self.posts[number], self.stream.cu_stream());
-        let started = self
-            .start(&CUDA_MEMCPY2D {
-                srcMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
-                srcDevice: from.address,
-                srcPitch: from.pitch,
-                dstMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
-                dstHost: post.pointer(),
-                dstPitch: from.width,
-                ..whole(from)
-            })
-            .and_then(|()| post.started(stream));
-        started.map_err(|error| self.fault("copying from the GPU", error))?;
-        let post = &mut self.posts[number];
-        (post.taken, post.len) = (true, bytes);
-        Ok(Ticket(number as u32))
+        self.post_out(from)
     }
 
     fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        self.bind()?;
-        let number = ticket.0 as usize;
-        let Some(post) = self.posts.get(number).filter(|post| post.taken && post.len == bytes.len()) else {
-            bail!("no tensor of {} bytes was posted as {ticket:?}", bytes.len())
-        };
-        post.wait().map_err(|error| self.fault("copying from the GPU", error))?;
-        let post = &mut self.posts[number];
-        bytes.copy_from_slice(post.bytes());
-        post.taken = false;
-        Ok(())
+        self.collect_out(ticket, bytes)
     }
 
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()> {
-        if (from.rows, from.width) != (to.rows, to.width) {
-            bail!("{} rows of {} bytes copied to {} of {}", from.rows, from.width, to.rows, to.width);
-        }
-        if from.rows * from.width == 0 {
-            return Ok(());
-        }
-        self.bind()?;
-        let started = if is_packed(from) && is_packed(to) {
-            let (bytes, stream) = (from.rows * from.width, self.stream.cu_stream());
-            // SAFETY: both addresses were checked against their arenas, which live as long as work is in flight.
-            unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, stream) }
-        } else {
-            self.start(&CUDA_MEMCPY2D {
-                srcMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
-                srcDevice: from.address,
-                srcPitch: from.pitch,
-                dstMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
-                dstDevice: to.address,
-                dstPitch: to.pitch,
-                ..whole(to)
-            })
-        };
-        started.map_err(|error| self.fault("copying on the GPU", error))
+        self.copy_within(from, to)
     }
 
     fn operands(&mut self, _: &[Region]) {}
@@ -577,38 +447,4 @@ fn driver_version() -> i32 {
     // SAFETY: writes one int; may be called at any time once libcuda is there.
     let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) };
     if asked == CUresult::CUDA_SUCCESS { version } else { 0 }
-}
-
-/// Refuses rows that are not those of a slice so long, or overlap.
-fn check(rows: Rows, bytes: usize) -> Result<()> {
-    if rows.rows.checked_mul(rows.width) != Some(bytes) || (rows.rows > 1 && rows.pitch < rows.width) {
-        bail!("{bytes} bytes for {rows:?}");
-    }
-    Ok(())
-}
-
-fn is_packed(rows: Rows) -> bool {
-    rows.rows == 1 || rows.pitch == rows.width
-}
-
-/// A copy of all rows, from and to nowhere yet.
-fn whole(rows: Rows) -> CUDA_MEMCPY2D {
-    CUDA_MEMCPY2D {
-        srcXInBytes: 0,
-        srcY: 0,
-        srcMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
-        srcHost: ptr::null(),
-        srcDevice: 0,
-        srcArray: ptr::null_mut(),
-        srcPitch: 0,
-        dstXInBytes: 0,
-        dstY: 0,
-        dstMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
-        dstHost: ptr::null_mut(),
-        dstDevice: 0,
-        dstArray: ptr::null_mut(),
-        dstPitch: 0,
-        WidthInBytes: rows.width,
-        Height: rows.rows,
-    }
 }
