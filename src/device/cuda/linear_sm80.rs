@@ -2,7 +2,7 @@
 
 use super::launch::Launch;
 use super::linear;
-use super::places::Places;
+use super::places::{Places, TICKETS};
 use super::variants::Chip;
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
@@ -11,8 +11,6 @@ use crate::tensor::{DType, Tensor};
 const DEPTH: usize = 32;
 /// `kStages` of the kernels: tiles of both operands in shared memory.
 const STAGES: usize = 4;
-/// `kTickets`: one for each tile of outputs, at the beginning of the workspace.
-const TICKETS: usize = 16_384;
 
 /// Addresses and pitches of both factors are multiples of 16 bytes; all else may lie anywhere.
 pub fn aligned(op: &Linear) -> bool {
@@ -153,22 +151,26 @@ fn adding(sizes: Sizes, parts: usize, chip: &Chip) -> f64 {
 }
 
 /// Seconds of `mma128`.
+#[expect(dead_code, reason = "for the table of variants")]
 pub fn seconds_mma128(op: &Linear, chip: &Chip) -> f64 {
     MMA128.seconds(op, 1, chip)
 }
 
 /// Seconds of `mma64`.
+#[expect(dead_code, reason = "for the table of variants")]
 pub fn seconds_mma64(op: &Linear, chip: &Chip) -> f64 {
     MMA64.seconds(op, 1, chip)
 }
 
 /// Seconds of `splitk`.
+#[expect(dead_code, reason = "for the table of variants")]
 pub fn seconds_splitk(op: &Linear, chip: &Chip) -> f64 {
     let parts = parts(op.sizes());
     MMA128.seconds(op, parts, chip) + adding(op.sizes(), parts, chip)
 }
 
 /// Seconds of `naive`: two loads a product, at best from the first-level cache.
+#[expect(dead_code, reason = "for the table of variants")]
 pub fn seconds_naive(op: &Linear, chip: &Chip) -> f64 {
     let (m, n, k) = op.sizes();
     chip.launch + (2 * m * n * k) as f64 / (0.05 * chip.vector)

@@ -5,7 +5,7 @@
 use super::launch::Launch;
 use super::places::Places;
 use super::{accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout};
-use super::{embedding, fill, global_norm, layernorm, linear, multilevel};
+use super::{embedding, fill, global_norm, layernorm, linear, linear_sm80, multilevel};
 use crate::device::ops::{NAMES, Op};
 use crate::tensor::DType;
 
@@ -25,6 +25,20 @@ pub struct Variant {
     pub workspace: fn(&Op) -> usize,
     /// The launches, in order.
     pub launch: fn(&Op, &Places, &mut Vec<Launch>),
+}
+
+/// What the time of a kernel follows from.
+#[derive(Clone, Copy, Debug)]
+pub struct Chip {
+    pub sms: usize,
+    /// FLOPs a second in bf16 on tensor cores.
+    pub tensor: f64,
+    /// FLOPs a second in f32.
+    pub vector: f64,
+    /// Bytes a second from and to memory.
+    pub bandwidth: f64,
+    /// Seconds to start a kernel.
+    pub launch: f64,
 }
 
 /// `variants!(OpName { "name" [types] => [kernels], supports, launch (, workspace); ... } ...)`.
@@ -102,10 +116,23 @@ variants! {
             layernorm::fits_shared, layernorm::backward_warp;
     }
     Linear {
-        "naive" [F32] => ["linear_naive_f32"], |_| true, linear::naive;
+        "naive" [F32, BF16] => ["linear_naive_f32", "linear_naive_bf16", "linear_naive_bf16_f32"],
+            |_| true, linear::naive;
         "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared;
         "tiled" [F32] => ["linear_tiled_nn_f32", "linear_tiled_nt_f32", "linear_tiled_tn_f32", "linear_tiled_tt_f32"],
             |op| op.sizes().2 > 0, linear::tiled;
+        "mma64" [BF16] => [
+            "linear_mma64_nn_bf16", "linear_mma64_nt_bf16", "linear_mma64_tn_bf16", "linear_mma64_tt_bf16",
+            "linear_mma64_nn_bf16_f32", "linear_mma64_nt_bf16_f32", "linear_mma64_tn_bf16_f32", "linear_mma64_tt_bf16_f32"
+        ], linear_sm80::aligned, linear_sm80::mma64;
+        "mma128" [BF16] => [
+            "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
+            "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
+        ], linear_sm80::aligned, linear_sm80::mma128;
+        "splitk" [BF16] => [
+            "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
+            "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
+        ], linear_sm80::divided, linear_sm80::splitk, linear_sm80::workspace;
     }
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive;
