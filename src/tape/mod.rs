@@ -184,6 +184,11 @@ impl Tape {
         out
     }
 
+    /// Appends an operation on memory of the caller: the update after a backward pass, so that both are one captured list.
+    pub fn append(&mut self, op: impl Into<Op>) {
+        self.push_op(op);
+    }
+
     /// Runs what was recorded.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! Matrix products in bf16 on tensor cores: `kernels/linear_sm80.cu`.
 
+use super::chip::Chip;
 use super::launch::Launch;
 use super::linear;
 use super::places::{Places, TICKETS};
-use super::variants::Chip;
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
 
@@ -80,10 +80,10 @@ fn tiles((m, n, _): Sizes, side: usize) -> usize {
 /// In how many parts `splitk` cuts K: those that take the least time on an A100, whatever runs it, since the order of sums
 /// follows. Never more than fill it four times, which bounds the workspace to 28 MiB, nor fewer than four tiles in a part.
 fn parts(sizes: Sizes) -> usize {
-    const A100: Chip = Chip { sms: 108, tensor: 312e12, vector: 19.5e12, bandwidth: 1.555e12, launch: 3e-6 };
+    let chip = &Chip::A100;
     let (tiles, depth) = (tiles(sizes, 128), sizes.2.div_ceil(DEPTH));
-    let most = (depth / 4).min(4 * A100.sms / tiles.max(1)).min(32);
-    let seconds = |parts: &usize| MMA128.products(sizes, *parts, &A100) + adding(sizes, *parts, &A100);
+    let most = (depth / 4).min(4 * chip.sms / tiles.max(1)).min(32);
+    let seconds = |parts: &usize| MMA128.products(sizes, *parts, chip) + adding(sizes, *parts, chip);
     // No part is empty.
     let all = (1..=most).filter(|&parts| depth.div_ceil(depth.div_ceil(parts)) == parts);
     all.min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or(1)
@@ -151,27 +151,17 @@ fn adding(sizes: Sizes, parts: usize, chip: &Chip) -> f64 {
 }
 
 /// Seconds of `mma128`.
-#[expect(dead_code, reason = "for the table of variants")]
 pub fn seconds_mma128(op: &Linear, chip: &Chip) -> f64 {
     MMA128.seconds(op, 1, chip)
 }
 
 /// Seconds of `mma64`.
-#[expect(dead_code, reason = "for the table of variants")]
 pub fn seconds_mma64(op: &Linear, chip: &Chip) -> f64 {
     MMA64.seconds(op, 1, chip)
 }
 
 /// Seconds of `splitk`.
-#[expect(dead_code, reason = "for the table of variants")]
 pub fn seconds_splitk(op: &Linear, chip: &Chip) -> f64 {
     let parts = parts(op.sizes());
     MMA128.seconds(op, parts, chip) + adding(op.sizes(), parts, chip)
-}
-
-/// Seconds of `naive`: two loads a product, at best from the first-level cache.
-#[expect(dead_code, reason = "for the table of variants")]
-pub fn seconds_naive(op: &Linear, chip: &Chip) -> f64 {
-    let (m, n, k) = op.sizes();
-    chip.launch + (2 * m * n * k) as f64 / (0.05 * chip.vector)
 }
