@@ -119,8 +119,8 @@ DEVICE bool add_parts(float* outputs, unsigned* workspace) {
   if (threadIdx.x == 0) number[0] = draw_ticket(workspace + blockIdx.x);
   __syncthreads();
   if (number[0] + 1 < gridDim.y) return false;
-  // For the launch after this one.
-  if (threadIdx.x == 0) workspace[blockIdx.x] = 0;
+  // For the launch after this one. All that happens to a ticket is atomic.
+  if (threadIdx.x == 0) atomicExch(workspace + blockIdx.x, 0u);
 #pragma unroll 1
   for (int e = 4 * lane; e < SIZE; e += 128 * kAhead) {
     Vec<float> sums[kAhead] = {};
