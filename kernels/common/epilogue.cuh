@@ -26,14 +26,18 @@ struct Epilogue {
   int accumulate;
 };
 
+// Activations of what becomes bf16. (A float output beside bf16 has none in a model, and gets them as any other.)
+template <class T, class Out>
+constexpr bool kShort = sizeof(T) == 2 && sizeof(Out) == 2;
+
 template <class T, class Out>
 DEVICE void write_out(const Epilogue<T, Out>& around, int i, int j, float z) {
   if (around.bias) z += to_float(around.bias[j]);
   if (around.kind == kActivate) {
     if (around.pre) around.pre[row_start(i, around.pre_pitch) + j] = to<T>(z);
-    z = activate(around.activation, z);
+    z = activate<kShort<T, Out>>(around.activation, z);
   } else if (around.kind == kActivateGrad) {
-    z *= activate_grad(around.activation, to_float(around.pre[row_start(i, around.pre_pitch) + j]));
+    z *= activate_grad<kShort<T, Out>>(around.activation, to_float(around.pre[row_start(i, around.pre_pitch) + j]));
   }
   if (around.residual) z += to_float(around.residual[row_start(i, around.residual_pitch) + j]);
   Out* out = around.out + row_start(i, around.out_pitch) + j;
@@ -74,7 +78,7 @@ DEVICE void write_piece(const Epilogue<T, Out>& around, int i, int j, Vec<Out> z
       if (around.pre) store(pre, z);
       if (around.activation == kGeluTanh) {
 #pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] = gelu_tanh(z.v[e]);
+        for (int e = 0; e < kSize; e++) z.v[e] = gelu_tanh<kShort<T, Out>>(z.v[e]);
       } else {
 #pragma unroll
         for (int e = 0; e < kSize; e++) z.v[e] = gelu_erf(z.v[e]);
@@ -83,10 +87,10 @@ DEVICE void write_piece(const Epilogue<T, Out>& around, int i, int j, Vec<Out> z
       const Vec<T> x = load(pre);
       if (around.activation == kGeluTanh) {
 #pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] *= gelu_tanh_grad(x.v[e]);
+        for (int e = 0; e < kSize; e++) z.v[e] *= gelu_tanh_grad<kShort<T, Out>>(x.v[e]);
       } else {
 #pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] *= gelu_erf_grad(x.v[e]);
+        for (int e = 0; e < kSize; e++) z.v[e] *= gelu_erf_grad<kShort<T, Out>>(x.v[e]);
       }
     }
     if (around.residual) {

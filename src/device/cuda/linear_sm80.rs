@@ -100,8 +100,8 @@ struct Tiles {
     together: f64,
 }
 
-const MMA128: Tiles = Tiles { side: 128, resident: 2, alone: 0.45, together: 0.7 };
-const MMA64: Tiles = Tiles { side: 64, resident: 4, alone: 0.15, together: 0.45 };
+const MMA128: Tiles = Tiles { side: 128, resident: 2, alone: 0.55, together: 0.7 };
+const MMA64: Tiles = Tiles { side: 64, resident: 4, alone: 0.3, together: 0.45 };
 
 impl Tiles {
     /// The products alone: the SM with most blocks is the last.
@@ -131,7 +131,7 @@ impl Tiles {
         let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + pre;
         let all = (bytes(&op.a) + bytes(&op.b) + around) / chip.bandwidth;
         // Epilogues hide behind the products of other blocks, but for those of the last wave.
-        let waves = (tiles(sizes, self.side) * parts).div_ceil(chip.sms * self.resident) as f64;
+        let waves = (tiles(sizes, self.side) * parts).div_ceil(chip.sms * self.resident).max(1) as f64;
         let last = (around / chip.bandwidth + pointwise as f64 / chip.vector) / waves;
         chip.launch + self.products(sizes, parts, chip).max(all) + last
     }
@@ -164,4 +164,45 @@ pub fn seconds_mma64(op: &Linear, chip: &Chip) -> f64 {
 pub fn seconds_splitk(op: &Linear, chip: &Chip) -> f64 {
     let parts = parts(op.sizes());
     MMA128.seconds(op, parts, chip) + adding(op.sizes(), parts, chip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::variants;
+    use crate::device::ops::Op;
+    use crate::tensor::Place;
+
+    /// The variant for the product of matrices of these sizes, one after another in memory, and its parts of K.
+    fn choice((m, n, k): Sizes, out: DType) -> (&'static str, usize) {
+        let matrix = |dtype, rows, columns| Tensor::new(Place::Arena(0), dtype, 0, &[rows, columns]);
+        let (a, b) = (matrix(DType::BF16, m, k), matrix(DType::BF16, k, n));
+        let op: Op = Linear::product(a, b, matrix(out, m, n), (false, false)).into();
+        let chosen = variants::choose(&op, &Chip::A100).expect("a variant");
+        (chosen.name, if chosen.name == "splitk" { parts((m, n, k)) } else { 1 })
+    }
+
+    #[test]
+    fn tiles_follow_from_the_shape() {
+        // GPT-2's layers over 8192 tokens, gradients of weights, few tokens, and what is not aligned.
+        assert_eq!(choice((8192, 2304, 768), DType::BF16), ("mma128", 1));
+        assert_eq!(choice((8192, 768, 3072), DType::BF16), ("mma128", 1));
+        assert_eq!(choice((768, 768, 8192), DType::F32), ("splitk", 6));
+        assert_eq!(choice((3072, 768, 8192), DType::F32), ("splitk", 3));
+        assert_eq!(choice((50304, 768, 8192), DType::F32), ("mma128", 1));
+        assert_eq!(choice((128, 768, 768), DType::BF16).0, "mma64");
+        assert_eq!(choice((8192, 2304, 765), DType::BF16), ("naive", 1));
+    }
+
+    #[test]
+    fn parts_are_whole_and_few() {
+        for m in [1, 100, 128, 300, 1000, 5000] {
+            for k in [1, 31, 255, 500, 1000, 4097, 100_000] {
+                let parts = parts((m, 200, k));
+                let (depth, tiles) = (k.div_ceil(DEPTH), tiles((m, 200, k), 128));
+                assert!(parts >= 1 && (parts == 1 || parts * tiles <= 432), "{m} {k}: {parts}");
+                assert_eq!(depth.div_ceil(depth.div_ceil(parts)), parts, "{m} {k}: none is empty");
+            }
+        }
+    }
 }
