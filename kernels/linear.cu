@@ -1,4 +1,4 @@
-// Matrix products in f32: out (+)= epilogue(op(a) op(b) + bias) + residual.
+// Matrix products in f32, and in bf16 by the slowest kernel: out (+)= epilogue(op(a) op(b) + bias) + residual.
 //
 // op(a) [M, K], op(b) [K, N], out, pre, residual [M, N], bias [N].
 //
@@ -16,32 +16,46 @@
 //            but each of those still takes 2 loads from shared memory, and the load units set the pace.
 //   tiled    a thread makes 4 x 4 outputs in registers: 2 loads of 16 bytes per 16 multiply-adds. A block makes 64 x
 //            64, and copies the next tiles into shared memory while it computes with these.
+#include "common/bands.cuh"
 #include "common/epilogue.cuh"
 #include "ptx/cp_async.cuh"
 
-#define LINEAR_PARAMETERS                                                                                          \
-  const float *__restrict__ a, int a_pitch, const float *__restrict__ b, int b_pitch, float *out, int out_pitch,   \
-      const float *bias, int kind, int activation, float *pre, int pre_pitch, const float *residual,               \
-      int residual_pitch, int accumulate, int m, int n, int k
+#define LINEAR_PARAMETERS(T, Out)                                                                                \
+  const T *__restrict__ a, int a_pitch, const T *__restrict__ b, int b_pitch, Out *out, int out_pitch,           \
+      const T *bias, int kind, int activation, T *pre, int pre_pitch, const T *residual, int residual_pitch,     \
+      int accumulate, int m, int n, int k
 #define LINEAR_EPILOGUE \
   { out, out_pitch, bias, kind, activation, pre, pre_pitch, residual, residual_pitch, accumulate }
 
 // ---- naive --------------------------------------------------------------------------------------------------------
 
 // Neighbouring threads make neighbouring columns: they share the word of a and read b's row in one piece (when b is
-// not transposed; else each reads a row of its own).
-KERNEL(linear_naive_f32, 256, 1, LINEAR_PARAMETERS, int ta, int tb) {
+// not transposed; else each reads a row of its own). In bf16 it runs what is not aligned for tensor cores.
+template <class T, class Out>
+DEVICE void linear_naive(const T* __restrict__ a, int a_pitch, const T* __restrict__ b, int b_pitch,
+                         const Epilogue<T, Out>& around, int m, int n, int k, int ta, int tb) {
   const int tiles_n = (n + 31) / 32;
   const int i = blockIdx.x / tiles_n * 8 + threadIdx.x / 32, j = blockIdx.x % tiles_n * 32 + threadIdx.x % 32;
   if (i >= m || j >= n) return;
   const int a_row = ta ? 1 : a_pitch, a_step = ta ? a_pitch : 1;
   const int b_step = tb ? 1 : b_pitch, b_column = tb ? b_pitch : 1;
-  const float* left = a + row_start(i, a_row);
-  const float* right = b + row_start(j, b_column);
+  const T* left = a + row_start(i, a_row);
+  const T* right = b + row_start(j, b_column);
   float z = 0.0f;
-  for (int l = 0; l < k; l++) z += left[row_start(l, a_step)] * right[row_start(l, b_step)];
-  const Epilogue around = LINEAR_EPILOGUE;
+  for (int l = 0; l < k; l++) z += to_float(left[row_start(l, a_step)]) * to_float(right[row_start(l, b_step)]);
   write_out(around, i, j, z);
+}
+
+KERNEL(linear_naive_f32, 256, 1, LINEAR_PARAMETERS(float, float), int ta, int tb) {
+  linear_naive<float, float>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k, ta, tb);
+}
+
+KERNEL(linear_naive_bf16, 256, 1, LINEAR_PARAMETERS(bf16, bf16), int ta, int tb) {
+  linear_naive<bf16, bf16>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k, ta, tb);
+}
+
+KERNEL(linear_naive_bf16_f32, 256, 1, LINEAR_PARAMETERS(bf16, float), int ta, int tb) {
+  linear_naive<bf16, float>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k, ta, tb);
 }
 
 // ---- shared -------------------------------------------------------------------------------------------------------
@@ -57,7 +71,7 @@ DEVICE void load_square(float (&tile)[32][33], const float* __restrict__ x, int 
   tile[r][c] = valid ? x[at] : 0.0f;
 }
 
-KERNEL(linear_shared_f32, 1024, 1, LINEAR_PARAMETERS, int ta, int tb) {
+KERNEL(linear_shared_f32, 1024, 1, LINEAR_PARAMETERS(float, float), int ta, int tb) {
   SMEM(float, tile_a, [32][33]);
   SMEM(float, tile_b, [32][33]);
   const int tiles_n = (n + 31) / 32;
@@ -72,7 +86,7 @@ KERNEL(linear_shared_f32, 1024, 1, LINEAR_PARAMETERS, int ta, int tb) {
     for (int step = 0; step < 32; step++) z += tile_a[r][step] * tile_b[step][c];
     __syncthreads();
   }
-  const Epilogue around = LINEAR_EPILOGUE;
+  const Epilogue<float, float> around = LINEAR_EPILOGUE;
   if (row + r < m && column + c < n) write_out(around, row + r, column + c, z);
 }
 
@@ -84,7 +98,6 @@ constexpr int kStep = 16;   // Of K, at a time.
 constexpr int kPitch = 68;
 static_assert(4 * kStep == kBlock, "the four tiles have room for the outputs");
 constexpr int kThreads = 256;
-constexpr int kBand = 8;  // Rows of blocks that are swept together.
 
 // Both operands lie as [K step][64] in shared memory, so that a thread finds the 4 rows of a, and the 4 columns of b,
 // that meet at one l side by side. An operand whose rows run along K (a, or b transposed) turns on the way: a warp
@@ -105,25 +118,15 @@ DEVICE void load_tile(float (&tile)[kStep][kPitch], const float* __restrict__ x,
   }
 }
 
-// Blocks run roughly in the order of their number. In bands of 8 block rows, those that run at one time form a square
-// rather than a line, and read fewer different rows and columns through the second-level cache.
-DEVICE void block_position(int tile, int tiles_m, int tiles_n, int& row, int& column) {
-  const int first = tile / (kBand * tiles_n) * kBand;
-  const int height = min(kBand, tiles_m - first);
-  const int within = tile - first * tiles_n;
-  row = (first + within % height) * kBlock;
-  column = within / height * kBlock;
-}
-
 template <bool TA, bool TB>
 DEVICE void linear_tiled(const float* __restrict__ a, int a_pitch, const float* __restrict__ b, int b_pitch,
-                         const Epilogue& around, int m, int n, int k) {
+                         const Epilogue<float, float>& around, int m, int n, int k) {
   // Two tiles of a, two of b; in the end all of it holds the block's outputs.
   SMEM(float, tiles, [4][kStep][kPitch]);
   float(&tile_a)[2][kStep][kPitch] = *reinterpret_cast<float(*)[2][kStep][kPitch]>(&tiles[0]);
   float(&tile_b)[2][kStep][kPitch] = *reinterpret_cast<float(*)[2][kStep][kPitch]>(&tiles[2]);
   int row, column;
-  block_position(blockIdx.x, (m + kBlock - 1) / kBlock, (n + kBlock - 1) / kBlock, row, column);
+  tile_position<kBlock, kBlock>(blockIdx.x, m, n, row, column);
   // The 8 warps stand 4 x 2 over the outputs, and a warp's lanes 4 x 8: then its loads from a tile are 4 or 8
   // different groups of 16 bytes, at most all banks once; the other lanes get copies.
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -172,18 +175,18 @@ DEVICE void linear_tiled(const float* __restrict__ a, int a_pitch, const float* 
   }
 }
 
-KERNEL(linear_tiled_nn_f32, 256, 3, LINEAR_PARAMETERS) {
+KERNEL(linear_tiled_nn_f32, 256, 3, LINEAR_PARAMETERS(float, float)) {
   linear_tiled<false, false>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k);
 }
 
-KERNEL(linear_tiled_nt_f32, 256, 3, LINEAR_PARAMETERS) {
+KERNEL(linear_tiled_nt_f32, 256, 3, LINEAR_PARAMETERS(float, float)) {
   linear_tiled<false, true>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k);
 }
 
-KERNEL(linear_tiled_tn_f32, 256, 3, LINEAR_PARAMETERS) {
+KERNEL(linear_tiled_tn_f32, 256, 3, LINEAR_PARAMETERS(float, float)) {
   linear_tiled<true, false>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k);
 }
 
-KERNEL(linear_tiled_tt_f32, 256, 3, LINEAR_PARAMETERS) {
+KERNEL(linear_tiled_tt_f32, 256, 3, LINEAR_PARAMETERS(float, float)) {
   linear_tiled<true, true>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k);
 }

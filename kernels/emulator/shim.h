@@ -232,6 +232,7 @@ DEVICE unsigned __float_as_uint(float x) { return emu::bits<unsigned>(x); }
 DEVICE float __uint_as_float(unsigned x) { return emu::bits<float>(x); }
 // glibc declares functions of these names.
 #define __expf(x) expf(x)
+DEVICE float __fdividef(float x, float y) { return x / y; }
 
 // ---- Kernels --------------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,14 @@ DEVICE void cp_async_16(void* shared, const void* global, bool valid) {
                : "memory");
 }
 
+// 16 bytes of which the first `bytes`, 0 to 16, are read and the others are zeros. What it fetches beside them from memory
+// (whole lines of 128 bytes, which a later copy may want) goes no further than the second-level cache.
+DEVICE void cp_async_16_part(void* shared, const void* global, int bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+
 // 4 bytes; zeros when `valid` is false.
 DEVICE void cp_async_4(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global),
@@ -34,6 +42,7 @@ DEVICE void cp_async_wait() {
 
 // Macros, so that a report names the kernel's line.
 #define cp_async_16(shared, global, valid) emu_cp_async(__FILE__, __LINE__, shared, global, 16, (valid) ? 16 : 0)
+#define cp_async_16_part(shared, global, bytes) emu_cp_async(__FILE__, __LINE__, shared, global, 16, bytes)
 #define cp_async_4(shared, global, valid) emu_cp_async(__FILE__, __LINE__, shared, global, 4, (valid) ? 4 : 0)
 #define cp_async_commit() emu_cp_async_commit(__FILE__, __LINE__)
 namespace emu {

@@ -1,7 +1,7 @@
 use super::Size;
 use super::lab::{EPS, Lab, dot};
 use crate::device::ops::{Activation, Epilogue, Linear, Op};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// M, N, K.
 type Sizes = (usize, usize, usize);
@@ -33,6 +33,27 @@ const REAL: [Sizes; 4] = [(128, 127, 768), (65, 64, 3072), (63, 129, 768), (64, 
 /// GPT-2's layers, and its logits; few tokens where the reference, one thread in f64, would take minutes.
 const FULL: [Sizes; 5] = [(1024, 768, 768), (256, 2304, 768), (256, 3072, 768), (256, 768, 3072), (64, 50_257, 768)];
 
+/// Neighbours of the tiles for tensor cores (32 of K; 64, 128 outputs), K that is no multiple of 8, more of K than is on the way
+/// at one time.
+const TILES: [Sizes; 10] = [
+    (33, 31, 32),
+    (31, 65, 33),
+    (64, 64, 64),
+    (65, 9, 31),
+    (8, 40, 129),
+    (17, 1, 200),
+    (127, 20, 97),
+    (129, 7, 13),
+    (10, 128, 65),
+    (20, 129, 39),
+];
+
+/// Few outputs and a long K, which is cut in parts.
+const DEEP: [Sizes; 3] = [(16, 16, 512), (5, 27, 701), (24, 3, 900)];
+
+/// So, with several tiles of outputs.
+const DEEP_TILES: Sizes = (130, 129, 517);
+
 /// What surrounds the product.
 #[derive(Clone, Copy, PartialEq)]
 enum Around {
@@ -47,12 +68,23 @@ enum Around {
     Accumulate,
     /// A wide output, which may be added to.
     Wide(bool),
+    /// A wide output and all that can surround it.
+    WideActivate,
+}
+
+/// What lies between rows.
+#[derive(Clone, Copy, PartialEq)]
+enum Gap {
+    Nothing,
+    Elements(usize),
+    /// As much as rows of bf16 need to begin at multiples of 16 bytes, and one element or more in any case.
+    Whole,
 }
 
 const TANH: Activation = Activation::GeluTanh;
 const ERF: Activation = Activation::GeluErf;
 
-const AROUND: [Around; 13] = [
+const AROUND: [Around; 14] = [
     Around::Nothing,
     Around::Bias,
     Around::Activate(TANH, false, false),
@@ -66,11 +98,18 @@ const AROUND: [Around; 13] = [
     Around::Accumulate,
     Around::Wide(false),
     Around::Wide(true),
+    Around::WideActivate,
 ];
 
-fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), pad: usize, around: Around) -> Linear {
+const TRANSPOSES: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
+
+fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), gap: Gap, around: Around) -> Linear {
     // Each matrix with a padding of its own.
-    let pitch = |width: usize, more: usize| if pad == 0 { 0 } else { width + pad + more };
+    let pitch = |width: usize, more: usize| match gap {
+        Gap::Nothing => 0,
+        Gap::Elements(gap) => width + gap + more,
+        Gap::Whole => (width + 1).next_multiple_of(8) + 8 * more,
+    };
     let mut matrix = |t: bool, rows: usize, columns: usize, more: usize| -> Tensor {
         let dims = if t { [columns, rows] } else { [rows, columns] };
         lab.input((&dims, pitch(dims[1], more)))
@@ -81,6 +120,11 @@ fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), pad: usize, aroun
     match around {
         Around::Nothing | Around::Wide(false) => {}
         Around::Bias => op.bias = Some(lab.input((&[n], 0))),
+        Around::WideActivate => {
+            op.bias = Some(lab.input((&[n], 0)));
+            op.epilogue = Epilogue::Activate { kind: TANH, pre: Some(lab.output((dims, pitch(n, 4)))) };
+            op.residual = Some(lab.input((dims, pitch(n, 2))));
+        }
         Around::Activate(kind, keep, residual) => {
             op.bias = Some(lab.input((&[n], 0)));
             let pre = keep.then(|| lab.output((dims, pitch(n, 4))));
@@ -102,15 +146,15 @@ fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), pad: usize, aroun
     op.out = match around {
         Around::Accumulate => lab.input((dims, pitch(n, 3))),
         Around::Wide(true) => lab.wide_input((dims, pitch(n, 3))),
-        Around::Wide(false) => lab.wide_output((dims, pitch(n, 3))),
+        Around::Wide(false) | Around::WideActivate => lab.wide_output((dims, pitch(n, 3))),
         Around::InPlace => op.residual.expect("given above"),
         _ => lab.output((dims, pitch(n, 3))),
     };
     op
 }
 
-fn check(lab: &mut Lab, sizes: Sizes, transposes: (bool, bool), pad: usize, around: Around) {
-    let op = of(lab, sizes, transposes, pad, around);
+fn check(lab: &mut Lab, sizes: Sizes, transposes: (bool, bool), gap: Gap, around: Around) {
+    let op = of(lab, sizes, transposes, gap, around);
     // The product with bias and residual; slopes of both activations stay below 1.13. An activation itself is off by a few
     // units of z, a sum of K products in -1..1 that is below 2 sqrt(K) + 3.
     let z = 2.0 * (sizes.2 as f64).sqrt() + 3.0;
@@ -139,26 +183,96 @@ fn tails(lab: &mut Lab) {
 
 pub fn cases(lab: &mut Lab) {
     tails(lab);
-    let transposes = [(false, false), (false, true), (true, false), (true, true)];
+    const GAPS: [Gap; 3] = [Gap::Nothing, Gap::Elements(3), Gap::Elements(5)];
     for sizes in SIZES {
-        for transposes in transposes {
+        for transposes in TRANSPOSES {
             for (i, around) in AROUND.into_iter().enumerate() {
-                check(lab, sizes, transposes, [0, 3, 5][i % 3], around);
+                check(lab, sizes, transposes, GAPS[i % 3], around);
             }
         }
     }
     for sizes in LARGE {
         for (i, around) in AROUND.into_iter().enumerate() {
-            check(lab, sizes, transposes[i % 4], 3, around);
+            check(lab, sizes, TRANSPOSES[i % 4], GAPS[1], around);
         }
     }
     let full = if lab.full() { &FULL[..] } else { &[] };
     for (s, &sizes) in REAL.iter().chain(full).enumerate() {
-        for (i, transposes) in transposes.into_iter().enumerate() {
-            check(lab, sizes, transposes, 0, AROUND[(3 * s + i) % AROUND.len()]);
+        for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+            check(lab, sizes, transposes, GAPS[0], AROUND[(3 * s + i) % AROUND.len()]);
         }
     }
+    if lab.float == DType::BF16 {
+        tiles(lab);
+    }
+    exact(lab);
     batched(lab);
+    apart(lab);
+}
+
+fn tiles(lab: &mut Lab) {
+    for (s, sizes) in TILES.into_iter().chain(DEEP).enumerate() {
+        for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+            // Every surrounding with every transpose, over all sizes.
+            for around in (0..3).map(|more| AROUND[(3 * s + i + 5 * more) % AROUND.len()]) {
+                check(lab, sizes, transposes, Gap::Whole, around);
+            }
+        }
+    }
+    for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+        check(lab, DEEP_TILES, transposes, Gap::Whole, AROUND[3 * i + 1]);
+    }
+}
+
+/// Small integers, of which every sum is one that bf16 has: no rounding anywhere, so any order gives the same bits.
+fn exact(lab: &mut Lab) {
+    // No difference is within this.
+    const EXACTLY: f64 = f64::NAN;
+    for (m, n, k) in [(70, 66, 77), (9, 130, 100), (40, 5, 161), (16, 17, 530)] {
+        for (ta, tb) in TRANSPOSES {
+            for around in
+                [Around::Nothing, Around::Residual, Around::Accumulate, Around::Wide(false), Around::Wide(true)]
+            {
+                let mut integers = |wide: bool, rows: usize, columns: usize| {
+                    let values: Vec<f64> =
+                        lab.random.floats(rows * columns).iter().map(|v| (1.9 * v).trunc()).collect();
+                    let dtype = if wide { lab.float.wide() } else { lab.float };
+                    lab.floats_of(dtype, (&[rows, columns], (columns + 1).next_multiple_of(8)), &values)
+                };
+                let a = if ta { integers(false, k, m) } else { integers(false, m, k) };
+                let b = if tb { integers(false, n, k) } else { integers(false, k, n) };
+                let wide = matches!(around, Around::Wide(_));
+                let accumulate = matches!(around, Around::Accumulate | Around::Wide(true));
+                let residual = (around == Around::Residual).then(|| integers(false, m, n));
+                let out = integers(wide, m, n);
+                lab.check(Linear { accumulate, residual, ..Linear::product(a, b, out, (ta, tb)) }, |_, _| EXACTLY);
+                lab.clear();
+            }
+        }
+    }
+}
+
+/// Factors that begin and lie as tensor cores want them, among others that do not.
+fn apart(lab: &mut Lab) {
+    let (m, n, k) = (20, 24, 40);
+    for begin in [0, 1, 8] {
+        for around in [Around::Activate(TANH, true, true), Around::Gradient(ERF, true), Around::Accumulate] {
+            let mut op = of(lab, (m, n, k), (false, true), Gap::Whole, around);
+            // Columns of wider buffers: `out` at any place, the factors at multiples of 16 bytes or beside them.
+            let (a, b) = (lab.input((&[m, k + 8], 56)), lab.input((&[n, k + 8], 64)));
+            (op.a, op.b) = (a.columns(begin, k), b.columns(8, k));
+            let (out, pre) = (lab.input((&[m, n + 3], 40)), lab.input((&[m, n + 8], 32)));
+            (op.out, op.residual) =
+                (out.columns(3, n), op.residual.map(|_| lab.input((&[m, n + 1], 32)).columns(1, n)));
+            match &mut op.epilogue {
+                Epilogue::Activate { pre: kept, .. } => *kept = Some(pre.columns(8, n)),
+                Epilogue::ActivateGrad { pre: kept, .. } => *kept = pre.columns(8, n),
+                Epilogue::None => {}
+            }
+            lab.check(op, |_, _| 1.13 * dot(k + 2) + 4.0 * EPS * 16.0);
+            lab.clear();
+        }
+    }
 }
 
 /// Outer dimensions count as rows, and a column block of a wider buffer is a matrix.
@@ -172,5 +286,5 @@ fn batched(lab: &mut Lab) {
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
     let sizes = if size == Size::Large { (300, 200, 150) } else { (3, 5, 7) };
-    of(lab, sizes, (false, true), 3, Around::Activate(TANH, true, true)).into()
+    of(lab, sizes, (false, true), Gap::Elements(3), Around::Activate(TANH, true, true)).into()
 }

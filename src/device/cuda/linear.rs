@@ -4,11 +4,16 @@ use super::activation;
 use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::{Epilogue, Linear};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// One output per thread, in blocks of 8 x 32.
 pub fn naive(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    out.push(parameters(op, places, "linear_naive_f32", (8, 32), 256).flag(op.ta).flag(op.tb));
+    let kernel = match (op.a.dtype, op.out.dtype) {
+        (DType::BF16, DType::BF16) => "linear_naive_bf16",
+        (DType::BF16, _) => "linear_naive_bf16_f32",
+        _ => "linear_naive_f32",
+    };
+    out.push(parameters(op, places, kernel, (8, 32), 256).flag(op.ta).flag(op.tb));
 }
 
 /// Tiles of 32 x 32 in shared memory.
@@ -27,8 +32,14 @@ pub fn tiled(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
     out.push(parameters(op, places, kernel, (64, 64), 256));
 }
 
-/// `LINEAR_PARAMETERS`, for blocks that make so many rows and columns; they are numbered row by row.
-fn parameters(op: &Linear, places: &Places, kernel: &'static str, block: (usize, usize), threads: u32) -> Launch {
+/// `LINEAR_PARAMETERS`, for blocks that make so many rows and columns.
+pub(super) fn parameters(
+    op: &Linear,
+    places: &Places,
+    kernel: &'static str,
+    block: (usize, usize),
+    threads: u32,
+) -> Launch {
     let (m, n, k) = op.sizes();
     let (epilogue, kind, pre) = match op.epilogue {
         Epilogue::None => (0, None, None),

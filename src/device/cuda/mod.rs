@@ -20,6 +20,7 @@ mod global_norm;
 pub mod launch;
 mod layernorm;
 mod linear;
+mod linear_sm80;
 mod multilevel;
 pub mod places;
 pub mod variants;

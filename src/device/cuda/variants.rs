@@ -7,7 +7,7 @@ use super::chip::Chip;
 use super::launch::Launch;
 use super::places::Places;
 use super::{accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout};
-use super::{embedding, fill, global_norm, layernorm, linear, multilevel};
+use super::{embedding, fill, global_norm, layernorm, linear, linear_sm80, multilevel};
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
 use crate::error::Result;
@@ -113,10 +113,23 @@ variants! {
             layernorm::fits_shared, layernorm::backward_warp, |op, chip| chip.memory(bytes(*op), 0.3, 2);
     }
     Linear {
-        "naive" [F32] => ["linear_naive_f32"], |_| true, linear::naive, |op, chip| arithmetic(*op, chip, 0.05, 1);
+        "naive" [F32, BF16] => ["linear_naive_f32", "linear_naive_bf16", "linear_naive_bf16_f32"],
+            |_| true, linear::naive, |op, chip| arithmetic(*op, chip, 0.05, 1);
         "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared, |op, chip| arithmetic(*op, chip, 0.15, 1);
         "tiled" [F32] => ["linear_tiled_nn_f32", "linear_tiled_nt_f32", "linear_tiled_tn_f32", "linear_tiled_tt_f32"],
             |op| op.sizes().2 > 0, linear::tiled, |op, chip| arithmetic(*op, chip, 0.5, 1);
+        "mma64" [BF16] => [
+            "linear_mma64_nn_bf16", "linear_mma64_nt_bf16", "linear_mma64_tn_bf16", "linear_mma64_tt_bf16",
+            "linear_mma64_nn_bf16_f32", "linear_mma64_nt_bf16_f32", "linear_mma64_tn_bf16_f32", "linear_mma64_tt_bf16_f32"
+        ], linear_sm80::aligned, linear_sm80::mma64, linear_sm80::seconds_mma64;
+        "mma128" [BF16] => [
+            "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
+            "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
+        ], linear_sm80::aligned, linear_sm80::mma128, linear_sm80::seconds_mma128;
+        "splitk" [BF16] => [
+            "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
+            "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
+        ], linear_sm80::divided, linear_sm80::splitk, linear_sm80::seconds_splitk, linear_sm80::workspace;
     }
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);

@@ -1,0 +1,254 @@
+// Matrix products in bf16 on tensor cores (sm_80 and later): out (+)= epilogue(op(a) op(b) + bias) + residual.
+//
+// op(a) [M, K], op(b) [K, N], bias [N], pre, residual [M, N] in bf16; out [M, N] in bf16 or float. Matrices are rows
+// `pitch` elements apart; a transposed operand is read where it lies. a and b begin at multiples of 16 bytes and so do their
+// rows; all else lies as it likes, and is accessed 16 bytes at a time where it can be. `residual` may be `out`.
+//
+// Sums are in float. mma adds 16 products at a time to a register, in an order of the hardware's own; those registers run
+// through K in steps of 16 (split K: each part of K so, then the parts in order). So the order depends on the shape alone.
+//
+// Roofline. 2 M N K FLOPs, 2 (M K + K N + M N) bytes: an A100 (312 TFLOP/s, 1.6 TB/s) is compute-bound from 200 FLOPs a byte
+// on, which M = N = K = 600 has; most products of a transformer are. What stands between a kernel and the tensor cores is
+// feeding them: a multiprocessor of the A100 multiplies 1024 pairs a clock, and reads 128 bytes from shared memory.
+//   mma128   128 x 128 outputs a block, 64 x 64 a warp. For 16 steps of K a warp reads 4 KiB by ldmatrix for 65,536
+//            products: with the copies into the tiles 192 clocks of shared memory for 256 of the tensor cores. Warps of
+//            64 x 32 would take 256 for 256. A thread holds 128 sums and, so that ldmatrix runs ahead of mma, two steps of
+//            fragments (64 registers): two blocks of 4 warps an SM.
+//   mma64    64 x 64 a block, 32 x 32 a warp: four times as many blocks, for products with few outputs. Shared memory sets
+//            the pace (96 clocks for 64), but four blocks an SM wait for one another less.
+//   splitk   mma128 with K cut in gridDim.y parts, where there are fewer tiles than multiprocessors and K is long (gradients
+//            of weights). Every block leaves its sums in the workspace; the one that comes last adds them, part by part.
+//
+// Tiles arrive by cp.async, kStages - 1 tiles ahead: 4 stages of 16 KiB, in which the outputs lie in the end. One barrier a
+// tile of 32 steps: past it the next tile is there for all, and nobody reads the one before this any more, over which the
+// copies then go.
+#include "common/bands.cuh"
+#include "common/epilogue.cuh"
+#include "common/mma_tile.cuh"
+#include "ptx/mma.cuh"
+#include "ptx/ticket.cuh"
+
+constexpr int kStages = 4;
+constexpr int kTickets = 16384;  // unsigned, before the partial sums in the workspace
+
+// ---- Outputs ------------------------------------------------------------------------------------------------------
+
+// Where an output of a warp lies in its WIDTH columns of shared memory. A row is groups of 8 columns (32 bytes), of which
+// group j of row r lies at j ^ r (modulo the groups of a row), and its halves are swapped where the comment says. Banks:
+//   - sums are written in pairs, by 16 lanes at a time: 4 neighbouring rows, 8 columns of one group. The four groups lie at
+//     j ^ 0 .. 3, different modulo 4, so at different banks; swapped halves stay within a group.
+//   - 4 columns a lane (float) are read by 8 lanes at a time: 4 neighbouring groups of a row, or all of one.
+//   - 8 columns a lane (bf16) are read in two halves, by 8 lanes at a time: one half each of 8 groups, which are twice
+//     around the banks. The second time around (groups 4 to 7, or the second row, where a row has 4 groups) the halves are
+//     swapped.
+template <int WIDTH>
+DEVICE int output_at(int r, int c) {
+  constexpr int kGroups = WIDTH / 8;
+  static_assert(kGroups == 4 || kGroups == 8, "see above");
+  const int group = c >> 3 ^ (r & kGroups - 1);
+  const int half = (c >> 2 & 1) ^ (kGroups == 8 ? group >> 2 : r & 1);
+  return r * WIDTH + group * 8 + half * 4 + (c & 3);
+}
+
+// A warp's sums into its own part of shared memory, so that lanes write neighbouring columns, 16 bytes each, and so that the
+// epilogue with its exponentials stands here once.
+template <int HEIGHT, int WIDTH>
+DEVICE void leave_sums(float* outputs, const float (&z)[HEIGHT / 16][WIDTH / 8][4]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < HEIGHT / 16; i++) {
+#pragma unroll
+    for (int j = 0; j < WIDTH / 8; j++) {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        float* to = outputs + output_at<WIDTH>(16 * i + 8 * h + lane / 4, 8 * j + lane % 4 * 2);
+        *reinterpret_cast<float2*>(to) = make_float2(z[i][j][2 * h], z[i][j][2 * h + 1]);
+      }
+    }
+  }
+  __syncwarp();
+}
+
+template <int HEIGHT, int WIDTH, class Out>
+DEVICE void write_sums(const Epilogue<bf16, Out>& around, const float* outputs, int row, int column, int m, int n) {
+  constexpr int kPiece = Vec<Out>::kSize, kLanes = WIDTH / kPiece;
+  const int lane = threadIdx.x % 32;
+  const int c = lane % kLanes * kPiece, here = column + c;
+  const bool whole = in_pieces(around) && here + kPiece <= n;
+  Vec<Out> bias = {};
+  if constexpr (sizeof(Out) == sizeof(bf16)) {
+    if (whole && around.bias) bias = load(around.bias + here);
+  }
+#pragma unroll 1
+  for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += 32 / kLanes) {
+    if (whole) {
+      Vec<Out> piece;
+#pragma unroll
+      for (int q = 0; q < kPiece; q += 4) {
+        const Vec<float> four = load(outputs + output_at<WIDTH>(r, c + q));
+#pragma unroll
+        for (int e = 0; e < 4; e++) piece.v[q + e] = four.v[e];
+      }
+      write_piece(around, row + r, here, piece, bias);
+    } else {
+#pragma unroll 1
+      for (int e = 0; e < kPiece && here + e < n; e++) {
+        write_out(around, row + r, here + e, outputs[output_at<WIDTH>(r, c + e)]);
+      }
+    }
+  }
+}
+
+// ---- Split K ------------------------------------------------------------------------------------------------------
+
+// Leaves the SIZE sums of each warp in the workspace; true in the block that comes last, where `outputs` then has those of
+// all parts, added in their order, whoever comes last. A part lies in the workspace as in shared memory. Others write it,
+// so nothing here is `__restrict__`.
+template <int SIZE>
+DEVICE bool add_parts(float* outputs, unsigned* workspace) {
+  SMEM(unsigned, number, [1]);
+  constexpr int kAhead = 8;  // Loads of a part; with 4 parts at a time enough of them are on the way.
+  static_assert(SIZE % (128 * kAhead) == 0, "whole rounds of all lanes");
+  const int lane = threadIdx.x % 32;
+  const long long apart = (long long)gridDim.x * (blockDim.x / 32 * SIZE);
+  float* tile = reinterpret_cast<float*>(workspace + kTickets) +
+                ((long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * SIZE;
+#pragma unroll 8
+  for (int e = 4 * lane; e < SIZE; e += 128) store(tile + blockIdx.y * apart + e, load(outputs + e));
+  __syncthreads();
+  if (threadIdx.x == 0) number[0] = draw_ticket(workspace + blockIdx.x);
+  __syncthreads();
+  if (number[0] + 1 < gridDim.y) return false;
+  // For the launch after this one. All that happens to a ticket is atomic.
+  if (threadIdx.x == 0) atomicExch(workspace + blockIdx.x, 0u);
+#pragma unroll 1
+  for (int e = 4 * lane; e < SIZE; e += 128 * kAhead) {
+    Vec<float> sums[kAhead] = {};
+#pragma unroll 4
+    for (int part = 0; part < (int)gridDim.y; part++) {
+#pragma unroll
+      for (int q = 0; q < kAhead; q++) {
+        const Vec<float> more = load(tile + part * apart + e + 128 * q);
+#pragma unroll
+        for (int v = 0; v < 4; v++) sums[q].v[v] += more.v[v];
+      }
+    }
+#pragma unroll
+    for (int q = 0; q < kAhead; q++) store(outputs + e + 128 * q, sums[q]);
+  }
+  __syncwarp();
+  return true;
+}
+
+// ---- The product --------------------------------------------------------------------------------------------------
+
+// `part`: tiles of K that a block takes; parts beyond the first in blockIdx.y.
+template <int SIDE, bool SPLIT, bool TA, bool TB, class Out>
+DEVICE void linear_mma(const bf16* __restrict__ a, int a_pitch, const bf16* __restrict__ b, int b_pitch,
+                       const Epilogue<bf16, Out>& around, int m, int n, int k, int part, unsigned* workspace) {
+  constexpr int kThreads = 128, kWarp = SIDE / 2;  // Four warps, 2 x 2.
+  constexpr int kTile = SIDE * kDepth;
+  SMEM_DYN(bf16, tiles);
+  int row, column;
+  tile_position<SIDE, SIDE>(blockIdx.x, m, n, row, column);
+  const int warp = threadIdx.x / 32;
+  const int i = warp / 2 * kWarp, j = warp % 2 * kWarp;
+  const int begin = SPLIT ? blockIdx.y * part : 0;
+  const int count = SPLIT ? min(part, (k + kDepth - 1) / kDepth - begin) : (k + kDepth - 1) / kDepth;
+
+  auto copies_a = copies_of<!TA, SIDE, kThreads>(a, a_pitch, row, m, begin * kDepth, k);
+  auto copies_b = copies_of<TB, SIDE, kThreads>(b, b_pitch, column, n, begin * kDepth, k);
+  const int at_a = fragments_at<!TA, SIDE, true>(i), at_b = kTile + fragments_at<TB, SIDE, false>(j);
+#pragma unroll
+  for (int stage = 0; stage < kStages - 1; stage++) {
+    if (stage < count) {
+      copy_tile(tiles + stage * 2 * kTile, copies_a);
+      copy_tile(tiles + stage * 2 * kTile + kTile, copies_b);
+    }
+    cp_async_commit();
+  }
+
+  float z[kWarp / 16][kWarp / 8][4] = {};
+  unsigned left[2][kWarp / 16][4], right[2][kWarp / 16][4];
+  const bf16* now = tiles;
+  bf16* next = tiles + (kStages - 1) * 2 * kTile;
+  cp_async_wait<kStages - 2>();
+  __syncthreads();
+  load_fragments<!TA, SIDE>(left[0], now, at_a, 0);
+  load_fragments<TB, SIDE>(right[0], now, at_b, 0);
+#pragma unroll 1
+  for (int t = 0; t < count; t++) {
+#pragma unroll
+    for (int step = 0; step < 2; step++) {
+      if (step == 0) {
+        load_fragments<!TA, SIDE>(left[1], now, at_a, 1);
+        load_fragments<TB, SIDE>(right[1], now, at_b, 1);
+        if (t + kStages - 1 < count) {
+          copy_tile(next, copies_a);
+          copy_tile(next + kTile, copies_b);
+          next = next == tiles + (kStages - 1) * 2 * kTile ? tiles : next + 2 * kTile;
+        }
+        // A group a tile, be it empty, so that the wait counts alike to the end.
+        cp_async_commit();
+      } else {
+        cp_async_wait<kStages - 2>();
+        __syncthreads();
+        // After the last tile that one once more, for nothing: without a branch among the products.
+        if (t + 1 < count) now = now == tiles + (kStages - 1) * 2 * kTile ? tiles : now + 2 * kTile;
+        load_fragments<!TA, SIDE>(left[0], now, at_a, 0);
+        load_fragments<TB, SIDE>(right[0], now, at_b, 0);
+      }
+#pragma unroll
+      for (int r = 0; r < kWarp / 16; r++) {
+#pragma unroll
+        for (int c = 0; c < kWarp / 8; c++) {
+          mma_bf16(z[r][c], left[step][r], right[step][c / 2][c % 2 * 2], right[step][c / 2][c % 2 * 2 + 1]);
+        }
+      }
+    }
+  }
+
+  static_assert(SIDE * SIDE * 4 <= kStages * 2 * kTile * 2, "the stages have room for the outputs");
+  float* outputs = reinterpret_cast<float*>(tiles) + warp * (kWarp * kWarp);
+  // Nobody reads the tiles any more.
+  __syncthreads();
+  leave_sums<kWarp, kWarp>(outputs, z);
+  if constexpr (SPLIT) {
+    if (gridDim.y > 1 && !add_parts<kWarp * kWarp>(outputs, workspace)) return;
+  }
+  write_sums<kWarp, kWarp>(around, outputs, row + i, column + j, m, n);
+}
+
+#define LINEAR_PARAMETERS(Out)                                                                                       \
+  const bf16 *__restrict__ a, int a_pitch, const bf16 *__restrict__ b, int b_pitch, Out *out, int out_pitch,         \
+      const bf16 *bias, int kind, int activation, bf16 *pre, int pre_pitch, const bf16 *residual, int residual_pitch, \
+      int accumulate, int m, int n, int k
+#define LINEAR_EPILOGUE \
+  { out, out_pitch, bias, kind, activation, pre, pre_pitch, residual, residual_pitch, accumulate }
+
+#define LINEAR_128(name, ta, tb, Out)                                                                            \
+  KERNEL(name, 128, 2, LINEAR_PARAMETERS(Out), int part, unsigned* workspace) {                                  \
+    linear_mma<128, true, ta, tb, Out>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k, part, workspace);       \
+  }
+#define LINEAR_64(name, ta, tb, Out)                                                                             \
+  KERNEL(name, 128, 4, LINEAR_PARAMETERS(Out)) {                                                                 \
+    linear_mma<64, false, ta, tb, Out>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k, 0, nullptr);            \
+  }
+
+LINEAR_128(linear_mma128_nn_bf16, false, false, bf16)
+LINEAR_128(linear_mma128_nt_bf16, false, true, bf16)
+LINEAR_128(linear_mma128_tn_bf16, true, false, bf16)
+LINEAR_128(linear_mma128_tt_bf16, true, true, bf16)
+LINEAR_128(linear_mma128_nn_bf16_f32, false, false, float)
+LINEAR_128(linear_mma128_nt_bf16_f32, false, true, float)
+LINEAR_128(linear_mma128_tn_bf16_f32, true, false, float)
+LINEAR_128(linear_mma128_tt_bf16_f32, true, true, float)
+
+LINEAR_64(linear_mma64_nn_bf16, false, false, bf16)
+LINEAR_64(linear_mma64_nt_bf16, false, true, bf16)
+LINEAR_64(linear_mma64_tn_bf16, true, false, bf16)
+LINEAR_64(linear_mma64_tt_bf16, true, true, bf16)
+LINEAR_64(linear_mma64_nn_bf16_f32, false, false, float)
+LINEAR_64(linear_mma64_nt_bf16_f32, false, true, float)
+LINEAR_64(linear_mma64_tn_bf16_f32, true, false, float)
+LINEAR_64(linear_mma64_tt_bf16_f32, true, true, float)

@@ -1,0 +1,208 @@
+//! Matrix products in bf16 on tensor cores: `kernels/linear_sm80.cu`.
+
+use super::chip::Chip;
+use super::launch::Launch;
+use super::linear;
+use super::places::{Places, TICKETS};
+use crate::device::ops::{Epilogue, Linear};
+use crate::tensor::{DType, Tensor};
+
+/// Steps of K in a tile.
+const DEPTH: usize = 32;
+/// `kStages` of the kernels: tiles of both operands in shared memory.
+const STAGES: usize = 4;
+
+/// Addresses and pitches of both factors are multiples of 16 bytes; all else may lie anywhere.
+pub fn aligned(op: &Linear) -> bool {
+    let whole = |t: &Tensor| t.offset.is_multiple_of(8) && (t.rows() < 2 || t.pitch.is_multiple_of(8));
+    op.sizes().2 > 0 && whole(&op.a) && whole(&op.b)
+}
+
+/// Aligned, and better cut along K.
+pub fn divided(op: &Linear) -> bool {
+    aligned(op) && parts(op.sizes()) > 1
+}
+
+/// Tiles of 128 x 128 in blocks of four warps.
+pub fn mma128(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+    let (.., k) = op.sizes();
+    out.push(launch(op, places, 128).int(k.div_ceil(DEPTH)).ptr(0));
+}
+
+/// Tiles of 64 x 64.
+pub fn mma64(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+    out.push(launch(op, places, 64));
+}
+
+/// Tiles of 128 x 128, K in parts.
+pub fn splitk(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+    let sizes = op.sizes();
+    let (parts, depth) = (parts(sizes), sizes.2.div_ceil(DEPTH));
+    let whole = launch(op, places, 128).int(depth.div_ceil(parts)).ptr(places.workspace());
+    out.push(whole.grid(tiles(sizes, 128), parts, 1));
+}
+
+/// Bytes of scratch memory of `splitk`: tickets, then the sums of every part of every tile.
+pub fn workspace(op: &Linear) -> usize {
+    let sizes = op.sizes();
+    4 * (TICKETS + parts(sizes) * tiles(sizes, 128) * 128 * 128)
+}
+
+fn launch(op: &Linear, places: &Places, side: usize) -> Launch {
+    let kernel = match (side, op.ta, op.tb, op.out.dtype) {
+        (128, false, false, DType::F32) => "linear_mma128_nn_bf16_f32",
+        (128, false, true, DType::F32) => "linear_mma128_nt_bf16_f32",
+        (128, true, false, DType::F32) => "linear_mma128_tn_bf16_f32",
+        (128, true, true, DType::F32) => "linear_mma128_tt_bf16_f32",
+        (128, false, false, _) => "linear_mma128_nn_bf16",
+        (128, false, true, _) => "linear_mma128_nt_bf16",
+        (128, true, false, _) => "linear_mma128_tn_bf16",
+        (128, true, true, _) => "linear_mma128_tt_bf16",
+        (_, false, false, DType::F32) => "linear_mma64_nn_bf16_f32",
+        (_, false, true, DType::F32) => "linear_mma64_nt_bf16_f32",
+        (_, true, false, DType::F32) => "linear_mma64_tn_bf16_f32",
+        (_, true, true, DType::F32) => "linear_mma64_tt_bf16_f32",
+        (_, false, false, _) => "linear_mma64_nn_bf16",
+        (_, false, true, _) => "linear_mma64_nt_bf16",
+        (_, true, false, _) => "linear_mma64_tn_bf16",
+        (_, true, true, _) => "linear_mma64_tt_bf16",
+    };
+    let shared = STAGES * 2 * side * DEPTH * DType::BF16.bytes();
+    linear::parameters(op, places, kernel, (side, side), 128).shared(shared)
+}
+
+type Sizes = (usize, usize, usize);
+
+fn tiles((m, n, _): Sizes, side: usize) -> usize {
+    m.div_ceil(side) * n.div_ceil(side)
+}
+
+/// In how many parts `splitk` cuts K: those that take the least time on an A100, whatever runs it, since the order of sums
+/// follows. Never more than fill it four times, which bounds the workspace to 28 MiB, nor fewer than four tiles in a part.
+fn parts(sizes: Sizes) -> usize {
+    let chip = &Chip::A100;
+    let (tiles, depth) = (tiles(sizes, 128), sizes.2.div_ceil(DEPTH));
+    let most = (depth / 4).min(4 * chip.sms / tiles.max(1)).min(32);
+    let seconds = |parts: &usize| MMA128.products(sizes, *parts, chip) + adding(sizes, *parts, chip);
+    // No part is empty.
+    let all = (1..=most).filter(|&parts| depth.div_ceil(depth.div_ceil(parts)) == parts);
+    all.min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or(1)
+}
+
+/// What a block of one kernel makes of an SM's tensor cores. Figures of what such kernels are known to reach on an A100; none
+/// of ours has been measured.
+struct Tiles {
+    side: usize,
+    /// Blocks that fit an SM.
+    resident: usize,
+    /// Part of the rate that one block reaches alone, and that all reach together.
+    alone: f64,
+    together: f64,
+}
+
+const MMA128: Tiles = Tiles { side: 128, resident: 2, alone: 0.55, together: 0.7 };
+const MMA64: Tiles = Tiles { side: 64, resident: 4, alone: 0.3, together: 0.45 };
+
+impl Tiles {
+    /// The products alone: the SM with most blocks is the last.
+    fn products(&self, sizes: Sizes, parts: usize, chip: &Chip) -> f64 {
+        // mma.sync gets no more of newer tensor cores, which want wgmma.
+        const MOST: f64 = 4.6e12;
+        let rate = (chip.tensor / chip.sms as f64).min(MOST);
+        let blocks = (tiles(sizes, self.side) * parts).div_ceil(chip.sms);
+        let depth = sizes.2.div_ceil(DEPTH).div_ceil(parts);
+        let flops = 2 * self.side * self.side * DEPTH * depth;
+        let part = (self.alone * blocks.min(self.resident) as f64).min(self.together);
+        // Until the first tiles are there.
+        const FILL: f64 = 1e-6;
+        FILL + blocks as f64 * flops as f64 / (rate * part)
+    }
+
+    fn seconds(&self, op: &Linear, parts: usize, chip: &Chip) -> f64 {
+        let sizes = op.sizes();
+        let (m, n, _) = sizes;
+        let bytes = |t: &Tensor| (t.numel() * t.dtype.bytes()) as f64;
+        let (pre, pointwise) = match &op.epilogue {
+            Epilogue::None => (0.0, 0),
+            Epilogue::Activate { pre, .. } => (pre.as_ref().map_or(0.0, bytes), 30 * m * n),
+            Epilogue::ActivateGrad { pre, .. } => (bytes(pre), 50 * m * n),
+        };
+        let writes = if op.accumulate { 2.0 } else { 1.0 };
+        let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + pre;
+        let all = (bytes(&op.a) + bytes(&op.b) + around) / chip.bandwidth;
+        // Epilogues hide behind the products of other blocks, but for those of the last wave.
+        let waves = (tiles(sizes, self.side) * parts).div_ceil(chip.sms * self.resident).max(1) as f64;
+        let last = (around / chip.bandwidth + pointwise as f64 / chip.vector) / waves;
+        chip.launch + self.products(sizes, parts, chip).max(all) + last
+    }
+}
+
+/// The sums of all parts written, and read by the block that comes last: through the second-level cache, of which an SM has
+/// three times its part of the memory's bandwidth.
+fn adding(sizes: Sizes, parts: usize, chip: &Chip) -> f64 {
+    if parts < 2 {
+        return 0.0;
+    }
+    let tile = (4 * 128 * 128) as f64;
+    let (cache, sms) = (3.0 * chip.bandwidth, chip.sms as f64);
+    let written = (tiles(sizes, 128) * parts) as f64 * tile / cache;
+    let rounds = tiles(sizes, 128).div_ceil(chip.sms) * parts;
+    2e-6 + written + rounds as f64 * tile / (cache / sms)
+}
+
+/// Seconds of `mma128`.
+pub fn seconds_mma128(op: &Linear, chip: &Chip) -> f64 {
+    MMA128.seconds(op, 1, chip)
+}
+
+/// Seconds of `mma64`.
+pub fn seconds_mma64(op: &Linear, chip: &Chip) -> f64 {
+    MMA64.seconds(op, 1, chip)
+}
+
+/// Seconds of `splitk`.
+pub fn seconds_splitk(op: &Linear, chip: &Chip) -> f64 {
+    let parts = parts(op.sizes());
+    MMA128.seconds(op, parts, chip) + adding(op.sizes(), parts, chip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::variants;
+    use crate::device::ops::Op;
+    use crate::tensor::Place;
+
+    /// The variant for the product of matrices of these sizes, one after another in memory, and its parts of K.
+    fn choice((m, n, k): Sizes, out: DType) -> (&'static str, usize) {
+        let matrix = |dtype, rows, columns| Tensor::new(Place::Arena(0), dtype, 0, &[rows, columns]);
+        let (a, b) = (matrix(DType::BF16, m, k), matrix(DType::BF16, k, n));
+        let op: Op = Linear::product(a, b, matrix(out, m, n), (false, false)).into();
+        let chosen = variants::choose(&op, &Chip::A100).expect("a variant");
+        (chosen.name, if chosen.name == "splitk" { parts((m, n, k)) } else { 1 })
+    }
+
+    #[test]
+    fn tiles_follow_from_the_shape() {
+        // GPT-2's layers over 8192 tokens, gradients of weights, few tokens, and what is not aligned.
+        assert_eq!(choice((8192, 2304, 768), DType::BF16), ("mma128", 1));
+        assert_eq!(choice((8192, 768, 3072), DType::BF16), ("mma128", 1));
+        assert_eq!(choice((768, 768, 8192), DType::F32), ("splitk", 6));
+        assert_eq!(choice((3072, 768, 8192), DType::F32), ("splitk", 3));
+        assert_eq!(choice((50304, 768, 8192), DType::F32), ("mma128", 1));
+        assert_eq!(choice((128, 768, 768), DType::BF16).0, "mma64");
+        assert_eq!(choice((8192, 2304, 765), DType::BF16), ("naive", 1));
+    }
+
+    #[test]
+    fn parts_are_whole_and_few() {
+        for m in [1, 100, 128, 300, 1000, 5000] {
+            for k in [1, 31, 255, 500, 1000, 4097, 100_000] {
+                let parts = parts((m, 200, k));
+                let (depth, tiles) = (k.div_ceil(DEPTH), tiles((m, 200, k), 128));
+                assert!(parts >= 1 && (parts == 1 || parts * tiles <= 432), "{m} {k}: {parts}");
+                assert_eq!(depth.div_ceil(depth.div_ceil(parts)), parts, "{m} {k}: none is empty");
+            }
+        }
+    }
+}
