@@ -124,7 +124,21 @@ impl Training {
         let decay_mask = scalars(DType::U8, total / ALIGN);
         let (beta1, beta2, eps, weight_decay, max_norm) = (0.9, 0.99, 1e-8, 0.0, 1.0);
         let norm_op = GlobalNorm { x: grads, partials, norm };
-        let adamw = AdamW { params, grads, m, v, decay_mask, norm, state, beta1, beta2, eps, weight_decay, max_norm };
+        let adamw = AdamW {
+            params,
+            grads,
+            m,
+            v,
+            copy: None,
+            decay_mask,
+            norm,
+            state,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            max_norm,
+        };
         let update = device.capture(&[norm_op.into(), adamw.into()]).expect("an update");
         let dims = [4, stack.time];
         let n = dims.iter().product();

@@ -23,19 +23,19 @@ pub fn locate(t: &Tensor, bytes: impl Fn(u32) -> Option<usize>) -> Result<u32> {
     Ok(number)
 }
 
-/// Operands fit each other, lie inside their arenas, and floats have the device's type.
+/// Operands fit each other, lie inside their arenas, and floats have a type of the device.
 ///
 /// # Errors
 /// Names the operation and what does not fit.
-pub fn check(op: &Op, float: DType, bytes: impl Fn(u32) -> Option<usize>) -> Result<()> {
+pub fn check(op: &Op, floats: &[DType], bytes: impl Fn(u32) -> Option<usize>) -> Result<()> {
     op.check()?;
     let (mut first, mut copy) = (Ok(()), *op);
     copy.operands(&mut |t, _| {
         if first.is_ok() {
             first = locate(t, &bytes).map(|_| ());
         }
-        if first.is_ok() && t.dtype.is_float() && t.dtype != float {
-            first = Err(Error::new(format!("{t:?} is not of this device's type {float:?}")));
+        if first.is_ok() && t.dtype.is_float() && !floats.contains(&t.dtype) {
+            first = Err(Error::new(format!("{t:?} is not of {floats:?}, in which this device computes")));
         }
     });
     first.map_err(|e| e.at(op.name()))

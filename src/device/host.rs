@@ -83,7 +83,7 @@ impl Host {
 
     /// Operands fit each other, lie inside their arenas, and floats have the device's type.
     pub fn check(&self, op: &Op, float: DType) -> Result<()> {
-        bounds::check(op, float, |arena| self.bytes(arena))
+        bounds::check(op, &[float], |arena| self.bytes(arena))
     }
 
     fn bytes(&self, arena: u32) -> Option<usize> {

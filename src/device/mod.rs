@@ -15,6 +15,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::memory;
 use crate::tensor::{DType, Place, Tensor};
+use half::bf16;
 use ops::Op;
 use timing::Timings;
 
@@ -29,8 +30,13 @@ pub struct Graph(pub u32);
 pub trait Device {
     fn name(&self) -> &'static str;
 
-    /// The type in which this device computes and keeps parameters.
+    /// The type in which this device keeps parameters, and computes if not told otherwise.
     fn float(&self) -> DType;
+
+    /// Whether it also computes in this type.
+    fn computes_in(&self, dtype: DType) -> bool {
+        dtype == self.float()
+    }
 
     /// A new arena of zeros, aligned for any access.
     ///
@@ -117,6 +123,10 @@ pub fn write_floats(device: &mut dyn Device, to: &Tensor, values: &[f64]) -> Res
             let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
             device.write(to, bytemuck::cast_slice(&narrow))
         }
+        DType::BF16 => {
+            let bits: Vec<u16> = values.iter().map(|&v| bf16::from_f64(v).to_bits()).collect();
+            device.write(to, bytemuck::cast_slice(&bits))
+        }
         other => bail!("floats cannot be written to a tensor of {other:?}"),
     }
 }
@@ -129,7 +139,7 @@ pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result
     write_floats(device, to, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())
 }
 
-/// Reads floats of either type.
+/// Reads floats of any type.
 pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
     if from.dtype == DType::F64 {
         let mut values: Vec<f64> = memory::zeros(from.numel())?;
@@ -148,6 +158,11 @@ pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
             Ok(values)
         }
         DType::F64 => Ok(read_floats(device, from)?.into_iter().map(|v| v as f32).collect()),
+        DType::BF16 => {
+            let mut bits: Vec<u16> = memory::zeros(from.numel())?;
+            device.read(from, bytemuck::cast_slice_mut(&mut bits))?;
+            Ok(bits.into_iter().map(|b| bf16::from_bits(b).to_f32()).collect())
+        }
         other => bail!("a tensor of {other:?} holds no floats"),
     }
 }

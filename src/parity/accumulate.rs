@@ -16,6 +16,26 @@ pub fn cases(lab: &mut Lab) {
             lab.clear();
         }
     }
+    mixed(lab);
+}
+
+/// From one type to another.
+fn mixed(lab: &mut Lab) {
+    let (float, wide) = (lab.float, lab.float.wide());
+    if float == wide {
+        return;
+    }
+    for dims in [&[1usize][..], &[3, 5], &[7, 64], &[129, 136]] {
+        for (from, to) in [(float, wide), (wide, float)] {
+            for add in [false, true] {
+                let x = lab.input_of(from, (dims, 0));
+                let out = if add { lab.input_of(to, (dims, 0)) } else { lab.output_of(to, (dims, 0)) };
+                let rounding = if add { EPS } else { 0.0 };
+                lab.check(Accumulate { x, out, add }, |_, want| rounding * want.abs());
+                lab.clear();
+            }
+        }
+    }
 }
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {

@@ -47,7 +47,7 @@ fn of(lab: &mut Lab, (batch, tq, tk, heads, d): Sizes, with: Options) -> Attenti
         [like_q, like_k, like_k].map(|dims| rows(lab, dims, with.pad, false))
     };
     let out = rows(lab, like_q, with.pad, true);
-    let lse = lab.output((&[batch, heads, tq], 0));
+    let lse = lab.wide_output((&[batch, heads, tq], 0));
     let key_mask = with.key_mask.then(|| {
         let mut seen = lab.random.ids(batch * tk, 3);
         // The last sequence has no key at all: zeros, and a log-sum-exp of -infinity.
@@ -83,7 +83,7 @@ fn backward(lab: &mut Lab, sizes: Sizes, forward: Attention, with: Options) -> A
     } else {
         [like_q, like_k, like_k].map(|dims| rows(lab, dims, with.pad, true))
     };
-    AttentionBackward { forward, dout, dq, dk, dv, delta: lab.output((&[batch, heads, tq], 0)) }
+    AttentionBackward { forward, dout, dq, dk, dv, delta: lab.wide_output((&[batch, heads, tq], 0)) }
 }
 
 fn check(lab: &mut Lab, sizes: Sizes, with: Options) {

@@ -36,7 +36,7 @@ fn of(
         Gradient::Apart => Some(lab.output((&[rows, vocab], 0))),
         Gradient::InPlace => Some(logits),
     };
-    let (losses, loss) = (lab.output((&[rows], 0)), lab.output((&[1], 0)));
+    let (losses, loss) = (lab.wide_output((&[rows], 0)), lab.wide_output((&[1], 0)));
     CrossEntropy { logits, labels, losses, loss, dlogits, ignore: IGNORE, smoothing: 0.0, weight: 1.0 }
 }
 

@@ -44,8 +44,8 @@ fn backward(
     let ids = lab.integers(&[batch, time], &ids);
     let dout = lab.input((&[batch, time, width], pitch));
     let mut target = |rows: usize, add: bool| match add {
-        true => lab.input((&[rows, width], pitch)),
-        false => lab.output((&[rows, width], pitch)),
+        true => lab.wide_input((&[rows, width], pitch)),
+        false => lab.wide_output((&[rows, width], pitch)),
     };
     let dtable = table.then(|| target(vocab, accumulate_table));
     let dpositions = positions.then(|| target(time + 2, accumulate_positions));

@@ -21,9 +21,12 @@ pub struct Outcome {
 /// # Errors
 /// No GPU, or the first difference.
 pub fn on_gpu(variant: &'static Variant, choice: Choice) -> Result<Outcome> {
-    let mut device = cuda::open()?;
-    device.force(Some(variant));
-    check(variant, vec![Box::new(device)], choice)
+    let devices = || {
+        let mut device = cuda::open()?;
+        device.force(Some(variant));
+        Ok(vec![Box::new(device) as Box<dyn Device>])
+    };
+    check(variant, devices, choice)
 }
 
 /// All cases of a variant, in each of these schedules; results must be the same bits in all.
@@ -41,7 +44,7 @@ pub fn emulated(
         device.force(Some(variant));
         Box::new(device)
     };
-    check(variant, schedules.iter().map(device).collect(), choice)
+    check(variant, || Ok(schedules.iter().map(device).collect()), choice)
 }
 
 /// Barriers, fences, waits and commits that a variant's cases reach.
@@ -86,15 +89,25 @@ pub fn reaching(site: &str, variants: &[&'static Variant]) -> Result<Vec<&'stati
     }
 }
 
-fn check(variant: &'static Variant, devices: Vec<Box<dyn Device>>, choice: Choice) -> Result<Outcome> {
+fn check(
+    variant: &'static Variant,
+    devices: impl Fn() -> Result<Vec<Box<dyn Device>>>,
+    choice: Choice,
+) -> Result<Outcome> {
     let name = variant.operation;
     let Some(stem) = stem(name) else { bail!("there are no cases of {name}") };
-    let mut lab = Lab::new(devices, choice);
-    lab.only(name, variant.supports);
-    (stem.cases)(&mut lab);
-    lab.finish()?;
-    if !lab.checked.contains(name) {
-        bail!("the cases of {name} compare no operation that {} supports", variant.name);
+    let mut outcome = Outcome { comparisons: 0, worst: 0.0 };
+    for &float in variant.floats {
+        let mut lab = Lab::new(devices()?, choice);
+        lab.float = float;
+        lab.only(name, variant.supports);
+        (stem.cases)(&mut lab);
+        lab.finish()?;
+        if !lab.checked.contains(name) {
+            bail!("the cases of {name} compare no operation in {float:?} that {} supports", variant.name);
+        }
+        outcome.comparisons += lab.comparisons;
+        outcome.worst = outcome.worst.max(lab.worst);
     }
-    Ok(Outcome { comparisons: lab.comparisons, worst: lab.worst })
+    Ok(outcome)
 }

@@ -9,9 +9,13 @@ use crate::device::reference::Reference;
 use crate::device::{Device, alloc_tensor, read_floats, write_floats};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Place, Tensor};
+use half::bf16;
 use std::collections::BTreeSet;
 
 pub const EPS: f64 = f32::EPSILON as f64;
+
+/// Most that rounding to bf16 changes a number by, relative to it: 8 bits of precision.
+pub const BF16_ROUNDING: f64 = 1.0 / 256.0;
 
 /// Elements before and after every tensor's rows, which no operation may touch.
 const GUARD: usize = 16;
@@ -51,6 +55,8 @@ pub struct Lab {
     /// Devices of one arithmetic: their memory must stay the same, bit for bit.
     subjects: Vec<Box<dyn Device>>,
     oracle: Option<Reference>,
+    /// The type of operands that are not wide.
+    pub float: DType,
     choice: Choice,
     /// Operations of this name only where they are supported.
     supports: Option<(&'static str, Supports)>,
@@ -74,6 +80,7 @@ impl Lab {
         Lab {
             subjects,
             oracle: Some(Reference::default()),
+            float: DType::F32,
             choice,
             supports: None,
             random: Random::new(0x5eed),
@@ -145,28 +152,54 @@ impl Lab {
 
     /// Random numbers in -1..1.
     pub fn input(&mut self, rows: Rows) -> Tensor {
+        self.input_of(self.float, rows)
+    }
+
+    /// As [`Lab::input`], wide.
+    pub fn wide_input(&mut self, rows: Rows) -> Tensor {
+        self.input_of(self.float.wide(), rows)
+    }
+
+    /// As [`Lab::input`], of this type.
+    pub fn input_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
         let values = self.random.floats(rows.0.iter().product());
-        self.floats(rows, &values)
+        self.floats_of(dtype, rows, &values)
     }
 
     /// Poison, for an operation to overwrite.
     pub fn output(&mut self, rows: Rows) -> Tensor {
-        let n = rows.0.iter().product();
-        self.floats(rows, &vec![POISON; n])
+        self.output_of(self.float, rows)
     }
 
-    /// These numbers, rounded to f32, among poison.
-    pub fn floats(&mut self, (dims, pitch): Rows, values: &[f64]) -> Tensor {
-        let mut t = Tensor::new(Place::Arena(0), DType::F32, GUARD, dims);
+    /// As [`Lab::output`], wide.
+    pub fn wide_output(&mut self, rows: Rows) -> Tensor {
+        self.output_of(self.float.wide(), rows)
+    }
+
+    /// As [`Lab::output`], of this type.
+    pub fn output_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
+        let n = rows.0.iter().product();
+        self.floats_of(dtype, rows, &vec![POISON; n])
+    }
+
+    /// These numbers, rounded, among poison.
+    pub fn floats(&mut self, rows: Rows, values: &[f64]) -> Tensor {
+        self.floats_of(self.float, rows, values)
+    }
+
+    /// As [`Lab::floats`], of this type.
+    pub fn floats_of(&mut self, dtype: DType, (dims, pitch): Rows, values: &[f64]) -> Tensor {
+        let mut t = Tensor::new(Place::Arena(0), dtype, GUARD, dims);
         if pitch > 0 {
             t = t.with_pitch(pitch);
         }
         let size = 2 * GUARD + t.extent();
-        let rounded: Vec<f64> = values.iter().map(|&v| f64::from(v as f32)).collect();
+        let round = |v: f64| if dtype == DType::BF16 { bf16::from_f64(v).to_f64() } else { f64::from(v as f32) };
+        let rounded: Vec<f64> = values.iter().map(|&v| round(v)).collect();
         self.place(t, size, |device, t| {
-            let float = device.float();
-            write_floats(device, &Tensor::new(t.place, float, 0, &[size]), &vec![POISON; size])?;
-            write_floats(device, &Tensor { dtype: float, ..*t }, &rounded)
+            let dtype = of_device(device, t.dtype);
+            write_floats(device, &Tensor::new(t.place, dtype, 0, &[size]), &vec![POISON; size])?;
+            write_floats(device, &Tensor { dtype, ..*t }, &rounded)
         })
     }
 
@@ -195,7 +228,7 @@ impl Lab {
             return t;
         }
         let placed = self.devices().try_fold(t.place, |_, device| {
-            let dtype = if t.dtype.is_float() { device.float() } else { t.dtype };
+            let dtype = of_device(device, t.dtype);
             let place = alloc_tensor(device, dtype, &[size])?.place;
             fill(device, &Tensor { place, ..t })?;
             Ok(place)
@@ -224,7 +257,8 @@ impl Lab {
     }
 
     /// Runs the operation everywhere and compares: all memory of the subjects bit for bit (which run it from a captured list,
-    /// but for the first), outputs with the reference within `tolerance(output, value)`, and everything that the operation
+    /// but for the first), outputs with the reference within `tolerance(output, value)` of arithmetic in f32 (to which the
+    /// rounding of an output in bf16 is added here), and everything that the operation
     /// does not write with what was there before. Outputs of the subjects then go to the reference, so that a next
     /// operation starts from the same numbers.
     pub fn check(&mut self, op: impl Into<Op>, tolerance: impl Fn(&Tensor, f64) -> f64) {
@@ -241,7 +275,7 @@ impl Lab {
         let (count, comparisons) = (self.devices().count(), self.comparisons);
         let before = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
         for (i, device) in self.devices().enumerate() {
-            let op = retype(op, device.float());
+            let op = retype(op, device);
             // Where there is one device alone, every other operation is captured.
             let captured = i > 0 || count == 2 && comparisons % 2 == 1;
             let done = if !captured {
@@ -286,7 +320,10 @@ impl Lab {
             let wide = Tensor { dtype: DType::F64, ..*out };
             let (got, want) = (read_floats(&mut **subject, out)?, read_floats(oracle, &wide)?);
             for (e, (&got, &want)) in got.iter().zip(&want).enumerate() {
-                let allowed = tolerance(out, want);
+                let mut allowed = tolerance(out, want);
+                if out.dtype == DType::BF16 {
+                    allowed += BF16_ROUNDING * (want.abs() + allowed);
+                }
                 // Equal infinities have no difference.
                 let used = if got == want { 0.0 } else { (got - want).abs() / allowed };
                 if used.is_nan() || used > 1.0 {
@@ -304,7 +341,7 @@ impl Lab {
     pub fn refuses(&mut self, op: &Op, words: &[&str]) {
         let mut wrong = Vec::new();
         for device in self.devices() {
-            let (op, name) = (retype(op, device.float()), device.name());
+            let (op, name) = (retype(op, device), device.name());
             let captured = device.capture(&[op]).and_then(|graph| device.replay(graph));
             for (how, result) in [("run", device.run(&op)), ("capture", captured)] {
                 let text = result.map_or_else(|e| e.to_string(), |()| "nothing".into());
@@ -335,7 +372,7 @@ impl Lab {
         let arenas = self.arenas.clone();
         let Some(device) = self.devices().nth(device) else { bail!("there is no device {device}") };
         let read = |(number, dtype, size): (u32, DType, usize)| {
-            let dtype = if dtype.is_float() { device.float() } else { dtype };
+            let dtype = of_device(device, dtype);
             let mut bytes = vec![0; size * dtype.bytes()];
             device.read(&Tensor::new(Place::Arena(number), dtype, 0, &[size]), &mut bytes)?;
             Ok(bytes)
@@ -344,11 +381,16 @@ impl Lab {
     }
 }
 
-/// The operation with its floats in a device's type.
-pub fn retype(op: &Op, float: DType) -> Op {
+/// The operation with its floats in the types of a device.
+fn retype(op: &Op, device: &dyn Device) -> Op {
     let mut op = *op;
-    op.operands(&mut |t, _| t.dtype = if t.dtype.is_float() { float } else { t.dtype });
+    op.operands(&mut |t, _| t.dtype = of_device(device, t.dtype));
     op
+}
+
+/// The type in which a device has numbers of this type.
+fn of_device(device: &dyn Device, dtype: DType) -> DType {
+    if dtype.is_float() && !device.computes_in(dtype) { device.float() } else { dtype }
 }
 
 /// What an operation uses as it likes, so that devices differ.

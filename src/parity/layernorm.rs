@@ -1,7 +1,7 @@
 use super::Size;
 use super::lab::{EPS, Lab, dot};
 use crate::device::ops::{LayerNorm, LayerNormBackward, Op};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 const SHAPES: [(usize, usize); 9] = [(1, 1), (3, 2), (5, 3), (1, 16), (2, 17), (33, 64), (7, 97), (65, 130), (31, 768)];
 
@@ -24,7 +24,7 @@ fn of(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, how: Sum, offs
         Sum::InPlace => residual,
     };
     let (weight, bias) = (lab.input((&[width], 0)), lab.input((&[width], 0)));
-    let (out, mean, rstd) = (lab.output((dims, pitch)), lab.output((&[rows], 0)), lab.output((&[rows], 0)));
+    let (out, mean, rstd) = (lab.output((dims, pitch)), lab.wide_output((&[rows], 0)), lab.wide_output((&[rows], 0)));
     LayerNorm { x, residual, sum, weight, bias, out, mean, rstd, eps: 1e-5 }
 }
 
@@ -67,14 +67,14 @@ fn backward(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, add: (bo
     let forward = of(lab, (rows, width), pitch, Sum::None, 0.0);
     lab.prepare(forward);
     let LayerNorm { x, weight, mean, rstd, .. } = forward;
-    let mut target = |dims: &[usize], pitch: usize, add: bool| -> Tensor {
-        if add { lab.input((dims, pitch)) } else { lab.output((dims, pitch)) }
+    let mut target = |dtype: DType, dims: &[usize], pitch: usize, add: bool| -> Tensor {
+        if add { lab.input_of(dtype, (dims, pitch)) } else { lab.output_of(dtype, (dims, pitch)) }
     };
-    let dims = &[rows, width];
-    let dx = target(dims, pitch, add.0);
-    let (dweight, dbias) = (target(&[width], 0, add.1), target(&[width], 0, add.1));
+    let (dims, float, wide) = (&[rows, width], x.dtype, x.dtype.wide());
+    let dx = target(float, dims, pitch, add.0);
+    let (dweight, dbias) = (target(wide, &[width], 0, add.1), target(wide, &[width], 0, add.1));
     let dout = lab.input((dims, pitch));
-    let partials = lab.output((&[LayerNormBackward::partials(rows), 2 * width], 0));
+    let partials = lab.wide_output((&[LayerNormBackward::partials(rows), 2 * width], 0));
     let (accumulate_dx, accumulate) = add;
     LayerNormBackward { dout, x, weight, mean, rstd, dx, accumulate_dx, dweight, dbias, accumulate, partials }
 }

@@ -45,12 +45,14 @@ enum Around {
     Residual,
     InPlace,
     Accumulate,
+    /// A wide output, which may be added to.
+    Wide(bool),
 }
 
 const TANH: Activation = Activation::GeluTanh;
 const ERF: Activation = Activation::GeluErf;
 
-const AROUND: [Around; 11] = [
+const AROUND: [Around; 13] = [
     Around::Nothing,
     Around::Bias,
     Around::Activate(TANH, false, false),
@@ -62,6 +64,8 @@ const AROUND: [Around; 11] = [
     Around::Residual,
     Around::InPlace,
     Around::Accumulate,
+    Around::Wide(false),
+    Around::Wide(true),
 ];
 
 fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), pad: usize, around: Around) -> Linear {
@@ -75,7 +79,7 @@ fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), pad: usize, aroun
     let dims = &[m, n];
     let mut op = Linear::product(a, b, a, (ta, tb));
     match around {
-        Around::Nothing => {}
+        Around::Nothing | Around::Wide(false) => {}
         Around::Bias => op.bias = Some(lab.input((&[n], 0))),
         Around::Activate(kind, keep, residual) => {
             op.bias = Some(lab.input((&[n], 0)));
@@ -93,10 +97,12 @@ fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), pad: usize, aroun
             op.bias = Some(lab.input((&[n], 0)));
             op.residual = Some(lab.input((dims, pitch(n, 2))));
         }
-        Around::Accumulate => op.accumulate = true,
+        Around::Accumulate | Around::Wide(true) => op.accumulate = true,
     }
     op.out = match around {
         Around::Accumulate => lab.input((dims, pitch(n, 3))),
+        Around::Wide(true) => lab.wide_input((dims, pitch(n, 3))),
+        Around::Wide(false) => lab.wide_output((dims, pitch(n, 3))),
         Around::InPlace => op.residual.expect("given above"),
         _ => lab.output((dims, pitch(n, 3))),
     };

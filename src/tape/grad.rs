@@ -123,9 +123,9 @@ impl Tape {
 
     /// A fresh buffer with the shape and rows of `like`.
     pub(super) fn buffer_like(&mut self, like: &Tensor) -> Tensor {
-        let new = self.buffer(like.dims(), 1);
+        let new = self.buffer_of(like.dtype, like.dims(), 1);
         let Place::Buffer(b) = new.place else { return new };
-        let bytes = (like.rows() * like.pitch).max(1) * self.float.bytes();
+        let bytes = (like.rows() * like.pitch).max(1) * like.dtype.bytes();
         self.buffers[b as usize].bytes = bytes.next_multiple_of(crate::device::ops::ALIGN * 4);
         Tensor { width: like.width, pitch: like.pitch, ..new }
     }

@@ -93,7 +93,7 @@ pub struct Tape {
 const PLANS: usize = 16;
 
 impl Tape {
-    /// A tape for a device that computes in `float`. `state`: the [`StepState`] that dropout reads.
+    /// A tape for steps that compute in `float`, a type of the device's. `state`: the [`StepState`] that dropout reads.
     pub fn new(float: DType, state: Tensor) -> Self {
         debug_assert_eq!(state.numel(), StepState::WORDS);
         Tape {
@@ -305,13 +305,22 @@ impl Tape {
         }
     }
 
-    /// A new buffer; rows are padded to a multiple of `pad` elements.
+    /// A new buffer in the type of the step; rows are padded to a multiple of `pad` elements.
     fn buffer(&mut self, dims: &[usize], pad: usize) -> Tensor {
+        self.buffer_of(self.float, dims, pad)
+    }
+
+    /// A new buffer for what is wide.
+    fn wide_buffer(&mut self, dims: &[usize]) -> Tensor {
+        self.buffer_of(self.float.wide(), dims, 1)
+    }
+
+    fn buffer_of(&mut self, dtype: DType, dims: &[usize], pad: usize) -> Tensor {
         let number = self.buffers.len() as u32;
-        let plain = Tensor::new(Place::Buffer(number), self.float, 0, dims);
+        let plain = Tensor::new(Place::Buffer(number), dtype, 0, dims);
         let tensor = if dims.len() > 1 { plain.with_pitch(plain.width.next_multiple_of(pad)) } else { plain };
         // Saturated sizes are refused when the step asks for its memory.
-        let bytes = tensor.rows().saturating_mul(tensor.pitch).max(1).saturating_mul(self.float.bytes());
+        let bytes = tensor.rows().saturating_mul(tensor.pitch).max(1).saturating_mul(dtype.bytes());
         let bytes = bytes.checked_next_multiple_of(ALIGN * 4).unwrap_or(usize::MAX);
         self.buffers.push(Buffer { bytes, keep: false });
         self.shares.push(0);

@@ -126,6 +126,7 @@ impl Learner {
                 grads: g,
                 m: moments.m.flat(),
                 v: moments.v.flat(),
+                copy: None,
                 decay_mask,
                 norm,
                 state,

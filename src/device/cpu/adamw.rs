@@ -5,6 +5,7 @@ use crate::error::Result;
 impl Cpu {
     pub(super) fn adamw(&self, op: &AdamW) -> Result<()> {
         let (params, m, v) = (self.f(&op.params)?, self.f(&op.m)?, self.f(&op.v)?);
+        let copy = self.maybe(&op.copy)?;
         let (grads, mask) = (self.slice::<f32>(&op.grads)?, self.slice::<u8>(&op.decay_mask)?);
         let state = self.step_state(&op.state)?;
         let norm = f64::from(self.f(&op.norm)?.get(0, 0));
@@ -35,6 +36,10 @@ impl Cpu {
                         v[i] = b2.mul_add(v[i], c2 * grad * grad);
                         p[i] = p[i] * keep - step * m[i] / v[i].sqrt().mul_add(root, eps);
                     }
+                }
+                if let Some(copy) = copy {
+                    // SAFETY: as above.
+                    unsafe { copy.span_mut(0, range) }.copy_from_slice(p);
                 }
             },
         );

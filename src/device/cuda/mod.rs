@@ -1,4 +1,4 @@
-//! Operations as kernels: on an NVIDIA GPU (`cuda`), or on emulated hardware (`emulator`). f32.
+//! Operations as kernels: on an NVIDIA GPU (`cuda`), or on emulated hardware (`emulator`), in f32 and bf16.
 //!
 //! Every operation has a ladder of variants ([`variants`]); the launch code of one stem stands in the file of that stem and
 //! is the same on both drivers.
@@ -23,7 +23,7 @@ mod multilevel;
 pub mod places;
 pub mod variants;
 
-use super::ops::{Item, Multilevel, Op, Operation};
+use super::ops::{Access, Item, Multilevel, Op, Operation};
 use super::timing::Timings;
 use super::{Device, Graph, bounds};
 use crate::bail;
@@ -80,7 +80,7 @@ impl<D: Driver> Cuda<D> {
     }
 
     fn plan(&mut self, op: &Op) -> Result<Planned> {
-        bounds::check(op, DType::F32, |arena| self.places.bytes(arena))?;
+        bounds::check(op, &[DType::F32, DType::BF16], |arena| self.places.bytes(arena))?;
         if let Op::Multilevel(op) = op {
             self.check_maps(op).map_err(|e| e.at(Multilevel::NAME))?;
         }
@@ -88,6 +88,7 @@ impl<D: Driver> Cuda<D> {
         let Some(variant) = forced.or_else(|| variants::choose(op)).filter(|v| (v.supports)(op)) else {
             return Err(Error::new(format!("no kernel runs these shapes: {op:?}")).at(op.name()));
         };
+        self.reserve((variant.workspace)(op))?;
         let mut launches = Vec::new();
         (variant.launch)(op, &self.places, &mut launches);
         launches.retain(|launch| !launch.is_empty());
@@ -98,11 +99,25 @@ impl<D: Driver> Cuda<D> {
             Err(e) => located = Err(e),
         });
         located.map_err(|e| e.at(op.name()))?;
+        if (variant.workspace)(op) > 0 {
+            regions.push(Region { rows: self.places.workspace_rows(), access: Access::Update });
+        }
         Ok(Planned { op: *op, regions, launches, flops: op.cost().flops })
     }
 }
 
 impl<D: Driver> Cuda<D> {
+    /// Sees to it that the workspace has so many bytes. A smaller one stays where it is: captured launches may use it.
+    fn reserve(&mut self, bytes: usize) -> Result<()> {
+        if bytes > self.places.workspace_rows().width {
+            // Half as much again: a next operation is often a little larger.
+            let bytes = (bytes + bytes / 2).next_multiple_of(256);
+            let address = self.driver.alloc(bytes).map_err(|e| e.at("workspace of kernels"))?;
+            self.places.set_workspace(address, bytes);
+        }
+        Ok(())
+    }
+
     /// Maps lead nowhere outside. They are read back for that: models are mapped a few times in a run.
     fn check_maps(&mut self, op: &Multilevel) -> Result<()> {
         let mut items = memory::zeros::<Item>(op.items.rows())?;
@@ -129,6 +144,10 @@ impl<D: Driver> Device for Cuda<D> {
 
     fn float(&self) -> DType {
         DType::F32
+    }
+
+    fn computes_in(&self, dtype: DType) -> bool {
+        matches!(dtype, DType::F32 | DType::BF16)
     }
 
     fn alloc(&mut self, bytes: usize) -> Result<u32> {

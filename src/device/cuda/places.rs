@@ -6,11 +6,15 @@ use crate::device::bounds;
 use crate::error::Result;
 use crate::tensor::{Place, Tensor};
 
+/// Counters of 4 bytes at the start of the workspace.
+pub const TICKETS: usize = 16_384;
+
 /// The arenas of a device.
 #[derive(Default)]
 pub struct Places {
     /// Address and bytes.
     arenas: Vec<Option<(u64, usize)>>,
+    workspace: (u64, usize),
 }
 
 impl Places {
@@ -27,6 +31,21 @@ impl Places {
     /// The bytes of an arena that was not freed.
     pub fn bytes(&self, arena: u32) -> Option<usize> {
         self.arenas.get(arena as usize).copied().flatten().map(|(_, bytes)| bytes)
+    }
+
+    /// Scratch memory that operations share, which run one after another. It begins with [`TICKETS`] counters that are zero
+    /// whenever no kernel runs.
+    pub fn workspace(&self) -> u64 {
+        self.workspace.0
+    }
+
+    pub(super) fn set_workspace(&mut self, address: u64, bytes: usize) {
+        self.workspace = (address, bytes);
+    }
+
+    pub(super) fn workspace_rows(&self) -> Rows {
+        let (address, bytes) = self.workspace;
+        Rows { address, rows: 1, width: bytes, pitch: bytes }
     }
 
     /// Address of the first element of an operand that [`bounds::check`] has passed; 0 for one that it would not pass.

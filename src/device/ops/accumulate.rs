@@ -1,13 +1,13 @@
-use super::{Access, Operation, expect_floats, expect_rows};
+use super::{Access, Operation, expect_any_floats, expect_rows};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// `out (+)= x`: a second gradient for the same tensor, or a copy of one that two tensors share.
+/// `out (+)= x`: a second gradient for the same tensor, a copy of one that two tensors share, or numbers in another type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Accumulate {
     /// `[N, C]`.
     pub x: Tensor,
-    /// `[N, C]`.
+    /// `[N, C]`; both hold floats of any type.
     pub out: Tensor,
     /// Adds to what `out` holds.
     pub add: bool,
@@ -26,7 +26,7 @@ impl Operation for Accumulate {
         let rows = self.out.numel() / width.max(1);
         expect_rows("out", &self.out, rows, width)?;
         expect_rows("x", &self.x, rows, width)?;
-        expect_floats(&[("x", &self.x), ("out", &self.out)])
+        expect_any_floats(&[("x", &self.x), ("out", &self.out)])
     }
 
     fn flops(&self) -> u64 {

@@ -1,4 +1,7 @@
-use super::{ALIGN, Access, Operation, StepState, expect_contiguous, expect_dtype, expect_floats, expect_shape};
+use super::{
+    ALIGN, Access, Operation, StepState, expect_any_floats, expect_contiguous, expect_dtype, expect_floats,
+    expect_shape,
+};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -14,6 +17,8 @@ pub struct AdamW {
     pub grads: Tensor,
     pub m: Tensor,
     pub v: Tensor,
+    /// `[n]`, contiguous, of any float type: the new parameters, rounded to it.
+    pub copy: Option<Tensor>,
     /// `[n / 64]`: 1 where weight decay applies to these 64 elements.
     pub decay_mask: Tensor,
     /// `[1]`: the norm of all gradients.
@@ -38,6 +43,9 @@ impl Operation for AdamW {
         for t in [&mut self.params, &mut self.m, &mut self.v] {
             visit(t, Access::Update);
         }
+        if let Some(t) = &mut self.copy {
+            visit(t, Access::Write);
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -46,6 +54,11 @@ impl Operation for AdamW {
             expect_shape(what, t, &[n])?;
             expect_contiguous(what, t)?;
             expect_floats(&[("params", &self.params), (what, t)])?;
+        }
+        if let Some(t) = &self.copy {
+            expect_shape("copy", t, &[n])?;
+            expect_contiguous("copy", t)?;
+            expect_any_floats(&[("copy", t)])?;
         }
         if !n.is_multiple_of(ALIGN) {
             bail!("{n} parameters are no multiple of {ALIGN}");

@@ -1,4 +1,4 @@
-use super::{Access, Mask, Operation, expect_contiguous, expect_dtype, expect_floats, expect_shape};
+use super::{Access, Mask, Operation, expect_contiguous, expect_dtype, expect_floats, expect_shape, expect_wide};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -17,7 +17,7 @@ pub struct Attention {
     pub v: Tensor,
     /// `[B, Tq, H, D]`.
     pub out: Tensor,
-    /// `[B, H, Tq]`.
+    /// `[B, H, Tq]`, wide.
     pub lse: Tensor,
     /// `[B, Tk]`: 0 hides a key.
     pub key_mask: Option<Tensor>,
@@ -39,7 +39,7 @@ pub struct AttentionBackward {
     /// `[B, Tk, H, D]`.
     pub dk: Tensor,
     pub dv: Tensor,
-    /// Workspace `[B, H, Tq]`.
+    /// Workspace `[B, H, Tq]`, wide.
     pub delta: Tensor,
 }
 
@@ -102,7 +102,7 @@ impl Operation for Attention {
         }
         expect_shape("lse", &self.lse, &[b, h, tq])?;
         expect_contiguous("lse", &self.lse)?;
-        expect_floats(&[("q", &self.q), ("lse", &self.lse)])?;
+        expect_wide(&self.q, &[("lse", &self.lse)])?;
         if self.causal && tk < tq {
             bail!("causal attention of {tq} queries needs at least as many keys, not {tk}");
         }
@@ -146,7 +146,7 @@ impl Operation for AttentionBackward {
         }
         expect_shape("delta", &self.delta, f.lse.dims())?;
         expect_contiguous("delta", &self.delta)?;
-        expect_floats(&[("q", &f.q), ("delta", &self.delta)])
+        expect_wide(&f.q, &[("delta", &self.delta)])
     }
 
     fn flops(&self) -> u64 {

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_floats, expect_rows, expect_shape};
+use super::{Access, Operation, expect_floats, expect_rows, expect_shape, expect_wide};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -25,7 +25,8 @@ impl Operation for ColumnSum {
         let width = self.x.shape.last();
         expect_rows("x", &self.x, self.x.numel() / width.max(1), width)?;
         expect_shape("out", &self.out, &[width])?;
-        expect_floats(&[("x", &self.x), ("out", &self.out)])
+        expect_floats(&[("x", &self.x)])?;
+        expect_wide(&self.x, &[("out", &self.out)])
     }
 
     fn flops(&self) -> u64 {

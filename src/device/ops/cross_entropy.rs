@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_dtype, expect_floats, expect_rows, expect_shape};
+use super::{Access, Operation, expect_dtype, expect_floats, expect_rows, expect_shape, expect_wide};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -14,9 +14,9 @@ pub struct CrossEntropy {
     pub logits: Tensor,
     /// `[N]`, each in `0..V` or `ignore`.
     pub labels: Tensor,
-    /// `[N]`, unweighted.
+    /// `[N]`, unweighted, wide.
     pub losses: Tensor,
-    /// `[1]`.
+    /// `[1]`, wide.
     pub loss: Tensor,
     /// `[N, V]`; may be `logits` itself.
     pub dlogits: Option<Tensor>,
@@ -46,7 +46,8 @@ impl Operation for CrossEntropy {
         expect_dtype("labels", &self.labels, DType::I32)?;
         expect_shape("losses", &self.losses, &[rows])?;
         expect_shape("loss", &self.loss, &[1])?;
-        expect_floats(&[("logits", &self.logits), ("losses", &self.losses), ("loss", &self.loss)])?;
+        expect_floats(&[("logits", &self.logits)])?;
+        expect_wide(&self.logits, &[("losses", &self.losses), ("loss", &self.loss)])?;
         if let Some(t) = &self.dlogits {
             expect_rows("dlogits", t, rows, vocab)?;
             expect_floats(&[("logits", &self.logits), ("dlogits", t)])?;

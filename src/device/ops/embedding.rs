@@ -1,4 +1,6 @@
-use super::{Access, Operation, expect_contiguous, expect_dtype, expect_floats, expect_rows, expect_shape};
+use super::{
+    Access, Operation, expect_contiguous, expect_dtype, expect_floats, expect_rows, expect_shape, expect_wide,
+};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -31,7 +33,11 @@ impl Operation for Embedding {
     }
 
     fn check(&self) -> Result<()> {
-        check(&self.ids, &self.out, ("table", Some(&self.table)), ("positions", self.positions.as_ref()))
+        check(&self.ids, &self.out, ("table", Some(&self.table)), ("positions", self.positions.as_ref()))?;
+        for (what, t) in [("table", Some(&self.table)), ("positions", self.positions.as_ref())] {
+            t.map_or(Ok(()), |t| expect_floats(&[("out", &self.out), (what, t)]))?;
+        }
+        Ok(())
     }
 
     fn flops(&self) -> u64 {
@@ -47,9 +53,9 @@ pub struct EmbeddingBackward {
     pub ids: Tensor,
     /// `[B, T, C]`.
     pub dout: Tensor,
-    /// `[V, C]`.
+    /// `[V, C]`, wide.
     pub dtable: Option<Tensor>,
-    /// `[P, C]`.
+    /// `[P, C]`, wide.
     pub dpositions: Option<Tensor>,
     /// Adds to what the gradient holds; otherwise rows that no token uses become zero.
     pub accumulate_table: bool,
@@ -73,7 +79,12 @@ impl Operation for EmbeddingBackward {
     }
 
     fn check(&self) -> Result<()> {
-        check(&self.ids, &self.dout, ("dtable", self.dtable.as_ref()), ("dpositions", self.dpositions.as_ref()))
+        check(&self.ids, &self.dout, ("dtable", self.dtable.as_ref()), ("dpositions", self.dpositions.as_ref()))?;
+        expect_floats(&[("dout", &self.dout)])?;
+        for (what, t) in [("dtable", &self.dtable), ("dpositions", &self.dpositions)] {
+            t.as_ref().map_or(Ok(()), |t| expect_wide(&self.dout, &[(what, t)]))?;
+        }
+        Ok(())
     }
 
     fn flops(&self) -> u64 {
@@ -91,11 +102,9 @@ fn check(ids: &Tensor, out: &Tensor, table: (&str, Option<&Tensor>), positions: 
     expect_rows("out", out, batch * time, width)?;
     if let (what, Some(t)) = table {
         expect_rows(what, t, t.dims()[0], width)?;
-        expect_floats(&[("out", out), (what, t)])?;
     }
     if let (what, Some(t)) = positions {
         expect_rows(what, t, t.dims()[0], width)?;
-        expect_floats(&[("out", out), (what, t)])?;
         if t.dims()[0] < time {
             bail!("{time} positions are needed but {what} has {}", t.dims()[0]);
         }

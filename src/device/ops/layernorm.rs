@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_contiguous, expect_floats, expect_rows, expect_shape};
+use super::{Access, Operation, expect_contiguous, expect_floats, expect_rows, expect_shape, expect_wide};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -18,7 +18,7 @@ pub struct LayerNorm {
     pub bias: Tensor,
     /// `[N, C]`.
     pub out: Tensor,
-    /// `[N]`.
+    /// `[N]`, wide.
     pub mean: Tensor,
     pub rstd: Tensor,
     pub eps: f64,
@@ -55,7 +55,7 @@ impl Operation for LayerNorm {
         expect_shape("mean", &self.mean, &[rows])?;
         expect_shape("rstd", &self.rstd, &[rows])?;
         expect_floats(&[("x", &self.x), ("weight", &self.weight), ("bias", &self.bias), ("out", &self.out)])?;
-        expect_floats(&[("x", &self.x), ("mean", &self.mean), ("rstd", &self.rstd)])
+        expect_wide(&self.x, &[("mean", &self.mean), ("rstd", &self.rstd)])
     }
 
     fn flops(&self) -> u64 {
@@ -77,19 +77,19 @@ pub struct LayerNormBackward {
     pub x: Tensor,
     /// `[C]`.
     pub weight: Tensor,
-    /// `[N]`.
+    /// `[N]`, wide.
     pub mean: Tensor,
     pub rstd: Tensor,
     /// `[N, C]`.
     pub dx: Tensor,
     /// Adds to what `dx` holds: the gradient that came along the residual.
     pub accumulate_dx: bool,
-    /// `[C]`.
+    /// `[C]`, wide.
     pub dweight: Tensor,
     pub dbias: Tensor,
     /// Adds to what `dweight` and `dbias` hold.
     pub accumulate: bool,
-    /// Workspace `[P, 2 C]` with P of [`LayerNormBackward::partials`].
+    /// Workspace `[P, 2 C]`, wide, with P of [`LayerNormBackward::partials`].
     pub partials: Tensor,
 }
 
@@ -121,14 +121,14 @@ impl Operation for LayerNormBackward {
         expect_rows("dx", &self.dx, rows, width)?;
         for (what, t) in [("weight", &self.weight), ("dweight", &self.dweight), ("dbias", &self.dbias)] {
             expect_shape(what, t, &[width])?;
-            expect_floats(&[("x", &self.x), (what, t)])?;
         }
         expect_shape("mean", &self.mean, &[rows])?;
         expect_shape("rstd", &self.rstd, &[rows])?;
         expect_shape("partials", &self.partials, &[Self::partials(rows), 2 * width])?;
         expect_contiguous("partials", &self.partials)?;
-        expect_floats(&[("x", &self.x), ("dout", &self.dout), ("dx", &self.dx), ("partials", &self.partials)])?;
-        expect_floats(&[("x", &self.x), ("mean", &self.mean), ("rstd", &self.rstd)])
+        expect_floats(&[("x", &self.x), ("dout", &self.dout), ("dx", &self.dx), ("weight", &self.weight)])?;
+        expect_wide(&self.x, &[("mean", &self.mean), ("rstd", &self.rstd), ("partials", &self.partials)])?;
+        expect_wide(&self.x, &[("dweight", &self.dweight), ("dbias", &self.dbias)])
     }
 
     fn flops(&self) -> u64 {

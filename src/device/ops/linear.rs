@@ -1,4 +1,4 @@
-use super::{Access, Activation, Operation, expect_floats, expect_shape};
+use super::{Access, Activation, Operation, expect_floats, expect_shape, expect_wide};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -29,7 +29,7 @@ pub struct Linear {
     pub a: Tensor,
     /// `[K, N]`, or `[N, K]` when `tb`.
     pub b: Tensor,
-    /// `[M, N]`.
+    /// `[M, N]`; of the type of `a`, or wide: the gradient of a weight.
     pub out: Tensor,
     pub ta: bool,
     pub tb: bool,
@@ -101,7 +101,10 @@ impl Operation for Linear {
             bail!("an accumulating product has no bias, epilogue or residual");
         }
         let first = ("a", &self.a);
-        expect_floats(&[first, ("b", &self.b), ("out", &self.out)])?;
+        expect_floats(&[first, ("b", &self.b)])?;
+        if self.out.dtype != self.a.dtype {
+            expect_wide(&self.a, &[("out", &self.out)])?;
+        }
         for t in [self.bias.as_ref(), self.residual.as_ref(), self.pre()].into_iter().flatten() {
             expect_floats(&[first, ("operand", t)])?;
         }

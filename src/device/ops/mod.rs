@@ -5,6 +5,7 @@
 //! step: what does (learning rate, RNG counter) lies in device memory, see [`StepState`].
 //!
 //! Notation in the files: `N` rows (batch x time), `C` width, `V` vocabulary, `B` batch, `T` time, `H` heads, `D` head size.
+//! Types: *floats* of an operation share one type, in which it computes; what is marked *wide* has [`DType::wide`] of it.
 //! FLOPs: a multiply-add is 2, masked causal work is not counted. Bytes: every operand read or written once.
 
 mod accumulate;
@@ -152,6 +153,17 @@ impl Op {
         Cost { flops: self.flops(), bytes }
     }
 
+    /// The type in which it computes: the narrowest of its floats.
+    pub fn float(&self) -> Option<DType> {
+        let (mut found, mut op) = (None, *self);
+        op.operands(&mut |t, _| {
+            if t.dtype.is_float() && (found.is_none() || t.dtype == DType::BF16) {
+                found = Some(t.dtype);
+            }
+        });
+        found
+    }
+
     /// Shapes fit, and nothing that is written overlaps another operand (but for the pair of [`Operation::in_place`],
     /// which may be one and the same view; a third operand there too would be read after it was overwritten).
     ///
@@ -221,6 +233,27 @@ fn expect_floats(all: &[(&str, &Tensor)]) -> Result<()> {
     for (what, t) in all {
         if !t.dtype.is_float() || t.dtype != first {
             return Err(Error::new(format!("{what} holds {:?}; all of an operation's floats share one type", t.dtype)));
+        }
+    }
+    Ok(())
+}
+
+/// Each is as wide as what goes with `first` has to be.
+fn expect_wide(first: &Tensor, all: &[(&str, &Tensor)]) -> Result<()> {
+    let wide = first.dtype.wide();
+    for (what, t) in all {
+        if t.dtype != wide {
+            bail!("{what} holds {:?} but {wide:?} is needed beside {:?}", t.dtype, first.dtype);
+        }
+    }
+    Ok(())
+}
+
+/// Each holds floats of some type.
+fn expect_any_floats(all: &[(&str, &Tensor)]) -> Result<()> {
+    for (what, t) in all {
+        if !t.dtype.is_float() {
+            bail!("{what} holds {:?} but floats are needed", t.dtype);
         }
     }
     Ok(())

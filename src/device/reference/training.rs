@@ -47,7 +47,7 @@ impl Reference {
     pub(super) fn adamw(&self, op: &AdamW) -> Result<()> {
         let (p, g) = (self.f(&op.params)?, self.f(&op.grads)?);
         let (m, v) = (self.f(&op.m)?, self.f(&op.v)?);
-        let mask = self.flat::<u8>(&op.decay_mask)?;
+        let (mask, copy) = (self.flat::<u8>(&op.decay_mask)?, self.maybe(&op.copy)?);
         let words = self.flat::<u32>(&op.state)?;
         let state: StepState = bytemuck::cast::<[u32; StepState::WORDS], _>(std::array::from_fn(|i| words.get(0, i)));
         let (lr, bias1, bias2) = (f64::from(state.lr), f64::from(state.bias1), f64::from(state.bias2));
@@ -59,6 +59,9 @@ impl Reference {
             v.set(0, i, op.beta2 * v.get(0, i) + (1.0 - op.beta2) * grad * grad);
             let step = (m.get(0, i) / bias1) / ((v.get(0, i) / bias2).sqrt() + op.eps);
             p.set(0, i, p.get(0, i) * (1.0 - lr * decay) - lr * step);
+            if let Some(copy) = copy {
+                copy.set(0, i, p.get(0, i));
+            }
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ impl Tape {
         let head = width / heads;
         let needs = self.used(&[qkv]);
         let out = self.activation(&[batch, time, width]);
-        let lse = self.buffer(&[batch, heads, time], 1);
+        let lse = self.wide_buffer(&[batch, heads, time]);
         let site = self.next_site();
         let [q, k, v] = parts(&fused, heads);
         let op = Attention {
@@ -44,7 +44,7 @@ impl Tape {
         let (batch, _, _, heads, _) = op.sizes();
         let dqkv = self.buffer_like(&self.tensor(qkv));
         let [dq, dk, dv] = parts(&dqkv, heads);
-        let delta = self.buffer(&[batch, heads, op.q.dims()[1]], 1);
+        let delta = self.wide_buffer(&[batch, heads, op.q.dims()[1]]);
         self.push_op(AttentionBackward { forward: op, dout: dout.reshape(op.q.dims()), dq, dk, dv, delta });
         self.give(qkv, dqkv);
         self.done(y);

@@ -24,7 +24,7 @@ impl Tape {
         let (z, labels) = (self.tensor(logits), self.tensor(labels));
         let rows = z.rows();
         let needs = self.used(&[logits]);
-        let (losses, loss) = (self.activation(&[rows]), self.activation(&[1]));
+        let (losses, loss) = (self.wide_buffer(&[rows]), self.wide_buffer(&[1]));
         let dlogits = if needs && self.is_training() { Some(self.buffer(z.dims(), z.pitch)) } else { None };
         let LossOptions { ignore, smoothing, weight } = options;
         // Too few or too many: left as they are, for the operation's check to refuse.

@@ -18,7 +18,7 @@ impl Tape {
         let needs = self.used(&[x, weight, bias]) | residual.is_some_and(|r| self.used(&[r]));
         let sum = residual.map(|_| self.activation(tx.dims()));
         let out = self.activation(tx.dims());
-        let (mean, rstd) = (self.activation(&[tx.rows()]), self.activation(&[tx.rows()]));
+        let (mean, rstd) = (self.wide_buffer(&[tx.rows()]), self.wide_buffer(&[tx.rows()]));
         let op = LayerNorm {
             x: tx,
             residual: residual.map(|r| self.tensor(r)),
@@ -58,7 +58,7 @@ impl Tape {
                 (dweight, dbias) = (self.buffer_like(&dweight), self.buffer_like(&dbias));
             }
             let (rows, width) = (op.x.rows(), op.x.width);
-            let partials = self.buffer(&[LayerNormBackward::partials(rows), 2 * width], 1);
+            let partials = self.wide_buffer(&[LayerNormBackward::partials(rows), 2 * width]);
             let (mean, rstd) = (op.mean, op.rstd);
             let x = op.sum.unwrap_or(op.x);
             self.push_op(LayerNormBackward {
