@@ -18,12 +18,13 @@
 //
 // Roofline: 8 bytes per logit, 12 where a row of 4 V bytes has left the cache before it is read again for the gradient,
 // half of that in bf16; two exponentials and some ten operations: bound by memory. In bf16 an H100's memory delivers
-// 3.6 logits a cycle to each multiprocessor, and two exponentials for each are 7 of 16 that its special function unit
-// makes, so that `vector` rescales its sum once in 16 or 32 logits and not for each, and the exponentials are the fast
-// ones. Two or three blocks of 512 threads on a multiprocessor, each thread with four loads of 16 bytes in flight, ask
-// for 64 KB and more, where 16 KB cover the latency of memory; their two or three rows, of 100 KB for GPT-2's vocabulary
-// in bf16, stay in the second-level cache until they are read again (132 x 3 x 100 KB are 40 of 50 MB). Rows that are
-// ignored (85 % of BERT's) cost 4 or 2 bytes per logit, to write zeros.
+// 3.6 logits a cycle to each multiprocessor, and two exponentials for each are 7 of the 16 that its special function
+// unit makes: so `vector` rescales its sum once in 16 or 32 logits and not for each, and its exponentials are the fast
+// ones, off by 2 + 1.2 |z| units for exp(z), z <= 0, which is at most 2 units of the largest term. Two blocks of 512
+// threads on a multiprocessor (64 registers), each thread with four loads of 16 bytes in flight, ask for 64 KB at a
+// time, where 16 KB cover the latency of memory. Their rows, of 100 KB for GPT-2's vocabulary in bf16, stay in the
+// second-level cache until they are read again: 132 x 2 x 100 KB are 26 of its 50 MB; in f32 they just do not. Rows
+// that are ignored (85 % of BERT's) cost 4 or 2 bytes per logit, to write zeros.
 #include "common/reduce.cuh"
 #include "common/vector.cuh"
 

@@ -13,8 +13,8 @@
 // rows of the block: their weights and both of their sums stay in registers, every byte is read once, and all that
 // threads tell each other are the two sums over each row, for several rows at one barrier. 8192 rows of 768 in bf16 are
 // 512 blocks of 96 threads, 3.9 on each multiprocessor (of 5 that 128 registers allow), each thread with 8 to 12 loads
-// of 16 bytes in flight: 48 KB and more, where 16 KB cover the latency of memory. The 512 partial sums, 3 MB next to 38,
-// stay in the second-level cache, for a short launch that adds them up.
+// of 16 bytes in flight: 48 KB and more, where 16 KB cover the latency of memory. The 512 partial sums, 3 MB next to
+// 38, stay in the second-level cache, for a short launch that adds them up.
 #include "common/columns.cuh"
 #include "common/reduce.cuh"
 #include "common/vector.cuh"

@@ -1,9 +1,9 @@
-// 16 bytes as they lie in memory, beside common/element.cuh: a thread that wants several loads on their way at a time must not
-// touch what the first has brought before it has asked for the last, so it unpacks them later. Until then a bf16 takes half
-// the registers that its float does.
+// 16 bytes as they lie in memory, beside common/element.cuh: a thread that wants several loads on their way at a time
+// must not touch what the first has brought before it has asked for the last, so it unpacks them later. Until then a
+// bf16 takes half the registers that its float does.
 //
-//   load_raw(p), unpack(raw)                            16 bytes: Raw<T>, to Vec<T>
-//   load_raw4(p), unpack(raw), store4(p, v)             four elements, where operands of both types meet: 16 bytes, or 8
+//   load_raw(p), unpack(raw)                  16 bytes: Raw<T>, to Vec<T>
+//   load_raw4(p), unpack(raw), store4(p, v)   four elements, where operands of both types meet: 16 bytes, or 8
 #pragma once
 
 #include "element.cuh"

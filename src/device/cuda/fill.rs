@@ -1,6 +1,6 @@
 //! `fill`, and how all pointwise kernels cut their operands.
 
-use super::elements::{begin_at, each, typed};
+use super::elements::{each, typed};
 use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::Fill;
@@ -40,9 +40,10 @@ impl Rows {
     /// Whether all rows, once cut, begin and end at multiples of so many elements.
     pub(super) fn whole(out: &Tensor, others: &[Option<Tensor>], each: usize) -> bool {
         let mut all = others.iter().flatten().chain([out]);
-        let width = if all.clone().all(Tensor::is_contiguous) { out.numel() } else { out.width };
+        let cut = all.clone().all(Tensor::is_contiguous);
+        let width = if cut { out.numel() } else { out.width };
         width.is_multiple_of(each)
-            && all.all(|t| if width == out.numel() { t.offset.is_multiple_of(each) } else { begin_at(t, each) })
+            && all.all(|t| t.offset.is_multiple_of(each) && (cut || t.pitch.is_multiple_of(each)))
     }
 
     /// A launch that covers all elements.

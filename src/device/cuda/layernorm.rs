@@ -30,9 +30,9 @@ pub fn fits_registers(op: &LayerNorm) -> bool {
 /// A warp or a block for each row, which holds it in registers.
 pub fn vector(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
     let (kernel, rows, threads) = match op.x.width {
-        ..=512 => (typed(&op.x, "layernorm_vector_512_f32", "layernorm_vector_512_bf16"), 4, 128),
-        ..=1024 => (typed(&op.x, "layernorm_vector_1024_f32", "layernorm_vector_1024_bf16"), 4, 128),
-        ..=4096 => (typed(&op.x, "layernorm_vector_4096_f32", "layernorm_vector_4096_bf16"), 1, 128),
+        0..=512 => (typed(&op.x, "layernorm_vector_512_f32", "layernorm_vector_512_bf16"), 4, 128),
+        513..=1024 => (typed(&op.x, "layernorm_vector_1024_f32", "layernorm_vector_1024_bf16"), 4, 128),
+        1025..=4096 => (typed(&op.x, "layernorm_vector_4096_f32", "layernorm_vector_4096_bf16"), 1, 128),
         _ => (typed(&op.x, "layernorm_vector_8192_f32", "layernorm_vector_8192_bf16"), 1, 256),
     };
     out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(rows), threads), op, places));
