@@ -5,7 +5,7 @@ use vcycle::device;
 use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
-use vcycle::train::learner::{Learner, OptimizerConfig, StepReport};
+use vcycle::train::learner::{Learner, OptimizerConfig, Options, StepReport};
 
 const BATCH: usize = 4;
 const TIME: usize = 8;
@@ -41,7 +41,7 @@ fn train(name: &str, micro: usize, eps: f64) -> (Vec<StepReport>, Vec<f64>, Vec<
     let before = device::read_floats(device, &params.flat()).expect("values");
     let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps, weight_decay: 0.1, clip: 1.0 };
     let batch = (BATCH / micro, TIME);
-    let mut learner = Learner::new(device, model, params, batch, optimizer, 1, false).expect("memory");
+    let mut learner = Learner::new(device, model, params, batch, optimizer, Options::default()).expect("memory");
     let reports = (0..STEPS as i32).map(|step| {
         let ids: Vec<i32> = (0..(BATCH * TIME) as i32).map(|i| (i * i + step * 5) % 29).collect();
         let labels: Vec<i32> = ids.iter().map(|id| (id * 3 + 1) % 29).collect();

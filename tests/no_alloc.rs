@@ -29,7 +29,7 @@ use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::tape::{Mode, Tape, Var};
 use vcycle::tensor::{DType, Tensor};
-use vcycle::train::learner::{Learner, OptimizerConfig};
+use vcycle::train::learner::{Learner, OptimizerConfig, Options};
 
 struct Counting;
 
@@ -205,8 +205,9 @@ fn gpt_steps(recompute: bool) {
     let params = Store::new(gpt.table().clone(), &mut device).expect("memory");
     params.initialise(&mut device, 1).expect("written");
     let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let options = Options { seed: 1, recompute, ..Options::default() };
     let mut learner =
-        Learner::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, 1, recompute).expect("memory");
+        Learner::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, options).expect("memory");
     let mut number = 0;
     let mut step = || {
         let (ids, labels) = batches.next(number).expect("a batch");

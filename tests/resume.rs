@@ -10,7 +10,7 @@ use std::process::Command;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::Op;
 use vcycle::device::timing::Timings;
-use vcycle::device::{Device, Graph};
+use vcycle::device::{Device, Graph, Ticket};
 use vcycle::error::Result;
 use vcycle::tensor::{DType, Tensor};
 use vcycle::train::config::Config;
@@ -110,6 +110,15 @@ impl Device for Counting {
         self.count(Call::Read { bytes: bytes.len() });
         self.inner.read(from, bytes)
     }
+    fn post(&mut self, from: &Tensor) -> Result<Ticket> {
+        self.count(Call::Read { bytes: from.numel() * from.dtype.bytes() });
+        self.inner.post(from)
+    }
+
+    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.inner.collect(ticket, bytes)
+    }
+
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
         self.count(Call::Memory);
         self.inner.copy(from, to)

@@ -43,7 +43,8 @@ DEVICE void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) {
 
 namespace emu {
 
-// Each lane reads what it gets, so that a row which is not visible to it is reported as its own race.
+// Each lane reads what it gets, so that a row which is not visible to it is reported as its own race; volatile, because the
+// hardware also reads what nobody uses.
 template <int TILES, bool TRANS>
 DEVICE void ldmatrix(const char* file, int line, unsigned (&r)[TILES], const void* row) {
   if (lane() < 8 * TILES) aligned_shared(file, line, row, 16);
@@ -52,11 +53,11 @@ DEVICE void ldmatrix(const char* file, int line, unsigned (&r)[TILES], const voi
   const int high = lane() / 4, low = lane() % 4 * 2;
   for (int tile = 0; tile < TILES; tile++) {
     if (TRANS) {
-      const unsigned first = reinterpret_cast<const unsigned short*>(all[8 * tile + low])[high];
-      const unsigned second = reinterpret_cast<const unsigned short*>(all[8 * tile + low + 1])[high];
+      const unsigned first = reinterpret_cast<const volatile unsigned short*>(all[8 * tile + low])[high];
+      const unsigned second = reinterpret_cast<const volatile unsigned short*>(all[8 * tile + low + 1])[high];
       r[tile] = first | second << 16;
     } else {
-      r[tile] = reinterpret_cast<const unsigned*>(all[8 * tile + high])[low / 2];
+      r[tile] = reinterpret_cast<const volatile unsigned*>(all[8 * tile + high])[low / 2];
     }
   }
 }

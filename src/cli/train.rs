@@ -8,7 +8,7 @@ use crate::report::{html, trace};
 use crate::train::config::Config;
 use crate::train::folder::About;
 use crate::train::progress::Progress;
-use crate::train::run::{Outcome, Tools, resume, train};
+use crate::train::run::{Outcome, Tools, budget, resume, train};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +39,9 @@ pub struct Args {
     /// Time every operation: print a table and write OUT/trace.json for chrome://tracing or ui.perfetto.dev
     #[arg(long)]
     profile: bool,
+    /// Print what the run would take of the device's memory, by level, and train nothing
+    #[arg(long, conflicts_with_all = ["resume", "profile"])]
+    memory: bool,
     /// Print results only
     #[arg(long)]
     quiet: bool,
@@ -56,12 +59,16 @@ impl Args {
         }
         let mut progress = Progress::new(self.quiet);
         let stopped = stop_on_signal()?;
-        let tools = Tools {
+        let mut tools = Tools {
             device: &mut *device,
             cache: Path::new("runs/data"),
             progress: &mut progress,
             stop: &|| stopped.load(Ordering::Relaxed),
         };
+        if let (true, Some((config, _))) = (self.memory, &start) {
+            say(format_args!("{}", budget(config, &mut tools)?))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let outcome = match (start, &self.resume) {
             (Some((config, out)), _) => {
                 let about = About::this_process(&self.device.device, self.device.threads(), Cpu::vector_unit());

@@ -1,7 +1,8 @@
 //! What `reference` and `cpu` share: arenas in host memory, checked views into them, captured lists of operations.
 
 use super::ops::Op;
-use super::{Graph, bounds};
+use super::posts::Posts;
+use super::{Graph, Ticket, bounds};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -49,6 +50,7 @@ pub struct Host {
     arenas: Vec<Option<Arena>>,
     /// Operations with their FLOPs.
     graphs: Vec<Option<Vec<(Op, u64)>>>,
+    posts: Posts,
 }
 
 impl Host {
@@ -121,6 +123,20 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    pub fn post(&mut self, from: &Tensor) -> Result<Ticket> {
+        let mut posts = std::mem::take(&mut self.posts);
+        let posted = posts.post(from.numel() * from.dtype.bytes()).and_then(|(ticket, bytes)| {
+            self.read(from, bytes)?;
+            Ok(ticket)
+        });
+        self.posts = posts;
+        posted
+    }
+
+    pub fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.posts.collect(ticket, bytes)
     }
 
     /// Calls `each` with the first byte of every row and where the row lies in a packed buffer.

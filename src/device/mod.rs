@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod cuda;
 mod host;
 pub mod ops;
+mod posts;
 pub mod reference;
 pub mod timing;
 
@@ -22,6 +23,10 @@ use timing::Timings;
 /// A captured list of operations, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Graph(pub u32);
+
+/// Numbers on their way to the host: see [`Device::post`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(pub u32);
 
 /// Something that holds memory and runs operations.
 ///
@@ -52,6 +57,16 @@ pub trait Device {
     /// Device to host, after the work in flight: the rows of `from` back to back.
     fn read(&mut self, from: &Tensor, bytes: &mut [u8]) -> Result<()>;
 
+    /// Starts to bring a tensor to the host, after the work in flight, and does not wait. At most [`POSTS`] may be under way;
+    /// each is to be collected.
+    ///
+    /// # Errors
+    /// Too many under way.
+    fn post(&mut self, from: &Tensor) -> Result<Ticket>;
+
+    /// The rows of a posted tensor back to back, as they were after the work then in flight. Waits for that work and none later.
+    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
+
     /// Device to device; equal rows and types.
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()>;
 
@@ -60,6 +75,11 @@ pub trait Device {
     /// # Errors
     /// Operands that do not fit, or lie outside their arenas; on host devices also an id or a label out of range.
     fn run(&mut self, op: &Op) -> Result<()>;
+
+    /// Bytes that the device takes for itself to run an operation; operations share them.
+    fn scratch(&self, _op: &Op) -> usize {
+        0
+    }
 
     /// Waits for the work in flight.
     fn sync(&mut self) -> Result<()>;
@@ -76,6 +96,9 @@ pub trait Device {
     /// Where the time of `run` and `replay` went.
     fn timings(&mut self) -> &mut Timings;
 }
+
+/// Tensors that may be on their way to the host at one time.
+pub const POSTS: usize = 4;
 
 /// Names that [`open`] knows, for messages and `vcycle info`.
 pub const NAMES: &[&str] = &["cpu", "reference", "cuda", "emulator"];
@@ -97,7 +120,7 @@ pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
 #[cfg(emulated)]
 fn emulator(threads: usize) -> Result<Box<dyn Device>> {
     let options = cuda::driver::emulator::Options { threads, ..Default::default() };
-    Ok(Box::new(cuda::emulated(options)))
+    Ok(Box::new(cuda::emulated(options).as_asked()?))
 }
 
 #[cfg(not(emulated))]

@@ -68,14 +68,24 @@ impl Timings {
     /// An operation of so many FLOPs ran from `begin` until now. Returns now, where the next one begins.
     pub fn add(&mut self, op: &Op, flops: u64, begin: Instant) -> Instant {
         let end = Instant::now();
+        self.add_span(op, flops, begin, end.saturating_duration_since(begin));
+        end
+    }
+
+    /// An operation of so many FLOPs ran for `length`.
+    pub fn add_span(&mut self, op: &Op, flops: u64, begin: Instant, length: Duration) {
         let (calls, time, all) = &mut self.totals[op.number()];
         *calls += 1;
-        *time += end.saturating_duration_since(begin);
+        *time += length;
         *all += flops;
         if let Some(recorder) = &mut self.recorder {
-            recorder.push(op.name(), (begin, end), Work::Operation { flops, shape: written(op) });
+            recorder.push(op.name(), (begin, begin + length), Work::Operation { flops, shape: written(op) });
         }
-        end
+    }
+
+    /// Whether single operations are wanted as spans.
+    pub fn is_recording(&self) -> bool {
+        self.recorder.is_some()
     }
 
     /// Something else that ran from `begin` until now: a step, an evaluation. Only recorded spans know of it.

@@ -23,6 +23,11 @@ impl Store {
     /// Zeros.
     pub fn new(table: ParamTable, device: &mut dyn Device) -> Result<Self> {
         let dtype = device.float();
+        Self::of(dtype, table, device)
+    }
+
+    /// Zeros of this type.
+    pub fn of(dtype: DType, table: ParamTable, device: &mut dyn Device) -> Result<Self> {
         let arena = device.alloc(table.elements() * dtype.bytes()).at("parameters")?;
         Ok(Store { table, arena, dtype })
     }

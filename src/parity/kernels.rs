@@ -23,7 +23,7 @@ pub struct Outcome {
 pub fn on_gpu(variant: &'static Variant, choice: Choice) -> Result<Outcome> {
     let devices = || {
         let mut device = cuda::open()?;
-        device.force(Some(variant));
+        device.prefer(variant);
         Ok(vec![Box::new(device) as Box<dyn Device>])
     };
     check(variant, devices, choice)
@@ -41,7 +41,7 @@ pub fn emulated(
 ) -> Result<Outcome> {
     let device = |options: &cuda::driver::emulator::Options| -> Box<dyn Device> {
         let mut device = cuda::emulated(options.clone());
-        device.force(Some(variant));
+        device.prefer(variant);
         Box::new(device)
     };
     check(variant, || Ok(schedules.iter().map(device).collect()), choice)

@@ -245,6 +245,13 @@ pub fn speed(page: &mut Page, sides: &[&Side]) {
 pub fn operations(page: &mut Page, sides: &[&Side]) {
     for side in sides {
         let Some(summary) = &side.summary else { continue };
+        // Steps that a GPU runs as one graph: only what is done between them was timed.
+        if !summary.operations.iter().any(|operation| operation.name == "linear") {
+            page.hint(
+                "Steps ran as captured graphs, whose operations were not timed: `vcycle train --profile` times them.",
+            );
+            continue;
+        }
         let mut all: Vec<&Operation> = summary.operations.iter().collect();
         all.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         let longest = all.first().map_or(0.0, |operation| operation.seconds).max(f64::MIN_POSITIVE);

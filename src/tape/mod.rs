@@ -184,6 +184,21 @@ impl Tape {
         out
     }
 
+    /// Appends an operation on memory of the caller: the update after a backward pass, so that both are one captured list.
+    pub fn append(&mut self, op: impl Into<Op>) {
+        self.push_op(op);
+    }
+
+    /// The operations recorded so far, on numbered buffers.
+    pub fn recorded(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// FLOPs and memory of what was recorded, without running it.
+    pub fn expected_cost(&self) -> StepCost {
+        Plan::new(&self.ops, &self.again, &self.buffers).cost
+    }
+
     /// Runs what was recorded.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! A run's configuration: TOML, checked before anything is written.
 
 use super::data_config::DataConfig;
-use super::learner::OptimizerConfig;
+use super::learner::{OptimizerConfig, Precision};
 use super::schedule::{DEFAULT_COOLDOWN, Decay, Schedule};
 use crate::bail;
 use crate::data::corpus::DataSource;
@@ -77,6 +77,9 @@ pub struct TrainConfig {
     /// Keep only the inputs of blocks and compute them again in the backward pass.
     #[serde(default)]
     pub recompute: bool,
+    /// In which type steps compute.
+    #[serde(default)]
+    pub precision: Precision,
     /// Micro-batches that a step's batch is computed in, one after another.
     #[serde(default = "one_batch")]
     pub accumulate: usize,

@@ -35,6 +35,7 @@ impl Side<'_, '_> {
                 (spent, Some(alpha))
             }
         };
+        learner.params_changed();
         self.at.flops += spent;
         self.at.hardware_flops += spent;
         self.at.seconds += begin.elapsed().as_secs_f64();
@@ -102,6 +103,7 @@ impl Side<'_, '_> {
             let device = &mut *self.context.device;
             device.copy(&base.flat(), &big.params.flat())?;
             flops += interpolate(device, &big.params, small, alpha, &scheme, &rules)?.flops;
+            big.params_changed();
             let (loss, _, spent) = self.held_out(big, most)?;
             flops += spent;
             Ok(loss)

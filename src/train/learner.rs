@@ -1,14 +1,15 @@
 //! One model in training on a device: parameters, gradients, moments, the tape, and AdamW.
 
 use crate::bail;
-use crate::device::ops::{ALIGN, AdamW, GlobalNorm, Op, StepState};
-use crate::device::{self, Device, Graph};
+use crate::device::ops::{ALIGN, Accumulate, AdamW, GlobalNorm, Op, StepState};
+use crate::device::{self, Device, Ticket};
 use crate::error::{At, Result};
 use crate::model::Model;
 use crate::model::params::ParamTable;
 use crate::model::store::Store;
 use crate::tape::{LossOptions, Mode, StepCost, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
+use serde::{Deserialize, Serialize};
 
 /// Constants of AdamW and clipping.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,6 +22,27 @@ pub struct OptimizerConfig {
     pub clip: f64,
 }
 
+/// In which type a step computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// All in f32.
+    #[default]
+    F32,
+    /// Activations and their gradients in bf16; sums, statistics, losses, parameters, their gradients and moments in f32.
+    Bf16,
+}
+
+/// How a learner computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Of dropout.
+    pub seed: u64,
+    /// Keep only the inputs of blocks, and compute them again in the backward pass.
+    pub recompute: bool,
+    pub precision: Precision,
+}
+
 /// What a step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
@@ -28,6 +50,15 @@ pub struct StepReport {
     pub loss: f64,
     /// Global norm of the gradients, before clipping.
     pub grad_norm: f64,
+}
+
+/// A step under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Submitted {
+    ticket: Ticket,
+    micro: usize,
+    /// Its number, for messages.
+    update: u64,
 }
 
 /// The running averages of AdamW.
@@ -72,61 +103,71 @@ pub struct Learner {
     pub params: Store,
     pub moments: Moments,
     grads: Store,
+    /// What steps compute with, in another type than the parameters.
+    compute: Option<Store>,
+    /// The parameters were written and `compute` was not.
+    stale: bool,
     decay_mask: Tensor,
-    norm: Tensor,
+    /// The norm of the gradients, then the losses of the step's micro-batches.
+    metrics: Tensor,
+    /// Room for what a step has measured.
+    measured: Vec<u8>,
     partials: Tensor,
     state: Tensor,
     ids: Tensor,
     labels: Tensor,
     tape: Tape,
     vars: Vec<Var>,
-    update: Graph,
-    update_flops: u64,
+    update: [Op; 2],
     train_cost: StepCost,
     evaluation_flops: u64,
     optimizer: OptimizerConfig,
-    seed: u64,
+    options: Options,
     /// Micro-batches so far: dropout draws anew for each.
     passes: u32,
-    recompute: bool,
 }
 
 impl Learner {
     /// Takes the parameters; moments start at zero. `batch` sequences of `time` tokens are computed at a time.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Out of memory; a precision that the device does not have.
     pub fn new(
         device: &mut dyn Device,
         model: Box<dyn Model>,
         params: Store,
         (batch, time): (usize, usize),
         optimizer: OptimizerConfig,
-        seed: u64,
-        recompute: bool,
+        options: Options,
     ) -> Result<Self> {
         let table = model.table().clone();
-        let (n, float) = (table.elements(), device.float());
+        let (n, float) = (table.elements(), options.precision.of(device)?);
+        let compute = match float == device.float() {
+            true => None,
+            false => Some(Store::of(float, table.clone(), device).at("parameters to compute with")?),
+        };
         let grads = Store::new(table.clone(), device).at("gradients")?;
         let moments = Moments::new(&table, device)?;
         let decay_mask = device::alloc_tensor(device, DType::U8, &[n / ALIGN])?;
         device.write(&decay_mask, &mask(&table))?;
-        let norm = device::alloc_tensor(device, float, &[1])?;
-        let partials = device::alloc_tensor(device, float, &[GlobalNorm::partials(n)])?;
+        let wide = device.float();
+        let metrics = device::alloc_tensor(device, wide, &[2])?;
+        let partials = device::alloc_tensor(device, wide, &[GlobalNorm::partials(n)])?;
         let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
         let dims = [batch, time];
         let ids = device::alloc_tensor(device, DType::I32, &dims)?;
         let labels = device::alloc_tensor(device, DType::I32, &dims)?;
         let OptimizerConfig { beta1, beta2, eps, weight_decay, clip } = optimizer;
         let (p, g) = (params.flat(), grads.flat());
-        let ops = [
+        let norm = element(metrics, 0);
+        let update = [
             Op::from(GlobalNorm { x: g, partials, norm }),
             Op::from(AdamW {
                 params: p,
                 grads: g,
                 m: moments.m.flat(),
                 v: moments.v.flat(),
-                copy: None,
+                copy: compute.as_ref().map(Store::flat),
                 decay_mask,
                 norm,
                 state,
@@ -137,13 +178,15 @@ impl Learner {
                 max_norm: clip,
             }),
         ];
-        let update = device.capture(&ops)?;
         Ok(Learner {
             params,
             moments,
             grads,
+            compute,
+            stale: true,
             decay_mask,
-            norm,
+            metrics,
+            measured: Vec::new(),
             partials,
             state,
             ids,
@@ -151,13 +194,11 @@ impl Learner {
             tape: Tape::new(float, state),
             vars: Vec::with_capacity(table.params.len()),
             update,
-            update_flops: ops.iter().map(|op| op.cost().flops).sum(),
             train_cost: StepCost::default(),
             evaluation_flops: 0,
             optimizer,
-            seed,
+            options,
             passes: 0,
-            recompute,
             model,
         })
     }
@@ -166,9 +207,17 @@ impl Learner {
     /// that [`Learner::new`] was given, accumulate to those of their mean loss; then one update.
     ///
     /// # Errors
-    /// A loss or norm that is not finite: training has diverged. Tokens that are no whole number of micro-batches.
-    /// Errors of the device.
+    /// As [`Learner::submit`] and [`Learner::report`].
     pub fn step(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], lr: f64) -> Result<StepReport> {
+        let submitted = self.submit(device, ids, labels, lr)?;
+        self.report(device, submitted)
+    }
+
+    /// Starts a step. Where the device works on its own, a next one may be started before this one has ended.
+    ///
+    /// # Errors
+    /// Tokens that are no whole number of micro-batches. Errors of the device.
+    pub fn submit(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], lr: f64) -> Result<Submitted> {
         let size = self.ids.numel();
         if ids.is_empty() || !ids.len().is_multiple_of(size) || ids.len() != labels.len() {
             bail!("{} ids and {} labels are no whole number of batches of {size}", ids.len(), labels.len());
@@ -177,34 +226,83 @@ impl Learner {
         self.moments.updates += 1;
         let correction = |beta: f64| (1.0 - beta.powf(self.moments.updates as f64)) as f32;
         let (bias1, bias2) = (correction(self.optimizer.beta1), correction(self.optimizer.beta2));
+        self.make_room(device, micro)?;
+        self.refresh(device)?;
         let mut cost = StepCost::default();
-        let mut total = 0.0;
         let options = LossOptions { weight: 1.0 / micro as f64, ..LossOptions::default() };
         for (i, (ids, labels)) in ids.chunks_exact(size).zip(labels.chunks_exact(size)).enumerate() {
             self.passes = self.passes.wrapping_add(1);
             let lr = lr as f32;
-            let state = StepState { step: self.passes, lr, bias1, bias2, ..StepState::with_seed(self.seed) };
+            let state = StepState { step: self.passes, lr, bias1, bias2, ..StepState::with_seed(self.options.seed) };
             device.write(&self.state, bytemuck::bytes_of(&state))?;
-            let loss = self.record(device, ids, labels, Mode::Train { accumulate: i > 0 }, options)?;
+            let recorded = Recorded { mode: Mode::Train { accumulate: i > 0 }, update: i + 1 == micro };
+            let loss = self.record(device, ids, labels, recorded, options)?;
             let StepCost { model_flops, hardware_flops, activation_bytes } = self.tape.cost();
             cost.model_flops += model_flops;
             cost.hardware_flops += hardware_flops;
             cost.activation_bytes = cost.activation_bytes.max(activation_bytes);
-            total += device::read_scalar(device, &self.tape.value(loss)?)?;
+            device.copy(&self.tape.value(loss)?, &element(self.metrics, 1 + i))?;
         }
         self.train_cost = cost;
-        device.replay(self.update)?;
-        let report = StepReport { loss: total, grad_norm: device::read_scalar(device, &self.norm)? };
+        let measured = self.metrics.row_block(0, 1).columns(0, 1 + micro);
+        Ok(Submitted { ticket: device.post(&measured)?, micro, update: self.moments.updates })
+    }
+
+    /// What a step has measured, once it has ended.
+    ///
+    /// # Errors
+    /// A loss or norm that is not finite: training has diverged. Errors of the device.
+    pub fn report(&mut self, device: &mut dyn Device, submitted: Submitted) -> Result<StepReport> {
+        let Submitted { ticket, micro, update } = submitted;
+        let size = self.metrics.dtype.bytes();
+        self.measured.resize((1 + micro) * size, 0);
+        device.collect(ticket, &mut self.measured)?;
+        let number = |bytes: &[u8]| match bytes.try_into() {
+            Ok(double) => f64::from_le_bytes(double),
+            Err(_) => f64::from(bytes.try_into().map_or(f32::NAN, f32::from_le_bytes)),
+        };
+        let mut numbers = self.measured.chunks_exact(size).map(number);
+        let grad_norm = numbers.next().unwrap_or(f64::NAN);
+        let report = StepReport { loss: numbers.sum(), grad_norm };
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             bail!(
-                "training diverged: loss {} and gradient norm {} at update {}; lower the learning rate or lengthen the \
+                "training diverged: loss {} and gradient norm {} at update {update}; lower the learning rate or lengthen the \
                  warm-up",
                 report.loss,
                 report.grad_norm,
-                self.moments.updates
             );
         }
         Ok(report)
+    }
+
+    /// To be called after the parameters were written from outside.
+    pub fn params_changed(&mut self) {
+        self.stale = true;
+    }
+
+    /// Brings what is computed with up to date with the parameters.
+    fn refresh(&mut self, device: &mut dyn Device) -> Result<()> {
+        if let (Some(compute), true) = (&self.compute, self.stale) {
+            device.run(&Accumulate { x: self.params.flat(), out: compute.flat(), add: false }.into())?;
+        }
+        self.stale = false;
+        Ok(())
+    }
+
+    /// Metrics of as many micro-batches.
+    fn make_room(&mut self, device: &mut dyn Device, micro: usize) -> Result<()> {
+        if self.metrics.numel() <= micro {
+            let wide = self.metrics.dtype;
+            let larger = device::alloc_tensor(device, wide, &[1 + micro])?;
+            free(device, std::mem::replace(&mut self.metrics, larger));
+            if let Op::GlobalNorm(op) = &mut self.update[0] {
+                op.norm = element(larger, 0);
+            }
+            if let Op::AdamW(op) = &mut self.update[1] {
+                op.norm = element(larger, 0);
+            }
+        }
+        Ok(())
     }
 
     /// Takes over moments.
@@ -233,7 +331,9 @@ impl Learner {
     /// # Errors
     /// Errors of the device.
     pub fn evaluate(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32]) -> Result<f64> {
-        let loss = self.record(device, ids, labels, Mode::Evaluate, LossOptions::default())?;
+        self.refresh(device)?;
+        let recorded = Recorded { mode: Mode::Evaluate, update: false };
+        let loss = self.record(device, ids, labels, recorded, LossOptions::default())?;
         self.evaluation_flops = self.tape.cost().model_flops;
         device::read_scalar(device, &self.tape.value(loss)?)
     }
@@ -243,7 +343,7 @@ impl Learner {
         device: &mut dyn Device,
         ids: &[i32],
         labels: &[i32],
-        mode: Mode,
+        Recorded { mode, update }: Recorded,
         options: LossOptions,
     ) -> Result<Var> {
         device.write(&self.ids, bytemuck::cast_slice(ids))?;
@@ -251,14 +351,18 @@ impl Learner {
         let tape = &mut self.tape;
         tape.begin(mode);
         let (ids, labels) = (tape.input(self.ids), tape.input(self.labels));
+        let weights = self.compute.as_ref().unwrap_or(&self.params);
         match mode {
-            Mode::Evaluate => self.params.declare_frozen(tape, &mut self.vars),
-            Mode::Train { .. } => self.params.declare(tape, &self.grads, &mut self.vars),
+            Mode::Evaluate => weights.declare_frozen(tape, &mut self.vars),
+            Mode::Train { .. } => weights.declare(tape, &self.grads, &mut self.vars),
         }
-        let loss = self.model.loss(tape, &self.vars, ids, labels, options, self.recompute);
+        let loss = self.model.loss(tape, &self.vars, ids, labels, options, self.options.recompute);
         match mode {
             Mode::Evaluate => tape.keep(loss),
             Mode::Train { .. } => tape.backward(&[loss]),
+        }
+        if update {
+            self.update.iter().for_each(|op| tape.append(*op));
         }
         tape.run(device)?;
         Ok(loss)
@@ -266,9 +370,7 @@ impl Learner {
 
     /// FLOPs of the training step before, with its update. Zero before the first step.
     pub fn step_flops(&self) -> StepFlops {
-        let StepCost { model_flops, hardware_flops, .. } = self.train_cost;
-        let update = if self.train_cost == StepCost::default() { 0 } else { self.update_flops };
-        StepFlops { model: model_flops + update, hardware: hardware_flops + update }
+        StepFlops { model: self.train_cost.model_flops, hardware: self.train_cost.hardware_flops }
     }
 
     /// FLOPs of the evaluation before. Zero before the first one.
@@ -286,14 +388,46 @@ impl Learner {
     /// As [`Learner::finish`], with the moments.
     pub fn finish_keeping_moments(mut self, device: &mut dyn Device) -> (Box<dyn Model>, Store, Moments) {
         self.tape.forget(device);
-        device.release(self.update);
         self.grads.free(device);
-        for t in [self.decay_mask, self.norm, self.partials, self.state, self.ids, self.labels] {
-            if let Place::Arena(arena) = t.place {
-                device.free(arena);
-            }
+        self.compute.into_iter().for_each(|store| store.free(device));
+        for t in [self.decay_mask, self.metrics, self.partials, self.state, self.ids, self.labels] {
+            free(device, t);
         }
         (self.model, self.params, self.moments)
+    }
+}
+
+/// What a step is recorded for, and whether the update follows.
+#[derive(Clone, Copy)]
+struct Recorded {
+    mode: Mode,
+    update: bool,
+}
+
+impl Precision {
+    /// The type on a device.
+    ///
+    /// # Errors
+    /// The device does not compute in it: says which do.
+    pub fn of(self, device: &dyn Device) -> Result<DType> {
+        match self {
+            Precision::F32 => Ok(device.float()),
+            Precision::Bf16 if device.computes_in(DType::BF16) => Ok(DType::BF16),
+            Precision::Bf16 => bail!(
+                "train.precision: the device {} does not compute in bf16; use \"f32\", or --device cuda or emulator",
+                device.name()
+            ),
+        }
+    }
+}
+
+fn element(t: Tensor, i: usize) -> Tensor {
+    Tensor::new(t.place, t.dtype, i, &[1])
+}
+
+fn free(device: &mut dyn Device, t: Tensor) {
+    if let Place::Arena(arena) = t.place {
+        device.free(arena);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Training: one step of one level (`learner`), the rate (`schedule`), the stages of a V-cycle or of its twin (`side`),
 //! both of them in a folder (`run`, `folder`), stopped and gone on with (`checkpoint`).
 
+pub mod budget;
 pub mod checkpoint;
 pub mod config;
 pub mod data_config;

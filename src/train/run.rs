@@ -1,5 +1,6 @@
 //! A run: the V-cycle through its stages, and its scratch twin, in one folder; new, or gone on with.
 
+use super::budget::Budget;
 use super::checkpoint;
 use super::config::Config;
 use super::folder::{About, RunFolder};
@@ -84,6 +85,16 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
     })?;
     levels::build(&config, data.vocab_size).at(folder.dir.join("config.toml").display())?;
     both(&config, &data, &folder, true, tools)
+}
+
+/// What a run would take of the device's memory. Prepares the data, whose vocabulary it needs, and writes nothing else.
+///
+/// # Errors
+/// As [`train`], before anything is written.
+pub fn budget(config: &Config, tools: &mut Tools<'_>) -> Result<Budget> {
+    levels::build(config, 1)?;
+    let data = open_data(config, tools.cache, tools.progress)?;
+    Budget::new(config, &levels::build(config, data.vocab_size)?, tools.device)
 }
 
 fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<Corpus> {

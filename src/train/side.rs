@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, Checkpoint, Part, State};
 use super::config::{Config, OptimizerState, Stage};
-use super::learner::{Learner, Moments};
+use super::learner::{Learner, Moments, Options, StepReport, Submitted};
 use super::levels::Levels;
 use super::metrics::{Event, Metrics, OperationTime, Position};
 use super::progress::Progress;
@@ -76,6 +76,8 @@ pub struct Side<'a, 'b> {
     keeps_moments: bool,
     pub(super) at: Position,
     pub(super) stage_step: u64,
+    /// A step that was started and not yet reported: where it ended, and its learning rate.
+    pending: Option<(Submitted, Position, f64)>,
     valid: f64,
     /// Time by operation before this process, and what the device had counted when this side began.
     operations: Vec<OperationTime>,
@@ -134,6 +136,7 @@ impl<'a, 'b> Side<'a, 'b> {
             legs,
             at: Position::default(),
             stage_step: 0,
+            pending: None,
             valid: f64::INFINITY,
             ids: memory::zeros(tokens).at("train.batch")?,
             labels: memory::zeros(tokens).at("train.batch")?,
@@ -246,8 +249,12 @@ impl<'a, 'b> Side<'a, 'b> {
             None => Store::new(model.table().clone(), *device)?,
         };
         let batch = (config.train.batch / config.train.accumulate, config.model.context);
-        let seed = config.seed.wrapping_add(self.at.stage as u64 - 1);
-        Learner::new(*device, model, params, batch, config.optimizer(), seed, config.train.recompute)
+        let options = Options {
+            seed: config.seed.wrapping_add(self.at.stage as u64 - 1),
+            recompute: config.train.recompute,
+            precision: config.train.precision,
+        };
+        Learner::new(*device, model, params, batch, config.optimizer(), options)
     }
 
     fn release(&mut self, level: usize) {
@@ -277,6 +284,11 @@ impl<'a, 'b> Side<'a, 'b> {
             let seconds = self.step(learner, stage.rate(self.stage_step, before))?;
             let step = self.stage_step;
             let evaluated = step.is_multiple_of(eval_every) || step == stage.steps;
+            let stop = (self.context.stop)();
+            let saved = stop || step.is_multiple_of(save_every);
+            if evaluated || saved {
+                self.report(learner)?;
+            }
             if evaluated {
                 self.evaluate(learner)?;
             }
@@ -285,8 +297,7 @@ impl<'a, 'b> Side<'a, 'b> {
             self.context
                 .progress
                 .step(step, stage.steps, || format!("held-out {valid:.3}  {:.0} tokens/s", tokens / seconds));
-            let stop = (self.context.stop)();
-            if stop || done || step.is_multiple_of(save_every) {
+            if saved || done {
                 self.save(learner, evaluated)?;
             }
             if stop {
@@ -312,11 +323,14 @@ impl<'a, 'b> Side<'a, 'b> {
         (self.context.config.train.batch * self.context.config.model.context) as f64
     }
 
-    /// One step. Returns its seconds.
+    /// Starts a step and reports the one before. Returns the seconds that both took.
     fn step(&mut self, learner: &mut Learner, lr: f64) -> Result<f64> {
         let begin = Instant::now();
         let (ids, labels) = self.batches.next(self.at.step)?;
-        let report = learner.step(self.context.device, ids, labels, lr)?;
+        let submitted = learner.submit(self.context.device, ids, labels, lr)?;
+        if let Some((before, at, lr)) = self.pending.take() {
+            self.write_step(learner, before, at, lr)?;
+        }
         let seconds = begin.elapsed().as_secs_f64();
         self.context.device.timings().mark("step", self.at.step, begin);
         self.at.step += 1;
@@ -325,9 +339,22 @@ impl<'a, 'b> Side<'a, 'b> {
         self.at.flops += flops.model;
         self.at.hardware_flops += flops.hardware;
         self.at.seconds += seconds;
-        let (loss, grad_norm) = (report.loss, report.grad_norm);
-        self.metrics.write(&Event::Step { at: self.at, lr, loss, grad_norm })?;
+        self.pending = Some((submitted, self.at, lr));
         Ok(seconds)
+    }
+
+    /// Waits for the step under way and reports it.
+    fn report(&mut self, learner: &mut Learner) -> Result<()> {
+        let Some((submitted, at, lr)) = self.pending.take() else { return Ok(()) };
+        let begin = Instant::now();
+        self.context.device.sync()?;
+        self.at.seconds += begin.elapsed().as_secs_f64();
+        self.write_step(learner, submitted, Position { seconds: self.at.seconds, ..at }, lr)
+    }
+
+    fn write_step(&mut self, learner: &mut Learner, submitted: Submitted, at: Position, lr: f64) -> Result<()> {
+        let StepReport { loss, grad_norm } = learner.report(self.context.device, submitted)?;
+        self.metrics.write(&Event::Step { at, lr, loss, grad_norm })
     }
 
     /// Mean loss over up to `most` held-out batches, the tokens that were scored, and FLOPs.

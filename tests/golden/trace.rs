@@ -7,7 +7,7 @@ use vcycle::device::{self, Device};
 use vcycle::model::Model;
 use vcycle::model::store::Store;
 use vcycle::multilevel::{Rules, coalesce, interpolate};
-use vcycle::train::learner::{Learner, OptimizerConfig};
+use vcycle::train::learner::{Learner, OptimizerConfig, Options};
 use vcycle::train::schedule::{Decay, Schedule};
 
 const OPTIMIZER: OptimizerConfig =
@@ -33,7 +33,7 @@ impl Trace {
             floor: 0.0,
             cooldown: 0.0,
         };
-        let mut learner = Learner::new(device, model, params, (2, 16), OPTIMIZER, 1, false).expect("memory");
+        let mut learner = Learner::new(device, model, params, (2, 16), OPTIMIZER, Options::default()).expect("memory");
         for step in 0..schedule.steps {
             let entry = &self.json["log"][self.steps];
             let number = |key: &str| entry[key].as_f64().expect("a number");

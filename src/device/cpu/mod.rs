@@ -24,7 +24,7 @@ mod scratch;
 use super::host::{Element, Host, View};
 use super::ops::{Op, StepState};
 use super::timing::Timings;
-use super::{Device, Graph};
+use super::{Device, Graph, Ticket};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use pool::Pool;
@@ -149,6 +149,14 @@ impl Device for Cpu {
 
     fn read(&mut self, from: &Tensor, bytes: &mut [u8]) -> Result<()> {
         self.host.read(from, bytes)
+    }
+
+    fn post(&mut self, from: &Tensor) -> Result<Ticket> {
+        self.host.post(from)
+    }
+
+    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.host.collect(ticket, bytes)
     }
 
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {

@@ -1,5 +1,6 @@
 //! `column_sum`.
 
+use super::chip::Chip;
 use super::elements::{each, typed, whole};
 use super::launch::Launch;
 use super::places::{Places, TICKETS};
@@ -15,6 +16,11 @@ pub fn naive(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
 pub fn tiled(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "column_sum_tiled_f32", "column_sum_tiled_bf16");
     out.push(operands(Launch::new(kernel, op.x.width.div_ceil(32), 32).block(32, 32), op, places));
+}
+
+/// The part of a GPU's multiprocessors that [`tiled`] has blocks for.
+pub fn occupied(op: &ColumnSum, chip: &Chip) -> f64 {
+    (op.x.width.div_ceil(32) as f64 / chip.sms as f64).min(1.0)
 }
 
 fn operands(launch: Launch, op: &ColumnSum, places: &Places) -> Launch {

@@ -8,6 +8,7 @@ mod activation;
 mod adamw;
 mod attention;
 mod attention_backward;
+pub mod chip;
 mod column_sum;
 pub mod compiled;
 mod cross_entropy;
@@ -26,12 +27,12 @@ pub mod variants;
 
 use super::ops::{Access, Item, Multilevel, Op, Operation};
 use super::timing::Timings;
-use super::{Device, Graph, bounds};
+use super::{Device, Graph, Ticket, bounds};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
-use driver::Driver;
+use driver::{Driver, Part};
 use launch::{Launch, Region};
 use places::Places;
 use std::time::Instant;
@@ -42,7 +43,7 @@ use variants::Variant;
 /// # Errors
 /// No libcuda, no GPU, or no device code in this build: says which, and what runs instead.
 pub fn open() -> Result<Cuda<driver::nvidia::Nvidia>> {
-    Ok(Cuda::new("cuda", driver::nvidia::Nvidia::open()?))
+    Cuda::new("cuda", driver::nvidia::Nvidia::open()?).as_asked()
 }
 
 /// The device `emulator`.
@@ -54,9 +55,16 @@ pub fn emulated(options: driver::emulator::Options) -> Cuda<driver::emulator::Em
 /// One operation, ready to run.
 struct Planned {
     op: Op,
-    regions: Vec<Region>,
-    launches: Vec<Launch>,
     flops: u64,
+}
+
+/// A captured list of operations.
+struct Captured {
+    planned: Vec<Planned>,
+    /// Beside `planned`.
+    parts: Vec<Part>,
+    /// All of it as one graph of the driver's.
+    graph: u32,
 }
 
 /// See the module.
@@ -64,29 +72,66 @@ pub struct Cuda<D> {
     name: &'static str,
     pub driver: D,
     places: Places,
-    graphs: Vec<Option<Vec<Planned>>>,
+    captured: Vec<Option<Captured>>,
+    /// Captured lists are started as graphs, and not one operation after another.
+    graphs: bool,
     timings: Timings,
-    /// For operations of one name, this variant instead of the one that is chosen.
-    forced: Option<&'static Variant>,
+    /// Variants that run their operations, where they support them, instead of those that are chosen.
+    preferred: Vec<&'static Variant>,
 }
 
 impl<D: Driver> Cuda<D> {
     pub fn new(name: &'static str, driver: D) -> Self {
-        Cuda { name, driver, places: Places::default(), graphs: Vec::new(), timings: Timings::default(), forced: None }
+        Cuda {
+            name,
+            driver,
+            places: Places::default(),
+            captured: Vec::new(),
+            graphs: true,
+            timings: Timings::default(),
+            preferred: Vec::new(),
+        }
     }
 
-    /// From now on this variant runs its operation, whether or not another would be chosen.
-    pub fn force(&mut self, variant: Option<&'static Variant>) {
-        self.forced = variant;
+    /// From now on this variant runs its operation where it supports it, whether or not another would be chosen.
+    pub fn prefer(&mut self, variant: &'static Variant) {
+        self.preferred.retain(|v| v.operation != variant.operation);
+        self.preferred.push(variant);
     }
 
-    fn plan(&mut self, op: &Op) -> Result<Planned> {
+    /// As the environment asks: see [`variants::asked_for`]; `VCYCLE_GRAPHS=0` starts operations one by one.
+    ///
+    /// # Errors
+    /// A variable that asks for what there is not.
+    pub fn as_asked(mut self) -> Result<Self> {
+        self.preferred = variants::asked_for()?;
+        match std::env::var("VCYCLE_GRAPHS").as_deref() {
+            Ok("0") => self.graphs = false,
+            Ok("1") | Err(_) => {}
+            Ok(other) => {
+                bail!("VCYCLE_GRAPHS is {other:?}: 1 captures a step as one graph, 0 starts every operation by itself")
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether captured lists are started as graphs; results are the same bits. They are, if nobody says otherwise.
+    pub fn use_graphs(&mut self, graphs: bool) {
+        self.graphs = graphs;
+    }
+
+    /// What runs an operation.
+    fn variant(&self, op: &Op) -> Option<&'static Variant> {
+        let preferred = self.preferred.iter().copied().find(|v| (v.supports)(op));
+        preferred.or_else(|| variants::choose(op, &self.driver.chip()))
+    }
+
+    fn plan(&mut self, op: &Op) -> Result<(Planned, Part)> {
         bounds::check(op, &[DType::F32, DType::BF16], |arena| self.places.bytes(arena))?;
         if let Op::Multilevel(op) = op {
             self.check_maps(op).map_err(|e| e.at(Multilevel::NAME))?;
         }
-        let forced = self.forced.filter(|v| v.operation == op.name());
-        let Some(variant) = forced.or_else(|| variants::choose(op)).filter(|v| (v.supports)(op)) else {
+        let Some(variant) = self.variant(op) else {
             return Err(Error::new(format!("no kernel runs these shapes: {op:?}")).at(op.name()));
         };
         self.reserve((variant.workspace)(op))?;
@@ -103,7 +148,7 @@ impl<D: Driver> Cuda<D> {
         if (variant.workspace)(op) > 0 {
             regions.push(Region { rows: self.places.workspace_rows(), access: Access::Update });
         }
-        Ok(Planned { op: *op, regions, launches, flops: op.cost().flops })
+        Ok((Planned { op: *op, flops: op.cost().flops }, Part { name: op.name(), regions, launches }))
     }
 }
 
@@ -111,8 +156,7 @@ impl<D: Driver> Cuda<D> {
     /// Sees to it that the workspace has so many bytes. A smaller one stays where it is: captured launches may use it.
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         if bytes > self.places.workspace_rows().width {
-            // Half as much again: a next operation is often a little larger.
-            let bytes = (bytes + bytes / 2).next_multiple_of(256);
+            let bytes = with_reserve(bytes);
             let address = self.driver.alloc(bytes).map_err(|e| e.at("workspace of kernels"))?;
             self.places.set_workspace(address, bytes);
         }
@@ -132,10 +176,29 @@ impl<D: Driver> Cuda<D> {
     }
 }
 
-/// Starts what was planned. On a GPU, the times that are taken around it are those of starting, not of running.
-fn run(driver: &mut dyn Driver, planned: &Planned) -> Result<()> {
-    driver.operands(&planned.regions);
-    planned.launches.iter().try_for_each(|launch| driver.launch(launch)).map_err(|e| e.at(planned.op.name()))
+/// Half as much again: a next operation is often a little larger.
+fn with_reserve(bytes: usize) -> usize {
+    (bytes + bytes / 2).next_multiple_of(256)
+}
+
+/// Runs operations one after another and adds the time that each took on the device.
+fn run(driver: &mut dyn Driver, planned: &[Planned], parts: &[Part], timings: &mut Timings) -> Result<()> {
+    let begin = Instant::now();
+    driver.stamp()?;
+    for part in parts {
+        driver.begin_range(part.name);
+        let started = part.start(driver);
+        driver.end_range();
+        started?;
+        driver.stamp()?;
+    }
+    let (mut at, mut planned) = (begin, planned.iter());
+    driver.stamps(&mut |length| {
+        if let Some(Planned { op, flops }) = planned.next() {
+            timings.add_span(op, *flops, at, length);
+        }
+        at += length;
+    })
 }
 
 impl<D: Driver> Device for Cuda<D> {
@@ -170,6 +233,14 @@ impl<D: Driver> Device for Cuda<D> {
         self.driver.read(self.places.packed(from, bytes.len())?, bytes)
     }
 
+    fn post(&mut self, from: &Tensor) -> Result<Ticket> {
+        self.driver.post(self.places.rows(from)?)
+    }
+
+    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.driver.collect(ticket, bytes)
+    }
+
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
         if (from.rows(), from.width, from.dtype) != (to.rows(), to.width, to.dtype) {
             bail!("{from:?} cannot be copied to {to:?}");
@@ -178,11 +249,12 @@ impl<D: Driver> Device for Cuda<D> {
     }
 
     fn run(&mut self, op: &Op) -> Result<()> {
-        let planned = self.plan(op)?;
-        let begin = Instant::now();
-        run(&mut self.driver, &planned)?;
-        self.timings.add(op, planned.flops, begin);
-        Ok(())
+        let (planned, part) = self.plan(op)?;
+        run(&mut self.driver, &[planned], &[part], &mut self.timings)
+    }
+
+    fn scratch(&self, op: &Op) -> usize {
+        self.variant(op).map_or(0, |variant| with_reserve((variant.workspace)(op)))
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -190,24 +262,34 @@ impl<D: Driver> Device for Cuda<D> {
     }
 
     fn capture(&mut self, ops: &[Op]) -> Result<Graph> {
-        let planned = ops.iter().map(|op| self.plan(op)).collect::<Result<_>>()?;
-        self.graphs.push(Some(planned));
-        Ok(Graph(self.graphs.len() as u32 - 1))
+        let (mut planned, mut parts) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
+        for op in ops {
+            let (one, part) = self.plan(op)?;
+            planned.push(one);
+            parts.push(part);
+        }
+        let graph = self.driver.record(&parts)?;
+        self.captured.push(Some(Captured { planned, parts, graph }));
+        Ok(Graph(self.captured.len() as u32 - 1))
     }
 
+    /// As one graph, unless single operations are to be timed.
     fn replay(&mut self, graph: Graph) -> Result<()> {
-        let Some(Some(planned)) = self.graphs.get(graph.0 as usize) else { bail!("this captured list was released") };
-        let mut begin = Instant::now();
-        for planned in planned {
-            run(&mut self.driver, planned)?;
-            begin = self.timings.add(&planned.op, planned.flops, begin);
+        let Some(Some(captured)) = self.captured.get(graph.0 as usize) else {
+            bail!("this captured list was released")
+        };
+        if self.graphs && !self.timings.is_recording() {
+            self.driver.begin_range("captured step");
+            let started = self.driver.replay(captured.graph);
+            self.driver.end_range();
+            return started;
         }
-        Ok(())
+        run(&mut self.driver, &captured.planned, &captured.parts, &mut self.timings)
     }
 
     fn release(&mut self, graph: Graph) {
-        if let Some(slot) = self.graphs.get_mut(graph.0 as usize) {
-            *slot = None;
+        if let Some(captured) = self.captured.get_mut(graph.0 as usize).and_then(Option::take) {
+            self.driver.release(captured.graph);
         }
     }
 

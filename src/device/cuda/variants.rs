@@ -1,12 +1,16 @@
 //! The one table of kernel variants, which the device, `kernels list`, `kernels check` and the tests iterate.
 //!
-//! For every operation a ladder, slowest and most readable first. The device takes the last one that supports the operation.
+//! For every operation a ladder, slowest and most readable first. The device takes the one that a time model expects to be the
+//! fastest, or that the environment asks for (`VCYCLE_VARIANT_linear=naive`), where it supports the operation.
 
+use super::chip::Chip;
 use super::launch::Launch;
 use super::places::Places;
 use super::{accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout};
 use super::{embedding, fill, global_norm, layernorm, linear, multilevel};
+use crate::bail;
 use crate::device::ops::{NAMES, Op};
+use crate::error::Result;
 use crate::tensor::DType;
 
 /// One way to run an operation.
@@ -21,16 +25,19 @@ pub struct Variant {
     pub kernels: &'static [&'static str],
     /// Whether it runs this operation.
     pub supports: fn(&Op) -> bool,
+    /// What the time model expects this operation to take. It ranks variants of one operation; nobody has measured it.
+    pub seconds: fn(&Op, &Chip) -> f64,
     /// Bytes of [`Places::workspace`] that it needs for this operation.
     pub workspace: fn(&Op) -> usize,
     /// The launches, in order.
     pub launch: fn(&Op, &Places, &mut Vec<Launch>),
 }
 
-/// `variants!(OpName { "name" [types] => [kernels], supports, launch (, workspace); ... } ...)`.
+/// `variants!(OpName { "name" [types] => [kernels], supports, launch, seconds (, workspace); ... } ...)`.
 macro_rules! variants {
     ($($operation:ident { $(
-        $name:literal [$($float:ident),+] => [$($kernel:literal),+], $supports:expr, $launch:path $(, $workspace:path)?;
+        $name:literal [$($float:ident),+] => [$($kernel:literal),+], $supports:expr, $launch:path, $seconds:expr
+            $(, $workspace:path)?;
     )+ })+) => {
         /// The table.
         pub const VARIANTS: &[Variant] = &[$($(Variant {
@@ -45,6 +52,10 @@ macro_rules! variants {
                 }
                 _ => false,
             },
+            seconds: |op, chip| match op {
+                Op::$operation(op) => ($seconds as fn(&crate::device::ops::$operation, &Chip) -> f64)(op, chip),
+                _ => f64::INFINITY,
+            },
             workspace: |op| match op {
                 $(Op::$operation(op) => $workspace(op),)?
                 _ => { let _ = op; 0 }
@@ -57,107 +68,122 @@ macro_rules! variants {
 variants! {
     Accumulate {
         "naive" [F32, BF16] => ["accumulate_f32", "accumulate_bf16", "accumulate_f32_bf16", "accumulate_bf16_f32"],
-            |_| true, accumulate::naive;
+            |_| true, accumulate::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
         "vector" [F32, BF16] => [
-            "accumulate_vector_f32", "accumulate_vector_bf16", "accumulate_vector_f32_bf16", "accumulate_vector_bf16_f32"
-        ], accumulate::is_whole, accumulate::vector;
+            "accumulate_vector_f32", "accumulate_vector_bf16",
+            "accumulate_vector_f32_bf16", "accumulate_vector_bf16_f32"
+        ], accumulate::is_whole, accumulate::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
     }
     ActivationBackward {
-        "naive" [F32, BF16] => ["activation_backward_f32", "activation_backward_bf16"], |_| true, activation::naive;
+        "naive" [F32, BF16] => ["activation_backward_f32", "activation_backward_bf16"],
+            |_| true, activation::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
         "vector" [F32, BF16] => ["activation_backward_vector_f32", "activation_backward_vector_bf16"],
-            activation::is_whole, activation::vector;
+            activation::is_whole, activation::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
     }
     AdamW {
-        "naive" [F32, BF16] => ["adamw_f32"], adamw::fits_copy, adamw::naive;
-        "vector" [F32, BF16] => ["adamw_vector_f32"], adamw::is_whole, adamw::vector;
+        "naive" [F32, BF16] => ["adamw_f32"],
+            adamw::fits_copy, adamw::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+        "vector" [F32, BF16] => ["adamw_vector_f32"],
+            adamw::is_whole, adamw::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
     }
     Attention {
-        "naive" [F32] => ["attention_naive_f32"], |_| true, attention::naive;
+        "naive" [F32] => ["attention_naive_f32"], |_| true, attention::naive, |op, chip| arithmetic(*op, chip, 0.02, 1);
         "tiled" [F32] => ["attention_tiled_32_f32", "attention_tiled_64_f32", "attention_tiled_128_f32"],
-            attention::fits_tile, attention::tiled;
+            attention::fits_tile, attention::tiled, |op, chip| arithmetic(*op, chip, 0.3, 1);
     }
     AttentionBackward {
         "naive" [F32] => ["attention_delta_f32", "attention_dq_naive_f32", "attention_dkdv_naive_f32"],
-            |_| true, attention_backward::naive;
+            |_| true, attention_backward::naive, |op, chip| arithmetic(*op, chip, 0.01, 3);
         "tiled" [F32] => [
             "attention_delta_f32",
             "attention_dq_tiled_32_f32", "attention_dq_tiled_64_f32", "attention_dq_tiled_128_f32",
             "attention_dkdv_tiled_32_f32", "attention_dkdv_tiled_64_f32", "attention_dkdv_tiled_128_f32"
-        ], attention_backward::fits_tile, attention_backward::tiled;
+        ], attention_backward::fits_tile, attention_backward::tiled, |op, chip| arithmetic(*op, chip, 0.3, 3);
     }
     ColumnSum {
-        "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"], |_| true, column_sum::naive;
-        "tiled" [F32, BF16] => ["column_sum_tiled_f32", "column_sum_tiled_bf16"], |_| true, column_sum::tiled;
+        "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
+            |_| true, column_sum::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);
+        "tiled" [F32, BF16] => ["column_sum_tiled_f32", "column_sum_tiled_bf16"],
+            |_| true, column_sum::tiled, |op, chip| chip.memory(bytes(*op), 0.5 * column_sum::occupied(op, chip), 1);
         "vector" [F32, BF16] => ["column_sum_vector_f32", "column_sum_vector_bf16", "column_sum_tiled_f32"],
-            column_sum::is_whole, column_sum::vector, column_sum::workspace;
+            column_sum::is_whole, column_sum::vector, |op, chip| chip.memory(bytes(*op), 0.85, 2),
+            column_sum::workspace;
     }
     CrossEntropy {
         "naive" [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_naive_f32", "cross_entropy_naive_bf16", "cross_entropy_loss_f32"
-        ], |_| true, cross_entropy::naive;
+        ], |_| true, cross_entropy::naive, |op, chip| chip.memory(bytes(*op), 0.05, 3);
         "block" [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_block_f32", "cross_entropy_block_bf16", "cross_entropy_loss_f32"
-        ], |_| true, cross_entropy::block;
+        ], |_| true, cross_entropy::block, |op, chip| chip.memory(bytes(*op), 0.6, 3);
         "vector" [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_loss_f32",
             "cross_entropy_vector_128_f32", "cross_entropy_vector_128_bf16",
             "cross_entropy_vector_512_f32", "cross_entropy_vector_512_bf16"
-        ], cross_entropy::is_aligned, cross_entropy::vector;
+        ], cross_entropy::is_aligned, cross_entropy::vector, |op, chip| chip.memory(bytes(*op), 0.85, 3);
     }
     Dropout {
-        "naive" [F32, BF16] => ["dropout_f32", "dropout_bf16"], |_| true, dropout::naive;
-        "vector" [F32, BF16] => ["dropout_vector_f32", "dropout_vector_bf16"], dropout::is_whole, dropout::vector;
+        "naive" [F32, BF16] => ["dropout_f32", "dropout_bf16"],
+            |_| true, dropout::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+        "vector" [F32, BF16] => ["dropout_vector_f32", "dropout_vector_bf16"],
+            dropout::is_whole, dropout::vector, |op, chip| chip.memory(bytes(*op), 0.8, 1);
     }
     Embedding {
-        "naive" [F32, BF16] => ["embedding_f32", "embedding_bf16"], |_| true, embedding::naive;
+        "naive" [F32, BF16] => ["embedding_f32", "embedding_bf16"],
+            |_| true, embedding::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1);
         "vector" [F32, BF16] => ["embedding_vector_f32", "embedding_vector_bf16"],
-            embedding::is_whole, embedding::vector;
+            embedding::is_whole, embedding::vector, |op, chip| chip.memory(bytes(*op), 0.85, 1);
     }
     EmbeddingBackward {
         "naive" [F32, BF16] => [
             "embedding_backward_naive_f32", "embedding_backward_naive_bf16",
             "embedding_positions_f32", "embedding_positions_bf16"
-        ], |_| true, embedding::backward_naive;
+        ], |_| true, embedding::backward_naive, |op, chip| chip.memory(bytes(*op), 0.02, 2);
         "owner" [F32, BF16] => [
             "embedding_clear_f32", "embedding_backward_owner_f32", "embedding_backward_owner_bf16",
             "embedding_positions_f32", "embedding_positions_bf16"
-        ], |_| true, embedding::backward_owner;
+        ], |_| true, embedding::backward_owner, |op, chip| chip.memory(bytes(*op), 0.2, 3);
     }
     Fill {
-        "naive" [F32, BF16] => ["fill_f32", "fill_bf16"], |_| true, fill::naive;
-        "vector" [F32, BF16] => ["fill_vector_f32", "fill_vector_bf16"], fill::is_whole, fill::vector;
+        "naive" [F32, BF16] => ["fill_f32", "fill_bf16"],
+            |_| true, fill::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+        "vector" [F32, BF16] => ["fill_vector_f32", "fill_vector_bf16"],
+            fill::is_whole, fill::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
     }
-    GlobalNorm { "block" [F32] => ["global_norm_partials_f32", "global_norm_finish_f32"], |_| true, global_norm::block; }
+    GlobalNorm { "block" [F32] => ["global_norm_partials_f32", "global_norm_finish_f32"], |_| true, global_norm::block, |op, chip| chip.memory(bytes(*op), 0.7, 2); }
     LayerNorm {
-        "naive" [F32, BF16] => ["layernorm_naive_f32", "layernorm_naive_bf16"], |_| true, layernorm::naive;
-        "warp" [F32, BF16] => ["layernorm_warp_f32", "layernorm_warp_bf16"], |_| true, layernorm::warp;
+        "naive" [F32, BF16] => ["layernorm_naive_f32", "layernorm_naive_bf16"],
+            |_| true, layernorm::naive, |op, chip| chip.memory(bytes(*op), 0.05, 1);
+        "warp" [F32, BF16] => ["layernorm_warp_f32", "layernorm_warp_bf16"],
+            |_| true, layernorm::warp, |op, chip| chip.memory(bytes(*op), 0.5, 1);
         "vector" [F32, BF16] => [
             "layernorm_vector_512_f32", "layernorm_vector_1024_f32",
             "layernorm_vector_4096_f32", "layernorm_vector_8192_f32",
             "layernorm_vector_512_bf16", "layernorm_vector_1024_bf16",
             "layernorm_vector_4096_bf16", "layernorm_vector_8192_bf16"
-        ], layernorm::fits_registers, layernorm::vector;
+        ], layernorm::fits_registers, layernorm::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
     }
     LayerNormBackward {
         "naive" [F32, BF16] => [
             "layernorm_dx_naive_f32", "layernorm_dx_naive_bf16",
             "layernorm_partials_naive_f32", "layernorm_partials_naive_bf16", "layernorm_finish_f32"
-        ], |_| true, layernorm::backward_naive;
+        ], |_| true, layernorm::backward_naive, |op, chip| chip.memory(bytes(*op), 0.03, 3);
         "warp" [F32, BF16] => ["layernorm_backward_warp_f32", "layernorm_backward_warp_bf16", "layernorm_finish_f32"],
-            layernorm::fits_shared, layernorm::backward_warp;
+            layernorm::fits_shared, layernorm::backward_warp, |op, chip| chip.memory(bytes(*op), 0.3, 2);
         "vector" [F32, BF16] => [
             "layernorm_backward_vector_f32", "layernorm_backward_vector_bf16", "layernorm_finish_tiled_f32"
-        ], layernorm::fits_block, layernorm::backward_vector, layernorm::workspace;
+        ], layernorm::fits_block, layernorm::backward_vector, |op, chip| chip.memory(bytes(*op), 0.8, 2),
+            layernorm::workspace;
     }
     Linear {
-        "naive" [F32] => ["linear_naive_f32"], |_| true, linear::naive;
-        "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared;
+        "naive" [F32] => ["linear_naive_f32"], |_| true, linear::naive, |op, chip| arithmetic(*op, chip, 0.05, 1);
+        "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared, |op, chip| arithmetic(*op, chip, 0.15, 1);
         "tiled" [F32] => ["linear_tiled_nn_f32", "linear_tiled_nt_f32", "linear_tiled_tn_f32", "linear_tiled_tt_f32"],
-            |op| op.sizes().2 > 0, linear::tiled;
+            |op| op.sizes().2 > 0, linear::tiled, |op, chip| arithmetic(*op, chip, 0.5, 1);
     }
     Multilevel {
-        "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive;
-        "row" [F32] => ["multilevel_row_f32"], |_| true, multilevel::row;
+        "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);
+        "row" [F32] => ["multilevel_row_f32"], |_| true, multilevel::row, |op, chip| chip.memory(bytes(*op), 0.5, 1);
     }
 }
 
@@ -166,7 +192,43 @@ pub fn ladder(operation: &str) -> impl DoubleEndedIterator<Item = &'static Varia
     VARIANTS.iter().filter(move |v| v.operation == operation)
 }
 
-/// The variant that runs this operation: the last of its ladder that supports it.
-pub fn choose(op: &Op) -> Option<&'static Variant> {
-    ladder(NAMES[op.number()]).rev().find(|v| (v.supports)(op))
+/// Bytes that an operation moves at the least.
+fn bytes(op: impl Into<Op>) -> u64 {
+    op.into().cost().bytes
+}
+
+/// Seconds of products in f32 without tensor cores.
+fn arithmetic(op: impl Into<Op>, chip: &Chip, part: f64, launches: usize) -> f64 {
+    let cost = op.into().cost();
+    chip.arithmetic(cost.flops, cost.bytes, part, launches)
+}
+
+/// The variant that runs this operation: of those that support it the fastest by the time model; where two are alike, the later.
+pub fn choose(op: &Op, chip: &Chip) -> Option<&'static Variant> {
+    let supporting = ladder(NAMES[op.number()]).filter(|v| (v.supports)(op)).rev();
+    supporting.min_by(|a, b| (a.seconds)(op, chip).total_cmp(&(b.seconds)(op, chip)))
+}
+
+/// Before the stem of an operation, the name of a variable of the environment: which variant runs it.
+pub const VARIABLE: &str = "VCYCLE_VARIANT_";
+
+/// The variants that the environment asks for.
+///
+/// # Errors
+/// A variable for an operation or a variant that there is not: says which there are.
+pub fn asked_for() -> Result<Vec<&'static Variant>> {
+    let mut all = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+        let Some(operation) = name.strip_prefix(VARIABLE) else { continue };
+        let names: Vec<_> = ladder(operation).map(|v| v.name).collect();
+        if names.is_empty() {
+            bail!("{name}: there is no operation {operation:?}; choose one of {}", NAMES.join(", "));
+        }
+        let Some(variant) = ladder(operation).find(|v| v.name == value) else {
+            bail!("{name}: {operation} has no variant {value:?}; choose one of {}", names.join(", "));
+        };
+        all.push(variant);
+    }
+    Ok(all)
 }

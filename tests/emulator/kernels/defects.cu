@@ -6,6 +6,9 @@
 #include "common/kernel.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/cp_async.cuh"
+#include "common/element.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/mma.cuh"
 
 // Whoever calls this links the kernels.
 extern "C" int vcycle_defects() { return 1; }
@@ -436,6 +439,110 @@ DEFECT(copy_from_shared, 32) {
   cp_async_commit();
   cp_async_wait<0>();
   out[t] = tile[1][t];
+}
+
+// ---- Tensor cores -----------------------------------------------------------------------------------------------------
+//
+// A tile is [16][16] bf16; rows of 16 bytes at tile[row][8 half].
+
+DEVICE void fill_tile(bf16 (&tile)[16][16], const float* data) {
+  for (int i = threadIdx.x; i < 256; i += blockDim.x) tile[i / 16][i % 16] = to<bf16>(data[i % 128]);
+}
+
+DEVICE const bf16* row_of(const bf16 (&tile)[16][16]) { return &tile[threadIdx.x % 16][threadIdx.x % 32 / 16 * 8]; }
+
+DEFECT(ldmatrix_without_barrier, 64) {
+  SMEM(bf16, tile, [16][16]);
+  unsigned a[4];
+  for (int i = threadIdx.x; i < 256; i += blockDim.x) {
+    tile[i / 16][i % 16] = to<bf16>(data[i % 128]);  // <- ldmatrix_without_barrier
+  }
+  if (!bad) __syncthreads();
+  ldmatrix_x4(a, row_of(tile));  // <- ldmatrix_without_barrier
+  out[threadIdx.x] = low_half(a[0]) + high_half(a[3]);
+}
+
+// A lane's own rows are no excuse: what it reads was written by others.
+DEFECT(ldmatrix_without_syncwarp, 32) {
+  SMEM(bf16, tile, [16][16]);
+  unsigned a[4];
+  for (int i = threadIdx.x; i < 256; i += blockDim.x) {
+    tile[i / 16][i % 16] = to<bf16>(data[i % 128]);  // <- ldmatrix_without_syncwarp
+  }
+  if (!bad) __syncwarp();
+  ldmatrix_x4_trans(a, row_of(tile));  // <- ldmatrix_without_syncwarp
+  out[threadIdx.x] = low_half(a[1]) + high_half(a[2]);
+}
+
+DEFECT(ldmatrix_of_what_is_replaced, 64) {
+  SMEM(bf16, tile, [16][16]);
+  float sum = 0;
+  for (int i = 0; i < 2; i++) {
+    unsigned a[4];
+    for (int e = threadIdx.x; e < 256; e += blockDim.x) {
+      tile[e / 16][e % 16] = to<bf16>(data[e % 128] + i);  // <- ldmatrix_of_what_is_replaced
+    }
+    __syncthreads();
+    ldmatrix_x4(a, row_of(tile));  // <- ldmatrix_of_what_is_replaced
+    sum += low_half(a[0]);
+    if (!bad) __syncthreads();
+  }
+  out[threadIdx.x] = sum;
+}
+
+DEFECT(ldmatrix_misaligned, 32) {
+  SMEM(bf16, tile, [16][16]);
+  unsigned b[2];
+  fill_tile(tile, data);
+  __syncthreads();
+  ldmatrix_x2(b, &tile[threadIdx.x % 16][bad ? 4 : 8]);  // <- ldmatrix_misaligned
+  out[threadIdx.x] = low_half(b[0]);
+}
+
+DEFECT(ldmatrix_behind_the_end, 32) {
+  SMEM(bf16, tile, [16][16]);
+  unsigned b[2];
+  fill_tile(tile, data);
+  __syncthreads();
+  ldmatrix_x2_trans(b, &tile[0][0] + (threadIdx.x % 16 + (bad ? 1 : 0)) * 16);  // <- ldmatrix_behind_the_end
+  out[threadIdx.x] = low_half(b[0]);
+}
+
+DEFECT(ldmatrix_from_global, 32) {
+  SMEM(bf16, tile, [16][16]);
+  unsigned b[2];
+  fill_tile(tile, data);
+  __syncthreads();
+  ldmatrix_x2(b, bad ? reinterpret_cast<const bf16*>(data) : &tile[threadIdx.x % 16][0]);  // <- ldmatrix_from_global
+  out[threadIdx.x] = low_half(b[0]);
+}
+
+DEFECT(ldmatrix_by_half_a_warp, 32) {
+  SMEM(bf16, tile, [16][16]);
+  unsigned b[2] = {0, 0};
+  fill_tile(tile, data);
+  __syncthreads();
+  if (!bad || threadIdx.x < 16) ldmatrix_x2(b, &tile[threadIdx.x % 16][0]);  // <- ldmatrix_by_half_a_warp
+  out[threadIdx.x] = low_half(b[0]);
+}
+
+DEFECT(mma_in_a_branch, 32) {
+  float d[4] = {};
+  const unsigned one = pack_bf16(data[0], 1.0f), a[4] = {one, one, one, one};
+  if (!bad || threadIdx.x % 2) mma_bf16(d, a, one, one);  // <- mma_in_a_branch
+  out[threadIdx.x] = d[0];
+}
+
+// Half of the warp is at one instruction and half at another.
+DEFECT(two_products_at_a_time, 32) {
+  float d[4] = {};
+  const unsigned one = pack_bf16(data[0], 1.0f), a[4] = {one, one, one, one};
+  if (bad && threadIdx.x < 16) {
+    mma_bf16(d, a, one, 0);   // <- two_products_at_a_time
+  } else {
+    mma_bf16(d, a, one, one); // <- two_products_at_a_time
+  }
+  out[threadIdx.x] = d[0];
 }
 
 // ---- Endless ----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@
 pub mod emulator;
 pub mod nvidia;
 
+use super::chip::Chip;
 use super::launch::{Launch, Region};
+use crate::device::Ticket;
 use crate::error::Result;
+use std::time::Duration;
 
 /// Memory and launches. Addresses are the device's own; 0 is none.
 pub trait Driver {
@@ -23,6 +26,12 @@ pub trait Driver {
     /// Device to host, after the work in flight.
     fn read(&mut self, from: Rows, bytes: &mut [u8]) -> Result<()>;
 
+    /// Starts to bring rows to the host, after the work in flight: [`Device::post`](crate::device::Device::post).
+    fn post(&mut self, from: Rows) -> Result<Ticket>;
+
+    /// Waits for posted rows.
+    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
+
     /// Device to device; equal rows.
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()>;
 
@@ -34,6 +43,50 @@ pub trait Driver {
 
     /// Waits for the work in flight.
     fn sync(&mut self) -> Result<()>;
+
+    /// Keeps launches as one graph, to be started by one call. Nothing runs now.
+    fn record(&mut self, parts: &[Part]) -> Result<u32>;
+
+    /// Starts all launches of a graph.
+    fn replay(&mut self, graph: u32) -> Result<()>;
+
+    /// Forgets a graph.
+    fn release(&mut self, graph: u32);
+
+    /// Remembers when the device comes to this point of its work.
+    fn stamp(&mut self) -> Result<()>;
+
+    /// Waits for all stamps and forgets them; `each` gets the time from every one to the next, in order.
+    fn stamps(&mut self, each: &mut dyn FnMut(Duration)) -> Result<()>;
+
+    /// A range begins that tools such as Nsight Systems show.
+    fn begin_range(&mut self, _name: &str) {}
+
+    /// The range that began last ends.
+    fn end_range(&mut self) {}
+
+    /// What the time models know of this device.
+    fn chip(&self) -> Chip;
+}
+
+/// The launches of one operation, and its operands.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The operation's name.
+    pub name: &'static str,
+    pub regions: Vec<Region>,
+    pub launches: Vec<Launch>,
+}
+
+impl Part {
+    /// Starts the launches, in order.
+    ///
+    /// # Errors
+    /// Names the operation.
+    pub fn start(&self, driver: &mut (impl Driver + ?Sized)) -> Result<()> {
+        driver.operands(&self.regions);
+        self.launches.iter().try_for_each(|launch| driver.launch(launch)).map_err(|e| e.at(self.name))
+    }
 }
 
 /// A matrix of bytes in device memory.

@@ -1,21 +1,33 @@
 //! An NVIDIA GPU, through the libcuda that its driver brings. Loaded at run time: the crate builds and starts without.
 
 mod faults;
+mod pinned;
+mod ranges;
+mod stamps;
 
-use super::{Driver, Rows};
+use super::{Driver, Part, Rows};
 use crate::bail;
+use crate::device::cuda::chip::Chip;
 use crate::device::cuda::compiled::{COMPILED, NVCC};
 use crate::device::cuda::launch::{Args, Launch, Region};
+use crate::device::{POSTS, Ticket};
 use crate::error::{At, Error, Result};
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUDA_MEMCPY2D, CUdevice_attribute, CUfunction_attribute, CUmemorytype, CUresult};
+use cudarc::driver::sys::{
+    self, CUDA_MEMCPY2D, CUdevice_attribute, CUfunction_attribute, CUgraphExec, CUgraphInstantiate_flags, CUmemorytype,
+    CUresult, CUstreamCaptureMode,
+};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
 use cudarc::nvrtc::Ptx;
 use faults::{ELSEWHERE, failed, gib, is_fault, told, unopened};
+use pinned::Pinned;
+use ranges::Ranges;
+use stamps::Stamps;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The oldest compute capability that the kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
@@ -26,6 +38,12 @@ const SHARED_UNASKED: u32 = 48 << 10;
 /// Kernels that a report of a fault names.
 const RECENT: usize = 8;
 
+/// Buffers through which writes go: those of two micro-batches (state, ids, labels), so that one may wait while the next is filled.
+const STAGES: usize = 6;
+
+/// Larger writes are waited for.
+const STAGED: usize = 4 << 20;
+
 /// The first GPU that `CUDA_VISIBLE_DEVICES` leaves visible. All work is on one stream.
 pub struct Nvidia {
     functions: HashMap<&'static str, Function>,
@@ -35,6 +53,15 @@ pub struct Nvidia {
     device: String,
     /// Addresses handed out.
     live: Vec<u64>,
+    /// What is on its way to the GPU, and the number of the buffer that is used next.
+    stages: Vec<Pinned>,
+    stage: usize,
+    /// What is on its way to the host.
+    posts: Vec<Pinned>,
+    graphs: Vec<Option<CUgraphExec>>,
+    stamps: Stamps,
+    ranges: Ranges,
+    chip: Chip,
     /// The kernels started last, since all were last known to have ended well.
     recent: VecDeque<&'static str>,
     /// How many were started since then.
@@ -83,6 +110,7 @@ impl Nvidia {
                 OLDEST.1
             );
         }
+        let chip = chip(&context, capability).map_err(failed("asking what the GPU can do"))?;
         let stream = context.new_stream().map_err(failed("creating a stream"))?;
         let mut this = Nvidia {
             functions: HashMap::new(),
@@ -90,6 +118,13 @@ impl Nvidia {
             context,
             device,
             live: Vec::new(),
+            stages: Vec::new(),
+            stage: 0,
+            posts: Vec::new(),
+            graphs: Vec::new(),
+            stamps: Stamps::default(),
+            ranges: Ranges::new(),
+            chip,
             recent: VecDeque::with_capacity(RECENT),
             started: 0,
         };
@@ -194,6 +229,22 @@ impl Nvidia {
         Ok(address)
     }
 
+    /// Starts a copy to the GPU from a buffer of its own, and does not wait.
+    fn stage(&mut self, address: u64, bytes: &[u8]) -> Result<(), DriverError> {
+        if self.stages.len() < STAGES {
+            self.stages.push(Pinned::new()?);
+            self.stage = self.stages.len() - 1;
+        }
+        let buffer = &mut self.stages[self.stage];
+        self.stage = (self.stage + 1) % STAGES;
+        buffer.reserve(bytes.len())?;
+        buffer.bytes().copy_from_slice(bytes);
+        let stream = self.stream.cu_stream();
+        // SAFETY: the address was checked against its arena; the buffer is used again only after the event that follows.
+        unsafe { result::memcpy_htod_async(address, buffer.bytes(), stream) }?;
+        buffer.started(stream)
+    }
+
     /// Starts a copy of rows that are a pitch apart.
     fn start(&self, copy: &CUDA_MEMCPY2D) -> Result<(), DriverError> {
         // SAFETY: each side is the memory that its kind names, either checked against its arena by the caller (and by
@@ -242,6 +293,9 @@ impl Driver for Nvidia {
         }
         self.bind()?;
         let action = "copying to the GPU";
+        if is_packed(to) && bytes.len() <= STAGED {
+            return self.stage(to.address, bytes).map_err(|error| self.fault(action, error));
+        }
         let started = if is_packed(to) {
             // SAFETY: the address was checked against its arena; `bytes` outlives the wait below.
             unsafe { result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream()) }
@@ -284,6 +338,48 @@ impl Driver for Nvidia {
         };
         started.map_err(|error| self.fault(action, error))?;
         self.wait(action)
+    }
+
+    fn post(&mut self, from: Rows) -> Result<Ticket> {
+        self.bind()?;
+        let failed = failed("making room for what comes from the GPU");
+        while self.posts.len() < POSTS {
+            self.posts.push(Pinned::new().map_err(&failed)?);
+        }
+        let Some(number) = self.posts.iter().position(|post| !post.taken) else {
+            bail!("{POSTS} tensors are on their way to the host already; collect one first")
+        };
+        let bytes = from.rows * from.width;
+        self.posts[number].reserve(bytes.max(1)).map_err(&failed)?;
+        let (post, stream) = (&self.posts[number], self.stream.cu_stream());
+        let started = self
+            .start(&CUDA_MEMCPY2D {
+                srcMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
+                srcDevice: from.address,
+                srcPitch: from.pitch,
+                dstMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
+                dstHost: post.pointer(),
+                dstPitch: from.width,
+                ..whole(from)
+            })
+            .and_then(|()| post.started(stream));
+        started.map_err(|error| self.fault("copying from the GPU", error))?;
+        let post = &mut self.posts[number];
+        (post.taken, post.len) = (true, bytes);
+        Ok(Ticket(number as u32))
+    }
+
+    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.bind()?;
+        let number = ticket.0 as usize;
+        let Some(post) = self.posts.get(number).filter(|post| post.taken && post.len == bytes.len()) else {
+            bail!("no tensor of {} bytes was posted as {ticket:?}", bytes.len())
+        };
+        post.wait().map_err(|error| self.fault("copying from the GPU", error))?;
+        let post = &mut self.posts[number];
+        bytes.copy_from_slice(post.bytes());
+        post.taken = false;
+        Ok(())
     }
 
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()> {
@@ -356,11 +452,77 @@ impl Driver for Nvidia {
         self.bind()?;
         self.wait("waiting for the GPU")
     }
+
+    fn record(&mut self, parts: &[Part]) -> Result<u32> {
+        self.bind()?;
+        let stream = self.stream.cu_stream();
+        // Relaxed: a kernel may be allowed more shared memory meanwhile.
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is this driver's own, and does nothing else until `end_capture`.
+        unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("beginning a graph"))?;
+        let recorded = parts.iter().try_for_each(|part| part.start(self));
+        // SAFETY: begun above. Ends the capture after an error too.
+        let graph = unsafe { result::stream::end_capture(stream) };
+        recorded?;
+        let graph = graph.map_err(failed("ending a graph"))?;
+        // SAFETY: just captured; the executable form does not need it.
+        let executable = unsafe {
+            let made = result::graph::instantiate(graph, CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            made
+        };
+        self.graphs.push(Some(executable.map_err(failed("preparing a graph"))?));
+        Ok(self.graphs.len() as u32 - 1)
+    }
+
+    fn replay(&mut self, graph: u32) -> Result<()> {
+        let Some(Some(executable)) = self.graphs.get(graph as usize) else { bail!("this graph was released") };
+        self.bind()?;
+        // SAFETY: instantiated by `record` and not yet destroyed; the memory it uses is kept by the caller's arenas.
+        unsafe { result::graph::launch(*executable, self.stream.cu_stream()) }
+            .map_err(|error| self.fault("starting a graph", error))
+    }
+
+    fn release(&mut self, graph: u32) {
+        let Some(executable) = self.graphs.get_mut(graph as usize).and_then(Option::take) else { return };
+        let _ = self.bind();
+        let _ = self.stream.synchronize();
+        // SAFETY: taken off the list just now, and no work is in flight.
+        let _ = unsafe { result::graph::exec_destroy(executable) };
+    }
+
+    fn stamp(&mut self) -> Result<()> {
+        self.bind()?;
+        let stream = self.stream.cu_stream();
+        self.stamps.stamp(stream).map_err(|error| self.fault("timing", error))
+    }
+
+    fn stamps(&mut self, each: &mut dyn FnMut(Duration)) -> Result<()> {
+        self.bind()?;
+        self.stamps.read(each).map_err(|error| self.fault("timing", error))
+    }
+
+    fn begin_range(&mut self, name: &str) {
+        self.ranges.begin(name);
+    }
+
+    fn end_range(&mut self) {
+        self.ranges.end();
+    }
+
+    fn chip(&self) -> Chip {
+        self.chip
+    }
 }
 
 impl Drop for Nvidia {
     /// The context may be shared with another device of this process, and then would keep the memory.
     fn drop(&mut self) {
+        (0..self.graphs.len() as u32).for_each(|graph| self.release(graph));
+        let _ = self.bind();
+        self.stages.clear();
+        self.posts.clear();
+        self.stamps = Stamps::default();
         while let Some(&address) = self.live.last() {
             self.free(address);
         }
@@ -396,6 +558,17 @@ fn parameters(function: &CudaFunction, driver: i32) -> Option<Vec<u8>> {
         sizes.push(u8::try_from(size).unwrap_or(u8::MAX));
     }
     Some(sizes)
+}
+
+/// Rates of the GPU, for the time models.
+fn chip(context: &CudaContext, capability: (i32, i32)) -> Result<Chip, DriverError> {
+    let ask = |what| context.attribute(what).map(|n| f64::from(n.max(1)));
+    let sms = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let clock = 1e3 * ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+    let memory = 1e3 * ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+    let width = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
+    // Two transfers a clock.
+    Ok(Chip::of(sms as usize, clock, 2.0 * memory * width, capability))
 }
 
 /// The newest CUDA that the driver is for: 1000 times its major plus 10 times its minor version; 0 where it is silent.

@@ -21,9 +21,12 @@ pub use options::{Arrival, Log, Options, Order};
 pub use registry::{Kernel, find, kernels};
 pub use report::{Fault, Site};
 
-use super::{Driver, Rows};
+use super::{Driver, Part, Rows};
 use crate::bail;
+use crate::device::Ticket;
+use crate::device::cuda::chip::Chip;
 use crate::device::cuda::launch::{Launch, Region};
+use crate::device::posts::Posts;
 use crate::error::{Error, Result};
 use block::{Block, Setup};
 use clocks::{Clocks, Stamp};
@@ -35,12 +38,16 @@ use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// See the module.
 #[derive(Default)]
 pub struct Emulator {
     pub options: Options,
     memory: Memory,
+    posts: Posts,
+    graphs: Vec<Option<Vec<Part>>>,
+    stamps: Vec<Instant>,
     stacks: Vec<DefaultStack>,
     /// Blocks that have run with checks.
     instances: u32,
@@ -252,6 +259,16 @@ impl Driver for Emulator {
         self.memory.read(&from, bytes)
     }
 
+    fn post(&mut self, from: Rows) -> Result<Ticket> {
+        let (ticket, bytes) = self.posts.post(from.rows * from.width)?;
+        self.memory.read(&from, bytes)?;
+        Ok(ticket)
+    }
+
+    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.posts.collect(ticket, bytes)
+    }
+
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()> {
         self.memory.copy(&from, &to)
     }
@@ -267,5 +284,40 @@ impl Driver for Emulator {
 
     fn sync(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    fn record(&mut self, parts: &[Part]) -> Result<u32> {
+        self.graphs.push(Some(parts.to_vec()));
+        Ok(self.graphs.len() as u32 - 1)
+    }
+
+    fn replay(&mut self, graph: u32) -> Result<()> {
+        let Some(parts) = self.graphs.get_mut(graph as usize).and_then(Option::take) else {
+            bail!("this graph was released")
+        };
+        let done = parts.iter().try_for_each(|part| part.start(self));
+        self.graphs[graph as usize] = Some(parts);
+        done
+    }
+
+    fn release(&mut self, graph: u32) {
+        if let Some(slot) = self.graphs.get_mut(graph as usize) {
+            *slot = None;
+        }
+    }
+
+    fn stamp(&mut self) -> Result<()> {
+        self.stamps.push(Instant::now());
+        Ok(())
+    }
+
+    fn stamps(&mut self, each: &mut dyn FnMut(Duration)) -> Result<()> {
+        self.stamps.windows(2).for_each(|pair| each(pair[1].saturating_duration_since(pair[0])));
+        self.stamps.clear();
+        Ok(())
+    }
+
+    fn chip(&self) -> Chip {
+        Chip::A100
     }
 }

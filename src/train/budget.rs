@@ -1,0 +1,117 @@
+//! What a run takes of a device's memory, before it begins: `vcycle train --memory`.
+
+use super::config::{Config, OptimizerState};
+use super::learner::Precision;
+use super::levels::Levels;
+use crate::device::Device;
+use crate::device::ops::{ALIGN, GlobalNorm, StepState};
+use crate::error::Result;
+use crate::model::Model;
+use crate::tape::{LossOptions, Mode, Tape};
+use crate::tensor::{DType, Place, Tensor};
+use std::fmt;
+
+/// One kind of memory.
+pub struct Line {
+    pub what: &'static str,
+    /// Bytes while each level trains, level 1 first.
+    pub bytes: Vec<usize>,
+}
+
+/// See the module.
+pub struct Budget {
+    pub lines: Vec<Line>,
+}
+
+/// Stands for memory that a recording is not going to touch.
+const NOWHERE: u32 = u32::MAX;
+
+impl Budget {
+    /// Records a step of every level and places its buffers, without taking any memory of the device.
+    ///
+    /// # Errors
+    /// A precision that the device does not have.
+    pub fn new(config: &Config, levels: &Levels, device: &dyn Device) -> Result<Self> {
+        let precision = config.train.precision;
+        let (wide, float) = (device.float().bytes(), precision.of(device)?.bytes());
+        let batch = config.train.batch / config.train.accumulate;
+        let keeps = config.levels.iter().any(|level| {
+            [Some(level.train), level.before].iter().flatten().any(|s| s.optimizer == OptimizerState::Transfer)
+        });
+        let elements: Vec<usize> = levels.iter().map(|level| level.table().elements()).collect();
+        let steps = levels
+            .iter()
+            .map(|level| step(&**level, device, (batch, config.model.context), precision, config.train.recompute));
+        let steps = steps.collect::<Result<Vec<_>>>()?;
+        let each = |f: &dyn Fn(usize) -> usize| (0..levels.len()).map(f).collect::<Vec<_>>();
+        let line = |what, bytes| Line { what, bytes };
+        let mut lines = vec![line("parameters", each(&|i| wide * elements[i]))];
+        if precision == Precision::Bf16 {
+            lines.push(line("parameters in bf16", each(&|i| float * elements[i])));
+        }
+        lines.push(line("gradients", each(&|i| wide * elements[i])));
+        lines.push(line("moments of AdamW", each(&|i| 2 * wide * elements[i])));
+        lines.push(line("activations", each(&|i| steps[i].activations)));
+        lines.push(line("scratch of kernels", each(&|i| steps[i].scratch)));
+        // Ids and labels, the decay mask, partial norms.
+        let rest = |i: usize| {
+            8 * batch * config.model.context + elements[i] / ALIGN + wide * (GlobalNorm::partials(elements[i]) + 2)
+        };
+        lines.push(line("inputs and the rest", each(&rest)));
+        // Weights, and moments where a stage takes them over, of the levels above.
+        let waiting = if keeps { 3 } else { 1 };
+        lines.push(line("levels that wait", each(&|i| waiting * wide * elements[..i].iter().sum::<usize>())));
+        Ok(Budget { lines })
+    }
+
+    /// Bytes while each level trains.
+    pub fn totals(&self) -> Vec<usize> {
+        let levels = self.lines.first().map_or(0, |line| line.bytes.len());
+        (0..levels).map(|i| self.lines.iter().map(|line| line.bytes[i]).sum()).collect()
+    }
+}
+
+struct Step {
+    activations: usize,
+    scratch: usize,
+}
+
+fn step(
+    model: &dyn Model,
+    device: &dyn Device,
+    (batch, time): (usize, usize),
+    precision: Precision,
+    recompute: bool,
+) -> Result<Step> {
+    let float = precision.of(device)?;
+    let mut tape = Tape::new(float, StepState::tensor(NOWHERE));
+    tape.begin(Mode::Train { accumulate: false });
+    let input = |tape: &mut Tape| tape.input(Tensor::new(Place::Arena(NOWHERE), DType::I32, 0, &[batch, time]));
+    let (ids, labels) = (input(&mut tape), input(&mut tape));
+    let table = model.table();
+    let vars: Vec<_> = (0..table.params.len())
+        .map(|i| tape.param(table.tensor(i, NOWHERE, float), table.tensor(i, NOWHERE - 1, float.wide())))
+        .collect();
+    let loss = model.loss(&mut tape, &vars, ids, labels, LossOptions::default(), recompute);
+    tape.backward(&[loss]);
+    let scratch = tape.recorded().iter().map(|op| device.scratch(op)).max().unwrap_or(0);
+    Ok(Step { activations: tape.expected_cost().activation_bytes, scratch })
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let totals = self.totals();
+        let mib = |bytes: &usize| format!("{:.2}", *bytes as f64 / f64::from(1 << 20));
+        let row = |f: &mut fmt::Formatter<'_>, what: &str, cells: &[String]| {
+            write!(f, "{what:<22}")?;
+            cells.iter().try_for_each(|cell| write!(f, "{cell:>12}"))?;
+            writeln!(f)
+        };
+        let cells = |bytes: &[usize]| bytes.iter().map(mib).collect::<Vec<_>>();
+        let levels: Vec<_> = (1..=totals.len()).map(|level| format!("level {level}")).collect();
+        row(f, "device memory in MiB", &levels)?;
+        self.lines.iter().try_for_each(|line| row(f, line.what, &cells(&line.bytes)))?;
+        row(f, "all", &cells(&totals))?;
+        write!(f, "at most {} MiB at a time", mib(&totals.iter().copied().max().unwrap_or(0)))
+    }
+}
