@@ -1,22 +1,30 @@
 // out = residual + keep(x) / (1 - p). Its own backward: dx = keep(dout) / (1 - p) with the same mask.
 //
-// x, residual and out: [N, C] in rows, as in fill.cu; residual may be absent (null), out may be x itself, which is why
-// neither is __restrict__: each element is read before the same thread writes it. No mask is stored: whether element
-// (n, c) survives is a pure function of seed, step, site and the index n C + c (common/philox.cuh). Seed and step are
-// read from device memory, which lets a captured graph be replayed at every step.
+// x, residual and out: [N, C] in rows, as in fill.cu, all float or all bf16; residual may be absent (null), out may be
+// x itself, which is why neither is __restrict__: each element is read before the same thread writes it. No mask is
+// stored: whether element (n, c) survives is a pure function of seed, step, site and the index n C + c
+// (common/philox.cuh). Seed and step are read from device memory, which lets a captured graph be replayed at every
+// step.
 //
-// Roofline: 8 bytes per element, 12 with a residual. Philox makes four words at a time from some 70 integer
-// instructions: one call for each element would take longer than its bytes. So a warp takes 128 neighbours: each lane
-// draws four of them at once, as four bits, and a shuffle gives every lane the bit of the element that it loads: 20
-// instructions instead of 70, and loads and stores stay coalesced.
+// Roofline: 8 bytes per element, 12 with a residual, half of that in bf16. Philox makes four words at a time from some
+// 70 integer instructions: one call for each element would take longer than its bytes. So a warp of `naive` takes 128
+// neighbours: each lane draws four of them at once, as four bits, and a shuffle gives every lane the bit of the element
+// that it loads: 20 instructions instead of 70, and loads and stores stay coalesced. A thread of `vector` has four or
+// eight neighbours in one 16-byte access anyway: one or two calls and no shuffle. In bf16 without a residual that is
+// just about what the memory delivers (3.6 elements a cycle for each multiprocessor of an H100, 128 instructions).
 #include "common/philox.cuh"
 #include "common/reduce.cuh"
+#include "common/vector.cuh"
 
 constexpr int kThreads = 256;
 
-KERNEL(dropout_f32, kThreads, 4, const float* x, const float* __restrict__ residual, float* out,
-       const StepState* __restrict__ state, int width, int last, int x_pitch, int residual_pitch, int out_pitch,
-       unsigned site, float p) {
+#define DROPOUT_PARAMETERS(T) \
+  const T* x, const T* __restrict__ residual, T* out, const StepState* __restrict__ state, int width, int last, \
+      int x_pitch, int residual_pitch, int out_pitch, unsigned site, float p
+#define DROPOUT_ARGUMENTS x, residual, out, state, width, last, x_pitch, residual_pitch, out_pitch, site, p
+
+template <class T>
+DEVICE void dropout(DROPOUT_PARAMETERS(T)) {
   const Dropout drop = dropout_of(state, site, p);
   int columns = blockIdx.x + 1 < gridDim.x ? width : last;
   x += row_start(blockIdx.x, x_pitch);
@@ -37,9 +45,51 @@ KERNEL(dropout_f32, kThreads, 4, const float* x, const float* __restrict__ resid
       unsigned bits = __shfl_sync(kAllLanes, keeps, 8 * k + lane / 4);
       int c = first - shift + 32 * k + lane;
       if (c >= 0 && c < columns) {
-        float y = bits >> lane % 4 & 1 ? x[c] * drop.scale : 0.0f;
-        out[c] = residual ? y + residual[c] : y;
+        float y = bits >> lane % 4 & 1 ? to_float(x[c]) * drop.scale : 0.0f;
+        out[c] = to<T>(residual ? y + to_float(residual[c]) : y);
       }
     }
   }
 }
+
+KERNEL(dropout_f32, kThreads, 4, DROPOUT_PARAMETERS(float)) { dropout(DROPOUT_ARGUMENTS); }
+
+KERNEL(dropout_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16)) { dropout(DROPOUT_ARGUMENTS); }
+
+// Rows that begin and end at multiples of 16 bytes, and so at whole blocks of four words.
+template <class T>
+DEVICE void dropout_vector(DROPOUT_PARAMETERS(T)) {
+  constexpr int kEach = Vec<T>::kSize;
+  const Dropout drop = dropout_of(state, site, p);
+  int columns = blockIdx.x + 1 < gridDim.x ? width : last;
+  x += row_start(blockIdx.x, x_pitch);
+  if (residual) residual += row_start(blockIdx.x, residual_pitch);
+  out += row_start(blockIdx.x, out_pitch);
+  long long index = row_start(blockIdx.x, width);
+  for (int c = (blockIdx.y * kThreads + threadIdx.x) * kEach; c < columns; c += gridDim.y * kThreads * kEach) {
+    // On their way while Philox computes.
+    const Raw<T> values = load_raw(x + c);
+    Raw<T> old = {};
+    if (residual) old = load_raw(residual + c);
+    unsigned words[kEach];
+#pragma unroll
+    for (int j = 0; j < kEach; j += 4) {
+      const uint4 four = dropout_words(drop, (index + c + j) / 4);
+      words[j] = four.x;
+      words[j + 1] = four.y;
+      words[j + 2] = four.z;
+      words[j + 3] = four.w;
+    }
+    Vec<T> y = unpack(values), before = unpack(old);
+#pragma unroll
+    for (int j = 0; j < kEach; j++) {
+      y.v[j] = words[j] >= drop.threshold ? y.v[j] * drop.scale : 0.0f;
+      if (residual) y.v[j] += before.v[j];
+    }
+    store(out + c, y);
+  }
+}
+
+KERNEL(dropout_vector_f32, kThreads, 4, DROPOUT_PARAMETERS(float)) { dropout_vector(DROPOUT_ARGUMENTS); }
+
+KERNEL(dropout_vector_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16)) { dropout_vector(DROPOUT_ARGUMENTS); }

@@ -2,46 +2,117 @@
 //   dtable[ids[b, t]] (+)= dout[b, t] in the order of (b, t),   dpositions[t] (+)= sum over b of dout[b, t].
 //
 // ids: [B, T], seen as `tokens` = B T in a row; table: [V, C]; positions: [P, C], P >= T; out and dout: [B T, C]; all
-// in rows of their own pitch. An id outside the table gives NaN forward, which no loss survives unnoticed, and nothing
+// in rows of their own pitch. table, positions, out and dout are all float or all bf16; dtable and dpositions are float
+// in any case. An id outside the table gives NaN forward, which no loss survives unnoticed, and nothing
 // backward: a device has no other way to complain. The look-ups of the id `padding` give no gradient (-1: every id
 // does).
 //
-// Roofline: forward 8 bytes per element of out, 4 more for the table's positions where they miss the cache; backward 4
-// bytes per element of dout and 8 per element of a row that is touched: bound by memory, no arithmetic to speak of.
+// Roofline: forward 8 bytes per element of out (4 in bf16), half of that more for the table's positions where they miss
+// the cache; backward 4 bytes (2) per element of dout and 8 per element of a row that is touched: bound by memory, no
+// arithmetic to speak of. `vector` gives each token a warp with 16-byte accesses, two of each operand in flight: 32
+// warps of a multiprocessor ask for 64 KB at a time, where 16 KB cover the latency of an H100's memory.
 #include "common/reduce.cuh"
+#include "common/vector.cuh"
 
 constexpr int kThreads = 128;
 
+#define EMBEDDING_PARAMETERS(T) \
+  const int* __restrict__ ids, const T* __restrict__ table, const T* __restrict__ positions, T* __restrict__ out, \
+      int tokens, int vocab, int time, int width, int table_pitch, int positions_pitch, int out_pitch, int accumulate
+#define EMBEDDING_ARGUMENTS \
+  ids, table, positions, out, tokens, vocab, time, width, table_pitch, positions_pitch, out_pitch, accumulate
+
 // A row of blocks (blockIdx.y) for each token.
-KERNEL(embedding_f32, kThreads, 8, const int* __restrict__ ids, const float* __restrict__ table,
-       const float* __restrict__ positions, float* __restrict__ out, int vocab, int time, int width, int table_pitch,
-       int positions_pitch, int out_pitch, int accumulate) {
+template <class T>
+DEVICE void embedding(EMBEDDING_PARAMETERS(T)) {
   int id = ids[blockIdx.x];
   bool inside = id >= 0 && id < vocab;
   table += row_start(inside ? id : 0, table_pitch);
   if (positions) positions += row_start(blockIdx.x % time, positions_pitch);
   out += row_start(blockIdx.x, out_pitch);
   for (int c = blockIdx.y * kThreads + threadIdx.x; c < width; c += gridDim.y * kThreads) {
-    float value = inside ? table[c] : __uint_as_float(0x7fc00000u);
-    if (accumulate) value = out[c] + value;
-    if (positions) value += positions[c];
-    out[c] = value;
+    float value = inside ? to_float(table[c]) : __uint_as_float(0x7fc00000u);
+    if (accumulate) value = to_float(out[c]) + value;
+    if (positions) value += to_float(positions[c]);
+    out[c] = to<T>(value);
   }
 }
 
+KERNEL(embedding_f32, kThreads, 8, EMBEDDING_PARAMETERS(float)) { embedding(EMBEDDING_ARGUMENTS); }
+
+KERNEL(embedding_bf16, kThreads, 8, EMBEDDING_PARAMETERS(bf16)) { embedding(EMBEDDING_ARGUMENTS); }
+
+// Accesses of a lane, to each operand, before the first is waited for.
+constexpr int kVectors = 2;
+
+// One warp for each token; rows begin and end at multiples of 16 bytes.
+template <class T>
+DEVICE void embedding_vector(EMBEDDING_PARAMETERS(T)) {
+  constexpr int kEach = Vec<T>::kSize, kStride = 32 * kEach;
+  int token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  if (token >= tokens) return;
+  int id = ids[token];
+  bool inside = id >= 0 && id < vocab;
+  table += row_start(inside ? id : 0, table_pitch);
+  if (positions) positions += row_start(token % time, positions_pitch);
+  out += row_start(token, out_pitch);
+  const T* old = out;
+  for (int first = threadIdx.x % 32 * kEach; first < width; first += kVectors * kStride) {
+    Raw<T> found[kVectors], before[kVectors], place[kVectors];
+#pragma unroll
+    for (int k = 0; k < kVectors; k++) {
+      int c = first + k * kStride;
+      if (c < width) {
+        found[k] = load_raw(table + c);
+        if (accumulate) before[k] = load_raw(old + c);
+        if (positions) place[k] = load_raw(positions + c);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kVectors; k++) {
+      int c = first + k * kStride;
+      if (c < width) {
+        Vec<T> value = unpack(found[k]), sum = unpack(before[k]), position = unpack(place[k]);
+#pragma unroll
+        for (int j = 0; j < kEach; j++) {
+          if (!inside) value.v[j] = __uint_as_float(0x7fc00000u);
+          if (accumulate) value.v[j] = sum.v[j] + value.v[j];
+          if (positions) value.v[j] += position.v[j];
+        }
+        store(out + c, value);
+      }
+    }
+  }
+}
+
+KERNEL(embedding_vector_f32, kThreads, 8, EMBEDDING_PARAMETERS(float)) { embedding_vector(EMBEDDING_ARGUMENTS); }
+
+KERNEL(embedding_vector_bf16, kThreads, 8, EMBEDDING_PARAMETERS(bf16)) { embedding_vector(EMBEDDING_ARGUMENTS); }
+
 // One thread for each element of dtable, which looks through all ids: V C B T comparisons, for small vocabularies only.
-KERNEL(embedding_backward_naive_f32, kThreads, 8, const int* __restrict__ ids, const float* __restrict__ dout,
-       float* __restrict__ dtable, int tokens, int width, int dout_pitch, int table_pitch, int padding,
-       int accumulate) {
+#define NAIVE_PARAMETERS(T) \
+  const int* __restrict__ ids, const T* __restrict__ dout, float* __restrict__ dtable, int tokens, int width, \
+      int dout_pitch, int table_pitch, int padding, int accumulate
+
+template <class T>
+DEVICE void embedding_backward_naive(NAIVE_PARAMETERS(T)) {
   int row = blockIdx.x;
   dtable += row_start(row, table_pitch);
   for (int c = blockIdx.y * kThreads + threadIdx.x; c < width; c += gridDim.y * kThreads) {
     float sum = accumulate ? dtable[c] : 0.0f;
     for (int n = 0; n < tokens; n++) {
-      if (ids[n] == row && row != padding) sum += dout[row_start(n, dout_pitch) + c];
+      if (ids[n] == row && row != padding) sum += to_float(dout[row_start(n, dout_pitch) + c]);
     }
     dtable[c] = sum;
   }
+}
+
+KERNEL(embedding_backward_naive_f32, kThreads, 8, NAIVE_PARAMETERS(float)) {
+  embedding_backward_naive(ids, dout, dtable, tokens, width, dout_pitch, table_pitch, padding, accumulate);
+}
+
+KERNEL(embedding_backward_naive_bf16, kThreads, 8, NAIVE_PARAMETERS(bf16)) {
+  embedding_backward_naive(ids, dout, dtable, tokens, width, dout_pitch, table_pitch, padding, accumulate);
 }
 
 KERNEL(embedding_clear_f32, kThreads, 8, float* __restrict__ dtable, int width, int table_pitch) {
@@ -60,8 +131,12 @@ KERNEL(embedding_clear_f32, kThreads, 8, float* __restrict__ dtable, int width, 
 constexpr int kEach = 8;
 constexpr int kWarps = kThreads / 32;
 
-KERNEL(embedding_backward_owner_f32, kThreads, 4, const int* __restrict__ ids, const float* __restrict__ dout,
-       float* __restrict__ dtable, int tokens, int vocab, int width, int dout_pitch, int table_pitch, int padding) {
+#define OWNER_PARAMETERS(T) \
+  const int* __restrict__ ids, const T* __restrict__ dout, float* __restrict__ dtable, int tokens, int vocab, \
+      int width, int dout_pitch, int table_pitch, int padding
+
+template <class T>
+DEVICE void embedding_backward_owner(OWNER_PARAMETERS(T)) {
   // Bit l of word w: thread 32 w + l has found the id.
   SMEM(unsigned, found, [kWarps]);
   int token = blockIdx.x, id = ids[token], warp = threadIdx.x / 32;
@@ -93,10 +168,10 @@ KERNEL(embedding_backward_owner_f32, kThreads, 4, const int* __restrict__ ids, c
         unsigned bits = found[w];
         for (int l = 0; bits != 0; l++, bits >>= 1) {
           if (bits & 1) {
-            const float* row = dout + row_start(tile + 32 * w + l, dout_pitch) + first;
+            const T* row = dout + row_start(tile + 32 * w + l, dout_pitch) + first;
 #pragma unroll
             for (int k = 0; k < kEach; k++) {
-              if (first + k * kThreads < width) sums[k] += row[k * kThreads];
+              if (first + k * kThreads < width) sums[k] += to_float(row[k * kThreads]);
             }
           }
         }
@@ -109,16 +184,36 @@ KERNEL(embedding_backward_owner_f32, kThreads, 4, const int* __restrict__ ids, c
   }
 }
 
+KERNEL(embedding_backward_owner_f32, kThreads, 4, OWNER_PARAMETERS(float)) {
+  embedding_backward_owner(ids, dout, dtable, tokens, vocab, width, dout_pitch, table_pitch, padding);
+}
+
+KERNEL(embedding_backward_owner_bf16, kThreads, 4, OWNER_PARAMETERS(bf16)) {
+  embedding_backward_owner(ids, dout, dtable, tokens, vocab, width, dout_pitch, table_pitch, padding);
+}
+
 // A row of blocks for each of the P positions; those from T on have no tokens.
-KERNEL(embedding_positions_f32, kThreads, 8, const float* __restrict__ dout, float* __restrict__ dpositions, int batch,
-       int time, int width, int dout_pitch, int positions_pitch, int accumulate) {
+#define POSITIONS_PARAMETERS(T) \
+  const T* __restrict__ dout, float* __restrict__ dpositions, int batch, int time, int width, int dout_pitch, \
+      int positions_pitch, int accumulate
+
+template <class T>
+DEVICE void embedding_positions(POSITIONS_PARAMETERS(T)) {
   int t = blockIdx.x;
   dpositions += row_start(t, positions_pitch);
   for (int c = blockIdx.y * kThreads + threadIdx.x; c < width; c += gridDim.y * kThreads) {
     float sum = accumulate ? dpositions[c] : 0.0f;
     if (t < time) {
-      for (int b = 0; b < batch; b++) sum += dout[row_start(row_start(b, time) + t, dout_pitch) + c];
+      for (int b = 0; b < batch; b++) sum += to_float(dout[row_start(row_start(b, time) + t, dout_pitch) + c]);
     }
     dpositions[c] = sum;
   }
+}
+
+KERNEL(embedding_positions_f32, kThreads, 8, POSITIONS_PARAMETERS(float)) {
+  embedding_positions(dout, dpositions, batch, time, width, dout_pitch, positions_pitch, accumulate);
+}
+
+KERNEL(embedding_positions_bf16, kThreads, 8, POSITIONS_PARAMETERS(bf16)) {
+  embedding_positions(dout, dpositions, batch, time, width, dout_pitch, positions_pitch, accumulate);
 }

@@ -1,46 +1,52 @@
-// LayerNorm over rows of C elements, with an optional residual (Ba et al., arXiv 1607.06450), and its backward:
+// LayerNorm over rows of C elements, with an optional residual (Ba et al., arXiv 1607.06450):
 //
 //   sum = x + residual,   out = (sum - mean) rstd weight + bias,   rstd = 1 / sqrt(variance + eps)
-//   with h = (x - mean) rstd and g = dout weight:
-//   dx (+)= rstd (g - mean(g) - h mean(g h)),   dweight (+)= sum over n of dout h,   dbias (+)= sum over n of dout
 //
-// x, residual, sum, out, dout, dx: [N, C] in rows of their own pitch; weight, bias, dweight, dbias: [C]; mean, rstd:
-// [N]; partials: [P, 2 C] without gaps, P sums over blocks of `block` neighbouring rows, for dweight and for dbias.
-// residual and sum are absent (null) or both there, and may be the same memory, which is why neither is __restrict__:
-// each element is read before the same thread writes it.
+// x, residual, sum, out: [N, C] in rows of their own pitch; weight, bias: [C]; all float or all bf16. mean, rstd: [N],
+// float in any case. residual and sum are absent (null) or both there, and may be the same memory, which is why neither
+// is __restrict__: each element is read before the same thread writes it. A bf16 sum is normalised as it was rounded,
+// so that mean and rstd belong to the sum that the backward pass reads.
 //
 // The variance is the mean of squared deviations, in a second pass over the row: E[x^2] - E[x]^2 would lose all digits
-// where the mean is large. dweight and dbias are added up in an order that depends on N alone: the same bits every
-// time.
+// where the mean is large.
 //
-// Roofline: forward 8 bytes per element, 16 with a residual; backward 12, or 16 when accumulating; some ten operations
-// per element: bound by memory. The passes after the first find a row (4 C bytes) in the first-level cache.
+// Roofline: 8 bytes per element, 16 with a residual, half of that in bf16; some ten operations per element: bound by
+// memory. In `naive` and `warp` the passes after the first find a row (4 C bytes) in the first-level cache. `vector`
+// holds it in registers, up to 32 elements of a thread, so that memory is read once, all of it in flight before
+// anything is added: a row of 768 in bf16 is three loads of 16 bytes for each lane, six with a residual. With 32 warps
+// (64 registers; 24 in f32) a multiprocessor asks for 48 to 96 KB at a time, where 16 KB cover the latency of an H100.
 #include "common/reduce.cuh"
+#include "common/vector.cuh"
+
+#define LAYERNORM_PARAMETERS(T) \
+  const T* __restrict__ x, const T* residual, T* sum, const T* __restrict__ weight, const T* __restrict__ bias, \
+      T* __restrict__ out, float* __restrict__ mean, float* __restrict__ rstd, int rows, int width, int x_pitch, \
+      int residual_pitch, int sum_pitch, int out_pitch, float eps
+#define LAYERNORM_ARGUMENTS \
+  x, residual, sum, weight, bias, out, mean, rstd, rows, width, x_pitch, residual_pitch, sum_pitch, out_pitch, eps
 
 constexpr int kNaiveThreads = 64;
 
 // One thread for each row.
-KERNEL(layernorm_naive_f32, kNaiveThreads, 8, const float* __restrict__ x, const float* residual, float* sum,
-       const float* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ out,
-       float* __restrict__ mean, float* __restrict__ rstd, int rows, int width, int x_pitch, int residual_pitch,
-       int sum_pitch, int out_pitch, float eps) {
+template <class T>
+DEVICE void layernorm_naive(LAYERNORM_PARAMETERS(T)) {
   int n = blockIdx.x * kNaiveThreads + threadIdx.x;
   if (n >= rows) return;
-  const float* row = x + row_start(n, x_pitch);
+  const T* row = x + row_start(n, x_pitch);
   out += row_start(n, out_pitch);
   if (residual) {
     residual += row_start(n, residual_pitch);
     sum += row_start(n, sum_pitch);
-    for (int c = 0; c < width; c++) sum[c] = row[c] + residual[c];
+    for (int c = 0; c < width; c++) sum[c] = to<T>(to_float(row[c]) + to_float(residual[c]));
     row = sum;
   }
   float mu = 0.0f;
-  for (int c = 0; c < width; c++) mu += row[c];
+  for (int c = 0; c < width; c++) mu += to_float(row[c]);
   mu /= width;
   // One long sum of C elements rounds so often that the mean is off by `rest`, which the deviations show.
   float squares = 0.0f, rest = 0.0f;
   for (int c = 0; c < width; c++) {
-    float d = row[c] - mu;
+    float d = to_float(row[c]) - mu;
     squares = fmaf(d, d, squares);
     rest += d;
   }
@@ -49,156 +55,163 @@ KERNEL(layernorm_naive_f32, kNaiveThreads, 8, const float* __restrict__ x, const
   float scale = 1.0f / sqrtf(squares / width - rest * rest + eps);
   mean[n] = mu;
   rstd[n] = scale;
-  for (int c = 0; c < width; c++) out[c] = fmaf((row[c] - mu) * scale, weight[c], bias[c]);
+  for (int c = 0; c < width; c++) {
+    out[c] = to<T>(fmaf((to_float(row[c]) - mu) * scale, to_float(weight[c]), to_float(bias[c])));
+  }
 }
+
+KERNEL(layernorm_naive_f32, kNaiveThreads, 8, LAYERNORM_PARAMETERS(float)) { layernorm_naive(LAYERNORM_ARGUMENTS); }
+
+KERNEL(layernorm_naive_bf16, kNaiveThreads, 8, LAYERNORM_PARAMETERS(bf16)) { layernorm_naive(LAYERNORM_ARGUMENTS); }
 
 // One warp for each row: neighbouring lanes read neighbouring elements, and sums need no shared memory and no barrier.
 constexpr int kWarps = 4;
 
-KERNEL(layernorm_warp_f32, kWarps * 32, 8, const float* __restrict__ x, const float* residual, float* sum,
-       const float* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ out,
-       float* __restrict__ mean, float* __restrict__ rstd, int rows, int width, int x_pitch, int residual_pitch,
-       int sum_pitch, int out_pitch, float eps) {
+template <class T>
+DEVICE void layernorm_warp(LAYERNORM_PARAMETERS(T)) {
   int lane = threadIdx.x % 32, n = blockIdx.x * kWarps + threadIdx.x / 32;
   // All lanes of the warp or none: those that go on meet in shuffles.
   if (n >= rows) return;
-  const float* row = x + row_start(n, x_pitch);
+  const T* row = x + row_start(n, x_pitch);
   out += row_start(n, out_pitch);
   float mu = 0.0f;
   if (residual) {
     residual += row_start(n, residual_pitch);
     sum += row_start(n, sum_pitch);
     for (int c = lane; c < width; c += 32) {
-      float value = row[c] + residual[c];
+      T value = to<T>(to_float(row[c]) + to_float(residual[c]));
       sum[c] = value;
-      mu += value;
+      mu += to_float(value);
     }
     // A lane reads again only what it wrote itself.
     row = sum;
   } else {
-    for (int c = lane; c < width; c += 32) mu += row[c];
+    for (int c = lane; c < width; c += 32) mu += to_float(row[c]);
   }
   mu = warp_sum(mu) / width;
   float squares = 0.0f;
-  for (int c = lane; c < width; c += 32) squares = fmaf(row[c] - mu, row[c] - mu, squares);
+  for (int c = lane; c < width; c += 32) squares = fmaf(to_float(row[c]) - mu, to_float(row[c]) - mu, squares);
   float scale = 1.0f / sqrtf(warp_sum(squares) / width + eps);
   if (lane == 0) {
     mean[n] = mu;
     rstd[n] = scale;
   }
-  for (int c = lane; c < width; c += 32) out[c] = fmaf((row[c] - mu) * scale, weight[c], bias[c]);
+  for (int c = lane; c < width; c += 32) {
+    out[c] = to<T>(fmaf((to_float(row[c]) - mu) * scale, to_float(weight[c]), to_float(bias[c])));
+  }
 }
 
-// One thread for each row.
-KERNEL(layernorm_dx_naive_f32, kNaiveThreads, 8, const float* __restrict__ dout, const float* __restrict__ x,
-       const float* __restrict__ weight, const float* __restrict__ mean, const float* __restrict__ rstd,
-       float* __restrict__ dx, int rows, int width, int dout_pitch, int x_pitch, int dx_pitch, int accumulate_dx) {
-  int n = blockIdx.x * kNaiveThreads + threadIdx.x;
+KERNEL(layernorm_warp_f32, kWarps * 32, 8, LAYERNORM_PARAMETERS(float)) { layernorm_warp(LAYERNORM_ARGUMENTS); }
+
+KERNEL(layernorm_warp_bf16, kWarps * 32, 8, LAYERNORM_PARAMETERS(bf16)) { layernorm_warp(LAYERNORM_ARGUMENTS); }
+
+// Over the LANES threads of a row: a warp, or the block.
+template <int LANES>
+DEVICE float row_sum(float value) {
+  if constexpr (LANES == 32) {
+    return warp_sum(value);
+  } else {
+    return block_sum<LANES>(value);
+  }
+}
+
+// LANES threads hold a row of at most LANES x EACH elements, which begins at a multiple of 16 bytes and is as many
+// bytes long: a warp up to 1024 of them, four rows in a block; wider rows have a block of their own.
+template <int LANES, int EACH, class T>
+DEVICE void layernorm_vector(LAYERNORM_PARAMETERS(T)) {
+  constexpr int kSize = Vec<T>::kSize, kCount = EACH / kSize;
+  int lane = threadIdx.x % LANES, n = LANES == 32 ? blockIdx.x * kWarps + threadIdx.x / 32 : blockIdx.x;
   if (n >= rows) return;
-  dout += row_start(n, dout_pitch);
   x += row_start(n, x_pitch);
-  dx += row_start(n, dx_pitch);
-  float mu = mean[n], scale = rstd[n], mean_g = 0.0f, mean_gh = 0.0f;
-  for (int c = 0; c < width; c++) {
-    float g = dout[c] * weight[c];
-    mean_g += g;
-    mean_gh = fmaf(g, (x[c] - mu) * scale, mean_gh);
+  Raw<T> raw[kCount];
+#pragma unroll
+  for (int k = 0; k < kCount; k++) {
+    int c = (k * LANES + lane) * kSize;
+    raw[k] = {};
+    if (c < width) raw[k] = load_raw(x + c);
   }
-  mean_g /= width;
-  mean_gh /= width;
-  for (int c = 0; c < width; c++) {
-    float d = scale * (dout[c] * weight[c] - mean_g - (x[c] - mu) * scale * mean_gh);
-    dx[c] = accumulate_dx ? dx[c] + d : d;
-  }
-}
-
-constexpr int kColumnThreads = 128;
-
-// One thread for each block of rows (blockIdx.x) and column.
-KERNEL(layernorm_partials_naive_f32, kColumnThreads, 8, const float* __restrict__ dout, const float* __restrict__ x,
-       const float* __restrict__ mean, const float* __restrict__ rstd, float* __restrict__ partials, int rows,
-       int width, int block, int dout_pitch, int x_pitch) {
-  int p = blockIdx.x, c = blockIdx.y * kColumnThreads + threadIdx.x;
-  if (c >= width) return;
-  float dweight = 0.0f, dbias = 0.0f;
-  for (int n = p * block; n < min((p + 1) * block, rows); n++) {
-    float d = dout[row_start(n, dout_pitch) + c];
-    dweight = fmaf(d, (x[row_start(n, x_pitch) + c] - mean[n]) * rstd[n], dweight);
-    dbias += d;
-  }
-  partials += row_start(2 * p, width);
-  partials[c] = dweight;
-  partials[width + c] = dbias;
-}
-
-// One thread for each column adds up the P partial sums.
-KERNEL(layernorm_finish_f32, kColumnThreads, 8, const float* __restrict__ partials, float* __restrict__ dweight,
-       float* __restrict__ dbias, int count, int width, int accumulate) {
-  int c = blockIdx.x * kColumnThreads + threadIdx.x;
-  if (c >= width) return;
-  float w = accumulate ? dweight[c] : 0.0f, b = accumulate ? dbias[c] : 0.0f;
-  for (int p = 0; p < count; p++) {
-    w += partials[row_start(2 * p, width) + c];
-    b += partials[row_start(2 * p + 1, width) + c];
-  }
-  dweight[c] = w;
-  dbias[c] = b;
-}
-
-// Everything but the last sum in one pass over memory: a thread block for each block of rows, 32 rows at a time. First
-// each warp computes dx of one of them; then each thread adds all 32 to the sums of the columns that it owns, from the
-// cache that the warps have just filled. The sums lie in shared memory (2 C floats) because a thread owns any number of
-// columns; no other thread touches them, so there is no barrier.
-//
-// There are no more than 64 blocks, for a short sum at the end: 32 warps each keep as many loads in flight as they can.
-constexpr int kBackwardWarps = 32;
-constexpr int kBackwardThreads = 32 * kBackwardWarps;
-
-KERNEL(layernorm_backward_warp_f32, kBackwardThreads, 1, const float* __restrict__ dout, const float* __restrict__ x,
-       const float* __restrict__ weight, const float* __restrict__ mean, const float* __restrict__ rstd,
-       float* __restrict__ dx, float* __restrict__ partials, int rows, int width, int block, int dout_pitch,
-       int x_pitch, int dx_pitch, int accumulate_dx) {
-  SMEM_DYN(float, sums);
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int c = threadIdx.x; c < width; c += kBackwardThreads) {
-    sums[c] = 0.0f;
-    sums[width + c] = 0.0f;
-  }
-  int end = min((int)(blockIdx.x + 1) * block, rows);
-  for (int tile = blockIdx.x * block; tile < end; tile += kBackwardWarps) {
-    int n = tile + warp;
-    // The same for all lanes of the warp: those that go in meet in shuffles.
-    if (n < end) {
-      const float* dout_row = dout + row_start(n, dout_pitch);
-      const float* x_row = x + row_start(n, x_pitch);
-      float* dx_row = dx + row_start(n, dx_pitch);
-      float mu = mean[n], scale = rstd[n], mean_g = 0.0f, mean_gh = 0.0f;
-      for (int c = lane; c < width; c += 32) {
-        float g = dout_row[c] * weight[c];
-        mean_g += g;
-        mean_gh = fmaf(g, (x_row[c] - mu) * scale, mean_gh);
-      }
-      mean_g = warp_sum(mean_g) / width;
-      mean_gh = warp_sum(mean_gh) / width;
-      for (int c = lane; c < width; c += 32) {
-        float d = scale * (dout_row[c] * weight[c] - mean_g - (x_row[c] - mu) * scale * mean_gh);
-        dx_row[c] = accumulate_dx ? dx_row[c] + d : d;
-      }
+  Vec<T> row[kCount];
+  if (residual) {
+    residual += row_start(n, residual_pitch);
+    sum += row_start(n, sum_pitch);
+    Raw<T> other[kCount];
+#pragma unroll
+    for (int k = 0; k < kCount; k++) {
+      int c = (k * LANES + lane) * kSize;
+      other[k] = {};
+      if (c < width) other[k] = load_raw(residual + c);
     }
-    for (int c = threadIdx.x; c < width; c += kBackwardThreads) {
-      float dweight = sums[c], dbias = sums[width + c];
-      for (int r = tile; r < min(tile + kBackwardWarps, end); r++) {
-        float d = dout[row_start(r, dout_pitch) + c];
-        dweight = fmaf(d, (x[row_start(r, x_pitch) + c] - mean[r]) * rstd[r], dweight);
-        dbias += d;
-      }
-      sums[c] = dweight;
-      sums[width + c] = dbias;
+#pragma unroll
+    for (int k = 0; k < kCount; k++) {
+      int c = (k * LANES + lane) * kSize;
+      const Vec<T> a = unpack(raw[k]), b = unpack(other[k]);
+#pragma unroll
+      for (int j = 0; j < kSize; j++) row[k].v[j] = rounded<T>(a.v[j] + b.v[j]);
+      if (c < width) store(sum + c, row[k]);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kCount; k++) row[k] = unpack(raw[k]);
+  }
+
+  // What lies beyond the row is zero, which the sum does not mind.
+  float mu = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kCount; k++) {
+#pragma unroll
+    for (int j = 0; j < kSize; j++) mu += row[k].v[j];
+  }
+  mu = row_sum<LANES>(mu) / width;
+  float squares = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kCount; k++) {
+    if ((k * LANES + lane) * kSize < width) {
+#pragma unroll
+      for (int j = 0; j < kSize; j++) squares = fmaf(row[k].v[j] - mu, row[k].v[j] - mu, squares);
     }
   }
-  partials += row_start(2 * blockIdx.x, width);
-  for (int c = threadIdx.x; c < width; c += kBackwardThreads) {
-    partials[c] = sums[c];
-    partials[width + c] = sums[width + c];
+  float scale = 1.0f / sqrtf(row_sum<LANES>(squares) / width + eps);
+  if (lane == 0) {
+    mean[n] = mu;
+    rstd[n] = scale;
   }
+  out += row_start(n, out_pitch);
+#pragma unroll
+  for (int k = 0; k < kCount; k++) {
+    int c = (k * LANES + lane) * kSize;
+    if (c < width) {
+      const Vec<T> w = load(weight + c), b = load(bias + c);
+#pragma unroll
+      for (int j = 0; j < kSize; j++) row[k].v[j] = fmaf((row[k].v[j] - mu) * scale, w.v[j], b.v[j]);
+      store(out + c, row[k]);
+    }
+  }
+}
+
+KERNEL(layernorm_vector_512_f32, 128, 8, LAYERNORM_PARAMETERS(float)) { layernorm_vector<32, 16>(LAYERNORM_ARGUMENTS); }
+
+KERNEL(layernorm_vector_1024_f32, 128, 6, LAYERNORM_PARAMETERS(float)) {
+  layernorm_vector<32, 32>(LAYERNORM_ARGUMENTS);
+}
+
+KERNEL(layernorm_vector_4096_f32, 128, 6, LAYERNORM_PARAMETERS(float)) {
+  layernorm_vector<128, 32>(LAYERNORM_ARGUMENTS);
+}
+
+KERNEL(layernorm_vector_8192_f32, 256, 3, LAYERNORM_PARAMETERS(float)) {
+  layernorm_vector<256, 32>(LAYERNORM_ARGUMENTS);
+}
+
+KERNEL(layernorm_vector_512_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) { layernorm_vector<32, 16>(LAYERNORM_ARGUMENTS); }
+
+KERNEL(layernorm_vector_1024_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) {
+  layernorm_vector<32, 32>(LAYERNORM_ARGUMENTS);
+}
+
+KERNEL(layernorm_vector_4096_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) {
+  layernorm_vector<128, 32>(LAYERNORM_ARGUMENTS);
+}
+
+KERNEL(layernorm_vector_8192_bf16, 256, 4, LAYERNORM_PARAMETERS(bf16)) {
+  layernorm_vector<256, 32>(LAYERNORM_ARGUMENTS);
 }

@@ -12,6 +12,7 @@ mod mutants {
     const SURVIVORS: &[(&str, &str, &str, &str)] = &[
         ("cross_entropy", "naive", "kernels/common/reduce.cuh:34", ONCE),
         ("cross_entropy", "block", "kernels/common/reduce.cuh:45", ONCE),
+        ("cross_entropy", "vector", "kernels/common/reduce.cuh:34", ONCE),
         ("global_norm", "block", "kernels/common/reduce.cuh:34", ONCE),
     ];
 

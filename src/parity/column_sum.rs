@@ -3,7 +3,9 @@ use super::lab::{Lab, dot};
 use crate::device::ops::{ColumnSum, Op};
 
 pub fn cases(lab: &mut Lab) {
-    for (rows, width) in [(1, 1), (1, 65), (2, 63), (17, 64), (129, 3), (1000, 130)] {
+    for (rows, width) in
+        [(1, 1), (1, 65), (2, 63), (17, 64), (129, 3), (1000, 130), (65, 8), (200, 136), (65, 264), (1000, 24)]
+    {
         for (accumulate, pitch) in [(false, 0), (true, 0), (false, width + 1), (true, width + 8)] {
             let x = lab.input((&[rows, width], pitch));
             let out = if accumulate { lab.wide_input((&[width], 0)) } else { lab.wide_output((&[width], 0)) };

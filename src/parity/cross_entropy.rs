@@ -41,13 +41,14 @@ fn of(
 }
 
 pub fn cases(lab: &mut Lab) {
-    let shapes = [(1, 1), (1, 2), (5, 16), (4, 17), (33, 64), (7, 1001), (3, 16_385)];
+    let shapes: [(usize, usize); 9] =
+        [(1, 1), (1, 2), (5, 16), (4, 17), (33, 64), (7, 1001), (2, 5003), (3, 16_385), (2, 20_011)];
     // GPT-2's vocabulary.
     let full: &[_] = if lab.full() { &[(256, 50_257)] } else { &[] };
     for &(rows, vocab) in shapes.iter().chain(full) {
         for gradient in [Gradient::None, Gradient::Apart, Gradient::InPlace] {
             for (smoothing, weight, all_ignored) in [(0.0, 1.0, false), (0.1, 0.25, false), (0.3, 1.0, true)] {
-                for pitch in [0, vocab + 5] {
+                for pitch in [0, vocab + 5, vocab.next_multiple_of(8)] {
                     let op = of(lab, (rows, vocab), pitch, gradient, all_ignored);
                     check(lab, CrossEntropy { smoothing, weight, ..op });
                 }

@@ -7,7 +7,7 @@ fn mask(lab: &mut Lab, p: f32, site: u32, step: u32) -> Mask {
 }
 
 pub fn cases(lab: &mut Lab) {
-    for (rows, width) in [(1, 1), (1, 7), (3, 5), (7, 64), (5, 129), (33, 1000)] {
+    for (rows, width) in [(1, 1), (1, 7), (3, 5), (7, 64), (5, 129), (33, 1000), (1, 8), (3, 2056)] {
         for p in [0.0, 0.1, 0.5, 0.97] {
             for (residual, in_place, pitch) in [
                 (false, false, 0),
@@ -15,6 +15,8 @@ pub fn cases(lab: &mut Lab) {
                 (false, true, width + 2),
                 (true, true, 0),
                 (true, false, width + 3),
+                (true, false, width + 8),
+                (false, true, width + 8),
             ] {
                 let dims = &[rows, width];
                 let x = lab.input((dims, pitch));

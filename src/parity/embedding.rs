@@ -5,7 +5,17 @@ use crate::device::ops::{Embedding, EmbeddingBackward, Op};
 /// Batch, time, width, vocabulary.
 type Sizes = (usize, usize, usize, usize);
 
-const SIZES: [Sizes; 6] = [(1, 1, 1, 1), (1, 5, 3, 2), (2, 3, 64, 7), (3, 7, 65, 5), (2, 33, 130, 11), (4, 16, 63, 1)];
+const SIZES: [Sizes; 8] = [
+    (1, 1, 1, 1),
+    (1, 5, 3, 2),
+    (2, 3, 64, 7),
+    (3, 7, 65, 5),
+    (2, 33, 130, 11),
+    (4, 16, 63, 1),
+    (1, 3, 8, 2),
+    // A vector more than a warp takes at once.
+    (1, 5, 520, 3),
+];
 
 fn of(lab: &mut Lab, (batch, time, width, vocab): Sizes, pitch: usize, with_positions: bool, add: bool) -> Embedding {
     let ids = lab.random.ids(batch * time, vocab);
@@ -21,7 +31,7 @@ fn of(lab: &mut Lab, (batch, time, width, vocab): Sizes, pitch: usize, with_posi
 pub fn cases(lab: &mut Lab) {
     for sizes in SIZES {
         for (with_positions, add) in [(false, false), (true, false), (false, true), (true, true)] {
-            for pitch in [0, sizes.2 + 3] {
+            for pitch in [0, sizes.2 + 3, sizes.2 + 8] {
                 let op = of(lab, sizes, pitch, with_positions, add);
                 // At most two additions of numbers up to 3; a bare look-up is a copy.
                 let rounding = if with_positions || add { 3.0 * EPS } else { 0.0 };

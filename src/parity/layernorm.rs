@@ -5,6 +5,21 @@ use crate::tensor::{DType, Tensor};
 
 const SHAPES: [(usize, usize); 9] = [(1, 1), (3, 2), (5, 3), (1, 16), (2, 17), (33, 64), (7, 97), (65, 130), (31, 768)];
 
+/// As wide as a kernel that holds a row in registers allows, and a little wider.
+const WIDE: [(usize, usize); 11] = [
+    (5, 8),
+    (6, 512),
+    (3, 520),
+    (5, 1024),
+    (3, 1032),
+    (2, 2048),
+    (2, 2056),
+    (2, 4096),
+    (2, 4104),
+    (1, 8192),
+    (1, 8200),
+];
+
 /// Where the sum with the residual goes.
 #[derive(Clone, Copy, PartialEq)]
 enum Sum {
@@ -15,9 +30,17 @@ enum Sum {
 
 fn of(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, how: Sum, offset: f64) -> LayerNorm {
     let dims = &[rows, width];
-    let values: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| x + offset).collect();
+    // A sum in bf16 is rounded before it is normalised, which the reference does not do: sums that bf16 has.
+    let step = match lab.float {
+        DType::BF16 if how != Sum::None && offset > 0.0 => 0.5,
+        DType::BF16 if how != Sum::None => 1.0 / 16.0,
+        _ => 0.0,
+    };
+    let on_grid = |x: &f64| if step > 0.0 { (x / step).round() * step } else { *x };
+    let values: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| on_grid(x) + offset).collect();
     let x = lab.floats((dims, pitch), &values);
-    let residual = (how != Sum::None).then(|| lab.input((dims, pitch)));
+    let others: Vec<f64> = lab.random.floats(rows * width).iter().map(on_grid).collect();
+    let residual = (how != Sum::None).then(|| lab.floats((dims, pitch), &others));
     let sum = match how {
         Sum::None => None,
         Sum::Apart => Some(lab.output((dims, 0))),
@@ -38,13 +61,13 @@ const FULL: [(usize, usize); 2] = [(2048, 768), (1024, 1024)];
 
 /// Shapes that are wanted.
 fn shapes(lab: &Lab) -> Vec<(usize, usize)> {
-    [&SHAPES[..], if lab.full() { &FULL } else { &[] }].concat()
+    [&SHAPES[..], &WIDE, if lab.full() { &FULL } else { &[] }].concat()
 }
 
 pub fn cases(lab: &mut Lab) {
     for (rows, width) in shapes(lab) {
         for how in [Sum::None, Sum::Apart, Sum::InPlace] {
-            for (pitch, offset) in [(0, 0.0), (width + 3, 0.0), (0, 64.0)] {
+            for (pitch, offset) in [(0, 0.0), (width + 3, 0.0), (width + 8, 0.0), (0, 64.0)] {
                 let op = of(lab, (rows, width), pitch, how, offset);
                 // Values are up to 2 + offset; they, and their mean over width / 16 steps of 16 lanes, round by eps / 2 of that
                 // each, and rstd magnifies the difference. The rest is relative to h, which is at most sqrt(width).
@@ -81,10 +104,15 @@ fn backward(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, add: (bo
 
 pub fn cases_backward(lab: &mut Lab) {
     // 2100 rows: more than 64 blocks of 32, which then grow.
-    for (rows, width) in shapes(lab).into_iter().chain([(32, 5), (2100, 6)]) {
-        for (pitch, add) in
-            [(0, (false, false)), (width + 3, (true, false)), (0, (false, true)), (width + 5, (true, true))]
-        {
+    for (rows, width) in shapes(lab).into_iter().chain([(32, 5), (2100, 6), (2100, 8)]) {
+        for (pitch, add) in [
+            (0, (false, false)),
+            (width + 3, (true, false)),
+            (width + 8, (true, false)),
+            (0, (false, true)),
+            (width + 5, (true, true)),
+            (width + 16, (true, true)),
+        ] {
             let op = backward(lab, (rows, width), pitch, add);
             // h = (x - mean) rstd is given: it rounds twice and is at most sqrt(width), as are its products with |dout| <= 1.
             let (rstd, h) = (rstd_of(width), (width as f64).sqrt());
@@ -105,4 +133,42 @@ pub fn sample(lab: &mut Lab, size: Size) -> Op {
 pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
     let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
     backward(lab, shape, 0, (true, true)).into()
+}
+
+#[cfg(all(test, emulated))]
+mod tests {
+    use super::super::lab::{Choice, Lab};
+    use super::*;
+    use crate::device::Device;
+    use crate::device::cuda;
+    use crate::device::cuda::driver::emulator::Options;
+    use crate::device::cuda::variants::ladder;
+
+    /// The backward pass computes with mean, rstd and the sum as it was written.
+    #[test]
+    fn a_rounded_sum_has_the_mean_that_was_kept() {
+        for variant in ladder("layernorm") {
+            let mut device = cuda::emulated(Options::default());
+            device.force(Some(variant));
+            let mut lab = Lab::new(vec![Box::new(device) as Box<dyn Device>], Choice::ALL);
+            lab.float = DType::BF16;
+            let (rows, width) = (4, 24);
+            let dims = &[rows, width];
+            let (x, residual) = (lab.input((dims, 0)), lab.input((dims, 0)));
+            let op = LayerNorm {
+                x,
+                residual: Some(residual),
+                sum: Some(lab.output((dims, 0))),
+                ..of(&mut lab, (rows, width), 0, Sum::Apart, 0.0)
+            };
+            lab.prepare(op);
+            let (sum, mean) = (lab.values(&op.sum.expect("given")), lab.values(&op.mean));
+            lab.finish().expect("a layernorm in bf16");
+            for (row, mean) in sum.chunks(width).zip(mean) {
+                let want = row.iter().sum::<f64>() / width as f64;
+                // The sum of rounded numbers is exact but for its own additions; rounding moves the mean a hundred times as far.
+                assert!((mean - want).abs() < 24.0 * EPS, "{}: a mean of {mean}, not {want}", variant.name);
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! `cross_entropy`: the scored rows are counted, then the rows, then their sum.
 
+use super::elements::{begin_at, each, typed};
 use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::CrossEntropy;
@@ -7,13 +8,33 @@ use crate::device::ops::CrossEntropy;
 /// A thread for each row.
 pub fn naive(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
     let rows = op.logits.rows();
-    let launch = Launch::new("cross_entropy_naive_f32", rows.div_ceil(64), 64);
+    let launch =
+        Launch::new(typed(&op.logits, "cross_entropy_naive_f32", "cross_entropy_naive_bf16"), rows.div_ceil(64), 64);
     around(op, places, options(operands(launch, op, places).int(rows), op), out);
 }
 
 /// A block for each row.
 pub fn block(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
-    let launch = Launch::new("cross_entropy_block_f32", op.logits.rows(), 256);
+    let launch =
+        Launch::new(typed(&op.logits, "cross_entropy_block_f32", "cross_entropy_block_bf16"), op.logits.rows(), 256);
+    around(op, places, options(operands(launch, op, places), op), out);
+}
+
+/// Rows of logits and of their gradient begin at multiples of 16 bytes.
+pub fn is_aligned(op: &CrossEntropy) -> bool {
+    begin_at(&op.logits, each(&op.logits)) && op.dlogits.is_none_or(|t| begin_at(&t, each(&t)))
+}
+
+/// Widest row of a small block.
+const NARROW: usize = 8192;
+
+/// A block for each row, 16 bytes at a time.
+pub fn vector(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
+    let (kernel, threads) = match op.logits.width {
+        ..=NARROW => (typed(&op.logits, "cross_entropy_vector_128_f32", "cross_entropy_vector_128_bf16"), 128),
+        _ => (typed(&op.logits, "cross_entropy_vector_512_f32", "cross_entropy_vector_512_bf16"), 512),
+    };
+    let launch = Launch::new(kernel, op.logits.rows(), threads);
     around(op, places, options(operands(launch, op, places), op), out);
 }
 

@@ -1,25 +1,39 @@
 //! `dropout`.
 
+use super::elements::{each, typed};
 use super::fill::Rows;
 use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::Dropout;
 
+// The index of an element counts along rows without their gaps, so rows may be cut anew.
+
 pub fn naive(op: &Dropout, places: &Places, out: &mut Vec<Launch>) {
-    // The index of an element counts along rows without their gaps, so rows may be cut anew.
     let rows = Rows::of(&op.out, &[Some(op.x), op.residual]);
-    out.push(
-        rows.launch("dropout_f32")
-            .ptr(places.ptr(&op.x))
-            .ptr(places.maybe(&op.residual))
-            .ptr(places.ptr(&op.out))
-            .ptr(places.ptr(&op.mask.state))
-            .int(rows.width())
-            .int(rows.last())
-            .int(rows.pitch(&op.x))
-            .int(op.residual.map_or(0, |t| rows.pitch(&t)))
-            .int(rows.pitch(&op.out))
-            .word(op.mask.site)
-            .float(f64::from(op.mask.p)),
-    );
+    out.push(operands(rows.launch(typed(&op.out, "dropout_f32", "dropout_bf16")), &rows, op, places));
+}
+
+pub fn is_whole(op: &Dropout) -> bool {
+    Rows::whole(&op.out, &[Some(op.x), op.residual], each(&op.out))
+}
+
+/// An access of 16 bytes for each thread.
+pub fn vector(op: &Dropout, places: &Places, out: &mut Vec<Launch>) {
+    let rows = Rows::tiled(&op.out, &[Some(op.x), op.residual], each(&op.out));
+    out.push(operands(rows.launch(typed(&op.out, "dropout_vector_f32", "dropout_vector_bf16")), &rows, op, places));
+}
+
+fn operands(launch: Launch, rows: &Rows, op: &Dropout, places: &Places) -> Launch {
+    launch
+        .ptr(places.ptr(&op.x))
+        .ptr(places.maybe(&op.residual))
+        .ptr(places.ptr(&op.out))
+        .ptr(places.ptr(&op.mask.state))
+        .int(rows.width())
+        .int(rows.last())
+        .int(rows.pitch(&op.x))
+        .int(op.residual.map_or(0, |t| rows.pitch(&t)))
+        .int(rows.pitch(&op.out))
+        .word(op.mask.site)
+        .float(f64::from(op.mask.p))
 }

@@ -1,5 +1,6 @@
 //! `embedding` and its backward.
 
+use super::elements::{typed, whole};
 use super::fill::tiles;
 use super::launch::Launch;
 use super::places::Places;
@@ -13,36 +14,55 @@ fn rows(kernel: &'static str, rows: usize, width: usize) -> Launch {
 }
 
 pub fn naive(op: &Embedding, places: &Places, out: &mut Vec<Launch>) {
-    out.push(
-        rows("embedding_f32", op.out.rows(), op.out.width)
-            .ptr(places.ptr(&op.ids))
-            .ptr(places.ptr(&op.table))
-            .ptr(places.maybe(&op.positions))
-            .ptr(places.ptr(&op.out))
-            .int(op.table.rows())
-            .int(op.ids.shape.last())
-            .int(op.out.width)
-            .int(op.table.pitch)
-            .int(op.positions.map_or(0, |t| t.pitch))
-            .int(op.out.pitch)
-            .flag(op.accumulate),
-    );
+    let kernel = typed(&op.out, "embedding_f32", "embedding_bf16");
+    out.push(operands(rows(kernel, op.out.rows(), op.out.width), op, places));
+}
+
+pub fn is_whole(op: &Embedding) -> bool {
+    whole(&op.table) && whole(&op.out) && op.positions.iter().all(whole)
+}
+
+/// A warp for each token.
+pub fn vector(op: &Embedding, places: &Places, out: &mut Vec<Launch>) {
+    let kernel = typed(&op.out, "embedding_vector_f32", "embedding_vector_bf16");
+    let warps = THREADS as usize / 32;
+    out.push(operands(Launch::new(kernel, op.out.rows().div_ceil(warps), THREADS), op, places));
+}
+
+fn operands(launch: Launch, op: &Embedding, places: &Places) -> Launch {
+    launch
+        .ptr(places.ptr(&op.ids))
+        .ptr(places.ptr(&op.table))
+        .ptr(places.maybe(&op.positions))
+        .ptr(places.ptr(&op.out))
+        .int(op.out.rows())
+        .int(op.table.rows())
+        .int(op.ids.shape.last())
+        .int(op.out.width)
+        .int(op.table.pitch)
+        .int(op.positions.map_or(0, |t| t.pitch))
+        .int(op.out.pitch)
+        .flag(op.accumulate)
 }
 
 /// A thread for each element of the table.
 pub fn backward_naive(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Launch>) {
     if let Some(table) = &op.dtable {
         out.push(
-            rows("embedding_backward_naive_f32", table.rows(), table.width)
-                .ptr(places.ptr(&op.ids))
-                .ptr(places.ptr(&op.dout))
-                .ptr(places.ptr(table))
-                .int(op.ids.numel())
-                .int(table.width)
-                .int(op.dout.pitch)
-                .int(table.pitch)
-                .signed(padding(op))
-                .flag(op.accumulate_table),
+            rows(
+                typed(&op.dout, "embedding_backward_naive_f32", "embedding_backward_naive_bf16"),
+                table.rows(),
+                table.width,
+            )
+            .ptr(places.ptr(&op.ids))
+            .ptr(places.ptr(&op.dout))
+            .ptr(places.ptr(table))
+            .int(op.ids.numel())
+            .int(table.width)
+            .int(op.dout.pitch)
+            .int(table.pitch)
+            .signed(padding(op))
+            .flag(op.accumulate_table),
         );
     }
     positions(op, places, out);
@@ -60,7 +80,7 @@ pub fn backward_owner(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Lau
         // Eight columns for each thread, and as many blocks as that takes.
         let columns = width.div_ceil(8 * THREADS as usize);
         out.push(
-            Launch::new("embedding_backward_owner_f32", 1, THREADS)
+            Launch::new(typed(&op.dout, "embedding_backward_owner_f32", "embedding_backward_owner_bf16"), 1, THREADS)
                 .grid(tokens, columns, 1)
                 .ptr(places.ptr(&op.ids))
                 .ptr(places.ptr(&op.dout))
@@ -85,7 +105,7 @@ fn positions(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Launch>) {
     let Some(positions) = &op.dpositions else { return };
     let &[batch, time] = op.ids.dims() else { return };
     out.push(
-        rows("embedding_positions_f32", positions.rows(), positions.width)
+        rows(typed(&op.dout, "embedding_positions_f32", "embedding_positions_bf16"), positions.rows(), positions.width)
             .ptr(places.ptr(&op.dout))
             .ptr(places.ptr(positions))
             .int(batch)

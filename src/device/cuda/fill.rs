@@ -1,5 +1,6 @@
 //! `fill`, and how all pointwise kernels cut their operands.
 
+use super::elements::{each, typed};
 use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::Fill;
@@ -12,27 +13,42 @@ pub(super) struct Rows {
     width: usize,
     /// Elements of the last row.
     last: usize,
+    /// Elements of a block.
+    tile: usize,
     cut: bool,
 }
 
 impl Rows {
-    /// Elements of a block, four for each thread.
-    const TILE: usize = 1024;
-    const THREADS: u32 = 256;
+    const THREADS: usize = 256;
 
-    /// Of operands of one shape.
+    /// Of operands of one shape, with four elements for each thread.
     pub(super) fn of(out: &Tensor, others: &[Option<Tensor>]) -> Self {
+        Self::tiled(out, others, 4)
+    }
+
+    /// With so many elements for each thread.
+    pub(super) fn tiled(out: &Tensor, others: &[Option<Tensor>], each: usize) -> Self {
+        let tile = each * Self::THREADS;
         if out.is_contiguous() && others.iter().flatten().all(Tensor::is_contiguous) {
-            let rows = out.numel().div_ceil(Self::TILE);
-            let last = out.numel() - rows.saturating_sub(1) * Self::TILE;
-            return Rows { rows, width: Self::TILE, last, cut: true };
+            let rows = out.numel().div_ceil(tile);
+            let last = out.numel() - rows.saturating_sub(1) * tile;
+            return Rows { rows, width: tile, last, tile, cut: true };
         }
-        Rows { rows: out.rows(), width: out.width, last: out.width, cut: false }
+        Rows { rows: out.rows(), width: out.width, last: out.width, tile, cut: false }
+    }
+
+    /// Whether all rows, once cut, begin and end at multiples of so many elements.
+    pub(super) fn whole(out: &Tensor, others: &[Option<Tensor>], each: usize) -> bool {
+        let mut all = others.iter().flatten().chain([out]);
+        let cut = all.clone().all(Tensor::is_contiguous);
+        let width = if cut { out.numel() } else { out.width };
+        width.is_multiple_of(each)
+            && all.all(|t| t.offset.is_multiple_of(each) && (cut || t.pitch.is_multiple_of(each)))
     }
 
     /// A launch that covers all elements.
     pub(super) fn launch(&self, kernel: &'static str) -> Launch {
-        Launch::new(kernel, 1, Self::THREADS).grid(self.rows, tiles(self.width, Self::TILE), 1)
+        Launch::new(kernel, 1, Self::THREADS as u32).grid(self.rows, tiles(self.width, self.tile), 1)
     }
 
     pub(super) fn width(&self) -> usize {
@@ -56,12 +72,19 @@ pub(super) fn tiles(columns: usize, of_a_block: usize) -> usize {
 
 pub fn naive(op: &Fill, places: &Places, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.out, &[]);
-    out.push(
-        rows.launch("fill_f32")
-            .ptr(places.ptr(&op.out))
-            .int(rows.width())
-            .int(rows.last())
-            .int(rows.pitch(&op.out))
-            .float(op.value),
-    );
+    out.push(operands(rows.launch(typed(&op.out, "fill_f32", "fill_bf16")), &rows, op, places));
+}
+
+pub fn is_whole(op: &Fill) -> bool {
+    Rows::whole(&op.out, &[], each(&op.out))
+}
+
+/// Four 16-byte stores for each thread.
+pub fn vector(op: &Fill, places: &Places, out: &mut Vec<Launch>) {
+    let rows = Rows::tiled(&op.out, &[], 4 * each(&op.out));
+    out.push(operands(rows.launch(typed(&op.out, "fill_vector_f32", "fill_vector_bf16")), &rows, op, places));
+}
+
+fn operands(launch: Launch, rows: &Rows, op: &Fill, places: &Places) -> Launch {
+    launch.ptr(places.ptr(&op.out)).int(rows.width()).int(rows.last()).int(rows.pitch(&op.out)).float(op.value)
 }

@@ -14,6 +14,7 @@ pub mod compiled;
 mod cross_entropy;
 pub mod driver;
 mod dropout;
+mod elements;
 mod embedding;
 mod fill;
 mod global_norm;

@@ -66,9 +66,26 @@ macro_rules! variants {
 }
 
 variants! {
-    Accumulate { "naive" [F32] => ["accumulate_f32"], |_| true, accumulate::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1); }
-    ActivationBackward { "naive" [F32] => ["activation_backward_f32"], |_| true, activation::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1); }
-    AdamW { "naive" [F32] => ["adamw_f32"], |_| true, adamw::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1); }
+    Accumulate {
+        "naive" [F32, BF16] => ["accumulate_f32", "accumulate_bf16", "accumulate_f32_bf16", "accumulate_bf16_f32"],
+            |_| true, accumulate::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+        "vector" [F32, BF16] => [
+            "accumulate_vector_f32", "accumulate_vector_bf16",
+            "accumulate_vector_f32_bf16", "accumulate_vector_bf16_f32"
+        ], accumulate::is_whole, accumulate::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+    }
+    ActivationBackward {
+        "naive" [F32, BF16] => ["activation_backward_f32", "activation_backward_bf16"],
+            |_| true, activation::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+        "vector" [F32, BF16] => ["activation_backward_vector_f32", "activation_backward_vector_bf16"],
+            activation::is_whole, activation::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+    }
+    AdamW {
+        "naive" [F32, BF16] => ["adamw_f32"],
+            adamw::fits_copy, adamw::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+        "vector" [F32, BF16] => ["adamw_vector_f32"],
+            adamw::is_whole, adamw::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+    }
     Attention {
         "naive" [F32] => ["attention_naive_f32"], |_| true, attention::naive, |op, chip| arithmetic(*op, chip, 0.02, 1);
         "tiled" [F32] => ["attention_tiled_32_f32", "attention_tiled_64_f32", "attention_tiled_128_f32"],
@@ -84,33 +101,79 @@ variants! {
         ], attention_backward::fits_tile, attention_backward::tiled, |op, chip| arithmetic(*op, chip, 0.3, 3);
     }
     ColumnSum {
-        "naive" [F32] => ["column_sum_naive_f32"], |_| true, column_sum::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);
-        "tiled" [F32] => ["column_sum_tiled_f32"], |_| true, column_sum::tiled, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+        "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
+            |_| true, column_sum::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);
+        "tiled" [F32, BF16] => ["column_sum_tiled_f32", "column_sum_tiled_bf16"],
+            |_| true, column_sum::tiled, |op, chip| chip.memory(bytes(*op), 0.5 * column_sum::occupied(op, chip), 1);
+        "vector" [F32, BF16] => ["column_sum_vector_f32", "column_sum_vector_bf16", "column_sum_tiled_f32"],
+            column_sum::is_whole, column_sum::vector, |op, chip| chip.memory(bytes(*op), 0.85, 2),
+            column_sum::workspace;
     }
     CrossEntropy {
-        "naive" [F32] => ["cross_entropy_count", "cross_entropy_naive_f32", "cross_entropy_loss_f32"],
-            |_| true, cross_entropy::naive, |op, chip| chip.memory(bytes(*op), 0.05, 3);
-        "block" [F32] => ["cross_entropy_count", "cross_entropy_block_f32", "cross_entropy_loss_f32"],
-            |_| true, cross_entropy::block, |op, chip| chip.memory(bytes(*op), 0.6, 3);
+        "naive" [F32, BF16] => [
+            "cross_entropy_count", "cross_entropy_naive_f32", "cross_entropy_naive_bf16", "cross_entropy_loss_f32"
+        ], |_| true, cross_entropy::naive, |op, chip| chip.memory(bytes(*op), 0.05, 3);
+        "block" [F32, BF16] => [
+            "cross_entropy_count", "cross_entropy_block_f32", "cross_entropy_block_bf16", "cross_entropy_loss_f32"
+        ], |_| true, cross_entropy::block, |op, chip| chip.memory(bytes(*op), 0.6, 3);
+        "vector" [F32, BF16] => [
+            "cross_entropy_count", "cross_entropy_loss_f32",
+            "cross_entropy_vector_128_f32", "cross_entropy_vector_128_bf16",
+            "cross_entropy_vector_512_f32", "cross_entropy_vector_512_bf16"
+        ], cross_entropy::is_aligned, cross_entropy::vector, |op, chip| chip.memory(bytes(*op), 0.85, 3);
     }
-    Dropout { "naive" [F32] => ["dropout_f32"], |_| true, dropout::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1); }
-    Embedding { "naive" [F32] => ["embedding_f32"], |_| true, embedding::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1); }
+    Dropout {
+        "naive" [F32, BF16] => ["dropout_f32", "dropout_bf16"],
+            |_| true, dropout::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+        "vector" [F32, BF16] => ["dropout_vector_f32", "dropout_vector_bf16"],
+            dropout::is_whole, dropout::vector, |op, chip| chip.memory(bytes(*op), 0.8, 1);
+    }
+    Embedding {
+        "naive" [F32, BF16] => ["embedding_f32", "embedding_bf16"],
+            |_| true, embedding::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+        "vector" [F32, BF16] => ["embedding_vector_f32", "embedding_vector_bf16"],
+            embedding::is_whole, embedding::vector, |op, chip| chip.memory(bytes(*op), 0.85, 1);
+    }
     EmbeddingBackward {
-        "naive" [F32] => ["embedding_backward_naive_f32", "embedding_positions_f32"], |_| true, embedding::backward_naive, |op, chip| chip.memory(bytes(*op), 0.02, 2);
-        "owner" [F32] => ["embedding_clear_f32", "embedding_backward_owner_f32", "embedding_positions_f32"],
-            |_| true, embedding::backward_owner, |op, chip| chip.memory(bytes(*op), 0.2, 3);
+        "naive" [F32, BF16] => [
+            "embedding_backward_naive_f32", "embedding_backward_naive_bf16",
+            "embedding_positions_f32", "embedding_positions_bf16"
+        ], |_| true, embedding::backward_naive, |op, chip| chip.memory(bytes(*op), 0.02, 2);
+        "owner" [F32, BF16] => [
+            "embedding_clear_f32", "embedding_backward_owner_f32", "embedding_backward_owner_bf16",
+            "embedding_positions_f32", "embedding_positions_bf16"
+        ], |_| true, embedding::backward_owner, |op, chip| chip.memory(bytes(*op), 0.2, 3);
     }
-    Fill { "naive" [F32] => ["fill_f32"], |_| true, fill::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1); }
+    Fill {
+        "naive" [F32, BF16] => ["fill_f32", "fill_bf16"],
+            |_| true, fill::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+        "vector" [F32, BF16] => ["fill_vector_f32", "fill_vector_bf16"],
+            fill::is_whole, fill::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+    }
     GlobalNorm { "block" [F32] => ["global_norm_partials_f32", "global_norm_finish_f32"], |_| true, global_norm::block, |op, chip| chip.memory(bytes(*op), 0.7, 2); }
     LayerNorm {
-        "naive" [F32] => ["layernorm_naive_f32"], |_| true, layernorm::naive, |op, chip| chip.memory(bytes(*op), 0.05, 1);
-        "warp" [F32] => ["layernorm_warp_f32"], |_| true, layernorm::warp, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+        "naive" [F32, BF16] => ["layernorm_naive_f32", "layernorm_naive_bf16"],
+            |_| true, layernorm::naive, |op, chip| chip.memory(bytes(*op), 0.05, 1);
+        "warp" [F32, BF16] => ["layernorm_warp_f32", "layernorm_warp_bf16"],
+            |_| true, layernorm::warp, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+        "vector" [F32, BF16] => [
+            "layernorm_vector_512_f32", "layernorm_vector_1024_f32",
+            "layernorm_vector_4096_f32", "layernorm_vector_8192_f32",
+            "layernorm_vector_512_bf16", "layernorm_vector_1024_bf16",
+            "layernorm_vector_4096_bf16", "layernorm_vector_8192_bf16"
+        ], layernorm::fits_registers, layernorm::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
     }
     LayerNormBackward {
-        "naive" [F32] => ["layernorm_dx_naive_f32", "layernorm_partials_naive_f32", "layernorm_finish_f32"],
-            |_| true, layernorm::backward_naive, |op, chip| chip.memory(bytes(*op), 0.03, 3);
-        "warp" [F32] => ["layernorm_backward_warp_f32", "layernorm_finish_f32"],
+        "naive" [F32, BF16] => [
+            "layernorm_dx_naive_f32", "layernorm_dx_naive_bf16",
+            "layernorm_partials_naive_f32", "layernorm_partials_naive_bf16", "layernorm_finish_f32"
+        ], |_| true, layernorm::backward_naive, |op, chip| chip.memory(bytes(*op), 0.03, 3);
+        "warp" [F32, BF16] => ["layernorm_backward_warp_f32", "layernorm_backward_warp_bf16", "layernorm_finish_f32"],
             layernorm::fits_shared, layernorm::backward_warp, |op, chip| chip.memory(bytes(*op), 0.3, 2);
+        "vector" [F32, BF16] => [
+            "layernorm_backward_vector_f32", "layernorm_backward_vector_bf16", "layernorm_finish_tiled_f32"
+        ], layernorm::fits_block, layernorm::backward_vector, |op, chip| chip.memory(bytes(*op), 0.8, 2),
+            layernorm::workspace;
     }
     Linear {
         "naive" [F32, BF16] => ["linear_naive_f32", "linear_naive_bf16", "linear_naive_bf16_f32"],
