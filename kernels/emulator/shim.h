@@ -207,14 +207,18 @@ struct alignas(BYTES) Vector {
 struct float2 : Vector<8> {
   float x, y;
 };
+struct uint2 : Vector<8> {
+  unsigned x, y;
+};
 struct float4 : Vector<16> {
   float x, y, z, w;
 };
 struct uint4 : Vector<16> {
   unsigned x, y, z, w;
 };
-static_assert(sizeof(float2) == 8 && sizeof(float4) == 16 && sizeof(uint4) == 16);
+static_assert(sizeof(float2) == 8 && sizeof(uint2) == 8 && sizeof(float4) == 16 && sizeof(uint4) == 16);
 inline float2 make_float2(float x, float y) { return {{}, x, y}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {{}, x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {{}, x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {{}, x, y, z, w}; }
 
