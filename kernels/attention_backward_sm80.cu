@@ -163,7 +163,7 @@ DEVICE void attention_dq_flash(DQ_PARAMETERS) {
   store_tile<WIDTH>(head_rows(dq, dq_pitch, tq, d), dq_pitch, mine, tq, d, sum, mean);
 }
 
-KERNEL(attention_dq_flash_32_bf16, 128, 2, DQ_PARAMETERS) { attention_dq_flash<32, 2, 64, true>(DQ_ARGUMENTS); }
+KERNEL(attention_dq_flash_32_bf16, 128, 3, DQ_PARAMETERS) { attention_dq_flash<32, 2, 64, true>(DQ_ARGUMENTS); }
 KERNEL(attention_dq_flash_64_bf16, 128, 2, DQ_PARAMETERS) { attention_dq_flash<64, 2, 64, false>(DQ_ARGUMENTS); }
 KERNEL(attention_dq_flash_80_bf16, 128, 2, DQ_PARAMETERS) { attention_dq_flash<80, 1, 64, true>(DQ_ARGUMENTS); }
 KERNEL(attention_dq_flash_96_bf16, 128, 2, DQ_PARAMETERS) { attention_dq_flash<96, 1, 64, true>(DQ_ARGUMENTS); }
@@ -185,10 +185,10 @@ DEVICE void load_statistics(float* shared, const float* __restrict__ lse, const 
 
 // Tiles of scores are transposed: rows are keys. A key that the mask hides, or beyond the end, is computed with like any
 // other, since its rows of sums are its own, and is left out when these are written.
-template <int WIDTH, int M, int QUERIES, bool KEPT>
+template <int WIDTH, int M, int QUERIES, int GROUP, bool KEPT_K, bool KEPT_V>
 DEVICE void attention_dkdv_flash(INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, int dk_pitch, bf16* __restrict__ dv,
                                  int dv_pitch) {
-  constexpr int ROWS = 16 * M * kWarps;
+  constexpr int ROWS = 16 * M * kWarps, N = GROUP / 8;
   SMEM_DYN(bf16, tile_k);
   bf16* tile_v = tile_k + ROWS * WIDTH;
   // Twice q and dout; twice lse and delta.
@@ -215,7 +215,8 @@ DEVICE void attention_dkdv_flash(INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, 
   float key_sum[M][WIDTH / 8][4] = {}, value_sum[M][WIDTH / 8][4] = {};
   cp_async_wait<0>();
   __syncthreads();
-  Left<WIDTH, M, KEPT> left_k, left_v;
+  Left<WIDTH, M, KEPT_K> left_k;
+  Left<WIDTH, M, KEPT_V> left_v;
   take_left(left_k, tile_k + (mine - first) * WIDTH);
   take_left(left_v, tile_v + (mine - first) * WIDTH);
 
@@ -231,14 +232,14 @@ DEVICE void attention_dkdv_flash(INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, 
       cp_async_commit();
     }
 #pragma unroll 1
-    for (int start = tile; start < min(tile + QUERIES, tq); start += kGroup) {
-      if (start + kGroup <= from) continue;
+    for (int start = tile; start < min(tile + QUERIES, tq); start += GROUP) {
+      if (start + GROUP <= from) continue;
       unsigned keeps = 0;
-      if (pairs.drop.threshold) keeps = keeps_of_keys<M>(pairs, mine, start);
-      float p[M][4][4], ds[M][4][4];
+      if (pairs.drop.threshold) keeps = keeps_of_keys<M, GROUP>(pairs, mine, start);
+      float p[M][N][4], ds[M][N][4];
       multiply_rows(p, left_k, tile_q, start - tile);
 #pragma unroll
-      for (int n = 0; n < 4; n++) {
+      for (int n = 0; n < N; n++) {
 #pragma unroll
         for (int c = 0; c < 2; c++) {
           const float log_sum = tile_lse[start - tile + 8 * n + lane_column() + c] * kLog2E;
@@ -252,7 +253,7 @@ DEVICE void attention_dkdv_flash(INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, 
       // The first query does not see the last key.
       if (start + pairs.ahead < mine + 16 * M - 1) {
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
+        for (int n = 0; n < N; n++) {
 #pragma unroll
           for (int c = 0; c < 2; c++) {
             const int visible = start + 8 * n + lane_column() + c + pairs.ahead - mine - lane_row();
@@ -263,42 +264,27 @@ DEVICE void attention_dkdv_flash(INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, 
           }
         }
       }
-      // P goes into dV before dP takes registers.
-      unsigned weights[2][M][4];
-      if (pairs.drop.threshold) {
-        float kept[M][4][4];
-#pragma unroll
-        for (int n = 0; n < 4; n++) {
-#pragma unroll
-          for (int i = 0; i < 2 * M; i++) {
-#pragma unroll
-            for (int c = 0; c < 2; c++) {
-              const int at = i % 2 * 2 + c;
-              kept[i / 2][n][at] = keeps >> (8 * i + 2 * n + c) & 1 ? p[i / 2][n][at] : 0.0f;
-            }
-          }
-        }
-        pack_weights(weights, kept);
-      } else {
-        pack_weights(weights, p);
-      }
-      add_products<WIDTH>(value_sum, weights, tile_dout, start - tile);
-
       multiply_rows(ds, left_v, tile_dout, start - tile);
+      unsigned weights[N / 2][M][4];
+      pack_weights(weights, p);
       if (pairs.drop.threshold) {
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
+        for (int n = 0; n < N; n++) {
 #pragma unroll
           for (int i = 0; i < 2 * M; i++) {
 #pragma unroll
             for (int c = 0; c < 2; c++) {
               ds[i / 2][n][i % 2 * 2 + c] *= keeps >> (8 * i + 2 * n + c) & 1 ? pairs.drop.scale : 0.0f;
             }
+            // The pair that weights[n / 2][i / 2] has of these two.
+            const unsigned both = keeps >> (8 * i + 2 * n);
+            weights[n / 2][i / 2][n % 2 * 2 + i % 2] &= (both & 1 ? 0xffffu : 0u) | (both & 2 ? 0xffff0000u : 0u);
           }
         }
       }
+      add_products<WIDTH>(value_sum, weights, tile_dout, start - tile);
 #pragma unroll
-      for (int n = 0; n < 4; n++) {
+      for (int n = 0; n < N; n++) {
 #pragma unroll
         for (int c = 0; c < 2; c++) {
           const float mean = tile_lse[QUERIES + start - tile + 8 * n + lane_column() + c];
@@ -336,14 +322,14 @@ DEVICE void attention_dkdv_flash(INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, 
   store_tile<WIDTH>(head_rows(dv, dv_pitch, tk, d), dv_pitch, mine, tk, d, value_sum, value_scale);
 }
 
-#define DKDV_KERNEL(width, M, queries, kept)                                                                           \
+#define DKDV_KERNEL(width, ...)                                                                                        \
   KERNEL(attention_dkdv_flash_##width##_bf16, 128, 2, INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, int dk_pitch,     \
          bf16* __restrict__ dv, int dv_pitch) {                                                                        \
-    attention_dkdv_flash<width, M, queries, kept>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch);                        \
+    attention_dkdv_flash<width, __VA_ARGS__>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch);                             \
   }
 
-DKDV_KERNEL(32, 2, 64, true)
-DKDV_KERNEL(64, 2, 64, false)
-DKDV_KERNEL(80, 1, 64, true)
-DKDV_KERNEL(96, 1, 64, true)
-DKDV_KERNEL(128, 1, 32, false)
+DKDV_KERNEL(32, 2, 64, 32, true, true)
+DKDV_KERNEL(64, 2, 64, 16, true, false)
+DKDV_KERNEL(80, 1, 64, 32, true, true)
+DKDV_KERNEL(96, 1, 64, 32, true, true)
+DKDV_KERNEL(128, 1, 32, 32, false, false)

@@ -151,7 +151,7 @@ DEVICE void attention_flash(FORWARD_PARAMETERS(bf16)) {
   store_tile<WIDTH>(head_rows(out, out_pitch, tq, d), out_pitch, mine, tq, d, sum, l);
 }
 
-KERNEL(attention_flash_32_bf16, 128, 2, FORWARD_PARAMETERS(bf16)) {
+KERNEL(attention_flash_32_bf16, 128, 3, FORWARD_PARAMETERS(bf16)) {
   attention_flash<32, 64, true>(FORWARD_ARGUMENTS);
 }
 

@@ -228,23 +228,27 @@ DEVICE unsigned keeps_of_queries(const Pairs& pairs, int first, int start) {
 #pragma unroll
   for (int i = 0; i < 2 * M; i++) {
     unsigned bits = __shfl_sync(kAllLanes, drawn, i, 4);
-    if (M == 1) bits |= __shfl_sync(kAllLanes, drawn, i + 2, 4) << 16;
+    if constexpr (M == 1) bits |= __shfl_sync(kAllLanes, drawn, i + 2, 4) << 16;
     keeps |= (bits >> lane_column() & 0x03030303u) << (2 * i);
   }
   return keeps;
 }
 
-// Of keys `first` to `first` + 16 M - 1 and the 32 queries from `start` on: bit 8 i + 2 n + c for the lane's key
-// 8 i + lane / 4 and query 8 n + 2 (lane % 4) + c. A lane draws for one query.
-template <int M>
+// Of keys `first` to `first` + 16 M - 1 and GROUP queries from `start` on: bit 8 i + 2 n + c for the lane's key
+// 8 i + lane / 4 and query 8 n + 2 (lane % 4) + c. Lanes draw for one query each; where there are 16, half of its keys.
+template <int M, int GROUP>
 DEVICE unsigned keeps_of_keys(const Pairs& pairs, int first, int start) {
-  const unsigned drawn = keep_bits<16 * M>(pairs.drop, pair_index(pairs, start + lane_number(), first));
+  constexpr int kBits = M * GROUP / 2;
+  const int lane = lane_number(), row = lane / GROUP * kBits;
+  const unsigned drawn = keep_bits<kBits>(pairs.drop, pair_index(pairs, start + lane % GROUP, first + row));
   unsigned keeps = 0;
 #pragma unroll
-  for (int n = 0; n < 4; n++) {
+  for (int n = 0; n < GROUP / 8; n++) {
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-      const unsigned bits = __shfl_sync(kAllLanes, drawn, 8 * n + lane_column() + c);
+      const int from = 8 * n + lane_column() + c;
+      unsigned bits = __shfl_sync(kAllLanes, drawn, from);
+      if constexpr (GROUP == 16) bits |= __shfl_sync(kAllLanes, drawn, from + 16) << kBits;
       keeps |= (bits >> lane_row() & 0x01010101u) << (2 * n + c);
     }
   }
