@@ -12,29 +12,24 @@
 // which come the loads from shared memory that feed them (8 of 16 bytes per 64 multiply-adds), one exponential per 2
 // D multiply-adds, and with dropout a Philox word each: about 20 integer instructions, to 2 D multiply-adds.
 //
+// In bf16 see attention_sm80.cu; naive is there for the heads that do not fit its pieces of 16 bytes.
+//
 //   naive   a warp per query; any head size. A lane computes one key's score; K and V come through the caches.
 //   tiled   a block per 64 queries, 4 rows a thread; 32 keys at a time in shared memory. Needs D <= 128.
 #include "common/attention.cuh"
 
-#define FORWARD_PARAMETERS                                                                                             \
-  const float *__restrict__ q, int q_pitch, const float *__restrict__ k, int k_pitch, const float *__restrict__ v,     \
-      int v_pitch, float *__restrict__ out, int out_pitch, float *__restrict__ lse, PAIR_PARAMETERS, float scale, int d
-#define FORWARD_ARGUMENTS q, q_pitch, k, k_pitch, v, v_pitch, out, out_pitch, lse, PAIR_ARGUMENTS, scale, d
-
-// exp(x - m) is 0 for x = -infinity, also when all of the row is: then m counts as 0.
-DEVICE float finite(float m) { return m == -INFINITY ? 0.0f : m; }
-
 // ---- naive --------------------------------------------------------------------------------------------------------
 
 // Two passes, the first for the log-sum-exp. Wider heads take the second again for every 32 columns, one a lane.
-KERNEL(attention_naive_f32, 128, 1, FORWARD_PARAMETERS) {
+template <class T>
+DEVICE void attention_naive(FORWARD_PARAMETERS(T)) {
   const int lane = threadIdx.x % 32, i = blockIdx.x * 4 + threadIdx.x / 32;
   if (i >= tq) return;
   const Pairs pairs = pairs_of(PAIR_ARGUMENTS);
-  const float* query = head_rows(q, q_pitch, tq, d) + row_start(i, q_pitch);
-  const float* keys = head_rows(k, k_pitch, tk, d);
-  const float* values = head_rows(v, v_pitch, tk, d);
-  float* row = head_rows(out, out_pitch, tq, d) + row_start(i, out_pitch);
+  const T* query = head_rows(q, q_pitch, tq, d) + row_start(i, q_pitch);
+  const T* keys = head_rows(k, k_pitch, tk, d);
+  const T* values = head_rows(v, v_pitch, tk, d);
+  T* row = head_rows(out, out_pitch, tq, d) + row_start(i, out_pitch);
   const int seen = keys_until(pairs, i);
   const float unit = scale * kLog2E;
 
@@ -61,12 +56,15 @@ KERNEL(attention_naive_f32, 128, 1, FORWARD_PARAMETERS) {
       }
       for (int n = 0; n < count; n++) {
         const float w = __shfl_sync(kAllLanes, weight, n);
-        if (e < d) sum += w * values[row_start(start + n, v_pitch) + e];
+        if (e < d) sum += w * to_float(values[row_start(start + n, v_pitch) + e]);
       }
     }
-    if (e < d) row[e] = sum;
+    if (e < d) row[e] = to<T>(sum);
   }
 }
+
+KERNEL(attention_naive_f32, 128, 1, FORWARD_PARAMETERS(float)) { attention_naive<float>(FORWARD_ARGUMENTS); }
+KERNEL(attention_naive_bf16, 128, 1, FORWARD_PARAMETERS(bf16)) { attention_naive<bf16>(FORWARD_ARGUMENTS); }
 
 // ---- tiled --------------------------------------------------------------------------------------------------------
 
@@ -74,7 +72,7 @@ constexpr int kQueries = 64;
 constexpr int kThreads = 128;
 
 template <int D>
-DEVICE void attention_tiled(FORWARD_PARAMETERS, int aligned) {
+DEVICE void attention_tiled(FORWARD_PARAMETERS(float), int aligned) {
   SMEM_DYN(float, tile_q);
   float* tile_k = tile_q + kQueries * D;
   float* tile_v = tile_k + kColumns * D;
@@ -160,14 +158,14 @@ DEVICE void attention_tiled(FORWARD_PARAMETERS, int aligned) {
   }
 }
 
-KERNEL(attention_tiled_32_f32, 128, 3, FORWARD_PARAMETERS, int aligned) {
+KERNEL(attention_tiled_32_f32, 128, 3, FORWARD_PARAMETERS(float), int aligned) {
   attention_tiled<32>(FORWARD_ARGUMENTS, aligned);
 }
 
-KERNEL(attention_tiled_64_f32, 128, 3, FORWARD_PARAMETERS, int aligned) {
+KERNEL(attention_tiled_64_f32, 128, 3, FORWARD_PARAMETERS(float), int aligned) {
   attention_tiled<64>(FORWARD_ARGUMENTS, aligned);
 }
 
-KERNEL(attention_tiled_128_f32, 128, 2, FORWARD_PARAMETERS, int aligned) {
+KERNEL(attention_tiled_128_f32, 128, 2, FORWARD_PARAMETERS(float), int aligned) {
   attention_tiled<128>(FORWARD_ARGUMENTS, aligned);
 }

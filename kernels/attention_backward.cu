@@ -13,17 +13,12 @@
 // Roofline. 14 Tq Tk D FLOPs for 4 (5 Tq + 6 Tk) D bytes, per head: bound by the multiply-add pipes, as the forward
 // pass.
 //
+// In bf16 see attention_backward_sm80.cu; naive is there for the heads that do not fit its pieces of 16 bytes.
+//
 //   naive   a warp per query, then a warp per key; any head size.
 //   tiled   a block per 64 queries, then one per 64 keys (32 at D = 128: four tiles of 64 rows are too much for
 //           shared memory); what it does not own passes by 32 rows at a time. Needs D <= 128.
 #include "common/attention.cuh"
-
-#define INPUT_PARAMETERS                                                                                               \
-  const float *__restrict__ q, int q_pitch, const float *__restrict__ k, int k_pitch, const float *__restrict__ v,     \
-      int v_pitch, const float *__restrict__ dout, int dout_pitch, const float *__restrict__ lse,                      \
-      const float *__restrict__ delta, PAIR_PARAMETERS, float scale, int d
-#define INPUT_ARGUMENTS \
-  q, q_pitch, k, k_pitch, v, v_pitch, dout, dout_pitch, lse, delta, PAIR_ARGUMENTS, scale, d
 
 // A probability's weight of dout in dv, and of k in dq (q in dk): (dropped p, dS), from a score in units of log2 e.
 DEVICE float2 pair_weights(float score, float log_sum, float dp, float delta, bool keeps, float keep_scale) {
@@ -31,39 +26,48 @@ DEVICE float2 pair_weights(float score, float log_sum, float dp, float delta, bo
   return make_float2(p * kept, p * (dp * kept - delta));
 }
 
-KERNEL(attention_delta_f32, 128, 1, const float* __restrict__ dout, int dout_pitch, const float* __restrict__ out,
-       int out_pitch, float* __restrict__ delta, int tq, int d) {
+#define DELTA_PARAMETERS(T)                                                                                            \
+  const T *__restrict__ dout, int dout_pitch, const T *__restrict__ out, int out_pitch, float *__restrict__ delta,     \
+      int tq, int d
+#define DELTA_ARGUMENTS dout, dout_pitch, out, out_pitch, delta, tq, d
+
+template <class T>
+DEVICE void attention_delta(DELTA_PARAMETERS(T)) {
   const int lane = threadIdx.x % 32, i = blockIdx.x * 4 + threadIdx.x / 32;
   if (i >= tq) return;
-  const float* x = head_rows(dout, dout_pitch, tq, d) + row_start(i, dout_pitch);
-  const float* y = head_rows(out, out_pitch, tq, d) + row_start(i, out_pitch);
+  const T* x = head_rows(dout, dout_pitch, tq, d) + row_start(i, dout_pitch);
+  const T* y = head_rows(out, out_pitch, tq, d) + row_start(i, out_pitch);
   float sum = 0.0f;
-  for (int e = lane; e < d; e += 32) sum += x[e] * y[e];
+  for (int e = lane; e < d; e += 32) sum += to_float(x[e]) * to_float(y[e]);
   sum = warp_sum(sum);
   if (lane == 0) delta[head_number() * tq + i] = sum;
 }
 
+KERNEL(attention_delta_f32, 128, 1, DELTA_PARAMETERS(float)) { attention_delta<float>(DELTA_ARGUMENTS); }
+KERNEL(attention_delta_bf16, 128, 1, DELTA_PARAMETERS(bf16)) { attention_delta<bf16>(DELTA_ARGUMENTS); }
+
 // ---- naive --------------------------------------------------------------------------------------------------------
 
 // The weights of one pair; zeros if it does not count.
-DEVICE float2 naive_weights(const Pairs& pairs, int i, int j, const float* __restrict__ query,
-                            const float* __restrict__ key, const float* __restrict__ value,
-                            const float* __restrict__ gradient, float log_sum, float delta, float scale, int d) {
+template <class T>
+DEVICE float2 naive_weights(const Pairs& pairs, int i, int j, const T* __restrict__ query, const T* __restrict__ key,
+                            const T* __restrict__ value, const T* __restrict__ gradient, float log_sum, float delta, float scale, int d) {
   if (!key_counts(pairs, j) || !sees(pairs, i, j)) return make_float2(0.0f, 0.0f);
   const bool keeps = dropout_keeps(pairs.drop, pair_index(pairs, i, j));
   const float score = scale * kLog2E * dot(query, key, d);
   return pair_weights(score, log_sum * kLog2E, dot(gradient, value, d), delta, keeps, pairs.drop.scale);
 }
 
-KERNEL(attention_dq_naive_f32, 128, 1, INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch) {
+template <class T>
+DEVICE void attention_dq_naive(INPUT_PARAMETERS(T), T* __restrict__ dq, int dq_pitch) {
   const int lane = threadIdx.x % 32, i = blockIdx.x * 4 + threadIdx.x / 32;
   if (i >= tq) return;
   const Pairs pairs = pairs_of(PAIR_ARGUMENTS);
-  const float* query = head_rows(q, q_pitch, tq, d) + row_start(i, q_pitch);
-  const float* gradient = head_rows(dout, dout_pitch, tq, d) + row_start(i, dout_pitch);
-  const float* keys = head_rows(k, k_pitch, tk, d);
-  const float* values = head_rows(v, v_pitch, tk, d);
-  float* row = head_rows(dq, dq_pitch, tq, d) + row_start(i, dq_pitch);
+  const T* query = head_rows(q, q_pitch, tq, d) + row_start(i, q_pitch);
+  const T* gradient = head_rows(dout, dout_pitch, tq, d) + row_start(i, dout_pitch);
+  const T* keys = head_rows(k, k_pitch, tk, d);
+  const T* values = head_rows(v, v_pitch, tk, d);
+  T* row = head_rows(dq, dq_pitch, tq, d) + row_start(i, dq_pitch);
   const float log_sum = lse[head_number() * tq + i], mean = delta[head_number() * tq + i];
   const int seen = keys_until(pairs, i);
   for (int first = 0; first < d; first += 32) {
@@ -75,24 +79,25 @@ KERNEL(attention_dq_naive_f32, 128, 1, INPUT_PARAMETERS, float* __restrict__ dq,
                                            values + row_start(j, v_pitch), gradient, log_sum, mean, scale, d);
       for (int n = 0; n < count; n++) {
         const float ds = __shfl_sync(kAllLanes, weights.y, n);
-        if (e < d) sum += ds * keys[row_start(start + n, k_pitch) + e];
+        if (e < d) sum += ds * to_float(keys[row_start(start + n, k_pitch) + e]);
       }
     }
-    if (e < d) row[e] = sum * scale;
+    if (e < d) row[e] = to<T>(sum * scale);
   }
 }
 
-KERNEL(attention_dkdv_naive_f32, 128, 1, INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch, float* __restrict__ dv,
-       int dv_pitch) {
+template <class T>
+DEVICE void attention_dkdv_naive(INPUT_PARAMETERS(T), T* __restrict__ dk, int dk_pitch, T* __restrict__ dv,
+                                 int dv_pitch) {
   const int lane = threadIdx.x % 32, j = blockIdx.x * 4 + threadIdx.x / 32;
   if (j >= tk) return;
   const Pairs pairs = pairs_of(PAIR_ARGUMENTS);
-  const float* key = head_rows(k, k_pitch, tk, d) + row_start(j, k_pitch);
-  const float* value = head_rows(v, v_pitch, tk, d) + row_start(j, v_pitch);
-  const float* queries = head_rows(q, q_pitch, tq, d);
-  const float* gradients = head_rows(dout, dout_pitch, tq, d);
-  float* key_row = head_rows(dk, dk_pitch, tk, d) + row_start(j, dk_pitch);
-  float* value_row = head_rows(dv, dv_pitch, tk, d) + row_start(j, dv_pitch);
+  const T* key = head_rows(k, k_pitch, tk, d) + row_start(j, k_pitch);
+  const T* value = head_rows(v, v_pitch, tk, d) + row_start(j, v_pitch);
+  const T* queries = head_rows(q, q_pitch, tq, d);
+  const T* gradients = head_rows(dout, dout_pitch, tq, d);
+  T* key_row = head_rows(dk, dk_pitch, tk, d) + row_start(j, dk_pitch);
+  T* value_row = head_rows(dv, dv_pitch, tk, d) + row_start(j, dv_pitch);
   const float* head_lse = lse + head_number() * tq;
   const float* head_delta = delta + head_number() * tq;
   for (int first = 0; first < d; first += 32) {
@@ -109,16 +114,34 @@ KERNEL(attention_dkdv_naive_f32, 128, 1, INPUT_PARAMETERS, float* __restrict__ d
         const float p = __shfl_sync(kAllLanes, weights.x, n);
         const float ds = __shfl_sync(kAllLanes, weights.y, n);
         if (e < d) {
-          value_sum += p * gradients[row_start(start + n, dout_pitch) + e];
-          key_sum += ds * queries[row_start(start + n, q_pitch) + e];
+          value_sum += p * to_float(gradients[row_start(start + n, dout_pitch) + e]);
+          key_sum += ds * to_float(queries[row_start(start + n, q_pitch) + e]);
         }
       }
     }
     if (e < d) {
-      key_row[e] = key_sum * scale;
-      value_row[e] = value_sum;
+      key_row[e] = to<T>(key_sum * scale);
+      value_row[e] = to<T>(value_sum);
     }
   }
+}
+
+KERNEL(attention_dq_naive_f32, 128, 1, INPUT_PARAMETERS(float), float* __restrict__ dq, int dq_pitch) {
+  attention_dq_naive<float>(INPUT_ARGUMENTS, dq, dq_pitch);
+}
+
+KERNEL(attention_dq_naive_bf16, 128, 1, INPUT_PARAMETERS(bf16), bf16* __restrict__ dq, int dq_pitch) {
+  attention_dq_naive<bf16>(INPUT_ARGUMENTS, dq, dq_pitch);
+}
+
+KERNEL(attention_dkdv_naive_f32, 128, 1, INPUT_PARAMETERS(float), float* __restrict__ dk, int dk_pitch,
+       float* __restrict__ dv, int dv_pitch) {
+  attention_dkdv_naive<float>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch);
+}
+
+KERNEL(attention_dkdv_naive_bf16, 128, 1, INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, int dk_pitch,
+       bf16* __restrict__ dv, int dv_pitch) {
+  attention_dkdv_naive<bf16>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch);
 }
 
 // ---- tiled --------------------------------------------------------------------------------------------------------
@@ -131,7 +154,7 @@ constexpr int kThreads = kRows<D> * 2;
 
 // A block owns queries and dq; keys and values pass by.
 template <int D>
-DEVICE void attention_dq_tiled(INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch, int aligned) {
+DEVICE void attention_dq_tiled(INPUT_PARAMETERS(float), float* __restrict__ dq, int dq_pitch, int aligned) {
   constexpr int ROWS = kRows<D>, THREADS = kThreads<D>;
   SMEM_DYN(float, tile_q);
   float* tile_dout = tile_q + ROWS * D;
@@ -209,7 +232,7 @@ DEVICE void attention_dq_tiled(INPUT_PARAMETERS, float* __restrict__ dq, int dq_
 // A block owns keys, values and their gradients; queries and dout pass by. Tiles of scores are transposed: rows are
 // keys.
 template <int D>
-DEVICE void attention_dkdv_tiled(INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch, float* __restrict__ dv,
+DEVICE void attention_dkdv_tiled(INPUT_PARAMETERS(float), float* __restrict__ dk, int dk_pitch, float* __restrict__ dv,
                                  int dv_pitch, int aligned) {
   constexpr int ROWS = kRows<D>, THREADS = kThreads<D>;
   SMEM_DYN(float, tile_k);
@@ -288,29 +311,29 @@ DEVICE void attention_dkdv_tiled(INPUT_PARAMETERS, float* __restrict__ dk, int d
   }
 }
 
-KERNEL(attention_dq_tiled_32_f32, 128, 3, INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch, int aligned) {
+KERNEL(attention_dq_tiled_32_f32, 128, 3, INPUT_PARAMETERS(float), float* __restrict__ dq, int dq_pitch, int aligned) {
   attention_dq_tiled<32>(INPUT_ARGUMENTS, dq, dq_pitch, aligned);
 }
 
-KERNEL(attention_dq_tiled_64_f32, 128, 2, INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch, int aligned) {
+KERNEL(attention_dq_tiled_64_f32, 128, 2, INPUT_PARAMETERS(float), float* __restrict__ dq, int dq_pitch, int aligned) {
   attention_dq_tiled<64>(INPUT_ARGUMENTS, dq, dq_pitch, aligned);
 }
 
-KERNEL(attention_dq_tiled_128_f32, 64, 2, INPUT_PARAMETERS, float* __restrict__ dq, int dq_pitch, int aligned) {
+KERNEL(attention_dq_tiled_128_f32, 64, 2, INPUT_PARAMETERS(float), float* __restrict__ dq, int dq_pitch, int aligned) {
   attention_dq_tiled<128>(INPUT_ARGUMENTS, dq, dq_pitch, aligned);
 }
 
-KERNEL(attention_dkdv_tiled_32_f32, 128, 3, INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch,
+KERNEL(attention_dkdv_tiled_32_f32, 128, 3, INPUT_PARAMETERS(float), float* __restrict__ dk, int dk_pitch,
        float* __restrict__ dv, int dv_pitch, int aligned) {
   attention_dkdv_tiled<32>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch, aligned);
 }
 
-KERNEL(attention_dkdv_tiled_64_f32, 128, 2, INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch,
+KERNEL(attention_dkdv_tiled_64_f32, 128, 2, INPUT_PARAMETERS(float), float* __restrict__ dk, int dk_pitch,
        float* __restrict__ dv, int dv_pitch, int aligned) {
   attention_dkdv_tiled<64>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch, aligned);
 }
 
-KERNEL(attention_dkdv_tiled_128_f32, 64, 2, INPUT_PARAMETERS, float* __restrict__ dk, int dk_pitch,
+KERNEL(attention_dkdv_tiled_128_f32, 64, 2, INPUT_PARAMETERS(float), float* __restrict__ dk, int dk_pitch,
        float* __restrict__ dv, int dv_pitch, int aligned) {
   attention_dkdv_tiled<128>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch, aligned);
 }

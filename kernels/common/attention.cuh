@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../ptx/cp_async.cuh"
+#include "element.cuh"
 #include "philox.cuh"
 #include "reduce.cuh"
 
@@ -27,6 +28,19 @@ DEVICE T* head_rows(T* x, int pitch, int time, int d) {
   const int *__restrict__ key_mask, int mask_pitch, const StepState *__restrict__ state, unsigned site, float p,       \
       int causal, int tq, int tk
 #define PAIR_ARGUMENTS key_mask, mask_pitch, state, site, p, causal, tq, tk
+
+// What a forward pass is given, and what a kernel of the backward pass reads.
+#define FORWARD_PARAMETERS(T)                                                                                          \
+  const T *__restrict__ q, int q_pitch, const T *__restrict__ k, int k_pitch, const T *__restrict__ v, int v_pitch,    \
+      T *__restrict__ out, int out_pitch, float *__restrict__ lse, PAIR_PARAMETERS, float scale, int d
+#define FORWARD_ARGUMENTS q, q_pitch, k, k_pitch, v, v_pitch, out, out_pitch, lse, PAIR_ARGUMENTS, scale, d
+
+#define INPUT_PARAMETERS(T)                                                                                            \
+  const T *__restrict__ q, int q_pitch, const T *__restrict__ k, int k_pitch, const T *__restrict__ v, int v_pitch,    \
+      const T *__restrict__ dout, int dout_pitch, const float *__restrict__ lse, const float *__restrict__ delta,      \
+      PAIR_PARAMETERS, float scale, int d
+#define INPUT_ARGUMENTS \
+  q, q_pitch, k, k_pitch, v, v_pitch, dout, dout_pitch, lse, delta, PAIR_ARGUMENTS, scale, d
 
 struct Pairs {
   int tq, tk;
@@ -65,9 +79,13 @@ DEVICE void keeps4(const Pairs& pairs, unsigned long long index, bool (&keeps)[4
   }
 }
 
-DEVICE float dot(const float* __restrict__ x, const float* __restrict__ y, int d) {
+// exp(x - m) is 0 for x = -infinity, also when all of the row is: then m counts as 0.
+DEVICE float finite(float m) { return m == -INFINITY ? 0.0f : m; }
+
+template <class T>
+DEVICE float dot(const T* __restrict__ x, const T* __restrict__ y, int d) {
   float sum = 0.0f;
-  for (int e = 0; e < d; e++) sum += x[e] * y[e];
+  for (int e = 0; e < d; e++) sum += to_float(x[e]) * to_float(y[e]);
   return sum;
 }
 

@@ -1,7 +1,7 @@
 use super::Size;
 use super::lab::{EPS, Lab, dot};
 use crate::device::ops::{Attention, AttentionBackward, Mask, Op, StepState};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Batch, queries, keys, heads, head size.
 type Sizes = (usize, usize, usize, usize, usize);
@@ -27,6 +27,25 @@ const SIZES: [Sizes; 15] = [
 
 /// GPT-2's, BERT's and DeiT's lengths, with fewer heads, which are all alike; and a head beyond any tile.
 const FULL: [Sizes; 4] = [(1, 1024, 1024, 2, 64), (2, 512, 512, 2, 64), (2, 197, 197, 3, 64), (1, 256, 256, 2, 160)];
+
+/// For tiles of 128 or 64 rows in bf16, passed by 64 or 32 at a time; operands in pieces of 16 bytes.
+const TILES: [Sizes; 12] = [
+    (1, 32, 130, 1, 8),
+    (1, 130, 32, 1, 8),
+    (1, 33, 97, 1, 16),
+    (2, 20, 70, 2, 8),
+    (1, 129, 129, 1, 32),
+    (2, 65, 200, 2, 24),
+    (1, 127, 193, 1, 64),
+    (1, 130, 130, 2, 40),
+    (1, 66, 130, 1, 80),
+    (1, 131, 66, 1, 72),
+    (1, 65, 131, 1, 96),
+    (1, 65, 131, 1, 128),
+];
+
+/// Most that rounding to nearest changes a bf16 by, relative to it.
+const HALF_ULP: f64 = 1.0 / 512.0;
 
 #[derive(Clone, Copy)]
 struct Options {
@@ -89,36 +108,39 @@ fn backward(lab: &mut Lab, sizes: Sizes, forward: Attention, with: Options) -> A
 fn check(lab: &mut Lab, sizes: Sizes, with: Options) {
     let (_, tq, tk, _, d) = sizes;
     let op = of(lab, sizes, with);
+    // Weights of a product on tensor cores are rounded before it.
+    let weight = if lab.float == DType::BF16 { HALF_ULP } else { 0.0 };
     // A score is scale times a sum of D products; it is below sqrt(D). Through the exponential its error is a relative one
     // of the probability (twice: of the total too), beside 4 roundings and the sum over Tk / 16 steps of 16 lanes.
     let score = op.scale * dot(d) + EPS * (d as f64).sqrt();
     let probability = 2.0 * score + EPS * (4.0 + (tk as f64 / 16.0).sqrt());
     let kept = 1.0 / (1.0 - f64::from(with.dropout));
     // Probabilities sum to one and |v| <= 1, so the output is off by as much, and the sum over keys rounds.
-    let out = kept * (probability + EPS * (tk as f64).sqrt());
+    let out = kept * (probability + weight + EPS * (tk as f64).sqrt());
     lab.check(op, |t, _| if *t == op.lse { probability + 4.0 * EPS } else { out });
     let back = backward(lab, sizes, op, with);
-    // dP is a sum of D products below 2 sqrt(D), and so is delta; dS = P (dP - delta).
+    // dP is a sum of D products below 2 sqrt(D), and so is delta, which has the output as it was rounded; dS = P (dP - delta).
     let size = kept * 2.0 * (d as f64).sqrt();
-    let ds = kept * (2.0 * dot(d) + out * (d as f64).sqrt()) + 2.0 * size * (probability + EPS);
+    let delta = (out + kept * weight) * (d as f64).sqrt();
+    let ds = kept * 2.0 * dot(d) + kept * delta + 2.0 * size * (probability + weight + EPS);
     // dQ sums it over keys, where probabilities sum to one; dK and dV over queries, where they sum to Tq at the most, and
     // to about Tq / Tk with many keys.
     let column = 1.0 + tq as f64 / (tk as f64).sqrt();
     lab.check(back, |t, _| match *t {
         t if t == back.dq => op.scale * (ds + size * EPS * (tk as f64).sqrt()),
         t if t == back.dk => column * op.scale * (ds + size * EPS),
-        _ => column * kept * (probability + 2.0 * EPS),
+        _ => column * kept * (probability + weight + 2.0 * EPS),
     });
     lab.clear();
 }
 
 pub fn cases(lab: &mut Lab) {
-    for sizes in SIZES {
+    for (sizes, gap) in SIZES.map(|s| (s, 3)).into_iter().chain(TILES.map(|s| (s, 8))) {
         let (_, tq, tk, ..) = sizes;
         for (i, dropout) in [0.0, 0.2].into_iter().enumerate() {
             for (causal, key_mask) in [(false, false), (true, false), (false, true), (true, true)] {
                 if !causal || tq <= tk {
-                    let pad = [0, 3][(i + usize::from(causal)) % 2];
+                    let pad = [0, gap][(i + usize::from(causal)) % 2];
                     check(lab, sizes, Options { causal, key_mask, dropout, fused: tq == tk, pad });
                 }
             }

@@ -1,9 +1,10 @@
 //! Attention: `kernels/attention.cu`. What its backward pass launches alike is here too.
 
+use super::chip::Chip;
 use super::launch::Launch;
 use super::places::Places;
-use crate::device::ops::Attention;
-use crate::tensor::Tensor;
+use crate::device::ops::{Attention, Op};
+use crate::tensor::{DType, Tensor};
 
 /// Rows of the tiles that pass by: `kColumns` in `kernels/common/attention.cuh`.
 pub(super) const COLUMNS: usize = 32;
@@ -13,7 +14,29 @@ const QUERIES: usize = 64;
 
 /// A warp per query.
 pub fn naive(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
-    out.push(parameters(op, places, grid(op, "attention_naive_f32", op.sizes().1, 4, 128)));
+    let kernel = if is_bf16(op) { "attention_naive_bf16" } else { "attention_naive_f32" };
+    out.push(parameters(op, places, grid(op, kernel, op.sizes().1, 4, 128)));
+}
+
+/// What `naive` is expected to take: every lane reads a row of its own, 16 bytes of which a cache delivers per clock.
+pub fn naive_seconds(op: &Attention, chip: &Chip) -> f64 {
+    arithmetic(Op::from(*op), chip, 0.02, 1)
+}
+
+/// What `tiled` is expected to take.
+pub fn tiled_seconds(op: &Attention, chip: &Chip) -> f64 {
+    arithmetic(Op::from(*op), chip, 0.3, 1)
+}
+
+/// Seconds of multiply-adds in f32 that reach `part` of their pipes.
+pub(super) fn arithmetic(op: Op, chip: &Chip, part: f64, launches: usize) -> f64 {
+    let cost = op.cost();
+    chip.arithmetic(cost.flops, cost.bytes, part, launches)
+}
+
+/// Whether it computes in bf16.
+pub(super) fn is_bf16(op: &Attention) -> bool {
+    op.q.dtype == DType::BF16
 }
 
 /// Whether a head fits the widest tile.
@@ -40,7 +63,7 @@ pub(super) fn grid(op: &Attention, kernel: &'static str, time: usize, rows: usiz
 }
 
 /// `FORWARD_PARAMETERS`.
-fn parameters(op: &Attention, places: &Places, launch: Launch) -> Launch {
+pub(super) fn parameters(op: &Attention, places: &Places, launch: Launch) -> Launch {
     let launch = [&op.q, &op.k, &op.v, &op.out].into_iter().fold(launch, |launch, t| rows(op, places, launch, t));
     pairs(op, places, launch.ptr(places.ptr(&op.lse)))
 }
@@ -68,7 +91,7 @@ pub(super) fn pairs(op: &Attention, places: &Places, launch: Launch) -> Launch {
 }
 
 /// Elements from the row of one (batch, time) to the next.
-fn pitch(op: &Attention, t: &Tensor) -> usize {
+pub(super) fn pitch(op: &Attention, t: &Tensor) -> usize {
     let (_, _, _, heads, d) = op.sizes();
     if t.is_contiguous() { heads * d } else { t.pitch }
 }

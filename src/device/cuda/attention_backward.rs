@@ -1,16 +1,32 @@
 //! The gradient of attention: `kernels/attention_backward.cu`.
 
-use super::attention::{COLUMNS, aligned, grid, pairs, rows};
+use super::attention::{COLUMNS, aligned, arithmetic, grid, is_bf16, pairs, rows};
+use super::chip::Chip;
 use super::launch::Launch;
 use super::places::Places;
-use crate::device::ops::AttentionBackward;
+use crate::device::ops::{AttentionBackward, Op};
 
 /// A warp per query for dq, a warp per key for dk and dv.
 pub fn naive(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
     let (_, tq, tk, ..) = op.forward.sizes();
-    out.push(delta(op, places));
-    out.push(dq(op, places, grid(&op.forward, "attention_dq_naive_f32", tq, 4, 128)));
-    out.push(dkdv(op, places, grid(&op.forward, "attention_dkdv_naive_f32", tk, 4, 128)));
+    let (for_delta, for_queries, for_keys) = if is_bf16(&op.forward) {
+        ("attention_delta_bf16", "attention_dq_naive_bf16", "attention_dkdv_naive_bf16")
+    } else {
+        ("attention_delta_f32", "attention_dq_naive_f32", "attention_dkdv_naive_f32")
+    };
+    out.push(delta(op, places, for_delta));
+    out.push(dq(op, places, grid(&op.forward, for_queries, tq, 4, 128)));
+    out.push(dkdv(op, places, grid(&op.forward, for_keys, tk, 4, 128)));
+}
+
+/// What `naive` is expected to take.
+pub fn naive_seconds(op: &AttentionBackward, chip: &Chip) -> f64 {
+    arithmetic(Op::from(*op), chip, 0.01, 3)
+}
+
+/// What `tiled` is expected to take.
+pub fn tiled_seconds(op: &AttentionBackward, chip: &Chip) -> f64 {
+    arithmetic(Op::from(*op), chip, 0.3, 3)
 }
 
 /// Whether a head fits the widest tile.
@@ -31,15 +47,15 @@ pub fn tiled(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
     let (threads, bytes) = (2 * owned as u32, 4 * (2 * (owned + COLUMNS) * width + owned * COLUMNS));
     let aligned = aligned(f, places, &[&f.q, &f.k, &f.v, &op.dout]);
     let grid = |kernel, time| grid(f, kernel, time, owned, threads).shared(bytes);
-    out.push(delta(op, places));
+    out.push(delta(op, places, "attention_delta_f32"));
     out.push(dq(op, places, grid(for_queries, tq)).flag(aligned));
     out.push(dkdv(op, places, grid(for_keys, tk)).flag(aligned));
 }
 
-fn delta(op: &AttentionBackward, places: &Places) -> Launch {
+fn delta(op: &AttentionBackward, places: &Places, kernel: &'static str) -> Launch {
     let f = &op.forward;
     let (_, tq, _, _, d) = f.sizes();
-    let launch = rows(f, places, grid(f, "attention_delta_f32", tq, 4, 128), &op.dout);
+    let launch = rows(f, places, grid(f, kernel, tq, 4, 128), &op.dout);
     rows(f, places, launch, &f.out).ptr(places.ptr(&op.delta)).int(tq).int(d)
 }
 
@@ -47,7 +63,7 @@ fn dq(op: &AttentionBackward, places: &Places, launch: Launch) -> Launch {
     rows(&op.forward, places, inputs(op, places, launch), &op.dq)
 }
 
-fn dkdv(op: &AttentionBackward, places: &Places, launch: Launch) -> Launch {
+pub(super) fn dkdv(op: &AttentionBackward, places: &Places, launch: Launch) -> Launch {
     let launch = rows(&op.forward, places, inputs(op, places, launch), &op.dk);
     rows(&op.forward, places, launch, &op.dv)
 }

@@ -8,6 +8,8 @@ mod activation;
 mod adamw;
 mod attention;
 mod attention_backward;
+mod attention_backward_sm80;
+mod attention_sm80;
 pub mod chip;
 mod column_sum;
 pub mod compiled;

@@ -6,8 +6,10 @@
 use super::chip::Chip;
 use super::launch::Launch;
 use super::places::Places;
-use super::{accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout};
-use super::{embedding, fill, global_norm, layernorm, linear, linear_sm80, multilevel};
+use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80, attention_sm80};
+use super::{
+    column_sum, cross_entropy, dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, multilevel,
+};
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
 use crate::error::Result;
@@ -87,18 +89,31 @@ variants! {
             adamw::is_whole, adamw::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
     }
     Attention {
-        "naive" [F32] => ["attention_naive_f32"], |_| true, attention::naive, |op, chip| arithmetic(*op, chip, 0.02, 1);
+        "naive" [F32, BF16] => ["attention_naive_f32", "attention_naive_bf16"],
+            |_| true, attention::naive, attention::naive_seconds;
         "tiled" [F32] => ["attention_tiled_32_f32", "attention_tiled_64_f32", "attention_tiled_128_f32"],
-            attention::fits_tile, attention::tiled, |op, chip| arithmetic(*op, chip, 0.3, 1);
+            attention::fits_tile, attention::tiled, attention::tiled_seconds;
+        "flash" [BF16] => [
+            "attention_flash_32_bf16", "attention_flash_64_bf16", "attention_flash_80_bf16", "attention_flash_96_bf16",
+            "attention_flash_128_bf16"
+        ], attention_sm80::supports, attention_sm80::flash, attention_sm80::seconds;
     }
     AttentionBackward {
-        "naive" [F32] => ["attention_delta_f32", "attention_dq_naive_f32", "attention_dkdv_naive_f32"],
-            |_| true, attention_backward::naive, |op, chip| arithmetic(*op, chip, 0.01, 3);
+        "naive" [F32, BF16] => [
+            "attention_delta_f32", "attention_dq_naive_f32", "attention_dkdv_naive_f32",
+            "attention_delta_bf16", "attention_dq_naive_bf16", "attention_dkdv_naive_bf16"
+        ], |_| true, attention_backward::naive, attention_backward::naive_seconds;
         "tiled" [F32] => [
             "attention_delta_f32",
             "attention_dq_tiled_32_f32", "attention_dq_tiled_64_f32", "attention_dq_tiled_128_f32",
             "attention_dkdv_tiled_32_f32", "attention_dkdv_tiled_64_f32", "attention_dkdv_tiled_128_f32"
-        ], attention_backward::fits_tile, attention_backward::tiled, |op, chip| arithmetic(*op, chip, 0.3, 3);
+        ], attention_backward::fits_tile, attention_backward::tiled, attention_backward::tiled_seconds;
+        "flash" [BF16] => [
+            "attention_dq_flash_32_bf16", "attention_dq_flash_64_bf16", "attention_dq_flash_80_bf16",
+            "attention_dq_flash_96_bf16", "attention_dq_flash_128_bf16",
+            "attention_dkdv_flash_32_bf16", "attention_dkdv_flash_64_bf16", "attention_dkdv_flash_80_bf16",
+            "attention_dkdv_flash_96_bf16", "attention_dkdv_flash_128_bf16"
+        ], attention_backward_sm80::supports, attention_backward_sm80::flash, attention_backward_sm80::seconds;
     }
     ColumnSum {
         "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
