@@ -275,6 +275,11 @@ impl Learner {
         Ok(report)
     }
 
+    /// Gradients of the last step, before clipping.
+    pub fn grads(&self) -> &Store {
+        &self.grads
+    }
+
     /// To be called after the parameters were written from outside.
     pub fn params_changed(&mut self) {
         self.stale = true;
@@ -371,6 +376,11 @@ impl Learner {
     /// FLOPs of the training step before, with its update. Zero before the first step.
     pub fn step_flops(&self) -> StepFlops {
         StepFlops { model: self.train_cost.model_flops, hardware: self.train_cost.hardware_flops }
+    }
+
+    /// Memory of the activations of the training step before. Zero before the first one.
+    pub fn activation_bytes(&self) -> usize {
+        self.train_cost.activation_bytes
     }
 
     /// FLOPs of the evaluation before. Zero before the first one.

@@ -1,0 +1,122 @@
+//! Steps in bf16 follow those in f32: the gradient of every parameter, and every loss of a V-cycle. On devices without bf16 they
+//! are refused.
+
+#[cfg(emulated)]
+mod gradients {
+    use vcycle::device::cpu::Cpu;
+    use vcycle::device::cuda;
+    use vcycle::device::cuda::driver::emulator::Options as Schedule;
+    use vcycle::device::{Device, read_f32};
+    use vcycle::model::Model;
+    use vcycle::model::gpt::{Gpt, GptConfig};
+    use vcycle::model::store::Store;
+    use vcycle::train::learner::{Learner, OptimizerConfig, Options, Precision};
+
+    /// Level 1 of configs/gpt-tiny.toml in shape, with head sizes and lengths that no tile divides.
+    fn gpt(heads: usize, head: usize, dropout: f32) -> Gpt {
+        Gpt::new(GptConfig {
+            vocab: 61,
+            context: 37,
+            width: heads * head,
+            heads,
+            layers: 3,
+            ffn: 4 * heads * head,
+            eps: 1e-5,
+            init_std: 0.08,
+            dropout_embedding: dropout,
+            dropout_attention: dropout,
+            dropout_residual: dropout,
+            bos: None,
+            eos: None,
+        })
+        .expect("sizes that fit")
+    }
+
+    /// Loss and gradients of one step.
+    fn step(device: &mut dyn Device, gpt: Gpt, precision: Precision) -> (f64, Vec<Vec<f32>>) {
+        let params = Store::new(gpt.table().clone(), device).expect("memory");
+        params.initialise(device, 7).expect("written");
+        let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+        let options = Options { seed: 3, precision, ..Options::default() };
+        let mut learner = Learner::new(device, Box::new(gpt), params, (3, 37), optimizer, options).expect("memory");
+        let tokens = |add: i32| (0..111).map(|i| (i * i + 5 * i + add) % 61).collect::<Vec<i32>>();
+        let report = learner.step(device, &tokens(0), &tokens(3), 1e-3).expect("a step");
+        let count = learner.grads().table.params.len();
+        let gradients = (0..count).map(|i| read_f32(device, &learner.grads().tensor(i)).expect("a gradient"));
+        (report.loss, gradients.collect())
+    }
+
+    fn cosine(a: &[f32], b: &[f32]) -> f64 {
+        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    }
+
+    #[test]
+    fn gradients_point_where_those_of_f32_do() {
+        for (heads, head, dropout) in [(2, 32, 0.0), (3, 8, 0.1), (1, 80, 0.0), (3, 5, 0.0)] {
+            let (loss, expected) = step(&mut Cpu::new(2), gpt(heads, head, dropout), Precision::F32);
+            let mut emulator = cuda::emulated(Schedule::default());
+            let (ours, found) = step(&mut emulator, gpt(heads, head, dropout), Precision::Bf16);
+            assert!((ours / loss - 1.0).abs() < 0.02, "loss {ours} in bf16, {loss} in f32");
+            let table = gpt(heads, head, dropout).table().clone();
+            for (i, (a, b)) in expected.iter().zip(&found).enumerate() {
+                let cosine = cosine(a, b);
+                assert!(cosine > 0.99, "{} ({heads} heads of {head}): cosine {cosine}", table.params[i].name());
+            }
+            let (a, b) = (expected.concat(), found.concat());
+            assert!(cosine(&a, &b) > 0.999, "all: {}", cosine(&a, &b));
+        }
+    }
+}
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn vcycle(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("the binary runs")
+}
+
+/// All losses of a side, in order, of steps and evaluations.
+fn losses(side: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(side.join("metrics.jsonl")).expect("metrics");
+    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a record"));
+    records.flat_map(|r| ["loss", "valid_loss"].map(|key| r[key].as_f64())).flatten().collect()
+}
+
+#[cfg(emulated)]
+#[test]
+fn every_loss_of_a_v_cycle_is_within_two_percent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let run = |device: &str, precision: &str| {
+        let (out, set) = (dir.path().join(device), format!("train.precision={precision}"));
+        let out_text = out.display().to_string();
+        let args = ["train", "configs/gpt-tiny.toml", "--quiet", "--device", device, "--set", &set, "--out", &out_text];
+        let done = vcycle(&args);
+        assert!(done.status.success(), "{device}: {}", String::from_utf8_lossy(&done.stderr));
+        [losses(&out.join("vcycle")), losses(&out.join("scratch"))].concat()
+    };
+    let (f32s, bf16s) = (run("cpu", "f32"), run("emulator", "bf16"));
+    assert!(f32s.len() > 40 && f32s.len() == bf16s.len(), "{} and {} losses", f32s.len(), bf16s.len());
+    for (i, (a, b)) in f32s.iter().zip(&bf16s).enumerate() {
+        assert!((b / a - 1.0).abs() < 0.02, "loss {i}: {a} in f32, {b} in bf16");
+    }
+    assert!(f32s != bf16s, "bf16 rounds");
+}
+
+#[test]
+fn a_device_without_bf16_says_which_have_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("run").display().to_string();
+    for device in ["cpu", "reference"] {
+        let args =
+            ["train", "configs/gpt-tiny.toml", "--device", device, "--set", "train.precision=bf16", "--out", &out];
+        let done = vcycle(&args);
+        let text = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(2), "{text}");
+        assert!(["train.precision", "bf16", "emulator", device].iter().all(|word| text.contains(word)), "{text}");
+        assert!(!Path::new(&out).exists(), "nothing is left");
+    }
+    let wrong = vcycle(&["train", "configs/gpt-tiny.toml", "--set", "train.precision=f16", "--out", &out]);
+    let text = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(!wrong.status.success() && text.contains("bf16"), "{text}");
+}
