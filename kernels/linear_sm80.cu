@@ -1,27 +1,30 @@
 // Matrix products in bf16 on tensor cores (sm_80 and later): out (+)= epilogue(op(a) op(b) + bias) + residual.
 //
 // op(a) [M, K], op(b) [K, N], bias [N], pre, residual [M, N] in bf16; out [M, N] in bf16 or float. Matrices are rows
-// `pitch` elements apart; a transposed operand is read where it lies. a and b begin at multiples of 16 bytes and so do their
-// rows; all else lies as it likes, and is accessed 16 bytes at a time where it can be. `residual` may be `out`.
+// `pitch` elements apart; a transposed operand is read where it lies. a and b begin at multiples of 16 bytes and so do
+// their rows; all else lies as it likes, and is accessed 16 bytes at a time where it can be. `residual` may be `out`.
 //
-// Sums are in float. mma adds 16 products at a time to a register, in an order of the hardware's own; those registers run
-// through K in steps of 16 (split K: each part of K so, then the parts in order). So the order depends on the shape alone.
+// Sums are in float. mma adds 16 products at a time to a register, in an order of the hardware's own; those registers
+// run through K in steps of 16 (split K: each part of K so, then the parts in order). So the order depends on the shape
+// alone.
 //
-// Roofline. 2 M N K FLOPs, 2 (M K + K N + M N) bytes: an A100 (312 TFLOP/s, 1.6 TB/s) is compute-bound from 200 FLOPs a byte
-// on, which M = N = K = 600 has; most products of a transformer are. What stands between a kernel and the tensor cores is
-// feeding them: a multiprocessor of the A100 multiplies 1024 pairs a clock, and reads 128 bytes from shared memory.
+// Roofline. 2 M N K FLOPs, 2 (M K + K N + M N) bytes: an A100 (312 TFLOP/s, 1.6 TB/s) is compute-bound from 200 FLOPs a
+// byte on, which M = N = K = 600 has; most products of a transformer are. What stands between a kernel and the tensor
+// cores is feeding them: a multiprocessor of the A100 multiplies 1024 pairs a clock, and reads 128 bytes from shared
+// memory.
 //   mma128   128 x 128 outputs a block, 64 x 64 a warp. For 16 steps of K a warp reads 4 KiB by ldmatrix for 65,536
 //            products: with the copies into the tiles 192 clocks of shared memory for 256 of the tensor cores. Warps of
-//            64 x 32 would take 256 for 256. A thread holds 128 sums and, so that ldmatrix runs ahead of mma, two steps of
-//            fragments (64 registers): two blocks of 4 warps an SM.
-//   mma64    64 x 64 a block, 32 x 32 a warp: four times as many blocks, for products with few outputs. Shared memory sets
-//            the pace (96 clocks for 64), but four blocks an SM wait for one another less.
-//   splitk   mma128 with K cut in gridDim.y parts, where there are fewer tiles than multiprocessors and K is long (gradients
-//            of weights). Every block leaves its sums in the workspace; the one that comes last adds them, part by part.
+//            64 x 32 would take 256 for 256. A thread holds 128 sums and, so that ldmatrix runs ahead of mma, two steps
+//            of fragments (64 registers): two blocks of 4 warps an SM.
+//   mma64    64 x 64 a block, 32 x 32 a warp: four times as many blocks, for products with few outputs. Shared memory
+//            sets the pace (96 clocks for 64), but four blocks an SM wait for one another less.
+//   splitk   mma128 with K cut in gridDim.y parts, where there are fewer tiles than multiprocessors and K is long
+//            (gradients of weights). Every block leaves its sums in the workspace; the one that comes last adds them,
+//            part by part.
 //
-// Tiles arrive by cp.async, kStages - 1 tiles ahead: 4 stages of 16 KiB, in which the outputs lie in the end. One barrier a
-// tile of 32 steps: past it the next tile is there for all, and nobody reads the one before this any more, over which the
-// copies then go.
+// Tiles arrive by cp.async, kStages - 1 tiles ahead: 4 stages of 16 KiB, in which the outputs lie in the end. One
+// barrier a tile of 32 steps: past it the next tile is there for all, and nobody reads the one before this any more,
+// over which the copies then go.
 #include "common/bands.cuh"
 #include "common/epilogue.cuh"
 #include "common/mma_tile.cuh"
@@ -33,14 +36,15 @@ constexpr int kTickets = 16384;  // unsigned, before the partial sums in the wor
 
 // ---- Outputs ------------------------------------------------------------------------------------------------------
 
-// Where an output of a warp lies in its WIDTH columns of shared memory. A row is groups of 8 columns (32 bytes), of which
-// group j of row r lies at j ^ r (modulo the groups of a row), and its halves are swapped where the comment says. Banks:
-//   - sums are written in pairs, by 16 lanes at a time: 4 neighbouring rows, 8 columns of one group. The four groups lie at
-//     j ^ 0 .. 3, different modulo 4, so at different banks; swapped halves stay within a group.
+// Where an output of a warp lies in its WIDTH columns of shared memory. A row is groups of 8 columns (32 bytes), of
+// which group j of row r lies at j ^ r (modulo the groups of a row), and its halves are swapped where the comment says.
+// Banks:
+//   - sums are written in pairs, by 16 lanes at a time: 4 neighbouring rows, 8 columns of one group. The four groups
+//     lie at j ^ 0 .. 3, different modulo 4, so at different banks; swapped halves stay within a group.
 //   - 4 columns a lane (float) are read by 8 lanes at a time: 4 neighbouring groups of a row, or all of one.
 //   - 8 columns a lane (bf16) are read in two halves, by 8 lanes at a time: one half each of 8 groups, which are twice
-//     around the banks. The second time around (groups 4 to 7, or the second row, where a row has 4 groups) the halves are
-//     swapped.
+//     around the banks. The second time around (groups 4 to 7, or the second row, where a row has 4 groups) the halves
+//     are swapped.
 template <int WIDTH>
 DEVICE int output_at(int r, int c) {
   constexpr int kGroups = WIDTH / 8;
@@ -50,8 +54,8 @@ DEVICE int output_at(int r, int c) {
   return r * WIDTH + group * 8 + half * 4 + (c & 3);
 }
 
-// A warp's sums into its own part of shared memory, so that lanes write neighbouring columns, 16 bytes each, and so that the
-// epilogue with its exponentials stands here once.
+// A warp's sums into its own part of shared memory, so that lanes write neighbouring columns, 16 bytes each, and so
+// that the epilogue with its exponentials stands here once.
 template <int HEIGHT, int WIDTH>
 DEVICE void leave_sums(float* outputs, const float (&z)[HEIGHT / 16][WIDTH / 8][4]) {
   const int lane = threadIdx.x % 32;
@@ -101,9 +105,9 @@ DEVICE void write_sums(const Epilogue<bf16, Out>& around, const float* outputs, 
 
 // ---- Split K ------------------------------------------------------------------------------------------------------
 
-// Leaves the SIZE sums of each warp in the workspace; true in the block that comes last, where `outputs` then has those of
-// all parts, added in their order, whoever comes last. A part lies in the workspace as in shared memory. Others write it,
-// so nothing here is `__restrict__`.
+// Leaves the SIZE sums of each warp in the workspace; true in the block that comes last, where `outputs` then has those
+// of all parts, added in their order, whoever comes last. A part lies in the workspace as in shared memory. Others
+// write it, so nothing here is `__restrict__`.
 template <int SIZE>
 DEVICE bool add_parts(float* outputs, unsigned* workspace) {
   SMEM(unsigned, number, [1]);

@@ -14,9 +14,9 @@ constexpr float kTanhCubic = 0.044715f;
 
 DEVICE float gelu_tanh_argument(float x) { return kTanhSlope * x * (1.0f + kTanhCubic * x * x); }
 
-// For a result that is rounded to bf16, SHORT: exp and division in a few instructions, which are off by some units of float
-// (of exp: relative to it, and more of them the larger its argument, where the result hardly depends on it). A tile of a
-// product has an epilogue of 16,384 elements, beside which the usual ones would show.
+// For a result that is rounded to bf16, SHORT: exp and division in a few instructions, which are off by some units of
+// float (of exp: relative to it, and more of them the larger its argument, where the result hardly depends on it). A
+// tile of a product has an epilogue of 16,384 elements, beside which the usual ones would show.
 template <bool SHORT>
 DEVICE float exponential(float x) {
   return SHORT ? __expf(x) : expf(x);

@@ -1,7 +1,7 @@
 // The order in which blocks make the tiles of a product.
 //
-// Blocks run roughly in the order of their number. In bands of 8 rows of tiles, those that run at one time form a square
-// rather than a line, and read fewer different rows and columns through the second-level cache.
+// Blocks run roughly in the order of their number. In bands of 8 rows of tiles, those that run at one time form a
+// square rather than a line, and read fewer different rows and columns through the second-level cache.
 #pragma once
 
 #include "kernel.cuh"

@@ -1,8 +1,8 @@
 // What surrounds a matrix product: out (+)= epilogue(z + bias) + residual (src/device/ops/linear.rs).
 //
-// It runs on z while that is in a register, which spares a pass over [M, N] for each of bias, activation and
-// residual. T: elements of bias, pre and residual; Out: elements of out, which is float too when T is bf16. All of it is
-// computed in float and rounded once, when it is written.
+// It runs on z while that is in a register, which spares a pass over [M, N] for each of bias, activation and residual.
+// T: elements of bias, pre and residual; Out: elements of out, which is float too when T is bf16. All of it is computed
+// in float and rounded once, when it is written.
 #pragma once
 
 #include "activation.cuh"
@@ -52,8 +52,8 @@ DEVICE bool in_pieces(const T* rows, int pitch) {
   return reinterpret_cast<unsigned long long>(rows) % 16 == 0 && pitch % Vec<T>::kSize == 0;
 }
 
-// Whether `write_piece` may write: all that is there can be accessed in pieces. float beside bf16 (gradients of weights)
-// has nothing around it in a model, and no other code here.
+// Whether `write_piece` may write: all that is there can be accessed in pieces. float beside bf16 (gradients of
+// weights) has nothing around it in a model, and no other code here.
 template <class T, class Out>
 DEVICE bool in_pieces(const Epilogue<T, Out>& around) {
   if (!in_pieces(around.out, around.out_pitch)) return false;

@@ -1,15 +1,17 @@
 // Tiles of bf16 operands of a product in shared memory: from memory by asynchronous copies, into registers by ldmatrix.
 //
-// A tile lies as its matrix lies. Where the rows in memory run along K, a line of the tile is one row of op(a) (or column of
-// op(b)) and has kDepth elements; where they run along M or N, a line is one step of K and has the tile's ROWS elements. The
-// first goes to the tensor cores by ldmatrix, the second by its transposing form; nothing is transposed on the way.
+// A tile lies as its matrix lies. Where the rows in memory run along K, a line of the tile is one row of op(a) (or
+// column of op(b)) and has kDepth elements; where they run along M or N, a line is one step of K and has the tile's
+// ROWS elements. The first goes to the tensor cores by ldmatrix, the second by its transposing form; nothing is
+// transposed on the way.
 //
-// Banks. A line is CHUNKS chunks of 16 bytes; 8 chunks go through all 32 banks. Chunk c of line l lies at c ^ (l % 8), and
-// where a line has 4 chunks, so that two lines share the banks, at c ^ (l / 2 % 4). Then
-//   - the 8 rows that ldmatrix reads at a time are one chunk number c of 8 neighbouring lines from a multiple of 8 on: with 8
-//     or more chunks c ^ 0 .. 7, all different modulo 8; with 4, (l % 2) * 4 + (c ^ l / 2 % 4), all different too;
-//   - copies by 8 neighbouring threads fill 8 neighbouring chunks of one line, or all of two lines: 128 bytes in one piece,
-//     in another order.
+// Banks. A line is CHUNKS chunks of 16 bytes; 8 chunks go through all 32 banks. Chunk c of line l lies at c ^ (l % 8),
+// and where a line has 4 chunks, so that two lines share the banks, at c ^ (l / 2 % 4). Then
+//   - the 8 rows that ldmatrix reads at a time are one chunk number c of 8 neighbouring lines from a multiple of 8 on:
+//     with 8 or more chunks c ^ 0 .. 7, all different modulo 8; with 4, (l % 2) * 4 + (c ^ l / 2 % 4), all different
+//     too;
+//   - copies by 8 neighbouring threads fill 8 neighbouring chunks of one line, or all of two lines: 128 bytes in one
+//     piece, in another order.
 #pragma once
 
 #include "../ptx/cp_async.cuh"
@@ -50,8 +52,8 @@ DEVICE Copies<ALONG_K, ROWS, THREADS> copies_of(const bf16* x, int pitch, int fi
   return {from, pitch, count - row, k - l, chunk_at<C::kChunks>(line, chunk)};
 }
 
-// Starts the copies of the next tile. What lies beyond the rows or beyond K becomes zeros without being read: the gap after
-// a row may hold anything, and zero times NaN would be NaN.
+// Starts the copies of the next tile. What lies beyond the rows or beyond K becomes zeros without being read: the gap
+// after a row may hold anything, and zero times NaN would be NaN.
 template <bool ALONG_K, int ROWS, int THREADS>
 DEVICE void copy_tile(bf16* tile, Copies<ALONG_K, ROWS, THREADS>& copies) {
   using C = Copies<ALONG_K, ROWS, THREADS>;
@@ -59,16 +61,16 @@ DEVICE void copy_tile(bf16* tile, Copies<ALONG_K, ROWS, THREADS>& copies) {
   const int bytes = 2 * max(0, min(8, ALONG_K ? copies.depth : copies.rows));
 #pragma unroll
   for (int i = 0; i < C::kEach; i++) {
-    cp_async_16_part(tile + copies.to + i * C::kApart * C::kChunks * 8, copies.from + row_start(i * C::kApart, copies.pitch),
-                     i * C::kApart < lines ? bytes : 0);
+    const bf16* from = copies.from + row_start(i * C::kApart, copies.pitch);
+    cp_async_16_part(tile + copies.to + i * C::kApart * C::kChunks * 8, from, i * C::kApart < lines ? bytes : 0);
   }
   copies.from += ALONG_K ? kDepth : row_start(kDepth, copies.pitch);
   copies.depth -= kDepth;
 }
 
-// Where this lane's addresses for ldmatrix begin, of the warp's rows from `row` on, a multiple of 32. op(a) and op(b)^T take
-// their four tiles of 8 x 8 in another order (ptx/mma.cuh): a first all 16 rows at one chunk of K, b first all 16 steps of K
-// of 8 columns.
+// Where this lane's addresses for ldmatrix begin, of the warp's rows from `row` on, a multiple of 32. op(a) and op(b)^T
+// take their four tiles of 8 x 8 in another order (ptx/mma.cuh): a first all 16 rows at one chunk of K, b first all 16
+// steps of K of 8 columns.
 template <bool ALONG_K, int ROWS, bool IS_A>
 DEVICE int fragments_at(int row) {
   const int lane = threadIdx.x % 32;
@@ -80,8 +82,8 @@ DEVICE int fragments_at(int row) {
                  : chunk_at<ROWS / 8>(lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2);
 }
 
-// 16 rows in each fragment, 16 steps of K from 16 `step` on. The bits of a chunk's number that are flipped here are zero in
-// that of the lane, and permuting flips bits too: so the order of both does not matter.
+// 16 rows in each fragment, 16 steps of K from 16 `step` on. The bits of a chunk's number that are flipped here are
+// zero in that of the lane, and permuting flips bits too: so the order of both does not matter.
 template <bool ALONG_K, int ROWS, int COUNT>
 DEVICE void load_fragments(unsigned (&r)[COUNT][4], const bf16* tile, int at, int step) {
 #pragma unroll

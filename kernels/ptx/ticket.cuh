@@ -1,7 +1,7 @@
 // Tickets by which blocks hand their results to the one that comes last (PTX ISA, atom.acq_rel; sm_70 and later).
 //
-// The next number of a ticket. What this thread did or saw before (so what its block wrote before a barrier) is visible to
-// whoever draws a later number, and to the block of that thread after a barrier. It is __threadfence, atomicAdd and
+// The next number of a ticket. What this thread did or saw before (so what its block wrote before a barrier) is visible
+// to whoever draws a later number, and to the block of that thread after a barrier. It is __threadfence, atomicAdd and
 // another __threadfence in one, and says that neither is to be left out.
 #pragma once
 
