@@ -149,7 +149,7 @@ mod tests {
     fn a_rounded_sum_has_the_mean_that_was_kept() {
         for variant in ladder("layernorm") {
             let mut device = cuda::emulated(Options::default());
-            device.force(Some(variant));
+            device.prefer(variant);
             let mut lab = Lab::new(vec![Box::new(device) as Box<dyn Device>], Choice::ALL);
             lab.float = DType::BF16;
             let (rows, width) = (4, 24);
