@@ -1,0 +1,122 @@
+//! Which variant of a kernel runs: by the time model, or as the environment asks.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use vcycle::device::cuda::chip::Chip;
+use vcycle::device::cuda::variants::{self, VARIANTS};
+use vcycle::device::ops::{Op, StepState};
+use vcycle::model::Model;
+use vcycle::model::gpt::{Gpt, GptConfig};
+use vcycle::tape::{LossOptions, Mode, Tape};
+use vcycle::tensor::{DType, Place, Tensor};
+
+/// The operations of a training step of GPT-2 with 124 million parameters, on 8 sequences of 1024 tokens.
+fn gpt2_step(float: DType) -> Vec<Op> {
+    let (batch, time) = (8, 1024);
+    let gpt = Gpt::new(GptConfig {
+        vocab: 50_257,
+        context: time,
+        width: 768,
+        heads: 12,
+        layers: 12,
+        ffn: 3072,
+        eps: 1e-5,
+        init_std: 0.02,
+        dropout_embedding: 0.0,
+        dropout_attention: 0.0,
+        dropout_residual: 0.0,
+        bos: None,
+        eos: None,
+    })
+    .expect("sizes that fit");
+    let mut tape = Tape::new(float, StepState::tensor(0));
+    tape.begin(Mode::Train { accumulate: false });
+    let input = |tape: &mut Tape| tape.input(Tensor::new(Place::Arena(1), DType::I32, 0, &[batch, time]));
+    let (ids, labels) = (input(&mut tape), input(&mut tape));
+    let table = gpt.table();
+    let vars: Vec<_> = (0..table.params.len())
+        .map(|i| tape.param(table.tensor(i, 2, float), table.tensor(i, 3, float.wide())))
+        .collect();
+    let loss = gpt.loss(&mut tape, &vars, ids, labels, LossOptions::default(), false);
+    tape.backward(&[loss]);
+    tape.recorded().to_vec()
+}
+
+#[test]
+fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
+    for chip in [Chip::A100, Chip::of(132, 1.83e9, 3.35e12, (9, 0))] {
+        for op in gpt2_step(DType::BF16) {
+            let chosen = variants::choose(&op, &chip).expect("a variant");
+            let wanted: &[&str] = match op.name() {
+                "linear" => &["mma64", "mma128", "splitk"],
+                "attention" | "attention_backward" => &["flash"],
+                "embedding_backward" => &["owner"],
+                _ => &["vector"],
+            };
+            assert!(wanted.contains(&chosen.name), "{} for {op:?}", chosen.name);
+        }
+        for op in gpt2_step(DType::F32) {
+            let chosen = variants::choose(&op, &chip).expect("a variant");
+            assert_ne!(chosen.name, "naive", "{op:?}");
+        }
+    }
+}
+
+/// What the time model expects is a time, and better hardware is never expected to be slower.
+#[test]
+fn expected_seconds_are_finite_and_fall_with_better_hardware() {
+    let Chip { sms, tensor, vector, bandwidth, launch } = Chip::A100;
+    let twice = Chip { sms, tensor: 2.0 * tensor, vector: 2.0 * vector, bandwidth: 2.0 * bandwidth, launch };
+    for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
+        for variant in VARIANTS.iter().filter(|v| (v.supports)(&op)) {
+            let (slow, fast) = ((variant.seconds)(&op, &Chip::A100), (variant.seconds)(&op, &twice));
+            assert!(slow.is_finite() && slow > launch / 2.0, "{} {}: {slow}", variant.operation, variant.name);
+            assert!(fast <= slow, "{} {}: {fast} after {slow}", variant.operation, variant.name);
+        }
+    }
+}
+
+/// One step of the smallest configuration on the emulator, in its folder `name` of `dir`.
+fn train(dir: &Path, name: &str, variables: &[(&str, &str)]) -> Output {
+    let out = dir.join(name).display().to_string();
+    let few = ["--set", "levels=[{train={steps=2,lr=1e-3}}]", "--set", "scratch={steps=1,lr=1e-3}"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
+    command.args(["train", "configs/gpt-tiny.toml", "--quiet", "--device", "emulator", "--out", &out]);
+    command.args(few).envs(variables.iter().copied()).output().expect("the binary runs")
+}
+
+#[cfg(emulated)]
+#[test]
+fn the_environment_prefers_a_variant() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let losses = |name: &str, variables: &[(&str, &str)]| -> Vec<f64> {
+        let done = train(dir.path(), name, variables);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let text = std::fs::read_to_string(dir.path().join(name).join("vcycle/metrics.jsonl")).expect("metrics");
+        let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a record"));
+        records.filter_map(|r| r["loss"].as_f64()).collect()
+    };
+    let chosen = losses("chosen", &[]);
+    assert_eq!(chosen, losses("single", &[("VCYCLE_GRAPHS", "0")]), "captured or not, the same bits");
+    let naive =
+        losses("naive", &[("VCYCLE_VARIANT_layernorm", "naive"), ("VCYCLE_VARIANT_layernorm_backward", "naive")]);
+    assert!(chosen.len() == 2 && chosen != naive, "another order of sums: {chosen:?}");
+    assert!(chosen.iter().zip(&naive).all(|(a, b)| (a / b - 1.0).abs() < 1e-4), "{chosen:?} {naive:?}");
+}
+
+#[cfg(emulated)]
+#[test]
+fn what_there_is_not_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (variable, value, words) in [
+        ("VCYCLE_VARIANT_linear", "fastest", &["VCYCLE_VARIANT_linear", "fastest", "naive", "tiled", "mma128"][..]),
+        ("VCYCLE_VARIANT_gemm", "naive", &["VCYCLE_VARIANT_gemm", "linear", "attention"]),
+        ("VCYCLE_GRAPHS", "yes", &["VCYCLE_GRAPHS", "yes", "1", "0"]),
+    ] {
+        let done = train(dir.path(), "refused", &[(variable, value)]);
+        let text = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(2), "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        assert!(!dir.path().join("refused").exists(), "nothing is left");
+    }
+}
