@@ -80,7 +80,8 @@ fn list() -> Result<()> {
     }
     let threads = |name: &str| threads(name).map_or("?".to_string(), |n| n.to_string());
     for variant in VARIANTS {
-        say(format_args!("{} {}", variant.operation, variant.name))?;
+        let floats: Vec<_> = variant.floats.iter().map(|float| format!("{float:?}").to_lowercase()).collect();
+        say(format_args!("{} {} ({})", variant.operation, variant.name, floats.join(", ")))?;
         for name in variant.kernels {
             say(format_args!("    {name}, {} threads", threads(name)))?;
             for kernel in compiled::kernel(name) {
