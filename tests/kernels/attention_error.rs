@@ -1,5 +1,6 @@
-//! What is promised of attention in bf16: in every output the largest error, against f64, is at most twice that of a plain
-//! implementation in bf16, which writes scores, probabilities and their gradients down as bf16 between its products.
+//! What is promised of attention in bf16: in every output the largest error, against f64, is at most twice that of a
+//! plain implementation in bf16, which writes scores, probabilities and their gradients down as bf16 between its
+//! products.
 
 use half::bf16;
 use vcycle::device::cuda::driver::emulator::Options;
