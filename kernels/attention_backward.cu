@@ -51,7 +51,8 @@ KERNEL(attention_delta_bf16, 128, 1, DELTA_PARAMETERS(bf16)) { attention_delta<b
 // The weights of one pair; zeros if it does not count.
 template <class T>
 DEVICE float2 naive_weights(const Pairs& pairs, int i, int j, const T* __restrict__ query, const T* __restrict__ key,
-                            const T* __restrict__ value, const T* __restrict__ gradient, float log_sum, float delta, float scale, int d) {
+                            const T* __restrict__ value, const T* __restrict__ gradient, float log_sum,
+                            float delta, float scale, int d) {
   if (!key_counts(pairs, j) || !sees(pairs, i, j)) return make_float2(0.0f, 0.0f);
   const bool keeps = dropout_keeps(pairs.drop, pair_index(pairs, i, j));
   const float score = scale * kLog2E * dot(query, key, d);

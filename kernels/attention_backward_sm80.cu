@@ -1,22 +1,20 @@
-// The gradient of attention in bf16 on tensor cores. The formulas and operands are those of attention_backward.cu; sums, lse
-// and delta are in f32, P and dS are rounded to bf16 before the products that they are weights of.
+// The gradient of attention in bf16 on tensor cores. The formulas and operands are those of attention_backward.cu;
+// sums, lse and delta are in f32, P and dS are rounded to bf16 before the products that they are weights of.
 //
-// Every output has one owner: a kernel with a block per tile of queries makes delta and dQ, then one with a block per tile of
-// keys makes dK and dV. Scores and dP are computed in both, 14 Tq Tk D FLOPs instead of 10: the price of adding in a fixed
-// order without atomics, and without a second pass over an f32 dQ in memory.
+// Every output has one owner: a kernel with a block per tile of queries makes delta and dQ, then one with a block per
+// tile of keys makes dK and dV. Scores and dP are computed in both, 14 Tq Tk D FLOPs instead of 10: the price of
+// adding in a fixed order without atomics, and without a second pass over an f32 dQ in memory.
 //
-// Roofline. 14 Tq Tk D FLOPs for 2 (5 Tq + 6 Tk) D bytes, per head: bound by arithmetic from some hundred tokens on, as the
-// forward pass; and per score two exponentials (one in each kernel) instead of one.
+// Roofline. 14 Tq Tk D FLOPs for 2 (5 Tq + 6 Tk) D bytes, per head: bound by arithmetic from some hundred tokens on,
+// as the forward pass; and per score two exponentials (one in each kernel) instead of one.
 //
-//   flash   A warp owns 32 rows (16 from D = 80 on, where sums of 32 would not fit registers), and 32 rows of the others are
-//           computed with at a time. The kernel for keys computes S^T = K Q^T and dP^T = V dout^T, so that in both kernels
-//           the weights that the first products leave behind, packed, are left operands of the second. What passes by lies
-//           in two tiles each: one is computed with while the next arrives. Groups of 32 that a warp's rows do not see are
-//           left out. delta, the sum of a row of dout out, comes with dQ: dout is read for it anyway.
+//   flash   A warp owns 32 rows (16 from D = 80 on, where sums of 32 would not fit registers), and goes over the
+//           others 32 or 16 at a time, as registers allow. The kernel for keys computes S^T = K Q^T and dP^T = V
+//           dout^T, so that in both kernels the weights that the first products leave behind, packed, are left
+//           operands of the second. What passes by lies in two tiles each: one is computed with while the next
+//           arrives. Groups that a warp's rows do not see are left out. delta, the sum of a row of dout out, comes
+//           with dQ: dout is read for it anyway.
 #include "common/attention_sm80.cuh"
-
-// Columns that a warp computes at a time: as many as the bits of a word.
-constexpr int kGroup = 32;
 
 // ---- dQ -----------------------------------------------------------------------------------------------------------
 
@@ -41,6 +39,9 @@ DEVICE void row_deltas(float (&delta)[M][2], const bf16* __restrict__ dout, int 
     }
   }
 }
+
+// Keys that a warp goes over at a time: as many as the bits of a word.
+constexpr int kGroup = 32;
 
 #define DQ_PARAMETERS                                                                                                  \
   const bf16 *__restrict__ q, int q_pitch, const bf16 *__restrict__ k, int k_pitch, const bf16 *__restrict__ v,        \
@@ -163,7 +164,7 @@ DEVICE void attention_dq_flash(DQ_PARAMETERS) {
   store_tile<WIDTH>(head_rows(dq, dq_pitch, tq, d), dq_pitch, mine, tq, d, sum, mean);
 }
 
-KERNEL(attention_dq_flash_32_bf16, 128, 3, DQ_PARAMETERS) { attention_dq_flash<32, 2, 64, true>(DQ_ARGUMENTS); }
+KERNEL(attention_dq_flash_32_bf16, 128, 3, DQ_PARAMETERS) { attention_dq_flash<32, 2, 64, false>(DQ_ARGUMENTS); }
 KERNEL(attention_dq_flash_64_bf16, 128, 2, DQ_PARAMETERS) { attention_dq_flash<64, 2, 64, false>(DQ_ARGUMENTS); }
 KERNEL(attention_dq_flash_80_bf16, 128, 2, DQ_PARAMETERS) { attention_dq_flash<80, 1, 64, true>(DQ_ARGUMENTS); }
 KERNEL(attention_dq_flash_96_bf16, 128, 2, DQ_PARAMETERS) { attention_dq_flash<96, 1, 64, true>(DQ_ARGUMENTS); }
@@ -171,8 +172,8 @@ KERNEL(attention_dq_flash_128_bf16, 128, 2, DQ_PARAMETERS) { attention_dq_flash<
 
 // ---- dK and dV ----------------------------------------------------------------------------------------------------
 
-// Asks for lse and delta of queries `first` to `first` + QUERIES - 1, one after the other; zeros beyond `count`. With these,
-// and dout zero, such a query adds nothing: P is 1, and dS is 0.
+// Asks for lse and delta of queries `first` to `first` + QUERIES - 1, one after the other; zeros beyond `count`. With
+// these, and dout zero, such a query adds nothing: P is 1, and dS is 0.
 template <int QUERIES>
 DEVICE void load_statistics(float* shared, const float* __restrict__ lse, const float* __restrict__ delta, int first,
                             int count) {
@@ -183,8 +184,8 @@ DEVICE void load_statistics(float* shared, const float* __restrict__ lse, const 
   }
 }
 
-// Tiles of scores are transposed: rows are keys. A key that the mask hides, or beyond the end, is computed with like any
-// other, since its rows of sums are its own, and is left out when these are written.
+// Tiles of scores are transposed: rows are keys, columns GROUP queries. A key that the mask hides, or beyond the end,
+// is computed with like any other, since its rows of sums are its own, and is left out when these are written.
 template <int WIDTH, int M, int QUERIES, int GROUP, bool KEPT_K, bool KEPT_V>
 DEVICE void attention_dkdv_flash(INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, int dk_pitch, bf16* __restrict__ dv,
                                  int dv_pitch) {
@@ -322,14 +323,15 @@ DEVICE void attention_dkdv_flash(INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, 
   store_tile<WIDTH>(head_rows(dv, dv_pitch, tk, d), dv_pitch, mine, tk, d, value_sum, value_scale);
 }
 
-#define DKDV_KERNEL(width, ...)                                                                                        \
-  KERNEL(attention_dkdv_flash_##width##_bf16, 128, 2, INPUT_PARAMETERS(bf16), bf16* __restrict__ dk, int dk_pitch,     \
-         bf16* __restrict__ dv, int dv_pitch) {                                                                        \
+// Sums of 32 keys at D = 64 leave room for 16 queries and for K alone.
+#define DKDV_KERNEL(width, min_blocks, ...)                                                                            \
+  KERNEL(attention_dkdv_flash_##width##_bf16, 128, min_blocks, INPUT_PARAMETERS(bf16), bf16* __restrict__ dk,          \
+         int dk_pitch, bf16* __restrict__ dv, int dv_pitch) {                                                          \
     attention_dkdv_flash<width, __VA_ARGS__>(INPUT_ARGUMENTS, dk, dk_pitch, dv, dv_pitch);                             \
   }
 
-DKDV_KERNEL(32, 2, 64, 32, true, true)
-DKDV_KERNEL(64, 2, 64, 16, true, false)
-DKDV_KERNEL(80, 1, 64, 32, true, true)
-DKDV_KERNEL(96, 1, 64, 32, true, true)
-DKDV_KERNEL(128, 1, 32, 32, false, false)
+DKDV_KERNEL(32, 3, 2, 64, 16, true, true)
+DKDV_KERNEL(64, 2, 2, 64, 16, true, false)
+DKDV_KERNEL(80, 2, 1, 64, 32, true, true)
+DKDV_KERNEL(96, 2, 1, 64, 32, true, true)
+DKDV_KERNEL(128, 2, 1, 32, 32, false, false)

@@ -1,16 +1,18 @@
-// Attention in bf16 on tensor cores. The formula, the operands and the online softmax are those of attention.cu; sums are in
-// f32, and lse is.
+// Attention in bf16 on tensor cores. The formula, the operands and the online softmax are those of attention.cu; sums
+// are in f32, and lse is.
 //
-// Roofline. 4 Tq Tk D FLOPs for 2 (2 Tq + 2 Tk) D bytes, per head: T / 2 FLOPs a byte, against some 150 to 300 that a GPU has
-// for each: bound by arithmetic from about 512 tokens on, and below by how well copies hide. Beside the products every score
-// costs an exponential, of which a multiprocessor makes 16 a clock, while its tensor cores do the 4 D FLOPs of 8 to 16 scores
-// at D = 64: the rest of the softmax has to be short. With dropout Philox outweighs both.
+// Roofline. 4 Tq Tk D FLOPs for 2 (2 Tq + 2 Tk) D bytes, per head: T / 2 FLOPs a byte, against some 150 to 300 that a
+// GPU has for each: bound by arithmetic from about 512 tokens on, and below by how well copies hide. Beside the
+// products every score costs an exponential, of which a multiprocessor makes 16 a clock, while its tensor cores do
+// the 4 D FLOPs of 8 to 16 scores at D = 64: the rest of the softmax has to be short. With dropout Philox (a call for
+// four scores, some 80 integer instructions) outweighs both.
 //
-//   flash   A block per 128 queries, 32 a warp: each ldmatrix of K or V feeds two mma for the two rows of 16, or else shared
-//           memory would be as busy as the tensor cores. Scores never leave their registers: what the first product leaves
-//           behind, packed, is the left operand of the second. Two tiles of keys and two of values: one is computed with
-//           while the next arrives. What a pair needs besides (causal, key mask, the ragged end) is done only in tiles where
-//           some pair does not count, and a warp leaves out tiles that none of its queries sees.
+//   flash   A block per 128 queries, 32 a warp: each ldmatrix of K or V feeds two mma for the two rows of 16, or else
+//           shared memory would be as busy as the tensor cores. Scores never leave their registers: what the first
+//           product leaves behind, packed, is the left operand of the second. Two tiles of keys and two of values:
+//           one is computed with while the next arrives. What a pair needs besides (causal, key mask, the ragged end)
+//           is done only in tiles where some pair does not count, and a warp leaves out tiles that none of its
+//           queries sees.
 //
 // The sum of a row's exponentials is of f32, its product with V of exponentials rounded to bf16; dropout multiplies by
 // 1 / (1 - p) at the end, in f32.

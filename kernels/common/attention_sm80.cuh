@@ -1,9 +1,9 @@
-// What the attention kernels on tensor cores share: tiles of bf16 in shared memory, operands of mma from them, which pairs
-// count, and dropout's words for the pairs of a warp.
+// What the attention kernels on tensor cores share: tiles of bf16 in shared memory, operands of mma from them, which
+// pairs count, and dropout's words for the pairs of a warp.
 //
-// A block has four warps. A warp owns 16 M rows (queries, or keys) and the products of these with all of a tile, so that no
-// number passes from warp to warp. In what mma leaves behind, a lane has of every 16 x 8 tile the rows lane / 4 and lane / 4 + 8
-// and the columns 2 (lane % 4) and the next (ptx/mma.cuh); r = 0, 1 counts these rows below.
+// A block has four warps. A warp owns 16 M rows (queries, or keys) and the products of these with all of a tile, so
+// that no number passes from warp to warp. In what mma leaves behind, a lane has of every 16 x 8 tile the rows
+// lane / 4 and lane / 4 + 8 and the columns 2 (lane % 4) and the next (ptx/mma.cuh); r = 0, 1 counts these rows below.
 #pragma once
 
 #include "../ptx/exp2.cuh"
@@ -21,11 +21,11 @@ DEVICE int lane_column() { return lane_number() % 4 * 2; }
 
 // ---- Tiles in shared memory ---------------------------------------------------------------------------------------
 //
-// A tile is [rows][WIDTH], WIDTH / 8 = 4, 8, 10, 12 or 16 pieces of 16 bytes a row; heads that are narrower are filled up
-// with zeros. ldmatrix reads one piece of eight rows at a time, which lie in other banks only if (row WIDTH / 8 + piece) % 8
-// differs. The greatest power of two in WIDTH / 8 (at most 8) says how many rows apart two rows begin at one bank, and how
-// many pieces lie between: by so many the pieces of a row change places (xor), and all eight differ. A group of so many
-// neighbouring pieces stays together, so that 8 copies of neighbouring pieces hit other banks too.
+// A tile is [rows][WIDTH], WIDTH / 8 = 4, 8, 10, 12 or 16 pieces of 16 bytes a row; heads that are narrower are
+// filled up with zeros. ldmatrix reads one piece of eight rows at a time, which lie in other banks only if
+// (row WIDTH / 8 + piece) % 8 differs. With g the greatest power of two, at most 8, that divides WIDTH / 8, rows 8 / g
+// apart begin at one bank, and all of them g pieces apart. So pieces change places within groups of g (xor with
+// row / (8 / g) % g), and all eight differ. A copy writes neighbouring pieces: whole groups, to other banks too.
 
 template <int WIDTH>
 DEVICE int swizzle(int row) {
@@ -47,23 +47,24 @@ DEVICE void load_tile(bf16* tile, const bf16* __restrict__ rows, int pitch, int 
   }
 }
 
-// Operand a: rows `row` to `row` + 15, columns 16 k to 16 k + 15 of a tile. `row` is a multiple of 16, here and below, so
-// that the swizzle is the lane's alone.
+// Operand a: rows `row` to `row` + 15, columns 16 k to 16 k + 15 of a tile. `row` is a multiple of 16, here and
+// below, so that the swizzle is the lane's alone.
 template <int WIDTH>
 DEVICE void load_left(unsigned (&a)[4], const bf16* tile, int row, int k) {
   const int lane = lane_number(), r = lane % 16;
   ldmatrix_x4(a, tile + (row + r) * WIDTH + ((2 * k + lane / 16) ^ swizzle<WIDTH>(r)) * 8);
 }
 
-// Operand b of a product with the tile transposed: columns of b are rows `row` to `row` + 15 of the tile, the first eight in
-// b[0], b[1], the others in b[2], b[3]; columns 16 k to 16 k + 15 are summed over.
+// Operand b of a product with the tile transposed: columns of b are rows `row` to `row` + 15 of the tile, the first
+// eight in b[0], b[1], the others in b[2], b[3]; columns 16 k to 16 k + 15 are summed over.
 template <int WIDTH>
 DEVICE void load_right(unsigned (&b)[4], const bf16* tile, int row, int k) {
   const int lane = lane_number(), r = lane / 16 * 8 + lane % 8;
   ldmatrix_x4(b, tile + (row + r) * WIDTH + ((2 * k + lane / 8 % 2) ^ swizzle<WIDTH>(r)) * 8);
 }
 
-// Operand b of a product with the tile as it lies: rows `row` to `row` + 15 are summed over, columns are 16 n to 16 n + 15.
+// Operand b of a product with the tile as it lies: rows `row` to `row` + 15 are summed over, columns are 16 n to 16 n
+// + 15.
 template <int WIDTH>
 DEVICE void load_right_trans(unsigned (&b)[4], const bf16* tile, int row, int n) {
   const int lane = lane_number(), r = lane % 16;
@@ -155,8 +156,8 @@ DEVICE void add_products(float (&sum)[M][WIDTH / 8][4], const unsigned (&a)[K][M
   }
 }
 
-// Writes sum times scale to rows `first` to `first` + 16 M - 1 of `count`. Neighbouring lanes trade, the even one for columns
-// of one tile of 8 and the odd one for the next, so that each has 8 bytes and four have a whole sector of 32.
+// Writes sum times scale to rows `first` to `first` + 16 M - 1 of `count`. Neighbouring lanes trade, the even one for
+// columns of one tile of 8 and the odd one for the next, so that each has 8 bytes and four have a whole sector of 32.
 template <int WIDTH, int M>
 DEVICE void store_tile(bf16* __restrict__ rows, int pitch, int first, int count, int d,
                        const float (&sum)[M][WIDTH / 8][4], const float (&scale)[M][2]) {

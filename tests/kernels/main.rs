@@ -3,6 +3,8 @@
 //! `VCYCLE_TOLERANCES=1 cargo test --test kernels -- --nocapture` shows how much of each tolerance was used.
 
 #[cfg(emulated)]
+mod attention_error;
+#[cfg(emulated)]
 mod emulated;
 mod errors;
 

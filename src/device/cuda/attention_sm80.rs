@@ -18,8 +18,8 @@ pub fn supports(op: &Attention) -> bool {
     fits(op, &[&op.q, &op.k, &op.v, &op.out])
 }
 
-/// Whether heads fit the widest tile and these operands' come in pieces of 16 bytes (arenas begin at multiples of 256 bytes). A
-/// scale that is not positive would turn the largest score into the smallest.
+/// Whether heads fit the widest tile and these operands' come in pieces of 16 bytes (arenas begin at multiples of 256
+/// bytes). A scale that is not positive would turn the largest score into the smallest.
 pub(super) fn fits(op: &Attention, operands: &[&Tensor]) -> bool {
     let (d, scale) = (op.sizes().4, op.scale as f32);
     let whole = |n: usize| n.is_multiple_of(8);
@@ -55,12 +55,12 @@ pub fn seconds(op: &Attention, chip: &Chip) -> f64 {
     products(op, chip, QUERIES, 2.0, 0.6) + chip.launch
 }
 
-/// Seconds of so many products of Tq Tk D multiply-adds by blocks that own `rows`, two of them on a multiprocessor at a time,
-/// which together reach `part` of its tensor cores; with dropout, beside 30 instructions a score.
+/// Seconds of so many products of Tq Tk D multiply-adds by blocks that own `rows`, two of them on a multiprocessor at
+/// a time, which together reach `part` of its tensor cores; with dropout, beside 30 instructions a score.
 pub(super) fn products(op: &Attention, chip: &Chip, rows: usize, products: f64, part: f64) -> f64 {
     let (batch, tq, tk, heads, d) = op.sizes();
     // Of a causal square, half and the diagonal of tiles.
-    let seen = if op.causal { (1.0 - (tq.saturating_sub(rows)) as f64 / (2 * tk) as f64).max(0.5) } else { 1.0 };
+    let seen = if op.causal { (1.0 - tq.saturating_sub(rows) as f64 / (2 * tk) as f64).max(0.5) } else { 1.0 };
     let tiles = batch * heads * tq.div_ceil(rows);
     let score = 2.0 * products * width(d) as f64 / (chip.tensor * part);
     let drawn = if op.dropout.is_some() { 2.0 * 30.0 / chip.vector } else { 0.0 };
@@ -68,4 +68,36 @@ pub(super) fn products(op: &Attention, chip: &Chip, rows: usize, products: f64, 
     let (slots, tile) = (2 * chip.sms, (rows * tk.next_multiple_of(32)) as f64 * seen);
     let waves = (tiles as f64 / slots as f64).max(1.0) + if tiles > slots { 0.5 } else { 0.0 };
     waves * slots as f64 * tile * (score + drawn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chip::Chip;
+    use super::super::variants::choose;
+    use crate::device::ops::{Attention, AttentionBackward, Op};
+    use crate::tensor::{DType, Place, Tensor};
+
+    /// GPT-2's, BERT's and DeiT's heads, and those that do not come in pieces of 16 bytes.
+    #[test]
+    fn tensor_cores_are_chosen_where_they_can_be() {
+        for (time, d, causal, name) in [
+            (1024, 64, true, "flash"),
+            (128, 64, false, "flash"),
+            (197, 64, false, "flash"),
+            (2048, 128, true, "flash"),
+            (64, 60, false, "naive"),
+            (64, 160, false, "naive"),
+        ] {
+            let place = Place::Arena(0);
+            let t = Tensor::new(place, DType::BF16, 0, &[8, time, 12, d]);
+            let wide = Tensor::new(place, DType::F32, 0, &[8, 12, time]);
+            let (scale, dropout, key_mask) = (0.125, None, None);
+            let forward = Attention { q: t, k: t, v: t, out: t, lse: wide, key_mask, causal, scale, dropout };
+            let backward = AttentionBackward { forward, dout: t, dq: t, dk: t, dv: t, delta: wide };
+            for op in [Op::from(forward), Op::from(backward)] {
+                let chosen = choose(&op, &Chip::A100).map(|v| (v.name, (v.seconds)(&op, &Chip::A100)));
+                assert!(chosen.is_some_and(|(chosen, s)| chosen == name && s > 0.0), "{time} {d}: {chosen:?}");
+            }
+        }
+    }
 }
