@@ -14,6 +14,10 @@
 //           operands of the second. What passes by lies in two tiles each: one is computed with while the next
 //           arrives. Groups that a warp's rows do not see are left out. delta, the sum of a row of dout out, comes
 //           with dQ: dout is read for it anyway.
+//
+// From D = 80 on, and for dK and dV from 64 on, shared memory sets the pace, not the tensor cores: of a quarter of a
+// multiprocessor's share of it, ldmatrix_x4 takes 16 clocks, while an mma takes 8 of the quarter's tensor core (as many
+// clocks of each for dK and dV at 64, 512; at 128 1280 to 1024, and 1024 to 768 for dQ).
 #include "common/attention_sm80.cuh"
 
 // ---- dQ -----------------------------------------------------------------------------------------------------------

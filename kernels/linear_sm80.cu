@@ -3,8 +3,8 @@
 // op(a) [M, K], op(b) [K, N], bias [N], pre, residual [M, N] in bf16; out [M, N] in bf16 or float. Matrices are rows
 // `pitch` elements apart; a transposed operand is read where it lies. a and b begin at multiples of 16 bytes and so do
 // their rows; all else lies as it likes, and is accessed 16 bytes at a time where it can be. `residual` may be `out`.
-// Products come in batches, in gridDim.z: each operand but the bias then is as many matrices, one after another as blocks
-// of rows.
+// Products come in batches, in gridDim.z: each operand but the bias then is as many matrices, one after another as
+// blocks of rows.
 //
 // Sums are in float. mma adds 16 products at a time to a register, in an order of the hardware's own; those registers
 // run through K in steps of 16 (split K: each part of K so, then the parts in order). So the order depends on the shape
@@ -85,18 +85,31 @@ DEVICE void write_sums(const Epilogue<bf16, Out>& around, const float* outputs, 
   if constexpr (sizeof(Out) == sizeof(bf16)) {
     if (whole && around.bias) bias = load(around.bias + here);
   }
+  // Rows of a lane at a time: 16 to 48 registers of what surrounds them, where fragments and sums were before.
+  constexpr int kRows = sizeof(Out) == sizeof(bf16) ? 4 : 8, kApart = 32 / kLanes;
+  static_assert(HEIGHT % (kRows * kApart) == 0, "whole rounds");
+  if (whole) {
 #pragma unroll 1
-  for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += 32 / kLanes) {
-    if (whole) {
-      Vec<Out> piece;
+    for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += kRows * kApart) {
+      Around<Out> near[kRows];
+      load_around(near, around, row + r, kApart, here, m);
 #pragma unroll
-      for (int q = 0; q < kPiece; q += 4) {
-        const Vec<float> four = load(outputs + output_at<WIDTH>(r, c + q));
+      for (int s = 0; s < kRows; s++) {
+        const int at = r + s * kApart;
+        if (row + at >= m) break;
+        Vec<Out> piece;
 #pragma unroll
-        for (int e = 0; e < 4; e++) piece.v[q + e] = four.v[e];
+        for (int q = 0; q < kPiece; q += 4) {
+          const Vec<float> four = load(outputs + output_at<WIDTH>(at, c + q));
+#pragma unroll
+          for (int e = 0; e < 4; e++) piece.v[q + e] = four.v[e];
+        }
+        finish(around, near[s], row + at, here, piece, bias);
       }
-      write_piece(around, row + r, here, piece, bias);
-    } else {
+    }
+  } else {
+#pragma unroll 1
+    for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += kApart) {
 #pragma unroll 1
       for (int e = 0; e < kPiece && here + e < n; e++) {
         write_out(around, row + r, here + e, outputs[output_at<WIDTH>(r, c + e)]);

@@ -8,11 +8,12 @@
 #include "activation.cuh"
 #include "bands.cuh"
 #include "element.cuh"
+#include "vector.cuh"
 
 enum EpilogueKind { kNone = 0, kActivate = 1, kActivateGrad = 2 };
 
-// `residual` may be `out`, so nothing here is `__restrict__`: a thread reads the residual of an element, then writes
-// it.
+// `residual` may be `out`, so nothing here is `__restrict__`: a thread reads the residual of its elements, then writes
+// them.
 template <class T, class Out>
 struct Epilogue {
   Out* out;
@@ -63,7 +64,7 @@ DEVICE bool in_pieces(const T* rows, int pitch) {
   return reinterpret_cast<unsigned long long>(rows) % 16 == 0 && pitch % Vec<T>::kSize == 0;
 }
 
-// Whether `write_piece` may write: all that is there can be accessed in pieces. float beside bf16 (gradients of
+// Whether `finish` may write: all that is there can be accessed in pieces. float beside bf16 (gradients of
 // weights) has nothing around it in a model, and no other code here.
 template <class T, class Out>
 DEVICE bool in_pieces(const Epilogue<T, Out>& around) {
@@ -76,17 +77,53 @@ DEVICE bool in_pieces(const Epilogue<T, Out>& around) {
   }
 }
 
-// As `write_out`, of the columns from `j` on, a multiple of their number; `bias` holds those of the columns or zeros.
+// What is read of the surroundings of one piece; the rest stays as it is.
+template <class Out>
+struct Around {
+  Raw<Out> pre, residual, was;
+};
+
+// Of the pieces from column `j` on of rows i, i + apart, ... before m. All are on their way before `finish` waits for
+// the first: one latency of memory for ROWS rows.
+template <int ROWS, class T, class Out>
+DEVICE void load_around(Around<Out> (&near)[ROWS], const Epilogue<T, Out>& around, int i, int apart, int j, int m) {
+  if constexpr (sizeof(T) == sizeof(Out)) {
+    if (around.kind == kActivateGrad) {
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        const int row = i + r * apart;
+        if (row < m) near[r].pre = load_raw(around.pre + row_start(row, around.pre_pitch) + j);
+      }
+    }
+    if (around.residual) {
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        const int row = i + r * apart;
+        if (row < m) near[r].residual = load_raw(around.residual + row_start(row, around.residual_pitch) + j);
+      }
+    }
+  }
+  if (around.accumulate) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      const int row = i + r * apart;
+      if (row < m) near[r].was = load_raw(around.out + row_start(row, around.out_pitch) + j);
+    }
+  }
+}
+
+// As `write_out`, of the columns from `j` on, a multiple of their number; `near` holds what `load_around` read, `bias`
+// those of the columns or zeros.
 template <class T, class Out>
-DEVICE void write_piece(const Epilogue<T, Out>& around, int i, int j, Vec<Out> z, const Vec<Out>& bias) {
+DEVICE void finish(const Epilogue<T, Out>& around, const Around<Out>& near, int i, int j, Vec<Out> z,
+                   const Vec<Out>& bias) {
   constexpr int kSize = Vec<Out>::kSize;
   if constexpr (sizeof(T) == sizeof(Out)) {
 #pragma unroll
     for (int e = 0; e < kSize; e++) z.v[e] += bias.v[e];
-    T* pre = around.pre + row_start(i, around.pre_pitch) + j;
     // One test for all, and the code of each function once for each element.
     if (around.kind == kActivate) {
-      if (around.pre) store(pre, z);
+      if (around.pre) store(around.pre + row_start(i, around.pre_pitch) + j, z);
       if (around.activation == kGeluTanh) {
 #pragma unroll
         for (int e = 0; e < kSize; e++) z.v[e] = gelu_tanh<kShort<T, Out>>(z.v[e]);
@@ -95,7 +132,7 @@ DEVICE void write_piece(const Epilogue<T, Out>& around, int i, int j, Vec<Out> z
         for (int e = 0; e < kSize; e++) z.v[e] = gelu_erf(z.v[e]);
       }
     } else if (around.kind == kActivateGrad) {
-      const Vec<T> x = load(pre);
+      const Vec<Out> x = unpack(near.pre);
       if (around.activation == kGeluTanh) {
 #pragma unroll
         for (int e = 0; e < kSize; e++) z.v[e] *= gelu_tanh_grad<kShort<T, Out>>(x.v[e]);
@@ -105,16 +142,15 @@ DEVICE void write_piece(const Epilogue<T, Out>& around, int i, int j, Vec<Out> z
       }
     }
     if (around.residual) {
-      const Vec<T> more = load(around.residual + row_start(i, around.residual_pitch) + j);
+      const Vec<Out> more = unpack(near.residual);
 #pragma unroll
       for (int e = 0; e < kSize; e++) z.v[e] += more.v[e];
     }
   }
-  Out* out = around.out + row_start(i, around.out_pitch) + j;
   if (around.accumulate) {
-    const Vec<Out> was = load(out);
+    const Vec<Out> was = unpack(near.was);
 #pragma unroll
     for (int e = 0; e < kSize; e++) z.v[e] += was.v[e];
   }
-  store(out, z);
+  store(around.out + row_start(i, around.out_pitch) + j, z);
 }

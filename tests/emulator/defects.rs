@@ -48,6 +48,7 @@ const DEFECTS: &[Defect] = &[
     Defect("copy_without_commit", 64, 1, "race|uninitialised"),
     Defect("copy_over_what_is_read", 64, 1, "race"),
     Defect("copy_misaligned", 4, 1, "misaligned"),
+    Defect("copy_misaligned_and_unread", 4, 1, "misaligned"),
     Defect("copy_behind_the_end", 64, 1, "out of bounds"),
     Defect("copy_to_global", 64, 1, "not in shared memory"),
     Defect("threads_write_one_word", 64, 1, "race"),

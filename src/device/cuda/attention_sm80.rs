@@ -62,7 +62,7 @@ pub(super) fn products(op: &Attention, chip: &Chip, rows: usize, products: f64, 
     // Of a causal square, half and the diagonal of tiles.
     let seen = if op.causal { (1.0 - tq.saturating_sub(rows) as f64 / (2 * tk) as f64).max(0.5) } else { 1.0 };
     let tiles = batch * heads * tq.div_ceil(rows);
-    let score = 2.0 * products * width(d) as f64 / (chip.tensor * part);
+    let score = 2.0 * products * width(d) as f64 / (chip.mma() * part);
     let drawn = if op.dropout.is_some() { 2.0 * 30.0 / chip.vector } else { 0.0 };
     // Scores of one multiprocessor's blocks: whole waves when they are few, an even share when they are many.
     let (slots, tile) = (2 * chip.sms, (rows * tk.next_multiple_of(32)) as f64 * seen);

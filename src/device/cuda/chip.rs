@@ -33,6 +33,12 @@ impl Chip {
         Chip { sms, tensor: rate(tensor), vector: rate(vector), bandwidth, ..Chip::A100 }
     }
 
+    /// Products in bf16 by `mma.sync`, in FLOP/s: it gets no more of newer tensor cores, which want `wgmma`.
+    pub fn mma(&self) -> f64 {
+        const MOST: f64 = 4.6e12;
+        self.tensor.min(MOST * self.sms as f64)
+    }
+
     /// Seconds of a kernel bound by memory that reaches `part` of the bandwidth, with as many launches.
     pub fn memory(&self, bytes: u64, part: f64, launches: usize) -> f64 {
         bytes as f64 / (self.bandwidth * part) + self.launch * launches as f64
@@ -55,5 +61,6 @@ mod tests {
         assert!(near(a100.tensor, 312e12) && near(a100.vector, 19.5e12), "{a100:?}");
         let h100 = Chip::of(132, 1.83e9, 3.35e12, (9, 0));
         assert!(near(h100.tensor, 989e12) && near(h100.vector, 61.8e12), "{h100:?}");
+        assert!(near(a100.mma(), 312e12) && near(h100.mma(), 607e12), "{h100:?}");
     }
 }

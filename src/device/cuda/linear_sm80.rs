@@ -13,7 +13,7 @@ const DEPTH: usize = 32;
 const STAGES: usize = 4;
 
 /// Addresses and pitches of both factors are multiples of 16 bytes, so every matrix of a batch begins at one; all else may lie
-/// anywhere.
+/// anywhere, and the pitch of a single row may be any.
 pub fn aligned(op: &Linear) -> bool {
     let whole = |t: &Tensor| t.offset.is_multiple_of(8) && (t.rows() < 2 || t.pitch.is_multiple_of(8));
     op.sizes().2 > 0 && whole(&op.a) && whole(&op.b)
@@ -68,7 +68,10 @@ fn launch(op: &Linear, places: &Places, side: usize) -> Launch {
         (_, true, true, _) => "linear_mma64_tt_bf16",
     };
     let shared = STAGES * 2 * side * DEPTH * DType::BF16.bytes();
-    linear::parameters(op, places, kernel, (side, side), 128).shared(shared)
+    // A single row may have any pitch: 0, so that the addresses of rows beyond it, which are not read, are aligned too.
+    let single = |t: Tensor| if t.rows() < 2 { Tensor { pitch: 0, ..t } } else { t };
+    let op = Linear { a: single(op.a), b: single(op.b), ..*op };
+    linear::parameters(&op, places, kernel, (side, side), 128).shared(shared)
 }
 
 /// Products, and M, N, K of each.
@@ -118,9 +121,7 @@ const MMA64: Tiles = Tiles { side: 64, resident: 4, alone: 0.3, together: 0.45 }
 impl Tiles {
     /// The products alone: the SM with most blocks is the last.
     fn products(&self, sizes: Sizes, parts: usize, chip: &Chip) -> f64 {
-        // mma.sync gets no more of newer tensor cores, which want wgmma.
-        const MOST: f64 = 4.6e12;
-        let rate = (chip.tensor / chip.sms as f64).min(MOST);
+        let rate = chip.mma() / chip.sms as f64;
         let blocks = (tiles(sizes, self.side) * parts).div_ceil(chip.sms);
         let depth = depth(sizes).div_ceil(parts);
         let flops = 2 * self.side * self.side * DEPTH * depth;

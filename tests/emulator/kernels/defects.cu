@@ -319,6 +319,15 @@ DEFECT(copy_misaligned, 4) {
   out[t] = tile[t].x;
 }
 
+DEFECT(copy_misaligned_and_unread, 4) {
+  SMEM(float4, tile, [4]);
+  int t = threadIdx.x;
+  cp_async_16(&tile[t], data + 4 * t + (bad ? 2 : 0), false);  // <- copy_misaligned_and_unread
+  cp_async_commit();
+  cp_async_wait<0>();
+  out[t] = tile[t].x;
+}
+
 DEFECT(copy_behind_the_end, 64) {
   SMEM(float, tile, [64]);
   int t = threadIdx.x;

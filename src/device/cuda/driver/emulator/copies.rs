@@ -40,7 +40,8 @@ pub struct Copies {
 impl Block {
     /// The current thread starts a copy; false when it was reported.
     pub fn copy(&mut self, (site, pc): (Here, Pc), to: *mut u8, from: *const u8, bytes: usize, valid: usize) -> bool {
-        if !(to as usize).is_multiple_of(bytes) || valid > 0 && !(from as usize).is_multiple_of(bytes) {
+        // Of the source too, be no byte of it read.
+        if !(to as usize).is_multiple_of(bytes) || !(from as usize).is_multiple_of(bytes) {
             self.report(
                 site.at(),
                 format!("misaligned: both ends of an asynchronous copy of {bytes} bytes are multiples of {bytes}"),
