@@ -57,7 +57,7 @@ fn every_operation_on_the_cpu() {
             );
             assert!(POSITIVE.iter().all(|key| number(line, key) > 0.0), "{line}");
             assert!(number(line, "ms_best") <= number(line, "ms_median") && number(line, "spread") < 1e6, "{line}");
-            for key in ["percent_of_roofline", "roofline_gflops", "roofline_gb_per_s"] {
+            for key in ["percent_of_roofline", "roofline_gflops", "roofline_gb_per_s", "copy_gb_per_s"] {
                 assert!(number(line, key) > 0.0, "{line}");
             }
             assert!(line["bound"] == "memory" || line["bound"] == "arithmetic");
@@ -153,7 +153,7 @@ fn what_cannot_be_measured_is_refused() {
         (&["attention", "--shape", "1,1,99999999,99999999"], &["beyond any device"]),
         (&["layernorm", "--shape", "2147483647x10000"], &["memory"]),
         (&["cross-entropy", "--shape", "words"], &["gpt2, bert, deit"]),
-        (&["adamw", "--shape", "-5"], &["PARAMETERS"]),
+        (&["adamw", "--shape", "5.5"], &["PARAMETERS"]),
         (&["multilevel", "--shape", "3,2,8,4,13"], &["halved"]),
         (&["multilevel", "--shape", "2,4,9,4,13"], &["heads do not divide"]),
         (&["step", "--shape", "1,1,8,4,1"], &["char", "L,H,C,T,B,V"]),

@@ -60,6 +60,9 @@ pub fn run(request: &Request, sink: &mut Sink) -> Result<()> {
     let operations: Vec<_> =
         shapes.iter().flat_map(|shape| cases::of(request.subject, shape)).map(|case| case.operation).collect();
     machine.admit(&request.variant, &operations)?;
+    for shape in &shapes {
+        machine.require(cases::elements(request.subject, shape).saturating_mul(float.bytes())).at(&shape.name)?;
+    }
     let setting = Setting { request, roofline: roofline(request, &mut machine, float)? };
     setting.roofline.iter().try_for_each(|r| (sink.say)(&setting.head(r)))?;
     let mut measured = 0;
@@ -88,7 +91,7 @@ fn float(request: &Request, machine: &mut Machine) -> Result<DType> {
     }
 }
 
-/// Part of the time for what is measured that goes into the roofline too, at most.
+/// What the roofline may take.
 const ROOFLINE_SECONDS: f64 = 2.0;
 
 /// None on the emulator, where it would mean nothing.

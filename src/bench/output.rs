@@ -33,10 +33,12 @@ impl Setting<'_> {
         let Request { device, threads, .. } = self.request;
         let threads = if device == "cuda" { String::new() } else { format!(", {threads} threads") };
         format!(
-            "{device}{threads}, {}; roofline: {} GB/s (copy), {} GFLOP/s (products of {side} x {side} x {side})\n",
+            "{device}{threads}, {}; roofline: {} GB/s ({what}; copy {}), {} GFLOP/s (products of {side} x {side} x {side})\n",
             self.precision(),
             significant(roofline.bytes / 1e9),
+            significant(roofline.copy / 1e9),
             significant(roofline.flops / 1e9),
+            what = if roofline.add > roofline.copy { "sum" } else { "copy" },
             side = roofline.side
         )
     }
@@ -81,6 +83,7 @@ impl Setting<'_> {
             "precision": self.precision(),
             "times_mean_nothing": self.roofline.is_none(),
             "roofline_gb_per_s": self.roofline.map(|r| r.bytes / 1e9),
+            "copy_gb_per_s": self.roofline.map(|r| r.copy / 1e9),
             "roofline_gflops": self.roofline.map(|r| r.flops / 1e9),
         })
     }

@@ -1,8 +1,10 @@
-//! What the device gives at its best, measured in the same process: bytes a second of a copy, FLOPs a second of products.
+//! What the device gives at its best, measured in the same process: bytes a second of a copy or a sum, FLOPs a second of
+//! products.
 
 use super::inputs::Maker;
 use super::machine::Machine;
 use super::measure::samples;
+use crate::device::Graph;
 use crate::device::ops::{Accumulate, Cost, Linear, Op};
 use crate::error::{At, Result};
 use crate::tensor::DType;
@@ -11,8 +13,12 @@ use std::time::Instant;
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Roofline {
-    /// Bytes a second, read and written.
+    /// Bytes a second, read and written: the better of the next two.
     pub bytes: f64,
+    /// Of `out = x`. A cpu first reads the lines that it is about to overwrite, which nobody counts.
+    pub copy: f64,
+    /// Of `out += x`, where that reading counts.
+    pub add: f64,
     /// FLOPs a second of square products.
     pub flops: f64,
     /// The side of the square that gave them.
@@ -37,8 +43,9 @@ impl Bound {
 
 /// Sides of the squares, as far as the time reaches.
 const SIDES: [usize; 5] = [256, 512, 1024, 2048, 4096];
-/// Runs of one thing.
+/// Runs of one thing at least, and the part of the time that it goes on for.
 const RUNS: usize = 5;
+const PART: f64 = 0.05;
 
 impl Roofline {
     /// Measures for about `seconds`, at least a copy and one product.
@@ -49,10 +56,11 @@ impl Roofline {
         let cache = machine.cache();
         let begin = Instant::now();
         let mut maker = Maker::new(machine.device(), float);
-        let measured = copy(&mut maker, cache).and_then(|bytes| {
-            let mut roofline = Roofline { bytes, flops: 0.0, side: 0 };
+        let part = PART * seconds;
+        let measured = moves(&mut maker, cache, part).and_then(|[copy, add]| {
+            let mut roofline = Roofline { bytes: copy.max(add), copy, add, flops: 0.0, side: 0 };
             for side in SIDES {
-                let flops = product(&mut maker, side)?;
+                let flops = product(&mut maker, side, part)?;
                 if flops > roofline.flops {
                     roofline = Roofline { flops, side, ..roofline };
                 }
@@ -78,34 +86,43 @@ impl Roofline {
     }
 }
 
-/// Bytes a second of a copy of four times the caches.
-fn copy(maker: &mut Maker, cache: usize) -> Result<f64> {
+/// Bytes a second of a copy and of a sum of four times the caches.
+fn moves(maker: &mut Maker, cache: usize, part: f64) -> Result<[f64; 2]> {
     let wide = maker.float.wide();
     let count = (4 * cache).max(1 << 20) / wide.bytes();
     let x = maker.wide_input(&[count], |x| x)?;
     let out = maker.wide_output(&[count], 1)?;
-    best(maker, Accumulate { x, out, add: false }.into(), |cost| cost.bytes)
+    let [copy, add] = [false, true].map(|add| best(maker, Accumulate { x, out, add }.into(), part, |cost| cost.bytes));
+    maker.free();
+    Ok([copy?, add?])
 }
 
-fn product(maker: &mut Maker, side: usize) -> Result<f64> {
+fn product(maker: &mut Maker, side: usize, part: f64) -> Result<f64> {
     let dims = [side, side];
     let (a, b, out) = (maker.input(&dims, 8)?, maker.input(&dims, 8)?, maker.output(&dims, 8)?);
-    best(maker, Linear::product(a, b, out, (false, false)).into(), |cost| cost.flops)
+    let rate = best(maker, Linear::product(a, b, out, (false, false)).into(), part, |cost| cost.flops);
+    maker.free();
+    rate
 }
 
-/// The rate of the fastest of some runs, and frees the operands.
-fn best(maker: &mut Maker, op: Op, what: fn(Cost) -> u64) -> Result<f64> {
+/// The rate of the fastest run.
+fn best(maker: &mut Maker, op: Op, part: f64, what: fn(Cost) -> u64) -> Result<f64> {
     let graph = maker.device.capture(&[op])?;
-    let mut seconds = Vec::with_capacity(RUNS);
-    // The first warms up.
-    let done = samples(maker.device, graph, (op.name(), 1), &mut Vec::new());
-    let done =
-        done.and_then(|()| (0..RUNS).try_for_each(|_| samples(maker.device, graph, (op.name(), 1), &mut seconds)));
+    let done = repeated(maker, graph, op.name(), part);
     maker.device.release(graph);
-    maker.free();
-    done?;
-    let least = seconds.into_iter().fold(f64::INFINITY, f64::min);
+    let least = done?.into_iter().fold(f64::INFINITY, f64::min);
     Ok(what(op.cost()) as f64 / least.max(1e-9))
+}
+
+/// Seconds of some runs after one that warms up.
+fn repeated(maker: &mut Maker, graph: Graph, name: &str, part: f64) -> Result<Vec<f64>> {
+    let mut seconds = Vec::new();
+    samples(maker.device, graph, (name, 1), &mut Vec::new())?;
+    let begin = Instant::now();
+    while seconds.len() < RUNS || begin.elapsed().as_secs_f64() < part {
+        samples(maker.device, graph, (name, 1), &mut seconds)?;
+    }
+    Ok(seconds)
 }
 
 #[cfg(test)]
@@ -115,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_slower_of_memory_and_arithmetic_bounds() {
-        let roofline = Roofline { bytes: 100.0, flops: 1000.0, side: 1 };
+        let roofline = Roofline { bytes: 100.0, copy: 100.0, add: 80.0, flops: 1000.0, side: 1 };
         let copy = Cost { flops: 0, bytes: 50 };
         assert_eq!(roofline.least(copy), (0.5, Bound::Memory));
         assert_eq!(roofline.percent(copy, 2.0), 25.0);

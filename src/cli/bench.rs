@@ -43,8 +43,8 @@ const HOW: &str = "\
 How it measures. Operands are random, laid out as in a step. As many sets of them take turns as exceed the caches twice (64 at \
 most), since a step meets its operands after all others; tiny shapes may stay in cache all the same. After a warm-up all variants \
 run in turn, round by round. Seconds of operations are the device's own (on cuda between events of the stream); those of a step \
-are the host's, from batch to loss. The roofline is measured in the same process: bytes a second of a copy larger than the \
-caches, FLOPs a second of the best square product. Times of the emulator say nothing about speed.";
+are the host's, from batch to loss. The roofline is measured in the same process: bytes a second of a copy or a sum \
+larger than the caches, whichever is better, and FLOPs a second of the best square product. Times of the emulator say nothing about speed.";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum What {

@@ -37,6 +37,17 @@ fn case(name: &'static str, operation: &'static str, build: impl Fn(&mut Maker) 
     Case { name, operation, build: Box::new(build) }
 }
 
+/// Elements that a set of operands has at least, to refuse what no memory holds before any is filled.
+pub fn elements(subject: Subject, shape: &Shape) -> usize {
+    match (subject, shape.sizes.as_slice()) {
+        (Subject::Gemm, &[m, n, k]) => m * k + k * n + m * n,
+        (Subject::Attention, sizes) => 4 * sizes.iter().product::<usize>(),
+        (Subject::LayerNorm | Subject::CrossEntropy, sizes) => 2 * sizes.iter().product::<usize>(),
+        (Subject::AdamW, &[count]) => 4 * count,
+        _ => 0,
+    }
+}
+
 /// The cases of a shape; a step is none, see [`super::step`].
 pub fn of(subject: Subject, shape: &Shape) -> Vec<Case> {
     match (subject, shape.sizes.as_slice()) {
