@@ -1,6 +1,7 @@
 // Matrix products in f32, and in bf16 by the slowest kernel: out (+)= epilogue(op(a) op(b) + bias) + residual.
 //
-// op(a) [M, K], op(b) [K, N], out, pre, residual [M, N], bias [N].
+// op(a) [M, K], op(b) [K, N], out, pre, residual [M, N], bias [N]. Products come in batches, in gridDim.z: each operand
+// but the bias then is as many matrices, one after another as blocks of rows.
 //
 // Forward, the gradient of the input and the gradient of the weight of a linear layer are all this, by transposes: y
 // = x W, dx = dy W^T, dW = x^T dy. Matrices are rows `pitch` elements apart and begin anywhere; a transposed operand
@@ -39,11 +40,11 @@ DEVICE void linear_naive(const T* __restrict__ a, int a_pitch, const T* __restri
   if (i >= m || j >= n) return;
   const int a_row = ta ? 1 : a_pitch, a_step = ta ? a_pitch : 1;
   const int b_step = tb ? 1 : b_pitch, b_column = tb ? b_pitch : 1;
-  const T* left = a + row_start(i, a_row);
-  const T* right = b + row_start(j, b_column);
+  const T* left = a + matrix_start(ta ? k : m, a_pitch) + row_start(i, a_row);
+  const T* right = b + matrix_start(tb ? n : k, b_pitch) + row_start(j, b_column);
   float z = 0.0f;
   for (int l = 0; l < k; l++) z += to_float(left[row_start(l, a_step)]) * to_float(right[row_start(l, b_step)]);
-  write_out(around, i, j, z);
+  write_out(in_batch(around, m), i, j, z);
 }
 
 KERNEL(linear_naive_f32, 256, 1, LINEAR_PARAMETERS(float, float), int ta, int tb) {
@@ -77,6 +78,8 @@ KERNEL(linear_shared_f32, 1024, 1, LINEAR_PARAMETERS(float, float), int ta, int 
   const int tiles_n = (n + 31) / 32;
   const int row = blockIdx.x / tiles_n * 32, column = blockIdx.x % tiles_n * 32;
   const int r = threadIdx.x / 32, c = threadIdx.x % 32;
+  a += matrix_start(ta ? k : m, a_pitch);
+  b += matrix_start(tb ? n : k, b_pitch);
   float z = 0.0f;
   for (int l = 0; l < k; l += 32) {
     load_square(tile_a, a, a_pitch, ta, row, l, m, k);
@@ -87,7 +90,7 @@ KERNEL(linear_shared_f32, 1024, 1, LINEAR_PARAMETERS(float, float), int ta, int 
     __syncthreads();
   }
   const Epilogue<float, float> around = LINEAR_EPILOGUE;
-  if (row + r < m && column + c < n) write_out(around, row + r, column + c, z);
+  if (row + r < m && column + c < n) write_out(in_batch(around, m), row + r, column + c, z);
 }
 
 // ---- tiled --------------------------------------------------------------------------------------------------------
@@ -127,6 +130,8 @@ DEVICE void linear_tiled(const float* __restrict__ a, int a_pitch, const float* 
   float(&tile_b)[2][kStep][kPitch] = *reinterpret_cast<float(*)[2][kStep][kPitch]>(&tiles[2]);
   int row, column;
   tile_position<kBlock, kBlock>(blockIdx.x, m, n, row, column);
+  a += matrix_start(TA ? k : m, a_pitch);
+  b += matrix_start(TB ? n : k, b_pitch);
   // The 8 warps stand 4 x 2 over the outputs, and a warp's lanes 4 x 8: then its loads from a tile are 4 or 8
   // different groups of 16 bytes, at most all banks once; the other lanes get copies.
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -168,10 +173,11 @@ DEVICE void linear_tiled(const float* __restrict__ a, int a_pitch, const float* 
     *reinterpret_cast<float4*>(outputs + (i + r) * kPitch + j) = make_float4(z[r][0], z[r][1], z[r][2], z[r][3]);
   }
   __syncthreads();
+  const Epilogue<float, float> mine = in_batch(around, m);
 #pragma unroll 1
   for (int e = threadIdx.x; e < kBlock * kBlock; e += kThreads) {
     const int r = e / kBlock, c = e % kBlock;
-    if (row + r < m && column + c < n) write_out(around, row + r, column + c, outputs[r * kPitch + c]);
+    if (row + r < m && column + c < n) write_out(mine, row + r, column + c, outputs[r * kPitch + c]);
   }
 }
 

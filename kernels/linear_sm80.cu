@@ -3,6 +3,8 @@
 // op(a) [M, K], op(b) [K, N], bias [N], pre, residual [M, N] in bf16; out [M, N] in bf16 or float. Matrices are rows
 // `pitch` elements apart; a transposed operand is read where it lies. a and b begin at multiples of 16 bytes and so do
 // their rows; all else lies as it likes, and is accessed 16 bytes at a time where it can be. `residual` may be `out`.
+// Products come in batches, in gridDim.z: each operand but the bias then is as many matrices, one after another as blocks
+// of rows.
 //
 // Sums are in float. mma adds 16 products at a time to a register, in an order of the hardware's own; those registers
 // run through K in steps of 16 (split K: each part of K so, then the parts in order). So the order depends on the shape
@@ -114,17 +116,18 @@ DEVICE bool add_parts(float* outputs, unsigned* workspace) {
   constexpr int kAhead = 8;  // Loads of a part; with 4 parts at a time enough of them are on the way.
   static_assert(SIZE % (128 * kAhead) == 0, "whole rounds of all lanes");
   const int lane = threadIdx.x % 32;
-  const long long apart = (long long)gridDim.x * (blockDim.x / 32 * SIZE);
-  float* tile = reinterpret_cast<float*>(workspace + kTickets) +
-                ((long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * SIZE;
+  const unsigned at = blockIdx.z * gridDim.x + blockIdx.x;
+  const long long apart = (long long)gridDim.z * gridDim.x * (blockDim.x / 32 * SIZE);
+  float* tile =
+      reinterpret_cast<float*>(workspace + kTickets) + ((long long)at * (blockDim.x / 32) + threadIdx.x / 32) * SIZE;
 #pragma unroll 8
   for (int e = 4 * lane; e < SIZE; e += 128) store(tile + blockIdx.y * apart + e, load(outputs + e));
   __syncthreads();
-  if (threadIdx.x == 0) number[0] = draw_ticket(workspace + blockIdx.x);
+  if (threadIdx.x == 0) number[0] = draw_ticket(workspace + at);
   __syncthreads();
   if (number[0] + 1 < gridDim.y) return false;
   // For the launch after this one. All that happens to a ticket is atomic.
-  if (threadIdx.x == 0) atomicExch(workspace + blockIdx.x, 0u);
+  if (threadIdx.x == 0) atomicExch(workspace + at, 0u);
 #pragma unroll 1
   for (int e = 4 * lane; e < SIZE; e += 128 * kAhead) {
     Vec<float> sums[kAhead] = {};
@@ -155,6 +158,8 @@ DEVICE void linear_mma(const bf16* __restrict__ a, int a_pitch, const bf16* __re
   SMEM_DYN(bf16, tiles);
   int row, column;
   tile_position<SIDE, SIDE>(blockIdx.x, m, n, row, column);
+  a += matrix_start(TA ? k : m, a_pitch);
+  b += matrix_start(TB ? n : k, b_pitch);
   const int warp = threadIdx.x / 32;
   const int i = warp / 2 * kWarp, j = warp % 2 * kWarp;
   const int begin = SPLIT ? blockIdx.y * part : 0;
@@ -220,7 +225,7 @@ DEVICE void linear_mma(const bf16* __restrict__ a, int a_pitch, const bf16* __re
   if constexpr (SPLIT) {
     if (gridDim.y > 1 && !add_parts<kWarp * kWarp>(outputs, workspace)) return;
   }
-  write_sums<kWarp, kWarp>(around, outputs, row + i, column + j, m, n);
+  write_sums<kWarp, kWarp>(in_batch(around, m), outputs, row + i, column + j, m, n);
 }
 
 #define LINEAR_PARAMETERS(Out)                                                                                       \

@@ -53,7 +53,7 @@ fn the_command_prints_a_table_and_trains_nothing() {
     let done = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(command).output().expect("the binary runs");
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert!(["level 2", "gradients", "at most"].iter().all(|word| text.contains(word)), "{text}");
+    assert!(["level 2", "gradients", "about"].iter().all(|word| text.contains(word)), "{text}");
     // The columns add up, to the hundredths that are printed.
     let number = |line: &str| line.split_whitespace().rev().nth(1).and_then(|n| n.parse::<f64>().ok());
     let rows: Vec<f64> = text.lines().skip(1).filter_map(number).collect();

@@ -1,11 +1,11 @@
-//! What the assembler has made of the tensor-core kernels: their products, loads of tiles and asynchronous copies are the
-//! instructions that they are written for. Needs device code in this build and NVIDIA's cuobjdump (`CUOBJDUMP`, beside `NVCC`, or
+//! What the assembler has made: of tensor-core kernels the products, loads of tiles and asynchronous copies that they are written
+//! for, of vector kernels accesses of 16 bytes. Needs device code in this build and NVIDIA's cuobjdump (`CUOBJDUMP`, beside `NVCC`, or
 //! on `PATH`); says so where one is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use vcycle::device::cuda::compiled::COMPILED;
+use vcycle::device::cuda::compiled::{COMPILED, Module};
 
 /// Files of kernels for tensor cores, and a part of the names of those kernels.
 const FILES: &[(&str, &str)] =
@@ -22,7 +22,12 @@ fn cuobjdump() -> Option<PathBuf> {
     named.into_iter().chain(beside).chain(on_path).find(|path| path.is_file())
 }
 
-/// The instructions of every kernel of a listing, by architecture and name.
+/// Whether an instruction accesses 16 bytes of global memory.
+fn is_wide(word: &str) -> bool {
+    (word.starts_with("LDG.") || word.starts_with("STG.")) && word.split('.').any(|part| part == "128")
+}
+
+/// The instructions of every kernel of a listing, by architecture and name. `WIDE`: as [`is_wide`].
 fn instructions(listing: &str) -> BTreeMap<(String, String), BTreeSet<&'static str>> {
     let (mut arch, mut function) = (String::new(), String::new());
     let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
@@ -35,41 +40,55 @@ fn instructions(listing: &str) -> BTreeMap<(String, String), BTreeSet<&'static s
         } else if let Some(found) = all.get_mut(&(arch.clone(), function.clone())) {
             let code = line.split("*/").nth(1).unwrap_or_default();
             found.extend(INSTRUCTIONS.iter().filter(|i| code.split_whitespace().any(|word| word.starts_with(**i))));
+            found.extend(code.split_whitespace().any(is_wide).then_some("WIDE"));
         }
     }
     all
 }
 
+/// The instructions of a module's kernels.
+fn read(cuobjdump: &Path, module: &Module) -> BTreeMap<(String, String), BTreeSet<&'static str>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("module.fatbin");
+    std::fs::write(&path, module.fatbin).expect("written");
+    // It calls nvdisasm, which lies beside it.
+    let tools = cuobjdump.parent().unwrap_or(Path::new(".")).to_path_buf();
+    let before = std::env::var_os("PATH").unwrap_or_default();
+    let path_with = std::env::join_paths([tools].into_iter().chain(std::env::split_paths(&before))).expect("a PATH");
+    let done = Command::new(cuobjdump).arg("--dump-sass").arg(&path).env("PATH", path_with).output();
+    let done = done.unwrap_or_else(|e| panic!("{}: {e}", cuobjdump.display()));
+    assert!(done.status.success(), "{}: {}", module.file, String::from_utf8_lossy(&done.stderr));
+    instructions(&String::from_utf8_lossy(&done.stdout))
+}
+
 #[test]
-fn tensor_cores_are_used() {
+fn tensor_cores_and_wide_accesses_are_used() {
     let Some(cuobjdump) = cuobjdump().filter(|_| !COMPILED.is_empty()) else {
         println!("not looked at: this build has no device code, or there is no cuobjdump");
         return;
     };
-    let folder = tempfile::tempdir().expect("a folder");
-    for (file, part) in FILES {
-        let module = COMPILED.iter().find(|m| m.file == *file).unwrap_or_else(|| panic!("{file} was not compiled"));
-        let path = folder.path().join("module.fatbin");
-        std::fs::write(&path, module.fatbin).expect("written");
-        // It calls nvdisasm, which lies beside it.
-        let tools = cuobjdump.parent().unwrap_or(Path::new(".")).as_os_str().to_owned();
-        let before = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
-        let path_with = std::env::join_paths([PathBuf::from(tools)].into_iter().chain(before)).expect("a PATH");
-        let done = Command::new(&cuobjdump).arg("--dump-sass").arg(&path).env("PATH", path_with).output();
-        let done = done.unwrap_or_else(|e| panic!("{}: {e}", cuobjdump.display()));
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        let listing = String::from_utf8_lossy(&done.stdout);
-        let kernels = instructions(&listing);
+    let mut wide = 0;
+    for module in COMPILED {
+        let kernels = read(&cuobjdump, module);
+        let part = FILES.iter().find(|(file, _)| *file == module.file).map(|(_, part)| part);
         let archs: BTreeSet<_> = module.kernels.iter().map(|k| k.arch).collect();
         for arch in archs {
-            let named: Vec<_> = kernels.iter().filter(|((a, name), _)| a == arch && name.contains(part)).collect();
-            assert!(named.len() > 1, "{file}: no kernels of {arch} with {part:?} in {:?}", kernels.keys());
+            let of_arch = || kernels.iter().filter(|((a, _), _)| a == arch);
+            for ((_, name), found) in of_arch().filter(|((_, name), _)| name.contains("_vector_")) {
+                assert!(found.contains("WIDE"), "{name} for {arch} has no accesses of 16 bytes");
+                wide += 1;
+            }
+            let Some(part) = part else { continue };
+            let named: Vec<_> = of_arch().filter(|((_, name), _)| name.contains(part)).collect();
+            assert!(named.len() > 1, "{}: no kernels of {arch} with {part:?}", module.file);
             for ((_, name), found) in named {
                 let missing: Vec<_> = INSTRUCTIONS.iter().filter(|i| !found.contains(**i)).collect();
                 assert!(missing.is_empty(), "{name} for {arch} has no {missing:?}");
             }
         }
     }
+    assert!(wide > 20, "{wide} kernels with accesses of 16 bytes");
+    assert!(FILES.iter().all(|(file, _)| COMPILED.iter().any(|m| m.file == *file)), "files of tensor-core kernels");
 }
 
 #[test]
@@ -81,9 +100,10 @@ fn a_listing_is_read() {
         /*0010*/              @!P0 HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
 \t\tFunction : two
         /*0000*/                   LDSM.16.M88.4 R4, [R1] ;
+        /*0008*/                   LDG.E.128.CONSTANT R4, [R2.64] ;
         /*0010*/                   EXIT ;
 ";
     let all = instructions(listing);
     let of = |name: &str| all[&("sm_80".to_string(), name.to_string())].iter().copied().collect::<Vec<_>>();
-    assert_eq!((of("one"), of("two")), (vec!["HMMA", "LDGSTS"], vec!["LDSM"]));
+    assert_eq!((of("one"), of("two")), (vec!["HMMA", "LDGSTS"], vec!["LDSM", "WIDE"]));
 }

@@ -1,10 +1,13 @@
-// The order in which blocks make the tiles of a product.
+// Which block makes what of a batch of products: blockIdx.z is the product, blockIdx.x its tile.
 //
 // Blocks run roughly in the order of their number. In bands of 8 rows of tiles, those that run at one time form a
 // square rather than a line, and read fewer different rows and columns through the second-level cache.
 #pragma once
 
 #include "kernel.cuh"
+
+// Elements before this block's matrix, where those of a batch lie one after another as blocks of `rows` rows.
+DEVICE long long matrix_start(int rows, int pitch) { return blockIdx.z * row_start(rows, pitch); }
 
 constexpr int kBand = 8;  // Rows of tiles that are swept together.
 

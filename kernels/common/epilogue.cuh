@@ -6,6 +6,7 @@
 #pragma once
 
 #include "activation.cuh"
+#include "bands.cuh"
 #include "element.cuh"
 
 enum EpilogueKind { kNone = 0, kActivate = 1, kActivateGrad = 2 };
@@ -25,6 +26,16 @@ struct Epilogue {
   int residual_pitch;
   int accumulate;
 };
+
+// What surrounds this block's product in a batch of them. For the end of a kernel: until then these pointers take no
+// registers.
+template <class T, class Out>
+DEVICE Epilogue<T, Out> in_batch(Epilogue<T, Out> around, int m) {
+  around.out += matrix_start(m, around.out_pitch);
+  if (around.pre) around.pre += matrix_start(m, around.pre_pitch);
+  if (around.residual) around.residual += matrix_start(m, around.residual_pitch);
+  return around;
+}
 
 // Activations of what becomes bf16. (A float output beside bf16 has none in a model, and gets them as any other.)
 template <class T, class Out>

@@ -1,4 +1,4 @@
-// 2^x in one instruction (PTX ISA, ex2.approx.ftz.f32; sm_75 and later): off by at most 2 units of the last place,
+// 2^x in one instruction (PTX ISA, ex2.approx.ftz.f32; any GPU): off by at most 2 units of the last place,
 // and 0 for what is below 2^-126. exp2f keeps such results, for three instructions more.
 #pragma once
 

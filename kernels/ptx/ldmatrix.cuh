@@ -2,8 +2,8 @@
 //
 // Lanes 8 m to 8 m + 7 give the addresses of the eight rows of tile m, each 16 bytes and a multiple of 16. Afterwards
 // lane l has in register m the elements (row l / 4, columns 2 (l % 4) and the next) of tile m, the first in the low half:
-// what mma takes. `trans`: those of the transposed tile, rows 2 (l % 4) and the next of column l / 4. The x2 forms take
-// the addresses of lanes 0 to 15. The whole warp takes part. Rows must be visible to all lanes, by a barrier.
+// what mma takes. `trans`: those of the transposed tile, rows 2 (l % 4) and the next of column l / 4. The whole warp takes
+// part. Rows must be visible to all lanes, by a barrier.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -25,33 +25,19 @@ DEVICE void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
                : "memory");
 }
 
-DEVICE void ldmatrix_x2(unsigned (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-DEVICE void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
 #else
 
 namespace emu {
 
 // Each lane reads what it gets, so that a row which is not visible to it is reported as its own race; volatile, because the
 // hardware also reads what nobody uses.
-template <int TILES, bool TRANS>
-DEVICE void ldmatrix(const char* file, int line, unsigned (&r)[TILES], const void* row) {
-  if (lane() < 8 * TILES) aligned_shared(file, line, row, 16);
+template <bool TRANS>
+DEVICE void ldmatrix(const char* file, int line, unsigned (&r)[4], const void* row) {
+  aligned_shared(file, line, row, 16);
   uint64_t all[32];
   emu_exchange(file, line, 0xffffffffu, TRANS ? "ldmatrix.trans" : "ldmatrix", reinterpret_cast<uint64_t>(row), all);
   const int high = lane() / 4, low = lane() % 4 * 2;
-  for (int tile = 0; tile < TILES; tile++) {
+  for (int tile = 0; tile < 4; tile++) {
     if (TRANS) {
       const unsigned first = reinterpret_cast<const volatile unsigned short*>(all[8 * tile + low])[high];
       const unsigned second = reinterpret_cast<const volatile unsigned short*>(all[8 * tile + low + 1])[high];
@@ -64,9 +50,7 @@ DEVICE void ldmatrix(const char* file, int line, unsigned (&r)[TILES], const voi
 
 }  // namespace emu
 
-#define ldmatrix_x4(r, row) emu::ldmatrix<4, false>(__FILE__, __LINE__, r, row)
-#define ldmatrix_x4_trans(r, row) emu::ldmatrix<4, true>(__FILE__, __LINE__, r, row)
-#define ldmatrix_x2(r, row) emu::ldmatrix<2, false>(__FILE__, __LINE__, r, row)
-#define ldmatrix_x2_trans(r, row) emu::ldmatrix<2, true>(__FILE__, __LINE__, r, row)
+#define ldmatrix_x4(r, row) emu::ldmatrix<false>(__FILE__, __LINE__, r, row)
+#define ldmatrix_x4_trans(r, row) emu::ldmatrix<true>(__FILE__, __LINE__, r, row)
 
 #endif

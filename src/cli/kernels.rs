@@ -40,7 +40,7 @@ struct Check {
     /// Sizes of real models too (minutes for each operation)
     #[arg(long)]
     full: bool,
-    /// Leave out one barrier, fence, wait or commit, such as kernels/linear.cu:139, and see whether that is noticed: exit code
+    /// Leave out one barrier, fence, wait or commit, such as kernels/linear.cu:147, and see whether that is noticed: exit code
     /// 0 when it is, 1 when not. Implies --shadow
     #[arg(long, value_name = "FILE:LINE")]
     drop: Option<String>,
@@ -174,7 +174,7 @@ impl Check {
     fn emulated(&self, variant: &'static Variant, drop: Option<&str>, choice: Choice) -> Result<kernels::Outcome> {
         use crate::device::cuda::driver::emulator::{Options, Order, Site};
         let drop = match drop.map(|text| (text, Site::parse(text))) {
-            Some((text, None)) => bail!("--drop is {text:?}; it takes FILE:LINE, such as kernels/linear.cu:139"),
+            Some((text, None)) => bail!("--drop is {text:?}; it takes FILE:LINE, such as kernels/linear.cu:147"),
             Some((_, site)) => site,
             None => None,
         };

@@ -72,7 +72,7 @@ pub fn reaching(site: &str, variants: &[&'static Variant]) -> Result<Vec<&'stati
     #[cfg(emulated)]
     {
         let Some(site) = cuda::driver::emulator::Site::parse(site) else {
-            bail!("{site:?} is no FILE:LINE, such as kernels/linear.cu:139")
+            bail!("{site:?} is no FILE:LINE, such as kernels/linear.cu:147")
         };
         let mut all = Vec::new();
         for &variant in variants {

@@ -54,6 +54,13 @@ const DEEP: [Sizes; 3] = [(16, 16, 512), (5, 27, 701), (24, 3, 900)];
 /// So, with several tiles of outputs.
 const DEEP_TILES: Sizes = (130, 129, 517);
 
+/// Batches, of single elements to several tiles of each kernel.
+const BATCHES: [(usize, Sizes); 5] =
+    [(2, (1, 1, 1)), (3, (5, 7, 3)), (2, (9, 70, 35)), (3, (66, 6, 24)), (2, (131, 3, 40))];
+
+/// A batch of long K.
+const DEEP_BATCH: (usize, Sizes) = (2, (4, 9, 513));
+
 /// What surrounds the product.
 #[derive(Clone, Copy, PartialEq)]
 enum Around {
@@ -103,7 +110,7 @@ const AROUND: [Around; 14] = [
 
 const TRANSPOSES: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
 
-fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), gap: Gap, around: Around) -> Linear {
+fn of(lab: &mut Lab, batch: usize, (m, n, k): Sizes, (ta, tb): (bool, bool), gap: Gap, around: Around) -> Linear {
     // Each matrix with a padding of its own.
     let pitch = |width: usize, more: usize| match gap {
         Gap::Nothing => 0,
@@ -111,12 +118,12 @@ fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), gap: Gap, around:
         Gap::Whole => (width + 1).next_multiple_of(8) + 8 * more,
     };
     let mut matrix = |t: bool, rows: usize, columns: usize, more: usize| -> Tensor {
-        let dims = if t { [columns, rows] } else { [rows, columns] };
+        let dims = if t { [batch * columns, rows] } else { [batch * rows, columns] };
         lab.input((&dims, pitch(dims[1], more)))
     };
     let (a, b) = (matrix(ta, m, k, 0), matrix(tb, k, n, 1));
-    let dims = &[m, n];
-    let mut op = Linear::product(a, b, a, (ta, tb));
+    let dims = &[batch * m, n];
+    let mut op = Linear::product(a, b, a, (ta, tb)).batched(batch);
     match around {
         Around::Nothing | Around::Wide(false) => {}
         Around::Bias => op.bias = Some(lab.input((&[n], 0))),
@@ -154,7 +161,11 @@ fn of(lab: &mut Lab, (m, n, k): Sizes, (ta, tb): (bool, bool), gap: Gap, around:
 }
 
 fn check(lab: &mut Lab, sizes: Sizes, transposes: (bool, bool), gap: Gap, around: Around) {
-    let op = of(lab, sizes, transposes, gap, around);
+    check_batch(lab, 1, sizes, transposes, gap, around);
+}
+
+fn check_batch(lab: &mut Lab, batch: usize, sizes: Sizes, transposes: (bool, bool), gap: Gap, around: Around) {
+    let op = of(lab, batch, sizes, transposes, gap, around);
     // The product with bias and residual; slopes of both activations stay below 1.13. An activation itself is off by a few
     // units of z, a sum of K products in -1..1 that is below 2 sqrt(K) + 3.
     let z = 2.0 * (sizes.2 as f64).sqrt() + 3.0;
@@ -184,21 +195,23 @@ fn tails(lab: &mut Lab) {
 pub fn cases(lab: &mut Lab) {
     tails(lab);
     const GAPS: [Gap; 3] = [Gap::Nothing, Gap::Elements(3), Gap::Elements(5)];
-    for sizes in SIZES {
-        for transposes in TRANSPOSES {
-            for (i, around) in AROUND.into_iter().enumerate() {
-                check(lab, sizes, transposes, GAPS[i % 3], around);
+    for (s, sizes) in SIZES.into_iter().enumerate() {
+        for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+            // Over all sizes, every surrounding three times with every transpose.
+            for more in 0..3 {
+                check(lab, sizes, transposes, GAPS[(s + i + more) % 3], AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
             }
         }
     }
-    for sizes in LARGE {
-        for (i, around) in AROUND.into_iter().enumerate() {
+    for (s, sizes) in LARGE.into_iter().enumerate() {
+        for (i, around) in AROUND.into_iter().skip(s).step_by(2).enumerate() {
             check(lab, sizes, TRANSPOSES[i % 4], GAPS[1], around);
         }
     }
     let full = if lab.full() { &FULL[..] } else { &[] };
+    let step = if lab.full() { 1 } else { 2 };
     for (s, &sizes) in REAL.iter().chain(full).enumerate() {
-        for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+        for (i, transposes) in TRANSPOSES.into_iter().enumerate().skip((s + 1) % step).step_by(step) {
             check(lab, sizes, transposes, GAPS[0], AROUND[(3 * s + i) % AROUND.len()]);
         }
     }
@@ -206,34 +219,55 @@ pub fn cases(lab: &mut Lab) {
         tiles(lab);
     }
     exact(lab);
-    batched(lab);
+    batches(lab);
+    outer_dimensions(lab);
     apart(lab);
+}
+
+fn batches(lab: &mut Lab) {
+    for (s, (batch, sizes)) in BATCHES.into_iter().enumerate() {
+        for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+            // Every surrounding, most with two transposes; some factors are not as tensor cores want them.
+            for (gap, more) in [(Gap::Whole, 0), (if i == s % 4 { Gap::Elements(3) } else { Gap::Whole }, 7)] {
+                check_batch(lab, batch, sizes, transposes, gap, AROUND[(s + 3 * i + more) % AROUND.len()]);
+            }
+        }
+    }
+    for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+        check_batch(lab, DEEP_BATCH.0, DEEP_BATCH.1, transposes, Gap::Whole, AROUND[(12 + i) % AROUND.len()]);
+    }
+    // Rows back to back.
+    check_batch(lab, 2, (16, 8, 24), (false, true), Gap::Nothing, Around::Activate(TANH, true, true));
+    // On `cpu`, several blocks of a product and several products of a block.
+    check_batch(lab, 3, (97, 40, 50), (true, false), Gap::Elements(5), Around::InPlace);
+    check_batch(lab, 50, (7, 5, 9), (false, false), Gap::Whole, Around::Bias);
 }
 
 fn tiles(lab: &mut Lab) {
     for (s, sizes) in TILES.into_iter().chain(DEEP).enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
             // Every surrounding with every transpose, over all sizes.
-            for around in (0..3).map(|more| AROUND[(3 * s + i + 5 * more) % AROUND.len()]) {
-                check(lab, sizes, transposes, Gap::Whole, around);
+            for more in 0..if s < TILES.len() { 2 } else { 1 } {
+                check(lab, sizes, transposes, Gap::Whole, AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
             }
         }
     }
-    for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
-        check(lab, DEEP_TILES, transposes, Gap::Whole, AROUND[3 * i + 1]);
-    }
+    check(lab, DEEP_TILES, (false, true), Gap::Whole, Around::Activate(TANH, true, true));
+    check(lab, DEEP_TILES, (true, false), Gap::Whole, Around::Wide(true));
 }
 
 /// Small integers, of which every sum is one that bf16 has: no rounding anywhere, so any order gives the same bits.
 fn exact(lab: &mut Lab) {
     // No difference is within this.
     const EXACTLY: f64 = f64::NAN;
-    for (m, n, k) in [(70, 66, 77), (9, 130, 100), (40, 5, 161), (16, 17, 530)] {
-        for (ta, tb) in TRANSPOSES {
-            for around in
-                [Around::Nothing, Around::Residual, Around::Accumulate, Around::Wide(false), Around::Wide(true)]
-            {
+    const SIMPLE: [Around; 5] =
+        [Around::Nothing, Around::Residual, Around::Accumulate, Around::Wide(false), Around::Wide(true)];
+    for (batch, m, n, k) in [(1, 70, 66, 77), (2, 9, 130, 100), (3, 40, 5, 161), (2, 16, 17, 530)] {
+        for (i, (ta, tb)) in TRANSPOSES.into_iter().enumerate() {
+            for more in 0..2 {
+                let around = SIMPLE[(i + 2 * more + batch) % SIMPLE.len()];
                 let mut integers = |wide: bool, rows: usize, columns: usize| {
+                    let rows = batch * rows;
                     let values: Vec<f64> =
                         lab.random.floats(rows * columns).iter().map(|v| (1.9 * v).trunc()).collect();
                     let dtype = if wide { lab.float.wide() } else { lab.float };
@@ -245,7 +279,8 @@ fn exact(lab: &mut Lab) {
                 let accumulate = matches!(around, Around::Accumulate | Around::Wide(true));
                 let residual = (around == Around::Residual).then(|| integers(false, m, n));
                 let out = integers(wide, m, n);
-                lab.check(Linear { accumulate, residual, ..Linear::product(a, b, out, (ta, tb)) }, |_, _| EXACTLY);
+                let product = Linear::product(a, b, out, (ta, tb)).batched(batch);
+                lab.check(Linear { accumulate, residual, ..product }, |_, _| EXACTLY);
                 lab.clear();
             }
         }
@@ -257,7 +292,7 @@ fn apart(lab: &mut Lab) {
     let (m, n, k) = (20, 24, 40);
     for begin in [0, 1, 8] {
         for around in [Around::Activate(TANH, true, true), Around::Gradient(ERF, true), Around::Accumulate] {
-            let mut op = of(lab, (m, n, k), (false, true), Gap::Whole, around);
+            let mut op = of(lab, 1, (m, n, k), (false, true), Gap::Whole, around);
             // Columns of wider buffers: `out` at any place, the factors at multiples of 16 bytes or beside them.
             let (a, b) = (lab.input((&[m, k + 8], 56)), lab.input((&[n, k + 8], 64)));
             (op.a, op.b) = (a.columns(begin, k), b.columns(8, k));
@@ -276,7 +311,7 @@ fn apart(lab: &mut Lab) {
 }
 
 /// Outer dimensions count as rows, and a column block of a wider buffer is a matrix.
-fn batched(lab: &mut Lab) {
+fn outer_dimensions(lab: &mut Lab) {
     let wide = lab.input((&[2, 7, 30], 32));
     let (a, b) = (wide.columns(5, 10), lab.input((&[10, 6], 0)));
     let fused = lab.output((&[2, 7, 18], 0));
@@ -286,5 +321,5 @@ fn batched(lab: &mut Lab) {
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
     let sizes = if size == Size::Large { (300, 200, 150) } else { (3, 5, 7) };
-    of(lab, sizes, (false, true), Gap::Elements(3), Around::Activate(TANH, true, true)).into()
+    of(lab, 1, sizes, (false, true), Gap::Elements(3), Around::Activate(TANH, true, true)).into()
 }

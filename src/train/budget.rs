@@ -1,4 +1,5 @@
-//! What a run takes of a device's memory, before it begins: `vcycle train --memory`.
+//! What a run takes of a device's memory, before it begins: `vcycle train --memory`. Between two stages, while a level is mapped, its
+//! neighbour's weights are there too.
 
 use super::config::{Config, OptimizerState};
 use super::learner::Precision;
@@ -117,6 +118,10 @@ impl fmt::Display for Budget {
         row(f, "device memory in MiB", &levels)?;
         self.lines.iter().try_for_each(|line| row(f, line.what, &cells(&line.bytes)))?;
         row(f, "all", &cells(&totals))?;
-        write!(f, "at most {} MiB at a time", mib(&totals.iter().copied().max().unwrap_or(0)))
+        write!(
+            f,
+            "about {} MiB at most, beside what the device itself needs",
+            mib(&totals.iter().copied().max().unwrap_or(0))
+        )
     }
 }

@@ -16,6 +16,8 @@ pub fn lab() -> Lab {
 
 /// As large as the slowest variants allow within the time of all tests.
 const LARGEST: u64 = 30_000_000;
+/// Of naive variants, whose threads do alone what others share, and whose code knows no tiles.
+const LARGEST_NAIVE: u64 = 300_000;
 
 macro_rules! stems {
     ($($stem:ident)*) => {
@@ -32,7 +34,8 @@ stems! {
 fn variants(operation: &str) {
     for variant in ladder(operation) {
         let log = Arc::new(Mutex::new(Log::default()));
-        for (checks, every, flops) in [(false, 1, LARGEST), (true, 7, LARGEST / 50)] {
+        let largest = if variant.name == "naive" { LARGEST_NAIVE } else { LARGEST };
+        for (checks, every, flops) in [(false, 1, largest), (true, 7, LARGEST / 50)] {
             let schedules = Options::schedules(checks).map(|o| Options { log: Some(log.clone()), threads: 1, ..o });
             let begin = std::time::Instant::now();
             match emulated(variant, &schedules, Choice { every, flops, full: false }) {

@@ -209,7 +209,13 @@ fn options_and_strides() {
                 (Multilevel { alpha: f64::NAN, ..op }.into(), "alpha"),
                 (Multilevel { base: None, ..op }.into(), "interpolate"),
             ],
-            Op::Linear(op) => vec![(Linear { accumulate: true, ..op }.into(), "accumulating")],
+            Op::Linear(op) => vec![
+                (Linear { accumulate: true, ..op }.into(), "accumulating"),
+                (op.batched(0).into(), "a batch of no products"),
+                (op.batched(2).into(), "does not divide the 3 rows of a"),
+                // The rows of `a` alone.
+                (op.batched(3).into(), "does not divide the 5 rows of b"),
+            ],
             Op::LayerNorm(op) => vec![(LayerNorm { sum: None, ..op }.into(), "go together")],
             _ => return,
         };

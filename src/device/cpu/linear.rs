@@ -28,6 +28,16 @@ impl Matrix {
         // SAFETY: the caller's promise.
         Matrix { start: unsafe { self.start.add(r * self.row + c * self.column) }, ..self }
     }
+
+    /// The same so many elements further.
+    ///
+    /// # Safety
+    /// Another matrix of these sizes lies there.
+    #[inline]
+    unsafe fn after(self, elements: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Matrix { start: unsafe { self.start.add(elements) }, ..self }
+    }
 }
 
 /// `c = [c +] scale a b` with `c` of `m x n` and the inner size `k`, on the caller's thread.
@@ -62,11 +72,12 @@ pub(super) unsafe fn product((m, n, k): (usize, usize, usize), a: Matrix, b: Mat
     }
 }
 
-/// The longer side of the output is cut into blocks of at least 1 MFLOP, up to 16 and an even number of them, in whole tiles of
-/// the `gemm` crate's kernels: 8 rows, or 16 columns.
-fn block(side: usize, flops: usize, tile: usize) -> usize {
+/// The longer side of the output is cut into blocks of at least 1 MFLOP, up to 16 and an even number of them in all products of
+/// the batch, in whole tiles of the `gemm` crate's kernels: 8 rows, or 16 columns.
+fn block(side: usize, batch: usize, flops: usize, tile: usize) -> usize {
     let tiles = side.div_ceil(tile);
-    let blocks = (flops / 1_000_000).clamp(1, 16).next_multiple_of(2).min(tiles);
+    let all = (batch.saturating_mul(flops) / 1_000_000).clamp(1, 16).next_multiple_of(2);
+    let blocks = all.div_ceil(batch).min(tiles);
     tiles.div_ceil(blocks.max(1)) * tile
 }
 
@@ -80,21 +91,32 @@ impl Cpu {
         };
         let (a, b) = (matrix(self.f(&op.a)?, op.ta), matrix(self.f(&op.b)?, op.tb));
         let c = matrix(around.raw, false);
+        // From one matrix of an operand to the next.
+        let (next_a, next_b) = (op.rows(&op.a) * op.a.pitch, op.rows(&op.b) * op.b.pitch);
         let by_rows = m >= n;
-        let side = if by_rows { m } else { n };
+        let (side, flops) = (if by_rows { m } else { n }, 2 * m * n * k);
+        let block = block(side, op.batch, flops, if by_rows { 8 } else { 16 });
+        let blocks = side.div_ceil(block.max(1));
+        // Several whole products a chunk where they are small.
+        let chunk = if blocks > 1 { 1 } else { (1_000_000 / flops.max(1)).clamp(1, op.batch.div_ceil(2)) };
         self.for_chunks(
-            side,
-            block(side, 2 * m * n * k, if by_rows { 8 } else { 16 }),
+            op.batch * blocks,
+            chunk,
             #[inline(always)]
-            |range| {
-                let (rows, columns) = if by_rows { (range, 0..n) } else { (0..m, range) };
-                // SAFETY: the sizes agree with the views (`Op::check`), and each chunk owns its block of the output.
-                unsafe {
-                    let (a, b) = (a.at(rows.start, 0), b.at(0, columns.start));
-                    let c = c.at(rows.start, columns.start);
-                    product((rows.len(), columns.len(), k), a, b, c, op.accumulate || around.in_place, 1.0);
+            |numbers| {
+                for number in numbers {
+                    let (z, start) = (number / blocks, number % blocks * block);
+                    let range = start..(start + block).min(side);
+                    let (rows, columns) = if by_rows { (range, 0..n) } else { (0..m, range) };
+                    let out_rows = z * m + rows.start..z * m + rows.end;
+                    // SAFETY: the sizes agree with the views (`Op::check`), and each number owns its block of the output.
+                    unsafe {
+                        let (a, b) = (a.after(z * next_a).at(rows.start, 0), b.after(z * next_b).at(0, columns.start));
+                        let c = c.at(out_rows.start, columns.start);
+                        product((rows.len(), columns.len(), k), a, b, c, op.accumulate || around.in_place, 1.0);
+                    }
+                    around.apply(out_rows, columns);
                 }
-                around.apply(rows, columns);
             },
         );
         Ok(())

@@ -32,7 +32,7 @@ pub fn tiled(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
     out.push(parameters(op, places, kernel, (64, 64), 256));
 }
 
-/// `LINEAR_PARAMETERS`, for blocks that make so many rows and columns.
+/// `LINEAR_PARAMETERS`, for blocks that make so many rows and columns; the products of a batch along z.
 pub(super) fn parameters(
     op: &Linear,
     places: &Places,
@@ -47,7 +47,9 @@ pub(super) fn parameters(
         Epilogue::ActivateGrad { kind, pre } => (2, Some(kind), Some(pre)),
     };
     let pitch = |t: &Option<Tensor>| t.as_ref().map_or(0, |t| t.pitch);
-    Launch::new(kernel, m.div_ceil(block.0) * n.div_ceil(block.1), threads)
+    let tiles = m.div_ceil(block.0) * n.div_ceil(block.1);
+    Launch::new(kernel, tiles, threads)
+        .grid(tiles, 1, op.batch)
         .ptr(places.ptr(&op.a))
         .int(op.a.pitch)
         .ptr(places.ptr(&op.b))

@@ -12,7 +12,8 @@ const DEPTH: usize = 32;
 /// `kStages` of the kernels: tiles of both operands in shared memory.
 const STAGES: usize = 4;
 
-/// Addresses and pitches of both factors are multiples of 16 bytes; all else may lie anywhere.
+/// Addresses and pitches of both factors are multiples of 16 bytes, so every matrix of a batch begins at one; all else may lie
+/// anywhere.
 pub fn aligned(op: &Linear) -> bool {
     let whole = |t: &Tensor| t.offset.is_multiple_of(8) && (t.rows() < 2 || t.pitch.is_multiple_of(8));
     op.sizes().2 > 0 && whole(&op.a) && whole(&op.b)
@@ -20,13 +21,12 @@ pub fn aligned(op: &Linear) -> bool {
 
 /// Aligned, and better cut along K.
 pub fn divided(op: &Linear) -> bool {
-    aligned(op) && parts(op.sizes()) > 1
+    aligned(op) && parts(sizes(op)) > 1
 }
 
 /// Tiles of 128 x 128 in blocks of four warps.
 pub fn mma128(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    let (.., k) = op.sizes();
-    out.push(launch(op, places, 128).int(k.div_ceil(DEPTH)).ptr(0));
+    out.push(launch(op, places, 128).int(depth(sizes(op))).ptr(0));
 }
 
 /// Tiles of 64 x 64.
@@ -36,15 +36,15 @@ pub fn mma64(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
 
 /// Tiles of 128 x 128, K in parts.
 pub fn splitk(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    let sizes = op.sizes();
-    let (parts, depth) = (parts(sizes), sizes.2.div_ceil(DEPTH));
-    let whole = launch(op, places, 128).int(depth.div_ceil(parts)).ptr(places.workspace());
-    out.push(whole.grid(tiles(sizes, 128), parts, 1));
+    let parts = parts(sizes(op));
+    let whole = launch(op, places, 128).int(depth(sizes(op)).div_ceil(parts)).ptr(places.workspace());
+    let [x, _, z] = whole.grid;
+    out.push(whole.grid(x as usize, parts, z as usize));
 }
 
 /// Bytes of scratch memory of `splitk`: tickets, then the sums of every part of every tile.
 pub fn workspace(op: &Linear) -> usize {
-    let sizes = op.sizes();
+    let sizes = sizes(op);
     4 * (TICKETS + parts(sizes) * tiles(sizes, 128) * 128 * 128)
 }
 
@@ -71,17 +71,29 @@ fn launch(op: &Linear, places: &Places, side: usize) -> Launch {
     linear::parameters(op, places, kernel, (side, side), 128).shared(shared)
 }
 
-type Sizes = (usize, usize, usize);
+/// Products, and M, N, K of each.
+type Sizes = [usize; 4];
 
-fn tiles((m, n, _): Sizes, side: usize) -> usize {
-    m.div_ceil(side) * n.div_ceil(side)
+fn sizes(op: &Linear) -> Sizes {
+    let (m, n, k) = op.sizes();
+    [op.batch, m, n, k]
+}
+
+/// Of all products.
+fn tiles([batch, m, n, _]: Sizes, side: usize) -> usize {
+    batch * m.div_ceil(side) * n.div_ceil(side)
+}
+
+/// Tiles along K.
+fn depth([.., k]: Sizes) -> usize {
+    k.div_ceil(DEPTH)
 }
 
 /// In how many parts `splitk` cuts K: those that take the least time on an A100, whatever runs it, since the order of sums
 /// follows. Never more than fill it four times, which bounds the workspace to 28 MiB, nor fewer than four tiles in a part.
 fn parts(sizes: Sizes) -> usize {
     let chip = &Chip::A100;
-    let (tiles, depth) = (tiles(sizes, 128), sizes.2.div_ceil(DEPTH));
+    let (tiles, depth) = (tiles(sizes, 128), depth(sizes));
     let most = (depth / 4).min(4 * chip.sms / tiles.max(1)).min(32);
     let seconds = |parts: &usize| MMA128.products(sizes, *parts, chip) + adding(sizes, *parts, chip);
     // No part is empty.
@@ -110,7 +122,7 @@ impl Tiles {
         const MOST: f64 = 4.6e12;
         let rate = (chip.tensor / chip.sms as f64).min(MOST);
         let blocks = (tiles(sizes, self.side) * parts).div_ceil(chip.sms);
-        let depth = sizes.2.div_ceil(DEPTH).div_ceil(parts);
+        let depth = depth(sizes).div_ceil(parts);
         let flops = 2 * self.side * self.side * DEPTH * depth;
         let part = (self.alone * blocks.min(self.resident) as f64).min(self.together);
         // Until the first tiles are there.
@@ -119,13 +131,13 @@ impl Tiles {
     }
 
     fn seconds(&self, op: &Linear, parts: usize, chip: &Chip) -> f64 {
-        let sizes = op.sizes();
-        let (m, n, _) = sizes;
+        let sizes = sizes(op);
+        let [batch, m, n, _] = sizes;
         let bytes = |t: &Tensor| (t.numel() * t.dtype.bytes()) as f64;
         let (pre, pointwise) = match &op.epilogue {
             Epilogue::None => (0.0, 0),
-            Epilogue::Activate { pre, .. } => (pre.as_ref().map_or(0.0, bytes), 30 * m * n),
-            Epilogue::ActivateGrad { pre, .. } => (bytes(pre), 50 * m * n),
+            Epilogue::Activate { pre, .. } => (pre.as_ref().map_or(0.0, bytes), 30 * batch * m * n),
+            Epilogue::ActivateGrad { pre, .. } => (bytes(pre), 50 * batch * m * n),
         };
         let writes = if op.accumulate { 2.0 } else { 1.0 };
         let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + pre;
@@ -162,8 +174,8 @@ pub fn seconds_mma64(op: &Linear, chip: &Chip) -> f64 {
 
 /// Seconds of `splitk`.
 pub fn seconds_splitk(op: &Linear, chip: &Chip) -> f64 {
-    let parts = parts(op.sizes());
-    MMA128.seconds(op, parts, chip) + adding(op.sizes(), parts, chip)
+    let parts = parts(sizes(op));
+    MMA128.seconds(op, parts, chip) + adding(sizes(op), parts, chip)
 }
 
 #[cfg(test)]
@@ -173,35 +185,39 @@ mod tests {
     use crate::device::ops::Op;
     use crate::tensor::Place;
 
-    /// The variant for the product of matrices of these sizes, one after another in memory, and its parts of K.
-    fn choice((m, n, k): Sizes, out: DType) -> (&'static str, usize) {
+    /// The variant for products of matrices of these sizes, one after another in memory, and its parts of K.
+    fn choice(sizes: Sizes, out: DType) -> (&'static str, usize) {
+        let [batch, m, n, k] = sizes;
         let matrix = |dtype, rows, columns| Tensor::new(Place::Arena(0), dtype, 0, &[rows, columns]);
-        let (a, b) = (matrix(DType::BF16, m, k), matrix(DType::BF16, k, n));
-        let op: Op = Linear::product(a, b, matrix(out, m, n), (false, false)).into();
+        let (a, b) = (matrix(DType::BF16, batch * m, k), matrix(DType::BF16, batch * k, n));
+        let op: Op = Linear::product(a, b, matrix(out, batch * m, n), (false, false)).batched(batch).into();
         let chosen = variants::choose(&op, &Chip::A100).expect("a variant");
-        (chosen.name, if chosen.name == "splitk" { parts((m, n, k)) } else { 1 })
+        (chosen.name, if chosen.name == "splitk" { parts(sizes) } else { 1 })
     }
 
     #[test]
     fn tiles_follow_from_the_shape() {
         // GPT-2's layers over 8192 tokens, gradients of weights, few tokens, and what is not aligned.
-        assert_eq!(choice((8192, 2304, 768), DType::BF16), ("mma128", 1));
-        assert_eq!(choice((8192, 768, 3072), DType::BF16), ("mma128", 1));
-        assert_eq!(choice((768, 768, 8192), DType::F32), ("splitk", 6));
-        assert_eq!(choice((3072, 768, 8192), DType::F32), ("splitk", 3));
-        assert_eq!(choice((50304, 768, 8192), DType::F32), ("mma128", 1));
-        assert_eq!(choice((128, 768, 768), DType::BF16).0, "mma64");
-        assert_eq!(choice((8192, 2304, 765), DType::BF16), ("naive", 1));
+        assert_eq!(choice([1, 8192, 2304, 768], DType::BF16), ("mma128", 1));
+        assert_eq!(choice([1, 8192, 768, 3072], DType::BF16), ("mma128", 1));
+        assert_eq!(choice([1, 768, 768, 8192], DType::F32), ("splitk", 6));
+        assert_eq!(choice([1, 3072, 768, 8192], DType::F32), ("splitk", 3));
+        assert_eq!(choice([1, 50304, 768, 8192], DType::F32), ("mma128", 1));
+        assert_eq!(choice([1, 128, 768, 768], DType::BF16).0, "mma64");
+        assert_eq!(choice([1, 8192, 2304, 765], DType::BF16), ("naive", 1));
+        // Products of a batch fill the chip together.
+        assert_eq!(choice([12, 768, 768, 8192], DType::F32), ("mma128", 1));
+        assert_eq!(choice([12, 768, 768, 768], DType::BF16), ("mma128", 1));
     }
 
     #[test]
     fn parts_are_whole_and_few() {
-        for m in [1, 100, 128, 300, 1000, 5000] {
+        for (batch, m) in [(1, 1), (1, 100), (3, 100), (1, 128), (1, 300), (20, 300), (1, 1000), (1, 5000)] {
             for k in [1, 31, 255, 500, 1000, 4097, 100_000] {
-                let parts = parts((m, 200, k));
-                let (depth, tiles) = (k.div_ceil(DEPTH), tiles((m, 200, k), 128));
-                assert!(parts >= 1 && (parts == 1 || parts * tiles <= 432), "{m} {k}: {parts}");
-                assert_eq!(depth.div_ceil(depth.div_ceil(parts)), parts, "{m} {k}: none is empty");
+                let sizes = [batch, m, 200, k];
+                let (parts, depth, tiles) = (parts(sizes), depth(sizes), tiles(sizes, 128));
+                assert!(parts >= 1 && (parts == 1 || parts * tiles <= 432), "{sizes:?}: {parts}");
+                assert_eq!(depth.div_ceil(depth.div_ceil(parts)), parts, "{sizes:?}: none is empty");
             }
         }
     }

@@ -187,13 +187,17 @@ fn with_reserve(bytes: usize) -> usize {
 /// Runs operations one after another and adds the time that each took on the device.
 fn run(driver: &mut dyn Driver, planned: &[Planned], parts: &[Part], timings: &mut Timings) -> Result<()> {
     let begin = Instant::now();
-    driver.stamp()?;
-    for part in parts {
+    let start = |driver: &mut dyn Driver, part: &Part| {
         driver.begin_range(part.name);
         let started = part.start(driver);
         driver.end_range();
-        started?;
-        driver.stamp()?;
+        started.and_then(|()| driver.stamp())
+    };
+    let started = driver.stamp().and_then(|()| parts.iter().try_for_each(|part| start(driver, part)));
+    if started.is_err() {
+        // So that the next list's times begin with its own; what is wrong was told already.
+        let _ = driver.stamps(&mut |_| {});
+        return started;
     }
     let (mut at, mut planned) = (begin, planned.iter());
     driver.stamps(&mut |length| {

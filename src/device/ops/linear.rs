@@ -23,20 +23,25 @@ pub enum Epilogue {
 ///
 /// Forward, the gradient of the input and the gradient of the weight are all this operation, by transposes:
 /// y = x W is NN, dx = dy W^T is NT, dW = x^T dy is TN.
+///
+/// Products come in batches: `batch` pairs of matrices that lie one after another as blocks of rows. All rows of an operand
+/// keep one pitch, so its matrix z begins z times the rows of one further. They share the bias.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
-    /// `[M, K]`, or `[K, M]` when `ta`. Outer dimensions count as rows.
+    /// `[batch x M, K]`, or `[batch x K, M]` when `ta`. Outer dimensions count as rows.
     pub a: Tensor,
-    /// `[K, N]`, or `[N, K]` when `tb`.
+    /// `[batch x K, N]`, or `[batch x N, K]` when `tb`.
     pub b: Tensor,
-    /// `[M, N]`; of the type of `a`, or wide: the gradient of a weight.
+    /// `[batch x M, N]`; of the type of `a`, or wide: the gradient of a weight.
     pub out: Tensor,
     pub ta: bool,
     pub tb: bool,
+    /// Products, each of its own matrices.
+    pub batch: usize,
     /// `[N]`.
     pub bias: Option<Tensor>,
     pub epilogue: Epilogue,
-    /// `[M, N]`; may be `out` itself when there is no epilogue.
+    /// As `out`; may be `out` itself when there is no epilogue.
     pub residual: Option<Tensor>,
     /// Adds to what `out` holds; then without bias, epilogue and residual.
     pub accumulate: bool,
@@ -45,15 +50,26 @@ pub struct Linear {
 impl Linear {
     /// A bare product.
     pub fn product(a: Tensor, b: Tensor, out: Tensor, (ta, tb): (bool, bool)) -> Self {
-        Linear { a, b, out, ta, tb, bias: None, epilogue: Epilogue::None, residual: None, accumulate: false }
+        Linear { a, b, out, ta, tb, batch: 1, bias: None, epilogue: Epilogue::None, residual: None, accumulate: false }
     }
 
-    /// `(M, N, K)`.
+    /// As many products, of matrices that lie one after another.
+    #[must_use]
+    pub fn batched(self, batch: usize) -> Self {
+        Linear { batch, ..self }
+    }
+
+    /// `(M, N, K)` of one product.
     pub fn sizes(&self) -> (usize, usize, usize) {
-        let matrix = |t: &Tensor| (t.rows(), t.width);
+        let matrix = |t: &Tensor| (self.rows(t), t.width);
         let (m, k) = if self.ta { swap(matrix(&self.a)) } else { matrix(&self.a) };
         let n = if self.tb { matrix(&self.b).0 } else { matrix(&self.b).1 };
         (m, n, k)
+    }
+
+    /// Rows of one matrix of an operand.
+    pub fn rows(&self, t: &Tensor) -> usize {
+        t.rows().checked_div(self.batch).unwrap_or(0)
     }
 }
 
@@ -82,16 +98,24 @@ impl Operation for Linear {
     }
 
     fn check(&self) -> Result<()> {
+        if self.batch == 0 {
+            bail!("a batch of no products; a single one is a batch of 1");
+        }
+        for (what, t) in [("a", &self.a), ("b", &self.b)] {
+            if !t.rows().is_multiple_of(self.batch) {
+                bail!("a batch of {} products does not divide the {} rows of {what}", self.batch, t.rows());
+            }
+        }
         let (m, n, k) = self.sizes();
-        let inner = if self.tb { self.b.width } else { self.b.rows() };
+        let inner = if self.tb { self.b.width } else { self.rows(&self.b) };
         if inner != k {
             bail!("the inner sizes differ: {k} and {inner} (a {:?}, b {:?})", self.a.shape, self.b.shape);
         }
         for (what, t) in [("out", Some(&self.out)), ("residual", self.residual.as_ref()), ("pre", self.pre())] {
             if let Some(t) = t
-                && (t.rows(), t.width) != (m, n)
+                && (t.rows(), t.width) != (self.batch * m, n)
             {
-                bail!("{what} is {:?} but [{m}, {n}] is needed", t.shape);
+                bail!("{what} is {:?} but [{}, {n}] is needed", t.shape, self.batch * m);
             }
         }
         if let Some(bias) = &self.bias {
@@ -117,7 +141,7 @@ impl Operation for Linear {
             Epilogue::None => 0,
             _ => 10 * m * n,
         };
-        (2 * m * n * k + pointwise) as u64
+        (self.batch * (2 * m * n * k + pointwise)) as u64
     }
 
     fn in_place(&self) -> Option<(Tensor, Tensor)> {

@@ -15,12 +15,15 @@ impl Reference {
             Epilogue::ActivateGrad { pre, .. } => Some(self.f(&pre)?),
             Epilogue::None => None,
         };
-        for i in 0..m {
+        // `i`: rows of all matrices of `out`, one after another.
+        for i in 0..op.batch * m {
+            let (matrix, row) = (i / m, i % m);
+            let (a_first, b_first) = (matrix * op.rows(&op.a), matrix * op.rows(&op.b));
             for j in 0..n {
                 let mut z = 0.0;
                 for l in 0..k {
-                    let left = if op.ta { a.get(l, i) } else { a.get(i, l) };
-                    let right = if op.tb { b.get(j, l) } else { b.get(l, j) };
+                    let left = if op.ta { a.get(a_first + l, row) } else { a.get(a_first + row, l) };
+                    let right = if op.tb { b.get(b_first + j, l) } else { b.get(b_first + l, j) };
                     z += left * right;
                 }
                 z += bias.map_or(0.0, |b| b.get(0, j));

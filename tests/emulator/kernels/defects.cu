@@ -492,38 +492,38 @@ DEFECT(ldmatrix_of_what_is_replaced, 64) {
 
 DEFECT(ldmatrix_misaligned, 32) {
   SMEM(bf16, tile, [16][16]);
-  unsigned b[2];
+  unsigned a[4];
   fill_tile(tile, data);
   __syncthreads();
-  ldmatrix_x2(b, &tile[threadIdx.x % 16][bad ? 4 : 8]);  // <- ldmatrix_misaligned
-  out[threadIdx.x] = low_half(b[0]);
+  ldmatrix_x4(a, &tile[threadIdx.x % 16][bad ? 4 : 8]);  // <- ldmatrix_misaligned
+  out[threadIdx.x] = low_half(a[0]);
 }
 
 DEFECT(ldmatrix_behind_the_end, 32) {
   SMEM(bf16, tile, [16][16]);
-  unsigned b[2];
+  unsigned a[4];
   fill_tile(tile, data);
   __syncthreads();
-  ldmatrix_x2_trans(b, &tile[0][0] + (threadIdx.x % 16 + (bad ? 1 : 0)) * 16);  // <- ldmatrix_behind_the_end
-  out[threadIdx.x] = low_half(b[0]);
+  ldmatrix_x4_trans(a, &tile[0][0] + (threadIdx.x % 16 + (bad ? 1 : 0)) * 16);  // <- ldmatrix_behind_the_end
+  out[threadIdx.x] = low_half(a[0]);
 }
 
 DEFECT(ldmatrix_from_global, 32) {
   SMEM(bf16, tile, [16][16]);
-  unsigned b[2];
+  unsigned a[4];
   fill_tile(tile, data);
   __syncthreads();
-  ldmatrix_x2(b, bad ? reinterpret_cast<const bf16*>(data) : &tile[threadIdx.x % 16][0]);  // <- ldmatrix_from_global
-  out[threadIdx.x] = low_half(b[0]);
+  ldmatrix_x4(a, bad ? reinterpret_cast<const bf16*>(data) : row_of(tile));  // <- ldmatrix_from_global
+  out[threadIdx.x] = low_half(a[0]);
 }
 
 DEFECT(ldmatrix_by_half_a_warp, 32) {
   SMEM(bf16, tile, [16][16]);
-  unsigned b[2] = {0, 0};
+  unsigned a[4] = {};
   fill_tile(tile, data);
   __syncthreads();
-  if (!bad || threadIdx.x < 16) ldmatrix_x2(b, &tile[threadIdx.x % 16][0]);  // <- ldmatrix_by_half_a_warp
-  out[threadIdx.x] = low_half(b[0]);
+  if (!bad || threadIdx.x < 16) ldmatrix_x4(a, row_of(tile));  // <- ldmatrix_by_half_a_warp
+  out[threadIdx.x] = low_half(a[0]);
 }
 
 DEFECT(mma_in_a_branch, 32) {

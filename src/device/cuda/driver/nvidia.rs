@@ -61,6 +61,8 @@ pub struct Nvidia {
     recent: VecDeque<&'static str>,
     /// How many were started since then.
     started: usize,
+    /// What is launched becomes part of a graph and does not run.
+    recording: bool,
 }
 
 /// A kernel, loaded.
@@ -122,6 +124,7 @@ impl Nvidia {
             chip,
             recent: VecDeque::with_capacity(RECENT),
             started: 0,
+            recording: false,
         };
         this.load()?;
         Ok(this)
@@ -192,14 +195,23 @@ impl Nvidia {
         }
         let recent = self.recent.iter().copied().collect::<Vec<_>>().join(", ");
         Error::new(format!(
-            "a kernel failed on {}: {}. Started since the last wait: {}, at last {}. CUDA_LAUNCH_BLOCKING=1 waits for \
-             each, so that the last one named is the one that failed; `vcycle kernels check` and --device emulator \
+            "a kernel failed on {}: {}. Started since the last wait: {}, at last {}. With VCYCLE_GRAPHS=0 and \
+             CUDA_LAUNCH_BLOCKING=1 each is waited for, so that the last one named is the one that failed; `vcycle kernels check` and --device emulator \
              find the thread and the source line",
             self.device,
             told(&error),
             self.started,
             if recent.is_empty() { "none" } else { &recent },
         ))
+    }
+
+    /// For the report of a fault.
+    fn remember(&mut self, started: &'static str) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(started);
+        self.started += 1;
     }
 
     /// Waits for all work; all kernels so far then are known to have ended well.
@@ -295,21 +307,20 @@ impl Driver for Nvidia {
         if launch.shared > function.shared {
             function.allow(launch.shared, &self.context).at(launch.kernel)?;
         }
+        let handle = function.handle.cu_function();
+        if !self.recording {
+            self.remember(launch.kernel);
+        }
         let slots = launch.args.slots();
         let mut pointers = [ptr::null_mut::<c_void>(); Args::MOST];
         for (pointer, slot) in pointers.iter_mut().zip(slots) {
             *pointer = ptr::from_ref(slot).cast_mut().cast();
         }
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(launch.kernel);
-        self.started += 1;
-        let (kernel, grid, block) = (function.handle.cu_function(), launch.grid.into(), launch.block.into());
+        let (grid, block) = (launch.grid.into(), launch.block.into());
         // SAFETY: the function's module is loaded. The driver only reads the parameters, before it returns; their sizes
         // were compared with the kernel's, or on an old driver are those that the emulator compares. What the addresses
         // among them cover was checked against the arenas, which `free` keeps until work has ended.
-        unsafe { result::launch_kernel(kernel, grid, block, launch.shared, self.stream.cu_stream(), &mut pointers) }
+        unsafe { result::launch_kernel(handle, grid, block, launch.shared, self.stream.cu_stream(), &mut pointers) }
             .map_err(|error| {
                 let Launch { kernel, grid, block, shared, .. } = launch;
                 let action =
@@ -330,11 +341,21 @@ impl Driver for Nvidia {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is this driver's own, and does nothing else until `end_capture`.
         unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("beginning a graph"))?;
+        self.recording = true;
         let recorded = parts.iter().try_for_each(|part| part.start(self));
+        self.recording = false;
         // SAFETY: begun above. Ends the capture after an error too.
         let graph = unsafe { result::stream::end_capture(stream) };
-        recorded?;
-        let graph = graph.map_err(failed("ending a graph"))?;
+        // What made a part fail may also have spoilt the graph, and is the better message.
+        let graph = match (recorded, graph) {
+            (Ok(()), graph) => graph.map_err(failed("ending a graph"))?,
+            (Err(error), Ok(graph)) => {
+                // SAFETY: just captured, and used by nobody.
+                let _ = unsafe { result::graph::destroy(graph) };
+                return Err(error);
+            }
+            (Err(error), Err(_)) => return Err(error),
+        };
         // SAFETY: just captured; the executable form does not need it.
         let executable = unsafe {
             let made = result::graph::instantiate(graph, CUgraphInstantiate_flags(0));
@@ -346,10 +367,11 @@ impl Driver for Nvidia {
     }
 
     fn replay(&mut self, graph: u32) -> Result<()> {
-        let Some(Some(executable)) = self.graphs.get(graph as usize) else { bail!("this graph was released") };
+        let Some(Some(executable)) = self.graphs.get(graph as usize).copied() else { bail!("this graph was released") };
         self.bind()?;
+        self.remember("a captured step");
         // SAFETY: instantiated by `record` and not yet destroyed; the memory it uses is kept by the caller's arenas.
-        unsafe { result::graph::launch(*executable, self.stream.cu_stream()) }
+        unsafe { result::graph::launch(executable, self.stream.cu_stream()) }
             .map_err(|error| self.fault("starting a graph", error))
     }
 
@@ -432,11 +454,15 @@ fn parameters(function: &CudaFunction, driver: i32) -> Option<Vec<u8>> {
 
 /// Rates of the GPU, for the time models.
 fn chip(context: &CudaContext, capability: (i32, i32)) -> Result<Chip, DriverError> {
-    let ask = |what| context.attribute(what).map(|n| f64::from(n.max(1)));
+    let ask = |what| context.attribute(what).map(f64::from);
     let sms = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let clock = 1e3 * ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
     let memory = 1e3 * ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
     let width = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
+    // Virtual GPUs and integrated ones may keep their clocks to themselves.
+    if sms * clock * memory * width == 0.0 {
+        return Ok(Chip::A100);
+    }
     // Two transfers a clock.
     Ok(Chip::of(sms as usize, clock, 2.0 * memory * width, capability))
 }

@@ -1,4 +1,5 @@
-//! Ranges for Nsight Systems and other tools, where NVIDIA's library for them (libnvToolsExt) is installed.
+//! Ranges for Nsight Systems and other tools, where NVIDIA's library for them is installed: libnvToolsExt, which comes with CUDA 12
+//! and older.
 
 use cudarc::nvtx::sys;
 use std::ffi::CString;
