@@ -82,7 +82,7 @@ impl Roofline {
 
     /// How much of the roofline an operation reaches in so many seconds, in percent.
     pub fn percent(&self, cost: Cost, seconds: f64) -> f64 {
-        100.0 * self.least(cost).0 / seconds.max(f64::MIN_POSITIVE)
+        100.0 * self.least(cost).0 / seconds.max(1e-9)
     }
 }
 
