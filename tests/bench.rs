@@ -160,7 +160,7 @@ fn what_cannot_be_measured_is_refused() {
         (&["step", "--shape", "1,3,8,4,1,9"], &["heads do not divide"]),
         (&["step", "--shape", "20000,1,8,4,1,9"], &["layers"]),
         (&["step", "--shape", "1,1,64,64,1000000,1000"], &["memory"]),
-        (&["step", "--shape", "1,1,20000,8,1,200000"], &["memory"]),
+        (&["step", "--shape", "1,1,20000,8,1,200000"], &["4,294,967,295 parameters"]),
         (&["step", "--shape", "1,1,8,4,1,9", "--variant", "naive"], &["VCYCLE_VARIANT_linear"]),
         (&["gemm", "--shape", "4x4x4", "--variant", "naive"], &["one variant"]),
         (&["gemm", "--shape", "4x4x4", "--precision", "bf16"], &["--precision bf16", "cpu"]),
