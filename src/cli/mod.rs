@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, no logic of its own.
 
+mod bench;
 mod coalesce;
 mod compare;
 mod data;
@@ -42,6 +43,7 @@ enum Command {
     Generate(generate::Args),
     Compare(compare::Args),
     Report(report::Args),
+    Bench(bench::Args),
     Kernels(kernels::Args),
     Info(info::Args),
 }
@@ -126,6 +128,7 @@ impl Cli {
             Command::Generate(args) => args.run(),
             Command::Compare(args) => args.run(),
             Command::Report(args) => args.run(),
+            Command::Bench(args) => args.run(),
             Command::Kernels(args) => return args.run(),
             Command::Info(args) => args.run(),
         }

@@ -293,6 +293,15 @@ impl<'a> Maps<'a> {
 
     /// Brings the tables to the device and runs the operation.
     fn run(&self, device: &mut dyn Device, from: &Store, to: &Store, alpha: Option<f64>) -> Result<Cost> {
+        let placed = self.place(device, from, to, alpha)?;
+        let done = device.run(&placed.op).and_then(|()| device.sync());
+        let cost = placed.op.cost();
+        placed.free(device);
+        done.map(|()| cost)
+    }
+
+    /// Brings the tables to the device.
+    fn place(&self, device: &mut dyn Device, from: &Store, to: &Store, alpha: Option<f64>) -> Result<Placed> {
         let items = device::alloc_tensor(device, DType::U32, &[self.items.len(), Item::WORDS])?;
         let index = device::alloc_tensor(device, DType::U32, &[self.index.len()])?;
         let float = device.float();
@@ -303,12 +312,45 @@ impl<'a> Maps<'a> {
         let (src, dst) = (from.flat(), to.flat());
         let base = alpha.map(|_| dst);
         let op = Op::from(Multilevel { src, dst, base, alpha: alpha.unwrap_or(1.0), items, index, weight });
-        let done = device.run(&op).and_then(|()| device.sync());
-        for Tensor { place, .. } in [items, index, weight] {
+        Ok(Placed { op, tables: [items, index, weight] })
+    }
+}
+
+/// An operator with its tables in the memory of a device, to be run as often as one likes.
+pub struct Placed {
+    pub op: Op,
+    tables: [Tensor; 3],
+}
+
+impl Placed {
+    /// [`coalesce`], or with `alpha` [`interpolate`], without running it.
+    ///
+    /// # Errors
+    /// As [`coalesce`].
+    pub fn new(
+        device: &mut dyn Device,
+        (big, small): (&Store, &Store),
+        alpha: Option<f64>,
+        scheme: &Scheme,
+        rules: &Rules,
+    ) -> Result<Self> {
+        let (direction, from, to) = match alpha {
+            None => (Direction::Coalesce, big, small),
+            Some(_) => (Direction::Decoalesce, small, big),
+        };
+        Maps::new(direction, Quantity::Weights, &big.table, &small.table, scheme, rules)?.place(device, from, to, alpha)
+    }
+
+    /// The tables, each in an arena of its own.
+    pub fn tables(&self) -> impl Iterator<Item = Tensor> {
+        self.tables.into_iter()
+    }
+
+    pub fn free(self, device: &mut dyn Device) {
+        for Tensor { place, .. } in self.tables() {
             if let crate::tensor::Place::Arena(arena) = place {
                 device.free(arena);
             }
         }
-        done.map(|()| op.cost())
     }
 }

@@ -72,12 +72,17 @@ impl Budget {
     }
 }
 
-struct Step {
-    activations: usize,
-    scratch: usize,
+/// Bytes that a step takes beside parameters, gradients and moments.
+pub struct Step {
+    pub activations: usize,
+    pub scratch: usize,
 }
 
-fn step(
+/// Records a step of `(batch, time)` and places its buffers, without taking any memory of the device.
+///
+/// # Errors
+/// A precision that the device does not have.
+pub fn step(
     model: &dyn Model,
     device: &dyn Device,
     (batch, time): (usize, usize),

@@ -124,7 +124,7 @@ impl<D: Driver> Cuda<D> {
     }
 
     /// What runs an operation.
-    fn variant(&self, op: &Op) -> Option<&'static Variant> {
+    pub fn variant(&self, op: &Op) -> Option<&'static Variant> {
         let preferred = self.preferred.iter().copied().find(|v| (v.supports)(op));
         preferred.or_else(|| variants::choose(op, &self.driver.chip()))
     }

@@ -1,0 +1,144 @@
+//! Running what is measured: warm-up, then rounds in which all contenders take turns, so that drift hits all alike.
+
+use super::cases::{Case, Prepared};
+use super::inputs::Maker;
+use super::machine::{Machine, Wish};
+use super::stats::Summary;
+use crate::bail;
+use crate::device::cuda::variants::{Variant, ladder};
+use crate::device::ops::{Cost, Op};
+use crate::device::{Device, Graph};
+use crate::error::{At, Result};
+use crate::tensor::DType;
+use std::time::Instant;
+
+/// How long to measure: until both are reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    pub rounds: usize,
+    pub seconds: f64,
+}
+
+/// What a variant of a case took.
+pub struct Measured {
+    pub case: &'static str,
+    /// `cpu` has no name for its only one.
+    pub variant: Option<&'static str>,
+    pub cost: Cost,
+    /// Sets of operands that took turns.
+    pub sets: usize,
+    pub summary: Summary,
+}
+
+/// The measurements of a case, and the variants that do not run it.
+pub struct Outcome {
+    pub measured: Vec<Measured>,
+    pub unsupported: Vec<&'static str>,
+}
+
+/// Operations in a list at most, and measurements of a variant.
+const MOST_SETS: usize = 64;
+const MOST_SAMPLES: usize = 1 << 20;
+
+/// Runs a captured list and appends the seconds of its operations of this name, as the device measures them.
+pub fn samples(device: &mut dyn Device, graph: Graph, (name, ops): (&str, usize), into: &mut Vec<f64>) -> Result<()> {
+    device.timings().record(ops);
+    device.replay(graph)?;
+    device.sync()?;
+    let (spans, _) = device.timings().spans();
+    into.extend(spans.iter().filter(|span| span.name == name).map(|span| span.length.as_secs_f64().max(1e-9)));
+    Ok(())
+}
+
+/// Measures a case in all variants that are wished for.
+///
+/// # Errors
+/// Out of memory; errors of the device.
+pub fn measure(machine: &mut Machine, float: DType, case: &Case, wish: &Wish, effort: Effort) -> Result<Outcome> {
+    let cache = machine.cache();
+    let mut maker = Maker::new(machine.device(), float);
+    let made = sets(&mut maker, case, cache);
+    let arenas = maker.into_arenas();
+    let measured = made.and_then(|sets| race(machine, case, &sets, wish, effort)).at(case.name);
+    arenas.into_iter().for_each(|arena| machine.device().free(arena));
+    measured
+}
+
+/// As many sets of operands as exceed the caches twice, so that none is still there when its turn comes again.
+fn sets(maker: &mut Maker, case: &Case, cache: usize) -> Result<Vec<Prepared>> {
+    let first = (case.build)(maker)?;
+    let bytes = (first.op.cost().bytes as usize).max(1);
+    let count = (2 * cache).div_ceil(bytes).clamp(1, MOST_SETS);
+    let mut all = vec![first];
+    for _ in 1..count {
+        all.push((case.build)(maker)?);
+    }
+    Ok(all)
+}
+
+/// A variant in the race.
+struct Contender {
+    variant: Option<&'static Variant>,
+    graph: Graph,
+    seconds: Vec<f64>,
+}
+
+fn race(machine: &mut Machine, case: &Case, sets: &[Prepared], wish: &Wish, effort: Effort) -> Result<Outcome> {
+    let op = sets[0].op;
+    let (variants, unsupported) = choose(machine, &op, wish);
+    let list: Vec<Op> = sets.iter().flat_map(|set| [set.before, Some(set.op)]).flatten().collect();
+    let mut contenders = Vec::new();
+    let run = line_up(machine, &list, &variants, &mut contenders)
+        .and_then(|()| rounds(machine.device(), (op.name(), list.len()), &mut contenders, effort));
+    contenders.iter().for_each(|c| machine.device().release(c.graph));
+    run?;
+    let mut measured = Vec::new();
+    for c in &contenders {
+        let Some(summary) = Summary::of(&c.seconds) else { bail!("nothing was measured") };
+        let variant = c.variant.map(|v| v.name);
+        measured.push(Measured { case: case.name, variant, cost: op.cost(), sets: sets.len(), summary });
+    }
+    Ok(Outcome { measured, unsupported })
+}
+
+/// The variants that take part, and those that were asked for and cannot.
+fn choose(machine: &Machine, op: &Op, wish: &Wish) -> (Vec<Option<&'static Variant>>, Vec<&'static str>) {
+    if matches!(machine, Machine::Host(_)) || *wish == Wish::Chosen {
+        return (vec![machine.variant(op)], Vec::new());
+    }
+    let asked = |v: &&Variant| matches!(wish, Wish::All) || matches!(wish, Wish::Named(name) if v.name == name);
+    let (can, cannot): (Vec<_>, Vec<_>) = ladder(op.name()).filter(asked).partition(|v| (v.supports)(op));
+    (can.into_iter().map(Some).collect(), cannot.into_iter().map(|v| v.name).collect())
+}
+
+/// Captures the list once for each variant.
+fn line_up(
+    machine: &mut Machine,
+    list: &[Op],
+    variants: &[Option<&'static Variant>],
+    contenders: &mut Vec<Contender>,
+) -> Result<()> {
+    for &variant in variants {
+        variant.into_iter().for_each(|v| machine.prefer(v));
+        let graph = machine.device().capture(list)?;
+        contenders.push(Contender { variant, graph, seconds: Vec::new() });
+    }
+    Ok(())
+}
+
+fn rounds(device: &mut dyn Device, what: (&str, usize), contenders: &mut [Contender], effort: Effort) -> Result<()> {
+    // Warm-up: pages are touched, clocks rise, tables are built.
+    contenders.iter().try_for_each(|c| samples(device, c.graph, what, &mut Vec::new()))?;
+    let (begin, mut round) = (Instant::now(), 0);
+    let enough = |c: &[Contender]| c.iter().all(|c| c.seconds.len() >= MOST_SAMPLES);
+    while round < effort.rounds || begin.elapsed().as_secs_f64() < effort.seconds {
+        for c in contenders.iter_mut() {
+            samples(device, c.graph, what, &mut c.seconds)?;
+        }
+        if enough(contenders) {
+            break;
+        }
+        round += 1;
+    }
+    Ok(())
+}

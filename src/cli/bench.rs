@@ -1,0 +1,123 @@
+use super::{DeviceArgs, print};
+use crate::bail;
+use crate::bench::machine::Wish;
+use crate::bench::shapes::{self, Subject};
+use crate::bench::{self, Request, Sink};
+use crate::error::{Error, Result};
+use crate::files::AtomicFile;
+use crate::train::learner::Precision;
+use clap::ValueEnum;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// What operations and training steps take: median, best, spread, rates, and the part of what this device gives at its best
+#[derive(clap::Args)]
+#[command(after_help = shapes::help(), after_long_help = format!("{HOW}\n\n{}", shapes::help()))]
+pub struct Args {
+    /// What to measure
+    #[arg(value_enum)]
+    subject: What,
+    /// A name, or sizes: see below
+    #[arg(long, value_name = "NAME|SIZES")]
+    shape: Option<String>,
+    /// Variants of the kernels, side by side with `all`; without it the one that the device chooses
+    #[arg(long, value_name = "NAME|all")]
+    variant: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// In what to compute (bf16: cuda and emulator)
+    #[arg(long, value_enum, default_value_t = In::F32)]
+    precision: In,
+    /// At least so many rounds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rounds: u32,
+    /// At least so many seconds for every case [default: 1, for a step 15]
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<f64>,
+    /// A line of JSON for every case into this file, or with `-` to standard output (the table then goes to standard error)
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+}
+
+const HOW: &str = "\
+How it measures. Operands are random, laid out as in a step. As many sets of them take turns as exceed the caches twice (64 at \
+most), since a step meets its operands after all others; tiny shapes may stay in cache all the same. After a warm-up all variants \
+run in turn, round by round. Seconds of operations are the device's own (on cuda between events of the stream); those of a step \
+are the host's, from batch to loss. The roofline is measured in the same process: bytes a second of a copy or a sum \
+larger than the caches, whichever is better, and FLOPs a second of the best square product. Times of the emulator say nothing about speed.";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    Gemm,
+    Attention,
+    #[value(name = "layernorm")]
+    LayerNorm,
+    CrossEntropy,
+    #[value(name = "adamw")]
+    AdamW,
+    Multilevel,
+    Step,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum In {
+    F32,
+    Bf16,
+}
+
+fn seconds(text: &str) -> Result<f64> {
+    match text.parse::<f64>() {
+        Ok(n) if (0.0..=86_400.0).contains(&n) => Ok(n),
+        _ => bail!("{text:?} is no number of seconds from 0 to 86400"),
+    }
+}
+
+impl Args {
+    fn request(&self) -> Request {
+        Request {
+            subject: match self.subject {
+                What::Gemm => Subject::Gemm,
+                What::Attention => Subject::Attention,
+                What::LayerNorm => Subject::LayerNorm,
+                What::CrossEntropy => Subject::CrossEntropy,
+                What::AdamW => Subject::AdamW,
+                What::Multilevel => Subject::Multilevel,
+                What::Step => Subject::Step,
+            },
+            shape: self.shape.clone(),
+            variant: match self.variant.as_deref() {
+                None => Wish::Chosen,
+                Some("all") => Wish::All,
+                Some(name) => Wish::Named(name.into()),
+            },
+            device: self.device.device.clone(),
+            threads: self.device.threads(),
+            precision: match self.precision {
+                In::F32 => Precision::F32,
+                In::Bf16 => Precision::Bf16,
+            },
+            rounds: self.rounds as usize,
+            seconds: self.seconds,
+        }
+    }
+
+    pub fn run(self) -> Result<()> {
+        let to_stdout = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
+        // Opened first: nobody wants to hear after minutes that it cannot be.
+        let mut file = match &self.json {
+            Some(path) if !to_stdout => Some(AtomicFile::create(path)?),
+            _ => None,
+        };
+        let mut say = |text: &str| match to_stdout {
+            false => print(format_args!("{text}")),
+            true => write!(std::io::stderr(), "{text}").map_err(|e| Error::new(format!("cannot write the table: {e}"))),
+        };
+        let mut json = |value: &serde_json::Value| match &mut file {
+            Some(file) => file.write(format!("{value}\n").as_bytes()),
+            None if to_stdout => print(format_args!("{value}\n")),
+            None => Ok(()),
+        };
+        bench::run(&self.request(), &mut Sink { say: &mut say, json: &mut json })?;
+        file.map_or(Ok(()), AtomicFile::commit)
+    }
+}

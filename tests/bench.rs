@@ -1,0 +1,191 @@
+//! Promise: `vcycle bench` measures every subject and says so in a table and in JSON; what it cannot measure it refuses. Speed is
+//! asserted nowhere.
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn bench(args: &[&str]) -> Output {
+    let quick = ["--rounds", "2", "--seconds", "0", "--threads", "2"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
+    command.arg("bench").args(args).args(quick).output().expect("the binary runs")
+}
+
+/// The lines of JSON of a command that must succeed, and its table.
+fn measured(args: &[&str]) -> (Vec<Value>, String) {
+    let out = bench(&[args, &["--json", "-"]].concat());
+    let table = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{args:?} failed: {table}");
+    let text = String::from_utf8(out.stdout).expect("UTF-8");
+    (text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect(), table)
+}
+
+fn refused(args: &[&str]) -> String {
+    let out = bench(args);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{args:?}: {text}");
+    assert!(!text.contains("panicked"), "{args:?}: {text}");
+    text
+}
+
+fn number(line: &Value, key: &str) -> f64 {
+    let n = line[key].as_f64().unwrap_or_else(|| panic!("{key} is missing in {line}"));
+    assert!(n.is_finite() && n >= 0.0, "{key} is {n}");
+    n
+}
+
+/// Those of every operation.
+const POSITIVE: [&str; 9] = ["threads", "runs", "sets", "ms_median", "ms_best", "flops", "bytes", "gflops", "gb_per_s"];
+
+#[test]
+fn every_operation_on_the_cpu() {
+    for (subject, shape, cases) in [
+        ("gemm", "5x7x3", 3),
+        ("gemm", "5x7x3:tied", 3),
+        ("attention", "2x3x5x4", 2),
+        ("attention", "2,3,5,4:full", 2),
+        ("layernorm", "3x10", 2),
+        ("cross-entropy", "3x11", 1),
+        ("adamw", "100", 1),
+        ("multilevel", "2,2,8,4,13", 2),
+    ] {
+        let (lines, table) = measured(&[subject, "--shape", shape]);
+        assert_eq!(lines.len(), cases, "{subject}");
+        for line in &lines {
+            assert_eq!(
+                (&line["bench"], &line["shape"], &line["device"]),
+                (&subject.into(), &shape.into(), &"cpu".into())
+            );
+            assert!(POSITIVE.iter().all(|key| number(line, key) > 0.0), "{line}");
+            assert!(number(line, "ms_best") <= number(line, "ms_median") && number(line, "spread") < 1e6, "{line}");
+            for key in ["percent_of_roofline", "roofline_gflops", "roofline_gb_per_s", "copy_gb_per_s"] {
+                assert!(number(line, key) > 0.0, "{line}");
+            }
+            assert!(line["bound"] == "memory" || line["bound"] == "arithmetic");
+            assert!(line["variant"].is_null() && line["times_mean_nothing"] == false);
+            assert!(table.contains(line["case"].as_str().expect("a case")), "{table}");
+        }
+        assert!(table.contains("roofline") && table.contains(shape), "{table}");
+    }
+}
+
+#[test]
+fn a_step_has_the_keys_of_the_yardstick() {
+    let (lines, table) = measured(&["step", "--shape", "2,2,8,6,3,11"]);
+    let line = &lines[0];
+    assert!(line["bench"] == "step" && line["peer"] == "vcycle_f32" && line["version"].is_string(), "{line}");
+    for key in [
+        "threads",
+        "steps",
+        "ms_median",
+        "ms_best",
+        "tokens_per_s",
+        "gflops",
+        "rss_mb",
+        "rss_at_start_mb",
+        "loss",
+        "model_flops",
+        "hardware_flops",
+        "percent_of_products",
+    ] {
+        assert!(number(line, key) > 0.0 || key.starts_with("rss") && cfg!(not(target_os = "linux")), "{key} in {line}");
+    }
+    // As the yardstick counts: 11 x 8 + 6 x 8 embeddings, 2 blocks, the last norm.
+    let block = 2 * 2 * 8 + (8 * 24 + 24) + (8 * 8 + 8) + (8 * 32 + 32) + (32 * 8 + 8);
+    let params = 11 * 8 + 6 * 8 + 2 * block + 2 * 8;
+    assert_eq!(line["params"], params);
+    assert_eq!(line["flops"], 3 * 6 * (6 * (params - 6 * 8) + 12 * 2 * 6 * 8));
+    let seconds = number(line, "ms_median") / 1e3;
+    assert!((number(line, "gflops") * seconds * 1e9 / number(line, "flops") - 1.0).abs() < 1e-6);
+    // Nothing is learned from random tokens in a few steps.
+    assert!((number(line, "loss") - f64::ln(11.0)).abs() < 0.1, "{line}");
+    assert!(number(&line["ms_by_operation"], "linear") > 0.0 && table.contains("attention_backward"), "{table}");
+}
+
+#[cfg(emulated)]
+#[test]
+fn all_variants_on_the_emulator_side_by_side() {
+    let (lines, table) = measured(&["gemm", "--shape", "8x16x8", "--device", "emulator", "--variant", "all"]);
+    assert!(table.contains("say nothing about the speed"), "{table}");
+    let variants: Vec<_> = lines.iter().filter(|l| l["case"] == "dx").filter_map(|l| l["variant"].as_str()).collect();
+    assert_eq!(variants, ["naive", "shared", "tiled"]);
+    assert!(table.contains("linear mma64 does not run 8x16x8"), "{table}");
+    for line in &lines {
+        assert!(POSITIVE.iter().all(|key| number(line, key) > 0.0), "{line}");
+        assert!(line["times_mean_nothing"] == true && line["percent_of_roofline"].is_null(), "{line}");
+    }
+    let emulator = |args: &[&'static str]| [args, &["--device", "emulator"]].concat();
+    let (lines, _) = measured(&emulator(&["gemm", "--shape", "8x16x8", "--precision", "bf16", "--variant", "mma64"]));
+    assert!(lines.len() == 3 && lines.iter().all(|l| l["variant"] == "mma64" && l["precision"] == "bf16"));
+    for shape in [&["attention", "--shape", "1x2x5x8"][..], &["cross-entropy", "--shape", "3x17"]] {
+        let (lines, _) = measured(&emulator(&[shape, &["--precision", "bf16"]].concat()));
+        assert!(lines.iter().all(|l| l["variant"].is_string()), "{lines:?}");
+    }
+    let (lines, _) = measured(&emulator(&["multilevel", "--shape", "2,2,8,4,13", "--variant", "all"]));
+    assert_eq!(lines.len(), 4);
+    let (lines, _) = measured(&emulator(&["step", "--shape", "1,1,8,4,1,9", "--precision", "bf16"]));
+    assert!(lines[0]["peer"] == "vcycle_bf16" && lines[0]["percent_of_products"].is_null(), "{lines:?}");
+    let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "mma64"]));
+    assert!(text.contains("--variant all"), "{text}");
+    let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "fast"]));
+    assert!(text.contains("no such variant") && text.contains("naive") && text.contains("mma128"), "{text}");
+}
+
+#[test]
+fn json_into_a_file_and_the_table_to_standard_output() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.jsonl");
+    let out = bench(&["layernorm", "--shape", "2x3", "--device", "reference", "--json", path.to_str().expect("UTF-8")]);
+    assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("backward"));
+    let text = std::fs::read_to_string(&path).expect("the file");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(lines.len() == 2 && lines[0]["precision"] == "f64", "{text}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    for (args, says) in [
+        (&["gemm", "--shape", "gpt3"][..], &["gpt2-fc", "MxNxK"][..]),
+        (&["gemm", "--shape", "1x2"], &["gpt2-fc", "MxNxK"]),
+        (&["gemm", "--shape", "0x1x1"], &["0 is no size"]),
+        (&["gemm", "--shape", "2147483647x2147483647x1"], &["beyond any device"]),
+        (&["gemm", "--shape", "33000000x33000000x1"], &["memory"]),
+        (&["attention", "--shape", "1x1x8x8:tied"], &["BxHxTxD", ":full"]),
+        (&["attention", "--shape", "1,1,99999999,99999999"], &["beyond any device"]),
+        (&["layernorm", "--shape", "2147483647x10000"], &["memory"]),
+        (&["cross-entropy", "--shape", "words"], &["gpt2, bert, deit"]),
+        (&["adamw", "--shape", "5.5"], &["PARAMETERS"]),
+        (&["multilevel", "--shape", "3,2,8,4,13"], &["halved"]),
+        (&["multilevel", "--shape", "2,4,9,4,13"], &["heads do not divide"]),
+        (&["step", "--shape", "1,1,8,4,1"], &["char", "L,H,C,T,B,V"]),
+        (&["step", "--shape", "1,3,8,4,1,9"], &["heads do not divide"]),
+        (&["step", "--shape", "20000,1,8,4,1,9"], &["layers"]),
+        (&["step", "--shape", "1,1,64,64,1000000,1000"], &["memory"]),
+        (&["step", "--shape", "1,1,20000,8,1,200000"], &["4,294,967,295 parameters"]),
+        (&["step", "--shape", "1,1,8,4,1,9", "--variant", "naive"], &["VCYCLE_VARIANT_linear"]),
+        (&["gemm", "--shape", "4x4x4", "--variant", "naive"], &["one variant"]),
+        (&["gemm", "--shape", "4x4x4", "--precision", "bf16"], &["--precision bf16", "cpu"]),
+        (&["step", "--shape", "1,1,8,4,1,9", "--precision", "bf16"], &["--precision bf16", "cpu"]),
+        (&["gemm", "--shape", "4x4x4", "--device", "tpu"], &["tpu", "cpu"]),
+        (&["gemm", "--shape", "4x4x4", "--json", "/dev/null/x"], &["/dev/null"]),
+        (&["gemv"], &["gemm", "cross-entropy"]),
+    ] {
+        let text = refused(args);
+        for part in says {
+            assert!(text.contains(part), "{args:?}: {text:?} does not mention {part:?}");
+        }
+    }
+    for (option, value) in [("--seconds", "nan"), ("--seconds", "-1"), ("--seconds", "1e9"), ("--rounds", "0")] {
+        let args = ["bench", "gemm", "--shape", "4x4x4", &format!("{option}={value}")];
+        let out = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("the binary runs");
+        assert_eq!(out.status.code(), Some(2), "{option} {value}");
+    }
+}
+
+#[test]
+fn help_names_every_shape() {
+    let out = bench(&["--help"]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    for word in ["gpt2-logits", "4096x50257x768:tied", "12,12,768,512,1,50257", "deit", "caches twice", "--variant"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
