@@ -8,7 +8,7 @@
 //! - [`tape`]: the operations of a step, recorded, placed, walked backwards.
 //! - [`model`]: tables of parameters with roles, and forward code. [`multilevel`]: coalesce, de-coalesce, interpolate over
 //!   these roles. [`data`]: text to tokens to batches. [`hub`]: Hugging Face form.
-//! - [`train`], [`eval`], [`report`]: runs, and what they are worth. [`bench`]: what operations and steps take.
+//! - [`train`], [`eval`], [`report`]: runs, and what they are worth. [`mod@bench`]: what operations and steps take.
 //! - [`cli`]: the commands.
 //!
 //! `docs/architecture.md` shows the path of one step through them.
