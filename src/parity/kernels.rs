@@ -47,7 +47,7 @@ pub fn emulated(
     check(variant, || Ok(schedules.iter().map(device).collect()), choice)
 }
 
-/// Barriers, fences, waits and commits that a variant's cases reach.
+/// Barriers, fences, waits and commits that a variant's kernels reach in its cases.
 ///
 /// # Errors
 /// As [`emulated`].
@@ -56,8 +56,9 @@ pub fn sites(variant: &'static Variant) -> Result<std::collections::BTreeSet<cud
     use cuda::driver::emulator::{Log, Options};
     let log = std::sync::Arc::new(std::sync::Mutex::new(Log::default()));
     emulated(variant, &[Options { log: Some(log.clone()), ..Options::default() }], Choice { every: 3, ..QUICK })?;
-    let sites = log.lock().unwrap_or_else(|e| e.into_inner()).sites.clone();
-    Ok(sites)
+    let log = log.lock().unwrap_or_else(|e| e.into_inner());
+    let own = |kernels: &std::collections::BTreeSet<&str>| variant.kernels.iter().any(|k| kernels.contains(k));
+    Ok(log.sites.iter().filter(|(_, kernels)| own(kernels)).map(|(site, _)| site.clone()).collect())
 }
 
 /// Small operations only.

@@ -200,12 +200,14 @@ impl Emulator {
             finished: Mutex::new(Finished { stacks: std::mem::take(&mut self.stacks), ..Finished::default() }),
         };
         let done = work.run(if checks { 1 } else { workers(&options, blocks, launch) });
-        let Finished { fault, mut sites, stacks } = std::mem::take(&mut *work.finished());
+        let Finished { fault, sites, stacks } = std::mem::take(&mut *work.finished());
         self.stacks = stacks;
         if let Some(log) = &self.options.log {
             let mut log = log.lock().unwrap_or_else(|e| e.into_inner());
             log.kernels.insert(kernel.name);
-            log.sites.append(&mut sites);
+            for site in sites {
+                log.sites.entry(site).or_default().insert(kernel.name);
+            }
         }
         self.fault = fault;
         done?;

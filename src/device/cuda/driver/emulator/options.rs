@@ -1,7 +1,7 @@
 //! How the emulator runs kernels. Any of these schedules is one that hardware might choose.
 
 use super::report::Site;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 /// In which order threads of a block get their turn between two meetings, and blocks of a grid theirs.
@@ -46,8 +46,8 @@ pub struct Options {
 #[derive(Debug, Default)]
 pub struct Log {
     pub kernels: BTreeSet<&'static str>,
-    /// Barriers, fences, waits and commits that were reached.
-    pub sites: BTreeSet<Site>,
+    /// Barriers, fences, waits and commits that were reached, and by which kernels.
+    pub sites: BTreeMap<Site, BTreeSet<&'static str>>,
 }
 
 impl Options {
