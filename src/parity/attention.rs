@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab, dot};
+use super::lab::{BF16_ROUNDING, EPS, Lab, dot};
 use crate::device::ops::{Attention, AttentionBackward, Mask, Op, StepState};
 use crate::tensor::{DType, Tensor};
 
@@ -44,8 +44,9 @@ const TILES: [Sizes; 12] = [
     (1, 65, 131, 1, 128),
 ];
 
-/// Most that rounding to nearest changes a bf16 by, relative to it.
-const HALF_ULP: f64 = 1.0 / 512.0;
+/// What rounding a row's weights to bf16 may change their sum by, relative to it: half of the most that it changes one of them by,
+/// since their errors have either sign.
+const WEIGHT_ROUNDING: f64 = BF16_ROUNDING / 2.0;
 
 #[derive(Clone, Copy)]
 struct Options {
@@ -109,7 +110,7 @@ fn check(lab: &mut Lab, sizes: Sizes, with: Options) {
     let (_, tq, tk, _, d) = sizes;
     let op = of(lab, sizes, with);
     // Weights of a product on tensor cores are rounded before it.
-    let weight = if lab.float == DType::BF16 { HALF_ULP } else { 0.0 };
+    let weight = if lab.float == DType::BF16 { WEIGHT_ROUNDING } else { 0.0 };
     // A score is scale times a sum of D products; it is below sqrt(D). Through the exponential its error is a relative one
     // of the probability (twice: of the total too), beside 4 roundings and the sum over Tk / 16 steps of 16 lanes.
     let score = op.scale * dot(d) + EPS * (d as f64).sqrt();
