@@ -2,11 +2,12 @@
 //! softmax needs no rescaling, and only its log-sum-exp is kept. One chunk is one head of one sequence.
 
 use super::dropout::for_mask;
-use super::linear::{Matrix, product};
+use super::gemm::{Matrix, Product, SCRATCH};
 use super::{Cpu, View, math};
 use crate::device::ops::{Attention, StepState};
 use crate::error::Result;
 use crate::tensor::Tensor;
+use pulp::Arch;
 
 /// Queries of a block.
 pub(super) const BLOCK: usize = 64;
@@ -19,13 +20,14 @@ pub(super) struct Heads<'a> {
     pub v: View<'a, f32>,
     mask: Option<View<'a, i32>>,
     state: StepState,
+    arch: Arch,
 }
 
 impl<'a> Heads<'a> {
     pub fn new(cpu: &'a Cpu, op: &'a Attention) -> Result<Self> {
         let mask = op.key_mask.as_ref().map(|m| cpu.host.view(m)).transpose()?;
         let state = op.dropout.map_or(Ok(StepState::default()), |m| cpu.step_state(&m.state))?;
-        Ok(Heads { op, q: cpu.heads(&op.q)?, k: cpu.heads(&op.k)?, v: cpu.heads(&op.v)?, mask, state })
+        Ok(Heads { op, q: cpu.heads(&op.q)?, k: cpu.heads(&op.k)?, v: cpu.heads(&op.v)?, mask, state, arch: cpu.arch })
     }
 
     /// Rows of head `h` of sequence `b` from time `t` on.
@@ -33,7 +35,7 @@ impl<'a> Heads<'a> {
     /// # Safety
     /// `t` is a time of the sequence.
     pub unsafe fn head(view: &View<'_, f32>, time: usize, b: usize, t: usize, column: usize) -> Matrix {
-        let whole = Matrix { start: view.pointer(), row: view.pitch, column: 1 };
+        let whole = Matrix::rows(view.pointer(), view.pitch);
         // SAFETY: the row and the column lie in the view.
         unsafe { whole.at(b * time + t, column) }
     }
@@ -42,16 +44,15 @@ impl<'a> Heads<'a> {
     ///
     /// # Safety
     /// `scores` has n x keys elements; the queries exist.
-    #[inline(always)]
-    pub unsafe fn scores(&self, b: usize, h: usize, i: usize, n: usize, keys: usize, scores: &mut [f32]) {
+    pub unsafe fn scores(&self, (b, h): (usize, usize), i: usize, n: usize, keys: usize, scores: &mut [f32], work: &mut [f32]) {
         let (_, tq, tk, _, d) = self.op.sizes();
         // SAFETY: sizes agree with the views; Q and K are only read.
         unsafe {
             let q = Self::head(&self.q, tq, b, i, h * d);
             let k = Self::head(&self.k, tk, b, 0, h * d);
-            let kt = Matrix { row: k.column, column: k.row, ..k };
-            let out = Matrix { start: scores.as_mut_ptr(), row: keys, column: 1 };
-            product((n, keys, d), q, kt, out, false, self.op.scale as f32);
+            let out = Matrix::rows(scores.as_mut_ptr(), keys);
+            let scale = self.op.scale as f32;
+            Product { scale, ..Product::new((n, keys, d), q, k.transposed(), out) }.run(self.arch, work);
         }
     }
 
@@ -88,7 +89,7 @@ impl Cpu {
         let (batch, tq, tk, heads, d) = op.sizes();
         let (all, out) = (Heads::new(self, op)?, self.heads(&op.out)?);
         let lse = self.f(&op.lse.reshape(&[1, batch * heads * tq]))?;
-        self.scratch.reserve(self.threads(), BLOCK * tk);
+        self.scratch.reserve(self.threads(), BLOCK * tk + SCRATCH);
         self.for_chunks(
             batch * heads,
             1,
@@ -96,13 +97,13 @@ impl Cpu {
             |pair| {
                 let (b, h) = (pair.start / heads, pair.start % heads);
                 let mut scratch = self.scratch.take();
-                let scratch = scratch.slice(BLOCK * tk);
+                let (scratch, work) = scratch.slice(BLOCK * tk + SCRATCH).split_at_mut(BLOCK * tk);
                 for i in (0..tq).step_by(BLOCK) {
                     let n = BLOCK.min(tq - i);
                     let keys = op.visible(i + n - 1);
                     let scores = &mut scratch[..n * keys];
                     // SAFETY: the block's queries exist and `scores` fits.
-                    unsafe { all.scores(b, h, i, n, keys, scores) };
+                    unsafe { all.scores((b, h), i, n, keys, scores, work) };
                     for (r, row) in scores.chunks_exact_mut(keys).enumerate() {
                         let visible = all.hide(b, i + r, row);
                         lse.set(0, (b * heads + h) * tq + i + r, softmax(row, visible));
@@ -110,10 +111,10 @@ impl Cpu {
                     }
                     // SAFETY: this chunk alone writes these rows of this head.
                     unsafe {
-                        let p = Matrix { start: scores.as_mut_ptr(), row: keys, column: 1 };
+                        let p = Matrix::rows(scores.as_mut_ptr(), keys);
                         let v = Heads::head(&all.v, tk, b, 0, h * d);
                         let o = Heads::head(&out, tq, b, i, h * d);
-                        product((n, d, keys), p, v, o, false, 1.0);
+                        Product::new((n, d, keys), p, v, o).run(self.arch, work);
                     }
                 }
             },

@@ -1,7 +1,7 @@
 //! The gradient of attention: scores are computed again block by block from the log-sum-exp.
 
 use super::attention::{BLOCK, Heads, weight};
-use super::linear::{Matrix, product};
+use super::gemm::{Matrix, Product, SCRATCH};
 use super::{Cpu, math};
 use crate::device::ops::AttentionBackward;
 use crate::error::Result;
@@ -17,7 +17,7 @@ impl Cpu {
         let (lse, delta) = (flat(&f.lse)?, flat(&op.delta)?);
         // P after dropout, dP and then dS, and the undropped P where dropout makes them differ.
         let parts = if f.dropout.is_some() { 3 } else { 2 };
-        self.scratch.reserve(self.threads(), parts * BLOCK * tk);
+        self.scratch.reserve(self.threads(), parts * BLOCK * tk + SCRATCH);
         self.for_chunks(
             batch * heads,
             1,
@@ -33,7 +33,7 @@ impl Cpu {
                     }
                 }
                 let mut scratch = self.scratch.take();
-                let scratch = scratch.slice(parts * BLOCK * tk);
+                let (scratch, work) = scratch.slice(parts * BLOCK * tk + SCRATCH).split_at_mut(parts * BLOCK * tk);
                 for i in (0..tq).step_by(BLOCK) {
                     let n = BLOCK.min(tq - i);
                     let keys = f.visible(i + n - 1);
@@ -42,11 +42,10 @@ impl Cpu {
                     let kept = if parts == 3 { &mut rest[..n * keys] } else { &mut rest[..0] };
                     // SAFETY: the block's queries exist, `p` and `ds` fit; dout and V are only read.
                     unsafe {
-                        all.scores(b, h, i, n, keys, p);
+                        all.scores((b, h), i, n, keys, p, work);
                         let v = Heads::head(&all.v, tk, b, 0, column);
-                        let vt = Matrix { row: v.column, column: v.row, ..v };
                         let o = Heads::head(&dout, tq, b, i, column);
-                        product((n, keys, d), o, vt, matrix(ds, keys), false, 1.0);
+                        Product::new((n, keys, d), o, v.transposed(), matrix(ds, keys)).run(self.arch, work);
                     }
                     for r in 0..n {
                         let (row, at) = (b * tq + i + r, (b * heads + h) * tq + i + r);
@@ -77,10 +76,15 @@ impl Cpu {
                         let g = Heads::head(&dout, tq, b, i, column);
                         let scale = f.scale as f32;
                         let (p, ds) = (matrix(p, keys), matrix(ds, keys));
-                        let transposed = |m: Matrix| Matrix { row: m.column, column: m.row, ..m };
-                        product((n, d, keys), ds, k, Heads::head(&dq, tq, b, i, column), false, scale);
-                        product((keys, d, n), transposed(ds), q, Heads::head(&dk, tk, b, 0, column), true, scale);
-                        product((keys, d, n), transposed(p), g, Heads::head(&dv, tk, b, 0, column), true, 1.0);
+                        let (dq, dk, dv) = (
+                            Heads::head(&dq, tq, b, i, column),
+                            Heads::head(&dk, tk, b, 0, column),
+                            Heads::head(&dv, tk, b, 0, column),
+                        );
+                        Product { scale, ..Product::new((n, d, keys), ds, k, dq) }.run(self.arch, work);
+                        Product { scale, add: true, ..Product::new((keys, d, n), ds.transposed(), q, dk) }
+                            .run(self.arch, work);
+                        Product { add: true, ..Product::new((keys, d, n), p.transposed(), g, dv) }.run(self.arch, work);
                     }
                 }
             },
@@ -90,5 +94,5 @@ impl Cpu {
 }
 
 fn matrix(block: &mut [f32], pitch: usize) -> Matrix {
-    Matrix { start: block.as_mut_ptr(), row: pitch, column: 1 }
+    Matrix::rows(block.as_mut_ptr(), pitch)
 }
