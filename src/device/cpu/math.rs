@@ -122,6 +122,38 @@ pub fn scale_by_grad(kind: Activation, pre: &[f32], out: &mut [f32]) {
 /// Lanes of the reductions below. Fixed, so that sums do not depend on the machine's vector width.
 const LANES: usize = 16;
 
+/// One value of all lanes, by halves: half of the vector meets the other half, as shuffles do it.
+#[inline(always)]
+fn across(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = f(lanes[l], lanes[l + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// `f` of every element in its place, and the sum of them, in a fixed order.
+#[inline(always)]
+pub fn map_sum(row: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (whole, rest) = row.as_chunks_mut::<LANES>();
+    for block in whole {
+        for l in 0..LANES {
+            block[l] = f(block[l]);
+            lanes[l] += block[l];
+        }
+    }
+    let mut tail = 0.0;
+    for v in rest {
+        *v = f(*v);
+        tail += *v;
+    }
+    tail + across(lanes, |a, b| a + b)
+}
+
 /// Sum of `f` over a row, in a fixed order.
 #[inline(always)]
 pub fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
@@ -133,7 +165,7 @@ pub fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
         }
     }
     let tail: f32 = rest.iter().map(|&v| f(v)).sum();
-    tail + lanes.iter().sum::<f32>()
+    tail + across(lanes, |a, b| a + b)
 }
 
 /// Sum of `f` over two rows of one length.
@@ -148,7 +180,7 @@ pub fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
         }
     }
     let tail: f32 = ra.iter().zip(rb).map(|(&x, &y)| f(x, y)).sum();
-    tail + lanes.iter().sum::<f32>()
+    tail + across(lanes, |a, b| a + b)
 }
 
 /// Sum of `f` over three rows of one length.
@@ -164,7 +196,7 @@ pub fn sum3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32) -
         }
     }
     let tail: f32 = ra.iter().zip(rb).zip(rc).map(|((&x, &y), &z)| f(x, y, z)).sum();
-    tail + lanes.iter().sum::<f32>()
+    tail + across(lanes, |a, b| a + b)
 }
 
 /// Largest element; -infinity for an empty row.
@@ -177,12 +209,9 @@ pub fn max(row: &[f32]) -> f32 {
             lanes[l] = if block[l] > lanes[l] { block[l] } else { lanes[l] };
         }
     }
-    // Plain loops: a chained fold is not inlined here.
-    let mut largest = f32::NEG_INFINITY;
+    // A plain loop: a fold is not inlined here.
+    let mut largest = across(lanes, |a, b| if a > b { a } else { b });
     for &v in rest {
-        largest = if v > largest { v } else { largest };
-    }
-    for v in lanes {
         largest = if v > largest { v } else { largest };
     }
     largest

@@ -9,7 +9,7 @@
 //! Every element is the sum over k in order, by fused multiply-adds, in runs of [`DEPTH`]: the same bits for any cut of the output
 //! into blocks, any number of threads, and any vector width.
 
-mod pack;
+pub mod pack;
 
 use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
@@ -63,30 +63,24 @@ impl Matrix {
 }
 
 /// Longest run of k between two additions to the output: a packed piece of `a` takes 24 KiB of the first-level cache.
-const DEPTH: usize = 512;
+pub const DEPTH: usize = 512;
+/// From row to row of a packed piece of `a`: a power of two would put all rows into the same few lines of the cache.
+pub const PITCH: usize = DEPTH + 16;
 /// Most columns of a strip: 768 KiB of packed `b`, three quarters of the second-level cache of most servers.
 pub const STRIP: usize = 384;
 /// Vectors of a row of a tile.
-const VECTORS: usize = 2;
+pub const VECTORS: usize = 2;
 /// Rows of a tile where there are 32 vector registers, the most.
 pub const ROWS: usize = 12;
 /// Columns of the widest tile: two vectors of 16.
 pub const COLUMNS: usize = 32;
 /// Floats of working memory for one thread: packed pieces of `b` and `a`, and what aligns them.
-pub const SCRATCH: usize = DEPTH * (STRIP + ROWS) + 16;
+pub const SCRATCH: usize = DEPTH * STRIP + PITCH * ROWS + 16;
 
 /// What follows a product. A trait and not a closure: it must be compiled into the loops, with their vector instructions.
 pub trait Finish {
     /// These rows and columns of the output are complete, and still in the first-level cache.
     fn finish(&self, rows: Range<usize>, columns: Range<usize>);
-}
-
-/// Nothing follows.
-pub struct Bare;
-
-impl Finish for Bare {
-    #[inline(always)]
-    fn finish(&self, _: Range<usize>, _: Range<usize>) {}
 }
 
 /// `c = [c +] scale a b` for some rows and columns of the output.
@@ -104,13 +98,6 @@ pub struct Product<F> {
     pub finish: F,
 }
 
-impl Product<Bare> {
-    /// A whole product of `m x k` and `k x n` that overwrites `c`.
-    pub fn new((m, n, k): (usize, usize, usize), a: Matrix, b: Matrix, c: Matrix) -> Self {
-        Product { rows: 0..m, columns: 0..n, k, a, b, c, add: false, scale: 1.0, finish: Bare }
-    }
-}
-
 impl<F: Finish> Product<F> {
     /// Runs on the caller's thread.
     ///
@@ -121,7 +108,7 @@ impl<F: Finish> Product<F> {
     /// `scratch` is shorter than [`SCRATCH`].
     pub unsafe fn run(&self, arch: Arch, scratch: &mut [f32]) {
         let skip = scratch.as_ptr().align_offset(64);
-        let (strip, piece) = scratch[skip..skip + DEPTH * (STRIP + ROWS)].split_at_mut(DEPTH * STRIP);
+        let (strip, piece) = scratch[skip..skip + SCRATCH - 16].split_at_mut(DEPTH * STRIP);
         arch.dispatch(Run { product: self, strip, piece });
     }
 
@@ -185,9 +172,9 @@ impl<F: Finish> Product<F> {
                     let (c, size) = (self.c.at(i, columns.start + p), (height, nr.min(width - p)));
                     let panel = strip.as_ptr().add(p * depth);
                     if across {
-                        tile::<S, MR, true>(simd, depth, piece.as_ptr(), panel, c, size, target);
+                        tile::<S, MR, true>(simd, depth, (piece.as_ptr(), MR), panel, c, size, target);
                     } else {
-                        tile::<S, MR, false>(simd, depth, piece.as_ptr(), panel, c, size, target);
+                        tile::<S, MR, false>(simd, depth, (piece.as_ptr(), 1), panel, c, size, target);
                     }
                 }
             }
@@ -237,16 +224,19 @@ fn even(n: usize, most: usize, unit: usize) -> usize {
     n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(unit).max(1)
 }
 
-/// `MR` rows and two vectors of the output. `ACROSS`: for each k the rows' elements of `a` lie side by side; else each row lies
-/// in one piece, [`DEPTH`] apart. `size`: rows and columns that exist. `target`: whether to add, and the scale.
+/// `MR` rows and two vectors of the output, over `depth` k.
+///
+/// `a` with the distance from one k to the next. `ACROSS`: for each k the rows' elements lie side by side; else each row lies in
+/// one piece, [`PITCH`] apart. `b`: a panel, aligned to vectors. `size`: rows and columns that exist. `target`: whether to add,
+/// and the scale.
 ///
 /// # Safety
-/// `a` and the panel `b` hold `depth` packed rows, the latter aligned to vectors; `c` has `size` elements.
+/// `a` holds `MR` rows and `b` the panel; `c` has `size` elements.
 #[inline(always)]
-unsafe fn tile<S: Simd, const MR: usize, const ACROSS: bool>(
+pub unsafe fn tile<S: Simd, const MR: usize, const ACROSS: bool>(
     simd: S,
     depth: usize,
-    a: *const f32,
+    (a, step): (*const f32, usize),
     b: *const f32,
     c: Matrix,
     (height, columns): (usize, usize),
@@ -265,7 +255,7 @@ unsafe fn tile<S: Simd, const MR: usize, const ACROSS: bool>(
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
-            let x = simd.splat_f32s(unsafe { *a.add(if ACROSS { k * MR + r } else { r * DEPTH + k }) });
+            let x = simd.splat_f32s(unsafe { *a.add(if ACROSS { k * step + r } else { r * PITCH + k }) });
             for (sum, row) in sums.iter_mut().zip(row) {
                 *sum = simd.mul_add_e_f32s(x, row, *sum);
             }

@@ -1,6 +1,6 @@
 //! Pieces of the factors of a product, packed for its tiles. Rows and columns that do not exist are packed as zeros.
 
-use super::{DEPTH, Matrix, VECTORS};
+use super::{Matrix, PITCH, VECTORS};
 use pulp::Simd;
 use std::ops::Range;
 
@@ -15,6 +15,12 @@ pub fn prefetch(at: *const f32) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Loads `n` elements of each of some rows into the second-level cache.
+#[inline(always)]
+pub fn fetch_rows(from: Matrix, rows: usize, n: usize) {
+    fetch(from.start, from, rows, 0..n);
 }
 
 /// Loads a part of the rows of `a` from `next` on into the second-level cache: `ahead` of their run of k.
@@ -39,13 +45,13 @@ pub fn fetch(next: *const f32, a: Matrix, rows: usize, ahead: Range<usize>) {
     }
 }
 
-/// `depth` elements of `height` rows, each row in one piece, [`DEPTH`] apart.
+/// `depth` elements of `height` rows, each row in one piece, [`PITCH`] apart.
 ///
 /// # Safety
 /// `a` has them, side by side in a row.
 #[inline(always)]
 pub unsafe fn along<const MR: usize>(a: Matrix, height: usize, depth: usize, to: &mut [f32]) {
-    for (r, row) in to.chunks_exact_mut(DEPTH).take(MR).enumerate() {
+    for (r, row) in to.chunks_exact_mut(PITCH).take(MR).enumerate() {
         let row = &mut row[..depth];
         if r < height {
             // SAFETY: the caller's promise.
@@ -88,7 +94,7 @@ pub unsafe fn strip<S: Simd>(b: Matrix, depth: usize, width: usize, to: &mut [f3
         let from = unsafe { b.at(0, p * nr) };
         if b.column != 1 {
             // SAFETY: as above.
-            unsafe { turned(from, depth, columns, nr, panel) };
+            unsafe { turned::<S>(from, depth, columns, panel) };
             continue;
         }
         for (k, to) in panel.chunks_exact_mut(nr).enumerate() {
@@ -113,13 +119,14 @@ pub unsafe fn strip<S: Simd>(b: Matrix, depth: usize, width: usize, to: &mut [f3
 /// # Safety
 /// As [`strip`].
 #[inline(always)]
-unsafe fn turned(b: Matrix, depth: usize, columns: usize, nr: usize, panel: &mut [f32]) {
+unsafe fn turned<S: Simd>(b: Matrix, depth: usize, columns: usize, panel: &mut [f32]) {
+    let nr = VECTORS * S::F32_LANES;
     for c in (0..nr).step_by(8) {
         let there = columns.saturating_sub(c).min(8);
         let squares = if there == 8 { depth / 8 * 8 } else { 0 };
         for k in (0..squares).step_by(8) {
             // SAFETY: eight columns and eight k exist.
-            unsafe { square(b.at(k, c), panel.as_mut_ptr().add(k * nr + c), nr) };
+            unsafe { square::<S>(b.at(k, c), panel.as_mut_ptr().add(k * nr + c), nr) };
         }
         for k in squares..depth {
             for (x, to) in panel[k * nr + c..(k + 1) * nr].iter_mut().take(8).enumerate() {
@@ -130,32 +137,57 @@ unsafe fn turned(b: Matrix, depth: usize, columns: usize, nr: usize, panel: &mut
     }
 }
 
-/// Eight columns of eight elements become eight rows. The steps are the shuffles of 256-bit vectors, which compilers find.
+/// Eight columns of eight elements become eight rows.
 ///
 /// # Safety
 /// They exist on both sides.
 #[inline(always)]
-unsafe fn square(b: Matrix, to: *mut f32, pitch: usize) {
-    type Row = [f32; 8];
-    // SAFETY: the caller's promise.
-    let r: [Row; 8] = std::array::from_fn(|i| unsafe { b.at(0, i).start.cast::<Row>().read_unaligned() });
-    let low = |a: Row, b: Row| [a[0], b[0], a[1], b[1], a[4], b[4], a[5], b[5]];
-    let high = |a: Row, b: Row| [a[2], b[2], a[3], b[3], a[6], b[6], a[7], b[7]];
-    let first = |a: Row, b: Row| [a[0], a[1], b[0], b[1], a[4], a[5], b[4], b[5]];
-    let second = |a: Row, b: Row| [a[2], a[3], b[2], b[3], a[6], a[7], b[6], b[7]];
-    let lower = |a: Row, b: Row| [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
-    let upper = |a: Row, b: Row| [a[4], a[5], a[6], a[7], b[4], b[5], b[6], b[7]];
-    // Four columns a half: rows 0 and 4, 1 and 5, 2 and 6, 3 and 7 of the result.
-    let half = |r: [Row; 4]| {
-        let (p, q) = ((low(r[0], r[1]), high(r[0], r[1])), (low(r[2], r[3]), high(r[2], r[3])));
-        [first(p.0, q.0), second(p.0, q.0), first(p.1, q.1), second(p.1, q.1)]
+unsafe fn square<S: Simd>(b: Matrix, to: *mut f32, pitch: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if S::F32_LANES >= 8 {
+        // SAFETY: the caller's promise; vectors of 8 or 16 are AVX's.
+        unsafe { square_avx(b, to, pitch) };
+        return;
+    }
+    for k in 0..8 {
+        for c in 0..8 {
+            // SAFETY: the caller's promise.
+            unsafe { *to.add(k * pitch + c) = *b.at(k, c).start };
+        }
+    }
+}
+
+/// [`square`] by 24 shuffles. Written out, because compilers make gathers or single loads of the plain loop.
+///
+/// # Safety
+/// As [`square`], and the machine has AVX.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+#[inline]
+unsafe fn square_avx(b: Matrix, to: *mut f32, pitch: usize) {
+    use std::arch::x86_64::{
+        _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
+        _mm256_unpacklo_ps,
     };
-    let (left, right) = (half([r[0], r[1], r[2], r[3]]), half([r[4], r[5], r[6], r[7]]));
-    for i in 0..4 {
-        // SAFETY: as above.
+    // SAFETY: the caller's promise.
+    let load = |c: usize| unsafe { _mm256_loadu_ps(b.at(0, c).start) };
+    // Four columns: k 0 and 4, 1 and 5, 2 and 6, 3 and 7 of the result.
+    let half = |c: usize| {
+        let (x, y, z, w) = (load(c), load(c + 1), load(c + 2), load(c + 3));
+        let (low, high) = (_mm256_unpacklo_ps(x, y), _mm256_unpackhi_ps(x, y));
+        let (low2, high2) = (_mm256_unpacklo_ps(z, w), _mm256_unpackhi_ps(z, w));
+        [
+            _mm256_shuffle_ps::<0x44>(low, low2),
+            _mm256_shuffle_ps::<0xee>(low, low2),
+            _mm256_shuffle_ps::<0x44>(high, high2),
+            _mm256_shuffle_ps::<0xee>(high, high2),
+        ]
+    };
+    for (k, (left, right)) in half(0).into_iter().zip(half(4)).enumerate() {
+        // SAFETY: the caller's promise.
         unsafe {
-            to.add(i * pitch).cast::<Row>().write_unaligned(lower(left[i], right[i]));
-            to.add((i + 4) * pitch).cast::<Row>().write_unaligned(upper(left[i], right[i]));
+            _mm256_storeu_ps(to.add(k * pitch), _mm256_permute2f128_ps::<0x20>(left, right));
+            _mm256_storeu_ps(to.add((k + 4) * pitch), _mm256_permute2f128_ps::<0x31>(left, right));
         }
     }
 }
