@@ -1,10 +1,9 @@
 //! The parts of a run's page. What comes from files is escaped in the cells and paragraphs that take it.
 
-use super::plot::Picture;
+use super::canvas::Drawing;
 use super::run::{Operation, Operator, Position, Run, Sample, Side, Stage};
 use super::savings::{Point, Savings, saved};
 use super::text::{duration, engineering, escape, in_seconds, percent};
-use crate::error::Result;
 use serde_json::Value;
 
 const STYLE: &str = "
@@ -57,12 +56,8 @@ impl Page {
         self.raw(&format!("<p class=\"hint\">{}</p>\n", escape(text)));
     }
 
-    /// # Errors
-    /// As [`Picture::inline`].
-    pub fn picture(&mut self, picture: &Picture) -> Result<()> {
-        let svg = picture.inline()?;
-        self.raw(&svg);
-        Ok(())
+    pub fn picture(&mut self, picture: &Drawing) {
+        self.raw(&picture.inline());
     }
 
     /// Cells of text. Columns that say nothing are left out, and so is a table without rows.
