@@ -35,6 +35,8 @@ pub struct Request {
     pub rounds: usize,
     /// At least so many seconds; if none, as long as makes sense.
     pub seconds: Option<f64>,
+    /// Tells this version from others in a report.
+    pub label: Option<String>,
 }
 
 /// Takes text for people, and lines of JSON, as they come.

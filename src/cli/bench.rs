@@ -34,6 +34,9 @@ pub struct Args {
     /// At least so many seconds for every case [default: 1, for a step 15]
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
+    /// Written into the lines of JSON: tells this version from others, as before and after a change, in `vcycle bench report`
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
     /// A line of JSON for every case into this file, or with `-` to standard output (the table then goes to standard error)
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
@@ -98,6 +101,7 @@ impl Args {
             },
             rounds: self.rounds as usize,
             seconds: self.seconds,
+            label: self.label.clone(),
         }
     }
 
