@@ -5,6 +5,7 @@ pub mod inputs;
 pub mod machine;
 pub mod measure;
 mod output;
+pub mod report;
 pub mod roofline;
 pub mod shapes;
 pub mod stats;

@@ -1,4 +1,4 @@
-use super::{DeviceArgs, print};
+use super::{DeviceArgs, bench_report, print};
 use crate::bail;
 use crate::bench::machine::Wish;
 use crate::bench::shapes::{self, Subject};
@@ -12,11 +12,14 @@ use std::path::PathBuf;
 
 /// What operations and training steps take: median, best, spread, rates, and the part of what this device gives at its best
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = shapes::help(), after_long_help = format!("{HOW}\n\n{}", shapes::help()))]
 pub struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to measure
-    #[arg(value_enum)]
-    subject: What,
+    #[arg(value_enum, required = true)]
+    subject: Option<What>,
     /// A name, or sizes: see below
     #[arg(long, value_name = "NAME|SIZES")]
     shape: Option<String>,
@@ -40,6 +43,11 @@ pub struct Args {
     /// A line of JSON for every case into this file, or with `-` to standard output (the table then goes to standard error)
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+}
+
+#[derive(clap::Subcommand)]
+enum Other {
+    Report(bench_report::Args),
 }
 
 const HOW: &str = "\
@@ -76,9 +84,9 @@ fn seconds(text: &str) -> Result<f64> {
 }
 
 impl Args {
-    fn request(&self) -> Request {
+    fn request(&self, subject: What) -> Request {
         Request {
-            subject: match self.subject {
+            subject: match subject {
                 What::Gemm => Subject::Gemm,
                 What::Attention => Subject::Attention,
                 What::LayerNorm => Subject::LayerNorm,
@@ -105,7 +113,11 @@ impl Args {
         }
     }
 
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
+        if let Some(Other::Report(report)) = self.other.take() {
+            return report.run();
+        }
+        let Some(subject) = self.subject else { bail!("what to measure? `vcycle bench --help` lists all") };
         let to_stdout = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
         // Opened first: nobody wants to hear after minutes that it cannot be.
         let mut file = match &self.json {
@@ -121,7 +133,7 @@ impl Args {
             None if to_stdout => print(format_args!("{value}\n")),
             None => Ok(()),
         };
-        bench::run(&self.request(), &mut Sink { say: &mut say, json: &mut json })?;
+        bench::run(&self.request(subject), &mut Sink { say: &mut say, json: &mut json })?;
         file.map_or(Ok(()), AtomicFile::commit)
     }
 }

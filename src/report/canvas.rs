@@ -1,6 +1,6 @@
 //! What all pictures share: SVG that needs no fonts where it is drawn (text stays text), its palette, its sizes.
 
-use super::text::escape;
+use super::text::{escape, printable};
 use crate::error::{Error, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -97,7 +97,8 @@ impl Drawing {
             height * SCALE,
             escape(description)
         );
-        Ok(Drawing { body: body.strip_suffix("</svg>").unwrap_or(body).to_string(), attributes })
+        // Plotters escapes texts, but leaves in them what XML cannot hold.
+        Ok(Drawing { body: printable(body.strip_suffix("</svg>").unwrap_or(body)), attributes })
     }
 
     /// As a file of its own.
