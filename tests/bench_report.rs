@@ -388,6 +388,11 @@ fn what_bench_writes_is_read_with_its_label() {
     row(&text, "Figures", &["layernorm 3x8 backward", on, "vcycle (one)"]);
     assert!(cell(&row(&text, "Where", &["step 1x1x8x4x1x9", on]), "linear").parse::<f64>().expect("ms") > 0.0);
     assert!(dir.path().join("out/roofline.svg").exists() && dir.path().join("out/step.svg").exists());
+    for label in ["", " ", &"x".repeat(201)] {
+        let args = ["bench", "layernorm", "--shape", "3x8", "--label", label];
+        let out = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("it runs");
+        assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("1 to 200"), "{label:?}");
+    }
     let line = std::fs::read_to_string(dir.path().join("step-one.jsonl")).expect("lines");
     let line: Value = serde_json::from_str(line.trim()).expect("JSON");
     assert!(line.as_object().expect("an object").contains_key("joules_per_step") && line["label"] == "one");

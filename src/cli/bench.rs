@@ -1,6 +1,7 @@
 use super::{DeviceArgs, bench_report, print};
 use crate::bail;
 use crate::bench::machine::Wish;
+use crate::bench::report::LONGEST;
 use crate::bench::shapes::{self, Subject};
 use crate::bench::{self, Request, Sink};
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
     /// Written into the lines of JSON: tells this version from others, as before and after a change, in `vcycle bench report`
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = label)]
     label: Option<String>,
     /// A line of JSON for every case into this file, or with `-` to standard output (the table then goes to standard error)
     #[arg(long, value_name = "FILE|-")]
@@ -80,6 +81,13 @@ fn seconds(text: &str) -> Result<f64> {
     match text.parse::<f64>() {
         Ok(n) if (0.0..=86_400.0).contains(&n) => Ok(n),
         _ => bail!("{text:?} is no number of seconds from 0 to 86400"),
+    }
+}
+
+fn label(text: &str) -> Result<String> {
+    match text.chars().count() {
+        1..=LONGEST if !text.trim().is_empty() => Ok(text.into()),
+        n => bail!("a label has 1 to {LONGEST} characters, and not only spaces; this one has {n}"),
     }
 }
 

@@ -16,9 +16,10 @@ h2 { margin-top: 2em; border-bottom: 1px solid #bbb; }
 svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; margin: 1em 0; }
 caption { text-align: left; font-weight: bold; padding-bottom: 0.3em; }
-th, td { padding: 0.2em 0.8em; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
+th, td { padding: 0.2em 0.6em; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
 th { border-bottom: 1px solid #888; }
-th:first-child, td:first-child { text-align: left; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+td:first-child, td:nth-child(2) { white-space: nowrap; }
 td.bar { width: 300px; }
 td.bar div { height: 1em; margin-top: 0.25em; background: #0072b2; }
 pre { padding: 1em; background: #f5f5f5; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }

@@ -46,7 +46,7 @@ pub struct Line {
 /// Bytes of a file of lines at most: some 60,000 of them.
 const MOST_BYTES: u64 = 1 << 26;
 /// What names may have in characters.
-const LONGEST: usize = 200;
+pub const LONGEST: usize = 200;
 /// Milliseconds that are a measurement: from a picosecond to 30 years.
 const MILLISECONDS: std::ops::RangeInclusive<f64> = 1e-9..=1e12;
 /// No count and no rate is larger.
