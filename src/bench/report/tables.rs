@@ -122,16 +122,14 @@ pub fn figures(cases: &[Case]) -> Grid {
 
 /// Where a step's time goes, in milliseconds.
 pub fn operations(operations: &Operations) -> Option<Grid> {
-    let mut columns = head(&["ours"]);
+    let mut columns = head(&["ours", "sum"]);
     columns.extend(operations.names());
-    columns.push("sum".to_string());
     let rows: Vec<_> = operations
         .bars()
         .map(|(case, bar)| {
             let mut row = subject(case);
-            row.push(bar.who.clone());
+            row.extend([bar.who.clone(), significant(bar.sum())]);
             row.extend(bar.parts.iter().map(|&ms| if ms > 0.0 { significant(ms) } else { String::new() }));
-            row.push(significant(bar.sum()));
             row
         })
         .collect();
