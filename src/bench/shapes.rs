@@ -167,6 +167,11 @@ impl Subject {
         self.kind().name
     }
 
+    /// Those of all subjects.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        KINDS.iter().map(|kind| kind.name)
+    }
+
     /// Shapes by a name, the first part of some names (`bert`: all of BERT's), or sizes.
     ///
     /// # Errors
