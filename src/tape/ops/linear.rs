@@ -103,7 +103,7 @@ impl Tape {
             let (out, accumulate) = self.target(x);
             let mut product = Linear { accumulate, ..Linear::product(dy, op.b, out, (false, !op.tb)) };
             if let (Some((kind, pre)), false) = (self.activation_behind(x), accumulate) {
-                product.epilogue = Epilogue::ActivateGrad { kind, pre };
+                product.epilogue = Epilogue::ActivateGrad { kind, pre, value: None };
                 self.vars[x.0 as usize].through_activation = true;
             }
             self.push_op(product);
