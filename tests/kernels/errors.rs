@@ -2,8 +2,8 @@
 //! changed in each way that a mistake could change it.
 
 use vcycle::device::ops::{
-    Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, LayerNorm, Linear,
-    Mask, Multilevel, Op, StepState,
+    Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, Epilogue,
+    LayerNorm, Linear, Mask, Multilevel, Op, StepState,
 };
 use vcycle::parity::lab::Lab;
 use vcycle::parity::{STEMS, Size};
@@ -181,9 +181,15 @@ fn in_place_with_a_third_operand() {
     let [row, vector] = [&[4][..], &[4]].map(|dims| lab.input((dims, 0)));
     let (mean, rstd) = (lab.output((&[4], 0)), lab.output((&[4], 0)));
     let mask = Mask { p: 0.5, site: 1, state };
-    let ops: [Op; 4] = [
+    let gradient = |pre: Tensor| Epilogue::ActivateGrad { kind: Activation::GeluTanh, pre, value: Some(x) };
+    let product = Linear::product(w, w, out, (false, false));
+    let ops: [Op; 7] = [
         Dropout { x, residual: Some(x), out: x, mask }.into(),
         Linear { residual: Some(x), ..Linear::product(x, w, x, (false, false)) }.into(),
+        Linear { epilogue: gradient(x), residual: Some(x), ..product }.into(),
+        Linear { epilogue: gradient(x), ..Linear::product(x, w, out, (false, false)) }.into(),
+        // Alone it may overwrite the input of its activation, and nothing else.
+        Linear { epilogue: gradient(w), residual: Some(x), ..product }.into(),
         ActivationBackward { kind: Activation::GeluErf, dout: x, pre: x, dx: x }.into(),
         LayerNorm { x, residual: Some(x), sum: Some(x), weight: row, bias: vector, out, mean, rstd, eps: 1e-5 }.into(),
     ];

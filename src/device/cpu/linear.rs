@@ -88,6 +88,8 @@ struct Surroundings<'a> {
     /// Where the product goes: to the pre-activation where one is kept, else to the output.
     raw: View<'a, f32>,
     pre: Option<View<'a, f32>>,
+    /// Where f(pre) goes beside a derivative.
+    value: Option<View<'a, f32>>,
     out: View<'a, f32>,
 }
 
@@ -99,6 +101,10 @@ impl<'a> Surroundings<'a> {
             Epilogue::ActivateGrad { pre, .. } => (out, Some(cpu.f(&pre)?)),
             _ => (out, None),
         };
+        let value = match op.epilogue {
+            Epilogue::ActivateGrad { value, .. } => cpu.maybe(&value)?,
+            _ => None,
+        };
         let residual = cpu.maybe(&op.residual)?;
         let in_place = residual.is_some_and(|r| r.pointer() == out.pointer());
         let bias = op.bias.as_ref().map(|t| cpu.slice(t)).transpose()?;
@@ -109,6 +115,7 @@ impl<'a> Surroundings<'a> {
             in_place,
             raw,
             pre,
+            value,
             out,
         })
     }
@@ -125,14 +132,23 @@ impl<'a> Surroundings<'a> {
             if let Some(bias) = self.bias {
                 raw.iter_mut().zip(&bias[columns.clone()]).for_each(|(z, b)| *z += b);
             }
-            match (self.epilogue, &self.pre) {
-                (Epilogue::Activate { kind, .. }, _) if keeps_pre => {
+            match (self.epilogue, &self.pre, &self.value) {
+                (Epilogue::Activate { kind, .. }, ..) if keeps_pre => {
                     // SAFETY: as above.
                     math::activate(kind, raw, unsafe { self.out.span_mut(r, columns.clone()) });
                 }
-                (Epilogue::Activate { kind, .. }, _) => math::activate_in_place(kind, raw),
+                (Epilogue::Activate { kind, .. }, ..) => math::activate_in_place(kind, raw),
+                (Epilogue::ActivateGrad { kind, .. }, Some(pre), Some(value)) => {
+                    // SAFETY: as above, of `value`; nothing else looks at it while this is there.
+                    let z = unsafe { value.span_mut(r, columns.clone()) };
+                    if pre.pointer() != value.pointer() {
+                        // SAFETY: pre is only read, and is not `value`.
+                        z.copy_from_slice(unsafe { pre.span(r, columns.clone()) });
+                    }
+                    math::scale_by_grad_and_activate(kind, z, raw);
+                }
                 // SAFETY: pre is only read.
-                (Epilogue::ActivateGrad { kind, .. }, Some(pre)) => {
+                (Epilogue::ActivateGrad { kind, .. }, Some(pre), None) => {
                     math::scale_by_grad(kind, unsafe { pre.span(r, columns.clone()) }, raw);
                 }
                 _ => {}

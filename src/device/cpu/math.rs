@@ -67,13 +67,14 @@ pub fn gelu_tanh(x: f32) -> f32 {
     x * logistic(TANH_SLOPE * x * (TANH_CUBIC * x).mul_add(x, 1.0))
 }
 
+/// The value has the bits of [`gelu_tanh`].
 #[inline(always)]
-pub fn gelu_tanh_grad(x: f32) -> f32 {
+pub fn gelu_tanh_with_grad(x: f32) -> (f32, f32) {
     let e = exp(-TANH_SLOPE * x * (TANH_CUBIC * x).mul_add(x, 1.0));
     let s = 1.0 / (1.0 + e);
     let slope = TANH_SLOPE * (3.0 * TANH_CUBIC * x).mul_add(x, 1.0);
     // e s is 1 - s without the cancellation, which x times the slope would magnify.
-    (x * slope * s).mul_add(e * s, s)
+    (x * s, (x * slope * s).mul_add(e * s, s))
 }
 
 #[inline(always)]
@@ -81,10 +82,12 @@ pub fn gelu_erf(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// The value has the bits of [`gelu_erf`].
 #[inline(always)]
-pub fn gelu_erf_grad(x: f32) -> f32 {
+pub fn gelu_erf_with_grad(x: f32) -> (f32, f32) {
     let density = 0.398_942_3 * exp(-0.5 * x * x);
-    x.mul_add(density, 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)))
+    let twice = 1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2);
+    (0.5 * x * twice, x.mul_add(density, 0.5 * twice))
 }
 
 #[inline(always)]
@@ -114,8 +117,21 @@ pub fn activate_in_place(kind: Activation, z: &mut [f32]) {
 #[inline(always)]
 pub fn scale_by_grad(kind: Activation, pre: &[f32], out: &mut [f32]) {
     match kind {
-        Activation::GeluTanh => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_tanh_grad(*z)),
-        Activation::GeluErf => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_erf_grad(*z)),
+        Activation::GeluTanh => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_tanh_with_grad(*z).1),
+        Activation::GeluErf => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_erf_with_grad(*z).1),
+    }
+}
+
+/// `out *= f'(z)`, then `z = f(z)`, for a row.
+#[inline(always)]
+pub fn scale_by_grad_and_activate(kind: Activation, z: &mut [f32], out: &mut [f32]) {
+    let both = |z: &mut f32, o: &mut f32, (value, grad): (f32, f32)| {
+        *o *= grad;
+        *z = value;
+    };
+    match kind {
+        Activation::GeluTanh => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, gelu_tanh_with_grad(*z))),
+        Activation::GeluErf => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, gelu_erf_with_grad(*z))),
     }
 }
 
