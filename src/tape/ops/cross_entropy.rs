@@ -29,7 +29,7 @@ impl Tape {
         let LossOptions { ignore, smoothing, weight } = options;
         // Too few or too many: left as they are, for the operation's check to refuse.
         let labels = if labels.numel() == rows { labels.reshape(&[rows]) } else { labels };
-        let op = CrossEntropy { logits: z, labels, losses, loss, dlogits, ignore, smoothing, weight };
+        let op = CrossEntropy { logits: z, labels, losses, loss, first: 0, dlogits, ignore, smoothing, weight };
         self.push_op(op);
         let result = self.push_result(loss, needs);
         self.push_node(Node::CrossEntropy { op, logits, loss: result });
