@@ -11,7 +11,7 @@ pub struct LossOptions {
     pub smoothing: f64,
     /// Weight in the total: 1 / micro-batches when gradients accumulate.
     pub weight: f64,
-    /// Rows of logits that [`Tape::linear_cross_entropy`] makes at a time; 0: as its file says.
+    /// Rows of logits that [`Tape::linear_cross_entropy`] makes at a time; 0: as many as its file finds best.
     pub strip: usize,
 }
 
