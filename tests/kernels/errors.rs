@@ -208,7 +208,9 @@ fn options_and_strides() {
                 .map(|p| (Op::from(Dropout { mask: Mask { p, ..op.mask }, ..op }), "dropout probability"))
                 .into(),
             Op::CrossEntropy(op) => {
-                [-0.1, 1.0, f64::NAN].map(|smoothing| (Op::from(CrossEntropy { smoothing, ..op }), "smoothing")).into()
+                let beyond = [1, usize::MAX].map(|first| (Op::from(CrossEntropy { first, ..op }), "beyond"));
+                let wrong = [-0.1, 1.0, f64::NAN].map(|smoothing| CrossEntropy { smoothing, ..op });
+                wrong.into_iter().map(|op| (op.into(), "smoothing")).chain(beyond).collect()
             }
             Op::Multilevel(op) => vec![
                 (Multilevel { alpha: 1.1, ..op }.into(), "alpha"),
@@ -255,6 +257,9 @@ fn no_rows_at_all() {
     lab.check(ColumnSum { x, out: column, accumulate: false }, |_, _| 0.0);
     let (ignore, smoothing, weight) = (-100, 0.0, 1.0);
     let dlogits = Some(more);
-    lab.check(CrossEntropy { logits: x, labels, losses, loss, dlogits, ignore, smoothing, weight }, |_, _| 0.0);
+    lab.check(
+        CrossEntropy { logits: x, labels, losses, loss, first: 0, dlogits, ignore, smoothing, weight },
+        |_, _| 0.0,
+    );
     assert_eq!((lab.values(&column), lab.values(&loss)), (vec![0.0; 5], vec![0.0]));
 }
