@@ -115,11 +115,14 @@ while time.perf_counter() - begin < args.seconds or len(times) < 5:
     sync()
     times.append(time.perf_counter() - t0)
 median, best = statistics.median(times), min(times)
+quartiles = statistics.quantiles(times, n=4, method="inclusive")
 flops = B * T * (6 * (params - T * C) + 12 * L * T * C)
 print(json.dumps({
     "bench": "step", "peer": "torch_" + ("compile" if args.compile else "eager") + ("_bf16" if args.bf16 else "_f32"),
-    "version": torch.__version__, "device": args.device, "shape": args.shape, "threads": args.threads, "params": params,
+    "version": torch.__version__, "device": args.device, "shape": args.shape, "sizes": [L, H, C, T, B, V],
+    "threads": args.threads, "precision": "bf16" if args.bf16 else "f32", "params": params,
     "steps": len(times), "ms_median": round(median * 1e3, 3), "ms_best": round(best * 1e3, 3),
+    "spread": round((quartiles[2] - quartiles[0]) / median, 4),
     "tokens_per_s": round(B * T / median), "gflops": round(flops / median / 1e9, 1),
     "rss_mb": round(rss()), "rss_at_start_mb": round(rss_at_start), "loss": round(loss.item(), 4),
 }))

@@ -38,6 +38,29 @@ impl Maps {
         pointers
     }
 
+    /// A map as between models: two heads of a unit's side, each made of as many heads, whole, as the source has for it, or
+    /// heads that are copies of the source's two.
+    fn heads(&mut self, lab: &mut Lab, units: usize, src_units: usize) -> u32 {
+        let of_unit = |unit: usize| -> Vec<usize> {
+            let (block, members) = (units.min(src_units) / 2, src_units / units);
+            match members {
+                0 => vec![unit % src_units],
+                _ => (0..members).map(|m| (unit / block + 2 * m) * block + unit % block).collect(),
+            }
+        };
+        let pointers = self.index.len() as u32;
+        let mut entry = pointers + units as u32 + 1;
+        for unit in 0..units {
+            self.push(entry, 0.0);
+            entry += of_unit(unit).len() as u32;
+        }
+        self.push(entry, 0.0);
+        for source in (0..units).flat_map(of_unit) {
+            self.push(source as u32, lab.random.float());
+        }
+        pointers
+    }
+
     fn layers(&mut self, starts: &[(u32, f64)]) -> (u32, u32) {
         let first = self.index.len() as u32;
         starts.iter().for_each(|&(start, weight)| {
@@ -57,8 +80,15 @@ enum Base {
     InPlace,
 }
 
+/// Makes the map of units of the destination and of the source.
+type Map = fn(&mut Maps, &mut Lab, usize, usize) -> u32;
+
 /// Parameters one behind the other with padding between, each with random maps, or carried over where sizes are equal.
 fn of(lab: &mut Lab, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
+    mapped_by(Maps::random, lab, params, base, alpha, fill)
+}
+
+fn mapped_by(mapped: Map, lab: &mut Lab, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
     let (mut maps, mut items) = (Maps::default(), Vec::new());
     let (mut src, mut dst) = (3, 5);
     for &(rows, cols, src_rows, src_cols, layers) in params {
@@ -67,7 +97,7 @@ fn of(lab: &mut Lab, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Mul
             (0..layers).map(|l| ((src + l * src_rows * src_pitch) as u32, lab.random.float())).collect();
         let mut map = |units: usize, src_units: usize| match units == src_units {
             true => IDENTITY,
-            false => maps.random(lab, units, src_units),
+            false => mapped(&mut maps, lab, units, src_units),
         };
         let (row_map, col_map) = (map(rows, src_rows), map(cols, src_cols));
         let (layer_start, layers) = maps.layers(&starts);
@@ -113,7 +143,24 @@ const PARAMS: &[Sizes] = &[
     (3, 3, 2, 2, 0),
 ];
 
+/// Sides are even, and one of each pair is a multiple of the other.
+const HEADS: &[Sizes] = &[
+    (1, 64, 1, 128, 2),
+    (5, 160, 5, 480, 1),
+    (4, 12, 12, 24, 2),
+    (2, 36, 6, 36, 1),
+    (12, 192, 4, 64, 1),
+    (1, 60, 1, 30, 1),
+];
+
 pub fn cases(lab: &mut Lab) {
+    for base in [Base::None, Base::Apart, Base::InPlace] {
+        let alpha = if base == Base::None { 1.0 } else { 0.25 };
+        let op = mapped_by(Maps::heads, lab, HEADS, base, alpha, 0.3);
+        // At most 2 layers x 3 x 2 terms: fewer than below.
+        lab.check(op, |_, _| EPS * 3.0 * (9.0f64.sqrt() + 4.0));
+        lab.clear();
+    }
     for params in [&PARAMS[..1], &PARAMS[1..4], PARAMS] {
         for (base, alpha) in [
             (Base::None, 1.0),
@@ -186,6 +233,19 @@ mod tests {
         refused(&|item| item.layer_start = u32::MAX - 1, "index");
         refused(&|item| item.row_map = 1_000_000, "index");
         refused(&|item| item.col_map = IDENTITY, "carried over");
+    }
+
+    #[test]
+    fn parameters_that_overlap_are_refused() {
+        let mut lab = Lab::cpu(&[2], true);
+        let mut op = of(&mut lab, &[(2, 12, 2, 4, 1), (1, 9, 1, 3, 1)], Base::None, 1.0, 0.0);
+        let words = read_words(&mut lab, &op);
+        let item = |words: &[u32]| bytemuck::pod_read_unaligned(bytemuck::cast_slice(words));
+        let mut items: Vec<Item> = words.chunks(Item::WORDS).map(item).collect();
+        items.swap(0, 1);
+        items[0].dst_offset = items[1].dst_offset + 25;
+        op.items = lab.words(&[2, Item::WORDS], bytemuck::cast_slice(&items));
+        lab.refuses(&op.into(), &["multilevel", "item 0", "within item 1"]);
     }
 
     fn read_words(lab: &mut Lab, op: &Multilevel) -> Vec<u32> {

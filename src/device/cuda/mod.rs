@@ -172,10 +172,7 @@ impl<D: Driver> Cuda<D> {
         let mut index = memory::zeros::<u32>(op.index.numel())?;
         self.read(&op.items, bytemuck::cast_slice_mut(&mut items))?;
         self.read(&op.index, bytemuck::cast_slice_mut(&mut index))?;
-        items.iter().enumerate().try_for_each(|(number, item)| {
-            let checked = item.check(&index, op.src.numel(), op.dst.numel());
-            checked.map_err(|e| e.at(format_args!("item {number}")))
-        })
+        Item::check_all(&items, &index, op.src.numel(), op.dst.numel())
     }
 }
 

@@ -73,6 +73,10 @@ pub trait Operation {
     fn check(&self) -> Result<()>;
     /// Floating-point operations. Their definition is the mathematics, not a device's way of computing it.
     fn flops(&self) -> u64;
+    /// An updated operand of which all but padding is overwritten unread: it moves once.
+    fn overwritten(&self) -> Option<Tensor> {
+        None
+    }
     /// An input and an output that may share memory when the input is not needed afterwards.
     fn in_place(&self) -> Option<(Tensor, Tensor)> {
         None
@@ -111,6 +115,10 @@ macro_rules! operations {
                 match self { $(Op::$name(op) => op.in_place()),* }
             }
 
+            fn overwritten(&self) -> Option<Tensor> {
+                match self { $(Op::$name(op) => op.overwritten()),* }
+            }
+
             fn check_shapes(&self) -> Result<()> {
                 match self { $(Op::$name(op) => op.check()),* }
             }
@@ -146,9 +154,11 @@ impl Op {
     pub fn cost(&self) -> Cost {
         let mut bytes = 0;
         let mut op = *self;
+        let overwritten = self.overwritten();
         op.operands(&mut |t, access| {
             let once = (t.numel() * t.dtype.bytes()) as u64;
-            bytes += if access == Access::Update { 2 * once } else { once };
+            let twice = access == Access::Update && Some(*t) != overwritten;
+            bytes += if twice { 2 * once } else { once };
         });
         Cost { flops: self.flops(), bytes }
     }

@@ -55,18 +55,36 @@ pub struct Item {
 impl Item {
     pub const WORDS: usize = size_of::<Item>() / 4;
 
-    /// Everything that the item names lies within the index and within arenas of `src` and `dst` elements. Host devices
-    /// call it before they run; it looks at maps, not at parameters.
+    /// Everything that items name lies within the index and within arenas of `src` and `dst` elements, and no two write the
+    /// same. Devices call it before they run; it looks at maps, not at parameters.
     ///
     /// # Errors
-    /// Says what lies outside.
-    pub fn check(&self, index: &[u32], src: usize, dst: usize) -> Result<()> {
+    /// Names the item, and what lies outside or overlaps.
+    pub fn check_all(items: &[Item], index: &[u32], src: usize, dst: usize) -> Result<()> {
+        for (number, item) in items.iter().enumerate() {
+            item.check(index, src, dst).map_err(|e| e.at(format_args!("item {number}")))?;
+        }
+        // From here on ends are within the destination.
+        let mut order: Vec<usize> = (0..items.len()).filter(|&i| items[i].rows > 0).collect();
+        order.sort_by_key(|&i| items[i].dst_offset);
+        for pair in order.windows(2) {
+            let (item, next) = (&items[pair[0]], &items[pair[1]]);
+            if item.end() > next.dst_offset as usize {
+                bail!("item {}: it begins within item {} of the destination", pair[1], pair[0]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where it ends in the destination.
+    fn end(&self) -> usize {
+        end(self.dst_offset, self.rows as usize, self.cols as usize, self.dst_pitch as usize)
+    }
+
+    fn check(&self, index: &[u32], src: usize, dst: usize) -> Result<()> {
         let [rows, cols, pitch] = [self.rows, self.cols, self.dst_pitch].map(|n| n as usize);
         let [src_rows, src_cols, src_pitch] = [self.src_rows, self.src_cols, self.src_pitch].map(|n| n as usize);
-        let end = |start: u32, rows: usize, cols: usize, pitch: usize| {
-            start as usize + rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { cols }
-        };
-        if end(self.dst_offset, rows, cols, pitch) > dst || rows > 1 && pitch < cols {
+        if self.end() > dst || rows > 1 && pitch < cols {
             bail!("{rows} rows of {cols} from element {} on do not fit into a destination of {dst}", self.dst_offset);
         }
         let Some(layers) = index.get(self.layer_start as usize..).and_then(|l| l.get(..self.layers as usize)) else {
@@ -78,6 +96,11 @@ impl Item {
         check_map("row", self.row_map, rows, src_rows, index)?;
         check_map("column", self.col_map, cols, src_cols, index)
     }
+}
+
+/// The element behind the last of a matrix.
+fn end(start: u32, rows: usize, cols: usize, pitch: usize) -> usize {
+    start as usize + rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { cols }
 }
 
 fn check_map(axis: &str, map: u32, units: usize, src_units: usize, index: &[u32]) -> Result<()> {
@@ -146,6 +169,10 @@ impl Operation for Multilevel {
         // A multiply-add for each element of the larger side, two more for the interpolation.
         let interpolate = if self.base.is_some() { 3 * self.dst.numel() } else { 0 };
         (2 * self.src.numel().max(self.dst.numel()) + interpolate) as u64
+    }
+
+    fn overwritten(&self) -> Option<Tensor> {
+        Some(self.dst)
     }
 
     fn in_place(&self) -> Option<(Tensor, Tensor)> {

@@ -77,9 +77,10 @@ impl Reference {
             (pointer(unit)..pointer(unit + 1)).map(|e| (index.get(0, e) as usize, weight.get(0, e))).collect()
         };
         let words: Vec<u32> = (0..index.width).map(|i| index.get(0, i)).collect();
-        for number in 0..items.rows {
-            let item: Item = bytemuck::cast::<[u32; Item::WORDS], _>(std::array::from_fn(|i| items.get(number, i)));
-            item.check(&words, src.width, dst.width).map_err(|e| e.at(format_args!("item {number}")))?;
+        let read = |number| bytemuck::cast::<[u32; Item::WORDS], Item>(std::array::from_fn(|i| items.get(number, i)));
+        let items: Vec<Item> = (0..items.rows).map(read).collect();
+        Item::check_all(&items, &words, src.width, dst.width)?;
+        for item in items {
             let layers = item.layer_start as usize..(item.layer_start + item.layers) as usize;
             for (i, j) in (0..item.rows as usize).flat_map(|i| (0..item.cols as usize).map(move |j| (i, j))) {
                 let mut mapped = f64::from(item.fill);
