@@ -122,7 +122,15 @@ impl Scores {
                 unsafe {
                     let b = b.as_ptr().add(p * all + j * nr);
                     let size = (height, nr.min(d - p));
-                    tile::<S, MR, false>(simd, RUN.min(keys - j), (self.at(r, j), 1), b, c.at(0, p), size, (j > 0, scale));
+                    tile::<S, MR, false>(
+                        simd,
+                        RUN.min(keys - j),
+                        (self.at(r, j), 1),
+                        b,
+                        c.at(0, p),
+                        size,
+                        (j > 0, scale),
+                    );
                 }
             }
         }
