@@ -167,6 +167,9 @@ fn what_cannot_be_measured_is_refused() {
         (&["step", "--shape", "1,1,8,4,1,9", "--precision", "bf16"], &["--precision bf16", "cpu"]),
         (&["gemm", "--shape", "4x4x4", "--device", "tpu"], &["tpu", "cpu"]),
         (&["gemm", "--shape", "4x4x4", "--json", "/dev/null/x"], &["/dev/null"]),
+        (&["gemm", "--shape", "4x4x4", "--peer", "cublaslt"], &["--peer cublaslt", "--device cuda"]),
+        (&["step", "--peer", "cublaslt"], &["matrix products alone"]),
+        (&["gemm", "--peer", "mkl"], &["cublaslt"]),
         (&["gemv"], &["gemm", "cross-entropy"]),
     ] {
         let text = refused(args);
@@ -179,6 +182,16 @@ fn what_cannot_be_measured_is_refused() {
         let out = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("the binary runs");
         assert_eq!(out.status.code(), Some(2), "{option} {value}");
     }
+}
+
+/// Said before any GPU is looked for.
+#[test]
+fn a_build_or_a_machine_without_cublaslt_says_so() {
+    // With the library somewhere on this machine, the GPU is what is missing.
+    let present = cfg!(feature = "cublaslt");
+    let says = if present { "libcu" } else { "--features cublaslt" };
+    let text = refused(&["gemm", "--shape", "4x4x4", "--device", "cuda", "--peer", "cublaslt"]);
+    assert!(text.contains(says), "{text:?} does not mention {says}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::bail;
 use crate::device::cuda::Cuda;
 use crate::device::cuda::driver::nvidia::Nvidia;
+use crate::device::cuda::driver::nvidia::cublaslt::Products;
 use crate::device::cuda::variants::{Variant, ladder};
 use crate::device::energy::Meter;
 use crate::device::ops::Op;
@@ -95,6 +96,28 @@ impl Machine {
             Machine::Nvidia(device) => device.variant(op),
             #[cfg(emulated)]
             Machine::Emulator(device) => device.variant(op),
+        }
+    }
+
+    /// A list of bare products as cuBLASLt runs it.
+    ///
+    /// # Errors
+    /// Another device; no cuBLASLt, or what it refuses.
+    pub fn cublaslt(&mut self, list: &[Op]) -> Result<Products> {
+        match self {
+            Machine::Nvidia(device) => device.cublaslt(list),
+            _ => bail!("cuBLASLt runs on the device cuda"),
+        }
+    }
+
+    /// Appends the seconds of each of its products.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn run_cublaslt(&mut self, products: &Products, into: &mut Vec<f64>) -> Result<()> {
+        match self {
+            Machine::Nvidia(device) => device.run_cublaslt(products, into),
+            _ => bail!("cuBLASLt runs on the device cuda"),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Running what is measured: warm-up, then rounds in which all contenders take turns, so that drift hits all alike.
 
+use super::Peer;
 use super::cases::{Case, Prepared};
 use super::inputs::Maker;
 use super::machine::{Machine, Wish};
 use super::stats::Summary;
 use crate::bail;
+use crate::device::cuda::driver::nvidia::cublaslt::Products;
 use crate::device::cuda::variants::{Variant, ladder};
 use crate::device::ops::{Cost, Op};
 use crate::device::{Device, Graph};
@@ -24,6 +26,8 @@ pub struct Measured {
     pub case: &'static str,
     /// `cpu` has no name for its only one.
     pub variant: Option<&'static str>,
+    /// Who ran it, and in which version, where it was not us.
+    pub peer: Option<(Peer, String)>,
     pub cost: Cost,
     /// Sets of operands that took turns.
     pub sets: usize,
@@ -50,11 +54,17 @@ pub fn samples(device: &mut dyn Device, graph: Graph, (name, ops): (&str, usize)
     Ok(())
 }
 
-/// Measures a case in all variants that are wished for.
+/// Measures a case in all variants that are wished for, and beside them as a peer runs it.
 ///
 /// # Errors
 /// Out of memory; errors of the device.
-pub fn measure(machine: &mut Machine, float: DType, case: &Case, wish: &Wish, effort: Effort) -> Result<Outcome> {
+pub fn measure(
+    machine: &mut Machine,
+    float: DType,
+    case: &Case,
+    wish: (&Wish, Option<Peer>),
+    effort: Effort,
+) -> Result<Outcome> {
     let cache = machine.cache();
     let mut maker = Maker::new(machine.device(), float);
     let made = sets(&mut maker, case, cache);
@@ -76,27 +86,56 @@ fn sets(maker: &mut Maker, case: &Case, cache: usize) -> Result<Vec<Prepared>> {
     Ok(all)
 }
 
-/// A variant in the race.
+/// A variant or a peer in the race.
 struct Contender {
     variant: Option<&'static Variant>,
-    graph: Graph,
+    entry: Entry,
     seconds: Vec<f64>,
 }
 
-fn race(machine: &mut Machine, case: &Case, sets: &[Prepared], wish: &Wish, effort: Effort) -> Result<Outcome> {
+enum Entry {
+    Graph(Graph),
+    Peer(Peer, Products),
+}
+
+impl Contender {
+    /// Runs its list once.
+    fn run(&mut self, machine: &mut Machine, what: (&str, usize)) -> Result<()> {
+        match &self.entry {
+            Entry::Graph(graph) => samples(machine.device(), *graph, what, &mut self.seconds),
+            Entry::Peer(_, products) => machine.run_cublaslt(products, &mut self.seconds),
+        }
+    }
+}
+
+fn race(
+    machine: &mut Machine,
+    case: &Case,
+    sets: &[Prepared],
+    (wish, peer): (&Wish, Option<Peer>),
+    effort: Effort,
+) -> Result<Outcome> {
     let op = sets[0].op;
     let (variants, unsupported) = choose(machine, &op, wish);
     let list: Vec<Op> = sets.iter().flat_map(|set| [set.before, Some(set.op)]).flatten().collect();
     let mut contenders = Vec::new();
-    let run = line_up(machine, &list, &variants, &mut contenders)
-        .and_then(|()| rounds(machine.device(), (op.name(), list.len()), &mut contenders, effort));
-    contenders.iter().for_each(|c| machine.device().release(c.graph));
+    let run = line_up(machine, &list, (&variants, peer), &mut contenders)
+        .and_then(|()| rounds(machine, (op.name(), list.len()), &mut contenders, effort));
+    for contender in &contenders {
+        if let Entry::Graph(graph) = contender.entry {
+            machine.device().release(graph);
+        }
+    }
     run?;
     let mut measured = Vec::new();
     for c in &contenders {
         let Some(summary) = Summary::of(&c.seconds) else { bail!("nothing was measured") };
         let variant = c.variant.map(|v| v.name);
-        measured.push(Measured { case: case.name, variant, cost: op.cost(), sets: sets.len(), summary });
+        let peer = match &c.entry {
+            Entry::Graph(_) => None,
+            Entry::Peer(peer, products) => Some((*peer, products.version())),
+        };
+        measured.push(Measured { case: case.name, variant, peer, cost: op.cost(), sets: sets.len(), summary });
     }
     Ok(Outcome { measured, unsupported })
 }
@@ -111,29 +150,34 @@ fn choose(machine: &Machine, op: &Op, wish: &Wish) -> (Vec<Option<&'static Varia
     (can.into_iter().map(Some).collect(), cannot.into_iter().map(|v| v.name).collect())
 }
 
-/// Captures the list once for each variant.
+/// Captures the list once for each variant, and makes the peer's of it.
 fn line_up(
     machine: &mut Machine,
     list: &[Op],
-    variants: &[Option<&'static Variant>],
+    (variants, peer): (&[Option<&'static Variant>], Option<Peer>),
     contenders: &mut Vec<Contender>,
 ) -> Result<()> {
     for &variant in variants {
         variant.into_iter().for_each(|v| machine.prefer(v));
         let graph = machine.device().capture(list)?;
-        contenders.push(Contender { variant, graph, seconds: Vec::new() });
+        contenders.push(Contender { variant, entry: Entry::Graph(graph), seconds: Vec::new() });
+    }
+    if let Some(peer @ Peer::CublasLt) = peer {
+        let entry = Entry::Peer(peer, machine.cublaslt(list)?);
+        contenders.push(Contender { variant: None, entry, seconds: Vec::new() });
     }
     Ok(())
 }
 
-fn rounds(device: &mut dyn Device, what: (&str, usize), contenders: &mut [Contender], effort: Effort) -> Result<()> {
+fn rounds(machine: &mut Machine, what: (&str, usize), contenders: &mut [Contender], effort: Effort) -> Result<()> {
     // Warm-up: pages are touched, clocks rise, tables are built.
-    contenders.iter().try_for_each(|c| samples(device, c.graph, what, &mut Vec::new()))?;
+    contenders.iter_mut().try_for_each(|c| c.run(machine, what))?;
+    contenders.iter_mut().for_each(|c| c.seconds.clear());
     let (begin, mut round) = (Instant::now(), 0);
     let enough = |c: &[Contender]| c.iter().all(|c| c.seconds.len() >= MOST_SAMPLES);
     while round < effort.rounds || begin.elapsed().as_secs_f64() < effort.seconds {
         for c in contenders.iter_mut() {
-            samples(device, c.graph, what, &mut c.seconds)?;
+            c.run(machine, what)?;
         }
         if enough(contenders) {
             break;

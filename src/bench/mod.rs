@@ -13,6 +13,7 @@ pub mod step;
 pub mod table;
 
 use crate::bail;
+use crate::device::cuda::driver::nvidia::cublaslt;
 use crate::error::{At, Result};
 use crate::tensor::DType;
 use crate::train::learner::Precision;
@@ -21,6 +22,32 @@ use measure::Effort;
 use output::Setting;
 use roofline::Roofline;
 use shapes::{Shape, Subject};
+
+/// Somebody else's operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    CublasLt,
+}
+
+impl Peer {
+    pub fn name(self) -> &'static str {
+        match self {
+            Peer::CublasLt => "cublaslt",
+        }
+    }
+
+    /// Refuses what it cannot run, before anything else is done.
+    fn admit(self, request: &Request) -> Result<()> {
+        let name = self.name();
+        if request.subject != Subject::Gemm {
+            bail!("--peer {name}: it has matrix products alone; measure gemm");
+        }
+        if request.device != "cuda" {
+            bail!("--peer {name}: it runs on an NVIDIA GPU, and the device is {}; add --device cuda", request.device);
+        }
+        cublaslt::admit().map_err(|e| e.at(format_args!("--peer {name}")))
+    }
+}
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -32,6 +59,8 @@ pub struct Request {
     pub device: String,
     pub threads: usize,
     pub precision: Precision,
+    /// Measured beside ours, round by round.
+    pub peer: Option<Peer>,
     /// At least so many rounds.
     pub rounds: usize,
     /// At least so many seconds; if none, as long as makes sense.
@@ -52,6 +81,7 @@ pub struct Sink<'a> {
 /// A shape, variant, precision or device that there is not; out of memory; errors of the device.
 pub fn run(request: &Request, sink: &mut Sink) -> Result<()> {
     let shapes = request.subject.shapes(request.shape.as_deref())?;
+    request.peer.map_or(Ok(()), |peer| peer.admit(request))?;
     let mut machine = Machine::open(&request.device, request.threads)?;
     let float = float(request, &mut machine)?;
     if !machine.is_timed() {
@@ -112,7 +142,7 @@ fn operation(setting: &Setting, machine: &mut Machine, float: DType, shape: &Sha
     let effort = Effort { rounds: request.rounds, seconds: request.seconds.unwrap_or(1.0) };
     let (mut outcomes, mut notes) = (Vec::new(), String::new());
     for case in cases::of(request.subject, shape) {
-        let outcome = measure::measure(machine, float, &case, &request.variant, effort)?;
+        let outcome = measure::measure(machine, float, &case, (&request.variant, request.peer), effort)?;
         for name in &outcome.unsupported {
             notes += &format!("{} {name} does not run {} in this precision\n", case.operation, shape.name);
         }

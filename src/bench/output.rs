@@ -56,7 +56,7 @@ impl Setting<'_> {
             table.row(vec![
                 shape.name.clone(),
                 m.case.into(),
-                m.variant.unwrap_or("-").into(),
+                m.peer.as_ref().map_or(m.variant.unwrap_or("-"), |(peer, _)| peer.name()).into(),
                 milliseconds(m.summary.median),
                 milliseconds(m.summary.best),
                 format!("{:.1} %", 100.0 * m.summary.spread),
@@ -80,6 +80,7 @@ impl Setting<'_> {
             "device": self.request.device,
             "shape": shape.name,
             "sizes": shape.sizes,
+            "mark": subject.mark(shape),
             "threads": self.request.threads,
             "precision": self.precision(),
             "times_mean_nothing": self.roofline.is_none(),
@@ -106,7 +107,11 @@ impl Setting<'_> {
             "percent_of_roofline": self.roofline.map(|r| r.percent(m.cost, m.summary.median)),
             "bound": self.roofline.map(|r| r.least(m.cost).1.name()),
         });
-        merged(self.common(self.request.subject, shape), own)
+        let theirs = m.peer.as_ref().map(
+            |(peer, version)| json!({ "peer": format!("{}_{}", peer.name(), self.precision()), "version": version }),
+        );
+        let ours = merged(self.common(self.request.subject, shape), own);
+        theirs.map_or(ours.clone(), |theirs| merged(ours, theirs))
     }
 
     pub fn step_text(&self, shape: &Shape, s: &Steps) -> String {

@@ -172,6 +172,11 @@ impl Subject {
         KINDS.iter().map(|kind| kind.name)
     }
 
+    /// The word behind the sizes of this shape.
+    pub fn mark(self, shape: &Shape) -> Option<&'static str> {
+        self.kind().mark.filter(|_| shape.marked).map(|(mark, _)| mark)
+    }
+
     /// Shapes by a name, the first part of some names (`bert`: all of BERT's), or sizes.
     ///
     /// # Errors

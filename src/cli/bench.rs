@@ -3,7 +3,7 @@ use crate::bail;
 use crate::bench::machine::Wish;
 use crate::bench::report::LONGEST;
 use crate::bench::shapes::{self, Subject};
-use crate::bench::{self, Request, Sink};
+use crate::bench::{self, Peer, Request, Sink};
 use crate::error::{Error, Result};
 use crate::files::AtomicFile;
 use crate::train::learner::Precision;
@@ -32,6 +32,9 @@ pub struct Args {
     /// In what to compute (bf16: cuda and emulator)
     #[arg(long, value_enum, default_value_t = In::F32)]
     precision: In,
+    /// Measure a peer in the same rounds: cublaslt, for gemm on cuda, in a build with the feature of that name
+    #[arg(long, value_enum)]
+    peer: Option<Other>,
     /// At least so many rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rounds: u32,
@@ -69,6 +72,12 @@ enum What {
     AdamW,
     Multilevel,
     Step,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Other {
+    #[value(name = "cublaslt")]
+    CublasLt,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -115,6 +124,7 @@ impl Args {
                 In::F32 => Precision::F32,
                 In::Bf16 => Precision::Bf16,
             },
+            peer: self.peer.map(|Other::CublasLt| Peer::CublasLt),
             rounds: self.rounds as usize,
             seconds: self.seconds,
             label: self.label.clone(),

@@ -318,12 +318,12 @@ impl Forward<'_> {
                 rows::<MR>(Heads::head(&all.q, tq, b, i, h * d), n, d, q);
                 all.fetch(&all.q, (b, h), i + n, MR);
                 scores.product::<S, MR>(simd, 0, (d, keys), (q, kt), all.op.scale as f32);
-                for r in 0..n {
+                for (r, scale) in scales.iter_mut().enumerate().take(n) {
                     let visible = all.hide(b, i + r, scores, r);
                     scores.clear(r, visible, keys);
-                    let (log, scale) = softmax(scores, r, visible);
+                    let log;
+                    (log, *scale) = softmax(scores, r, visible);
                     lse.set(0, (b * heads + h) * tq + i + r, log);
-                    scales[r] = scale;
                     all.for_dropout((b, h), i + r, visible, |j, factor| scores.scale(r, j, factor));
                 }
                 let o = Heads::head(&out, tq, b, i, h * d);

@@ -65,52 +65,54 @@ impl Columns {
         columns
     }
 
-    /// `acc += factor * row` through the map: each unit sums its group.
+    /// `acc += factor * row` through the map: each unit sums its group, in `sum`. The row is read from left to right as far as
+    /// the map allows, not all members of a group at once: the processor then fetches ahead of it.
     #[inline(always)]
-    fn add_row(&self, acc: &mut [f32], row: &[f32], factor: f32) {
+    fn add_row(&self, acc: &mut [f32], row: &[f32], factor: f32, sum: &mut Sum) {
         for run in &self.runs {
-            let acc = &mut acc[run.units.clone()];
-            let n = acc.len();
-            let weights = &self.weights[run.weights.clone()];
-            match self.sources[run.sources.clone()] {
-                [] => {}
-                [a] => {
-                    for ((acc, x), w) in acc.iter_mut().zip(&row[a..a + n]).zip(weights) {
-                        *acc += factor * (w * x);
+            let (n, weights) = (run.units.len(), &self.weights[run.weights.clone()]);
+            for (block, acc) in acc[run.units.clone()].chunks_mut(BLOCK).enumerate() {
+                let at = block * BLOCK;
+                let member = |number: usize, source: usize| {
+                    (&row[source + at..][..acc.len()], &weights[number * n + at..][..acc.len()])
+                };
+                match self.sources[run.sources.clone()] {
+                    [] => {}
+                    [only] => {
+                        let (x, w) = member(0, only);
+                        for ((acc, x), w) in acc.iter_mut().zip(x).zip(w) {
+                            *acc += factor * (w * x);
+                        }
+                    }
+                    [first, ref others @ .., last] => {
+                        let sum = &mut sum.0[..acc.len()];
+                        let (x, w) = member(0, first);
+                        for ((sum, x), w) in sum.iter_mut().zip(x).zip(w) {
+                            *sum = w * x;
+                        }
+                        for (number, source) in others.iter().enumerate() {
+                            let (x, w) = member(1 + number, *source);
+                            for ((sum, x), w) in sum.iter_mut().zip(x).zip(w) {
+                                *sum += w * x;
+                            }
+                        }
+                        let (x, w) = member(1 + others.len(), last);
+                        for (((acc, sum), x), w) in acc.iter_mut().zip(sum).zip(x).zip(w) {
+                            *acc += factor * (*sum + w * x);
+                        }
                     }
                 }
-                [a, b] => {
-                    let (of_a, of_b) = weights.split_at(n);
-                    let members = row[a..a + n].iter().zip(of_a).zip(row[b..b + n].iter().zip(of_b));
-                    for (acc, ((x, w), (y, v))) in acc.iter_mut().zip(members) {
-                        *acc += factor * (w * x + v * y);
-                    }
-                }
-                ref many => add_many(acc, row, many, weights, factor),
             }
         }
     }
 }
 
-/// [`Columns::add_row`] for groups of three and more.
-#[inline(always)]
-fn add_many(acc: &mut [f32], row: &[f32], sources: &[usize], weights: &[f32], factor: f32) {
-    const BLOCK: usize = 64;
-    let n = acc.len();
-    for (block, acc) in acc.chunks_mut(BLOCK).enumerate() {
-        let at = block * BLOCK;
-        let mut sum = [0.0; BLOCK];
-        for (member, source) in sources.iter().enumerate() {
-            let (x, w) = (&row[source + at..][..acc.len()], &weights[member * n + at..][..acc.len()]);
-            for ((sum, x), w) in sum.iter_mut().zip(x).zip(w) {
-                *sum += w * x;
-            }
-        }
-        for (acc, sum) in acc.iter_mut().zip(&sum) {
-            *acc += factor * sum;
-        }
-    }
-}
+/// Units that are summed at a time: they stay in the first-level cache.
+const BLOCK: usize = 1024;
+
+/// Aligned as the widest vectors.
+#[repr(align(64))]
+struct Sum([f32; BLOCK]);
 
 /// What the destination is interpolated with.
 enum Base<'a> {
@@ -120,53 +122,79 @@ enum Base<'a> {
     Apart(View<'a, f32>),
 }
 
-/// All that chunks read.
+/// What all chunks share.
 struct Mapping<'a> {
     maps: Maps<'a>,
     src: &'a [f32],
+    dst: View<'a, f32>,
     base: Base<'a>,
     alpha: f32,
 }
 
 impl Mapping<'_> {
-    /// Row `i` of a parameter. `start`: where it begins in the destination.
+    /// Row `i` of a parameter.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes it meanwhile.
     #[inline(always)]
-    fn row(&self, item: &Item, columns: Option<&Columns>, i: usize, start: usize, out: &mut [f32]) {
-        let (alpha, maps) = (self.alpha, self.maps);
-        // What is there already counts (1 - alpha).
-        match &self.base {
-            Base::None => out.fill(item.fill),
-            Base::InPlace => out.iter_mut().for_each(|o| *o = (1.0 - alpha).mul_add(*o, alpha * item.fill)),
-            Base::Apart(base) => {
-                // SAFETY: the base is only read.
-                let base = unsafe { base.span(0, start..start + out.len()) };
-                out.iter_mut().zip(base).for_each(|(o, b)| *o = (1.0 - alpha).mul_add(*b, alpha * item.fill));
-            }
-        }
+    unsafe fn row(&self, item: &Item, columns: Option<&Columns>, i: usize, sum: &mut Sum) {
+        // SAFETY: the caller's.
+        let out = unsafe { self.dst.span_mut(0, span(item, i)) };
+        self.begin(span(item, i), item.fill, out);
+        let maps = self.maps;
         for l in item.layer_start as usize..(item.layer_start + item.layers) as usize {
-            let (from, factor) = (maps.index[l] as usize, alpha * maps.weight[l]);
+            let (from, factor) = (maps.index[l] as usize, self.alpha * maps.weight[l]);
             match item.row_map {
-                IDENTITY => self.add(item, columns, from + i * item.src_pitch as usize, factor, out),
+                IDENTITY => self.add((item, columns), from + i * item.src_pitch as usize, factor, out, sum),
                 map => {
                     for e in maps.group(map, i) {
                         let from = from + maps.index[e] as usize * item.src_pitch as usize;
-                        self.add(item, columns, from, factor * maps.weight[e], out);
+                        self.add((item, columns), from, factor * maps.weight[e], out, sum);
                     }
                 }
             }
         }
     }
 
-    /// One row of the source, which begins at `from`. No closure: it would be compiled apart, without the vector instructions
-    /// that were chosen at run time.
+    /// Adds one row of the source, which begins at `from`. No closure: it would be compiled apart, without the vector
+    /// instructions that were chosen at run time.
     #[inline(always)]
-    fn add(&self, item: &Item, columns: Option<&Columns>, from: usize, factor: f32, out: &mut [f32]) {
+    fn add(
+        &self,
+        (item, columns): (&Item, Option<&Columns>),
+        from: usize,
+        factor: f32,
+        out: &mut [f32],
+        sum: &mut Sum,
+    ) {
         let row = &self.src[from..from + item.src_cols as usize];
         match columns {
-            Some(columns) => columns.add_row(out, row, factor),
+            Some(columns) => columns.add_row(out, row, factor, sum),
             None => out.iter_mut().zip(row).for_each(|(o, x)| *o += factor * x),
         }
     }
+
+    /// A row before anything is added: what is there already counts (1 - alpha).
+    #[inline(always)]
+    fn begin(&self, span: Range<usize>, fill: f32, out: &mut [f32]) {
+        let alpha = self.alpha;
+        match &self.base {
+            Base::None => out.fill(fill),
+            Base::InPlace => out.iter_mut().for_each(|o| *o = (1.0 - alpha).mul_add(*o, alpha * fill)),
+            Base::Apart(base) => {
+                // SAFETY: the base is only read.
+                let base = unsafe { base.span(0, span) };
+                out.iter_mut().zip(base).for_each(|(o, b)| *o = (1.0 - alpha).mul_add(*b, alpha * fill));
+            }
+        }
+    }
+}
+
+/// Where row `i` lies in the destination.
+#[inline(always)]
+fn span(item: &Item, i: usize) -> Range<usize> {
+    let start = item.dst_offset as usize + i * item.dst_pitch as usize;
+    start..start + item.cols as usize
 }
 
 impl Cpu {
@@ -180,7 +208,7 @@ impl Cpu {
             Some(base) if base.pointer() == dst.pointer() => Base::InPlace,
             Some(base) => Base::Apart(base),
         };
-        let mapping = Mapping { maps, src, base, alpha: op.alpha as f32 };
+        let mapping = Mapping { maps, src, dst, base, alpha: op.alpha as f32 };
         let mut columns: HashMap<(u32, u32), Columns> = HashMap::new();
         for item in items.iter().filter(|item| item.col_map != IDENTITY) {
             let key = (item.col_map, item.cols);
@@ -199,13 +227,12 @@ impl Cpu {
             1,
             #[inline(always)]
             |range| {
+                let mut sum = Sum([0.0; BLOCK]);
                 for (item, rows) in &chunks[range] {
                     let columns = columns.get(&(item.col_map, item.cols));
                     for i in rows.clone() {
-                        let start = item.dst_offset as usize + i * item.dst_pitch as usize;
                         // SAFETY: parameters and their rows do not overlap (`check_all`), and this chunk alone has row i.
-                        let out = unsafe { dst.span_mut(0, start..start + item.cols as usize) };
-                        mapping.row(item, columns, i, start, out);
+                        unsafe { mapping.row(item, columns, i, &mut sum) };
                     }
                 }
             },

@@ -14,6 +14,7 @@ pub mod chip;
 mod column_sum;
 pub mod compiled;
 mod cross_entropy;
+pub mod cublaslt;
 pub mod driver;
 mod dropout;
 mod elements;

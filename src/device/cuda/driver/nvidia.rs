@@ -1,6 +1,8 @@
 //! An NVIDIA GPU, through the libcuda that its driver brings. Loaded at run time: the crate builds and starts without.
 
 mod copies;
+#[cfg_attr(not(feature = "cublaslt"), path = "nvidia/no_cublaslt.rs")]
+pub mod cublaslt;
 mod faults;
 mod pinned;
 mod ranges;
@@ -11,6 +13,7 @@ use crate::bail;
 use crate::device::Ticket;
 use crate::device::cuda::chip::Chip;
 use crate::device::cuda::compiled::{COMPILED, NVCC};
+use crate::device::cuda::cublaslt::Product;
 use crate::device::cuda::launch::{Args, Launch, Region};
 use crate::error::{At, Error, Result};
 use cudarc::driver::result::{self, DriverError};
@@ -190,6 +193,15 @@ impl Nvidia {
         let bus = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
         let device = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
         Some(format!("{domain:08x}:{bus:02x}:{device:02x}.0"))
+    }
+
+    /// Products by cuBLASLt on this driver's stream.
+    ///
+    /// # Errors
+    /// A build without it, no library; what it refuses.
+    pub fn cublaslt(&self, products: &[Product]) -> Result<cublaslt::Products> {
+        self.bind()?;
+        cublaslt::Products::new(&self.stream, products)
     }
 
     /// Makes the GPU that of this thread, on which a device may arrive at any time.
