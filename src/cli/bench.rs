@@ -34,7 +34,7 @@ pub struct Args {
     precision: In,
     /// Measure a peer in the same rounds: cublaslt, for gemm on cuda, in a build with the feature of that name
     #[arg(long, value_enum)]
-    peer: Option<Other>,
+    peer: Option<Theirs>,
     /// At least so many rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rounds: u32,
@@ -75,7 +75,7 @@ enum What {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Other {
+enum Theirs {
     #[value(name = "cublaslt")]
     CublasLt,
 }
@@ -124,7 +124,7 @@ impl Args {
                 In::F32 => Precision::F32,
                 In::Bf16 => Precision::Bf16,
             },
-            peer: self.peer.map(|Other::CublasLt| Peer::CublasLt),
+            peer: self.peer.map(|Theirs::CublasLt| Peer::CublasLt),
             rounds: self.rounds as usize,
             seconds: self.seconds,
             label: self.label.clone(),
