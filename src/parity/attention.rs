@@ -6,7 +6,7 @@ use crate::tensor::{DType, Tensor};
 /// Batch, queries, keys, heads, head size.
 type Sizes = (usize, usize, usize, usize, usize);
 
-/// Ones, primes, the neighbours of `cpu`'s block of 64 queries, fewer queries than keys, and head sizes in use.
+/// Ones, primes, the neighbours of blocks of 64 queries, fewer queries than keys, and head sizes in use.
 const SIZES: [Sizes; 15] = [
     (1, 1, 1, 1, 1),
     (1, 1, 7, 1, 2),
@@ -23,6 +23,16 @@ const SIZES: [Sizes; 15] = [
     (1, 33, 33, 1, 96),
     (1, 31, 33, 1, 128),
     (1, 17, 17, 12, 64),
+];
+
+/// Around and beyond the runs of 480 keys and 512 elements of a head that `cpu` makes of longer ones.
+const RUNS: [Sizes; 6] = [
+    (1, 100, 500, 1, 5),
+    (1, 13, 481, 1, 3),
+    (1, 481, 481, 1, 4),
+    (2, 30, 970, 1, 3),
+    (1, 5, 9, 1, 513),
+    (1, 13, 14, 1, 1030),
 ];
 
 /// GPT-2's, BERT's and DeiT's lengths, with fewer heads, which are all alike; and a head beyond any tile.
@@ -136,7 +146,8 @@ fn check(lab: &mut Lab, sizes: Sizes, with: Options) {
 }
 
 pub fn cases(lab: &mut Lab) {
-    for sizes in SIZES {
+    let runs = if lab.on("cpu") { &RUNS[..] } else { &[] };
+    for sizes in SIZES.iter().chain(runs).copied() {
         let (_, tq, tk, ..) = sizes;
         for (i, dropout) in [0.0, 0.2].into_iter().enumerate() {
             for (causal, key_mask) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -109,6 +109,11 @@ impl Lab {
         self.supports = Some((operation, supports));
     }
 
+    /// Whether the devices are of this name.
+    pub fn on(&self, name: &str) -> bool {
+        self.subjects.iter().all(|device| device.name() == name)
+    }
+
     /// Whether shapes of real models are wanted at full size.
     pub fn full(&self) -> bool {
         self.choice.full

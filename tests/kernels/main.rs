@@ -8,6 +8,7 @@ mod attention_error;
 #[cfg(emulated)]
 mod emulated;
 mod errors;
+mod residual;
 
 use std::collections::BTreeSet;
 use vcycle::device::ops::NAMES;

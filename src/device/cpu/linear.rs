@@ -54,7 +54,7 @@ impl Cpu {
                     a: a.after(z * next_a),
                     b: b.after(z * next_b),
                     c: c.at(z * m, 0),
-                    add: op.accumulate || around.in_place,
+                    add: op.accumulate || around.onto.is_some(),
                     scale: 1.0,
                     finish: From { around: &around, row: z * m },
                 }
@@ -73,6 +73,11 @@ struct From<'a> {
 
 impl Finish for From<'_> {
     #[inline(always)]
+    fn begin(&self, rows: Range<usize>, columns: Range<usize>) {
+        self.around.prepare(self.row + rows.start..self.row + rows.end, columns);
+    }
+
+    #[inline(always)]
     fn finish(&self, rows: Range<usize>, columns: Range<usize>) {
         self.around.apply(self.row + rows.start..self.row + rows.end, columns);
     }
@@ -82,9 +87,11 @@ impl Finish for From<'_> {
 struct Surroundings<'a> {
     epilogue: Epilogue,
     bias: Option<&'a [f32]>,
+    /// A residual that is added after an epilogue.
     residual: Option<View<'a, f32>>,
-    /// The residual is the output: the product is added to it.
-    in_place: bool,
+    /// A residual without one: the product is added to it. It is or comes to the output first, so that the bits do not depend
+    /// on which of both the memory plan chose.
+    onto: Option<View<'a, f32>>,
     /// Where the product goes: to the pre-activation where one is kept, else to the output.
     raw: View<'a, f32>,
     pre: Option<View<'a, f32>>,
@@ -106,18 +113,29 @@ impl<'a> Surroundings<'a> {
             _ => None,
         };
         let residual = cpu.maybe(&op.residual)?;
-        let in_place = residual.is_some_and(|r| r.pointer() == out.pointer());
+        let bare = op.epilogue == Epilogue::None;
         let bias = op.bias.as_ref().map(|t| cpu.slice(t)).transpose()?;
         Ok(Surroundings {
             epilogue: op.epilogue,
             bias,
-            residual: residual.filter(|_| !in_place),
-            in_place,
+            residual: residual.filter(|_| !bare),
+            onto: residual.filter(|_| bare),
             raw,
             pre,
             value,
             out,
         })
+    }
+
+    #[inline(always)]
+    fn prepare(&self, rows: Range<usize>, columns: Range<usize>) {
+        if let Some(residual) = self.onto.filter(|r| r.pointer() != self.out.pointer()) {
+            for r in rows {
+                // SAFETY: the block belongs to this chunk; the residual is only read and is not `out`.
+                let (x, out) = unsafe { (residual.span(r, columns.clone()), self.out.span_mut(r, columns.clone())) };
+                out.copy_from_slice(x);
+            }
+        }
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The embedded default: f32, threads over fixed chunks, vector code chosen at run time.
 //!
-//! Chunks depend on shapes only, and each element is written by one chunk in a fixed order of additions: results are the
-//! same bits on any number of threads.
+//! Each element is written by one chunk, in an order of additions that depends on shapes only: results are the same bits on any
+//! number of threads. (The blocks of matrix products depend on it, but not the order within an element.)
 
 mod accumulate;
 mod activation;
@@ -37,7 +37,10 @@ use std::time::Instant;
 pub struct Cpu {
     host: Host,
     pool: Pool,
+    /// A piece for each thread.
     scratch: Scratch,
+    /// One piece for an operation: what its chunks leave to be summed.
+    partials: Scratch,
     arch: Arch,
     timings: Timings,
 }
@@ -49,6 +52,7 @@ impl Cpu {
             host: Host::default(),
             pool: Pool::new(threads),
             scratch: Scratch::default(),
+            partials: Scratch::default(),
             arch: Arch::new(),
             timings: Timings::default(),
         }

@@ -6,8 +6,8 @@
 //! Multiplication", 2008, with the loops over rows and panels exchanged). A tile of 12 rows and two vectors (6 rows where there
 //! are 16 registers) is kept in registers over the whole depth: 24 multiply-adds for 14 loads.
 //!
-//! Every element is the sum over k in order, by fused multiply-adds, in runs of [`DEPTH`]: the same bits for any cut of the output
-//! into blocks, any number of threads, and any vector width.
+//! Every element is the sum over k in order, in runs of [`DEPTH`]: the same bits for any cut of the output into blocks and any
+//! number of threads; and, by fused multiply-adds, for any vector width (a machine without them multiplies and adds).
 
 pub mod pack;
 
@@ -79,6 +79,9 @@ pub const SCRATCH: usize = DEPTH * STRIP + PITCH * ROWS + 16;
 
 /// What follows a product. A trait and not a closure: it must be compiled into the loops, with their vector instructions.
 pub trait Finish {
+    /// These rows and columns of the output are about to be computed; where the product adds, this is what it adds to.
+    fn begin(&self, rows: Range<usize>, columns: Range<usize>);
+
     /// These rows and columns of the output are complete, and still in the first-level cache.
     fn finish(&self, rows: Range<usize>, columns: Range<usize>);
 }
@@ -157,6 +160,9 @@ impl<F: Finish> Product<F> {
         let share = (depth * nr).div_ceil(width).next_multiple_of(16);
         for i in self.rows.clone().step_by(MR) {
             let height = MR.min(self.rows.end - i);
+            if run.start == 0 {
+                self.finish.begin(i..i + height, columns.clone());
+            }
             // SAFETY: the caller's promise; panels follow each other in `strip`.
             unsafe {
                 let a = self.a.at(i, run.start);
@@ -187,6 +193,7 @@ impl<F: Finish> Product<F> {
     /// A sum over nothing is zero.
     fn nothing(&self, columns: &Range<usize>) {
         for i in self.rows.clone() {
+            self.finish.begin(i..i + 1, columns.clone());
             if !self.add {
                 // SAFETY: the promise of `run`'s caller.
                 unsafe { std::slice::from_raw_parts_mut(self.c.at(i, columns.start).start, columns.len()) }.fill(0.0);

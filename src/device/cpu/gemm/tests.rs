@@ -16,6 +16,13 @@ fn random(n: usize, seed: &mut u32) -> Vec<f32> {
 struct Times<'a>(&'a RefCell<Vec<usize>>, usize);
 
 impl Finish for Times<'_> {
+    fn begin(&self, rows: Range<usize>, columns: Range<usize>) {
+        let times = self.0.borrow();
+        rows.for_each(|r| {
+            columns.clone().for_each(|c| assert_eq!(times[r * self.1 + c], 0, "begun before it is finished"))
+        });
+    }
+
     fn finish(&self, rows: Range<usize>, columns: Range<usize>) {
         rows.for_each(|r| columns.clone().for_each(|c| self.0.borrow_mut()[r * self.1 + c] += 1));
     }
@@ -31,7 +38,7 @@ struct Case {
 
 impl Case {
     /// The product in blocks of these sizes, and how far each element may be from the truth, and the truth.
-    fn run(&self, (rows, columns): (usize, usize)) -> (Vec<f32>, Vec<(f64, f64)>) {
+    fn run(&self, arch: Arch, (rows, columns): (usize, usize)) -> (Vec<f32>, Vec<(f64, f64)>) {
         let (m, n, k) = self.sizes;
         let mut seed = (m * 7 + n * 3 + k) as u32;
         // Pitches beyond the width, with NaN between: nothing may be read there.
@@ -67,7 +74,7 @@ impl Case {
                     finish: Times(&finished, n),
                 };
                 // SAFETY: the matrices have these sizes, and one thread works.
-                unsafe { block.run(Arch::new(), &mut scratch) };
+                unsafe { block.run(arch, &mut scratch) };
             }
         }
         assert!(finished.borrow().iter().all(|&times| times == 1), "every element is finished once");
@@ -80,8 +87,8 @@ impl Case {
             let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
             let old = if self.add { f64::from(before[r * pitch_c + c]) } else { 0.0 };
             let scale = f64::from(self.scale);
-            // Each of k + 3 roundings is at most half a unit of the last place of what is summed.
-            let bound = f64::from(f32::EPSILON) / 2.0 * (k + 3) as f64 * (size * scale.abs() + old.abs());
+            // Each of k + 3 roundings, twice as many without fused multiply-adds, is at most half a unit of the last place of what is summed.
+            let bound = f64::from(f32::EPSILON) * (k + 3) as f64 * (size * scale.abs() + old.abs());
             (scale * sum + old, bound)
         });
         let truth: Vec<(f64, f64)> = truth.collect();
@@ -99,6 +106,7 @@ fn cases() -> Vec<Case> {
         (ROWS + 1, COLUMNS + 1, 9),
         (5, 100, 17),
         (61, STRIP + 5, 3),
+        (14, 2 * STRIP + 1, DEPTH + 3),
         (30, 33, DEPTH + 1),
         (13, 50, 2 * DEPTH + 7),
         (7, 5, 0),
@@ -114,14 +122,29 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// All vector units that this machine has.
+fn units() -> Vec<Arch> {
+    let mut units = vec![Arch::new(), Arch::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    units.extend(pulp::x86::V3::try_new().map(Arch::V3));
+    units
+}
+
+fn bits(all: &[f32]) -> Vec<u32> {
+    all.iter().map(|x| x.to_bits()).collect()
+}
+
 #[test]
 fn products_are_right_for_all_transposes_and_ragged_sizes() {
-    for case in cases() {
-        let (got, truth) = case.run((usize::MAX, usize::MAX));
+    for (case, arch) in cases().iter().flat_map(|case| units().into_iter().map(move |arch| (case, arch))) {
+        let (got, truth) = case.run(arch, (usize::MAX, usize::MAX));
         for (i, (got, (want, bound))) in got.iter().zip(truth).enumerate() {
             let error = (f64::from(*got) - want).abs();
             let Case { sizes, ta, tb, .. } = case;
-            assert!(error <= bound, "{sizes:?} {ta} {tb}: element {i} is {got}, not {want} (within {bound:e})");
+            assert!(
+                error <= bound,
+                "{sizes:?} {ta} {tb} {arch:?}: element {i} is {got}, not {want} (within {bound:e})"
+            );
         }
     }
 }
@@ -129,10 +152,22 @@ fn products_are_right_for_all_transposes_and_ragged_sizes() {
 #[test]
 fn bits_do_not_depend_on_the_cut_into_blocks() {
     for case in cases() {
-        let (whole, _) = case.run((usize::MAX, usize::MAX));
+        let (whole, _) = case.run(Arch::new(), (usize::MAX, usize::MAX));
         for block in [(1, 7), (5, COLUMNS), (ROWS, STRIP)] {
-            let bits = |all: &[f32]| all.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&whole), bits(&case.run(block).0), "{:?} in blocks of {block:?}", case.sizes);
+            let cut = case.run(Arch::new(), block).0;
+            assert_eq!(bits(&whole), bits(&cut), "{:?} in blocks of {block:?}", case.sizes);
         }
+    }
+}
+
+/// Wherever there are fused multiply-adds.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn bits_do_not_depend_on_the_width_of_vectors() {
+    let Some(narrow) = pulp::x86::V3::try_new() else { return };
+    for case in cases() {
+        let (wide, _) = case.run(Arch::new(), (usize::MAX, usize::MAX));
+        let (narrow, _) = case.run(Arch::V3(narrow), (usize::MAX, usize::MAX));
+        assert_eq!(bits(&wide), bits(&narrow), "{:?}", case.sizes);
     }
 }
