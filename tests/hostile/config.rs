@@ -160,7 +160,7 @@ fn hostile_changes() {
         ("model.context=100000000", "context"),
         ("model.layers=100000", "layers"),
         ("model.heads=4000000", "parameters"),
-        ("model.head_size=2000", "out of memory"),
+        ("model.head_size=8000", "parameters"),
         ("model.head_size=9223372036854775807", "beyond reason"),
         ("model.dropout=nan", "dropout"),
         ("levels.0.train.lr=inf", "learning rate"),
