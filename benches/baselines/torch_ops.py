@@ -13,7 +13,8 @@ What PyTorch does for each, at its best:
 - gemm: `torch.mm` into an output that is there, rows padded as ours; the gradient of a weight to f32 also from bf16 where it can;
 - attention: `scaled_dot_product_attention` on Q, K and V as columns of one buffer; its backward pass;
 - layernorm: `layer_norm`; its backward pass and, as ours has it, the sum with the gradient of the residual stream;
-- cross-entropy: loss and backward pass. The gradient has memory of its own, where ours takes that of the logits;
+- cross-entropy: loss and backward pass, of bf16 logits in f32 as under autocast. The gradient has memory of its own, where
+  ours takes that of the logits;
 - adamw: fused AdamW on one flat parameter, in bf16 with the copy. Neither the clipping nor the decay mask, which ours has.
 --compile runs attention, layernorm and cross-entropy through `torch.compile`; the others are single calls.
 """
