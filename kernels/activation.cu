@@ -24,7 +24,7 @@ DEVICE void activation_backward(ACTIVATION_PARAMETERS(T)) {
   pre += row_start(blockIdx.x, pre_pitch);
   dx += row_start(blockIdx.x, dx_pitch);
   for (int c = blockIdx.y * kThreads + threadIdx.x; c < columns; c += gridDim.y * kThreads) {
-    dx[c] = to<T>(to_float(dout[c]) * activate_grad(kind, to_float(pre[c])));
+    dx[c] = to<T>(to_float(dout[c]) * activate(kind, to_float(pre[c])).grad);
   }
 }
 
@@ -64,7 +64,7 @@ DEVICE void activation_backward_vector(ACTIVATION_PARAMETERS(T)) {
       if (c < columns) {
         Vec<T> d = unpack(douts[k]), z = unpack(inputs[k]);
 #pragma unroll
-        for (int j = 0; j < kEach; j++) d.v[j] *= activate_grad(kind, z.v[j]);
+        for (int j = 0; j < kEach; j++) d.v[j] *= activate(kind, z.v[j]).grad;
         store(dx + c, d);
       }
     }

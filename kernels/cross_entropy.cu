@@ -14,7 +14,8 @@
 // overwritten.
 //
 // Three launches, because the gradient needs `scored` first: cross_entropy_count leaves it in loss[0], the rows read it
-// there, and cross_entropy_loss replaces it by the loss.
+// there, and cross_entropy_loss replaces it by the loss. Where the logits are a strip of more rows, the first launch goes
+// over the labels of all, the second one over the strip, and the third one over the losses of all rows up to its end.
 //
 // Roofline: 8 bytes per logit, 12 where a row of 4 V bytes has left the cache before it is read again for the gradient,
 // half of that in bf16; two exponentials and some ten operations: bound by memory. In bf16 an H100's memory delivers

@@ -1,7 +1,7 @@
 // Matrix products in f32, and in bf16 by the slowest kernel: out (+)= epilogue(op(a) op(b) + bias) + residual.
 //
-// op(a) [M, K], op(b) [K, N], out, pre, residual [M, N], bias [N]. Products come in batches, in gridDim.z: each operand
-// but the bias then is as many matrices, one after another as blocks of rows.
+// op(a) [M, K], op(b) [K, N], out, pre, value, residual [M, N], bias [N]. Products come in batches, in gridDim.z: each
+// operand but the bias then is as many matrices, one after another as blocks of rows.
 //
 // Forward, the gradient of the input and the gradient of the weight of a linear layer are all this, by transposes: y
 // = x W, dx = dy W^T, dW = x^T dy. Matrices are rows `pitch` elements apart and begin anywhere; a transposed operand
@@ -23,10 +23,10 @@
 
 #define LINEAR_PARAMETERS(T, Out)                                                                                \
   const T *__restrict__ a, int a_pitch, const T *__restrict__ b, int b_pitch, Out *out, int out_pitch,           \
-      const T *bias, int kind, int activation, T *pre, int pre_pitch, const T *residual, int residual_pitch,     \
-      int accumulate, int m, int n, int k
+      const T *bias, int kind, int activation, T *pre, int pre_pitch, T *value, int value_pitch,                 \
+      const T *residual, int residual_pitch, int accumulate, int m, int n, int k
 #define LINEAR_EPILOGUE \
-  { out, out_pitch, bias, kind, activation, pre, pre_pitch, residual, residual_pitch, accumulate }
+  { out, out_pitch, bias, kind, activation, pre, pre_pitch, value, value_pitch, residual, residual_pitch, accumulate }
 
 // ---- naive --------------------------------------------------------------------------------------------------------
 

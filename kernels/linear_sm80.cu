@@ -1,10 +1,10 @@
 // Matrix products in bf16 on tensor cores (sm_80 and later): out (+)= epilogue(op(a) op(b) + bias) + residual.
 //
-// op(a) [M, K], op(b) [K, N], bias [N], pre, residual [M, N] in bf16; out [M, N] in bf16 or float. Matrices are rows
-// `pitch` elements apart; a transposed operand is read where it lies. a and b begin at multiples of 16 bytes and so do
-// their rows; all else lies as it likes, and is accessed 16 bytes at a time where it can be. `residual` may be `out`.
-// Products come in batches, in gridDim.z: each operand but the bias then is as many matrices, one after another as
-// blocks of rows.
+// op(a) [M, K], op(b) [K, N], bias [N], pre, value, residual [M, N] in bf16; out [M, N] in bf16 or float. Matrices are
+// rows `pitch` elements apart; a transposed operand is read where it lies. a and b begin at multiples of 16 bytes and
+// so do their rows; all else lies as it likes, and is accessed 16 bytes at a time where it can be. `residual` may be
+// `out`, and `value` may be `pre`. Products come in batches, in gridDim.z: each operand but the bias then is as many
+// matrices, one after another as blocks of rows.
 //
 // Sums are in float. mma adds 16 products at a time to a register, in an order of the hardware's own; those registers
 // run through K in steps of 16 (split K: each part of K so, then the parts in order). So the order depends on the shape
@@ -243,10 +243,10 @@ DEVICE void linear_mma(const bf16* __restrict__ a, int a_pitch, const bf16* __re
 
 #define LINEAR_PARAMETERS(Out)                                                                                       \
   const bf16 *__restrict__ a, int a_pitch, const bf16 *__restrict__ b, int b_pitch, Out *out, int out_pitch,         \
-      const bf16 *bias, int kind, int activation, bf16 *pre, int pre_pitch, const bf16 *residual, int residual_pitch, \
-      int accumulate, int m, int n, int k
+      const bf16 *bias, int kind, int activation, bf16 *pre, int pre_pitch, bf16 *value, int value_pitch,            \
+      const bf16 *residual, int residual_pitch, int accumulate, int m, int n, int k
 #define LINEAR_EPILOGUE \
-  { out, out_pitch, bias, kind, activation, pre, pre_pitch, residual, residual_pitch, accumulate }
+  { out, out_pitch, bias, kind, activation, pre, pre_pitch, value, value_pitch, residual, residual_pitch, accumulate }
 
 #define LINEAR_128(name, ta, tb, Out)                                                                            \
   KERNEL(name, 128, 2, LINEAR_PARAMETERS(Out), int part, unsigned* workspace) {                                  \

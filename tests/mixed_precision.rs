@@ -6,10 +6,14 @@ mod gradients {
     use vcycle::device::cpu::Cpu;
     use vcycle::device::cuda;
     use vcycle::device::cuda::driver::emulator::Options as Schedule;
-    use vcycle::device::{Device, read_f32};
+    use vcycle::device::ops::StepState;
+    use vcycle::device::{Device, alloc_tensor, read_f32, read_scalar, write_floats};
     use vcycle::model::Model;
     use vcycle::model::gpt::{Gpt, GptConfig};
     use vcycle::model::store::Store;
+    use vcycle::parity::random::Random;
+    use vcycle::tape::{LossOptions, Mode, Tape};
+    use vcycle::tensor::DType;
     use vcycle::train::learner::{Learner, OptimizerConfig, Options, Precision};
 
     /// Level 1 of configs/gpt-tiny.toml in shape, with head sizes and lengths that no tile divides.
@@ -46,8 +50,58 @@ mod gradients {
         (report.loss, gradients.collect())
     }
 
+    /// Loss, and gradients of x `[40, 16]` and of a head `[11, 16]`, of two micro-batches that are the same, in strips of the rows.
+    fn head(device: &mut dyn Device, float: DType, strip: usize) -> (f64, Vec<Vec<f32>>) {
+        let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
+        let mut random = Random::new(8);
+        let [x, w] = [[40, 16], [11, 16]].map(|dims| {
+            // Numbers that bf16 has too.
+            let values =
+                random.floats(dims[0] * dims[1]).iter().map(|v| (v * 64.0).round() / 128.0).collect::<Vec<_>>();
+            let value = alloc_tensor(device, float, &dims).expect("memory");
+            write_floats(device, &value, &values).expect("written");
+            (value, alloc_tensor(device, DType::F32, &dims).expect("memory"))
+        });
+        let labels = alloc_tensor(device, DType::I32, &[40]).expect("memory");
+        device.write(&labels, bytemuck::cast_slice(&random.ids(40, 11))).expect("written");
+        let mut tape = Tape::new(float, state);
+        let mut total = 0.0;
+        for accumulate in [false, true] {
+            tape.begin(Mode::Train { accumulate });
+            // A value whose gradient is in the type of the step, as a hidden state's is.
+            let (x, w) = (tape.param(x.0, x.1), tape.param(w.0, w.1));
+            let hidden = tape.dropout(x, Some(x), 0.0);
+            let labels = tape.input(labels);
+            let options = LossOptions { weight: 0.5, strip, ..LossOptions::default() };
+            let loss = tape.linear_cross_entropy(hidden, w, labels, options);
+            tape.backward(&[loss]);
+            tape.run(device).expect("a step");
+            total += read_scalar(device, &tape.value(loss).expect("kept")).expect("a loss");
+        }
+        (total, [x.1, w.1].map(|g| read_f32(device, &g).expect("a gradient")).into())
+    }
+
+    /// The gradient of the head is a sum over strips in f32. What a strip rounds to bf16 are logits of up to 4 (by 2^-7, which
+    /// moves a probability by twice that part of itself), their gradients, and x's: altogether less than 2^-5 of the size.
+    #[test]
+    fn a_head_by_strips_follows_f32() {
+        let (loss, expected) = head(&mut Cpu::new(2), DType::F32, 0);
+        for strip in [0, 16] {
+            let (ours, found) = head(&mut cuda::emulated(Schedule::default()), DType::BF16, strip);
+            assert!((ours / loss - 1.0).abs() < 1.0 / 128.0, "loss {ours} in bf16, {loss} in f32");
+            for (a, b) in expected.iter().zip(&found) {
+                let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+                let part = (dot(&difference, &difference) / dot(a, a)).sqrt();
+                assert!(part < 1.0 / 32.0, "strips of {strip}: {part} of the gradient");
+            }
+        }
+    }
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    }
+
     fn cosine(a: &[f32], b: &[f32]) -> f64 {
-        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
     }
 

@@ -28,38 +28,31 @@ DEVICE float quotient(float x, float y) {
   return SHORT ? __fdividef(x, y) : x / y;
 }
 
-template <bool SHORT = false>
-DEVICE float gelu_tanh(float x) {
-  return quotient<SHORT>(x, 1.0f + exponential<SHORT>(-gelu_tanh_argument(x)));
-}
+// f(x) and f'(x), which share their exponential: who wants one gets only what that takes.
+struct Activated {
+  float value, grad;
+};
 
 template <bool SHORT = false>
-DEVICE float gelu_tanh_grad(float x) {
+DEVICE Activated gelu_tanh(float x) {
   // Clamped, so that far in the left tail e s is 1 and not infinity times zero.
   const float e = exponential<SHORT>(fminf(-gelu_tanh_argument(x), 80.0f));
   const float s = quotient<SHORT>(1.0f, 1.0f + e);
   const float slope = kTanhSlope * (1.0f + 3.0f * kTanhCubic * x * x);
   // e s is 1 - s without the cancellation, which x times the slope would magnify.
-  return s + x * slope * s * (e * s);
+  return {x * s, s + x * slope * s * (e * s)};
 }
 
 DEVICE float normal_distribution(float x) { return 0.5f * (1.0f + erff(0.70710678f * x)); }
 
-DEVICE float gelu_erf(float x) { return x * normal_distribution(x); }
-
 template <bool SHORT = false>
-DEVICE float gelu_erf_grad(float x) {
-  const float density = 0.39894228f * exponential<SHORT>(-0.5f * x * x);
-  return normal_distribution(x) + x * density;
+DEVICE Activated gelu_erf(float x) {
+  const float density = 0.39894228f * exponential<SHORT>(-0.5f * x * x), s = normal_distribution(x);
+  return {x * s, s + x * density};
 }
 
 // `kind` is the same in all threads: no divergence.
 template <bool SHORT = false>
-DEVICE float activate(int kind, float x) {
-  return kind == kGeluTanh ? gelu_tanh<SHORT>(x) : gelu_erf(x);
-}
-
-template <bool SHORT = false>
-DEVICE float activate_grad(int kind, float x) {
-  return kind == kGeluTanh ? gelu_tanh_grad<SHORT>(x) : gelu_erf_grad<SHORT>(x);
+DEVICE Activated activate(int kind, float x) {
+  return kind == kGeluTanh ? gelu_tanh<SHORT>(x) : gelu_erf<SHORT>(x);
 }

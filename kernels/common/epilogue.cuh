@@ -12,8 +12,8 @@
 
 enum EpilogueKind { kNone = 0, kActivate = 1, kActivateGrad = 2 };
 
-// `residual` may be `out`, so nothing here is `__restrict__`: a thread reads the residual of its elements, then writes
-// them.
+// `residual` may be `out`, and `value` may be `pre`, so nothing here is `__restrict__`: a thread reads those of its
+// elements, then writes them.
 template <class T, class Out>
 struct Epilogue {
   Out* out;
@@ -23,6 +23,8 @@ struct Epilogue {
   int activation;  // ActivationKind
   T* pre;          // kActivate keeps z here (or null), kActivateGrad reads it
   int pre_pitch;
+  T* value;  // kActivateGrad writes f(pre) here (or null); may be pre
+  int value_pitch;
   const T* residual;  // or null
   int residual_pitch;
   int accumulate;
@@ -34,6 +36,7 @@ template <class T, class Out>
 DEVICE Epilogue<T, Out> in_batch(Epilogue<T, Out> around, int m) {
   around.out += matrix_start(m, around.out_pitch);
   if (around.pre) around.pre += matrix_start(m, around.pre_pitch);
+  if (around.value) around.value += matrix_start(m, around.value_pitch);
   if (around.residual) around.residual += matrix_start(m, around.residual_pitch);
   return around;
 }
@@ -47,9 +50,12 @@ DEVICE void write_out(const Epilogue<T, Out>& around, int i, int j, float z) {
   if (around.bias) z += to_float(around.bias[j]);
   if (around.kind == kActivate) {
     if (around.pre) around.pre[row_start(i, around.pre_pitch) + j] = to<T>(z);
-    z = activate<kShort<T, Out>>(around.activation, z);
+    z = activate<kShort<T, Out>>(around.activation, z).value;
   } else if (around.kind == kActivateGrad) {
-    z *= activate_grad<kShort<T, Out>>(around.activation, to_float(around.pre[row_start(i, around.pre_pitch) + j]));
+    const float x = to_float(around.pre[row_start(i, around.pre_pitch) + j]);
+    const Activated both = activate<kShort<T, Out>>(around.activation, x);
+    if (around.value) around.value[row_start(i, around.value_pitch) + j] = to<T>(both.value);
+    z *= both.grad;
   }
   if (around.residual) z += to_float(around.residual[row_start(i, around.residual_pitch) + j]);
   Out* out = around.out + row_start(i, around.out_pitch) + j;
@@ -73,7 +79,7 @@ DEVICE bool in_pieces(const Epilogue<T, Out>& around) {
     return !around.bias && around.kind == kNone && !around.residual;
   } else {
     return in_pieces(around.bias, 0) && in_pieces(around.pre, around.pre_pitch) &&
-           in_pieces(around.residual, around.residual_pitch);
+           in_pieces(around.value, around.value_pitch) && in_pieces(around.residual, around.residual_pitch);
   }
 }
 
@@ -126,20 +132,30 @@ DEVICE void finish(const Epilogue<T, Out>& around, const Around<Out>& near, int 
       if (around.pre) store(around.pre + row_start(i, around.pre_pitch) + j, z);
       if (around.activation == kGeluTanh) {
 #pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] = gelu_tanh<kShort<T, Out>>(z.v[e]);
+        for (int e = 0; e < kSize; e++) z.v[e] = gelu_tanh<kShort<T, Out>>(z.v[e]).value;
       } else {
 #pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] = gelu_erf(z.v[e]);
+        for (int e = 0; e < kSize; e++) z.v[e] = gelu_erf<kShort<T, Out>>(z.v[e]).value;
       }
     } else if (around.kind == kActivateGrad) {
-      const Vec<Out> x = unpack(near.pre);
+      // First inputs, then values.
+      Vec<Out> x = unpack(near.pre);
       if (around.activation == kGeluTanh) {
 #pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] *= gelu_tanh_grad<kShort<T, Out>>(x.v[e]);
+        for (int e = 0; e < kSize; e++) {
+          const Activated both = gelu_tanh<kShort<T, Out>>(x.v[e]);
+          x.v[e] = both.value;
+          z.v[e] *= both.grad;
+        }
       } else {
 #pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] *= gelu_erf_grad<kShort<T, Out>>(x.v[e]);
+        for (int e = 0; e < kSize; e++) {
+          const Activated both = gelu_erf<kShort<T, Out>>(x.v[e]);
+          x.v[e] = both.value;
+          z.v[e] *= both.grad;
+        }
       }
+      if (around.value) store(around.value + row_start(i, around.value_pitch) + j, x);
     }
     if (around.residual) {
       const Vec<Out> more = unpack(near.residual);

@@ -5,6 +5,7 @@ use crate::device::cuda::Cuda;
 use crate::device::cuda::driver::nvidia::Nvidia;
 use crate::device::cuda::driver::nvidia::cublaslt::Products;
 use crate::device::cuda::variants::{Variant, ladder};
+use crate::device::energy::Meter;
 use crate::device::ops::Op;
 use crate::device::{self, Device};
 use crate::error::Result;
@@ -55,6 +56,16 @@ impl Machine {
             // The largest second-level cache of a GPU yet has 126 MB.
             "cuda" => 128 << 20,
             _ => 0,
+        }
+    }
+
+    /// What counts its energy, where something does: there is none of emulated hardware.
+    pub fn meter(&self) -> Option<Meter> {
+        match self {
+            Machine::Host(_) => Meter::cpu(),
+            Machine::Nvidia(device) => Meter::gpu(&device.driver.bus()?),
+            #[cfg(emulated)]
+            Machine::Emulator(_) => None,
         }
     }
 

@@ -5,6 +5,7 @@ pub mod inputs;
 pub mod machine;
 pub mod measure;
 mod output;
+pub mod report;
 pub mod roofline;
 pub mod shapes;
 pub mod stats;
@@ -64,6 +65,8 @@ pub struct Request {
     pub rounds: usize,
     /// At least so many seconds; if none, as long as makes sense.
     pub seconds: Option<f64>,
+    /// Tells this version from others in a report.
+    pub label: Option<String>,
 }
 
 /// Takes text for people, and lines of JSON, as they come.

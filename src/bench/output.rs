@@ -75,6 +75,7 @@ impl Setting<'_> {
         json!({
             "bench": subject.name(),
             "peer": format!("vcycle_{}", self.precision()),
+            "label": self.request.label,
             "version": env!("CARGO_PKG_VERSION"),
             "device": self.request.device,
             "shape": shape.name,
@@ -127,6 +128,7 @@ impl Setting<'_> {
                 "of products",
                 "MiB",
                 "at start",
+                "J",
                 "loss",
                 "steps",
             ],
@@ -144,6 +146,7 @@ impl Setting<'_> {
             self.roofline.map_or("-".into(), |r| format!("{:.0} %", 100.0 * rate / r.flops)),
             format!("{:.0}", s.resident.1 as f64 / MIB),
             format!("{:.0}", s.resident.0 as f64 / MIB),
+            s.joules.map_or("-".into(), significant),
             format!("{:.4}", s.loss),
             s.summary.runs.to_string(),
         ]);
@@ -172,6 +175,7 @@ impl Setting<'_> {
             "rss_mb": (s.resident.1 as f64 / MIB).round(),
             "rss_at_start_mb": (s.resident.0 as f64 / MIB).round(),
             "loss": s.loss,
+            "joules_per_step": s.joules,
             "flops": s.flops,
             "model_flops": s.counted.model,
             "hardware_flops": s.counted.hardware,

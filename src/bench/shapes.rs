@@ -167,6 +167,11 @@ impl Subject {
         self.kind().name
     }
 
+    /// Those of all subjects.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        KINDS.iter().map(|kind| kind.name)
+    }
+
     /// The word behind the sizes of this shape.
     pub fn mark(self, shape: &Shape) -> Option<&'static str> {
         self.kind().mark.filter(|_| shape.marked).map(|(mark, _)| mark)

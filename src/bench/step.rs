@@ -6,6 +6,7 @@ use super::measure::Effort;
 use super::stats::Summary;
 use crate::bail;
 use crate::device::Device;
+use crate::device::energy::Meter;
 use crate::device::ops::ALIGN;
 use crate::error::{At, Result};
 use crate::memory;
@@ -28,6 +29,8 @@ pub struct Steps {
     pub counted: StepFlops,
     pub activations: usize,
     pub loss: f64,
+    /// Energy of a step, where something counts it.
+    pub joules: Option<f64>,
     /// Memory of the process in bytes: the most before the model, and the most.
     pub resident: (u64, u64),
     /// Seconds of a step by kind of operation, as the device measures them when they run one by one.
@@ -73,6 +76,7 @@ pub fn measure(machine: &mut Machine, sizes: &[usize], precision: Precision, eff
     machine.require(bytes)?;
     let (params, tokens) = (gpt.table().count(), batch * time);
     let flops = tokens as u64 * (6 * (params - time * width) + 12 * layers * time * width) as u64;
+    let mut meter = machine.meter();
     let device = machine.device();
     let store = Store::new(gpt.table().clone(), device)?;
     store.initialise(device, 1)?;
@@ -80,14 +84,14 @@ pub fn measure(machine: &mut Machine, sizes: &[usize], precision: Precision, eff
     let options = Options { seed: 1, precision, ..Options::default() };
     let mut learner = Learner::new(device, Box::new(gpt), store, (batch, time), optimizer, options)?;
     let mut batches = Batches::new(vocab, batch, time)?;
-    let (seconds, loss) = timed(device, &mut learner, &mut batches, effort)?;
+    let Timed { seconds, loss, joules } = timed(device, &mut learner, &mut batches, effort, &mut meter)?;
     let operations = apart(device, &mut learner, &mut batches)?;
     let Some(summary) = Summary::of(&seconds) else { bail!("no step was measured") };
     let (counted, activations) = (learner.step_flops(), learner.activation_bytes());
     let (_, store) = learner.finish(device);
     store.free(device);
     let resident = (before, memory::resident().unwrap_or((0, 0)).1);
-    Ok(Steps { summary, params, tokens, flops, counted, activations, loss, resident, operations })
+    Ok(Steps { summary, params, tokens, flops, counted, activations, loss, joules, resident, operations })
 }
 
 /// Bytes that the steps will take.
@@ -140,24 +144,38 @@ fn step(device: &mut dyn Device, learner: &mut Learner, batches: &mut Batches) -
     Ok(learner.step(device, ids, labels, 3e-4)?.loss)
 }
 
-/// Seconds of every step after the warm-up, and the last loss.
+/// What the clock and the meter said.
+struct Timed {
+    /// Of every step after the warm-up.
+    seconds: Vec<f64>,
+    /// The last.
+    loss: f64,
+    /// Of a step on average.
+    joules: Option<f64>,
+}
+
 fn timed(
     device: &mut dyn Device,
     learner: &mut Learner,
     batches: &mut Batches,
     effort: Effort,
-) -> Result<(Vec<f64>, f64)> {
+    meter: &mut Option<Meter>,
+) -> Result<Timed> {
     for _ in 0..WARM_UP {
         step(device, learner, batches)?;
     }
+    let mut spent = || meter.as_mut().and_then(Meter::joules);
+    let (before, mut after) = (spent(), None);
     let (mut seconds, mut loss, begin) = (Vec::new(), f64::NAN, Instant::now());
     while seconds.len() < effort.rounds || begin.elapsed().as_secs_f64() < effort.seconds {
         let start = Instant::now();
         loss = step(device, learner, batches)?;
         device.sync()?;
         seconds.push(start.elapsed().as_secs_f64().max(1e-9));
+        after = spent();
     }
-    Ok((seconds, loss))
+    let joules = before.zip(after).map(|(before, after)| (after - before) / seconds.len().max(1) as f64);
+    Ok(Timed { seconds, loss, joules })
 }
 
 /// Seconds of a step by kind of operation, the longest first.

@@ -1,6 +1,7 @@
-use super::{DeviceArgs, print};
+use super::{DeviceArgs, bench_report, print};
 use crate::bail;
 use crate::bench::machine::Wish;
+use crate::bench::report::LONGEST;
 use crate::bench::shapes::{self, Subject};
 use crate::bench::{self, Peer, Request, Sink};
 use crate::error::{Error, Result};
@@ -12,11 +13,14 @@ use std::path::PathBuf;
 
 /// What operations and training steps take: median, best, spread, rates, and the part of what this device gives at its best
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = shapes::help(), after_long_help = format!("{HOW}\n\n{}", shapes::help()))]
 pub struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to measure
-    #[arg(value_enum)]
-    subject: What,
+    #[arg(value_enum, required = true)]
+    subject: Option<What>,
     /// A name, or sizes: see below
     #[arg(long, value_name = "NAME|SIZES")]
     shape: Option<String>,
@@ -30,16 +34,24 @@ pub struct Args {
     precision: In,
     /// Measure a peer in the same rounds: cublaslt, for gemm on cuda, in a build with the feature of that name
     #[arg(long, value_enum)]
-    peer: Option<Other>,
+    peer: Option<Theirs>,
     /// At least so many rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rounds: u32,
     /// At least so many seconds for every case [default: 1, for a step 15]
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
+    /// Written into the lines of JSON: tells this version from others, as before and after a change, in `vcycle bench report`
+    #[arg(long, value_name = "TEXT", value_parser = label)]
+    label: Option<String>,
     /// A line of JSON for every case into this file, or with `-` to standard output (the table then goes to standard error)
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+}
+
+#[derive(clap::Subcommand)]
+enum Other {
+    Report(bench_report::Args),
 }
 
 const HOW: &str = "\
@@ -63,7 +75,7 @@ enum What {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Other {
+enum Theirs {
     #[value(name = "cublaslt")]
     CublasLt,
 }
@@ -81,10 +93,17 @@ fn seconds(text: &str) -> Result<f64> {
     }
 }
 
+fn label(text: &str) -> Result<String> {
+    match text.chars().count() {
+        1..=LONGEST if !text.trim().is_empty() => Ok(text.into()),
+        n => bail!("a label has 1 to {LONGEST} characters, and not only spaces; this one has {n}"),
+    }
+}
+
 impl Args {
-    fn request(&self) -> Request {
+    fn request(&self, subject: What) -> Request {
         Request {
-            subject: match self.subject {
+            subject: match subject {
                 What::Gemm => Subject::Gemm,
                 What::Attention => Subject::Attention,
                 What::LayerNorm => Subject::LayerNorm,
@@ -105,13 +124,18 @@ impl Args {
                 In::F32 => Precision::F32,
                 In::Bf16 => Precision::Bf16,
             },
-            peer: self.peer.map(|Other::CublasLt| Peer::CublasLt),
+            peer: self.peer.map(|Theirs::CublasLt| Peer::CublasLt),
             rounds: self.rounds as usize,
             seconds: self.seconds,
+            label: self.label.clone(),
         }
     }
 
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
+        if let Some(Other::Report(report)) = self.other.take() {
+            return report.run();
+        }
+        let Some(subject) = self.subject else { bail!("what to measure? `vcycle bench --help` lists all") };
         let to_stdout = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
         // Opened first: nobody wants to hear after minutes that it cannot be.
         let mut file = match &self.json {
@@ -127,7 +151,7 @@ impl Args {
             None if to_stdout => print(format_args!("{value}\n")),
             None => Ok(()),
         };
-        bench::run(&self.request(), &mut Sink { say: &mut say, json: &mut json })?;
+        bench::run(&self.request(subject), &mut Sink { say: &mut say, json: &mut json })?;
         file.map_or(Ok(()), AtomicFile::commit)
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, no logic of its own.
 
 mod bench;
+mod bench_report;
 mod coalesce;
 mod compare;
 mod data;

@@ -6,6 +6,7 @@
 pub mod bounds;
 pub mod cpu;
 pub mod cuda;
+pub mod energy;
 mod host;
 pub mod ops;
 mod posts;

@@ -6,6 +6,7 @@ pub mod perplexity;
 use crate::device::ops::StepState;
 use crate::device::{self, Device};
 use crate::error::Result;
+use crate::model::Model;
 use crate::model::gpt::Gpt;
 use crate::model::store::Store;
 use crate::tape::{LossOptions, Mode, Tape, Var};
@@ -51,9 +52,7 @@ impl<'a> Forward<'a> {
         let view = Tensor::new(self.labels.place, DType::I32, 0, &dims);
         device.write(&view, bytemuck::cast_slice(labels))?;
         let labels = self.tape.input(view);
-        let hidden = self.gpt.hidden(&mut self.tape, &self.vars, input, false, |_, _| {});
-        let logits = self.gpt.logits(&mut self.tape, &self.vars, hidden);
-        let loss = self.tape.cross_entropy(logits, labels, LossOptions::default());
+        let loss = self.gpt.loss(&mut self.tape, &self.vars, input, labels, LossOptions::default(), false);
         self.tape.keep(loss);
         self.tape.run(device)?;
         device::read_scalar(device, &self.tape.value(loss)?)

@@ -140,8 +140,7 @@ impl Model for Gpt {
 
     fn loss(&self, t: &mut Tape, p: &[Var], ids: Var, labels: Var, options: LossOptions, recompute: bool) -> Var {
         let hidden = self.hidden(t, p, ids, recompute, |_, _| {}); // [B, T, C]
-        let logits = self.logits(t, p, hidden); // [B, T, V]
-        t.cross_entropy(logits, labels, options) // [1]
+        t.linear_cross_entropy(hidden, p[0], labels, options) // [1]
     }
 }
 

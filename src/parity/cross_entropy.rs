@@ -37,7 +37,7 @@ fn of(
         Gradient::InPlace => Some(logits),
     };
     let (losses, loss) = (lab.wide_output((&[rows], 0)), lab.wide_output((&[1], 0)));
-    CrossEntropy { logits, labels, losses, loss, dlogits, ignore: IGNORE, smoothing: 0.0, weight: 1.0 }
+    CrossEntropy { logits, labels, losses, loss, first: 0, dlogits, ignore: IGNORE, smoothing: 0.0, weight: 1.0 }
 }
 
 pub fn cases(lab: &mut Lab) {
@@ -63,6 +63,19 @@ pub fn cases(lab: &mut Lab) {
     let op = of(lab, (9, 3), 0, Gradient::InPlace, true);
     let labels = lab.integers(&[9], &[-1, -1, -1, -1, -1, -1, -1, -1, 2]);
     check(lab, CrossEntropy { labels, ignore: -1, ..op });
+    for (first, rows, all) in [(0, 3, 7), (3, 3, 7), (6, 1, 7), (5, 0, 7), (128, 70, 1100)] {
+        for (smoothing, all_ignored) in [(0.0, false), (0.1, false), (0.0, true)] {
+            let op = strip(lab, first, rows, all, all_ignored);
+            check(lab, CrossEntropy { smoothing, weight: 0.5, ..op });
+        }
+    }
+}
+
+/// A strip of more rows, of which those before it have their losses.
+fn strip(lab: &mut Lab, first: usize, rows: usize, all: usize, all_ignored: bool) -> CrossEntropy {
+    let op = of(lab, (rows, 67), 0, Gradient::InPlace, false);
+    let labels = labels(lab, all, 67, all_ignored);
+    CrossEntropy { labels, losses: lab.wide_input((&[all], 0)), first, ..op }
 }
 
 fn check(lab: &mut Lab, op: CrossEntropy) {

@@ -68,8 +68,8 @@ enum Around {
     Bias,
     /// An activation, whether its input is kept, and a residual.
     Activate(Activation, bool, bool),
-    /// The derivative of an activation, and bias and residual.
-    Gradient(Activation, bool),
+    /// The derivative of an activation, whether bias and residual are there, and where the activation goes again.
+    Gradient(Activation, bool, Again),
     Residual,
     InPlace,
     Accumulate,
@@ -77,6 +77,14 @@ enum Around {
     Wide(bool),
     /// A wide output and all that can surround it.
     WideActivate,
+}
+
+/// Where an activation goes that is made again beside its derivative.
+#[derive(Clone, Copy, PartialEq)]
+enum Again {
+    Nowhere,
+    Apart,
+    InPlace,
 }
 
 /// What lies between rows.
@@ -91,15 +99,17 @@ enum Gap {
 const TANH: Activation = Activation::GeluTanh;
 const ERF: Activation = Activation::GeluErf;
 
-const AROUND: [Around; 14] = [
+const AROUND: [Around; 16] = [
     Around::Nothing,
     Around::Bias,
     Around::Activate(TANH, false, false),
     Around::Activate(ERF, true, false),
     Around::Activate(TANH, true, true),
     Around::Activate(ERF, false, true),
-    Around::Gradient(TANH, false),
-    Around::Gradient(ERF, true),
+    Around::Gradient(TANH, false, Again::Nowhere),
+    Around::Gradient(ERF, true, Again::Nowhere),
+    Around::Gradient(ERF, false, Again::InPlace),
+    Around::Gradient(TANH, true, Again::Apart),
     Around::Residual,
     Around::InPlace,
     Around::Accumulate,
@@ -138,8 +148,14 @@ fn of(lab: &mut Lab, batch: usize, (m, n, k): Sizes, (ta, tb): (bool, bool), gap
             op.epilogue = Epilogue::Activate { kind, pre };
             op.residual = residual.then(|| lab.input((dims, pitch(n, 2))));
         }
-        Around::Gradient(kind, rest) => {
-            op.epilogue = Epilogue::ActivateGrad { kind, pre: lab.input((dims, pitch(n, 4))) };
+        Around::Gradient(kind, rest, again) => {
+            let pre = lab.input((dims, pitch(n, 4)));
+            let value = match again {
+                Again::Nowhere => None,
+                Again::Apart => Some(lab.output((dims, pitch(n, 5)))),
+                Again::InPlace => Some(pre),
+            };
+            op.epilogue = Epilogue::ActivateGrad { kind, pre, value };
             op.bias = rest.then(|| lab.input((&[n], 0)));
             op.residual = rest.then(|| lab.input((dims, 0)));
         }
@@ -171,11 +187,21 @@ fn check_batch(lab: &mut Lab, batch: usize, sizes: Sizes, transposes: (bool, boo
     let z = 2.0 * (sizes.2 as f64).sqrt() + 3.0;
     let product = dot(sizes.2 + 2);
     let pointwise = if op.epilogue == Epilogue::None { 0.0 } else { 0.13 * product + 4.0 * EPS * z };
-    lab.check(op, |_, _| product + pointwise);
+    let again = value(&op);
+    // An activation made again comes of no sum, but of an input in -1..1.
+    lab.check(op, |t, _| if Some(*t) == again { 4.0 * EPS } else { product + pointwise });
     lab.clear();
 }
 
-/// Activations far into both tails: a product with 1 puts any z there.
+/// What is made again beside a derivative.
+fn value(op: &Linear) -> Option<Tensor> {
+    match op.epilogue {
+        Epilogue::ActivateGrad { value, .. } => value,
+        _ => None,
+    }
+}
+
+/// Activations far into both tails: a product with 1 puts any z there, and beside a derivative any input will do.
 fn tails(lab: &mut Lab) {
     let z: Vec<f64> = (-120..=120).map(|i| f64::from(i) / 2.0).collect();
     let dims = &[z.len(), 1];
@@ -189,6 +215,13 @@ fn tails(lab: &mut Lab) {
             lab.check(op, |_, want| 2.0 * EPS * want.abs().max(6.0));
             lab.clear();
         }
+        let (a, b, out) = (lab.input((dims, 0)), lab.input((&[1, 1], 0)), lab.output((dims, 0)));
+        let (pre, again) = (lab.floats((dims, 0), &z), Some(lab.output((dims, 0))));
+        let epilogue = Epilogue::ActivateGrad { kind, pre, value: again };
+        let op = Linear { epilogue, ..Linear::product(a, b, out, (false, false)) };
+        // The derivative's two terms, of 6 and less where they are not the one alone, are off by as many units.
+        lab.check(op, |t, want| 2.0 * EPS * if Some(*t) == again { want.abs().max(6.0) } else { 6.0 });
+        lab.clear();
     }
 }
 
@@ -197,7 +230,7 @@ pub fn cases(lab: &mut Lab) {
     const GAPS: [Gap; 3] = [Gap::Nothing, Gap::Elements(3), Gap::Elements(5)];
     for (s, sizes) in SIZES.into_iter().enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
-            // Over all sizes, every surrounding three times with every transpose.
+            // Over all sizes, every surrounding at least twice with every transpose.
             for more in 0..3 {
                 check(lab, sizes, transposes, GAPS[(s + i + more) % 3], AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
             }
@@ -227,8 +260,8 @@ pub fn cases(lab: &mut Lab) {
 fn batches(lab: &mut Lab) {
     for (s, (batch, sizes)) in BATCHES.into_iter().enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
-            // Every surrounding, most with two transposes; some factors are not as tensor cores want them.
-            for (gap, more) in [(Gap::Whole, 0), (if i == s % 4 { Gap::Elements(3) } else { Gap::Whole }, 7)] {
+            // Every surrounding, each with two transposes; some factors are not as tensor cores want them.
+            for (gap, more) in [(Gap::Whole, 0), (if i == s % 4 { Gap::Elements(3) } else { Gap::Whole }, 8)] {
                 check_batch(lab, batch, sizes, transposes, gap, AROUND[(s + 3 * i + more) % AROUND.len()]);
             }
         }
@@ -254,6 +287,7 @@ fn tiles(lab: &mut Lab) {
     }
     check(lab, DEEP_TILES, (false, true), Gap::Whole, Around::Activate(TANH, true, true));
     check(lab, DEEP_TILES, (true, false), Gap::Whole, Around::Wide(true));
+    check(lab, DEEP_TILES, (false, true), Gap::Whole, Around::Gradient(ERF, true, Again::InPlace));
 }
 
 /// Small integers, of which every sum is one that bf16 has: no rounding anywhere, so any order gives the same bits.
@@ -291,7 +325,9 @@ fn exact(lab: &mut Lab) {
 fn apart(lab: &mut Lab) {
     let (m, n, k) = (20, 24, 40);
     for begin in [0, 1, 8] {
-        for around in [Around::Activate(TANH, true, true), Around::Gradient(ERF, true), Around::Accumulate] {
+        for around in
+            [Around::Activate(TANH, true, true), Around::Gradient(ERF, true, Again::Apart), Around::Accumulate]
+        {
             let mut op = of(lab, 1, (m, n, k), (false, true), Gap::Whole, around);
             // Columns of wider buffers: `out` at any place, the factors at multiples of 16 bytes or beside them.
             let (a, b) = (lab.input((&[m, k + 8], 56)), lab.input((&[n, k + 8], 64)));
@@ -301,7 +337,10 @@ fn apart(lab: &mut Lab) {
                 (out.columns(3, n), op.residual.map(|_| lab.input((&[m, n + 1], 32)).columns(1, n)));
             match &mut op.epilogue {
                 Epilogue::Activate { pre: kept, .. } => *kept = Some(pre.columns(8, n)),
-                Epilogue::ActivateGrad { pre: kept, .. } => *kept = pre.columns(8, n),
+                Epilogue::ActivateGrad { pre: kept, value, .. } => {
+                    *kept = pre.columns(8, n);
+                    *value = Some(lab.input((&[m, n + 5], 40)).columns(5, n));
+                }
                 Epilogue::None => {}
             }
             lab.check(op, |_, _| 1.13 * dot(k + 2) + 4.0 * EPS * 16.0);

@@ -34,13 +34,13 @@ pub fn render(run: &Run) -> Result<String> {
     }
     let baselines: Vec<usize> = (0..sides.len()).filter(|&i| sides.len() > 1 && sides[i].is_scratch()).collect();
     page.heading("Held-out loss");
-    page.picture(&curves::held_out(&sides, &baselines))?;
+    page.picture(&curves::held_out(&sides, &baselines).drawing()?);
     page::savings(&mut page, run);
     page.heading("Stages");
     page::stages(&mut page, &sides);
     if let Some(picture) = curves::training(&sides) {
         page.heading("Training");
-        page.picture(&picture)?;
+        page.picture(&picture.drawing()?);
     }
     page.heading("Speed and memory");
     page::speed(&mut page, &sides);

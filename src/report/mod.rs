@@ -1,6 +1,7 @@
 //! What runs were worth, read from the files they left: compared in numbers ([`compare`]), in pictures ([`curves`], drawn
 //! by [`plot`]), and on a page of their own ([`html`]); and where a device's time went ([`trace`]).
 
+pub mod canvas;
 pub mod compare;
 pub mod curves;
 pub mod html;

@@ -1,10 +1,9 @@
 //! The parts of a run's page. What comes from files is escaped in the cells and paragraphs that take it.
 
-use super::plot::Picture;
+use super::canvas::Drawing;
 use super::run::{Operation, Operator, Position, Run, Sample, Side, Stage};
 use super::savings::{Point, Savings, saved};
 use super::text::{duration, engineering, escape, in_seconds, percent};
-use crate::error::Result;
 use serde_json::Value;
 
 const STYLE: &str = "
@@ -17,9 +16,10 @@ h2 { margin-top: 2em; border-bottom: 1px solid #bbb; }
 svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; margin: 1em 0; }
 caption { text-align: left; font-weight: bold; padding-bottom: 0.3em; }
-th, td { padding: 0.2em 0.8em; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
+th, td { padding: 0.2em 0.6em; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
 th { border-bottom: 1px solid #888; }
 th:first-child, td:first-child { text-align: left; }
+td:first-child, td:nth-child(2) { white-space: nowrap; }
 td.bar { width: 300px; }
 td.bar div { height: 1em; margin-top: 0.25em; background: #0072b2; }
 pre { padding: 1em; background: #f5f5f5; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -57,12 +57,8 @@ impl Page {
         self.raw(&format!("<p class=\"hint\">{}</p>\n", escape(text)));
     }
 
-    /// # Errors
-    /// As [`Picture::inline`].
-    pub fn picture(&mut self, picture: &Picture) -> Result<()> {
-        let svg = picture.inline()?;
-        self.raw(&svg);
-        Ok(())
+    pub fn picture(&mut self, picture: &Drawing) {
+        self.raw(&picture.inline());
     }
 
     /// Cells of text. Columns that say nothing are left out, and so is a table without rows.

@@ -1,12 +1,12 @@
-//! Drawing: panels of curves under one legend, as SVG. Text stays text, so drawing needs no fonts.
+//! Drawing: panels of curves under one legend, as SVG.
 
-use super::text::{engineering, escape};
-use crate::error::{Error, Result};
-use plotters::coord::Shift;
+use super::canvas::{Area, CHARACTER, Drawing, Drawn, GRID, INK, SCALE, WIDTH, colour, mark, px, shorten, text};
+use super::text::engineering;
+use crate::error::Result;
 use plotters::coord::types::RangedCoordf64;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::{HPos, VPos};
 use std::ops::Range;
 
 /// Points that are joined.
@@ -93,100 +93,37 @@ pub struct Picture {
     pub panels: Vec<Panel>,
 }
 
-/// The palette of Okabe and Ito, apart for the colour-blind; without its yellow, which white paper swallows.
-const COLOURS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 135, 95),
-    RGBColor(160, 80, 140),
-    RGBColor(190, 130, 0),
-    RGBColor(60, 155, 210),
-    RGBColor(110, 70, 40),
-    RGBColor(60, 60, 60),
-];
-const INK: RGBColor = RGBColor(34, 34, 34);
-const GRID: RGBColor = RGBColor(214, 214, 214);
-
-/// Plotters rounds to whole pixels; drawing larger than shown keeps curves smooth.
-const SCALE: u32 = 4;
 /// As shown.
-const WIDTH: u32 = 1200;
 const PANEL_HEIGHT: u32 = 400;
 const LEGEND_ROW: u32 = 24;
-/// A character of the legend, on average and rather too wide than too narrow.
-const CHARACTER: f64 = 7.6;
 /// Of a legend's sample of a line.
 const SAMPLE: u32 = 34;
 /// More marks than this run together; of more points, every second or tenth is marked.
 const MOST_MARKS: usize = 60;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
-type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// Lengths and text sizes as shown, in drawn units.
-fn px(length: u32) -> i32 {
-    (length * SCALE) as i32
-}
-
-fn text(size: u32, colour: RGBColor, at: (HPos, VPos)) -> TextStyle<'static> {
-    // Plotters divides by 1.24 what SVG calls a font's size.
-    let mut style: TextStyle<'static> = ("sans-serif", f64::from(size * SCALE) * 1.24).into();
-    style.color = colour.to_backend_color();
-    style.pos(Pos::new(at.0, at.1))
-}
-
-fn colour(index: usize) -> RGBColor {
-    COLOURS[index % COLOURS.len()]
-}
-
 impl Picture {
     /// A file of its own.
     ///
     /// # Errors
     /// Plotters refuses, which ranges as made by [`range`] give it no reason for.
     pub fn svg(&self) -> Result<String> {
-        let (body, height) = self.body()?;
-        Ok(format!("<svg xmlns=\"http://www.w3.org/2000/svg\" {}>\n{body}</svg>\n", self.attributes(height)))
+        Ok(self.drawing()?.svg())
     }
 
-    /// A part of a page.
-    ///
     /// # Errors
     /// As [`Picture::svg`].
-    pub fn inline(&self) -> Result<String> {
-        let (body, height) = self.body()?;
-        Ok(format!("<svg {}>\n{body}</svg>\n", self.attributes(height)))
-    }
-
-    fn attributes(&self, height: u32) -> String {
-        format!(
-            "width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"",
-            WIDTH * SCALE,
-            height * SCALE,
-            escape(&self.description)
-        )
-    }
-
-    /// Everything within the `svg` element, and the height as shown.
-    fn body(&self) -> Result<(String, u32)> {
+    pub fn drawing(&self) -> Result<Drawing> {
         let rows = self.legend_rows();
         let top = rows.len() as u32 * LEGEND_ROW + 12;
         let height = top + PANEL_HEIGHT * self.panels.len().div_ceil(2) as u32;
-        let mut drawn = String::new();
-        let done = self.draw(&mut drawn, &rows, top, height);
-        done.map_err(|e| Error::new(format!("cannot draw the picture: {e}")))?;
-        // The element that plotters opens says nothing for screen readers.
-        let body = drawn.split_once('>').map_or("", |(_, rest)| rest).trim();
-        Ok((body.strip_suffix("</svg>").unwrap_or(body).to_string(), height))
+        Drawing::new(&self.description, height, |root| self.draw(root, &rows, top))
     }
 
-    fn draw(&self, to: &mut String, rows: &[Vec<Entry>], top: u32, height: u32) -> Drawn {
-        let root = SVGBackend::with_string(to, (WIDTH * SCALE, height * SCALE)).into_drawing_area();
-        root.fill(&WHITE)?;
+    fn draw(&self, root: &Area<'_>, rows: &[Vec<Entry>], top: u32) -> Drawn {
         for (row, entries) in rows.iter().enumerate() {
             let y = px(row as u32 * LEGEND_ROW + LEGEND_ROW / 2 + 6);
-            entries.iter().try_for_each(|entry| entry.draw(&root, y))?;
+            entries.iter().try_for_each(|entry| entry.draw(root, y))?;
         }
         let columns = self.panels.len().min(2) as u32;
         for (number, panel) in self.panels.iter().enumerate() {
@@ -195,14 +132,13 @@ impl Picture {
             let corner = (px(column * width), px(top + row * PANEL_HEIGHT));
             panel.draw(&root.clone().shrink(corner, (px(width), px(PANEL_HEIGHT))))?;
         }
-        root.present()?;
         Ok(())
     }
 
     /// The legend, broken into rows that fit.
     fn legend_rows(&self) -> Vec<Vec<Entry>> {
         let marked = self.panels.iter().flat_map(|p| &p.curves).any(|curve| curve.marked);
-        let runs = self.legend.iter().map(|(text, colour)| (shorten(text), Sign::Run(*colour, marked)));
+        let runs = self.legend.iter().map(|(text, colour)| (shorten(text, 64), Sign::Run(*colour, marked)));
         let below = self.panels.iter().flat_map(|p| &p.curves).flat_map(|c| &c.segments).any(|s| s.below);
         let signs = [
             (below, "level 2 and below", Sign::Below),
@@ -222,15 +158,6 @@ impl Picture {
             x += width;
         }
         rows
-    }
-}
-
-/// The end of a long name says more than its beginning.
-fn shorten(name: &str) -> String {
-    const MOST: usize = 64;
-    match name.chars().count() {
-        n if n > MOST => format!("…{}", name.chars().skip(n - MOST + 1).collect::<String>()),
-        _ => name.to_string(),
     }
 }
 
@@ -269,19 +196,6 @@ impl Entry {
         root.draw_text(&self.text, &text(14, INK, (HPos::Left, VPos::Center)), (px(self.x + SAMPLE + 8), y))?;
         Ok(())
     }
-}
-
-/// The mark of a run, by shape as well as by colour: a polygon in drawn units.
-fn mark(index: usize, (x, y): (i32, i32), draw: &dyn Fn(Polygon<(i32, i32)>) -> Drawn) -> Drawn {
-    let r = px(3);
-    let corners = match (index + index / COLOURS.len()) % 4 {
-        0 => vec![(-r, -r), (r, -r), (r, r), (-r, r)],
-        1 => vec![(0, -r - r / 3), (r + r / 3, 0), (0, r + r / 3), (-r - r / 3, 0)],
-        2 => vec![(0, -r - r / 4), (r + r / 4, r), (-r - r / 4, r)],
-        _ => vec![(0, r + r / 4), (r + r / 4, -r), (-r - r / 4, -r)],
-    };
-    let moved: Vec<_> = corners.into_iter().map(|(dx, dy)| (x + dx, y + dy)).collect();
-    draw(Polygon::new(moved, colour(index).filled()))
 }
 
 impl Panel {

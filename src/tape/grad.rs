@@ -19,6 +19,7 @@ impl Tape {
             self.vars[loss.0 as usize].uses += 1;
             self.keep(*loss);
         }
+        self.unrecorded = false;
         let mut segment = self.segments.len();
         for i in (0..self.nodes.len()).rev() {
             if segment > 0 && self.segments[segment - 1].nodes.contains(&i) {
@@ -39,6 +40,7 @@ impl Tape {
                         self.give(logits, d);
                     }
                 }
+                Node::LinearCrossEntropy(head) => self.linear_cross_entropy_backward(head),
             }
         }
         if self.mode == (super::Mode::Train { accumulate: false }) {

@@ -11,6 +11,7 @@ mod plan;
 
 pub use ops::{Affine, LossOptions, Weight};
 
+use crate::bail;
 use crate::device::ops::{ALIGN, Access, Op, StepState};
 use crate::device::{Device, Graph};
 use crate::error::{Error, Result};
@@ -72,6 +73,8 @@ pub struct Tape {
     nodes: Vec<Node>,
     segments: Vec<Segment>,
     in_segment: bool,
+    /// A loss was declared that `backward` is to record.
+    unrecorded: bool,
     sites: u32,
     ops: Vec<Op>,
     /// Beside `ops`: this one computes something a second time.
@@ -104,6 +107,7 @@ impl Tape {
             nodes: Vec::new(),
             segments: Vec::new(),
             in_segment: false,
+            unrecorded: false,
             sites: 0,
             ops: Vec::new(),
             again: Vec::new(),
@@ -125,6 +129,7 @@ impl Tape {
         self.nodes.clear();
         self.segments.clear();
         self.in_segment = false;
+        self.unrecorded = false;
         self.sites = 0;
         self.ops.clear();
         self.again.clear();
@@ -202,9 +207,13 @@ impl Tape {
     /// Runs what was recorded.
     ///
     /// # Errors
-    /// Shapes that do not fit, out of memory, or an error of an operation.
+    /// Shapes that do not fit, out of memory, or an error of an operation; in training a loss that [`Tape::backward`] has not
+    /// recorded.
     pub fn run(&mut self, device: &mut dyn Device) -> Result<()> {
         self.current = None;
+        if self.unrecorded {
+            bail!("a training step with linear_cross_entropy has no loss before `backward`: call it before the run");
+        }
         let found = self.plans.iter().position(|p| p.is_for(&self.ops, &self.buffers));
         let number = match found {
             Some(number) => number,
@@ -354,13 +363,15 @@ impl Tape {
     }
 }
 
-/// Moves an operand from one buffer to another.
+/// Moves the operands of an operation from one buffer to another.
 fn rebind(op: &mut Op, f: &mut dyn FnMut(u32) -> Place) {
-    op.operands(&mut |t: &mut Tensor, _: Access| {
-        if let Place::Buffer(number) = t.place {
-            t.place = f(number);
-        }
-    });
+    op.operands(&mut |t: &mut Tensor, _: Access| move_to(t, f));
+}
+
+fn move_to(t: &mut Tensor, f: &mut dyn FnMut(u32) -> Place) {
+    if let Place::Buffer(number) = t.place {
+        t.place = f(number);
+    }
 }
 
 /// A plan that has not been captured.

@@ -1,8 +1,9 @@
 //! What backward needs to know of each forward operation.
 
-use super::{Tape, Var, rebind};
-use crate::device::ops::{self, Op};
-use crate::tensor::Place;
+use super::ops::linear_cross_entropy::Head;
+use super::{Tape, Var, move_to, rebind};
+use crate::device::ops::{self, Access, Operation};
+use crate::tensor::{Place, Tensor};
 use std::ops::Range;
 
 /// A recorded operation with the variables behind its operands.
@@ -14,29 +15,21 @@ pub(super) enum Node {
     Attention { op: ops::Attention, qkv: Var, y: Var },
     Dropout { op: ops::Dropout, x: Var, residual: Option<Var>, y: Var },
     CrossEntropy { op: ops::CrossEntropy, logits: Var, loss: Var },
+    LinearCrossEntropy(Head),
 }
 
 impl Node {
-    fn op(&self) -> Op {
-        match *self {
-            Node::Linear { op, .. } => op.into(),
-            Node::Embedding { op, .. } => op.into(),
-            Node::LayerNorm { op, .. } => op.into(),
-            Node::Attention { op, .. } => op.into(),
-            Node::Dropout { op, .. } => op.into(),
-            Node::CrossEntropy { op, .. } => op.into(),
-        }
-    }
-
-    fn set_op(&mut self, new: Op) {
-        match (self, new) {
-            (Node::Linear { op, .. }, Op::Linear(new)) => *op = new,
-            (Node::Embedding { op, .. }, Op::Embedding(new)) => *op = new,
-            (Node::LayerNorm { op, .. }, Op::LayerNorm(new)) => *op = new,
-            (Node::Attention { op, .. }, Op::Attention(new)) => *op = new,
-            (Node::Dropout { op, .. }, Op::Dropout(new)) => *op = new,
-            (Node::CrossEntropy { op, .. }, Op::CrossEntropy(new)) => *op = new,
-            _ => unreachable!("an operation keeps its kind when its buffers move"),
+    /// Visits the operands of its operation.
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        match self {
+            Node::Linear { op, .. } => op.operands(visit),
+            Node::Embedding { op, .. } => op.operands(visit),
+            Node::LayerNorm { op, .. } => op.operands(visit),
+            Node::Attention { op, .. } => op.operands(visit),
+            Node::Dropout { op, .. } => op.operands(visit),
+            Node::CrossEntropy { op, .. } => op.operands(visit),
+            // It has none yet, and lies in no segment.
+            Node::LinearCrossEntropy(_) => {}
         }
     }
 }
@@ -70,9 +63,7 @@ impl Tape {
         }
         self.recomputing = false;
         for i in segment.nodes.clone() {
-            let mut op = self.nodes[i].op();
-            rebind(&mut op, &mut moved);
-            self.nodes[i].set_op(op);
+            self.nodes[i].operands(&mut |t, _| move_to(t, &mut moved));
         }
     }
 }

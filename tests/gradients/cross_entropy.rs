@@ -24,7 +24,7 @@ fn two_losses_of_the_same_logits() {
     rig.ids(&[5], 6);
     rig.check(|t, p, i| {
         let logits = t.linear(p[0], p[1], Affine::default());
-        let other = LossOptions { weight: 0.3, smoothing: 0.1, ignore: 2 };
+        let other = LossOptions { weight: 0.3, smoothing: 0.1, ignore: 2, ..LossOptions::default() };
         vec![t.cross_entropy(logits, i[0], LossOptions::default()), t.cross_entropy(logits, i[1], other)]
     });
 }

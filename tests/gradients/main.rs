@@ -6,6 +6,7 @@ mod dropout;
 mod embedding;
 mod layernorm;
 mod linear;
+mod linear_cross_entropy;
 mod planning;
 mod rig;
 mod segments;

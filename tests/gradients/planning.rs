@@ -2,7 +2,7 @@
 
 use crate::rig::{Outcome, Rig, loss_of};
 use crate::stack::Stack;
-use vcycle::device::ops::Op;
+use vcycle::device::ops::{Activation, Op};
 use vcycle::tape::{Affine, Mode, Tape, Var};
 
 const STACK: Stack = Stack { layers: 3, heads: 2, width: 8, vocab: 11, time: 7, dropout: 0.1, segments: false };
@@ -128,6 +128,35 @@ fn values_are_readable_when_kept_and_only_after_the_run() {
         assert!(rig.tape.value(losses[0]).is_ok());
         let value = rig.tape.value(y);
         assert!(if keep { value.is_ok() } else { value.is_err_and(|e| e.to_string().contains("not kept")) });
+    }
+}
+
+/// A block keeps its input and the input of its activation. What the activation makes dies with the product that reads it, and
+/// comes again in the backward pass; only where another operation reads it too is it kept.
+#[test]
+fn of_a_feed_forward_block_one_wide_value_is_kept() {
+    const ROWS: usize = 16;
+    const WIDTH: usize = 8;
+    const INNER: usize = 64;
+    let memory = |blocks: usize, readers: usize| {
+        let mut rig = Rig::with(6, &[&[ROWS, WIDTH], &[WIDTH, INNER], &[INNER, WIDTH], &[WIDTH, 4]]);
+        rig.ids(&[ROWS], 4);
+        rig.outcome(&|t: &mut Tape, p: &[Var], i: &[Var]| {
+            let mut x = p[0];
+            for _ in 0..blocks {
+                let inner = t.linear(x, p[1], Affine::default().activation(Activation::GeluTanh));
+                for _ in 0..readers {
+                    x = t.linear(inner, p[2], Affine::default().residual(x));
+                }
+            }
+            vec![loss_of(t, x, p[3], i[0])]
+        });
+        rig.tape.cost().activation_bytes
+    };
+    let float = std::mem::size_of::<f64>();
+    for (readers, wide) in [(1, 1), (2, 2)] {
+        let block = memory(5, readers) - memory(4, readers);
+        assert_eq!(block, ROWS * (WIDTH + wide * INNER) * float, "with {readers} readers");
     }
 }
 

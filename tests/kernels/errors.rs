@@ -2,8 +2,8 @@
 //! changed in each way that a mistake could change it.
 
 use vcycle::device::ops::{
-    Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, LayerNorm, Linear,
-    Mask, Multilevel, Op, StepState,
+    Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, Epilogue,
+    LayerNorm, Linear, Mask, Multilevel, Op, StepState,
 };
 use vcycle::parity::lab::Lab;
 use vcycle::parity::{STEMS, Size};
@@ -181,9 +181,15 @@ fn in_place_with_a_third_operand() {
     let [row, vector] = [&[4][..], &[4]].map(|dims| lab.input((dims, 0)));
     let (mean, rstd) = (lab.output((&[4], 0)), lab.output((&[4], 0)));
     let mask = Mask { p: 0.5, site: 1, state };
-    let ops: [Op; 4] = [
+    let gradient = |pre: Tensor| Epilogue::ActivateGrad { kind: Activation::GeluTanh, pre, value: Some(x) };
+    let product = Linear::product(w, w, out, (false, false));
+    let ops: [Op; 7] = [
         Dropout { x, residual: Some(x), out: x, mask }.into(),
         Linear { residual: Some(x), ..Linear::product(x, w, x, (false, false)) }.into(),
+        Linear { epilogue: gradient(x), residual: Some(x), ..product }.into(),
+        Linear { epilogue: gradient(x), ..Linear::product(x, w, out, (false, false)) }.into(),
+        // Alone it may overwrite the input of its activation, and nothing else.
+        Linear { epilogue: gradient(w), residual: Some(x), ..product }.into(),
         ActivationBackward { kind: Activation::GeluErf, dout: x, pre: x, dx: x }.into(),
         LayerNorm { x, residual: Some(x), sum: Some(x), weight: row, bias: vector, out, mean, rstd, eps: 1e-5 }.into(),
     ];
@@ -202,7 +208,9 @@ fn options_and_strides() {
                 .map(|p| (Op::from(Dropout { mask: Mask { p, ..op.mask }, ..op }), "dropout probability"))
                 .into(),
             Op::CrossEntropy(op) => {
-                [-0.1, 1.0, f64::NAN].map(|smoothing| (Op::from(CrossEntropy { smoothing, ..op }), "smoothing")).into()
+                let beyond = [1, usize::MAX].map(|first| (Op::from(CrossEntropy { first, ..op }), "beyond"));
+                let wrong = [-0.1, 1.0, f64::NAN].map(|smoothing| CrossEntropy { smoothing, ..op });
+                wrong.into_iter().map(|op| (op.into(), "smoothing")).chain(beyond).collect()
             }
             Op::Multilevel(op) => vec![
                 (Multilevel { alpha: 1.1, ..op }.into(), "alpha"),
@@ -249,6 +257,9 @@ fn no_rows_at_all() {
     lab.check(ColumnSum { x, out: column, accumulate: false }, |_, _| 0.0);
     let (ignore, smoothing, weight) = (-100, 0.0, 1.0);
     let dlogits = Some(more);
-    lab.check(CrossEntropy { logits: x, labels, losses, loss, dlogits, ignore, smoothing, weight }, |_, _| 0.0);
+    lab.check(
+        CrossEntropy { logits: x, labels, losses, loss, first: 0, dlogits, ignore, smoothing, weight },
+        |_, _| 0.0,
+    );
     assert_eq!((lab.values(&column), lab.values(&loss)), (vec![0.0; 5], vec![0.0]));
 }

@@ -2,6 +2,7 @@
 //! operands that do not fit; every kernel and variant on `emulator` likewise, in three schedules.
 //! `VCYCLE_TOLERANCES=1 cargo test --test kernels -- --nocapture` shows how much of each tolerance was used.
 
+mod again;
 #[cfg(emulated)]
 mod attention_error;
 #[cfg(emulated)]

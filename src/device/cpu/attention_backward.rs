@@ -1,94 +1,210 @@
-//! The gradient of attention: scores are computed again block by block from the log-sum-exp.
+//! The gradient of attention: scores are computed again from the log-sum-exp, for blocks of queries. A row of tiles at a time
+//! gives P and dS = P (dP - delta) and dQ; the sums over queries, dK = dS^T Q and dV = P^T dO, follow for the block as a whole, so
+//! that each of their tiles goes over many queries.
 
-use super::attention::{BLOCK, Heads, weight};
-use super::linear::{Matrix, product};
-use super::{Cpu, math};
+use super::attention::{Heads, Scores, panels, rows, rows_floats, take, weight};
+use super::gemm::{ROWS, pack};
+use super::{Cpu, View, math};
 use crate::device::ops::AttentionBackward;
 use crate::error::Result;
+use pulp::{Simd, WithSimd};
+
+/// Most queries of a block: its P and dS take 400 KiB for up to 480 keys.
+const MOST_QUERIES: usize = 8 * ROWS;
+
+/// Queries of a block: P and dS of longer rows keep that size, down to one row of tiles.
+fn block(keys: usize) -> usize {
+    (Scores::floats(MOST_QUERIES, 1) / Scores::floats(1, keys.max(1)) / ROWS * ROWS).max(ROWS)
+}
 
 impl Cpu {
     pub(super) fn attention_backward(&self, op: &AttentionBackward) -> Result<()> {
         let f = &op.forward;
         let (batch, tq, tk, heads, d) = f.sizes();
         let all = Heads::new(self, f)?;
-        let (out, dout) = (self.heads(&f.out)?, self.heads(&op.dout)?);
-        let (dq, dk, dv) = (self.heads(&op.dq)?, self.heads(&op.dk)?, self.heads(&op.dv)?);
         let flat = |t: &crate::tensor::Tensor| self.f(&t.reshape(&[1, batch * heads * tq]));
-        let (lse, delta) = (flat(&f.lse)?, flat(&op.delta)?);
-        // P after dropout, dP and then dS, and the undropped P where dropout makes them differ.
-        let parts = if f.dropout.is_some() { 3 } else { 2 };
-        self.scratch.reserve(self.threads(), parts * BLOCK * tk);
-        self.for_chunks(
-            batch * heads,
-            1,
-            #[inline(always)]
-            |pair| {
-                let (b, h) = (pair.start / heads, pair.start % heads);
-                let column = h * d;
-                for t in 0..tk {
-                    // SAFETY: this chunk alone writes this head of this sequence.
-                    unsafe {
-                        dk.span_mut(b * tk + t, column..column + d).fill(0.0);
-                        dv.span_mut(b * tk + t, column..column + d).fill(0.0);
-                    }
-                }
-                let mut scratch = self.scratch.take();
-                let scratch = scratch.slice(parts * BLOCK * tk);
-                for i in (0..tq).step_by(BLOCK) {
-                    let n = BLOCK.min(tq - i);
-                    let keys = f.visible(i + n - 1);
-                    let (p, rest) = scratch.split_at_mut(n * keys);
-                    let (ds, rest) = rest.split_at_mut(n * keys);
-                    let kept = if parts == 3 { &mut rest[..n * keys] } else { &mut rest[..0] };
-                    // SAFETY: the block's queries exist, `p` and `ds` fit; dout and V are only read.
-                    unsafe {
-                        all.scores(b, h, i, n, keys, p);
-                        let v = Heads::head(&all.v, tk, b, 0, column);
-                        let vt = Matrix { row: v.column, column: v.row, ..v };
-                        let o = Heads::head(&dout, tq, b, i, column);
-                        product((n, keys, d), o, vt, matrix(ds, keys), false, 1.0);
-                    }
-                    for r in 0..n {
-                        let (row, at) = (b * tq + i + r, (b * heads + h) * tq + i + r);
-                        // SAFETY: both are only read.
-                        let (o, g) = unsafe { (out.span(row, column..column + d), dout.span(row, column..column + d)) };
-                        let (dot, log) = (math::sum2(o, g, |o, g| o * g), lse.get(0, at));
-                        delta.set(0, at, dot);
-                        let (p, ds) = (&mut p[r * keys..(r + 1) * keys], &mut ds[r * keys..(r + 1) * keys]);
-                        let visible = all.hide(b, i + r, p);
-                        p[visible..].fill(0.0);
-                        let log = if log == f32::NEG_INFINITY { 0.0 } else { log };
-                        p[..visible].iter_mut().for_each(|s| *s = weight(*s, log));
-                        if parts == 3 {
-                            let kept = &mut kept[r * keys..(r + 1) * keys];
-                            kept.copy_from_slice(p);
-                            all.for_dropout(b, h, i + r, visible, |j, factor| {
-                                p[j] *= factor;
-                                ds[j] *= factor;
-                            });
-                            ds.iter_mut().zip(&*kept).for_each(|(ds, p)| *ds = p * (*ds - dot));
-                        } else {
-                            ds.iter_mut().zip(&*p).for_each(|(ds, p)| *ds = p * (*ds - dot));
-                        }
-                    }
-                    // SAFETY: this chunk alone writes this head of this sequence; the rest is only read.
-                    unsafe {
-                        let (k, q) = (Heads::head(&all.k, tk, b, 0, column), Heads::head(&all.q, tq, b, i, column));
-                        let g = Heads::head(&dout, tq, b, i, column);
-                        let scale = f.scale as f32;
-                        let (p, ds) = (matrix(p, keys), matrix(ds, keys));
-                        let transposed = |m: Matrix| Matrix { row: m.column, column: m.row, ..m };
-                        product((n, d, keys), ds, k, Heads::head(&dq, tq, b, i, column), false, scale);
-                        product((keys, d, n), transposed(ds), q, Heads::head(&dk, tk, b, 0, column), true, scale);
-                        product((keys, d, n), transposed(p), g, Heads::head(&dv, tk, b, 0, column), true, 1.0);
-                    }
-                }
-            },
-        );
+        let views = Views {
+            out: self.heads(&f.out)?,
+            dout: self.heads(&op.dout)?,
+            dq: self.heads(&op.dq)?,
+            dk: self.heads(&op.dk)?,
+            dv: self.heads(&op.dv)?,
+            lse: flat(&f.lse)?,
+            delta: flat(&op.delta)?,
+        };
+        let queries = block(tk);
+        let floats = 2 * panels(d, tk)
+            + panels(tk, d)
+            + 2 * panels(queries, d)
+            + rows_floats(d)
+            + 2 * Scores::floats(queries, tk)
+            + Scores::floats(1, tk)
+            + 9 * 16;
+        self.scratch.reserve(self.threads(), floats + 16);
+        self.pool.run(batch * heads, |pair| {
+            let mut scratch = self.scratch.take();
+            let head = (pair / heads, pair % heads);
+            self.arch.dispatch(Backward { all: &all, views: &views, head, queries, work: scratch.aligned(floats) });
+        });
         Ok(())
     }
 }
 
-fn matrix(block: &mut [f32], pitch: usize) -> Matrix {
-    Matrix { start: block.as_mut_ptr(), row: pitch, column: 1 }
+struct Views<'a> {
+    out: View<'a, f32>,
+    dout: View<'a, f32>,
+    dq: View<'a, f32>,
+    dk: View<'a, f32>,
+    dv: View<'a, f32>,
+    lse: View<'a, f32>,
+    delta: View<'a, f32>,
+}
+
+/// One head of one sequence.
+struct Backward<'a> {
+    all: &'a Heads<'a>,
+    views: &'a Views<'a>,
+    head: (usize, usize),
+    queries: usize,
+    work: &'a mut [f32],
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // SAFETY: this chunk alone writes this head of this sequence.
+        unsafe { if S::REGISTER_COUNT >= 32 { self.run::<S, ROWS>(simd) } else { self.run::<S, 6>(simd) } }
+    }
+}
+
+impl Backward<'_> {
+    /// # Safety
+    /// Nobody else writes this head of this sequence.
+    #[inline(always)]
+    unsafe fn run<S: Simd, const MR: usize>(self, simd: S) {
+        let Backward { all, views, head: (b, h), queries, mut work } = self;
+        let op = all.op;
+        let (_, tq, tk, _, d) = op.sizes();
+        let column = h * d;
+        let work = &mut work;
+        let [kt, vt] = [(); 2].map(|()| take(work, panels(d, tk)));
+        let k = take(work, panels(tk, d));
+        let [q, g] = [(); 2].map(|()| take(work, panels(queries, d)));
+        let row = take(work, rows_floats(d));
+        let [p, ds] = [(); 2].map(|()| Scores::take(work, queries, tk));
+        let kept = Scores::take(work, 1, tk);
+        // SAFETY: the caller's promise; the panels fit.
+        unsafe {
+            let (keys, values) = (Heads::head(&all.k, tk, b, 0, column), Heads::head(&all.v, tk, b, 0, column));
+            pack::strip::<S>(keys.transposed(), d, tk, kt);
+            pack::strip::<S>(values.transposed(), d, tk, vt);
+            pack::strip::<S>(keys, tk, d, k);
+        }
+        let scale = op.scale as f32;
+        // Keys whose gradients hold a sum already.
+        let mut begun = 0;
+        for i in (0..tq).step_by(queries) {
+            let n = queries.min(tq - i);
+            for top in (0..n).step_by(MR) {
+                let (at, height) = (i + top, MR.min(n - top));
+                let keys = op.visible(at + height - 1);
+                // SAFETY: the caller's promise; these queries exist.
+                unsafe {
+                    rows::<MR>(Heads::head(&all.q, tq, b, at, column), height, d, row);
+                    for view in [&all.q, &views.out, &views.dout] {
+                        all.fetch(view, (b, h), at + height, MR);
+                    }
+                    p.product::<S, MR>(simd, top, (d, keys), (row, kt), scale);
+                    rows::<MR>(Heads::head(&views.dout, tq, b, at, column), height, d, row);
+                    ds.product::<S, MR>(simd, top, (d, keys), (row, vt), 1.0);
+                    for r in 0..height {
+                        all.gradient(views, (b, h), at + r, keys, (p, ds, top + r), kept);
+                    }
+                    let dq = Heads::head(&views.dq, tq, b, at, column);
+                    ds.times::<S, MR>(simd, (top, height), (keys, tk, d), k, (dq, scale));
+                }
+            }
+            let keys = op.visible(i + n - 1);
+            // SAFETY: as above.
+            unsafe {
+                pack::strip::<S>(Heads::head(&all.q, tq, b, i, column), n, d, q);
+                pack::strip::<S>(Heads::head(&views.dout, tq, b, i, column), n, d, g);
+                for j in (0..keys).step_by(MR) {
+                    // The first query of the block that sees a key of this row of tiles.
+                    let from = if op.causal { (j + tq).saturating_sub(tk + i) } else { 0 };
+                    let (tile, sum) = ((j, MR.min(tk - j)), (from, n, n, d));
+                    let add = j < begun;
+                    let (dk, dv) = (Heads::head(&views.dk, tk, b, j, column), Heads::head(&views.dv, tk, b, j, column));
+                    ds.transposed_times::<S, MR>(simd, tile, sum, q, (dk, add, scale));
+                    p.transposed_times::<S, MR>(simd, tile, sum, g, (dv, add, 1.0));
+                }
+            }
+            begun = keys.next_multiple_of(MR);
+        }
+        for t in begun..tk {
+            // SAFETY: the caller's promise.
+            unsafe {
+                views.dk.span_mut(b * tk + t, column..column + d).fill(0.0);
+                views.dv.span_mut(b * tk + t, column..column + d).fill(0.0);
+            }
+        }
+    }
+}
+
+impl Heads<'_> {
+    /// From the scores and dP of query `i`, in one row of `p` and `ds`, to P (after dropout) and dS, zeros for hidden keys.
+    ///
+    /// # Safety
+    /// The row has `keys` keys; nobody else uses it and `kept`, a row for P before dropout.
+    #[inline(always)]
+    unsafe fn gradient(
+        &self,
+        views: &Views<'_>,
+        (b, h): (usize, usize),
+        i: usize,
+        keys: usize,
+        (p, ds, r): (Scores, Scores, usize),
+        kept: Scores,
+    ) {
+        let (_, tq, _, heads, d) = self.op.sizes();
+        let (row, at, columns) = (b * tq + i, (b * heads + h) * tq + i, h * d..(h + 1) * d);
+        // SAFETY: both are only read; the rest is the caller's promise.
+        unsafe {
+            let (o, g) = (views.out.span(row, columns.clone()), views.dout.span(row, columns));
+            let dot = math::sum2(
+                o,
+                g,
+                #[inline(always)]
+                |o, g| o * g,
+            );
+            views.delta.set(0, at, dot);
+            let visible = self.hide(b, i, p, r);
+            p.clear(r, visible, keys);
+            ds.clear(r, visible, keys);
+            let log = views.lse.get(0, at);
+            let log = if log == f32::NEG_INFINITY { 0.0 } else { log };
+            if self.op.dropout.is_none() {
+                for (p, ds) in p.row(r, visible).zip(ds.row(r, visible)) {
+                    for (p, ds) in p.iter_mut().zip(ds) {
+                        *p = weight(*p, log);
+                        *ds = *p * (*ds - dot);
+                    }
+                }
+                return;
+            }
+            for (p, kept) in p.row(r, visible).zip(kept.row(0, visible)) {
+                p.iter_mut().for_each(|s| *s = weight(*s, log));
+                kept.copy_from_slice(p);
+            }
+            self.for_dropout((b, h), i, visible, |j, factor| {
+                p.scale(r, j, factor);
+                ds.scale(r, j, factor);
+            });
+            for (kept, ds) in kept.row(0, visible).zip(ds.row(r, visible)) {
+                ds.iter_mut().zip(kept).for_each(|(ds, p)| *ds = *p * (*ds - dot));
+            }
+        }
+    }
 }

@@ -1,31 +1,51 @@
-use super::Cpu;
+use super::{CHUNK, Cpu, rows_of};
 use crate::device::ops::ColumnSum;
 use crate::error::Result;
 
-/// Columns of a chunk.
-const COLUMNS: usize = 32;
+/// Most chunks of rows: each leaves a row of partial sums.
+const PARTS: usize = 64;
 
 impl Cpu {
     pub(super) fn column_sum(&self, op: &ColumnSum) -> Result<()> {
         let (x, out) = (self.f(&op.x)?, self.f(&op.out)?);
-        // A chunk owns 32 columns and walks down all rows: two cache lines a row, one order of additions.
+        // Chunks of whole rows, read in one piece; their number depends on the shape, and so does the order of additions.
+        let rows = rows_of(x.width, CHUNK).max(x.rows.div_ceil(PARTS));
+        let parts = x.rows.div_ceil(rows);
+        self.scratch.reserve(self.threads().max(1), parts * x.width + 16);
+        let mut lent = self.scratch.take();
+        let partials = Partials(lent.aligned(parts * x.width).as_mut_ptr());
+        let partial = |p: usize| {
+            let partials = &partials;
+            // SAFETY: each chunk has its own row of the partial sums, and the rows are read once all chunks are done.
+            unsafe { std::slice::from_raw_parts_mut(partials.0.add(p * x.width), x.width) }
+        };
         self.for_chunks(
-            x.width,
-            COLUMNS,
+            x.rows,
+            rows,
             #[inline(always)]
-            |columns| {
-                let mut sums = [0.0f32; COLUMNS];
-                let sums = &mut sums[..columns.len()];
-                for r in 0..x.rows {
+            |range| {
+                let sums = partial(range.start / rows);
+                sums.fill(0.0);
+                for r in range {
                     // SAFETY: x is only read.
-                    let row = unsafe { &x.row(r)[columns.clone()] };
-                    sums.iter_mut().zip(row).for_each(|(s, x)| *s += x);
-                }
-                for (c, sum) in columns.zip(sums) {
-                    out.set(0, c, if op.accumulate { out.get(0, c) + *sum } else { *sum });
+                    sums.iter_mut().zip(unsafe { x.row(r) }).for_each(|(s, x)| *s += x);
                 }
             },
         );
+        // SAFETY: nobody else runs.
+        let out = unsafe { out.row_mut(0) };
+        if !op.accumulate {
+            out.fill(0.0);
+        }
+        for p in 0..parts {
+            out.iter_mut().zip(&*partial(p)).for_each(|(o, s)| *o += *s);
+        }
         Ok(())
     }
 }
+
+/// Where partial sums lie.
+struct Partials(*mut f32);
+
+// SAFETY: chunks write different rows.
+unsafe impl Sync for Partials {}

@@ -7,9 +7,9 @@ impl Cpu {
     pub(super) fn cross_entropy(&self, op: &CrossEntropy) -> Result<()> {
         let (logits, labels) = (self.f(&op.logits)?, self.slice::<i32>(&op.labels)?);
         let (losses, loss, dlogits) = (self.f(&op.losses)?, self.f(&op.loss)?, self.maybe(&op.dlogits)?);
-        let vocab = logits.width;
+        let (vocab, rows) = (logits.width, op.rows());
         let outside = |l: i32| l != op.ignore && usize::try_from(l).map_or(true, |l| l >= vocab);
-        if let Some(r) = labels.iter().position(|&l| outside(l)) {
+        if let Some(r) = rows.clone().find(|&r| outside(labels[r])) {
             bail!("label {} of row {r} is outside a vocabulary of {vocab}", labels[r]);
         }
         let scored = labels.iter().filter(|&&l| l != op.ignore).count();
@@ -21,7 +21,7 @@ impl Cpu {
             #[inline(always)]
             |range| {
                 for r in range {
-                    let label = labels[r];
+                    let label = labels[rows.start + r];
                     let value = if label == op.ignore {
                         if let Some(d) = &dlogits {
                             // SAFETY: this chunk alone writes row r.
@@ -57,11 +57,11 @@ impl Cpu {
                         }
                         hit * (lse - at_label) + (1.0 - hit) * (lse - mean)
                     };
-                    losses.set(0, r, value);
+                    losses.set(0, rows.start + r, value);
                 }
             },
         );
-        let total: f64 = (0..logits.rows).map(|r| f64::from(losses.get(0, r))).sum();
+        let total: f64 = (0..rows.end).map(|r| f64::from(losses.get(0, r))).sum();
         loss.set(0, 0, (total * op.weight / scored.max(1) as f64) as f32);
         Ok(())
     }

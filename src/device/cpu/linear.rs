@@ -1,125 +1,80 @@
-//! Products by the `gemm` crate on fixed blocks of the output; the surroundings are applied while a block is warm.
+//! Products cut into blocks of the output; the surroundings are applied to rows that are still in the first-level cache.
 
+use super::gemm::{COLUMNS, Finish, Matrix, Product, ROWS, SCRATCH, STRIP};
 use super::{Cpu, View, math};
 use crate::device::ops::{Epilogue, Linear};
 use crate::error::Result;
 use std::ops::Range;
 
-/// A matrix for [`product`]: first element, distance between rows, distance between columns.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix {
-    pub start: *mut f32,
-    pub row: usize,
-    pub column: usize,
-}
+/// Blocks for each thread, so that one that is held up does not hold up all.
+const BLOCKS: usize = 4;
+/// Fewest rows of a block: each packs its strips of `b` anew, as much work as ten rows or so.
+const FEWEST_ROWS: usize = 16 * ROWS;
+/// Fewest FLOPs of a block, some microseconds of work: less is not worth handing over.
+const FEWEST_FLOPS: usize = 500_000;
 
-// SAFETY: a pointer into an arena that outlives the operation; who writes what is settled by chunks.
-unsafe impl Send for Matrix {}
-// SAFETY: as above.
-unsafe impl Sync for Matrix {}
-
-impl Matrix {
-    /// The same from row `r`, column `c` on.
-    ///
-    /// # Safety
-    /// The element lies in the matrix.
-    #[inline]
-    pub unsafe fn at(self, r: usize, c: usize) -> Self {
-        // SAFETY: the caller's promise.
-        Matrix { start: unsafe { self.start.add(r * self.row + c * self.column) }, ..self }
-    }
-
-    /// The same so many elements further.
-    ///
-    /// # Safety
-    /// Another matrix of these sizes lies there.
-    #[inline]
-    unsafe fn after(self, elements: usize) -> Self {
-        // SAFETY: the caller's promise.
-        Matrix { start: unsafe { self.start.add(elements) }, ..self }
-    }
-}
-
-/// `c = [c +] scale a b` with `c` of `m x n` and the inner size `k`, on the caller's thread.
-///
-/// # Safety
-/// The three matrices lie in valid memory, and nobody else touches `c` meanwhile.
-#[inline]
-pub(super) unsafe fn product((m, n, k): (usize, usize, usize), a: Matrix, b: Matrix, c: Matrix, add: bool, scale: f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.start,
-            c.column as isize,
-            c.row as isize,
-            add,
-            a.start.cast_const(),
-            a.column as isize,
-            a.row as isize,
-            b.start.cast_const(),
-            b.column as isize,
-            b.row as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
-/// The longer side of the output is cut into blocks of at least 1 MFLOP, up to 16 and an even number of them in all products of
-/// the batch, in whole tiles of the `gemm` crate's kernels: 8 rows, or 16 columns.
-fn block(side: usize, batch: usize, flops: usize, tile: usize) -> usize {
-    let tiles = side.div_ceil(tile);
-    let all = (batch.saturating_mul(flops) / 1_000_000).clamp(1, 16).next_multiple_of(2);
-    let blocks = all.div_ceil(batch).min(tiles);
-    tiles.div_ceil(blocks.max(1)) * tile
+/// Rows and columns of a block. They decide who computes what, not how.
+fn block((m, n, k): (usize, usize, usize), batch: usize, threads: usize) -> (usize, usize) {
+    let flops = batch.saturating_mul(2 * m * n).saturating_mul(k);
+    let all = if threads == 1 { 1 } else { (flops / FEWEST_FLOPS).clamp(1, BLOCKS * threads) };
+    let wanted = all.div_ceil(batch);
+    let part = |size: usize, parts: usize, unit: usize| size.div_ceil(parts.max(1)).next_multiple_of(unit);
+    let strips = n.div_ceil(STRIP).max(1);
+    let rows = part(m, wanted.div_ceil(strips), ROWS).max(FEWEST_ROWS);
+    let strips = strips.max(wanted.div_ceil(m.div_ceil(rows).max(1)));
+    // One thread packs a strip once for all rows; the product itself goes from strip to strip.
+    (rows, if threads == 1 { n.max(1) } else { part(n, strips, COLUMNS).max(COLUMNS) })
 }
 
 impl Cpu {
     pub(super) fn linear(&self, op: &Linear) -> Result<()> {
         let (m, n, k) = op.sizes();
         let around = Surroundings::new(self, op)?;
-        let matrix = |view: View<'_, f32>, transposed: bool| match transposed {
-            false => Matrix { start: view.pointer(), row: view.pitch, column: 1 },
-            true => Matrix { start: view.pointer(), row: 1, column: view.pitch },
+        let matrix = |view: View<'_, f32>, transposed: bool| {
+            let rows = Matrix::rows(view.pointer(), view.pitch);
+            if transposed { rows.transposed() } else { rows }
         };
         let (a, b) = (matrix(self.f(&op.a)?, op.ta), matrix(self.f(&op.b)?, op.tb));
         let c = matrix(around.raw, false);
         // From one matrix of an operand to the next.
         let (next_a, next_b) = (op.rows(&op.a) * op.a.pitch, op.rows(&op.b) * op.b.pitch);
-        let by_rows = m >= n;
-        let (side, flops) = (if by_rows { m } else { n }, 2 * m * n * k);
-        let block = block(side, op.batch, flops, if by_rows { 8 } else { 16 });
-        let blocks = side.div_ceil(block.max(1));
-        // Several whole products a chunk where they are small.
-        let chunk = if blocks > 1 { 1 } else { (1_000_000 / flops.max(1)).clamp(1, op.batch.div_ceil(2)) };
-        self.for_chunks(
-            op.batch * blocks,
-            chunk,
-            #[inline(always)]
-            |numbers| {
-                for number in numbers {
-                    let (z, start) = (number / blocks, number % blocks * block);
-                    let range = start..(start + block).min(side);
-                    let (rows, columns) = if by_rows { (range, 0..n) } else { (0..m, range) };
-                    let out_rows = z * m + rows.start..z * m + rows.end;
-                    // SAFETY: the sizes agree with the views (`Op::check`), and each number owns its block of the output.
-                    unsafe {
-                        let (a, b) = (a.after(z * next_a).at(rows.start, 0), b.after(z * next_b).at(0, columns.start));
-                        let c = c.at(out_rows.start, columns.start);
-                        product((rows.len(), columns.len(), k), a, b, c, op.accumulate || around.in_place, 1.0);
-                    }
-                    around.apply(out_rows, columns);
+        let (rows, columns) = block((m, n, k), op.batch, self.threads());
+        let (down, across) = (m.div_ceil(rows), n.div_ceil(columns));
+        self.scratch.reserve(self.threads(), SCRATCH);
+        self.pool.run(op.batch * down * across, |number| {
+            let (z, number) = (number / (down * across), number % (down * across));
+            let (top, left) = (number / across * rows, number % across * columns);
+            let mut scratch = self.scratch.take();
+            // SAFETY: the sizes agree with the views (`Op::check`), and each number owns its block of the output.
+            unsafe {
+                Product {
+                    rows: top..(top + rows).min(m),
+                    columns: left..(left + columns).min(n),
+                    k,
+                    a: a.after(z * next_a),
+                    b: b.after(z * next_b),
+                    c: c.at(z * m, 0),
+                    add: op.accumulate || around.in_place,
+                    scale: 1.0,
+                    finish: From { around: &around, row: z * m },
                 }
-            },
-        );
+                .run(self.arch, scratch.slice(SCRATCH));
+            }
+        });
         Ok(())
+    }
+}
+
+/// The surroundings of one product of a batch, which begins at a row.
+struct From<'a> {
+    around: &'a Surroundings<'a>,
+    row: usize,
+}
+
+impl Finish for From<'_> {
+    #[inline(always)]
+    fn finish(&self, rows: Range<usize>, columns: Range<usize>) {
+        self.around.apply(self.row + rows.start..self.row + rows.end, columns);
     }
 }
 
@@ -133,6 +88,8 @@ struct Surroundings<'a> {
     /// Where the product goes: to the pre-activation where one is kept, else to the output.
     raw: View<'a, f32>,
     pre: Option<View<'a, f32>>,
+    /// Where f(pre) goes beside a derivative.
+    value: Option<View<'a, f32>>,
     out: View<'a, f32>,
 }
 
@@ -144,6 +101,10 @@ impl<'a> Surroundings<'a> {
             Epilogue::ActivateGrad { pre, .. } => (out, Some(cpu.f(&pre)?)),
             _ => (out, None),
         };
+        let value = match op.epilogue {
+            Epilogue::ActivateGrad { value, .. } => cpu.maybe(&value)?,
+            _ => None,
+        };
         let residual = cpu.maybe(&op.residual)?;
         let in_place = residual.is_some_and(|r| r.pointer() == out.pointer());
         let bias = op.bias.as_ref().map(|t| cpu.slice(t)).transpose()?;
@@ -154,6 +115,7 @@ impl<'a> Surroundings<'a> {
             in_place,
             raw,
             pre,
+            value,
             out,
         })
     }
@@ -170,14 +132,23 @@ impl<'a> Surroundings<'a> {
             if let Some(bias) = self.bias {
                 raw.iter_mut().zip(&bias[columns.clone()]).for_each(|(z, b)| *z += b);
             }
-            match (self.epilogue, &self.pre) {
-                (Epilogue::Activate { kind, .. }, _) if keeps_pre => {
+            match (self.epilogue, &self.pre, &self.value) {
+                (Epilogue::Activate { kind, .. }, ..) if keeps_pre => {
                     // SAFETY: as above.
                     math::activate(kind, raw, unsafe { self.out.span_mut(r, columns.clone()) });
                 }
-                (Epilogue::Activate { kind, .. }, _) => math::activate_in_place(kind, raw),
+                (Epilogue::Activate { kind, .. }, ..) => math::activate_in_place(kind, raw),
+                (Epilogue::ActivateGrad { kind, .. }, Some(pre), Some(value)) => {
+                    // SAFETY: as above, of `value`; nothing else looks at it while this is there.
+                    let z = unsafe { value.span_mut(r, columns.clone()) };
+                    if pre.pointer() != value.pointer() {
+                        // SAFETY: pre is only read, and is not `value`.
+                        z.copy_from_slice(unsafe { pre.span(r, columns.clone()) });
+                    }
+                    math::scale_by_grad_and_activate(kind, z, raw);
+                }
                 // SAFETY: pre is only read.
-                (Epilogue::ActivateGrad { kind, .. }, Some(pre)) => {
+                (Epilogue::ActivateGrad { kind, .. }, Some(pre), None) => {
                     math::scale_by_grad(kind, unsafe { pre.span(r, columns.clone()) }, raw);
                 }
                 _ => {}

@@ -67,13 +67,14 @@ pub fn gelu_tanh(x: f32) -> f32 {
     x * logistic(TANH_SLOPE * x * (TANH_CUBIC * x).mul_add(x, 1.0))
 }
 
+/// The value has the bits of [`gelu_tanh`].
 #[inline(always)]
-pub fn gelu_tanh_grad(x: f32) -> f32 {
+pub fn gelu_tanh_with_grad(x: f32) -> (f32, f32) {
     let e = exp(-TANH_SLOPE * x * (TANH_CUBIC * x).mul_add(x, 1.0));
     let s = 1.0 / (1.0 + e);
     let slope = TANH_SLOPE * (3.0 * TANH_CUBIC * x).mul_add(x, 1.0);
     // e s is 1 - s without the cancellation, which x times the slope would magnify.
-    (x * slope * s).mul_add(e * s, s)
+    (x * s, (x * slope * s).mul_add(e * s, s))
 }
 
 #[inline(always)]
@@ -81,10 +82,12 @@ pub fn gelu_erf(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// The value has the bits of [`gelu_erf`].
 #[inline(always)]
-pub fn gelu_erf_grad(x: f32) -> f32 {
+pub fn gelu_erf_with_grad(x: f32) -> (f32, f32) {
     let density = 0.398_942_3 * exp(-0.5 * x * x);
-    x.mul_add(density, 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)))
+    let twice = 1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2);
+    (0.5 * x * twice, x.mul_add(density, 0.5 * twice))
 }
 
 #[inline(always)]
@@ -114,13 +117,58 @@ pub fn activate_in_place(kind: Activation, z: &mut [f32]) {
 #[inline(always)]
 pub fn scale_by_grad(kind: Activation, pre: &[f32], out: &mut [f32]) {
     match kind {
-        Activation::GeluTanh => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_tanh_grad(*z)),
-        Activation::GeluErf => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_erf_grad(*z)),
+        Activation::GeluTanh => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_tanh_with_grad(*z).1),
+        Activation::GeluErf => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_erf_with_grad(*z).1),
+    }
+}
+
+/// `out *= f'(z)`, then `z = f(z)`, for a row.
+#[inline(always)]
+pub fn scale_by_grad_and_activate(kind: Activation, z: &mut [f32], out: &mut [f32]) {
+    let both = |z: &mut f32, o: &mut f32, (value, grad): (f32, f32)| {
+        *o *= grad;
+        *z = value;
+    };
+    match kind {
+        Activation::GeluTanh => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, gelu_tanh_with_grad(*z))),
+        Activation::GeluErf => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, gelu_erf_with_grad(*z))),
     }
 }
 
 /// Lanes of the reductions below. Fixed, so that sums do not depend on the machine's vector width.
 const LANES: usize = 16;
+
+/// One value of all lanes, by halves: half of the vector meets the other half, as shuffles do it.
+#[inline(always)]
+fn across(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = f(lanes[l], lanes[l + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// `f` of every element in its place, and the sum of them, in a fixed order.
+#[inline(always)]
+pub fn map_sum(row: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (whole, rest) = row.as_chunks_mut::<LANES>();
+    for block in whole {
+        for l in 0..LANES {
+            block[l] = f(block[l]);
+            lanes[l] += block[l];
+        }
+    }
+    let mut tail = 0.0;
+    for v in rest {
+        *v = f(*v);
+        tail += *v;
+    }
+    tail + across(lanes, |a, b| a + b)
+}
 
 /// Sum of `f` over a row, in a fixed order.
 #[inline(always)]
@@ -133,7 +181,7 @@ pub fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
         }
     }
     let tail: f32 = rest.iter().map(|&v| f(v)).sum();
-    tail + lanes.iter().sum::<f32>()
+    tail + across(lanes, |a, b| a + b)
 }
 
 /// Sum of `f` over two rows of one length.
@@ -148,7 +196,7 @@ pub fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
         }
     }
     let tail: f32 = ra.iter().zip(rb).map(|(&x, &y)| f(x, y)).sum();
-    tail + lanes.iter().sum::<f32>()
+    tail + across(lanes, |a, b| a + b)
 }
 
 /// Sum of `f` over three rows of one length.
@@ -164,7 +212,7 @@ pub fn sum3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32) -
         }
     }
     let tail: f32 = ra.iter().zip(rb).zip(rc).map(|((&x, &y), &z)| f(x, y, z)).sum();
-    tail + lanes.iter().sum::<f32>()
+    tail + across(lanes, |a, b| a + b)
 }
 
 /// Largest element; -infinity for an empty row.
@@ -177,12 +225,9 @@ pub fn max(row: &[f32]) -> f32 {
             lanes[l] = if block[l] > lanes[l] { block[l] } else { lanes[l] };
         }
     }
-    // Plain loops: a chained fold is not inlined here.
-    let mut largest = f32::NEG_INFINITY;
+    // A plain loop: a fold is not inlined here.
+    let mut largest = across(lanes, |a, b| if a > b { a } else { b });
     for &v in rest {
-        largest = if v > largest { v } else { largest };
-    }
-    for v in lanes {
         largest = if v > largest { v } else { largest };
     }
     largest

@@ -13,6 +13,7 @@ mod cross_entropy;
 mod dropout;
 mod embedding;
 mod fill;
+mod gemm;
 mod global_norm;
 mod layernorm;
 mod linear;

@@ -33,6 +33,12 @@ pub struct Lent<'a> {
 }
 
 impl Lent<'_> {
+    /// `n` floats that begin at a multiple of 64 bytes, of a piece of 16 more.
+    pub fn aligned(&mut self, n: usize) -> &mut [f32] {
+        let skip = self.memory.as_ptr().align_offset(64);
+        &mut self.memory[skip..skip + n]
+    }
+
     /// The first `n` floats, with what earlier chunks left there.
     #[inline(always)]
     pub fn slice(&mut self, n: usize) -> &mut [f32] {

@@ -1,9 +1,10 @@
-//! `cross_entropy`: the scored rows are counted, then the rows, then their sum.
+//! `cross_entropy`: the scored rows are counted among all, then come the rows of the strip, then the sum up to its end.
 
 use super::elements::{begin_at, each, typed};
 use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::CrossEntropy;
+use crate::tensor::Tensor;
 
 /// A thread for each row.
 pub fn naive(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
@@ -39,11 +40,12 @@ pub fn vector(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
 }
 
 fn operands(launch: Launch, op: &CrossEntropy, places: &Places) -> Launch {
+    let strip = |t: &Tensor| Tensor { offset: t.offset + op.first, ..*t };
     launch
         .ptr(places.ptr(&op.logits))
-        .ptr(places.ptr(&op.labels))
+        .ptr(places.ptr(&strip(&op.labels)))
         .ptr(places.ptr(&op.loss))
-        .ptr(places.ptr(&op.losses))
+        .ptr(places.ptr(&strip(&op.losses)))
         .ptr(places.maybe(&op.dlogits))
 }
 
@@ -59,12 +61,11 @@ fn options(launch: Launch, op: &CrossEntropy) -> Launch {
 
 /// The launches before and after that of the rows, which run without any row too: the loss is zero then.
 fn around(op: &CrossEntropy, places: &Places, rows: Launch, out: &mut Vec<Launch>) {
-    let n = op.logits.rows();
     out.push(
         Launch::new("cross_entropy_count", 1, 1024)
             .ptr(places.ptr(&op.labels))
             .ptr(places.ptr(&op.loss))
-            .int(n)
+            .int(op.labels.numel())
             .signed(op.ignore),
     );
     out.push(rows);
@@ -72,7 +73,7 @@ fn around(op: &CrossEntropy, places: &Places, rows: Launch, out: &mut Vec<Launch
         Launch::new("cross_entropy_loss_f32", 1, 1024)
             .ptr(places.ptr(&op.losses))
             .ptr(places.ptr(&op.loss))
-            .int(n)
+            .int(op.rows().end)
             .float(op.weight),
     );
 }

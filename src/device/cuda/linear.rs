@@ -41,10 +41,10 @@ pub(super) fn parameters(
     threads: u32,
 ) -> Launch {
     let (m, n, k) = op.sizes();
-    let (epilogue, kind, pre) = match op.epilogue {
-        Epilogue::None => (0, None, None),
-        Epilogue::Activate { kind, pre } => (1, Some(kind), pre),
-        Epilogue::ActivateGrad { kind, pre } => (2, Some(kind), Some(pre)),
+    let (epilogue, kind, pre, value) = match op.epilogue {
+        Epilogue::None => (0, None, None, None),
+        Epilogue::Activate { kind, pre } => (1, Some(kind), pre, None),
+        Epilogue::ActivateGrad { kind, pre, value } => (2, Some(kind), Some(pre), value),
     };
     let pitch = |t: &Option<Tensor>| t.as_ref().map_or(0, |t| t.pitch);
     let tiles = m.div_ceil(block.0) * n.div_ceil(block.1);
@@ -61,6 +61,8 @@ pub(super) fn parameters(
         .signed(kind.map_or(0, activation::number))
         .ptr(places.maybe(&pre))
         .int(pitch(&pre))
+        .ptr(places.maybe(&value))
+        .int(pitch(&value))
         .ptr(places.maybe(&op.residual))
         .int(pitch(&op.residual))
         .flag(op.accumulate)

@@ -135,13 +135,15 @@ impl Tiles {
         let sizes = sizes(op);
         let [batch, m, n, _] = sizes;
         let bytes = |t: &Tensor| (t.numel() * t.dtype.bytes()) as f64;
-        let (pre, pointwise) = match &op.epilogue {
+        let (kept, pointwise) = match &op.epilogue {
             Epilogue::None => (0.0, 0),
             Epilogue::Activate { pre, .. } => (pre.as_ref().map_or(0.0, bytes), 30 * batch * m * n),
-            Epilogue::ActivateGrad { pre, .. } => (bytes(pre), 50 * batch * m * n),
+            Epilogue::ActivateGrad { pre, value, .. } => {
+                (bytes(pre) + value.as_ref().map_or(0.0, bytes), 50 * batch * m * n)
+            }
         };
         let writes = if op.accumulate { 2.0 } else { 1.0 };
-        let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + pre;
+        let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + kept;
         let all = (bytes(&op.a) + bytes(&op.b) + around) / chip.bandwidth;
         // Epilogues hide behind the products of other blocks, but for those of the last wave.
         let waves = (tiles(sizes, self.side) * parts).div_ceil(chip.sms * self.resident).max(1) as f64;

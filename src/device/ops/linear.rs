@@ -13,9 +13,17 @@ pub enum Epilogue {
         pre: Option<Tensor>,
     },
     /// `z * f'(pre)`: the gradient through an activation, fused with the product that makes it.
+    ///
+    /// `value` gets f(pre) again, for the gradient of the next weight: then nobody has to keep what the forward pass made of
+    /// it, and where pre dies here it may be `pre` itself. Both come of one exponential, so it costs a write.
+    ///
+    /// In f32 it has the bits of the forward pass. In bf16 that computed f of z before z was rounded to `pre`, with or
+    /// without a backward pass to come; here it is f of `pre`, at the same point as the derivative: off by half a unit of
+    /// `pre` more, as the derivative is, and rounded as often.
     ActivateGrad {
         kind: Activation,
         pre: Tensor,
+        value: Option<Tensor>,
     },
 }
 
@@ -89,7 +97,12 @@ impl Operation for Linear {
         match &mut self.epilogue {
             Epilogue::None | Epilogue::Activate { pre: None, .. } => {}
             Epilogue::Activate { pre: Some(pre), .. } => visit(pre, Access::Write),
-            Epilogue::ActivateGrad { pre, .. } => visit(pre, Access::Read),
+            Epilogue::ActivateGrad { pre, value, .. } => {
+                visit(pre, Access::Read);
+                if let Some(t) = value {
+                    visit(t, Access::Write);
+                }
+            }
         }
         if let Some(t) = &mut self.residual {
             visit(t, Access::Read);
@@ -111,7 +124,8 @@ impl Operation for Linear {
         if inner != k {
             bail!("the inner sizes differ: {k} and {inner} (a {:?}, b {:?})", self.a.shape, self.b.shape);
         }
-        for (what, t) in [("out", Some(&self.out)), ("residual", self.residual.as_ref()), ("pre", self.pre())] {
+        let surroundings = [("residual", self.residual.as_ref()), ("pre", self.pre()), ("value", self.value())];
+        for (what, t) in [("out", Some(&self.out))].into_iter().chain(surroundings) {
             if let Some(t) = t
                 && (t.rows(), t.width) != (self.batch * m, n)
             {
@@ -129,7 +143,7 @@ impl Operation for Linear {
         if self.out.dtype != self.a.dtype {
             expect_wide(&self.a, &[("out", &self.out)])?;
         }
-        for t in [self.bias.as_ref(), self.residual.as_ref(), self.pre()].into_iter().flatten() {
+        for t in [self.bias.as_ref(), self.residual.as_ref(), self.pre(), self.value()].into_iter().flatten() {
             expect_floats(&[first, ("operand", t)])?;
         }
         Ok(())
@@ -137,6 +151,7 @@ impl Operation for Linear {
 
     fn flops(&self) -> u64 {
         let (m, n, k) = self.sizes();
+        // A `value` beside the derivative is one multiplication of the ten.
         let pointwise = match self.epilogue {
             Epilogue::None => 0,
             _ => 10 * m * n,
@@ -145,7 +160,11 @@ impl Operation for Linear {
     }
 
     fn in_place(&self) -> Option<(Tensor, Tensor)> {
-        self.residual.filter(|_| self.epilogue == Epilogue::None).map(|residual| (residual, self.out))
+        match self.epilogue {
+            Epilogue::None => self.residual.map(|residual| (residual, self.out)),
+            Epilogue::Activate { .. } => None,
+            Epilogue::ActivateGrad { pre, value, .. } => value.map(|value| (pre, value)),
+        }
     }
 }
 
@@ -155,6 +174,13 @@ impl Linear {
             Epilogue::None => None,
             Epilogue::Activate { pre, .. } => pre.as_ref(),
             Epilogue::ActivateGrad { pre, .. } => Some(pre),
+        }
+    }
+
+    fn value(&self) -> Option<&Tensor> {
+        match &self.epilogue {
+            Epilogue::ActivateGrad { value, .. } => value.as_ref(),
+            _ => None,
         }
     }
 }

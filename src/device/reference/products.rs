@@ -15,6 +15,10 @@ impl Reference {
             Epilogue::ActivateGrad { pre, .. } => Some(self.f(&pre)?),
             Epilogue::None => None,
         };
+        let value = match op.epilogue {
+            Epilogue::ActivateGrad { value, .. } => self.maybe(&value)?,
+            _ => None,
+        };
         // `i`: rows of all matrices of `out`, one after another.
         for i in 0..op.batch * m {
             let (matrix, row) = (i / m, i % m);
@@ -35,7 +39,13 @@ impl Reference {
                         }
                         z = activate(kind, z);
                     }
-                    Epilogue::ActivateGrad { kind, .. } => z *= activate_grad(kind, pre.map_or(0.0, |p| p.get(i, j))),
+                    Epilogue::ActivateGrad { kind, .. } => {
+                        let x = pre.map_or(0.0, |p| p.get(i, j));
+                        z *= activate_grad(kind, x);
+                        if let Some(value) = value {
+                            value.set(i, j, activate(kind, x));
+                        }
+                    }
                 }
                 z += residual.map_or(0.0, |r| r.get(i, j));
                 out.set(i, j, if op.accumulate { out.get(i, j) + z } else { z });

@@ -9,17 +9,16 @@ impl Reference {
     pub(super) fn cross_entropy(&self, op: &CrossEntropy) -> Result<()> {
         let (logits, labels) = (self.f(&op.logits)?, self.flat::<i32>(&op.labels)?);
         let (losses, loss, dlogits) = (self.f(&op.losses)?, self.f(&op.loss)?, self.maybe(&op.dlogits)?);
-        let vocab = logits.width;
-        let scored = (0..logits.rows).filter(|&r| labels.get(0, r) != op.ignore).count();
+        let (vocab, rows) = (logits.width, op.rows());
+        let scored = (0..labels.width).filter(|&r| labels.get(0, r) != op.ignore).count();
         let each = op.weight / scored.max(1) as f64;
-        let mut total = 0.0;
-        for r in 0..logits.rows {
+        for r in rows.clone() {
             let label = labels.get(0, r);
             let ignored = label == op.ignore;
             if !ignored && usize::try_from(label).map_or(true, |l| l >= vocab) {
                 bail!("label {label} of row {r} is outside a vocabulary of {vocab}");
             }
-            let row: Vec<f64> = (0..vocab).map(|c| logits.get(r, c)).collect();
+            let row: Vec<f64> = (0..vocab).map(|c| logits.get(r - rows.start, c)).collect();
             let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let lse = largest + row.iter().map(|z| (z - largest).exp()).sum::<f64>().ln();
             let wanted = |c: usize| {
@@ -27,14 +26,13 @@ impl Reference {
             };
             let value: f64 = if ignored { 0.0 } else { (0..vocab).map(|c| wanted(c) * (lse - row[c])).sum() };
             losses.set(0, r, value);
-            total += value;
             if let Some(d) = dlogits {
                 for (c, z) in row.iter().enumerate() {
-                    d.set(r, c, if ignored { 0.0 } else { each * ((z - lse).exp() - wanted(c)) });
+                    d.set(r - rows.start, c, if ignored { 0.0 } else { each * ((z - lse).exp() - wanted(c)) });
                 }
             }
         }
-        loss.set(0, 0, each * total);
+        loss.set(0, 0, each * (0..rows.end).map(|r| losses.get(0, r)).sum::<f64>());
         Ok(())
     }
 

@@ -1,3 +1,4 @@
+use super::linear_cross_entropy::labels_of;
 use crate::device::ops::CrossEntropy;
 use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
@@ -10,11 +11,13 @@ pub struct LossOptions {
     pub smoothing: f64,
     /// Weight in the total: 1 / micro-batches when gradients accumulate.
     pub weight: f64,
+    /// Rows of logits that [`Tape::linear_cross_entropy`] makes at a time; 0: as many as its file finds best.
+    pub strip: usize,
 }
 
 impl Default for LossOptions {
     fn default() -> Self {
-        LossOptions { ignore: -100, smoothing: 0.0, weight: 1.0 }
+        LossOptions { ignore: -100, smoothing: 0.0, weight: 1.0, strip: 0 }
     }
 }
 
@@ -26,10 +29,9 @@ impl Tape {
         let needs = self.used(&[logits]);
         let (losses, loss) = (self.wide_buffer(&[rows]), self.wide_buffer(&[1]));
         let dlogits = if needs && self.is_training() { Some(self.buffer(z.dims(), z.pitch)) } else { None };
-        let LossOptions { ignore, smoothing, weight } = options;
-        // Too few or too many: left as they are, for the operation's check to refuse.
-        let labels = if labels.numel() == rows { labels.reshape(&[rows]) } else { labels };
-        let op = CrossEntropy { logits: z, labels, losses, loss, dlogits, ignore, smoothing, weight };
+        let LossOptions { ignore, smoothing, weight, .. } = options;
+        let labels = labels_of(labels, rows);
+        let op = CrossEntropy { logits: z, labels, losses, loss, first: 0, dlogits, ignore, smoothing, weight };
         self.push_op(op);
         let result = self.push_result(loss, needs);
         self.push_node(Node::CrossEntropy { op, logits, loss: result });

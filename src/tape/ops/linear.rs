@@ -94,26 +94,43 @@ impl Tape {
             let (out, accumulate) = self.target(bias);
             self.push_op(ColumnSum { x: dy, out, accumulate });
         }
-        if self.needs(w) {
-            let (out, accumulate) = self.target(w);
-            let (a, b) = if op.tb { (dy, op.a) } else { (op.a, dy) };
-            self.push_op(Linear { accumulate, ..Linear::product(a, b, out, (true, false)) });
-        }
-        if self.needs(x) {
-            let (out, accumulate) = self.target(x);
-            let mut product = Linear { accumulate, ..Linear::product(dy, op.b, out, (false, !op.tb)) };
-            if let (Some((kind, pre)), false) = (self.activation_behind(x), accumulate) {
-                product.epilogue = Epilogue::ActivateGrad { kind, pre };
-                self.vars[x.0 as usize].through_activation = true;
+        if let Some((kind, pre)) = self.activation_behind(x) {
+            // The gradient of the input first: it also makes x again, in the place of `pre`, for the gradient of the weight.
+            // So x itself lives no longer than the forward product that reads it.
+            let value = self.needs(w).then(|| self.buffer_like(&pre));
+            let (out, _) = self.target(x);
+            let product = Linear::product(dy, op.b, out, (false, !op.tb));
+            self.push_op(Linear { epilogue: Epilogue::ActivateGrad { kind, pre, value }, ..product });
+            self.vars[x.0 as usize].through_activation = true;
+            if let Some(value) = value {
+                self.weight_gradient(op.tb, value, dy, w);
             }
-            self.push_op(product);
+        } else {
+            if self.needs(w) {
+                self.weight_gradient(op.tb, op.a, dy, w);
+            }
+            if self.needs(x) {
+                let (out, accumulate) = self.target(x);
+                self.push_op(Linear { accumulate, ..Linear::product(dy, op.b, out, (false, !op.tb)) });
+            }
         }
         self.done(y);
     }
 
-    /// The activation that made `x`, when nothing else reads its result: then this product's epilogue may differentiate it.
+    /// x^T dy, or its transpose for a weight that is stored so.
+    fn weight_gradient(&mut self, transposed: bool, x: Tensor, dy: Tensor, w: Var) {
+        let (out, accumulate) = self.target(w);
+        let (a, b) = if transposed { (dy, x) } else { (x, dy) };
+        self.push_op(Linear { accumulate, ..Linear::product(a, b, out, (true, false)) });
+    }
+
+    /// The activation that made `x`, when nothing else reads its result: then the product that makes its gradient may
+    /// differentiate it in its epilogue.
     fn activation_behind(&self, x: Var) -> Option<(Activation, Tensor)> {
         let variable = &self.vars[x.0 as usize];
+        if !variable.needs_gradient || variable.gradient.is_some() {
+            return None;
+        }
         match self.nodes.get(variable.node?)? {
             Node::Linear {
                 op: Linear { epilogue: Epilogue::Activate { kind, pre: Some(pre) }, residual: None, .. },

@@ -6,6 +6,7 @@ mod dropout;
 mod embedding;
 mod layernorm;
 mod linear;
+pub(super) mod linear_cross_entropy;
 
 pub use cross_entropy::LossOptions;
 pub use linear::{Affine, Weight};

@@ -186,6 +186,15 @@ impl Nvidia {
         format!("{}, {memory}, driver for CUDA {}.{}", self.device, version / 1000, version % 1000 / 10)
     }
 
+    /// Where the GPU is on the PCI bus, as NVML writes it: domain, bus, device, function. `None` where the driver is silent.
+    pub fn bus(&self) -> Option<String> {
+        let ask = |what| self.context.attribute(what).ok();
+        let domain = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+        let bus = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
+        let device = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
+        Some(format!("{domain:08x}:{bus:02x}:{device:02x}.0"))
+    }
+
     /// Products by cuBLASLt on this driver's stream.
     ///
     /// # Errors

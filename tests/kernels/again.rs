@@ -1,0 +1,46 @@
+//! An activation made again beside its derivative has the bits of the forward pass, where nothing was rounded in between.
+
+use vcycle::device::ops::{Activation, Epilogue, Linear};
+use vcycle::parity::lab::Lab;
+use vcycle::tensor::DType;
+
+/// Sums are kept in f32 as they are; of one product with 1 also in bf16.
+fn same_bits(lab: &mut Lab) {
+    for (m, n, k) in [(67, 40, if lab.float == DType::BF16 { 1 } else { 9 }), (5, 3, 1)] {
+        for kind in [Activation::GeluTanh, Activation::GeluErf] {
+            for in_place in [false, true] {
+                // From -20 to 20 down the rows, and something more from each other column.
+                let mut far = lab.random.floats(m * k);
+                (0..m).for_each(|i| far[i * k] = 40.0 * (i as f64 / (m - 1) as f64 - 0.5));
+                let (a, b) = (lab.floats((&[m, k], 0), &far), lab.floats((&[k, n], 0), &vec![1.0; k * n]));
+                let [value, pre, out, apart] = [(); 4].map(|()| lab.output((&[m, n], 0)));
+                let forward = Epilogue::Activate { kind, pre: Some(pre) };
+                lab.prepare(Linear { epilogue: forward, ..Linear::product(a, b, value, (false, false)) });
+                let again = if in_place { pre } else { apart };
+                let backward = Epilogue::ActivateGrad { kind, pre, value: Some(again) };
+                lab.prepare(Linear { epilogue: backward, ..Linear::product(a, b, out, (false, false)) });
+                let [value, again] = [value, again].map(|t| lab.values(&t));
+                lab.finish().expect("two products");
+                let different = value.iter().zip(&again).find(|(value, again)| value.to_bits() != again.to_bits());
+                assert_eq!(different, None, "{kind:?}, {m} x {n} x {k}, in place: {in_place}");
+                assert!(value.len() == m * n && value.iter().any(|v| *v > 5.0) && value.iter().any(|v| v.abs() < 1e-3));
+                lab.clear();
+            }
+        }
+    }
+}
+
+#[test]
+fn cpu() {
+    same_bits(&mut Lab::cpu(&[1, 3], true));
+}
+
+#[cfg(emulated)]
+#[test]
+fn emulator() {
+    for float in [DType::F32, DType::BF16] {
+        let mut lab = crate::emulated::lab();
+        lab.float = float;
+        same_bits(&mut lab);
+    }
+}
