@@ -25,8 +25,8 @@ pub fn admit() -> Result<()> {
     // SAFETY: only opens the library and closes it again; its initialisers are NVIDIA's own.
     if !unsafe { sys::is_culib_present() } {
         bail!(
-            "libcublasLt.so is not on this machine. It comes with the CUDA toolkit and with `pip install nvidia-cublas`; \
-             add its folder to LD_LIBRARY_PATH"
+            "libcublasLt.so or libcublasLt.so.12 is in no folder that is searched. It comes with the CUDA toolkit and with \
+             `pip install nvidia-cublas-cu12`; add its folder to LD_LIBRARY_PATH"
         );
     }
     Ok(())
