@@ -1,10 +1,14 @@
 //! Promise: `vcycle bench report` says what hand arithmetic says of its lines, names the line that is no measurement, and its page
 //! needs nothing else.
 
+#[path = "markup/xml.rs"]
+mod xml;
+
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
+use xml::assert_well_formed;
 
 fn report(dir: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
@@ -181,32 +185,6 @@ fn before_and_after_by_label_or_by_file() {
     assert_eq!(cell(&row(&text, "Times", &["step char", ON, "vcycle (x/new)"]), "ours / first"), "0.500");
     // One file alone, and files of different cases, need no names.
     assert!(ok(dir.path(), &["old.jsonl"]).contains("| vcycle |"));
-}
-
-/// Elements closed in order, attributes quoted, and no bare `<` or `&`.
-fn assert_well_formed(xml: &str) {
-    let mut open: Vec<&str> = Vec::new();
-    let mut rest = xml;
-    let text = |text: &str| {
-        for (at, _) in text.match_indices('&') {
-            let (name, _) = text[at + 1..].split_once(';').expect("an entity ends");
-            assert!(["amp", "lt", "gt", "quot", "apos", "#39"].contains(&name), "&{name};");
-        }
-        assert!(!text.chars().any(|c| c.is_control() && c != '\n' && c != '\t'), "{text:?}");
-    };
-    while let Some((before, after)) = rest.split_once('<') {
-        text(before);
-        let (tag, after) = after.split_once('>').expect("a tag ends");
-        assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
-        text(tag);
-        match (tag.strip_prefix('/'), tag.ends_with('/')) {
-            (Some(name), _) => assert_eq!(open.pop(), Some(name)),
-            (None, true) => {}
-            (None, false) => open.push(tag.split_whitespace().next().expect("a name")),
-        }
-        rest = after;
-    }
-    assert!(open.is_empty() && rest.trim().is_empty(), "{open:?} {rest}");
 }
 
 /// The number of an attribute of the first element that has it.

@@ -1,9 +1,13 @@
 //! Promise: runs are compared exactly as their metrics say, in text, JSON, pictures and on the page; damage is told by line.
 
+#[path = "markup/xml.rs"]
+mod xml;
+
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
+use xml::assert_well_formed;
 
 fn vcycle(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(dir).output().expect("the binary runs")
@@ -151,32 +155,6 @@ fn damage_is_told_by_line_and_a_cut_off_end_is_no_damage() {
     assert!(fails(at, &["compare", "empty"]).contains("empty holds no metrics"));
     assert!(fails(at, &["report", "missing"]).contains("missing is no folder"));
     assert!(fails(at, &["report", "run/scratch"]).contains("give the folder above it"));
-}
-
-/// Elements closed in order, attributes quoted, and no bare `<` or `&`.
-fn assert_well_formed(xml: &str) {
-    let mut open: Vec<&str> = Vec::new();
-    let mut rest = xml;
-    let text = |text: &str| {
-        for (at, _) in text.match_indices('&') {
-            let (name, _) = text[at + 1..].split_once(';').expect("an entity ends");
-            assert!(["amp", "lt", "gt", "quot", "apos", "#39"].contains(&name), "&{name};");
-        }
-        assert!(!text.chars().any(|c| c.is_control() && c != '\n' && c != '\t'), "{text:?}");
-    };
-    while let Some((before, after)) = rest.split_once('<') {
-        text(before);
-        let (tag, after) = after.split_once('>').expect("a tag ends");
-        assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
-        text(tag);
-        match (tag.strip_prefix('/'), tag.ends_with('/')) {
-            (Some(name), _) => assert_eq!(open.pop(), Some(name)),
-            (None, true) => {}
-            (None, false) => open.push(tag.split_whitespace().next().expect("a name")),
-        }
-        rest = after;
-    }
-    assert!(open.is_empty() && rest.trim().is_empty(), "{open:?} {rest}");
 }
 
 #[test]
