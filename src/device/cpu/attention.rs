@@ -246,10 +246,10 @@ impl<'a> Heads<'a> {
 
     /// Calls `each(j, factor)` for dropout's factor of the first `n` probabilities of query `i`.
     #[inline(always)]
-    pub fn for_dropout(&self, (b, h): (usize, usize), i: usize, n: usize, mut each: impl FnMut(usize, f32)) {
+    pub fn for_dropout(&self, (b, h): (usize, usize), i: usize, n: usize, each: impl FnMut(usize, f32)) {
         if let Some(mask) = &self.op.dropout {
             let (_, tq, tk, heads, _) = self.op.sizes();
-            for_mask(&self.state, mask, (((b * heads + h) * tq + i) * tk) as u64, n, &mut each);
+            for_mask(&self.state, mask, (((b * heads + h) * tq + i) * tk) as u64, n, each);
         }
     }
 }

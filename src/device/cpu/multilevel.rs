@@ -1,3 +1,4 @@
+use super::gemm::pack::prefetch_far;
 use super::{CHUNK, Cpu, rows_of};
 use crate::device::host::View;
 use crate::device::ops::{IDENTITY, Item, Multilevel};
@@ -196,14 +197,7 @@ impl Mapping<'_> {
 /// Brings a row towards the caches: what the processor fetches ahead by itself ends with a page, and a row is one to three.
 #[inline(always)]
 fn fetch(row: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in row.chunks(16) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing; every x86-64 processor has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
+    row.chunks(16).for_each(|line| prefetch_far(line.as_ptr()));
 }
 
 /// Where row `i` lies in the destination.

@@ -17,6 +17,19 @@ pub fn prefetch(at: *const f32) {
     let _ = at;
 }
 
+/// Loads a cache line early into the second-level cache, where the machine can.
+#[inline(always)]
+pub fn prefetch_far(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; no address is wrong.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Loads `n` elements of each of some rows into the second-level cache.
 #[inline(always)]
 pub fn fetch_rows(from: Matrix, rows: usize, n: usize) {
@@ -26,22 +39,12 @@ pub fn fetch_rows(from: Matrix, rows: usize, n: usize) {
 /// Loads a part of the rows of `a` from `next` on into the second-level cache: `ahead` of their run of k.
 #[inline(always)]
 pub fn fetch(next: *const f32, a: Matrix, rows: usize, ahead: Range<usize>) {
-    let line = |at: *const f32| {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint; no address is wrong.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(at.cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
-    };
     if rows == 0 {
     } else if a.row == 1 {
-        ahead.for_each(|k| line(next.wrapping_add(k * a.column)));
+        ahead.for_each(|k| prefetch_far(next.wrapping_add(k * a.column)));
     } else {
         // 16 floats a line.
-        (0..rows).for_each(|r| ahead.clone().step_by(16).for_each(|k| line(next.wrapping_add(r * a.row + k))));
+        (0..rows).for_each(|r| ahead.clone().step_by(16).for_each(|k| prefetch_far(next.wrapping_add(r * a.row + k))));
     }
 }
 
