@@ -27,6 +27,7 @@ fn gpt() -> Gpt {
         dropout_residual: 0.0,
         bos: None,
         eos: None,
+        tied: true,
     })
     .expect("sizes that fit")
 }
@@ -45,7 +46,7 @@ fn train(name: &str, micro: usize, eps: f64) -> (Vec<StepReport>, Vec<f64>, Vec<
     let reports = (0..STEPS as i32).map(|step| {
         let ids: Vec<i32> = (0..(BATCH * TIME) as i32).map(|i| (i * i + step * 5) % 29).collect();
         let labels: Vec<i32> = ids.iter().map(|id| (id * 3 + 1) % 29).collect();
-        learner.step(device, &ids, &labels, LR).expect("a step")
+        learner.step_tokens(device, &ids, &labels, LR).expect("a step")
     });
     let reports = reports.collect();
     let after = device::read_floats(device, &learner.params.flat()).expect("values");

@@ -34,7 +34,7 @@ fn the_budget_is_what_learners_take() {
             let mut learner =
                 Learner::new(&mut device, level, params, sizes, config.optimizer(), options).expect("memory");
             let tokens = vec![1; batch * config.model.context];
-            learner.step(&mut device, &tokens, &tokens, 1e-3).expect("a step");
+            learner.step_tokens(&mut device, &tokens, &tokens, 1e-3).expect("a step");
             assert_eq!(of(&budget, "activations")[i], learner.activation_bytes(), "{changes:?}, level {i}");
             assert_eq!(of(&budget, "parameters")[i], 4 * elements);
             assert_eq!(of(&budget, "moments of AdamW")[i], 8 * elements);

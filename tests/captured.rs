@@ -2,7 +2,8 @@
 
 #[cfg(emulated)]
 mod captured {
-    use vcycle::device::cuda;
+    use vcycle::data::batch::Field;
+use vcycle::device::cuda;
     use vcycle::device::cuda::driver::emulator::Options as Schedule;
     use vcycle::device::{Device, read_f32};
     use vcycle::model::Model;
@@ -28,6 +29,7 @@ mod captured {
             dropout_residual: 0.1,
             bos: None,
             eos: None,
+            tied: true,
         })
         .expect("sizes that fit");
         let params = Store::new(gpt.table().clone(), &mut device).expect("memory");
@@ -39,10 +41,10 @@ mod captured {
         let tokens = |step: i32| (0..64).map(|i| (i * 7 + step * 13 + i * i) % 50).collect::<Vec<i32>>();
         let reports = (0..3).map(|step| {
             let (ids, labels) = (tokens(step), tokens(step + 1));
-            learner.step(&mut device, &ids, &labels, 1e-2).expect("a step")
+            learner.step_tokens(&mut device, &ids, &labels, 1e-2).expect("a step")
         });
         let reports = reports.collect();
-        let loss = learner.evaluate(&mut device, &tokens(9)[..32], &tokens(10)[..32]).expect("a loss");
+        let loss = learner.evaluate(&mut device, &[Field::Ints(tokens(9)[..32].to_vec()), Field::Ints(tokens(10)[..32].to_vec())]).expect("a loss");
         let device: &mut dyn Device = &mut device;
         (reports, loss, read_f32(device, &learner.params.flat()).expect("parameters"))
     }

@@ -32,6 +32,7 @@ mod gradients {
             dropout_residual: dropout,
             bos: None,
             eos: None,
+            tied: true,
         })
         .expect("sizes that fit")
     }
@@ -44,7 +45,7 @@ mod gradients {
         let options = Options { seed: 3, precision, ..Options::default() };
         let mut learner = Learner::new(device, Box::new(gpt), params, (3, 37), optimizer, options).expect("memory");
         let tokens = |add: i32| (0..111).map(|i| (i * i + 5 * i + add) % 61).collect::<Vec<i32>>();
-        let report = learner.step(device, &tokens(0), &tokens(3), 1e-3).expect("a step");
+        let report = learner.step_tokens(device, &tokens(0), &tokens(3), 1e-3).expect("a step");
         let count = learner.grads().table.params.len();
         let gradients = (0..count).map(|i| read_f32(device, &learner.grads().tensor(i)).expect("a gradient"));
         (report.loss, gradients.collect())

@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use support::{Random, floats, integers, state};
+use vcycle::data::batch::Windows;
 use vcycle::data::prefetch::Prefetch;
 use vcycle::data::sampler::Sampler;
 use vcycle::data::shard::{Shard, write_shard};
@@ -178,7 +179,8 @@ fn gpt_steps(recompute: bool) {
     write_shard(&path, &tokens, vocab).expect("a shard");
     let tokens = Arc::new(Tokens::from(Shard::open(&path).expect("a shard")));
     let sampler = Sampler { seed: 1, rank: 0, world: 1 };
-    let mut batches = Prefetch::new(tokens, sampler, (batch, time), 0).expect("a thread");
+    let windows = Windows { train: Arc::clone(&tokens), valid: tokens, sampler, context: time };
+    let mut batches = Prefetch::new(Arc::new(windows), batch, 0).expect("a thread");
     let gpt = Gpt::new(GptConfig {
         vocab,
         context: time,
@@ -193,6 +195,7 @@ fn gpt_steps(recompute: bool) {
         dropout_residual: 0.1,
         bos: None,
         eos: None,
+        tied: true,
     })
     .expect("sizes that fit");
     let mut device = Cpu::new(2);
@@ -204,8 +207,8 @@ fn gpt_steps(recompute: bool) {
         Learner::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, options).expect("memory");
     let mut number = 0;
     let mut step = || {
-        let (ids, labels) = batches.next(number).expect("a batch");
-        learner.step(&mut device, ids, labels, 1e-3).expect("a step");
+        let fields = batches.next(number).expect("a batch");
+        learner.step(&mut device, fields, 1e-3).expect("a step");
         number += 1;
     };
     (0..2).for_each(|_| step());

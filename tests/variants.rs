@@ -27,6 +27,7 @@ fn gpt2_step(float: DType) -> Vec<Op> {
         dropout_residual: 0.0,
         bos: None,
         eos: None,
+        tied: true,
     })
     .expect("sizes that fit");
     let mut tape = Tape::new(float, StepState::tensor(0));

@@ -60,6 +60,7 @@ pub fn gpt([layers, heads, width, context, vocab]: [usize; 5]) -> Result<Gpt> {
         dropout_residual: 0.0,
         bos: None,
         eos: None,
+        tied: true,
     })
 }
 
@@ -96,7 +97,7 @@ pub fn measure(machine: &mut Machine, sizes: &[usize], precision: Precision, eff
 
 /// Bytes that the steps will take.
 fn wanted(gpt: &Gpt, device: &dyn Device, size: (usize, usize), precision: Precision) -> Result<usize> {
-    let step = budget::step(gpt, device, size, precision, false).at("--precision")?;
+    let step = budget::step(gpt, device, size.into(), precision, false).at("--precision")?;
     let (wide, float) = (device.float().bytes(), precision.of(device)?.bytes());
     let copy = if float < wide { float } else { 0 };
     // Parameters, gradients, two moments.
@@ -109,10 +110,8 @@ fn wanted(gpt: &Gpt, device: &dyn Device, size: (usize, usize), precision: Preci
 struct Batches {
     tokens: Vec<i32>,
     random: Random,
-    batch: usize,
     time: usize,
-    ids: Vec<i32>,
-    labels: Vec<i32>,
+    fields: [Field; 2],
 }
 
 /// Tokens there are beside a window.
@@ -123,25 +122,23 @@ impl Batches {
         let mut random = Random::new(1337);
         let mut tokens: Vec<i32> = memory::zeros(TOKENS + time + 1)?;
         tokens.iter_mut().for_each(|token| *token = random.below(vocab) as i32);
-        let [ids, labels] = [memory::with_capacity(batch * time)?, memory::with_capacity(batch * time)?];
-        Ok(Batches { tokens, random, batch, time, ids, labels })
+        let fields = [Field::ints(batch, time)?, Field::ints(batch, time)?];
+        Ok(Batches { tokens, random, time, fields })
     }
 
-    fn next(&mut self) -> (&[i32], &[i32]) {
-        self.ids.clear();
-        self.labels.clear();
-        for _ in 0..self.batch {
+    fn next(&mut self) -> &[Field] {
+        let [Field::Ints(ids), Field::Ints(labels)] = &mut self.fields else { unreachable!("ids and labels") };
+        for (ids, labels) in ids.chunks_exact_mut(self.time).zip(labels.chunks_exact_mut(self.time)) {
             let at = self.random.below(TOKENS);
-            self.ids.extend_from_slice(&self.tokens[at..at + self.time]);
-            self.labels.extend_from_slice(&self.tokens[at + 1..at + 1 + self.time]);
+            ids.copy_from_slice(&self.tokens[at..at + self.time]);
+            labels.copy_from_slice(&self.tokens[at + 1..at + 1 + self.time]);
         }
-        (&self.ids, &self.labels)
+        &self.fields
     }
 }
 
 fn step(device: &mut dyn Device, learner: &mut Learner, batches: &mut Batches) -> Result<f64> {
-    let (ids, labels) = batches.next();
-    Ok(learner.step(device, ids, labels, 3e-4)?.loss)
+    Ok(learner.step(device, batches.next(), 3e-4)?.loss)
 }
 
 /// What the clock and the meter said.

@@ -4,8 +4,10 @@
 //! [`encoder`] turn text into tokens, [`shard`] keeps the tokens in a memory-mapped file ([`shard_writer`] writes it,
 //! [`formats`] knows those of others). [`prepare`] does all this once for a configuration's text and caches the result,
 //! [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of many shards, [`corpus`] has both sides of
-//! what a run reads, [`sampler`] cuts training and validation batches out of it, and [`prefetch`] does so ahead of time.
+//! what a run reads, [`sampler`] cuts training and validation batches out of it, [`batch`] is what all kinds of data have
+//! in common, and [`prefetch`] reads it ahead of time.
 
+pub mod batch;
 pub mod corpus;
 pub mod documents;
 pub mod encoder;

@@ -2,18 +2,16 @@
 //!
 //! A ring of buffers goes round between the two threads: the reader fills those of the next steps, the trainer takes the
 //! one of its step and gives the one before back. Nothing is allocated once both run. What a step gets does not depend on
-//! any of this: it is [`Sampler::training_batch`] of that step.
+//! any of this: it is [`Source::training_batch`] of that step.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::sampler::Sampler;
-use super::tokens::Tokens;
+use super::batch::{Field, Source};
 use crate::bail;
-use crate::error::{At, Error, Result};
-use crate::memory;
+use crate::error::{Error, Result};
 
 /// Batches ahead of the trainer. A step takes far longer than a batch, so a few even out a slow disk.
 const AHEAD: usize = 4;
@@ -22,7 +20,7 @@ const AHEAD: usize = 4;
 pub struct Prefetch {
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
-    current: Buffers,
+    current: Vec<Field>,
     waited: Duration,
 }
 
@@ -31,22 +29,16 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct Buffers {
-    ids: Vec<i32>,
-    labels: Vec<i32>,
-}
-
 struct Batch {
     step: u64,
-    buffers: Buffers,
+    buffers: Vec<Field>,
     read: Result<()>,
 }
 
 struct Ring {
     /// In the order of their steps.
     full: VecDeque<Batch>,
-    empty: Vec<Buffers>,
+    empty: Vec<Vec<Field>>,
     /// The step to read next.
     next: u64,
     /// The step that is being read, if it is still wanted.
@@ -67,40 +59,31 @@ impl Shared {
 }
 
 impl Prefetch {
-    /// Starts to read the batches from step `first` on: `batch` windows of `context` tokens.
+    /// Starts to read the batches from step `first` on, of `rows` examples each.
     ///
     /// # Errors
     /// Out of memory; when the system starts no thread. What is wrong with the data comes out of [`Prefetch::next`].
-    pub fn new(tokens: Arc<Tokens>, sampler: Sampler, (batch, context): (usize, usize), first: u64) -> Result<Self> {
-        let Some(size) = batch.checked_mul(context) else {
-            bail!("a batch of {batch} x {context} is beyond reason; use fewer sequences or a shorter context");
-        };
-        let buffers = || -> Result<Buffers> {
-            Ok(Buffers { ids: memory::zeros(size).at("train.batch")?, labels: memory::zeros(size).at("train.batch")? })
-        };
-        let empty = (0..AHEAD).map(|_| buffers()).collect::<Result<_>>()?;
-        let current = buffers()?;
+    pub fn new(source: Arc<dyn Source>, rows: usize, first: u64) -> Result<Self> {
+        let empty = (0..AHEAD).map(|_| source.room(rows)).collect::<Result<_>>()?;
+        let current = source.room(rows)?;
         let ring = Ring { full: VecDeque::with_capacity(AHEAD), empty, next: first, reading: None, stop: false };
         let shared = Arc::new(Shared { ring: Mutex::new(ring), changed: Condvar::new() });
         let of_reader = Stops(Arc::clone(&shared));
         let read = move || {
             let Stops(shared) = &of_reader;
-            let read = |step, Buffers { ids, labels }: &mut Buffers| {
-                sampler.training_batch(&*tokens, step, batch, context, ids, labels)
-            };
-            read_ahead(shared, read);
+            read_ahead(shared, |step, fields| source.training_batch(step, fields));
         };
         let reader = std::thread::Builder::new().name("prefetch".to_owned()).spawn(read);
         let reader = reader.map_err(|e| Error::new(format!("cannot start a thread that reads ahead: {e}")))?;
         Ok(Prefetch { shared, reader: Some(reader), current, waited: Duration::ZERO })
     }
 
-    /// `ids` and `labels` of `step`, both `[batch, context]`. Steps are best asked for one after another; any other
-    /// order gives the same batches, without the head start.
+    /// The batch of `step`. Steps are best asked for one after another; any other order gives the same batches, without the
+    /// head start.
     ///
     /// # Errors
-    /// As [`Sampler::training_batch`].
-    pub fn next(&mut self, step: u64) -> Result<(&[i32], &[i32])> {
+    /// As [`Source::training_batch`].
+    pub fn next(&mut self, step: u64) -> Result<&[Field]> {
         let begin = Instant::now();
         let mut ring = self.shared.ring();
         let batch = loop {
@@ -129,7 +112,7 @@ impl Prefetch {
         drop(ring);
         self.waited += begin.elapsed();
         batch.read?;
-        Ok((&self.current.ids, &self.current.labels))
+        Ok(&self.current)
     }
 
     /// How long [`Prefetch::next`] took, all calls together: time that the trainer waited for data.
@@ -160,7 +143,7 @@ impl Drop for Stops {
 }
 
 /// What the reader's thread does.
-fn read_ahead(shared: &Shared, read: impl Fn(u64, &mut Buffers) -> Result<()>) {
+fn read_ahead(shared: &Shared, read: impl Fn(u64, &mut [Field]) -> Result<()>) {
     let mut ring = shared.ring();
     while !ring.stop {
         let Some(mut buffers) = ring.empty.pop() else {

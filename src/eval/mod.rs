@@ -52,7 +52,8 @@ impl<'a> Forward<'a> {
         let view = Tensor::new(self.labels.place, DType::I32, 0, &dims);
         device.write(&view, bytemuck::cast_slice(labels))?;
         let labels = self.tape.input(view);
-        let loss = self.gpt.loss(&mut self.tape, &self.vars, input, labels, LossOptions::default(), false);
+        let inputs = [input, labels];
+        let (loss, _) = self.gpt.loss(&mut self.tape, &self.vars, &inputs, LossOptions::default(), false);
         self.tape.keep(loss);
         self.tape.run(device)?;
         device::read_scalar(device, &self.tape.value(loss)?)

@@ -1,10 +1,10 @@
-//! GPT-2 as published (Radford et al., 2019): pre-LN, tanh GELU, learned positions, head tied to the embeddings.
+//! GPT-2 as published (Radford et al., 2019): pre-LN, tanh GELU, learned positions, head tied to the embeddings
+//! unless the configuration gives it weights of its own.
 //!
 //! Names and layout are those of Hugging Face's `GPT2LMHeadModel`: weights `[in, out]`.
 
 use super::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
-use super::{Family, Model};
-use crate::bail;
+use super::{BatchShape, Family, Input, Losses, Model, check_sizes};
 use crate::device::ops::Activation;
 use crate::error::Result;
 use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
@@ -33,6 +33,8 @@ pub struct GptConfig {
     /// Ids of the tokens that begin and end a text, where the vocabulary has such: kept for who reads the checkpoint.
     pub bos: Option<u64>,
     pub eos: Option<u64>,
+    /// The head is the embeddings, as published; else a weight of its own.
+    pub tied: bool,
 }
 
 /// The model: its sizes and its table.
@@ -40,9 +42,6 @@ pub struct Gpt {
     pub config: GptConfig,
     table: ParamTable,
 }
-
-/// Ten times the deepest transformer that anybody published; tables of more would take gigabytes before any weight.
-const MOST_LAYERS: usize = 10_000;
 
 /// Parameters of a block, and before the first one.
 const PER_BLOCK: usize = 12;
@@ -53,24 +52,7 @@ impl Gpt {
     /// Sizes of zero, a width that the heads do not divide, too many parameters.
     pub fn new(config: GptConfig) -> Result<Self> {
         let GptConfig { vocab, context, width, heads, layers, ffn, .. } = config;
-        for (what, size) in [
-            ("vocabulary", vocab),
-            ("context", context),
-            ("heads", heads),
-            ("width", width),
-            ("layers", layers),
-            ("ffn", ffn),
-        ] {
-            if size == 0 || size >= 1 << 31 {
-                bail!("{what} is {size}; it must be at least 1 and below 2^31");
-            }
-        }
-        if !width.is_multiple_of(heads) || !ffn.is_multiple_of(heads) {
-            bail!("{heads} heads do not divide a width of {width} and an inner size of {ffn}; choose a multiple");
-        }
-        if layers > MOST_LAYERS {
-            bail!("{layers} layers are beyond reason; use at most {MOST_LAYERS}");
-        }
+        check_sizes(&[("vocabulary", vocab), ("context", context)], (layers, heads, width, ffn))?;
         let table = ParamTable::new(params(&config), heads, width / heads, layers)?;
         Ok(Gpt { config, table })
     }
@@ -91,7 +73,8 @@ impl Gpt {
             each(t, x);
             x = if recompute { t.segment(|t| self.block(t, block, x)) } else { self.block(t, block, x) };
         }
-        t.layernorm(x, p[p.len() - 2], p[p.len() - 1], c.eps) // [B, T, C]
+        let norm = BEFORE + PER_BLOCK * c.layers;
+        t.layernorm(x, p[norm], p[norm + 1], c.eps) // [B, T, C]
     }
 
     /// One layer: `[B, T, C]` -> `[B, T, C]`.
@@ -121,7 +104,12 @@ impl Gpt {
 
     /// Scores of the next token: hidden `[B, T, C]` -> `[B, T, V]`, rows padded to 128 in memory.
     pub fn logits(&self, t: &mut Tape, p: &[Var], hidden: Var) -> Var {
-        t.linear(hidden, p[0], Affine { weight: Weight::OutIn, pad: 128, ..Affine::default() })
+        t.linear(hidden, p[self.head()], Affine { weight: Weight::OutIn, pad: 128, ..Affine::default() })
+    }
+
+    /// Number of the head's weight `[V, C]`: the embeddings unless it has its own.
+    fn head(&self) -> usize {
+        if self.config.tied { 0 } else { self.table.params.len() - 1 }
     }
 }
 
@@ -138,9 +126,14 @@ impl Model for Gpt {
         Ok(Box::new(Gpt::new(self.config.resized(layers, heads)?)?))
     }
 
-    fn loss(&self, t: &mut Tape, p: &[Var], ids: Var, labels: Var, options: LossOptions, recompute: bool) -> Var {
+    fn inputs(&self, BatchShape { batch, time, .. }: BatchShape) -> Vec<Input> {
+        vec![Input::ints("ids", &[batch, time]), Input::ints("labels", &[batch, time])]
+    }
+
+    fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses {
+        let &[ids, labels] = inputs else { unreachable!("the inputs of this model") };
         let hidden = self.hidden(t, p, ids, recompute, |_, _| {}); // [B, T, C]
-        t.linear_cross_entropy(hidden, p[0], labels, options) // [1]
+        (t.linear_cross_entropy(hidden, p[self.head()], None, labels, options), None) // [1]
     }
 }
 
@@ -150,11 +143,8 @@ impl GptConfig {
     /// # Errors
     /// More heads than a width can hold.
     pub fn resized(&self, layers: usize, heads: usize) -> Result<Self> {
-        let per_head = |size: usize| (size / self.heads).checked_mul(heads);
-        match (per_head(self.width), per_head(self.ffn)) {
-            (Some(width), Some(ffn)) => Ok(GptConfig { layers, heads, width, ffn, ..self.clone() }),
-            _ => bail!("{heads} heads are beyond reason; use fewer"),
-        }
+        let (width, ffn) = super::resized((self.width, self.ffn), self.heads, heads)?;
+        Ok(GptConfig { layers, heads, width, ffn, ..self.clone() })
     }
 }
 
@@ -167,14 +157,7 @@ fn params(config: &GptConfig) -> Vec<Param> {
     let embed = || out(Role::Embed, width);
     let (normal, scaled) = (Init::Normal(init_std), Init::Normal(init_std / (2.0 * layers as f64).sqrt()));
     let (zero, one) = (Init::Constant(0.0), Init::Constant(1.0));
-    let param = |stem: &str, axes: Vec<Axis>, kind, init| Param {
-        stem: format!("transformer.{stem}"),
-        layer: None,
-        decay: axes.len() > 1,
-        axes,
-        kind,
-        init,
-    };
+    let param = |stem: &str, axes: Vec<Axis>, kind, init| Param::new(&format!("transformer.{stem}"), axes, kind, init);
     let block = |layer: usize| {
         [
             param("h.{}.ln_1.weight", vec![embed()], Kind::Plain, one),
@@ -198,7 +181,12 @@ fn params(config: &GptConfig) -> Vec<Param> {
         param("wpe.weight", table(Role::Position, context), Kind::Embedding, normal),
     ];
     all.extend((0..layers).flat_map(block));
-    all.push(param("ln_f.weight", vec![embed()], Kind::HeadNorm, one));
-    all.push(param("ln_f.bias", vec![embed()], Kind::HeadNorm, zero));
+    let last = if config.tied { Kind::HeadNorm } else { Kind::Plain };
+    all.push(param("ln_f.weight", vec![embed()], last, one));
+    all.push(param("ln_f.bias", vec![embed()], last, zero));
+    if !config.tied {
+        let axes = vec![out(Role::Vocab, vocab), input(Role::Embed, width)];
+        all.push(Param::new("lm_head.weight", axes, Kind::Plain, normal));
+    }
     all
 }

@@ -4,6 +4,7 @@ use crate::bail;
 use crate::device::ops::ALIGN;
 use crate::error::Result;
 use crate::tensor::{DType, Place, Tensor};
+use std::ops::Range;
 
 /// What an axis carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,12 +19,17 @@ pub enum Role {
     Ffn,
     Vocab,
     Position,
+    /// Rows of a table of token types, or of special tokens.
+    Type,
+    /// The pixels of a patch.
+    Patch,
+    Class,
 }
 
 impl Role {
     /// Whether the axis falls into as many equal blocks as there are heads, and so takes part in width mapping.
     pub fn has_heads(self) -> bool {
-        !matches!(self, Role::Vocab | Role::Position)
+        matches!(self, Role::Embed | Role::QueryKey | Role::Value | Role::Ffn)
     }
 }
 
@@ -59,6 +65,10 @@ pub enum Kind {
     Embedding,
     /// The norm before a head that is tied to the embeddings.
     HeadNorm,
+    /// Post-LN: the norm of a layer's stream after its attention, which an identity layer does without.
+    InnerNorm,
+    /// Post-LN: the norm at a layer's end, which identity layers hand on to the last of them.
+    OutputNorm,
     /// What a residual branch adds to the stream: zero makes its layer the identity.
     BranchOutput,
 }
@@ -83,12 +93,47 @@ pub struct Param {
     pub init: Init,
     /// Whether AdamW's weight decay applies.
     pub decay: bool,
+    /// How it is published where that is not under its own name and shape: stems and shapes of the tensors that follow one
+    /// another in it.
+    pub parts: Vec<(String, Vec<usize>)>,
+}
+
+/// A tensor as it is published: consecutive elements of a parameter, rows back to back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub elements: Range<usize>,
 }
 
 impl Param {
-    /// The published name.
+    /// One that stands outside the layers, is published whole, and decays if it is a matrix.
+    pub fn new(stem: &str, axes: Vec<Axis>, kind: Kind, init: Init) -> Self {
+        let decay = axes.len() > 1;
+        Param { stem: stem.to_string(), layer: None, axes, kind, init, decay, parts: Vec::new() }
+    }
+
+    /// Its name; the published one where it is published whole.
     pub fn name(&self) -> String {
-        self.layer.map_or_else(|| self.stem.clone(), |layer| self.stem.replace("{}", &layer.to_string()))
+        self.in_layer(&self.stem)
+    }
+
+    fn in_layer(&self, stem: &str) -> String {
+        self.layer.map_or_else(|| stem.to_string(), |layer| stem.replace("{}", &layer.to_string()))
+    }
+
+    /// The tensors as which it is published, in the order of their elements.
+    pub fn published(&self) -> Vec<Published> {
+        if self.parts.is_empty() {
+            return vec![Published { name: self.name(), shape: self.shape(), elements: 0..self.numel() }];
+        }
+        let mut start = 0;
+        let part = |(stem, shape): &(String, Vec<usize>)| {
+            let elements = start..start + shape.iter().product::<usize>();
+            start = elements.end;
+            Published { name: self.in_layer(stem), shape: shape.clone(), elements }
+        };
+        self.parts.iter().map(part).collect()
     }
 
     pub fn shape(&self) -> Vec<usize> {

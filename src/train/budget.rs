@@ -7,7 +7,7 @@ use super::levels::Levels;
 use crate::device::Device;
 use crate::device::ops::{ALIGN, GlobalNorm, StepState};
 use crate::error::Result;
-use crate::model::Model;
+use crate::model::{BatchShape, Model};
 use crate::tape::{LossOptions, Mode, Tape};
 use crate::tensor::{DType, Place, Tensor};
 use std::fmt;
@@ -35,14 +35,12 @@ impl Budget {
     pub fn new(config: &Config, levels: &Levels, device: &dyn Device) -> Result<Self> {
         let precision = config.train.precision;
         let (wide, float) = (device.float().bytes(), precision.of(device)?.bytes());
-        let batch = config.train.batch / config.train.accumulate;
+        let shape = config.shape();
         let keeps = config.levels.iter().any(|level| {
             [Some(level.train), level.before].iter().flatten().any(|s| s.optimizer == OptimizerState::Transfer)
         });
         let elements: Vec<usize> = levels.iter().map(|level| level.table().elements()).collect();
-        let steps = levels
-            .iter()
-            .map(|level| step(&**level, device, (batch, config.model.context), precision, config.train.recompute));
+        let steps = levels.iter().map(|level| step(&**level, device, shape, precision, config.train.recompute));
         let steps = steps.collect::<Result<Vec<_>>>()?;
         let each = |f: &dyn Fn(usize) -> usize| (0..levels.len()).map(f).collect::<Vec<_>>();
         let line = |what, bytes| Line { what, bytes };
@@ -54,10 +52,9 @@ impl Budget {
         lines.push(line("moments of AdamW", each(&|i| 2 * wide * elements[i])));
         lines.push(line("activations", each(&|i| steps[i].activations)));
         lines.push(line("scratch of kernels", each(&|i| steps[i].scratch)));
-        // Ids and labels, the decay mask, partial norms.
-        let rest = |i: usize| {
-            8 * batch * config.model.context + elements[i] / ALIGN + wide * (GlobalNorm::partials(elements[i]) + 2)
-        };
+        // The batch, the decay mask, partial norms.
+        let rest =
+            |i: usize| steps[i].inputs + elements[i] / ALIGN + wide * (GlobalNorm::partials(elements[i]) + 3);
         lines.push(line("inputs and the rest", each(&rest)));
         // Weights, and moments where a stage takes them over, of the levels above.
         let waiting = if keeps { 3 } else { 1 };
@@ -74,34 +71,40 @@ impl Budget {
 
 /// Bytes that a step takes beside parameters, gradients and moments.
 pub struct Step {
+    pub inputs: usize,
     pub activations: usize,
     pub scratch: usize,
 }
 
-/// Records a step of `(batch, time)` and places its buffers, without taking any memory of the device.
+/// Records a step of this shape and places its buffers, without taking any memory of the device.
 ///
 /// # Errors
 /// A precision that the device does not have.
 pub fn step(
     model: &dyn Model,
     device: &dyn Device,
-    (batch, time): (usize, usize),
+    shape: BatchShape,
     precision: Precision,
     recompute: bool,
 ) -> Result<Step> {
     let float = precision.of(device)?;
     let mut tape = Tape::new(float, StepState::tensor(NOWHERE));
     tape.begin(Mode::Train { accumulate: false });
-    let input = |tape: &mut Tape| tape.input(Tensor::new(Place::Arena(NOWHERE), DType::I32, 0, &[batch, time]));
-    let (ids, labels) = (input(&mut tape), input(&mut tape));
+    let inputs = model.inputs(shape);
+    let bytes = inputs.iter().map(|input| input.numel() * input.dtype(float).bytes()).sum();
+    let inputs: Vec<_> = inputs
+        .iter()
+        .map(|input| tape.input(Tensor::new(Place::Arena(NOWHERE), input.dtype(float), 0, &input.dims)))
+        .collect();
     let table = model.table();
     let vars: Vec<_> = (0..table.params.len())
         .map(|i| tape.param(table.tensor(i, NOWHERE, float), table.tensor(i, NOWHERE - 1, float.wide())))
         .collect();
-    let loss = model.loss(&mut tape, &vars, ids, labels, LossOptions::default(), recompute);
-    tape.backward(&[loss]);
+    let (first, second) = model.loss(&mut tape, &vars, &inputs, LossOptions::default(), recompute);
+    let losses: Vec<_> = [Some(first), second].into_iter().flatten().collect();
+    tape.backward(&losses);
     let scratch = tape.recorded().iter().map(|op| device.scratch(op)).max().unwrap_or(0);
-    Ok(Step { activations: tape.expected_cost().activation_bytes, scratch })
+    Ok(Step { inputs: bytes, activations: tape.expected_cost().activation_bytes, scratch })
 }
 
 impl fmt::Display for Budget {

@@ -7,6 +7,7 @@ use crate::bail;
 use crate::data::corpus::DataSource;
 use crate::error::{At, Error, Result};
 use crate::files::read_text;
+use crate::model::BatchShape;
 use crate::multilevel::{DepthRule, Rules, Scheme, Shares, WidthRule};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -377,6 +378,12 @@ impl Config {
     /// Keys of `data` that do not go together; a configuration that was read has none.
     pub fn data_source(&self) -> Result<DataSource> {
         self.data.source()
+    }
+
+    /// What a step computes at a time.
+    pub fn shape(&self) -> BatchShape {
+        let (batch, time) = (self.train.batch / self.train.accumulate, self.model.context);
+        BatchShape { batch, time, scored: 0 }
     }
 
     pub fn optimizer(&self) -> OptimizerConfig {

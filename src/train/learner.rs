@@ -1,12 +1,13 @@
 //! One model in training on a device: parameters, gradients, moments, the tape, and AdamW.
 
 use crate::bail;
+use crate::data::batch::Field;
 use crate::device::ops::{ALIGN, Accumulate, AdamW, GlobalNorm, Op, StepState};
 use crate::device::{self, Device, Ticket};
 use crate::error::{At, Result};
-use crate::model::Model;
 use crate::model::params::ParamTable;
 use crate::model::store::Store;
+use crate::model::{BatchShape, Content, Losses, Model};
 use crate::tape::{LossOptions, Mode, StepCost, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,8 @@ pub struct StepReport {
 #[derive(Clone, Copy, Debug)]
 pub struct Submitted {
     ticket: Ticket,
-    micro: usize,
+    /// Losses that it has measured.
+    losses: usize,
     /// Its number, for messages.
     update: u64,
 }
@@ -89,6 +91,15 @@ impl Moments {
     }
 }
 
+/// Memory of one input.
+#[derive(Debug)]
+struct Slot {
+    name: &'static str,
+    memory: Tensor,
+    /// It never changes.
+    fixed: bool,
+}
+
 /// FLOPs of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepFlops {
@@ -114,10 +125,11 @@ pub struct Learner {
     measured: Vec<u8>,
     partials: Tensor,
     state: Tensor,
-    ids: Tensor,
-    labels: Tensor,
+    inputs: Vec<Slot>,
     tape: Tape,
     vars: Vec<Var>,
+    /// The inputs on the tape.
+    input_vars: Vec<Var>,
     update: [Op; 2],
     train_cost: StepCost,
     evaluation_flops: u64,
@@ -128,7 +140,7 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Takes the parameters; moments start at zero. `batch` sequences of `time` tokens are computed at a time.
+    /// Takes the parameters; moments start at zero. `shape` is what is computed at a time.
     ///
     /// # Errors
     /// Out of memory; a precision that the device does not have.
@@ -136,7 +148,7 @@ impl Learner {
         device: &mut dyn Device,
         model: Box<dyn Model>,
         params: Store,
-        (batch, time): (usize, usize),
+        shape: impl Into<BatchShape>,
         optimizer: OptimizerConfig,
         options: Options,
     ) -> Result<Self> {
@@ -151,12 +163,18 @@ impl Learner {
         let decay_mask = device::alloc_tensor(device, DType::U8, &[n / ALIGN])?;
         device.write(&decay_mask, &mask(&table))?;
         let wide = device.float();
-        let metrics = device::alloc_tensor(device, wide, &[2])?;
+        let metrics = device::alloc_tensor(device, wide, &[3])?;
         let partials = device::alloc_tensor(device, wide, &[GlobalNorm::partials(n)])?;
         let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
-        let dims = [batch, time];
-        let ids = device::alloc_tensor(device, DType::I32, &dims)?;
-        let labels = device::alloc_tensor(device, DType::I32, &dims)?;
+        let mut inputs = Vec::new();
+        for input in model.inputs(shape.into()) {
+            let memory = device::alloc_tensor(device, input.dtype(float), &input.dims).at(input.name)?;
+            let fixed = matches!(input.content, Content::Fixed(_));
+            if let Content::Fixed(values) = &input.content {
+                device.write(&memory, bytemuck::cast_slice(values))?;
+            }
+            inputs.push(Slot { name: input.name, memory, fixed });
+        }
         let OptimizerConfig { beta1, beta2, eps, weight_decay, clip } = optimizer;
         let (p, g) = (params.flat(), grads.flat());
         let norm = element(metrics, 0);
@@ -189,8 +207,8 @@ impl Learner {
             measured: Vec::new(),
             partials,
             state,
-            ids,
-            labels,
+            input_vars: Vec::with_capacity(inputs.len()),
+            inputs,
             tape: Tape::new(float, state),
             vars: Vec::with_capacity(table.params.len()),
             update,
@@ -203,49 +221,76 @@ impl Learner {
         })
     }
 
-    /// One step of training on ids and labels `[n batch, time]`: the gradients of n micro-batches, each of the batch
+    /// One step of training on `fields`, the inputs that are not fixed: the gradients of n micro-batches, each of the shape
     /// that [`Learner::new`] was given, accumulate to those of their mean loss; then one update.
     ///
     /// # Errors
     /// As [`Learner::submit`] and [`Learner::report`].
-    pub fn step(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], lr: f64) -> Result<StepReport> {
-        let submitted = self.submit(device, ids, labels, lr)?;
+    pub fn step(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<StepReport> {
+        let submitted = self.submit(device, fields, lr)?;
         self.report(device, submitted)
+    }
+
+    /// [`Learner::step`] of a model that predicts the next token: ids and labels `[n batch, time]`.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn step_tokens(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], lr: f64) -> Result<StepReport> {
+        self.step(device, &[Field::Ints(ids.to_vec()), Field::Ints(labels.to_vec())], lr)
     }
 
     /// Starts a step. Where the device works on its own, a next one may be started before this one has ended.
     ///
     /// # Errors
-    /// Tokens that are no whole number of micro-batches. Errors of the device.
-    pub fn submit(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], lr: f64) -> Result<Submitted> {
-        let size = self.ids.numel();
-        if ids.is_empty() || !ids.len().is_multiple_of(size) || ids.len() != labels.len() {
-            bail!("{} ids and {} labels are no whole number of batches of {size}", ids.len(), labels.len());
-        }
-        let micro = ids.len() / size;
+    /// Fields that are no whole number of micro-batches. Errors of the device.
+    pub fn submit(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<Submitted> {
+        let micro = self.micro_batches(fields)?;
         self.moments.updates += 1;
         let correction = |beta: f64| (1.0 - beta.powf(self.moments.updates as f64)) as f32;
         let (bias1, bias2) = (correction(self.optimizer.beta1), correction(self.optimizer.beta2));
-        self.make_room(device, micro)?;
+        // A step has at most two losses for each micro-batch.
+        self.make_room(device, 2 * micro)?;
         self.refresh(device)?;
-        let mut cost = StepCost::default();
+        let (mut cost, mut losses) = (StepCost::default(), 0);
         let options = LossOptions { weight: 1.0 / micro as f64, ..LossOptions::default() };
-        for (i, (ids, labels)) in ids.chunks_exact(size).zip(labels.chunks_exact(size)).enumerate() {
+        for i in 0..micro {
             self.passes = self.passes.wrapping_add(1);
             let lr = lr as f32;
             let state = StepState { step: self.passes, lr, bias1, bias2, ..StepState::with_seed(self.options.seed) };
             device.write(&self.state, bytemuck::bytes_of(&state))?;
             let recorded = Recorded { mode: Mode::Train { accumulate: i > 0 }, update: i + 1 == micro };
-            let loss = self.record(device, ids, labels, recorded, options)?;
+            let (first, second) = self.record(device, (fields, i), recorded, options)?;
             let StepCost { model_flops, hardware_flops, activation_bytes } = self.tape.cost();
             cost.model_flops += model_flops;
             cost.hardware_flops += hardware_flops;
             cost.activation_bytes = cost.activation_bytes.max(activation_bytes);
-            device.copy(&self.tape.value(loss)?, &element(self.metrics, 1 + i))?;
+            for loss in [Some(first), second].into_iter().flatten() {
+                losses += 1;
+                device.copy(&self.tape.value(loss)?, &element(self.metrics, losses))?;
+            }
         }
         self.train_cost = cost;
-        let measured = self.metrics.row_block(0, 1).columns(0, 1 + micro);
-        Ok(Submitted { ticket: device.post(&measured)?, micro, update: self.moments.updates })
+        let measured = self.metrics.row_block(0, 1).columns(0, 1 + losses);
+        Ok(Submitted { ticket: device.post(&measured)?, losses, update: self.moments.updates })
+    }
+
+    /// How many micro-batches the fields hold.
+    fn micro_batches(&self, fields: &[Field]) -> Result<usize> {
+        let changing = self.inputs.iter().filter(|slot| !slot.fixed);
+        let count = changing.clone().count();
+        if fields.len() != count {
+            bail!("{} fields are given but the model takes {count}", fields.len());
+        }
+        let mut micro = None;
+        for (slot, values) in changing.zip(fields) {
+            let size = slot.memory.numel();
+            let here = values.len() / size.max(1);
+            if values.is_empty() || !values.len().is_multiple_of(size) || micro.is_some_and(|n| n != here) {
+                bail!("{} values of {} are no whole number of batches of {size}", values.len(), slot.name);
+            }
+            micro = Some(here);
+        }
+        Ok(micro.unwrap_or(0))
     }
 
     /// What a step has measured, once it has ended.
@@ -253,9 +298,9 @@ impl Learner {
     /// # Errors
     /// A loss or norm that is not finite: training has diverged. Errors of the device.
     pub fn report(&mut self, device: &mut dyn Device, submitted: Submitted) -> Result<StepReport> {
-        let Submitted { ticket, micro, update } = submitted;
+        let Submitted { ticket, losses, update } = submitted;
         let size = self.metrics.dtype.bytes();
-        self.measured.resize((1 + micro) * size, 0);
+        self.measured.resize((1 + losses) * size, 0);
         device.collect(ticket, &mut self.measured)?;
         let number = |bytes: &[u8]| match bytes.try_into() {
             Ok(double) => f64::from_le_bytes(double),
@@ -294,11 +339,11 @@ impl Learner {
         Ok(())
     }
 
-    /// Metrics of as many micro-batches.
-    fn make_room(&mut self, device: &mut dyn Device, micro: usize) -> Result<()> {
-        if self.metrics.numel() <= micro {
+    /// Metrics of as many losses.
+    fn make_room(&mut self, device: &mut dyn Device, losses: usize) -> Result<()> {
+        if self.metrics.numel() <= losses {
             let wide = self.metrics.dtype;
-            let larger = device::alloc_tensor(device, wide, &[1 + micro])?;
+            let larger = device::alloc_tensor(device, wide, &[1 + losses])?;
             free(device, std::mem::replace(&mut self.metrics, larger));
             if let Op::GlobalNorm(op) = &mut self.update[0] {
                 op.norm = element(larger, 0);
@@ -334,43 +379,60 @@ impl Learner {
     /// The mean loss of a batch, without dropout and without learning from it.
     ///
     /// # Errors
-    /// Errors of the device.
-    pub fn evaluate(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32]) -> Result<f64> {
+    /// As [`Learner::submit`], for one micro-batch.
+    pub fn evaluate(&mut self, device: &mut dyn Device, fields: &[Field]) -> Result<f64> {
+        let micro = self.micro_batches(fields)?;
+        if micro != 1 {
+            bail!("{micro} batches are given where one is evaluated");
+        }
         self.refresh(device)?;
         let recorded = Recorded { mode: Mode::Evaluate, update: false };
-        let loss = self.record(device, ids, labels, recorded, LossOptions::default())?;
+        let (first, second) = self.record(device, (fields, 0), recorded, LossOptions::default())?;
         self.evaluation_flops = self.tape.cost().model_flops;
-        device::read_scalar(device, &self.tape.value(loss)?)
+        let mut total = 0.0;
+        for loss in [Some(first), second].into_iter().flatten() {
+            total += device::read_scalar(device, &self.tape.value(loss)?)?;
+        }
+        Ok(total)
     }
 
+    /// Writes micro-batch `number` of the fields, records its step and runs it.
     fn record(
         &mut self,
         device: &mut dyn Device,
-        ids: &[i32],
-        labels: &[i32],
+        (fields, number): (&[Field], usize),
         Recorded { mode, update }: Recorded,
         options: LossOptions,
-    ) -> Result<Var> {
-        device.write(&self.ids, bytemuck::cast_slice(ids))?;
-        device.write(&self.labels, bytemuck::cast_slice(labels))?;
+    ) -> Result<Losses> {
+        for (slot, values) in self.inputs.iter().filter(|slot| !slot.fixed).zip(fields) {
+            let size = slot.memory.numel();
+            let part = number * size..(number + 1) * size;
+            match values {
+                Field::Ints(values) => device.write(&slot.memory, bytemuck::cast_slice(&values[part]))?,
+                Field::Floats(values) => device::write_f32(device, &slot.memory, &values[part])?,
+            }
+        }
         let tape = &mut self.tape;
         tape.begin(mode);
-        let (ids, labels) = (tape.input(self.ids), tape.input(self.labels));
+        self.input_vars.clear();
+        self.input_vars.extend(self.inputs.iter().map(|slot| tape.input(slot.memory)));
         let weights = self.compute.as_ref().unwrap_or(&self.params);
         match mode {
             Mode::Evaluate => weights.declare_frozen(tape, &mut self.vars),
             Mode::Train { .. } => weights.declare(tape, &self.grads, &mut self.vars),
         }
-        let loss = self.model.loss(tape, &self.vars, ids, labels, options, self.options.recompute);
+        let losses = self.model.loss(tape, &self.vars, &self.input_vars, options, self.options.recompute);
+        let pair = [losses.0, losses.1.unwrap_or(losses.0)];
+        let all = &pair[..1 + usize::from(losses.1.is_some())];
         match mode {
-            Mode::Evaluate => tape.keep(loss),
-            Mode::Train { .. } => tape.backward(&[loss]),
+            Mode::Evaluate => all.iter().for_each(|loss| tape.keep(*loss)),
+            Mode::Train { .. } => tape.backward(all),
         }
         if update {
             self.update.iter().for_each(|op| tape.append(*op));
         }
         tape.run(device)?;
-        Ok(loss)
+        Ok(losses)
     }
 
     /// FLOPs of the training step before, with its update. Zero before the first step.
@@ -400,7 +462,8 @@ impl Learner {
         self.tape.forget(device);
         self.grads.free(device);
         self.compute.into_iter().for_each(|store| store.free(device));
-        for t in [self.decay_mask, self.metrics, self.partials, self.state, self.ids, self.labels] {
+        let inputs = self.inputs.iter().map(|slot| slot.memory);
+        for t in [self.decay_mask, self.metrics, self.partials, self.state].into_iter().chain(inputs) {
             free(device, t);
         }
         (self.model, self.params, self.moments)

@@ -54,6 +54,7 @@ fn first(config: &Config, vocab: usize) -> Result<Gpt> {
         dropout_residual: m.dropout,
         bos: None,
         eos: None,
+        tied: true,
     })
     .at("model")
 }

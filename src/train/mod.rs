@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod data_config;
 mod enter;
+mod feed;
 pub mod folder;
 pub mod learner;
 pub mod levels;

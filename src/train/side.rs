@@ -2,6 +2,7 @@
 
 use super::checkpoint::{self, Checkpoint, Part, State};
 use super::config::{Config, OptimizerState, Stage};
+use super::feed;
 use super::learner::{Learner, Moments, Options, StepReport, Submitted};
 use super::levels::Levels;
 use super::metrics::{Event, Metrics, OperationTime, Position};
@@ -9,9 +10,9 @@ use super::progress::Progress;
 use super::sample::sample;
 use super::soundness::{self, Planned};
 use crate::bail;
+use crate::data::batch::{Field, Source};
 use crate::data::corpus::Corpus;
 use crate::data::prefetch::Prefetch;
-use crate::data::sampler::{Sampler, validation_batch};
 use crate::device::Device;
 use crate::device::timing::Total;
 use crate::error::{At, Error, Result};
@@ -84,9 +85,9 @@ pub struct Side<'a, 'b> {
     at_start: Vec<Total>,
     /// Seconds waited for batches before this process.
     waited: f64,
+    source: Arc<dyn Source>,
     /// An evaluation's batch.
-    ids: Vec<i32>,
-    labels: Vec<i32>,
+    held_out: Vec<Field>,
 }
 
 impl<'a, 'b> Side<'a, 'b> {
@@ -123,13 +124,13 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     fn new(context: &'a mut Context<'b>, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Result<Self> {
-        let (batch, time) = (context.config.train.batch, context.config.model.context);
-        let tokens = batch / context.config.train.accumulate * time;
-        let sampler = Sampler { seed: context.config.seed, rank: 0, world: 1 };
+        let train = &context.config.train;
+        let source = feed::source(context.config, context.data);
+        let held_out = source.room(train.batch / train.accumulate)?;
         Ok(Side {
             dir: dir.to_path_buf(),
             metrics: Metrics::new(dir),
-            batches: Prefetch::new(Arc::clone(&context.data.train), sampler, (batch, time), 0)?,
+            batches: Prefetch::new(Arc::clone(&source), train.batch, 0)?,
             keeps_moments: legs.iter().any(|leg| leg.stage.optimizer == OptimizerState::Transfer),
             waiting: levels.iter().map(|_| None).collect(),
             models: levels.into_iter().map(Some).collect(),
@@ -138,8 +139,8 @@ impl<'a, 'b> Side<'a, 'b> {
             stage_step: 0,
             pending: None,
             valid: f64::INFINITY,
-            ids: memory::zeros(tokens).at("train.batch")?,
-            labels: memory::zeros(tokens).at("train.batch")?,
+            source,
+            held_out,
             operations: Vec::new(),
             at_start: Vec::new(),
             waited: 0.0,
@@ -248,13 +249,12 @@ impl<'a, 'b> Side<'a, 'b> {
             Some(params) => params,
             None => Store::new(model.table().clone(), *device)?,
         };
-        let batch = (config.train.batch / config.train.accumulate, config.model.context);
         let options = Options {
             seed: config.seed.wrapping_add(self.at.stage as u64 - 1),
             recompute: config.train.recompute,
             precision: config.train.precision,
         };
-        Learner::new(*device, model, params, batch, config.optimizer(), options)
+        Learner::new(*device, model, params, config.shape(), config.optimizer(), options)
     }
 
     fn release(&mut self, level: usize) {
@@ -326,8 +326,8 @@ impl<'a, 'b> Side<'a, 'b> {
     /// Starts a step and reports the one before. Returns the seconds that both took.
     fn step(&mut self, learner: &mut Learner, lr: f64) -> Result<f64> {
         let begin = Instant::now();
-        let (ids, labels) = self.batches.next(self.at.step)?;
-        let submitted = learner.submit(self.context.device, ids, labels, lr)?;
+        let fields = self.batches.next(self.at.step)?;
+        let submitted = learner.submit(self.context.device, fields, lr)?;
         if let Some((before, at, lr)) = self.pending.take() {
             self.write_step(learner, before, at, lr)?;
         }
@@ -360,16 +360,15 @@ impl<'a, 'b> Side<'a, 'b> {
     /// Mean loss over up to `most` held-out batches, the tokens that were scored, and FLOPs.
     pub(super) fn held_out(&mut self, learner: &mut Learner, most: usize) -> Result<(f64, usize, u64)> {
         let train = &self.context.config.train;
-        let (batch, context) = (train.batch / train.accumulate, self.context.config.model.context);
-        let (ids, labels) = (&mut self.ids, &mut self.labels);
+        let fields = &mut self.held_out;
         let (mut total, mut tokens, mut flops) = (0.0, 0, 0);
         // `most` counts batches of a step, however they are cut.
         for index in 0..most.saturating_mul(train.accumulate) {
-            let scored = validation_batch(&*self.context.data.valid, index, batch, context, ids, labels)?;
+            let scored = self.source.held_out_batch(index, fields)?;
             if scored == 0 {
                 break;
             }
-            total += learner.evaluate(self.context.device, ids, labels)? * scored as f64;
+            total += learner.evaluate(self.context.device, fields)? * scored as f64;
             tokens += scored;
             flops += learner.evaluation_flops();
         }
@@ -437,8 +436,10 @@ impl<'a, 'b> Side<'a, 'b> {
     fn finish(&mut self, learner: &Learner) -> Result<()> {
         let operations = self.operation_times();
         let Context { data, device, config, .. } = &mut *self.context;
-        let Family::Gpt(gpt) = learner.model.family();
-        let sample = sample(*device, gpt, &learner.params, data, config.seed)?;
+        let sample = match learner.model.family() {
+            Family::Gpt(gpt) => sample(*device, gpt, &learner.params, data, config.seed)?,
+            Family::Bert(_) | Family::Deit(_) => None,
+        };
         let tokens = self.at.step as f64 * self.tokens();
         self.metrics.write(&Event::Summary {
             at: self.at,

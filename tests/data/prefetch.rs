@@ -4,6 +4,7 @@ use super::*;
 use crate::shard::shard;
 use std::sync::Arc;
 use std::time::Duration;
+use vcycle::data::batch::{Field, Windows};
 use vcycle::data::prefetch::Prefetch;
 use vcycle::data::tokens::Tokens;
 
@@ -13,7 +14,12 @@ fn check(batches: &mut Prefetch, tokens: &Tokens, step: u64) {
     let (mut ids, mut labels) = (vec![0; 24], vec![0; 24]);
     SAMPLER.training_batch(tokens, step, 3, 8, &mut ids, &mut labels).unwrap();
     let found = batches.next(step).unwrap();
-    assert_eq!(found, (&ids[..], &labels[..]), "step {step}");
+    assert_eq!(found, [Field::Ints(ids), Field::Ints(labels)], "step {step}");
+}
+
+fn windows(tokens: &Arc<Tokens>) -> Arc<Windows> {
+    let (train, valid) = (Arc::clone(tokens), Arc::clone(tokens));
+    Arc::new(Windows { train, valid, sampler: SAMPLER, context: 8 })
 }
 
 #[test]
@@ -21,7 +27,7 @@ fn every_step_gets_its_own_batch() {
     let dir = folder();
     let tokens = Arc::new(Tokens::from(shard(&dir, &(0..1000).collect::<Vec<u32>>(), 1000)));
     for first in [0, 1, 1000, u64::MAX - 5] {
-        let mut batches = Prefetch::new(Arc::clone(&tokens), SAMPLER, (3, 8), first).unwrap();
+        let mut batches = Prefetch::new(windows(&tokens), 3, first).unwrap();
         (0..40).for_each(|i| check(&mut batches, &tokens, first.wrapping_add(i)));
         // Not where it was expected to go on: backwards, forwards, twice the same.
         for step in [3, 3, 2, 500, 501, 503, 502, 504, 505, 0] {
@@ -36,7 +42,7 @@ fn it_ends_when_dropped_whatever_it_does() {
     let dir = folder();
     let tokens = Arc::new(Tokens::from(shard(&dir, &(0..1000).collect::<Vec<u32>>(), 1000)));
     for i in 0..50 {
-        let mut batches = Prefetch::new(Arc::clone(&tokens), SAMPLER, (3, 8), i).unwrap();
+        let mut batches = Prefetch::new(windows(&tokens), 3, i).unwrap();
         if i % 3 == 0 {
             check(&mut batches, &tokens, i);
         }
@@ -49,7 +55,7 @@ fn it_ends_when_dropped_whatever_it_does() {
 fn errors_come_with_their_step() {
     let dir = folder();
     let short = Arc::new(Tokens::from(shard(&dir, &[1; 8], 2)));
-    let mut batches = Prefetch::new(short, SAMPLER, (3, 8), 0).unwrap();
+    let mut batches = Prefetch::new(windows(&short), 3, 0).unwrap();
     for step in [0, 1, 1, 7] {
         error_with(batches.next(step), &["shard.bin", "at most 7"]);
     }
@@ -60,11 +66,13 @@ fn errors_come_with_their_step() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, bytes).unwrap();
     let tokens = Arc::new(Tokens::from(Shard::open(&path).unwrap()));
-    let mut batches = Prefetch::new(Arc::clone(&tokens), SAMPLER, (3, 8), 0).unwrap();
+    let mut batches = Prefetch::new(windows(&tokens), 3, 0).unwrap();
     let (mut ids, mut labels, mut failed) = (vec![0; 24], vec![0; 24], 0);
     for step in 0..200 {
         match SAMPLER.training_batch(&*tokens, step, 3, 8, &mut ids, &mut labels) {
-            Ok(()) => assert_eq!(batches.next(step).unwrap(), (&ids[..], &labels[..])),
+            Ok(()) => {
+                assert_eq!(batches.next(step).unwrap(), [Field::Ints(ids.clone()), Field::Ints(labels.clone())]);
+            }
             Err(_) => {
                 error_with(batches.next(step), &["shard.bin", "position 500"]);
                 failed += 1;
@@ -72,5 +80,5 @@ fn errors_come_with_their_step() {
         }
     }
     assert!(failed > 0 && failed < 50, "{failed} steps failed");
-    assert!(Prefetch::new(tokens, SAMPLER, (usize::MAX, 2), 0).is_err());
+    assert!(Prefetch::new(windows(&tokens), usize::MAX, 0).is_err());
 }

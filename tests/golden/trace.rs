@@ -41,7 +41,7 @@ impl Trace {
             assert!((lr - number("lr")).abs() < 1e-12, "the rate of step {step}");
             let batch = self.steps % 8;
             let ids = &self.ids[batch * 32..(batch + 1) * 32];
-            let report = learner.step(device, ids, &shifted(ids, 16), lr).expect("a step");
+            let report = learner.step_tokens(device, ids, &shifted(ids, 16), lr).expect("a step");
             let (loss, norm) = (number("loss_f64"), number("grad_norm_f64"));
             assert!((report.loss - loss).abs() <= 1e-5, "step {}: loss {} against {loss}", self.steps, report.loss);
             // Relative: the norm is a sum over some 16,000 gradients.

@@ -51,6 +51,7 @@ pub fn save_model(dir: &Path, layers: usize, heads: usize) {
         dropout_residual: 0.0,
         bos: None,
         eos: None,
+        tied: true,
     };
     let gpt = Gpt::new(config).expect("a model");
     let mut device = Cpu::new(1);

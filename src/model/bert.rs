@@ -1,0 +1,330 @@
+//! BERT as published (Devlin et al., 2019): post-LN, erf GELU, learned positions, token types, a head for masked tokens
+//! that is tied to the embeddings.
+//!
+//! Names and layout are those of Hugging Face's `BertForMaskedLM` and its relatives: weights `[out, in]`. Queries, keys and
+//! values, three tensors there, are one weight here. With [`Norm::Pre`] the norms stand before the branches, as in GPT-2,
+//! and one more at the end (Xiong et al., arXiv 2002.04745).
+
+use super::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
+use super::{BatchShape, Family, Input, Losses, Model, check_sizes};
+use crate::device::ops::Activation;
+use crate::error::Result;
+use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
+
+/// Where the norms of a layer stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Norm {
+    /// After each sum, as published.
+    #[default]
+    Post,
+    /// Before each branch.
+    Pre,
+}
+
+/// What is made of the hidden states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BertHead {
+    /// Nothing (`BertModel` without its pooler).
+    None,
+    /// The pooled first token (`BertModel`).
+    Pooler,
+    /// Scores of masked tokens (`BertForMaskedLM`).
+    Masked,
+    /// Scores of masked tokens, and whether the second segment follows the first (`BertForPreTraining`).
+    Pretraining,
+    /// Scores of so many classes of the pooled first token (`BertForSequenceClassification`).
+    Classify { labels: usize },
+}
+
+/// Sizes and constants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BertConfig {
+    /// V: tokens of the vocabulary.
+    pub vocab: usize,
+    /// Longest sequence.
+    pub context: usize,
+    /// Token types, usually 2.
+    pub types: usize,
+    /// C: size of the residual stream.
+    pub width: usize,
+    /// H.
+    pub heads: usize,
+    /// L.
+    pub layers: usize,
+    /// F: inner size of the feed-forward block, usually 4 C.
+    pub ffn: usize,
+    pub eps: f64,
+    /// Standard deviation of initial weights.
+    pub init_std: f64,
+    pub dropout_hidden: f32,
+    pub dropout_attention: f32,
+    /// The token of padding: looking it up gives no gradient.
+    pub pad: u32,
+    pub norm: Norm,
+    pub head: BertHead,
+}
+
+/// The model: its sizes and its table.
+pub struct Bert {
+    pub config: BertConfig,
+    table: ParamTable,
+}
+
+/// Parameters of a layer, and before the first one.
+const PER_LAYER: usize = 12;
+const BEFORE: usize = 5;
+
+/// What enters the encoder, each `[B, T]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens {
+    pub ids: Var,
+    pub types: Var,
+    /// 0 hides a token.
+    pub mask: Var,
+}
+
+impl Bert {
+    /// # Errors
+    /// Sizes of zero, a width that the heads do not divide, too many parameters.
+    pub fn new(config: BertConfig) -> Result<Self> {
+        let BertConfig { vocab, context, types, width, heads, layers, ffn, .. } = config;
+        let labels = if let BertHead::Classify { labels } = config.head { labels } else { 1 };
+        let sizes = [("vocabulary", vocab), ("context", context), ("token types", types), ("classes", labels)];
+        check_sizes(&sizes, (layers, heads, width, ffn))?;
+        let table = ParamTable::new(params(&config), heads, width / heads, layers)?;
+        Ok(Bert { config, table })
+    }
+
+    /// Hidden states: `[B, T, C]`. `each` sees the stream before every layer.
+    pub fn hidden(
+        &self,
+        t: &mut Tape,
+        p: &[Var],
+        tokens: Tokens,
+        recompute: bool,
+        mut each: impl FnMut(&mut Tape, Var),
+    ) -> Var {
+        let c = &self.config;
+        let tables = [(tokens.ids, p[0]), (tokens.types, p[2])];
+        let x = t.embeddings(&tables, Some(p[1]), Some(c.pad)); // [B, T, C]
+        let x = t.layernorm(x, p[3], p[4], c.eps); // [B, T, C]
+        let mut x = t.dropout(x, None, c.dropout_hidden);
+        for layer in p[BEFORE..BEFORE + PER_LAYER * c.layers].chunks_exact(PER_LAYER) {
+            each(t, x);
+            let mask = tokens.mask;
+            x = if recompute { t.segment(|t| self.layer(t, layer, x, mask)) } else { self.layer(t, layer, x, mask) };
+        }
+        match (c.norm, &p[BEFORE + PER_LAYER * c.layers..]) {
+            (Norm::Pre, &[norm_w, norm_b, ..]) => t.layernorm(x, norm_w, norm_b, c.eps), // [B, T, C]
+            _ => x,
+        }
+    }
+
+    /// One layer: `[B, T, C]` -> `[B, T, C]`.
+    fn layer(&self, t: &mut Tape, p: &[Var], x: Var, mask: Var) -> Var {
+        let c = &self.config;
+        let &[qkv_w, qkv_b, proj_w, proj_b, ln_1_w, ln_1_b, fc_w, fc_b, out_w, out_b, ln_2_w, ln_2_b] = p else {
+            unreachable!("a layer has {PER_LAYER} parameters")
+        };
+        let pre = c.norm == Norm::Pre;
+        let a = if pre { t.layernorm(x, ln_1_w, ln_1_b, c.eps) } else { x }; // [B, T, C]
+        let a = t.linear(a, qkv_w, dense(qkv_b)); // [B, T, 3 C]: queries, keys, values
+        let a = t.attention(a, c.heads, false, Some(mask), c.dropout_attention); // [B, T, C]
+        let x = self.add(t, a, proj_w, proj_b, x); // [B, T, C]
+        let x = if pre { x } else { t.layernorm(x, ln_1_w, ln_1_b, c.eps) }; // [B, T, C]
+        let m = if pre { t.layernorm(x, ln_2_w, ln_2_b, c.eps) } else { x }; // [B, T, C]
+        let m = t.linear(m, fc_w, dense(fc_b).activation(Activation::GeluErf)); // [B, T, F]
+        let x = self.add(t, m, out_w, out_b, x); // [B, T, C]
+        if pre { x } else { t.layernorm(x, ln_2_w, ln_2_b, c.eps) } // [B, T, C]
+    }
+
+    /// `x + dropout(branch W^T + b)`, in the product's epilogue where nothing is dropped.
+    fn add(&self, t: &mut Tape, branch: Var, w: Var, b: Var, x: Var) -> Var {
+        let p = self.config.dropout_hidden;
+        if p == 0.0 || !t.is_training() {
+            return t.linear(branch, w, dense(b).residual(x));
+        }
+        let branch = t.linear(branch, w, dense(b));
+        t.dropout(branch, Some(x), p)
+    }
+
+    /// What the scores of masked tokens are a product of: hidden `[.., C]` -> `[.., C]`.
+    fn transform(&self, t: &mut Tape, p: &[Var], hidden: Var) -> Var {
+        let at = self.find("cls.predictions.transform.dense.weight");
+        let x = t.linear(hidden, p[at], dense(p[at + 1]).activation(Activation::GeluErf)); // [.., C]
+        t.layernorm(x, p[at + 2], p[at + 3], self.config.eps) // [.., C]
+    }
+
+    /// Scores of every token: hidden `[B, T, C]` -> `[B, T, V]`, rows padded to 128 in memory.
+    pub fn logits(&self, t: &mut Tape, p: &[Var], hidden: Var) -> Var {
+        let x = self.transform(t, p, hidden); // [B, T, C]
+        let bias = p[self.find("cls.predictions.bias")];
+        t.linear(x, p[0], Affine { weight: Weight::OutIn, pad: 128, ..Affine::bias(bias) })
+    }
+
+    /// The first token of each sequence, pooled: hidden `[B, T, C]`, its rows `[B, 1]` -> `[B, 1, C]`.
+    pub fn pooled(&self, t: &mut Tape, p: &[Var], hidden: Var, first: Var) -> Var {
+        let at = self.find("bert.pooler.dense.weight");
+        let x = t.rows(hidden, first); // [B, 1, C]
+        t.linear(x, p[at], dense(p[at + 1]).activation(Activation::Tanh)) // [B, 1, C]
+    }
+
+    /// Scores of the classes, or of whether the second segment follows: as [`Bert::pooled`], `[B, 1, classes]`.
+    pub fn classes(&self, t: &mut Tape, p: &[Var], hidden: Var, first: Var) -> Var {
+        let x = self.pooled(t, p, hidden, first); // [B, 1, C]
+        let x = t.dropout(x, None, self.config.dropout_hidden);
+        let pretraining = self.config.head == BertHead::Pretraining;
+        let at = self.find(if pretraining { "cls.seq_relationship.weight" } else { "classifier.weight" });
+        t.linear(x, p[at], dense(p[at + 1])) // [B, 1, classes]
+    }
+
+    fn find(&self, stem: &str) -> usize {
+        self.table.find(stem, None).unwrap_or_else(|| unreachable!("the table of this head has {stem}"))
+    }
+}
+
+/// With a weight as Hugging Face stores it.
+fn dense(bias: Var) -> Affine {
+    Affine { weight: Weight::OutIn, ..Affine::bias(bias) }
+}
+
+impl Model for Bert {
+    fn table(&self) -> &ParamTable {
+        &self.table
+    }
+
+    fn family(&self) -> Family<'_> {
+        Family::Bert(&self.config)
+    }
+
+    fn resized(&self, layers: usize, heads: usize) -> Result<Box<dyn Model>> {
+        let c = &self.config;
+        let (width, ffn) = super::resized((c.width, c.ffn), c.heads, heads)?;
+        Ok(Box::new(Bert::new(BertConfig { layers, heads, width, ffn, ..c.clone() })?))
+    }
+
+    fn inputs(&self, BatchShape { batch, time, scored }: BatchShape) -> Vec<Input> {
+        let mut all: Vec<Input> =
+            ["ids", "token types", "mask"].iter().map(|name| Input::ints(name, &[batch, time])).collect();
+        if self.is_masked() {
+            all.push(Input::ints("positions", &[batch, scored]));
+            all.push(Input::ints("labels", &[batch, scored]));
+        }
+        if self.has_classes() {
+            all.push(Input::ints("classes", &[batch]));
+            let first = (0..batch).map(|b| (b * time) as i32).collect();
+            all.push(Input::fixed("first rows", &[batch, 1], first));
+        }
+        all
+    }
+
+    fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses {
+        let (tokens, rest) = inputs.split_at(3);
+        let tokens = Tokens { ids: tokens[0], types: tokens[1], mask: tokens[2] };
+        let hidden = self.hidden(t, p, tokens, recompute, |_, _| {}); // [B, T, C]
+        let mut masked = |t: &mut Tape, positions, labels| {
+            let x = t.rows(hidden, positions); // [B, S, C]
+            let x = self.transform(t, p, x); // [B, S, C]
+            let bias = p[self.find("cls.predictions.bias")];
+            t.linear_cross_entropy(x, p[0], Some(bias), labels, options) // [1]
+        };
+        let classes = |t: &mut Tape, labels, first| {
+            let scores = self.classes(t, p, hidden, first); // [B, 1, classes]
+            t.cross_entropy(scores, labels, options) // [1]
+        };
+        match (self.config.head, rest) {
+            (BertHead::Masked, &[positions, labels]) => (masked(t, positions, labels), None),
+            (BertHead::Pretraining, &[positions, labels, next, first]) => {
+                (masked(t, positions, labels), Some(classes(t, next, first)))
+            }
+            (BertHead::Classify { .. }, &[labels, first]) => (classes(t, labels, first), None),
+            _ => unreachable!("heads without a loss are refused before training"),
+        }
+    }
+}
+
+impl Bert {
+    fn is_masked(&self) -> bool {
+        matches!(self.config.head, BertHead::Masked | BertHead::Pretraining)
+    }
+
+    fn has_classes(&self) -> bool {
+        matches!(self.config.head, BertHead::Pretraining | BertHead::Classify { .. })
+    }
+}
+
+/// The table, in forward order.
+fn params(config: &BertConfig) -> Vec<Param> {
+    let &BertConfig { vocab, context, types, width, layers, ffn, init_std, norm, head, .. } = config;
+    let (normal, zero, one) = (Init::Normal(init_std), Init::Constant(0.0), Init::Constant(1.0));
+    let embed = || Axis::new(Side::Out, &[(Role::Embed, width)]);
+    let out = |role, size| Axis::new(Side::Out, &[(role, size)]);
+    let input = |role, size| Axis::new(Side::In, &[(role, size)]);
+    let qkv = || Axis::new(Side::Out, &[(Role::QueryKey, width), (Role::QueryKey, width), (Role::Value, width)]);
+    let param = |stem: &str, axes: Vec<Axis>, kind, init| Param::new(stem, axes, kind, init);
+    let table = |stem: &str, role, rows| param(stem, vec![out(role, rows), embed()], Kind::Embedding, normal);
+    // A weight `[out, in]` and its bias.
+    let dense = |stem: &str, out: Axis, input: Axis, kind| {
+        [
+            param(&format!("{stem}.weight"), vec![out.clone(), input], kind, normal),
+            param(&format!("{stem}.bias"), vec![out], kind, zero),
+        ]
+    };
+    let layernorm = |stem: &str, kind| {
+        [
+            param(&format!("{stem}.weight"), vec![embed()], kind, one),
+            param(&format!("{stem}.bias"), vec![embed()], kind, zero),
+        ]
+    };
+    let (inner, last) = match norm {
+        Norm::Post => (Kind::InnerNorm, Kind::OutputNorm),
+        Norm::Pre => (Kind::Plain, Kind::Plain),
+    };
+    let layer = |number: usize| {
+        let stem = |rest: &str| format!("bert.encoder.layer.{{}}.{rest}");
+        let [weight, bias] = dense(&stem("attention.self.qkv"), qkv(), input(Role::Embed, width), Kind::Plain);
+        let split = |kind: &str, shape: &[usize]| {
+            let part = |name: &&str| (stem(&format!("attention.self.{name}.{kind}")), shape.to_vec());
+            ["query", "key", "value"].iter().map(part).collect()
+        };
+        let fused = [
+            Param { parts: split("weight", &[width, width]), ..weight },
+            Param { parts: split("bias", &[width]), ..bias },
+        ];
+        let all = [
+            fused,
+            dense(&stem("attention.output.dense"), embed(), input(Role::Value, width), Kind::BranchOutput),
+            layernorm(&stem("attention.output.LayerNorm"), inner),
+            dense(&stem("intermediate.dense"), out(Role::Ffn, ffn), input(Role::Embed, width), Kind::Plain),
+            dense(&stem("output.dense"), embed(), input(Role::Ffn, ffn), Kind::BranchOutput),
+            layernorm(&stem("output.LayerNorm"), last),
+        ];
+        all.into_iter().flatten().map(move |p| Param { layer: Some(number), ..p })
+    };
+    let mut all = vec![
+        table("bert.embeddings.word_embeddings.weight", Role::Vocab, vocab),
+        table("bert.embeddings.position_embeddings.weight", Role::Position, context),
+        table("bert.embeddings.token_type_embeddings.weight", Role::Type, types),
+    ];
+    all.extend(layernorm("bert.embeddings.LayerNorm", Kind::Plain));
+    all.extend((0..layers).flat_map(layer));
+    if norm == Norm::Pre {
+        all.extend(layernorm("bert.encoder.LayerNorm", Kind::Plain));
+    }
+    let square = |stem: &str| dense(stem, embed(), input(Role::Embed, width), Kind::Plain);
+    let classes = |stem: &str, n| dense(stem, out(Role::Class, n), input(Role::Embed, width), Kind::Plain);
+    if !matches!(head, BertHead::None | BertHead::Masked) {
+        all.extend(square("bert.pooler.dense"));
+    }
+    if matches!(head, BertHead::Masked | BertHead::Pretraining) {
+        all.push(param("cls.predictions.bias", vec![out(Role::Vocab, vocab)], Kind::Plain, zero));
+        all.extend(square("cls.predictions.transform.dense"));
+        all.extend(layernorm("cls.predictions.transform.LayerNorm", Kind::HeadNorm));
+    }
+    match head {
+        BertHead::Pretraining => all.extend(classes("cls.seq_relationship", 2)),
+        BertHead::Classify { labels } => all.extend(classes("classifier", labels)),
+        _ => {}
+    }
+    all
+}
