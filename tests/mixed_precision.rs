@@ -73,7 +73,7 @@ mod gradients {
             let hidden = tape.dropout(x, Some(x), 0.0);
             let labels = tape.input(labels);
             let options = LossOptions { weight: 0.5, strip, ..LossOptions::default() };
-            let loss = tape.linear_cross_entropy(hidden, w, labels, options);
+            let loss = tape.linear_cross_entropy(hidden, w, None, labels, options);
             tape.backward(&[loss]);
             tape.run(device).expect("a step");
             total += read_scalar(device, &tape.value(loss).expect("kept")).expect("a loss");

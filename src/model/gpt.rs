@@ -140,7 +140,7 @@ impl Model for Gpt {
 
     fn loss(&self, t: &mut Tape, p: &[Var], ids: Var, labels: Var, options: LossOptions, recompute: bool) -> Var {
         let hidden = self.hidden(t, p, ids, recompute, |_, _| {}); // [B, T, C]
-        t.linear_cross_entropy(hidden, p[0], labels, options) // [1]
+        t.linear_cross_entropy(hidden, p[0], None, labels, options) // [1]
     }
 }
 
