@@ -23,6 +23,7 @@ pub(super) fn activate(kind: Activation, x: f64) -> f64 {
     match kind {
         Activation::GeluTanh => 0.5 * x * (1.0 + tanh_argument(x).tanh()),
         Activation::GeluErf => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Activation::Tanh => x.tanh(),
     }
 }
 
@@ -37,6 +38,7 @@ pub(super) fn activate_grad(kind: Activation, x: f64) -> f64 {
             let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
             0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2)) + x * density
         }
+        Activation::Tanh => 1.0 - x.tanh() * x.tanh(),
     }
 }
 
