@@ -151,11 +151,12 @@ variants! {
     }
     EmbeddingBackward {
         "naive" [F32, BF16] => [
-            "embedding_backward_naive_f32", "embedding_backward_naive_bf16",
+            "embedding_backward_naive_f32", "embedding_backward_naive_bf16", "embedding_backward_naive_bf16_f32",
             "embedding_positions_f32", "embedding_positions_bf16"
         ], |_| true, embedding::backward_naive, |op, chip| chip.memory(bytes(*op), 0.02, 2);
         "owner" [F32, BF16] => [
-            "embedding_clear_f32", "embedding_backward_owner_f32", "embedding_backward_owner_bf16",
+            "embedding_clear_f32", "embedding_clear_bf16",
+            "embedding_backward_owner_f32", "embedding_backward_owner_bf16", "embedding_backward_owner_bf16_f32",
             "embedding_positions_f32", "embedding_positions_bf16"
         ], |_| true, embedding::backward_owner, |op, chip| chip.memory(bytes(*op), 0.2, 3);
     }
