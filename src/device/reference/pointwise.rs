@@ -97,7 +97,7 @@ impl Reference {
         let scale = 1.0 / (1.0 - f64::from(op.mask.p));
         for r in 0..x.rows {
             for c in 0..x.width {
-                let index = (r * x.width + c) as u64;
+                let index = ((r * x.width + c) / op.unit) as u64;
                 let kept = keeps(word(state.seed, state.step, op.mask.site, index), op.mask.p);
                 let y = if kept { x.get(r, c) * scale } else { 0.0 };
                 out.set(r, c, y + residual.map_or(0.0, |t| t.get(r, c)));
