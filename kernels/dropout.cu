@@ -12,6 +12,10 @@
 // that it loads: 20 instructions instead of 70, and loads and stores stay coalesced. A thread of `vector` has four or
 // eight neighbours in one 16-byte access anyway: one or two calls and no shuffle. In bf16 without a residual that is
 // just about what the memory delivers (3.6 elements a cycle for each multiprocessor of an H100, 128 instructions).
+//
+// The kernels named `unit` keep or drop `unit` neighbours together, by the index (n C + c) / unit: stochastic depth,
+// where they are all elements of a sample. The index is the same for nearly all of a warp, but each thread computes it:
+// one call of Philox and one division for a vector.
 #include "common/philox.cuh"
 #include "common/reduce.cuh"
 #include "common/vector.cuh"
@@ -93,3 +97,63 @@ DEVICE void dropout_vector(DROPOUT_PARAMETERS(T)) {
 KERNEL(dropout_vector_f32, kThreads, 4, DROPOUT_PARAMETERS(float)) { dropout_vector(DROPOUT_ARGUMENTS); }
 
 KERNEL(dropout_vector_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16)) { dropout_vector(DROPOUT_ARGUMENTS); }
+
+template <class T>
+DEVICE void dropout_unit(DROPOUT_PARAMETERS(T), int unit) {
+  const Dropout drop = dropout_of(state, site, p);
+  int columns = blockIdx.x + 1 < gridDim.x ? width : last;
+  x += row_start(blockIdx.x, x_pitch);
+  if (residual) residual += row_start(blockIdx.x, residual_pitch);
+  out += row_start(blockIdx.x, out_pitch);
+  long long index = row_start(blockIdx.x, width);
+  for (int c = blockIdx.y * kThreads + threadIdx.x; c < columns; c += gridDim.y * kThreads) {
+    float y = dropout_keeps(drop, (index + c) / unit) ? to_float(x[c]) * drop.scale : 0.0f;
+    out[c] = to<T>(residual ? y + to_float(residual[c]) : y);
+  }
+}
+
+KERNEL(dropout_unit_f32, kThreads, 4, DROPOUT_PARAMETERS(float), int unit) { dropout_unit(DROPOUT_ARGUMENTS, unit); }
+
+KERNEL(dropout_unit_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16), int unit) { dropout_unit(DROPOUT_ARGUMENTS, unit); }
+
+// Rows that begin and end at multiples of 16 bytes.
+template <class T>
+DEVICE void dropout_unit_vector(DROPOUT_PARAMETERS(T), int unit) {
+  constexpr int kEach = Vec<T>::kSize;
+  const Dropout drop = dropout_of(state, site, p);
+  int columns = blockIdx.x + 1 < gridDim.x ? width : last;
+  x += row_start(blockIdx.x, x_pitch);
+  if (residual) residual += row_start(blockIdx.x, residual_pitch);
+  out += row_start(blockIdx.x, out_pitch);
+  long long index = row_start(blockIdx.x, width);
+  for (int c = (blockIdx.y * kThreads + threadIdx.x) * kEach; c < columns; c += gridDim.y * kThreads * kEach) {
+    // On their way while Philox computes.
+    const Raw<T> values = load_raw(x + c);
+    Raw<T> old = {};
+    if (residual) old = load_raw(residual + c);
+    // The unit of the first element, and how many elements are left of it.
+    long long number = (index + c) / unit;
+    int left = (int)((number + 1) * unit - (index + c));
+    bool keeps = dropout_keeps(drop, number);
+    Vec<T> y = unpack(values), before = unpack(old);
+#pragma unroll
+    for (int j = 0; j < kEach; j++) {
+      if (left == 0) {
+        keeps = dropout_keeps(drop, ++number);
+        left = unit;
+      }
+      left--;
+      y.v[j] = keeps ? y.v[j] * drop.scale : 0.0f;
+      if (residual) y.v[j] += before.v[j];
+    }
+    store(out + c, y);
+  }
+}
+
+KERNEL(dropout_unit_vector_f32, kThreads, 4, DROPOUT_PARAMETERS(float), int unit) {
+  dropout_unit_vector(DROPOUT_ARGUMENTS, unit);
+}
+
+KERNEL(dropout_unit_vector_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16), int unit) {
+  dropout_unit_vector(DROPOUT_ARGUMENTS, unit);
+}

@@ -2,8 +2,8 @@
 //   dtable[ids[b, t]] (+)= dout[b, t] in the order of (b, t),   dpositions[t] (+)= sum over b of dout[b, t].
 //
 // ids: [B, T], seen as `tokens` = B T in a row; table: [V, C]; positions: [P, C], P >= T; out and dout: [B T, C]; all
-// in rows of their own pitch. table, positions, out and dout are all float or all bf16; dtable and dpositions are float
-// in any case. An id outside the table gives NaN forward, which no loss survives unnoticed, and nothing
+// in rows of their own pitch. table, positions, out and dout are all float or all bf16; dpositions is float in any case,
+// dtable too unless the table is rows of activations: then it is as dout. Sums are float, and rounded once. An id outside the table gives NaN forward, which no loss survives unnoticed, and nothing
 // backward: a device has no other way to complain. The look-ups of the id `padding` give no gradient (-1: every id
 // does).
 //
@@ -90,34 +90,47 @@ KERNEL(embedding_vector_f32, kThreads, 8, EMBEDDING_PARAMETERS(float)) { embeddi
 KERNEL(embedding_vector_bf16, kThreads, 8, EMBEDDING_PARAMETERS(bf16)) { embedding_vector(EMBEDDING_ARGUMENTS); }
 
 // One thread for each element of dtable, which looks through all ids: V C B T comparisons, for small vocabularies only.
-#define NAIVE_PARAMETERS(T) \
-  const int* __restrict__ ids, const T* __restrict__ dout, float* __restrict__ dtable, int tokens, int width, \
+#define NAIVE_PARAMETERS(T, Out) \
+  const int* __restrict__ ids, const T* __restrict__ dout, Out* __restrict__ dtable, int tokens, int width, \
       int dout_pitch, int table_pitch, int padding, int accumulate
 
-template <class T>
-DEVICE void embedding_backward_naive(NAIVE_PARAMETERS(T)) {
+template <class T, class Out>
+DEVICE void embedding_backward_naive(NAIVE_PARAMETERS(T, Out)) {
   int row = blockIdx.x;
   dtable += row_start(row, table_pitch);
   for (int c = blockIdx.y * kThreads + threadIdx.x; c < width; c += gridDim.y * kThreads) {
-    float sum = accumulate ? dtable[c] : 0.0f;
+    float sum = accumulate ? to_float(dtable[c]) : 0.0f;
     for (int n = 0; n < tokens; n++) {
       if (ids[n] == row && row != padding) sum += to_float(dout[row_start(n, dout_pitch) + c]);
     }
-    dtable[c] = sum;
+    dtable[c] = to<Out>(sum);
   }
 }
 
-KERNEL(embedding_backward_naive_f32, kThreads, 8, NAIVE_PARAMETERS(float)) {
+KERNEL(embedding_backward_naive_f32, kThreads, 8, NAIVE_PARAMETERS(float, float)) {
   embedding_backward_naive(ids, dout, dtable, tokens, width, dout_pitch, table_pitch, padding, accumulate);
 }
 
-KERNEL(embedding_backward_naive_bf16, kThreads, 8, NAIVE_PARAMETERS(bf16)) {
+KERNEL(embedding_backward_naive_bf16, kThreads, 8, NAIVE_PARAMETERS(bf16, bf16)) {
   embedding_backward_naive(ids, dout, dtable, tokens, width, dout_pitch, table_pitch, padding, accumulate);
+}
+
+KERNEL(embedding_backward_naive_bf16_f32, kThreads, 8, NAIVE_PARAMETERS(bf16, float)) {
+  embedding_backward_naive(ids, dout, dtable, tokens, width, dout_pitch, table_pitch, padding, accumulate);
+}
+
+template <class Out>
+DEVICE void embedding_clear(Out* __restrict__ dtable, int width, int table_pitch) {
+  dtable += row_start(blockIdx.x, table_pitch);
+  for (int c = blockIdx.y * kThreads + threadIdx.x; c < width; c += gridDim.y * kThreads) dtable[c] = to<Out>(0.0f);
 }
 
 KERNEL(embedding_clear_f32, kThreads, 8, float* __restrict__ dtable, int width, int table_pitch) {
-  dtable += row_start(blockIdx.x, table_pitch);
-  for (int c = blockIdx.y * kThreads + threadIdx.x; c < width; c += gridDim.y * kThreads) dtable[c] = 0.0f;
+  embedding_clear(dtable, width, table_pitch);
+}
+
+KERNEL(embedding_clear_bf16, kThreads, 8, bf16* __restrict__ dtable, int width, int table_pitch) {
+  embedding_clear(dtable, width, table_pitch);
 }
 
 // Without atomics, and yet with work for the tokens there are rather than for the vocabulary: a row of blocks for each
@@ -131,12 +144,12 @@ KERNEL(embedding_clear_f32, kThreads, 8, float* __restrict__ dtable, int width, 
 constexpr int kEach = 8;
 constexpr int kWarps = kThreads / 32;
 
-#define OWNER_PARAMETERS(T) \
-  const int* __restrict__ ids, const T* __restrict__ dout, float* __restrict__ dtable, int tokens, int vocab, \
+#define OWNER_PARAMETERS(T, Out) \
+  const int* __restrict__ ids, const T* __restrict__ dout, Out* __restrict__ dtable, int tokens, int vocab, \
       int width, int dout_pitch, int table_pitch, int padding
 
-template <class T>
-DEVICE void embedding_backward_owner(OWNER_PARAMETERS(T)) {
+template <class T, class Out>
+DEVICE void embedding_backward_owner(OWNER_PARAMETERS(T, Out)) {
   // Bit l of word w: thread 32 w + l has found the id.
   SMEM(unsigned, found, [kWarps]);
   int token = blockIdx.x, id = ids[token], warp = threadIdx.x / 32;
@@ -155,7 +168,7 @@ DEVICE void embedding_backward_owner(OWNER_PARAMETERS(T)) {
     float sums[kEach];
     dtable += row_start(id, table_pitch) + first;
 #pragma unroll
-    for (int k = 0; k < kEach; k++) sums[k] = first + k * kThreads < width ? dtable[k * kThreads] : 0.0f;
+    for (int k = 0; k < kEach; k++) sums[k] = first + k * kThreads < width ? to_float(dtable[k * kThreads]) : 0.0f;
 
     for (int tile = token; tile < tokens; tile += kThreads) {
       int n = tile + threadIdx.x;
@@ -179,16 +192,20 @@ DEVICE void embedding_backward_owner(OWNER_PARAMETERS(T)) {
     }
 #pragma unroll
     for (int k = 0; k < kEach; k++) {
-      if (first + k * kThreads < width) dtable[k * kThreads] = sums[k];
+      if (first + k * kThreads < width) dtable[k * kThreads] = to<Out>(sums[k]);
     }
   }
 }
 
-KERNEL(embedding_backward_owner_f32, kThreads, 4, OWNER_PARAMETERS(float)) {
+KERNEL(embedding_backward_owner_f32, kThreads, 4, OWNER_PARAMETERS(float, float)) {
   embedding_backward_owner(ids, dout, dtable, tokens, vocab, width, dout_pitch, table_pitch, padding);
 }
 
-KERNEL(embedding_backward_owner_bf16, kThreads, 4, OWNER_PARAMETERS(bf16)) {
+KERNEL(embedding_backward_owner_bf16, kThreads, 4, OWNER_PARAMETERS(bf16, bf16)) {
+  embedding_backward_owner(ids, dout, dtable, tokens, vocab, width, dout_pitch, table_pitch, padding);
+}
+
+KERNEL(embedding_backward_owner_bf16_f32, kThreads, 4, OWNER_PARAMETERS(bf16, float)) {
   embedding_backward_owner(ids, dout, dtable, tokens, vocab, width, dout_pitch, table_pitch, padding);
 }
 

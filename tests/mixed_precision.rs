@@ -51,8 +51,9 @@ mod gradients {
         (report.loss, gradients.collect())
     }
 
-    /// Loss, and gradients of x `[40, 16]` and of a head `[11, 16]`, of two micro-batches that are the same, in strips of the rows.
-    fn head(device: &mut dyn Device, float: DType, strip: usize) -> (f64, Vec<Vec<f32>>) {
+    /// Loss, and gradients of x `[40, 16]` and of a head `[11, 16]`, of two micro-batches that are the same, in strips of the rows:
+    /// of all, or of as many that are taken from them, a few several times.
+    fn head(device: &mut dyn Device, float: DType, strip: usize, taken: bool) -> (f64, Vec<Vec<f32>>) {
         let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
         let mut random = Random::new(8);
         let [x, w] = [[40, 16], [11, 16]].map(|dims| {
@@ -65,6 +66,8 @@ mod gradients {
         });
         let labels = alloc_tensor(device, DType::I32, &[40]).expect("memory");
         device.write(&labels, bytemuck::cast_slice(&random.ids(40, 11))).expect("written");
+        let numbers = alloc_tensor(device, DType::I32, &[2, 20]).expect("memory");
+        device.write(&numbers, bytemuck::cast_slice(&random.ids(40, 40))).expect("written");
         let mut tape = Tape::new(float, state);
         let mut total = 0.0;
         for accumulate in [false, true] {
@@ -72,9 +75,10 @@ mod gradients {
             // A value whose gradient is in the type of the step, as a hidden state's is.
             let (x, w) = (tape.param(x.0, x.1), tape.param(w.0, w.1));
             let hidden = tape.dropout(x, Some(x), 0.0);
-            let labels = tape.input(labels);
+            let (labels, numbers) = (tape.input(labels), tape.input(numbers));
+            let hidden = if taken { tape.rows(hidden, numbers) } else { hidden };
             let options = LossOptions { weight: 0.5, strip, ..LossOptions::default() };
-            let loss = tape.linear_cross_entropy(hidden, w, labels, options);
+            let loss = tape.linear_cross_entropy(hidden, w, None, labels, options);
             tape.backward(&[loss]);
             tape.run(device).expect("a step");
             total += read_scalar(device, &tape.value(loss).expect("kept")).expect("a loss");
@@ -86,14 +90,14 @@ mod gradients {
     /// moves a probability by twice that part of itself), their gradients, and x's: altogether less than 2^-5 of the size.
     #[test]
     fn a_head_by_strips_follows_f32() {
-        let (loss, expected) = head(&mut Cpu::new(2), DType::F32, 0);
-        for strip in [0, 16] {
-            let (ours, found) = head(&mut cuda::emulated(Schedule::default()), DType::BF16, strip);
+        for (strip, taken) in [(0, false), (16, false), (0, true)] {
+            let (loss, expected) = head(&mut Cpu::new(2), DType::F32, 0, taken);
+            let (ours, found) = head(&mut cuda::emulated(Schedule::default()), DType::BF16, strip, taken);
             assert!((ours / loss - 1.0).abs() < 1.0 / 128.0, "loss {ours} in bf16, {loss} in f32");
             for (a, b) in expected.iter().zip(&found) {
                 let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
                 let part = (dot(&difference, &difference) / dot(a, a)).sqrt();
-                assert!(part < 1.0 / 32.0, "strips of {strip}: {part} of the gradient");
+                assert!(part < 1.0 / 32.0, "strips of {strip}, rows taken: {taken}: {part} of the gradient");
             }
         }
     }

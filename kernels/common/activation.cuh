@@ -1,13 +1,13 @@
-// GELU and its derivative, in both of its forms (src/device/ops/activation.rs).
+// GELU in both of its forms, tanh, and their derivatives (src/device/ops/activation.rs).
 //
 // tanh form: x s(2u) with the logistic function s and u = sqrt(2/pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 =
 // s(2u): one exponential and one division, and both tails come out right without a branch. erf form: x Phi(x), Phi
-// the normal distribution function.
+// the normal distribution function. tanh: (1 - e) / (1 + e) with e = exp(-2 |x|), its derivative 4 e / (1 + e)^2.
 #pragma once
 
 #include "kernel.cuh"
 
-enum ActivationKind { kGeluTanh = 0, kGeluErf = 1 };
+enum ActivationKind { kGeluTanh = 0, kGeluErf = 1, kTanh = 2 };
 
 constexpr float kTanhSlope = 1.595769122f;  // 2 sqrt(2 / pi)
 constexpr float kTanhCubic = 0.044715f;
@@ -51,8 +51,52 @@ DEVICE Activated gelu_erf(float x) {
   return {x * s, s + x * density};
 }
 
+template <bool SHORT = false>
+DEVICE Activated hyperbolic_tangent(float x) {
+  const float a = fabsf(x), e = exponential<SHORT>(-2.0f * a), s = quotient<SHORT>(1.0f, 1.0f + e);
+  // Near zero 1 - e would cancel: a series there, fitted by Chebyshev interpolation, off by less than a unit.
+  const float square = a * a;
+  float series = 2.292745e-3f;
+  series = series * square - 8.343945e-3f;
+  series = series * square + 2.1768918e-2f;
+  series = series * square - 5.3959258e-2f;
+  series = series * square + 1.3333304e-1f;
+  series = series * square - 3.333333e-1f;
+  const float value = a < 0.625f ? a + a * (square * series) : (1.0f - e) * s;
+  return {copysignf(value, x), 4.0f * e * s * s};
+}
+
 // `kind` is the same in all threads: no divergence.
 template <bool SHORT = false>
 DEVICE Activated activate(int kind, float x) {
-  return kind == kGeluTanh ? gelu_tanh<SHORT>(x) : gelu_erf<SHORT>(x);
+  if (kind == kGeluTanh) return gelu_tanh<SHORT>(x);
+  return kind == kGeluErf ? gelu_erf<SHORT>(x) : hyperbolic_tangent<SHORT>(x);
+}
+
+// Of several: x becomes f(x), and `slope` is multiplied by f'(x). One test of `kind` for all, and the code of each
+// function once for each element.
+template <bool SHORT, int N>
+DEVICE void activate_all(int kind, float (&x)[N], float (&slope)[N]) {
+  if (kind == kGeluTanh) {
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+      const Activated both = gelu_tanh<SHORT>(x[e]);
+      x[e] = both.value;
+      slope[e] *= both.grad;
+    }
+  } else if (kind == kGeluErf) {
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+      const Activated both = gelu_erf<SHORT>(x[e]);
+      x[e] = both.value;
+      slope[e] *= both.grad;
+    }
+  } else {
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+      const Activated both = hyperbolic_tangent<SHORT>(x[e]);
+      x[e] = both.value;
+      slope[e] *= both.grad;
+    }
+  }
 }

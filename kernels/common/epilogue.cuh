@@ -127,34 +127,15 @@ DEVICE void finish(const Epilogue<T, Out>& around, const Around<Out>& near, int 
   if constexpr (sizeof(T) == sizeof(Out)) {
 #pragma unroll
     for (int e = 0; e < kSize; e++) z.v[e] += bias.v[e];
-    // One test for all, and the code of each function once for each element.
     if (around.kind == kActivate) {
       if (around.pre) store(around.pre + row_start(i, around.pre_pitch) + j, z);
-      if (around.activation == kGeluTanh) {
-#pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] = gelu_tanh<kShort<T, Out>>(z.v[e]).value;
-      } else {
-#pragma unroll
-        for (int e = 0; e < kSize; e++) z.v[e] = gelu_erf<kShort<T, Out>>(z.v[e]).value;
-      }
+      // The slope is wanted by nobody.
+      Vec<Out> slope = {};
+      activate_all<kShort<T, Out>>(around.activation, z.v, slope.v);
     } else if (around.kind == kActivateGrad) {
       // First inputs, then values.
       Vec<Out> x = unpack(near.pre);
-      if (around.activation == kGeluTanh) {
-#pragma unroll
-        for (int e = 0; e < kSize; e++) {
-          const Activated both = gelu_tanh<kShort<T, Out>>(x.v[e]);
-          x.v[e] = both.value;
-          z.v[e] *= both.grad;
-        }
-      } else {
-#pragma unroll
-        for (int e = 0; e < kSize; e++) {
-          const Activated both = gelu_erf<kShort<T, Out>>(x.v[e]);
-          x.v[e] = both.value;
-          z.v[e] *= both.grad;
-        }
-      }
+      activate_all<kShort<T, Out>>(around.activation, x.v, z.v);
       if (around.value) store(around.value + row_start(i, around.value_pitch) + j, x);
     }
     if (around.residual) {

@@ -3,7 +3,7 @@ use super::lab::{EPS, Lab};
 use crate::device::ops::{Activation, ActivationBackward, Op};
 
 pub fn cases(lab: &mut Lab) {
-    for kind in [Activation::GeluTanh, Activation::GeluErf] {
+    for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
         for (rows, width) in [(1, 1), (1, 7), (5, 16), (3, 65), (40, 513), (1, 8), (2, 4104)] {
             for (pitch, in_place) in
                 [(0, false), (0, true), (width + 3, false), (width + 3, true), (width + 8, false), (width + 8, true)]

@@ -8,7 +8,8 @@ fn mask(lab: &mut Lab, p: f32, site: u32, step: u32) -> Mask {
 
 pub fn cases(lab: &mut Lab) {
     for (rows, width) in [(1, 1), (1, 7), (3, 5), (7, 64), (5, 129), (33, 1000), (1, 8), (3, 2056)] {
-        for p in [0.0, 0.1, 0.5, 0.97] {
+        // One by one; neighbours, a row, some rows and a part of one together.
+        for (p, unit) in [(0.0, 1), (0.1, 1), (0.5, 1), (0.97, 1), (0.5, 3), (0.4, width), (0.6, 2 * width + 1)] {
             for (residual, in_place, pitch) in [
                 (false, false, 0),
                 (true, false, 0),
@@ -28,7 +29,7 @@ pub fn cases(lab: &mut Lab) {
                 let largest = 1.0 + 1.0 / (1.0 - f64::from(p));
                 let bare = residual.is_none();
                 let tolerance = move |want: f64| if bare { 3.0 * EPS * want.abs() } else { 3.0 * EPS * largest };
-                lab.check(Dropout { x, residual, out, mask }, |_, want| tolerance(want));
+                lab.check(Dropout { x, residual, out, mask, unit }, |_, want| tolerance(want));
                 lab.clear();
             }
         }
@@ -38,7 +39,7 @@ pub fn cases(lab: &mut Lab) {
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
     let dims = &[if size == Size::Large { 210 } else { 3 }, 99];
     let (x, residual, out) = (lab.input((dims, 0)), lab.input((dims, 101)), lab.output((dims, 104)));
-    Dropout { x, residual: Some(residual), out, mask: mask(lab, 0.3, 1, 2) }.into()
+    Dropout { x, residual: Some(residual), out, mask: mask(lab, 0.3, 1, 2), unit: 1 }.into()
 }
 
 #[cfg(test)]
@@ -48,11 +49,21 @@ mod tests {
 
     /// Which elements of a row of ones survive.
     fn kept(p: f32, seed: u64, step: u32, site: u32, n: usize) -> Vec<bool> {
+        kept_together(p, (seed, step, site), (1, n), 1)
+    }
+
+    /// Which elements of rows of ones survive, so many together.
+    fn kept_together(
+        p: f32,
+        (seed, step, site): (u64, u32, u32),
+        (rows, width): (usize, usize),
+        unit: usize,
+    ) -> Vec<bool> {
         let mut lab = Lab::cpu(&[2], false);
-        let x = lab.floats((&[1, n], 0), &vec![1.0; n]);
-        let out = lab.output((&[1, n], 0));
+        let x = lab.floats((&[rows, width], width + 3), &vec![1.0; rows * width]);
+        let out = lab.output((&[rows, width], 0));
         let state = lab.state(&StepState { step, ..StepState::with_seed(seed) });
-        lab.check(Dropout { x, residual: None, out, mask: Mask { p, site, state } }, |_, _| 0.0);
+        lab.check(Dropout { x, residual: None, out, mask: Mask { p, site, state }, unit }, |_, _| 0.0);
         lab.values(&out).iter().map(|v| *v != 0.0).collect()
     }
 
@@ -64,6 +75,18 @@ mod tests {
             let (keep, p) = (1.0 - f64::from(p), f64::from(p));
             let sigma = (p * keep / n as f64).sqrt();
             assert!((rate - keep).abs() < 5.0 * sigma, "{rate} of the elements are kept, not {keep}");
+        }
+    }
+
+    /// A unit survives as the element of its number does where each is dropped by itself.
+    #[test]
+    fn units_are_kept_or_dropped_whole() {
+        let (rows, width) = (7, 30);
+        let single = kept(0.4, 5, 6, 7, rows * width);
+        for unit in [1, 2, 4, 30, 60, 61, 1000] {
+            let together = kept_together(0.4, (5, 6, 7), (rows, width), unit);
+            let expected: Vec<bool> = (0..rows * width).map(|i| single[i / unit]).collect();
+            assert_eq!(together, expected, "units of {unit}");
         }
     }
 

@@ -1,6 +1,7 @@
 use super::Size;
 use super::lab::{EPS, Lab};
 use crate::device::ops::{Embedding, EmbeddingBackward, Op};
+use crate::tensor::DType;
 
 /// Batch, time, width, vocabulary.
 type Sizes = (usize, usize, usize, usize);
@@ -49,16 +50,18 @@ fn backward(
     (table, positions): (bool, bool),
     (accumulate_table, accumulate_positions): (bool, bool),
     padding: Option<u32>,
+    of_activations: bool,
 ) -> EmbeddingBackward {
     let ids = lab.random.ids(batch * time, vocab);
     let ids = lab.integers(&[batch, time], &ids);
     let dout = lab.input((&[batch, time, width], pitch));
-    let mut target = |rows: usize, add: bool| match add {
-        true => lab.wide_input((&[rows, width], pitch)),
-        false => lab.wide_output((&[rows, width], pitch)),
+    let wide = lab.float.wide();
+    let mut target = |dtype: DType, rows: usize, add: bool| match add {
+        true => lab.input_of(dtype, (&[rows, width], pitch)),
+        false => lab.output_of(dtype, (&[rows, width], pitch)),
     };
-    let dtable = table.then(|| target(vocab, accumulate_table));
-    let dpositions = positions.then(|| target(time + 2, accumulate_positions));
+    let dtable = table.then(|| target(if of_activations { dout.dtype } else { wide }, vocab, accumulate_table));
+    let dpositions = positions.then(|| target(wide, time + 2, accumulate_positions));
     EmbeddingBackward { ids, dout, dtable, dpositions, accumulate_table, accumulate_positions, padding }
 }
 
@@ -67,10 +70,13 @@ pub fn cases_backward(lab: &mut Lab) {
         for which in [(true, false), (false, true), (true, true)] {
             for add in [(false, false), (true, false), (false, true), (true, true)] {
                 for (pitch, padding) in [(0, None), (sizes.2 + 3, Some(0)), (0, Some(99))] {
-                    let op = backward(lab, sizes, pitch, which, add, padding);
-                    // An element is the sum of at most batch x time numbers in -1..1.
-                    lab.check(op, |_, _| super::lab::dot(sizes.0 * sizes.1));
-                    lab.clear();
+                    // In f32 there is but one type.
+                    for of_activations in [false, true].into_iter().take(if lab.float == DType::BF16 { 2 } else { 1 }) {
+                        let op = backward(lab, sizes, pitch, which, add, padding, of_activations);
+                        // An element is the sum of at most batch x time numbers in -1..1.
+                        lab.check(op, |_, _| super::lab::dot(sizes.0 * sizes.1));
+                        lab.clear();
+                    }
                 }
             }
         }
@@ -84,5 +90,5 @@ pub fn sample(lab: &mut Lab, size: Size) -> Op {
 
 pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
     let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
-    backward(lab, sizes, 0, (true, true), (false, true), None).into()
+    backward(lab, sizes, 0, (true, true), (false, true), None, false).into()
 }

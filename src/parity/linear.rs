@@ -205,7 +205,7 @@ fn value(op: &Linear) -> Option<Tensor> {
 fn tails(lab: &mut Lab) {
     let z: Vec<f64> = (-120..=120).map(|i| f64::from(i) / 2.0).collect();
     let dims = &[z.len(), 1];
-    for kind in [TANH, ERF] {
+    for kind in [TANH, ERF, Activation::Tanh] {
         for pre in [false, true] {
             let (a, b, out) = (lab.floats((dims, 0), &z), lab.floats((&[1, 1], 0), &[1.0]), lab.output((dims, 0)));
             let pre = pre.then(|| lab.output((dims, 0)));
@@ -225,8 +225,28 @@ fn tails(lab: &mut Lab) {
     }
 }
 
+/// tanh in front of and behind a product: for each kernel, with each transpose, whole tiles and parts of them, a long K.
+fn tanh(lab: &mut Lab) {
+    const KIND: Activation = Activation::Tanh;
+    const AROUND: [Around; 4] = [
+        Around::Activate(KIND, true, true),
+        Around::Activate(KIND, false, false),
+        Around::Gradient(KIND, false, Again::Apart),
+        Around::Gradient(KIND, true, Again::InPlace),
+    ];
+    for (s, (sizes, gap)) in [((5, 17, 33), Gap::Elements(3)), ((70, 66, 24), Gap::Whole), ((16, 16, 512), Gap::Whole)]
+        .into_iter()
+        .enumerate()
+    {
+        for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+            check(lab, sizes, transposes, gap, AROUND[(s + i) % 4]);
+        }
+    }
+}
+
 pub fn cases(lab: &mut Lab) {
     tails(lab);
+    tanh(lab);
     const GAPS: [Gap; 3] = [Gap::Nothing, Gap::Elements(3), Gap::Elements(5)];
     for (s, sizes) in SIZES.into_iter().enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {

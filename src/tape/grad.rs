@@ -28,7 +28,9 @@ impl Tape {
             }
             match self.nodes[i] {
                 Node::Linear { op, x, w, bias, residual, y } => self.linear_backward(op, x, w, bias, residual, y),
-                Node::Embedding { op, table, positions, y } => self.embedding_backward(op, table, positions, y),
+                Node::Embedding { op, table, positions, padding, y } => {
+                    self.embedding_backward(op, table, positions, padding, y);
+                }
                 Node::LayerNorm { op, x, residual, weight, bias, y } => {
                     self.layernorm_backward(op, x, residual, weight, bias, y);
                 }

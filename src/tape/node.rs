@@ -10,7 +10,7 @@ use std::ops::Range;
 #[derive(Clone, Copy)]
 pub(super) enum Node {
     Linear { op: ops::Linear, x: Var, w: Var, bias: Option<Var>, residual: Option<Var>, y: Var },
-    Embedding { op: ops::Embedding, table: Var, positions: Option<Var>, y: Var },
+    Embedding { op: ops::Embedding, table: Var, positions: Option<Var>, padding: Option<u32>, y: Var },
     LayerNorm { op: ops::LayerNorm, x: Var, residual: Option<(Var, Var)>, weight: Var, bias: Var, y: Var },
     Attention { op: ops::Attention, qkv: Var, y: Var },
     Dropout { op: ops::Dropout, x: Var, residual: Option<Var>, y: Var },

@@ -13,7 +13,8 @@ fn rig(weight: Weight, pad: usize) -> Rig {
     rig
 }
 
-const ACTIVATIONS: [Option<Activation>; 3] = [None, Some(Activation::GeluTanh), Some(Activation::GeluErf)];
+const ACTIVATIONS: [Option<Activation>; 4] =
+    [None, Some(Activation::GeluTanh), Some(Activation::GeluErf), Some(Activation::Tanh)];
 
 #[test]
 fn with_bias_activation_and_residual() {
@@ -48,7 +49,7 @@ fn an_activation_with_one_consumer() {
 /// Two consumers: their gradients add up first, then the activation has a pass of its own.
 #[test]
 fn an_activation_with_two_consumers() {
-    for kind in [Activation::GeluTanh, Activation::GeluErf] {
+    for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
         let mut rig = Rig::with(3, &[&[3, 5], &[5, 6], &[6], &[6, 4], &[6, 3]]);
         rig.ids(&[3], 3);
         rig.check(|t, p, i| {

@@ -9,8 +9,8 @@ use vcycle::device::{Device, read_floats, read_scalar};
 use vcycle::tape::{Affine, LossOptions, Mode, Tape, Var, Weight};
 
 /// The same loss with logits that exist whole.
-fn whole(t: &mut Tape, x: Var, w: Var, labels: Var, options: LossOptions) -> Var {
-    let logits = t.linear(x, w, Affine { weight: Weight::OutIn, pad: 128, ..Affine::default() });
+fn whole(t: &mut Tape, x: Var, w: Var, bias: Option<Var>, labels: Var, options: LossOptions) -> Var {
+    let logits = t.linear(x, w, Affine { bias, weight: Weight::OutIn, pad: 128, ..Affine::default() });
     t.cross_entropy(logits, labels, options)
 }
 
@@ -28,23 +28,29 @@ const STRIPS: [usize; 6] = [0, 1, 2, 3, 8, 100];
 fn of_parameters() {
     for strip in STRIPS {
         for (smoothing, weight) in [(0.0, 1.0), (0.2, 0.25)] {
-            let mut rig = Rig::new(1);
-            rig.param(&[2, 4, 3], 5);
-            rig.param(&[7, 3], 2);
-            rig.integers(&[2, 4], &LABELS);
-            let options = LossOptions { smoothing, weight, ..strips_of(strip) };
-            rig.check(|t, p, i| vec![t.linear_cross_entropy(p[0], p[1], i[0], options)]);
-            let strips = if strip == 0 { 1 } else { 8usize.div_ceil(strip) };
-            assert_eq!((count(&rig, "cross_entropy"), count(&rig, "linear")), (strips, 3 * strips));
+            for biased in [false, true] {
+                let mut rig = Rig::new(1);
+                rig.param(&[2, 4, 3], 5);
+                rig.param(&[7, 3], 2);
+                if biased {
+                    rig.param(&[7], 0);
+                }
+                rig.integers(&[2, 4], &LABELS);
+                let options = LossOptions { smoothing, weight, ..strips_of(strip) };
+                rig.check(|t, p, i| vec![t.linear_cross_entropy(p[0], p[1], p.get(2).copied(), i[0], options)]);
+                let strips = if strip == 0 { 1 } else { 8usize.div_ceil(strip) };
+                assert_eq!((count(&rig, "cross_entropy"), count(&rig, "linear")), (strips, 3 * strips));
+                assert_eq!(count(&rig, "column_sum"), if biased { strips } else { 0 });
+            }
         }
     }
 }
 
-/// Gradients that add up: of a value with several readers, of a head with several losses, of one that embeds too.
+/// Gradients that add up: of a value with several readers, of a head and a bias with several losses, of one that embeds too.
 #[test]
 fn of_values_that_others_read() {
     for strip in STRIPS {
-        let mut rig = Rig::with(2, &[&[2, 4, 3], &[7, 3], &[3, 3]]);
+        let mut rig = Rig::with(2, &[&[2, 4, 3], &[7, 3], &[3, 3], &[7]]);
         rig.integers(&[2, 4], &LABELS);
         rig.ids(&[2, 4], 7);
         rig.check(|t, p, i| {
@@ -52,9 +58,9 @@ fn of_values_that_others_read() {
             let y = t.dropout(x, Some(p[0]), 0.4);
             let other = LossOptions { weight: 0.3, smoothing: 0.1, ignore: 2, strip: 3 };
             vec![
-                t.linear_cross_entropy(x, p[1], i[0], strips_of(strip)),
-                t.linear_cross_entropy(y, p[1], i[1], other),
-                whole(t, y, p[1], i[1], other),
+                t.linear_cross_entropy(x, p[1], Some(p[3]), i[0], strips_of(strip)),
+                t.linear_cross_entropy(y, p[1], None, i[1], other),
+                whole(t, y, p[1], Some(p[3]), i[1], other),
             ]
         });
         let mut rig = Rig::with(3, &[&[7, 3], &[4, 3]]);
@@ -62,7 +68,7 @@ fn of_values_that_others_read() {
         rig.ids(&[2, 4], 7);
         rig.check(|t, p, i| {
             let y = t.embedding(i[0], p[0], Some(p[1]));
-            vec![t.linear_cross_entropy(y, p[0], i[1], strips_of(strip))]
+            vec![t.linear_cross_entropy(y, p[0], None, i[1], strips_of(strip))]
         });
     }
 }
@@ -72,7 +78,7 @@ fn of_values_that_others_read() {
 fn with_segments() {
     for strip in [0, 3] {
         for inside in [false, true] {
-            let mut rig = Rig::with(4, &[&[2, 4, 3], &[7, 3], &[3, 3]]);
+            let mut rig = Rig::with(4, &[&[2, 4, 3], &[7, 3], &[3, 3], &[7]]);
             rig.integers(&[2, 4], &LABELS);
             let record = |segments: bool| {
                 move |t: &mut Tape, p: &[Var], i: &[Var]| {
@@ -81,7 +87,8 @@ fn with_segments() {
                         let x = t.linear(p[0], p[2], Affine::default());
                         t.linear(x, p[2], Affine::default().residual(x))
                     };
-                    let loss = |t: &mut Tape, x: Var| t.linear_cross_entropy(x, p[1], i[0], strips_of(strip));
+                    let loss =
+                        |t: &mut Tape, x: Var| t.linear_cross_entropy(x, p[1], Some(p[3]), i[0], strips_of(strip));
                     if inside {
                         return vec![block(t, &|t| {
                             let x = hidden(t);
@@ -102,19 +109,20 @@ fn with_segments() {
     }
 }
 
-/// One strip is the product and the cross-entropy; several give the loss and the gradient of x to the bit, that of the weight
-/// summed in another order.
+/// One strip is the product and the cross-entropy; several give the loss and the gradient of x to the bit, those of weight
+/// and bias summed in another order.
 #[test]
 fn the_same_as_with_whole_logits() {
     let (rows, width, vocab) = (50, 3, 7);
-    let mut rig = Rig::with(5, &[&[rows, width], &[vocab, width]]);
+    let mut rig = Rig::with(5, &[&[rows, width], &[vocab, width], &[vocab]]);
     let labels: Vec<i32> = (0..rows as i32).map(|i| if i % 5 == 3 { -100 } else { i * i % 7 }).collect();
     rig.integers(&[rows], &labels);
     let options = LossOptions { smoothing: 0.1, weight: 0.5, ..LossOptions::default() };
-    let expected = rig.outcome(&|t, p, i| vec![whole(t, p[0], p[1], i[0], options)]);
+    let expected = rig.outcome(&|t, p, i| vec![whole(t, p[0], p[1], Some(p[2]), i[0], options)]);
     let ops = rig.tape.placed_ops().len();
     let by_strips = |rig: &mut Rig, strip: usize| {
-        rig.outcome(&|t, p, i| vec![t.linear_cross_entropy(p[0], p[1], i[0], LossOptions { strip, ..options })])
+        let options = LossOptions { strip, ..options };
+        rig.outcome(&|t, p, i| vec![t.linear_cross_entropy(p[0], p[1], Some(p[2]), i[0], options)])
     };
     for strip in [0, rows, 1000] {
         assert_eq!(by_strips(&mut rig, strip), expected);
@@ -125,7 +133,7 @@ fn the_same_as_with_whole_logits() {
         assert_eq!((found.loss, &found.gradients[0]), (expected.loss, &expected.gradients[0]));
         // A sum of `rows` terms, of which the sizes add up to less than 1, in two orders: each off by eps / 2 a term.
         let tolerance = rows as f64 * f64::EPSILON;
-        for (a, b) in found.gradients[1].iter().zip(&expected.gradients[1]) {
+        for (a, b) in found.gradients[1..].iter().flatten().zip(expected.gradients[1..].iter().flatten()) {
             assert!((a - b).abs() <= tolerance, "strips of {strip}: {a}, not {b}");
         }
     }
@@ -157,9 +165,9 @@ fn on_the_cpu(threads: usize, record: &dyn Fn(&mut Tape, Var, Var, Var) -> Var) 
 #[test]
 fn the_same_on_the_cpu() {
     let by_strips = |threads: usize, strip: usize| {
-        on_the_cpu(threads, &|t, x, w, labels| t.linear_cross_entropy(x, w, labels, strips_of(strip)))
+        on_the_cpu(threads, &|t, x, w, labels| t.linear_cross_entropy(x, w, None, labels, strips_of(strip)))
     };
-    let expected = on_the_cpu(1, &|t, x, w, labels| whole(t, x, w, labels, LossOptions::default()));
+    let expected = on_the_cpu(1, &|t, x, w, labels| whole(t, x, w, None, labels, LossOptions::default()));
     assert_eq!(by_strips(1, 0), expected, "one strip");
     // Products of numbers in -1..1: another shape may sum in another order, so that a logit moves by twice C eps / 2 of C.
     // The loss moves by twice as much, a probability by that part of itself. Sums of n gradients round by n eps / 2 of the
@@ -187,13 +195,14 @@ fn the_same_on_the_cpu() {
 #[test]
 fn micro_batches_accumulate() {
     let rig = || {
-        let mut rig = Rig::with(7, &[&[8, 3], &[7, 3]]);
+        let mut rig = Rig::with(7, &[&[8, 3], &[7, 3], &[7]]);
         rig.integers(&[8], &LABELS);
         rig
     };
     for strip in [0, 3] {
         let record = |t: &mut Tape, p: &[Var], i: &[Var]| {
-            vec![t.linear_cross_entropy(p[0], p[1], i[0], LossOptions { weight: 0.5, ..strips_of(strip) })]
+            let options = LossOptions { weight: 0.5, ..strips_of(strip) };
+            vec![t.linear_cross_entropy(p[0], p[1], Some(p[2]), i[0], options)]
         };
         let mut rig = rig();
         let once = rig.outcome(&record);
@@ -215,7 +224,7 @@ fn memory_of_one_strip() {
     let mut rig = Rig::with(8, &[&[rows, 3], &[7, 3]]);
     rig.ids(&[rows], 7);
     let record = |strip: usize| {
-        move |t: &mut Tape, p: &[Var], i: &[Var]| vec![t.linear_cross_entropy(p[0], p[1], i[0], strips_of(strip))]
+        move |t: &mut Tape, p: &[Var], i: &[Var]| vec![t.linear_cross_entropy(p[0], p[1], None, i[0], strips_of(strip))]
     };
     let mut used = |strip: usize| {
         let trained = rig.outcome(&record(strip)).loss;
@@ -242,13 +251,13 @@ fn losses_that_are_not_differentiated() {
         let watched = &watched;
         move |t: &mut Tape, p: &[Var], i: &[Var]| {
             if let Some(keep) = watch {
-                let other = t.linear_cross_entropy(p[0], p[1], i[1], strips_of(3));
+                let other = t.linear_cross_entropy(p[0], p[1], None, i[1], strips_of(3));
                 if keep {
                     t.keep(other);
                     watched.set(Some(other));
                 }
             }
-            vec![t.linear_cross_entropy(p[0], p[1], i[0], strips_of(3))]
+            vec![t.linear_cross_entropy(p[0], p[1], None, i[0], strips_of(3))]
         }
     };
     let alone = (rig.outcome(&record(None)), rig.tape.cost());
@@ -256,23 +265,24 @@ fn losses_that_are_not_differentiated() {
     assert_eq!(rig.outcome(&record(Some(true))), alone.0);
     let other = rig.tape.value(watched.get().expect("recorded")).expect("kept");
     let found = read_scalar(&mut rig.device, &other).expect("a loss");
-    assert_eq!(found, rig.evaluate(&|t, p, i| vec![whole(t, p[0], p[1], i[1], LossOptions::default())]));
+    assert_eq!(found, rig.evaluate(&|t, p, i| vec![whole(t, p[0], p[1], None, i[1], LossOptions::default())]));
 }
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let mut rig = Rig::with(10, &[&[8, 3], &[7, 3], &[7, 4]]);
+    let mut rig = Rig::with(10, &[&[8, 3], &[7, 3], &[7, 4], &[8]]);
     rig.integers(&[8], &LABELS);
     rig.integers(&[9], &[0; 9]);
     rig.integers(&[8], &[0, 0, 0, 0, 0, 7, 0, 0]);
-    for (head, labels, words) in [
-        (2, 0, ["linear", "inner sizes"]),
-        (1, 1, ["cross_entropy", "labels"]),
+    for (head, bias, labels, words) in [
+        (2, None, 0, ["linear", "inner sizes"]),
+        (1, Some(3), 0, ["linear", "bias"]),
+        (1, None, 1, ["cross_entropy", "labels"]),
         // In the second strip, by its number among all rows.
-        (1, 2, ["cross_entropy", "label 7 of row 5"]),
+        (1, None, 2, ["cross_entropy", "label 7 of row 5"]),
     ] {
         rig.record(Mode::Train { accumulate: false }, &|t, p, i| {
-            vec![t.linear_cross_entropy(p[0], p[head], i[labels], strips_of(3))]
+            vec![t.linear_cross_entropy(p[0], p[head], bias.map(|b: usize| p[b]), i[labels], strips_of(3))]
         });
         let error = rig.tape.run(&mut rig.device).expect_err("refused").to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
@@ -281,7 +291,7 @@ fn what_does_not_fit_is_refused() {
     rig.tape.begin(Mode::Train { accumulate: false });
     let [x, w] = [0, 1].map(|n| rig.tape.param(rig.params[n].0, rig.params[n].1));
     let labels = rig.tape.input(rig.inputs[0]);
-    rig.tape.linear_cross_entropy(x, w, labels, strips_of(3));
+    rig.tape.linear_cross_entropy(x, w, None, labels, strips_of(3));
     let error = rig.tape.run(&mut rig.device).expect_err("refused").to_string();
     assert!(error.contains("backward"), "{error}");
 }

@@ -184,7 +184,7 @@ fn in_place_with_a_third_operand() {
     let gradient = |pre: Tensor| Epilogue::ActivateGrad { kind: Activation::GeluTanh, pre, value: Some(x) };
     let product = Linear::product(w, w, out, (false, false));
     let ops: [Op; 7] = [
-        Dropout { x, residual: Some(x), out: x, mask }.into(),
+        Dropout { x, residual: Some(x), out: x, mask, unit: 1 }.into(),
         Linear { residual: Some(x), ..Linear::product(x, w, x, (false, false)) }.into(),
         Linear { epilogue: gradient(x), residual: Some(x), ..product }.into(),
         Linear { epilogue: gradient(x), ..Linear::product(x, w, out, (false, false)) }.into(),
@@ -206,7 +206,9 @@ fn options_and_strides() {
         let wrong: Vec<(Op, &str)> = match op {
             Op::Dropout(op) => [-0.1, 1.0, f32::NAN]
                 .map(|p| (Op::from(Dropout { mask: Mask { p, ..op.mask }, ..op }), "dropout probability"))
-                .into(),
+                .into_iter()
+                .chain([(Dropout { unit: 0, ..op }.into(), "no elements")])
+                .collect(),
             Op::CrossEntropy(op) => {
                 let beyond = [1, usize::MAX].map(|first| (Op::from(CrossEntropy { first, ..op }), "beyond"));
                 let wrong = [-0.1, 1.0, f64::NAN].map(|smoothing| CrossEntropy { smoothing, ..op });

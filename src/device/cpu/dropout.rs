@@ -1,7 +1,8 @@
 use super::{CHUNK, Cpu, rows_of};
-use crate::device::ops::philox::{keeps, philox};
+use crate::device::ops::philox::{keeps, philox, word};
 use crate::device::ops::{Dropout, Mask, StepState};
 use crate::error::Result;
+use std::ops::Range;
 
 /// Calls `each(i, scale)` for `n` consecutive elements from `first` on: 0 where dropped, 1 / (1 - p) where kept.
 #[inline(always)]
@@ -15,6 +16,27 @@ pub(super) fn for_mask(state: &StepState, mask: &Mask, first: u64, n: usize, mut
             words = philox(state.seed, [block as u32, (block >> 32) as u32, mask.site, state.step]);
         }
         each(i, if keeps(words[(index % 4) as usize], mask.p) { scale } else { 0.0 });
+    }
+}
+
+/// As [`for_mask`], where `unit` elements share one index of the mask: calls `each` with the part of a unit.
+#[inline(always)]
+fn for_units(
+    state: &StepState,
+    mask: &Mask,
+    unit: usize,
+    first: usize,
+    n: usize,
+    mut each: impl FnMut(Range<usize>, f32),
+) {
+    let scale = 1.0 / (1.0 - mask.p);
+    let mut begin = 0;
+    while begin < n {
+        let number = (first + begin) / unit;
+        let end = n.min((number + 1).saturating_mul(unit) - first);
+        let kept = keeps(word(state.seed, state.step, mask.site, number as u64), mask.p);
+        each(begin..end, if kept { scale } else { 0.0 });
+        begin = end;
     }
 }
 
@@ -35,7 +57,14 @@ impl Cpu {
                         // SAFETY: as above.
                         target.copy_from_slice(unsafe { x.row(r) });
                     }
-                    for_mask(&state, &op.mask, (r * x.width) as u64, x.width, |c, scale| target[c] *= scale);
+                    let first = r * x.width;
+                    if op.unit == 1 {
+                        for_mask(&state, &op.mask, first as u64, x.width, |c, scale| target[c] *= scale);
+                    } else {
+                        for_units(&state, &op.mask, op.unit, first, x.width, |part, scale| {
+                            target[part].iter_mut().for_each(|t| *t *= scale);
+                        });
+                    }
                     if let Some(residual) = &residual {
                         // SAFETY: the residual is only read.
                         target.iter_mut().zip(unsafe { residual.row(r) }).for_each(|(t, x)| *t += x);

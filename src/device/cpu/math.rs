@@ -90,6 +90,25 @@ pub fn gelu_erf_with_grad(x: f32) -> (f32, f32) {
     (0.5 * x * twice, x.mul_add(density, 0.5 * twice))
 }
 
+/// tanh within 2 units.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    tanh_with_grad(x).0
+}
+
+/// The value has the bits of [`tanh`]; the derivative is within 6 units, in the tails too.
+#[inline(always)]
+pub fn tanh_with_grad(x: f32) -> (f32, f32) {
+    let a = x.abs();
+    let e = exp(-2.0 * a);
+    let s = 1.0 / (1.0 + e);
+    // Near zero 1 - e would cancel.
+    let series =
+        horner([-3.333_333e-1, 1.333_330_4e-1, -5.395_925_8e-2, 2.176_891_8e-2, -8.343_945e-3, 2.292_745e-3], a * a);
+    let near = (a * a * series).mul_add(a, a);
+    ((if a < 0.625 { near } else { (1.0 - e) * s }).copysign(x), 4.0 * e * s * s)
+}
+
 #[inline(always)]
 fn logistic(z: f32) -> f32 {
     1.0 / (1.0 + exp(-z))
@@ -101,6 +120,7 @@ pub fn activate(kind: Activation, z: &[f32], out: &mut [f32]) {
     match kind {
         Activation::GeluTanh => z.iter().zip(out).for_each(|(z, o)| *o = gelu_tanh(*z)),
         Activation::GeluErf => z.iter().zip(out).for_each(|(z, o)| *o = gelu_erf(*z)),
+        Activation::Tanh => z.iter().zip(out).for_each(|(z, o)| *o = tanh(*z)),
     }
 }
 
@@ -110,6 +130,7 @@ pub fn activate_in_place(kind: Activation, z: &mut [f32]) {
     match kind {
         Activation::GeluTanh => z.iter_mut().for_each(|z| *z = gelu_tanh(*z)),
         Activation::GeluErf => z.iter_mut().for_each(|z| *z = gelu_erf(*z)),
+        Activation::Tanh => z.iter_mut().for_each(|z| *z = tanh(*z)),
     }
 }
 
@@ -119,6 +140,7 @@ pub fn scale_by_grad(kind: Activation, pre: &[f32], out: &mut [f32]) {
     match kind {
         Activation::GeluTanh => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_tanh_with_grad(*z).1),
         Activation::GeluErf => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_erf_with_grad(*z).1),
+        Activation::Tanh => pre.iter().zip(out).for_each(|(z, o)| *o *= tanh_with_grad(*z).1),
     }
 }
 
@@ -132,6 +154,7 @@ pub fn scale_by_grad_and_activate(kind: Activation, z: &mut [f32], out: &mut [f3
     match kind {
         Activation::GeluTanh => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, gelu_tanh_with_grad(*z))),
         Activation::GeluErf => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, gelu_erf_with_grad(*z))),
+        Activation::Tanh => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, tanh_with_grad(*z))),
     }
 }
 
@@ -252,5 +275,15 @@ mod tests {
     fn exp_is_within_two_units() {
         assert!(worst(-87.3..88.37, exp, f64::exp) < 2.0);
         assert!([-1e30, -100.0, 88.4, 100.0, 1e30].into_iter().all(|x| exp(x) > 0.0 && exp(x).is_finite()));
+    }
+
+    #[test]
+    fn tanh_is_within_two_units_and_its_derivative_within_six() {
+        for reach in [1e-6, 1e-2, 1.0, 20.0, 80.0] {
+            assert!(worst(-reach..reach, tanh, f64::tanh) < 2.0, "up to {reach}");
+        }
+        let derivative = |x: f32| tanh_with_grad(x).1;
+        assert!(worst(-40.0..40.0, derivative, |x| x.cosh().powi(-2)) < 6.0);
+        assert!([-1e30, -100.0, 0.0, 1e30].map(|x| tanh_with_grad(x).0) == [-1.0, -1.0, 0.0, 1.0]);
     }
 }

@@ -11,6 +11,7 @@ pub(super) fn number(kind: Activation) -> i32 {
     match kind {
         Activation::GeluTanh => 0,
         Activation::GeluErf => 1,
+        Activation::Tanh => 2,
     }
 }
 

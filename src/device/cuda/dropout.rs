@@ -10,7 +10,11 @@ use crate::device::ops::Dropout;
 
 pub fn naive(op: &Dropout, places: &Places, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.out, &[Some(op.x), op.residual]);
-    out.push(operands(rows.launch(typed(&op.out, "dropout_f32", "dropout_bf16")), &rows, op, places));
+    let kernel = match op.unit {
+        1 => typed(&op.out, "dropout_f32", "dropout_bf16"),
+        _ => typed(&op.out, "dropout_unit_f32", "dropout_unit_bf16"),
+    };
+    out.push(operands(rows.launch(kernel), &rows, op, places));
 }
 
 pub fn is_whole(op: &Dropout) -> bool {
@@ -20,11 +24,15 @@ pub fn is_whole(op: &Dropout) -> bool {
 /// An access of 16 bytes for each thread.
 pub fn vector(op: &Dropout, places: &Places, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[Some(op.x), op.residual], each(&op.out));
-    out.push(operands(rows.launch(typed(&op.out, "dropout_vector_f32", "dropout_vector_bf16")), &rows, op, places));
+    let kernel = match op.unit {
+        1 => typed(&op.out, "dropout_vector_f32", "dropout_vector_bf16"),
+        _ => typed(&op.out, "dropout_unit_vector_f32", "dropout_unit_vector_bf16"),
+    };
+    out.push(operands(rows.launch(kernel), &rows, op, places));
 }
 
 fn operands(launch: Launch, rows: &Rows, op: &Dropout, places: &Places) -> Launch {
-    launch
+    let launch = launch
         .ptr(places.ptr(&op.x))
         .ptr(places.maybe(&op.residual))
         .ptr(places.ptr(&op.out))
@@ -35,5 +43,6 @@ fn operands(launch: Launch, rows: &Rows, op: &Dropout, places: &Places) -> Launc
         .int(op.residual.map_or(0, |t| rows.pitch(&t)))
         .int(rows.pitch(&op.out))
         .word(op.mask.site)
-        .float(f64::from(op.mask.p))
+        .float(f64::from(op.mask.p));
+    if op.unit == 1 { launch } else { launch.int(op.unit) }
 }

@@ -5,6 +5,7 @@ use super::fill::tiles;
 use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::{Embedding, EmbeddingBackward};
+use crate::tensor::{DType, Tensor};
 
 const THREADS: u32 = 128;
 
@@ -45,24 +46,31 @@ fn operands(launch: Launch, op: &Embedding, places: &Places) -> Launch {
         .flag(op.accumulate)
 }
 
+/// The kernel for a gradient and a table of these types.
+fn between(op: &EmbeddingBackward, table: &Tensor, [f32s, bf16s, widened]: [&'static str; 3]) -> &'static str {
+    match (op.dout.dtype, table.dtype) {
+        (DType::BF16, DType::BF16) => bf16s,
+        (DType::BF16, _) => widened,
+        _ => f32s,
+    }
+}
+
 /// A thread for each element of the table.
 pub fn backward_naive(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Launch>) {
     if let Some(table) = &op.dtable {
+        const KERNELS: [&str; 3] =
+            ["embedding_backward_naive_f32", "embedding_backward_naive_bf16", "embedding_backward_naive_bf16_f32"];
         out.push(
-            rows(
-                typed(&op.dout, "embedding_backward_naive_f32", "embedding_backward_naive_bf16"),
-                table.rows(),
-                table.width,
-            )
-            .ptr(places.ptr(&op.ids))
-            .ptr(places.ptr(&op.dout))
-            .ptr(places.ptr(table))
-            .int(op.ids.numel())
-            .int(table.width)
-            .int(op.dout.pitch)
-            .int(table.pitch)
-            .signed(padding(op))
-            .flag(op.accumulate_table),
+            rows(between(op, table, KERNELS), table.rows(), table.width)
+                .ptr(places.ptr(&op.ids))
+                .ptr(places.ptr(&op.dout))
+                .ptr(places.ptr(table))
+                .int(op.ids.numel())
+                .int(table.width)
+                .int(op.dout.pitch)
+                .int(table.pitch)
+                .signed(padding(op))
+                .flag(op.accumulate_table),
         );
     }
     positions(op, places, out);
@@ -71,16 +79,17 @@ pub fn backward_naive(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Lau
 /// A row of blocks for each token.
 pub fn backward_owner(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Launch>) {
     if let Some(table) = &op.dtable {
+        const KERNELS: [&str; 3] =
+            ["embedding_backward_owner_f32", "embedding_backward_owner_bf16", "embedding_backward_owner_bf16_f32"];
         let (tokens, width) = (op.ids.numel(), table.width);
         if !op.accumulate_table {
-            out.push(
-                rows("embedding_clear_f32", table.rows(), width).ptr(places.ptr(table)).int(width).int(table.pitch),
-            );
+            let clear = typed(table, "embedding_clear_f32", "embedding_clear_bf16");
+            out.push(rows(clear, table.rows(), width).ptr(places.ptr(table)).int(width).int(table.pitch));
         }
         // Eight columns for each thread, and as many blocks as that takes.
         let columns = width.div_ceil(8 * THREADS as usize);
         out.push(
-            Launch::new(typed(&op.dout, "embedding_backward_owner_f32", "embedding_backward_owner_bf16"), 1, THREADS)
+            Launch::new(between(op, table, KERNELS), 1, THREADS)
                 .grid(tokens, columns, 1)
                 .ptr(places.ptr(&op.ids))
                 .ptr(places.ptr(&op.dout))

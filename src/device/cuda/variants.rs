@@ -138,10 +138,11 @@ variants! {
         ], cross_entropy::is_aligned, cross_entropy::vector, |op, chip| chip.memory(bytes(*op), 0.85, 3);
     }
     Dropout {
-        "naive" [F32, BF16] => ["dropout_f32", "dropout_bf16"],
+        "naive" [F32, BF16] => ["dropout_f32", "dropout_bf16", "dropout_unit_f32", "dropout_unit_bf16"],
             |_| true, dropout::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1);
-        "vector" [F32, BF16] => ["dropout_vector_f32", "dropout_vector_bf16"],
-            dropout::is_whole, dropout::vector, |op, chip| chip.memory(bytes(*op), 0.8, 1);
+        "vector" [F32, BF16] => [
+            "dropout_vector_f32", "dropout_vector_bf16", "dropout_unit_vector_f32", "dropout_unit_vector_bf16"
+        ], dropout::is_whole, dropout::vector, |op, chip| chip.memory(bytes(*op), 0.8, 1);
     }
     Embedding {
         "naive" [F32, BF16] => ["embedding_f32", "embedding_bf16"],
@@ -151,11 +152,12 @@ variants! {
     }
     EmbeddingBackward {
         "naive" [F32, BF16] => [
-            "embedding_backward_naive_f32", "embedding_backward_naive_bf16",
+            "embedding_backward_naive_f32", "embedding_backward_naive_bf16", "embedding_backward_naive_bf16_f32",
             "embedding_positions_f32", "embedding_positions_bf16"
         ], |_| true, embedding::backward_naive, |op, chip| chip.memory(bytes(*op), 0.02, 2);
         "owner" [F32, BF16] => [
-            "embedding_clear_f32", "embedding_backward_owner_f32", "embedding_backward_owner_bf16",
+            "embedding_clear_f32", "embedding_clear_bf16",
+            "embedding_backward_owner_f32", "embedding_backward_owner_bf16", "embedding_backward_owner_bf16_f32",
             "embedding_positions_f32", "embedding_positions_bf16"
         ], |_| true, embedding::backward_owner, |op, chip| chip.memory(bytes(*op), 0.2, 3);
     }

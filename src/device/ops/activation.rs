@@ -5,11 +5,12 @@ use crate::tensor::Tensor;
 /// Pointwise functions.
 ///
 /// `GeluTanh`: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as in GPT-2. `GeluErf`: x/2 (1 + erf(x / sqrt 2)), as in BERT
-/// and ViT (Hendrycks and Gimpel, arXiv 1606.08415).
+/// and ViT (Hendrycks and Gimpel, arXiv 1606.08415). `Tanh`: as in BERT's pooler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     GeluTanh,
     GeluErf,
+    Tanh,
 }
 
 /// `dx = dout * f'(pre)`, where no matrix product follows that could do it in its epilogue.
@@ -43,7 +44,7 @@ impl Operation for ActivationBackward {
     }
 
     fn flops(&self) -> u64 {
-        // The polynomial and tanh or erf, counted as about ten.
+        // The function with what is around it, counted as about ten.
         10 * self.dx.numel() as u64
     }
 

@@ -25,15 +25,20 @@ impl Mask {
 }
 
 /// `out = residual + keep(x) / (1 - p)`. Its own backward: `dx = keep(dout) / (1 - p)` with the same mask.
+///
+/// Elements are kept or dropped one by one, or `unit` neighbours together: with all elements of a sample it is stochastic
+/// depth (Huang et al., arXiv 1603.09382).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// `[N, C]`; the index of an element is `n C + c`.
+    /// `[N, C]`; the index of an element in the mask is `(n C + c) / unit`.
     pub x: Tensor,
     /// `[N, C]`.
     pub residual: Option<Tensor>,
     /// `[N, C]`; may be `x` itself.
     pub out: Tensor,
     pub mask: Mask,
+    /// Elements that are kept or dropped together, in rows without their padding; at least 1.
+    pub unit: usize,
 }
 
 impl Operation for Dropout {
@@ -50,6 +55,9 @@ impl Operation for Dropout {
 
     fn check(&self) -> Result<()> {
         self.mask.check()?;
+        if self.unit == 0 {
+            bail!("units of no elements; 1 drops each by itself");
+        }
         let (rows, width) = (self.x.rows(), self.x.width);
         expect_rows("out", &self.out, rows, width)?;
         expect_floats(&[("x", &self.x), ("out", &self.out)])?;

@@ -46,14 +46,15 @@ impl Operation for Embedding {
     }
 }
 
-/// `dtable[ids[b, t]] (+)= dout[b, t]` in the order of (b, t), and `dpositions[t] (+)= sum over b of dout[b, t]`.
+/// `dtable[ids[b, t]] (+)= dout[b, t]` in the order of (b, t), and `dpositions[t] (+)= sum over b of dout[b, t]`. Sums are wide and
+/// rounded once, when they are written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EmbeddingBackward {
     /// `[B, T]`.
     pub ids: Tensor,
     /// `[B, T, C]`.
     pub dout: Tensor,
-    /// `[V, C]`, wide.
+    /// `[V, C]`; wide, the gradient of a parameter, or of the type of `dout`: of rows of activations.
     pub dtable: Option<Tensor>,
     /// `[P, C]`, wide.
     pub dpositions: Option<Tensor>,
@@ -81,8 +82,9 @@ impl Operation for EmbeddingBackward {
     fn check(&self) -> Result<()> {
         check(&self.ids, &self.dout, ("dtable", self.dtable.as_ref()), ("dpositions", self.dpositions.as_ref()))?;
         expect_floats(&[("dout", &self.dout)])?;
-        for (what, t) in [("dtable", &self.dtable), ("dpositions", &self.dpositions)] {
-            t.as_ref().map_or(Ok(()), |t| expect_wide(&self.dout, &[(what, t)]))?;
+        let table = self.dtable.iter().filter(|t| t.dtype != self.dout.dtype).map(|t| ("dtable", t));
+        for (what, t) in table.chain(self.dpositions.iter().map(|t| ("dpositions", t))) {
+            expect_wide(&self.dout, &[(what, t)])?;
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ pub(super) fn activate(kind: Activation, x: f64) -> f64 {
     match kind {
         Activation::GeluTanh => 0.5 * x * (1.0 + tanh_argument(x).tanh()),
         Activation::GeluErf => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Activation::Tanh => x.tanh(),
     }
 }
 
@@ -37,6 +38,7 @@ pub(super) fn activate_grad(kind: Activation, x: f64) -> f64 {
             let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
             0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2)) + x * density
         }
+        Activation::Tanh => 1.0 - x.tanh() * x.tanh(),
     }
 }
 
@@ -95,7 +97,7 @@ impl Reference {
         let scale = 1.0 / (1.0 - f64::from(op.mask.p));
         for r in 0..x.rows {
             for c in 0..x.width {
-                let index = (r * x.width + c) as u64;
+                let index = ((r * x.width + c) / op.unit) as u64;
                 let kept = keeps(word(state.seed, state.step, op.mask.site, index), op.mask.p);
                 let y = if kept { x.get(r, c) * scale } else { 0.0 };
                 out.set(r, c, y + residual.map_or(0.0, |t| t.get(r, c)));

@@ -6,6 +6,18 @@ impl Tape {
     /// Drops elements of x with probability `p` and scales the rest by 1 / (1 - p), then adds `residual`. Outside training,
     /// or with p = 0 and no residual, it is x itself.
     pub fn dropout(&mut self, x: Var, residual: Option<Var>, p: f32) -> Var {
+        self.push_dropout(x, residual, p, 1)
+    }
+
+    /// As [`Tape::dropout`], but all elements of a sample together: x `[B, .., C]`, B samples. Stochastic depth, where x is what a
+    /// block adds to the `residual` stream.
+    pub fn drop_path(&mut self, x: Var, residual: Option<Var>, p: f32) -> Var {
+        let t = self.tensor(x);
+        let sample = t.numel().checked_div(t.dims()[0]).unwrap_or(0);
+        self.push_dropout(x, residual, p, sample.max(1))
+    }
+
+    fn push_dropout(&mut self, x: Var, residual: Option<Var>, p: f32, unit: usize) -> Var {
         let p = if self.is_training() { p } else { 0.0 };
         if p == 0.0 && residual.is_none() {
             return x;
@@ -14,7 +26,7 @@ impl Tape {
         let needs = self.used(&[x]) | residual.is_some_and(|r| self.used(&[r]));
         let out = self.activation(tx.dims());
         let mask = Mask { p, site: self.next_site(), state: self.state };
-        let op = Dropout { x: tx, residual: residual.map(|r| self.tensor(r)), out, mask };
+        let op = Dropout { x: tx, residual: residual.map(|r| self.tensor(r)), out, mask, unit };
         self.push_op(op);
         let y = self.push_result(out, needs);
         self.push_node(Node::Dropout { op, x, residual, y });
@@ -28,7 +40,7 @@ impl Tape {
         }
         if self.needs(x) {
             let dx = self.activation(dy.dims());
-            self.push_op(Dropout { x: dy, residual: None, out: dx, mask: op.mask });
+            self.push_op(Dropout { x: dy, residual: None, out: dx, ..op });
             self.give(x, dx);
         }
         self.done(y);

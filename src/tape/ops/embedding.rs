@@ -5,30 +5,78 @@ use crate::tape::{Tape, Var};
 impl Tape {
     /// `table[ids] + positions`: ids `[B, T]`, table `[V, C]`, positions `[P, C]`, the result `[B, T, C]`.
     pub fn embedding(&mut self, ids: Var, table: Var, positions: Option<Var>) -> Var {
-        let (ids, t) = (self.tensor(ids), self.tensor(table));
-        let needs = self.used(&[table]) | positions.is_some_and(|p| self.used(&[p]));
-        let out = self.activation(&[ids.dims()[0], ids.dims()[1], t.shape.last()]);
-        let positions_at = positions.map(|p| self.tensor(p));
-        let op = Embedding { ids, table: t, positions: positions_at, out, accumulate: false };
-        self.push_op(op);
+        self.embeddings(&[(ids, table)], positions, None)
+    }
+
+    /// The sum of look-ups `table[ids]`, and positions: each ids `[B, T]`, table `[V, C]`, positions `[P, C]`, the result
+    /// `[B, T, C]`. The first with the positions, then one after the other are rounded to the type of the step.
+    ///
+    /// Look-ups of the id `padding` in the first table give it no gradient.
+    ///
+    /// # Panics
+    /// Without any look-up: a mistake in the program.
+    pub fn embeddings(&mut self, ids_tables: &[(Var, Var)], positions: Option<Var>, padding: Option<u32>) -> Var {
+        assert!(!ids_tables.is_empty(), "embeddings needs a look-up");
+        let (ids, table) = (self.tensor(ids_tables[0].0), self.tensor(ids_tables[0].1));
+        let out = self.activation(&[ids.dims()[0], ids.dims()[1], table.shape.last()]);
+        let needs = ids_tables.iter().fold(false, |any, (_, table)| any | self.used(&[*table]));
+        let needs = needs | positions.is_some_and(|p| self.used(&[p]));
         let y = self.push_result(out, needs);
-        self.push_node(Node::Embedding { op, table, positions, y });
+        for (i, &(ids, table)) in ids_tables.iter().enumerate() {
+            let is_first = i == 0;
+            let (positions, padding) = (positions.filter(|_| is_first), padding.filter(|_| is_first));
+            let op = Embedding {
+                ids: self.tensor(ids),
+                table: self.tensor(table),
+                positions: positions.map(|p| self.tensor(p)),
+                out,
+                accumulate: !is_first,
+            };
+            self.push_op(op);
+            self.push_node(Node::Embedding { op, table, positions, padding, y });
+        }
         y
     }
 
-    pub(in crate::tape) fn embedding_backward(&mut self, op: Embedding, table: Var, positions: Option<Var>, y: Var) {
+    /// Rows of x `[.., C]`, by their number among all of its rows: ids `[B, S]`, the result `[B, S, C]`.
+    pub fn rows(&mut self, x: Var, ids: Var) -> Var {
+        let (tx, ids) = (self.tensor(x), self.tensor(ids));
+        let needs = self.used(&[x]);
+        let out = self.activation(&[ids.dims()[0], ids.dims()[1], tx.width]);
+        let table = tx.reshape(&[tx.rows(), tx.width]);
+        let op = Embedding { ids, table, positions: None, out, accumulate: false };
+        self.push_op(op);
+        let y = self.push_result(out, needs);
+        self.push_node(Node::Embedding { op, table: x, positions: None, padding: None, y });
+        y
+    }
+
+    pub(in crate::tape) fn embedding_backward(
+        &mut self,
+        op: Embedding,
+        table: Var,
+        positions: Option<Var>,
+        padding: Option<u32>,
+        y: Var,
+    ) {
         let Some(dout) = self.gradient(y) else { return };
         let table = self.needs(table).then(|| self.target(table));
         let positions = positions.filter(|p| self.needs(*p)).map(|p| self.target(p));
-        self.push_op(EmbeddingBackward {
-            ids: op.ids,
-            dout,
-            dtable: table.map(|t| t.0),
-            dpositions: positions.map(|p| p.0),
-            accumulate_table: table.is_some_and(|t| t.1),
-            accumulate_positions: positions.is_some_and(|p| p.1),
-            padding: None,
-        });
-        self.done(y);
+        if table.is_some() || positions.is_some() {
+            self.push_op(EmbeddingBackward {
+                ids: op.ids,
+                dout,
+                // Rows of activations, whatever their dimensions.
+                dtable: table.map(|t| t.0.reshape(op.table.dims())),
+                dpositions: positions.map(|p| p.0),
+                accumulate_table: table.is_some_and(|t| t.1),
+                accumulate_positions: positions.is_some_and(|p| p.1),
+                padding,
+            });
+        }
+        // The look-ups that added to the result are walked back before the one that wrote it.
+        if !op.accumulate {
+            self.done(y);
+        }
     }
 }

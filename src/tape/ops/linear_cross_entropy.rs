@@ -1,4 +1,4 @@
-use crate::device::ops::{CrossEntropy, Linear};
+use crate::device::ops::{ColumnSum, CrossEntropy, Linear};
 use crate::tape::node::Node;
 use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
 use crate::tensor::{DType, Tensor};
@@ -13,6 +13,8 @@ pub(in crate::tape) struct Head {
     x: Var,
     /// `[V, C]`.
     w: Var,
+    /// `[V]`.
+    bias: Option<Var>,
     /// `[N]`.
     labels: Tensor,
     /// `[N]`, wide.
@@ -23,23 +25,30 @@ pub(in crate::tape) struct Head {
 }
 
 impl Tape {
-    /// Mean cross-entropy of the logits `x W^T` against labels: x `[.., C]`, W `[V, C]`, as many labels as x has rows; the
-    /// result `[1]`.
+    /// Mean cross-entropy of the logits `x W^T + bias` against labels: x `[.., C]`, W `[V, C]`, bias `[V]`, as many labels as x
+    /// has rows; the result `[1]`.
     ///
     /// What [`Tape::linear`] and [`Tape::cross_entropy`] make of it, but strip by strip of rows: logits, losses and
     /// gradients of one, then those of the next in the same memory, so that nothing is computed twice and the logits never
     /// exist whole. In training [`Tape::backward`] records all of it, since gradients go into each strip; within a segment,
     /// whose operations are recorded twice, the logits are whole.
-    pub fn linear_cross_entropy(&mut self, x: Var, w: Var, labels: Var, options: LossOptions) -> Var {
+    pub fn linear_cross_entropy(
+        &mut self,
+        x: Var,
+        w: Var,
+        bias: Option<Var>,
+        labels: Var,
+        options: LossOptions,
+    ) -> Var {
         if self.in_segment {
-            let logits = self.linear(x, w, Affine { weight: Weight::OutIn, pad: PAD, ..Affine::default() });
+            let logits = self.linear(x, w, Affine { bias, weight: Weight::OutIn, pad: PAD, ..Affine::default() });
             return self.cross_entropy(logits, labels, options);
         }
         let (rows, labels) = (self.tensor(x).rows(), self.tensor(labels));
-        let needs = self.used(&[x, w]);
+        let needs = self.used(&[x, w]) | bias.is_some_and(|b| self.used(&[b]));
         let (losses, loss) = (self.wide_buffer(&[rows]), self.wide_buffer(&[1]));
         let loss = self.push_result(loss, needs);
-        let head = Head { x, w, labels: labels_of(labels, rows), losses, loss, options };
+        let head = Head { x, w, bias, labels: labels_of(labels, rows), losses, loss, options };
         match self.is_training() {
             true => self.unrecorded = true,
             false => self.strips(head, false),
@@ -54,10 +63,12 @@ impl Tape {
     }
 
     /// Records the strips, with gradients or for the loss alone.
-    fn strips(&mut self, Head { x, w, labels, losses, loss, options }: Head, gradients: bool) {
+    fn strips(&mut self, Head { x, w, bias, labels, losses, loss, options }: Head, gradients: bool) {
+        let dbias = bias.filter(|b| gradients && self.needs(*b)).map(|b| self.target(b));
         let dw = (gradients && self.needs(w)).then(|| self.target(w));
         let dx = (gradients && self.needs(x)).then(|| self.target(x));
         let (x, w, loss) = (self.tensor(x), self.tensor(w), self.tensor(loss));
+        let bias = bias.map(|b| self.tensor(b));
         let (rows, vocab) = (x.rows(), w.rows());
         let height = match options.strip {
             0 => strip_rows(rows, vocab.next_multiple_of(PAD), self.float),
@@ -69,9 +80,12 @@ impl Tape {
         for first in (0..rows.max(1)).step_by(height) {
             let count = height.min(rows - first);
             let (x, logits) = (x.row_block(first, count), strip.row_block(0, count));
-            self.push_op(Linear::product(x, w, logits, (false, true)));
-            let dlogits = (dw.is_some() || dx.is_some()).then_some(logits);
+            self.push_op(Linear { bias, ..Linear::product(x, w, logits, (false, true)) });
+            let dlogits = (dbias.is_some() || dw.is_some() || dx.is_some()).then_some(logits);
             self.push_op(CrossEntropy { logits, labels, losses, loss, first, dlogits, ignore, smoothing, weight });
+            if let Some((out, accumulate)) = dbias {
+                self.push_op(ColumnSum { x: logits, out, accumulate: accumulate || first > 0 });
+            }
             if let Some((out, accumulate)) = dw {
                 let accumulate = accumulate || first > 0;
                 self.push_op(Linear { accumulate, ..Linear::product(logits, x, out, (true, false)) });
