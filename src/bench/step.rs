@@ -5,6 +5,7 @@ use super::machine::Machine;
 use super::measure::Effort;
 use super::stats::Summary;
 use crate::bail;
+use crate::data::batch::Field;
 use crate::device::Device;
 use crate::device::energy::Meter;
 use crate::device::ops::ALIGN;

@@ -144,10 +144,14 @@ fn listed(what: &str, names: Vec<String>) -> Error {
 pub fn save(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<()> {
     let mut tensors = Vec::with_capacity(store.table.params.len());
     for (i, param) in store.table.params.iter().enumerate() {
-        tensors.push((param.name(), param.shape(), store.read(device, i)?));
+        let values = store.read(device, i)?;
+        for part in param.published() {
+            tensors.push((part.name, part.shape, values[part.elements].to_vec()));
+        }
     }
     tensors::write(&dir.join(WEIGHTS), &tensors)?;
     match model.family() {
         Family::Gpt(config) => Gpt2Config::from(config).write(&dir.join(CONFIG)),
+        Family::Bert(_) | Family::Deit(_) => bail!("checkpoints of this family cannot be written yet"),
     }
 }

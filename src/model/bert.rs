@@ -222,7 +222,7 @@ impl Model for Bert {
         let (tokens, rest) = inputs.split_at(3);
         let tokens = Tokens { ids: tokens[0], types: tokens[1], mask: tokens[2] };
         let hidden = self.hidden(t, p, tokens, recompute, |_, _| {}); // [B, T, C]
-        let mut masked = |t: &mut Tape, positions, labels| {
+        let masked = |t: &mut Tape, positions, labels| {
             let x = t.rows(hidden, positions); // [B, S, C]
             let x = self.transform(t, p, x); // [B, S, C]
             let bias = p[self.find("cls.predictions.bias")];

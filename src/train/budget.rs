@@ -9,7 +9,7 @@ use crate::device::ops::{ALIGN, GlobalNorm, StepState};
 use crate::error::Result;
 use crate::model::{BatchShape, Model};
 use crate::tape::{LossOptions, Mode, Tape};
-use crate::tensor::{DType, Place, Tensor};
+use crate::tensor::{Place, Tensor};
 use std::fmt;
 
 /// One kind of memory.

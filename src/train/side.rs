@@ -15,7 +15,7 @@ use crate::data::corpus::Corpus;
 use crate::data::prefetch::Prefetch;
 use crate::device::Device;
 use crate::device::timing::Total;
-use crate::error::{At, Error, Result};
+use crate::error::{Error, Result};
 use crate::files::write_dir_atomic;
 use crate::hub::checkpoint as hub;
 use crate::memory;

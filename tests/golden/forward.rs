@@ -1,14 +1,15 @@
-//! Logits, losses, hidden states and every gradient, all variants and models, on both devices.
+//! Logits, losses, hidden states and every gradient, all families, variants and models, on both devices.
 
 use super::operators::models;
-use super::support::{MODELS, VARIANTS, Variant, compare_checks, devices, distance};
+use super::support::{FAMILIES, MODELS, Net, VARIANTS, Variant, compare_checks, devices, distance, published};
+use vcycle::data::batch::Field;
 use vcycle::device::ops::StepState;
 use vcycle::device::{self, Device};
-use vcycle::model::Model;
-use vcycle::model::gpt::Gpt;
+use vcycle::model::bert::Tokens;
 use vcycle::model::store::Store;
-use vcycle::tape::{LossOptions, Mode, Tape};
-use vcycle::tensor::{DType, Tensor};
+use vcycle::model::{BatchShape, Content};
+use vcycle::tape::{LossOptions, Mode, Tape, Var};
+use vcycle::tensor::Tensor;
 
 pub struct Results {
     pub logits: Vec<f64>,
@@ -17,38 +18,64 @@ pub struct Results {
     pub gradients: Vec<Vec<f64>>,
 }
 
-/// Labels shifted: position t predicts token t + 1, the last one is not scored.
-pub fn shifted(ids: &[i32], time: usize) -> Vec<i32> {
-    (0..ids.len()).map(|i| if (i + 1).is_multiple_of(time) { -100 } else { ids[i + 1] }).collect()
+/// The model's inputs on the device and on the tape.
+fn inputs(device: &mut dyn Device, tape: &mut Tape, net: &Net, fields: &[Field], shape: BatchShape) -> Vec<Var> {
+    let mut fields = fields.iter();
+    let mut all = Vec::new();
+    for input in net.model().inputs(shape) {
+        let t = device::alloc_tensor(device, input.dtype(device.float()), &input.dims).expect("memory");
+        let values = match input.content {
+            Content::Fixed(values) => Field::Ints(values),
+            _ => fields.next().expect("a field").clone(),
+        };
+        match values {
+            Field::Ints(values) => device.write(&t, bytemuck::cast_slice(&values)).expect("written"),
+            Field::Floats(values) => device::write_f32(device, &t, &values).expect("written"),
+        }
+        all.push(tape.input(t));
+    }
+    all
 }
 
-fn upload(device: &mut dyn Device, dims: &[usize], values: &[i32]) -> Tensor {
-    let t = device::alloc_tensor(device, DType::I32, dims).expect("memory");
-    device.write(&t, bytemuck::cast_slice(values)).expect("written");
-    t
+/// Hidden states, the last one, logits and loss of a model.
+fn record(t: &mut Tape, net: &Net, p: &[Var], i: &[Var]) -> (Vec<Var>, Var, Var) {
+    let mut hidden = Vec::new();
+    let mut keep = |t: &mut Tape, x| {
+        t.keep(x);
+        hidden.push(x);
+    };
+    let (last, logits, labels) = match net {
+        Net::Gpt(gpt) => {
+            let last = gpt.hidden(t, p, i[0], false, keep);
+            (last, gpt.logits(t, p, last), i[1])
+        }
+        Net::Bert(bert) => {
+            let tokens = Tokens { ids: i[0], types: i[1], mask: i[2] };
+            let last = bert.hidden(t, p, tokens, false, &mut keep);
+            (last, bert.logits(t, p, last), i[4])
+        }
+        Net::Deit(deit) => {
+            let last = deit.hidden(t, p, (i[0], i[4]), false, keep);
+            (last, deit.scores(t, p, last, &i[5..]).0, i[1])
+        }
+    };
+    t.keep(last);
+    hidden.push(last);
+    t.keep(logits);
+    let loss = t.cross_entropy(logits, labels, LossOptions::default());
+    (hidden, logits, loss)
 }
 
 /// One forward and backward pass with everything kept.
-pub fn run(device: &mut dyn Device, gpt: &Gpt, store: &Store, ids: &[i32], dims: [usize; 2]) -> Results {
-    let grads = Store::new(gpt.table().clone(), device).expect("memory");
-    let labels = upload(device, &dims, &shifted(ids, dims[1]));
-    let ids = upload(device, &dims, ids);
+pub fn run(device: &mut dyn Device, net: &Net, store: &Store, (fields, shape): &(Vec<Field>, BatchShape)) -> Results {
+    let grads = Store::new(net.model().table().clone(), device).expect("memory");
     let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
     let mut tape = Tape::new(device.float(), state);
     tape.begin(Mode::Train { accumulate: false });
-    let (ids, labels) = (tape.input(ids), tape.input(labels));
+    let inputs = inputs(device, &mut tape, net, fields, *shape);
     let mut vars = Vec::new();
     store.declare(&mut tape, &grads, &mut vars);
-    let mut hidden = Vec::new();
-    let last = gpt.hidden(&mut tape, &vars, ids, false, |tape, x| {
-        tape.keep(x);
-        hidden.push(x);
-    });
-    hidden.push(last);
-    tape.keep(last);
-    let logits = gpt.logits(&mut tape, &vars, last);
-    tape.keep(logits);
-    let loss = tape.cross_entropy(logits, labels, LossOptions::default());
+    let (hidden, logits, loss) = record(&mut tape, net, &vars, &inputs);
     tape.backward(&[loss]);
     tape.run(device).expect("a step");
     let mut read = |t: Tensor| device::read_floats(device, &t).expect("values");
@@ -63,19 +90,19 @@ pub fn run(device: &mut dyn Device, gpt: &Gpt, store: &Store, ids: &[i32], dims:
 #[test]
 fn outputs_and_gradients_are_the_published_ones() {
     for mut device in devices() {
-        for name in VARIANTS {
-            let variant = Variant::open(name);
-            let ids = variant.integers("inputs.safetensors", "input_ids");
+        for (family, name) in FAMILIES.iter().flat_map(|family| VARIANTS.map(|name| (*family, name))) {
+            let variant = Variant::open(family, name);
+            let batch = variant.batch("inputs.safetensors", 0);
             for (model, store) in MODELS.iter().zip(models(&variant, &mut *device)) {
-                let gpt = variant.gpt_of(model);
-                let ours = run(&mut *device, &gpt, &store, &ids, [2, 16]);
-                compare(&variant, &format!("{name}/{model} on {}", device.name()), model, &gpt, &ours);
+                let net = variant.net_of(model);
+                let ours = run(&mut *device, &net, &store, &batch);
+                compare(&variant, &format!("{family}/{name}/{model} on {}", device.name()), model, &net, &ours);
             }
         }
     }
 }
 
-fn compare(variant: &Variant, what: &str, model: &str, gpt: &Gpt, ours: &Results) {
+fn compare(variant: &Variant, what: &str, model: &str, net: &Net, ours: &Results) {
     let noise = &variant.meta["f32_vs_f64"][model];
     let floor = |key: &str| (10.0 * noise[key].as_f64().expect("a distance")).max(1e-6);
     let out = variant.tensors(&format!("{model}.out.safetensors")).expect("outputs");
@@ -98,14 +125,16 @@ fn compare(variant: &Variant, what: &str, model: &str, gpt: &Gpt, ours: &Results
     }
     let stored = variant.tensors(&format!("{model}.grad.safetensors"));
     let tolerance = floor("grad_max_abs_diff");
-    for (param, gradient) in gpt.table().params.iter().zip(&ours.gradients) {
-        let what = format!("{what}: gradient of {}", param.name());
-        match &stored {
-            Some(stored) => {
-                let error = distance(gradient, &stored[&param.name()].1);
-                assert!(error <= tolerance, "{what} is off by {error:e}, allowed {tolerance:e}");
+    for (param, gradient) in net.model().table().params.iter().zip(&ours.gradients) {
+        published(param, gradient, |tensor, gradient| {
+            let what = format!("{what}: gradient of {tensor}");
+            match &stored {
+                Some(stored) => {
+                    let error = distance(gradient, &stored[tensor].1);
+                    assert!(error <= tolerance, "{what} is off by {error:e}, allowed {tolerance:e}");
+                }
+                None => compare_checks(&what, gradient, &checks.expect("checks")["grads"][tensor], tolerance),
             }
-            None => compare_checks(&what, gradient, &checks.expect("checks")["grads"][param.name()], tolerance),
-        }
+        });
     }
 }

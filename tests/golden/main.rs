@@ -2,6 +2,7 @@
 
 mod exact;
 mod forward;
+mod hub;
 mod operators;
 mod support;
 mod trace;
