@@ -10,16 +10,12 @@ impl Cpu {
         let others = op.mix.as_ref().map(|mix| self.slice::<i32>(&mix.labels)).transpose()?;
         let shares = op.mix.as_ref().map(|mix| self.slice::<f32>(&mix.share)).transpose()?;
         let (vocab, rows) = (logits.width, op.rows());
-        let outside = |l: i32| l != op.ignore && usize::try_from(l).map_or(true, |l| l >= vocab);
-        if let Some(r) = rows.clone().find(|&r| outside(labels[r])) {
-            bail!("label {} of row {r} is outside a vocabulary of {vocab}", labels[r]);
-        }
-        if let Some(others) = others
-            && let Some(r) = rows
-                .clone()
-                .find(|&r| labels[r] != op.ignore && usize::try_from(others[r]).map_or(true, |l| l >= vocab))
-        {
-            bail!("other label {} of row {r} is outside a vocabulary of {vocab}", others[r]);
+        let outside = |l: i32| usize::try_from(l).map_or(true, |l| l >= vocab);
+        for (what, all) in [("label", Some(labels)), ("other label", others)] {
+            let Some(all) = all else { continue };
+            if let Some(r) = rows.clone().find(|&r| labels[r] != op.ignore && outside(all[r])) {
+                bail!("{what} {} of row {r} is outside a vocabulary of {vocab}", all[r]);
+            }
         }
         let scored = labels.iter().filter(|&&l| l != op.ignore).count();
         let each = (op.weight / scored.max(1) as f64) as f32;
