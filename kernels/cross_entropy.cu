@@ -1,6 +1,7 @@
-// Softmax, cross-entropy and the gradient of the logits. With s the smoothing and q = (1 - s) onehot(label) + s / V:
+// Softmax, cross-entropy and the gradient of the logits. With s the smoothing, q = (1 - s) target + s / V, and the target
+// onehot(label), or share onehot(label) + (1 - share) onehot(other) where there is a second label for each row:
 //
-//   losses[n] = sum over v of q[v] (lse - logits[n, v]) = (1 - s) (lse - logits[n, label]) + s (lse - mean of the row)
+//   losses[n] = sum over v of q[v] (lse - logits[n, v]) = (1 - s) (lse - target logits[n]) + s (lse - mean of the row)
 //   loss = weight (sum over n of losses[n]) / scored
 //   dlogits[n, v] = weight (exp(logits[n, v] - lse) - q[v]) / scored
 //
@@ -8,8 +9,8 @@
 // at least 1. The other rows have loss and gradient 0. A label outside the vocabulary makes its row NaN, and with it
 // the loss: a device has no other way to complain.
 //
-// logits, dlogits: [N, V] in rows of their own pitch, both float or both bf16; labels: [N]; losses: [N] and loss: [1],
-// float in any case. dlogits may be absent (null), or logits itself, which is why neither is __restrict__: what a row
+// logits, dlogits: [N, V] in rows of their own pitch, both float or both bf16; labels: [N]; others and share: [N], or null;
+// share, losses: [N] and loss: [1], float in any case. dlogits may be absent (null), or logits itself, which is why neither is __restrict__: what a row
 // needs of other elements than its own is read before a barrier (or by the same thread) and before the row is
 // overwritten.
 //
@@ -76,6 +77,28 @@ DEVICE float logit_of(const T* logits, int label, int vocab) {
   return label >= 0 && label < vocab ? to_float(logits[label]) : __uint_as_float(0x7fc00000u);
 }
 
+// What a row should be.
+struct Target {
+  int label, other;  // other: -1 for none
+  float share;       // of the first label
+};
+
+DEVICE Target target_of(const int* labels, const int* others, const float* share, int n) {
+  Target target = {labels[n], -1, 1.0f};
+  if (others) {
+    target.other = others[n];
+    target.share = share[n];
+  }
+  return target;
+}
+
+// The logits by the parts of the target. A second label outside the vocabulary makes it NaN, as a first one does.
+template <class T>
+DEVICE float logit_at(const T* logits, const Target& target, bool mixed, int vocab) {
+  const float z = logit_of(logits, target.label, vocab);
+  return mixed ? target.share * z + (1.0f - target.share) * logit_of(logits, target.other, vocab) : z;
+}
+
 DEVICE float loss_of(const Softmax& row, float at_label, int vocab, float smoothing) {
   float lse = row.largest + logf(row.sum);
   float loss = (1.0f - smoothing) * (lse - at_label);
@@ -83,20 +106,28 @@ DEVICE float loss_of(const Softmax& row, float at_label, int vocab, float smooth
   return smoothing > 0.0f ? loss + smoothing * (lse - row.plain / vocab) : loss;
 }
 
-// The gradient of one row: exp(z - largest) scale - off, less `hit` at the label.
+// The gradient of one row: exp(z - largest) scale - off, less `hit` at the label, less `other_hit` at the other.
 struct Gradient {
-  float scale, off, hit;
+  float scale, off, hit, other_hit;
 };
 
 // `at_label` that is no number makes all of the row's gradient none.
-DEVICE Gradient gradient_of(const Softmax& row, float at_label, int vocab, float smoothing, float each) {
+DEVICE Gradient gradient_of(const Softmax& row, float at_label, const Target& target, int vocab, float smoothing,
+                            float each) {
   if (at_label != at_label) each = at_label;
-  return {each / row.sum, each * smoothing / vocab, each * (1.0f - smoothing)};
+  const float hit = each * (1.0f - smoothing);
+  return {each / row.sum, each * smoothing / vocab, hit * target.share, hit * (1.0f - target.share)};
 }
 
-DEVICE float gradient_at(const Gradient& gradient, const Softmax& row, float z, bool is_label) {
-  float d = fmaf(expf(z - row.largest), gradient.scale, -gradient.off);
-  return is_label ? d - gradient.hit : d;
+// `d` less what belongs to column `v`; both labels may be one column.
+DEVICE float less_target(const Gradient& gradient, const Target& target, float d, int v) {
+  if (v == target.label) d -= gradient.hit;
+  if (v == target.other) d -= gradient.other_hit;
+  return d;
+}
+
+DEVICE float gradient_at(const Gradient& gradient, const Softmax& row, const Target& target, float z, int v) {
+  return less_target(gradient, target, fmaf(expf(z - row.largest), gradient.scale, -gradient.off), v);
 }
 
 // One thread for each row: neighbouring threads read V elements apart, so every load fetches a sector for each.
@@ -106,19 +137,19 @@ constexpr int kNaiveThreads = 64;
 constexpr int kRun = 128;
 
 #define NAIVE_PARAMETERS(T) \
-  const T* logits, const int* __restrict__ labels, const float* __restrict__ loss, float* __restrict__ losses, \
-      T* dlogits, int rows, int vocab, int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight
+  const T* logits, const int* __restrict__ labels, const int* __restrict__ others, const float* __restrict__ share, \
+      const float* __restrict__ loss, float* __restrict__ losses, T* dlogits, int rows, int vocab, int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight
 #define NAIVE_ARGUMENTS \
-  logits, labels, loss, losses, dlogits, rows, vocab, logits_pitch, dlogits_pitch, ignore, smoothing, weight
+  logits, labels, others, share, loss, losses, dlogits, rows, vocab, logits_pitch, dlogits_pitch, ignore, smoothing, weight
 
 template <class T>
 DEVICE void cross_entropy_naive(NAIVE_PARAMETERS(T)) {
   int n = blockIdx.x * kNaiveThreads + threadIdx.x;
   if (n >= rows) return;
-  int label = labels[n];
+  const Target target = target_of(labels, others, share, n);
   logits += row_start(n, logits_pitch);
   if (dlogits) dlogits += row_start(n, dlogits_pitch);
-  if (label == ignore) {
+  if (target.label == ignore) {
     losses[n] = 0.0f;
     for (int v = 0; dlogits && v < vocab; v++) dlogits[v] = to<T>(0.0f);
     return;
@@ -129,11 +160,11 @@ DEVICE void cross_entropy_naive(NAIVE_PARAMETERS(T)) {
     for (int v = first; v < min(first + kRun, vocab); v++) softmax_add(run, to_float(logits[v]));
     softmax_merge(row, run);
   }
-  float at_label = logit_of(logits, label, vocab);
+  float at_label = logit_at(logits, target, others != nullptr, vocab);
   losses[n] = loss_of(row, at_label, vocab, smoothing);
-  Gradient gradient = gradient_of(row, at_label, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
+  Gradient gradient = gradient_of(row, at_label, target, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
   for (int v = 0; dlogits && v < vocab; v++) {
-    dlogits[v] = to<T>(gradient_at(gradient, row, to_float(logits[v]), v == label));
+    dlogits[v] = to<T>(gradient_at(gradient, row, target, to_float(logits[v]), v));
   }
 }
 
@@ -147,33 +178,34 @@ KERNEL(cross_entropy_naive_bf16, kNaiveThreads, 4, NAIVE_PARAMETERS(bf16)) { cro
 constexpr int kThreads = 256;
 
 #define ROW_PARAMETERS(T) \
-  const T* logits, const int* __restrict__ labels, const float* __restrict__ loss, float* __restrict__ losses, \
-      T* dlogits, int vocab, int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight
+  const T* logits, const int* __restrict__ labels, const int* __restrict__ others, const float* __restrict__ share, \
+      const float* __restrict__ loss, float* __restrict__ losses, T* dlogits, int vocab, int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight
 #define ROW_ARGUMENTS \
-  logits, labels, loss, losses, dlogits, vocab, logits_pitch, dlogits_pitch, ignore, smoothing, weight
+  logits, labels, others, share, loss, losses, dlogits, vocab, logits_pitch, dlogits_pitch, ignore, smoothing, weight
 
 template <class T>
 DEVICE void cross_entropy_block(ROW_PARAMETERS(T)) {
-  int n = blockIdx.x, label = labels[n];
+  int n = blockIdx.x;
+  const Target target = target_of(labels, others, share, n);
   logits += row_start(n, logits_pitch);
   if (dlogits) dlogits += row_start(n, dlogits_pitch);
   // The same branch for all threads of the block, barriers included.
-  if (label == ignore) {
+  if (target.label == ignore) {
     if (threadIdx.x == 0) losses[n] = 0.0f;
     for (int v = threadIdx.x; dlogits && v < vocab; v += kThreads) dlogits[v] = to<T>(0.0f);
   } else {
     Softmax own = softmax_empty();
     for (int v = threadIdx.x; v < vocab; v += kThreads) softmax_add(own, to_float(logits[v]));
     // Read here, before the barriers inside the reductions: after them its owner may overwrite it.
-    float at_label = logit_of(logits, label, vocab);
+    float at_label = logit_at(logits, target, others != nullptr, vocab);
     Softmax row;
     row.largest = block_max<kThreads>(own.largest);
     row.sum = block_sum<kThreads>(own.sum * expf(own.largest - row.largest));
     row.plain = block_sum<kThreads>(own.plain);
     if (threadIdx.x == 0) losses[n] = loss_of(row, at_label, vocab, smoothing);
-    Gradient gradient = gradient_of(row, at_label, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
+    Gradient gradient = gradient_of(row, at_label, target, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
     for (int v = threadIdx.x; dlogits && v < vocab; v += kThreads) {
-      dlogits[v] = to<T>(gradient_at(gradient, row, to_float(logits[v]), v == label));
+      dlogits[v] = to<T>(gradient_at(gradient, row, target, to_float(logits[v]), v));
     }
   }
 }
@@ -217,8 +249,8 @@ DEVICE void softmax_add_strip(Softmax& row, const T* logits, int stride) {
 }
 
 template <int COUNT, class T>
-DEVICE void write_gradient_strip(const Gradient& gradient, const Softmax& row, const T* logits, T* dlogits, int first,
-                                 int stride, int label) {
+DEVICE void write_gradient_strip(const Gradient& gradient, const Softmax& row, const Target& target, const T* logits,
+                                 T* dlogits, int first, int stride) {
   constexpr int kEach = Vec<T>::kSize;
   Raw<T> raw[COUNT];
 #pragma unroll
@@ -229,8 +261,8 @@ DEVICE void write_gradient_strip(const Gradient& gradient, const Softmax& row, c
     Vec<T> z = unpack(raw[k]);
 #pragma unroll
     for (int j = 0; j < kEach; j++) {
-      z.v[j] = fmaf(__expf(z.v[j] - row.largest), gradient.scale, -gradient.off);
-      if (v + j == label) z.v[j] -= gradient.hit;
+      const float d = fmaf(__expf(z.v[j] - row.largest), gradient.scale, -gradient.off);
+      z.v[j] = less_target(gradient, target, d, v + j);
     }
     store(dlogits + v, z);
   }
@@ -248,13 +280,14 @@ template <int THREADS, class T>
 DEVICE void cross_entropy_vector(ROW_PARAMETERS(T)) {
   constexpr int kEach = Vec<T>::kSize, kStride = THREADS * kEach;
   SMEM(Softmax, partial, [THREADS / 32]);
-  int n = blockIdx.x, label = labels[n];
+  int n = blockIdx.x;
+  const Target target = target_of(labels, others, share, n);
   // Where the last whole vector ends; the columns of this thread before it, and its one behind it.
   int whole = vocab / kEach * kEach, begin = threadIdx.x * kEach, tail = whole + threadIdx.x;
   logits += row_start(n, logits_pitch);
   if (dlogits) dlogits += row_start(n, dlogits_pitch);
   // The same branch for all threads of the block, barrier included.
-  if (label == ignore) {
+  if (target.label == ignore) {
     if (threadIdx.x == 0) losses[n] = 0.0f;
     if (dlogits) {
       for (int v = begin; v < whole; v += kStride) store(dlogits + v, Vec<T>{});
@@ -270,7 +303,7 @@ DEVICE void cross_entropy_vector(ROW_PARAMETERS(T)) {
   for (; v < whole; v += kStride) softmax_add_strip<1>(row, logits + v, kStride);
   if (tail < vocab) softmax_add(row, to_float(logits[tail]));
   // Read here, before the barrier: after it its owner may overwrite it.
-  float at_label = logit_of(logits, label, vocab);
+  float at_label = logit_at(logits, target, others != nullptr, vocab);
   softmax_warp(row);
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = row;
   __syncthreads();
@@ -278,12 +311,12 @@ DEVICE void cross_entropy_vector(ROW_PARAMETERS(T)) {
   softmax_warp(row);
   if (threadIdx.x == 0) losses[n] = loss_of(row, at_label, vocab, smoothing);
   if (!dlogits) return;
-  Gradient gradient = gradient_of(row, at_label, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
+  Gradient gradient = gradient_of(row, at_label, target, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
   for (v = begin; v + (kStrip - 1) * kStride < whole; v += kStrip * kStride) {
-    write_gradient_strip<kStrip>(gradient, row, logits, dlogits, v, kStride, label);
+    write_gradient_strip<kStrip>(gradient, row, target, logits, dlogits, v, kStride);
   }
-  for (; v < whole; v += kStride) write_gradient_strip<1>(gradient, row, logits, dlogits, v, kStride, label);
-  if (tail < vocab) dlogits[tail] = to<T>(gradient_at(gradient, row, to_float(logits[tail]), tail == label));
+  for (; v < whole; v += kStride) write_gradient_strip<1>(gradient, row, target, logits, dlogits, v, kStride);
+  if (tail < vocab) dlogits[tail] = to<T>(gradient_at(gradient, row, target, to_float(logits[tail]), tail));
 }
 
 KERNEL(cross_entropy_vector_128_f32, 128, 8, ROW_PARAMETERS(float)) { cross_entropy_vector<128>(ROW_ARGUMENTS); }

@@ -73,30 +73,25 @@ DEVICE Activated activate(int kind, float x) {
   return kind == kGeluErf ? gelu_erf<SHORT>(x) : hyperbolic_tangent<SHORT>(x);
 }
 
-// Of several: x becomes f(x), and `slope` is multiplied by f'(x). One test of `kind` for all, and the code of each
-// function once for each element.
+// Of several: x becomes f(x), and `slope` is multiplied by f'(x).
+template <Activated (&F)(float), int N>
+DEVICE void apply(float (&x)[N], float (&slope)[N]) {
+#pragma unroll
+  for (int e = 0; e < N; e++) {
+    const Activated both = F(x[e]);
+    x[e] = both.value;
+    slope[e] *= both.grad;
+  }
+}
+
+// One test of `kind` for all, and the code of each function once for each element.
 template <bool SHORT, int N>
 DEVICE void activate_all(int kind, float (&x)[N], float (&slope)[N]) {
   if (kind == kGeluTanh) {
-#pragma unroll
-    for (int e = 0; e < N; e++) {
-      const Activated both = gelu_tanh<SHORT>(x[e]);
-      x[e] = both.value;
-      slope[e] *= both.grad;
-    }
+    apply<gelu_tanh<SHORT>>(x, slope);
   } else if (kind == kGeluErf) {
-#pragma unroll
-    for (int e = 0; e < N; e++) {
-      const Activated both = gelu_erf<SHORT>(x[e]);
-      x[e] = both.value;
-      slope[e] *= both.grad;
-    }
+    apply<gelu_erf<SHORT>>(x, slope);
   } else {
-#pragma unroll
-    for (int e = 0; e < N; e++) {
-      const Activated both = hyperbolic_tangent<SHORT>(x[e]);
-      x[e] = both.value;
-      slope[e] *= both.grad;
-    }
+    apply<hyperbolic_tangent<SHORT>>(x, slope);
   }
 }

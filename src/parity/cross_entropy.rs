@@ -1,16 +1,33 @@
 use super::Size;
 use super::lab::{EPS, Lab};
-use crate::device::ops::{CrossEntropy, Op};
-use crate::tensor::Tensor;
+use crate::device::ops::{CrossEntropy, Mix, Op};
 
 const IGNORE: i32 = -100;
 
 /// Labels of which every third is ignored, or all.
-fn labels(lab: &mut Lab, rows: usize, vocab: usize, all_ignored: bool) -> Tensor {
+fn labels(lab: &mut Lab, rows: usize, vocab: usize, all_ignored: bool) -> Vec<i32> {
     let ids = lab.random.ids(rows, vocab);
-    let mixed: Vec<i32> =
-        ids.iter().enumerate().map(|(i, &id)| if all_ignored || i % 3 == 1 { IGNORE } else { id }).collect();
-    lab.integers(&[rows], &mixed)
+    ids.iter().enumerate().map(|(i, &id)| if all_ignored || i % 3 == 1 { IGNORE } else { id }).collect()
+}
+
+/// Second labels, among them those that are the first, and what is outside where `labels` ignores the row; shares with both
+/// ends.
+fn mix(lab: &mut Lab, labels: &[i32], vocab: usize) -> Mix {
+    let rows = labels.len();
+    let (mut others, mut share) = (lab.random.ids(rows, vocab), lab.random.floats(rows));
+    for (i, (other, share)) in others.iter_mut().zip(&mut share).enumerate() {
+        match i % 5 {
+            0 => *other = labels[i],
+            1 => *share = 0.0,
+            3 => *share = 1.0,
+            _ => {}
+        }
+        if labels[i] == IGNORE {
+            *other = vocab as i32;
+        }
+        *share = share.abs();
+    }
+    Mix { labels: lab.integers(&[rows], &others), share: lab.floats_of(lab.float.wide(), (&[rows], 0), &share) }
 }
 
 /// What becomes of the gradient.
@@ -27,17 +44,20 @@ fn of(
     pitch: usize,
     gradient: Gradient,
     all_ignored: bool,
+    mixed: bool,
 ) -> CrossEntropy {
     let wide: Vec<f64> = lab.random.floats(rows * vocab).iter().map(|z| 6.0 * z).collect();
     let logits = lab.floats((&[rows, vocab], pitch), &wide);
     let labels = labels(lab, rows, vocab, all_ignored);
+    let mix = mixed.then(|| mix(lab, &labels, vocab));
+    let labels = lab.integers(&[rows], &labels);
     let dlogits = match gradient {
         Gradient::None => None,
         Gradient::Apart => Some(lab.output((&[rows, vocab], 0))),
         Gradient::InPlace => Some(logits),
     };
     let (losses, loss) = (lab.wide_output((&[rows], 0)), lab.wide_output((&[1], 0)));
-    CrossEntropy { logits, labels, losses, loss, first: 0, dlogits, ignore: IGNORE, smoothing: 0.0, weight: 1.0 }
+    CrossEntropy { logits, labels, mix, losses, loss, first: 0, dlogits, ignore: IGNORE, smoothing: 0.0, weight: 1.0 }
 }
 
 pub fn cases(lab: &mut Lab) {
@@ -47,52 +67,63 @@ pub fn cases(lab: &mut Lab) {
     let full: &[_] = if lab.full() { &[(256, 50_257)] } else { &[] };
     for &(rows, vocab) in shapes.iter().chain(full) {
         for gradient in [Gradient::None, Gradient::Apart, Gradient::InPlace] {
-            for (smoothing, weight, all_ignored) in [(0.0, 1.0, false), (0.1, 0.25, false), (0.3, 1.0, true)] {
+            for (smoothing, weight, all_ignored, mixed) in
+                [(0.0, 1.0, false, false), (0.1, 0.25, false, false), (0.3, 1.0, true, false), (0.2, 0.5, false, true)]
+            {
                 for pitch in [0, vocab + 5, vocab.next_multiple_of(8)] {
-                    let op = of(lab, (rows, vocab), pitch, gradient, all_ignored);
+                    let op = of(lab, (rows, vocab), pitch, gradient, all_ignored, mixed);
                     check(lab, CrossEntropy { smoothing, weight, ..op });
                 }
             }
         }
     }
     // A label that is ignored although the vocabulary has it.
-    let op = of(lab, (9, 3), 0, Gradient::Apart, false);
+    let op = of(lab, (9, 3), 0, Gradient::Apart, false, false);
     let labels = lab.integers(&[9], &[0, 1, 2, 0, 1, 2, 0, 0, 1]);
     check(lab, CrossEntropy { labels, ignore: 0, ..op });
     // Only the last row is scored.
-    let op = of(lab, (9, 3), 0, Gradient::InPlace, true);
+    let op = of(lab, (9, 3), 0, Gradient::InPlace, true, false);
     let labels = lab.integers(&[9], &[-1, -1, -1, -1, -1, -1, -1, -1, 2]);
     check(lab, CrossEntropy { labels, ignore: -1, ..op });
     for (first, rows, all) in [(0, 3, 7), (3, 3, 7), (6, 1, 7), (5, 0, 7), (128, 70, 1100)] {
-        for (smoothing, all_ignored) in [(0.0, false), (0.1, false), (0.0, true)] {
-            let op = strip(lab, first, rows, all, all_ignored);
+        for (smoothing, all_ignored, mixed) in
+            [(0.0, false, false), (0.1, false, false), (0.0, true, false), (0.0, false, true)]
+        {
+            let op = strip(lab, first, rows, all, all_ignored, mixed);
             check(lab, CrossEntropy { smoothing, weight: 0.5, ..op });
         }
     }
 }
 
 /// A strip of more rows, of which those before it have their losses.
-fn strip(lab: &mut Lab, first: usize, rows: usize, all: usize, all_ignored: bool) -> CrossEntropy {
-    let op = of(lab, (rows, 67), 0, Gradient::InPlace, false);
+fn strip(lab: &mut Lab, first: usize, rows: usize, all: usize, all_ignored: bool, mixed: bool) -> CrossEntropy {
+    let op = of(lab, (rows, 67), 0, Gradient::InPlace, false, false);
     let labels = labels(lab, all, 67, all_ignored);
-    CrossEntropy { labels, losses: lab.wide_input((&[all], 0)), first, ..op }
+    let mix = mixed.then(|| mix(lab, &labels, 67));
+    let labels = lab.integers(&[all], &labels);
+    CrossEntropy { labels, mix, losses: lab.wide_input((&[all], 0)), first, ..op }
 }
 
 fn check(lab: &mut Lab, op: CrossEntropy) {
     // Differences of logits are up to 12 and round by eps / 2 of that: a probability, and the sum of them, is off by 6 eps and
     // 2 units for the exponential; its logarithm by as much, beside the rounding of a loss of up to 12 + ln V. The sum of
-    // V / 16 exponentials per lane walks randomly.
+    // V / 16 exponentials per lane walks randomly. Two logits of up to 6 with their shares: products and a sum, off by 9 units.
     let vocab = op.logits.width as f64;
     let lanes = EPS * (vocab / 16.0).sqrt();
-    let probability = 8.0 * EPS + lanes;
+    let mixing = if op.mix.is_some() { 1.0 } else { 0.0 };
+    let probability = (8.0 + 2.0 * mixing) * EPS + lanes;
     lab.check(op, |out, want| {
         let gradient = Some(*out) == op.dlogits;
-        if gradient { probability * op.weight } else { probability + 2.0 * EPS * want.abs() + 12.0 * EPS }
+        if gradient {
+            probability * op.weight
+        } else {
+            probability + 2.0 * EPS * want.abs() + (12.0 + 9.0 * mixing) * EPS
+        }
     });
     lab.clear();
 }
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
-    let op = of(lab, if size == Size::Large { (300, 1009) } else { (4, 9) }, 0, Gradient::Apart, false);
+    let op = of(lab, if size == Size::Large { (300, 1009) } else { (4, 9) }, 0, Gradient::Apart, false, true);
     CrossEntropy { smoothing: 0.1, ..op }.into()
 }

@@ -1,5 +1,6 @@
 use crate::rig::Rig;
-use vcycle::tape::{Affine, LossOptions};
+use crate::support::floats;
+use vcycle::tape::{Affine, LossOptions, Tape, Var};
 
 #[test]
 fn with_ignored_rows_smoothing_and_weight() {
@@ -46,4 +47,67 @@ fn a_loss_that_is_only_read() {
         vec![t.cross_entropy(logits, i[0], LossOptions::default())]
     });
     assert_eq!(watched, alone);
+}
+
+/// Five rows with two labels each: shares with both ends, a row whose labels are one, and one that is ignored.
+fn mixed(seed: u64) -> Rig {
+    let mut rig = Rig::with(seed, &[&[5, 3], &[3, 6]]);
+    rig.integers(&[5], &[2, -100, 0, 5, 1]);
+    rig.integers(&[5], &[4, 9, 0, 1, 3]);
+    let share = floats(&mut rig.device, &[5], &[0.7, 0.5, 0.2, 1.0, 0.0]);
+    rig.inputs.push(share);
+    rig
+}
+
+#[test]
+fn of_two_labels() {
+    for (smoothing, weight) in [(0.0, 1.0), (0.1, 0.25)] {
+        let mut rig = mixed(4);
+        rig.check(|t, p, i| {
+            let options = LossOptions { smoothing, weight, ..LossOptions::default() };
+            let logits = t.linear(p[0], p[1], Affine::default());
+            vec![t.cross_entropy_mixed(logits, i[0], (i[1], i[2]), options)]
+        });
+    }
+}
+
+/// The loss is that of each label by its part, and so are the gradients.
+#[test]
+fn two_labels_are_a_mean_of_losses() {
+    let mut rig = mixed(5);
+    // The same, each row scored by itself, once against either label.
+    let parts = [[0.7, 0.3], [0.0, 0.0], [0.2, 0.8], [1.0, 0.0], [0.0, 1.0]];
+    let labels = [[2, 4], [-100, -100], [0, 0], [5, 1], [1, 3]];
+    for row in 0..5 {
+        for which in 0..2 {
+            let mut one = [-100; 5];
+            one[row] = labels[row][which];
+            rig.integers(&[5], &one);
+        }
+    }
+    let options = LossOptions { smoothing: 0.1, ..LossOptions::default() };
+    let logits = |t: &mut Tape, p: &[Var]| t.linear(p[0], p[1], Affine::default());
+    let found = rig.outcome(&|t, p, i| {
+        let z = logits(t, p);
+        vec![t.cross_entropy_mixed(z, i[0], (i[1], i[2]), options)]
+    });
+    let expected = rig.outcome(&|t, p, i| {
+        let z = logits(t, p);
+        let mut losses = Vec::new();
+        for row in 0..5 {
+            for which in 0..2 {
+                // A quarter: of the scored rows.
+                let weight = parts[row][which] / 4.0;
+                losses.push(t.cross_entropy(z, i[3 + 2 * row + which], LossOptions { weight, ..options }));
+            }
+        }
+        losses
+    });
+    // Sums of at most 40 terms below 3 in two orders.
+    let tolerance = 120.0 * f64::EPSILON;
+    let close = |a: f64, b: f64| (a - b).abs() <= tolerance;
+    assert!(close(found.loss, expected.loss), "{} is not {}", found.loss, expected.loss);
+    for (a, b) in found.gradients.concat().iter().zip(expected.gradients.concat()) {
+        assert!(close(*a, b), "{a} is not {b}");
+    }
 }

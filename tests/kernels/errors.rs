@@ -161,13 +161,15 @@ fn ids_and_labels_out_of_range() {
             let mut lab = Lab::cpu(&[2], true);
             let stem = STEMS.iter().find(|s| s.name == name).expect("a stem");
             let op = (stem.sample)(&mut lab, Size::Small);
-            // The ids or labels are the only integers.
+            // The ids or labels are the only integers; a loss may have two.
             let all = operands(&op);
-            let (i, (ids, _)) = all.iter().enumerate().find(|(_, (t, _))| t.dtype == DType::I32).expect("ids");
-            let mut values = vec![1; ids.numel()];
-            values[2] = id;
-            let wrong = lab.integers(ids.dims(), &values);
-            refused(&mut lab, &with(&op, i, |t| *t = wrong), &[name, &id.to_string(), "2"]);
+            let integers = all.iter().enumerate().filter(|(_, (t, _))| t.dtype == DType::I32);
+            for (i, (ids, _)) in integers {
+                let mut values = vec![1; ids.numel()];
+                values[2] = id;
+                let wrong = lab.integers(ids.dims(), &values);
+                refused(&mut lab, &with(&op, i, |t| *t = wrong), &[name, &id.to_string(), "2"]);
+            }
         }
     }
 }
@@ -260,7 +262,7 @@ fn no_rows_at_all() {
     let (ignore, smoothing, weight) = (-100, 0.0, 1.0);
     let dlogits = Some(more);
     lab.check(
-        CrossEntropy { logits: x, labels, losses, loss, first: 0, dlogits, ignore, smoothing, weight },
+        CrossEntropy { logits: x, labels, mix: None, losses, loss, first: 0, dlogits, ignore, smoothing, weight },
         |_, _| 0.0,
     );
     assert_eq!((lab.values(&column), lab.values(&loss)), (vec![0.0; 5], vec![0.0]));

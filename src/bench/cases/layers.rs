@@ -88,7 +88,18 @@ pub fn cross_entropy(rows: usize, vocab: usize) -> Vec<Case> {
         let labels = maker.integers(rows, vocab)?;
         let (losses, loss) = (maker.wide_output(&[rows], 1)?, maker.wide_output(&[1], 1)?);
         let (dlogits, ignore) = (Some(logits), -100);
-        let op = CrossEntropy { logits, labels, losses, loss, first: 0, dlogits, ignore, smoothing: 0.0, weight: 1.0 };
+        let op = CrossEntropy {
+            logits,
+            labels,
+            mix: None,
+            losses,
+            loss,
+            first: 0,
+            dlogits,
+            ignore,
+            smoothing: 0.0,
+            weight: 1.0,
+        };
         let before = Some(Op::from(Accumulate { x: fresh, out: logits, add: false }));
         Ok(Prepared { before, op: op.into() })
     })]

@@ -7,10 +7,15 @@ impl Cpu {
     pub(super) fn cross_entropy(&self, op: &CrossEntropy) -> Result<()> {
         let (logits, labels) = (self.f(&op.logits)?, self.slice::<i32>(&op.labels)?);
         let (losses, loss, dlogits) = (self.f(&op.losses)?, self.f(&op.loss)?, self.maybe(&op.dlogits)?);
+        let others = op.mix.as_ref().map(|mix| self.slice::<i32>(&mix.labels)).transpose()?;
+        let shares = op.mix.as_ref().map(|mix| self.slice::<f32>(&mix.share)).transpose()?;
         let (vocab, rows) = (logits.width, op.rows());
-        let outside = |l: i32| l != op.ignore && usize::try_from(l).map_or(true, |l| l >= vocab);
-        if let Some(r) = rows.clone().find(|&r| outside(labels[r])) {
-            bail!("label {} of row {r} is outside a vocabulary of {vocab}", labels[r]);
+        let outside = |l: i32| usize::try_from(l).map_or(true, |l| l >= vocab);
+        for (what, all) in [("label", Some(labels)), ("other label", others)] {
+            let Some(all) = all else { continue };
+            if let Some(r) = rows.clone().find(|&r| labels[r] != op.ignore && outside(all[r])) {
+                bail!("{what} {} of row {r} is outside a vocabulary of {vocab}", all[r]);
+            }
         }
         let scored = labels.iter().filter(|&&l| l != op.ignore).count();
         let each = (op.weight / scored.max(1) as f64) as f32;
@@ -22,6 +27,7 @@ impl Cpu {
             |range| {
                 for r in range {
                     let label = labels[rows.start + r];
+                    let mix = others.zip(shares).map(|(o, s)| (o[rows.start + r] as usize, s[rows.start + r]));
                     let value = if label == op.ignore {
                         if let Some(d) = &dlogits {
                             // SAFETY: this chunk alone writes row r.
@@ -36,7 +42,9 @@ impl Cpu {
                             let largest = math::max(row);
                             let total = math::sum(row, |z| math::exp(z - largest));
                             let mean = if spread > 0.0 { math::sum(row, |z| z) / vocab as f32 } else { 0.0 };
-                            (largest, total, mean, row[label as usize])
+                            let at_label = row[label as usize];
+                            let mixed = |(other, share): (usize, f32)| share * at_label + (1.0 - share) * row[other];
+                            (largest, total, mean, mix.map_or(at_label, mixed))
                         };
                         let lse = largest + total.ln();
                         if let Some(d) = &dlogits {
@@ -53,7 +61,9 @@ impl Cpu {
                                     .zip(row)
                                     .for_each(|(d, z)| *d = math::exp(*z - largest).mul_add(scale, -each * spread));
                             }
-                            d[label as usize] -= each * hit;
+                            let (other, share) = mix.unwrap_or((label as usize, 1.0));
+                            d[label as usize] -= each * hit * share;
+                            d[other] -= each * hit * (1.0 - share);
                         }
                         hit * (lse - at_label) + (1.0 - hit) * (lse - mean)
                     };

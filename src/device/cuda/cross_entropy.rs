@@ -44,6 +44,8 @@ fn operands(launch: Launch, op: &CrossEntropy, places: &Places) -> Launch {
     launch
         .ptr(places.ptr(&op.logits))
         .ptr(places.ptr(&strip(&op.labels)))
+        .ptr(places.maybe(&op.mix.map(|mix| strip(&mix.labels))))
+        .ptr(places.maybe(&op.mix.map(|mix| strip(&mix.share))))
         .ptr(places.ptr(&op.loss))
         .ptr(places.ptr(&strip(&op.losses)))
         .ptr(places.maybe(&op.dlogits))

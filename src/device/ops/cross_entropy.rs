@@ -4,9 +4,19 @@ use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 
+/// A second label for every row: the target is `share onehot(label) + (1 - share) onehot(other)` (mixup, Zhang et al., arXiv
+/// 1710.09412).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mix {
+    /// `[M]`, the others, each in `0..V` where its row is scored.
+    pub labels: Tensor,
+    /// `[M]`, wide, in 0 to 1: the part of the first label.
+    pub share: Tensor,
+}
+
 /// Softmax, cross-entropy and the gradient of the logits in one pass.
 ///
-/// With q = (1 - s) onehot(label) + s / V: `losses[n] = - sum over v of q[v] log softmax(logits[n])[v]`, `loss = weight x mean
+/// With q = (1 - s) target + s / V, where the target is onehot(label) or that of [`Mix`]: `losses[n] = - sum over v of q[v] log softmax(logits[n])[v]`, `loss = weight x mean
 /// over scored rows`, `dlogits = weight (softmax - q) / scored rows`. Rows whose label is `ignore` are not scored: loss
 /// and gradient zero. Without any scored row the loss is zero.
 ///
@@ -19,6 +29,7 @@ pub struct CrossEntropy {
     pub logits: Tensor,
     /// `[M]`, each in `0..V` or `ignore`.
     pub labels: Tensor,
+    pub mix: Option<Mix>,
     /// `[M]`, unweighted, wide; before `first`, what strips before this one have written.
     pub losses: Tensor,
     /// `[1]`, wide.
@@ -47,6 +58,10 @@ impl Operation for CrossEntropy {
     fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
         visit(&mut self.logits, Access::Read);
         visit(&mut self.labels, Access::Read);
+        if let Some(mix) = &mut self.mix {
+            visit(&mut mix.labels, Access::Read);
+            visit(&mut mix.share, Access::Read);
+        }
         let whole = self.losses.numel() == self.logits.rows();
         visit(&mut self.losses, if whole { Access::Write } else { Access::Update });
         visit(&mut self.loss, Access::Write);
@@ -60,6 +75,12 @@ impl Operation for CrossEntropy {
         expect_shape("losses", &self.losses, &[all])?;
         expect_rows("labels", &self.labels, 1, all)?;
         expect_dtype("labels", &self.labels, DType::I32)?;
+        if let Some(mix) = &self.mix {
+            expect_rows("other labels", &mix.labels, 1, all)?;
+            expect_dtype("other labels", &mix.labels, DType::I32)?;
+            expect_rows("share", &mix.share, 1, all)?;
+            expect_wide(&self.logits, &[("share", &mix.share)])?;
+        }
         if self.first.checked_add(rows).is_none_or(|end| end > all) {
             bail!("{rows} rows of logits from row {} on are beyond the {all} rows of losses", self.first);
         }

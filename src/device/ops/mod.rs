@@ -29,7 +29,7 @@ pub use activation::{Activation, ActivationBackward};
 pub use adamw::AdamW;
 pub use attention::{Attention, AttentionBackward};
 pub use column_sum::ColumnSum;
-pub use cross_entropy::CrossEntropy;
+pub use cross_entropy::{CrossEntropy, Mix};
 pub use dropout::{Dropout, Mask};
 pub use embedding::{Embedding, EmbeddingBackward};
 pub use fill::Fill;

@@ -9,20 +9,29 @@ impl Reference {
     pub(super) fn cross_entropy(&self, op: &CrossEntropy) -> Result<()> {
         let (logits, labels) = (self.f(&op.logits)?, self.flat::<i32>(&op.labels)?);
         let (losses, loss, dlogits) = (self.f(&op.losses)?, self.f(&op.loss)?, self.maybe(&op.dlogits)?);
+        let others = op.mix.map(|mix| self.flat::<i32>(&mix.labels)).transpose()?;
+        let shares = self.maybe(&op.mix.map(|mix| mix.share))?;
         let (vocab, rows) = (logits.width, op.rows());
         let scored = (0..labels.width).filter(|&r| labels.get(0, r) != op.ignore).count();
         let each = op.weight / scored.max(1) as f64;
         for r in rows.clone() {
             let label = labels.get(0, r);
             let ignored = label == op.ignore;
-            if !ignored && usize::try_from(label).map_or(true, |l| l >= vocab) {
-                bail!("label {label} of row {r} is outside a vocabulary of {vocab}");
+            let (other, share) = match (others, shares) {
+                (Some(others), Some(shares)) => (others.get(0, r), shares.get(0, r)),
+                _ => (label, 1.0),
+            };
+            for (what, label) in [("label", label), ("other label", other)] {
+                if !ignored && usize::try_from(label).map_or(true, |l| l >= vocab) {
+                    bail!("{what} {label} of row {r} is outside a vocabulary of {vocab}");
+                }
             }
             let row: Vec<f64> = (0..vocab).map(|c| logits.get(r - rows.start, c)).collect();
             let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let lse = largest + row.iter().map(|z| (z - largest).exp()).sum::<f64>().ln();
             let wanted = |c: usize| {
-                op.smoothing / vocab as f64 + if c as i64 == i64::from(label) { 1.0 - op.smoothing } else { 0.0 }
+                let is = |label: i32| if c as i64 == i64::from(label) { 1.0 } else { 0.0 };
+                op.smoothing / vocab as f64 + (1.0 - op.smoothing) * (share * is(label) + (1.0 - share) * is(other))
             };
             let value: f64 = if ignored { 0.0 } else { (0..vocab).map(|c| wanted(c) * (lse - row[c])).sum() };
             losses.set(0, r, value);

@@ -1,5 +1,5 @@
 use super::linear_cross_entropy::labels_of;
-use crate::device::ops::CrossEntropy;
+use crate::device::ops::{CrossEntropy, Mix};
 use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 
@@ -24,14 +24,34 @@ impl Default for LossOptions {
 impl Tape {
     /// Mean cross-entropy of logits `[.., V]` against labels (as many as there are rows): `[1]`.
     pub fn cross_entropy(&mut self, logits: Var, labels: Var, options: LossOptions) -> Var {
+        self.push_cross_entropy(logits, labels, None, options)
+    }
+
+    /// As [`Tape::cross_entropy`], against two labels for each row: `labels` with the part `share` `[N]` in 0 to 1, numbers of
+    /// the wide type, and `others` with the rest (mixup, cutmix).
+    pub fn cross_entropy_mixed(
+        &mut self,
+        logits: Var,
+        labels: Var,
+        (others, share): (Var, Var),
+        options: LossOptions,
+    ) -> Var {
+        self.push_cross_entropy(logits, labels, Some((others, share)), options)
+    }
+
+    fn push_cross_entropy(&mut self, logits: Var, labels: Var, mix: Option<(Var, Var)>, options: LossOptions) -> Var {
         let (z, labels) = (self.tensor(logits), self.tensor(labels));
         let rows = z.rows();
+        let mix = mix.map(|(others, share)| Mix {
+            labels: labels_of(self.tensor(others), rows),
+            share: labels_of(self.tensor(share), rows),
+        });
         let needs = self.used(&[logits]);
         let (losses, loss) = (self.wide_buffer(&[rows]), self.wide_buffer(&[1]));
         let dlogits = if needs && self.is_training() { Some(self.buffer(z.dims(), z.pitch)) } else { None };
         let LossOptions { ignore, smoothing, weight, .. } = options;
         let labels = labels_of(labels, rows);
-        let op = CrossEntropy { logits: z, labels, losses, loss, first: 0, dlogits, ignore, smoothing, weight };
+        let op = CrossEntropy { logits: z, labels, mix, losses, loss, first: 0, dlogits, ignore, smoothing, weight };
         self.push_op(op);
         let result = self.push_result(loss, needs);
         self.push_node(Node::CrossEntropy { op, logits, loss: result });

@@ -82,7 +82,18 @@ impl Tape {
             let (x, logits) = (x.row_block(first, count), strip.row_block(0, count));
             self.push_op(Linear { bias, ..Linear::product(x, w, logits, (false, true)) });
             let dlogits = (dbias.is_some() || dw.is_some() || dx.is_some()).then_some(logits);
-            self.push_op(CrossEntropy { logits, labels, losses, loss, first, dlogits, ignore, smoothing, weight });
+            self.push_op(CrossEntropy {
+                logits,
+                labels,
+                mix: None,
+                losses,
+                loss,
+                first,
+                dlogits,
+                ignore,
+                smoothing,
+                weight,
+            });
             if let Some((out, accumulate)) = dbias {
                 self.push_op(ColumnSum { x: logits, out, accumulate: accumulate || first > 0 });
             }
