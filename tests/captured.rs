@@ -3,7 +3,7 @@
 #[cfg(emulated)]
 mod captured {
     use vcycle::data::batch::Field;
-use vcycle::device::cuda;
+    use vcycle::device::cuda;
     use vcycle::device::cuda::driver::emulator::Options as Schedule;
     use vcycle::device::{Device, read_f32};
     use vcycle::model::Model;
@@ -44,7 +44,9 @@ use vcycle::device::cuda;
             learner.step_tokens(&mut device, &ids, &labels, 1e-2).expect("a step")
         });
         let reports = reports.collect();
-        let loss = learner.evaluate(&mut device, &[Field::Ints(tokens(9)[..32].to_vec()), Field::Ints(tokens(10)[..32].to_vec())]).expect("a loss");
+        let loss = learner
+            .evaluate(&mut device, &[Field::Ints(tokens(9)[..32].to_vec()), Field::Ints(tokens(10)[..32].to_vec())])
+            .expect("a loss");
         let device: &mut dyn Device = &mut device;
         (reports, loss, read_f32(device, &learner.params.flat()).expect("parameters"))
     }

@@ -251,7 +251,7 @@ fn gradients(device: &mut dyn Device, gpt: &Gpt, store: &Store) -> Store {
     let (ids, labels) = (tape.input(ids), tape.input(labels));
     let mut vars = Vec::new();
     store.declare(&mut tape, &grads, &mut vars);
-    let loss = gpt.loss(&mut tape, &vars, ids, labels, LossOptions::default(), false);
+    let (loss, _) = gpt.loss(&mut tape, &vars, &[ids, labels], LossOptions::default(), false);
     tape.backward(&[loss]);
     tape.run(device).expect("a step");
     grads
@@ -441,9 +441,10 @@ fn schemes_that_do_not_fit_are_refused_with_the_reason() {
     }
     let uneven = width(&[&[0, 1, 2], &[3]]).resolve(big, small).expect("a scheme");
     let exact = Rules { width: WidthRule::Exact, ..Rules::default() };
-    assert!(exact.admit(&uneven).expect_err("refused").to_string().contains("LayerNorm"));
+    let table = gpt(4, 4, 2).table().clone();
+    assert!(exact.admit(&uneven, &table).expect_err("refused").to_string().contains("LayerNorm"));
     let crossed = depth(&[&[1, 2], &[0, 3]]).resolve(big, small).expect("a scheme");
     let identity = Rules { depth: DepthRule::Identity, ..Rules::default() };
-    assert!(identity.admit(&crossed).expect_err("refused").to_string().contains("ascending order"));
-    assert!(Rules::default().admit(&crossed).is_ok() && Rules::default().admit(&uneven).is_ok());
+    assert!(identity.admit(&crossed, &table).expect_err("refused").to_string().contains("ascending order"));
+    assert!(Rules::default().admit(&crossed, &table).is_ok() && Rules::default().admit(&uneven, &table).is_ok());
 }

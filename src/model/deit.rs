@@ -77,7 +77,9 @@ impl Deit {
         let sizes = [("image", image), ("patch", patch), ("channels", channels), ("classes", classes)];
         check_sizes(&sizes, (layers, heads, width, ffn))?;
         if !image.is_multiple_of(patch) || image >= 1 << 15 || channels > 1 << 10 {
-            bail!("patches of {patch} x {patch} do not divide {channels} channels of {image} x {image}; choose a divisor");
+            bail!(
+                "patches of {patch} x {patch} do not divide {channels} channels of {image} x {image}; choose a divisor"
+            );
         }
         let table = ParamTable::new(params(&config), heads, width / heads, layers)?;
         Ok(Deit { config, table })
@@ -100,7 +102,11 @@ impl Deit {
         let mut x = t.dropout(x, None, c.dropout);
         for (number, block) in p[BEFORE..BEFORE + PER_BLOCK * c.layers].chunks_exact(PER_BLOCK).enumerate() {
             each(t, x);
-            x = if recompute { t.segment(|t| self.block(t, block, x, number)) } else { self.block(t, block, x, number) };
+            x = if recompute {
+                t.segment(|t| self.block(t, block, x, number))
+            } else {
+                self.block(t, block, x, number)
+            };
         }
         let norm = BEFORE + PER_BLOCK * c.layers;
         t.layernorm(x, p[norm], p[norm + 1], c.eps) // [B, N, C]
@@ -237,7 +243,8 @@ fn params(config: &DeitConfig) -> Vec<Param> {
         all.into_iter().flatten().map(move |p| Param { layer: Some(number), ..p })
     };
     // Neither tokens nor positions decay, as in timm.
-    let mut names = vec![("patch_embed.proj.bias".to_string(), vec![width]), ("cls_token".to_string(), vec![1, 1, width])];
+    let mut names =
+        vec![("patch_embed.proj.bias".to_string(), vec![width]), ("cls_token".to_string(), vec![1, 1, width])];
     names.extend(distilled.then(|| ("dist_token".to_string(), vec![1, 1, width])));
     let mut all = vec![
         Param {

@@ -51,10 +51,7 @@ pub trait Model {
 const MOST_LAYERS: usize = 10_000;
 
 /// What every family asks of its sizes: of `layers`, `heads`, `width` and `ffn`, and of `others` by name.
-fn check_sizes(
-    others: &[(&str, usize)],
-    (layers, heads, width, ffn): (usize, usize, usize, usize),
-) -> Result<()> {
+fn check_sizes(others: &[(&str, usize)], (layers, heads, width, ffn): (usize, usize, usize, usize)) -> Result<()> {
     let sizes = [("heads", heads), ("width", width), ("layers", layers), ("ffn", ffn)];
     for (what, size) in others.iter().chain(&sizes) {
         if *size == 0 || *size >= 1 << 31 {

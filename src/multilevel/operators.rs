@@ -6,7 +6,7 @@ use crate::bail;
 use crate::device::ops::{Cost, IDENTITY, Item, Multilevel, Op};
 use crate::device::{self, Device};
 use crate::error::Result;
-use crate::model::params::{Axis, Kind, Param, ParamTable};
+use crate::model::params::{Axis, Init, Kind, Param, ParamTable};
 use crate::model::store::Store;
 use crate::tensor::{DType, Tensor};
 
@@ -123,7 +123,7 @@ impl<'a> Maps<'a> {
         rules: &'a Rules,
     ) -> Result<Self> {
         let grouping = scheme.resolve(ModelShape::of(big), ModelShape::of(small))?;
-        rules.admit(&grouping)?;
+        rules.admit(&grouping, big)?;
         let (index, weight, items, known) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut maps = Maps { direction, quantity, rules, grouping, index, weight, items, known };
         let (src, dst) = if direction == Direction::Coalesce { (big, small) } else { (small, big) };
@@ -136,7 +136,7 @@ impl<'a> Maps<'a> {
     /// One parameter of the destination.
     fn add(&mut self, i: usize, src: &ParamTable, dst: &ParamTable) -> Result<()> {
         let param = &dst.params[i];
-        let layers = self.source_layers(param);
+        let (layers, fill) = self.source_layers(param);
         let layer_start = self.index.len() as u32;
         let mut first = None;
         for &(layer, weight) in &layers {
@@ -170,15 +170,20 @@ impl<'a> Maps<'a> {
             col_map: maps[1],
             layer_start,
             layers: layers.len() as u32,
-            fill: 0.0,
+            fill,
         });
         Ok(())
     }
 
-    /// Layers of the source that make this parameter, with weights.
-    fn source_layers(&self, param: &Param) -> Vec<(Option<usize>, f64)> {
-        let (Some(layer), Some(groups)) = (param.layer, &self.grouping.depth) else { return vec![(param.layer, 1.0)] };
-        match self.direction {
+    /// Layers of the source that make this parameter, with weights, and what is added to their sum.
+    fn source_layers(&self, param: &Param) -> (Vec<(Option<usize>, f64)>, f32) {
+        let (Some(layer), Some(groups)) = (param.layer, &self.grouping.depth) else {
+            return (vec![(param.layer, 1.0)], 0.0);
+        };
+        if self.rules.moves_norm(param.kind) {
+            return self.moved_norm(param, groups, layer);
+        }
+        let layers = match self.direction {
             Direction::Coalesce => {
                 let members = groups.members(layer);
                 let down = self.rules.coalesce_depth(param.kind, members.len());
@@ -190,6 +195,26 @@ impl<'a> Maps<'a> {
                 let down = self.rules.coalesce_depth(param.kind, groups.members(group).len());
                 let up = self.rules.decoalesce_depth(param.kind, groups, layer);
                 vec![(Some(group), self.weight(down, up))]
+            }
+        };
+        (layers, 0.0)
+    }
+
+    /// The norms of post-LN layers under the rule `identity`: C takes them from where D puts them.
+    fn moved_norm(&self, param: &Param, groups: &Groups, layer: usize) -> (Vec<(Option<usize>, f64)>, f32) {
+        let home = |group| Rules::norm_home(param.kind, groups, group);
+        if self.direction == Direction::Coalesce {
+            return (vec![(Some(home(layer)), 1.0)], 0.0);
+        }
+        match (0..groups.len()).find(|&group| home(group) == layer) {
+            Some(group) => (vec![(Some(group), 1.0)], 0.0),
+            // Nothing of the source: a norm that does nothing to what another has just normalised.
+            None => {
+                let fill = match (self.quantity, param.init) {
+                    (Quantity::Weights, Init::Constant(value)) => value as f32,
+                    _ => 0.0,
+                };
+                (vec![(Some(groups.group_of(layer)), 0.0)], fill)
             }
         }
     }

@@ -9,12 +9,13 @@
 //! | layer | 1/n | 1 |
 //! | branch output, `split` | 1 | 1/n |
 //! | branch output, `identity` | 1 | 1 in the first member, 0 in the others |
+//! | norms of post-LN, `identity` | 1, from where they were put | (1, 0), but the inner one in the first member, and the one at the end in the last identity layer after it |
 
 use super::scheme::{Grouping, Groups};
 use crate::bail;
 use crate::device::ops::philox::philox;
 use crate::error::Result;
-use crate::model::params::{Kind, Side};
+use crate::model::params::{Kind, ParamTable, Side};
 use serde::{Deserialize, Serialize};
 
 /// How width is mapped.
@@ -66,8 +67,17 @@ pub struct Rules {
 
 impl Rules {
     /// # Errors
-    /// A scheme that a rule does not admit, with the reason.
-    pub fn admit(&self, grouping: &Grouping) -> Result<()> {
+    /// A scheme, or a model, that a rule does not admit, with the reason.
+    pub fn admit(&self, grouping: &Grouping, table: &ParamTable) -> Result<()> {
+        if self.depth == DepthRule::Split
+            && grouping.depth.is_some()
+            && table.params.iter().any(|param| param.kind == Kind::InnerNorm)
+        {
+            bail!(
+                "depth rule split needs norms before the branches: here the norm after each sum would undo the division; use copy \
+                 or identity"
+            );
+        }
         if let (WidthRule::Exact, Some(groups)) = (self.width, &grouping.width)
             && !groups.are_even()
         {
@@ -135,6 +145,20 @@ impl Rules {
             (DepthRule::Identity, Kind::BranchOutput) => f64::from(u8::from(members[0] == layer)),
             _ => 1.0,
         }
+    }
+
+    /// Whether a parameter is a norm that identity layers do without or hand on.
+    pub(super) fn moves_norm(&self, kind: Kind) -> bool {
+        self.depth == DepthRule::Identity && matches!(kind, Kind::InnerNorm | Kind::OutputNorm)
+    }
+
+    /// Post-LN, `identity`: the big layer that has this norm of the small layer `group`. An inner norm stays in the active
+    /// layer. A norm at a layer's end is that of the last of the identity layers that follow, since each normalises once
+    /// more what reaches it: all before it do nothing but that.
+    pub(super) fn norm_home(kind: Kind, groups: &Groups, group: usize) -> usize {
+        let active = groups.members(group)[0];
+        let next = if group + 1 < groups.len() { groups.members(group + 1)[0] } else { groups.big() };
+        if kind == Kind::InnerNorm { active } else { next - 1 }
     }
 
     /// Shares of the `n` members of unit `unit` of a parameter: positive, with sum 1.

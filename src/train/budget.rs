@@ -53,8 +53,7 @@ impl Budget {
         lines.push(line("activations", each(&|i| steps[i].activations)));
         lines.push(line("scratch of kernels", each(&|i| steps[i].scratch)));
         // The batch, the decay mask, partial norms.
-        let rest =
-            |i: usize| steps[i].inputs + elements[i] / ALIGN + wide * (GlobalNorm::partials(elements[i]) + 3);
+        let rest = |i: usize| steps[i].inputs + elements[i] / ALIGN + wide * (GlobalNorm::partials(elements[i]) + 3);
         lines.push(line("inputs and the rest", each(&rest)));
         // Weights, and moments where a stage takes them over, of the levels above.
         let waiting = if keeps { 3 } else { 1 };

@@ -28,7 +28,7 @@ pub fn build(config: &Config, vocab: usize) -> Result<Levels> {
             crate::bail!("{place}: the level is no smaller than the one above; give fewer layers or heads");
         }
         let grouping = level.scheme().resolve(shapes.0, shapes.1).at(&place)?;
-        config.rules().admit(&grouping).at(&place)?;
+        config.rules().admit(&grouping, above).at(&place)?;
         levels.push(small);
     }
     Ok(levels)

@@ -21,9 +21,9 @@ pub struct Results {
 /// The model's inputs on the device and on the tape.
 fn inputs(device: &mut dyn Device, tape: &mut Tape, net: &Net, fields: &[Field], shape: BatchShape) -> Vec<Var> {
     let mut fields = fields.iter();
-    let mut all = Vec::new();
+    let (float, mut all) = (device.float(), Vec::new());
     for input in net.model().inputs(shape) {
-        let t = device::alloc_tensor(device, input.dtype(device.float()), &input.dims).expect("memory");
+        let t = device::alloc_tensor(device, input.dtype(float), &input.dims).expect("memory");
         let values = match input.content {
             Content::Fixed(values) => Field::Ints(values),
             _ => fields.next().expect("a field").clone(),

@@ -233,8 +233,7 @@ pub fn load(model: &dyn Model, tensors: &Tensors, device: &mut dyn Device) -> St
 fn fill(model: &dyn Model, device: &mut dyn Device, values: impl Fn(&str, usize) -> Vec<f32>) -> Store {
     let store = Store::new(model.table().clone(), device).expect("memory");
     for (i, param) in model.table().params.iter().enumerate() {
-        let all: Vec<f32> =
-            param.published().iter().flat_map(|part| values(&part.name, part.elements.len())).collect();
+        let all: Vec<f32> = param.published().iter().flat_map(|part| values(&part.name, part.elements.len())).collect();
         store.write(device, i, &all).expect("a fixture's shape");
     }
     store
