@@ -20,7 +20,7 @@ fn with_and_without_residual() {
 #[test]
 fn samples_together() {
     for residual in [false, true] {
-        let mut rig = Rig::with(4, &[&[5, 3, 4], &[4, 4], &[4, 6], &[5, 3, 4]]);
+        let mut rig = Rig::with(3, &[&[5, 3, 4], &[4, 4], &[4, 6], &[5, 3, 4]]);
         rig.ids(&[5, 3], 6);
         let of = |p: f32| {
             move |t: &mut Tape, v: &[Var], i: &[Var]| {
