@@ -91,7 +91,7 @@ pub fn load(dir: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
 /// The tensors in the order of the table.
 fn by_name(tensors: Vec<NamedTensor>, gpt: &Gpt) -> Result<Vec<NamedTensor>> {
     let mut left: HashMap<String, NamedTensor> = HashMap::new();
-    for tensor in tensors.into_iter().filter(|t| !tensors::is_mask_buffer(&t.name)) {
+    for tensor in tensors.into_iter().filter(|t| !tensors::is_buffer(&t.name)) {
         let has_prefix = tensor.name.starts_with(PREFIX) || tensor.name == HEAD;
         let name = if has_prefix { tensor.name.clone() } else { format!("{PREFIX}{}", tensor.name) };
         if left.insert(name.clone(), tensor).is_some() {

@@ -35,18 +35,19 @@ pub struct NamedTensor {
     pub values: Vec<f32>,
 }
 
-/// Whether `name` is that of a causal-mask buffer of GPT-2, which old checkpoints store with the weights.
+/// Whether `name` is that of a buffer, which old checkpoints store with the weights: the causal mask of GPT-2, the numbers
+/// of the positions of BERT.
 ///
 /// [`read`] skips these when they hold integers or booleans. Some public files hold them in floating point; those are
 /// returned, and a model loader should ignore them.
-pub fn is_mask_buffer(name: &str) -> bool {
-    name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+pub fn is_buffer(name: &str) -> bool {
+    [".attn.bias", ".attn.masked_bias", "embeddings.position_ids"].iter().any(|end| name.ends_with(end))
 }
 
 /// Reads every tensor of a safetensors file, in the order of its header.
 ///
 /// F32 is kept bit for bit; F16 and BF16 convert exactly and F64 is rounded to the nearest f32. Integer and boolean
-/// tensors are skipped when they are causal-mask buffers ([`is_mask_buffer`]).
+/// tensors are skipped when they are buffers ([`is_buffer`]).
 ///
 /// # Errors
 ///
@@ -130,7 +131,7 @@ fn write_values(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
 }
 
 /// The product of `shape`, or `None` on overflow.
-fn elements(shape: &[usize]) -> Option<usize> {
+pub(super) fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
 }
 
@@ -201,21 +202,31 @@ fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     let mut read = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {
         let raw = &data[info.data_offsets.0..info.data_offsets.1];
-        let values = match info.dtype {
-            Dtype::F32 => convert(raw, f32::from_le_bytes)?,
-            Dtype::F16 => convert(raw, |b| half::f16::from_le_bytes(b).to_f32())?,
-            Dtype::BF16 => convert(raw, |b| half::bf16::from_le_bytes(b).to_f32())?,
-            Dtype::F64 => convert(raw, |b| f64::from_le_bytes(b) as f32)?,
-            dtype if is_integer(dtype) && is_mask_buffer(&name) => continue,
-            dtype => bail!(
-                "tensor {name:?} has dtype {dtype:?}, and only F32, F16, BF16 and F64 are read; \
-                 convert the checkpoint to one of these"
-            ),
-        };
-        check_finite(&name, &values)?;
-        read.push(NamedTensor { name, shape: info.shape, values });
+        if let Some(values) = values(&name, info.dtype, raw)? {
+            read.push(NamedTensor { name, shape: info.shape, values });
+        }
     }
     Ok(read)
+}
+
+/// The numbers of a tensor; `None` for a buffer of integers, which is to be skipped.
+///
+/// # Errors
+/// Other types, and values that are not finite.
+pub(super) fn values(name: &str, dtype: Dtype, raw: &[u8]) -> Result<Option<Vec<f32>>> {
+    let values = match dtype {
+        Dtype::F32 => convert(raw, f32::from_le_bytes)?,
+        Dtype::F16 => convert(raw, |b| half::f16::from_le_bytes(b).to_f32())?,
+        Dtype::BF16 => convert(raw, |b| half::bf16::from_le_bytes(b).to_f32())?,
+        Dtype::F64 => convert(raw, |b| f64::from_le_bytes(b) as f32)?,
+        dtype if is_integer(dtype) && is_buffer(name) => return Ok(None),
+        dtype => bail!(
+            "tensor {name:?} has dtype {dtype:?}, and only F32, F16, BF16 and F64 are read; \
+             convert the checkpoint to one of these"
+        ),
+    };
+    check_finite(name, &values)?;
+    Ok(Some(values))
 }
 
 /// Checks that each tensor's bytes lie within `length` bytes of data and match its shape and dtype, and that together
