@@ -4,5 +4,7 @@
 //! never panic, and allocate in proportion to the size of the file, not to what the file claims.
 
 pub mod checkpoint;
+pub mod folder;
 pub mod gpt2_config;
 pub mod tensors;
+pub mod torch;

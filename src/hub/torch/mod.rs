@@ -17,7 +17,7 @@ use super::tensors::{self, NamedTensor};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::{files, memory};
-use pickle::{Heap, Value, View};
+use pickle::{Heap, Storage, Value, View};
 use zip::Zip;
 
 const REMEDY: &str = "the file is truncated or damaged; download or save it again";
@@ -71,7 +71,7 @@ fn archive(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     let description = zip.read(&format!("{folder}{PICKLE}"))?;
     let mut heap = Heap::default();
     let (root, _) = pickle::run(&description, &mut heap).at(PICKLE)?;
-    collect(&heap, root, bytes.len().max(description.len()), |i| {
+    collect(&heap, root, zip.size(), |i| {
         zip.read(&format!("{folder}data/{}", heap.storages[i].key))
     })
 }
@@ -122,7 +122,7 @@ fn bytes_of(dtype: Dtype) -> usize {
     dtype.bitsize() / 8
 }
 
-/// The tensors of the dictionary `root`; `content` has the bytes of a storage by its number. `size`: bytes of the file.
+/// The tensors of the dictionary `root`; `content` has the bytes of a storage by its number. `size`: bytes that hold them.
 fn collect<'a>(
     heap: &Heap<'a>,
     root: Value<'a>,
@@ -143,18 +143,13 @@ fn collect<'a>(
     for (name, i) in named {
         let view = &heap.views[i];
         let storage = &heap.storages[view.storage];
-        let mut one = || -> Result<Option<Vec<f32>>> {
-            let bytes = match &mut loaded[view.storage] {
-                Some(bytes) => bytes,
-                empty => empty.insert(content(view.storage)?),
-            };
-            if Some(bytes.len()) != storage.count.checked_mul(bytes_of(storage.dtype)) {
-                bail!("its storage should have {} elements and has {} bytes; {REMEDY}", storage.count, bytes.len());
-            }
-            let raw = gather(view, storage.count, bytes_of(storage.dtype), bytes)?;
-            tensors::values(name, storage.dtype, &raw)
+        let place = || format!("tensor {name:?}");
+        let bytes = match &mut loaded[view.storage] {
+            Some(bytes) => bytes,
+            empty => empty.insert(content(view.storage).at(place())?),
         };
-        if let Some(values) = one().at(format_args!("tensor {name:?}"))? {
+        let raw = gather(view, storage, bytes).at(place())?;
+        if let Some(values) = tensors::values(name, storage.dtype, &raw)? {
             all.push(NamedTensor { name: name.to_owned(), shape: view.shape.clone(), values });
         }
     }
@@ -191,9 +186,13 @@ fn state_dict<'a>(heap: &Heap<'a>, root: Value<'a>) -> Result<Vec<(&'a str, usiz
     Ok(named)
 }
 
-/// The elements of a view in row-major order, `width` bytes each, out of a storage of `count`.
-fn gather<'b>(view: &View, count: usize, width: usize, bytes: &'b [u8]) -> Result<Cow<'b, [u8]>> {
+/// The elements of a view in row-major order, out of the bytes of its storage.
+fn gather<'b>(view: &View, storage: &Storage<'_>, bytes: &'b [u8]) -> Result<Cow<'b, [u8]>> {
     let View { offset, shape, strides, .. } = view;
+    let (count, width) = (storage.count, bytes_of(storage.dtype));
+    if Some(bytes.len()) != count.checked_mul(width) {
+        bail!("its storage should have {count} elements of {width} bytes and has {} bytes; {REMEDY}", bytes.len());
+    }
     let elements: usize = shape.iter().product();
     if elements == 0 {
         return Ok(Cow::Borrowed(&[]));

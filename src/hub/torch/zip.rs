@@ -42,6 +42,7 @@ const FREE_EXPANSION: u64 = 1 << 20;
 pub struct Zip<'a> {
     bytes: &'a [u8],
     entries: HashMap<&'a str, Entry>,
+    size: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -90,12 +91,17 @@ impl<'a> Zip<'a> {
         if size > whole.saturating_mul(MOST_EXPANSION).max(FREE_EXPANSION) {
             bail!("{whole} bytes claim to expand to {size}, more than {MOST_EXPANSION} times as many; {REMEDY}");
         }
-        Ok(Zip { bytes, entries })
+        Ok(Zip { bytes, entries, size })
     }
 
     /// The names of all files, in no order.
     pub fn names(&self) -> impl Iterator<Item = &'a str> {
         self.entries.keys().copied()
+    }
+
+    /// The bytes of all files together.
+    pub fn size(&self) -> usize {
+        usize::try_from(self.size).unwrap_or(usize::MAX)
     }
 
     pub fn contains(&self, name: &str) -> bool {
