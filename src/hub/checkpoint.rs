@@ -1,6 +1,7 @@
 //! A model folder: `config.json`, `model.safetensors`, and what else its maker put beside them.
 
 use super::gpt2_config::Gpt2Config;
+use super::keys::decimal;
 use super::tensors::{self, NamedTensor};
 use crate::bail;
 use crate::device::Device;
@@ -42,8 +43,6 @@ impl From<&Gpt2Config> for GptConfig {
 
 impl From<&GptConfig> for Gpt2Config {
     fn from(c: &GptConfig) -> Self {
-        // Shortest decimal that reads back as this f32, rather than its long f64 expansion.
-        let decimal = |p: f32| p.to_string().parse().unwrap_or(f64::from(p));
         Gpt2Config {
             vocab_size: c.vocab,
             n_positions: c.context,

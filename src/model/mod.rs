@@ -1,5 +1,7 @@
 //! Models: a table of parameters, and forward code that records on a tape. Nothing here computes or trains.
 
+pub mod bert;
+pub mod deit;
 pub mod gpt;
 pub mod params;
 pub mod store;
