@@ -9,4 +9,6 @@ pub mod folder;
 pub mod gpt2_config;
 mod keys;
 pub mod tensors;
+mod timm_config;
 pub mod torch;
+pub mod vit_config;
