@@ -14,7 +14,8 @@ use crate::error::{At, Result};
 use crate::model::bert::{BertConfig, BertHead, Norm};
 
 const MODEL: &str = "a BERT model";
-const ARCHITECTURES: &str = "\"BertForMaskedLM\", \"BertForPreTraining\", \"BertForSequenceClassification\" and \"BertModel\"";
+const ARCHITECTURES: &str =
+    "\"BertForMaskedLM\", \"BertForPreTraining\", \"BertForSequenceClassification\" and \"BertModel\"";
 
 /// Reads a `config.json`.
 ///

@@ -52,12 +52,16 @@ fn find(dir: &Path) -> Result<PathBuf> {
     }
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut found: Vec<PathBuf> = paths.filter(|path| is_torch(path) || has_extension(path, &["safetensors"])).collect();
+    let mut found: Vec<PathBuf> =
+        paths.filter(|path| is_torch(path) || has_extension(path, &["safetensors"])).collect();
     found.sort_unstable();
     match found.as_slice() {
         [path] => Ok(path.clone()),
         // The name that a model folder of this program has.
-        [] => bail!("cannot read {}: No such file or directory; nor is there {TORCH} or another file of weights", dir.join(WEIGHTS).display()),
+        [] => bail!(
+            "cannot read {}: No such file or directory; nor is there {TORCH} or another file of weights",
+            dir.join(WEIGHTS).display()
+        ),
         [first, second, ..] => bail!(
             "{}: no {WEIGHTS}, and both {} and {} may be the weights; name the file",
             dir.display(),
@@ -148,7 +152,10 @@ fn sharded(index: &Path) -> Result<Vec<NamedTensor>> {
                 Some(tensor) => all.push(tensor),
                 // It was skipped there.
                 None if tensors::is_buffer(tensor) => {}
-                None => bail!("{}: tensor {tensor:?} is not in {file}, where weight_map says; download both again", index.display()),
+                None => bail!(
+                    "{}: tensor {tensor:?} is not in {file}, where weight_map says; download both again",
+                    index.display()
+                ),
             }
         }
         if let Some(other) = found.into_keys().min() {

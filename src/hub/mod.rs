@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod folder;
 pub mod gpt2_config;
 mod keys;
+pub mod names;
 pub mod tensors;
 mod timm_config;
 pub mod torch;

@@ -21,7 +21,7 @@ fn fixed_arguments() -> Vec<(&'static str, Vec<Value>)> {
         ("qk_norm", vec![json!(false)]),
         ("hidden_act", vec![json!("gelu")]),
         ("init_values", vec![Value::Null]),
-        ("pos_embed", vec![json!("learn"), json!("")]),
+        ("pos_embed", vec![json!("learn")]),
         ("no_embed_class", vec![json!(false)]),
         ("reg_tokens", zero()),
         ("pre_norm", vec![json!(false)]),
@@ -74,7 +74,10 @@ pub(super) fn from_arguments(map: &Map<String, Value>) -> Result<DeitConfig> {
     for (key, values) in &fixed {
         keys::only(map, key, values)?;
     }
-    let distilled = match (map.get("distilled"), map.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str)) {
+    let distilled = match (
+        map.get("distilled"),
+        map.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str),
+    ) {
         (Some(&Value::Bool(distilled)), _) => distilled,
         (Some(other), _) => bail!("distilled is {other}; give true or false"),
         (None, None | Some("VisionTransformer")) => false,
@@ -150,7 +153,9 @@ pub(super) fn from_hub(map: &Map<String, Value>) -> Result<DeitConfig> {
     let input = map.get("pretrained_cfg").and_then(|c| c.get("input_size")).filter(|size| !size.is_null());
     let wanted = json!([config.channels, config.image, config.image]);
     if let Some(input) = input.filter(|&input| *input != wanted) {
-        bail!("pretrained_cfg.input_size is {input}, and {architecture} with its model_args takes {wanted}; add img_size to model_args");
+        bail!(
+            "pretrained_cfg.input_size is {input}, and {architecture} with its model_args takes {wanted}; add img_size to model_args"
+        );
     }
     Ok(config)
 }
@@ -207,6 +212,7 @@ pub(super) fn to_hub(c: &DeitConfig) -> Value {
     let architecture = if c.distilled { "deit_base_distilled_patch16_224" } else { "vit_base_patch16_224" };
     let mut arguments = arguments(c);
     if c.eps != 1e-6 {
+        // timm has no such argument, and better refuses it than computes something else.
         arguments.insert("layer_norm_eps".into(), c.eps.into());
     }
     json!({

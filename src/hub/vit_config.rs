@@ -62,7 +62,9 @@ fn form_of(map: &Map<String, Value>) -> Form {
 fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
     let kind = match text(map, "model_type")? {
         Some(kind @ ("vit" | "deit")) => kind,
-        Some(other) => bail!("model_type is {other:?}, and \"vit\" or \"deit\" is wanted; give a ViT or DeiT checkpoint"),
+        Some(other) => {
+            bail!("model_type is {other:?}, and \"vit\" or \"deit\" is wanted; give a ViT or DeiT checkpoint")
+        }
         None => bail!("missing key model_type; add \"model_type\": \"vit\" or \"deit\" if it is such a checkpoint"),
     };
     let distilled = match map.get("architectures").and_then(Value::as_array).map(Vec::as_slice) {
@@ -73,7 +75,9 @@ fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
                 "architectures is \"{name}\": it has a distillation token and no head for it, which is not implemented; \
                  give a checkpoint of DeiTForImageClassificationWithTeacher"
             ),
-            _ => bail!("architectures is {name:?} in a model of type {kind:?}, and only {ARCHITECTURES} are implemented"),
+            _ => {
+                bail!("architectures is {name:?} in a model of type {kind:?}, and only {ARCHITECTURES} are implemented")
+            }
         },
         _ => bail!("architectures must be one name in brackets; give {ARCHITECTURES}"),
     };
@@ -187,7 +191,8 @@ pub fn check(c: &DeitConfig, form: Form) -> Result<()> {
     let Some(patches) = (patch * patch).checked_mul(channels).and_then(|n| n.checked_mul(width)) else {
         bail!("{} = {} is beyond reason; give a smaller number", k.patch, c.patch);
     };
-    let all = (rows.saturating_mul(width)).saturating_add(layers * layer).saturating_add(patches).saturating_add(classes);
+    let all =
+        (rows.saturating_mul(width)).saturating_add(layers * layer).saturating_add(patches).saturating_add(classes);
     keys::check_parameters(all, "the sizes of image, patches, width and layers")?;
     keys::check_positive("layer_norm_eps", c.eps)?;
     keys::check_not_negative("initializer_range", c.init_std)?;

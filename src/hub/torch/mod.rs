@@ -71,9 +71,7 @@ fn archive(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     let description = zip.read(&format!("{folder}{PICKLE}"))?;
     let mut heap = Heap::default();
     let (root, _) = pickle::run(&description, &mut heap).at(PICKLE)?;
-    collect(&heap, root, zip.size(), |i| {
-        zip.read(&format!("{folder}data/{}", heap.storages[i].key))
-    })
+    collect(&heap, root, zip.size(), |i| zip.read(&format!("{folder}data/{}", heap.storages[i].key)))
 }
 
 fn old(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
@@ -179,8 +177,12 @@ fn state_dict<'a>(heap: &Heap<'a>, root: Value<'a>) -> Result<Vec<(&'a str, usiz
         match (key, value) {
             (Value::Text(name), Value::Tensor(i)) if seen.insert(name) => named.push((name, i)),
             (Value::Text(name), Value::Tensor(_)) => bail!("tensor {name:?} is there twice; {REMEDY}"),
-            (Value::Text(name), _) => bail!("{name:?} is no tensor; save the weights alone: torch.save(model.state_dict(), path)"),
-            _ => bail!("a key of the dictionary of tensors is no text; save the weights alone: torch.save(model.state_dict(), path)"),
+            (Value::Text(name), _) => {
+                bail!("{name:?} is no tensor; save the weights alone: torch.save(model.state_dict(), path)")
+            }
+            _ => bail!(
+                "a key of the dictionary of tensors is no text; save the weights alone: torch.save(model.state_dict(), path)"
+            ),
         }
     }
     Ok(named)

@@ -11,7 +11,8 @@ use safetensors::Dtype;
 use crate::bail;
 use crate::error::Result;
 
-const REMEDY: &str = "the file is truncated, damaged or no state dict; save it again with torch.save(model.state_dict(), path)";
+const REMEDY: &str =
+    "the file is truncated, damaged or no state dict; save it again with torch.save(model.state_dict(), path)";
 
 /// The longest pickle, in bytes. A checkpoint of ten thousand tensors has two million.
 const MOST: usize = 4 << 20;
@@ -331,8 +332,9 @@ impl<'a> Machine<'a, '_> {
 
     /// `("storage", type, key, device, elements)`, in older files with a view of the storage behind, which is None.
     fn storage(&mut self, id: Value<'a>) -> Result<Value<'a>> {
-        let Some(&[Value::Text("storage"), Value::Name(Name::Storage(dtype)), Value::Text(key), _, count, ref rest @ ..]) =
-            self.heap.tuple(id)
+        let Some(
+            &[Value::Text("storage"), Value::Name(Name::Storage(dtype)), Value::Text(key), _, count, ref rest @ ..],
+        ) = self.heap.tuple(id)
         else {
             bail!("the pickle asks for something that is no storage of a tensor; {REMEDY}");
         };

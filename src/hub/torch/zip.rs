@@ -176,7 +176,8 @@ fn directory(bytes: &[u8]) -> Result<(u64, &[u8])> {
     let mut parts = [disk, first_disk].map(u32::from);
     if let Some(locator) = locator {
         let begin = usize::try_from(u64_at(locator, 8)).ok();
-        let Some(wide) = begin.and_then(|b| bytes.get(b..)).filter(|b| b.len() >= END_64_BYTES && b.starts_with(END_64))
+        let Some(wide) =
+            begin.and_then(|b| bytes.get(b..)).filter(|b| b.len() >= END_64_BYTES && b.starts_with(END_64))
         else {
             bail!("the zip directory's 64-bit part is not where it should be; {REMEDY}");
         };
