@@ -3,7 +3,7 @@
 use super::DeviceArgs;
 use super::say;
 use crate::bail;
-use crate::data::tokenizer::TOKENIZER_BYTES;
+use crate::data::tokenizer::{TOKENIZER_BYTES, Tokenizer};
 use crate::device::Device;
 use crate::error::Result;
 use crate::files::{read, write_atomic, write_dir_atomic};
@@ -135,6 +135,8 @@ pub fn save(
             let target = dir.join(checkpoint::TOKENIZER);
             let bytes = read(&tokenizer, TOKENIZER_BYTES)?;
             write_atomic(&target, |out| out.write_all(&bytes))?;
+        } else if Tokenizer::is_in(source) {
+            Tokenizer::load(source)?.save(&dir.join(checkpoint::TOKENIZER))?;
         }
         record.map_or(Ok(()), |record| record.write(dir))
     })?;

@@ -84,6 +84,11 @@ impl Tokenizer {
         Self::load_as(path, None)
     }
 
+    /// Whether a folder has a tokenizer, in any form.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.is_dir() && Files::find(folder).is_ok()
+    }
+
     fn load_as(path: &Path, lower: Option<bool>) -> Result<Tokenizer> {
         Self::from_json(&Files::find(path)?.json(lower)?).at(path.display())
     }

@@ -3,6 +3,7 @@
 use super::gpt2_config::Gpt2Config;
 use super::keys::decimal;
 use super::{folder, names, tensors};
+use crate::bail;
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::model::gpt::{Gpt, GptConfig};
@@ -48,6 +49,7 @@ impl From<&GptConfig> for Gpt2Config {
             resid_pdrop: decimal(c.dropout_residual),
             embd_pdrop: decimal(c.dropout_embedding),
             attn_pdrop: decimal(c.dropout_attention),
+            tie_word_embeddings: true,
             bos_token_id: c.bos,
             eos_token_id: c.eos,
         }
@@ -60,7 +62,14 @@ impl From<&GptConfig> for Gpt2Config {
 /// See [`Gpt2Config::read`].
 pub fn load_config(dir: &Path) -> Result<Gpt> {
     let path = dir.join(CONFIG);
-    Gpt::new(GptConfig::from(&Gpt2Config::read(&path)?)).at(path.display())
+    let config = Gpt2Config::read(&path)?;
+    if !config.tie_word_embeddings {
+        bail!(
+            "{}: tie_word_embeddings is false, and a head of its own is not supported; tie the weights",
+            path.display()
+        );
+    }
+    Gpt::new(GptConfig::from(&config)).at(path.display())
 }
 
 /// A model and its weights.

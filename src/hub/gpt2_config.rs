@@ -16,7 +16,7 @@ const ACTIVATIONS: [&str; 2] = ["gelu_new", "gelu_pytorch_tanh"];
 /// The sizes and rates of a GPT-2 model, under the names that `transformers` gives them.
 ///
 /// The rest of the function is fixed: pre-norm blocks, learned positions, attention scaled by the root of the head
-/// size, GELU in its tanh approximation, and an output layer that shares the token embedding.
+/// size, and GELU in its tanh approximation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gpt2Config {
     /// Number of tokens in the vocabulary.
@@ -40,6 +40,8 @@ pub struct Gpt2Config {
     pub embd_pdrop: f64,
     /// Dropout probability of the attention weights, in `[0, 1)`.
     pub attn_pdrop: f64,
+    /// Whether the output layer is the token embedding, as published.
+    pub tie_word_embeddings: bool,
     /// Token that begins a text. It changes nothing here: generators that read the checkpoint go by it.
     pub bos_token_id: Option<u64>,
     /// Token that ends a text.
@@ -81,6 +83,11 @@ impl Gpt2Config {
             resid_pdrop: number(map, "resid_pdrop", 0.1)?,
             embd_pdrop: number(map, "embd_pdrop", 0.1)?,
             attn_pdrop: number(map, "attn_pdrop", 0.1)?,
+            tie_word_embeddings: match map.get("tie_word_embeddings") {
+                None => true,
+                Some(&Value::Bool(tied)) => tied,
+                Some(other) => bail!("tie_word_embeddings is {other}; give true or false"),
+            },
             bos_token_id: token(map, "bos_token_id")?,
             eos_token_id: token(map, "eos_token_id")?,
         };
@@ -117,14 +124,15 @@ impl Gpt2Config {
         Ok(())
     }
 
-    /// The number of parameters, with the output layer counted once as the token embedding.
+    /// The number of parameters.
     fn parameters(&self) -> u128 {
         let [vocab, positions, width, layers] =
             [self.vocab_size, self.n_positions, self.n_embd, self.n_layer].map(|n| n as u128);
         let inner = self.n_inner.map_or(4 * width, |n| n as u128);
         let attention = width * 3 * width + 3 * width + width * width + width;
         let feed_forward = 2 * width * inner + inner + width;
-        (vocab + positions) * width + layers * (attention + feed_forward + 4 * width) + 2 * width
+        let head = if self.tie_word_embeddings { 0 } else { vocab * width };
+        head + (vocab + positions) * width + layers * (attention + feed_forward + 4 * width) + 2 * width
     }
 
     /// The contents of a `config.json` from which `transformers` builds the same model.
@@ -149,7 +157,7 @@ impl Gpt2Config {
             "scale_attn_by_inverse_layer_idx": false,
             "reorder_and_upcast_attn": false,
             "add_cross_attention": false,
-            "tie_word_embeddings": true,
+            "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": self.bos_token_id,
             "eos_token_id": self.eos_token_id,
             "torch_dtype": "float32",
@@ -183,12 +191,8 @@ fn refuse_other_functions(map: &Map<String, Value>) -> Result<()> {
         ),
         None => {}
     }
-    let switches = [
-        ("tie_word_embeddings", true),
-        ("scale_attn_weights", true),
-        ("scale_attn_by_inverse_layer_idx", false),
-        ("add_cross_attention", false),
-    ];
+    let switches =
+        [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false), ("add_cross_attention", false)];
     for (key, implemented) in switches {
         match map.get(key) {
             None => {}

@@ -5,6 +5,7 @@
 
 pub mod bert_config;
 pub mod checkpoint;
+pub mod config;
 pub mod folder;
 pub mod gpt2_config;
 mod keys;
