@@ -330,7 +330,7 @@ fn config_errors_name_the_file_and_the_key() {
         ("model_type", None),
         ("activation_function", Some(json!("relu"))),
         ("activation_function", Some(Value::Null)),
-        ("tie_word_embeddings", Some(json!(false))),
+        ("tie_word_embeddings", Some(Value::Null)),
         ("scale_attn_weights", Some(json!(false))),
         ("scale_attn_by_inverse_layer_idx", Some(json!(true))),
         ("add_cross_attention", Some(json!(true))),
@@ -392,6 +392,7 @@ fn config_round_trip() {
         resid_pdrop: 0.0,
         embd_pdrop: 0.25,
         attn_pdrop: 0.5,
+        tie_word_embeddings: false,
         bos_token_id: None,
         eos_token_id: Some(0),
     };

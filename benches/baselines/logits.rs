@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         bail!("{ids}: input_ids must be rows of one length");
     }
     let mut cpu = device::open("cpu", 0)?;
-    let (gpt, store) = checkpoint::load(Path::new(model), &mut *cpu)?;
+    let (gpt, store) = checkpoint::load_gpt(Path::new(model), &mut *cpu)?;
     let mut forward = Forward::new(&mut *cpu, &gpt, &store, (dims[0], dims[1]))?;
     let logits = forward.logits(&mut *cpu, &rows.concat(), dims)?;
     let rows_of_logits: Vec<&[f32]> = logits.chunks_exact(gpt.config.vocab).collect();

@@ -1,9 +1,8 @@
 use super::DeviceArgs;
-use super::rules::{RuleArgs, save};
+use super::rules::{RuleArgs, note_unused, save};
 use crate::bail;
 use crate::error::{At, Result};
-use crate::hub::checkpoint;
-use crate::model::Model;
+use crate::hub::checkpoint::{self, Loaded};
 use crate::model::store::Store;
 use crate::multilevel::scheme::ModelShape;
 use crate::multilevel::{Record, Rules, Scheme, coalesce};
@@ -36,13 +35,14 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let scheme = self.scheme.as_deref().map_or(Ok(Scheme::default()), Scheme::read)?;
         let mut device = self.device.open()?;
-        let (model, big) = checkpoint::load(&self.model, &mut *device)?;
-        let (layers, heads) = scheme.small();
-        let layers = self.layers.or(layers).unwrap_or(model.config.layers);
-        let heads = self.heads.or(heads).unwrap_or(model.config.heads);
+        let Loaded { model, store: big, form, unused } = checkpoint::load(&self.model, &mut *device)?;
+        note_unused(&self.model, &unused);
         let shape = ModelShape::of(model.table());
+        let (layers, heads) = scheme.small();
+        let layers = self.layers.or(layers).unwrap_or(shape.layers);
+        let heads = self.heads.or(heads).unwrap_or(shape.heads);
         scheme.resolve(shape, ModelShape { layers, heads, ..shape }).at("coalesce")?;
-        if (layers, heads) == (model.config.layers, model.config.heads) {
+        if (layers, heads) == (shape.layers, shape.heads) {
             bail!(
                 "{layers} layers and {heads} heads are the model's own; give --layers or --heads below them, or a scheme"
             );
@@ -52,6 +52,6 @@ impl Args {
         let rules = self.rules.over(Rules::default());
         coalesce(&mut *device, &big, &store, &scheme, &rules).at("coalesce")?;
         let record = Record::new(scheme, rules, shape);
-        save(&self.out, &*small, &store, &mut *device, &self.model, Some(&record))
+        save(&self.out, (&*small, &store, form), &mut *device, &self.model, Some(&record))
     }
 }

@@ -1,10 +1,10 @@
-use super::rules::{WayUp, save};
+use super::rules::{WayUp, note_unused, save};
 use crate::bail;
 use crate::error::{At, Result};
-use crate::hub::checkpoint;
-use crate::model::Model;
-use crate::model::gpt::GptConfig;
+use crate::hub::checkpoint::{self, Loaded};
+use crate::model::params::Param;
 use crate::model::store::Store;
+use crate::model::{Family, Model};
 use crate::multilevel::scheme::ModelShape;
 use crate::multilevel::{Record, decoalesce};
 use std::path::PathBuf;
@@ -25,14 +25,22 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let (record, scheme, rules) = self.up.read(&self.small)?;
         let mut device = self.up.device.open()?;
-        let (model, small) = checkpoint::load(&self.small, &mut *device)?;
+        let Loaded { model, store: small, form, unused } = checkpoint::load(&self.small, &mut *device)?;
+        note_unused(&self.small, &unused);
         let shape = ModelShape::of(model.table());
         let (place, layers, heads) = match (&self.like, &record) {
             (Some(like), _) => {
                 let place = format!("--like {}", like.display());
-                let like = checkpoint::load_config(like)?.config;
-                agree(&like, &model.config).at(&place)?;
-                (place, like.layers, like.heads)
+                let like = checkpoint::load_config(like)?;
+                let ModelShape { layers, heads, head_size } = ModelShape::of(like.table());
+                if head_size != shape.head_size {
+                    bail!(
+                        "{place}: the head size is {head_size} but the smaller model's {}; give a model of the same family",
+                        shape.head_size
+                    );
+                }
+                agree(&*like, &*model.resized(layers, heads).at(&place)?).at(&place)?;
+                (place, layers, heads)
             }
             (None, Some(Record { parent, .. })) => {
                 let place = self.small.join(Record::FILE).display().to_string();
@@ -57,31 +65,30 @@ impl Args {
         scheme.resolve(ModelShape::of(big.table()), shape).at(&place)?;
         let store = Store::new(big.table().clone(), &mut *device)?;
         decoalesce(&mut *device, &small, &store, &scheme, &rules).at("decoalesce")?;
-        save(&self.up.out, &*big, &store, &mut *device, &self.small, None)
+        save(&self.up.out, (&*big, &store, form), &mut *device, &self.small, None)
     }
 }
 
-/// Whether the larger model differs in layers and heads alone: the result takes nothing else from it.
-fn agree(big: &GptConfig, small: &GptConfig) -> Result<()> {
-    let sizes = |c: &GptConfig| {
-        [
-            ("head size", c.width / c.heads),
-            ("vocabulary", c.vocab),
-            ("context", c.context),
-            ("inner size per head", c.ffn / c.heads),
-        ]
+/// Whether the larger model is what the smaller one becomes: the result takes nothing else from it.
+fn agree(like: &dyn Model, big: &dyn Model) -> Result<()> {
+    let tensors = |model: &dyn Model| -> Vec<_> {
+        let params = model.table().params.iter().flat_map(Param::published);
+        params.map(|part| format!("{} of {:?}", part.name, part.shape)).collect()
     };
-    for ((what, big), (_, small)) in sizes(big).into_iter().zip(sizes(small)) {
-        if big != small {
-            bail!("the {what} is {big} but the smaller model's {small}; give a model of the same family");
-        }
+    let (theirs, ours) = (tensors(like), tensors(big));
+    if let Some(other) = theirs.iter().find(|tensor| !ours.contains(tensor)) {
+        bail!("it has {other}, which the de-coalesced model has not; give a model of the same family");
     }
-    if big.eps != small.eps {
-        bail!(
-            "layer_norm_epsilon is {:e} but the smaller model's {:e}; give a model of the same family",
-            big.eps,
-            small.eps
-        );
+    if let Some(other) = ours.iter().find(|tensor| !theirs.contains(tensor)) {
+        bail!("it has no {other}, which the de-coalesced model has; give a model of the same family");
+    }
+    let eps = |model: &dyn Model| match model.family() {
+        Family::Gpt(c) => c.eps,
+        Family::Bert(c) => c.eps,
+        Family::Deit(c) => c.eps,
+    };
+    if eps(like) != eps(big) {
+        bail!("its norms add {:e} but the smaller model's {:e}; give a model of the same family", eps(like), eps(big));
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ impl Args {
     fn score(&self) -> Result<(Perplexity, Option<usize>)> {
         let batch = usize::from(self.batch);
         let mut device = self.device.open()?;
-        let (gpt, store) = checkpoint::load(&self.model, &mut *device)?;
+        let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
         let vocab = gpt.config.vocab;
         // Before the shard, so that it is dropped after it: a mapped file cannot be removed everywhere.
         let temporary;

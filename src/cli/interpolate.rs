@@ -1,6 +1,6 @@
-use super::rules::{WayUp, save};
+use super::rules::{WayUp, note_unused, save};
 use crate::error::{At, Result};
-use crate::hub::checkpoint;
+use crate::hub::checkpoint::{self, Loaded};
 use crate::multilevel::interpolate;
 use std::path::PathBuf;
 
@@ -22,9 +22,11 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let (_, scheme, rules) = self.up.read(&self.small)?;
         let mut device = self.up.device.open()?;
-        let (model, big) = checkpoint::load(&self.big, &mut *device)?;
-        let (_, small) = checkpoint::load(&self.small, &mut *device)?;
+        let Loaded { model, store: big, form, unused } = checkpoint::load(&self.big, &mut *device)?;
+        note_unused(&self.big, &unused);
+        let Loaded { store: small, unused, .. } = checkpoint::load(&self.small, &mut *device)?;
+        note_unused(&self.small, &unused);
         interpolate(&mut *device, &big, &small, self.alpha, &scheme, &rules).at("interpolate")?;
-        save(&self.up.out, &model, &big, &mut *device, &self.big, None)
+        save(&self.up.out, (&*model, &big, form), &mut *device, &self.big, None)
     }
 }

@@ -93,8 +93,10 @@ fn print(text: fmt::Arguments<'_>) -> Result<()> {
 
 /// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
 fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
-    let path = model.join(checkpoint::TOKENIZER);
-    if model.is_dir() && !path.exists() {
+    let mut path = model.join(checkpoint::TOKENIZER);
+    if !path.exists() && Tokenizer::is_in(model) {
+        path = model.to_owned();
+    } else if model.is_dir() && !path.exists() {
         bail!(
             "{} has no {}, so it can read no text: it was trained on token files without data.tokenizer; put the \
              tokenizer.json of those tokens there",

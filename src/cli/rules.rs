@@ -3,11 +3,12 @@
 use super::DeviceArgs;
 use super::say;
 use crate::bail;
-use crate::data::tokenizer::TOKENIZER_BYTES;
+use crate::data::tokenizer::{TOKENIZER_BYTES, Tokenizer};
 use crate::device::Device;
 use crate::error::Result;
 use crate::files::{read, write_atomic, write_dir_atomic};
-use crate::hub::checkpoint;
+use crate::hub::checkpoint::{self, Form};
+use crate::hub::tensors::StoreType;
 use crate::model::Model;
 use crate::model::store::Store;
 use crate::multilevel::{DepthRule, Record, Rules, Scheme, Shares, WidthRule};
@@ -119,22 +120,30 @@ impl WayUp {
     }
 }
 
-/// Writes a model folder whole, with the tokenizer that lay beside its source.
+/// Says which tensors of a folder were left out.
+pub fn note_unused(dir: &Path, unused: &[String]) {
+    if !unused.is_empty() {
+        eprintln!("note: {}: left out, as the architecture in config.json has none: {}", dir.display(), unused.join(", "));
+    }
+}
+
+/// Writes a model folder whole, in the form of its source, with the tokenizer that lay beside its source.
 pub fn save(
     out: &Path,
-    model: &dyn Model,
-    store: &Store,
+    (model, store, form): (&dyn Model, &Store, Form),
     device: &mut dyn Device,
     source: &Path,
     record: Option<&Record>,
 ) -> Result<()> {
     write_dir_atomic(out, |dir| {
-        checkpoint::save(dir, model, store, device)?;
+        checkpoint::save_as(dir, model, store, device, form, StoreType::F32)?;
         let tokenizer = source.join(checkpoint::TOKENIZER);
         if tokenizer.exists() {
             let target = dir.join(checkpoint::TOKENIZER);
             let bytes = read(&tokenizer, TOKENIZER_BYTES)?;
             write_atomic(&target, |out| out.write_all(&bytes))?;
+        } else if Tokenizer::is_in(source) {
+            Tokenizer::load(source)?.save(&dir.join(checkpoint::TOKENIZER))?;
         }
         record.map_or(Ok(()), |record| record.write(dir))
     })?;

@@ -1,7 +1,7 @@
 //! From text or token files to batches of token ids.
 //!
 //! [`reader`] streams a file's text and [`documents`] divides it, [`text`] holds part of it out, [`tokenizer`] and
-//! [`encoder`] turn text into tokens, [`shard`] keeps the tokens in a memory-mapped file ([`shard_writer`] writes it,
+//! [`encoder`] turn text into tokens (`vocab_files` knows older forms of tokenizers), [`shard`] keeps the tokens in a memory-mapped file ([`shard_writer`] writes it,
 //! [`formats`] knows those of others). [`prepare`] does all this once for a configuration's text and caches the result,
 //! [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of many shards, [`corpus`] has both sides of
 //! what a run reads, [`sampler`] cuts training and validation batches out of it, [`batch`] is what all kinds of data have
@@ -24,3 +24,4 @@ pub mod text;
 pub mod tokenizer;
 pub mod tokens;
 mod untrusted;
+mod vocab_files;

@@ -12,7 +12,7 @@ use super::reader::{Compression, TextReader};
 use super::shard::Shard;
 use super::shard_writer::{Boundaries, ShardWriter};
 use super::text::{CONFIG, HeldOut, Marks, Survey, TextSource};
-use super::tokenizer::{Tokenizer, spec_file};
+use super::tokenizer::{Tokenizer, spec_file, spec_files};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::files::{self, write_atomic, write_dir_atomic};
@@ -233,8 +233,8 @@ fn folder_name(spec: &DataSpec) -> Result<String> {
     };
     print.add(&[compression | u8::from(json) << 2]);
     print.add(spec.tokenizer.as_bytes());
-    if let Some(path) = spec_file(&spec.tokenizer) {
-        print.add_file(path).at("tokenizer")?;
+    for path in spec_files(&spec.tokenizer).at("tokenizer")? {
+        print.add_file(&path).at("tokenizer")?;
     }
     print.add(&(spec.held_out.every as u64).to_le_bytes());
     if let Some(prefix) = &spec.held_out.prefix {

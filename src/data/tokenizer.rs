@@ -1,7 +1,7 @@
-//! Text to token ids and back, always in the Hugging Face `tokenizer.json` form.
+//! Text to token ids and back, always in the Hugging Face `tokenizer.json` form, to which others are brought.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use tokenizers::models::TrainerWrapper;
@@ -10,6 +10,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::encoder::{Cut, Encoder, PIECE_BYTES, TRAINING_CUT, pieces};
 use super::untrusted::{self, guarded};
+use super::vocab_files::Files;
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::files;
@@ -17,7 +18,8 @@ use crate::files;
 /// The longest `tokenizer.json` that is read: ten times the largest published one.
 pub const TOKENIZER_BYTES: u64 = 512 << 20;
 /// What a tokenizer specification may be, for error messages.
-const FORMS: &str = "give `char`, `byte`, `bpe:N` (N tokens, for instance bpe:1024), or the path of a tokenizer.json";
+const FORMS: &str = "give `char`, `byte`, `bpe:N` (N tokens, for instance bpe:1024), or the path of a tokenizer.json, a vocab.txt, \
+                     a vocab.json, or their folder";
 /// A byte-level vocabulary: one token per byte value.
 const BYTES: usize = 256;
 /// Far above any published vocabulary, and small enough that the trainer's tables fit in memory.
@@ -40,7 +42,9 @@ impl Tokenizer {
     /// - `byte`: the 256 byte values; any text round-trips;
     /// - `bpe:N`: byte-level byte-pair encoding as in GPT-2, trained on `training_text` to at most N tokens (257 or
     ///   more), with no special tokens; any text round-trips;
-    /// - the path of any `tokenizer.json`.
+    /// - the path of any `tokenizer.json`, of a `vocab.json` with its `merges.txt` (GPT-2), of a `vocab.txt` (BERT), or of
+    ///   a folder with one of them. Before a `vocab.txt` or its folder, `uncased:` or `cased:` says whether text becomes
+    ///   lower case; else the `tokenizer_config.json` beside it must.
     ///
     /// # Errors
     /// When `spec` is none of these, N is out of range, or the file cannot be read or used.
@@ -62,8 +66,8 @@ impl Tokenizer {
             "byte" => Self::from_json(byte_json().to_string().as_bytes()),
             _ => match spec.strip_prefix("bpe:") {
                 Some(size) => train_bpe(size, training),
-                None => match spec_file(spec) {
-                    Some(path) => Self::load(path),
+                None => match spec_path(spec) {
+                    Some((path, lower)) => Self::load_as(path, lower),
                     None => bail!("unknown tokenizer `{spec}`; {FORMS}"),
                 },
             },
@@ -71,13 +75,22 @@ impl Tokenizer {
         .at("tokenizer")
     }
 
-    /// Reads a `tokenizer.json`; truncation and padding are switched off.
+    /// Reads a `tokenizer.json`, or one of the other forms of [`Tokenizer::from_spec`]; truncation and padding are switched
+    /// off.
     ///
     /// # Errors
     /// When the file is missing, unreadable, not a tokenizer, or has no tokens.
     pub fn load(path: &Path) -> Result<Tokenizer> {
-        let bytes = files::read(path, TOKENIZER_BYTES)?;
-        Self::from_json(&bytes).at(path.display())
+        Self::load_as(path, None)
+    }
+
+    /// Whether a folder has a tokenizer, in any form.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.is_dir() && Files::find(folder).is_ok()
+    }
+
+    fn load_as(path: &Path, lower: Option<bool>) -> Result<Tokenizer> {
+        Self::from_json(&Files::find(path)?.json(lower)?).at(path.display())
     }
 
     fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
@@ -179,13 +192,32 @@ impl Tokenizer {
     }
 }
 
-/// The file a specification names, if it names one.
+/// The file or folder a specification names, if it names one.
 pub(super) fn spec_file(spec: &str) -> Option<&Path> {
+    spec_path(spec).map(|(path, _)| path)
+}
+
+/// All files that are read for a specification: none where it names none.
+///
+/// # Errors
+/// A folder without a tokenizer.
+pub(super) fn spec_files(spec: &str) -> Result<Vec<PathBuf>> {
+    spec_file(spec).map_or(Ok(Vec::new()), |path| Ok(Files::find(path)?.paths()))
+}
+
+/// The path in a specification, and whether text shall become lower case, where it says so.
+fn spec_path(spec: &str) -> Option<(&Path, Option<bool>)> {
     if spec == "char" || spec == "byte" || spec.starts_with("bpe:") {
         return None;
     }
+    for (prefix, lower) in [("uncased:", true), ("cased:", false)] {
+        if let Some(path) = spec.strip_prefix(prefix) {
+            return Some((Path::new(path), Some(lower)));
+        }
+    }
     let path = Path::new(spec);
-    (path.extension().is_some_and(|e| e == "json") || path.is_file()).then_some(path)
+    let named = path.extension().is_some_and(|e| e == "json" || e == "txt");
+    (named || path.exists()).then_some((path, None))
 }
 
 pub(super) fn failed(error: tokenizers::Error) -> Error {

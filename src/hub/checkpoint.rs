@@ -1,24 +1,25 @@
-//! A model folder: `config.json`, `model.safetensors`, and what else its maker put beside them.
+//! A model folder: `config.json`, the weights ([`super::folder`] has their forms), and what else its maker put beside them.
 
+use super::config::{self, Config};
 use super::gpt2_config::Gpt2Config;
-use super::tensors::{self, NamedTensor};
+use super::keys::decimal;
+use super::names::{self, Names};
+use super::tensors::{self, NamedTensor, StoreType};
+use super::{bert_config, folder, vit_config};
 use crate::bail;
 use crate::device::Device;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
+use crate::model::bert::{Bert, BertHead};
+use crate::model::deit::Deit;
 use crate::model::gpt::{Gpt, GptConfig};
+use crate::model::params::Param;
 use crate::model::store::Store;
 use crate::model::{Family, Model};
-use std::collections::HashMap;
 use std::path::Path;
 
 pub const CONFIG: &str = "config.json";
 pub const WEIGHTS: &str = "model.safetensors";
 pub const TOKENIZER: &str = "tokenizer.json";
-
-/// Prefix of all tensors but the head in Hugging Face's `GPT2LMHeadModel`; the bare `GPT2Model` has none.
-const PREFIX: &str = "transformer.";
-const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "transformer.wte.weight";
 
 impl From<&Gpt2Config> for GptConfig {
     fn from(c: &Gpt2Config) -> Self {
@@ -36,15 +37,12 @@ impl From<&Gpt2Config> for GptConfig {
             dropout_residual: c.resid_pdrop as f32,
             bos: c.bos_token_id,
             eos: c.eos_token_id,
-            tied: true,
         }
     }
 }
 
 impl From<&GptConfig> for Gpt2Config {
     fn from(c: &GptConfig) -> Self {
-        // Shortest decimal that reads back as this f32, rather than its long f64 expansion.
-        let decimal = |p: f32| p.to_string().parse().unwrap_or(f64::from(p));
         Gpt2Config {
             vocab_size: c.vocab,
             n_positions: c.context,
@@ -57,84 +55,104 @@ impl From<&GptConfig> for Gpt2Config {
             resid_pdrop: decimal(c.dropout_residual),
             embd_pdrop: decimal(c.dropout_embedding),
             attn_pdrop: decimal(c.dropout_attention),
+            tie_word_embeddings: c.tied,
             bos_token_id: c.bos,
             eos_token_id: c.eos,
         }
     }
 }
 
+/// Whose names and keys a model folder has. By default those of `transformers` for GPT-2 and BERT, and timm's for DeiT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    names: Names,
+    vit: vit_config::Form,
+}
+
+/// What a model folder holds.
+pub struct Loaded {
+    pub model: Box<dyn Model>,
+    pub store: Store,
+    /// To write a folder of the same form.
+    pub form: Form,
+    /// Tensors of heads that the architecture in `config.json` does not have, by name: they were left out.
+    pub unused: Vec<String>,
+}
+
+impl Form {
+    fn of(family: Family<'_>) -> Self {
+        let names = match family {
+            Family::Gpt(_) => Names::Gpt2,
+            Family::Bert(c) if matches!(c.head, BertHead::None | BertHead::Pooler) => Names::BertBare,
+            Family::Bert(_) => Names::Bert,
+            Family::Deit(_) => Names::Timm,
+        };
+        Form { names, vit: vit_config::Form::TimmArguments }
+    }
+}
+
 /// The model that a folder's `config.json` describes, without its weights.
 ///
 /// # Errors
-/// See [`Gpt2Config::read`].
-pub fn load_config(dir: &Path) -> Result<Gpt> {
+/// See [`config::read`].
+pub fn load_config(dir: &Path) -> Result<Box<dyn Model>> {
+    Ok(described(dir)?.0)
+}
+
+fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
     let path = dir.join(CONFIG);
-    Gpt::new(GptConfig::from(&Gpt2Config::read(&path)?)).at(path.display())
+    let (model, vit): (Box<dyn Model>, _) = match config::read(&path)? {
+        Config::Gpt2(config) => (Box::new(Gpt::new(GptConfig::from(&config)).at(path.display())?), None),
+        Config::Bert(config) => (Box::new(Bert::new(config).at(path.display())?), None),
+        Config::Vit(config, form) => (Box::new(Deit::new(config).at(path.display())?), Some(form)),
+    };
+    let form = Form::of(model.family());
+    Ok((model, Form { vit: vit.unwrap_or(form.vit), ..form }))
 }
 
 /// A model and its weights.
 ///
 /// # Errors
-/// Missing, unknown or misshapen tensors, all by name; what [`tensors::read`] refuses.
-pub fn load(dir: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
-    let gpt = load_config(dir)?;
-    let path = dir.join(WEIGHTS);
-    let tensors = tensors::read(&path)?;
-    let found = by_name(tensors, &gpt).at(path.display())?;
-    // Shapes are checked before memory is taken, so a config cannot ask for more than its file holds.
-    let store = Store::new(gpt.table().clone(), device)?;
-    for (i, tensor) in found.iter().enumerate() {
-        store.write(device, i, &tensor.values)?;
-    }
+/// Missing, unknown or misshapen tensors, all by name; what [`folder::read`] refuses.
+pub fn load(dir: &Path, device: &mut dyn Device) -> Result<Loaded> {
+    let (model, form) = described(dir)?;
+    let (store, names, unused) = weights(dir, &*model, device)?;
+    Ok(Loaded { model, store, form: Form { names, ..form }, unused })
+}
+
+/// [`load`] of a model that goes on with a text.
+///
+/// # Errors
+/// As [`load`]; a model of another family.
+pub fn load_gpt(dir: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
+    let path = dir.join(CONFIG);
+    let Config::Gpt2(config) = config::read(&path)? else {
+        bail!("{}: the model is not a GPT-2, and only these go on with a text; give another one", path.display());
+    };
+    let gpt = Gpt::new(GptConfig::from(&config)).at(path.display())?;
+    let (store, ..) = weights(dir, &gpt, device)?;
     Ok((gpt, store))
 }
 
-/// The tensors in the order of the table.
-fn by_name(tensors: Vec<NamedTensor>, gpt: &Gpt) -> Result<Vec<NamedTensor>> {
-    let mut left: HashMap<String, NamedTensor> = HashMap::new();
-    for tensor in tensors.into_iter().filter(|t| !tensors::is_mask_buffer(&t.name)) {
-        let has_prefix = tensor.name.starts_with(PREFIX) || tensor.name == HEAD;
-        let name = if has_prefix { tensor.name.clone() } else { format!("{PREFIX}{}", tensor.name) };
-        if left.insert(name.clone(), tensor).is_some() {
-            bail!("{name} is there with and without the prefix {PREFIX:?}; keep one");
-        }
+fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(Store, Names, Vec<String>)> {
+    let family = match model.family() {
+        Family::Gpt(_) => names::Family::Gpt2,
+        Family::Bert(_) => names::Family::Bert,
+        Family::Deit(_) => names::Family::Vit,
+    };
+    let weights = folder::read(dir)?;
+    let table = model.table();
+    let parts: Vec<_> = table.params.iter().flat_map(Param::published).map(|part| (part.name, part.shape)).collect();
+    let found = names::select(family, weights.tensors, &parts).at(weights.path.display())?;
+    // Shapes are checked before memory is taken, so a config cannot ask for more than its file holds.
+    let store = Store::new(table.clone(), device)?;
+    let mut tensors = found.tensors.into_iter();
+    for (i, param) in table.params.iter().enumerate() {
+        let parts = param.published().len();
+        let values: Vec<f32> = tensors.by_ref().take(parts).flat_map(|tensor| tensor.values).collect();
+        store.write(device, i, &values)?;
     }
-    let head = left.remove(HEAD);
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for param in &gpt.table().params {
-        match left.remove(&param.name()) {
-            None => missing.push(param.name()),
-            Some(tensor) if tensor.shape != param.shape() => {
-                bail!(
-                    "{} is {:?} but {CONFIG} asks for {:?}; is it the one that belongs to these weights?",
-                    param.name(),
-                    tensor.shape,
-                    param.shape()
-                )
-            }
-            Some(tensor) => found.push(tensor),
-        }
-    }
-    if !missing.is_empty() {
-        return Err(listed("missing tensors", missing));
-    }
-    if !left.is_empty() {
-        let mut unknown: Vec<String> = left.into_keys().collect();
-        unknown.sort_unstable();
-        return Err(listed("tensors that this model does not have", unknown));
-    }
-    if let Some(head) = head
-        && found.iter().zip(&gpt.table().params).any(|(t, p)| p.name() == EMBEDDING && t.values != head.values)
-    {
-        bail!("{HEAD} differs from {EMBEDDING}: a head of its own is not supported; tie the weights");
-    }
-    Ok(found)
-}
-
-fn listed(what: &str, names: Vec<String>) -> Error {
-    let shown = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
-    let more = if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
-    Error::new(format!("{what}: {shown}{more}; is {CONFIG} the one that belongs to these weights?"))
+    Ok((store, found.names, found.unused))
 }
 
 /// Writes config and weights into a folder that exists.
@@ -142,16 +160,36 @@ fn listed(what: &str, names: Vec<String>) -> Error {
 /// # Errors
 /// Values that are not finite, by tensor; files that cannot be written.
 pub fn save(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<()> {
+    save_as(dir, model, store, device, Form::of(model.family()), StoreType::F32)
+}
+
+/// As [`save`], with these names and keys, and numbers of this type.
+///
+/// # Errors
+/// As [`save`]; a form of another family; values that the type does not hold.
+pub fn save_as(
+    dir: &Path,
+    model: &dyn Model,
+    store: &Store,
+    device: &mut dyn Device,
+    form: Form,
+    kind: StoreType,
+) -> Result<()> {
     let mut tensors = Vec::with_capacity(store.table.params.len());
     for (i, param) in store.table.params.iter().enumerate() {
         let values = store.read(device, i)?;
         for part in param.published() {
-            tensors.push((part.name, part.shape, values[part.elements].to_vec()));
+            let values = values[part.elements].to_vec();
+            tensors.push(NamedTensor { name: part.name, shape: part.shape, values });
         }
     }
-    tensors::write(&dir.join(WEIGHTS), &tensors)?;
+    let tensors = form.names.publish(tensors)?;
+    let tensors: Vec<_> = tensors.into_iter().map(|t| (t.name, t.shape, t.values)).collect();
+    tensors::write_as(&dir.join(WEIGHTS), &tensors, kind)?;
+    let path = dir.join(CONFIG);
     match model.family() {
-        Family::Gpt(config) => Gpt2Config::from(config).write(&dir.join(CONFIG)),
-        Family::Bert(_) | Family::Deit(_) => bail!("checkpoints of this family cannot be written yet"),
+        Family::Gpt(config) => Gpt2Config::from(config).write(&path),
+        Family::Bert(config) => bert_config::write(config, &path),
+        Family::Deit(config) => vit_config::write(config, form.vit, &path),
     }
 }

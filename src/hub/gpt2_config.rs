@@ -4,15 +4,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::keys::{self, number, required_size, size};
 use crate::bail;
-use crate::error::{At, Error, Result};
-use crate::files;
+use crate::error::{At, Result};
 
-/// The largest size of any one dimension.
-const MAX_SIZE: usize = 1 << 31;
-
-/// The most parameters a model may have, so that sizes in bytes never overflow.
-const MAX_PARAMETERS: u128 = 1 << 40;
+const MODEL: &str = "a GPT-2 model";
 
 /// The activation functions that mean the tanh approximation of GELU.
 const ACTIVATIONS: [&str; 2] = ["gelu_new", "gelu_pytorch_tanh"];
@@ -20,7 +16,7 @@ const ACTIVATIONS: [&str; 2] = ["gelu_new", "gelu_pytorch_tanh"];
 /// The sizes and rates of a GPT-2 model, under the names that `transformers` gives them.
 ///
 /// The rest of the function is fixed: pre-norm blocks, learned positions, attention scaled by the root of the head
-/// size, GELU in its tanh approximation, and an output layer that shares the token embedding.
+/// size, and GELU in its tanh approximation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gpt2Config {
     /// Number of tokens in the vocabulary.
@@ -44,6 +40,8 @@ pub struct Gpt2Config {
     pub embd_pdrop: f64,
     /// Dropout probability of the attention weights, in `[0, 1)`.
     pub attn_pdrop: f64,
+    /// Whether the output layer is the token embedding, as published.
+    pub tie_word_embeddings: bool,
     /// Token that begins a text. It changes nothing here: generators that read the checkpoint go by it.
     pub bos_token_id: Option<u64>,
     /// Token that ends a text.
@@ -61,18 +59,12 @@ impl Gpt2Config {
     /// When the file cannot be read or is not a JSON object, when a key is missing, of the wrong type or out of range,
     /// or when it asks for a function that is not implemented. The message names the file and the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = files::read(path, 16 << 20)?;
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::new(format!("not JSON: {e}; give the config.json of a GPT-2 model")))
-            .at(path.display())?;
-        Self::from_json(&value).at(path.display())
+        Self::from_json(&keys::read(path, MODEL)?).at(path.display())
     }
 
     /// The configuration in an already parsed `config.json`; same rules and errors as [`Gpt2Config::read`].
     pub fn from_json(value: &Value) -> Result<Self> {
-        let Value::Object(map) = value else {
-            bail!("expected a JSON object; give the config.json of a GPT-2 model");
-        };
+        let map = keys::object(value, MODEL)?;
         refuse_other_functions(map)?;
         let positions = if map.contains_key("n_positions") { "n_positions" } else { "n_ctx" };
         let n_positions = match size(map, positions)? {
@@ -91,6 +83,11 @@ impl Gpt2Config {
             resid_pdrop: number(map, "resid_pdrop", 0.1)?,
             embd_pdrop: number(map, "embd_pdrop", 0.1)?,
             attn_pdrop: number(map, "attn_pdrop", 0.1)?,
+            tie_word_embeddings: match map.get("tie_word_embeddings") {
+                None => true,
+                Some(&Value::Bool(tied)) => tied,
+                Some(other) => bail!("tie_word_embeddings is {other}; give true or false"),
+            },
             bos_token_id: token(map, "bos_token_id")?,
             eos_token_id: token(map, "eos_token_id")?,
         };
@@ -105,56 +102,37 @@ impl Gpt2Config {
     /// When a size is zero or above 2^31, `n_head` does not divide `n_embd`, the model would have more than 2^40
     /// parameters, a probability is outside `[0, 1)`, or another rate is not finite or out of range.
     pub fn check(&self) -> Result<()> {
-        let sizes = [
-            ("vocab_size", Some(self.vocab_size)),
-            ("n_positions", Some(self.n_positions)),
-            ("n_embd", Some(self.n_embd)),
-            ("n_head", Some(self.n_head)),
-            ("n_layer", Some(self.n_layer)),
-            ("n_inner", self.n_inner),
-        ];
-        for (key, size) in sizes {
-            if size == Some(0) {
-                bail!("{key} is 0; give a positive whole number");
-            }
-            if let Some(size) = size.filter(|&n| n > MAX_SIZE) {
-                bail!("{key} is {size}, more than the limit {MAX_SIZE}; give a smaller number");
-            }
+        keys::check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("n_positions", self.n_positions),
+            ("n_embd", self.n_embd),
+            ("n_head", self.n_head),
+            ("n_layer", self.n_layer),
+        ])?;
+        if let Some(inner) = self.n_inner {
+            keys::check_sizes(&[("n_inner", inner)])?;
         }
         if !self.n_embd.is_multiple_of(self.n_head) {
             bail!("n_head = {} does not divide n_embd = {}; change one of them", self.n_head, self.n_embd);
         }
-        let parameters = self.parameters();
-        if parameters > MAX_PARAMETERS {
-            bail!(
-                "vocab_size, n_positions, n_embd, n_inner and n_layer give {parameters} parameters, more than the limit \
-                 {MAX_PARAMETERS}; reduce them"
-            );
-        }
-        if !(self.layer_norm_epsilon.is_finite() && self.layer_norm_epsilon > 0.0) {
-            bail!("layer_norm_epsilon is {}; give a positive number such as 1e-5", self.layer_norm_epsilon);
-        }
-        if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
-            bail!("initializer_range is {}; give a number that is not negative, such as 0.02", self.initializer_range);
-        }
-        let probabilities =
-            [("resid_pdrop", self.resid_pdrop), ("embd_pdrop", self.embd_pdrop), ("attn_pdrop", self.attn_pdrop)];
-        for (key, probability) in probabilities {
-            if !(0.0..1.0).contains(&probability) {
-                bail!("{key} is {probability}; give a dropout probability of at least 0 and below 1");
-            }
-        }
+        keys::check_parameters(self.parameters(), "vocab_size, n_positions, n_embd, n_inner and n_layer")?;
+        keys::check_positive("layer_norm_epsilon", self.layer_norm_epsilon)?;
+        keys::check_not_negative("initializer_range", self.initializer_range)?;
+        keys::check_probability("resid_pdrop", self.resid_pdrop)?;
+        keys::check_probability("embd_pdrop", self.embd_pdrop)?;
+        keys::check_probability("attn_pdrop", self.attn_pdrop)?;
         Ok(())
     }
 
-    /// The number of parameters, with the output layer counted once as the token embedding.
+    /// The number of parameters.
     fn parameters(&self) -> u128 {
         let [vocab, positions, width, layers] =
             [self.vocab_size, self.n_positions, self.n_embd, self.n_layer].map(|n| n as u128);
         let inner = self.n_inner.map_or(4 * width, |n| n as u128);
         let attention = width * 3 * width + 3 * width + width * width + width;
         let feed_forward = 2 * width * inner + inner + width;
-        (vocab + positions) * width + layers * (attention + feed_forward + 4 * width) + 2 * width
+        let head = if self.tie_word_embeddings { 0 } else { vocab * width };
+        head + (vocab + positions) * width + layers * (attention + feed_forward + 4 * width) + 2 * width
     }
 
     /// The contents of a `config.json` from which `transformers` builds the same model.
@@ -179,7 +157,7 @@ impl Gpt2Config {
             "scale_attn_by_inverse_layer_idx": false,
             "reorder_and_upcast_attn": false,
             "add_cross_attention": false,
-            "tie_word_embeddings": true,
+            "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": self.bos_token_id,
             "eos_token_id": self.eos_token_id,
             "torch_dtype": "float32",
@@ -194,9 +172,7 @@ impl Gpt2Config {
     /// When [`Gpt2Config::check`] fails or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check().at(format_args!("writing {}", path.display()))?;
-        let mut text = format!("{:#}", self.to_json());
-        text.push('\n');
-        files::write_atomic(path, |out| out.write_all(text.as_bytes()))
+        keys::write(path, &self.to_json())
     }
 }
 
@@ -215,12 +191,8 @@ fn refuse_other_functions(map: &Map<String, Value>) -> Result<()> {
         ),
         None => {}
     }
-    let switches = [
-        ("tie_word_embeddings", true),
-        ("scale_attn_weights", true),
-        ("scale_attn_by_inverse_layer_idx", false),
-        ("add_cross_attention", false),
-    ];
+    let switches =
+        [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false), ("add_cross_attention", false)];
     for (key, implemented) in switches {
         match map.get(key) {
             None => {}
@@ -231,29 +203,7 @@ fn refuse_other_functions(map: &Map<String, Value>) -> Result<()> {
             Some(other) => bail!("{key} is {other}; give true or false"),
         }
     }
-    match map.get("pruned_heads") {
-        Some(Value::Object(heads)) if !heads.is_empty() => {
-            bail!("pruned_heads is not empty, and pruned models are not implemented; give the full checkpoint")
-        }
-        _ => Ok(()),
-    }
-}
-
-fn size(map: &Map<String, Value>, key: &str) -> Result<Option<usize>> {
-    let Some(value) = map.get(key) else {
-        return Ok(None);
-    };
-    match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
-        Some(n) => Ok(Some(n)),
-        None => bail!("{key} is {value}; give a positive whole number"),
-    }
-}
-
-fn required_size(map: &Map<String, Value>, key: &str) -> Result<usize> {
-    match size(map, key)? {
-        Some(n) => Ok(n),
-        None => bail!("missing key {key}; add it as a positive whole number"),
-    }
+    keys::not_pruned(map)
 }
 
 /// Absent and null are the same: no such token.
@@ -264,15 +214,5 @@ fn token(map: &Map<String, Value>, key: &str) -> Result<Option<u64>> {
             Some(id) => Ok(Some(id)),
             None => bail!("{key} is {value}; give a whole number that is not negative, or null"),
         },
-    }
-}
-
-fn number(map: &Map<String, Value>, key: &str, default: f64) -> Result<f64> {
-    let Some(value) = map.get(key) else {
-        return Ok(default);
-    };
-    match value.as_f64() {
-        Some(number) => Ok(number),
-        None => bail!("{key} is {value}; give a number"),
     }
 }

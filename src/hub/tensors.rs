@@ -35,18 +35,19 @@ pub struct NamedTensor {
     pub values: Vec<f32>,
 }
 
-/// Whether `name` is that of a causal-mask buffer of GPT-2, which old checkpoints store with the weights.
+/// Whether `name` is that of a buffer, which old checkpoints store with the weights: the causal mask of GPT-2, the numbers
+/// of the positions of BERT.
 ///
 /// [`read`] skips these when they hold integers or booleans. Some public files hold them in floating point; those are
 /// returned, and a model loader should ignore them.
-pub fn is_mask_buffer(name: &str) -> bool {
-    name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+pub fn is_buffer(name: &str) -> bool {
+    [".attn.bias", ".attn.masked_bias", "embeddings.position_ids"].iter().any(|end| name.ends_with(end))
 }
 
 /// Reads every tensor of a safetensors file, in the order of its header.
 ///
 /// F32 is kept bit for bit; F16 and BF16 convert exactly and F64 is rounded to the nearest f32. Integer and boolean
-/// tensors are skipped when they are causal-mask buffers ([`is_mask_buffer`]).
+/// tensors are skipped when they are buffers ([`is_buffer`]).
 ///
 /// # Errors
 ///
@@ -54,6 +55,36 @@ pub fn is_mask_buffer(name: &str) -> bool {
 /// value that is not finite in f32. The message names the file, the tensor if there is one, and the remedy.
 pub fn read(path: &Path) -> Result<Vec<NamedTensor>> {
     parse(&files::read(path, u64::MAX)?).at(path.display())
+}
+
+/// The type in which a file keeps its numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreType {
+    #[default]
+    F32,
+    /// Rounded to nearest, ties to even; beyond 65,504 is an error.
+    F16,
+    /// Rounded to nearest, ties to even; beyond 3.39e38 is an error.
+    Bf16,
+}
+
+impl StoreType {
+    fn dtype(self) -> Dtype {
+        match self {
+            StoreType::F32 => Dtype::F32,
+            StoreType::F16 => Dtype::F16,
+            StoreType::Bf16 => Dtype::BF16,
+        }
+    }
+
+    /// Whether a finite value stays finite.
+    fn holds(self, value: f32) -> bool {
+        match self {
+            StoreType::F32 => value.is_finite(),
+            StoreType::F16 => half::f16::from_f32(value).is_finite(),
+            StoreType::Bf16 => half::bf16::from_f32(value).is_finite(),
+        }
+    }
 }
 
 /// Writes tensors, each a name, a shape and row-major values, as F32 to the safetensors file `path`.
@@ -72,21 +103,35 @@ where
     S: AsRef<[usize]>,
     V: AsRef<[f32]>,
 {
-    write_sorted(path, tensors.iter().map(|(n, s, v)| (n.as_ref(), s.as_ref(), v.as_ref())).collect())
+    write_as(path, tensors, StoreType::F32)
 }
 
-fn write_sorted(path: &Path, mut tensors: Vec<(&str, &[usize], &[f32])>) -> Result<()> {
+/// As [`write`], in another type.
+///
+/// # Errors
+///
+/// As [`write`], and when a value is beyond the range of the type.
+pub fn write_as<N, S, V>(path: &Path, tensors: &[(N, S, V)], kind: StoreType) -> Result<()>
+where
+    N: AsRef<str>,
+    S: AsRef<[usize]>,
+    V: AsRef<[f32]>,
+{
+    write_sorted(path, tensors.iter().map(|(n, s, v)| (n.as_ref(), s.as_ref(), v.as_ref())).collect(), kind)
+}
+
+fn write_sorted(path: &Path, mut tensors: Vec<(&str, &[usize], &[f32])>, kind: StoreType) -> Result<()> {
     tensors.sort_by_key(|&(name, ..)| name);
-    let header = header(&tensors).at(format_args!("cannot write {}", path.display()))?;
+    let header = header(&tensors, kind).at(format_args!("cannot write {}", path.display()))?;
     files::write_atomic(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        tensors.iter().try_for_each(|(.., values)| write_values(out, values))
+        tensors.iter().try_for_each(|(.., values)| write_values(out, values, kind))
     })
 }
 
 /// The header of a file with these tensors, which are sorted by name.
-fn header(tensors: &[(&str, &[usize], &[f32])]) -> Result<Vec<u8>> {
+fn header(tensors: &[(&str, &[usize], &[f32])], kind: StoreType) -> Result<Vec<u8>> {
     if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         bail!("two tensors are named {:?}; give each its own name", pair[0].0);
     }
@@ -100,10 +145,13 @@ fn header(tensors: &[(&str, &[usize], &[f32])]) -> Result<Vec<u8>> {
             bail!("tensor {name:?}: shape {shape:?} does not match the {} values given", values.len());
         }
         check_finite(name, values)?;
-        let end = start + size_of_val(values);
+        if let Some(at) = values.iter().position(|&value| !kind.holds(value)) {
+            bail!("tensor {name:?}: value {at} is {}, beyond the range of {kind:?}; store it as F32", values[at]);
+        }
+        let end = start + values.len() * kind.dtype().bitsize() / 8;
         infos.push((
             name.to_string(),
-            TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) },
+            TensorInfo { dtype: kind.dtype(), shape: shape.to_vec(), data_offsets: (start, end) },
         ));
         start = end;
     }
@@ -121,16 +169,17 @@ fn header(tensors: &[(&str, &[usize], &[f32])]) -> Result<Vec<u8>> {
     Ok(header)
 }
 
-fn write_values(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
-    if cfg!(target_endian = "little") {
-        out.write_all(bytemuck::cast_slice(values))
-    } else {
-        values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+fn write_values(out: &mut dyn Write, values: &[f32], kind: StoreType) -> io::Result<()> {
+    match kind {
+        StoreType::F32 if cfg!(target_endian = "little") => out.write_all(bytemuck::cast_slice(values)),
+        StoreType::F32 => values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes())),
+        StoreType::F16 => values.iter().try_for_each(|&v| out.write_all(&half::f16::from_f32(v).to_le_bytes())),
+        StoreType::Bf16 => values.iter().try_for_each(|&v| out.write_all(&half::bf16::from_f32(v).to_le_bytes())),
     }
 }
 
 /// The product of `shape`, or `None` on overflow.
-fn elements(shape: &[usize]) -> Option<usize> {
+pub(super) fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
 }
 
@@ -201,21 +250,31 @@ fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     let mut read = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {
         let raw = &data[info.data_offsets.0..info.data_offsets.1];
-        let values = match info.dtype {
-            Dtype::F32 => convert(raw, f32::from_le_bytes)?,
-            Dtype::F16 => convert(raw, |b| half::f16::from_le_bytes(b).to_f32())?,
-            Dtype::BF16 => convert(raw, |b| half::bf16::from_le_bytes(b).to_f32())?,
-            Dtype::F64 => convert(raw, |b| f64::from_le_bytes(b) as f32)?,
-            dtype if is_integer(dtype) && is_mask_buffer(&name) => continue,
-            dtype => bail!(
-                "tensor {name:?} has dtype {dtype:?}, and only F32, F16, BF16 and F64 are read; \
-                 convert the checkpoint to one of these"
-            ),
-        };
-        check_finite(&name, &values)?;
-        read.push(NamedTensor { name, shape: info.shape, values });
+        if let Some(values) = values(&name, info.dtype, raw)? {
+            read.push(NamedTensor { name, shape: info.shape, values });
+        }
     }
     Ok(read)
+}
+
+/// The numbers of a tensor; `None` for a buffer of integers, which is to be skipped.
+///
+/// # Errors
+/// Other types, and values that are not finite.
+pub(super) fn values(name: &str, dtype: Dtype, raw: &[u8]) -> Result<Option<Vec<f32>>> {
+    let values = match dtype {
+        Dtype::F32 => convert(raw, f32::from_le_bytes)?,
+        Dtype::F16 => convert(raw, |b| half::f16::from_le_bytes(b).to_f32())?,
+        Dtype::BF16 => convert(raw, |b| half::bf16::from_le_bytes(b).to_f32())?,
+        Dtype::F64 => convert(raw, |b| f64::from_le_bytes(b) as f32)?,
+        dtype if is_integer(dtype) && is_buffer(name) => return Ok(None),
+        dtype => bail!(
+            "tensor {name:?} has dtype {dtype:?}, and only F32, F16, BF16 and F64 are read; \
+             convert the checkpoint to one of these"
+        ),
+    };
+    check_finite(name, &values)?;
+    Ok(Some(values))
 }
 
 /// Checks that each tensor's bytes lie within `length` bytes of data and match its shape and dtype, and that together

@@ -11,7 +11,7 @@ fn published_files_load_as_they_are() {
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::copy(variant.dir.join("src.safetensors"), dir.path().join(checkpoint::WEIGHTS)).expect("copy");
     std::fs::copy(variant.dir.join("config.big.json"), dir.path().join(checkpoint::CONFIG)).expect("copy");
-    let (model, store) = checkpoint::load(dir.path(), &mut *cpu).expect("a published model");
+    let (model, store) = checkpoint::load_gpt(dir.path(), &mut *cpu).expect("a published model");
     let out = tempfile::tempdir().expect("a folder");
     checkpoint::save(out.path(), &model, &store, &mut *cpu).expect("saved");
     let read = |path: &std::path::Path| tensors::read(&path.join(checkpoint::WEIGHTS)).expect("tensors");

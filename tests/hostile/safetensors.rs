@@ -23,7 +23,7 @@ pub struct Found {
 
 fn load(dir: &Path) -> Result<Found> {
     let mut device = Cpu::new(1);
-    let (gpt, store) = checkpoint::load(dir, &mut device)?;
+    let (gpt, store) = checkpoint::load_gpt(dir, &mut device)?;
     let params = gpt.table().params.iter().enumerate();
     let bits = |values: Vec<f32>| values.iter().map(|v| v.to_bits()).collect();
     let weights = params.map(|(i, p)| Ok((p.name(), bits(store.read(&mut device, i)?)))).collect::<Result<_>>()?;

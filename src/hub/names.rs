@@ -1,0 +1,327 @@
+//! Names of tensors in files, and the names that the tables of models have for them.
+//!
+//! The tables have the names of `GPT2LMHeadModel` and of `BertForPreTraining` of `transformers`, and of timm's
+//! `VisionTransformer`. Files may leave out a prefix, have names of older versions or, for vision transformers, those of
+//! `transformers`, where queries, keys and values are apart.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::checkpoint::CONFIG;
+use super::tensors::{NamedTensor, is_buffer};
+use crate::bail;
+use crate::error::{Error, Result};
+
+/// How the tensors of a file are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// `GPT2LMHeadModel`: `transformer.h.0...`.
+    Gpt2,
+    /// `GPT2Model`: `h.0...`.
+    Gpt2Bare,
+    /// `BertForMaskedLM` and others with a head: `bert.encoder...`, `cls...`.
+    Bert,
+    /// `BertModel`: `encoder...`.
+    BertBare,
+    /// timm's `VisionTransformer`: `blocks.0...`.
+    Timm,
+    /// `ViTForImageClassification`: `vit.encoder...`.
+    Vit,
+    /// `DeiTForImageClassificationWithTeacher`: `deit.encoder...`.
+    Deit,
+}
+
+/// Models whose files share names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Gpt2,
+    Bert,
+    Vit,
+}
+
+/// The tensors of a model, out of those of a file.
+#[derive(Debug)]
+pub struct Selected {
+    /// Under the names of the table, in its order.
+    pub tensors: Vec<NamedTensor>,
+    /// Names in the file of heads that this model does not have, sorted: worth a note.
+    pub unused: Vec<String>,
+    /// How the file names its tensors.
+    pub names: Names,
+}
+
+/// Layers of the names of `transformers`, and of timm. A dot at the end stands for `.weight` and `.bias`.
+const VIT_LAYERS: [&str; 2] = ["encoder.layer.", "blocks."];
+const VIT_IN_LAYER: [(&str, &str); 6] = [
+    ("layernorm_before.", "norm1."),
+    ("attention.output.dense.", "attn.proj."),
+    ("layernorm_after.", "norm2."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+    ("attention.attention.", "attn.qkv."),
+];
+const VIT_OUTSIDE: [(&str, &str); 5] = [
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.distillation_token", "dist_token"),
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
+    ("layernorm.", "norm."),
+];
+const VIT_HEAD: [(&str, &str); 1] = [("classifier.", "head.")];
+const DEIT_HEADS: [(&str, &str); 2] = [("cls_classifier.", "head."), ("distillation_classifier.", "head_dist.")];
+const FUSED: &str = "attn.qkv.";
+const PARTS: [&str; 3] = ["query.", "key.", "value."];
+
+impl Family {
+    /// How tensors begin that have no prefix of the encoder in any file.
+    fn heads(self) -> &'static [&'static str] {
+        match self {
+            Family::Gpt2 => &["lm_head."],
+            Family::Bert => &["cls.", "classifier.", "qa_outputs."],
+            Family::Vit => &[],
+        }
+    }
+
+    /// Tensors that models without a use for them may leave out, by their names in the table.
+    fn is_optional(self, name: &str) -> bool {
+        let optional: &[&str] = match self {
+            Family::Gpt2 => &[],
+            Family::Bert => &["cls.", "classifier.", "qa_outputs.", "bert.pooler."],
+            Family::Vit => &["pooler."],
+        };
+        optional.iter().any(|head| name.starts_with(head))
+    }
+
+    /// Tensors that some files have twice: the second name, and the one in the table.
+    fn tied(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Family::Gpt2 => &[("lm_head.weight", "transformer.wte.weight")],
+            Family::Bert => &[
+                ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+                ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+            ],
+            Family::Vit => &[],
+        }
+    }
+
+    fn names<'a>(self, mut names: impl Iterator<Item = &'a str>) -> Names {
+        match self {
+            Family::Gpt2 if names.any(|n| n.starts_with("transformer.")) => Names::Gpt2,
+            Family::Gpt2 => Names::Gpt2Bare,
+            Family::Bert if names.any(|n| n.starts_with("bert.")) => Names::Bert,
+            Family::Bert => Names::BertBare,
+            Family::Vit => {
+                let found = names.find_map(|n| match n {
+                    _ if n.starts_with("deit.") || n.ends_with("distillation_token") => Some(Names::Deit),
+                    _ if n.starts_with("vit.") => Some(Names::Vit),
+                    _ => None,
+                });
+                found.unwrap_or(Names::Timm)
+            }
+        }
+    }
+}
+
+/// Where a tensor of a file belongs: a name of the table and, of a fused one, which part.
+fn place(family: Family, name: &str) -> (String, Option<usize>) {
+    let prefixed = |prefix: &str| {
+        let has = name.starts_with(prefix) || family.heads().iter().any(|head| name.starts_with(head));
+        if has { name.to_owned() } else { format!("{prefix}{name}") }
+    };
+    match family {
+        Family::Gpt2 => (prefixed("transformer."), None),
+        Family::Bert => {
+            let name = prefixed("bert.");
+            let renamed = [(".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")];
+            let found = renamed.iter().find_map(|(old, new)| Some(format!("{}{new}", name.strip_suffix(old)?)));
+            (found.unwrap_or(name), None)
+        }
+        Family::Vit => vit_place(name),
+    }
+}
+
+fn vit_place(name: &str) -> (String, Option<usize>) {
+    let [theirs, ours] = VIT_LAYERS;
+    let bare = name.strip_prefix("vit.").or_else(|| name.strip_prefix("deit.")).unwrap_or(name);
+    if let Some((layer, rest)) = bare.strip_prefix(theirs).and_then(|rest| rest.split_once('.')) {
+        let Some((fused, timm)) = VIT_IN_LAYER.iter().find_map(|(hf, timm)| Some((rest.strip_prefix(hf)?, timm)))
+        else {
+            return (bare.to_owned(), None);
+        };
+        if *timm != FUSED {
+            return (format!("{ours}{layer}.{timm}{fused}"), None);
+        }
+        let part = PARTS.iter().enumerate().find_map(|(i, part)| Some((i, fused.strip_prefix(part)?)));
+        return match part {
+            Some((i, kind)) => (format!("{ours}{layer}.{FUSED}{kind}"), Some(i)),
+            None => (bare.to_owned(), None),
+        };
+    }
+    let outside = VIT_OUTSIDE.iter().chain(&VIT_HEAD).chain(&DEIT_HEADS);
+    let found = outside.into_iter().find_map(|(hf, timm)| Some(format!("{timm}{}", bare.strip_prefix(hf)?)));
+    (found.unwrap_or_else(|| bare.to_owned()), None)
+}
+
+/// Finds the tensors of a table, given by `wanted` as names and shapes, among those of a file.
+///
+/// Buffers are skipped, weights that the model shares must be equal where a file has them twice, and heads that the
+/// model does not have are left out and listed.
+///
+/// # Errors
+/// A tensor that is missing, unknown, there twice, of another shape, or not equal to the one it should share. The message
+/// names it as the file does where the file has it.
+pub fn select(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<usize>)]) -> Result<Selected> {
+    let names = family.names(tensors.iter().map(|t| t.name.as_str()));
+    let mut left = canonical(family, tensors)?;
+    let is_wanted: HashSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
+    for &(second, first) in family.tied() {
+        let has_head = family != Family::Bert || is_wanted.contains("cls.predictions.bias");
+        if is_wanted.contains(second) || !has_head {
+            continue;
+        }
+        let Some(copy) = left.remove(second) else { continue };
+        match left.get(first) {
+            Some(tensor) if tensor.values == copy.values => {}
+            Some(tensor) => {
+                bail!("{} differs from {}: a head of its own is not supported; tie the weights", copy.name, tensor.name)
+            }
+            // Writers keep one of the two, not always the same.
+            None => drop(left.insert(first.to_owned(), copy)),
+        }
+    }
+    let (mut found, mut missing) = (Vec::with_capacity(wanted.len()), Vec::new());
+    for (name, shape) in wanted {
+        match left.remove(name) {
+            None => missing.push(name.clone()),
+            Some(tensor) if tensor.shape != *shape => bail!(
+                "{} is {:?} but {CONFIG} asks for {shape:?}; is it the one that belongs to these weights?",
+                tensor.name,
+                tensor.shape
+            ),
+            Some(tensor) => found.push(NamedTensor { name: name.clone(), ..tensor }),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(listed("missing tensors", missing));
+    }
+    let (optional, unknown): (Vec<_>, Vec<_>) = left.into_iter().partition(|(name, _)| family.is_optional(name));
+    let in_file = |left: Vec<(String, NamedTensor)>| {
+        let mut names: Vec<String> = left.into_iter().map(|(_, tensor)| tensor.name).collect();
+        names.sort_unstable();
+        names
+    };
+    if !unknown.is_empty() {
+        return Err(listed("tensors that this model does not have", in_file(unknown)));
+    }
+    Ok(Selected { tensors: found, unused: in_file(optional), names })
+}
+
+/// The tensors by their names in the table; each keeps the one of the file.
+fn canonical(family: Family, tensors: Vec<NamedTensor>) -> Result<HashMap<String, NamedTensor>> {
+    let mut all: HashMap<String, NamedTensor> = HashMap::new();
+    let mut parts: BTreeMap<String, [Option<NamedTensor>; 3]> = HashMap::new();
+    for tensor in tensors.into_iter().filter(|t| !is_buffer(&t.name)) {
+        let (name, part) = place(family, &tensor.name);
+        let taken = match part {
+            Some(part) => parts.entry(name).or_default()[part].replace(tensor),
+            None => all.insert(name, tensor),
+        };
+        if let Some(other) = taken {
+            bail!("{} is there twice, under names of old and new or with and without a prefix; keep one", other.name);
+        }
+    }
+    for (name, parts) in parts {
+        let joined = join(&name, parts)?;
+        if all.insert(name, joined).is_some() {
+            bail!("queries, keys and values are there twice, joined and apart; keep one");
+        }
+    }
+    Ok(all)
+}
+
+/// One tensor out of queries, keys and values.
+fn join(name: &str, parts: [Option<NamedTensor>; 3]) -> Result<NamedTensor> {
+    if let Some((there, known)) = parts.iter().enumerate().find_map(|(i, part)| Some((i, part.as_ref()?))) {
+        let lacking = (0..PARTS.len()).filter(|&i| parts[i].is_none());
+        let lacking: Vec<String> = lacking.map(|i| known.name.replace(PARTS[there], PARTS[i])).collect();
+        if !lacking.is_empty() {
+            return Err(listed("missing tensors", lacking));
+        }
+    }
+    let mut parts = parts.into_iter().flatten();
+    let Some(mut whole) = parts.next() else { bail!("no part of {name}") };
+    for part in parts {
+        if part.shape.is_empty() || part.shape.get(1..) != whole.shape.get(1..) {
+            bail!(
+                "{} is {:?} beside {} of {:?}; both should have one shape",
+                part.name,
+                part.shape,
+                whole.name,
+                whole.shape
+            );
+        }
+        whole.shape[0] = whole.shape[0].saturating_add(part.shape[0]);
+        whole.values.extend(part.values);
+    }
+    Ok(whole)
+}
+
+impl Names {
+    /// The tensors of a table as files of this kind have them.
+    ///
+    /// # Errors
+    /// A fused tensor whose first axis has no three equal parts.
+    pub fn publish(self, tensors: Vec<NamedTensor>) -> Result<Vec<NamedTensor>> {
+        let mut all = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            let bare = |prefix: &str| tensor.name.strip_prefix(prefix).unwrap_or(&tensor.name).to_owned();
+            match self {
+                Names::Gpt2 | Names::Bert | Names::Timm => all.push(tensor),
+                Names::Gpt2Bare => all.push(NamedTensor { name: bare("transformer."), ..tensor }),
+                Names::BertBare => all.push(NamedTensor { name: bare("bert."), ..tensor }),
+                Names::Vit => publish_vit("vit.", &VIT_HEAD, tensor, &mut all)?,
+                Names::Deit => publish_vit("deit.", &DEIT_HEADS, tensor, &mut all)?,
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn publish_vit(prefix: &str, heads: &[(&str, &str)], tensor: NamedTensor, all: &mut Vec<NamedTensor>) -> Result<()> {
+    let [theirs, ours] = VIT_LAYERS;
+    let Some((layer, rest)) = tensor.name.strip_prefix(ours).and_then(|rest| rest.split_once('.')) else {
+        let renamed = |table: &[(&str, &str)], prefix: &str| {
+            table.iter().find_map(|(hf, timm)| Some(format!("{prefix}{hf}{}", tensor.name.strip_prefix(timm)?)))
+        };
+        let Some(name) = renamed(heads, "").or_else(|| renamed(&VIT_OUTSIDE, prefix)) else {
+            bail!("{} has no name in transformers; save the model in the form of timm", tensor.name);
+        };
+        all.push(NamedTensor { name, ..tensor });
+        return Ok(());
+    };
+    let found = VIT_IN_LAYER.iter().find_map(|(hf, timm)| Some((hf, *timm == FUSED, rest.strip_prefix(timm)?)));
+    let Some((hf, fused, kind)) = found else {
+        bail!("{} has no name in transformers; save the model in the form of timm", tensor.name);
+    };
+    let name = |part: &str| format!("{prefix}{theirs}{layer}.{hf}{part}{kind}");
+    if !fused {
+        all.push(NamedTensor { name: name(""), ..tensor });
+        return Ok(());
+    }
+    let Some(rows) = tensor.shape.first().filter(|n| n.is_multiple_of(3)).map(|n| n / 3) else {
+        bail!("{} is {:?}, not queries, keys and values of one size", tensor.name, tensor.shape);
+    };
+    let elements = tensor.values.len() / 3;
+    for (i, part) in PARTS.iter().enumerate() {
+        let mut shape = tensor.shape.clone();
+        shape[0] = rows;
+        let values = tensor.values[i * elements..(i + 1) * elements].to_vec();
+        all.push(NamedTensor { name: name(part), shape, values });
+    }
+    Ok(())
+}
+
+fn listed(what: &str, names: Vec<String>) -> Error {
+    let shown = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+    let more = if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
+    Error::new(format!("{what}: {shown}{more}; is {CONFIG} the one that belongs to these weights?"))
+}
