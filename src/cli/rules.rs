@@ -123,7 +123,11 @@ impl WayUp {
 /// Says which tensors of a folder were left out.
 pub fn note_unused(dir: &Path, unused: &[String]) {
     if !unused.is_empty() {
-        eprintln!("note: {}: left out, as the architecture in config.json has none: {}", dir.display(), unused.join(", "));
+        eprintln!(
+            "note: {}: left out, as the architecture in config.json has none: {}",
+            dir.display(),
+            unused.join(", ")
+        );
     }
 }
 

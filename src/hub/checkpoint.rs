@@ -37,6 +37,7 @@ impl From<&Gpt2Config> for GptConfig {
             dropout_residual: c.resid_pdrop as f32,
             bos: c.bos_token_id,
             eos: c.eos_token_id,
+            tied: c.tie_word_embeddings,
         }
     }
 }
