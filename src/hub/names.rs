@@ -218,7 +218,7 @@ pub fn select(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<
 /// The tensors by their names in the table; each keeps the one of the file.
 fn canonical(family: Family, tensors: Vec<NamedTensor>) -> Result<HashMap<String, NamedTensor>> {
     let mut all: HashMap<String, NamedTensor> = HashMap::new();
-    let mut parts: BTreeMap<String, [Option<NamedTensor>; 3]> = HashMap::new();
+    let mut parts: BTreeMap<String, [Option<NamedTensor>; 3]> = BTreeMap::new();
     for tensor in tensors.into_iter().filter(|t| !is_buffer(&t.name)) {
         let (name, part) = place(family, &tensor.name);
         let taken = match part {
