@@ -35,7 +35,8 @@ fn refused(bytes: &[u8], parts: &[&str]) {
 
 /// A matrix, its transpose, a row of it, a scalar, and nothing, all of one storage.
 const VIEWS: [Tensor<'static>; 5] = {
-    const fn view(name: &str, offset: usize, shape: &'static [usize], strides: &'static [usize]) -> Tensor<'_> {
+    type Sizes = &'static [usize];
+    const fn view(name: &'static str, offset: usize, shape: Sizes, strides: Sizes) -> Tensor<'static> {
         Tensor { name, storage: ("7", "Float", 6), offset, shape, strides }
     }
     [
@@ -187,7 +188,7 @@ fn a_folder_gives_the_first_form_it_has() {
     assert_eq!(names(&folder::read(at).unwrap()), ["indexed"]);
     save(&at.join("model.safetensors"), &["plain"]);
     let found = folder::read(at).unwrap();
-    assert_eq!((names(&found), found.path), (vec!["plain"], at.join("model.safetensors")));
+    assert_eq!((names(&found), &found.path), (vec!["plain"], &at.join("model.safetensors")));
     // One file by its own name.
     assert_eq!(names(&folder::read(&at.join("b.pt")).unwrap()), ["pt"]);
 }

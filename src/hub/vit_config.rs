@@ -76,7 +76,10 @@ fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
                  give a checkpoint of DeiTForImageClassificationWithTeacher"
             ),
             _ => {
-                bail!("architectures is {name:?} in a model of type {kind:?}, and only {ARCHITECTURES} are implemented")
+                bail!(
+                    "architectures is {name:?} in a model of type {kind:?}, and only {ARCHITECTURES} are implemented; give a \
+                     checkpoint of one of them"
+                )
             }
         },
         _ => bail!("architectures must be one name in brackets; give {ARCHITECTURES}"),

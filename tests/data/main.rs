@@ -8,6 +8,7 @@ mod shard;
 mod streaming;
 mod text;
 mod tokenizer;
+mod vocab_files;
 
 use std::cell::RefCell;
 use std::collections::HashSet;

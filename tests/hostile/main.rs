@@ -17,3 +17,6 @@ mod safetensors;
 mod shards;
 mod text;
 mod tokenizer;
+mod torch;
+#[path = "../hub/torch_writer.rs"]
+mod torch_writer;

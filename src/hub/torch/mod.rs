@@ -103,6 +103,9 @@ fn old(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
             _ => bail!("storage {key:?} should have {} elements, which are not there; {REMEDY}", storage.count),
         }
     }
+    if !rest.is_empty() {
+        bail!("{} bytes follow the last storage; {REMEDY}", rest.len());
+    }
     collect(&heap, root, bytes.len(), |i| match found[i] {
         Some(content) => Ok(Cow::Borrowed(content)),
         None => bail!("storage {:?} is not in the file; {REMEDY}", heap.storages[i].key),
