@@ -1,10 +1,11 @@
-//! From text or token files to batches of token ids.
+//! From text or token files to batches of token ids, and from images to batches of patches.
 //!
 //! [`reader`] streams a file's text and [`documents`] divides it, [`text`] holds part of it out, [`tokenizer`] and
 //! [`encoder`] turn text into tokens, [`shard`] keeps the tokens in a memory-mapped file ([`shard_writer`] writes it,
 //! [`formats`] knows those of others). [`prepare`] does all this once for a configuration's text and caches the result,
 //! [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of many shards, [`corpus`] has both sides of
 //! what a run reads, [`sampler`] cuts training and validation batches out of it, and [`prefetch`] does so ahead of time.
+//! [`images`] does for images and their classes what the others do for text.
 
 pub mod corpus;
 pub mod documents;
@@ -12,6 +13,7 @@ pub mod encoder;
 pub mod fingerprint;
 pub mod folder;
 pub mod formats;
+pub mod images;
 pub mod prefetch;
 pub mod prepare;
 pub mod reader;
