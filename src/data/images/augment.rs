@@ -75,7 +75,12 @@ impl ResizedCrop {
             let ratio = draws.between(self.ratio[0].ln(), self.ratio[1].ln()).exp();
             let [w, h] = [area * ratio, area / ratio].map(|square| square.sqrt().round() as usize);
             if (1..=width).contains(&w) && (1..=height).contains(&h) {
-                return Crop { left: draws.below(width - w + 1), top: draws.below(height - h + 1), width: w, height: h };
+                return Crop {
+                    left: draws.below(width - w + 1),
+                    top: draws.below(height - h + 1),
+                    width: w,
+                    height: h,
+                };
             }
         }
         let ratio = (width as f64 / height as f64).clamp(self.ratio[0], self.ratio[1]);

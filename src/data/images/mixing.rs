@@ -44,9 +44,16 @@ pub enum MixBy {
 pub enum Mix {
     None,
     /// `share` of the one and the rest of the other.
-    Blend { share: f32 },
+    Blend {
+        share: f32,
+    },
     /// The rectangle `left..right` x `top..bottom` changes sides.
-    Cut { left: usize, right: usize, top: usize, bottom: usize },
+    Cut {
+        left: usize,
+        right: usize,
+        top: usize,
+        bottom: usize,
+    },
 }
 
 /// Beyond these a Beta distribution is a coin, or always one half.

@@ -1,6 +1,6 @@
 //! From image files to batches of patches.
 //!
-//! [`source`] reads the files of others ([`idx`], [`cifar`], [`csv`], [`folder`]) once, into a [`shard`] that is kept by what it
+//! [`source`] reads the files of others (`idx`, `cifar`, `csv`, `folder`) once, into a [`shard`] that is kept by what it
 //! was made from. [`sampler`] takes training and validation batches out of it: [`augment`] says how images are changed on the
 //! way, [`view`] cuts and resizes, [`randaugment`] and [`mixing`] do what they are called, [`random`] decides.
 

@@ -74,9 +74,7 @@ impl<'a> ImageBatch<'a> {
         let elements = self.patches.len() / self.labels.len().max(1);
         let patches = self.patches.chunks_mut((rows * elements).max(1));
         let targets = self.labels.chunks_mut(rows).zip(self.others.chunks_mut(rows)).zip(self.share.chunks_mut(rows));
-        patches
-            .zip(targets)
-            .map(|(patches, ((labels, others), share))| ImageBatch { patches, labels, others, share })
+        patches.zip(targets).map(|(patches, ((labels, others), share))| ImageBatch { patches, labels, others, share })
     }
 }
 
@@ -128,7 +126,9 @@ impl ImageSampler {
         check_range(image, 1..=MAX_SIDE, "image")?;
         check_range(specials, 0..=MAX_SIDE, "specials")?;
         if patch == 0 || !image.is_multiple_of(patch) {
-            bail!("an image of {image} pixels is not made of patches of {patch}; use a size that is a multiple of the patch's");
+            bail!(
+                "an image of {image} pixels is not made of patches of {patch}; use a size that is a multiple of the patch's"
+            );
         }
         if !matches!(channels, 1 | 3) {
             bail!("images have 1 or 3 channels, not {channels}");

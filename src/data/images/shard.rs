@@ -108,12 +108,7 @@ impl Images {
         let names: Vec<String> = serde_json::from_slice(&map[layout.names..])
             .map_err(|e| Error::new(format!("{}: damaged: the names of its classes: {e}; {REMEDY}", path.display())))?;
         if names.len() != layout.classes {
-            bail!(
-                "{}: damaged: {} names for {} classes; {REMEDY}",
-                path.display(),
-                names.len(),
-                layout.classes
-            );
+            bail!("{}: damaged: {} names for {} classes; {REMEDY}", path.display(), names.len(), layout.classes);
         }
         let images = Images { path: path.to_owned(), map, layout, names };
         let classes = images.classes();

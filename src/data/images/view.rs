@@ -134,6 +134,7 @@ impl Resizer {
         }
         self.columns.fit(crop.width, size, width);
         self.rows.fit(crop.height, size, height);
+        self.middle.clear();
         self.middle.reserve(height * size);
         self.middle.resize(crop.height * size, 0.0);
         self.row.resize(size, 0.0);
