@@ -201,6 +201,7 @@ impl ImageSampler {
     fn pair(&self, images: &Images, step: u64, batch: usize, row: usize, out: ImageBatch<'_>, scratch: &mut Scratch) {
         let Scratch { images: [one, other], work, resizer } = scratch;
         let size = self.shape.image;
+        work.reserve(self.shape.pixels().saturating_sub(work.len()));
         for ((i, label), pixels) in out.labels.iter_mut().enumerate().zip([&mut *one, &mut *other]) {
             let row = row + i;
             let (sample, number) = images.sample(self.index(step, row, batch, images.len()));

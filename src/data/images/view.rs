@@ -85,25 +85,42 @@ struct Taps {
     weights: Vec<f32>,
 }
 
+/// Room for `count` elements in all.
+fn reserve<T>(vector: &mut Vec<T>, count: usize) {
+    vector.reserve(count.saturating_sub(vector.len()));
+}
+
 impl Taps {
-    /// For `from` old and `to` new pixels; `longest` is the most that `from` can be.
-    fn fit(&mut self, from: usize, to: usize, longest: usize) {
+    /// Half the width of the triangle, in old pixels.
+    fn reach(from: usize, to: usize) -> f64 {
+        (from as f64 / to as f64).max(1.0)
+    }
+
+    /// Old pixels that a triangle may touch.
+    fn width(from: usize, to: usize) -> usize {
+        ((2.0 * Self::reach(from, to)).ceil() as usize + 2).min(from)
+    }
+
+    /// Takes the memory for any part of `from` old pixels.
+    fn reserve(&mut self, from: usize, to: usize) {
+        reserve(&mut self.first, to);
+        reserve(&mut self.weights, to * Self::width(from, to));
+    }
+
+    /// For `from` old and `to` new pixels.
+    fn fit(&mut self, from: usize, to: usize) {
         if self.lengths == [from, to] {
             return;
         }
-        let reach = |from: usize| (from as f64 / to as f64).max(1.0);
-        let width = |from: usize| ((2.0 * reach(from)).ceil() as usize + 2).min(from);
+        let reach = Self::reach(from, to);
         self.lengths = [from, to];
-        self.width = width(from);
+        self.width = Self::width(from, to);
         self.first.clear();
         self.weights.clear();
-        // Once and for all: crops of later images are of other lengths.
-        self.first.reserve(to);
-        self.weights.reserve(to * width(longest));
         for i in 0..to {
             let centre = (i as f64 + 0.5) * from as f64 / to as f64;
-            let first = ((centre - reach(from) - 0.5).max(0.0) as usize).min(from - self.width);
-            let weight = |old: usize| (1.0 - (old as f64 + 0.5 - centre).abs() / reach(from)).max(0.0);
+            let first = ((centre - reach - 0.5).max(0.0) as usize).min(from - self.width);
+            let weight = |old: usize| (1.0 - (old as f64 + 0.5 - centre).abs() / reach).max(0.0);
             let sum: f64 = (first..first + self.width).map(weight).sum();
             self.first.push(first);
             self.weights.extend((first..first + self.width).map(|old| (weight(old) / sum) as f32));
@@ -119,6 +136,11 @@ impl Resizer {
     /// The `crop` of `pixels`, `[channels, height, width]`, as `out`, `[channels, size, size]`. A crop of that very size is
     /// copied.
     pub fn resize(&mut self, pixels: &[u8], [height, width]: [usize; 2], crop: Crop, size: usize, out: &mut [u8]) {
+        // Once for all crops of such images, whatever the first ones are.
+        self.columns.reserve(width, size);
+        self.rows.reserve(height, size);
+        reserve(&mut self.middle, height * size);
+        reserve(&mut self.row, size);
         let planes = pixels.chunks_exact(height * width).zip(out.chunks_exact_mut(size * size));
         let line = |y: usize| {
             let start = (crop.top + y) * width + crop.left;
@@ -132,10 +154,8 @@ impl Resizer {
             }
             return;
         }
-        self.columns.fit(crop.width, size, width);
-        self.rows.fit(crop.height, size, height);
-        self.middle.clear();
-        self.middle.reserve(height * size);
+        self.columns.fit(crop.width, size);
+        self.rows.fit(crop.height, size);
         self.middle.resize(crop.height * size, 0.0);
         self.row.resize(size, 0.0);
         for (plane, out) in planes {
