@@ -7,7 +7,7 @@
 //! - [`parity`]: every operation of a device against the f64 reference.
 //! - [`tape`]: the operations of a step, recorded, placed, walked backwards.
 //! - [`model`]: tables of parameters with roles, and forward code. [`multilevel`]: coalesce, de-coalesce, interpolate over
-//!   these roles. [`data`]: text to tokens to batches. [`hub`]: Hugging Face form.
+//!   these roles. [`data`]: text to tokens, images to patches, both to batches. [`hub`]: Hugging Face form.
 //! - [`train`], [`eval`], [`report`]: runs, and what they are worth. [`mod@bench`]: what operations and steps take.
 //! - [`cli`]: the commands.
 //!

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use support::{Random, floats, integers, state};
 use vcycle::data::batch::Windows;
+use vcycle::data::images::shard::ImageWriter;
+use vcycle::data::images::{ImageBatch, ImageSampler, Images, PatchShape, ViewConfig};
 use vcycle::data::prefetch::Prefetch;
 use vcycle::data::sampler::Sampler;
 use vcycle::data::shard::{Shard, write_shard};
@@ -215,11 +217,36 @@ fn gpt_steps(recompute: bool) {
     assert_none("GPT", step);
 }
 
+/// Batches of images, with every change there is; whichever comes later than in the first two.
+fn image_batches() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("a.images");
+    let mut writer = ImageWriter::create(&path, [3, 20, 24]).expect("a file");
+    (0..50).for_each(|i| writer.push(&[5 * i as u8; 3 * 20 * 24], i % 2).expect("an image"));
+    writer.commit(&["even".to_owned(), "odd".to_owned()]).expect("a shard");
+    let images = Images::open(&path).expect("images");
+    let config = "padding = 2\nflip = 0.5\n[resized_crop]\n[randaugment]\n[mixing]\nmixup = 0.8\ncutmix = 1.0";
+    let config = toml::from_str(config).expect("a configuration");
+    let shape = PatchShape { image: 16, patch: 4, channels: 3, specials: 2 };
+    let sampler = ImageSampler::new(1, [0, 1], shape, &config, &ViewConfig::default()).expect("a sampler");
+    let (mut patches, mut share) = ([0.0; 4].repeat(shape.elements()), [0.0; 4]);
+    let (mut labels, mut others) = ([0; 4], [0; 4]);
+    let mut number = 0;
+    let mut step = || {
+        let fields = ImageBatch { patches: &mut patches, labels: &mut labels, others: &mut others, share: &mut share };
+        sampler.training_batch(&images, number, fields).expect("a batch");
+        number += 1;
+    };
+    (0..2).for_each(|_| step());
+    assert_none("images", || (0..30).for_each(|_| step()));
+}
+
 /// One test in this binary: another one would allocate meanwhile.
 #[test]
 fn steps_allocate_nothing() {
     gpt_steps(false);
     gpt_steps(true);
+    image_batches();
     for segments in [false, true] {
         let stack = Stack { layers: 2, heads: 3, width: 48, vocab: 101, time: 33, dropout: 0.1, segments };
         let mut training = Training::new(stack);

@@ -1,4 +1,4 @@
-//! From text or token files to batches of token ids.
+//! From text or token files to batches of token ids, and from images to batches of patches.
 //!
 //! [`reader`] streams a file's text and [`documents`] divides it, [`text`] holds part of it out, [`tokenizer`] and
 //! [`encoder`] turn text into tokens (`vocab_files` knows older forms of tokenizers), [`shard`] keeps the tokens in a memory-mapped file ([`shard_writer`] writes it,
@@ -6,6 +6,7 @@
 //! [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of many shards, [`corpus`] has both sides of
 //! what a run reads, [`sampler`] cuts training and validation batches out of it, [`batch`] is what all kinds of data have
 //! in common, and [`prefetch`] reads it ahead of time.
+//! [`images`] does for images and their classes what the others do for text.
 
 pub mod batch;
 pub mod corpus;
@@ -14,6 +15,7 @@ pub mod encoder;
 pub mod fingerprint;
 pub mod folder;
 pub mod formats;
+pub mod images;
 pub mod prefetch;
 pub mod prepare;
 pub mod reader;

@@ -1,5 +1,5 @@
 //! Text files of any size as a stream of UTF-8, in bounded memory: plain, `.gz` (one or more members) and `.zst` (one or
-//! more frames).
+//! more frames). Other files as a stream of bytes.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -50,7 +50,7 @@ pub(super) fn open_file(path: &Path) -> Result<BufReader<File>> {
     }
     if !facts.is_file() {
         bail!(
-            "cannot read {}: it is not a regular file, and text is read more than once; write it to a file first",
+            "cannot read {}: it is not a regular file, and data is read more than once; write it to a file first",
             path.display()
         );
     }
@@ -88,13 +88,7 @@ impl TextReader {
         if file.fill_buf().map_err(|e| Error::io("read", path, e))?.is_empty() {
             bail!("{}: the file is empty; give a file with text in it", path.display());
         }
-        let size = file.get_ref().metadata().map_err(|e| Error::io("read", path, e))?.len();
-        let most = SMALL_TEXT.max(size.saturating_mul(LARGEST_RATIO));
-        let bytes = match Compression::of(path) {
-            Compression::None => return Ok(Self::new(path, Bytes::Plain(Box::new(file)), u64::MAX)),
-            Compression::Zstd => Bytes::Zstd(Box::new(Zstd::new(file))),
-            Compression::Gzip => Bytes::Gzip(MultiGzDecoder::new(file)),
-        };
+        let (bytes, most) = Bytes::open(path, file)?;
         Ok(Self::new(path, bytes, most))
     }
 
@@ -170,7 +164,59 @@ impl TextReader {
     }
 }
 
+/// A file's bytes, decompressed by its name as text is: for formats that are none.
+pub(super) struct ByteReader {
+    path: PathBuf,
+    bytes: Bytes,
+    offset: u64,
+    most: u64,
+}
+
+impl ByteReader {
+    /// # Errors
+    /// When the file is missing, unreadable or not a regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (bytes, most) = Bytes::open(path, open_file(path)?)?;
+        Ok(ByteReader { path: path.to_owned(), bytes, offset: 0, most })
+    }
+
+    /// Fills `out` as far as the file reaches, and says how far: less than all of it only at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is corrupt, or far larger than what it was compressed to.
+    pub fn fill(&mut self, out: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < out.len() {
+            let read = self.bytes.read(&self.path, &mut out[filled..])?;
+            if read == 0 {
+                break;
+            }
+            filled += read;
+        }
+        self.offset += filled as u64;
+        if self.offset > self.most {
+            bail!(
+                "{}: the compressed file holds more than {} bytes, as no data of its size does; give it uncompressed",
+                self.path.display(),
+                self.most
+            );
+        }
+        Ok(filled)
+    }
+}
+
 impl Bytes {
+    /// The bytes of an open file, and the most that it may hold.
+    fn open(path: &Path, file: BufReader<File>) -> Result<(Self, u64)> {
+        let size = file.get_ref().metadata().map_err(|e| Error::io("read", path, e))?.len();
+        let most = SMALL_TEXT.max(size.saturating_mul(LARGEST_RATIO));
+        Ok(match Compression::of(path) {
+            Compression::None => (Bytes::Plain(Box::new(file)), u64::MAX),
+            Compression::Zstd => (Bytes::Zstd(Box::new(Zstd::new(file))), most),
+            Compression::Gzip => (Bytes::Gzip(MultiGzDecoder::new(file)), most),
+        })
+    }
+
     /// The next bytes; 0: there are no more.
     fn read(&mut self, path: &Path, out: &mut [u8]) -> Result<usize> {
         loop {

@@ -61,7 +61,7 @@ impl Shard {
     /// # Errors
     /// When the file cannot be read, is not a token shard of a known version, or its length is not what its header says.
     pub fn open(path: &Path) -> Result<Shard> {
-        let map = map(path)?;
+        let map = map(path, "a token shard")?;
         let layout = Layout::own(&map).at(path.display())?;
         Ok(Shard { path: path.to_owned(), vocab_size: layout.vocab_size.unwrap_or_default(), map, layout })
     }
@@ -73,7 +73,7 @@ impl Shard {
     /// # Errors
     /// As [`Shard::open`]; when a header says a vocabulary larger than `vocab_size`.
     pub fn open_any(path: &Path, vocab_size: Option<usize>) -> Result<Shard> {
-        let map = map(path)?;
+        let map = map(path, "a token shard")?;
         let layout = Layout::any(&map).at(path.display())?;
         let widest = if layout.width == 2 { NARROW as usize } else { MAX_VOCAB as usize };
         let told = layout.vocab_size;
@@ -220,14 +220,15 @@ impl Shard {
     }
 }
 
-fn map(path: &Path) -> Result<Mmap> {
+/// Maps a file that this program wrote through [`AtomicFile`](crate::files::AtomicFile); `what` it is, for errors.
+pub(super) fn map(path: &Path, what: &str) -> Result<Mmap> {
     let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if !facts.is_file() {
-        bail!("cannot read {}: it is not a regular file; give a token shard", path.display());
+        bail!("cannot read {}: it is not a regular file; give {what}", path.display());
     }
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    // SAFETY: the map is read-only, and `ShardWriter` never changes a file in place: it renames a new one over it, which
-    // leaves the mapped one alone. Every access is bounds-checked against the map, and any byte is a valid u8. Only
+    // SAFETY: the map is read-only, and the writers of shards never change a file in place: they rename a new one over it,
+    // which leaves the mapped one alone. Every access is bounds-checked against the map, and any byte is a valid u8. Only
     // another program truncating the file under us could break this, as with any memory-mapped file.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
 }

@@ -1,0 +1,139 @@
+//! A folder of folders of JPEG and PNG files: each folder is a class, classes go by name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::UNIX_EPOCH;
+
+use image::imageops::{self, FilterType};
+use image::{ImageReader, Limits, RgbImage};
+
+use super::shard::MAX_SIDE;
+use super::source::{Decoded, Filter, Sink};
+use crate::bail;
+use crate::data::fingerprint::Fingerprint;
+use crate::error::{Error, Result};
+
+/// What a picture may take of memory while it is decoded.
+const DECODED: u64 = 512 << 20;
+/// Files that each thread decodes before the images go to the shard in order.
+const RUN: usize = 16;
+
+/// One class.
+pub(super) struct Class {
+    pub name: String,
+    pub files: Vec<PathBuf>,
+}
+
+/// The classes by name, each with its files by name.
+///
+/// # Errors
+/// When the folder cannot be read, holds no folder, or one without images.
+pub(super) fn classes(folder: &Path) -> Result<Vec<Class>> {
+    let mut classes = Vec::new();
+    for (name, path) in entries(folder)? {
+        if path.is_dir() {
+            let files: Vec<PathBuf> = entries(&path)?.into_iter().map(|e| e.1).filter(|path| is_image(path)).collect();
+            if files.is_empty() {
+                bail!("{}: no .jpg, .jpeg or .png file in it; remove the folder or fill it", path.display());
+            }
+            classes.push(Class { name, files });
+        }
+    }
+    if classes.is_empty() {
+        bail!("{}: no folder in it; give one folder for each class, with its images inside", folder.display());
+    }
+    Ok(classes)
+}
+
+/// What a folder holds, by name, without what is hidden.
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let io = |e| Error::io("read", folder, e);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some(name) if name.starts_with('.') => {}
+            Some(name) => found.push((name.to_owned(), path)),
+            None => bail!("{}: the name is not UTF-8; rename it", path.display()),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    matches!(extension.as_str(), "jpg" | "jpeg" | "png")
+}
+
+/// Adds names, sizes and times of all files: reading millions of them would take as long as decoding.
+pub(super) fn add_to(folder: &Path, print: &mut Fingerprint) -> Result<()> {
+    for class in classes(folder)? {
+        print.add(class.name.as_bytes());
+        for file in &class.files {
+            let facts = fs::metadata(file).map_err(|e| Error::io("read", file, e))?;
+            let time = facts.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            print.add(file.file_name().unwrap_or_default().as_encoded_bytes());
+            print.add(&facts.len().to_le_bytes());
+            print.add(&time.as_nanos().to_le_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// Hands on all images, decoded by all threads of the machine, class by class and file by file.
+pub(super) fn read(folder: &Path, size: usize, filter: Filter, sink: &mut Sink<'_>) -> Result<()> {
+    if !(1..=MAX_SIDE).contains(&size) {
+        bail!("size: {size} is not in 1..={MAX_SIDE}; give the pixels of a side");
+    }
+    let classes = classes(folder)?;
+    let files: Vec<(&PathBuf, usize)> =
+        classes.iter().enumerate().flat_map(|(label, c)| c.files.iter().map(move |file| (file, label))).collect();
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    for files in files.chunks(threads * RUN) {
+        let decode_run = |run: &[(&PathBuf, usize)]| run.iter().map(|file| decode(file.0, size, filter)).collect();
+        let decoded = thread::scope(|scope| {
+            let runs = files.chunks(files.len().div_ceil(threads));
+            let runs: Vec<_> = runs.map(|run| scope.spawn(move || -> Vec<_> { decode_run(run) })).collect();
+            let broken = |_| Error::new(format!("{}: a decoder broke off", folder.display()));
+            runs.into_iter().map(|run| run.join().map_err(broken)).collect::<Result<Vec<_>>>()
+        })?;
+        for ((path, label), pixels) in files.iter().zip(decoded.into_iter().flatten()) {
+            sink(Decoded { pixels: &pixels?, shape: [3, size, size], label: *label }, &path.display())?;
+        }
+    }
+    Ok(())
+}
+
+/// Decodes a file: its centre square, resized, `[3, size, size]`.
+fn decode(path: &Path, size: usize, filter: Filter) -> Result<Vec<u8>> {
+    let bad = |e: &dyn std::fmt::Display| {
+        Error::new(format!("{}: cannot decode it: {e}; remove the file or fetch it again", path.display()))
+    };
+    let mut reader = ImageReader::open(path).map_err(|e| Error::io("read", path, e))?;
+    // By its first bytes: the names of many sets' files are wrong.
+    reader = reader.with_guessed_format().map_err(|e| Error::io("read", path, e))?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(DECODED);
+    reader.limits(limits);
+    let image = reader.decode().map_err(|e| bad(&e))?.into_rgb8();
+    let (width, height) = image.dimensions();
+    let side = width.min(height);
+    if side == 0 {
+        return Err(bad(&"it has no pixels"));
+    }
+    // The square first: a strip of one pixel's height would be resized to one as long as it likes.
+    let square = imageops::crop_imm(&image, (width - side) / 2, (height - side) / 2, side, side);
+    let square: RgbImage = if side as usize == size {
+        square.to_image()
+    } else {
+        let filter = match filter {
+            Filter::Bilinear => FilterType::Triangle,
+            Filter::Bicubic => FilterType::CatmullRom,
+        };
+        imageops::resize(&*square, size as u32, size as u32, filter)
+    };
+    let interleaved = square.into_raw();
+    Ok((0..3).flat_map(|channel| interleaved.iter().skip(channel).step_by(3)).copied().collect())
+}

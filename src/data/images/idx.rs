@@ -1,0 +1,74 @@
+//! IDX, the format of MNIST: two zeros, the type of an element, the number of dimensions, each dimension as a big-endian
+//! `u32`, the elements.
+
+use std::path::Path;
+
+use super::shard::MAX_SIDE;
+use super::source::{Decoded, Place, Sink};
+use crate::bail;
+use crate::data::reader::ByteReader;
+use crate::error::Result;
+
+/// The type that images and labels have.
+const UNSIGNED_BYTE: u8 = 8;
+
+/// Reads an IDX file's header; `D` dimensions are wanted.
+fn header<const D: usize>(path: &Path, file: &mut ByteReader, what: &str) -> Result<[u32; D]> {
+    let mut start = [0; 4];
+    let read = file.fill(&mut start)?;
+    if read < 4 || start[..2] != [0, 0] {
+        bail!("{}: not an IDX file: it does not begin with two zeros; give MNIST's {what}", path.display());
+    }
+    if start[2] != UNSIGNED_BYTE {
+        bail!("{}: elements of type {:#04x}; only unsigned bytes (0x08) are images", path.display(), start[2]);
+    }
+    if usize::from(start[3]) != D {
+        bail!("{}: {} dimensions, and {what} have {D}; are images and labels exchanged?", path.display(), start[3]);
+    }
+    let mut sizes = [0; D];
+    for size in &mut sizes {
+        let mut bytes = [0; 4];
+        if file.fill(&mut bytes)? < 4 {
+            bail!("{}: the header is cut short; fetch the file again", path.display());
+        }
+        *size = u32::from_be_bytes(bytes);
+    }
+    Ok(sizes)
+}
+
+/// Hands on all images with their labels.
+pub(super) fn read(images: &Path, labels: &Path, sink: &mut Sink<'_>) -> Result<()> {
+    let mut image_file = ByteReader::open(images)?;
+    let mut label_file = ByteReader::open(labels)?;
+    let [count, height, width] = header::<3>(images, &mut image_file, "images")?;
+    let [label_count] = header::<1>(labels, &mut label_file, "labels")?;
+    if count != label_count {
+        bail!(
+            "{}: {count} images, but {} has {label_count} labels; give two files that belong together",
+            images.display(),
+            labels.display()
+        );
+    }
+    let [height, width] = [height, width].map(|side| side as usize);
+    if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
+        bail!("{}: images of {height} x {width} pixels; a side is of 1 to {MAX_SIDE}", images.display());
+    }
+    let mut pixels = vec![0; height * width];
+    let mut label = [0];
+    for number in 0..u64::from(count) {
+        let place = Place { path: images, unit: "image", number };
+        if image_file.fill(&mut pixels)? < pixels.len() {
+            bail!("{place} of {count}: the file ends within it; fetch the file again");
+        }
+        if label_file.fill(&mut label)? < 1 {
+            bail!("{}: ends before label {number} of {count}; fetch the file again", labels.display());
+        }
+        sink(Decoded { pixels: &pixels, shape: [1, height, width], label: usize::from(label[0]) }, &place)?;
+    }
+    for (path, mut file) in [(images, image_file), (labels, label_file)] {
+        if file.fill(&mut [0])? > 0 {
+            bail!("{}: goes on after the last of {count}; fetch the file again", path.display());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! RandAugment (Cubuk et al., arXiv 1909.13719): some operations out of fourteen, all of one magnitude.
+
+use serde::{Deserialize, Serialize};
+
+use super::augment::check_range;
+use super::random::Draws;
+use super::source::luma;
+use crate::error::Result;
+
+/// How many operations an image goes through, and how strong they are.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RandAugment {
+    /// Drawn with replacement.
+    pub operations: usize,
+    /// 0 (nothing changes, but by autocontrast and equalize) to 10.
+    pub magnitude: f64,
+    /// Standard deviation of each operation's own magnitude, which stays within 0 to 10.
+    pub deviation: f64,
+}
+
+impl Default for RandAugment {
+    fn default() -> Self {
+        RandAugment { operations: 2, magnitude: 9.0, deviation: 0.0 }
+    }
+}
+
+impl RandAugment {
+    pub(super) fn check(&self, at: &str) -> Result<()> {
+        check_range(self.operations, 1..=14, &format!("{at}.operations"))?;
+        check_range(self.magnitude, 0.0..=10.0, &format!("{at}.magnitude"))?;
+        check_range(self.deviation, 0.0..=10.0, &format!("{at}.deviation"))
+    }
+
+    pub(super) fn change(&self, pixels: &mut [u8], size: usize, draws: &mut Draws, work: &mut Vec<u8>) {
+        for _ in 0..self.operations {
+            let operation = Operation::ALL[draws.below(Operation::ALL.len())];
+            let own = if self.deviation > 0.0 { self.deviation * draws.normal() } else { 0.0 };
+            let strength = (self.magnitude + own).clamp(0.0, 10.0) / 10.0;
+            let sign = if draws.chance(0.5) { -1.0 } else { 1.0 };
+            operation.apply(sign * strength, pixels, size, work);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Identity,
+    AutoContrast,
+    Equalize,
+    Rotate,
+    Posterize,
+    Solarize,
+    Colour,
+    Contrast,
+    Brightness,
+    Sharpness,
+    ShearX,
+    ShearY,
+    TranslateX,
+    TranslateY,
+}
+
+/// The most that rotation turns, in degrees.
+const TURN: f64 = 30.0;
+/// The most that shearing moves, in pixels for each pixel from the centre.
+const SHEAR: f64 = 0.3;
+/// The most that translation moves, as a share of the side.
+const TRANSLATE: f64 = 150.0 / 331.0;
+/// The most that colour, contrast, brightness and sharpness differ from 1, where they change nothing.
+const ENHANCE: f64 = 0.9;
+
+impl Operation {
+    pub const ALL: [Operation; 14] = {
+        use Operation::*;
+        [
+            Identity,
+            AutoContrast,
+            Equalize,
+            Rotate,
+            Posterize,
+            Solarize,
+            Colour,
+            Contrast,
+            Brightness,
+            Sharpness,
+            ShearX,
+            ShearY,
+            TranslateX,
+            TranslateY,
+        ]
+    };
+
+    /// Changes an image `[channels, size, size]` of 1 or 3 channels. `strength` is from -1 to 1; its sign matters where
+    /// there are two directions. `work` is memory to use.
+    pub fn apply(self, strength: f64, pixels: &mut [u8], size: usize, work: &mut Vec<u8>) {
+        let plain = strength.abs();
+        let factor = 1.0 + ENHANCE * strength;
+        match self {
+            Operation::Identity => {}
+            Operation::AutoContrast => pixels.chunks_exact_mut(size * size).for_each(autocontrast),
+            Operation::Equalize => pixels.chunks_exact_mut(size * size).for_each(equalize),
+            Operation::Posterize => posterize(pixels, 8 - (4.0 * plain).round() as u32),
+            Operation::Solarize => solarize(pixels, 256 - (256.0 * plain).round() as u32),
+            Operation::Colour => colour(pixels, size, factor as f32),
+            Operation::Contrast => contrast(pixels, size, factor as f32),
+            Operation::Brightness => pixels.iter_mut().for_each(|v| *v = between(0.0, *v, factor as f32)),
+            Operation::Sharpness => sharpness(pixels, size, factor as f32, work),
+            Operation::Rotate => {
+                let (sin, cos) = (TURN * strength).to_radians().sin_cos();
+                warp(pixels, size, [cos, sin, 0.0, -sin, cos, 0.0], work);
+            }
+            Operation::ShearX => warp(pixels, size, [1.0, SHEAR * strength, 0.0, 0.0, 1.0, 0.0], work),
+            Operation::ShearY => warp(pixels, size, [1.0, 0.0, 0.0, SHEAR * strength, 1.0, 0.0], work),
+            Operation::TranslateX => {
+                warp(pixels, size, [1.0, 0.0, TRANSLATE * strength * size as f64, 0.0, 1.0, 0.0], work);
+            }
+            Operation::TranslateY => {
+                warp(pixels, size, [1.0, 0.0, 0.0, 0.0, 1.0, TRANSLATE * strength * size as f64], work);
+            }
+        }
+    }
+}
+
+/// From `from` (factor 0) through the pixel (1) and beyond, rounded.
+fn between(from: f32, pixel: u8, factor: f32) -> u8 {
+    // A cast saturates.
+    (from + factor * (f32::from(pixel) - from)).round() as u8
+}
+
+/// Stretches one channel so that its darkest pixel becomes 0 and its brightest 255.
+fn autocontrast(plane: &mut [u8]) {
+    let (low, high) = plane.iter().fold((u8::MAX, 0), |(low, high), &v| (low.min(v), high.max(v)));
+    if low < high {
+        let scale = 255.0 / f32::from(high - low);
+        plane.iter_mut().for_each(|v| *v = (f32::from(*v - low) * scale).round() as u8);
+    }
+}
+
+/// Spreads the values of one channel so that each takes a range as wide as it is frequent. As ImageOps.equalize of Pillow does,
+/// the brightest value stands aside in the width of a step.
+fn equalize(plane: &mut [u8]) {
+    let mut counts = [0usize; 256];
+    plane.iter().for_each(|&v| counts[usize::from(v)] += 1);
+    let brightest = counts.iter().rev().find(|&&count| count > 0).copied().unwrap_or_default();
+    let step = (plane.len() - brightest) / 255;
+    if step == 0 {
+        return;
+    }
+    let mut below = step / 2;
+    let table = counts.map(|count| {
+        let value = (below / step).min(255) as u8;
+        below += count;
+        value
+    });
+    plane.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
+}
+
+/// Keeps the upper `bits` of each value, 1 to 8.
+fn posterize(pixels: &mut [u8], bits: u32) {
+    let mask = !((1u32 << (8 - bits)) - 1) as u8;
+    pixels.iter_mut().for_each(|v| *v &= mask);
+}
+
+/// Inverts values from `threshold` on, 0 to 256.
+fn solarize(pixels: &mut [u8], threshold: u32) {
+    pixels.iter_mut().filter(|v| u32::from(**v) >= threshold).for_each(|v| *v = 255 - *v);
+}
+
+/// Between the grey image and this one; a grey one stays.
+fn colour(pixels: &mut [u8], size: usize, factor: f32) {
+    let plane = size * size;
+    if pixels.len() < 3 * plane {
+        return;
+    }
+    let (red, rest) = pixels.split_at_mut(plane);
+    let (green, blue) = rest.split_at_mut(plane);
+    for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
+        let grey = f32::from(luma(*r, *g, *b));
+        [r, g, b].into_iter().for_each(|v| *v = between(grey, *v, factor));
+    }
+}
+
+/// Between an image of its mean luma and this one.
+fn contrast(pixels: &mut [u8], size: usize, factor: f32) {
+    let plane = size * size;
+    let brightness = |i: usize| match pixels.len() / plane {
+        3 => luma(pixels[i], pixels[plane + i], pixels[2 * plane + i]),
+        _ => pixels[i],
+    };
+    let sum: u64 = (0..plane).map(|i| u64::from(brightness(i))).sum();
+    let mean = (sum as f64 / plane as f64).round() as f32;
+    pixels.iter_mut().for_each(|v| *v = between(mean, *v, factor));
+}
+
+/// Between the image smoothed by (1 1 1, 1 5 1, 1 1 1) / 13 and this one; its border stays.
+fn sharpness(pixels: &mut [u8], size: usize, factor: f32, work: &mut Vec<u8>) {
+    work.clear();
+    work.extend_from_slice(pixels);
+    for (out, old) in pixels.chunks_exact_mut(size * size).zip(work.chunks_exact(size * size)) {
+        for y in 1..size.saturating_sub(1) {
+            for x in 1..size - 1 {
+                let at = y * size + x;
+                let around: u32 = [at - size, at, at + size]
+                    .into_iter()
+                    .flat_map(|middle| &old[middle - 1..=middle + 1])
+                    .map(|&v| u32::from(v))
+                    .sum();
+                let smooth = (around + 4 * u32::from(old[at])) as f32 / 13.0;
+                out[at] = between(smooth.round(), old[at], factor);
+            }
+        }
+    }
+}
+
+/// Takes the pixel at (x, y), both from the centre, from (a x + b y + c, d x + e y + f), bilinearly; outside is black.
+fn warp(pixels: &mut [u8], size: usize, [a, b, c, d, e, f]: [f64; 6], work: &mut Vec<u8>) {
+    work.clear();
+    work.extend_from_slice(pixels);
+    let (plane, centre) = (size * size, (size as f64 - 1.0) / 2.0);
+    for y in 0..size {
+        for x in 0..size {
+            let (dx, dy) = (x as f64 - centre, y as f64 - centre);
+            let from = [a * dx + b * dy + c + centre, d * dx + e * dy + f + centre];
+            let [left, top] = from.map(f64::floor);
+            let [right_share, lower_share] = [(from[0] - left) as f32, (from[1] - top) as f32];
+            for (out, old) in pixels.chunks_exact_mut(plane).zip(work.chunks_exact(plane)) {
+                let at = |column: f64, row: f64| {
+                    let inside = 0.0..size as f64;
+                    let known = inside.contains(&column) && inside.contains(&row);
+                    if known { f32::from(old[row as usize * size + column as usize]) } else { 0.0 }
+                };
+                let line = |row: f64| at(left, row) + right_share * (at(left + 1.0, row) - at(left, row));
+                let (upper, lower) = (line(top), line(top + 1.0));
+                out[y * size + x] = (upper + lower_share * (lower - upper)).round() as u8;
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Image files to a shard, once: the result is kept under a name by what it was made from.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::shard::{ImageWriter, Images, MAX_CLASSES};
+use super::{cifar, csv, folder, idx};
+use crate::bail;
+use crate::data::fingerprint::Fingerprint;
+use crate::data::prepare::grouped;
+use crate::error::{At, Error, Result};
+
+/// Raised whenever the same inputs would give other shards.
+const FORMAT: u32 = 1;
+/// Images between two notes.
+const NOTED: usize = 50_000;
+
+/// One set of labelled images, say those to train on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSpec {
+    pub files: ImageFiles,
+    /// 1 (grey) or 3. Grey images are repeated, colours become their luma. Left out: as the files have it, 3 for a folder.
+    #[serde(default)]
+    pub channels: Option<usize>,
+    /// How many there are; left out: as the format says, or one more than the largest label.
+    #[serde(default)]
+    pub classes: Option<usize>,
+    /// Their names; left out: as the format says, or their numbers.
+    #[serde(default)]
+    pub names: Option<Vec<String>>,
+}
+
+/// Where images come from. Any file but those of a folder may be compressed as `.gz` or `.zst`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "format", rename_all = "lowercase", deny_unknown_fields)]
+pub enum ImageFiles {
+    /// MNIST's format, unsigned bytes: `[images, rows, columns]` and `[images]`.
+    Idx { images: PathBuf, labels: PathBuf },
+    /// The binary version of CIFAR-10: records of a label and 3 x 32 x 32 pixels.
+    Cifar10 { files: Vec<PathBuf> },
+    /// The binary version of CIFAR-100, with two labels a record.
+    Cifar100 {
+        files: Vec<PathBuf>,
+        #[serde(default)]
+        labels: Cifar100Labels,
+    },
+    /// A line for each square grey image: its values row by row and then its label, with commas between.
+    Csv {
+        file: PathBuf,
+        /// The value of white; left out: 16 where no value is larger, else 255.
+        #[serde(default)]
+        maximum: Option<u8>,
+    },
+    /// A folder of folders, one for each class, of JPEG and PNG files; their centre squares are resized.
+    Folder {
+        folder: PathBuf,
+        /// Pixels of a side.
+        size: usize,
+        #[serde(default)]
+        filter: Filter,
+    },
+}
+
+/// Which labels of CIFAR-100: 100 classes or 20 groups of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cifar100Labels {
+    #[default]
+    Fine,
+    Coarse,
+}
+
+/// How an image is resized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    Bilinear,
+    #[default]
+    Bicubic,
+}
+
+/// An image as a reader hands it on: pixels `[channels, height, width]`.
+pub(super) struct Decoded<'a> {
+    pub pixels: &'a [u8],
+    pub shape: [usize; 3],
+    pub label: usize,
+}
+
+/// Where an image stands, for errors: `a.bin: record 7`.
+pub(super) struct Place<'a> {
+    pub path: &'a Path,
+    pub unit: &'static str,
+    pub number: u64,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.path.display(), self.unit, self.number)
+    }
+}
+
+/// What a reader calls for each image.
+pub(super) type Sink<'a> = dyn FnMut(Decoded<'_>, &dyn fmt::Display) -> Result<()> + 'a;
+
+impl ImageFiles {
+    /// The names of the classes where the format says them.
+    fn names(&self) -> Result<Option<Vec<String>>> {
+        Ok(match self {
+            ImageFiles::Idx { .. } | ImageFiles::Csv { .. } => None,
+            ImageFiles::Cifar10 { .. } => Some(cifar::NAMES_10.map(str::to_owned).to_vec()),
+            ImageFiles::Cifar100 { labels: Cifar100Labels::Fine, .. } => Some(numbers(100)),
+            ImageFiles::Cifar100 { labels: Cifar100Labels::Coarse, .. } => Some(numbers(20)),
+            ImageFiles::Folder { folder, .. } => Some(folder::classes(folder)?.into_iter().map(|c| c.name).collect()),
+        })
+    }
+
+    fn read(&self, sink: &mut Sink<'_>) -> Result<()> {
+        match self {
+            ImageFiles::Idx { images, labels } => idx::read(images, labels, sink),
+            ImageFiles::Cifar10 { files } => cifar::read(files, &cifar::Records::TEN, sink),
+            ImageFiles::Cifar100 { files, labels: Cifar100Labels::Fine } => {
+                cifar::read(files, &cifar::Records::HUNDRED_FINE, sink)
+            }
+            ImageFiles::Cifar100 { files, labels: Cifar100Labels::Coarse } => {
+                cifar::read(files, &cifar::Records::HUNDRED_COARSE, sink)
+            }
+            ImageFiles::Csv { file, maximum } => csv::read(file, *maximum, sink),
+            ImageFiles::Folder { folder, size, filter } => folder::read(folder, *size, *filter, sink),
+        }
+    }
+
+    /// Channels where nothing else is asked for.
+    fn channels(&self) -> usize {
+        match self {
+            ImageFiles::Idx { .. } | ImageFiles::Csv { .. } => 1,
+            ImageFiles::Cifar10 { .. } | ImageFiles::Cifar100 { .. } | ImageFiles::Folder { .. } => 3,
+        }
+    }
+
+    /// Adds everything a shard depends on: the files' bytes; of a folder the names, sizes and times of its files.
+    fn add_to(&self, print: &mut Fingerprint) -> Result<()> {
+        let (kind, files): (&str, Vec<&PathBuf>) = match self {
+            ImageFiles::Idx { images, labels } => ("idx", vec![images, labels]),
+            ImageFiles::Cifar10 { files } => ("cifar10", files.iter().collect()),
+            ImageFiles::Cifar100 { files, labels: Cifar100Labels::Fine } => ("cifar100", files.iter().collect()),
+            ImageFiles::Cifar100 { files, labels: Cifar100Labels::Coarse } => ("cifar20", files.iter().collect()),
+            ImageFiles::Csv { file, maximum } => {
+                print.add(format!("{maximum:?}").as_bytes());
+                ("csv", vec![file])
+            }
+            ImageFiles::Folder { folder, size, filter } => {
+                print.add(format!("folder {size} {filter:?}").as_bytes());
+                return folder::add_to(folder, print);
+            }
+        };
+        print.add(kind.as_bytes());
+        for file in files {
+            // The name decides how the bytes are read.
+            let extension = file.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
+            print.add(extension.as_bytes());
+            print.add_file(file)?;
+        }
+        Ok(())
+    }
+
+    /// The file or folder after which a shard is called.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            ImageFiles::Idx { images, .. } => Some(images),
+            ImageFiles::Cifar10 { files } | ImageFiles::Cifar100 { files, .. } => files.first().map(PathBuf::as_path),
+            ImageFiles::Csv { file, .. } => Some(file),
+            ImageFiles::Folder { folder, .. } => Some(folder),
+        }
+    }
+}
+
+fn numbers(count: usize) -> Vec<String> {
+    (0..count).map(|n| n.to_string()).collect()
+}
+
+impl ImageSpec {
+    /// All of one format as it comes.
+    pub fn new(files: ImageFiles) -> Self {
+        ImageSpec { files, channels: None, classes: None, names: None }
+    }
+
+    /// The names of the classes as far as they are known before an image is read.
+    fn known_names(&self) -> Result<Option<Vec<String>>> {
+        let told = self.files.names()?;
+        let count = told.as_ref().map(Vec::len).or(self.classes).or(self.names.as_ref().map(Vec::len));
+        if let Some((classes, count)) = self.classes.zip(count)
+            && classes != count
+        {
+            bail!("classes: {classes}, but the images have {count}; leave it out");
+        }
+        if let Some((names, count)) = self.names.as_ref().zip(count)
+            && names.len() != count
+        {
+            bail!("names: {} for {count} classes; name each of them", names.len());
+        }
+        if let Some(count) = count.filter(|count| !(1..=MAX_CLASSES).contains(count)) {
+            bail!("classes: {count} is not in 1..={MAX_CLASSES}");
+        }
+        Ok(self.names.clone().or(told).or(count.map(numbers)))
+    }
+}
+
+/// Opens the shard of `spec` under `cache`, making it first where it is missing or damaged.
+///
+/// `note` gets a short sentence at each stage. Several processes may prepare the same images at once: each writes a file of its
+/// own, and the last to finish puts it in place of those that are the same.
+///
+/// # Errors
+/// When a file cannot be read or is none of its format (with record, line or file), holds no image, a label is not below the
+/// number of classes, or `cache` cannot be written.
+pub fn prepare(spec: &ImageSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Images> {
+    let channels = spec.channels.unwrap_or(spec.files.channels());
+    if !matches!(channels, 1 | 3) {
+        bail!("channels: {channels} is neither 1 (grey) nor 3 (red, green, blue)");
+    }
+    let names = spec.known_names()?;
+    let path = cache.join(shard_name(spec, channels, names.as_deref())?);
+    if path.exists() {
+        match Images::open(&path).and_then(|images| images.verify().map(|()| images)) {
+            Ok(images) => {
+                note(&format!("using {}: {}", path.display(), counts(&images)));
+                return Ok(images);
+            }
+            Err(error) => note(&format!("preparing the images again: {error}")),
+        }
+    }
+    write(spec, channels, names, &path, note)?;
+    let images = Images::open(&path)?;
+    note(&format!("{}: {}", path.display(), counts(&images)));
+    Ok(images)
+}
+
+/// Reads all images into the shard `path`.
+fn write(
+    spec: &ImageSpec,
+    channels: usize,
+    names: Option<Vec<String>>,
+    path: &Path,
+    note: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let source = spec.files.path().unwrap_or(Path::new("")).display().to_string();
+    note(&format!("reading {source}"));
+    let known = names.as_ref().map(Vec::len);
+    let (mut writer, mut converted, mut classes) = (None::<ImageWriter>, Vec::new(), 0);
+    spec.files.read(&mut |image, place| {
+        if image.label >= known.unwrap_or(MAX_CLASSES) {
+            bail!(
+                "{place}: label {} is not below {}; number the classes from 0, or correct `classes`",
+                image.label,
+                known.unwrap_or(MAX_CLASSES)
+            );
+        }
+        classes = classes.max(image.label + 1);
+        let [_, height, width] = image.shape;
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            none => none.insert(ImageWriter::create(path, [channels, height, width])?),
+        };
+        let pixels = convert(&image, channels, &mut converted);
+        writer.push(pixels, image.label).at(place)?;
+        if writer.len().is_multiple_of(NOTED) {
+            note(&format!("{} images read", grouped(writer.len() as u64)));
+        }
+        Ok(())
+    })?;
+    match writer {
+        Some(writer) => writer.commit(&names.unwrap_or_else(|| numbers(classes))),
+        None => bail!("{source}: there is no image in it; give a file with images"),
+    }
+}
+
+/// The pixels with `channels` channels: grey repeated, colour as luma.
+fn convert<'a>(image: &Decoded<'a>, channels: usize, converted: &'a mut Vec<u8>) -> &'a [u8] {
+    let [native, height, width] = image.shape;
+    if native == channels {
+        return image.pixels;
+    }
+    converted.clear();
+    if channels == 3 {
+        (0..3).for_each(|_| converted.extend_from_slice(image.pixels));
+    } else {
+        let (red, rest) = image.pixels.split_at(height * width);
+        let (green, blue) = rest.split_at(height * width);
+        converted.extend(red.iter().zip(green).zip(blue).map(|((&r, &g), &b)| luma(r, g, b)));
+    }
+    converted
+}
+
+/// Brightness of a colour, ITU-R BT.601: 0.299 red + 0.587 green + 0.114 blue, rounded.
+pub(super) fn luma(red: u8, green: u8, blue: u8) -> u8 {
+    // In 65,536ths, which add up to one.
+    ((19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue) + 32_768) >> 16) as u8
+}
+
+/// `<stem>-<16 hexadecimal digits>.images`, the digits from everything the shard depends on.
+fn shard_name(spec: &ImageSpec, channels: usize, names: Option<&[String]>) -> Result<String> {
+    let Some(path) = spec.files.path() else {
+        bail!("files: none is named; name at least one");
+    };
+    let mut print = Fingerprint::default();
+    print.add(&FORMAT.to_le_bytes());
+    spec.files.add_to(&mut print)?;
+    print.add(&[channels as u8]);
+    let names = serde_json::to_vec(&names).map_err(|e| Error::new(format!("names: {e}")))?;
+    print.add(&names);
+    let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+    let stem = name.split('.').next().unwrap_or_default().chars().take(64);
+    let stem: String = stem.map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+    Ok(format!("{stem}-{}.images", print.hex()))
+}
+
+fn counts(images: &Images) -> String {
+    let [height, width] = images.size();
+    format!(
+        "{} images of {} classes, {} x {height} x {width}",
+        grouped(images.len() as u64),
+        images.classes(),
+        images.channels()
+    )
+}
