@@ -5,6 +5,7 @@
 //! [`formats`] knows those of others). [`prepare`] does all this once for a configuration's text and caches the result,
 //! [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of many shards, [`corpus`] has both sides of
 //! what a run reads, [`sampler`] cuts training and validation batches out of it, and [`prefetch`] does so ahead of time.
+//! [`masking`] makes the batches of masked models, of rows that [`windows`] cuts; [`vocabulary`] knows their special tokens.
 
 pub mod corpus;
 pub mod documents;
@@ -12,8 +13,10 @@ pub mod encoder;
 pub mod fingerprint;
 pub mod folder;
 pub mod formats;
+pub mod masking;
 pub mod prefetch;
 pub mod prepare;
+mod random;
 pub mod reader;
 pub mod sampler;
 pub mod shard;
@@ -22,3 +25,5 @@ pub mod text;
 pub mod tokenizer;
 pub mod tokens;
 mod untrusted;
+pub mod vocabulary;
+pub mod windows;
