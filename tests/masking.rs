@@ -17,7 +17,11 @@ use vcycle::data::windows::{Pack, Window};
 
 const SAMPLER: Sampler = Sampler { seed: 7, rank: 0, world: 1 };
 /// The special tokens are the first ids of [`numbers`].
-const [PAD, UNK, CLS, SEP, MASK]: [i32; 5] = [0, 1, 2, 3, 4];
+const PAD: i32 = 0;
+const UNK: i32 = 1;
+const CLS: i32 = 2;
+const SEP: i32 = 3;
+const MASK: i32 = 4;
 const FIRST: i32 = 5;
 
 fn folder() -> TempDir {
@@ -204,8 +208,7 @@ fn held_out(
     let mut all = Vec::new();
     for index in 0.. {
         let mut made = Batch::new(masking, batch, context, pairs);
-        let scored =
-            masking.held_out_batch(tokens, &windows, index, (batch, batch), &mut made.out()).expect("a batch");
+        let scored = masking.held_out_batch(tokens, &windows, index, (batch, batch), &mut made.out()).expect("a batch");
         if scored == 0 {
             break;
         }
@@ -407,8 +410,7 @@ fn documents_are_padded_and_not_mixed() {
     let dir = folder();
     // The first shard's third document goes on in the second shard.
     let starts = [0, 7, 60];
-    let tokens =
-        [shard(dir.path(), FIRST..105, 905, Some(&starts)), shard(dir.path(), 105..205, 905, Some(&[4, 99]))];
+    let tokens = [shard(dir.path(), FIRST..105, 905, Some(&starts)), shard(dir.path(), 105..205, 905, Some(&[4, 99]))];
     let bounds = [FIRST, 12, 65, 105, 109, 204, 205];
     let pieces: HashSet<Vec<i32>> = bounds
         .windows(2)
@@ -530,7 +532,10 @@ fn special_tokens_are_found_or_added_at_the_end() {
         let plain = before.encode(&text).expect("encoded");
         let after = before.with_special_tokens().expect("extended");
         let special = after.special_tokens().expect("all are there");
-        assert_eq!((special.pad, special.mask, after.vocab_size()), (size as u32, (size + added - 1) as u32, size + added));
+        assert_eq!(
+            (special.pad, special.mask, after.vocab_size()),
+            (size as u32, (size + added - 1) as u32, size + added)
+        );
         assert_eq!(after.encode(&text).expect("encoded"), plain);
         assert_eq!(after.decode(&plain).expect("decoded"), text);
         assert_eq!(after.encode("[MASK]the").expect("encoded")[0], special.mask);

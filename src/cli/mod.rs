@@ -91,8 +91,8 @@ fn print(text: fmt::Arguments<'_>) -> Result<()> {
     }
 }
 
-/// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
-fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
+/// The tokenizer of a model folder.
+fn tokenizer(model: &Path) -> Result<Tokenizer> {
     let path = model.join(checkpoint::TOKENIZER);
     if model.is_dir() && !path.exists() {
         bail!(
@@ -102,7 +102,12 @@ fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>
             checkpoint::TOKENIZER
         );
     }
-    let tokenizer = Tokenizer::load(&path)?;
+    Tokenizer::load(&path)
+}
+
+/// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
+fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
+    let (path, tokenizer) = (model.join(checkpoint::TOKENIZER), tokenizer(model)?);
     let tokens = tokenizer.encode(text).at(path.display())?;
     match tokens.iter().find(|&&t| t as usize >= vocab) {
         Some(id) => bail!(

@@ -271,21 +271,8 @@ impl Masking {
         Ok(self.hide(length, random, row, out))
     }
 
-    /// Everything of a row but the text itself, for segments of these lengths. Returns the row's length.
     fn frame(&self, first: usize, second: Option<usize>, out: &mut MaskedBatch<'_>) -> usize {
-        let middle = first + 2;
-        let length = second.map_or(middle, |second| middle + second + 1);
-        let SpecialTokens { pad, cls, sep, .. } = self.special;
-        out.ids[length..].fill(pad as i32);
-        out.ids[0] = cls as i32;
-        for end in [middle, length] {
-            out.ids[end - 1] = sep as i32;
-        }
-        out.types.fill(0);
-        out.types[middle..length].fill(1);
-        out.mask[..length].fill(1);
-        out.mask[length..].fill(0);
-        length
+        self.special.frame(first, second, out.ids, out.types, out.mask)
     }
 
     /// Chooses tokens of a row of `length`, replaces them and says where they are. Returns how many.

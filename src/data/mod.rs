@@ -6,7 +6,9 @@
 //! [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of many shards, [`corpus`] has both sides of
 //! what a run reads, [`sampler`] cuts training and validation batches out of it, and [`prefetch`] does so ahead of time.
 //! [`masking`] makes the batches of masked models, of rows that [`windows`] cuts; [`vocabulary`] knows their special tokens.
+//! [`classify`] reads labelled texts to fine-tune on.
 
+pub mod classify;
 pub mod corpus;
 pub mod documents;
 pub mod encoder;

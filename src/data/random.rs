@@ -46,3 +46,20 @@ impl Random {
         (self.bits() >> 11) as f64 / 9_007_199_254_740_992.0
     }
 }
+
+/// Where `index` of `0..count` goes in the `round`-th random order of those numbers.
+pub(super) fn shuffled(seed: u64, round: u64, index: u64, count: u64) -> u64 {
+    // A Feistel network permutes the numbers of so many bits; steps that leave the range are walked on until one comes back.
+    let half = (64 - count.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
+    let low = (1u64 << half) - 1;
+    let mut at = index;
+    loop {
+        for stage in 0..4 {
+            let (left, right) = (at >> half, at & low);
+            at = right << half | (left ^ hash(seed, [round, stage, right]) & low);
+        }
+        if at < count {
+            return at;
+        }
+    }
+}

@@ -33,6 +33,32 @@ pub struct SpecialTokens {
     pub unk: Option<u32>,
 }
 
+impl SpecialTokens {
+    /// Writes everything of a row but the text itself, for segments of these lengths: special tokens, padding, types and
+    /// mask. The first segment begins at 1, the second behind the `[SEP]` after it. Returns the row's length.
+    pub(super) fn frame(
+        &self,
+        first: usize,
+        second: Option<usize>,
+        ids: &mut [i32],
+        types: &mut [i32],
+        mask: &mut [i32],
+    ) -> usize {
+        let middle = first + 2;
+        let length = second.map_or(middle, |second| middle + second + 1);
+        ids[length..].fill(self.pad as i32);
+        ids[0] = self.cls as i32;
+        for end in [middle, length] {
+            ids[end - 1] = self.sep as i32;
+        }
+        types.fill(0);
+        types[middle..length].fill(1);
+        mask[..length].fill(1);
+        mask[length..].fill(0);
+        length
+    }
+}
+
 /// What a token id is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
