@@ -7,10 +7,13 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
+use vcycle::data::corpus::{Corpus, DataSource, ShardsSpec};
 use vcycle::data::masking::{MaskedBatch, Masking, MaskingConfig};
+use vcycle::data::prepare::DataSpec;
 use vcycle::data::sampler::{IGNORED, Sampler};
 use vcycle::data::shard::{Shard, write_shard};
 use vcycle::data::shard_writer::{Boundaries, ShardWriter};
+use vcycle::data::text::HeldOut;
 use vcycle::data::tokenizer::Tokenizer;
 use vcycle::data::vocabulary::TokenKind;
 use vcycle::data::windows::{Pack, Window};
@@ -552,6 +555,29 @@ fn special_tokens_are_found_or_added_at_the_end() {
 
     let gpt = with_tokens("WordLevel", &["<|endoftext|>"], &["a".to_owned()]);
     error_with(load(&gpt).expect("a tokenizer").with_special_tokens(), &["[PAD], [CLS], [SEP], [MASK]", "bpe:N"]);
+}
+
+#[test]
+fn a_corpus_gets_special_tokens_and_room_for_them() {
+    let dir = folder();
+    let text = dir.path().join("text.txt");
+    fs::write(&text, "a line of text\n".repeat(200)).expect("written");
+    let held_out = HeldOut { prefix: None, every: 10 };
+    let spec = DataSpec { text, tokenizer: "byte".to_owned(), held_out, field: "text".to_owned() };
+    let open = |source: DataSource| Corpus::open(&source, dir.path(), &mut |_| {}).expect("data");
+    let plain = open(DataSource::Text(spec.clone()));
+    let (name, train) = (plain.name(), plain.train.as_ref().as_ref()[0].path().to_owned());
+    let extended = plain.with_special_tokens().expect("extended");
+    assert_eq!(extended.vocab_size, 261);
+    assert_ne!(extended.name(), name);
+    let mut masking =
+        Masking::new(MaskingConfig::default(), extended.tokenizer.as_ref().expect("a tokenizer"), 16).expect("masking");
+    let mut made = Batch::new(&masking, 2, 16, false);
+    masking.training_batch(&SAMPLER, &*extended.train, 0, (2, 2), &mut made.out()).expect("a batch");
+    // What is cached stays as it was.
+    assert_eq!(open(DataSource::Text(spec)).vocab_size, 256);
+    let files = ShardsSpec { train: vec![train.clone()], valid: vec![train], tokenizer: None, vocab: None };
+    error_with(open(DataSource::Shards(files)).with_special_tokens(), &["data.tokenizer: missing", "[MASK]"]);
 }
 
 #[test]

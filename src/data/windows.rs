@@ -4,8 +4,6 @@
 //! shorter; the piece of a row is the one that a token lies in which is drawn uniformly, so that every token is shown
 //! equally often. What of a document lies in a shard counts as a document.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
 use super::random::Random;
@@ -134,11 +132,11 @@ impl Windows {
         for (number, shard) in shards.iter().enumerate() {
             let mut begin = 0;
             while begin < shard.len() {
-                let Range { start, end } = match self.pack {
-                    Pack::Stream => 0..shard.len(),
-                    Pack::Documents => shard.document_around(begin)?,
+                let end = match self.pack {
+                    Pack::Stream => shard.len(),
+                    Pack::Documents => shard.document_around(begin)?.end,
                 };
-                let pieces = (start..end).step_by(self.width);
+                let pieces = (begin..end).step_by(self.width);
                 windows.extend(pieces.map(|at| Window { shard: number, start: at, len: self.width.min(end - at) }));
                 begin = end;
             }
