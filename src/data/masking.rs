@@ -201,7 +201,7 @@ impl Masking {
     /// from number `index * batch` on. Masks are a function of a window's number alone. A row past the last window is
     /// `[CLS] [SEP]`, without labels.
     ///
-    /// Returns how many labels are scored, 0 when no window is left. `micro` as in [`Masking::training_batch`].
+    /// Returns how many labels are scored: none past the last window, or of special tokens alone. `micro` as in [`Masking::training_batch`].
     ///
     /// # Errors
     /// When a buffer has another size, the windows are not of these tokens, or a token is damaged.
