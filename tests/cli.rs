@@ -86,6 +86,12 @@ fn three_levels_in_train() {
     assert!(ok(dir.path(), &["generate", model, "--prompt", "the ", "--tokens", "20"]).starts_with("the "));
     let report = ok(dir.path(), &["eval", model, "--data", "text.txt"]);
     assert!(report.contains("perplexity:") && report.contains("bits per byte:"), "{report}");
+    // Each of the 4,000 lines has six words.
+    assert!(report.contains("per word (all losses over 24000 words)"), "{report}");
+    std::fs::write(dir.path().join("lines.txt"), "the 3 of the 5 states\n\nof the states\n").expect("written");
+    let known = ok(dir.path(), &["eval", model, "--data", "lines.txt", "--last-word"]);
+    // A space and six letters, by characters.
+    assert!(known.contains("words scored:         2 (14 tokens)") && known.contains("accuracy:"), "{known}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use support::{Random, floats, integers, state};
-use vcycle::data::batch::Windows;
+use vcycle::data::batch::NextToken;
 use vcycle::data::images::shard::ImageWriter;
 use vcycle::data::images::{ImageBatch, ImageSampler, Images, PatchShape, ViewConfig};
 use vcycle::data::prefetch::Prefetch;
@@ -181,7 +181,7 @@ fn gpt_steps(recompute: bool) {
     write_shard(&path, &tokens, vocab).expect("a shard");
     let tokens = Arc::new(Tokens::from(Shard::open(&path).expect("a shard")));
     let sampler = Sampler { seed: 1, rank: 0, world: 1 };
-    let windows = Windows { train: Arc::clone(&tokens), valid: tokens, sampler, context: time };
+    let windows = NextToken { train: Arc::clone(&tokens), valid: tokens, sampler, context: time };
     let mut batches = Prefetch::new(Arc::new(windows), batch, 0).expect("a thread");
     let gpt = Gpt::new(GptConfig {
         vocab,

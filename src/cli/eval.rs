@@ -1,10 +1,11 @@
-use super::{DeviceArgs, encode, say};
+use super::{DeviceArgs, encode, say, tokenizer};
 use crate::bail;
 use crate::data::prepare::open_shard;
 use crate::data::shard::{Shard, write_shard};
 use crate::data::text::read_text;
-use crate::error::Result;
+use crate::error::{At, Result};
 use crate::eval::Forward;
+use crate::eval::lambada::{LastWords, last_words, read_passages};
 use crate::eval::perplexity::{Perplexity, perplexity};
 use crate::hub::checkpoint;
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ pub struct Args {
     /// instance runs/data/NAME/valid.bin)
     #[arg(long)]
     data: PathBuf,
+    /// Score the last word of each line, given the line before it, as LAMBADA asks
+    #[arg(long, conflicts_with = "batch")]
+    last_word: bool,
     /// Sequences computed at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -27,26 +31,62 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<()> {
-        let (result, bytes) = self.score()?;
+        if self.last_word {
+            let result = self.score_last_words()?;
+            say(format_args!("words scored:         {} ({} tokens)", result.words, result.tokens))?;
+            say(format_args!("accuracy:             {:.2} % of words", 100.0 * result.accuracy()))?;
+            return say(format_args!("perplexity:           {:.3} per word", result.perplexity()));
+        }
+        let (result, text) = self.score()?;
         say(format_args!("tokens scored:        {}", result.tokens))?;
         say(format_args!("loss:                 {:.4} nats per token", result.loss))?;
         say(format_args!("perplexity:           {:.3} per token", result.perplexity()))?;
-        if let Some(bytes) = bytes {
+        if let Some(Size { bytes, words }) = text {
+            if words > 0 {
+                let per_word = result.per_word(words);
+                say(format_args!("perplexity:           {per_word:.3} per word (all losses over {words} words)"))?;
+            }
             let bits = result.loss * result.tokens as f64 / bytes as f64 / std::f64::consts::LN_2;
             say(format_args!("bits per byte:        {bits:.4}"))?;
         }
         Ok(())
     }
 
-    /// The score and, of a text, its bytes.
-    fn score(&self) -> Result<(Perplexity, Option<usize>)> {
+    fn score_last_words(&self) -> Result<LastWords> {
+        if self.data.extension().is_some_and(|e| e == "bin") {
+            bail!("--last-word: {} holds tokens, not lines; give the text", self.data.display());
+        }
+        let passages = read_passages(&self.data)?;
+        let mut device = self.device.open()?;
+        let (gpt, store) = checkpoint::load(&self.model, &mut *device)?;
+        let tokenizer = tokenizer(&self.model)?;
+        let (context, vocab) = (gpt.config.context, gpt.config.vocab);
+        let mut forward = Forward::new(&mut *device, &gpt, &store, (1, context))?;
+        let mut padded = Vec::with_capacity(context);
+        let mut logits = |ids: &[i32]| -> Result<Vec<f32>> {
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+                bail!("token {id} is beyond the model's {vocab}; use the tokenizer it was trained with");
+            }
+            // A causal model does not see padding, and few lengths are planned.
+            padded.clear();
+            padded.extend_from_slice(ids);
+            padded.resize(ids.len().next_multiple_of(LENGTHS).min(context), 0);
+            let mut logits = forward.logits(&mut *device, &padded, [1, padded.len()])?;
+            logits.truncate(ids.len() * vocab);
+            Ok(logits)
+        };
+        last_words(&passages, &tokenizer, context, &mut logits).at(self.data.display())
+    }
+
+    /// The score and, of a text, its size.
+    fn score(&self) -> Result<(Perplexity, Option<Size>)> {
         let batch = usize::from(self.batch);
         let mut device = self.device.open()?;
         let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
         let vocab = gpt.config.vocab;
         // Before the shard, so that it is dropped after it: a mapped file cannot be removed everywhere.
         let temporary;
-        let (shard, bytes) = if self.data.extension().is_some_and(|e| e == "bin") {
+        let (shard, size) = if self.data.extension().is_some_and(|e| e == "bin") {
             (open_shard(&self.data, Some(vocab))?, None)
         } else {
             let text = read_text(&self.data)?;
@@ -54,13 +94,14 @@ impl Args {
             self.check_length(tokens.len())?;
             temporary = Temporary(std::env::temp_dir().join(format!("vcycle-eval-{}.bin", std::process::id())));
             write_shard(&temporary.0, &tokens, vocab)?;
-            (Shard::open(&temporary.0)?, Some(text.len()))
+            let size = Size { bytes: text.len(), words: text.split_whitespace().count() };
+            (Shard::open(&temporary.0)?, Some(size))
         };
         self.check_length(shard.len())?;
         // A text shorter than the context is scored in one window of its own length.
         let context = gpt.config.context.min(shard.len() - 1);
         let mut forward = Forward::new(&mut *device, &gpt, &store, (batch, context))?;
-        Ok((perplexity(&mut *device, &mut forward, &shard, (batch, context))?, bytes))
+        Ok((perplexity(&mut *device, &mut forward, &shard, (batch, context))?, size))
     }
 
     fn check_length(&self, tokens: usize) -> Result<()> {
@@ -70,6 +111,16 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// Lengths of passages are rounded up to multiples of this.
+const LENGTHS: usize = 64;
+
+/// Of a text.
+struct Size {
+    bytes: usize,
+    /// What white space parts.
+    words: usize,
 }
 
 /// A file that goes when this does, on whichever way out.

@@ -22,7 +22,7 @@ use crate::hub::checkpoint;
 use clap::{Parser, Subcommand};
 use std::fmt;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The arguments of the binary.
@@ -91,8 +91,8 @@ fn print(text: fmt::Arguments<'_>) -> Result<()> {
     }
 }
 
-/// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
-fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
+/// Where the tokenizer of a model folder lies, and the tokenizer.
+fn tokenizer(model: &Path) -> Result<(PathBuf, Tokenizer)> {
     let mut path = model.join(checkpoint::TOKENIZER);
     if !path.exists() && Tokenizer::is_in(model) {
         path = model.to_owned();
@@ -105,6 +105,12 @@ fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>
         );
     }
     let tokenizer = Tokenizer::load(&path)?;
+    Ok((path, tokenizer))
+}
+
+/// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
+fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
+    let (path, tokenizer) = tokenizer(model)?;
     let tokens = tokenizer.encode(text).at(path.display())?;
     match tokens.iter().find(|&&t| t as usize >= vocab) {
         Some(id) => bail!(

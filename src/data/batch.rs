@@ -76,9 +76,9 @@ pub trait Source: Send + Sync {
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<usize>;
 }
 
-/// Windows of text, for models that predict the next token: ids and labels.
+/// NextToken of text, for models that predict the next token: ids and labels.
 #[derive(Clone, Debug)]
-pub struct Windows {
+pub struct NextToken {
     pub train: Arc<Tokens>,
     pub valid: Arc<Tokens>,
     pub sampler: Sampler,
@@ -86,7 +86,7 @@ pub struct Windows {
     pub context: usize,
 }
 
-impl Source for Windows {
+impl Source for NextToken {
     fn room(&self, rows: usize) -> Result<Vec<Field>> {
         Ok(vec![Field::ints(rows, self.context)?, Field::ints(rows, self.context)?])
     }

@@ -70,6 +70,22 @@ impl Corpus {
         Corpus { train: Arc::new(train), valid: Arc::new(valid), tokenizer, vocab_size }
     }
 
+    /// The same data for a masked model: the vocabulary has `[MASK]` and its like, after all others where they are new.
+    ///
+    /// # Errors
+    /// When there is no tokenizer; see [`Tokenizer::with_special_tokens`].
+    pub fn with_special_tokens(self) -> Result<Corpus> {
+        let Some(tokenizer) = self.tokenizer else {
+            bail!(
+                "data.tokenizer: missing; a masked model needs the tokenizer.json of its token files, for the ids of [MASK] \
+                 and its like"
+            );
+        };
+        let tokenizer = tokenizer.with_special_tokens().at("data.tokenizer")?;
+        let vocab_size = self.vocab_size.max(tokenizer.vocab_size());
+        Ok(Corpus { tokenizer: Some(tokenizer), vocab_size, ..self })
+    }
+
     /// Opens the data, preparing a text in `cache` first where that was not done before.
     ///
     /// # Errors

@@ -1,14 +1,16 @@
 //! From text or token files to batches of token ids, and from images to batches of patches.
 //!
 //! [`reader`] streams a file's text and [`documents`] divides it, [`text`] holds part of it out, [`tokenizer`] and
-//! [`encoder`] turn text into tokens (`vocab_files` knows older forms of tokenizers), [`shard`] keeps the tokens in a memory-mapped file ([`shard_writer`] writes it,
-//! [`formats`] knows those of others). [`prepare`] does all this once for a configuration's text and caches the result,
-//! [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of many shards, [`corpus`] has both sides of
-//! what a run reads, [`sampler`] cuts training and validation batches out of it, [`batch`] is what all kinds of data have
-//! in common, and [`prefetch`] reads it ahead of time.
-//! [`images`] does for images and their classes what the others do for text.
+//! [`encoder`] turn text into tokens (`vocab_files` knows older forms of tokenizers), [`shard`] keeps the tokens in a
+//! memory-mapped file ([`shard_writer`] writes it, [`formats`] knows those of others). [`prepare`] does all this once for a
+//! configuration's text and caches the result, [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of
+//! many shards, [`corpus`] has both sides of what a run reads, and [`sampler`] cuts training and validation batches out of
+//! it. [`masking`] makes the batches of masked models, of rows that [`windows`] cuts; [`vocabulary`] knows their special
+//! tokens. [`classify`] reads labelled texts to fine-tune on. [`images`] does for images and their classes what the others do
+//! for text. [`batch`] is what all batches have in common, and [`prefetch`] reads them ahead of time.
 
 pub mod batch;
+pub mod classify;
 pub mod corpus;
 pub mod documents;
 pub mod encoder;
@@ -16,8 +18,10 @@ pub mod fingerprint;
 pub mod folder;
 pub mod formats;
 pub mod images;
+pub mod masking;
 pub mod prefetch;
 pub mod prepare;
+mod random;
 pub mod reader;
 pub mod sampler;
 pub mod shard;
@@ -27,3 +31,5 @@ pub mod tokenizer;
 pub mod tokens;
 mod untrusted;
 mod vocab_files;
+pub mod vocabulary;
+pub mod windows;

@@ -6,6 +6,7 @@
 //!
 //! The tokens are one shard or several in a row ([`Tokens`](super::tokens::Tokens)); no window spans two of them.
 
+use super::random::{Random, hash, scale};
 use super::shard::Shard;
 use crate::bail;
 use crate::error::Result;
@@ -23,25 +24,31 @@ pub struct Sampler {
     pub world: usize,
 }
 
-/// The finaliser of splitmix64 (Steele, Lea and Flood 2014), a bijection on 64 bits.
-pub(super) fn mix(mut x: u64) -> u64 {
-    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
 impl Sampler {
     /// Where row `row` of this rank's batch at `step` starts in a shard of `tokens` tokens.
     ///
     /// Uniform in `0..=tokens - context - 1`, so that `context` tokens and the label of the last one fit; 0 when not
     /// even one window fits ([`check_length`] tells). The same arguments give the same start on any machine.
     pub fn start(&self, step: u64, row: usize, batch: usize, tokens: usize, context: usize) -> usize {
-        let choices = tokens.saturating_sub(context).max(1) as u128;
+        scale(hash(self.seed, self.numbers(step, row, batch)), tokens.saturating_sub(context))
+    }
+
+    /// What a row is known by.
+    fn numbers(&self, step: u64, row: usize, batch: usize) -> [u64; 3] {
         let row = (self.rank as u64).wrapping_mul(batch as u64).wrapping_add(row as u64);
-        let hash = [step, row, self.world as u64].into_iter().fold(mix(self.seed), |state, word| mix(state ^ word));
-        // The high half of the product maps 64 random bits to the choices with a bias below choices / 2^64.
-        ((u128::from(hash) * choices) >> 64) as usize
+        [step, row, self.world as u64]
+    }
+
+    /// The random numbers of row `row` of this rank's batch at `step`.
+    pub(super) fn random(&self, step: u64, row: usize, batch: usize) -> Random {
+        Random::new(self.seed, self.numbers(step, row, batch))
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.rank >= self.world {
+            bail!("rank {} is not below the number of processes {}; count ranks from zero", self.rank, self.world);
+        }
+        Ok(())
     }
 
     /// Fills the training batch of `step`: `ids` and `labels` are `[batch, context]`. Allocates nothing.
@@ -58,9 +65,7 @@ impl Sampler {
         ids: &mut [i32],
         labels: &mut [i32],
     ) -> Result<()> {
-        if self.rank >= self.world {
-            bail!("rank {} is not below the number of processes {}; count ranks from zero", self.rank, self.world);
-        }
+        self.check()?;
         check_length(tokens, context)?;
         check_buffers(batch, context, ids, labels)?;
         let shards = tokens.as_ref();

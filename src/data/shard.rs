@@ -18,6 +18,7 @@
 //! llm.c's and nanoGPT's files are read as well ([`Format`]); their vocabulary comes from elsewhere.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -151,6 +152,32 @@ impl Shard {
             );
         }
         Ok(start as usize)
+    }
+
+    /// The stretch of one document that position `at` lies in: from the document's first token, or the shard's, to its last
+    /// or the shard's.
+    ///
+    /// # Errors
+    /// When there is no such position, the shard does not say where documents begin, or the table is damaged here.
+    pub fn document_around(&self, at: usize) -> Result<Range<usize>> {
+        if at >= self.len() {
+            bail!("{}: no token {at}; the shard has {}, count from 0", self.path.display(), self.len());
+        }
+        let count = self.documents().unwrap_or(0);
+        // The first document that begins behind `at`.
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.document_start(middle)? <= at {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        // The first call also tells of a shard without documents.
+        let begin = if low > 0 || !self.continues() { self.document_start(low.saturating_sub(1))? } else { 0 };
+        let end = if low < count { self.document_start(low)? } else { self.len() };
+        Ok(begin..end)
     }
 
     /// The token at position `i`, as stored: [`Shard::read`] is the one that checks it against the vocabulary.

@@ -29,7 +29,7 @@ const UNKNOWN: &str = "<unk>";
 
 /// A tokenizer that works without special tokens, truncation or padding.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: tokenizers::Tokenizer,
     vocab_size: usize,
     cut: Cut,
 }
@@ -93,7 +93,7 @@ impl Tokenizer {
         Self::from_json(&Files::find(path)?.json(lower)?).at(path.display())
     }
 
-    fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
+    pub(super) fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
         let unusable = |e: &dyn std::fmt::Display| {
             Error::new(format!("not a usable tokenizer.json: {e}; save it again from the tokenizers library"))
         };

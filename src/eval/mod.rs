@@ -1,6 +1,8 @@
-//! What a model is worth: perplexity on text, and text of its own.
+//! What a model is worth: perplexity on text, last words of passages, text of its own, agreement with labels.
 
 pub mod generate;
+pub mod lambada;
+pub mod metrics;
 pub mod perplexity;
 
 use crate::device::ops::StepState;

@@ -19,6 +19,12 @@ impl Perplexity {
     pub fn perplexity(&self) -> f64 {
         self.loss.exp()
     }
+
+    /// Of a text with so many words: the loss of all scored tokens together, over the number of words, exponentiated. Unlike
+    /// that per token it compares models with different tokenizers.
+    pub fn per_word(&self, words: usize) -> f64 {
+        (self.loss * self.tokens as f64 / words as f64).exp()
+    }
 }
 
 /// Scores a whole shard in windows of `context` tokens, `batch` at a time.

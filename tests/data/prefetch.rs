@@ -4,7 +4,7 @@ use super::*;
 use crate::shard::shard;
 use std::sync::Arc;
 use std::time::Duration;
-use vcycle::data::batch::{Field, Windows};
+use vcycle::data::batch::{Field, NextToken};
 use vcycle::data::prefetch::Prefetch;
 use vcycle::data::tokens::Tokens;
 
@@ -17,9 +17,9 @@ fn check(batches: &mut Prefetch, tokens: &Tokens, step: u64) {
     assert_eq!(found, [Field::Ints(ids), Field::Ints(labels)], "step {step}");
 }
 
-fn windows(tokens: &Arc<Tokens>) -> Arc<Windows> {
+fn windows(tokens: &Arc<Tokens>) -> Arc<NextToken> {
     let (train, valid) = (Arc::clone(tokens), Arc::clone(tokens));
-    Arc::new(Windows { train, valid, sampler: SAMPLER, context: 8 })
+    Arc::new(NextToken { train, valid, sampler: SAMPLER, context: 8 })
 }
 
 #[test]

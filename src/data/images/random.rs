@@ -1,6 +1,6 @@
 //! What is drawn for a row of a batch, and the order of an epoch: functions of their arguments, without state.
 
-use crate::data::sampler::mix;
+use crate::data::random::mix;
 
 /// Increment of splitmix64's counter.
 const NEXT: u64 = 0x9e37_79b9_7f4a_7c15;

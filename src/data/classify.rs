@@ -1,0 +1,353 @@
+//! Labelled texts, to fine-tune on and to measure: tab-separated files, as GLUE has them.
+//!
+//! A line is an example; quotes are characters like any other. A row of a batch is `[CLS] sentence [SEP]`, or `[CLS]
+//! sentence [SEP] second [SEP]`, padded to the context. Of what does not fit the end is cut off, of a pair that of the
+//! longer one.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::random::shuffled;
+use super::sampler::{IGNORED, Sampler};
+use super::tokenizer::Tokenizer;
+use super::vocabulary::SpecialTokens;
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::files;
+
+/// The longest file that is read: ten times the largest of GLUE.
+const FILE_BYTES: u64 = 1 << 30;
+/// Texts that are encoded at once.
+const TEXTS: usize = 4096;
+/// More classes are a mistake: another column, or labels that are to be approximated.
+const MOST_CLASSES: usize = 10_000;
+
+/// A column of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected the number of a column, from 1, or its name in the header")]
+pub enum Column {
+    /// From 1 on.
+    Number(usize),
+    /// As the first line has it.
+    Name(String),
+}
+
+/// What is where in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifyConfig {
+    pub sentence: Column,
+    /// Of pairs.
+    pub second: Option<Column>,
+    pub label: Column,
+    /// Whether the first line names the columns. Left out: it does if one is given by its name here.
+    pub header: Option<bool>,
+    /// The labels in the order of the classes' numbers. Left out: what the training file has, whole numbers as they are and
+    /// others in alphabetical order.
+    pub classes: Option<Vec<String>>,
+    /// Labels are numbers to be approximated.
+    #[serde(default)]
+    pub regression: bool,
+}
+
+/// What labels mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// The label of each class.
+    Classes(Vec<String>),
+    /// Numbers to be approximated.
+    Values,
+}
+
+/// A batch `B` of rows of context `T`, row-major.
+#[derive(Debug)]
+pub struct ClassifyBatch<'a> {
+    /// `[B, T]`.
+    pub ids: &'a mut [i32],
+    /// `[B, T]`: 1 in the second segment, else 0.
+    pub types: &'a mut [i32],
+    /// `[B, T]`: 1 for a token, 0 for padding.
+    pub mask: &'a mut [i32],
+    /// `[B]` with [`Labels::Classes`], else empty: -100 for a row without an example.
+    pub classes: &'a mut [i32],
+    /// `[B]` with [`Labels::Values`], else empty: NaN for a row without an example.
+    pub values: &'a mut [f32],
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Label {
+    Class(i32),
+    Value(f32),
+}
+
+#[derive(Debug)]
+struct Example {
+    /// What fits of the tokens of both texts.
+    ids: Vec<u32>,
+    /// How many of them are those of the first.
+    first: usize,
+    label: Label,
+}
+
+/// The examples of a file. See the module.
+#[derive(Debug)]
+pub struct Classification {
+    examples: Vec<Example>,
+    labels: Labels,
+    pairs: bool,
+    special: SpecialTokens,
+    context: usize,
+}
+
+impl Classification {
+    /// Reads the examples of a file. `known`: the labels of the file that was trained on, where this one is measured on.
+    ///
+    /// # Errors
+    /// By file and line: a column that is not there, a label that is none of the `known` ones or no number. A file that
+    /// cannot be read, or has no example; a tokenizer without the special tokens; a context without room for text.
+    pub fn open(
+        path: &Path,
+        config: &ClassifyConfig,
+        known: Option<&Labels>,
+        tokenizer: &Tokenizer,
+        context: usize,
+    ) -> Result<Classification> {
+        let special = tokenizer.special_tokens()?;
+        let pairs = config.second.is_some();
+        let room = context.saturating_sub(if pairs { 3 } else { 2 });
+        if room < 1 + usize::from(pairs) || i32::try_from(context).is_err() {
+            bail!("a context of {context} is not possible; special tokens and text must fit");
+        }
+        let text = files::read_text(path, FILE_BYTES)?;
+        let rows = rows(&text, config).at(path.display())?;
+        let labels = match known {
+            Some(known) => known.clone(),
+            None => labels_of(&rows, config).at(path.display())?,
+        };
+        let numbers = match &labels {
+            Labels::Classes(names) => names.iter().map(String::as_str).zip(0..).collect(),
+            Labels::Values => HashMap::new(),
+        };
+        let mut examples = Vec::with_capacity(rows.len());
+        for part in rows.chunks(TEXTS) {
+            let texts = part.iter().flat_map(|row| [Some(row.first), row.second]).flatten().collect();
+            let mut encoded = tokenizer.encode_pieces(texts).at(path.display())?.into_iter();
+            for row in part {
+                let label = row.label(&numbers, &labels).at(path.display())?;
+                let mut next = || encoded.next().map(|text| text.get_ids().to_vec()).unwrap_or_default();
+                let (mut ids, second) = (next(), if pairs { next() } else { Vec::new() });
+                let [first, rest] = fit([ids.len(), second.len()], room);
+                ids.truncate(first);
+                ids.extend_from_slice(&second[..rest]);
+                examples.push(Example { ids, first, label });
+            }
+        }
+        Ok(Classification { examples, labels, pairs, special, context })
+    }
+
+    /// Examples of the file.
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// Fills the training batch of `step`, a function of its numbers alone: all examples in random order, then all of them in
+    /// another one, and so on. Allocates nothing.
+    ///
+    /// # Errors
+    /// When a buffer has another size, or `rank` is not below `world`.
+    pub fn training_batch(
+        &self,
+        sampler: &Sampler,
+        step: u64,
+        batch: usize,
+        out: &mut ClassifyBatch<'_>,
+    ) -> Result<()> {
+        sampler.check()?;
+        self.check_buffers(batch, out)?;
+        let count = self.len() as u64;
+        let begin =
+            step.wrapping_mul(sampler.world as u64).wrapping_add(sampler.rank as u64).wrapping_mul(batch as u64);
+        for row in 0..batch {
+            let number = begin.wrapping_add(row as u64);
+            let example = shuffled(sampler.seed, number / count, number % count, count) as usize;
+            self.fill(Some(&self.examples[example]), row, out);
+        }
+        Ok(())
+    }
+
+    /// Fills batch `index` of the examples in their order and returns how many rows have one. A row past the last example is
+    /// `[CLS] [SEP]`, without a label.
+    ///
+    /// # Errors
+    /// When a buffer has another size.
+    pub fn evaluation_batch(&self, index: usize, batch: usize, out: &mut ClassifyBatch<'_>) -> Result<usize> {
+        self.check_buffers(batch, out)?;
+        let begin = index.saturating_mul(batch);
+        for row in 0..batch {
+            self.fill(self.examples.get(begin.saturating_add(row)), row, out);
+        }
+        Ok(self.len().saturating_sub(begin).min(batch))
+    }
+
+    fn fill(&self, example: Option<&Example>, row: usize, out: &mut ClassifyBatch<'_>) {
+        let (ids, first) = example.map_or((&[][..], 0), |example| (&example.ids[..], example.first));
+        let tokens = row * self.context..(row + 1) * self.context;
+        let (row_ids, types) = (&mut out.ids[tokens.clone()], &mut out.types[tokens.clone()]);
+        let second = (self.pairs && example.is_some()).then_some(ids.len() - first);
+        self.special.frame(first, second, row_ids, types, &mut out.mask[tokens]);
+        let (a, b) = ids.split_at(first);
+        let texts = row_ids[1..].iter_mut().zip(a);
+        texts.for_each(|(to, &id)| *to = id as i32);
+        row_ids[(first + 2).min(self.context)..].iter_mut().zip(b).for_each(|(to, &id)| *to = id as i32);
+        match example.map(|example| example.label) {
+            Some(Label::Class(class)) => out.classes[row] = class,
+            Some(Label::Value(value)) => out.values[row] = value,
+            None if self.labels == Labels::Values => out.values[row] = f32::NAN,
+            None => out.classes[row] = IGNORED,
+        }
+    }
+
+    fn check_buffers(&self, batch: usize, out: &ClassifyBatch<'_>) -> Result<()> {
+        let tokens = [out.ids.len(), out.types.len(), out.mask.len()];
+        let labels = [out.classes.len(), out.values.len()];
+        let needed = if self.labels == Labels::Values { [0, batch] } else { [batch, 0] };
+        if labels != needed || tokens.iter().any(|&size| batch.checked_mul(self.context) != Some(size)) {
+            bail!(
+                "a batch of {batch} x {} does not fit buffers of {tokens:?} and {labels:?}; size them as batch x context and \
+                 {needed:?}",
+                self.context
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A line of a file.
+struct Row<'a> {
+    /// From 1 on.
+    line: usize,
+    first: &'a str,
+    second: Option<&'a str>,
+    label: &'a str,
+}
+
+impl Row<'_> {
+    fn label(&self, numbers: &HashMap<&str, i32>, labels: &Labels) -> Result<Label> {
+        let Labels::Classes(names) = labels else {
+            return match self.label.parse::<f32>() {
+                Ok(value) if value.is_finite() => Ok(Label::Value(value)),
+                _ => Err(self.wrong(&format!("the label {:?} is no number; correct or remove the line", self.label))),
+            };
+        };
+        let Some(&number) = numbers.get(self.label) else {
+            let known: Vec<&str> = names.iter().take(8).map(String::as_str).collect();
+            let more = if names.len() > known.len() { ", ..." } else { "" };
+            let known = known.join(", ");
+            return Err(self.wrong(&format!("the label {:?} is none of {known}{more}", self.label)));
+        };
+        Ok(Label::Class(number))
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        Error::new(format!("line {}: {what}", self.line))
+    }
+}
+
+/// The lines of a file that are not empty.
+fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<Vec<Row<'t>>> {
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(text).split('\n');
+    let mut lines =
+        lines.map(|line| line.strip_suffix('\r').unwrap_or(line)).zip(1..).filter(|(line, _)| !line.is_empty());
+    let columns = [Some(&config.sentence), config.second.as_ref(), Some(&config.label)];
+    let named = columns.iter().flatten().any(|column| matches!(column, Column::Name(_)));
+    let header: Vec<&str> = match config.header.unwrap_or(named) {
+        true => lines.next().map_or(Vec::new(), |(line, _)| line.split('\t').collect()),
+        false => Vec::new(),
+    };
+    let place = |column: &Column| match column {
+        Column::Number(0) => Err(Error::new("columns are counted from 1; there is none of number 0")),
+        Column::Number(number) => Ok(number - 1),
+        Column::Name(name) => header.iter().position(|cell| cell.trim() == name).ok_or_else(|| {
+            let cells = if header.is_empty() { "no header".to_owned() } else { header.join(", ") };
+            Error::new(format!("no column {name:?} in the first line, which has: {cells}; name one of these"))
+        }),
+    };
+    let [sentence, second, label] = columns.map(|column| column.map(place).transpose());
+    let (sentence, second, label) = (sentence?, second?, label?);
+    let mut rows = Vec::new();
+    for (text, line) in lines {
+        let cells: Vec<&str> = text.split('\t').collect();
+        let cell = |at: usize, what: &str| match cells.get(at) {
+            Some(cell) => Ok(cell.trim()),
+            None => Err(Error::new(format!(
+                "line {line}: {} columns, but the {what} is column {}; correct or remove the line",
+                cells.len(),
+                at + 1
+            ))),
+        };
+        rows.push(Row {
+            line,
+            first: cell(sentence.unwrap_or_default(), "sentence")?,
+            second: second.map(|at| cell(at, "second sentence")).transpose()?,
+            label: cell(label.unwrap_or_default(), "label")?,
+        });
+    }
+    if rows.is_empty() {
+        bail!("has no example; give a file with one on each line");
+    }
+    Ok(rows)
+}
+
+/// What the labels of the file that is trained on mean.
+fn labels_of(rows: &[Row<'_>], config: &ClassifyConfig) -> Result<Labels> {
+    match (&config.classes, config.regression) {
+        (Some(_), true) => {
+            bail!("classes are named, but regression = true says that labels are numbers; keep one of them")
+        }
+        (None, true) => return Ok(Labels::Values),
+        (Some(names), false) => {
+            let distinct: BTreeSet<&String> = names.iter().collect();
+            if names.len() < 2 || distinct.len() < names.len() {
+                bail!("classes: {} labels, {} of them different; give two or more", names.len(), distinct.len());
+            }
+            return Ok(Labels::Classes(names.clone()));
+        }
+        (None, false) => {}
+    }
+    let found: BTreeSet<&str> = rows.iter().map(|row| row.label).collect();
+    let plain = |label: &&str| label.parse::<usize>().ok().filter(|number| number.to_string() == **label);
+    let numbers: Option<Vec<usize>> = found.iter().map(plain).collect();
+    // Whole numbers may leave one out that the file happens not to have.
+    let count = numbers.map_or(found.len(), |numbers| numbers.iter().max().map_or(0, |most| most.saturating_add(1)));
+    if !(2..=MOST_CLASSES).contains(&count) {
+        bail!(
+            "the labels make {count} classes, not 2 to {MOST_CLASSES}; check the column, or set regression = true for numbers \
+             to be approximated"
+        );
+    }
+    let numbered = found.iter().all(|label| plain(label).is_some());
+    Ok(Labels::Classes(match numbered {
+        true => (0..count).map(|number| number.to_string()).collect(),
+        false => found.into_iter().map(str::to_owned).collect(),
+    }))
+}
+
+/// How much of two texts fits into `room` when the longer one is cut first.
+fn fit([first, second]: [usize; 2], room: usize) -> [usize; 2] {
+    if first + second <= room {
+        return [first, second];
+    }
+    // What the shorter one leaves, or half each.
+    let second = second.min(room.saturating_sub(first).max(room / 2));
+    [room - second, second]
+}

@@ -1,0 +1,112 @@
+//! Scores beyond the loss of tokens: each is what a hand computes.
+
+use vcycle::data::tokenizer::Tokenizer;
+use vcycle::error::Result;
+use vcycle::eval::lambada::{last_words, read_passages};
+use vcycle::eval::metrics::{accuracy, f1, matthews, pearson, spearman};
+use vcycle::eval::perplexity::Perplexity;
+
+/// Equal up to the rounding of a few dozen operations on numbers of this size.
+fn close(found: f64, wanted: f64) {
+    assert!((found - wanted).abs() <= 64.0 * f64::EPSILON * wanted.abs().max(1.0), "{found}, not {wanted}");
+}
+
+fn error_with<T>(result: Result<T>, parts: &[&str]) {
+    let Err(error) = result else { panic!("no error; wanted one with {parts:?}") };
+    let text = error.to_string();
+    assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} are not in: {text}");
+}
+
+#[test]
+fn classes_agree_as_counted_by_hand() {
+    // 2 true and 1 false positives, 1 true and 1 false negatives.
+    let (predicted, labels) = ([1, 0, 1, 1, 0], [1, 0, 0, 1, 1]);
+    close(accuracy(&predicted, &labels).unwrap(), 3.0 / 5.0);
+    close(f1(&predicted, &labels, 1).unwrap(), 2.0 / 3.0);
+    close(f1(&predicted, &labels, 0).unwrap(), 0.5);
+    close(matthews(&predicted, &labels).unwrap(), (2.0 - 1.0) / 6.0);
+    // 4 of 6 right, classes predicted 2, 3 and 1 times and there twice each: (4 6 - 12) / sqrt((36 - 14) (36 - 12)).
+    close(matthews(&[0, 1, 1, 1, 2, 0], &[0, 0, 1, 1, 2, 2]).unwrap(), 12.0 / 528f64.sqrt());
+    close(matthews(&[1, 0, 0], &[0, 1, 1]).unwrap(), -1.0);
+    assert_eq!((matthews(&[1, 1], &[0, 1]).unwrap(), f1(&[0, 0], &[0, 0], 1).unwrap()), (0.0, 0.0));
+    error_with(accuracy(&[1], &[1, 0]), &["1 predictions for 2 labels"]);
+    error_with(matthews(&[], &[]), &["0 predictions"]);
+}
+
+#[test]
+fn numbers_correlate_as_counted_by_hand() {
+    let rise = [1.0, 2.0, 3.0, 4.0];
+    close(pearson(&rise, &[2.0, 1.0, 4.0, 3.0]).unwrap(), 3.0 / 5.0);
+    // Cubes, less their mean: -24, -17, 2, 39.
+    let cubes = [1.0, 8.0, 27.0, 64.0];
+    close(pearson(&rise, &cubes).unwrap(), 104.0 / (5f64 * 2390.0).sqrt());
+    close(spearman(&rise, &cubes).unwrap(), 1.0);
+    close(spearman(&rise, &[4.0, 3.0, 2.0, -1.0]).unwrap(), -1.0);
+    // Ranks 1, 2.5, 2.5, 4 against 1, 3, 2, 4.
+    close(spearman(&[1.0, 2.0, 2.0, 3.0], &[1.0, 3.0, 2.0, 4.0]).unwrap(), 4.5 / 22.5f64.sqrt());
+    assert!(pearson(&rise, &[5.0; 4]).unwrap().is_nan());
+    error_with(spearman(&rise, &[]), &["4 predictions for 0 labels"]);
+}
+
+#[test]
+fn perplexity_per_word_is_that_of_all_losses_over_the_words() {
+    let result = Perplexity { tokens: 10, loss: 2.0 };
+    close(result.per_word(5), 4f64.exp());
+    close(result.per_word(10), result.perplexity());
+}
+
+/// A model that after each byte of `chain` takes the next one of it for three times as likely as each of the others.
+fn model(chain: &str, most: usize) -> impl FnMut(&[i32]) -> Result<Vec<f32>> {
+    move |ids| {
+        assert!((1..=most).contains(&ids.len()), "{} tokens", ids.len());
+        let row = |&id: &i32| {
+            let mut row = vec![0.0; 256];
+            if let Some(pair) = chain.as_bytes().windows(2).find(|pair| i32::from(pair[0]) == id) {
+                row[usize::from(pair[1])] = 3f32.ln();
+            }
+            row
+        };
+        Ok(ids.iter().flat_map(row).collect())
+    }
+}
+
+#[test]
+fn last_words_are_known_when_all_their_tokens_are() {
+    let byte = Tokenizer::from_spec("byte", "").unwrap();
+    let passages = ["some x abc", "x abd", "more x abc  "].map(str::to_owned);
+    let found = last_words(&passages, &byte, 64, &mut model("x abc", 64)).unwrap();
+    // A word has four bytes with its space; the last of "abd" is not what the model expects.
+    assert_eq!((found.words, found.correct, found.tokens), (3, 2, 12));
+    let (right, wrong) = ((258f64 / 3.0).ln(), 258f64.ln());
+    // The logit of the model is ln 3 as an f32.
+    let within = (found.loss - (11.0 * right + wrong) / 3.0).abs();
+    assert!(within < 1e-6, "{within}");
+    close(found.accuracy(), 2.0 / 3.0);
+    close(found.perplexity(), found.loss.exp());
+    // Of a longer passage the model sees the end, as many tokens as fit, with the word's last one not among them.
+    let cut = last_words(&passages[..1], &byte, 4, &mut model("x abc", 4)).unwrap();
+    assert_eq!((cut.correct, cut.tokens), (1, 4));
+    error_with(
+        last_words(&passages[..1], &byte, 3, &mut model("x abc", 3)),
+        &["passage 1", "4 tokens", "context of 3"],
+    );
+    let one = ["ab c".to_owned(), "word".to_owned()];
+    error_with(last_words(&one, &byte, 64, &mut model("x", 64)), &["passage 2", "\"word\""]);
+    let small = |ids: &[i32]| Ok(vec![0.0; 99 * ids.len()]);
+    error_with(last_words(&one[..1], &byte, 64, &mut { small }), &["token 99"]);
+}
+
+#[test]
+fn passages_are_lines_or_texts_of_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let lines = read_passages(&file("a.txt", "one two\r\n\r\n three four\n")).unwrap();
+    assert_eq!(lines, ["one two", " three four"]);
+    let json = file("a.jsonl", "{\"text\": \"one\\ntwo\"}\n{\"text\": \"three\"}\n");
+    assert_eq!(read_passages(&json).unwrap(), ["one\ntwo", "three"]);
+    error_with(read_passages(&file("b.txt", " \n\n ")), &["b.txt"]);
+}
