@@ -29,7 +29,7 @@ fn the_budget_is_what_learners_take() {
             let elements = level.table().elements();
             let params = Store::new(level.table().clone(), &mut device).expect("memory");
             params.initialise(&mut device, 1).expect("written");
-            let options = Options { seed: 1, recompute: config.train.recompute, precision: Precision::F32 };
+            let options = Options { seed: 1, recompute: config.train.recompute, ..Options::default() };
             let sizes = (batch, config.model.context);
             let mut learner =
                 Learner::new(&mut device, level, params, sizes, config.optimizer(), options).expect("memory");

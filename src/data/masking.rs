@@ -64,6 +64,11 @@ impl MaskingConfig {
         Ok(())
     }
 
+    /// How many tokens of a row of `length` are scored, if it has so many that are not special.
+    pub fn slots(&self, length: usize) -> usize {
+        ((self.rate * length as f64).round() as usize).max(1)
+    }
+
     /// Tokens of text in a full row of `context`.
     fn width(&self, context: usize) -> usize {
         context.saturating_sub(if self.next_sentence { 3 } else { 2 })
@@ -149,12 +154,7 @@ impl Masking {
 
     /// Tokens that are scored in a full row, and at most in any.
     pub fn slots(&self) -> usize {
-        self.wanted(self.context)
-    }
-
-    /// How many tokens of a row of `length` are scored, if it has so many that are not special.
-    fn wanted(&self, length: usize) -> usize {
-        ((self.config.rate * length as f64).round() as usize).max(1)
+        self.config.slots(self.context)
     }
 
     fn windows(&self) -> Windows {
@@ -277,7 +277,7 @@ impl Masking {
 
     /// Chooses tokens of a row of `length`, replaces them and says where they are. Returns how many.
     fn hide(&mut self, length: usize, random: &mut Random, row: usize, out: &mut MaskedBatch<'_>) -> usize {
-        let wanted = self.wanted(length).min(self.slots());
+        let wanted = self.config.slots(length).min(self.slots());
         let ids = &mut out.ids[..length];
         let chosen = match self.config.whole_words {
             true => self.choose_words(ids, wanted, random, out.positions),

@@ -1,10 +1,12 @@
 //! A run's configuration: TOML, checked before anything is written.
 
-use super::data_config::DataConfig;
+use super::data_config::{DataConfig, ImagesConfig};
 use super::learner::{OptimizerConfig, Precision};
 use super::schedule::{DEFAULT_COOLDOWN, Decay, Schedule};
 use crate::bail;
 use crate::data::corpus::DataSource;
+use crate::data::images::{AugmentConfig, PatchShape, ViewConfig};
+use crate::data::masking::MaskingConfig;
 use crate::error::{At, Error, Result};
 use crate::files::read_text;
 use crate::model::BatchShape;
@@ -28,6 +30,11 @@ pub struct Config {
     pub optimizer: Adam,
     #[serde(default)]
     pub rules: RulesConfig,
+    /// How a masked model's text is masked.
+    pub masking: Option<MaskingConfig>,
+    /// How images are changed before they are trained on, and how they are seen.
+    pub augment: Option<AugmentConfig>,
+    pub view: Option<ViewConfig>,
     /// Level 1 first. One level: plain training.
     pub levels: Vec<Level>,
     /// The twin: level 1 trained from scratch, for comparison.
@@ -47,7 +54,23 @@ pub struct ModelConfig {
     pub heads: usize,
     pub head_size: usize,
     /// Tokens of a sequence.
+    #[serde(default)]
     pub context: usize,
+    /// Pixels of a side of an image, and of a patch.
+    pub image: Option<usize>,
+    pub patch: Option<usize>,
+    /// A distillation token with a head of its own.
+    #[serde(default)]
+    pub distilled: bool,
+    /// Stochastic depth of the last layer.
+    #[serde(default)]
+    pub drop_path: f32,
+    /// Where the norms of BERT's layers stand.
+    #[serde(default)]
+    pub norm: NormConfig,
+    /// GPT's head is its embeddings; `false`: a weight of its own.
+    #[serde(default = "yes")]
+    pub tied: bool,
     /// Of embeddings, attention weights and residual branches alike.
     #[serde(default)]
     pub dropout: f32,
@@ -63,6 +86,20 @@ fn init_std() -> f64 {
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     Gpt,
+    Bert,
+    Deit,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum NormConfig {
+    #[default]
+    Post,
+    Pre,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -84,6 +121,9 @@ pub struct TrainConfig {
     /// Micro-batches that a step's batch is computed in, one after another.
     #[serde(default = "one_batch")]
     pub accumulate: usize,
+    /// Of labels: this share of a target goes to all classes alike.
+    #[serde(default)]
+    pub label_smoothing: f64,
     /// A run's last stage ends at the first evaluation that is no worse.
     #[serde(default)]
     pub target_loss: Option<f64>,
@@ -302,8 +342,12 @@ impl Config {
 
     fn check(&self) -> Result<()> {
         let train = &self.train;
-        if self.model.head_size == 0 || self.model.context == 0 {
-            bail!("model: head_size and context must be at least 1; give both a size");
+        if self.model.head_size == 0 {
+            bail!("model: head_size must be at least 1; give it a size");
+        }
+        self.check_family()?;
+        if !(0.0..1.0).contains(&train.label_smoothing) {
+            bail!("train.label_smoothing: {} is outside 0..1; DeiT's is 0.1", train.label_smoothing);
         }
         if !(0.0..1.0).contains(&self.model.dropout) {
             bail!("model.dropout: {} is outside 0..1; 0 drops nothing", self.model.dropout);
@@ -329,7 +373,7 @@ impl Config {
         {
             bail!("train.target_loss: {target} is no loss; leave it out to train for all steps");
         }
-        let tokens = train.batch.checked_mul(self.model.context).filter(|n| *n < 1 << 31);
+        let tokens = train.batch.checked_mul(self.model.context.max(1)).filter(|n| *n < 1 << 31);
         if tokens.is_none() {
             bail!(
                 "train.batch: {} sequences of {} tokens are beyond reason; make it or model.context smaller",
@@ -354,7 +398,6 @@ impl Config {
         if !(adam.weight_decay >= 0.0 && adam.weight_decay.is_finite()) {
             bail!("optimizer.weight_decay: {} must be finite and not negative; 0 is none", adam.weight_decay);
         }
-        self.data_source()?;
         if self.levels.is_empty() {
             bail!("levels: none is given; level 1 is needed, as [[levels]] with a table levels.train");
         }
@@ -372,6 +415,66 @@ impl Config {
         Ok(())
     }
 
+    /// Every key belongs to the model's family, and what it needs is there.
+    fn check_family(&self) -> Result<()> {
+        let model = &self.model;
+        let family = model.family;
+        let keys = [
+            ("model.context", model.context != 0, &[Family::Gpt, Family::Bert][..]),
+            ("model.image", model.image.is_some(), &[Family::Deit]),
+            ("model.patch", model.patch.is_some(), &[Family::Deit]),
+            ("model.distilled", model.distilled, &[Family::Deit]),
+            ("model.drop_path", model.drop_path != 0.0, &[Family::Deit]),
+            ("model.norm", model.norm != NormConfig::Post, &[Family::Bert]),
+            ("model.tied", !model.tied, &[Family::Gpt]),
+            ("masking", self.masking.is_some(), &[Family::Bert]),
+            ("augment", self.augment.is_some(), &[Family::Deit]),
+            ("view", self.view.is_some(), &[Family::Deit]),
+            ("train.label_smoothing", self.train.label_smoothing != 0.0, &[Family::Deit]),
+        ];
+        if let Some((key, ..)) = keys.iter().find(|(_, given, families)| *given && !families.contains(&family)) {
+            bail!("{key}: a model of this family has none; leave it out");
+        }
+        if !(0.0..1.0).contains(&model.drop_path) {
+            bail!("model.drop_path: {} is outside 0..1; 0 drops nothing", model.drop_path);
+        }
+        if family == Family::Deit {
+            if model.image.is_none_or(|n| n == 0 || n >= 1 << 15) || model.patch.is_none_or(|n| n == 0) {
+                bail!("model: image and patch must be given, in pixels of a side, each at least 1 and below 32768");
+            }
+            return self.images().map(drop);
+        }
+        if model.context == 0 {
+            bail!("model.context: must be at least 1; give it a size");
+        }
+        self.masking.map_or(Ok(()), |masking| masking.check())?;
+        self.data_source().map(drop)
+    }
+
+    /// How text is masked.
+    pub fn masking(&self) -> MaskingConfig {
+        self.masking.unwrap_or_default()
+    }
+
+    /// The images of a run.
+    ///
+    /// # Errors
+    /// None are given, or other data beside them.
+    pub fn images(&self) -> Result<&ImagesConfig> {
+        self.data.images()
+    }
+
+    /// How images are cut into patches.
+    pub fn patches(&self, channels: usize) -> PatchShape {
+        let ModelConfig { image, patch, distilled, .. } = self.model;
+        PatchShape {
+            image: image.unwrap_or(1),
+            patch: patch.unwrap_or(1),
+            channels,
+            specials: 1 + usize::from(distilled),
+        }
+    }
+
     /// Where the run's data comes from.
     ///
     /// # Errors
@@ -383,7 +486,8 @@ impl Config {
     /// What a step computes at a time.
     pub fn shape(&self) -> BatchShape {
         let (batch, time) = (self.train.batch / self.train.accumulate, self.model.context);
-        BatchShape { batch, time, scored: 0 }
+        let scored = if self.model.family == Family::Bert { self.masking().slots(time) } else { 0 };
+        BatchShape { batch, time, scored }
     }
 
     pub fn optimizer(&self) -> OptimizerConfig {

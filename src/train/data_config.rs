@@ -3,6 +3,7 @@
 use crate::bail;
 use crate::data::corpus::{DataSource, ShardsSpec};
 use crate::data::documents::is_json_lines;
+use crate::data::images::ImageSpec;
 use crate::data::prepare::DataSpec;
 use crate::data::text::{FIELD, HeldOut};
 use crate::error::Result;
@@ -30,17 +31,54 @@ pub struct DataConfig {
     pub valid: Option<Vec<PathBuf>>,
     /// Tokens of the vocabulary of files that do not state it.
     pub vocab: Option<usize>,
+    /// Images, and nothing else.
+    pub images: Option<ImagesConfig>,
+}
+
+/// Images to train on and to validate on: two sets, or one of which every n-th is held out.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagesConfig {
+    pub train: ImageSpec,
+    pub valid: Option<ImageSpec>,
+    /// Without `valid`; 10 where left out.
+    pub held_out_every: Option<usize>,
 }
 
 /// Batches hold ids as `i32`.
 const MAX_VOCAB: usize = i32::MAX as usize;
 
 impl DataConfig {
+    /// The images.
+    ///
+    /// # Errors
+    /// None are given, or other data beside them; both a set to validate on and images to hold out.
+    pub fn images(&self) -> Result<&ImagesConfig> {
+        let Some(images) = &self.images else {
+            bail!("data.images: missing; name the images to train on, as data.images.train");
+        };
+        if self.text.is_some() || self.prepared.is_some() || self.train.is_some() || self.valid.is_some() {
+            bail!("data: images are given and text beside them; keep one");
+        }
+        match images.held_out_every {
+            Some(_) if images.valid.is_some() => {
+                bail!("data.images.held_out_every: goes without data.images.valid; leave one of them out")
+            }
+            Some(every) if every < 2 => {
+                bail!("data.images.held_out_every: {every} leaves nothing to train on; give 2 or more")
+            }
+            _ => Ok(images),
+        }
+    }
+
     /// Where the data comes from.
     ///
     /// # Errors
     /// No form of data or more than one; keys that belong to another form, or are missing.
     pub fn source(&self) -> Result<DataSource> {
+        if self.images.is_some() {
+            bail!("data.images: a model of text trains on text; leave it out");
+        }
         let shards = self.train.is_some() || self.valid.is_some();
         let forms = [("data.text", self.text.is_some()), ("data.prepared", self.prepared.is_some())];
         let given: Vec<&str> = forms.into_iter().chain([("data.train", shards)]).filter(|f| f.1).map(|f| f.0).collect();

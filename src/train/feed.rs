@@ -1,16 +1,138 @@
-//! Batches of a run, by the family of its model.
+//! What a run is trained on, by the family of its model, and the batches that are cut out of it.
 
 use super::config::{Config, Family};
-use crate::data::batch::{Source, NextToken};
+use super::sources::{Masked, Patches};
+use crate::bail;
+use crate::data::batch::{NextToken, Source};
 use crate::data::corpus::Corpus;
-use crate::data::sampler::Sampler;
-use std::sync::Arc;
+use crate::data::images::{ImageSampler, Images, prepare};
+use crate::data::masking::Masking;
+use crate::data::sampler::{Sampler, check_length};
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{At, Result};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-/// What a configuration's model is trained on.
-pub fn source(config: &Config, data: &Corpus) -> Arc<dyn Source> {
-    let sampler = Sampler { seed: config.seed, rank: 0, world: 1 };
-    let (train, valid) = (Arc::clone(&data.train), Arc::clone(&data.valid));
-    match config.model.family {
-        Family::Gpt => Arc::new(NextToken { train, valid, sampler, context: config.model.context }),
+/// Both sides of a run's data.
+pub enum Data {
+    Text(Corpus),
+    Images { train: Arc<Images>, valid: Arc<Images> },
+}
+
+/// What a model must know of the data it is trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// The token of padding.
+    pub pad: u32,
+    pub classes: usize,
+    pub channels: usize,
+}
+
+impl From<usize> for Facts {
+    /// Of text with so many tokens.
+    fn from(vocab: usize) -> Self {
+        Facts { vocab, pad: 0, classes: 1, channels: 1 }
+    }
+}
+
+impl Data {
+    /// Opens what a configuration names, preparing it in `cache` first where that was not done before.
+    ///
+    /// # Errors
+    /// See [`Corpus::open`] and [`prepare`]; data too short for the model; two sets of images that do not belong together.
+    pub fn open(config: &Config, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Data> {
+        match config.model.family {
+            Family::Gpt => {
+                let data = Corpus::open(&config.data_source()?, cache, note)?;
+                check_length(&*data.train, config.model.context)?;
+                check_length(&*data.valid, config.model.context)?;
+                Ok(Data::Text(data))
+            }
+            Family::Bert => Ok(Data::Text(Corpus::open(&config.data_source()?, cache, note)?.with_special_tokens()?)),
+            Family::Deit => {
+                let spec = config.images()?;
+                let mut open = |spec, key: &str| prepare(spec, cache, note).at(key);
+                let (train, valid) = match &spec.valid {
+                    Some(valid) => (open(&spec.train, "data.images.train")?, open(valid, "data.images.valid")?),
+                    None => {
+                        let every = spec.held_out_every.unwrap_or(10);
+                        let all = open(&spec.train, "data.images.train")?;
+                        let valid = open(&spec.train, "data.images.train")?;
+                        (all.without_every(every)?, valid.every(every)?)
+                    }
+                };
+                if train.names() != valid.names() || train.channels() != valid.channels() {
+                    bail!(
+                        "data.images: train has {} classes and {} channels, valid {} and {}, or classes of other names; give \
+                         both from one source, or set classes, names and channels of both",
+                        train.classes(),
+                        train.channels(),
+                        valid.classes(),
+                        valid.channels()
+                    );
+                }
+                note(&format!("using {} images to train on, {} held out", train.len(), valid.len()));
+                Ok(Data::Images { train: Arc::new(train), valid: Arc::new(valid) })
+            }
+        }
+    }
+
+    pub fn facts(&self) -> Facts {
+        match self {
+            Data::Text(corpus) => {
+                let special = corpus.tokenizer.as_ref().and_then(|t| t.special_tokens().ok());
+                Facts { pad: special.map_or(0, |special| special.pad), ..corpus.vocab_size.into() }
+            }
+            Data::Images { train, .. } => {
+                Facts { classes: train.classes(), channels: train.channels(), ..Facts::from(1) }
+            }
+        }
+    }
+
+    /// A name that other data would not have.
+    pub fn name(&self) -> String {
+        match self {
+            Data::Text(corpus) => corpus.name(),
+            Data::Images { train, valid } => format!("{} {}, {} {}", train.sum(), train.len(), valid.sum(), valid.len()),
+        }
+    }
+
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        match self {
+            Data::Text(corpus) => corpus.tokenizer.as_ref(),
+            Data::Images { .. } => None,
+        }
+    }
+
+    /// Batches of a configuration.
+    ///
+    /// # Errors
+    /// Settings that make no sense, by key; data that is too short.
+    pub fn source(&self, config: &Config) -> Result<Arc<dyn Source>> {
+        let sampler = Sampler { seed: config.seed, rank: 0, world: 1 };
+        let context = config.model.context;
+        match self {
+            Data::Text(corpus) => {
+                let (train, valid) = (Arc::clone(&corpus.train), Arc::clone(&corpus.valid));
+                if config.model.family == Family::Gpt {
+                    return Ok(Arc::new(NextToken { train, valid, sampler, context }));
+                }
+                let Some(tokenizer) = &corpus.tokenizer else { bail!("data.tokenizer: missing; a masked model needs one") };
+                let masking = Masking::new(config.masking(), tokenizer, context)?;
+                let windows = masking.held_out(&*valid)?;
+                let micro = config.train.batch / config.train.accumulate;
+                let next = config.masking().next_sentence;
+                let [training, held_out] = [masking.clone(), masking].map(Mutex::new);
+                Ok(Arc::new(Masked { train, valid, sampler, training, held_out, windows, micro, context, next }))
+            }
+            Data::Images { train, valid } => {
+                let (augment, view) = (config.augment.clone().unwrap_or_default(), config.view.clone().unwrap_or_default());
+                let shape = config.patches(train.channels());
+                let sampler = ImageSampler::new(config.seed, [0, 1], shape, &augment, &view)?;
+                Ok(Arc::new(Patches { train: Arc::clone(train), valid: Arc::clone(valid), sampler }))
+            }
+        }
     }
 }

@@ -35,13 +35,15 @@ pub enum Precision {
 }
 
 /// How a learner computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
     /// Of dropout.
     pub seed: u64,
     /// Keep only the inputs of blocks, and compute them again in the backward pass.
     pub recompute: bool,
     pub precision: Precision,
+    /// Of labels in training.
+    pub smoothing: f64,
 }
 
 /// What a step reports.
@@ -252,7 +254,8 @@ impl Learner {
         self.make_room(device, 2 * micro)?;
         self.refresh(device)?;
         let (mut cost, mut losses) = (StepCost::default(), 0);
-        let options = LossOptions { weight: 1.0 / micro as f64, ..LossOptions::default() };
+        let (weight, smoothing) = (1.0 / micro as f64, self.options.smoothing);
+        let options = LossOptions { weight, smoothing, ..LossOptions::default() };
         for i in 0..micro {
             self.passes = self.passes.wrapping_add(1);
             let lr = lr as f32;

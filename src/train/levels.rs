@@ -1,8 +1,12 @@
 //! The models of all levels, from a configuration.
 
-use super::config::{Config, Family};
+use super::config::{Config, Family, NormConfig};
+use super::feed::Facts;
+use crate::data::images::PatchShape;
 use crate::error::{At, Error, Result};
 use crate::model::Model;
+use crate::model::bert::{Bert, BertConfig, BertHead, Norm};
+use crate::model::deit::{Deit, DeitConfig};
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::multilevel::scheme::ModelShape;
 
@@ -14,8 +18,8 @@ pub type Levels = Vec<Box<dyn Model>>;
 /// # Errors
 /// Sizes beyond reason; a level that is no smaller than the one above; schemes that do not fit or that the rules do not
 /// admit. By key.
-pub fn build(config: &Config, vocab: usize) -> Result<Levels> {
-    let mut levels: Levels = vec![Box::new(first(config, vocab)?)];
+pub fn build(config: &Config, facts: impl Into<Facts>) -> Result<Levels> {
+    let mut levels: Levels = vec![first(config, facts.into())?];
     for (i, level) in config.levels.iter().enumerate().skip(1) {
         let place = format!("levels[{i}]");
         let above = levels[i - 1].table();
@@ -35,26 +39,69 @@ pub fn build(config: &Config, vocab: usize) -> Result<Levels> {
 }
 
 /// Level 1.
-fn first(config: &Config, vocab: usize) -> Result<Gpt> {
+fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
     let m = &config.model;
-    let Family::Gpt = m.family;
     let width = m.heads.checked_mul(m.head_size).filter(|w| *w < 1 << 24);
     let width = width.ok_or_else(|| Error::new("model: heads x head_size is beyond reason; use smaller numbers"))?;
-    Gpt::new(GptConfig {
-        vocab,
-        context: m.context,
-        width,
-        heads: m.heads,
-        layers: m.layers,
-        ffn: 4 * width,
-        eps: 1e-5,
-        init_std: m.init_std,
-        dropout_embedding: m.dropout,
-        dropout_attention: m.dropout,
-        dropout_residual: m.dropout,
-        bos: None,
-        eos: None,
-        tied: true,
-    })
-    .at("model")
+    let (layers, heads, ffn, init_std) = (m.layers, m.heads, 4 * width, m.init_std);
+    let model: Result<Box<dyn Model>> = match m.family {
+        Family::Gpt => boxed(Gpt::new(GptConfig {
+            vocab: facts.vocab,
+            context: m.context,
+            width,
+            heads,
+            layers,
+            ffn,
+            eps: 1e-5,
+            init_std,
+            dropout_embedding: m.dropout,
+            dropout_attention: m.dropout,
+            dropout_residual: m.dropout,
+            bos: None,
+            eos: None,
+            tied: m.tied,
+        })),
+        Family::Bert => boxed(Bert::new(BertConfig {
+            vocab: facts.vocab,
+            context: m.context,
+            types: 2,
+            width,
+            heads,
+            layers,
+            ffn,
+            eps: 1e-12,
+            init_std,
+            dropout_hidden: m.dropout,
+            dropout_attention: m.dropout,
+            pad: facts.pad,
+            norm: match m.norm {
+                NormConfig::Post => Norm::Post,
+                NormConfig::Pre => Norm::Pre,
+            },
+            head: if config.masking().next_sentence { BertHead::Pretraining } else { BertHead::Masked },
+        })),
+        Family::Deit => {
+            let PatchShape { image, patch, channels, .. } = config.patches(facts.channels);
+            boxed(Deit::new(DeitConfig {
+                image,
+                patch,
+                channels,
+                classes: facts.classes,
+                width,
+                heads,
+                layers,
+                ffn,
+                eps: 1e-6,
+                init_std,
+                distilled: m.distilled,
+                dropout: m.dropout,
+                drop_path: m.drop_path,
+            }))
+        }
+    };
+    model.at("model")
+}
+
+fn boxed<M: Model + 'static>(model: Result<M>) -> Result<Box<dyn Model>> {
+    model.map(|model| Box::new(model) as Box<dyn Model>)
 }

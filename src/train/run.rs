@@ -3,13 +3,12 @@
 use super::budget::Budget;
 use super::checkpoint;
 use super::config::Config;
+use super::feed::Data;
 use super::folder::{About, RunFolder};
 use super::levels;
 use super::metrics::Metrics;
 use super::progress::Progress;
 use super::side::{Context, Ended, Side, points};
-use crate::data::corpus::Corpus;
-use crate::data::sampler::check_length;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::report::html;
@@ -60,7 +59,7 @@ pub fn train(config: &Config, about: &About, out: &Path, tools: Tools<'_>) -> Re
     levels::build(config, 1)?;
     RunFolder::refuse_existing(out)?;
     let data = open_data(config, tools.cache, tools.progress)?;
-    levels::build(config, data.vocab_size)?;
+    levels::build(config, data.facts())?;
     let folder = RunFolder::create(out, config, about)?;
     let ended = both(config, &data, &folder, false, tools);
     drop(folder);
@@ -83,7 +82,7 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
         }
         _ => e,
     })?;
-    levels::build(&config, data.vocab_size).at(folder.dir.join("config.toml").display())?;
+    levels::build(&config, data.facts()).at(folder.dir.join("config.toml").display())?;
     both(&config, &data, &folder, true, tools)
 }
 
@@ -94,21 +93,18 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
 pub fn budget(config: &Config, tools: &mut Tools<'_>) -> Result<Budget> {
     levels::build(config, 1)?;
     let data = open_data(config, tools.cache, tools.progress)?;
-    Budget::new(config, &levels::build(config, data.vocab_size)?, tools.device)
+    Budget::new(config, &levels::build(config, data.facts())?, tools.device)
 }
 
-fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<Corpus> {
-    let data = Corpus::open(&config.data_source()?, cache, &mut |text| progress.note(text))?;
-    check_length(&*data.train, config.model.context)?;
-    check_length(&*data.valid, config.model.context)?;
-    Ok(data)
+fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<Data> {
+    Data::open(config, cache, &mut |text| progress.note(text))
 }
 
 /// The V-cycle and its twin, each unless it is finished.
-fn both(config: &Config, data: &Corpus, folder: &RunFolder, resume: bool, tools: Tools<'_>) -> Result<Outcome> {
+fn both(config: &Config, data: &Data, folder: &RunFolder, resume: bool, tools: Tools<'_>) -> Result<Outcome> {
     let dir = &folder.dir;
     let Tools { device, progress, stop, .. } = tools;
-    let vocab = data.vocab_size;
+    let facts = data.facts();
     let mut context = Context { config, device, data, progress, stop };
     let mut sides = Vec::new();
     for (name, stage) in
@@ -120,7 +116,7 @@ fn both(config: &Config, data: &Corpus, folder: &RunFolder, resume: bool, tools:
             sides.push(points(&Metrics::finished(&dir)?));
             continue;
         }
-        let levels = levels::build(config, vocab)?;
+        let levels = levels::build(config, facts)?;
         let mut side = match stage {
             None => Side::v_cycle(&mut context, &dir, levels)?,
             Some(stage) => Side::scratch(&mut context, &dir, levels, stage)?,

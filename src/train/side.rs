@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, Checkpoint, Part, State};
 use super::config::{Config, OptimizerState, Stage};
-use super::feed;
+use super::feed::Data;
 use super::learner::{Learner, Moments, Options, StepReport, Submitted};
 use super::levels::Levels;
 use super::metrics::{Event, Metrics, OperationTime, Position};
@@ -11,7 +11,6 @@ use super::sample::sample;
 use super::soundness::{self, Planned};
 use crate::bail;
 use crate::data::batch::{Field, Source};
-use crate::data::corpus::Corpus;
 use crate::data::prefetch::Prefetch;
 use crate::device::Device;
 use crate::device::timing::Total;
@@ -31,7 +30,7 @@ use std::time::Instant;
 pub struct Context<'a> {
     pub config: &'a Config,
     pub device: &'a mut dyn Device,
-    pub data: &'a Corpus,
+    pub data: &'a Data,
     pub progress: &'a mut Progress,
     /// Asked after every step: whether to stop.
     pub stop: &'a dyn Fn() -> bool,
@@ -125,7 +124,7 @@ impl<'a, 'b> Side<'a, 'b> {
 
     fn new(context: &'a mut Context<'b>, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Result<Self> {
         let train = &context.config.train;
-        let source = feed::source(context.config, context.data);
+        let source = context.data.source(context.config)?;
         let held_out = source.room(train.batch / train.accumulate)?;
         Ok(Side {
             dir: dir.to_path_buf(),
@@ -253,6 +252,7 @@ impl<'a, 'b> Side<'a, 'b> {
             seed: config.seed.wrapping_add(self.at.stage as u64 - 1),
             recompute: config.train.recompute,
             precision: config.train.precision,
+            smoothing: config.train.label_smoothing,
         };
         Learner::new(*device, model, params, config.shape(), config.optimizer(), options)
     }
@@ -318,9 +318,14 @@ impl<'a, 'b> Side<'a, 'b> {
         Ok(None)
     }
 
-    /// Tokens of a step.
+    /// Tokens of a step; of images, patches.
     fn tokens(&self) -> f64 {
-        (self.context.config.train.batch * self.context.config.model.context) as f64
+        let Config { train, model, .. } = self.context.config;
+        let each = match self.context.data {
+            Data::Text(_) => model.context,
+            Data::Images { train, .. } => self.context.config.patches(train.channels()).rows(),
+        };
+        (train.batch * each) as f64
     }
 
     /// Starts a step and reports the one before. Returns the seconds that both took.
@@ -436,9 +441,9 @@ impl<'a, 'b> Side<'a, 'b> {
     fn finish(&mut self, learner: &Learner) -> Result<()> {
         let operations = self.operation_times();
         let Context { data, device, config, .. } = &mut *self.context;
-        let sample = match learner.model.family() {
-            Family::Gpt(gpt) => sample(*device, gpt, &learner.params, data, config.seed)?,
-            Family::Bert(_) | Family::Deit(_) => None,
+        let sample = match (learner.model.family(), data) {
+            (Family::Gpt(gpt), Data::Text(text)) => sample(*device, gpt, &learner.params, text, config.seed)?,
+            _ => None,
         };
         let tokens = self.at.step as f64 * self.tokens();
         self.metrics.write(&Event::Summary {
@@ -482,10 +487,10 @@ fn title_of(title: &str, model: &dyn Model, stage: &Stage) -> String {
 }
 
 /// Writes a model folder in Hugging Face form, whole.
-fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Corpus, device: &mut dyn Device) -> Result<()> {
+fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
     write_dir_atomic(dir, |dir| {
         hub::save(dir, model, params, device)?;
-        data.tokenizer.as_ref().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(hub::TOKENIZER)))
+        data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(hub::TOKENIZER)))
     })
 }
 

@@ -41,6 +41,15 @@ pub struct Images {
     map: Mmap,
     layout: Layout,
     names: Vec<String>,
+    part: Part,
+}
+
+/// Which images of a file count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    All,
+    Every(usize),
+    Without(usize),
 }
 
 /// What a header says.
@@ -110,7 +119,7 @@ impl Images {
         if names.len() != layout.classes {
             bail!("{}: damaged: {} names for {} classes; {REMEDY}", path.display(), names.len(), layout.classes);
         }
-        let images = Images { path: path.to_owned(), map, layout, names };
+        let images = Images { path: path.to_owned(), map, layout, names, part: Part::All };
         let classes = images.classes();
         let known = |i| usize::try_from(images.label(i)).is_ok_and(|label| label < classes);
         if let Some(i) = (0..images.len()).find(|&i| !known(i)) {
@@ -137,8 +146,46 @@ impl Images {
         Ok(())
     }
 
+    /// The same images without number 0, n, 2 n and so on: what is left to train on where these are held out.
+    ///
+    /// # Errors
+    /// Nothing would be left.
+    pub fn without_every(self, n: usize) -> Result<Images> {
+        self.part(Part::Without(n))
+    }
+
+    /// Of the images number 0, n, 2 n and so on.
+    ///
+    /// # Errors
+    /// Nothing would be left.
+    pub fn every(self, n: usize) -> Result<Images> {
+        self.part(Part::Every(n))
+    }
+
+    fn part(self, part: Part) -> Result<Images> {
+        let images = Images { part, ..self };
+        if images.is_empty() {
+            bail!("{}: too few images to hold some out; give more", images.path.display());
+        }
+        Ok(images)
+    }
+
     pub fn len(&self) -> usize {
-        self.layout.images
+        let all = self.layout.images;
+        match self.part {
+            Part::All => all,
+            Part::Every(n) => all.div_ceil(n.max(1)),
+            Part::Without(n) => all - all.div_ceil(n.max(1)),
+        }
+    }
+
+    /// Number in the file of image `i`.
+    fn number(&self, i: usize) -> usize {
+        match self.part {
+            Part::All => i,
+            Part::Every(n) => i * n,
+            Part::Without(n) => i + i / n.saturating_sub(1).max(1) + 1,
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -181,7 +228,7 @@ impl Images {
     /// When `i` is not below [`Images::len`], as with a slice.
     pub fn sample(&self, i: usize) -> (&[u8], i32) {
         assert!(i < self.len(), "image {i} of a shard of {}", self.len());
-        let image = self.layout.image();
+        let (i, image) = (self.number(i), self.layout.image());
         (&self.map[HEADER + i * image..][..image], self.label(i))
     }
 
