@@ -5,20 +5,29 @@ use crate::data::shard::{Shard, write_shard};
 use crate::data::text::read_text;
 use crate::error::{At, Result};
 use crate::eval::Forward;
+use crate::eval::held_out::{HeldOut, held_out};
 use crate::eval::lambada::{LastWords, last_words, read_passages};
 use crate::eval::perplexity::{Perplexity, perplexity};
-use crate::hub::checkpoint;
-use std::path::PathBuf;
+use crate::hub::checkpoint::{self, Loaded};
+use crate::model::Model;
+use crate::train::config::Config;
+use crate::train::feed::Data;
+use crate::train::levels;
+use std::path::{Path, PathBuf};
 
-/// Loss and perplexity of a model on a text or a token shard
+/// Loss and perplexity of a model on a text or a token shard, or what it reaches on a run's held-out data
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder with config.json, model.safetensors and, for texts, tokenizer.json
     model: PathBuf,
     /// A text or JSON lines (.txt, .jsonl, also .gz and .zst), or a token file of vcycle, llm.c or nanoGPT (.bin, for
     /// instance runs/data/NAME/valid.bin)
-    #[arg(long)]
-    data: PathBuf,
+    #[arg(long, required_unless_present = "run")]
+    data: Option<PathBuf>,
+    /// The held-out side of a run's data instead: its configuration (.toml). Any family: the loss as in training and, of
+    /// images, top-1 and top-5
+    #[arg(long, value_name = "CONFIG", conflicts_with_all = ["data", "last_word"])]
+    run: Option<PathBuf>,
     /// Score the last word of each line, given the line before it, as LAMBADA asks
     #[arg(long, conflicts_with = "batch")]
     last_word: bool,
@@ -31,13 +40,17 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> Result<()> {
+        if let Some(config) = &self.run {
+            return self.score_held_out(config);
+        }
+        let Some(data) = &self.data else { unreachable!("one of both is given") };
         if self.last_word {
-            let result = self.score_last_words()?;
+            let result = self.score_last_words(data)?;
             say(format_args!("words scored:         {} ({} tokens)", result.words, result.tokens))?;
             say(format_args!("accuracy:             {:.2} % of words", 100.0 * result.accuracy()))?;
             return say(format_args!("perplexity:           {:.3} per word", result.perplexity()));
         }
-        let (result, text) = self.score()?;
+        let (result, text) = self.score(data)?;
         say(format_args!("tokens scored:        {}", result.tokens))?;
         say(format_args!("loss:                 {:.4} nats per token", result.loss))?;
         say(format_args!("perplexity:           {:.3} per token", result.perplexity()))?;
@@ -52,14 +65,42 @@ impl Args {
         Ok(())
     }
 
-    fn score_last_words(&self) -> Result<LastWords> {
-        if self.data.extension().is_some_and(|e| e == "bin") {
-            bail!("--last-word: {} holds tokens, not lines; give the text", self.data.display());
-        }
-        let passages = read_passages(&self.data)?;
+    fn score_held_out(&self, path: &Path) -> Result<()> {
+        let mut config = Config::read(path, &[])?;
+        // As many examples at a time as the command says.
+        (config.train.batch, config.train.accumulate) = (usize::from(self.batch), 1);
         let mut device = self.device.open()?;
-        let (gpt, store) = checkpoint::load(&self.model, &mut *device)?;
-        let tokenizer = tokenizer(&self.model)?;
+        let Loaded { model, store, .. } = checkpoint::load(&self.model, &mut *device)?;
+        let data = Data::open(&config, Path::new("runs/data"), &mut |text| eprintln!("{text}"))?;
+        let wanted = levels::build(&config, data.facts())?.remove(0);
+        let inputs = |model: &dyn Model| model.inputs(config.shape());
+        if inputs(&*model) != inputs(&*wanted) {
+            bail!(
+                "{} is not of the family and the sizes of {}: the model takes other inputs; give the configuration it was \
+                 trained with",
+                self.model.display(),
+                path.display()
+            );
+        }
+        let source = data.source(&config)?;
+        let HeldOut { scored, loss, top } = held_out(&mut *device, &*model, &store, &*source, config.shape())?;
+        say(format_args!("labels scored:        {scored}"))?;
+        say(format_args!("loss:                 {loss:.4} nats per label"))?;
+        if let Some([first, five]) = top {
+            say(format_args!("top-1:                {:.2} %", 100.0 * first))?;
+            say(format_args!("top-5:                {:.2} %", 100.0 * five))?;
+        }
+        Ok(())
+    }
+
+    fn score_last_words(&self, data: &Path) -> Result<LastWords> {
+        if data.extension().is_some_and(|e| e == "bin") {
+            bail!("--last-word: {} holds tokens, not lines; give the text", data.display());
+        }
+        let passages = read_passages(data)?;
+        let mut device = self.device.open()?;
+        let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
+        let (_, tokenizer) = tokenizer(&self.model)?;
         let (context, vocab) = (gpt.config.context, gpt.config.vocab);
         let mut forward = Forward::new(&mut *device, &gpt, &store, (1, context))?;
         let mut padded = Vec::with_capacity(context);
@@ -75,42 +116,42 @@ impl Args {
             logits.truncate(ids.len() * vocab);
             Ok(logits)
         };
-        last_words(&passages, &tokenizer, context, &mut logits).at(self.data.display())
+        last_words(&passages, &tokenizer, context, &mut logits).at(data.display())
     }
 
     /// The score and, of a text, its size.
-    fn score(&self) -> Result<(Perplexity, Option<Size>)> {
+    fn score(&self, data: &Path) -> Result<(Perplexity, Option<Size>)> {
         let batch = usize::from(self.batch);
         let mut device = self.device.open()?;
         let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
         let vocab = gpt.config.vocab;
         // Before the shard, so that it is dropped after it: a mapped file cannot be removed everywhere.
         let temporary;
-        let (shard, size) = if self.data.extension().is_some_and(|e| e == "bin") {
-            (open_shard(&self.data, Some(vocab))?, None)
+        let (shard, size) = if data.extension().is_some_and(|e| e == "bin") {
+            (open_shard(data, Some(vocab))?, None)
         } else {
-            let text = read_text(&self.data)?;
+            let text = read_text(data)?;
             let (_, tokens) = encode(&self.model, vocab, &text)?;
-            self.check_length(tokens.len())?;
+            check_length(data, tokens.len())?;
             temporary = Temporary(std::env::temp_dir().join(format!("vcycle-eval-{}.bin", std::process::id())));
             write_shard(&temporary.0, &tokens, vocab)?;
             let size = Size { bytes: text.len(), words: text.split_whitespace().count() };
             (Shard::open(&temporary.0)?, Some(size))
         };
-        self.check_length(shard.len())?;
+        check_length(data, shard.len())?;
         // A text shorter than the context is scored in one window of its own length.
         let context = gpt.config.context.min(shard.len() - 1);
         let mut forward = Forward::new(&mut *device, &gpt, &store, (batch, context))?;
         Ok((perplexity(&mut *device, &mut forward, &shard, (batch, context))?, size))
     }
+}
 
-    fn check_length(&self, tokens: usize) -> Result<()> {
-        if tokens < 2 {
-            let s = if tokens == 1 { "" } else { "s" };
-            bail!("{} holds {tokens} token{s}; at least 2 are needed, give a longer text", self.data.display());
-        }
-        Ok(())
+fn check_length(data: &Path, tokens: usize) -> Result<()> {
+    if tokens < 2 {
+        let s = if tokens == 1 { "" } else { "s" };
+        bail!("{} holds {tokens} token{s}; at least 2 are needed, give a longer text", data.display());
     }
+    Ok(())
 }
 
 /// Lengths of passages are rounded up to multiples of this.

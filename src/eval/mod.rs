@@ -1,6 +1,7 @@
 //! What a model is worth: perplexity on text, last words of passages, text of its own, agreement with labels.
 
 pub mod generate;
+pub mod held_out;
 pub mod lambada;
 pub mod metrics;
 pub mod perplexity;

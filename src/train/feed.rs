@@ -95,7 +95,9 @@ impl Data {
     pub fn name(&self) -> String {
         match self {
             Data::Text(corpus) => corpus.name(),
-            Data::Images { train, valid } => format!("{} {}, {} {}", train.sum(), train.len(), valid.sum(), valid.len()),
+            Data::Images { train, valid } => {
+                format!("{} {}, {} {}", train.sum(), train.len(), valid.sum(), valid.len())
+            }
         }
     }
 
@@ -119,7 +121,9 @@ impl Data {
                 if config.model.family == Family::Gpt {
                     return Ok(Arc::new(NextToken { train, valid, sampler, context }));
                 }
-                let Some(tokenizer) = &corpus.tokenizer else { bail!("data.tokenizer: missing; a masked model needs one") };
+                let Some(tokenizer) = &corpus.tokenizer else {
+                    bail!("data.tokenizer: missing; a masked model needs one")
+                };
                 let masking = Masking::new(config.masking(), tokenizer, context)?;
                 let windows = masking.held_out(&*valid)?;
                 let micro = config.train.batch / config.train.accumulate;
@@ -128,7 +132,8 @@ impl Data {
                 Ok(Arc::new(Masked { train, valid, sampler, training, held_out, windows, micro, context, next }))
             }
             Data::Images { train, valid } => {
-                let (augment, view) = (config.augment.clone().unwrap_or_default(), config.view.clone().unwrap_or_default());
+                let (augment, view) =
+                    (config.augment.clone().unwrap_or_default(), config.view.clone().unwrap_or_default());
                 let shape = config.patches(train.channels());
                 let sampler = ImageSampler::new(config.seed, [0, 1], shape, &augment, &view)?;
                 Ok(Arc::new(Patches { train: Arc::clone(train), valid: Arc::clone(valid), sampler }))

@@ -2,12 +2,13 @@
 
 use crate::bail;
 use crate::data::batch::Field;
+use crate::data::inputs::Inputs;
 use crate::device::ops::{ALIGN, Accumulate, AdamW, GlobalNorm, Op, StepState};
 use crate::device::{self, Device, Ticket};
 use crate::error::{At, Result};
 use crate::model::params::ParamTable;
 use crate::model::store::Store;
-use crate::model::{BatchShape, Content, Losses, Model};
+use crate::model::{BatchShape, Losses, Model};
 use crate::tape::{LossOptions, Mode, StepCost, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 use serde::{Deserialize, Serialize};
@@ -93,15 +94,6 @@ impl Moments {
     }
 }
 
-/// Memory of one input.
-#[derive(Debug)]
-struct Slot {
-    name: &'static str,
-    memory: Tensor,
-    /// It never changes.
-    fixed: bool,
-}
-
 /// FLOPs of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepFlops {
@@ -127,11 +119,9 @@ pub struct Learner {
     measured: Vec<u8>,
     partials: Tensor,
     state: Tensor,
-    inputs: Vec<Slot>,
+    inputs: Inputs,
     tape: Tape,
     vars: Vec<Var>,
-    /// The inputs on the tape.
-    input_vars: Vec<Var>,
     update: [Op; 2],
     train_cost: StepCost,
     evaluation_flops: u64,
@@ -168,15 +158,7 @@ impl Learner {
         let metrics = device::alloc_tensor(device, wide, &[3])?;
         let partials = device::alloc_tensor(device, wide, &[GlobalNorm::partials(n)])?;
         let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
-        let mut inputs = Vec::new();
-        for input in model.inputs(shape.into()) {
-            let memory = device::alloc_tensor(device, input.dtype(float), &input.dims).at(input.name)?;
-            let fixed = matches!(input.content, Content::Fixed(_));
-            if let Content::Fixed(values) = &input.content {
-                device.write(&memory, bytemuck::cast_slice(values))?;
-            }
-            inputs.push(Slot { name: input.name, memory, fixed });
-        }
+        let inputs = Inputs::new(device, &*model, shape.into(), float)?;
         let OptimizerConfig { beta1, beta2, eps, weight_decay, clip } = optimizer;
         let (p, g) = (params.flat(), grads.flat());
         let norm = element(metrics, 0);
@@ -209,7 +191,6 @@ impl Learner {
             measured: Vec::new(),
             partials,
             state,
-            input_vars: Vec::with_capacity(inputs.len()),
             inputs,
             tape: Tape::new(float, state),
             vars: Vec::with_capacity(table.params.len()),
@@ -246,7 +227,7 @@ impl Learner {
     /// # Errors
     /// Fields that are no whole number of micro-batches. Errors of the device.
     pub fn submit(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<Submitted> {
-        let micro = self.micro_batches(fields)?;
+        let micro = self.inputs.micro_batches(fields)?;
         self.moments.updates += 1;
         let correction = |beta: f64| (1.0 - beta.powf(self.moments.updates as f64)) as f32;
         let (bias1, bias2) = (correction(self.optimizer.beta1), correction(self.optimizer.beta2));
@@ -275,25 +256,6 @@ impl Learner {
         self.train_cost = cost;
         let measured = self.metrics.row_block(0, 1).columns(0, 1 + losses);
         Ok(Submitted { ticket: device.post(&measured)?, losses, update: self.moments.updates })
-    }
-
-    /// How many micro-batches the fields hold.
-    fn micro_batches(&self, fields: &[Field]) -> Result<usize> {
-        let changing = self.inputs.iter().filter(|slot| !slot.fixed);
-        let count = changing.clone().count();
-        if fields.len() != count {
-            bail!("{} fields are given but the model takes {count}", fields.len());
-        }
-        let mut micro = None;
-        for (slot, values) in changing.zip(fields) {
-            let size = slot.memory.numel();
-            let here = values.len() / size.max(1);
-            if values.is_empty() || !values.len().is_multiple_of(size) || micro.is_some_and(|n| n != here) {
-                bail!("{} values of {} are no whole number of batches of {size}", values.len(), slot.name);
-            }
-            micro = Some(here);
-        }
-        Ok(micro.unwrap_or(0))
     }
 
     /// What a step has measured, once it has ended.
@@ -384,7 +346,7 @@ impl Learner {
     /// # Errors
     /// As [`Learner::submit`], for one micro-batch.
     pub fn evaluate(&mut self, device: &mut dyn Device, fields: &[Field]) -> Result<f64> {
-        let micro = self.micro_batches(fields)?;
+        let micro = self.inputs.micro_batches(fields)?;
         if micro != 1 {
             bail!("{micro} batches are given where one is evaluated");
         }
@@ -407,24 +369,16 @@ impl Learner {
         Recorded { mode, update }: Recorded,
         options: LossOptions,
     ) -> Result<Losses> {
-        for (slot, values) in self.inputs.iter().filter(|slot| !slot.fixed).zip(fields) {
-            let size = slot.memory.numel();
-            let part = number * size..(number + 1) * size;
-            match values {
-                Field::Ints(values) => device.write(&slot.memory, bytemuck::cast_slice(&values[part]))?,
-                Field::Floats(values) => device::write_f32(device, &slot.memory, &values[part])?,
-            }
-        }
+        self.inputs.write(device, fields, number)?;
         let tape = &mut self.tape;
         tape.begin(mode);
-        self.input_vars.clear();
-        self.input_vars.extend(self.inputs.iter().map(|slot| tape.input(slot.memory)));
+        let inputs = self.inputs.declare(tape);
         let weights = self.compute.as_ref().unwrap_or(&self.params);
         match mode {
             Mode::Evaluate => weights.declare_frozen(tape, &mut self.vars),
             Mode::Train { .. } => weights.declare(tape, &self.grads, &mut self.vars),
         }
-        let losses = self.model.loss(tape, &self.vars, &self.input_vars, options, self.options.recompute);
+        let losses = self.model.loss(tape, &self.vars, inputs, options, self.options.recompute);
         let pair = [losses.0, losses.1.unwrap_or(losses.0)];
         let all = &pair[..1 + usize::from(losses.1.is_some())];
         match mode {
@@ -465,8 +419,8 @@ impl Learner {
         self.tape.forget(device);
         self.grads.free(device);
         self.compute.into_iter().for_each(|store| store.free(device));
-        let inputs = self.inputs.iter().map(|slot| slot.memory);
-        for t in [self.decay_mask, self.metrics, self.partials, self.state].into_iter().chain(inputs) {
+        let own = [self.decay_mask, self.metrics, self.partials, self.state];
+        for t in own.into_iter().chain(self.inputs.memory()) {
             free(device, t);
         }
         (self.model, self.params, self.moments)

@@ -1,0 +1,112 @@
+//! A model on the held-out side of a run's data: its loss and, of images, how often it names the class.
+
+use crate::data::batch::{Field, Source};
+use crate::data::inputs::Inputs;
+use crate::device::ops::StepState;
+use crate::device::{self, Device};
+use crate::error::Result;
+use crate::model::deit::Deit;
+use crate::model::store::Store;
+use crate::model::{BatchShape, Family, Model};
+use crate::tape::{LossOptions, Mode, Tape};
+use crate::tensor::Place;
+
+/// What a model reaches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOut {
+    /// Labels that were scored.
+    pub scored: usize,
+    /// Nats per label.
+    pub loss: f64,
+    /// Of images, the shares whose class has the highest score, and one of the five highest.
+    pub top: Option<[f64; 2]>,
+}
+
+/// Scores all held-out batches.
+///
+/// # Errors
+/// Data that does not fit the model; errors of the device.
+pub fn held_out(
+    device: &mut dyn Device,
+    model: &dyn Model,
+    store: &Store,
+    source: &dyn Source,
+    shape: BatchShape,
+) -> Result<HeldOut> {
+    let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
+    let mut inputs = Inputs::new(device, model, shape, device.float())?;
+    let (mut tape, mut vars) = (Tape::new(device.float(), state), Vec::new());
+    let mut fields = source.room(shape.batch)?;
+    let deit = match model.family() {
+        Family::Deit(config) => Some(Deit::new(config.clone())?),
+        _ => None,
+    };
+    let (mut total, mut scored, mut hits) = (0.0, 0, [0usize; 2]);
+    for index in 0.. {
+        let labels = source.held_out_batch(index, &mut fields)?;
+        if labels == 0 {
+            break;
+        }
+        inputs.micro_batches(&fields)?;
+        inputs.write(device, &fields, 0)?;
+        tape.begin(Mode::Evaluate);
+        store.declare_frozen(&mut tape, &mut vars);
+        let given = inputs.declare(&mut tape);
+        let (first, second) = model.loss(&mut tape, &vars, given, LossOptions::default(), false);
+        let losses = [Some(first), second];
+        losses.iter().flatten().for_each(|loss| tape.keep(*loss));
+        let scores = deit.as_ref().map(|deit| {
+            let hidden = deit.hidden(&mut tape, &vars, (given[0], given[4]), false, |_, _| {});
+            deit.scores(&mut tape, &vars, hidden, &given[5..])
+        });
+        let heads = scores.map_or([None; 2], |(class, distilled)| [Some(class), distilled]);
+        heads.iter().flatten().for_each(|scores| tape.keep(*scores));
+        tape.run(device)?;
+        for loss in losses.into_iter().flatten() {
+            total += device::read_scalar(device, &tape.value(loss)?)? * labels as f64;
+        }
+        if let (Some(class), Some(Field::Ints(right))) = (heads[0], fields.get(1)) {
+            let mut scores = device::read_f32(device, &tape.value(class)?)?;
+            if let Some(other) = heads[1] {
+                let other = device::read_f32(device, &tape.value(other)?)?;
+                scores.iter_mut().zip(other).for_each(|(score, other)| *score += other);
+            }
+            let classes = scores.len() / right.len().max(1);
+            for (scores, label) in scores.chunks_exact(classes.max(1)).zip(right).take(labels) {
+                let rank = rank(scores, *label);
+                hits[0] += usize::from(rank == 0);
+                hits[1] += usize::from(rank < 5);
+            }
+        }
+        scored += labels;
+    }
+    tape.forget(device);
+    for memory in inputs.memory().chain([state]) {
+        if let Place::Arena(arena) = memory.place {
+            device.free(arena);
+        }
+    }
+    let share = |n: usize| n as f64 / scored.max(1) as f64;
+    Ok(HeldOut { scored, loss: total / scored.max(1) as f64, top: deit.is_some().then(|| hits.map(share)) })
+}
+
+/// How many classes have a higher score than `label`; equal ones count as higher when they come first.
+fn rank(scores: &[f32], label: i32) -> usize {
+    let Some(own) = usize::try_from(label).ok().and_then(|label| scores.get(label)) else { return usize::MAX };
+    let before = scores.iter().take(label as usize).filter(|score| *score >= own);
+    before.count() + scores.iter().skip(label as usize + 1).filter(|score| *score > own).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rank;
+
+    #[test]
+    fn ranks_count_higher_scores_and_equal_ones_before() {
+        let scores = [0.5, 2.0, 0.5, -1.0];
+        assert_eq!([0, 1, 2, 3].map(|label| rank(&scores, label)), [1, 0, 2, 3]);
+        assert_eq!([rank(&scores, -100), rank(&scores, 4)], [usize::MAX; 2]);
+        // A score that is no number is higher than none, and none is higher than it.
+        assert_eq!(rank(&[f32::NAN, 1.0], 1), 0);
+    }
+}
