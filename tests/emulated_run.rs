@@ -23,14 +23,14 @@ fn losses(side: &Path) -> Vec<(String, f64)> {
     all
 }
 
-#[test]
-fn a_v_cycle_on_the_emulator_follows_the_cpu() {
+/// Losses of a configuration's run on both devices.
+fn follows(config: &str) {
     let dir = tempfile::tempdir().expect("a folder");
     let run = |device: &str| {
         let out = dir.path().join(device);
         let done = vcycle(&[
             "train",
-            "configs/gpt-tiny.toml",
+            config,
             "--quiet",
             "--device",
             device,
@@ -45,8 +45,23 @@ fn a_v_cycle_on_the_emulator_follows_the_cpu() {
     assert_eq!(cpu.len(), emulated.len());
     for ((what, a), (other, b)) in cpu.iter().zip(&emulated) {
         assert_eq!(what, other);
-        assert!((a - b).abs() <= 1e-4, "{what}: {a} on cpu, {b} on the emulator");
+        assert!((a - b).abs() <= 1e-4, "{config}, {what}: {a} on cpu, {b} on the emulator");
     }
+}
+
+#[test]
+fn a_v_cycle_of_gpt_on_the_emulator_follows_the_cpu() {
+    follows("configs/gpt-tiny.toml");
+}
+
+#[test]
+fn a_v_cycle_of_bert_on_the_emulator_follows_the_cpu() {
+    follows("configs/bert-tiny.toml");
+}
+
+#[test]
+fn a_v_cycle_of_deit_on_the_emulator_follows_the_cpu() {
+    follows("configs/deit-tiny.toml");
 }
 
 /// Says what is missing and what runs instead. A machine with a GPU and device code runs the kernel.
