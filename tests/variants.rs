@@ -38,7 +38,7 @@ fn gpt2_step(float: DType) -> Vec<Op> {
     let vars: Vec<_> = (0..table.params.len())
         .map(|i| tape.param(table.tensor(i, 2, float), table.tensor(i, 3, float.wide())))
         .collect();
-    let loss = gpt.loss(&mut tape, &vars, ids, labels, LossOptions::default(), false);
+    let (loss, _) = gpt.loss(&mut tape, &vars, &[ids, labels], LossOptions::default(), false);
     tape.backward(&[loss]);
     tape.recorded().to_vec()
 }

@@ -33,9 +33,10 @@ pub fn held_out(
     source: &dyn Source,
     shape: BatchShape,
 ) -> Result<HeldOut> {
+    let float = device.float();
     let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
-    let mut inputs = Inputs::new(device, model, shape, device.float())?;
-    let (mut tape, mut vars) = (Tape::new(device.float(), state), Vec::new());
+    let mut inputs = Inputs::new(device, model, shape, float)?;
+    let (mut tape, mut vars) = (Tape::new(float, state), Vec::new());
     let mut fields = source.room(shape.batch)?;
     let deit = match model.family() {
         Family::Deit(config) => Some(Deit::new(config.clone())?),
