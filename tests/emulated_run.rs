@@ -28,15 +28,7 @@ fn follows(config: &str) {
     let dir = tempfile::tempdir().expect("a folder");
     let run = |device: &str| {
         let out = dir.path().join(device);
-        let done = vcycle(&[
-            "train",
-            config,
-            "--quiet",
-            "--device",
-            device,
-            "--out",
-            &out.display().to_string(),
-        ]);
+        let done = vcycle(&["train", config, "--quiet", "--device", device, "--out", &out.display().to_string()]);
         assert!(done.status.success(), "{device}: {}", String::from_utf8_lossy(&done.stderr));
         [losses(&out.join("vcycle")), losses(&out.join("scratch"))].concat()
     };

@@ -86,7 +86,7 @@ impl Deit {
     }
 
     /// Hidden states: patches `[B, N, K]`, the kind of each token `[B, N]` -> `[B, N, C]`. `each` sees the stream before
-    /// every block.
+    /// every block, and before the last norm.
     pub fn hidden(
         &self,
         t: &mut Tape,
@@ -108,6 +108,7 @@ impl Deit {
                 self.block(t, block, x, number)
             };
         }
+        each(t, x);
         let norm = BEFORE + PER_BLOCK * c.layers;
         t.layernorm(x, p[norm], p[norm + 1], c.eps) // [B, N, C]
     }

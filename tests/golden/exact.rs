@@ -14,12 +14,14 @@ fn weights_and_logits_are_the_published_ones() {
         let coal = load(small.model(), &variant.tensors("coal.safetensors").expect("weights"), &mut *device);
         let batch = variant.batch("inputs.safetensors", 0);
         let before = run(&mut *device, &small, &coal, &batch).logits;
+        let most = before.iter().fold(0.0, |most: f64, logit| most.max(logit.abs()));
         for (case, config, depth) in [
             ("width", "exact/config.width.json", None),
             ("width_depth", "config.big.json", variant.scheme.depth_scheme.clone()),
         ] {
             let big = variant.config(config);
             let table = big.model().table();
+            let depth_mapped = depth.is_some();
             let scheme = Scheme { depth_scheme: depth, ..variant.scheme.clone() };
             for shares in [Shares::Equal, Shares::Random { seed: 5 }] {
                 let rules = Rules { width: WidthRule::Exact, depth: DepthRule::Identity, shares };
@@ -39,7 +41,9 @@ fn weights_and_logits_are_the_published_ones() {
                 let published = variant.tensors(&format!("exact/{case}.out.safetensors")).expect("outputs");
                 assert!(distance(&after, &published["logits"].1) <= 1e-5, "{family} {case} {shares:?}: logits");
                 let change = before.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                let allowed = if device.name() == "reference" { 1e-13 } else { 1e-5 };
+                // Each of the four norms of identity layers in a post-LN model divides what is normalised by sqrt(1 + eps).
+                let again = if family == "bert" && depth_mapped { 4.0 * 1e-12 / 2.0 * most } else { 0.0 };
+                let allowed = if device.name() == "reference" { 1e-13 + again } else { 1e-5 };
                 assert!(change <= allowed, "{family} {case} {shares:?} on {}: off by {change:e}", device.name());
             }
         }
