@@ -76,14 +76,11 @@ fn of_two_labels() {
 fn two_labels_are_a_mean_of_losses() {
     let mut rig = mixed(5);
     // The same, each row scored by itself, once against either label.
-    let parts = [[0.7, 0.3], [0.0, 0.0], [0.2, 0.8], [1.0, 0.0], [0.0, 1.0]];
-    let labels = [[2, 4], [-100, -100], [0, 0], [5, 1], [1, 3]];
-    for row in 0..5 {
-        for which in 0..2 {
-            let mut one = [-100; 5];
-            one[row] = labels[row][which];
-            rig.integers(&[5], &one);
-        }
+    let parts = [0.7, 0.3, 0.0, 0.0, 0.2, 0.8, 1.0, 0.0, 0.0, 1.0];
+    for (number, label) in [2, 4, -100, -100, 0, 0, 5, 1, 1, 3].into_iter().enumerate() {
+        let mut one = [-100; 5];
+        one[number / 2] = label;
+        rig.integers(&[5], &one);
     }
     let options = LossOptions { smoothing: 0.1, ..LossOptions::default() };
     let logits = |t: &mut Tape, p: &[Var]| t.linear(p[0], p[1], Affine::default());
@@ -93,15 +90,11 @@ fn two_labels_are_a_mean_of_losses() {
     });
     let expected = rig.outcome(&|t, p, i| {
         let z = logits(t, p);
-        let mut losses = Vec::new();
-        for row in 0..5 {
-            for which in 0..2 {
-                // A quarter: of the scored rows.
-                let weight = parts[row][which] / 4.0;
-                losses.push(t.cross_entropy(z, i[3 + 2 * row + which], LossOptions { weight, ..options }));
-            }
-        }
-        losses
+        // A quarter: of the scored rows.
+        let one = |(number, part): (usize, f64)| {
+            t.cross_entropy(z, i[3 + number], LossOptions { weight: part / 4.0, ..options })
+        };
+        parts.into_iter().enumerate().map(one).collect()
     });
     // Sums of at most 40 terms below 3 in two orders.
     let tolerance = 120.0 * f64::EPSILON;
