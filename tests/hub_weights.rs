@@ -9,10 +9,13 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use torch_writer::{Entry, Tensor, archive, dict, old, pickle, stored, text, whole, zip};
+use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
-use vcycle::hub::folder;
 use vcycle::hub::tensors::{self, NamedTensor, StoreType};
-use vcycle::hub::torch;
+use vcycle::hub::{checkpoint, folder, torch};
+use vcycle::model::Model;
+use vcycle::model::gpt::{Gpt, GptConfig};
+use vcycle::model::store::Store;
 
 fn f32s(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -214,7 +217,7 @@ fn shards_are_read_as_their_index_says() {
         }
     };
     refused(r#"{"a": "1.safetensors", "c": "2.safetensors"}"#, &["\"b\"", "1.safetensors"]);
-    refused(r#"{"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}"#, &["\"b\"", "2.safetensors"]);
+    refused(r#"{"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}"#, &["\"b\"", "1.safetensors"]);
     refused(r#"{"a": "1.safetensors", "b": "1.safetensors", "d": "2.safetensors"}"#, &["\"d\"", "2.safetensors"]);
     refused(r#"{"a": "1.safetensors", "a": "2.safetensors"}"#, &["\"a\"", "twice"]);
     refused(r#"{"a": "3.safetensors"}"#, &["3.safetensors", "cannot read"]);
@@ -256,4 +259,65 @@ fn narrow_types_are_written_rounded_and_never_infinite() {
         assert!(message.contains("\"big\"") && message.contains("range"), "{message}");
     }
     assert!(fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn a_model_loads_from_every_form() {
+    let config = GptConfig {
+        vocab: 11,
+        context: 5,
+        width: 8,
+        heads: 2,
+        layers: 2,
+        ffn: 32,
+        eps: 1e-5,
+        init_std: 0.02,
+        dropout_embedding: 0.0,
+        dropout_attention: 0.0,
+        dropout_residual: 0.0,
+        bos: None,
+        eos: None,
+    };
+    let gpt = Gpt::new(config).unwrap();
+    let mut device = Cpu::new(1);
+    let store = Store::new(gpt.table().clone(), &mut device).unwrap();
+    store.initialise(&mut device, 1).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    checkpoint::save(at, &gpt, &store, &mut device).unwrap();
+    let values = |store: &Store, device: &mut Cpu| -> Vec<Vec<f32>> {
+        (0..store.table.params.len()).map(|i| store.read(device, i).unwrap()).collect()
+    };
+    let original = values(&store, &mut device);
+    let mut loaded = || {
+        let (_, store) = checkpoint::load(at, &mut device).unwrap();
+        values(&store, &mut device)
+    };
+    assert!(loaded() == original);
+
+    let all = tensors::read(&at.join("model.safetensors")).unwrap();
+    fs::remove_file(at.join("model.safetensors")).unwrap();
+    let strides = |t: &NamedTensor| if t.shape.len() == 2 { vec![t.shape[1], 1] } else { vec![1] };
+    let strides: Vec<Vec<usize>> = all.iter().map(strides).collect();
+    let named = |t: &NamedTensor| t.name.strip_prefix("transformer.").unwrap().to_owned();
+    let names: Vec<String> = all.iter().map(named).collect();
+    let contents: Vec<Vec<u8>> = all.iter().map(|t| f32s(&t.values)).collect();
+    let described: Vec<Tensor<'_>> =
+        (0..all.len()).map(|i| whole(&names[i], &names[i], &all[i].shape, &strides[i])).collect();
+    let storages: Vec<(&str, &[u8])> = names.iter().zip(&contents).map(|(n, c)| (n.as_str(), c.as_slice())).collect();
+    fs::write(at.join("pytorch_model.bin"), archive(&pickle(&dict(&described, b"")), &storages)).unwrap();
+    assert!(loaded() == original);
+
+    let mut map = serde_json::Map::new();
+    for (shard, part) in all.chunks(7).enumerate() {
+        let file = format!("model-{shard}.safetensors");
+        map.extend(part.iter().map(|t| (t.name.clone(), file.clone().into())));
+        let part: Vec<_> = part.iter().map(|t| (&t.name, &t.shape, &t.values)).collect();
+        tensors::write(&at.join(file), &part).unwrap();
+    }
+    let index = serde_json::json!({ "weight_map": map });
+    fs::write(at.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    // The index comes first.
+    fs::write(at.join("pytorch_model.bin"), "").unwrap();
+    assert!(loaded() == original);
 }

@@ -29,7 +29,8 @@ struct Prepare {
     /// Texts (.txt or any other name) or JSON lines (.jsonl), also compressed (.gz, .zst)
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
-    /// char, byte, bpe:N (trained on at most 256 MiB of the training side), or the path of a tokenizer.json
+    /// char, byte, bpe:N (trained on at most 256 MiB of the training side), or the path of a tokenizer.json, a
+    /// vocab.json with merges.txt, a vocab.txt (BERT; uncased:PATH or cased:PATH), or their folder
     #[arg(long, value_name = "SPEC")]
     tokenizer: String,
     /// Folder to write, which must not exist

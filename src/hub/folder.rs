@@ -46,7 +46,8 @@ pub fn read(path: &Path) -> Result<Weights> {
 fn find(dir: &Path) -> Result<PathBuf> {
     for name in [WEIGHTS, INDEX, TORCH, TORCH_INDEX] {
         let path = dir.join(name);
-        if path.exists() {
+        // A link that leads nowhere is an error, not a reason to take another file.
+        if std::fs::symlink_metadata(&path).is_ok() {
             return Ok(path);
         }
     }

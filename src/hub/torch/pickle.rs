@@ -118,7 +118,10 @@ pub fn run<'a>(bytes: &'a [u8], heap: &mut Heap<'a>) -> Result<(Value<'a>, usize
         heap,
     };
     while !machine.step()? {}
-    Ok((machine.pop()?, machine.at))
+    match machine.stack.as_slice() {
+        &[value] => Ok((value, machine.at)),
+        items => bail!("the pickle leaves {} items instead of one; {REMEDY}", items.len()),
+    }
 }
 
 struct Machine<'a, 'h> {
