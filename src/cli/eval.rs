@@ -48,7 +48,7 @@ impl Args {
             let result = self.score_last_words(data)?;
             say(format_args!("words scored:         {} ({} tokens)", result.words, result.tokens))?;
             say(format_args!("accuracy:             {:.2} % of words", 100.0 * result.accuracy()))?;
-            return say(format_args!("perplexity:           {:.3} per word", result.perplexity()));
+            return say(format_args!("perplexity:           {} per word", digits(result.perplexity())));
         }
         let (result, text) = self.score(data)?;
         say(format_args!("tokens scored:        {}", result.tokens))?;
@@ -56,8 +56,8 @@ impl Args {
         say(format_args!("perplexity:           {:.3} per token", result.perplexity()))?;
         if let Some(Size { bytes, words }) = text {
             if words > 0 {
-                let per_word = result.per_word(words);
-                say(format_args!("perplexity:           {per_word:.3} per word (all losses over {words} words)"))?;
+                let per_word = digits(result.per_word(words));
+                say(format_args!("perplexity:           {per_word} per word (all losses over {words} words)"))?;
             }
             let bits = result.loss * result.tokens as f64 / bytes as f64 / std::f64::consts::LN_2;
             say(format_args!("bits per byte:        {bits:.4}"))?;
@@ -156,6 +156,11 @@ fn check_length(data: &Path, tokens: usize) -> Result<()> {
 
 /// Lengths of passages are rounded up to multiples of this.
 const LENGTHS: usize = 64;
+
+/// Four digits, or all before the point: a word's tokens multiply, and so do their errors.
+fn digits(number: f64) -> String {
+    format!("{number:.*}", (3.0 - number.log10().floor()).clamp(0.0, 3.0) as usize)
+}
 
 /// Of a text.
 struct Size {
