@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 /// Both sides of a run's data.
 pub enum Data {
-    Text(Corpus),
+    Text(Box<Corpus>),
     Images { train: Arc<Images>, valid: Arc<Images> },
 }
 
@@ -48,9 +48,12 @@ impl Data {
                 let data = Corpus::open(&config.data_source()?, cache, note)?;
                 check_length(&*data.train, config.model.context)?;
                 check_length(&*data.valid, config.model.context)?;
-                Ok(Data::Text(data))
+                Ok(Data::Text(Box::new(data)))
             }
-            Family::Bert => Ok(Data::Text(Corpus::open(&config.data_source()?, cache, note)?.with_special_tokens()?)),
+            Family::Bert => {
+                let data = Corpus::open(&config.data_source()?, cache, note)?.with_special_tokens()?;
+                Ok(Data::Text(Box::new(data)))
+            }
             Family::Deit => {
                 let spec = config.images()?;
                 let mut open = |spec, key: &str| prepare(spec, cache, note).at(key);

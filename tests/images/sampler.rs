@@ -92,7 +92,7 @@ fn each_channel_has_its_mean_and_deviation() {
     let normal = Batch::training(&normal, &images, 0, 4);
     for (i, (&plain, &normal)) in plain.patches.iter().zip(&normal.patches).enumerate() {
         let channel = i % shape.width() / 4;
-        let special = i / shape.width() % shape.rows() == 0;
+        let special = (i / shape.width()).is_multiple_of(shape.rows());
         let wanted = if special { 0.0 } else { (plain - [0.1, 0.2, 0.3][channel]) / [0.5, 1.0, 2.0][channel] };
         assert!((normal - wanted).abs() < 1e-6, "{i}: {normal}, not {wanted}");
     }
