@@ -6,7 +6,7 @@ use vcycle::device::ops::StepState;
 use vcycle::model::store::Store;
 use vcycle::train::budget::Budget;
 use vcycle::train::config::Config;
-use vcycle::train::learner::{Learner, Options, Precision};
+use vcycle::train::learner::{Learner, Options};
 use vcycle::train::levels;
 
 const VOCAB: usize = 60;
