@@ -69,11 +69,11 @@ pub trait Source: Send + Sync {
     /// Damaged data; buffers of another size.
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()>;
 
-    /// Fills the `index`-th held-out batch, and returns how many of its labels are scored: 0 past the end.
+    /// Fills the `index`-th held-out batch, and returns how many of its labels are scored. `None`: past the end.
     ///
     /// # Errors
     /// As [`Source::training_batch`].
-    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<usize>;
+    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>>;
 }
 
 /// NextToken of text, for models that predict the next token: ids and labels.
@@ -97,10 +97,11 @@ impl Source for NextToken {
         self.sampler.training_batch(&*self.train, step, batch, self.context, ids, labels)
     }
 
-    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<usize> {
+    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
         let (ids, labels) = pair(fields)?;
         let batch = ids.len() / self.context.max(1);
-        validation_batch(&*self.valid, index, batch, self.context, ids, labels)
+        let scored = validation_batch(&*self.valid, index, batch, self.context, ids, labels)?;
+        Ok((scored > 0).then_some(scored))
     }
 }
 

@@ -44,10 +44,7 @@ pub fn held_out(
     };
     let (mut total, mut scored, mut hits) = (0.0, 0, [0usize; 2]);
     for index in 0.. {
-        let labels = source.held_out_batch(index, &mut fields)?;
-        if labels == 0 {
-            break;
-        }
+        let Some(labels) = source.held_out_batch(index, &mut fields)? else { break };
         inputs.micro_batches(&fields)?;
         inputs.write(device, &fields, 0)?;
         tape.begin(Mode::Evaluate);

@@ -5,7 +5,9 @@
 //! values, three tensors there, are one weight here. With [`Norm::Pre`] the norms stand before the branches, as in GPT-2,
 //! and one more at the end (Xiong et al., arXiv 2002.04745).
 
-use super::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
+mod table;
+
+use super::params::ParamTable;
 use super::{BatchShape, Family, Input, Losses, Model, check_sizes};
 use crate::device::ops::Activation;
 use crate::error::Result;
@@ -91,7 +93,7 @@ impl Bert {
         let labels = if let BertHead::Classify { labels } = config.head { labels } else { 1 };
         let sizes = [("vocabulary", vocab), ("context", context), ("token types", types), ("classes", labels)];
         check_sizes(&sizes, (layers, heads, width, ffn))?;
-        let table = ParamTable::new(params(&config), heads, width / heads, layers)?;
+        let table = ParamTable::new(table::params(&config), heads, width / heads, layers)?;
         Ok(Bert { config, table })
     }
 
@@ -251,80 +253,4 @@ impl Bert {
     fn has_classes(&self) -> bool {
         matches!(self.config.head, BertHead::Pretraining | BertHead::Classify { .. })
     }
-}
-
-/// The table, in forward order.
-fn params(config: &BertConfig) -> Vec<Param> {
-    let &BertConfig { vocab, context, types, width, layers, ffn, init_std, norm, head, .. } = config;
-    let (normal, zero, one) = (Init::Normal(init_std), Init::Constant(0.0), Init::Constant(1.0));
-    let embed = || Axis::new(Side::Out, &[(Role::Embed, width)]);
-    let out = |role, size| Axis::new(Side::Out, &[(role, size)]);
-    let input = |role, size| Axis::new(Side::In, &[(role, size)]);
-    let qkv = || Axis::new(Side::Out, &[(Role::QueryKey, width), (Role::QueryKey, width), (Role::Value, width)]);
-    let param = |stem: &str, axes: Vec<Axis>, kind, init| Param::new(stem, axes, kind, init);
-    let table = |stem: &str, role, rows| param(stem, vec![out(role, rows), embed()], Kind::Embedding, normal);
-    // A weight `[out, in]` and its bias.
-    let dense = |stem: &str, out: Axis, input: Axis, kind| {
-        [
-            param(&format!("{stem}.weight"), vec![out.clone(), input], kind, normal),
-            param(&format!("{stem}.bias"), vec![out], kind, zero),
-        ]
-    };
-    let layernorm = |stem: &str, kind| {
-        [
-            param(&format!("{stem}.weight"), vec![embed()], kind, one),
-            param(&format!("{stem}.bias"), vec![embed()], kind, zero),
-        ]
-    };
-    let (inner, last) = match norm {
-        Norm::Post => (Kind::InnerNorm, Kind::OutputNorm),
-        Norm::Pre => (Kind::Plain, Kind::Plain),
-    };
-    let layer = |number: usize| {
-        let stem = |rest: &str| format!("bert.encoder.layer.{{}}.{rest}");
-        let [weight, bias] = dense(&stem("attention.self.qkv"), qkv(), input(Role::Embed, width), Kind::Plain);
-        let split = |kind: &str, shape: &[usize]| {
-            let part = |name: &&str| (stem(&format!("attention.self.{name}.{kind}")), shape.to_vec());
-            ["query", "key", "value"].iter().map(part).collect()
-        };
-        let fused = [
-            Param { parts: split("weight", &[width, width]), ..weight },
-            Param { parts: split("bias", &[width]), ..bias },
-        ];
-        let all = [
-            fused,
-            dense(&stem("attention.output.dense"), embed(), input(Role::Value, width), Kind::BranchOutput),
-            layernorm(&stem("attention.output.LayerNorm"), inner),
-            dense(&stem("intermediate.dense"), out(Role::Ffn, ffn), input(Role::Embed, width), Kind::Plain),
-            dense(&stem("output.dense"), embed(), input(Role::Ffn, ffn), Kind::BranchOutput),
-            layernorm(&stem("output.LayerNorm"), last),
-        ];
-        all.into_iter().flatten().map(move |p| Param { layer: Some(number), ..p })
-    };
-    let mut all = vec![
-        table("bert.embeddings.word_embeddings.weight", Role::Vocab, vocab),
-        table("bert.embeddings.position_embeddings.weight", Role::Position, context),
-        table("bert.embeddings.token_type_embeddings.weight", Role::Type, types),
-    ];
-    all.extend(layernorm("bert.embeddings.LayerNorm", Kind::Plain));
-    all.extend((0..layers).flat_map(layer));
-    if norm == Norm::Pre {
-        all.extend(layernorm("bert.encoder.LayerNorm", Kind::Plain));
-    }
-    let square = |stem: &str| dense(stem, embed(), input(Role::Embed, width), Kind::Plain);
-    let classes = |stem: &str, n| dense(stem, out(Role::Class, n), input(Role::Embed, width), Kind::Plain);
-    if !matches!(head, BertHead::None | BertHead::Masked) {
-        all.extend(square("bert.pooler.dense"));
-    }
-    if matches!(head, BertHead::Masked | BertHead::Pretraining) {
-        all.push(param("cls.predictions.bias", vec![out(Role::Vocab, vocab)], Kind::Plain, zero));
-        all.extend(square("cls.predictions.transform.dense"));
-        all.extend(layernorm("cls.predictions.transform.LayerNorm", Kind::HeadNorm));
-    }
-    match head {
-        BertHead::Pretraining => all.extend(classes("cls.seq_relationship", 2)),
-        BertHead::Classify { labels } => all.extend(classes("classifier", labels)),
-        _ => {}
-    }
-    all
 }

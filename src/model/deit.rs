@@ -7,7 +7,9 @@
 //! special tokens are zero, and what is added to a row comes from one table of look-ups: the convolution's bias for
 //! patches, the class token, the distillation token.
 
-use super::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
+mod table;
+
+use super::params::ParamTable;
 use super::{BatchShape, Family, Input, Losses, Model, check_sizes};
 use crate::bail;
 use crate::device::ops::Activation;
@@ -81,7 +83,7 @@ impl Deit {
                 "patches of {patch} x {patch} do not divide {channels} channels of {image} x {image}; choose a divisor"
             );
         }
-        let table = ParamTable::new(params(&config), heads, width / heads, layers)?;
+        let table = ParamTable::new(table::params(&config), heads, width / heads, layers)?;
         Ok(Deit { config, table })
     }
 
@@ -206,69 +208,4 @@ impl Model for Deit {
         let mut loss = |scores| t.cross_entropy_mixed(scores, labels, (others, share), options); // [1]
         (loss(class), distilled.map(loss))
     }
-}
-
-/// The table, in forward order.
-fn params(config: &DeitConfig) -> Vec<Param> {
-    let &DeitConfig { width, layers, ffn, init_std, classes, distilled, patch, channels, .. } = config;
-    let (specials, tokens, pixels) = (config.specials(), config.tokens(), config.pixels());
-    let (normal, zero, one) = (Init::Normal(init_std), Init::Constant(0.0), Init::Constant(1.0));
-    let embed = || Axis::new(Side::Out, &[(Role::Embed, width)]);
-    let out = |role, size| Axis::new(Side::Out, &[(role, size)]);
-    let input = |role, size| Axis::new(Side::In, &[(role, size)]);
-    let qkv = || Axis::new(Side::Out, &[(Role::QueryKey, width), (Role::QueryKey, width), (Role::Value, width)]);
-    let param = |stem: &str, axes: Vec<Axis>, kind, init| Param::new(stem, axes, kind, init);
-    // A weight `[out, in]` and its bias.
-    let dense = |stem: &str, out: Axis, input: Axis, kind| {
-        [
-            param(&format!("{stem}.weight"), vec![out.clone(), input], kind, normal),
-            param(&format!("{stem}.bias"), vec![out], kind, zero),
-        ]
-    };
-    let layernorm = |stem: &str| {
-        [
-            param(&format!("{stem}.weight"), vec![embed()], Kind::Plain, one),
-            param(&format!("{stem}.bias"), vec![embed()], Kind::Plain, zero),
-        ]
-    };
-    let block = |number: usize| {
-        let stem = |rest: &str| format!("blocks.{{}}.{rest}");
-        let all = [
-            layernorm(&stem("norm1")),
-            dense(&stem("attn.qkv"), qkv(), input(Role::Embed, width), Kind::Plain),
-            dense(&stem("attn.proj"), embed(), input(Role::Value, width), Kind::BranchOutput),
-            layernorm(&stem("norm2")),
-            dense(&stem("mlp.fc1"), out(Role::Ffn, ffn), input(Role::Embed, width), Kind::Plain),
-            dense(&stem("mlp.fc2"), embed(), input(Role::Ffn, ffn), Kind::BranchOutput),
-        ];
-        all.into_iter().flatten().map(move |p| Param { layer: Some(number), ..p })
-    };
-    // Neither tokens nor positions decay, as in timm.
-    let mut names =
-        vec![("patch_embed.proj.bias".to_string(), vec![width]), ("cls_token".to_string(), vec![1, 1, width])];
-    names.extend(distilled.then(|| ("dist_token".to_string(), vec![1, 1, width])));
-    let mut all = vec![
-        Param {
-            parts: names,
-            decay: false,
-            ..param("tokens", vec![out(Role::Type, 1 + specials), embed()], Kind::Plain, normal)
-        },
-        Param {
-            parts: vec![("pos_embed".to_string(), vec![1, tokens, width])],
-            decay: false,
-            ..param("pos_embed", vec![out(Role::Position, tokens), embed()], Kind::Plain, normal)
-        },
-        Param {
-            parts: vec![("patch_embed.proj.weight".to_string(), vec![width, channels, patch, patch])],
-            ..param("patch_embed.proj.weight", vec![embed(), input(Role::Patch, pixels)], Kind::Plain, normal)
-        },
-    ];
-    all.extend((0..layers).flat_map(block));
-    all.extend(layernorm("norm"));
-    let head = |stem: &str| dense(stem, out(Role::Class, classes), input(Role::Embed, width), Kind::Plain);
-    all.extend(head("head"));
-    if distilled {
-        all.extend(head("head_dist"));
-    }
-    all
 }

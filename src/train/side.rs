@@ -369,10 +369,7 @@ impl<'a, 'b> Side<'a, 'b> {
         let (mut total, mut tokens, mut flops) = (0.0, 0, 0);
         // `most` counts batches of a step, however they are cut.
         for index in 0..most.saturating_mul(train.accumulate) {
-            let scored = self.source.held_out_batch(index, fields)?;
-            if scored == 0 {
-                break;
-            }
+            let Some(scored) = self.source.held_out_batch(index, fields)? else { break };
             total += learner.evaluate(self.context.device, fields)? * scored as f64;
             tokens += scored;
             flops += learner.evaluation_flops();

@@ -68,10 +68,13 @@ impl Source for Masked {
         masking.training_batch(&self.sampler, &*self.train, step, (rows, self.micro), &mut batch)
     }
 
-    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<usize> {
+    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
         let (mut batch, rows) = self.batch(fields)?;
+        if index.saturating_mul(rows) >= self.windows.len() {
+            return Ok(None);
+        }
         let mut masking = self.held_out.lock().unwrap_or_else(PoisonError::into_inner);
-        masking.held_out_batch(&*self.valid, &self.windows, index, (rows, self.micro), &mut batch)
+        masking.held_out_batch(&*self.valid, &self.windows, index, (rows, self.micro), &mut batch).map(Some)
     }
 }
 
@@ -101,7 +104,8 @@ impl Source for Patches {
         self.sampler.training_batch(&self.train, step, images(fields)?)
     }
 
-    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<usize> {
-        self.sampler.validation_batch(&self.valid, index, images(fields)?)
+    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
+        let scored = self.sampler.validation_batch(&self.valid, index, images(fields)?)?;
+        Ok((scored > 0).then_some(scored))
     }
 }
