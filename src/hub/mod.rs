@@ -1,4 +1,5 @@
-//! Checkpoints in Hugging Face form: `config.json` and `model.safetensors`, as `transformers` reads and writes them.
+//! Checkpoints of `transformers`, timm and PyTorch: `config.json` ([`config`]), weights in any published form ([`folder`]),
+//! and whichever names their tensors have ([`names`]).
 //!
 //! Everything read here comes from outside and may be truncated, damaged or hostile. The readers check it in full,
 //! never panic, and allocate in proportion to the size of the file, not to what the file claims.

@@ -106,11 +106,11 @@ where
     write_as(path, tensors, StoreType::F32)
 }
 
-/// As [`write`], in another type.
+/// As [`write()`], in another type.
 ///
 /// # Errors
 ///
-/// As [`write`], and when a value is beyond the range of the type.
+/// As [`write()`], and when a value is beyond the range of the type.
 pub fn write_as<N, S, V>(path: &Path, tensors: &[(N, S, V)], kind: StoreType) -> Result<()>
 where
     N: AsRef<str>,
