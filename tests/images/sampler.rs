@@ -92,7 +92,7 @@ fn each_channel_has_its_mean_and_deviation() {
     let normal = Batch::training(&normal, &images, 0, 4);
     for (i, (&plain, &normal)) in plain.patches.iter().zip(&normal.patches).enumerate() {
         let channel = i % shape.width() / 4;
-        let special = i / shape.width() % shape.rows() == 0;
+        let special = (i / shape.width()).is_multiple_of(shape.rows());
         let wanted = if special { 0.0 } else { (plain - [0.1, 0.2, 0.3][channel]) / [0.5, 1.0, 2.0][channel] };
         assert!((normal - wanted).abs() < 1e-6, "{i}: {normal}, not {wanted}");
     }
@@ -151,10 +151,8 @@ fn orders_are_even() {
     }
     assert!(counts.iter().flatten().all(|count| (370..630).contains(count)), "{counts:?}");
     // Resuming a run relies on these staying what they are.
-    assert_eq!([0, 1, 2].map(|step| sampler.index(step, 0, 8, 60_000)), PINNED);
+    assert_eq!([0, 1, 2].map(|step| sampler.index(step, 0, 8, 60_000)), [12_239, 196, 53_874]);
 }
-
-const PINNED: [usize; 3] = [0, 0, 0];
 
 #[test]
 fn a_batch_is_a_function_of_seed_step_and_row() {
