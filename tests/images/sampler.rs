@@ -151,10 +151,8 @@ fn orders_are_even() {
     }
     assert!(counts.iter().flatten().all(|count| (370..630).contains(count)), "{counts:?}");
     // Resuming a run relies on these staying what they are.
-    assert_eq!([0, 1, 2].map(|step| sampler.index(step, 0, 8, 60_000)), PINNED);
+    assert_eq!([0, 1, 2].map(|step| sampler.index(step, 0, 8, 60_000)), [12_239, 196, 53_874]);
 }
-
-const PINNED: [usize; 3] = [0, 0, 0];
 
 #[test]
 fn a_batch_is_a_function_of_seed_step_and_row() {

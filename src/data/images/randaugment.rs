@@ -124,8 +124,12 @@ impl Operation {
 
 /// From `from` (factor 0) through the pixel (1) and beyond, rounded.
 fn between(from: f32, pixel: u8, factor: f32) -> u8 {
-    // A cast saturates.
-    (from + factor * (f32::from(pixel) - from)).round() as u8
+    rounded(from + factor * (f32::from(pixel) - from))
+}
+
+/// To the nearest value of a pixel. A cast saturates; `round` would be a call where the processor is of no known kind.
+fn rounded(value: f32) -> u8 {
+    (value + 0.5) as u8
 }
 
 /// Stretches one channel so that its darkest pixel becomes 0 and its brightest 255.
@@ -133,7 +137,7 @@ fn autocontrast(plane: &mut [u8]) {
     let (low, high) = plane.iter().fold((u8::MAX, 0), |(low, high), &v| (low.min(v), high.max(v)));
     if low < high {
         let scale = 255.0 / f32::from(high - low);
-        plane.iter_mut().for_each(|v| *v = (f32::from(*v - low) * scale).round() as u8);
+        plane.iter_mut().for_each(|v| *v = rounded(f32::from(*v - low) * scale));
     }
 }
 
@@ -207,7 +211,7 @@ fn sharpness(pixels: &mut [u8], size: usize, factor: f32, work: &mut Vec<u8>) {
                     .map(|&v| u32::from(v))
                     .sum();
                 let smooth = (around + 4 * u32::from(old[at])) as f32 / 13.0;
-                out[at] = between(smooth.round(), old[at], factor);
+                out[at] = between(f32::from(rounded(smooth)), old[at], factor);
             }
         }
     }
@@ -222,18 +226,22 @@ fn warp(pixels: &mut [u8], size: usize, [a, b, c, d, e, f]: [f64; 6], work: &mut
         for x in 0..size {
             let (dx, dy) = (x as f64 - centre, y as f64 - centre);
             let from = [a * dx + b * dy + c + centre, d * dx + e * dy + f + centre];
-            let [left, top] = from.map(f64::floor);
-            let [right_share, lower_share] = [(from[0] - left) as f32, (from[1] - top) as f32];
+            let [[(left, l), (right, r)], [(top, t), (bottom, b)]] = from.map(|from| neighbours(from, size));
             for (out, old) in pixels.chunks_exact_mut(plane).zip(work.chunks_exact(plane)) {
-                let at = |column: f64, row: f64| {
-                    let inside = 0.0..size as f64;
-                    let known = inside.contains(&column) && inside.contains(&row);
-                    if known { f32::from(old[row as usize * size + column as usize]) } else { 0.0 }
-                };
-                let line = |row: f64| at(left, row) + right_share * (at(left + 1.0, row) - at(left, row));
-                let (upper, lower) = (line(top), line(top + 1.0));
-                out[y * size + x] = (upper + lower_share * (lower - upper)).round() as u8;
+                let line = |row: usize| l * f32::from(old[row * size + left]) + r * f32::from(old[row * size + right]);
+                out[y * size + x] = rounded(t * line(top) + b * line(bottom));
             }
         }
     }
+}
+
+/// The two pixels of `0..size` around a place, and their shares; one outside has none.
+fn neighbours(place: f64, size: usize) -> [(usize, f32); 2] {
+    // Towards minus infinity, or one pixel lower yet where both are outside.
+    let below = place as isize - isize::from(place < 0.0);
+    let share = (place - below as f64) as f32;
+    [(below, 1.0 - share), (below + 1, share)].map(|(at, share)| {
+        let inside = (0..size as isize).contains(&at);
+        if inside { (at as usize, share) } else { (0, 0.0) }
+    })
 }
