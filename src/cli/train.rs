@@ -4,6 +4,7 @@ use crate::device::cpu::Cpu;
 use crate::device::timing::Timings;
 use crate::error::{Error, Result};
 use crate::hub::checkpoint;
+use crate::model::Family;
 use crate::report::{html, trace};
 use crate::train::config::Config;
 use crate::train::folder::About;
@@ -88,10 +89,17 @@ impl Args {
                 let (model, report) = (dir.join("vcycle/model"), dir.join(html::FILE));
                 say(format_args!("model: {} (held-out loss {loss:.4})", model.display()))?;
                 say(format_args!("report: {}", report.display()))?;
-                // Token files alone have no tokenizer, without which nothing is generated.
-                if model.join(checkpoint::TOKENIZER).exists() {
-                    let prompt = "The people of the United States";
-                    say(format_args!("try: vcycle generate {} --prompt \"{prompt}\"", model.display()))?;
+                match checkpoint::load_config(&model)?.family() {
+                    // Token files alone have no tokenizer, without which nothing is generated.
+                    Family::Gpt(_) if model.join(checkpoint::TOKENIZER).exists() => {
+                        let prompt = "The people of the United States";
+                        say(format_args!("try: vcycle generate {} --prompt \"{prompt}\"", model.display()))?;
+                    }
+                    Family::Gpt(_) => {}
+                    Family::Bert(_) | Family::Deit(_) => {
+                        let config = dir.join("config.toml");
+                        say(format_args!("try: vcycle eval {} --run {}", model.display(), config.display()))?;
+                    }
                 }
                 Ok(ExitCode::SUCCESS)
             }
