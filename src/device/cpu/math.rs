@@ -114,47 +114,76 @@ fn logistic(z: f32) -> f32 {
     1.0 / (1.0 + exp(-z))
 }
 
+// Loops below and not `for_each`, which may become a function of its own, compiled for the least of all processors: without
+// vectors, and with a call for every fused multiply-add.
+
 /// `out = f(z)` for a row.
 #[inline(always)]
 pub fn activate(kind: Activation, z: &[f32], out: &mut [f32]) {
+    macro_rules! row {
+        ($f:ident) => {
+            for (z, o) in z.iter().zip(out) {
+                *o = $f(*z);
+            }
+        };
+    }
     match kind {
-        Activation::GeluTanh => z.iter().zip(out).for_each(|(z, o)| *o = gelu_tanh(*z)),
-        Activation::GeluErf => z.iter().zip(out).for_each(|(z, o)| *o = gelu_erf(*z)),
-        Activation::Tanh => z.iter().zip(out).for_each(|(z, o)| *o = tanh(*z)),
+        Activation::GeluTanh => row!(gelu_tanh),
+        Activation::GeluErf => row!(gelu_erf),
+        Activation::Tanh => row!(tanh),
     }
 }
 
 /// `z = f(z)` for a row.
 #[inline(always)]
 pub fn activate_in_place(kind: Activation, z: &mut [f32]) {
+    macro_rules! row {
+        ($f:ident) => {
+            for z in z {
+                *z = $f(*z);
+            }
+        };
+    }
     match kind {
-        Activation::GeluTanh => z.iter_mut().for_each(|z| *z = gelu_tanh(*z)),
-        Activation::GeluErf => z.iter_mut().for_each(|z| *z = gelu_erf(*z)),
-        Activation::Tanh => z.iter_mut().for_each(|z| *z = tanh(*z)),
+        Activation::GeluTanh => row!(gelu_tanh),
+        Activation::GeluErf => row!(gelu_erf),
+        Activation::Tanh => row!(tanh),
     }
 }
 
 /// `out *= f'(pre)` for a row.
 #[inline(always)]
 pub fn scale_by_grad(kind: Activation, pre: &[f32], out: &mut [f32]) {
+    macro_rules! row {
+        ($f:ident) => {
+            for (z, o) in pre.iter().zip(out) {
+                *o *= $f(*z).1;
+            }
+        };
+    }
     match kind {
-        Activation::GeluTanh => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_tanh_with_grad(*z).1),
-        Activation::GeluErf => pre.iter().zip(out).for_each(|(z, o)| *o *= gelu_erf_with_grad(*z).1),
-        Activation::Tanh => pre.iter().zip(out).for_each(|(z, o)| *o *= tanh_with_grad(*z).1),
+        Activation::GeluTanh => row!(gelu_tanh_with_grad),
+        Activation::GeluErf => row!(gelu_erf_with_grad),
+        Activation::Tanh => row!(tanh_with_grad),
     }
 }
 
 /// `out *= f'(z)`, then `z = f(z)`, for a row.
 #[inline(always)]
 pub fn scale_by_grad_and_activate(kind: Activation, z: &mut [f32], out: &mut [f32]) {
-    let both = |z: &mut f32, o: &mut f32, (value, grad): (f32, f32)| {
-        *o *= grad;
-        *z = value;
-    };
+    macro_rules! row {
+        ($f:ident) => {
+            for (z, o) in z.iter_mut().zip(out) {
+                let (value, grad) = $f(*z);
+                *o *= grad;
+                *z = value;
+            }
+        };
+    }
     match kind {
-        Activation::GeluTanh => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, gelu_tanh_with_grad(*z))),
-        Activation::GeluErf => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, gelu_erf_with_grad(*z))),
-        Activation::Tanh => z.iter_mut().zip(out).for_each(|(z, o)| both(z, o, tanh_with_grad(*z))),
+        Activation::GeluTanh => row!(gelu_tanh_with_grad),
+        Activation::GeluErf => row!(gelu_erf_with_grad),
+        Activation::Tanh => row!(tanh_with_grad),
     }
 }
 
