@@ -295,10 +295,10 @@ fn a_pattern_of_another_family() {
     std::fs::create_dir(at.join("like")).expect("a folder");
     for (changes, says) in [
         (&[("n_embd", 16.0)][..], "head size is 8"),
-        (&[("vocab_size", 300.0)], "vocabulary is 300"),
-        (&[("n_positions", 17.0)], "context is 17"),
-        (&[("n_inner", 40.0)], "inner size per head is 20"),
-        (&[("layer_norm_epsilon", 1e-6)], "layer_norm_epsilon is 1e-6"),
+        (&[("vocab_size", 300.0)], "wte.weight of [300, 8]"),
+        (&[("n_positions", 17.0)], "wpe.weight of [17, 8]"),
+        (&[("n_inner", 40.0)], "c_fc.weight of [8, 40]"),
+        (&[("layer_norm_epsilon", 1e-6)], "norms add 1e-6"),
         (&[("n_head", 1099511627776.0), ("n_embd", 4398046511104.0)], "n_"),
     ] {
         let mut like = config.clone();

@@ -7,6 +7,7 @@ use crate::model::store::Store;
 use crate::model::{Family, Model};
 use crate::multilevel::scheme::ModelShape;
 use crate::multilevel::{Record, decoalesce};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Make a larger model of a smaller one, of the shape that it was coalesced from or of another model
@@ -71,15 +72,15 @@ impl Args {
 
 /// Whether the larger model is what the smaller one becomes: the result takes nothing else from it.
 fn agree(like: &dyn Model, big: &dyn Model) -> Result<()> {
-    let tensors = |model: &dyn Model| -> Vec<_> {
+    let tensors = |model: &dyn Model| -> BTreeSet<_> {
         let params = model.table().params.iter().flat_map(Param::published);
         params.map(|part| format!("{} of {:?}", part.name, part.shape)).collect()
     };
     let (theirs, ours) = (tensors(like), tensors(big));
-    if let Some(other) = theirs.iter().find(|tensor| !ours.contains(tensor)) {
+    if let Some(other) = theirs.difference(&ours).next() {
         bail!("it has {other}, which the de-coalesced model has not; give a model of the same family");
     }
-    if let Some(other) = ours.iter().find(|tensor| !theirs.contains(tensor)) {
+    if let Some(other) = ours.difference(&theirs).next() {
         bail!("it has no {other}, which the de-coalesced model has; give a model of the same family");
     }
     let eps = |model: &dyn Model| match model.family() {
