@@ -297,7 +297,7 @@ fn a_pattern_of_another_family() {
         (&[("n_embd", 16.0)][..], "head size is 8"),
         (&[("vocab_size", 300.0)], "wte.weight of [300, 8]"),
         (&[("n_positions", 17.0)], "wpe.weight of [17, 8]"),
-        (&[("n_inner", 40.0)], "c_fc.weight of [8, 40]"),
+        (&[("n_inner", 40.0)], "c_fc.bias of [40]"),
         (&[("layer_norm_epsilon", 1e-6)], "norms add 1e-6"),
         (&[("n_head", 1099511627776.0), ("n_embd", 4398046511104.0)], "n_"),
     ] {
