@@ -60,6 +60,13 @@ impl Launch {
         self
     }
 
+    /// The next parameter: a matrix for the copy engine, `const __grid_constant__ TensorMap`.
+    #[must_use]
+    pub fn map(mut self, map: TensorMap) -> Self {
+        self.args.push_map(map);
+        self
+    }
+
     /// The next parameter: `int`. One that does not fit makes the launch [too large](Launch::check).
     #[must_use]
     pub fn int(mut self, value: usize) -> Self {
@@ -123,17 +130,49 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
+/// A matrix of elements of 2 bytes that `tma_load` (`kernels/ptx/tma.cuh`) copies boxes of, with "swizzle 128B".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct TensorMap {
+    /// Of the first element; a multiple of 16.
+    pub address: u64,
+    pub rows: u64,
+    pub columns: u64,
+    /// Bytes from a row to the next; a multiple of 16.
+    pub pitch: u64,
+    /// Rows of a box, at most 256.
+    pub box_rows: u64,
+    unused: [u64; 11],
+}
+
+impl TensorMap {
+    /// Columns of a box: 128 bytes.
+    pub const BOX_COLUMNS: u64 = 64;
+    /// Bytes of the kernels' parameter.
+    pub const BYTES: usize = 128;
+
+    /// A matrix of rows `pitch` bytes apart, in boxes of `box_rows` x 64.
+    pub fn new(address: u64, [rows, columns]: [usize; 2], pitch: usize, box_rows: usize) -> Self {
+        let [rows, columns, pitch, box_rows] = [rows, columns, pitch, box_rows].map(|n| n as u64);
+        TensorMap { address, rows, columns, pitch, box_rows, unused: [0; 11] }
+    }
+}
+
 /// Parameters, each in a slot of its own.
 #[derive(Clone, Copy, Default)]
 pub struct Args {
     slots: [u64; Args::MOST],
     sizes: [u8; Args::MOST],
     len: usize,
+    maps: [TensorMap; Args::MOST_MAPS],
+    maps_len: usize,
 }
 
 impl Args {
     /// Most parameters of a launch.
     pub const MOST: usize = 32;
+    /// Most matrices for the copy engine.
+    pub const MOST_MAPS: usize = 2;
 
     /// # Panics
     /// Beyond 32 parameters: their number is written in the program.
@@ -143,6 +182,21 @@ impl Args {
         self.slots[self.len] = u64::from_le_bytes(slot);
         self.sizes[self.len] = N as u8;
         self.len += 1;
+    }
+
+    /// # Panics
+    /// Beyond two maps, as `push`.
+    fn push_map(&mut self, map: TensorMap) {
+        self.slots[self.len] = self.maps_len as u64;
+        self.sizes[self.len] = TensorMap::BYTES as u8;
+        self.len += 1;
+        self.maps[self.maps_len] = map;
+        self.maps_len += 1;
+    }
+
+    /// The matrices among the parameters; the slot of such a parameter is its number here.
+    pub fn maps(&self) -> &[TensorMap] {
+        &self.maps[..self.maps_len]
     }
 
     /// Size in bytes of each.

@@ -7,6 +7,7 @@ mod faults;
 mod pinned;
 mod ranges;
 mod stamps;
+mod tensor_map;
 
 use super::{Driver, Part, Rows};
 use crate::bail;
@@ -14,12 +15,12 @@ use crate::device::Ticket;
 use crate::device::cuda::chip::Chip;
 use crate::device::cuda::compiled::{COMPILED, NVCC};
 use crate::device::cuda::cublaslt::Product;
-use crate::device::cuda::launch::{Args, Launch, Region};
+use crate::device::cuda::launch::{Args, Launch, Region, TensorMap};
 use crate::error::{At, Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{
     self, CUdevice_attribute, CUfunction_attribute, CUgraphExec, CUgraphInstantiate_flags, CUresult,
-    CUstreamCaptureMode,
+    CUstreamCaptureMode, CUtensorMap_st,
 };
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
 use cudarc::nvrtc::Ptx;
@@ -332,10 +333,17 @@ impl Driver for Nvidia {
         if !self.recording {
             self.remember(launch.kernel);
         }
-        let slots = launch.args.slots();
+        let args = &launch.args;
+        let mut maps = [CUtensorMap_st::default(); Args::MOST_MAPS];
+        for (encoded, map) in maps.iter_mut().zip(args.maps()) {
+            *encoded = tensor_map::encoded(map).at(launch.kernel)?;
+        }
         let mut pointers = [ptr::null_mut::<c_void>(); Args::MOST];
-        for (pointer, slot) in pointers.iter_mut().zip(slots) {
-            *pointer = ptr::from_ref(slot).cast_mut().cast();
+        for (pointer, (slot, bytes)) in pointers.iter_mut().zip(args.slots().iter().zip(args.sizes())) {
+            *pointer = match usize::from(*bytes) {
+                TensorMap::BYTES => ptr::from_ref(&maps[*slot as usize]).cast_mut().cast(),
+                _ => ptr::from_ref(slot).cast_mut().cast(),
+            };
         }
         let (grid, block) = (launch.grid.into(), launch.block.into());
         // SAFETY: the function's module is loaded. The driver only reads the parameters, before it returns; their sizes

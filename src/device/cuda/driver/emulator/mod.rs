@@ -25,7 +25,7 @@ use super::{Driver, Part, Rows};
 use crate::bail;
 use crate::device::Ticket;
 use crate::device::cuda::chip::Chip;
-use crate::device::cuda::launch::{Launch, Region};
+use crate::device::cuda::launch::{Launch, Region, TensorMap};
 use crate::device::posts::Posts;
 use crate::error::{Error, Result};
 use block::{Block, Setup};
@@ -109,7 +109,11 @@ impl Work<'_> {
             all.split_off(all.len().saturating_sub(threads))
         };
         let mut block = Block::new(Setup { kernel: self.kernel, launch, options, memory: self.memory, stacks })?;
-        let args: Vec<_> = launch.args.slots().iter().map(|slot| ptr::from_ref(slot).cast::<c_void>()).collect();
+        let parameter = |(slot, bytes): (&u64, &u8)| match usize::from(*bytes) {
+            TensorMap::BYTES => ptr::from_ref(&launch.args.maps()[*slot as usize]).cast::<c_void>(),
+            _ => ptr::from_ref(slot).cast(),
+        };
+        let args: Vec<_> = launch.args.slots().iter().zip(launch.args.sizes()).map(parameter).collect();
         let [x, y, _] = launch.grid;
         while block.fault.is_none() {
             let i = self.next.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,51 @@
+// Barriers in shared memory that also count the bytes of asynchronous copies (PTX ISA, mbarrier; sm_90).
+//
+// A barrier goes through phases. One ends when `count` arrivals and all bytes that were announced have come; the next then
+// begins with the same count. `mbarrier_wait(barrier, parity)` returns once the phase of that parity (0 for the first, 1 for the
+// second, 0 for the third ...) has ended, so that a wait for parity 1 of a fresh barrier returns at once. What was done
+// before an arrival, and what announced copies wrote, is visible after the wait.
+#pragma once
+
+#include "../common/kernel.cuh"
+#include "address.cuh"
+
+// 8 bytes of shared memory, at a multiple of 8.
+using mbarrier = unsigned long long;
+
+#ifdef __CUDACC__
+
+// By one thread, before anybody else uses it: see `mbarrier_fence`.
+DEVICE void mbarrier_init(mbarrier* barrier, unsigned count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+}
+
+// Makes fresh barriers known to asynchronous copies; other threads know them after a barrier of the block that follows.
+DEVICE void mbarrier_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+DEVICE void mbarrier_arrive(mbarrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Arrives, and announces copies of so many bytes to this phase.
+DEVICE void mbarrier_arrive_expect(mbarrier* barrier, unsigned bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+
+DEVICE void mbarrier_wait(mbarrier* barrier, unsigned parity) {
+  const unsigned address = shared_address(barrier);
+  unsigned done;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.b32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(done)
+        : "r"(address), "r"(parity)
+        : "memory");
+  } while (!done);
+}
+
+#endif

@@ -1,0 +1,44 @@
+// Copies of boxes between a matrix in global memory and a tile in shared memory, by the copy engine (PTX ISA,
+// cp.async.bulk.tensor; sm_90).
+//
+// A `TensorMap` (src/device/cuda/launch.rs) describes the matrix: address and pitch of its rows (multiples of 16 bytes), rows,
+// columns, and the box, whose rows here always have 64 elements of 2 bytes. What lies outside of the matrix arrives as zeros.
+//
+// In shared memory (at a multiple of 1024 bytes) a row of the box is 128 bytes, and rows follow one another. Of the eight
+// pieces of 16 bytes of row r, piece p lies at p ^ (r % 8): "swizzle 128B", which lets wgmma and ldmatrix read columns of
+// pieces without bank conflicts.
+#pragma once
+
+#include "../common/kernel.cuh"
+#include "mbarrier.cuh"
+
+#ifdef __CUDACC__
+
+// As cuTensorMapEncodeTiled made it.
+struct __align__(64) TensorMap {
+  unsigned long long opaque[16];
+};
+
+// Brings the description itself nearer.
+DEVICE void tma_prefetch(const TensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// By one thread: starts to copy the box whose first element is (row, column); `barrier` counts its bytes, all of them, also
+// those outside of the matrix.
+DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int column, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
+          shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row)
+      : "memory");
+}
+
+#else
+
+// As src/device/cuda/launch.rs lays it out.
+struct __align__(64) TensorMap {
+  unsigned long long address, rows, columns, pitch, box_rows, unused[11];
+};
+
+#endif

@@ -1,0 +1,121 @@
+// Products of tiles in shared memory by the tensor cores of a warpgroup (PTX ISA, wgmma.mma_async, bf16 in, f32 out; sm_90a).
+//
+// d [64, N] = a [64, 16] b [16, N] (+ d, if `add`). A warpgroup is four warps, the first of them a multiple of four. Warp w of
+// the four holds rows 16 w to 16 w + 15: with g = lane % 32 / 4 and c = 2 (lane % 4),
+//
+//   d[4 j + 2 h + e] = d(16 w + 8 h + g, 8 j + c + e),   h, e = 0, 1,  j = 0 .. N / 8 - 1
+//
+// a and b are read from shared memory, as descriptors tell: tiles that `tma_load` brought. Either an operand's K lies along
+// the 128 bytes of a row ("K-major": rows of a, columns of b), or its other axis does (TA, TB: transposed). In a K-major tile
+// eight rows of 128 bytes follow each other (`stride` 1024 bytes from one eight to the next), and 16 further steps of K are 32
+// bytes further on. In a transposed tile a row is one step of K and has 64 elements of the other axis; eight steps
+// are `stride` (1024) bytes apart, the next 64 elements `leading` bytes, and 16 further steps 2048 bytes.
+//
+// It runs beside the warps. `wgmma_fence` comes before the first product and whenever registers of d were touched otherwise;
+// products between two `wgmma_commit` are a group, and `wgmma_wait<N>` returns when all but the last N groups are complete:
+// until then d is not to be touched and tiles are not to be overwritten. All threads of a warp run each of these together.
+#pragma once
+
+#include "../common/kernel.cuh"
+#include "address.cuh"
+
+#ifdef __CUDACC__
+
+// Of a tile of "swizzle 128B". `shared` points to the first of the 16 steps of K.
+DEVICE unsigned long long matrix_descriptor(const void* shared, int leading, int stride) {
+  const auto field = [](unsigned bytes) { return static_cast<unsigned long long>((bytes & 0x3ffff) >> 4); };
+  return field(shared_address(shared)) | field(leading) << 16 | field(stride) << 32 | 1ull << 62;
+}
+
+DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+template <int GROUPS_IN_FLIGHT>
+DEVICE void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS_IN_FLIGHT) : "memory");
+}
+
+#define WGMMA_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define WGMMA_16(d, i) WGMMA_4(d, i), WGMMA_4(d, i + 4), WGMMA_4(d, i + 8), WGMMA_4(d, i + 12)
+#define WGMMA_32(d, i) WGMMA_16(d, i), WGMMA_16(d, i + 16)
+#define WGMMA_64(d, i) WGMMA_32(d, i), WGMMA_32(d, i + 32)
+
+template <bool TA, bool TB>
+DEVICE void wgmma_bf16(float (&d)[32], unsigned long long a, unsigned long long b, int add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, %32, %33, p, 1, 1, %35, %36;\n"
+      "}"
+      : WGMMA_32(d, 0)
+      : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));
+}
+
+template <bool TA, bool TB>
+DEVICE void wgmma_bf16(float (&d)[64], unsigned long long a, unsigned long long b, int add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, %64, %65, p, 1, 1, %67, %68;\n"
+      "}"
+      : WGMMA_64(d, 0)
+      : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));
+}
+
+template <bool TA, bool TB>
+DEVICE void wgmma_bf16(float (&d)[96], unsigned long long a, unsigned long long b, int add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %98, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+      "}, %96, %97, p, 1, 1, %99, %100;\n"
+      "}"
+      : WGMMA_64(d, 0), WGMMA_32(d, 64)
+      : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));
+}
+
+template <bool TA, bool TB>
+DEVICE void wgmma_bf16(float (&d)[128], unsigned long long a, unsigned long long b, int add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+      "}, %128, %129, p, 1, 1, %131, %132;\n"
+      "}"
+      : WGMMA_64(d, 0), WGMMA_64(d, 64)
+      : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));
+}
+
+#undef WGMMA_4
+#undef WGMMA_16
+#undef WGMMA_32
+#undef WGMMA_64
+
+#endif

@@ -1,0 +1,43 @@
+//! Matrices as the copy engine of Hopper wants them described (CUDA driver API, tensor maps).
+
+use super::faults::told;
+use crate::device::cuda::launch::TensorMap;
+use crate::error::{Error, Result};
+use cudarc::driver::result::DriverError;
+use cudarc::driver::sys::{
+    self, CUresult, CUtensorMap_st, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
+    CUtensorMapL2promotion, CUtensorMapSwizzle,
+};
+use std::ffi::c_void;
+
+/// The parameter that a kernel takes for `map`.
+///
+/// # Errors
+/// What the driver refuses, such as an address that is no multiple of 16.
+pub fn encoded(map: &TensorMap) -> Result<CUtensorMap_st> {
+    let mut made = CUtensorMap_st::default();
+    let (sizes, pitch) = ([map.columns, map.rows], [map.pitch]);
+    let (of_box, steps) = ([TensorMap::BOX_COLUMNS as u32, map.box_rows as u32], [1u32, 1]);
+    // SAFETY: the driver reads two sizes, one pitch, two sizes of the box and two steps, and writes the description; it does
+    // not follow the address.
+    let done = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &raw mut made,
+            CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            2,
+            map.address as *mut c_void,
+            sizes.as_ptr(),
+            pitch.as_ptr(),
+            of_box.as_ptr(),
+            steps.as_ptr(),
+            CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    match done {
+        CUresult::CUDA_SUCCESS => Ok(made),
+        error => Err(Error::new(format!("describing {map:?} for the copy engine: {}", told(&DriverError(error))))),
+    }
+}
