@@ -28,95 +28,13 @@
 // barrier a tile of 32 steps: past it the next tile is there for all, and nobody reads the one before this any more,
 // over which the copies then go.
 #include "common/bands.cuh"
-#include "common/epilogue.cuh"
 #include "common/mma_tile.cuh"
+#include "common/outputs.cuh"
 #include "ptx/mma.cuh"
 #include "ptx/ticket.cuh"
 
 constexpr int kStages = 4;
 constexpr int kTickets = 16384;  // unsigned, before the partial sums in the workspace
-
-// ---- Outputs ------------------------------------------------------------------------------------------------------
-
-// Where an output of a warp lies in its WIDTH columns of shared memory. A row is groups of 8 columns (32 bytes), of
-// which group j of row r lies at j ^ r (modulo the groups of a row), and its halves are swapped where the comment says.
-// Banks:
-//   - sums are written in pairs, by 16 lanes at a time: 4 neighbouring rows, 8 columns of one group. The four groups
-//     lie at j ^ 0 .. 3, different modulo 4, so at different banks; swapped halves stay within a group.
-//   - 4 columns a lane (float) are read by 8 lanes at a time: 4 neighbouring groups of a row, or all of one.
-//   - 8 columns a lane (bf16) are read in two halves, by 8 lanes at a time: one half each of 8 groups, which are twice
-//     around the banks. The second time around (groups 4 to 7, or the second row, where a row has 4 groups) the halves
-//     are swapped.
-template <int WIDTH>
-DEVICE int output_at(int r, int c) {
-  constexpr int kGroups = WIDTH / 8;
-  static_assert(kGroups == 4 || kGroups == 8, "see above");
-  const int group = c >> 3 ^ (r & kGroups - 1);
-  const int half = (c >> 2 & 1) ^ (kGroups == 8 ? group >> 2 : r & 1);
-  return r * WIDTH + group * 8 + half * 4 + (c & 3);
-}
-
-// A warp's sums into its own part of shared memory, so that lanes write neighbouring columns, 16 bytes each, and so
-// that the epilogue with its exponentials stands here once.
-template <int HEIGHT, int WIDTH>
-DEVICE void leave_sums(float* outputs, const float (&z)[HEIGHT / 16][WIDTH / 8][4]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < HEIGHT / 16; i++) {
-#pragma unroll
-    for (int j = 0; j < WIDTH / 8; j++) {
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        float* to = outputs + output_at<WIDTH>(16 * i + 8 * h + lane / 4, 8 * j + lane % 4 * 2);
-        *reinterpret_cast<float2*>(to) = make_float2(z[i][j][2 * h], z[i][j][2 * h + 1]);
-      }
-    }
-  }
-  __syncwarp();
-}
-
-template <int HEIGHT, int WIDTH, class Out>
-DEVICE void write_sums(const Epilogue<bf16, Out>& around, const float* outputs, int row, int column, int m, int n) {
-  constexpr int kPiece = Vec<Out>::kSize, kLanes = WIDTH / kPiece;
-  const int lane = threadIdx.x % 32;
-  const int c = lane % kLanes * kPiece, here = column + c;
-  const bool whole = in_pieces(around) && here + kPiece <= n;
-  Vec<Out> bias = {};
-  if constexpr (sizeof(Out) == sizeof(bf16)) {
-    if (whole && around.bias) bias = load(around.bias + here);
-  }
-  // Rows of a lane at a time: 16 to 48 registers of what surrounds them, where fragments and sums were before.
-  constexpr int kRows = sizeof(Out) == sizeof(bf16) ? 4 : 8, kApart = 32 / kLanes;
-  static_assert(HEIGHT % (kRows * kApart) == 0, "whole rounds");
-  if (whole) {
-#pragma unroll 1
-    for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += kRows * kApart) {
-      Around<Out> near[kRows];
-      load_around(near, around, row + r, kApart, here, m);
-#pragma unroll
-      for (int s = 0; s < kRows; s++) {
-        const int at = r + s * kApart;
-        if (row + at >= m) break;
-        Vec<Out> piece;
-#pragma unroll
-        for (int q = 0; q < kPiece; q += 4) {
-          const Vec<float> four = load(outputs + output_at<WIDTH>(at, c + q));
-#pragma unroll
-          for (int e = 0; e < 4; e++) piece.v[q + e] = four.v[e];
-        }
-        finish(around, near[s], row + at, here, piece, bias);
-      }
-    }
-  } else {
-#pragma unroll 1
-    for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += kApart) {
-#pragma unroll 1
-      for (int e = 0; e < kPiece && here + e < n; e++) {
-        write_out(around, row + r, here + e, outputs[output_at<WIDTH>(r, c + e)]);
-      }
-    }
-  }
-}
 
 // ---- Split K ------------------------------------------------------------------------------------------------------
 
@@ -238,7 +156,8 @@ DEVICE void linear_mma(const bf16* __restrict__ a, int a_pitch, const bf16* __re
   if constexpr (SPLIT) {
     if (gridDim.y > 1 && !add_parts<kWarp * kWarp>(outputs, workspace)) return;
   }
-  write_sums<kWarp, kWarp>(in_batch(around, m), outputs, row + i, column + j, m, n);
+  // Their surroundings go where fragments and sums were.
+  write_sums<kWarp, kWarp, sizeof(Out) == sizeof(bf16) ? 4 : 8>(in_batch(around, m), outputs, row + i, column + j, m, n);
 }
 
 #define LINEAR_PARAMETERS(Out)                                                                                       \

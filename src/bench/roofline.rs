@@ -54,10 +54,11 @@ impl Roofline {
     /// Those of the device.
     pub fn measure(machine: &mut Machine, float: DType, seconds: f64) -> Result<Self> {
         let cache = machine.cache();
-        let begin = Instant::now();
         let mut maker = Maker::new(machine.device(), float);
         let part = PART * seconds;
         let measured = moves(&mut maker, cache, part).and_then(|[copy, add]| {
+            // Operands come from the host, which for a GPU takes longer than to measure them.
+            let begin = Instant::now();
             let mut roofline = Roofline { bytes: copy.max(add), copy, add, flops: 0.0, side: 0 };
             for side in SIDES {
                 let flops = product(&mut maker, side, part)?;

@@ -51,7 +51,13 @@ const TILES: [Sizes; 10] = [
 /// Few outputs and a long K, which is cut in parts.
 const DEEP: [Sizes; 3] = [(16, 16, 512), (5, 27, 701), (24, 3, 900)];
 
-/// So, with several tiles of outputs.
+/// Several tiles for a block that stays, and a longer K than is on the way at one time.
+const TURNS: [Sizes; 2] = [(258, 9, 840), (9, 520, 840)];
+
+/// So, where there are more multiprocessors.
+const FULL_TURNS: [Sizes; 2] = [(17_030, 9, 840), (9, 17_030, 840)];
+
+/// Few outputs and a long K, with several tiles of outputs.
 const DEEP_TILES: Sizes = (130, 129, 517);
 
 /// Batches, of single elements to several tiles of each kernel.
@@ -303,6 +309,12 @@ fn tiles(lab: &mut Lab) {
             for more in 0..if s < TILES.len() { 2 } else { 1 } {
                 check(lab, sizes, transposes, Gap::Whole, AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
             }
+        }
+    }
+    let full = if lab.full() { &FULL_TURNS[..] } else { &[] };
+    for (s, &sizes) in TURNS.iter().chain(full).enumerate() {
+        for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
+            check(lab, sizes, transposes, Gap::Whole, AROUND[(5 * s + 3 * i) % AROUND.len()]);
         }
     }
     check(lab, DEEP_TILES, (false, true), Gap::Whole, Around::Activate(TANH, true, true));

@@ -13,11 +13,17 @@ pub struct Chip {
     pub bandwidth: f64,
     /// From the end of one kernel to the begin of the next, in seconds.
     pub launch: f64,
+    /// Runs code for sm_90a: `wgmma` and the copy engine.
+    pub hopper: bool,
 }
 
 impl Chip {
     /// NVIDIA A100 SXM, 40 GB (its data sheet): what is assumed where nothing is known, and by the emulator.
-    pub const A100: Chip = Chip { sms: 108, tensor: 312e12, vector: 19.5e12, bandwidth: 1.555e12, launch: 2e-6 };
+    pub const A100: Chip = Chip { sms: 108, tensor: 312e12, vector: 19.5e12, bandwidth: 1.555e12, launch: 2e-6, hopper: false };
+
+    /// NVIDIA H100 SXM (its data sheet): for what is to depend on shapes alone, whatever Hopper runs it.
+    pub const H100: Chip =
+        Chip { sms: 132, tensor: 989e12, vector: 61.8e12, bandwidth: 3.35e12, launch: 2e-6, hopper: true };
 
     /// From what a driver says: multiprocessors, their clock in Hz, bytes/s of memory and compute capability. Multiply-adds of a
     /// multiprocessor and clock are NVIDIA's (CUDA C++ programming guide, arithmetic throughput; white papers for bf16).
@@ -30,7 +36,8 @@ impl Chip {
             _ => (128.0, 512.0),
         };
         let rate = |multiply_adds: f64| 2.0 * multiply_adds * sms as f64 * clock;
-        Chip { sms, tensor: rate(tensor), vector: rate(vector), bandwidth, ..Chip::A100 }
+        let hopper = capability == (9, 0);
+        Chip { sms, tensor: rate(tensor), vector: rate(vector), bandwidth, hopper, ..Chip::A100 }
     }
 
     /// Products in bf16 by `mma.sync`, in FLOP/s: it gets no more of newer tensor cores, which want `wgmma`.

@@ -40,6 +40,15 @@ pub(super) fn parameters(
     block: (usize, usize),
     threads: u32,
 ) -> Launch {
+    let (m, n, _) = op.sizes();
+    let tiles = m.div_ceil(block.0) * n.div_ceil(block.1);
+    let launch = Launch::new(kernel, tiles, threads).grid(tiles, 1, op.batch);
+    let factors = launch.ptr(places.ptr(&op.a)).int(op.a.pitch).ptr(places.ptr(&op.b)).int(op.b.pitch);
+    surroundings(factors, op, places)
+}
+
+/// Those of `LINEAR_PARAMETERS` that follow the factors.
+pub(super) fn surroundings(launch: Launch, op: &Linear, places: &Places) -> Launch {
     let (m, n, k) = op.sizes();
     let (epilogue, kind, pre, value) = match op.epilogue {
         Epilogue::None => (0, None, None, None),
@@ -47,13 +56,7 @@ pub(super) fn parameters(
         Epilogue::ActivateGrad { kind, pre, value } => (2, Some(kind), Some(pre), value),
     };
     let pitch = |t: &Option<Tensor>| t.as_ref().map_or(0, |t| t.pitch);
-    let tiles = m.div_ceil(block.0) * n.div_ceil(block.1);
-    Launch::new(kernel, tiles, threads)
-        .grid(tiles, 1, op.batch)
-        .ptr(places.ptr(&op.a))
-        .int(op.a.pitch)
-        .ptr(places.ptr(&op.b))
-        .int(op.b.pitch)
+    launch
         .ptr(places.ptr(&op.out))
         .int(op.out.pitch)
         .ptr(places.maybe(&op.bias))

@@ -25,6 +25,7 @@ pub mod launch;
 mod layernorm;
 mod linear;
 mod linear_sm80;
+mod linear_sm90;
 mod multilevel;
 pub mod places;
 pub mod variants;
@@ -53,7 +54,10 @@ pub fn open() -> Result<Cuda<driver::nvidia::Nvidia>> {
 /// The device `emulator`.
 #[cfg(emulated)]
 pub fn emulated(options: driver::emulator::Options) -> Cuda<driver::emulator::Emulator> {
-    Cuda::new("emulator", driver::emulator::Emulator::new(options))
+    let mut device = Cuda::new("emulator", driver::emulator::Emulator::new(options));
+    // So few that blocks which stay have several tiles each.
+    device.places.sms = 2;
+    device
 }
 
 /// One operation, ready to run.
@@ -86,10 +90,11 @@ pub struct Cuda<D> {
 
 impl<D: Driver> Cuda<D> {
     pub fn new(name: &'static str, driver: D) -> Self {
+        let places = Places::new(driver.chip().sms);
         Cuda {
             name,
             driver,
-            places: Places::default(),
+            places,
             captured: Vec::new(),
             graphs: true,
             timings: Timings::default(),

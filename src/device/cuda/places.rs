@@ -15,9 +15,16 @@ pub struct Places {
     /// Address and bytes.
     arenas: Vec<Option<(u64, usize)>>,
     workspace: (u64, usize),
+    /// Multiprocessors, for kernels whose blocks stay.
+    pub sms: usize,
 }
 
 impl Places {
+    /// None yet, on a device of so many multiprocessors.
+    pub fn new(sms: usize) -> Self {
+        Places { sms, ..Places::default() }
+    }
+
     pub fn add(&mut self, address: u64, bytes: usize) -> u32 {
         self.arenas.push(Some((address, bytes)));
         self.arenas.len() as u32 - 1

@@ -8,7 +8,7 @@ use super::launch::Launch;
 use super::places::Places;
 use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80, attention_sm80};
 use super::{
-    column_sum, cross_entropy, dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, multilevel,
+    column_sum, cross_entropy, dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, linear_sm90, multilevel,
 };
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
@@ -210,6 +210,14 @@ variants! {
             "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
             "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
         ], linear_sm80::divided, linear_sm80::splitk, linear_sm80::seconds_splitk, linear_sm80::workspace;
+        "wgmma256" [BF16] => [
+            "linear_wgmma256_nn_bf16", "linear_wgmma256_nt_bf16", "linear_wgmma256_tn_bf16", "linear_wgmma256_tt_bf16",
+            "linear_wgmma256_nn_bf16_f32", "linear_wgmma256_nt_bf16_f32", "linear_wgmma256_tn_bf16_f32", "linear_wgmma256_tt_bf16_f32"
+        ], linear_sm90::supports, linear_sm90::wgmma256, linear_sm90::seconds_wgmma256, linear_sm90::workspace_wgmma256;
+        "wgmma128" [BF16] => [
+            "linear_wgmma128_nn_bf16", "linear_wgmma128_nt_bf16", "linear_wgmma128_tn_bf16", "linear_wgmma128_tt_bf16",
+            "linear_wgmma128_nn_bf16_f32", "linear_wgmma128_nt_bf16_f32", "linear_wgmma128_tn_bf16_f32", "linear_wgmma128_tt_bf16_f32"
+        ], linear_sm90::supports, linear_sm90::wgmma128, linear_sm90::seconds_wgmma128, linear_sm90::workspace_wgmma128;
     }
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);
