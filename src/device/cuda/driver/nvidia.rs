@@ -20,7 +20,7 @@ use crate::error::{At, Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{
     self, CUdevice_attribute, CUfunction_attribute, CUgraphExec, CUgraphInstantiate_flags, CUresult,
-    CUstreamCaptureMode, CUtensorMap_st,
+    CUstreamCaptureMode,
 };
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
 use cudarc::nvrtc::Ptx;
@@ -334,7 +334,7 @@ impl Driver for Nvidia {
             self.remember(launch.kernel);
         }
         let args = &launch.args;
-        let mut maps = [CUtensorMap_st::default(); Args::MOST_MAPS];
+        let mut maps = [tensor_map::NONE; Args::MOST_MAPS];
         for (encoded, map) in maps.iter_mut().zip(args.maps()) {
             *encoded = tensor_map::encoded(map).at(launch.kernel)?;
         }

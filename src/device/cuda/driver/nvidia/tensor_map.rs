@@ -10,12 +10,15 @@ use cudarc::driver::sys::{
 };
 use std::ffi::c_void;
 
+/// Before it is encoded.
+pub const NONE: CUtensorMap_st = CUtensorMap_st { opaque: [0; 16] };
+
 /// The parameter that a kernel takes for `map`.
 ///
 /// # Errors
 /// What the driver refuses, such as an address that is no multiple of 16.
 pub fn encoded(map: &TensorMap) -> Result<CUtensorMap_st> {
-    let mut made = CUtensorMap_st::default();
+    let mut made = NONE;
     let (sizes, pitch) = ([map.columns, map.rows], [map.pitch]);
     let (of_box, steps) = ([TensorMap::BOX_COLUMNS as u32, map.box_rows as u32], [1u32, 1]);
     // SAFETY: the driver reads two sizes, one pitch, two sizes of the box and two steps, and writes the description; it does
