@@ -83,6 +83,14 @@ mod mutants {
             "named_barrier(",
             "cp_async_wait<",
             "cp_async_commit()",
+            "mbarrier_init(",
+            "mbarrier_fence()",
+            "mbarrier_arrive(",
+            "mbarrier_arrive_expect(",
+            "mbarrier_wait(",
+            "wgmma_fence()",
+            "wgmma_commit()",
+            "wgmma_wait<",
         ];
         let mut sites = Vec::new();
         for folder in ["kernels", "kernels/common"] {

@@ -12,6 +12,12 @@ uint32_t emu_atomic_at(const char* file, int line, void* address, int operation,
                        const void* pc);
 void emu_cp_async_at(const char* file, int line, void* shared, const void* global, int bytes, int from_global,
                      const void* pc);
+void emu_mbarrier_init_at(const char* file, int line, void* barrier, unsigned count, const void* pc);
+void emu_mbarrier_arrive_at(const char* file, int line, void* barrier, unsigned bytes, const void* pc);
+void emu_mbarrier_wait_at(const char* file, int line, void* barrier, unsigned parity, const void* pc);
+void emu_tma_load_at(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
+                     const void* pc);
+void emu_wgmma_at(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b, const void* pc);
 
 typedef struct {
   unsigned x, y, z;
@@ -108,6 +114,21 @@ uint32_t emu_atomic(const char* file, int line, void* address, int operation, ui
 }
 void emu_cp_async(const char* file, int line, void* shared, const void* global, int bytes, int from_global) {
   emu_cp_async_at(file, line, shared, global, bytes, from_global, __builtin_return_address(0));
+}
+void emu_mbarrier_init(const char* file, int line, void* barrier, unsigned count) {
+  emu_mbarrier_init_at(file, line, barrier, count, __builtin_return_address(0));
+}
+void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes) {
+  emu_mbarrier_arrive_at(file, line, barrier, bytes, __builtin_return_address(0));
+}
+void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity) {
+  emu_mbarrier_wait_at(file, line, barrier, parity, __builtin_return_address(0));
+}
+void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row) {
+  emu_tma_load_at(file, line, shared, map, barrier, column, row, __builtin_return_address(0));
+}
+void emu_wgmma(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b) {
+  emu_wgmma_at(file, line, d, shape, a, b, __builtin_return_address(0));
 }
 
 void emu_aligned(const void* address, int bytes) {

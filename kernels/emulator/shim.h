@@ -17,6 +17,7 @@
 #define __restrict__ __restrict
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ static const
+#define __grid_constant__
 #define DEVICE static inline __attribute__((always_inline, unused))
 
 // ---- Identity -------------------------------------------------------------------------------------------------------------
@@ -39,7 +40,7 @@ void emu_syncwarp(const char* file, int line, unsigned mask);
 void emu_fence(const char* file, int line);
 // Every lane of `mask` leaves `bits`; `out` gets those of all 32.
 void emu_exchange(const char* file, int line, unsigned mask, const char* what, uint64_t bits, uint64_t out[32]);
-// The same with up to 3 words of each lane: `out[w * 32 + l]` is word w of lane l.
+// The same with up to 4 words of each lane: `out[w * 32 + l]` is word w of lane l.
 void emu_exchange_words(const char* file, int line, unsigned mask, const char* what, const uint64_t* mine, int words,
                         uint64_t* out);
 // An instruction was given an address that is not in shared memory, or no multiple of `bytes`.
@@ -53,7 +54,20 @@ void emu_cp_async(const char* file, int line, void* shared, const void* global, 
 void emu_cp_async_commit(const char* file, int line);
 void emu_cp_async_wait(const char* file, int line, int groups_in_flight);
 void emu_trap(const char* file, int line);
-// In hooks.c: reports the line that it is called from.
+void emu_mbarrier_fence(const char* file, int line);
+// Where in shared memory a tile lies, as descriptors say it.
+unsigned emu_shared_address(const char* file, int line, const void* address);
+void emu_wgmma_fence(const char* file, int line);
+void emu_wgmma_commit(const char* file, int line);
+void emu_wgmma_wait(const char* file, int line, int groups_in_flight);
+// In hooks.c, as all that follow.
+void emu_mbarrier_init(const char* file, int line, void* barrier, unsigned count);
+void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes);
+void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity);
+void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row);
+// Of the whole warp; `shape`: columns, TB, TA, and whether to add, in bits 3 on, 2, 1 and 0.
+void emu_wgmma(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b);
+// Reports the line that it is called from.
 void emu_aligned(const void* address, int bytes);
 }
 

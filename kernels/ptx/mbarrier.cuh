@@ -48,4 +48,12 @@ DEVICE void mbarrier_wait(mbarrier* barrier, unsigned parity) {
   } while (!done);
 }
 
+#else
+
+#define mbarrier_init(barrier, count) emu_mbarrier_init(__FILE__, __LINE__, barrier, count)
+#define mbarrier_fence() emu_mbarrier_fence(__FILE__, __LINE__)
+#define mbarrier_arrive(barrier) emu_mbarrier_arrive(__FILE__, __LINE__, barrier, 0)
+#define mbarrier_arrive_expect(barrier, bytes) emu_mbarrier_arrive(__FILE__, __LINE__, barrier, bytes)
+#define mbarrier_wait(barrier, parity) emu_mbarrier_wait(__FILE__, __LINE__, barrier, parity)
+
 #endif

@@ -41,4 +41,9 @@ struct __align__(64) TensorMap {
   unsigned long long address, rows, columns, pitch, box_rows, unused[11];
 };
 
+DEVICE void tma_prefetch(const TensorMap&) {}
+
+#define tma_load(shared, map, barrier, column, row) \
+  emu_tma_load(__FILE__, __LINE__, shared, &(map), barrier, column, row)
+
 #endif

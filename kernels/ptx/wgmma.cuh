@@ -118,4 +118,39 @@ DEVICE void wgmma_bf16(float (&d)[128], unsigned long long a, unsigned long long
 #undef WGMMA_32
 #undef WGMMA_64
 
+#else
+
+namespace emu {
+
+struct Wgmma {
+  const char* file;
+  int line;
+
+  // Inlined, so that what hooks.c is called from is the kernel's line.
+  template <bool TA, bool TB, int REGISTERS>
+  __attribute__((always_inline)) void bf16(float (&d)[REGISTERS], uint64_t a, uint64_t b, int add) const {
+    static_assert(REGISTERS == 32 || REGISTERS == 64 || REGISTERS == 96 || REGISTERS == 128);
+    constexpr unsigned columns = 2 * REGISTERS;
+    emu_wgmma(file, line, &d[0], columns << 3 | TB << 2 | TA << 1 | (add != 0), a, b);
+  }
+
+  template <int GROUPS_IN_FLIGHT>
+  void wait() const {
+    emu_wgmma_wait(file, line, GROUPS_IN_FLIGHT);
+  }
+};
+
+inline uint64_t matrix_descriptor(const char* file, int line, const void* shared, int leading, int stride) {
+  const auto field = [](unsigned bytes) { return (uint64_t)((bytes & 0x3ffff) >> 4); };
+  return field(emu_shared_address(file, line, shared)) | field(leading) << 16 | field(stride) << 32 | (uint64_t)1 << 62;
+}
+
+}  // namespace emu
+
+#define matrix_descriptor(shared, leading, stride) emu::matrix_descriptor(__FILE__, __LINE__, shared, leading, stride)
+#define wgmma_bf16 emu::Wgmma{__FILE__, __LINE__}.bf16
+#define wgmma_fence() emu_wgmma_fence(__FILE__, __LINE__)
+#define wgmma_commit() emu_wgmma_commit(__FILE__, __LINE__)
+#define wgmma_wait emu::Wgmma{__FILE__, __LINE__}.wait
+
 #endif

@@ -3,20 +3,23 @@
 #[cfg(emulated)]
 mod defects;
 #[cfg(emulated)]
+mod hopper;
+#[cfg(emulated)]
 mod launches;
 
 #[cfg(emulated)]
 unsafe extern "C" {
-    /// Of the planted kernels' file.
+    /// Of each file of planted kernels.
     fn vcycle_defects() -> i32;
+    fn vcycle_hopper() -> i32;
 }
 
 /// The planted kernels are linked.
 #[cfg(emulated)]
 #[test]
 fn planted_kernels_are_there() {
-    // SAFETY: returns a number.
-    assert_eq!(unsafe { vcycle_defects() }, 1);
+    // SAFETY: they return a number.
+    assert_eq!(unsafe { vcycle_defects() + vcycle_hopper() }, 2);
 }
 
 #[cfg(not(emulated))]

@@ -1,6 +1,7 @@
 //! Atomics on words of global and shared memory, with real ones of the host: blocks may run on several cores.
 
 use super::block::{Block, Status};
+use super::clocks::Actor;
 use super::meeting::Then;
 use super::report::{Here, Pc};
 use super::shadow::How;
@@ -36,7 +37,7 @@ impl Block {
             self.report(site.at(), "misaligned: an atomic on an address that is no multiple of 4");
             return None;
         }
-        if self.options.checks && !self.access(address, 4, How::Atomic, false, pc) {
+        if self.options.checks && !self.access(Actor::Thread, (address, 4), How::Atomic, pc) {
             return None;
         }
         // SAFETY: a word of emulated memory that is accessed by atomics while others may.

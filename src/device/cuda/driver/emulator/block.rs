@@ -1,14 +1,17 @@
 //! One block: its threads as coroutines, and who may run.
 
-use super::clocks::Clocks;
+use super::clocks::{Actor, Clocks, Party, Stamp, Who};
 use super::copies::Copies;
+use super::engine::Engine;
 use super::ffi;
 use super::meeting::{Barrier, Exchange};
+use super::mbarriers::Mbarrier;
 use super::memory::Memory;
 use super::options::{Options, Order, Random};
 use super::registry::Kernel;
 use super::report::{At, Fault, Here, Pc};
-use super::shadow::{Defect, How, Who};
+use super::products::{Lane, Warp};
+use super::shadow::{Defect, How};
 use super::shared::Shared;
 use crate::device::cuda::launch::Launch;
 use crate::error::{Error, Result};
@@ -35,6 +38,8 @@ pub const BARRIERS: usize = 16;
 pub enum Status {
     Ready,
     AtBarrier(usize),
+    /// Waits for a phase of the mbarrier of this number to end.
+    AtMbarrier(usize),
     /// Waits for lanes of its warp.
     AtWarp,
     /// Polls a word.
@@ -54,6 +59,7 @@ pub struct State {
     pub stack: Range<usize>,
     coroutine: Option<Thread>,
     pub copies: Copies,
+    pub products: Lane,
 }
 
 /// See the module. Coroutines reach it through a pointer (`ffi`), so nothing here holds a reference across a switch.
@@ -73,6 +79,10 @@ pub struct Block {
     pub barriers: [Barrier; BARRIERS],
     /// Of every warp, the meetings that lanes wait in.
     pub warps: Vec<Vec<Exchange>>,
+    pub mbarriers: Vec<Mbarrier>,
+    pub engine: Engine,
+    /// Of every warp.
+    pub products: Vec<Warp>,
     pub random: Random,
     pub fault: Option<Fault>,
     /// Barriers, fences, waits and commits that were reached.
@@ -114,6 +124,9 @@ impl Block {
             clocks: None,
             barriers: std::array::from_fn(|_| Barrier::default()),
             warps: Vec::new(),
+            mbarriers: Vec::new(),
+            engine: Engine::default(),
+            products: Vec::new(),
             random: Random::new(options.seed),
             fault: None,
             sites: BTreeSet::new(),
@@ -154,6 +167,9 @@ impl Block {
         }
         self.barriers.iter_mut().for_each(|b| *b = Barrier::default());
         self.warps = (0..count.div_ceil(32)).map(|_| Vec::new()).collect();
+        self.mbarriers.clear();
+        self.engine = Engine::default();
+        self.products = (0..count.div_ceil(32)).map(|_| Warp::default()).collect();
         (self.spins, self.rounds) = (0, 0);
         let (run, args) = (self.kernel.run, args.as_ptr());
         for _ in 0..count {
@@ -165,8 +181,9 @@ impl Block {
             };
             let range = stack.limit().get()..stack.base().get();
             let coroutine = Some(Coroutine::with_stack(stack, body));
-            let (status, copies) = (Status::Ready, Copies::default());
-            self.threads.push(State { status, yielder: null(), stack: range, coroutine, copies });
+            let (copies, products) = (Copies::default(), Lane::default());
+            let (status, yielder) = (Status::Ready, null());
+            self.threads.push(State { status, yielder, stack: range, coroutine, copies, products });
         }
         // SAFETY: this block lives until `schedule` returns, and is reached through this pointer alone meanwhile.
         unsafe { schedule(self) };
@@ -205,9 +222,13 @@ impl Block {
         }
     }
 
-    /// Checks an access of the current thread; false when it was reported.
-    pub fn access(&mut self, address: u64, bytes: u64, how: How, copy: bool, pc: Pc) -> bool {
-        let who = Who { thread: self.current, copy };
+    /// Checks an access of the current thread, or of what it starts; false when it was reported.
+    pub fn access(&mut self, actor: Actor, place: (u64, u64), how: How, pc: Pc) -> bool {
+        self.access_by(Who { thread: self.current, actor }, place, how, pc)
+    }
+
+    /// The same of a thread whose turn it need not be.
+    pub fn access_by(&mut self, who: Who, (address, bytes): (u64, u64), how: How, pc: Pc) -> bool {
         let write = how != How::Read;
         let shared = self.shared.contains(address);
         // SAFETY: with checks on, blocks run one after another, so this is the only user of the memory's shadows.
@@ -236,7 +257,12 @@ impl Block {
                     How::Write => "written",
                     How::Atomic => "changed by an atomic",
                 };
-                let mine = if copy { "an asynchronous copy" } else { "this thread" };
+                let mine = match who.actor {
+                    Actor::Thread => "this thread",
+                    Actor::Copy => "an asynchronous copy",
+                    Actor::Engine { .. } => "the copy engine",
+                    Actor::Products { .. } => "a product",
+                };
                 format!(
                     "race: {bytes} bytes of {kind} memory are {verb} by {mine} and {} by {} at {other_pc}, with no barrier, \
                      fence or wait that orders the two",
@@ -244,27 +270,46 @@ impl Block {
                     self.name(other),
                 )
             }
+            Defect::Proxy { other, pc } => format!(
+                "a proxy fence is missing: {bytes} bytes of {kind} memory, written by {} at {pc}, meet the copy engine or a \
+                 product, which see writes of threads only after fence.proxy.async",
+                self.name(other)
+            ),
         };
         self.report(At::Access(pc), what);
         false
     }
 
     /// Who a stamp stands for.
-    fn name(&self, stamp: super::clocks::Stamp) -> String {
-        let (who, n) = (stamp.who(), self.count());
-        let [x, y, z] = self.coordinates(who % n);
-        let copy = if who >= n { "an asynchronous copy of " } else { "" };
-        let block = match &self.clocks {
-            Some(clocks) if clocks.instance != stamp.instance() => " of another block",
-            _ => "",
+    fn name(&self, stamp: Stamp) -> String {
+        let Some(clocks) = &self.clocks else { return "a thread".into() };
+        let block = if clocks.instance == stamp.instance() { "" } else { " of another block" };
+        let thread = |t: usize| {
+            let [x, y, z] = self.coordinates(t);
+            format!("thread ({x}, {y}, {z}){block}")
         };
-        format!("{copy}thread ({x}, {y}, {z}){block}")
+        match clocks.party(stamp.who()) {
+            Party::Thread(t) => thread(t),
+            Party::Copies(t) => format!("an asynchronous copy of {}", thread(t)),
+            Party::Products(warp) => format!("a product of warp {warp}{block}"),
+            Party::Engine(number) => match self.mbarriers.get(number).filter(|_| block.is_empty()) {
+                Some(barrier) => format!("the copy engine, counted by {}", barrier.name()),
+                None => format!("the copy engine{block}"),
+            },
+        }
+    }
+
+    /// What must not be left over when all threads have returned.
+    fn check_end(&mut self) {
+        self.check_copies();
+        self.check_products();
     }
 
     fn deadlock(&mut self) {
         let Some(first) = self.threads.iter().position(|t| t.status != Status::Done) else { return };
         let (at, what) = match self.threads[first].status {
             Status::AtBarrier(id) => self.barriers[id].describe(self, id),
+            Status::AtMbarrier(number) => self.mbarriers[number].describe(first),
             Status::AtWarp => super::meeting::describe_warp(self, first),
             _ => (At::Kernel, format!("polls a word that nobody changes; {SPINS} rounds")),
         };
@@ -319,13 +364,21 @@ impl Block {
 
     /// Whether there is more to do after every thread had its turn.
     fn next_round(&mut self, progress: bool) -> bool {
-        if self.fault.is_some() || self.threads.iter().all(|t| t.status == Status::Done) {
+        if self.fault.is_some() {
+            return false;
+        }
+        if self.threads.iter().all(|t| t.status == Status::Done) {
+            self.check_end();
             return false;
         }
         self.rounds += 1;
         if self.rounds > ROUNDS {
             let what = format!("an endless loop: its threads have met {ROUNDS} times and go on");
             self.report_for(self.current, At::Kernel, what);
+            return false;
+        }
+        let progress = self.deliver(progress) || progress;
+        if self.fault.is_some() {
             return false;
         }
         self.spins = if progress { 0 } else { self.spins + 1 };

@@ -2,8 +2,9 @@
 //!
 //! An access is stamped with its thread and that thread's clock. It lies before another thread's access when a barrier, fence
 //! or wait has carried a clock at least as high to that thread. Threads are 0..n; n..2n stands for the copies of thread
-//! i - n, which run beside it. A barrier of the whole block is kept once, in `base`; what a warp or a part of the block shares
-//! beyond that is kept per thread and only where it happens.
+//! i - n, which run beside it. Behind them come the products of each warp and then, for each mbarrier, the copies that
+//! it counts, with its phase as the clock. A barrier of the whole block is kept once, in `base`; what a warp or a part of the
+//! block shares beyond that is kept per thread and only where it happens.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -54,6 +55,51 @@ impl Stamp {
     }
 }
 
+/// Mbarriers of a block that the clocks tell apart.
+pub const MBARRIERS: usize = 64;
+
+/// Who accesses memory: a thread, or what runs beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    Thread,
+    /// The copies by which the thread fills its current group.
+    Copy,
+    /// The copy engine, whose bytes an mbarrier counts in this phase.
+    Engine {
+        mbarrier: usize,
+        phase: u32,
+    },
+    /// Products of the thread's warp, in the group of this number.
+    Products {
+        group: u32,
+    },
+}
+
+/// A thread, or what it started.
+#[derive(Clone, Copy)]
+pub struct Who {
+    pub thread: usize,
+    pub actor: Actor,
+}
+
+/// Whom a stamp names.
+pub enum Party {
+    Thread(usize),
+    /// Copies of this thread.
+    Copies(usize),
+    /// Products of this warp.
+    Products(usize),
+    /// The copy engine for this mbarrier.
+    Engine(usize),
+}
+
+/// What arrivals at a barrier, and the copies that it counts, pass on to those who wait.
+#[derive(Default)]
+pub struct Knowledge {
+    clocks: Option<Box<[u32]>>,
+    seen: Seen,
+}
+
 /// What was published of other blocks: for each, the clocks of its threads.
 pub type Seen = BTreeMap<u32, Rc<[u32]>>;
 
@@ -69,6 +115,8 @@ pub struct Clocks {
     group: Vec<u32>,
     /// The last group that a thread has waited for.
     waited: Vec<u32>,
+    /// The last group of its warp's products that a thread has waited for.
+    products: Vec<u32>,
     base: Vec<u32>,
     known: Vec<Option<Box<[u32]>>>,
     /// What a thread has published by a fence, for its next atomic.
@@ -86,7 +134,8 @@ impl Clocks {
             own: vec![1; threads],
             group: vec![1; threads],
             waited: vec![0; threads],
-            base: vec![0; 2 * threads],
+            products: vec![0; threads],
+            base: vec![0; 2 * threads + threads.div_ceil(32) + MBARRIERS],
             known: vec![None; threads],
             fenced: vec![None; threads],
             seen: vec![Seen::new(); threads],
@@ -94,10 +143,40 @@ impl Clocks {
         }
     }
 
-    /// The stamp of an access by a thread, or by a copy that it starts.
-    pub fn stamp(&self, me: usize, copy: bool, mask: u8, atomic: bool) -> Stamp {
-        let (clock, who) = if copy { (self.group[me], self.threads + me) } else { (self.own[me], me) };
+    /// The products of a thread's warp, as a stamp names them.
+    fn products_of(&self, thread: usize) -> usize {
+        2 * self.threads + thread / 32
+    }
+
+    /// The copies that an mbarrier counts, as a stamp names them.
+    fn engine_of(&self, mbarrier: usize) -> usize {
+        2 * self.threads + self.threads.div_ceil(32) + mbarrier
+    }
+
+    pub fn party(&self, who: usize) -> Party {
+        let n = self.threads;
+        match who {
+            _ if who < n => Party::Thread(who),
+            _ if who < 2 * n => Party::Copies(who - n),
+            _ if who < self.engine_of(0) => Party::Products(who - 2 * n),
+            _ => Party::Engine(who - self.engine_of(0)),
+        }
+    }
+
+    /// The stamp of an access.
+    pub fn stamp(&self, Who { thread, actor }: Who, mask: u8, atomic: bool) -> Stamp {
+        let (clock, who) = match actor {
+            Actor::Thread => (self.own[thread], thread),
+            Actor::Copy => (self.group[thread], self.threads + thread),
+            Actor::Engine { mbarrier, phase } => (phase + 1, self.engine_of(mbarrier)),
+            Actor::Products { group } => (group, self.products_of(thread)),
+        };
         Stamp::new(self.instance, clock, who, mask, atomic)
+    }
+
+    /// True when a thread of this launch, or a copy of its own (cp.async), made the access: not the copy engine, nor a product.
+    pub fn generic(&self, stamp: Stamp) -> bool {
+        stamp.instance() >= self.first && stamp.who() < 2 * self.threads
     }
 
     /// True when the access lies before what thread `me` does now.
@@ -113,6 +192,7 @@ impl Clocks {
         clock <= self.base[who]
             || who == me
             || who == self.threads + me && clock <= self.waited[me]
+            || who == self.products_of(me) && clock <= self.products[me]
             || self.known[me].as_ref().is_some_and(|k| clock <= k[who])
     }
 
@@ -121,6 +201,8 @@ impl Clocks {
         for t in 0..self.threads {
             self.base[t] = self.base[t].max(self.own[t]);
             self.base[self.threads + t] = self.base[self.threads + t].max(self.waited[t]);
+            let products = self.products_of(t);
+            self.base[products] = self.base[products].max(self.products[t]);
             self.own[t] += 1;
             if let Some(known) = self.known[t].take() {
                 self.base.iter_mut().zip(&known).for_each(|(b, k)| *b = (*b).max(*k));
@@ -131,21 +213,53 @@ impl Clocks {
 
     /// Some threads have met.
     pub fn meet(&mut self, threads: &[usize]) {
-        let mut all: Box<[u32]> = vec![0; 2 * self.threads].into();
-        let mut seen = Seen::new();
+        let mut all = Knowledge::default();
+        threads.iter().for_each(|&t| self.publish(t, &mut all));
         for &t in threads {
-            if let Some(known) = &self.known[t] {
-                all.iter_mut().zip(known).for_each(|(a, k)| *a = (*a).max(*k));
-            }
-            all[t] = all[t].max(self.own[t]);
-            all[self.threads + t] = all[self.threads + t].max(self.waited[t]);
-            self.own[t] += 1;
-            merge(&mut seen, self.seen[t].clone());
+            self.known[t] = all.clocks.clone();
+            self.seen[t] = all.seen.clone();
         }
-        for &t in threads {
-            self.known[t] = Some(all.clone());
-            self.seen[t] = seen.clone();
+    }
+
+    /// What a thread knows beyond `base`.
+    fn beyond(&self, me: usize) -> Box<[u32]> {
+        let mut all = self.known[me].clone().unwrap_or_else(|| vec![0; self.base.len()].into());
+        all[me] = all[me].max(self.own[me]);
+        all[self.threads + me] = all[self.threads + me].max(self.waited[me]);
+        let products = self.products_of(me);
+        all[products] = all[products].max(self.products[me]);
+        all
+    }
+
+    /// A thread passes on what it did and knows.
+    pub fn publish(&mut self, me: usize, to: &mut Knowledge) {
+        let mine = self.beyond(me);
+        match &mut to.clocks {
+            Some(clocks) => clocks.iter_mut().zip(&mine).for_each(|(c, m)| *c = (*c).max(*m)),
+            None => to.clocks = Some(mine),
         }
+        self.own[me] += 1;
+        merge(&mut to.seen, self.seen[me].clone());
+    }
+
+    /// The copies that an mbarrier counted in a phase have arrived.
+    pub fn arrived(&self, mbarrier: usize, phase: u32, to: &mut Knowledge) {
+        let clocks = to.clocks.get_or_insert_with(|| vec![0; self.base.len()].into());
+        clocks[self.engine_of(mbarrier)] = phase + 1;
+    }
+
+    /// A thread learns what was passed on.
+    pub fn acquire(&mut self, me: usize, from: &Knowledge) {
+        if let Some(clocks) = &from.clocks {
+            let known = self.known[me].get_or_insert_with(|| vec![0; clocks.len()].into());
+            known.iter_mut().zip(clocks).for_each(|(k, c)| *k = (*k).max(*c));
+        }
+        merge(&mut self.seen[me], from.seen.clone());
+    }
+
+    /// A thread has waited for products of its warp up to this group.
+    pub fn wait_products(&mut self, me: usize, group: u32) {
+        self.products[me] = self.products[me].max(group);
     }
 
     /// Closes the group of copies that a thread fills; its number.
@@ -162,11 +276,7 @@ impl Clocks {
     /// `__threadfence`: what the thread knows may be passed on by its next atomic.
     pub fn fence(&mut self, me: usize) {
         let mut all = self.base.clone();
-        if let Some(known) = &self.known[me] {
-            all.iter_mut().zip(known).for_each(|(a, k)| *a = (*a).max(*k));
-        }
-        all[me] = self.own[me];
-        all[self.threads + me] = all[self.threads + me].max(self.waited[me]);
+        all.iter_mut().zip(&self.beyond(me)).for_each(|(a, k)| *a = (*a).max(*k));
         self.own[me] += 1;
         self.fenced[me] = Some(all.into());
     }
@@ -183,7 +293,7 @@ impl Clocks {
         }
         // What threads of this block published is knowledge of this block's clocks.
         if let Some(own) = told.remove(&self.instance) {
-            let known = self.known[me].get_or_insert_with(|| vec![0; 2 * self.threads].into());
+            let known = self.known[me].get_or_insert_with(|| vec![0; own.len()].into());
             known.iter_mut().zip(own.iter()).for_each(|(k, o)| *k = (*k).max(*o));
         }
         merge(&mut self.seen[me], told);
@@ -204,7 +314,11 @@ fn merge(to: &mut Seen, from: Seen) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clocks, Seen, Stamp};
+    use super::{Actor, Clocks, Knowledge, Seen, Stamp, Who};
+
+    fn by(thread: usize, actor: Actor) -> Who {
+        Who { thread, actor }
+    }
 
     #[test]
     fn a_stamp_keeps_its_parts() {
@@ -216,7 +330,7 @@ mod tests {
     #[test]
     fn barriers_order_those_who_meet() {
         let mut clocks = Clocks::new(7, 5, 4);
-        let old = clocks.stamp(1, false, 15, false);
+        let old = clocks.stamp(by(1, Actor::Thread), 15, false);
         assert!(!clocks.before(old, 0) && clocks.before(old, 1));
         clocks.meet(&[1, 2]);
         assert!(!clocks.before(old, 0) && clocks.before(old, 2));
@@ -232,7 +346,7 @@ mod tests {
     #[test]
     fn copies_arrive_by_a_wait_and_for_others_by_a_barrier_after_it() {
         let mut clocks = Clocks::new(1, 1, 2);
-        let copied = clocks.stamp(0, true, 15, false);
+        let copied = clocks.stamp(by(0, Actor::Copy), 15, false);
         let group = clocks.commit(0);
         clocks.meet_all();
         assert!(!clocks.before(copied, 0), "a barrier does not wait for copies");
@@ -245,9 +359,9 @@ mod tests {
     #[test]
     fn atomics_pass_on_what_was_fenced() {
         let (mut writer, mut reader) = (Clocks::new(1, 1, 2), Clocks::new(2, 1, 2));
-        let (early, mut word) = (writer.stamp(1, false, 15, false), Seen::new());
+        let (early, mut word) = (writer.stamp(by(1, Actor::Thread), 15, false), Seen::new());
         writer.meet_all();
-        let late = writer.stamp(1, false, 15, false);
+        let late = writer.stamp(by(1, Actor::Thread), 15, false);
         writer.fence(0);
         writer.exchange(0, &mut word, true);
         reader.exchange(0, &mut word, true);
@@ -255,5 +369,33 @@ mod tests {
         assert!(!reader.before(late, 0), "thread 1 has fenced nothing since the barrier");
         reader.meet_all();
         assert!(reader.before(early, 1));
+    }
+
+    #[test]
+    fn mbarriers_pass_on_arrivals_and_the_copies_that_they_count() {
+        let mut clocks = Clocks::new(1, 1, 64);
+        let written = clocks.stamp(by(0, Actor::Thread), 15, false);
+        let [early, late] = [0, 1].map(|phase| clocks.stamp(by(0, Actor::Engine { mbarrier: 3, phase }), 15, false));
+        let mut phase = Knowledge::default();
+        clocks.publish(0, &mut phase);
+        clocks.arrived(3, 0, &mut phase);
+        assert!(!clocks.before(written, 40) && !clocks.before(early, 40));
+        clocks.acquire(40, &phase);
+        assert!(clocks.before(written, 40) && clocks.before(early, 40) && !clocks.before(late, 40));
+        assert!(!clocks.before(early, 0), "who started a copy must wait for it too");
+    }
+
+    #[test]
+    fn products_end_by_a_wait_and_for_others_by_what_follows_it() {
+        let mut clocks = Clocks::new(1, 1, 64);
+        let read = clocks.stamp(by(1, Actor::Products { group: 1 }), 15, false);
+        let (mut early, mut late) = (Knowledge::default(), Knowledge::default());
+        clocks.publish(1, &mut early);
+        clocks.wait_products(1, 1);
+        clocks.publish(1, &mut late);
+        clocks.acquire(40, &early);
+        assert!(clocks.before(read, 1) && !clocks.before(read, 2) && !clocks.before(read, 40));
+        clocks.acquire(40, &late);
+        assert!(clocks.before(read, 40));
     }
 }

@@ -1,6 +1,7 @@
 //! cp.async: copies that a thread starts and waits for in groups.
 
 use super::block::Block;
+use super::clocks::Actor;
 use super::options::Arrival;
 use super::report::{Here, Pc};
 use super::shadow::How;
@@ -57,8 +58,8 @@ impl Block {
             return false;
         }
         if self.options.checks {
-            let read = valid == 0 || self.access(from as u64, valid as u64, How::Read, true, pc);
-            if !read || !self.access(to as u64, bytes as u64, How::Write, true, pc) {
+            let read = valid == 0 || self.access(Actor::Copy, (from as u64, valid as u64), How::Read, pc);
+            if !read || !self.access(Actor::Copy, (to as u64, bytes as u64), How::Write, pc) {
                 return false;
             }
         }

@@ -2,9 +2,12 @@
 //! suspend it, and nothing here may unwind.
 
 use super::block::Block;
+use super::clocks::Actor;
 use super::meeting::{Then, Words};
+use super::products::Operands;
 use super::report::{At, Here, Pc, undefined};
 use super::shadow::How;
+use crate::device::cuda::launch::TensorMap;
 use corosensei::Yielder;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -106,9 +109,11 @@ unsafe extern "C" fn emu_access(address: *const c_void, bytes: usize, write: c_i
     let fine = with(|block| {
         let address = address as usize;
         // Of local arrays the compiler's own checks take care.
-        block.threads[block.current].stack.contains(&address)
-            || constant(address) && write == 0
-            || block.access(address as u64, bytes as u64, how, false, Pc::new(pc))
+        if block.threads[block.current].stack.contains(&address) {
+            return block.touch(address, Pc::new(pc));
+        }
+        constant(address) && write == 0
+            || block.access(Actor::Thread, (address as u64, bytes as u64), how, Pc::new(pc))
     });
     if !fine {
         suspend();
@@ -311,4 +316,153 @@ unsafe extern "C" fn emu_trap(file: *const c_char, line: c_int) {
     let at = unsafe { Here::new(file, line) }.at();
     with(|block| block.report(at, "the kernel stops itself by a trap"));
     suspend();
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_mbarrier_init_at(
+    file: *const c_char,
+    line: c_int,
+    barrier: *mut c_void,
+    count: c_uint,
+    pc: *const u8,
+) {
+    // SAFETY: called by kernels with literals.
+    let place = (unsafe { Here::new(file, line) }, Pc::new(pc));
+    if !with(|block| dropped(block, &place.0) || block.mbarrier_init(place, barrier as u64, count)) {
+        suspend();
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_mbarrier_fence(file: *const c_char, line: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { Here::new(file, line) };
+    with(|block| {
+        if !dropped(block, &site) {
+            block.mbarrier_fence();
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_mbarrier_arrive_at(
+    file: *const c_char,
+    line: c_int,
+    barrier: *mut c_void,
+    bytes: c_uint,
+    pc: *const u8,
+) {
+    // SAFETY: called by kernels with literals.
+    let place = (unsafe { Here::new(file, line) }, Pc::new(pc));
+    if !with(|block| dropped(block, &place.0) || block.mbarrier_arrive(place, barrier as u64, bytes)) {
+        suspend();
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_mbarrier_wait_at(
+    file: *const c_char,
+    line: c_int,
+    barrier: *mut c_void,
+    parity: c_uint,
+    pc: *const u8,
+) {
+    // SAFETY: called by kernels with literals.
+    let place = (unsafe { Here::new(file, line) }, Pc::new(pc));
+    while with(|block| !dropped(block, &place.0) && block.mbarrier_wait(place, barrier as u64, parity) == Then::Wait) {
+        suspend();
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_tma_load_at(
+    file: *const c_char,
+    line: c_int,
+    shared: *mut c_void,
+    map: *const TensorMap,
+    barrier: *mut c_void,
+    column: c_int,
+    row: c_int,
+    pc: *const u8,
+) {
+    // SAFETY: called by kernels with literals, and with one of their parameters.
+    let (place, map) = unsafe { ((Here::new(file, line), Pc::new(pc)), *map) };
+    if !with(|block| block.tma_load(place, shared as u64, map, barrier as u64, [row, column])) {
+        suspend();
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_shared_address(file: *const c_char, line: c_int, address: *const c_void) -> c_uint {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { Here::new(file, line) };
+    let offset = with(|block| {
+        let offset = block.shared.offset(address as u64);
+        if offset.is_none() {
+            block.report(site.at(), "the address of a tile is not in shared memory");
+        }
+        offset
+    });
+    offset.map_or_else(
+        || {
+            suspend();
+            0
+        },
+        |offset| offset as c_uint,
+    )
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_wgmma_at(
+    file: *const c_char,
+    line: c_int,
+    d: *mut f32,
+    shape: c_uint,
+    a: u64,
+    b: u64,
+    pc: *const u8,
+) {
+    // SAFETY: called by kernels with literals.
+    let (site, pc) = (unsafe { Here::new(file, line) }, Pc::new(pc));
+    let mine = [a, b, d as u64, u64::from(shape)];
+    let mut all = [0; 128];
+    let words = Words { mine: mine.as_ptr(), count: mine.len(), all: all.as_mut_ptr() };
+    let mut next = with(|block| block.warp(site, u32::MAX, "wgmma", Some(words)));
+    if next == Then::GoOn && !with(|block| block.product(&Operands { site, pc, words: &all })) {
+        next = Then::Wait;
+    }
+    then(next);
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_wgmma_fence(file: *const c_char, line: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { Here::new(file, line) };
+    with(|block| {
+        if !dropped(block, &site) {
+            block.wgmma_fence();
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_wgmma_commit(file: *const c_char, line: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { Here::new(file, line) };
+    with(|block| {
+        if !dropped(block, &site) {
+            block.wgmma_commit();
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_wgmma_wait(file: *const c_char, line: c_int, in_flight: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { Here::new(file, line) };
+    with(|block| {
+        if !dropped(block, &site) {
+            block.wgmma_wait(in_flight.unsigned_abs());
+        }
+    });
 }

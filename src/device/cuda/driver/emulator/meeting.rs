@@ -25,6 +25,7 @@ impl Barrier {
                     Some(site) => format!("waits at barrier {other}, {}", site.site()),
                     None => format!("waits at barrier {other}"),
                 },
+                Status::AtMbarrier(_) => "waits at an mbarrier".to_string(),
                 Status::AtWarp => "waits for lanes of its warp".to_string(),
                 _ => "polls a word".to_string(),
             };
@@ -73,7 +74,7 @@ impl Exchange {
 
 impl Words {
     /// Most words of a lane.
-    pub const MOST: usize = 3;
+    pub const MOST: usize = 4;
 }
 
 pub fn describe_warp(block: &Block, thread: usize) -> (At, String) {

@@ -8,10 +8,13 @@ mod atomics;
 mod block;
 mod clocks;
 mod copies;
+mod engine;
 mod ffi;
+mod mbarriers;
 mod meeting;
 mod memory;
 mod options;
+mod products;
 mod registry;
 mod report;
 mod shadow;
@@ -163,6 +166,15 @@ impl Emulator {
         if launch.args.sizes() != kernel.sizes {
             let (given, wanted) = (launch.args.sizes(), kernel.sizes);
             bail!("{name}: parameters of {given:?} bytes are given, but it takes {wanted:?}");
+        }
+        for map in launch.args.maps() {
+            let aligned = map.address.is_multiple_of(16) && map.pitch.is_multiple_of(16) && map.address > 0;
+            if !aligned || map.rows == 0 || map.columns == 0 || !(1..=256).contains(&map.box_rows) {
+                bail!(
+                    "{name}: {map:?} is beyond the copy engine: address and pitch are multiples of 16, no size is 0, and a box \
+                     has 1 to 256 rows"
+                );
+            }
         }
         Ok(kernel)
     }

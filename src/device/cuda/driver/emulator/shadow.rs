@@ -4,7 +4,7 @@
 //! by [`Clocks`]. Two writers and four readers of a word are remembered, the readers of different warps where there are more that
 //! are in no order: a writer then races with one of them, unless it is ordered after those four warps and not after a fifth.
 
-use super::clocks::{Clocks, Stamp};
+use super::clocks::{Actor, Clocks, Stamp, Who};
 use super::report::Pc;
 
 #[derive(Clone, Copy, Default)]
@@ -28,17 +28,12 @@ pub enum How {
     Atomic,
 }
 
-/// Who accesses: a thread, or one of its asynchronous copies.
-#[derive(Clone, Copy)]
-pub struct Who {
-    pub thread: usize,
-    pub copy: bool,
-}
-
 /// What is wrong with an access.
 pub enum Defect {
     Uninitialised,
     Race { other: Stamp, wrote: bool, pc: Pc },
+    /// What a thread has written meets the copy engine or a product with no proxy fence between them.
+    Proxy { other: Stamp, pc: Pc },
 }
 
 /// The shadow of one allocation.
@@ -135,7 +130,11 @@ impl Cell {
         if how != How::Read && defect.is_none() {
             defect = self.reads.iter().find(|s| conflict(s)).map(|s| race(s, false));
         }
-        let new = Slot { stamp: clocks.stamp(who.thread, who.copy, mask, atomic), pc: pc.pack() };
+        if defect.is_none() && matches!(who.actor, Actor::Engine { .. } | Actor::Products { .. }) {
+            let generic = self.writes.iter().find(|s| s.stamp.mask() & mask != 0 && clocks.generic(s.stamp));
+            defect = generic.map(|s| Defect::Proxy { other: s.stamp, pc: Pc::unpack(s.pc) });
+        }
+        let new = Slot { stamp: clocks.stamp(who, mask, atomic), pc: pc.pack() };
         match how {
             How::Read => self.read(clocks, who, new),
             _ => self.write(clocks, who, new),

@@ -1,16 +1,18 @@
-//! Shared memory of one block: fixed arrays from 1 KiB on, as sm_90 reserves the first, and what the launch asked for behind.
+//! Shared memory of one block: from 1 KiB on, as sm_90 reserves the first, what the launch asked for, and fixed arrays behind.
+//! An offset here is a shared address as instructions take it; those of descriptors have 18 bits.
 
 use super::shadow::Shadow;
 use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc, dealloc};
 
-/// Fixed arrays end here: the limit of CUDA.
-const STATIC_BEGIN: usize = 1 << 10;
-const STATIC_END: usize = STATIC_BEGIN + (48 << 10);
-const DYNAMIC_BEGIN: usize = 64 << 10;
+/// The most of fixed arrays: the limit of CUDA.
+const MOST_FIXED: usize = 48 << 10;
+const DYNAMIC_BEGIN: usize = 1 << 10;
 /// The most that a block of sm_90 may have.
 pub const MOST: usize = 227 << 10;
-const SIZE: usize = DYNAMIC_BEGIN + MOST;
+const SIZE: usize = DYNAMIC_BEGIN + MOST + GAPS;
+/// Room for what lies between fixed arrays.
+const GAPS: usize = 16 << 10;
 /// Between two arrays, so that the end of one is not the start of the next.
 const GAP: usize = 64;
 
@@ -19,6 +21,7 @@ pub struct Shared {
     start: *mut u8,
     /// One array for each place in the source that declares it: key, offset, bytes.
     arrays: Vec<(usize, usize, usize)>,
+    /// Where fixed arrays end.
     end: usize,
     dynamic: usize,
     shadow: Option<Shadow>,
@@ -39,21 +42,20 @@ impl Shared {
         // SAFETY: all of the allocation.
         unsafe { start.write_bytes(0xff, SIZE) };
         let shadow = checks.then(|| Shadow::shared(SIZE));
-        Ok(Shared { start, arrays: Vec::new(), end: STATIC_BEGIN, dynamic: 0, shadow })
+        Ok(Shared { start, arrays: Vec::new(), end: DYNAMIC_BEGIN, dynamic: 0, shadow })
     }
 
     /// For a next block: NaN everywhere, and nothing counts as written.
     pub fn begin(&mut self, dynamic: usize) {
-        for (from, to) in [(STATIC_BEGIN, self.end), (DYNAMIC_BEGIN, DYNAMIC_BEGIN + self.dynamic.max(dynamic))] {
-            // SAFETY: inside the allocation.
-            unsafe { self.start.add(from).write_bytes(0xff, to - from) };
-            if let Some(shadow) = &mut self.shadow {
-                shadow.mark(from, to - from, false);
-            }
+        let fixed = (DYNAMIC_BEGIN + dynamic + GAP).next_multiple_of(1024);
+        let used = self.end.max(fixed) - DYNAMIC_BEGIN;
+        // SAFETY: inside the allocation.
+        unsafe { self.start.add(DYNAMIC_BEGIN).write_bytes(0xff, used) };
+        if let Some(shadow) = &mut self.shadow {
+            shadow.mark(DYNAMIC_BEGIN, used, false);
         }
         self.arrays.clear();
-        self.end = STATIC_BEGIN;
-        self.dynamic = dynamic;
+        (self.end, self.dynamic) = (fixed, dynamic);
     }
 
     /// The array that is declared at this place.
@@ -67,7 +69,7 @@ impl Shared {
             self.arrays.push((key, offset, bytes));
             self.end = offset + bytes + GAP;
             let used: usize = self.arrays.iter().map(|(.., bytes)| bytes).sum();
-            if used > STATIC_END - STATIC_BEGIN || self.end > DYNAMIC_BEGIN || used + self.dynamic > MOST {
+            if used > MOST_FIXED || self.end > SIZE || used + self.dynamic > MOST {
                 return Err(format!("{used} bytes of fixed shared memory, beside {} of the launch", self.dynamic));
             }
         }
@@ -85,29 +87,47 @@ impl Shared {
     /// # Errors
     /// What is wrong with the address.
     pub fn locate(&mut self, address: u64, bytes: u64) -> Option<Result<(&mut Shadow, usize), String>> {
-        let offset = usize::try_from(address.checked_sub(self.start as u64)?).ok().filter(|o| *o < SIZE)?;
-        let end = offset + bytes as usize;
-        let dynamic = (DYNAMIC_BEGIN, self.dynamic);
-        let arrays = self.arrays.iter().map(|(_, offset, bytes)| (*offset, *bytes));
-        let inside = |(start, size): (usize, usize)| offset >= start && end <= start + size;
-        if !arrays.chain([dynamic]).any(inside) {
-            let before = self.arrays.iter().filter(|(_, start, _)| *start <= offset).max_by_key(|(_, start, _)| *start);
-            return Some(Err(match before {
-                Some((_, start, size)) if offset < DYNAMIC_BEGIN - GAP => {
-                    format!(
-                        "{bytes} bytes end {} bytes behind an array of {size} bytes in shared memory",
-                        end - start - size
-                    )
-                }
-                _ => format!("{bytes} bytes lie outside of the {} bytes of shared memory of the launch", self.dynamic),
-            }));
+        let offset = self.offset(address)?;
+        if let Err(what) = self.inside(offset, bytes as usize) {
+            return Some(Err(what));
         }
         self.shadow.as_mut().map(|shadow| Ok((shadow, offset)))
     }
 
+    /// All of these bytes are of one array.
+    ///
+    /// # Errors
+    /// Where they lie.
+    pub fn inside(&self, offset: usize, bytes: usize) -> Result<(), String> {
+        let end = offset + bytes;
+        let arrays = self.arrays.iter().map(|(_, offset, bytes)| (*offset, *bytes));
+        let inside = |(start, size): (usize, usize)| offset >= start && end <= start + size;
+        if arrays.chain([(DYNAMIC_BEGIN, self.dynamic)]).any(inside) {
+            return Ok(());
+        }
+        let before = self.arrays.iter().filter(|(_, start, _)| *start <= offset).max_by_key(|(_, start, _)| *start);
+        Err(match before {
+            Some((_, start, size)) => {
+                format!("{bytes} bytes end {} bytes behind an array of {size} bytes in shared memory", end - start - size)
+            }
+            None => format!("{bytes} bytes lie outside of the {} bytes of shared memory of the launch", self.dynamic),
+        })
+    }
+
+    /// The shared address: where it lies from the start on.
+    pub fn offset(&self, address: u64) -> Option<usize> {
+        usize::try_from(address.checked_sub(self.start as u64)?).ok().filter(|o| *o < SIZE)
+    }
+
+    /// What lies at a shared address that is [inside](Self::inside).
+    pub fn at(&self, offset: usize) -> *mut u8 {
+        // SAFETY: inside the allocation; a wrong offset gives a pointer that is not to be used.
+        unsafe { self.start.add(offset.min(SIZE)) }
+    }
+
     /// Whether this is an address of shared memory.
     pub fn contains(&self, address: u64) -> bool {
-        address.checked_sub(self.start as u64).is_some_and(|offset| offset < SIZE as u64)
+        self.offset(address).is_some()
     }
 }
 

@@ -1,0 +1,131 @@
+//! The copy engine: boxes of matrices in global memory to tiles in shared memory (`kernels/ptx/tma.cuh`).
+
+use super::block::{Block, Status};
+use super::clocks::Actor;
+use super::options::Arrival;
+use super::products::swizzled;
+use super::report::{Here, Pc};
+use super::shadow::How;
+use crate::device::cuda::launch::TensorMap;
+
+/// Bytes of a row of a box.
+const ROW: usize = 128;
+
+/// A copy that was started.
+#[derive(Clone, Copy)]
+struct Load {
+    /// Who has started it, and where.
+    thread: usize,
+    site: Here,
+    map: TensorMap,
+    column: i64,
+    row: i64,
+    /// The shared address that it goes to.
+    to: usize,
+    mbarrier: usize,
+}
+
+impl Load {
+    fn bytes(&self) -> usize {
+        self.map.box_rows as usize * ROW
+    }
+
+    /// The part of row `r` of the box that lies in the matrix: byte of the row, address, bytes.
+    fn inside(&self, r: usize) -> Option<(usize, u64, usize)> {
+        let row = u64::try_from(self.row + r as i64).ok().filter(|row| *row < self.map.rows)?;
+        let first = self.column.max(0);
+        let end = (self.column + TensorMap::BOX_COLUMNS as i64).min(self.map.columns as i64);
+        let address = self.map.address + row * self.map.pitch + 2 * first as u64;
+        (first < end).then(|| (2 * (first - self.column) as usize, address, 2 * (end - first) as usize))
+    }
+}
+
+/// Copies that have not moved their bytes yet, the oldest first.
+#[derive(Default)]
+pub struct Engine {
+    pending: Vec<Load>,
+}
+
+impl Engine {
+    /// Thread and place of the first copy on its way.
+    pub fn first(&self) -> Option<(usize, Here)> {
+        self.pending.first().map(|load| (load.thread, load.site))
+    }
+
+    /// The same of those that count towards a barrier.
+    pub fn late(&self, mbarrier: usize) -> Option<(usize, Here)> {
+        self.pending.iter().find(|load| load.mbarrier == mbarrier).map(|load| (load.thread, load.site))
+    }
+}
+
+impl Block {
+    /// The current thread starts a copy of the box at (`row`, `column`); false when it was reported.
+    pub fn tma_load(&mut self, place: (Here, Pc), to: u64, map: TensorMap, mbarrier: u64, [row, column]: [i32; 2]) -> bool {
+        let (site, pc) = place;
+        let Some(offset) = self.shared.offset(to) else {
+            self.report(site.at(), "a tile of the copy engine that is not in shared memory");
+            return false;
+        };
+        if !offset.is_multiple_of(1024) {
+            self.report(site.at(), "misaligned: a tile of the copy engine begins at a multiple of 1024 bytes");
+            return false;
+        }
+        let Some(mbarrier) = self.counting_mbarrier(place, mbarrier) else { return false };
+        let (thread, column, row) = (self.current, i64::from(column), i64::from(row));
+        let load = Load { thread, site, map, column, row, to: offset, mbarrier };
+        if let Err(what) = self.shared.inside(offset, load.bytes()) {
+            self.report(site.at(), format!("out of bounds: a tile of the copy engine, {what}"));
+            return false;
+        }
+        if self.options.checks {
+            let actor = Actor::Engine { mbarrier, phase: self.mbarriers[mbarrier].phase() };
+            let mut rows = (0..load.map.box_rows as usize).filter_map(|r| load.inside(r));
+            let fine = self.access(actor, (to, load.bytes() as u64), How::Write, pc)
+                && rows.all(|(_, from, bytes)| self.access(actor, (from, bytes as u64), How::Read, pc));
+            if !fine {
+                return false;
+            }
+        }
+        let now = match self.options.arrival {
+            Arrival::Eager => true,
+            Arrival::Lazy => false,
+            Arrival::Random => self.random.coin(),
+        };
+        if now { self.arrive(&load) } else { self.engine.pending.push(load) }
+        true
+    }
+
+    /// Moves the bytes, and counts them.
+    fn arrive(&mut self, load: &Load) {
+        for r in 0..load.map.box_rows as usize {
+            let mut row = [0u8; ROW];
+            if let Some((start, from, bytes)) = load.inside(r) {
+                // SAFETY: inside the matrix, which was checked, here or in an earlier run with checks.
+                unsafe { std::ptr::copy_nonoverlapping(from as *const u8, row[start..].as_mut_ptr(), bytes) }
+            }
+            for (p, piece) in row.chunks_exact(16).enumerate() {
+                let to = self.shared.at(swizzled(load.to + r * ROW + 16 * p));
+                // SAFETY: the tile lies in an array of shared memory; swizzling stays in its 1024 bytes.
+                unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len()) }
+            }
+        }
+        self.count_bytes(load.mbarrier, load.bytes() as i64);
+    }
+
+    /// After every thread had its turn: whether a copy has arrived. One does where nobody can go on without, and at random at
+    /// other times too.
+    pub fn deliver(&mut self, progress: bool) -> bool {
+        let random = self.options.arrival == Arrival::Random;
+        if self.engine.pending.is_empty() || progress && !(random && self.random.coin()) {
+            return false;
+        }
+        let awaited = |load: &Load| self.threads.iter().any(|t| t.status == Status::AtMbarrier(load.mbarrier));
+        let index = match random {
+            true => (self.random.next() % self.engine.pending.len() as u64) as usize,
+            false => self.engine.pending.iter().position(awaited).unwrap_or(0),
+        };
+        let load = self.engine.pending.remove(index);
+        self.arrive(&load);
+        true
+    }
+}

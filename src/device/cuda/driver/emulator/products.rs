@@ -1,0 +1,316 @@
+//! wgmma: products of tiles in shared memory, which run beside the warps (`kernels/ptx/wgmma.cuh`). Each warp of a warpgroup
+//! makes its own 16 rows, so that nothing but barriers keeps the four together.
+
+use super::block::Block;
+use super::clocks::{Actor, Who};
+use super::options::Arrival;
+use super::report::{Here, Pc};
+use super::shadow::How;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Rows of a warp, and steps of K of one instruction.
+const ROWS: usize = 16;
+const STEPS: usize = 16;
+/// The widest product.
+const MOST_COLUMNS: usize = 256;
+
+/// Where a byte of a tile with "swizzle 128B" lies: pieces of 16 bytes change places by the row of 128 bytes that they are in.
+pub fn swizzled(address: usize) -> usize {
+    address ^ (address >> 3 & 0x70)
+}
+
+/// One operand: what its descriptor says, and whether its other axis than K lies along rows of 128 bytes.
+#[derive(Clone, Copy, PartialEq)]
+struct Tile {
+    start: usize,
+    leading: usize,
+    stride: usize,
+    transposed: bool,
+}
+
+impl Tile {
+    /// # Errors
+    /// What no tile here has.
+    fn new(descriptor: u64, transposed: bool) -> Result<Self, String> {
+        let field = |shift: u32| (descriptor >> shift & 0x3fff) as usize * 16;
+        let tile = Tile { start: field(0), leading: field(16), stride: field(32), transposed };
+        if descriptor >> 62 != 1 || descriptor >> 49 & 7 != 0 {
+            return Err(format!("the descriptor {descriptor:#018x} is not one of swizzle 128B"));
+        }
+        if tile.start & 0x380 != 0 {
+            return Err("misaligned: the tile of a descriptor begins at a multiple of 1024 bytes".into());
+        }
+        Ok(tile)
+    }
+
+    /// The pieces of 16 bytes that hold `count` rows of a (or columns of b) from `first` on, by the first of their elements:
+    /// address, row from `first` on, step of K.
+    fn pieces(self, first: usize, count: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        let Tile { start, leading, stride, transposed } = self;
+        let (outer, inner) = if transposed { (STEPS, count / 8) } else { (count, STEPS / 8) };
+        (0..outer).flat_map(move |o| {
+            (0..inner).map(move |i| match transposed {
+                true => {
+                    let (m, k) = (first + 8 * i, o);
+                    let address = start + m / 64 * leading + m % 64 * 2 + k / 8 * stride + k % 8 * 128;
+                    (swizzled(address), 8 * i, k)
+                }
+                false => {
+                    let m = first + o;
+                    (swizzled(start + m / 8 * stride + m % 8 * 128 + 16 * i), o, 8 * i)
+                }
+            })
+        })
+    }
+}
+
+/// A product as one warp makes it.
+struct Product {
+    group: u32,
+    a: Tile,
+    b: Tile,
+    columns: usize,
+    add: bool,
+    /// Registers of the warp's lanes.
+    d: [*mut f32; 32],
+}
+
+/// What is known of one warp.
+#[derive(Default)]
+pub struct Warp {
+    pending: VecDeque<Product>,
+    /// What it has started that other warps of its warpgroup have not; and how many came before.
+    ahead: VecDeque<(Here, [u64; 3])>,
+    started: usize,
+    /// Elements of b, step by step of K.
+    b: Vec<f64>,
+}
+
+/// Registers of results.
+struct Registers {
+    range: Range<usize>,
+    group: u32,
+}
+
+/// What is known of one thread.
+#[derive(Default)]
+pub struct Lane {
+    /// Nothing has touched results since `wgmma_fence`.
+    fenced: bool,
+    /// Groups that it has closed, and waited for.
+    committed: u32,
+    waited: u32,
+    registers: Vec<Registers>,
+}
+
+/// What the lanes of a warp bring to a product: descriptors, registers, and columns, `add`, TA, TB in one word.
+pub struct Operands<'a> {
+    pub site: Here,
+    pub pc: Pc,
+    pub words: &'a [u64; 128],
+}
+
+impl Block {
+    /// The current thread, the last of its warp to come, starts the product of all; false when it was reported.
+    pub fn product(&mut self, operands: &Operands) -> bool {
+        match self.start_product(operands) {
+            Ok(fine) => fine,
+            Err(what) => {
+                self.report(operands.site.at(), what);
+                false
+            }
+        }
+    }
+
+    fn start_product(&mut self, &Operands { site, pc, words }: &Operands) -> Result<bool, String> {
+        let (warp, lane) = (self.current / 32, self.current % 32);
+        let of = |word: usize| &words[32 * word..][..32];
+        let [left, right, shape] = [0, 1, 3].map(|word| of(word)[lane]);
+        if [0, 1, 3].iter().any(|&word| of(word).iter().any(|w| *w != of(word)[lane])) {
+            return Err("divergent warp: lanes give different descriptors to one wgmma".into());
+        }
+        let columns = (shape >> 3) as usize;
+        let [add, ta, tb] = [0, 1, 2].map(|bit| shape >> bit & 1 == 1);
+        if (warp / 4 + 1) * 128 > self.count() {
+            return Err("wgmma by a warp whose warpgroup has fewer than four".into());
+        }
+        let (a, b) = (Tile::new(left, ta)?, Tile::new(right, tb)?);
+        let first = warp % 4 * ROWS;
+        for (tile, first, count) in [(a, first, ROWS), (b, 0, columns)] {
+            for (address, ..) in tile.pieces(first, count) {
+                self.shared.inside(address, 16).map_err(|what| format!("out of bounds: a tile of wgmma, {what}"))?;
+            }
+        }
+        let lanes = warp * 32..warp * 32 + 32;
+        let group = self.threads[self.current].products.committed + 1;
+        let registers = std::array::from_fn(|lane| of(2)[lane] as *mut f32);
+        for (thread, d) in lanes.zip(registers) {
+            let lane = &mut self.threads[thread].products;
+            if lane.committed + 1 != group {
+                return Err("divergent warp: lanes have closed different numbers of groups of products".into());
+            }
+            if !lane.fenced {
+                let what = "wgmma_fence is missing: it comes before the first product, after a wait, and after results were touched";
+                return Err(what.into());
+            }
+            let (start, bytes) = (d as usize, columns * 2);
+            match lane.registers.iter_mut().find(|r| r.range.start == start) {
+                Some(known) => *known = Registers { range: start..start + bytes, group },
+                None => lane.registers.push(Registers { range: start..start + bytes, group }),
+            }
+        }
+        self.in_step(site, warp, [left, right, shape])?;
+        if self.options.checks && !self.read_tiles(pc, warp, group, [(a, first, ROWS), (b, 0, columns)]) {
+            return Ok(false);
+        }
+        let now = match self.options.arrival {
+            Arrival::Eager => true,
+            Arrival::Lazy => false,
+            Arrival::Random => self.random.coin(),
+        };
+        self.products[warp].pending.push_back(Product { group, a, b, columns, add, d: registers });
+        if now {
+            self.finish_products(warp, group);
+        }
+        Ok(true)
+    }
+
+    /// The warps of a warpgroup start the same products.
+    fn in_step(&mut self, site: Here, warp: usize, product: [u64; 3]) -> Result<(), String> {
+        let started = self.products[warp].started;
+        let group = warp / 4 * 4..warp / 4 * 4 + 4;
+        for other in group.clone().filter(|w| *w != warp) {
+            let theirs = &self.products[other];
+            let Some(back) = theirs.started.checked_sub(started + 1) else { continue };
+            let index = theirs.ahead.len().checked_sub(back + 1);
+            if let Some((at, same)) = index.and_then(|i| theirs.ahead.get(i)).filter(|one| **one != (site, product)) {
+                let how = if *same == product { "the same" } else { "another" };
+                return Err(format!("divergent warpgroup: warp {other} makes {how} product in {}", at.site()));
+            }
+        }
+        let mine = &mut self.products[warp];
+        mine.started += 1;
+        mine.ahead.push_back((site, product));
+        let least = group.clone().map(|w| self.products[w].started).min().unwrap_or(0);
+        for warp in group {
+            let one = &mut self.products[warp];
+            let keep = one.started - least;
+            one.ahead.drain(..one.ahead.len().saturating_sub(keep));
+        }
+        Ok(())
+    }
+
+    /// Remembers that tiles are read until the group is waited for. What was written must be visible to all lanes: each answers
+    /// for some words.
+    fn read_tiles(&mut self, pc: Pc, warp: usize, group: u32, tiles: [(Tile, usize, usize); 2]) -> bool {
+        for (tile, first, count) in tiles {
+            for (number, (address, ..)) in tile.pieces(first, count).enumerate() {
+                let who = Who { thread: warp * 32 + number % 32, actor: Actor::Products { group } };
+                let place = (self.shared.at(address) as u64, 16);
+                if !self.access_by(who, place, How::Read, pc) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Carries out a warp's products up to this group.
+    fn finish_products(&mut self, warp: usize, group: u32) {
+        while self.products[warp].pending.front().is_some_and(|p| p.group <= group) {
+            let Some(product) = self.products[warp].pending.pop_front() else { return };
+            let mut b = std::mem::take(&mut self.products[warp].b);
+            // SAFETY: tiles were checked when it was started; lanes have left the addresses of their registers, which live until
+            // they wait for it.
+            unsafe { self.multiply(warp % 4 * ROWS, &product, &mut b) }
+            self.products[warp].b = b;
+        }
+    }
+
+    /// # Safety
+    /// Tiles lie in shared memory, and registers live.
+    unsafe fn multiply(&self, first: usize, product: &Product, b: &mut Vec<f64>) {
+        let &Product { columns, add, ref d, .. } = product;
+        let mut a = [0.0; ROWS * STEPS];
+        b.resize(columns * STEPS, 0.0);
+        for (tile, first, count, to) in [(product.a, first, ROWS, &mut a[..]), (product.b, 0, columns, &mut b[..])] {
+            let (row, step) = if tile.transposed { (1, 0) } else { (0, 1) };
+            for (address, m, k) in tile.pieces(first, count) {
+                // SAFETY: the caller's promise; pieces are aligned to their size.
+                let piece = unsafe { *self.shared.at(address).cast::<[u16; 8]>() };
+                for (i, x) in piece.into_iter().enumerate() {
+                    to[(k + step * i) * count + m + row * i] = f64::from(f32::from_bits(u32::from(x) << 16));
+                }
+            }
+        }
+        let mut sums = [0.0; MOST_COLUMNS];
+        for row in 0..ROWS {
+            let at = |j: usize| {
+                let (lane, register) = (row % 8 * 4 + j % 8 / 2, j / 8 * 4 + row / 8 * 2 + j % 2);
+                d[lane].wrapping_add(register)
+            };
+            let sums = &mut sums[..columns];
+            for (j, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise: a lane has columns / 2 registers.
+                *sum = if add { f64::from(unsafe { *at(j) }) } else { 0.0 };
+            }
+            for (k, b) in b.chunks_exact(columns).enumerate() {
+                let a = a[k * ROWS + row];
+                sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += a * b);
+            }
+            for (j, sum) in sums.iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { *at(j) = *sum as f32 };
+            }
+        }
+    }
+
+    /// The current thread has touched its results for the last time before products.
+    pub fn wgmma_fence(&mut self) {
+        self.threads[self.current].products.fenced = true;
+    }
+
+    /// The products of the current thread since the last call are a group.
+    pub fn wgmma_commit(&mut self) {
+        self.threads[self.current].products.committed += 1;
+    }
+
+    /// All but the `in_flight` latest groups are complete.
+    pub fn wgmma_wait(&mut self, in_flight: u32) {
+        let current = self.current;
+        let lane = &mut self.threads[current].products;
+        let done = lane.committed.saturating_sub(in_flight);
+        (lane.waited, lane.fenced) = (lane.waited.max(done), false);
+        if let Some(clocks) = &mut self.clocks {
+            clocks.wait_products(current, done);
+        }
+        self.finish_products(current / 32, done);
+    }
+
+    /// The current thread touches its own stack, with checks on; false when these are results of products that are not
+    /// complete.
+    pub fn touch(&mut self, address: usize, pc: Pc) -> bool {
+        let lane = &mut self.threads[self.current].products;
+        let Some(touched) = lane.registers.iter().find(|r| r.range.contains(&address)) else { return true };
+        lane.fenced = false;
+        if touched.group <= lane.waited {
+            return true;
+        }
+        let what = "results of a product are touched before wgmma_wait says that it is complete";
+        self.report(super::report::At::Access(pc), what);
+        false
+    }
+
+    /// When a block ends, the warps of a warpgroup have made as many products.
+    pub fn check_products(&mut self) {
+        let counts: Vec<usize> = self.products.iter().map(|warp| warp.started).collect();
+        for (number, group) in counts.chunks(4).enumerate() {
+            if group.iter().any(|n| *n != group[0]) {
+                let site = self.products[4 * number..].iter().find_map(|w| w.ahead.front()).map(|(site, _)| *site);
+                let what = format!("divergent warpgroup: its warps make {group:?} products, but each takes all four");
+                self.report_for(128 * number, site.map_or(super::report::At::Kernel, Here::at), what);
+            }
+        }
+    }
+}

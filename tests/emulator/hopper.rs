@@ -1,0 +1,240 @@
+//! The copy engine, mbarriers and wgmma, against products in f64; and what is reported of kernels that use them wrongly.
+
+use half::bf16;
+use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Options};
+use vcycle::device::cuda::driver::{Driver, Rows};
+use vcycle::device::cuda::launch::{Launch, Region, TensorMap};
+use vcycle::device::ops::Access;
+
+const SOURCE: &str = include_str!("kernels/hopper.cu");
+
+/// A product [m, n] over k, in a kernel for n up to `columns`; its operands lie transposed or not.
+#[derive(Clone, Copy)]
+struct Case {
+    ta: bool,
+    tb: bool,
+    columns: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Case {
+    const PLAIN: Case = Case { ta: false, tb: false, columns: 64, m: 64, n: 64, k: 5 * 64 };
+
+    fn kernel(&self) -> &'static str {
+        let letter = |t| if t { 't' } else { 'n' };
+        format!("product_{}{}_{}", letter(self.ta), letter(self.tb), self.columns).leak()
+    }
+
+    /// Elements of a [m, k] and b [k, n].
+    fn operands(&self) -> [Vec<f64>; 2] {
+        let mut state = 1u32;
+        [self.m * self.k, self.k * self.n].map(|count| {
+            let next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                bf16::from_f32(f32::from((state >> 16) as u16 as i16) / 32_768.0).to_f64()
+            };
+            std::iter::repeat_with(next).take(count).collect()
+        })
+    }
+}
+
+/// Rows of bf16 in the emulator's memory, NaN between them.
+fn matrix(emulator: &mut Emulator, [rows, columns]: [usize; 2], at: impl Fn(usize, usize) -> f64) -> Rows {
+    let pitch = (columns + 8).next_multiple_of(8);
+    let address = emulator.alloc(rows * pitch * 2).expect("memory");
+    let value = |i: usize| if i % pitch < columns { at(i / pitch, i % pitch) } else { f64::NAN };
+    let values: Vec<bf16> = (0..rows * pitch).map(|i| bf16::from_f64(value(i))).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    emulator.write(Rows { address, rows: 1, width: bytes.len(), pitch: bytes.len() }, &bytes).expect("input");
+    Rows { address, rows, width: columns * 2, pitch: pitch * 2 }
+}
+
+/// What the kernel leaves in out [64, columns].
+fn run(case: &Case, kernel: &'static str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>) {
+    let Case { ta, tb, columns, m, n, k } = *case;
+    let mut emulator = Emulator::new(options);
+    let [a, b] = case.operands();
+    let left = match ta {
+        true => matrix(&mut emulator, [k, m], |k0, i| a[i * k + k0]),
+        false => matrix(&mut emulator, [m, k], |i, k0| a[i * k + k0]),
+    };
+    let right = match tb {
+        true => matrix(&mut emulator, [k, n], |k0, j| b[k0 * n + j]),
+        false => matrix(&mut emulator, [n, k], |j, k0| b[k0 * n + j]),
+    };
+    let bytes = 64 * columns * 4;
+    let out = Rows { address: emulator.alloc(bytes).expect("memory"), rows: 1, width: bytes, pitch: bytes };
+    let reads = [left, right].map(|rows| Region { rows, access: Access::Read });
+    emulator.operands(&[reads[0], reads[1], Region { rows: out, access: Access::Write }]);
+    let map = |rows: Rows| TensorMap::new(rows.address, [rows.rows, rows.width / 2], rows.pitch, 64);
+    let launch = Launch::new(kernel, 1, 160)
+        .shared(2 * (64 + columns) * 128)
+        .map(map(left))
+        .map(map(right))
+        .ptr(out.address)
+        .int(k.div_ceil(64));
+    let done = emulator.launch(&launch).map_err(|e| e.to_string()).map(|()| {
+        let mut values = vec![0f32; 64 * columns];
+        emulator.read(out, bytemuck::cast_slice_mut(&mut values)).expect("output");
+        values
+    });
+    (emulator.fault, done)
+}
+
+/// The largest error, against products in f64; zeros outside of [m, n].
+fn error(case: &Case, out: &[f32]) -> f64 {
+    let &Case { columns, m, n, k, .. } = case;
+    let [a, b] = case.operands();
+    let mut most = 0f64;
+    for (index, x) in out.iter().enumerate() {
+        let (i, j) = (index / columns, index % columns);
+        let inside = i < m && j < n;
+        let want: f64 = if inside { (0..k).map(|k0| a[i * k + k0] * b[k0 * n + j]).sum() } else { 0.0 };
+        let off = (f64::from(*x) - want).abs();
+        most = if off.is_nan() { f64::INFINITY } else { most.max(off) };
+    }
+    most
+}
+
+fn close(case: &Case) {
+    let mut first = None;
+    for checks in [true, false] {
+        for options in Options::schedules(checks) {
+            let name = case.kernel();
+            let order = options.order;
+            let out = run(case, name, options).1.unwrap_or_else(|e| panic!("{name} in order {order:?}: {e}"));
+            let off = error(case, &out);
+            assert!(off < 1e-5 * (case.k as f64).sqrt(), "{name} in order {order:?}: off by {off}");
+            assert!(*first.get_or_insert(out.clone()) == out, "{name} in order {order:?} gives other bits");
+        }
+    }
+}
+
+#[test]
+fn products_of_all_layouts_and_widths() {
+    for columns in [64, 128, 192, 256] {
+        for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
+            close(&Case { ta, tb, columns, m: 64, n: columns, k: 3 * 64 });
+        }
+    }
+}
+
+#[test]
+fn what_lies_outside_of_a_matrix_is_zero() {
+    for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
+        close(&Case { ta, tb, columns: 128, m: 37, n: 101, k: 150 });
+        close(&Case { ta, tb, columns: 64, m: 1, n: 3, k: 9 });
+    }
+}
+
+/// Name, and parts of the report, one of which there must be; "wrong": nothing is reported, but the result is not right.
+const BUGS: &[(&str, &str)] = &[
+    ("kWrongParity", "race|uninitialised|deadlock"),
+    ("kProducersWrongParity", "deadlock"),
+    ("kTooFewBytes", "race|fewer bytes are announced"),
+    ("kTooManyBytes", "deadlock"),
+    ("kNoExpect", "race|uninitialised|fewer bytes are announced"),
+    ("kNoInit", "not initialised"),
+    ("kNoInitFence", "mbarrier_fence comes first"),
+    ("kNoBarrierAfterInit", "race|not initialised"),
+    ("kTwoInits", "initialised again"),
+    ("kNoWait", "race|uninitialised"),
+    ("kArrivesTwice", "too many arrivals"),
+    ("kReleasesTwice", "race|deadlock|too many arrivals"),
+    ("kReleasedEarly", "race"),
+    ("kReleasedByOneWarp", "race"),
+    ("kNoFence", "wgmma_fence is missing"),
+    ("kTouchedAfterFence", "wgmma_fence is missing"),
+    ("kTouchedInFlight", "results of a product are touched"),
+    ("kNoCommit", "results of a product are touched|race"),
+    ("kNoWgmmaWait", "results of a product are touched|race|wgmma_fence"),
+    ("kWrongStride", "wrong"),
+    ("kWrongLeading", "wrong"),
+    ("kWrongStep", "wrong"),
+    ("kNoSwizzle", "not one of swizzle 128B"),
+    ("kMisalignedTile", "misaligned"),
+    ("kTileOutside", "out of bounds"),
+    ("kMisalignedMbarrier", "multiple of 8"),
+    ("kMbarrierInGlobal", "not in shared memory"),
+    ("kNoProxyFence", "a proxy fence is missing"),
+    ("kHalfAWarp", "waits for lanes 0xffff0000"),
+    ("kThreeWarps", "divergent warpgroup"),
+    ("kLastCopyUnused", "the block ends"),
+];
+
+/// Lines of the source that a defect is marked on.
+fn marked(name: &str) -> Vec<u32> {
+    let marks = |line: &str| line.split_once("// <- ").is_some_and(|(_, names)| names.split(", ").any(|n| n == name));
+    (1..).zip(SOURCE.lines()).filter(|(_, line)| marks(line)).map(|(n, _)| n).collect()
+}
+
+fn planted(name: &str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>) {
+    let case = match name {
+        "kWrongLeading" => Case { ta: true, tb: true, columns: 128, n: 128, ..Case::PLAIN },
+        _ => Case::PLAIN,
+    };
+    let (fault, done) = run(&case, format!("product_{name}").leak(), options);
+    let wrong = |out: Vec<f32>| if error(&case, &out) > 0.1 { Err("wrong".into()) } else { Ok(out) };
+    (fault, done.and_then(wrong))
+}
+
+#[test]
+fn every_misuse_is_noticed_in_every_schedule() {
+    let mut missed = Vec::new();
+    for (name, words) in BUGS {
+        for options in Options::schedules(true) {
+            let order = options.order;
+            let (fault, done) = planted(name, options);
+            let Err(text) = done else {
+                missed.push(format!("{name}, {order:?}: not noticed"));
+                continue;
+            };
+            if !words.split('|').any(|w| text.contains(w)) {
+                missed.push(format!("{name}, {order:?}: {text:?} has no {words:?}"));
+            }
+            let (line, lines) = (fault.and_then(|f| f.at.site()).map(|site| site.line), marked(name));
+            if !lines.is_empty() && line.is_none_or(|line| !lines.contains(&line)) {
+                missed.push(format!("{name}, {order:?}: {text:?} is not about lines {lines:?}"));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Who waits, for what, and what is missing.
+#[test]
+fn a_deadlock_at_an_mbarrier_says_what_is_missing() {
+    let [options, ..] = Options::schedules(true);
+    let text = planted("kTooManyBytes", options.clone()).1.expect_err("a deadlock");
+    let init = 1 + SOURCE.lines().position(|line| line.contains("mbarrier_init(&full[s]")).expect("the line");
+    let wait = marked("kTooManyBytes")[0];
+    for part in [
+        format!("tests/emulator/kernels/hopper.cu:{wait}: product_kTooManyBytes, block (0, 0, 0), thread (0, 0, 0): deadlock"),
+        "128 threads wait for parity 0 of the mbarrier at shared address".into(),
+        format!("(initialised in tests/emulator/kernels/hopper.cu:{init})"),
+        "phase 0 misses 0 of 1 arrivals and misses 16 bytes".into(),
+    ] {
+        assert!(text.contains(&part), "{text:?} has no {part:?}");
+    }
+    let text = planted("kProducersWrongParity", options).1.expect_err("a deadlock");
+    assert!(text.contains("misses 4 of 4 arrivals") || text.contains("misses 1 of 1 arrivals"), "{text}");
+}
+
+#[test]
+fn matrices_beyond_the_copy_engine_are_refused() {
+    let good = TensorMap::new(4096, [64, 64], 128, 64);
+    for bad in [
+        TensorMap::new(4104, [64, 64], 128, 64),
+        TensorMap::new(4096, [64, 64], 136, 64),
+        TensorMap::new(4096, [0, 64], 128, 64),
+        TensorMap::new(4096, [64, 0], 128, 64),
+        TensorMap::new(4096, [64, 64], 128, 0),
+        TensorMap::new(4096, [64, 64], 128, 257),
+    ] {
+        let launch = Launch::new("product_nn_64", 1, 160).map(good).map(bad).ptr(8).int(1);
+        let error = Emulator::new(Options::default()).launch(&launch).expect_err("a wrong map").to_string();
+        assert!(error.contains("product_nn_64") && error.contains("multiples of 16"), "{error}");
+    }
+}

@@ -1,0 +1,183 @@
+// Products by the copy engine, mbarriers and wgmma: correct ones of every layout, and the same with one defect each.
+//
+// out [64, N] = a b over `steps` steps of 64 along K. Warps 0 to 3 multiply; a thread of warp 4 brings the tiles, two stages of
+// them. A line that must be reported ends in a comment with an arrow and the names of the defects.
+#include "common/kernel.cuh"
+#include "ptx/barrier.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/registers.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/wgmma.cuh"
+
+// Whoever calls this links the kernels.
+extern "C" int vcycle_hopper() { return 1; }
+
+enum Bug {
+  kNone,
+  kWrongParity,
+  kProducersWrongParity,
+  kTooFewBytes,
+  kTooManyBytes,
+  kNoExpect,
+  kNoInit,
+  kNoInitFence,
+  kNoBarrierAfterInit,
+  kTwoInits,
+  kNoWait,
+  kArrivesTwice,
+  kReleasesTwice,
+  kReleasedEarly,
+  kReleasedByOneWarp,
+  kNoFence,
+  kTouchedAfterFence,
+  kTouchedInFlight,
+  kNoCommit,
+  kNoWgmmaWait,
+  kWrongStride,
+  kWrongLeading,
+  kWrongStep,
+  kNoSwizzle,
+  kMisalignedTile,
+  kTileOutside,
+  kMisalignedMbarrier,
+  kMbarrierInGlobal,
+  kNoProxyFence,
+  kHalfAWarp,
+  kThreeWarps,
+  kLastCopyUnused,
+};
+
+constexpr int kStages = 2;
+
+template <bool TA, bool TB, int N, Bug BUG>
+static void product(const TensorMap& a, const TensorMap& b, float* out, int steps) {
+  constexpr int left = 64 * 128, stage = left + N * 128;
+  SMEM_DYN(unsigned char, tiles);
+  SMEM(mbarrier, full, [kStages]);
+  SMEM(mbarrier, empty, [kStages]);
+  const int t = threadIdx.x, warp = t / 32;
+  if (t == 0) {
+    for (int s = 0; s < kStages; s++) {
+      if (BUG != kNoInit) mbarrier_init(&full[s], 1);
+      mbarrier_init(&empty[s], BUG == kReleasedByOneWarp ? 1 : 4);
+    }
+    if (BUG == kTwoInits) mbarrier_init(&full[0], 1);  // <- kTwoInits
+    if (BUG != kNoInitFence) mbarrier_fence();
+  }
+  if (BUG != kNoBarrierAfterInit) __syncthreads();
+  if (BUG == kMisalignedTile) tiles += 128;
+  if (warp == 4) {
+    give_registers<24>();
+    if (t % 32 > 0) return;
+    tma_prefetch(a);
+    for (int i = 0; i < steps + (BUG == kLastCopyUnused); i++) {
+      const int s = i % kStages, turn = i / kStages;
+      unsigned char* tile = tiles + s * (BUG == kTileOutside ? 3 : 1) * stage;
+      mbarrier_wait(&empty[s], BUG == kProducersWrongParity ? turn & 1 : ~turn & 1);  // <- kProducersWrongParity
+      if (BUG == kNoExpect)
+        mbarrier_arrive(&full[s]);
+      else
+        mbarrier_arrive_expect(&full[s], stage - (BUG == kTooFewBytes) * 8192 + (BUG == kTooManyBytes) * 16);
+      if (BUG == kArrivesTwice) mbarrier_arrive(&full[s]);  // <- kArrivesTwice
+      tma_load(tile, a, &full[s], TA ? 0 : 64 * i, TA ? 64 * i : 0);  // <- kMisalignedTile, kNoInitFence, kReleasedEarly
+      for (int n = 0; n < N; n += 64)
+        tma_load(tile + left + 128 * n, b, &full[s], TB ? n : 64 * i, TB ? 64 * i : n);  // <- kTooFewBytes, kTileOutside
+    }
+    return;
+  }
+  take_registers<240>();
+  float d[N / 2];
+  for (int i = 0; i < steps; i++) {
+    const int s = i % kStages, turn = i / kStages;
+    unsigned char* tile = tiles + s * stage;
+    if (BUG == kMisalignedMbarrier) {
+      mbarrier_wait(reinterpret_cast<mbarrier*>(reinterpret_cast<char*>(&full[s]) + 4), 0);  // <- kMisalignedMbarrier
+    } else if (BUG == kMbarrierInGlobal) {
+      mbarrier_wait(reinterpret_cast<mbarrier*>(out), 0);  // <- kMbarrierInGlobal
+    } else if (BUG != kNoWait) {
+      mbarrier_wait(&full[s], BUG == kWrongParity ? ~turn & 1 : turn & 1);  // <- kNoInit, kTooManyBytes
+    }
+    if (BUG == kNoProxyFence) {
+      if (t == 5) tile[0] = 0;
+      named_barrier(1, 128);
+    }
+    if (BUG != kNoFence) wgmma_fence();
+    if (BUG == kTouchedAfterFence && i > 0) d[3] *= 0.5f;
+    if (BUG == kHalfAWarp && t % 32 > 15) break;
+    if (BUG == kThreeWarps && warp == 3) {
+      if (t % 32 == 0) mbarrier_arrive(&empty[s]);
+      continue;
+    }
+    for (int k = 0; k < 4; k++) {
+      const int step = BUG == kWrongStep ? 16 : 32, stride = BUG == kWrongStride ? 512 : 1024;
+      uint64_t of_a = matrix_descriptor(tile + k * (TA ? 2048 : step), 8192, stride);
+      uint64_t of_b = matrix_descriptor(tile + left + k * (TB ? 2048 : step), BUG == kWrongLeading ? 4096 : 8192, 1024);
+      if (BUG == kNoSwizzle) of_b ^= 1ull << 62;
+      wgmma_bf16<TA, TB>(d, of_a, of_b, i + k > 0);  // <- kNoWait, kWrongParity, kNoExpect, kNoFence, kTouchedAfterFence, kNoSwizzle, kNoProxyFence, kHalfAWarp, kThreeWarps, kTooFewBytes
+    }
+    if (BUG != kNoCommit) wgmma_commit();
+    if (BUG == kTouchedInFlight) d[5] = 0;  // <- kTouchedInFlight
+    if (BUG == kReleasedEarly && t % 32 == 0) mbarrier_arrive(&empty[s]);
+    if (BUG != kNoWgmmaWait) wgmma_wait<0>();
+    if (BUG == kReleasedByOneWarp ? t == 0 : BUG == kReleasesTwice ? t % 32 < 2 : BUG != kReleasedEarly && t % 32 == 0)
+      mbarrier_arrive(&empty[s]);
+  }
+  const int row = 16 * warp + t % 32 / 4, column = 2 * (t % 4);
+  for (int j = 0; j < N / 8; j++) {
+    for (int h = 0; h < 2; h++) {
+      float* to = out + (row + 8 * h) * N + 8 * j + column;
+      to[0] = d[4 * j + 2 * h];  // <- kNoCommit, kNoWgmmaWait
+      to[1] = d[4 * j + 2 * h + 1];
+    }
+  }
+}
+
+#define PRODUCT(name, TA, TB, N, BUG)                                                                              \
+  KERNEL(name, 160, 1, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* out, int steps) { \
+    product<TA, TB, N, BUG>(a, b, out, steps);                                                                     \
+  }
+
+#define LAYOUTS(N)                                   \
+  PRODUCT(product_nn_##N, false, false, N, kNone)    \
+  PRODUCT(product_nt_##N, false, true, N, kNone)     \
+  PRODUCT(product_tn_##N, true, false, N, kNone)     \
+  PRODUCT(product_tt_##N, true, true, N, kNone)
+
+LAYOUTS(64)
+LAYOUTS(128)
+LAYOUTS(192)
+LAYOUTS(256)
+
+#define BUG(name) PRODUCT(product_##name, false, false, 64, name)
+
+BUG(kWrongParity)
+BUG(kProducersWrongParity)
+BUG(kTooFewBytes)
+BUG(kTooManyBytes)
+BUG(kNoExpect)
+BUG(kNoInit)
+BUG(kNoInitFence)
+BUG(kNoBarrierAfterInit)
+BUG(kTwoInits)
+BUG(kNoWait)
+BUG(kArrivesTwice)
+BUG(kReleasesTwice)
+BUG(kReleasedEarly)
+BUG(kReleasedByOneWarp)
+BUG(kNoFence)
+BUG(kTouchedAfterFence)
+BUG(kTouchedInFlight)
+BUG(kNoCommit)
+BUG(kNoWgmmaWait)
+BUG(kWrongStride)
+BUG(kWrongStep)
+BUG(kNoSwizzle)
+BUG(kMisalignedTile)
+BUG(kTileOutside)
+BUG(kMisalignedMbarrier)
+BUG(kMbarrierInGlobal)
+BUG(kNoProxyFence)
+BUG(kHalfAWarp)
+BUG(kThreeWarps)
+BUG(kLastCopyUnused)
+PRODUCT(product_kWrongLeading, true, true, 128, kWrongLeading)
