@@ -7,12 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use vcycle::device::cuda::compiled::{COMPILED, Module};
 
-/// Files of kernels for tensor cores, and a part of the names of those kernels.
-const FILES: &[(&str, &str)] =
-    &[("linear_sm80.cu", "linear_mma"), ("attention_sm80.cu", "flash"), ("attention_backward_sm80.cu", "flash")];
+/// Files of kernels for tensor cores, a part of the names of those kernels, and what they are written for.
+const FILES: &[(&str, &str, &[&str])] = &[
+    ("linear_sm80.cu", "linear_mma", &AMPERE),
+    ("attention_sm80.cu", "flash", &AMPERE),
+    ("attention_backward_sm80.cu", "flash", &AMPERE),
+    ("linear_sm90.cu", "linear_wgmma", &HOPPER),
+];
 
 /// Products of tensor cores, loads of 8 x 8 tiles, copies from global to shared memory.
-const INSTRUCTIONS: [&str; 3] = ["HMMA", "LDSM", "LDGSTS"];
+const AMPERE: [&str; 3] = ["HMMA", "LDSM", "LDGSTS"];
+
+/// Products of a warpgroup, copies by the copy engine, barriers that count their bytes, registers that change hands.
+const HOPPER: [&str; 4] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"];
 
 fn cuobjdump() -> Option<PathBuf> {
     let named = std::env::var_os("CUOBJDUMP").map(PathBuf::from);
@@ -39,7 +46,8 @@ fn instructions(listing: &str) -> BTreeMap<(String, String), BTreeSet<&'static s
             all.entry((arch.clone(), function.clone())).or_default();
         } else if let Some(found) = all.get_mut(&(arch.clone(), function.clone())) {
             let code = line.split("*/").nth(1).unwrap_or_default();
-            found.extend(INSTRUCTIONS.iter().filter(|i| code.split_whitespace().any(|word| word.starts_with(**i))));
+            let looked_for = AMPERE.into_iter().chain(HOPPER);
+            found.extend(looked_for.filter(|i| code.split_whitespace().any(|word| word.starts_with(i))));
             found.extend(code.split_whitespace().any(is_wide).then_some("WIDE"));
         }
     }
@@ -70,7 +78,7 @@ fn tensor_cores_and_wide_accesses_are_used() {
     let mut wide = 0;
     for module in COMPILED {
         let kernels = read(&cuobjdump, module);
-        let part = FILES.iter().find(|(file, _)| *file == module.file).map(|(_, part)| part);
+        let of_file = FILES.iter().find(|(file, ..)| *file == module.file);
         let archs: BTreeSet<_> = module.kernels.iter().map(|k| k.arch).collect();
         for arch in archs {
             let of_arch = || kernels.iter().filter(|((a, _), _)| a == arch);
@@ -78,17 +86,17 @@ fn tensor_cores_and_wide_accesses_are_used() {
                 assert!(found.contains("WIDE"), "{name} for {arch} has no accesses of 16 bytes");
                 wide += 1;
             }
-            let Some(part) = part else { continue };
+            let Some((_, part, written_for)) = of_file else { continue };
             let named: Vec<_> = of_arch().filter(|((_, name), _)| name.contains(part)).collect();
             assert!(named.len() > 1, "{}: no kernels of {arch} with {part:?}", module.file);
             for ((_, name), found) in named {
-                let missing: Vec<_> = INSTRUCTIONS.iter().filter(|i| !found.contains(**i)).collect();
+                let missing: Vec<_> = written_for.iter().filter(|i| !found.contains(**i)).collect();
                 assert!(missing.is_empty(), "{name} for {arch} has no {missing:?}");
             }
         }
     }
     assert!(wide > 20, "{wide} kernels with accesses of 16 bytes");
-    assert!(FILES.iter().all(|(file, _)| COMPILED.iter().any(|m| m.file == *file)), "files of tensor-core kernels");
+    assert!(FILES.iter().all(|(file, ..)| COMPILED.iter().any(|m| m.file == *file)), "files of tensor-core kernels");
 }
 
 #[test]

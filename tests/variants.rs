@@ -45,10 +45,11 @@ fn gpt2_step(float: DType) -> Vec<Op> {
 
 #[test]
 fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
-    for chip in [Chip::A100, Chip::of(132, 1.83e9, 3.35e12, (9, 0))] {
+    for chip in [Chip::A100, Chip::H100, Chip::of(114, 1.755e9, 2.0e12, (9, 0))] {
         for op in gpt2_step(DType::BF16) {
             let chosen = variants::choose(&op, &chip).expect("a variant");
             let wanted: &[&str] = match op.name() {
+                "linear" if chip.hopper => &["mma64", "wgmma128", "wgmma256"],
                 "linear" => &["mma64", "mma128", "splitk"],
                 "attention" | "attention_backward" => &["flash"],
                 "embedding_backward" => &["owner"],
@@ -66,12 +67,13 @@ fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
 /// What the time model expects is a time, and better hardware is never expected to be slower.
 #[test]
 fn expected_seconds_are_finite_and_fall_with_better_hardware() {
-    let Chip { sms, tensor, vector, bandwidth, launch } = Chip::A100;
-    let twice = Chip { sms, tensor: 2.0 * tensor, vector: 2.0 * vector, bandwidth: 2.0 * bandwidth, launch };
+    let once = Chip::H100;
+    let (tensor, vector, bandwidth) = (2.0 * once.tensor, 2.0 * once.vector, 2.0 * once.bandwidth);
+    let twice = Chip { tensor, vector, bandwidth, ..once };
     for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
         for variant in VARIANTS.iter().filter(|v| (v.supports)(&op)) {
-            let (slow, fast) = ((variant.seconds)(&op, &Chip::A100), (variant.seconds)(&op, &twice));
-            assert!(slow.is_finite() && slow > launch / 2.0, "{} {}: {slow}", variant.operation, variant.name);
+            let (slow, fast) = ((variant.seconds)(&op, &once), (variant.seconds)(&op, &twice));
+            assert!(slow.is_finite() && slow > once.launch / 2.0, "{} {}: {slow}", variant.operation, variant.name);
             assert!(fast <= slow, "{} {}: {fast} after {slow}", variant.operation, variant.name);
         }
     }
