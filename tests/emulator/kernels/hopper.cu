@@ -1,7 +1,8 @@
 // Products by the copy engine, mbarriers and wgmma: correct ones of every layout, and the same with one defect each.
 //
 // out [64, N] = a b over `steps` steps of 64 along K. Warps 0 to 3 multiply; a thread of warp 4 brings the tiles, two stages of
-// them. A line that must be reported ends in a comment with an arrow and the names of the defects.
+// them. The line that must be reported, or one of them,
+// ends in a comment with an arrow and the names of defects.
 #include "common/kernel.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/mbarrier.cuh"
@@ -33,6 +34,9 @@ enum Bug {
   kTouchedInFlight,
   kNoCommit,
   kNoWgmmaWait,
+  kNoLastWait,
+  kPipelined,  // correct
+  kPipelinedEarly,
   kWrongStride,
   kWrongLeading,
   kWrongStep,
@@ -50,7 +54,7 @@ enum Bug {
 constexpr int kStages = 2;
 
 template <bool TA, bool TB, int N, Bug BUG>
-static void product(const TensorMap& a, const TensorMap& b, float* out, int steps) {
+DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int steps) {
   constexpr int left = 64 * 128, stage = left + N * 128;
   SMEM_DYN(unsigned char, tiles);
   SMEM(mbarrier, full, [kStages]);
@@ -73,15 +77,15 @@ static void product(const TensorMap& a, const TensorMap& b, float* out, int step
     for (int i = 0; i < steps + (BUG == kLastCopyUnused); i++) {
       const int s = i % kStages, turn = i / kStages;
       unsigned char* tile = tiles + s * (BUG == kTileOutside ? 3 : 1) * stage;
-      mbarrier_wait(&empty[s], BUG == kProducersWrongParity ? turn & 1 : ~turn & 1);  // <- kProducersWrongParity
+      mbarrier_wait(&empty[s], BUG == kProducersWrongParity ? turn & 1 : ~turn & 1);
       if (BUG == kNoExpect)
         mbarrier_arrive(&full[s]);
       else
         mbarrier_arrive_expect(&full[s], stage - (BUG == kTooFewBytes) * 8192 + (BUG == kTooManyBytes) * 16);
       if (BUG == kArrivesTwice) mbarrier_arrive(&full[s]);  // <- kArrivesTwice
-      tma_load(tile, a, &full[s], TA ? 0 : 64 * i, TA ? 64 * i : 0);  // <- kMisalignedTile, kNoInitFence, kReleasedEarly
+      tma_load(tile, a, &full[s], TA ? 0 : 64 * i, TA ? 64 * i : 0);  // <- kMisalignedTile, kNoInitFence, kReleasedEarly, kReleasedByOneWarp, kTileOutside, kTooFewBytes, kNoCommit, kNoWgmmaWait, kPipelinedEarly
       for (int n = 0; n < N; n += 64)
-        tma_load(tile + left + 128 * n, b, &full[s], TB ? n : 64 * i, TB ? 64 * i : n);  // <- kTooFewBytes, kTileOutside
+        tma_load(tile + left + 128 * n, b, &full[s], TB ? n : 64 * i, TB ? 64 * i : n);  // <- kTooFewBytes, kLastCopyUnused
     }
     return;
   }
@@ -95,7 +99,7 @@ static void product(const TensorMap& a, const TensorMap& b, float* out, int step
     } else if (BUG == kMbarrierInGlobal) {
       mbarrier_wait(reinterpret_cast<mbarrier*>(out), 0);  // <- kMbarrierInGlobal
     } else if (BUG != kNoWait) {
-      mbarrier_wait(&full[s], BUG == kWrongParity ? ~turn & 1 : turn & 1);  // <- kNoInit, kTooManyBytes
+      mbarrier_wait(&full[s], BUG == kWrongParity ? ~turn & 1 : turn & 1);  // <- kNoInit, kTooManyBytes, kProducersWrongParity
     }
     if (BUG == kNoProxyFence) {
       if (t == 5) tile[0] = 0;
@@ -110,23 +114,30 @@ static void product(const TensorMap& a, const TensorMap& b, float* out, int step
     }
     for (int k = 0; k < 4; k++) {
       const int step = BUG == kWrongStep ? 16 : 32, stride = BUG == kWrongStride ? 512 : 1024;
-      uint64_t of_a = matrix_descriptor(tile + k * (TA ? 2048 : step), 8192, stride);
-      uint64_t of_b = matrix_descriptor(tile + left + k * (TB ? 2048 : step), BUG == kWrongLeading ? 4096 : 8192, 1024);
+      unsigned long long of_a = matrix_descriptor(tile + k * (TA ? 2048 : step), 8192, stride);
+      unsigned long long of_b = matrix_descriptor(tile + left + k * (TB ? 2048 : step), BUG == kWrongLeading ? 4096 : 8192, 1024);
       if (BUG == kNoSwizzle) of_b ^= 1ull << 62;
       wgmma_bf16<TA, TB>(d, of_a, of_b, i + k > 0);  // <- kNoWait, kWrongParity, kNoExpect, kNoFence, kTouchedAfterFence, kNoSwizzle, kNoProxyFence, kHalfAWarp, kThreeWarps, kTooFewBytes
     }
     if (BUG != kNoCommit) wgmma_commit();
     if (BUG == kTouchedInFlight) d[5] = 0;  // <- kTouchedInFlight
     if (BUG == kReleasedEarly && t % 32 == 0) mbarrier_arrive(&empty[s]);
-    if (BUG != kNoWgmmaWait) wgmma_wait<0>();
+    if (BUG == kPipelined || BUG == kPipelinedEarly) {
+      wgmma_wait<1>();
+      const int done = BUG == kPipelined ? i - 1 : i;
+      if (done >= 0 && t % 32 == 0) mbarrier_arrive(&empty[done % kStages]);
+      continue;
+    }
+    if (BUG != kNoWgmmaWait && (BUG != kNoLastWait || i + 1 < steps)) wgmma_wait<0>();
     if (BUG == kReleasedByOneWarp ? t == 0 : BUG == kReleasesTwice ? t % 32 < 2 : BUG != kReleasedEarly && t % 32 == 0)
       mbarrier_arrive(&empty[s]);
   }
+  if (BUG == kPipelined || BUG == kPipelinedEarly) wgmma_wait<0>();
   const int row = 16 * warp + t % 32 / 4, column = 2 * (t % 4);
   for (int j = 0; j < N / 8; j++) {
     for (int h = 0; h < 2; h++) {
       float* to = out + (row + 8 * h) * N + 8 * j + column;
-      to[0] = d[4 * j + 2 * h];  // <- kNoCommit, kNoWgmmaWait
+      to[0] = d[4 * j + 2 * h];  // <- kNoLastWait
       to[1] = d[4 * j + 2 * h + 1];
     }
   }
@@ -169,6 +180,9 @@ BUG(kTouchedAfterFence)
 BUG(kTouchedInFlight)
 BUG(kNoCommit)
 BUG(kNoWgmmaWait)
+BUG(kNoLastWait)
+BUG(kPipelined)
+BUG(kPipelinedEarly)
 BUG(kWrongStride)
 BUG(kWrongStep)
 BUG(kNoSwizzle)
@@ -181,3 +195,64 @@ BUG(kHalfAWarp)
 BUG(kThreeWarps)
 BUG(kLastCopyUnused)
 PRODUCT(product_kWrongLeading, true, true, 128, kWrongLeading)
+
+// out [box_rows, 64], as the head of ptx/tma.cuh says where it lies; the same tile is then filled with what lies 64 columns
+// further on.
+template <bool bad>
+DEVICE void boxes(const TensorMap& a, float* out, int row, int column, int box_rows) {
+  SMEM_DYN(unsigned short, tile);
+  SMEM(mbarrier, full, [1]);
+  const int t = threadIdx.x;
+  if (t == 0) {
+    mbarrier_init(full, 1);
+    mbarrier_fence();
+  }
+  __syncthreads();
+  for (int turn = 0; turn < 2; turn++) {
+    if (t == 0) {
+      tma_load(tile, a, full, column + 64 * turn, row);  // <- boxes
+      mbarrier_arrive_expect(full, 128 * box_rows);
+    }
+    mbarrier_wait(full, turn);
+    for (int i = t; i < 64 * box_rows; i += 32) {
+      const int r = i / 64, c = i % 64, piece = c / 8 ^ r % 8;
+      out[(box_rows * turn + r) * 64 + c] = __uint_as_float((unsigned)tile[64 * r + 8 * piece + c % 8] << 16);  // <- boxes
+    }
+    if (!bad) __syncthreads();
+  }
+}
+
+KERNEL(boxes_good, 32, 1, const __grid_constant__ TensorMap a, float* out, int row, int column, int box_rows) {
+  boxes<false>(a, out, row, column, box_rows);
+}
+KERNEL(boxes_bad, 32, 1, const __grid_constant__ TensorMap a, float* out, int row, int column, int box_rows) {
+  boxes<true>(a, out, row, column, box_rows);
+}
+
+// An mbarrier without copies: a warp hands its values to the other, which hands the place back.
+template <bool bad>
+DEVICE void handshake(float* out, int turns) {
+  SMEM(float, values, [32]);
+  SMEM(mbarrier, full, [1]);
+  SMEM(mbarrier, empty, [1]);
+  const int t = threadIdx.x;
+  if (t == 0) {
+    mbarrier_init(full, bad ? 31 : 32);
+    mbarrier_init(empty, 32);
+  }
+  __syncthreads();
+  for (int i = 0; i < turns; i++) {
+    if (t < 32) {
+      mbarrier_wait(empty, ~i & 1);
+      values[t] = (float)(t + i);  // <- handshake
+      mbarrier_arrive(full);
+    } else {
+      mbarrier_wait(full, i & 1);
+      out[32 * i + t - 32] = values[63 - t];  // <- handshake
+      mbarrier_arrive(empty);
+    }
+  }
+}
+
+KERNEL(handshake_good, 64, 1, float* out, int turns) { handshake<false>(out, turns); }
+KERNEL(handshake_bad, 64, 1, float* out, int turns) { handshake<true>(out, turns); }

@@ -4,13 +4,13 @@ use super::clocks::{Actor, Clocks, Party, Stamp, Who};
 use super::copies::Copies;
 use super::engine::Engine;
 use super::ffi;
-use super::meeting::{Barrier, Exchange};
 use super::mbarriers::Mbarrier;
+use super::meeting::{Barrier, Exchange};
 use super::memory::Memory;
 use super::options::{Options, Order, Random};
+use super::products::{Lane, Warp};
 use super::registry::Kernel;
 use super::report::{At, Fault, Here, Pc};
-use super::products::{Lane, Warp};
 use super::shadow::{Defect, How};
 use super::shared::Shared;
 use crate::device::cuda::launch::Launch;
@@ -309,10 +309,12 @@ impl Block {
         let Some(first) = self.threads.iter().position(|t| t.status != Status::Done) else { return };
         let (at, what) = match self.threads[first].status {
             Status::AtBarrier(id) => self.barriers[id].describe(self, id),
-            Status::AtMbarrier(number) => self.mbarriers[number].describe(first),
+            Status::AtMbarrier(number) => (self.mbarriers[number].waits_at(first), String::new()),
             Status::AtWarp => super::meeting::describe_warp(self, first),
             _ => (At::Kernel, format!("polls a word that nobody changes; {SPINS} rounds")),
         };
+        let others = self.mbarriers.iter().filter_map(Mbarrier::describe);
+        let what = Some(what).filter(|what| !what.is_empty()).into_iter().chain(others).collect::<Vec<_>>().join("; ");
         self.report_for(first, at, format!("deadlock: {what}"));
     }
 }

@@ -60,7 +60,14 @@ impl Engine {
 
 impl Block {
     /// The current thread starts a copy of the box at (`row`, `column`); false when it was reported.
-    pub fn tma_load(&mut self, place: (Here, Pc), to: u64, map: TensorMap, mbarrier: u64, [row, column]: [i32; 2]) -> bool {
+    pub fn tma_load(
+        &mut self,
+        place: (Here, Pc),
+        to: u64,
+        map: TensorMap,
+        mbarrier: u64,
+        [row, column]: [i32; 2],
+    ) -> bool {
         let (site, pc) = place;
         let Some(offset) = self.shared.offset(to) else {
             self.report(site.at(), "a tile of the copy engine that is not in shared memory");
@@ -91,7 +98,11 @@ impl Block {
             Arrival::Lazy => false,
             Arrival::Random => self.random.coin(),
         };
-        if now { self.arrive(&load) } else { self.engine.pending.push(load) }
+        if now {
+            self.arrive(&load)
+        } else {
+            self.engine.pending.push(load)
+        }
         true
     }
 
@@ -109,7 +120,7 @@ impl Block {
                 unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len()) }
             }
         }
-        self.count_bytes(load.mbarrier, load.bytes() as i64);
+        self.count_bytes(load.mbarrier, load.bytes() as i64, (load.thread, load.site));
     }
 
     /// After every thread had its turn: whether a copy has arrived. One does where nobody can go on without, and at random at

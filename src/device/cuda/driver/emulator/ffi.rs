@@ -112,8 +112,7 @@ unsafe extern "C" fn emu_access(address: *const c_void, bytes: usize, write: c_i
         if block.threads[block.current].stack.contains(&address) {
             return block.touch(address, Pc::new(pc));
         }
-        constant(address) && write == 0
-            || block.access(Actor::Thread, (address as u64, bytes as u64), how, Pc::new(pc))
+        constant(address) && write == 0 || block.access(Actor::Thread, (address as u64, bytes as u64), how, Pc::new(pc))
     });
     if !fine {
         suspend();

@@ -22,8 +22,9 @@ pub struct Mbarrier {
     phase: u32,
     /// The thread that initialised it, until it has run `mbarrier_fence`.
     unfenced: Option<usize>,
-    /// After how many phases the latest copy was complete, and how many phases somebody has waited for.
-    copied: u32,
+    /// The latest copy: who has started it, where, and after how many phases it was complete.
+    copied: Option<(usize, Here, u32)>,
+    /// How many phases somebody has waited for.
     waited: u32,
     /// Who waits for the phase: thread, place, parity.
     waiting: Vec<(usize, Here, u32)>,
@@ -33,23 +34,30 @@ pub struct Mbarrier {
 }
 
 impl Mbarrier {
-    /// Where a thread waits for ever, and why.
-    pub fn describe(&self, thread: usize) -> (At, String) {
-        let waits = self.waiting.iter().find(|(t, ..)| *t == thread);
-        let (at, parity) = waits.map_or((At::Kernel, 0), |(_, site, parity)| (site.at(), *parity));
+    /// Where a thread waits for ever.
+    pub fn waits_at(&self, thread: usize) -> At {
+        self.waiting.iter().find(|(t, ..)| *t == thread).map_or(At::Kernel, |(_, site, _)| site.at())
+    }
+
+    /// Who waits for ever, and why.
+    pub fn describe(&self) -> Option<String> {
+        let (_, site, parity) = self.waiting.first()?;
         let bytes = match self.bytes {
             n if n < 0 => format!("has {} bytes more than were announced", -n),
             n => format!("misses {n} bytes"),
         };
-        let what = format!(
-            "{} threads wait for parity {parity} of {}, whose phase {} misses {} of {} arrivals and {bytes}",
-            self.waiting.len(),
+        let threads = match self.waiting.len() {
+            1 => "1 thread waits".to_string(),
+            n => format!("{n} threads wait"),
+        };
+        Some(format!(
+            "{threads} in {} for parity {parity} of {}, whose phase {} misses {} of {} arrivals and {bytes}",
+            site.site(),
             self.name(),
             self.phase,
             self.missing,
             self.count,
-        );
-        (at, what)
+        ))
     }
 
     /// Words for a report.
@@ -91,7 +99,7 @@ impl Block {
             bytes: 0,
             phase: 0,
             unfenced: Some(self.current),
-            copied: 0,
+            copied: None,
             waited: 0,
             waiting: Vec::new(),
             now: Knowledge::default(),
@@ -152,8 +160,12 @@ impl Block {
         let Some(number) = self.mbarrier(place, address) else { return false };
         let (current, barrier) = (self.current, &mut self.mbarriers[number]);
         if barrier.missing == 0 {
-            let what =
-                format!("too many arrivals: phase {} of {} has had all {}", barrier.phase, barrier.name(), barrier.count);
+            let what = format!(
+                "too many arrivals: phase {} of {} has had all {}",
+                barrier.phase,
+                barrier.name(),
+                barrier.count
+            );
             self.report(place.0.at(), what);
             return false;
         }
@@ -171,11 +183,11 @@ impl Block {
         true
     }
 
-    /// Bytes of a copy have arrived that counts towards a barrier.
-    pub fn count_bytes(&mut self, number: usize, bytes: i64) {
+    /// Bytes of a copy have arrived that counts towards a barrier, started by this thread in this place.
+    pub fn count_bytes(&mut self, number: usize, bytes: i64, (thread, site): (usize, Here)) {
         let barrier = &mut self.mbarriers[number];
         barrier.bytes -= bytes;
-        barrier.copied = barrier.phase + 1;
+        barrier.copied = Some((thread, site, barrier.phase + 1));
         self.end_phase(number);
     }
 
@@ -229,15 +241,20 @@ impl Block {
         if let Some((thread, site)) = self.engine.first() {
             self.report_for(thread, site.at(), "the block ends while this copy of the copy engine is on its way");
         }
-        if let Some(barrier) = self.mbarriers.iter().find(|b| b.bytes != 0 || b.copied > b.waited) {
-            let (at, what) = match barrier.bytes {
-                0 => (barrier.init.at(), format!("the block ends, and nobody has waited for the last copies of {}", barrier.name())),
-                n => (
-                    barrier.init.at(),
-                    format!("the block ends with {n} bytes of copies missing of those announced to {}", barrier.name()),
-                ),
-            };
-            self.report_for(0, at, what);
+        let mut left = None;
+        for barrier in &self.mbarriers {
+            let unseen = barrier.copied.filter(|(.., phases)| *phases > barrier.waited);
+            if let Some((thread, site, _)) = unseen {
+                let what =
+                    format!("the block ends, and nobody has waited for this copy, which {} counts", barrier.name());
+                left = left.or(Some((thread, site, what)));
+            } else if barrier.bytes != 0 {
+                let what = format!("the block ends, and {} misses {} bytes of copies", barrier.name(), barrier.bytes);
+                left = left.or(Some((0, barrier.init, what)));
+            }
+        }
+        if let Some((thread, site, what)) = left {
+            self.report_for(thread, site.at(), what);
         }
     }
 }

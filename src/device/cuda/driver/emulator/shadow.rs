@@ -31,9 +31,16 @@ pub enum How {
 /// What is wrong with an access.
 pub enum Defect {
     Uninitialised,
-    Race { other: Stamp, wrote: bool, pc: Pc },
+    Race {
+        other: Stamp,
+        wrote: bool,
+        pc: Pc,
+    },
     /// What a thread has written meets the copy engine or a product with no proxy fence between them.
-    Proxy { other: Stamp, pc: Pc },
+    Proxy {
+        other: Stamp,
+        pc: Pc,
+    },
 }
 
 /// The shadow of one allocation.

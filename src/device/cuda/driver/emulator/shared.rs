@@ -105,10 +105,13 @@ impl Shared {
         if arrays.chain([(DYNAMIC_BEGIN, self.dynamic)]).any(inside) {
             return Ok(());
         }
-        let before = self.arrays.iter().filter(|(_, start, _)| *start <= offset).max_by_key(|(_, start, _)| *start);
-        Err(match before {
+        let before = self.arrays.iter().filter(|(_, start, size)| (*start..start + size + GAP).contains(&offset));
+        Err(match before.max_by_key(|(_, start, _)| *start) {
             Some((_, start, size)) => {
-                format!("{bytes} bytes end {} bytes behind an array of {size} bytes in shared memory", end - start - size)
+                format!(
+                    "{bytes} bytes end {} bytes behind an array of {size} bytes in shared memory",
+                    end - start - size
+                )
             }
             None => format!("{bytes} bytes lie outside of the {} bytes of shared memory of the launch", self.dynamic),
         })
