@@ -81,8 +81,7 @@ DEVICE bool add_parts(float* sums, unsigned* number, unsigned* workspace, int un
   if (thread == 0) number[0] = draw_ticket(workspace + unit);
   named_barrier(id, 128);
   const bool last = number[0] + 1 == (unsigned)parts;
-  // Before the number is drawn for a next tile.
-  named_barrier(id, 128);
+  // (A next number is drawn behind a barrier that comes after this.)
   if (!last) return false;
   // For the launch after this one. All that happens to a ticket is atomic.
   if (thread == 0) atomicExch(workspace + unit, 0u);
@@ -115,8 +114,10 @@ DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, const Epilogue<
   SMEM(mbarrier, turns, [2]);
   SMEM(unsigned, numbers, [2]);
   if (threadIdx.x == 0) {
-    mbarrier_init(turns, 4);
-    mbarrier_init(turns + 1, 4);
+    if (!kShared) {
+      mbarrier_init(turns, 4);
+      mbarrier_init(turns + 1, 4);
+    }
 #pragma unroll
     for (int s = 0; s < kStages; s++) {
       mbarrier_init(full + s, 1);
