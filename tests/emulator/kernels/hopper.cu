@@ -83,7 +83,7 @@ DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int step
       else
         mbarrier_arrive_expect(&full[s], stage - (BUG == kTooFewBytes) * 8192 + (BUG == kTooManyBytes) * 16);
       if (BUG == kArrivesTwice) mbarrier_arrive(&full[s]);  // <- kArrivesTwice
-      tma_load(tile, a, &full[s], TA ? 0 : 64 * i, TA ? 64 * i : 0);  // <- kMisalignedTile, kNoInitFence, kReleasedEarly, kReleasedByOneWarp, kTileOutside, kTooFewBytes, kNoCommit, kNoWgmmaWait, kPipelinedEarly
+      tma_load(tile, a, &full[s], TA ? 0 : 64 * i, TA ? 64 * i : 0);  // <- kMisalignedTile, kNoInitFence, kReleasedEarly, kReleasedByOneWarp, kTileOutside, kTooFewBytes, kNoCommit, kNoWgmmaWait, kPipelinedEarly, kLastCopyUnused
       for (int n = 0; n < N; n += 64)
         tma_load(tile + left + 128 * n, b, &full[s], TB ? n : 64 * i, TB ? 64 * i : n);  // <- kTooFewBytes, kLastCopyUnused
     }
@@ -213,7 +213,7 @@ DEVICE void boxes(const TensorMap& a, float* out, int row, int column, int box_r
       tma_load(tile, a, full, column + 64 * turn, row);  // <- boxes
       mbarrier_arrive_expect(full, 128 * box_rows);
     }
-    mbarrier_wait(full, turn);
+    mbarrier_wait(full, turn);  // <- boxes
     for (int i = t; i < 64 * box_rows; i += 32) {
       const int r = i / 64, c = i % 64, piece = c / 8 ^ r % 8;
       out[(box_rows * turn + r) * 64 + c] = __uint_as_float((unsigned)tile[64 * r + 8 * piece + c % 8] << 16);  // <- boxes

@@ -14,13 +14,13 @@ pub enum Order {
     Random,
 }
 
-/// When an asynchronous copy moves its bytes.
+/// When an asynchronous copy moves its bytes, and when a product that runs beside its warp is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Arrival {
     /// At once.
     #[default]
     Eager,
-    /// Not before a wait asks for it.
+    /// Not before a wait asks for it; of the copy engine, not before nobody can go on without it.
     Lazy,
     /// Either, at random.
     Random,
