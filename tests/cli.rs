@@ -88,6 +88,16 @@ fn three_levels_in_train() {
     assert!(report.contains("perplexity:") && report.contains("bits per byte:"), "{report}");
     // Each of the 4,000 lines has six words.
     assert!(report.contains("per word (all losses over 24000 words)"), "{report}");
+    // Windows that do not overlap are the default; in others the same tokens are scored.
+    assert_eq!(ok(dir.path(), &["eval", model, "--data", "text.txt", "--stride", "16"]), report);
+    let closer = ok(dir.path(), &["eval", model, "--data", "text.txt", "--stride", "4"]);
+    let scored = |report: &str| report.lines().find(|line| line.starts_with("tokens scored:")).map(str::to_string);
+    assert!(scored(&closer) == scored(&report) && closer != report, "{closer}");
+    for (stride, words) in [("17", "more than the model's context of 16"), ("0", "--stride")] {
+        let refused = vcycle(dir.path(), &["eval", model, "--data", "text.txt", "--stride", stride]);
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(2) && text.contains(words), "{text}");
+    }
     std::fs::write(dir.path().join("lines.txt"), "the 3 of the 5 states\n\nof the states\n").expect("written");
     let known = ok(dir.path(), &["eval", model, "--data", "lines.txt", "--last-word"]);
     // A space and six letters, by characters.
@@ -134,6 +144,33 @@ fn operators_on_checkpoints_three_levels_down_and_up() {
     assert_eq!(score("m2"), score("up1"));
     assert_ne!(score("m2"), score("paper"));
     assert_ne!(score(big), score("mixed"));
+}
+
+#[test]
+fn operators_leave_out_a_vocabulary_of_unknown_case_and_say_so() {
+    let dir = workplace();
+    let at = dir.path();
+    ok(at, &["train", "three.toml", "--out", "run", "--quiet"]);
+    let big = "run/vcycle/model";
+    std::fs::remove_file(at.join(big).join("tokenizer.json")).expect("removed");
+    std::fs::write(at.join(big).join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\n").expect("written");
+    let said = |args: &[&str], noted: bool| {
+        let out = vcycle(at, args);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{text}");
+        let notes: Vec<&str> = text.lines().filter(|line| line.contains("vocab.txt")).collect();
+        assert_eq!(notes.len(), usize::from(noted), "{text}");
+        assert!(notes.iter().all(|note| note.starts_with("note: ") && note.contains("do_lower_case")), "{text}");
+    };
+    let has = |model: &str| at.join(model).join("tokenizer.json").exists();
+    said(&["coalesce", big, "--layers", "2", "--heads", "2", "--out", "small"], true);
+    said(&["interpolate", big, "small", "--alpha", "0.5", "--out", "mixed"], true);
+    std::fs::copy(at.join(big).join("vocab.txt"), at.join("small/vocab.txt")).expect("copied");
+    said(&["decoalesce", "small", "--out", "grown"], true);
+    assert!(!has("small") && !has("mixed") && !has("grown"));
+    std::fs::write(at.join(big).join("tokenizer_config.json"), r#"{"do_lower_case": true}"#).expect("written");
+    said(&["coalesce", big, "--layers", "2", "--heads", "2", "--out", "with"], false);
+    assert!(has("with"));
 }
 
 #[test]

@@ -5,6 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use vcycle::device::cpu::Cpu;
+use vcycle::hub::{checkpoint, tensors};
+use vcycle::model::Model;
+use vcycle::model::deit::{Deit, DeitConfig, Distillation};
+use vcycle::model::store::Store;
 use vcycle::train::config::Config;
 use vcycle::train::folder::About;
 use vcycle::train::progress::Progress;
@@ -96,6 +100,80 @@ fn models_are_scored_and_mapped_by_the_commands() {
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(refused.status.code() == Some(2) && text.contains("takes other inputs"), "{text}");
     }
+}
+
+/// `DeiTForImageClassification` of transformers: its second token is seen by the others, and nobody asks what it says.
+#[test]
+fn a_distillation_token_needs_no_head() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let mut device = Cpu::new(1);
+    let config = DeitConfig {
+        image: 8,
+        patch: 2,
+        channels: 1,
+        classes: 10,
+        width: 32,
+        heads: 2,
+        layers: 2,
+        ffn: 128,
+        eps: 1e-6,
+        init_std: 0.3,
+        distillation: Distillation::Head,
+        dropout: 0.0,
+        drop_path: 0.0,
+    };
+    let with = Deit::new(config.clone()).expect("a model");
+    let store = Store::new(with.table().clone(), &mut device).expect("memory");
+    store.initialise(&mut device, 3).expect("weights");
+    let head = with.table().find("head_dist.weight", None).expect("a head");
+    store.write(&mut device, head, &[0.0; 320]).expect("written");
+    fs::create_dir(path("with")).expect("a folder");
+    checkpoint::save(path("with").as_ref(), &with, &store, &mut device).expect("saved");
+
+    let without = Deit::new(DeitConfig { distillation: Distillation::Token, ..config }).expect("a model");
+    let same = Store::new(without.table().clone(), &mut device).expect("memory");
+    for i in 0..same.table.params.len() {
+        assert_eq!(same.table.params[i].name(), store.table.params[i].name());
+        let values = store.read(&mut device, i).expect("values");
+        same.write(&mut device, i, &values).expect("written");
+    }
+    fs::create_dir(path("without")).expect("a folder");
+    checkpoint::save(path("without").as_ref(), &without, &same, &mut device).expect("saved");
+    let names = |model: &str| -> Vec<String> {
+        let read = tensors::read(&dir.path().join(model).join("model.safetensors")).expect("tensors");
+        let mut names: Vec<String> = read.into_iter().map(|tensor| tensor.name).collect();
+        names.sort_unstable();
+        names
+    };
+    let saved = names("without");
+    for name in ["classifier.weight", "deit.embeddings.distillation_token", "deit.encoder.layer.1.output.dense.bias"] {
+        assert!(saved.iter().any(|saved| saved == name), "{name} is not in {saved:?}");
+    }
+
+    // A head whose weights are zeros finds ln 10, and changes no rank.
+    let text = fs::read_to_string("configs/deit-tiny.toml").expect("a configuration");
+    fs::write(path("run.toml"), text.replace("patch = 2", "patch = 2\ndistilled = true")).expect("written");
+    let score = |model: &str| {
+        let said = ok(&["eval", &path(model), "--run", &path("run.toml")]);
+        let number = |what: &str| -> f64 {
+            let line = said.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what} in {said}"));
+            line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+        };
+        [number("loss:"), number("top-1:"), number("top-5:")]
+    };
+    let ([two, ranks @ ..], [one, same_ranks @ ..]) = (score("with"), score("without"));
+    assert!((two - (one + 10f64.ln()) / 2.0).abs() < 1.5e-4 && ranks == same_ranks, "{two} and {one}");
+    let refused = vcycle(&["eval", &path("without"), "--run", "configs/deit-tiny.toml"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("takes other inputs"));
+
+    // The operators keep names and form.
+    ok(&["coalesce", &path("without"), "--layers", "1", "--heads", "1", "--out", &path("small")]);
+    ok(&["decoalesce", &path("small"), "--out", &path("grown")]);
+    ok(&["interpolate", &path("without"), &path("small"), "--alpha", "0.25", "--out", &path("mixed")]);
+    assert!(names("grown") == saved && names("mixed") == saved);
+    assert!(fs::read_to_string(path("small/config.json")).expect("a file").contains("\"DeiTForImageClassification\""));
+    ok(&["eval", &path("small"), "--run", &path("run.toml")]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vcycle::hub::config::{self, Config};
 use vcycle::hub::vit_config::{self, Form};
 use vcycle::hub::{bert_config, gpt2_config};
 use vcycle::model::bert::{BertConfig, BertHead, Norm};
-use vcycle::model::deit::DeitConfig;
+use vcycle::model::deit::{DeitConfig, Distillation};
 
 /// `json` with `key` set to `value`, or removed if it is `None`.
 fn with(json: &Value, key: &str, value: Option<Value>) -> Value {
@@ -208,7 +208,7 @@ fn tiny() -> DeitConfig {
         ffn: 768,
         eps: 1e-12,
         init_std: 0.02,
-        distilled: false,
+        distillation: Distillation::None,
         dropout: 0.0,
         drop_path: 0.0,
     }
@@ -229,14 +229,22 @@ fn vision_transformers() {
     };
     assert_eq!(vit(&vit_json()), (tiny(), Form::HuggingFace));
     let mut deit = with(&vit_json(), "model_type", Some(json!("deit")));
-    deit["architectures"] = json!(["DeiTForImageClassificationWithTeacher"]);
-    assert_eq!(vit(&deit).0, DeitConfig { distilled: true, ..tiny() });
+    for (architecture, distillation) in [
+        ("DeiTForImageClassification", Distillation::Token),
+        ("DeiTForImageClassificationWithTeacher", Distillation::Head),
+    ] {
+        deit["architectures"] = json!([architecture]);
+        assert_eq!(vit(&deit), (DeitConfig { distillation, ..tiny() }, Form::HuggingFace));
+    }
     assert_eq!(vit(&with(&vit_json(), "image_size", Some(json!([224, 224])))).0, tiny());
 
     let timm = DeitConfig { eps: 1e-6, ..tiny() };
     assert_eq!(vit(&hub_json("deit_tiny_patch16_224")), (timm.clone(), Form::TimmHub));
     assert_eq!(vit(&hub_json("vit_tiny_patch16_224")).0, timm);
-    assert_eq!(vit(&hub_json("deit_tiny_distilled_patch16_224")).0, DeitConfig { distilled: true, ..timm.clone() });
+    assert_eq!(
+        vit(&hub_json("deit_tiny_distilled_patch16_224")).0,
+        DeitConfig { distillation: Distillation::Head, ..timm.clone() }
+    );
     let args = json!({"img_size": 384, "num_classes": 10, "mlp_ratio": 3.5, "drop_path_rate": 0.1});
     let mut larger = with(&hub_json("vit_tiny_patch16_224"), "model_args", Some(args));
     larger["pretrained_cfg"]["input_size"] = json!([3, 384, 384]);
@@ -260,6 +268,7 @@ fn vision_transformers_that_are_refused() {
             ("model_type", Some(json!("swin"))),
             ("architectures", None),
             ("architectures", Some(json!(["ViTModel"]))),
+            ("architectures", Some(json!(["DeiTForImageClassification"]))),
             ("architectures", Some(json!(["DeiTForImageClassificationWithTeacher"]))),
             ("hidden_act", Some(json!("quick_gelu"))),
             ("hidden_act", Some(Value::Null)),
@@ -277,9 +286,9 @@ fn vision_transformers_that_are_refused() {
             ("drop_path_rate", Some(json!(1.0))),
         ],
     );
-    let mut undistilled = with(&vit_json(), "model_type", Some(json!("deit")));
-    undistilled["architectures"] = json!(["DeiTForImageClassification"]);
-    assert!(read(&undistilled).unwrap_err().to_string().contains("architectures"));
+    // And the other way round.
+    let deit = with(&vit_json(), "model_type", Some(json!("deit")));
+    assert!(read(&deit).unwrap_err().to_string().contains("architectures"));
 
     let arguments = vit_config::to_json(&tiny(), Form::TimmArguments);
     refused(
@@ -337,10 +346,30 @@ fn vision_transformers_are_written_as_they_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     for form in [Form::HuggingFace, Form::TimmArguments, Form::TimmHub] {
-        for (distilled, ffn, eps) in [(false, 768, 1e-6), (true, 768, 1e-12), (false, 577, 1e-6), (true, 1, 1e-5)] {
-            let config =
-                DeitConfig { distilled, ffn, eps, dropout: 0.1, drop_path: 0.3, channels: 1, init_std: 0.03, ..tiny() };
-            vit_config::write(&config, form, &path).unwrap();
+        for (distillation, ffn, eps) in [
+            (Distillation::None, 768, 1e-6),
+            (Distillation::Head, 768, 1e-12),
+            (Distillation::None, 577, 1e-6),
+            (Distillation::Head, 1, 1e-5),
+            (Distillation::Token, 768, 1e-12),
+        ] {
+            let config = DeitConfig {
+                distillation,
+                ffn,
+                eps,
+                dropout: 0.1,
+                drop_path: 0.3,
+                channels: 1,
+                init_std: 0.03,
+                ..tiny()
+            };
+            let written = vit_config::write(&config, form, &path);
+            if distillation == Distillation::Token && form != Form::HuggingFace {
+                let message = written.unwrap_err().to_string();
+                assert!(message.contains("distilled") && message.contains("transformers"), "{message}");
+                continue;
+            }
+            written.unwrap();
             assert_eq!(config::read(&path).unwrap(), Config::Vit(config, form));
         }
     }

@@ -87,12 +87,15 @@ fn bert_listed(names: &[String]) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Blocks and what is around them under the names of timm, and of transformers with queries, keys and values apart.
-fn vit(distilled: bool) -> (Vec<String>, Vec<String>) {
-    let (prefix, heads) =
-        if distilled { ("deit.", ["cls_classifier", "distillation_classifier"]) } else { ("vit.", ["classifier", ""]) };
+fn vit(names: Names) -> (Vec<String>, Vec<String>) {
+    let (prefix, heads) = match names {
+        Names::DeitWithTeacher => ("deit.", ["cls_classifier", "distillation_classifier"]),
+        Names::Deit => ("deit.", ["classifier", ""]),
+        _ => ("vit.", ["classifier", ""]),
+    };
     let mut ours = vec!["cls_token".to_owned(), "pos_embed".to_owned()];
     let mut theirs = vec![format!("{prefix}embeddings.cls_token"), format!("{prefix}embeddings.position_embeddings")];
-    if distilled {
+    if prefix == "deit." {
         ours.push("dist_token".to_owned());
         theirs.push(format!("{prefix}embeddings.distillation_token"));
     }
@@ -102,7 +105,7 @@ fn vit(distilled: bool) -> (Vec<String>, Vec<String>) {
         &format!("{prefix}layernorm"),
         heads[0],
     ]));
-    if distilled {
+    if names == Names::DeitWithTeacher {
         ours.extend(both(&["head_dist"]));
         theirs.extend(both(&[heads[1]]));
     }
@@ -156,8 +159,8 @@ fn assert_refused(found: Result<Selected>, parts: &[&str]) {
 
 #[test]
 fn vision_transformers_of_timm_and_of_transformers() {
-    for (distilled, names) in [(false, Names::Vit), (true, Names::Deit)] {
-        let (ours, theirs) = vit(distilled);
+    for names in [Names::Vit, Names::Deit, Names::DeitWithTeacher] {
+        let (ours, theirs) = vit(names);
         let (wanted, theirs) = (listed(&ours), tensors(&listed(&theirs)));
         assert_round_trip(Family::Vit, tensors(&wanted), &wanted, Names::Timm);
         let found = assert_round_trip(Family::Vit, theirs.clone(), &wanted, names);
@@ -187,12 +190,22 @@ fn vision_transformers_of_timm_and_of_transformers() {
         assert_refused(select(Family::Vit, twice, &wanted), &["twice"]);
     }
     // A pooler is a head that is not used; a distillation token is no head.
-    let wanted = listed(&vit(false).0);
-    let mut more = tensors(&listed(&vit(false).1));
+    let wanted = listed(&vit(Names::Vit).0);
+    let mut more = tensors(&listed(&vit(Names::Vit).1));
     more.push(tensor("vit.pooler.dense.weight", &[4, 4]));
     assert_eq!(select(Family::Vit, more.clone(), &wanted).unwrap().unused, ["vit.pooler.dense.weight"]);
     more.push(tensor("vit.embeddings.distillation_token", &[1, 1, 4]));
     assert_refused(select(Family::Vit, more, &wanted), &["does not have", "distillation_token"]);
+    // The head of a teacher is none that may be left out, nor may it be missing.
+    let (with, without) = (vit(Names::DeitWithTeacher), vit(Names::Deit));
+    assert_refused(
+        select(Family::Vit, tensors(&listed(&with.1)), &listed(&without.0)),
+        &["does not have", "distillation_classifier.weight"],
+    );
+    assert_refused(
+        select(Family::Vit, tensors(&listed(&without.1)), &listed(&with.0)),
+        &["missing", "head_dist.weight"],
+    );
     let odd = vec![tensor("blocks.0.attn.qkv.weight", &[4, 4])];
     assert!(Names::Vit.publish(odd).unwrap_err().to_string().contains("blocks.0.attn.qkv.weight"));
     assert!(Names::Vit.publish(vec![tensor("blocks.0.ls1.gamma", &[4])]).unwrap_err().to_string().contains("ls1"));

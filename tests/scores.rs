@@ -1,10 +1,17 @@
 //! Scores beyond the loss of tokens: each is what a hand computes.
 
+use vcycle::data::shard::{Shard, write_shard};
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::device::Device;
+use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
+use vcycle::eval::Forward;
 use vcycle::eval::lambada::{last_words, read_passages};
 use vcycle::eval::metrics::{accuracy, f1, matthews, pearson, spearman};
-use vcycle::eval::perplexity::Perplexity;
+use vcycle::eval::perplexity::{Perplexity, perplexity};
+use vcycle::model::Model;
+use vcycle::model::gpt::{Gpt, GptConfig};
+use vcycle::model::store::Store;
 
 /// Equal up to the rounding of a few dozen operations on numbers of this size.
 fn close(found: f64, wanted: f64) {
@@ -53,6 +60,63 @@ fn perplexity_per_word_is_that_of_all_losses_over_the_words() {
     let result = Perplexity { tokens: 10, loss: 2.0 };
     close(result.per_word(5), 4f64.exp());
     close(result.per_word(10), result.perplexity());
+}
+
+/// A small model with weights far from zero, so that what a token sees matters.
+fn gpt() -> Gpt {
+    let config = GptConfig {
+        vocab: 13,
+        context: 8,
+        width: 8,
+        heads: 2,
+        layers: 2,
+        ffn: 32,
+        eps: 1e-5,
+        init_std: 0.7,
+        dropout_embedding: 0.0,
+        dropout_attention: 0.0,
+        dropout_residual: 0.0,
+        bos: None,
+        eos: None,
+        tied: true,
+    };
+    Gpt::new(config).unwrap()
+}
+
+#[test]
+fn perplexity_with_a_stride_is_that_of_each_token_after_the_text_it_sees() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("text.bin");
+    let tokens: Vec<u32> = (0..38u32).map(|i| i * i * 7 % 13).collect();
+    write_shard(&path, &tokens, 13).unwrap();
+    let shard = Shard::open(&path).unwrap();
+    let (gpt, mut cpu) = (gpt(), Cpu::new(1));
+    let device: &mut dyn Device = &mut cpu;
+    let store = Store::new(gpt.table().clone(), device).unwrap();
+    store.initialise(device, 5).unwrap();
+    let (batch, context) = (3, 8);
+    let mut forward = Forward::new(device, &gpt, &store, (batch, context)).unwrap();
+    let mut losses = Vec::new();
+    for stride in 1..=context {
+        let found = perplexity(device, &mut forward, &shard, (batch, context), stride).unwrap();
+        // Token by token: of the windows that hold it and one before it, the first.
+        let mut sum = 0.0;
+        for target in 1..tokens.len() {
+            let begin = target.saturating_sub(context).next_multiple_of(stride);
+            let seen: Vec<i32> = tokens[begin..target].iter().map(|&token| token as i32).collect();
+            let row = forward.next(device, &seen, seen.len() - 1).unwrap();
+            let all: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            sum += all.ln() - f64::from(row[tokens[target] as usize]);
+        }
+        let wanted = sum / (tokens.len() - 1) as f64;
+        assert_eq!(found.tokens, tokens.len() - 1);
+        assert!((found.loss - wanted).abs() < 2e-6 * wanted, "stride {stride}: {}, not {wanted}", found.loss);
+        losses.push(found.loss);
+    }
+    assert!(losses.windows(2).all(|pair| pair[0] != pair[1]), "{losses:?}");
+    for stride in [0, context + 1] {
+        error_with(perplexity(device, &mut forward, &shard, (batch, context), stride), &["stride", "1..=8"]);
+    }
 }
 
 /// A model that after each byte of `chain` takes the next one of it for three times as likely as each of the others.

@@ -9,10 +9,11 @@ use crate::eval::held_out::{HeldOut, held_out};
 use crate::eval::lambada::{LastWords, last_words, read_passages};
 use crate::eval::perplexity::{Perplexity, perplexity};
 use crate::hub::checkpoint::{self, Loaded};
-use crate::model::Model;
+use crate::model::{Content, Model};
 use crate::train::config::Config;
 use crate::train::feed::Data;
 use crate::train::levels;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// Loss and perplexity of a model on a text or a token shard, or what it reaches on a run's held-out data
@@ -31,6 +32,10 @@ pub struct Args {
     /// Score the last word of each line, given the line before it, as LAMBADA asks
     #[arg(long, conflicts_with = "batch")]
     last_word: bool,
+    /// Tokens from the begin of one window of text to that of the next, at most the model's context (the default, in
+    /// which windows do not overlap). Smaller ones give each token more text before it, and take longer
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["run", "last_word"])]
+    stride: Option<NonZeroUsize>,
     /// Sequences computed at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -73,7 +78,11 @@ impl Args {
         let Loaded { model, store, .. } = checkpoint::load(&self.model, &mut *device)?;
         let data = Data::open(&config, Path::new("runs/data"), &mut |text| eprintln!("{text}"))?;
         let wanted = levels::build(&config, data.facts())?.remove(0);
-        let inputs = |model: &dyn Model| model.inputs(config.shape());
+        // What a batch brings: a distillation token needs the same whether a head reads it or not.
+        let inputs = |model: &dyn Model| {
+            let all = model.inputs(config.shape()).into_iter();
+            all.filter(|input| !matches!(input.content, Content::Fixed(_))).collect::<Vec<_>>()
+        };
         if inputs(&*model) != inputs(&*wanted) {
             bail!(
                 "{} is not of the family and the sizes of {}: the model takes other inputs; give the configuration it was \
@@ -124,7 +133,14 @@ impl Args {
         let batch = usize::from(self.batch);
         let mut device = self.device.open()?;
         let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
-        let vocab = gpt.config.vocab;
+        let (vocab, most) = (gpt.config.vocab, gpt.config.context);
+        let stride = self.stride.map_or(most, NonZeroUsize::get);
+        if stride > most {
+            bail!(
+                "--stride: {stride} tokens are more than the model's context of {most}, and would pass over some; give at \
+                 most {most}"
+            );
+        }
         // Before the shard, so that it is dropped after it: a mapped file cannot be removed everywhere.
         let temporary;
         let (shard, size) = if data.extension().is_some_and(|e| e == "bin") {
@@ -140,9 +156,10 @@ impl Args {
         };
         check_length(data, shard.len())?;
         // A text shorter than the context is scored in one window of its own length.
-        let context = gpt.config.context.min(shard.len() - 1);
+        let context = most.min(shard.len() - 1);
         let mut forward = Forward::new(&mut *device, &gpt, &store, (batch, context))?;
-        Ok((perplexity(&mut *device, &mut forward, &shard, (batch, context))?, size))
+        let stride = stride.min(context);
+        Ok((perplexity(&mut *device, &mut forward, &shard, (batch, context), stride)?, size))
     }
 }
 

@@ -131,7 +131,17 @@ pub fn note_unused(dir: &Path, unused: &[String]) {
     }
 }
 
-/// Writes a model folder whole, in the form of its source, with the tokenizer that lay beside its source.
+/// Says that a tokenizer was left out: the operators do not need one, and which it is nobody said.
+fn note_unknown_case(vocab: &Path) {
+    eprintln!(
+        "note: {}: left out, as nothing says whether its text is in lower case; to take it along, put do_lower_case \
+         into tokenizer_config.json beside it",
+        vocab.display()
+    );
+}
+
+/// Writes a model folder whole, in the form of its source, with the tokenizer that lay beside its source, but for a
+/// `vocab.txt` of unknown case.
 pub fn save(
     out: &Path,
     (model, store, form): (&dyn Model, &Store, Form),
@@ -147,7 +157,10 @@ pub fn save(
             let bytes = read(&tokenizer, TOKENIZER_BYTES)?;
             write_atomic(&target, |out| out.write_all(&bytes))?;
         } else if Tokenizer::is_in(source) {
-            Tokenizer::load(source)?.save(&dir.join(checkpoint::TOKENIZER))?;
+            match Tokenizer::of_unknown_case(source)? {
+                Some(vocab) => note_unknown_case(&vocab),
+                None => Tokenizer::load(source)?.save(&dir.join(checkpoint::TOKENIZER))?,
+            }
         }
         record.map_or(Ok(()), |record| record.write(dir))
     })?;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::random::shuffled;
+use super::random::{TEXT_STAGES, shuffled};
 use super::sampler::{IGNORED, Sampler};
 use super::tokenizer::Tokenizer;
 use super::vocabulary::SpecialTokens;
@@ -179,7 +179,8 @@ impl Classification {
             step.wrapping_mul(sampler.world as u64).wrapping_add(sampler.rank as u64).wrapping_mul(batch as u64);
         for row in 0..batch {
             let number = begin.wrapping_add(row as u64);
-            let example = shuffled(sampler.seed, number / count, number % count, count) as usize;
+            let (round, at) = (number / count, (number % count) as usize);
+            let example = shuffled(sampler.seed, round, at, self.len(), TEXT_STAGES);
             self.fill(Some(&self.examples[example]), row, out);
         }
         Ok(())

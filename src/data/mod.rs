@@ -22,7 +22,7 @@ pub mod inputs;
 pub mod masking;
 pub mod prefetch;
 pub mod prepare;
-mod random;
+pub mod random;
 pub mod reader;
 pub mod sampler;
 pub mod shard;

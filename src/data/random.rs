@@ -1,10 +1,10 @@
-//! Random numbers of data: a function of what they are for, on any machine.
+//! Random numbers of data, and orders: functions of what they are for, without state, on any machine.
 
 /// What splitmix64 steps by.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// One step of splitmix64 (Steele, Lea and Flood 2014), a bijection on 64 bits.
-pub(in crate::data) fn mix(mut x: u64) -> u64 {
+fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(STEP);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -21,15 +21,17 @@ pub(super) fn scale(bits: u64, choices: usize) -> usize {
     ((u128::from(bits) * choices as u128) >> 64) as usize
 }
 
-/// As many random numbers as are asked for, one after another: splitmix64.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Random(u64);
+/// As many random numbers as are asked for, one after another: splitmix64 from a start of its own.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
 
 impl Random {
+    /// The numbers that belong to `seed` and `numbers`, as step, row and purpose. Other numbers, other random ones.
     pub fn new(seed: u64, numbers: impl IntoIterator<Item = u64>) -> Self {
         Random(hash(seed, numbers))
     }
 
+    /// 64 of them.
     pub fn bits(&mut self) -> u64 {
         let bits = mix(self.0);
         self.0 = self.0.wrapping_add(STEP);
@@ -45,21 +47,84 @@ impl Random {
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / 9_007_199_254_740_992.0
     }
+
+    /// Uniform in [`low`, `high`).
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.unit()
+    }
+
+    /// True with the probability `p`.
+    pub fn chance(&mut self, p: f64) -> bool {
+        self.unit() < p
+    }
+
+    /// Standard normal (Box and Muller).
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.unit()).cos()
+    }
+
+    /// From Beta(`alpha`, `alpha`), `alpha` > 0: the share of one of two Gamma variates in both.
+    pub fn beta(&mut self, alpha: f64) -> f64 {
+        let (one, other) = (self.log_gamma(alpha), self.log_gamma(alpha));
+        1.0 / (1.0 + (other - one).exp())
+    }
+
+    /// The logarithm of a Gamma(`shape`, 1) variate (Marsaglia and Tsang 2000); below shape 1 the variate itself may be
+    /// too small for a number.
+    fn log_gamma(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            return self.log_gamma(shape + 1.0) + (1.0 - self.unit()).ln() / shape;
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let v = (1.0 + c * x).powi(3);
+            if v > 0.0 && (1.0 - self.unit()).ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                return (d * v).ln();
+            }
+        }
+    }
 }
 
-/// Where `index` of `0..count` goes in the `round`-th random order of those numbers.
-pub(super) fn shuffled(seed: u64, round: u64, index: u64, count: u64) -> u64 {
-    // A Feistel network permutes the numbers of so many bits; steps that leave the range are walked on until one comes back.
-    let half = (64 - count.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
+/// Stages of the network behind an order of texts, and of images. Data keep the order that they had from the first.
+pub(super) const TEXT_STAGES: u64 = 4;
+pub(super) const IMAGE_STAGES: u64 = 8;
+
+/// What stands at `index` of `0..count` in the `round`-th random order of those numbers: for each round a permutation.
+///
+/// A Feistel network of so many stages permutes the next power of four; what it takes outside is permuted on until it
+/// is inside.
+pub(super) fn shuffled(seed: u64, round: u64, index: usize, count: usize, stages: u64) -> usize {
+    debug_assert!(index < count);
+    let half = (usize::BITS - count.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
     let low = (1u64 << half) - 1;
-    let mut at = index;
+    let mut at = index as u64;
     loop {
-        for stage in 0..4 {
+        for stage in 0..stages {
             let (left, right) = (at >> half, at & low);
             at = right << half | (left ^ hash(seed, [round, stage, right]) & low);
         }
-        if at < count {
-            return at;
+        if at < count as u64 {
+            return at as usize;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_orders_stay_what_they_were() {
+        // Data in the middle of a run rely on it.
+        let mut random = Random::new(7, [1, 2, 3]);
+        assert_eq!([random.bits(), random.bits()], [0xab41_cd08_4dcb_e7bf, 0x4126_dc95_9994_f5dd]);
+        let order = |stages| [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|index| shuffled(7, 3, index, 10, stages));
+        assert_eq!(order(TEXT_STAGES), [6, 8, 7, 9, 4, 5, 3, 0, 2, 1]);
+        assert_eq!(order(IMAGE_STAGES), [7, 3, 0, 8, 4, 1, 5, 9, 6, 2]);
+        let far = |stages| [0, 1, 59_999].map(|index| shuffled(1, 0, index, 60_000, stages));
+        assert_eq!([far(TEXT_STAGES), far(IMAGE_STAGES)], [[14_929, 4_572, 7_430], [38_548, 551, 59_729]]);
     }
 }

@@ -107,6 +107,44 @@ pub fn validation_batch(
     ids: &mut [i32],
     labels: &mut [i32],
 ) -> Result<usize> {
+    scoring_batch(index, (batch, context), ids, labels, |window| {
+        validation_window(tokens.as_ref(), window, context).map(|(shard, start)| (shard, start, 0))
+    })
+}
+
+/// As [`validation_batch`] of one shard, in windows that overlap: each starts `stride` tokens after the one before, and
+/// labels that the one before has are -100. So each token but the first is scored exactly once, those beyond the first
+/// window with at least `context - stride` tokens before the one that predicts them. With a stride of `context` it is
+/// [`validation_batch`].
+///
+/// # Errors
+/// As [`validation_batch`]; a stride of 0, or beyond the context, which would pass over tokens.
+pub fn overlapping_batch(
+    shard: &Shard,
+    index: usize,
+    (batch, context, stride): (usize, usize, usize),
+    ids: &mut [i32],
+    labels: &mut [i32],
+) -> Result<usize> {
+    if stride == 0 || stride > context {
+        bail!("a stride of {stride} is not in 1..={context}, the context; a larger one would pass over tokens");
+    }
+    scoring_batch(index, (batch, context), ids, labels, |window| {
+        let start = window.checked_mul(stride)?;
+        let done = if window == 0 { 0 } else { context - stride };
+        (start.checked_add(done)? < shard.len()).then_some((shard, start, done))
+    })
+}
+
+/// Fills a batch with windows by their numbers: `window` gives a shard, the first token, and how many labels at the begin
+/// are not scored; `None` past the end.
+fn scoring_batch<'a>(
+    index: usize,
+    (batch, context): (usize, usize),
+    ids: &mut [i32],
+    labels: &mut [i32],
+    window: impl Fn(usize) -> Option<(&'a Shard, usize, usize)>,
+) -> Result<usize> {
     if context == 0 {
         bail!("context is 0; set it to 1 or more");
     }
@@ -116,13 +154,12 @@ pub fn validation_batch(
     let mut scored = 0;
     let rows = ids.chunks_exact_mut(context).zip(labels.chunks_exact_mut(context));
     for (row, (ids, labels)) in rows.enumerate() {
-        let window = index.saturating_mul(batch).saturating_add(row);
-        let Some((shard, start)) = validation_window(tokens.as_ref(), window, context) else { break };
+        let Some((shard, start, done)) = window(index.saturating_mul(batch).saturating_add(row)) else { break };
         let present = context.min(shard.len() - start);
         shard.read(start, &mut ids[..present])?;
         let predicted = context.min(shard.len() - start - 1);
-        shard.read(start + 1, &mut labels[..predicted])?;
-        scored += predicted;
+        shard.read(start + 1 + done, &mut labels[done..predicted])?;
+        scored += predicted - done;
     }
     Ok(scored)
 }

@@ -89,6 +89,15 @@ impl Tokenizer {
         folder.is_dir() && Files::find(folder).is_ok()
     }
 
+    /// The `vocab.txt` that is a folder's tokenizer, where nothing says whether its text is in lower case: it can be named
+    /// with `uncased:` or `cased:`, and not be loaded as it is.
+    ///
+    /// # Errors
+    /// A folder without a tokenizer; settings beside it that cannot be read.
+    pub fn of_unknown_case(folder: &Path) -> Result<Option<PathBuf>> {
+        Ok(Files::find(folder)?.of_unknown_case()?.map(Path::to_path_buf))
+    }
+
     fn load_as(path: &Path, lower: Option<bool>) -> Result<Tokenizer> {
         Self::from_json(&Files::find(path)?.json(lower)?).at(path.display())
     }

@@ -74,6 +74,20 @@ impl Files {
         paths
     }
 
+    /// The `vocab.txt`, where nothing beside it says whether its text is in lower case.
+    ///
+    /// # Errors
+    /// Settings that cannot be read.
+    pub fn of_unknown_case(&self) -> Result<Option<&Path>> {
+        match self {
+            Files::WordPieces { vocab } => {
+                let said = Settings::read(beside(vocab))?.flag("do_lower_case")?;
+                Ok(said.is_none().then_some(vocab.as_path()))
+            }
+            Files::Json(_) | Files::BytePairs { .. } => Ok(None),
+        }
+    }
+
     /// The `tokenizer.json`. `lower`: whether word pieces are of text in lower case, where somebody asked.
     ///
     /// # Errors

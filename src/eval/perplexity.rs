@@ -1,13 +1,13 @@
 //! Perplexity of a text.
 
 use super::Forward;
-use crate::data::sampler::{check_length, validation_batch};
+use crate::data::sampler::{check_length, overlapping_batch};
 use crate::data::shard::Shard;
 use crate::device::Device;
 use crate::error::Result;
 use crate::memory;
 
-/// Mean loss per token, each token seen with at most `context` before it, in consecutive windows.
+/// Mean loss per token, each token seen with at most `context` before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Perplexity {
     pub tokens: usize,
@@ -27,22 +27,26 @@ impl Perplexity {
     }
 }
 
-/// Scores a whole shard in windows of `context` tokens, `batch` at a time.
+/// Scores a whole shard in windows of `context` tokens, `batch` at a time. Each begins `stride` tokens after the one before
+/// and scores what that one did not: with a stride of `context` windows do not overlap, with smaller ones tokens see more
+/// of what is before them, and `context / stride` times as much is computed.
 ///
 /// # Errors
-/// A shard shorter than a window, or with tokens that the model does not have; errors of the device.
+/// A shard shorter than a window, or with tokens that the model does not have; a stride of 0 or beyond the context; errors
+/// of the device.
 pub fn perplexity(
     device: &mut dyn Device,
     model: &mut Forward<'_>,
     shard: &Shard,
     (batch, context): (usize, usize),
+    stride: usize,
 ) -> Result<Perplexity> {
     check_length(shard, context)?;
     let positions = batch.saturating_mul(context);
     let (mut ids, mut labels) = (memory::zeros(positions)?, memory::zeros(positions)?);
     let (mut total, mut tokens) = (0.0, 0);
     for index in 0.. {
-        let scored = validation_batch(shard, index, batch, context, &mut ids, &mut labels)?;
+        let scored = overlapping_batch(shard, index, (batch, context, stride), &mut ids, &mut labels)?;
         if scored == 0 {
             break;
         }

@@ -10,7 +10,7 @@ use crate::bail;
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::model::bert::{Bert, BertHead};
-use crate::model::deit::Deit;
+use crate::model::deit::{Deit, Distillation};
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::model::params::Param;
 use crate::model::store::Store;
@@ -63,7 +63,8 @@ impl From<&GptConfig> for Gpt2Config {
     }
 }
 
-/// Whose names and keys a model folder has. By default those of `transformers` for GPT-2 and BERT, and timm's for DeiT.
+/// Whose names and keys a model folder has. By default those of `transformers` for GPT-2 and BERT, and timm's for DeiT, but
+/// for a distillation token without a head, which timm does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
     names: Names,
@@ -86,9 +87,11 @@ impl Form {
             Family::Gpt(_) => Names::Gpt2,
             Family::Bert(c) if matches!(c.head, BertHead::None | BertHead::Pooler) => Names::BertBare,
             Family::Bert(_) => Names::Bert,
+            Family::Deit(c) if c.distillation == Distillation::Token => Names::Deit,
             Family::Deit(_) => Names::Timm,
         };
-        Form { names, vit: vit_config::Form::TimmArguments }
+        let vit = if names == Names::Deit { vit_config::Form::HuggingFace } else { vit_config::Form::TimmArguments };
+        Form { names, vit }
     }
 }
 

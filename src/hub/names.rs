@@ -11,8 +11,8 @@ use super::tensors::{NamedTensor, is_buffer};
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// How the tensors of a file are named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the tensors of a file are named. Of vision transformers the last of them is meant that a name in the file tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Names {
     /// `GPT2LMHeadModel`: `transformer.h.0...`.
     Gpt2,
@@ -26,8 +26,10 @@ pub enum Names {
     Timm,
     /// `ViTForImageClassification`: `vit.encoder...`.
     Vit,
-    /// `DeiTForImageClassificationWithTeacher`: `deit.encoder...`.
+    /// `DeiTForImageClassification`: `deit.encoder...`, `classifier...`.
     Deit,
+    /// `DeiTForImageClassificationWithTeacher`: `deit.encoder...`, `cls_classifier...`, `distillation_classifier...`.
+    DeitWithTeacher,
 }
 
 /// Models whose files share names.
@@ -67,7 +69,7 @@ const VIT_OUTSIDE: [(&str, &str); 5] = [
     ("layernorm.", "norm."),
 ];
 const VIT_HEAD: [(&str, &str); 1] = [("classifier.", "head.")];
-const DEIT_HEADS: [(&str, &str); 2] = [("cls_classifier.", "head."), ("distillation_classifier.", "head_dist.")];
+const TEACHER_HEADS: [(&str, &str); 2] = [("cls_classifier.", "head."), ("distillation_classifier.", "head_dist.")];
 const FUSED: &str = "attn.qkv.";
 const PARTS: [&str; 3] = ["query.", "key.", "value."];
 
@@ -110,12 +112,13 @@ impl Family {
             Family::Bert if names.any(|n| n.starts_with("bert.")) => Names::Bert,
             Family::Bert => Names::BertBare,
             Family::Vit => {
-                let found = names.find_map(|n| match n {
-                    _ if n.starts_with("deit.") || n.ends_with("distillation_token") => Some(Names::Deit),
-                    _ if n.starts_with("vit.") => Some(Names::Vit),
-                    _ => None,
-                });
-                found.unwrap_or(Names::Timm)
+                let kind = |n: &str| match n {
+                    _ if TEACHER_HEADS.iter().any(|(head, _)| n.starts_with(head)) => Names::DeitWithTeacher,
+                    _ if n.starts_with("deit.") || n.ends_with("distillation_token") => Names::Deit,
+                    _ if n.starts_with("vit.") => Names::Vit,
+                    _ => Names::Timm,
+                };
+                names.map(kind).max().unwrap_or(Names::Timm)
             }
         }
     }
@@ -156,7 +159,7 @@ fn vit_place(name: &str) -> (String, Option<usize>) {
             None => (bare.to_owned(), None),
         };
     }
-    let outside = VIT_OUTSIDE.iter().chain(&VIT_HEAD).chain(&DEIT_HEADS);
+    let outside = VIT_OUTSIDE.iter().chain(&VIT_HEAD).chain(&TEACHER_HEADS);
     let found = outside.into_iter().find_map(|(hf, timm)| Some(format!("{timm}{}", bare.strip_prefix(hf)?)));
     (found.unwrap_or_else(|| bare.to_owned()), None)
 }
@@ -279,7 +282,8 @@ impl Names {
                 Names::Gpt2Bare => all.push(NamedTensor { name: bare("transformer."), ..tensor }),
                 Names::BertBare => all.push(NamedTensor { name: bare("bert."), ..tensor }),
                 Names::Vit => publish_vit("vit.", &VIT_HEAD, tensor, &mut all)?,
-                Names::Deit => publish_vit("deit.", &DEIT_HEADS, tensor, &mut all)?,
+                Names::Deit => publish_vit("deit.", &VIT_HEAD, tensor, &mut all)?,
+                Names::DeitWithTeacher => publish_vit("deit.", &TEACHER_HEADS, tensor, &mut all)?,
             }
         }
         Ok(all)

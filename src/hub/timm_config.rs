@@ -6,7 +6,7 @@ use super::keys::{self, decimal, number, size};
 use super::vit_config::square;
 use crate::bail;
 use crate::error::{At, Result};
-use crate::model::deit::DeitConfig;
+use crate::model::deit::{DeitConfig, Distillation};
 
 const MODEL: &str = "a timm VisionTransformer";
 
@@ -115,7 +115,7 @@ pub(super) fn from_arguments(map: &Map<String, Value>) -> Result<DeitConfig> {
         ffn: ffn as usize,
         eps: number(map, "layer_norm_eps", 1e-6)?,
         init_std: number(map, "initializer_range", 0.02)?,
-        distilled,
+        distillation: if distilled { Distillation::Head } else { Distillation::None },
         dropout,
         drop_path: probability("drop_path_rate")?,
     })
@@ -195,10 +195,15 @@ fn named(architecture: &str) -> Option<Map<String, Value>> {
     arguments.as_object().cloned()
 }
 
+/// A distillation token without a head is nothing that timm has: `vit_config::check` refuses it.
+fn distilled(c: &DeitConfig) -> bool {
+    c.distillation == Distillation::Head
+}
+
 pub(super) fn to_arguments(c: &DeitConfig) -> Value {
     let mut json = Value::Object(arguments(c));
     json["model_type"] = "deit".into();
-    json["architectures"] = json!([if c.distilled { "VisionTransformerDistilled" } else { "VisionTransformer" }]);
+    json["architectures"] = json!([if distilled(c) { "VisionTransformerDistilled" } else { "VisionTransformer" }]);
     json["num_classes"] = c.classes.into();
     json["hidden_act"] = "gelu".into();
     json["global_pool"] = "token".into();
@@ -209,7 +214,7 @@ pub(super) fn to_arguments(c: &DeitConfig) -> Value {
 
 pub(super) fn to_hub(c: &DeitConfig) -> Value {
     // Every size is an argument, so the name only has to be one of the right class.
-    let architecture = if c.distilled { "deit_base_distilled_patch16_224" } else { "vit_base_patch16_224" };
+    let architecture = if distilled(c) { "deit_base_distilled_patch16_224" } else { "vit_base_patch16_224" };
     let mut arguments = arguments(c);
     if c.eps != 1e-6 {
         // timm has no such argument, and better refuses it than computes something else.
@@ -226,7 +231,7 @@ pub(super) fn to_hub(c: &DeitConfig) -> Value {
             "input_size": [c.channels, c.image, c.image],
             "num_classes": c.classes,
             "first_conv": "patch_embed.proj",
-            "classifier": if c.distilled { json!(["head", "head_dist"]) } else { json!("head") },
+            "classifier": if distilled(c) { json!(["head", "head_dist"]) } else { json!("head") },
         },
     })
 }

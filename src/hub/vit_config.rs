@@ -11,15 +11,17 @@ use super::keys::{self, decimal, number, required_size, size, text};
 use super::timm_config;
 use crate::bail;
 use crate::error::{At, Result};
-use crate::model::deit::DeitConfig;
+use crate::model::deit::{DeitConfig, Distillation};
 
 pub(super) const MODEL: &str = "a ViT or DeiT model";
-const ARCHITECTURES: &str = "\"ViTForImageClassification\" and \"DeiTForImageClassificationWithTeacher\"";
+const ARCHITECTURES: &str =
+    "\"ViTForImageClassification\", \"DeiTForImageClassification\" and \"DeiTForImageClassificationWithTeacher\"";
 
 /// Whose keys and tensor names a model folder has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `ViTForImageClassification`, or `DeiTForImageClassificationWithTeacher` where there is a distillation token.
+    /// `ViTForImageClassification`; where there is a distillation token `DeiTForImageClassificationWithTeacher`, and
+    /// without a head for it `DeiTForImageClassification`.
     HuggingFace,
     /// The arguments of timm's `VisionTransformer`.
     TimmArguments,
@@ -67,14 +69,11 @@ fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
         }
         None => bail!("missing key model_type; add \"model_type\": \"vit\" or \"deit\" if it is such a checkpoint"),
     };
-    let distilled = match map.get("architectures").and_then(Value::as_array).map(Vec::as_slice) {
+    let distillation = match map.get("architectures").and_then(Value::as_array).map(Vec::as_slice) {
         Some([Value::String(name)]) => match (kind, name.as_str()) {
-            ("vit", "ViTForImageClassification") => false,
-            ("deit", "DeiTForImageClassificationWithTeacher") => true,
-            ("deit", "DeiTForImageClassification") => bail!(
-                "architectures is \"{name}\": it has a distillation token and no head for it, which is not implemented; \
-                 give a checkpoint of DeiTForImageClassificationWithTeacher"
-            ),
+            ("vit", "ViTForImageClassification") => Distillation::None,
+            ("deit", "DeiTForImageClassification") => Distillation::Token,
+            ("deit", "DeiTForImageClassificationWithTeacher") => Distillation::Head,
             _ => {
                 bail!(
                     "architectures is {name:?} in a model of type {kind:?}, and only {ARCHITECTURES} are implemented; give a \
@@ -112,7 +111,7 @@ fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
         ffn: required_size(map, "intermediate_size")?,
         eps: number(map, "layer_norm_eps", 1e-12)?,
         init_std: number(map, "initializer_range", 0.02)?,
-        distilled,
+        distillation,
         dropout: probability("hidden_dropout_prob")?,
         drop_path: probability("drop_path_rate")?,
     })
@@ -167,9 +166,12 @@ const TIMM: Keys = Keys {
 ///
 /// # Errors
 /// A size of zero or beyond reason, heads that do not divide the width, patches that do not divide the image, a rate that
-/// is none.
+/// is none; a distillation token without a head in a form of timm.
 pub fn check(c: &DeitConfig, form: Form) -> Result<()> {
     let k = if form == Form::HuggingFace { HUGGING_FACE } else { TIMM };
+    if c.distillation == Distillation::Token && form != Form::HuggingFace {
+        bail!("distilled: timm has no distillation token without a head; save the model in the form of transformers");
+    }
     keys::check_sizes(&[
         (k.image, c.image),
         (k.patch, c.patch),
@@ -203,7 +205,7 @@ pub fn check(c: &DeitConfig, form: Form) -> Result<()> {
     keys::check_probability("drop_path_rate", c.drop_path.into())
 }
 
-/// The contents of a `config.json` from which the library of `form` builds the same model.
+/// The contents of a `config.json` from which the library of `form` builds the same model, if [`check`] admits it.
 pub fn to_json(config: &DeitConfig, form: Form) -> Value {
     match form {
         Form::HuggingFace => to_hugging_face(config),
@@ -213,9 +215,10 @@ pub fn to_json(config: &DeitConfig, form: Form) -> Value {
 }
 
 fn to_hugging_face(c: &DeitConfig) -> Value {
-    let (kind, architecture) = match c.distilled {
-        false => ("vit", "ViTForImageClassification"),
-        true => ("deit", "DeiTForImageClassificationWithTeacher"),
+    let (kind, architecture) = match c.distillation {
+        Distillation::None => ("vit", "ViTForImageClassification"),
+        Distillation::Token => ("deit", "DeiTForImageClassification"),
+        Distillation::Head => ("deit", "DeiTForImageClassificationWithTeacher"),
     };
     let mut json = json!({
         "architectures": [architecture],

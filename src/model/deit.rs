@@ -1,5 +1,6 @@
 //! DeiT (Touvron et al., arXiv 2012.12877): a vision transformer (Dosovitskiy et al., arXiv 2010.11929) with a class token
-//! and, distilled, a second token with a head of its own. Pre-LN, erf GELU, learned positions, stochastic depth.
+//! and, distilled, a second token, mostly with a head of its own. Pre-LN, erf GELU, learned positions, stochastic
+//! depth.
 //!
 //! Names and layout are those of timm's `VisionTransformer`: weights `[out, in]`.
 //!
@@ -36,12 +37,23 @@ pub struct DeitConfig {
     pub eps: f64,
     /// Standard deviation of initial weights.
     pub init_std: f64,
-    /// A second token, and a head that reads it.
-    pub distilled: bool,
+    pub distillation: Distillation,
     /// Of the sum of tokens and positions, and of what branches add.
     pub dropout: f32,
     /// Stochastic depth of the last layer; that of layer l of L is l / (L - 1) of it.
     pub drop_path: f32,
+}
+
+/// The second special token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distillation {
+    /// There is none.
+    #[default]
+    None,
+    /// It takes part in attention, and no head reads it.
+    Token,
+    /// It has a head of its own.
+    Head,
 }
 
 /// The model: its sizes and its table.
@@ -57,7 +69,12 @@ const BEFORE: usize = 3;
 impl DeitConfig {
     /// Class token, and distillation token where there is one.
     pub fn specials(&self) -> usize {
-        1 + usize::from(self.distilled)
+        1 + usize::from(self.distillation != Distillation::None)
+    }
+
+    /// Special tokens that a head reads: the first ones.
+    pub fn heads_of_classes(&self) -> usize {
+        1 + usize::from(self.distillation == Distillation::Head)
     }
 
     /// N: special tokens and patches.
@@ -147,8 +164,8 @@ impl Deit {
         }
     }
 
-    /// Scores of the classes: hidden `[B, N, C]`, the rows of the special tokens `[B, 1]` each -> `[B, 1, classes]` of the
-    /// class token and, distilled, of the other one.
+    /// Scores of the classes: hidden `[B, N, C]`, the rows of the tokens with a head `[B, 1]` each -> `[B, 1, classes]`
+    /// of the class token and, where it has a head, of the other one.
     pub fn scores(&self, t: &mut Tape, p: &[Var], hidden: Var, rows: &[Var]) -> (Var, Option<Var>) {
         let head = BEFORE + PER_BLOCK * self.config.layers + 2;
         let mut scores = |row: Var, w: Var, b: Var| {
@@ -192,7 +209,7 @@ impl Model for Deit {
             Input::fixed("kinds of tokens", &[batch, tokens], kinds.collect()),
         ];
         let rows = |special: usize| (0..batch).map(|b| (b * tokens + special) as i32).collect();
-        all.extend((0..specials).map(|s| Input::fixed("rows of special tokens", &[batch, 1], rows(s))));
+        all.extend((0..c.heads_of_classes()).map(|s| Input::fixed("rows of special tokens", &[batch, 1], rows(s))));
         all
     }
 
@@ -203,7 +220,7 @@ impl Model for Deit {
         let hidden = self.hidden(t, p, (patches, kinds), recompute, |_, _| {}); // [B, N, C]
         let (class, distilled) = self.scores(t, p, hidden, rows); // [B, 1, classes]
         // Both heads learn the labels, as without a teacher.
-        let weight = options.weight / self.config.specials() as f64;
+        let weight = options.weight / self.config.heads_of_classes() as f64;
         let options = LossOptions { weight, ..options };
         let mut loss = |scores| t.cross_entropy_mixed(scores, labels, (others, share), options); // [1]
         (loss(class), distilled.map(loss))

@@ -1,8 +1,9 @@
 //! What a run takes of a device's memory, before it begins: `vcycle train --memory`. Between two stages, while a level is mapped, its
 //! neighbour's weights are there too.
 
-use super::config::{Config, OptimizerState};
+use super::config::Config;
 use super::learner::Precision;
+use super::level_config::OptimizerState;
 use super::levels::Levels;
 use crate::device::Device;
 use crate::device::ops::{ALIGN, GlobalNorm, StepState};

@@ -1,7 +1,7 @@
 //! How a side enters a stage: initial weights, or one of the operators, with the moments that belong to them.
 
-use super::config::{Alpha, OptimizerState};
 use super::learner::{Learner, Moments};
+use super::level_config::{Alpha, OptimizerState};
 use super::metrics::Event;
 use super::search::search;
 use super::side::{Context, Leg, Side};

@@ -6,7 +6,7 @@ use crate::data::images::PatchShape;
 use crate::error::{At, Error, Result};
 use crate::model::Model;
 use crate::model::bert::{Bert, BertConfig, BertHead, Norm};
-use crate::model::deit::{Deit, DeitConfig};
+use crate::model::deit::{Deit, DeitConfig, Distillation};
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::multilevel::scheme::ModelShape;
 
@@ -93,7 +93,7 @@ fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
                 ffn,
                 eps: 1e-6,
                 init_std,
-                distilled: m.distilled,
+                distillation: if m.distilled { Distillation::Head } else { Distillation::None },
                 dropout: m.dropout,
                 drop_path: m.drop_path,
             }))

@@ -9,6 +9,7 @@ mod enter;
 pub mod feed;
 pub mod folder;
 pub mod learner;
+pub mod level_config;
 pub mod levels;
 pub mod metrics;
 pub mod progress;

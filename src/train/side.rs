@@ -1,9 +1,10 @@
 //! One side of a run, in one folder: the V-cycle, or its scratch twin. The same loop over stages serves both.
 
 use super::checkpoint::{self, Checkpoint, Part, State};
-use super::config::{Config, OptimizerState, Stage};
+use super::config::Config;
 use super::feed::Data;
 use super::learner::{Learner, Moments, Options, StepReport, Submitted};
+use super::level_config::{OptimizerState, Stage};
 use super::levels::Levels;
 use super::metrics::{Event, Metrics, OperationTime, Position};
 use super::progress::Progress;

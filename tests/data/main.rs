@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use vcycle::data::prepare::{DataSpec, Dataset, prepare};
-use vcycle::data::sampler::{IGNORED, Sampler, check_length, validation_batch};
+use vcycle::data::sampler::{IGNORED, Sampler, check_length, overlapping_batch, validation_batch};
 use vcycle::data::shard::{Shard, write_shard};
 use vcycle::data::text::{HeldOut, read_text, split};
 use vcycle::data::tokenizer::Tokenizer;

@@ -103,3 +103,44 @@ fn validation_windows_cover_every_token_once() {
         error_with(validation_batch(&shard, 0, 2, 0, &mut [], &mut []), &["context is 0"]);
     }
 }
+
+#[test]
+fn overlapping_windows_score_every_token_once_with_enough_before_it() {
+    let dir = folder();
+    let (batch, context) = (3, 8);
+    for len in [0u32, 1, 2, 8, 9, 10, 16, 17, 25, 63, 64, 65] {
+        let shard = shard(&dir, &(0..len).collect::<Vec<u32>>(), 1000);
+        for stride in 1..=context {
+            let (mut ids, mut labels) = ([9; 24], [9; 24]);
+            let mut targets = Vec::new();
+            for index in 0.. {
+                let sizes = (batch, context, stride);
+                let scored = overlapping_batch(&shard, index, sizes, &mut ids, &mut labels).unwrap();
+                assert_eq!(scored, labels.iter().filter(|&&l| l != IGNORED).count());
+                for (row, (ids, labels)) in ids.chunks(context).zip(labels.chunks(context)).enumerate() {
+                    let start = (index * batch + row) * stride;
+                    for (at, (&id, &label)) in ids.iter().zip(labels).enumerate() {
+                        if label != IGNORED {
+                            assert_eq!((id, label), ((start + at) as i32, id + 1));
+                            assert!(start == 0 || at >= context - stride, "{at} of a window with stride {stride}");
+                            targets.push(label);
+                        }
+                    }
+                }
+                if stride == context {
+                    let (mut same, mut too) = ([0; 24], [0; 24]);
+                    let count = validation_batch(&shard, index, batch, context, &mut same, &mut too).unwrap();
+                    assert_eq!((count, same, too), (scored, ids, labels));
+                }
+                if scored == 0 {
+                    break;
+                }
+            }
+            assert_eq!(targets, (1..len as i32).collect::<Vec<_>>(), "{len} tokens, stride {stride}");
+        }
+        let batch = |index, stride| overlapping_batch(&shard, index, (1, 8, stride), &mut [0; 8], &mut [0; 8]);
+        assert_eq!(batch(usize::MAX, 8).unwrap(), 0);
+        error_with(batch(0, 0), &["stride of 0", "1..=8"]);
+        error_with(batch(0, 9), &["stride of 9", "1..=8"]);
+    }
+}

@@ -6,7 +6,7 @@ use vcycle::data::batch::Field;
 use vcycle::device::{self, Device};
 use vcycle::hub::tensors;
 use vcycle::model::bert::{Bert, BertConfig, BertHead, Norm};
-use vcycle::model::deit::{Deit, DeitConfig};
+use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::params::Param;
 use vcycle::model::store::Store;
@@ -128,7 +128,7 @@ impl Variant {
                     ffn: size("mlp_ratio") * size("embed_dim"),
                     eps: number("layer_norm_eps"),
                     init_std: 0.02,
-                    distilled: false,
+                    distillation: Distillation::None,
                     dropout: 0.0,
                     drop_path: 0.0,
                 })

@@ -1,7 +1,7 @@
 //! Mixup and cutmix: shares, rectangles, what is exchanged.
 
 use vcycle::data::images::mixing::{Mix, MixConfig};
-use vcycle::data::images::random::Draws;
+use vcycle::data::random::Random;
 
 const NONE: MixConfig = MixConfig {
     mixup: 0.0,
@@ -12,7 +12,7 @@ const NONE: MixConfig = MixConfig {
 };
 
 fn draws(config: MixConfig, size: usize) -> Vec<Mix> {
-    (0..4000).map(|i| config.draw(size, &mut Draws::new(3, [i, 0, 0]))).collect()
+    (0..4000).map(|i| config.draw(size, &mut Random::new(3, [i, 0, 0]))).collect()
 }
 
 fn share_of<'a>(mixes: &'a [Mix], which: impl Fn(&Mix) -> bool + 'a) -> f64 {

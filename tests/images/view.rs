@@ -1,8 +1,8 @@
 //! Crops and resizing.
 
 use vcycle::data::images::augment::ResizedCrop;
-use vcycle::data::images::random::Draws;
 use vcycle::data::images::view::{Crop, Resizer};
+use vcycle::data::random::Random;
 
 fn resized(pixels: &[u8], size: [usize; 2], crop: Crop, to: usize) -> Vec<u8> {
     let channels = pixels.len() / (size[0] * size[1]);
@@ -84,7 +84,7 @@ fn centre_squares() {
 fn random_parts_have_the_areas_shapes_and_places_asked_for() {
     let crop = ResizedCrop { area: [0.25, 0.75], ratio: [0.5, 2.0] };
     let (mut areas, mut ratios, mut middles) = (Vec::new(), Vec::new(), Vec::new());
-    let mut draws = Draws::new(1, [2, 3, 4]);
+    let mut draws = Random::new(1, [2, 3, 4]);
     for _ in 0..4000 {
         let Crop { left, top, width, height } = crop.draw([1000, 1000], &mut draws);
         assert!(left + width <= 1000 && top + height <= 1000);

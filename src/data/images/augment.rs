@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::mixing::MixConfig;
 use super::randaugment::RandAugment;
-use super::random::Draws;
 use super::view::Crop;
 use crate::bail;
+use crate::data::random::Random;
 use crate::error::Result;
 
 /// Changes in the order in which they are made; left out, none is.
@@ -69,7 +69,7 @@ impl ResizedCrop {
 
     /// Draws a part of an image of `height` x `width`. Where ten attempts do not fit it is the largest centre part of an
     /// allowed shape.
-    pub fn draw(&self, [height, width]: [usize; 2], draws: &mut Draws) -> Crop {
+    pub fn draw(&self, [height, width]: [usize; 2], draws: &mut Random) -> Crop {
         for _ in 0..ATTEMPTS {
             let area = (height * width) as f64 * draws.between(self.area[0], self.area[1]);
             let ratio = draws.between(self.ratio[0].ln(), self.ratio[1].ln()).exp();
@@ -114,14 +114,14 @@ impl AugmentConfig {
     }
 
     /// Which part of an image of `height` x `width` is seen; without a crop the centre square with this share of a side.
-    pub(super) fn crop(&self, size: [usize; 2], centre: f64, draws: &mut Draws) -> Crop {
+    pub(super) fn crop(&self, size: [usize; 2], centre: f64, draws: &mut Random) -> Crop {
         self.resized_crop.map_or_else(|| Crop::centre(size, centre), |crop| crop.draw(size, draws))
     }
 
     /// All that happens to one resized image, `[channels, size, size]`; `work` is memory to use.
-    pub(super) fn change(&self, pixels: &mut [u8], size: usize, draws: &mut Draws, work: &mut Vec<u8>) {
+    pub(super) fn change(&self, pixels: &mut [u8], size: usize, draws: &mut Random, work: &mut Vec<u8>) {
         if self.padding > 0 {
-            let offset = |draws: &mut Draws| draws.below(2 * self.padding + 1) as isize - self.padding as isize;
+            let offset = |draws: &mut Random| draws.below(2 * self.padding + 1) as isize - self.padding as isize;
             let offsets = [offset(draws), offset(draws)];
             shift(pixels, size, offsets, work);
         }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::augment::check_range;
-use super::random::Draws;
+use crate::data::random::Random;
 use crate::error::Result;
 
 /// Left out: no mixing.
@@ -71,7 +71,7 @@ impl MixConfig {
     }
 
     /// Draws how images of `size` x `size` are mixed.
-    pub fn draw(&self, size: usize, draws: &mut Draws) -> Mix {
+    pub fn draw(&self, size: usize, draws: &mut Random) -> Mix {
         let cut = match (self.mixup > 0.0, self.cutmix > 0.0) {
             (false, false) => return Mix::None,
             (true, true) => draws.chance(self.switch),

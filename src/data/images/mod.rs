@@ -2,7 +2,8 @@
 //!
 //! [`source`] reads the files of others (`idx`, `cifar`, `csv`, `folder`) once, into a [`shard`] that is kept by what it
 //! was made from. [`sampler`] takes training and validation batches out of it: [`augment`] says how images are changed on the
-//! way, [`view`] cuts and resizes, [`randaugment`] and [`mixing`] do what they are called, [`random`] decides.
+//! way, [`view`] cuts and resizes, [`randaugment`] and [`mixing`] do what they are called, [`random`](super::random)
+//! decides.
 
 pub mod augment;
 mod cifar;
@@ -11,7 +12,6 @@ mod folder;
 mod idx;
 pub mod mixing;
 pub mod randaugment;
-pub mod random;
 pub mod sampler;
 pub mod shard;
 mod shard_writer;

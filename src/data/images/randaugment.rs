@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::augment::check_range;
-use super::random::Draws;
 use super::source::luma;
+use crate::data::random::Random;
 use crate::error::Result;
 
 /// How many operations an image goes through, and how strong they are.
@@ -32,7 +32,7 @@ impl RandAugment {
         check_range(self.deviation, 0.0..=10.0, &format!("{at}.deviation"))
     }
 
-    pub(super) fn change(&self, pixels: &mut [u8], size: usize, draws: &mut Draws, work: &mut Vec<u8>) {
+    pub(super) fn change(&self, pixels: &mut [u8], size: usize, draws: &mut Random, work: &mut Vec<u8>) {
         for _ in 0..self.operations {
             let operation = Operation::ALL[draws.below(Operation::ALL.len())];
             let own = if self.deviation > 0.0 { self.deviation * draws.normal() } else { 0.0 };

@@ -12,10 +12,10 @@ use std::cell::RefCell;
 
 use super::augment::{AugmentConfig, check_range};
 use super::mixing::{Mix, MixBy};
-use super::random::{Draws, shuffled};
 use super::shard::{Images, MAX_SIDE};
 use super::view::{Crop, Resizer, ViewConfig};
 use crate::bail;
+use crate::data::random::{IMAGE_STAGES, Random, shuffled};
 use crate::data::sampler::IGNORED;
 use crate::error::Result;
 
@@ -91,7 +91,7 @@ pub struct ImageSampler {
     factors: Vec<[f32; 2]>,
 }
 
-/// What numbers are drawn for; the third word of [`Draws::new`].
+/// What numbers are drawn for; the third word of [`Random::new`].
 const ROW: u64 = 1;
 const MIXING: u64 = 2;
 
@@ -151,7 +151,8 @@ impl ImageSampler {
         let before = u128::from(step) * self.world as u128 + self.rank as u128;
         let position = before.wrapping_mul(images as u128).wrapping_add((row % images) as u128);
         let count_wide = count.max(1) as u128;
-        shuffled(self.seed, (position / count_wide) as u64, (position % count_wide) as usize, count.max(1))
+        let (epoch, at) = ((position / count_wide) as u64, (position % count_wide) as usize);
+        shuffled(self.seed, epoch, at, count.max(1), IMAGE_STAGES)
     }
 
     /// Fills the training batch of `step`; as many rows as there are labels. From the second batch on it allocates nothing.
@@ -206,7 +207,7 @@ impl ImageSampler {
             let row = row + i;
             let (sample, number) = images.sample(self.index(step, row, batch, images.len()));
             *label = number;
-            let mut draws = Draws::new(self.seed, [step, self.global(batch, row), ROW]);
+            let mut draws = Random::new(self.seed, [step, self.global(batch, row), ROW]);
             let crop = self.augment.crop(images.size(), self.centre, &mut draws);
             pixels.resize(self.shape.pixels(), 0);
             resizer.resize(sample, images.size(), crop, size, pixels);
@@ -239,7 +240,7 @@ impl ImageSampler {
             MixBy::Batch => 0,
             MixBy::Pair => row,
         };
-        self.augment.mixing.draw(self.shape.image, &mut Draws::new(self.seed, [step, self.global(batch, of), MIXING]))
+        self.augment.mixing.draw(self.shape.image, &mut Random::new(self.seed, [step, self.global(batch, of), MIXING]))
     }
 
     /// A row's number among those of all processes.

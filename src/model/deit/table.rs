@@ -1,11 +1,11 @@
 //! The parameters, under the names of timm.
 
-use super::DeitConfig;
+use super::{DeitConfig, Distillation};
 use crate::model::params::{Axis, Init, Kind, Param, Role, Side};
 
 /// The table, in forward order.
 pub fn params(config: &DeitConfig) -> Vec<Param> {
-    let &DeitConfig { width, layers, ffn, init_std, classes, distilled, patch, channels, .. } = config;
+    let &DeitConfig { width, layers, ffn, init_std, classes, distillation, patch, channels, .. } = config;
     let (specials, tokens, pixels) = (config.specials(), config.tokens(), config.pixels());
     let (normal, zero, one) = (Init::Normal(init_std), Init::Constant(0.0), Init::Constant(1.0));
     let embed = || Axis::new(Side::Out, &[(Role::Embed, width)]);
@@ -40,7 +40,7 @@ pub fn params(config: &DeitConfig) -> Vec<Param> {
     // Neither tokens nor positions decay, as in timm.
     let mut names =
         vec![("patch_embed.proj.bias".to_string(), vec![width]), ("cls_token".to_string(), vec![1, 1, width])];
-    names.extend(distilled.then(|| ("dist_token".to_string(), vec![1, 1, width])));
+    names.extend((specials > 1).then(|| ("dist_token".to_string(), vec![1, 1, width])));
     let mut all = vec![
         Param {
             parts: names,
@@ -61,7 +61,7 @@ pub fn params(config: &DeitConfig) -> Vec<Param> {
     all.extend(layernorm("norm"));
     let head = |stem: &str| dense(stem, out(Role::Class, classes), input(Role::Embed, width), Kind::Plain);
     all.extend(head("head"));
-    if distilled {
+    if distillation == Distillation::Head {
         all.extend(head("head_dist"));
     }
     all
