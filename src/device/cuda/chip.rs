@@ -19,7 +19,8 @@ pub struct Chip {
 
 impl Chip {
     /// NVIDIA A100 SXM, 40 GB (its data sheet): what is assumed where nothing is known, and by the emulator.
-    pub const A100: Chip = Chip { sms: 108, tensor: 312e12, vector: 19.5e12, bandwidth: 1.555e12, launch: 2e-6, hopper: false };
+    pub const A100: Chip =
+        Chip { sms: 108, tensor: 312e12, vector: 19.5e12, bandwidth: 1.555e12, launch: 2e-6, hopper: false };
 
     /// NVIDIA H100 SXM (its data sheet): for what is to depend on shapes alone, whatever Hopper runs it.
     pub const H100: Chip =

@@ -8,7 +8,8 @@ use super::launch::Launch;
 use super::places::Places;
 use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80, attention_sm80};
 use super::{
-    column_sum, cross_entropy, dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, linear_sm90, multilevel,
+    column_sum, cross_entropy, dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, linear_sm90,
+    multilevel,
 };
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
