@@ -27,6 +27,7 @@ mod linear;
 mod linear_sm80;
 mod multilevel;
 pub mod places;
+mod squared_error;
 pub mod variants;
 
 use super::ops::{Access, Item, Multilevel, Op, Operation};
