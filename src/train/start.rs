@@ -49,14 +49,17 @@ pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model
             bail!("model.{key}: {given}, but the checkpoint in {} has {there}; leave it out", from.display());
         }
     }
-    let most = |what: &str, wanted: usize, there: usize| match wanted > there {
-        true => bail!("{what}: {wanted}, but the checkpoint in {} has {there}", from.display()),
+    let most = |what: &str, wanted: usize, there: usize, remedy: &str| match wanted > there {
+        true => bail!("{what}: {wanted}, but the checkpoint in {} has {there}; {remedy}", from.display()),
         false => Ok(()),
+    };
+    let fits = |context, vocab| {
+        most("model.context", m.context, context, "give no more")?;
+        most("data.tokenizer, tokens of the vocabulary", facts.vocab, vocab, "use the checkpoint's own tokenizer")
     };
     Ok(match (m.family, base.family()) {
         (Family::Gpt, model::Family::Gpt(c)) => {
-            most("model.context", m.context, c.context)?;
-            most("tokens of the vocabulary", facts.vocab, c.vocab)?;
+            fits(c.context, c.vocab)?;
             Box::new(Gpt::new(GptConfig {
                 dropout_embedding: m.dropout,
                 dropout_attention: m.dropout,
@@ -66,10 +69,9 @@ pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model
             })?)
         }
         (Family::Bert, model::Family::Bert(c)) => {
-            most("model.context", m.context, c.context)?;
-            most("tokens of the vocabulary", facts.vocab, c.vocab)?;
+            fits(c.context, c.vocab)?;
             let pairs = config.masking().next_sentence || config.data.task.as_ref().is_some_and(|t| t.second.is_some());
-            most("token types, of two segments", if pairs { 2 } else { 1 }, c.types)?;
+            most("token types", if pairs { 2 } else { 1 }, c.types, "train on single texts")?;
             Box::new(Bert::new(BertConfig {
                 dropout_hidden: m.dropout,
                 dropout_attention: m.dropout,
