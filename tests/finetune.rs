@@ -160,6 +160,27 @@ fn numbers_are_approximated() {
     assert_eq!(place.json("run/vcycle/model/config.json")["id2label"].as_object().map(serde_json::Map::len), Some(1));
 }
 
+/// Losses of the same steps on emulated kernels and on the cpu.
+#[cfg(emulated)]
+#[test]
+fn kernels_follow_the_cpu() {
+    let place = Workplace::new();
+    let mut changes = place.regression();
+    changes.extend(["levels=[{train={steps=3,lr=1e-3}}]", "train.batch=4", "train.eval_batches=3"].map(str::to_owned));
+    let losses = |name: &str, device: &str| -> Vec<f64> {
+        let out = place.path(name);
+        let mut args = vec!["train", READY, "--quiet", "--device", device, "--out", &out];
+        changes.iter().for_each(|change| args.extend(["--set", change.as_str()]));
+        ok(&args);
+        let text = fs::read_to_string(place.path(&format!("{name}/vcycle/metrics.jsonl"))).expect("metrics");
+        let records = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a record"));
+        records.filter_map(|record| record["loss"].as_f64().or(record["valid_loss"].as_f64())).collect()
+    };
+    let (here, there) = (losses("cpu", "cpu"), losses("emulator", "emulator"));
+    assert_eq!((here.len(), there.len()), (5, 5));
+    assert!(here.iter().zip(&there).all(|(a, b)| (a - b).abs() < 1e-4 * a.max(0.1)), "{here:?} {there:?}");
+}
+
 #[test]
 fn a_checkpoint_gives_all_weights_but_those_of_the_head() {
     let place = Workplace::new();
@@ -314,6 +335,13 @@ fn what_does_not_go_together_is_refused() {
         vcycle(&["train", "configs/gpt-tiny.toml", "--quiet", "--out", &out, "--set", &format!("model.from={other}")]);
     let text = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(done.status.code() == Some(2) && text.contains("model."), "{text}");
+    // Its paths are the user's to give.
+    let done = vcycle(&["train", "configs/bert-finetune-sst2.toml", "--quiet", "--out", &out]);
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(
+        done.status.code() == Some(2) && text.contains("model.from") && text.contains("bert-base-uncased"),
+        "{text}"
+    );
     // Weights that lack what no head is.
     let (broken, tensors) = (place.path("broken"), place.tensors("base/vcycle/model"));
     fs::create_dir(&broken).expect("a folder");
