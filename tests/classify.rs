@@ -171,7 +171,7 @@ fn mistakes_are_told_by_file_and_line() {
     folder.refuses("s\tl\na\t1\nb\n", config, &["line 3", "1 columns", "label is column 2"]);
     folder.refuses("s\tlabel\na\t1\n", config, &["no column \"l\"", "s, label"]);
     folder.refuses("s\tl\n", config, &["no example"]);
-    folder.refuses("", config, &["no column"]);
+    folder.refuses("", config, &["empty"]);
     folder.refuses("s\tl\na\tx\nb\tx\n", config, &["1 classes"]);
     folder.refuses("s\tl\na\t1\nb\t0.5\nc\tx\n", &format!("{config}\nregression = true"), &["line 4", "\"x\""]);
     folder.refuses("s\tl\na\tNaN\n", &format!("{config}\nregression = true"), &["line 2", "NaN"]);

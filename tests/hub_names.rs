@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use vcycle::error::Result;
-use vcycle::hub::names::{Family, Names, Selected, select};
+use vcycle::hub::names::{Family, Names, Selected, begin, select};
 use vcycle::hub::tensors::NamedTensor;
 
 /// Values that depend on the name, all different.
@@ -310,4 +310,36 @@ fn gpt2_with_and_without_prefix_and_with_a_head_of_its_own() {
     let own = select(Family::Gpt2, file, &untied).unwrap();
     assert_eq!((own.tensors.len(), own.tensors.last().unwrap().name.as_str()), (untied.len(), "lm_head.weight"));
     assert_refused(select(Family::Gpt2, tensors(&wanted), &untied), &["missing", "lm_head.weight"]);
+}
+
+#[test]
+fn a_model_may_begin_with_other_heads_and_with_nothing_else() {
+    let (encoder, head) = bert();
+    let new = both(&["bert.pooler.dense", "classifier"]);
+    let wanted = bert_listed(&[encoder.clone(), new.clone()].concat());
+    let file = |names: &[String]| tensors(&bert_listed(names));
+    let found = begin(Family::Bert, file(&[encoder.clone(), head.clone()].concat()), &wanted).unwrap();
+    let there: Vec<bool> = found.tensors.iter().map(Option::is_some).collect();
+    assert_eq!(there, [vec![true; encoder.len()], vec![false; new.len()]].concat());
+    let mut left = head;
+    left.sort();
+    assert_eq!(found.unused, left);
+    // A head of the same name, for another number of classes.
+    let mut others = wanted.clone();
+    others[encoder.len() + 2].1 = vec![3, 4];
+    let found = begin(Family::Bert, file(&[encoder.clone(), new.clone()].concat()), &others).unwrap();
+    let names: Vec<_> = found.tensors.iter().flatten().map(|tensor| tensor.name.as_str()).collect();
+    assert!(names.contains(&"bert.pooler.dense.weight") && !names.contains(&"classifier.weight"), "{names:?}");
+    assert_eq!(found.unused, ["classifier.weight"]);
+    // What is no head must be there, in its shape; and nothing unknown beside it.
+    let refused = |names: &[String], wanted: &[(String, Vec<usize>)], words: &[&str]| {
+        let text = begin(Family::Bert, file(names), wanted).expect_err("refused").to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    refused(&encoder[1..], &wanted, &["missing", &encoder[0]]);
+    let mut bent = wanted.clone();
+    bent[0].1 = vec![3, 4];
+    refused(&encoder, &bent, &[&encoder[0], "[3, 4]"]);
+    let odd = "bert.encoder.layer.0.odd.weight".to_owned();
+    refused(&[encoder.clone(), vec![odd.clone()]].concat(), &wanted, &[&odd]);
 }

@@ -146,7 +146,7 @@ fn what_cannot_be_resumed_is_refused() {
     let whole = std::fs::read_to_string(&config).expect("a configuration");
     for (from, to, says) in [
         ("layers = 2", "layers = 1", "the configuration was changed since"),
-        ("tokenizer = \"byte\"", "tokenizer = \"char\"", "bring the old text back"),
+        ("tokenizer = \"byte\"", "tokenizer = \"char\"", "bring the old data back"),
         ("seed = 1", "seed = x", "config.toml"),
     ] {
         assert!(whole.contains(from), "{whole}");

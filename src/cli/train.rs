@@ -82,12 +82,13 @@ impl Args {
             profile(&outcome.dir().join("trace.json"), device.timings())?;
         }
         match outcome {
-            Outcome::Finished { dir, loss, savings } => {
+            Outcome::Finished { dir, loss, measures, savings } => {
                 if let Some(savings) = &savings {
                     say(format_args!("{savings}"))?;
                 }
                 let (model, report) = (dir.join("vcycle/model"), dir.join(html::FILE));
-                say(format_args!("model: {} (held-out loss {loss:.4})", model.display()))?;
+                let measures = measures.map_or(String::new(), |measures| format!(", {measures}"));
+                say(format_args!("model: {} (held-out loss {loss:.4}{measures})", model.display()))?;
                 say(format_args!("report: {}", report.display()))?;
                 match checkpoint::load_config(&model)?.family() {
                     // Token files alone have no tokenizer, without which nothing is generated.

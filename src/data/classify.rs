@@ -1,6 +1,6 @@
 //! Labelled texts, to fine-tune on and to measure: tab-separated files, as GLUE has them.
 //!
-//! A line is an example; quotes are characters like any other. A row of a batch is `[CLS] sentence [SEP]`, or `[CLS]
+//! Files may be compressed, as texts are. A line is an example; quotes are characters like any other. A row of a batch is `[CLS] sentence [SEP]`, or `[CLS]
 //! sentence [SEP] second [SEP]`, padded to the context. Of what does not fit the end is cut off, of a pair that of the
 //! longer one.
 
@@ -9,16 +9,17 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::fingerprint::Fingerprint;
 use super::random::{TEXT_STAGES, shuffled};
+use super::reader::TextReader;
 use super::sampler::{IGNORED, Sampler};
 use super::tokenizer::Tokenizer;
 use super::vocabulary::SpecialTokens;
 use crate::bail;
 use crate::error::{At, Error, Result};
-use crate::files;
 
-/// The longest file that is read: ten times the largest of GLUE.
-const FILE_BYTES: u64 = 1 << 30;
+/// The longest text that is read: ten times the largest of GLUE.
+const TEXT_BYTES: usize = 1 << 30;
 /// Texts that are encoded at once.
 const TEXTS: usize = 4096;
 /// More classes are a mistake: another column, or labels that are to be approximated.
@@ -120,7 +121,7 @@ impl Classification {
         if room < 1 + usize::from(pairs) || i32::try_from(context).is_err() {
             bail!("a context of {context} is not possible; special tokens and text must fit");
         }
-        let text = files::read_text(path, FILE_BYTES)?;
+        let text = read(path)?;
         let rows = rows(&text, config).at(path.display())?;
         let labels = match known {
             Some(known) => known.clone(),
@@ -158,6 +159,21 @@ impl Classification {
 
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// Adds all examples, as they enter batches.
+    pub fn add_to(&self, print: &mut Fingerprint) {
+        print.add(&[u8::from(self.pairs)]);
+        print.add(&(self.context as u64).to_le_bytes());
+        for Example { ids, first, label } in &self.examples {
+            let label = match label {
+                Label::Class(class) => class.to_le_bytes(),
+                Label::Value(value) => value.to_le_bytes(),
+            };
+            print.add(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+            print.add(&(*first as u64).to_le_bytes());
+            print.add(&label);
+        }
     }
 
     /// Fills the training batch of `step`, a function of its numbers alone: all examples in random order, then all of them in
@@ -231,6 +247,32 @@ impl Classification {
         }
         Ok(())
     }
+}
+
+/// The texts of a file, one a line: what a tokenizer may be trained on.
+///
+/// # Errors
+/// As [`Classification::open`], of the file and its columns.
+pub fn texts(path: &Path, config: &ClassifyConfig) -> Result<String> {
+    let content = read(path)?;
+    let rows = rows(&content, config).at(path.display())?;
+    let mut texts = String::with_capacity(content.len());
+    for text in rows.iter().flat_map(|row| [Some(row.first), row.second]).flatten() {
+        texts.push_str(text);
+        texts.push('\n');
+    }
+    Ok(texts)
+}
+
+/// A whole file.
+fn read(path: &Path) -> Result<String> {
+    let (mut reader, mut text) = (TextReader::open(path)?, String::new());
+    while reader.read(&mut text)? {
+        if text.len() > TEXT_BYTES {
+            bail!("{}: more than {TEXT_BYTES} bytes of text; cut it into parts", path.display());
+        }
+    }
+    Ok(text)
 }
 
 /// A line of a file.

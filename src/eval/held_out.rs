@@ -1,14 +1,15 @@
-//! A model on the held-out side of a run's data: its loss and, of images, how often it names the class.
+//! A model on the held-out side of a run's data: its loss, of images how often it names the class, and of labelled texts how well
+//! it agrees with the labels.
 
 use crate::data::batch::{Field, Source};
 use crate::data::inputs::Inputs;
 use crate::device::ops::StepState;
 use crate::device::{self, Device};
 use crate::error::Result;
-use crate::model::deit::Deit;
+use crate::eval::metrics::{Agreement, Measures};
 use crate::model::store::Store;
 use crate::model::{BatchShape, Family, Model};
-use crate::tape::{LossOptions, Mode, Tape};
+use crate::tape::{Mode, Tape};
 use crate::tensor::Place;
 
 /// What a model reaches.
@@ -16,10 +17,12 @@ use crate::tensor::Place;
 pub struct HeldOut {
     /// Labels that were scored.
     pub scored: usize,
-    /// Nats per label.
+    /// Nats per label; of numbers, the mean squared error.
     pub loss: f64,
     /// Of images, the shares whose class has the highest score, and one of the five highest.
     pub top: Option<[f64; 2]>,
+    /// Of labelled texts.
+    pub measures: Option<Measures>,
 }
 
 /// Scores all held-out batches.
@@ -38,10 +41,8 @@ pub fn held_out(
     let mut inputs = Inputs::new(device, model, shape, float)?;
     let (mut tape, mut vars) = (Tape::new(float, state), Vec::new());
     let mut fields = source.room(shape.batch)?;
-    let deit = match model.family() {
-        Family::Deit(config) => Some(Deit::new(config.clone())?),
-        _ => None,
-    };
+    let is_image = matches!(model.family(), Family::Deit(_));
+    let mut agreement = Agreement::of(model);
     let (mut total, mut scored, mut hits) = (0.0, 0, [0usize; 2]);
     for index in 0.. {
         let Some(labels) = source.held_out_batch(index, &mut fields)? else { break };
@@ -50,20 +51,17 @@ pub fn held_out(
         tape.begin(Mode::Evaluate);
         store.declare_frozen(&mut tape, &mut vars);
         let given = inputs.declare(&mut tape);
-        let (first, second) = model.loss(&mut tape, &vars, given, LossOptions::default(), false);
+        let ((first, second), heads) = model.evaluation(&mut tape, &vars, given);
         let losses = [Some(first), second];
-        losses.iter().flatten().for_each(|loss| tape.keep(*loss));
-        let scores = deit.as_ref().map(|deit| {
-            let hidden = deit.hidden(&mut tape, &vars, (given[0], given[4]), false, |_, _| {});
-            deit.scores(&mut tape, &vars, hidden, &given[5..])
-        });
-        let heads = scores.map_or([None; 2], |(class, distilled)| [Some(class), distilled]);
-        heads.iter().flatten().for_each(|scores| tape.keep(*scores));
+        losses.iter().chain(&heads).flatten().for_each(|value| tape.keep(*value));
         tape.run(device)?;
         for loss in losses.into_iter().flatten() {
             total += device::read_scalar(device, &tape.value(loss)?)? * labels as f64;
         }
-        if let (Some(class), Some(Field::Ints(right))) = (heads[0], fields.get(1)) {
+        if let (Some(agreement), Some(scores), Some(right)) = (&mut agreement, heads[0], fields.last()) {
+            agreement.add(&device::read_f32(device, &tape.value(scores)?)?, right, labels);
+        }
+        if let (true, Some(class), Some(Field::Ints(right))) = (is_image, heads[0], fields.get(1)) {
             let mut scores = device::read_f32(device, &tape.value(class)?)?;
             if let Some(other) = heads[1] {
                 let other = device::read_f32(device, &tape.value(other)?)?;
@@ -85,7 +83,8 @@ pub fn held_out(
         }
     }
     let share = |n: usize| n as f64 / scored.max(1) as f64;
-    Ok(HeldOut { scored, loss: total / scored.max(1) as f64, top: deit.is_some().then(|| hits.map(share)) })
+    let measures = agreement.map(|agreement| agreement.measures()).transpose()?;
+    Ok(HeldOut { scored, loss: total / scored.max(1) as f64, top: is_image.then(|| hits.map(share)), measures })
 }
 
 /// How many classes have a higher score than `label`; equal ones count as higher when they come first.

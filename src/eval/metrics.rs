@@ -1,7 +1,104 @@
 //! How well predictions agree with labels, as GLUE measures it.
 
 use crate::bail;
+use crate::data::batch::Field;
 use crate::error::Result;
+use crate::model::bert::BertHead;
+use crate::model::{Family, Model};
+use serde::Serialize;
+use std::fmt;
+
+/// How well a model labels examples, as GLUE measures its tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Measures {
+    Classes {
+        accuracy: f64,
+        /// Of class 1, where there are two.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        f1: Option<f64>,
+        matthews: f64,
+    },
+    /// NaN where all predictions are one number.
+    Values { pearson: f64, spearman: f64 },
+}
+
+impl Measures {
+    /// Each by its name in `metrics.jsonl`.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let all = match *self {
+            Measures::Classes { accuracy, f1, matthews } => {
+                [Some(("accuracy", accuracy)), f1.map(|f1| ("f1", f1)), Some(("matthews", matthews))]
+            }
+            Measures::Values { pearson, spearman } => [Some(("pearson", pearson)), Some(("spearman", spearman)), None],
+        };
+        all.into_iter().flatten()
+    }
+}
+
+impl fmt::Display for Measures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (name, value)) in self.named().enumerate() {
+            write!(f, "{}{name} {value:.4}", if number > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Predictions beside labels, as batches bring them.
+#[derive(Clone, Debug)]
+pub enum Agreement {
+    Classes { classes: usize, predicted: Vec<usize>, labels: Vec<usize> },
+    Values { predicted: Vec<f64>, labels: Vec<f64> },
+}
+
+impl Agreement {
+    /// For a model that is trained on labelled texts.
+    pub fn of(model: &dyn Model) -> Option<Agreement> {
+        let Family::Bert(config) = model.family() else { return None };
+        match config.head {
+            BertHead::Classify { labels: 1 } => Some(Agreement::Values { predicted: Vec::new(), labels: Vec::new() }),
+            BertHead::Classify { labels } => {
+                Some(Agreement::Classes { classes: labels, predicted: Vec::new(), labels: Vec::new() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds the first `count` examples of a batch: their scores, row by row, and the field of their labels. Of equal scores
+    /// the first class is predicted.
+    pub fn add(&mut self, scores: &[f32], labels: &Field, count: usize) {
+        match (self, labels) {
+            (Agreement::Classes { classes, predicted, labels }, Field::Ints(given)) => {
+                for (row, &label) in scores.chunks_exact(*classes).zip(given).take(count) {
+                    let best = (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+                    predicted.push(best);
+                    labels.push(usize::try_from(label).unwrap_or(usize::MAX));
+                }
+            }
+            (Agreement::Values { predicted, labels }, Field::Floats(given)) => {
+                predicted.extend(scores.iter().take(count).map(|&score| f64::from(score)));
+                labels.extend(given.iter().take(count).map(|&value| f64::from(value)));
+            }
+            _ => {}
+        }
+    }
+
+    /// # Errors
+    /// As [`accuracy`].
+    pub fn measures(&self) -> Result<Measures> {
+        Ok(match self {
+            Agreement::Classes { classes, predicted, labels } => Measures::Classes {
+                accuracy: accuracy(predicted, labels)?,
+                f1: if *classes == 2 { Some(f1(predicted, labels, 1)?) } else { None },
+                matthews: matthews(predicted, labels)?,
+            },
+            Agreement::Values { predicted, labels } => {
+                Measures::Values { pearson: pearson(predicted, labels)?, spearman: spearman(predicted, labels)? }
+            }
+        })
+    }
+}
 
 /// The share of predictions that are right.
 ///

@@ -138,15 +138,53 @@ pub fn load_gpt(dir: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
     Ok((gpt, store))
 }
 
-fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(Store, Names, Vec<String>)> {
+/// Whose names the tensors of a model have, and these names with shapes.
+fn wanted(model: &dyn Model) -> (names::Family, Vec<(String, Vec<usize>)>) {
     let family = match model.family() {
         Family::Gpt(_) => names::Family::Gpt2,
         Family::Bert(_) => names::Family::Bert,
         Family::Deit(_) => names::Family::Vit,
     };
+    let parts = model.table().params.iter().flat_map(Param::published);
+    (family, parts.map(|part| (part.name, part.shape)).collect())
+}
+
+/// What a model with another head than its checkpoint's did not find there, and what it left.
+#[derive(Debug)]
+pub struct Begun {
+    /// Tensors that keep the values they had, by name.
+    pub fresh: Vec<String>,
+    /// Tensors of the file's heads that the model does not have, by name.
+    pub unused: Vec<String>,
+}
+
+/// Writes the weights of a folder over those of `store`. Tensors of heads stay as they are where the folder has none of this
+/// name and shape.
+///
+/// # Errors
+/// As [`load`], of all tensors but those of heads.
+pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<Begun> {
+    let (family, parts) = wanted(model);
+    let weights = folder::read(dir)?;
+    let found = names::begin(family, weights.tensors, &parts).at(weights.path.display())?;
+    let (mut tensors, mut fresh) = (found.tensors.into_iter(), Vec::new());
+    for (i, param) in store.table.params.iter().enumerate() {
+        let published = param.published();
+        let tensors: Vec<_> = tensors.by_ref().take(published.len()).collect();
+        if tensors.iter().any(Option::is_none) {
+            fresh.extend(published.into_iter().map(|part| part.name));
+            continue;
+        }
+        let values: Vec<f32> = tensors.into_iter().flatten().flat_map(|tensor| tensor.values).collect();
+        store.write(device, i, &values)?;
+    }
+    Ok(Begun { fresh, unused: found.unused })
+}
+
+fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(Store, Names, Vec<String>)> {
+    let (family, parts) = wanted(model);
     let weights = folder::read(dir)?;
     let table = model.table();
-    let parts: Vec<_> = table.params.iter().flat_map(Param::published).map(|part| (part.name, part.shape)).collect();
     let found = names::select(family, weights.tensors, &parts).at(weights.path.display())?;
     // Shapes are checked before memory is taken, so a config cannot ask for more than its file holds.
     let store = Store::new(table.clone(), device)?;

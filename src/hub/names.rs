@@ -105,6 +105,16 @@ impl Family {
         }
     }
 
+    /// Tensors of heads, by their names in the table: a model may begin with new ones.
+    fn is_head(self, name: &str) -> bool {
+        let heads: &[&str] = match self {
+            Family::Gpt2 => &[],
+            Family::Bert => &["cls.", "classifier.", "bert.pooler."],
+            Family::Vit => &["head.", "head_dist."],
+        };
+        heads.iter().any(|head| name.starts_with(head))
+    }
+
     fn names<'a>(self, mut names: impl Iterator<Item = &'a str>) -> Names {
         match self {
             Family::Gpt2 if names.any(|n| n.starts_with("transformer.")) => Names::Gpt2,
@@ -173,6 +183,35 @@ fn vit_place(name: &str) -> (String, Option<usize>) {
 /// A tensor that is missing, unknown, there twice, of another shape, or not equal to the one it should share. The message
 /// names it as the file does where the file has it.
 pub fn select(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<usize>)]) -> Result<Selected> {
+    let Begun { tensors, unused, names } = find(family, tensors, wanted, |_| false)?;
+    Ok(Selected { tensors: tensors.into_iter().flatten().collect(), unused, names })
+}
+
+/// The tensors of a model that begins with those of a file but may have other heads.
+#[derive(Debug)]
+pub struct Begun {
+    /// Under the names of the table, in its order; `None`: one of a head, which the file does not have in this shape.
+    pub tensors: Vec<Option<NamedTensor>>,
+    /// As [`Selected::unused`].
+    pub unused: Vec<String>,
+    /// How the file names its tensors.
+    pub names: Names,
+}
+
+/// As [`select`], but tensors of heads may be missing, or be of another shape and then left out.
+///
+/// # Errors
+/// As [`select`], of all tensors but those of heads.
+pub fn begin(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<usize>)]) -> Result<Begun> {
+    find(family, tensors, wanted, |name| family.is_head(name))
+}
+
+fn find(
+    family: Family,
+    tensors: Vec<NamedTensor>,
+    wanted: &[(String, Vec<usize>)],
+    may_be_new: impl Fn(&str) -> bool,
+) -> Result<Begun> {
     let names = family.names(tensors.iter().map(|t| t.name.as_str()));
     let mut left = canonical(family, tensors)?;
     let is_wanted: HashSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
@@ -191,31 +230,37 @@ pub fn select(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<
             None => drop(left.insert(first.to_owned(), copy)),
         }
     }
-    let (mut found, mut missing) = (Vec::with_capacity(wanted.len()), Vec::new());
+    let (mut found, mut missing, mut replaced) = (Vec::with_capacity(wanted.len()), Vec::new(), Vec::new());
     for (name, shape) in wanted {
         match left.remove(name) {
+            None if may_be_new(name) => found.push(None),
+            Some(tensor) if tensor.shape != *shape && may_be_new(name) => {
+                replaced.push(tensor.name);
+                found.push(None);
+            }
             None => missing.push(name.clone()),
             Some(tensor) if tensor.shape != *shape => bail!(
                 "{} is {:?} but {CONFIG} asks for {shape:?}; is it the one that belongs to these weights?",
                 tensor.name,
                 tensor.shape
             ),
-            Some(tensor) => found.push(NamedTensor { name: name.clone(), ..tensor }),
+            Some(tensor) => found.push(Some(NamedTensor { name: name.clone(), ..tensor })),
         }
     }
     if !missing.is_empty() {
         return Err(listed("missing tensors", missing));
     }
-    let (optional, unknown): (Vec<_>, Vec<_>) = left.into_iter().partition(|(name, _)| family.is_optional(name));
-    let in_file = |left: Vec<(String, NamedTensor)>| {
-        let mut names: Vec<String> = left.into_iter().map(|(_, tensor)| tensor.name).collect();
+    let is_left = |name: &str| family.is_optional(name) || may_be_new(name);
+    let (optional, unknown): (Vec<_>, Vec<_>) = left.into_iter().partition(|(name, _)| is_left(name));
+    let in_file = |left: Vec<(String, NamedTensor)>, mut names: Vec<String>| {
+        names.extend(left.into_iter().map(|(_, tensor)| tensor.name));
         names.sort_unstable();
         names
     };
     if !unknown.is_empty() {
-        return Err(listed("tensors that this model does not have", in_file(unknown)));
+        return Err(listed("tensors that this model does not have", in_file(unknown, Vec::new())));
     }
-    Ok(Selected { tensors: found, unused: in_file(optional), names })
+    Ok(Begun { tensors: found, unused: in_file(optional, replaced), names })
 }
 
 /// The tensors by their names in the table; each keeps the one of the file.

@@ -5,10 +5,11 @@
 //! values, three tensors there, are one weight here. With [`Norm::Pre`] the norms stand before the branches, as in GPT-2,
 //! and one more at the end (Xiong et al., arXiv 2002.04745).
 
+mod heads;
 mod table;
 
 use super::params::ParamTable;
-use super::{BatchShape, Family, Input, Losses, Model, check_sizes};
+use super::{BatchShape, Family, Input, Losses, Model, Scores, check_sizes};
 use crate::device::ops::Activation;
 use crate::error::Result;
 use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
@@ -34,7 +35,8 @@ pub enum BertHead {
     Masked,
     /// Scores of masked tokens, and whether the second segment follows the first (`BertForPreTraining`).
     Pretraining,
-    /// Scores of so many classes of the pooled first token (`BertForSequenceClassification`).
+    /// Scores of so many classes of the pooled first token (`BertForSequenceClassification`). Of one "class": a number to be
+    /// approximated, as there.
     Classify { labels: usize },
 }
 
@@ -150,36 +152,6 @@ impl Bert {
         t.dropout(branch, Some(x), p)
     }
 
-    /// What the scores of masked tokens are a product of: hidden `[.., C]` -> `[.., C]`.
-    fn transform(&self, t: &mut Tape, p: &[Var], hidden: Var) -> Var {
-        let at = self.find("cls.predictions.transform.dense.weight");
-        let x = t.linear(hidden, p[at], dense(p[at + 1]).activation(Activation::GeluErf)); // [.., C]
-        t.layernorm(x, p[at + 2], p[at + 3], self.config.eps) // [.., C]
-    }
-
-    /// Scores of every token: hidden `[B, T, C]` -> `[B, T, V]`, rows padded to 128 in memory.
-    pub fn logits(&self, t: &mut Tape, p: &[Var], hidden: Var) -> Var {
-        let x = self.transform(t, p, hidden); // [B, T, C]
-        let bias = p[self.find("cls.predictions.bias")];
-        t.linear(x, p[0], Affine { weight: Weight::OutIn, pad: 128, ..Affine::bias(bias) })
-    }
-
-    /// The first token of each sequence, pooled: hidden `[B, T, C]`, its rows `[B, 1]` -> `[B, 1, C]`.
-    pub fn pooled(&self, t: &mut Tape, p: &[Var], hidden: Var, first: Var) -> Var {
-        let at = self.find("bert.pooler.dense.weight");
-        let x = t.rows(hidden, first); // [B, 1, C]
-        t.linear(x, p[at], dense(p[at + 1]).activation(Activation::Tanh)) // [B, 1, C]
-    }
-
-    /// Scores of the classes, or of whether the second segment follows: as [`Bert::pooled`], `[B, 1, classes]`.
-    pub fn classes(&self, t: &mut Tape, p: &[Var], hidden: Var, first: Var) -> Var {
-        let x = self.pooled(t, p, hidden, first); // [B, 1, C]
-        let x = t.dropout(x, None, self.config.dropout_hidden);
-        let pretraining = self.config.head == BertHead::Pretraining;
-        let at = self.find(if pretraining { "cls.seq_relationship.weight" } else { "classifier.weight" });
-        t.linear(x, p[at], dense(p[at + 1])) // [B, 1, classes]
-    }
-
     fn find(&self, stem: &str) -> usize {
         self.table.find(stem, None).unwrap_or_else(|| unreachable!("the table of this head has {stem}"))
     }
@@ -213,7 +185,10 @@ impl Model for Bert {
             all.push(Input::ints("labels", &[batch, scored]));
         }
         if self.has_classes() {
-            all.push(Input::ints("classes", &[batch]));
+            all.push(match self.config.head {
+                BertHead::Classify { labels: 1 } => Input::wide("values", &[batch]),
+                _ => Input::ints("classes", &[batch]),
+            });
             let first = (0..batch).map(|b| (b * time) as i32).collect();
             all.push(Input::fixed("first rows", &[batch, 1], first));
         }
@@ -221,27 +196,11 @@ impl Model for Bert {
     }
 
     fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses {
-        let (tokens, rest) = inputs.split_at(3);
-        let tokens = Tokens { ids: tokens[0], types: tokens[1], mask: tokens[2] };
-        let hidden = self.hidden(t, p, tokens, recompute, |_, _| {}); // [B, T, C]
-        let masked = |t: &mut Tape, positions, labels| {
-            let x = t.rows(hidden, positions); // [B, S, C]
-            let x = self.transform(t, p, x); // [B, S, C]
-            let bias = p[self.find("cls.predictions.bias")];
-            t.linear_cross_entropy(x, p[0], Some(bias), labels, options) // [1]
-        };
-        let classes = |t: &mut Tape, labels, first| {
-            let scores = self.classes(t, p, hidden, first); // [B, 1, classes]
-            t.cross_entropy(scores, labels, options) // [1]
-        };
-        match (self.config.head, rest) {
-            (BertHead::Masked, &[positions, labels]) => (masked(t, positions, labels), None),
-            (BertHead::Pretraining, &[positions, labels, next, first]) => {
-                (masked(t, positions, labels), Some(classes(t, next, first)))
-            }
-            (BertHead::Classify { .. }, &[labels, first]) => (classes(t, labels, first), None),
-            _ => unreachable!("heads without a loss are refused before training"),
-        }
+        self.forward(t, p, inputs, options, recompute).0
+    }
+
+    fn evaluation(&self, t: &mut Tape, p: &[Var], inputs: &[Var]) -> (Losses, Scores) {
+        self.forward(t, p, inputs, LossOptions::default(), false)
     }
 }
 

@@ -11,7 +11,7 @@
 mod table;
 
 use super::params::ParamTable;
-use super::{BatchShape, Family, Input, Losses, Model, check_sizes};
+use super::{BatchShape, Family, Input, Losses, Model, Scores, check_sizes};
 use crate::bail;
 use crate::device::ops::Activation;
 use crate::error::Result;
@@ -214,6 +214,25 @@ impl Model for Deit {
     }
 
     fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses {
+        self.labelled(t, p, inputs, options, recompute).0
+    }
+
+    fn evaluation(&self, t: &mut Tape, p: &[Var], inputs: &[Var]) -> (Losses, Scores) {
+        let (losses, scores) = self.labelled(t, p, inputs, LossOptions::default(), false);
+        (losses, [Some(scores.0), scores.1])
+    }
+}
+
+impl Deit {
+    /// The losses, and the scores of [`Deit::scores`].
+    fn labelled(
+        &self,
+        t: &mut Tape,
+        p: &[Var],
+        inputs: &[Var],
+        options: LossOptions,
+        recompute: bool,
+    ) -> (Losses, (Var, Option<Var>)) {
         let &[patches, labels, others, share, kinds, ref rows @ ..] = inputs else {
             unreachable!("the inputs of this model")
         };
@@ -223,6 +242,6 @@ impl Model for Deit {
         let weight = options.weight / self.config.heads_of_classes() as f64;
         let options = LossOptions { weight, ..options };
         let mut loss = |scores| t.cross_entropy_mixed(scores, labels, (others, share), options); // [1]
-        (loss(class), distilled.map(loss))
+        ((loss(class), distilled.map(loss)), (class, distilled))
     }
 }

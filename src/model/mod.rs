@@ -25,6 +25,9 @@ pub enum Family<'a> {
 /// A loss, `[1]`, and a second one of models that learn two things at once: what is minimised is their sum.
 pub type Losses = (Var, Option<Var>);
 
+/// What the heads of a model give each example: of every head `[B, 1, classes]`, or one number `[B, 1, 1]`.
+pub type Scores = [Option<Var>; 2];
+
 /// What the trainer needs of a model, whatever its family.
 pub trait Model {
     /// Parameters in forward order.
@@ -45,6 +48,11 @@ pub trait Model {
     /// Records the forward pass and the loss of `inputs`, as [`Model::inputs`] lists them; `params` beside the table.
     /// `recompute`: blocks are segments of the tape, so only their inputs are kept for the backward pass.
     fn loss(&self, tape: &mut Tape, params: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses;
+
+    /// Records an evaluation: as [`Model::loss`], with the scores that the labels are compared with, where examples have labels.
+    fn evaluation(&self, tape: &mut Tape, params: &[Var], inputs: &[Var]) -> (Losses, Scores) {
+        (self.loss(tape, params, inputs, LossOptions::default(), false), [None; 2])
+    }
 }
 
 /// Ten times the deepest transformer that anybody published; tables of more would take gigabytes before any weight.

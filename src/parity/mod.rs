@@ -17,6 +17,7 @@ mod layernorm;
 mod linear;
 mod multilevel;
 pub mod random;
+mod squared_error;
 
 use crate::device::ops::Op;
 use lab::Lab;
@@ -63,6 +64,7 @@ stems! {
     layernorm_backward: layernorm::cases_backward, layernorm::sample_backward;
     linear: linear::cases, linear::sample;
     multilevel: multilevel::cases, multilevel::sample;
+    squared_error: squared_error::cases, squared_error::sample;
 }
 
 /// The cases of an operation.

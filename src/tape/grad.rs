@@ -36,10 +36,15 @@ impl Tape {
                 }
                 Node::Attention { op, qkv, y } => self.attention_backward(op, qkv, y),
                 Node::Dropout { op, x, residual, y } => self.dropout_backward(op, x, residual, y),
-                // The forward operation wrote the gradient of the logits already.
+                // Losses wrote the gradient of their input already.
                 Node::CrossEntropy { op, logits, loss } => {
                     if let (Some(d), true) = (op.dlogits, self.vars[loss.0 as usize].uses > 0) {
                         self.give(logits, d);
+                    }
+                }
+                Node::SquaredError { op, x, loss } => {
+                    if let (Some(d), true) = (op.dx, self.vars[loss.0 as usize].uses > 0) {
+                        self.give(x, d);
                     }
                 }
                 Node::LinearCrossEntropy(head) => self.linear_cross_entropy_backward(head),

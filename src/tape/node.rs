@@ -16,6 +16,7 @@ pub(super) enum Node {
     Dropout { op: ops::Dropout, x: Var, residual: Option<Var>, y: Var },
     CrossEntropy { op: ops::CrossEntropy, logits: Var, loss: Var },
     LinearCrossEntropy(Head),
+    SquaredError { op: ops::SquaredError, x: Var, loss: Var },
 }
 
 impl Node {
@@ -28,6 +29,7 @@ impl Node {
             Node::Attention { op, .. } => op.operands(visit),
             Node::Dropout { op, .. } => op.operands(visit),
             Node::CrossEntropy { op, .. } => op.operands(visit),
+            Node::SquaredError { op, .. } => op.operands(visit),
             // It has none yet, and lies in no segment.
             Node::LinearCrossEntropy(_) => {}
         }

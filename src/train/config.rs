@@ -12,7 +12,7 @@ use crate::files::read_text;
 use crate::model::BatchShape;
 use crate::multilevel::{DepthRule, Rules, Shares, WidthRule};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const MOST_LEVELS: usize = 16;
 
@@ -50,8 +50,14 @@ fn one() -> u64 {
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     pub family: Family,
+    /// A model folder, whose weights and sizes level 1 begins with.
+    pub from: Option<PathBuf>,
+    /// Sizes; may be left out where `from` says them.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub layers: usize,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub heads: usize,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub head_size: usize,
     /// Tokens of a sequence.
     #[serde(default)]
@@ -76,6 +82,10 @@ pub struct ModelConfig {
     pub dropout: f32,
     #[serde(default = "init_std")]
     pub init_std: f64,
+}
+
+fn is_zero(size: &usize) -> bool {
+    *size == 0
 }
 
 fn init_std() -> f64 {
@@ -208,9 +218,7 @@ impl Config {
 
     fn check(&self) -> Result<()> {
         let train = &self.train;
-        if self.model.head_size == 0 {
-            bail!("model: head_size must be at least 1; give it a size");
-        }
+        self.model.check_sizes()?;
         self.check_family()?;
         if !(0.0..1.0).contains(&train.label_smoothing) {
             bail!("train.label_smoothing: {} is outside 0..1; DeiT's is 0.1", train.label_smoothing);
@@ -294,6 +302,7 @@ impl Config {
             ("model.norm", model.norm != NormConfig::Post, &[Family::Bert]),
             ("model.tied", !model.tied, &[Family::Gpt]),
             ("masking", self.masking.is_some(), &[Family::Bert]),
+            ("data.task", self.data.task.is_some(), &[Family::Bert]),
             ("augment", self.augment.is_some(), &[Family::Deit]),
             ("view", self.view.is_some(), &[Family::Deit]),
             ("train.label_smoothing", self.train.label_smoothing != 0.0, &[Family::Deit]),
@@ -312,6 +321,19 @@ impl Config {
         }
         if model.context == 0 {
             bail!("model.context: must be at least 1; give it a size");
+        }
+        if self.data.task.is_some() {
+            if self.masking.is_some() {
+                bail!("masking: labelled texts are not masked; leave it out, or data.task");
+            }
+            self.data.task()?;
+            return match (&self.data.tokenizer, &model.from) {
+                (None, None) => bail!(
+                    "data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer, or start from a checkpoint \
+                     (model.from)"
+                ),
+                _ => Ok(()),
+            };
         }
         self.masking.map_or(Ok(()), |masking| masking.check())?;
         self.data_source().map(drop)
@@ -352,7 +374,8 @@ impl Config {
     /// What a step computes at a time.
     pub fn shape(&self) -> BatchShape {
         let (batch, time) = (self.train.batch / self.train.accumulate, self.model.context);
-        let scored = if self.model.family == Family::Bert { self.masking().slots(time) } else { 0 };
+        let masked = self.model.family == Family::Bert && self.data.task.is_none();
+        let scored = if masked { self.masking().slots(time) } else { 0 };
         BatchShape { batch, time, scored }
     }
 

@@ -1,6 +1,7 @@
 //! The section `data` of a configuration: a text, prepared data, or token files.
 
 use crate::bail;
+use crate::data::classify::{ClassifyConfig, Column};
 use crate::data::corpus::{DataSource, ShardsSpec};
 use crate::data::documents::is_json_lines;
 use crate::data::images::ImageSpec;
@@ -33,6 +34,31 @@ pub struct DataConfig {
     pub vocab: Option<usize>,
     /// Images, and nothing else.
     pub images: Option<ImagesConfig>,
+    /// Labelled texts, and nothing else but `tokenizer`.
+    pub task: Option<TaskConfig>,
+}
+
+/// Labelled texts to fine-tune on and to validate on: two files of one form. See [`ClassifyConfig`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskConfig {
+    pub train: PathBuf,
+    pub valid: PathBuf,
+    pub sentence: Column,
+    pub second: Option<Column>,
+    pub label: Column,
+    pub header: Option<bool>,
+    pub classes: Option<Vec<String>>,
+    #[serde(default)]
+    pub regression: bool,
+}
+
+impl TaskConfig {
+    /// What is where in either file.
+    pub fn columns(&self) -> ClassifyConfig {
+        let TaskConfig { sentence, second, label, header, classes, regression, .. } = self.clone();
+        ClassifyConfig { sentence, second, label, header, classes, regression }
+    }
 }
 
 /// Images to train on and to validate on: two sets, or one of which every n-th is held out.
@@ -69,6 +95,31 @@ impl DataConfig {
             }
             _ => Ok(images),
         }
+    }
+
+    /// The labelled texts.
+    ///
+    /// # Errors
+    /// None are given, or other data beside them.
+    pub fn task(&self) -> Result<&TaskConfig> {
+        let Some(task) = &self.task else {
+            bail!("data.task: missing; name the files of labelled texts");
+        };
+        let others = [
+            ("text", self.text.is_some()),
+            ("held_out_every", self.held_out_every.is_some()),
+            ("document_prefix", self.document_prefix.is_some()),
+            ("field", self.field.is_some()),
+            ("prepared", self.prepared.is_some()),
+            ("train", self.train.is_some()),
+            ("valid", self.valid.is_some()),
+            ("vocab", self.vocab.is_some()),
+            ("images", self.images.is_some()),
+        ];
+        if let Some((key, _)) = others.iter().find(|(_, given)| *given) {
+            bail!("data.{key}: goes not with data.task; keep one of them");
+        }
+        Ok(task)
     }
 
     /// Where the data comes from.

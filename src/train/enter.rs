@@ -5,7 +5,8 @@ use super::level_config::{Alpha, OptimizerState};
 use super::metrics::Event;
 use super::search::search;
 use super::side::{Context, Leg, Side};
-use crate::error::Result;
+use crate::error::{At, Result};
+use crate::hub::checkpoint::{Begun, begin};
 use crate::model::store::Store;
 use crate::multilevel::plan::Enter;
 use crate::multilevel::{Quantity, coalesce, coalesce_as, interpolate, interpolate_as};
@@ -27,6 +28,7 @@ impl Side<'_, '_> {
         let (spent, alpha) = match enter {
             Enter::Initialise => {
                 learner.params.initialise(self.context.device, self.context.config.seed)?;
+                self.start(&learner)?;
                 (0, None)
             }
             Enter::Coalesce => (self.coalesce(level, &mut learner, transfer)?, None),
@@ -47,6 +49,20 @@ impl Side<'_, '_> {
         self.context.device.timings().mark(name, number as u64 + 1, begin);
         self.metrics.write(&Event::Operator { at: self.at, name, flops_spent: spent, alpha })?;
         Ok(learner)
+    }
+
+    /// Writes the weights of the checkpoint that the run begins with, if it does, over the initial ones.
+    fn start(&mut self, learner: &Learner) -> Result<()> {
+        let Context { config, device, progress, .. } = &mut *self.context;
+        let Some(from) = &config.model.from else { return Ok(()) };
+        let Begun { fresh, unused } = begin(from, &*learner.model, &learner.params, *device).at("model.from")?;
+        let listed = |what: &str, names: &[String]| match names {
+            [] => String::new(),
+            names => format!("; {what}: {}", names.join(", ")),
+        };
+        let text = format!("  weights of {}{}{}", from.display(), listed("new", &fresh), listed("left out", &unused));
+        progress.note(&text);
+        Ok(())
     }
 
     /// `level` from the one above. Returns FLOPs.
@@ -104,7 +120,7 @@ impl Side<'_, '_> {
             device.copy(&base.flat(), &big.params.flat())?;
             flops += interpolate(device, &big.params, small, alpha, &scheme, &rules)?.flops;
             big.params_changed();
-            let (loss, _, spent) = self.held_out(big, most)?;
+            let (loss, _, spent) = self.held_out(big, most, None)?;
             flops += spent;
             Ok(loss)
         })?;

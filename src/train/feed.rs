@@ -1,6 +1,7 @@
 //! What a run is trained on, by the family of its model, and the batches that are cut out of it.
 
 use super::config::{Config, Family};
+use super::labelled::Labelled;
 use super::sources::{Masked, Patches};
 use crate::bail;
 use crate::data::batch::{NextToken, Source};
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex};
 pub enum Data {
     Text(Box<Corpus>),
     Images { train: Arc<Images>, valid: Arc<Images> },
+    Labelled(Box<Labelled>),
 }
 
 /// What a model must know of the data it is trained on.
@@ -50,6 +52,7 @@ impl Data {
                 check_length(&*data.valid, config.model.context)?;
                 Ok(Data::Text(Box::new(data)))
             }
+            Family::Bert if config.data.task.is_some() => Ok(Data::Labelled(Box::new(Labelled::open(config, note)?))),
             Family::Bert => {
                 let data = Corpus::open(&config.data_source()?, cache, note)?.with_special_tokens()?;
                 Ok(Data::Text(Box::new(data)))
@@ -91,6 +94,7 @@ impl Data {
             Data::Images { train, .. } => {
                 Facts { classes: train.classes(), channels: train.channels(), ..Facts::from(1) }
             }
+            Data::Labelled(labelled) => labelled.facts(),
         }
     }
 
@@ -101,6 +105,7 @@ impl Data {
             Data::Images { train, valid } => {
                 format!("{} {}, {} {}", train.sum(), train.len(), valid.sum(), valid.len())
             }
+            Data::Labelled(labelled) => labelled.name(),
         }
     }
 
@@ -108,6 +113,7 @@ impl Data {
         match self {
             Data::Text(corpus) => corpus.tokenizer.as_ref(),
             Data::Images { .. } => None,
+            Data::Labelled(labelled) => Some(&labelled.tokenizer),
         }
     }
 
@@ -141,6 +147,7 @@ impl Data {
                 let sampler = ImageSampler::new(config.seed, [0, 1], shape, &augment, &view)?;
                 Ok(Arc::new(Patches { train: Arc::clone(train), valid: Arc::clone(valid), sampler }))
             }
+            Data::Labelled(labelled) => Ok(Arc::new(labelled.source(config))),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::device::{self, Device, Ticket};
 use crate::error::{At, Result};
 use crate::model::params::ParamTable;
 use crate::model::store::Store;
-use crate::model::{BatchShape, Losses, Model};
+use crate::model::{BatchShape, Losses, Model, Scores};
 use crate::tape::{LossOptions, Mode, StepCost, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,8 @@ pub struct Learner {
     inputs: Inputs,
     tape: Tape,
     vars: Vec<Var>,
+    /// Of the evaluation before, where its examples have labels.
+    scores: Scores,
     update: [Op; 2],
     train_cost: StepCost,
     evaluation_flops: u64,
@@ -194,6 +196,7 @@ impl Learner {
             inputs,
             tape: Tape::new(float, state),
             vars: Vec::with_capacity(table.params.len()),
+            scores: [None; 2],
             update,
             train_cost: StepCost::default(),
             evaluation_flops: 0,
@@ -361,6 +364,17 @@ impl Learner {
         Ok(total)
     }
 
+    /// The scores of the examples of the evaluation before, row by row, of the first head that gives some.
+    ///
+    /// # Errors
+    /// Errors of the device; the device or the tape has been used since.
+    pub fn scores(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
+        match self.scores[0] {
+            Some(scores) => device::read_f32(device, &self.tape.value(scores)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Writes micro-batch `number` of the fields, records its step and runs it.
     fn record(
         &mut self,
@@ -378,11 +392,17 @@ impl Learner {
             Mode::Evaluate => weights.declare_frozen(tape, &mut self.vars),
             Mode::Train { .. } => weights.declare(tape, &self.grads, &mut self.vars),
         }
-        let losses = self.model.loss(tape, &self.vars, inputs, options, self.options.recompute);
+        let (losses, scores) = match mode {
+            Mode::Evaluate => self.model.evaluation(tape, &self.vars, inputs),
+            Mode::Train { .. } => {
+                (self.model.loss(tape, &self.vars, inputs, options, self.options.recompute), [None; 2])
+            }
+        };
+        self.scores = scores;
         let pair = [losses.0, losses.1.unwrap_or(losses.0)];
         let all = &pair[..1 + usize::from(losses.1.is_some())];
         match mode {
-            Mode::Evaluate => all.iter().for_each(|loss| tape.keep(*loss)),
+            Mode::Evaluate => all.iter().chain(scores.iter().flatten()).for_each(|value| tape.keep(*value)),
             Mode::Train { .. } => tape.backward(all),
         }
         if update {

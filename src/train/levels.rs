@@ -41,6 +41,9 @@ pub fn build(config: &Config, facts: impl Into<Facts>) -> Result<Levels> {
 /// Level 1.
 fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
     let m = &config.model;
+    if let Some(from) = &m.from {
+        return super::start::model(config, from, facts);
+    }
     let width = m.heads.checked_mul(m.head_size).filter(|w| *w < 1 << 24);
     let width = width.ok_or_else(|| Error::new("model: heads x head_size is beyond reason; use smaller numbers"))?;
     let (layers, heads, ffn, init_std) = (m.layers, m.heads, 4 * width, m.init_std);
@@ -78,7 +81,7 @@ fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
                 NormConfig::Post => Norm::Post,
                 NormConfig::Pre => Norm::Pre,
             },
-            head: if config.masking().next_sentence { BertHead::Pretraining } else { BertHead::Masked },
+            head: bert_head(config, facts),
         })),
         Family::Deit => {
             let PatchShape { image, patch, channels, .. } = config.patches(facts.channels);
@@ -100,6 +103,15 @@ fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
         }
     };
     model.at("model")
+}
+
+/// What a run trains a BERT for.
+pub(super) fn bert_head(config: &Config, facts: Facts) -> BertHead {
+    match (config.data.task.is_some(), config.masking().next_sentence) {
+        (true, _) => BertHead::Classify { labels: facts.classes },
+        (false, true) => BertHead::Pretraining,
+        (false, false) => BertHead::Masked,
+    }
 }
 
 fn boxed<M: Model + 'static>(model: Result<M>) -> Result<Box<dyn Model>> {

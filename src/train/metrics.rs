@@ -5,6 +5,7 @@ use super::checkpoint::State;
 use super::tensorboard::TensorBoard;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::eval::metrics::Measures;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -69,6 +70,9 @@ pub enum Event {
         at: Position,
         valid_loss: f64,
         tokens: usize,
+        /// Of labelled texts.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        measures: Option<Measures>,
         /// Memory of the process, where the system tells.
         resident_bytes: Option<u64>,
     },
@@ -227,7 +231,7 @@ impl Metrics {
                 let values = [("loss/train", *loss), ("lr", *lr), ("grad_norm", *grad_norm)];
                 board.scalars(at.step, now, &values)?;
             }
-            Event::Eval { at, valid_loss, .. } => {
+            Event::Eval { at, valid_loss, measures, .. } => {
                 let values = [
                     ("loss/held_out", *valid_loss),
                     ("progress/level", at.level as f64),
@@ -235,6 +239,10 @@ impl Metrics {
                     ("progress/seconds", at.seconds),
                 ];
                 board.scalars(at.step, now, &values)?;
+                let measures = measures.iter().flat_map(Measures::named).filter(|(_, value)| value.is_finite());
+                for (name, value) in measures {
+                    board.scalars(at.step, now, &[(&format!("held_out/{name}"), value)])?;
+                }
             }
             _ => {}
         }

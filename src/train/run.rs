@@ -11,6 +11,7 @@ use super::progress::Progress;
 use super::side::{Context, Ended, Side, points};
 use crate::device::Device;
 use crate::error::{At, Error, Result};
+use crate::eval::metrics::Measures;
 use crate::report::html;
 use crate::report::savings::Savings;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub enum Outcome {
         dir: PathBuf,
         /// Held-out loss of the V-cycle's.
         loss: f64,
+        /// The same of labelled texts, if this process has evaluated it.
+        measures: Option<Measures>,
         /// Against the scratch twin, when there was one.
         savings: Option<Savings>,
     },
@@ -106,7 +109,7 @@ fn both(config: &Config, data: &Data, folder: &RunFolder, resume: bool, tools: T
     let Tools { device, progress, stop, .. } = tools;
     let facts = data.facts();
     let mut context = Context { config, device, data, progress, stop };
-    let mut sides = Vec::new();
+    let (mut sides, mut measures) = (Vec::new(), None);
     for (name, stage) in
         [("vcycle", None)].into_iter().chain(config.scratch.iter().map(|stage| ("scratch", Some(stage))))
     {
@@ -123,7 +126,12 @@ fn both(config: &Config, data: &Data, folder: &RunFolder, resume: bool, tools: T
         };
         let ended = side.run(resume).map_err(|e| how_to_go_on(e, &folder.dir, &dir))?;
         match ended {
-            Ended::Finished(_) => sides.push(side.points()),
+            Ended::Finished(_) => {
+                if stage.is_none() {
+                    measures = side.measures;
+                }
+                sides.push(side.points());
+            }
             Ended::Stopped(step) => return Ok(Outcome::Stopped { dir: folder.dir.clone(), step }),
         }
     }
@@ -134,7 +142,7 @@ fn both(config: &Config, data: &Data, folder: &RunFolder, resume: bool, tools: T
     }
     let loss = sides[0].last().map_or(f64::NAN, |point| point.loss);
     let savings = sides.get(1).and_then(|scratch| Savings::of(&sides[0], scratch));
-    Ok(Outcome::Finished { dir: dir.clone(), loss, savings })
+    Ok(Outcome::Finished { dir: dir.clone(), loss, measures, savings })
 }
 
 fn how_to_go_on(error: Error, run: &Path, side: &Path) -> Error {

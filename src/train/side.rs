@@ -16,6 +16,7 @@ use crate::data::prefetch::Prefetch;
 use crate::device::Device;
 use crate::device::timing::Total;
 use crate::error::{Error, Result};
+use crate::eval::metrics::{Agreement, Measures};
 use crate::files::write_dir_atomic;
 use crate::hub::checkpoint as hub;
 use crate::memory;
@@ -80,6 +81,8 @@ pub struct Side<'a, 'b> {
     /// A step that was started and not yet reported: where it ended, and its learning rate.
     pending: Option<(Submitted, Position, f64)>,
     valid: f64,
+    /// Of the last evaluation in this process, of labelled texts.
+    pub(super) measures: Option<Measures>,
     /// Time by operation before this process, and what the device had counted when this side began.
     operations: Vec<OperationTime>,
     at_start: Vec<Total>,
@@ -139,6 +142,7 @@ impl<'a, 'b> Side<'a, 'b> {
             stage_step: 0,
             pending: None,
             valid: f64::INFINITY,
+            measures: None,
             source,
             held_out,
             operations: Vec::new(),
@@ -207,8 +211,8 @@ impl<'a, 'b> Side<'a, 'b> {
         let name = data.name();
         if state.data != name {
             bail!(
-                "{}: the run was trained on {}, but what data.text and data.tokenizer give now is {name}; bring the old text back, \
-                 or start a new run",
+                "{}: the run was trained on {}, but what [data] gives now is {name}; bring the old data back, or start a \
+                 new run",
                 dir.display(),
                 state.data
             );
@@ -323,7 +327,7 @@ impl<'a, 'b> Side<'a, 'b> {
     fn tokens(&self) -> f64 {
         let Config { train, model, .. } = self.context.config;
         let each = match self.context.data {
-            Data::Text(_) => model.context,
+            Data::Text(_) | Data::Labelled(_) => model.context,
             Data::Images { train, .. } => self.context.config.patches(train.channels()).rows(),
         };
         (train.batch * each) as f64
@@ -363,8 +367,13 @@ impl<'a, 'b> Side<'a, 'b> {
         self.metrics.write(&Event::Step { at, lr, loss, grad_norm })
     }
 
-    /// Mean loss over up to `most` held-out batches, the tokens that were scored, and FLOPs.
-    pub(super) fn held_out(&mut self, learner: &mut Learner, most: usize) -> Result<(f64, usize, u64)> {
+    /// Mean loss over up to `most` held-out batches, the tokens that were scored, and FLOPs; predictions go to `agreement`.
+    pub(super) fn held_out(
+        &mut self,
+        learner: &mut Learner,
+        most: usize,
+        mut agreement: Option<&mut Agreement>,
+    ) -> Result<(f64, usize, u64)> {
         let train = &self.context.config.train;
         let fields = &mut self.held_out;
         let (mut total, mut tokens, mut flops) = (0.0, 0, 0);
@@ -372,6 +381,9 @@ impl<'a, 'b> Side<'a, 'b> {
         for index in 0..most.saturating_mul(train.accumulate) {
             let Some(scored) = self.source.held_out_batch(index, fields)? else { break };
             total += learner.evaluate(self.context.device, fields)? * scored as f64;
+            if let (Some(agreement), Some(labels)) = (&mut agreement, fields.last()) {
+                agreement.add(&learner.scores(self.context.device)?, labels, scored);
+            }
             tokens += scored;
             flops += learner.evaluation_flops();
         }
@@ -384,14 +396,20 @@ impl<'a, 'b> Side<'a, 'b> {
             n => n,
         };
         let begin = Instant::now();
-        let (valid_loss, tokens, _) = self.held_out(learner, most)?;
+        let mut agreement = Agreement::of(&*learner.model);
+        let (valid_loss, tokens, _) = self.held_out(learner, most, agreement.as_mut())?;
         self.context.device.timings().mark("evaluation", self.at.step, begin);
         if !valid_loss.is_finite() {
             bail!("training diverged: held-out loss {valid_loss}; lower the learning rate or lengthen the warm-up");
         }
         self.valid = valid_loss;
-        let resident_bytes = memory::resident().map(|(now, _)| now);
-        self.metrics.write(&Event::Eval { at: self.at, valid_loss, tokens, resident_bytes })
+        self.measures = agreement.map(|agreement| agreement.measures()).transpose()?;
+        if let Some(measures) = &self.measures {
+            let text = format!("  after step {}: held-out loss {valid_loss:.4}, {measures}", self.stage_step);
+            self.context.progress.note(&text);
+        }
+        let (measures, resident_bytes) = (self.measures, memory::resident().map(|(now, _)| now));
+        self.metrics.write(&Event::Eval { at: self.at, valid_loss, tokens, measures, resident_bytes })
     }
 
     /// Writes a checkpoint and removes those that are not to be kept.

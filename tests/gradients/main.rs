@@ -11,6 +11,7 @@ mod planning;
 mod rig;
 mod segments;
 mod sharing;
+mod squared_error;
 mod stack;
 #[path = "../kernels/support.rs"]
 mod support;

@@ -3,7 +3,7 @@
 
 use vcycle::device::ops::{
     Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, Epilogue,
-    LayerNorm, Linear, Mask, Multilevel, Op, StepState,
+    LayerNorm, Linear, Mask, Multilevel, Op, SquaredError, StepState,
 };
 use vcycle::parity::lab::Lab;
 use vcycle::parity::{STEMS, Size};
@@ -234,6 +234,7 @@ fn options_and_strides() {
                 (op.batched(3).into(), "does not divide the 5 rows of b"),
             ],
             Op::LayerNorm(op) => vec![(LayerNorm { sum: None, ..op }.into(), "go together")],
+            Op::SquaredError(op) => vec![(SquaredError { weight: f64::NAN, ..op }.into(), "weight")],
             _ => return,
         };
         wrong.iter().for_each(|(wrong, word)| refused(lab, wrong, &[op.name(), word]));
@@ -270,5 +271,8 @@ fn no_rows_at_all() {
         CrossEntropy { logits: x, labels, mix: None, losses, loss, first: 0, dlogits, ignore, smoothing, weight },
         |_, _| 0.0,
     );
+    let (targets, error) = (lab.output((&[0, 5], 0)), lab.output((&[1], 0)));
+    lab.check(SquaredError { x, targets, loss: error, dx: dlogits, weight }, |_, _| 0.0);
     assert_eq!((lab.values(&column), lab.values(&loss)), (vec![0.0; 5], vec![0.0]));
+    assert_eq!(lab.values(&error), [0.0]);
 }

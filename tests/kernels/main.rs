@@ -31,7 +31,7 @@ macro_rules! stems {
 
 stems! {
     accumulate activation adamw attention attention_backward column_sum cross_entropy dropout embedding embedding_backward fill
-    global_norm layernorm layernorm_backward linear multilevel
+    global_norm layernorm layernorm_backward linear multilevel squared_error
 }
 
 fn stem(name: &str) -> &'static Stem {

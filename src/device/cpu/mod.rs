@@ -21,6 +21,7 @@ pub mod math;
 mod multilevel;
 mod pool;
 mod scratch;
+mod squared_error;
 
 use super::host::{Element, Host, View};
 use super::ops::{Op, StepState};
@@ -126,6 +127,7 @@ impl Cpu {
             Op::LayerNormBackward(op) => self.layernorm_backward(op),
             Op::Linear(op) => self.linear(op),
             Op::Multilevel(op) => self.multilevel(op),
+            Op::SquaredError(op) => self.squared_error(op),
         }
         .map_err(|e| e.at(op.name()))
     }

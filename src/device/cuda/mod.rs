@@ -28,6 +28,7 @@ mod linear_sm80;
 mod linear_sm90;
 mod multilevel;
 pub mod places;
+mod squared_error;
 pub mod variants;
 
 use super::ops::{Access, Item, Multilevel, Op, Operation};

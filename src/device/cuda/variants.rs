@@ -9,7 +9,7 @@ use super::places::Places;
 use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80, attention_sm80};
 use super::{
     column_sum, cross_entropy, dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, linear_sm90,
-    multilevel,
+    multilevel, squared_error,
 };
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
@@ -223,6 +223,10 @@ variants! {
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);
         "row" [F32] => ["multilevel_row_f32"], |_| true, multilevel::row, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+    }
+    SquaredError {
+        "block" [F32, BF16] => ["squared_error_f32", "squared_error_bf16"],
+            |_| true, squared_error::block, |op, chip| chip.memory(bytes(*op), 0.005, 1);
     }
 }
 

@@ -22,6 +22,7 @@ mod layernorm;
 mod linear;
 mod multilevel;
 pub mod philox;
+mod squared_error;
 mod state;
 
 pub use accumulate::Accumulate;
@@ -37,6 +38,7 @@ pub use global_norm::GlobalNorm;
 pub use layernorm::{LayerNorm, LayerNormBackward};
 pub use linear::{Epilogue, Linear};
 pub use multilevel::{IDENTITY, Item, Multilevel};
+pub use squared_error::SquaredError;
 pub use state::StepState;
 
 use crate::bail;
@@ -147,6 +149,7 @@ operations!(
     LayerNormBackward,
     Linear,
     Multilevel,
+    SquaredError,
 );
 
 impl Op {

@@ -55,6 +55,7 @@ impl Reference {
             Op::LayerNormBackward(op) => self.layernorm_backward(op),
             Op::Linear(op) => self.linear(op),
             Op::Multilevel(op) => self.multilevel(op),
+            Op::SquaredError(op) => self.squared_error(op),
         }
         .map_err(|e| e.at(op.name()))?;
         self.timings.add(op, flops.unwrap_or_else(|| op.cost().flops), begin);

@@ -2,7 +2,7 @@
 
 use super::{Reference, View};
 use crate::bail;
-use crate::device::ops::{AdamW, CrossEntropy, GlobalNorm, IDENTITY, Item, Multilevel, StepState};
+use crate::device::ops::{AdamW, CrossEntropy, GlobalNorm, IDENTITY, Item, Multilevel, SquaredError, StepState};
 use crate::error::Result;
 
 impl Reference {
@@ -42,6 +42,20 @@ impl Reference {
             }
         }
         loss.set(0, 0, each * (0..rows.end).map(|r| losses.get(0, r)).sum::<f64>());
+        Ok(())
+    }
+
+    pub(super) fn squared_error(&self, op: &SquaredError) -> Result<()> {
+        let (x, targets, dx) = (self.f(&op.x)?, self.f(&op.targets)?, self.maybe(&op.dx)?);
+        let all = || (0..x.rows).flat_map(|r| (0..x.width).map(move |c| (r, c)));
+        let scored = |&(r, c): &(usize, usize)| !targets.get(r, c).is_nan();
+        let each = op.weight / all().filter(scored).count().max(1) as f64;
+        let total: f64 = all().filter(scored).map(|(r, c)| (x.get(r, c) - targets.get(r, c)).powi(2)).sum();
+        self.f(&op.loss)?.set(0, 0, each * total);
+        for (r, c) in all().filter(|_| dx.is_some()) {
+            let gradient = if scored(&(r, c)) { 2.0 * each * (x.get(r, c) - targets.get(r, c)) } else { 0.0 };
+            dx.iter().for_each(|dx| dx.set(r, c, gradient));
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod embedding;
 mod layernorm;
 mod linear;
 pub(super) mod linear_cross_entropy;
+mod squared_error;
 
 pub use cross_entropy::LossOptions;
 pub use linear::{Affine, Weight};

@@ -1,0 +1,63 @@
+use super::{Access, Operation, expect_floats, expect_rows, expect_shape, expect_wide};
+use crate::bail;
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// Mean squared error and its gradient in one pass.
+///
+/// `loss = weight x mean of (x - targets)^2` over the elements whose target is a number; `dx = 2 weight (x - targets) /
+/// elements scored`. An element whose target is NaN is not scored: it has no part in the mean, and gradient zero. Without
+/// any scored element the loss is zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SquaredError {
+    /// `[N, C]`.
+    pub x: Tensor,
+    /// `[N, C]`, wide; NaN: not scored.
+    pub targets: Tensor,
+    /// `[1]`, wide.
+    pub loss: Tensor,
+    /// `[N, C]`; may be `x` itself.
+    pub dx: Option<Tensor>,
+    /// Weight of this loss in the total, for instance 1 / micro-batches.
+    pub weight: f64,
+}
+
+impl Operation for SquaredError {
+    const NAME: &'static str = "squared_error";
+
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        visit(&mut self.x, Access::Read);
+        visit(&mut self.targets, Access::Read);
+        visit(&mut self.loss, Access::Write);
+        if let Some(t) = &mut self.dx {
+            visit(t, Access::Write);
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let (rows, width) = (self.x.rows(), self.x.width);
+        expect_rows("x", &self.x, rows, width)?;
+        expect_rows("targets", &self.targets, rows, width)?;
+        expect_shape("loss", &self.loss, &[1])?;
+        expect_floats(&[("x", &self.x)])?;
+        expect_wide(&self.x, &[("targets", &self.targets), ("loss", &self.loss)])?;
+        if let Some(t) = &self.dx {
+            expect_rows("dx", t, rows, width)?;
+            expect_floats(&[("x", &self.x), ("dx", t)])?;
+        }
+        if !self.weight.is_finite() {
+            bail!("a weight of {} is no number", self.weight);
+        }
+        Ok(())
+    }
+
+    fn flops(&self) -> u64 {
+        // Difference, square, sum; the gradient scales the difference.
+        let each = if self.dx.is_some() { 4 } else { 3 };
+        each * self.x.numel() as u64
+    }
+
+    fn in_place(&self) -> Option<(Tensor, Tensor)> {
+        self.dx.map(|d| (self.x, d))
+    }
+}

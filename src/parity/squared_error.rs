@@ -1,0 +1,57 @@
+use super::Size;
+use super::lab::{EPS, Lab};
+use crate::device::ops::{Op, SquaredError};
+
+/// What becomes of the gradient.
+#[derive(Clone, Copy, PartialEq)]
+enum Gradient {
+    None,
+    Apart,
+    InPlace,
+}
+
+/// One of `every` elements is not scored; 0: all are.
+fn of(
+    lab: &mut Lab,
+    (rows, width): (usize, usize),
+    pitch: usize,
+    gradient: Gradient,
+    every: usize,
+    weight: f64,
+) -> SquaredError {
+    let x = lab.input((&[rows, width], pitch));
+    // Scores of similarity are 0 to 5.
+    let scores = lab.random.floats(rows * width);
+    let scores = scores.iter().enumerate().map(|(i, v)| match every > 0 && i % every == every - 1 {
+        true => f64::NAN,
+        false => 2.5 + 2.5 * v,
+    });
+    let scores: Vec<f64> = scores.collect();
+    let targets = lab.floats_of(lab.float.wide(), (&[rows, width], if pitch > 0 { pitch + 1 } else { 0 }), &scores);
+    let dx = match gradient {
+        Gradient::None => None,
+        Gradient::Apart => Some(lab.output((&[rows, width], 0))),
+        Gradient::InPlace => Some(x),
+    };
+    SquaredError { x, targets, loss: lab.wide_output((&[1], 0)), dx, weight }
+}
+
+pub fn cases(lab: &mut Lab) {
+    for (rows, width) in [(1, 1), (7, 1), (32, 1), (1, 9), (5, 3), (300, 1), (130, 5)] {
+        for gradient in [Gradient::None, Gradient::Apart, Gradient::InPlace] {
+            for (every, weight) in [(0, 1.0), (3, 0.25), (1, 1.0)] {
+                for pitch in [0, width + 7] {
+                    let op = of(lab, (rows, width), pitch, gradient, every, weight);
+                    // The difference is rounded to half a unit, which its square has twice; sums are in f64; then the loss is
+                    // rounded. The gradient: the difference, the factor and their product.
+                    lab.check(op, |_, want| 2.0 * EPS * want.abs());
+                    lab.clear();
+                }
+            }
+        }
+    }
+}
+
+pub fn sample(lab: &mut Lab, size: Size) -> Op {
+    of(lab, (if size == Size::Large { 9000 } else { 5 }, 3), 0, Gradient::Apart, 4, 0.5).into()
+}
