@@ -149,8 +149,8 @@ impl Block {
                 return Err("divergent warp: lanes have closed different numbers of groups of products".into());
             }
             if !lane.fenced {
-                let what = "wgmma_fence is missing: it comes before the first product, after a wait, and after results were touched";
-                return Err(what.into());
+                let when = "before the first product, after a wait, and after results were touched";
+                return Err(format!("wgmma_fence is missing: it comes {when}"));
             }
             let (start, bytes) = (d as usize, columns * 2);
             match lane.registers.iter_mut().find(|r| r.range.start == start) {
