@@ -1,7 +1,8 @@
 //! The copy engine, mbarriers and wgmma, against products in f64; and what is reported of kernels that use them wrongly.
 
 use half::bf16;
-use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Options};
+use std::sync::{Arc, Mutex};
+use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Log, Options, Site};
 use vcycle::device::cuda::driver::{Driver, Rows};
 use vcycle::device::cuda::launch::{Launch, Region, TensorMap};
 use vcycle::device::ops::Access;
@@ -175,10 +176,17 @@ const BUGS: &[(&str, &str)] = &[
     ("kLastCopyUnused", "the block ends"),
 ];
 
-/// Lines of the source that a defect is marked on.
+/// Lines of the source that a defect is marked on, in that line or in comments before it.
 fn marked(name: &str) -> Vec<u32> {
-    let marks = |line: &str| line.split_once("// <- ").is_some_and(|(_, names)| names.split(", ").any(|n| n == name));
-    (1..).zip(SOURCE.lines()).filter(|(_, line)| marks(line)).map(|(n, _)| n).collect()
+    let (mut lines, mut before) = (Vec::new(), false);
+    for (n, line) in (1..).zip(SOURCE.lines()) {
+        let (code, names) = line.split_once("// <- ").unwrap_or((line, ""));
+        before |= names.split(", ").any(|n| n == name);
+        if !code.trim().is_empty() && std::mem::take(&mut before) {
+            lines.push(n);
+        }
+    }
+    lines
 }
 
 fn planted(name: &str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>) {
@@ -212,6 +220,26 @@ fn every_misuse_is_noticed_in_every_schedule() {
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Without any one of its barriers, fences, waits and commits a correct product fails in some schedule.
+#[test]
+fn every_site_of_a_product_is_missed() {
+    for kernel in ["product_nn_64", "product_kPipelined"] {
+        let log = Arc::new(Mutex::new(Log::default()));
+        let options = Options { log: Some(log.clone()), ..Options::default() };
+        run(&Case::PLAIN, kernel, options).1.expect("a correct product");
+        let sites: Vec<Site> = log.lock().expect("the log").sites.keys().cloned().collect();
+        // Two inits, the fence and the barrier after them; of both sides waits and arrivals; fence, commit and wait of wgmma.
+        assert!(sites.len() >= 11, "{sites:?}");
+        for site in sites {
+            let noticed = Options::schedules(true).into_iter().any(|options| {
+                let done = run(&Case::PLAIN, kernel, Options { drop: Some(site.clone()), ..options }).1;
+                done.is_err() || done.is_ok_and(|out| error(&Case::PLAIN, &out) > 0.1)
+            });
+            assert!(noticed, "{kernel} without {site}");
+        }
+    }
 }
 
 /// Who waits, for what, and what is missing.

@@ -2,7 +2,7 @@
 //
 // out [64, N] = a b over `steps` steps of 64 along K. Warps 0 to 3 multiply; a thread of warp 4 brings the tiles, two stages of
 // them. The line that must be reported, or one of them,
-// ends in a comment with an arrow and the names of defects.
+// ends in a comment with an arrow and the names of defects, or comes after such comments.
 #include "common/kernel.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/mbarrier.cuh"
@@ -83,9 +83,12 @@ DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int step
       else
         mbarrier_arrive_expect(&full[s], stage - (BUG == kTooFewBytes) * 8192 + (BUG == kTooManyBytes) * 16);
       if (BUG == kArrivesTwice) mbarrier_arrive(&full[s]);  // <- kArrivesTwice
-      tma_load(tile, a, &full[s], TA ? 0 : 64 * i, TA ? 64 * i : 0);  // <- kMisalignedTile, kNoInitFence, kReleasedEarly, kReleasedByOneWarp, kTileOutside, kTooFewBytes, kNoCommit, kNoWgmmaWait, kPipelinedEarly, kLastCopyUnused
+      // <- kMisalignedTile, kNoInitFence, kReleasedEarly, kReleasedByOneWarp, kTileOutside, kTooFewBytes
+      // <- kNoCommit, kNoWgmmaWait, kPipelinedEarly, kLastCopyUnused
+      tma_load(tile, a, &full[s], TA ? 0 : 64 * i, TA ? 64 * i : 0);
       for (int n = 0; n < N; n += 64)
-        tma_load(tile + left + 128 * n, b, &full[s], TB ? n : 64 * i, TB ? 64 * i : n);  // <- kTooFewBytes, kLastCopyUnused
+        // <- kTooFewBytes, kLastCopyUnused
+        tma_load(tile + left + 128 * n, b, &full[s], TB ? n : 64 * i, TB ? 64 * i : n);
     }
     return;
   }
@@ -99,7 +102,8 @@ DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int step
     } else if (BUG == kMbarrierInGlobal) {
       mbarrier_wait(reinterpret_cast<mbarrier*>(out), 0);  // <- kMbarrierInGlobal
     } else if (BUG != kNoWait) {
-      mbarrier_wait(&full[s], BUG == kWrongParity ? ~turn & 1 : turn & 1);  // <- kNoInit, kTooManyBytes, kProducersWrongParity
+      // <- kNoInit, kTooManyBytes, kProducersWrongParity
+      mbarrier_wait(&full[s], BUG == kWrongParity ? ~turn & 1 : turn & 1);
     }
     if (BUG == kNoProxyFence) {
       if (t == 5) tile[0] = 0;
@@ -117,7 +121,9 @@ DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int step
       unsigned long long of_a = matrix_descriptor(tile + k * (TA ? 2048 : step), 8192, stride);
       unsigned long long of_b = matrix_descriptor(tile + left + k * (TB ? 2048 : step), BUG == kWrongLeading ? 4096 : 8192, 1024);
       if (BUG == kNoSwizzle) of_b ^= 1ull << 62;
-      wgmma_bf16<TA, TB>(d, of_a, of_b, i + k > 0);  // <- kNoWait, kWrongParity, kNoExpect, kNoFence, kTouchedAfterFence, kNoSwizzle, kNoProxyFence, kHalfAWarp, kThreeWarps, kTooFewBytes
+      // <- kNoWait, kWrongParity, kNoExpect, kNoFence, kTouchedAfterFence, kNoSwizzle, kNoProxyFence
+      // <- kHalfAWarp, kThreeWarps, kTooFewBytes
+      wgmma_bf16<TA, TB>(d, of_a, of_b, i + k > 0);
     }
     if (BUG != kNoCommit) wgmma_commit();
     if (BUG == kTouchedInFlight) d[5] = 0;  // <- kTouchedInFlight
@@ -216,7 +222,8 @@ DEVICE void boxes(const TensorMap& a, float* out, int row, int column, int box_r
     mbarrier_wait(full, turn);  // <- boxes
     for (int i = t; i < 64 * box_rows; i += 32) {
       const int r = i / 64, c = i % 64, piece = c / 8 ^ r % 8;
-      out[(box_rows * turn + r) * 64 + c] = __uint_as_float((unsigned)tile[64 * r + 8 * piece + c % 8] << 16);  // <- boxes
+      // <- boxes
+      out[(box_rows * turn + r) * 64 + c] = __uint_as_float((unsigned)tile[64 * r + 8 * piece + c % 8] << 16);
     }
     if (!bad) __syncthreads();
   }

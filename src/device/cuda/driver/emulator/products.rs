@@ -4,7 +4,7 @@
 use super::block::Block;
 use super::clocks::{Actor, Who};
 use super::options::Arrival;
-use super::report::{Here, Pc};
+use super::report::{At, Here, Pc};
 use super::shadow::How;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,8 +12,6 @@ use std::ops::Range;
 /// Rows of a warp, and steps of K of one instruction.
 const ROWS: usize = 16;
 const STEPS: usize = 16;
-/// The widest product.
-const MOST_COLUMNS: usize = 256;
 
 /// Where a byte of a tile with "swizzle 128B" lies: pieces of 16 bytes change places by the row of 128 bytes that they are in.
 pub fn swizzled(address: usize) -> usize {
@@ -151,8 +149,8 @@ impl Block {
                 return Err("divergent warp: lanes have closed different numbers of groups of products".into());
             }
             if !lane.fenced {
-                let what = "wgmma_fence is missing: it comes before the first product, after a wait, and after results were touched";
-                return Err(what.into());
+                let when = "before the first product, after a wait, and after results were touched";
+                return Err(format!("wgmma_fence is missing: it comes {when}"));
             }
             let (start, bytes) = (d as usize, columns * 2);
             match lane.registers.iter_mut().find(|r| r.range.start == start) {
@@ -244,24 +242,19 @@ impl Block {
                 }
             }
         }
-        let mut sums = [0.0; MOST_COLUMNS];
-        for row in 0..ROWS {
-            let at = |j: usize| {
-                let (lane, register) = (row % 8 * 4 + j % 8 / 2, j / 8 * 4 + row / 8 * 2 + j % 2);
-                d[lane].wrapping_add(register)
-            };
-            let sums = &mut sums[..columns];
-            for (j, sum) in sums.iter_mut().enumerate() {
+        for (j, row) in (0..columns / 8).flat_map(|j| (0..ROWS).map(move |row| (j, row))) {
+            let at = |i: usize| d[row % 8 * 4 + i / 2].wrapping_add(4 * j + row / 8 * 2 + i % 2);
+            let mut sums = [0.0; 8];
+            if add {
                 // SAFETY: the caller's promise: a lane has columns / 2 registers.
-                *sum = if add { f64::from(unsafe { *at(j) }) } else { 0.0 };
+                sums = std::array::from_fn(|i| f64::from(unsafe { *at(i) }));
             }
-            for (k, b) in b.chunks_exact(columns).enumerate() {
-                let a = a[k * ROWS + row];
-                sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += a * b);
+            for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(columns)) {
+                sums.iter_mut().zip(&b[8 * j..]).for_each(|(sum, b)| *sum += a[row] * b);
             }
-            for (j, sum) in sums.iter().enumerate() {
+            for (i, sum) in sums.into_iter().enumerate() {
                 // SAFETY: as above.
-                unsafe { *at(j) = *sum as f32 };
+                unsafe { *at(i) = sum as f32 };
             }
         }
     }
@@ -298,7 +291,7 @@ impl Block {
             return true;
         }
         let what = "results of a product are touched before wgmma_wait says that it is complete";
-        self.report(super::report::At::Access(pc), what);
+        self.report(At::Access(pc), what);
         false
     }
 
@@ -309,7 +302,7 @@ impl Block {
             if group.iter().any(|n| *n != group[0]) {
                 let site = self.products[4 * number..].iter().find_map(|w| w.ahead.front()).map(|(site, _)| *site);
                 let what = format!("divergent warpgroup: its warps make {group:?} products, but each takes all four");
-                self.report_for(128 * number, site.map_or(super::report::At::Kernel, Here::at), what);
+                self.report_for(128 * number, site.map_or(At::Kernel, Here::at), what);
             }
         }
     }
