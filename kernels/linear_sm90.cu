@@ -19,10 +19,13 @@
 //              turns (`turns`) at the stages.
 //   wgmma256   both consumers share a tile of 128 x 256, 64 rows each: a quarter fewer bytes through the second-level
 //              cache for a product; its epilogue overlaps with nothing but the copies for the next tile.
-// In both a thread has 128 sums. Where there are fewer tiles than multiprocessors and K is long (gradients of weights), K is
+//   boxes256   as wgmma256, for outputs in bf16 that the copy engine can write (common/boxes.cuh): its warps give them away
+//              64 columns at a time, and go on with the next tile while they are on their way.
+// In all a thread has 128 sums. Where there are fewer tiles than multiprocessors and K is long (gradients of weights), K is
 // cut in parts: whoever comes last to a tile adds those of all, in order.
 //
-// Outputs go through 4 KiB of shared memory for each warp, 16 rows x 64 columns at a time: common/outputs.cuh.
+// Other outputs go through 4 KiB of shared memory for each warp, 16 rows x 64 columns at a time: common/outputs.cuh.
+#include "common/boxes.cuh"
 #include "common/outputs.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/registers.cuh"
@@ -99,10 +102,26 @@ DEVICE bool add_parts(float* sums, unsigned* number, unsigned* workspace, int un
   return true;
 }
 
+// The `number`-th eighth of the sums. They are in registers, so which they are must be known to the compiler.
+DEVICE void take_sums(float (&mine)[4][4], const float* sums, int number) {
+#pragma unroll
+  for (int q = 0; q < 8; q++) {
+    if (q == number) {
+#pragma unroll
+      for (int e = 0; e < 16; e++) mine[e / 4][e % 4] = sums[16 * q + e];
+    }
+  }
+}
+
+// Where the copy engine writes out and what the epilogue keeps, or null.
+struct OutputMaps {
+  const TensorMap *out, *kept;
+};
+
 // `part`: steps of 64 along K that a tile takes; `parts` of them make K.
-template <int WIDTH, bool TA, bool TB, class Out>
-DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, const Epilogue<bf16, Out>& around, int m, int n, int k,
-                         int part, int parts, unsigned* workspace) {
+template <int WIDTH, bool BOXES, bool TA, bool TB, class Out>
+DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, OutputMaps maps, const Epilogue<bf16, Out>& around,
+                         int m, int n, int k, int part, int parts, unsigned* workspace) {
   constexpr bool kShared = WIDTH == 256;           // Both consumers have the same tile.
   constexpr int kTileA = 128 * kRow, kTileB = WIDTH * kRow, kStage = kTileA + kTileB;
   constexpr int kStages = kShared ? 4 : 6;
@@ -157,7 +176,12 @@ DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, const Epilogue<
 
   take_registers<232>();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float* staging = reinterpret_cast<float*>(tiles + kStages * kStage) + warp * (16 * 64);
+  // Of a warpgroup: two boxes, or for each of its warps 16 rows of 64 sums.
+  unsigned char* outputs = tiles + kStages * kStage + group * (kSlots * kSlot);
+  float* staging = reinterpret_cast<float*>(outputs) + warp % 4 * (16 * 64);
+  static_assert(kSlots * kSlot == 4 * 16 * 64 * 4, "both take all of it");
+  Boxes boxes = {};
+  if constexpr (BOXES) boxes = boxes_of(outputs, around, 1 + group);
   int number = 0;
 #pragma unroll 1
   for (int t = blockIdx.x; t < count; t += gridDim.x, number++) {
@@ -201,32 +225,53 @@ DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, const Epilogue<
       const int each = kShared ? 2 : 1, unit = t % tiles_mn * each + (kShared ? group : 0);
       if (!add_parts(sums, numbers + group, workspace, unit, tiles_mn * each, p, parts, 1 + group)) continue;
     }
-    const int first = row + (kShared ? 64 * group : 0) + warp % 4 * 16;
+    const int first = row + (kShared ? 64 * group : 0);
 #pragma unroll 1
     for (int piece = 0; piece < 4; piece++) {
-      // Sums are in registers, so which they are must be known here.
+      const int down = first + (kShared ? 0 : piece / 2 * 64), across = column + 64 * (kShared ? piece : piece % 2);
+      if (down >= m || across >= n) continue;
+      if constexpr (BOXES) {
+        open_boxes(boxes);
+#pragma unroll 1
+        for (int half = 0; half < 2; half++) {
+          float mine[4][4];
+          take_sums(mine, sums, 2 * piece + half);
+          write_half(boxes, around, mine, down, across, half, m, n);
+        }
+        send_boxes(boxes, *maps.out, *maps.kept, down, across);
+      } else {
+        // As in `take_sums`.
 #pragma unroll
-      for (int q = 0; q < 4; q++) {
-        if (q == piece) leave_sums<16, 64>(staging, reinterpret_cast<const float(&)[1][8][4]>(sums[32 * q]));
+        for (int q = 0; q < 4; q++) {
+          if (q == piece) leave_sums<16, 64>(staging, reinterpret_cast<const float(&)[1][8][4]>(sums[32 * q]));
+        }
+        write_sums<16, 64, 2>(around, staging, down + warp % 4 * 16, across, m, n);
+        __syncwarp();
       }
-      const int down = kShared ? 0 : piece / 2 * 64, across = 64 * (kShared ? piece : piece % 2);
-      write_sums<16, 64, 2>(around, staging, first + down, column + across, m, n);
-      __syncwarp();
     }
   }
+  // Shared memory outlives what is read of it.
+  if (BOXES && threadIdx.x % 128 == 0) tma_store_wait_read<0>();
 }
 
-#define LINEAR_PARAMETERS(Out)                                                                                        \
-  const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, Out *out, int out_pitch,                  \
-      const bf16 *bias, int kind, int activation, bf16 *pre, int pre_pitch, bf16 *value, int value_pitch,             \
-      const bf16 *residual, int residual_pitch, int accumulate, int m, int n, int k, int part, int parts,             \
-      unsigned *workspace
-#define LINEAR_EPILOGUE \
+#define LINEAR_PARAMETERS(Out)                                                                                 \
+  Out *out, int out_pitch, const bf16 *bias, int kind, int activation, bf16 *pre, int pre_pitch, bf16 *value,  \
+      int value_pitch, const bf16 *residual, int residual_pitch, int accumulate, int m, int n, int k, int part, \
+      int parts, unsigned *workspace
+#define LINEAR_EPILOGUE                                                                                        \
   { out, out_pitch, bias, kind, activation, pre, pre_pitch, value, value_pitch, residual, residual_pitch, accumulate }
 
 #define LINEAR(name, width, ta, tb, Out)                                                                       \
-  KERNEL(name, 384, 1, LINEAR_PARAMETERS(Out)) {                                                               \
-    linear_wgmma<width, ta, tb, Out>(a, b, LINEAR_EPILOGUE, m, n, k, part, parts, workspace);                  \
+  KERNEL(name, 384, 1, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,               \
+         LINEAR_PARAMETERS(Out)) {                                                                             \
+    linear_wgmma<width, false, ta, tb, Out>(a, b, {}, LINEAR_EPILOGUE, m, n, k, part, parts, workspace);       \
+  }
+#define LINEAR_BOXES(name, width, ta, tb)                                                                      \
+  KERNEL(name, 384, 1, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,               \
+         const __grid_constant__ TensorMap out_map, const __grid_constant__ TensorMap kept_map,                \
+         LINEAR_PARAMETERS(bf16)) {                                                                            \
+    linear_wgmma<width, true, ta, tb, bf16>(a, b, {&out_map, &kept_map}, LINEAR_EPILOGUE, m, n, k, part, parts, \
+                                            workspace);                                                        \
   }
 
 LINEAR(linear_wgmma128_nn_bf16, 128, false, false, bf16)
@@ -246,3 +291,8 @@ LINEAR(linear_wgmma256_nn_bf16_f32, 256, false, false, float)
 LINEAR(linear_wgmma256_nt_bf16_f32, 256, false, true, float)
 LINEAR(linear_wgmma256_tn_bf16_f32, 256, true, false, float)
 LINEAR(linear_wgmma256_tt_bf16_f32, 256, true, true, float)
+
+LINEAR_BOXES(linear_boxes256_nn_bf16, 256, false, false)
+LINEAR_BOXES(linear_boxes256_nt_bf16, 256, false, true)
+LINEAR_BOXES(linear_boxes256_tn_bf16, 256, true, false)
+LINEAR_BOXES(linear_boxes256_tt_bf16, 256, true, true)

@@ -13,6 +13,7 @@ const FILES: &[(&str, &str, &[&str])] = &[
     ("attention_sm80.cu", "flash", &AMPERE),
     ("attention_backward_sm80.cu", "flash", &AMPERE),
     ("linear_sm90.cu", "linear_wgmma", &HOPPER),
+    ("linear_sm90.cu", "linear_boxes", &BOXES),
 ];
 
 /// Products of tensor cores, loads of 8 x 8 tiles, copies from global to shared memory.
@@ -20,6 +21,9 @@ const AMPERE: [&str; 3] = ["HMMA", "LDSM", "LDGSTS"];
 
 /// Products of a warpgroup, copies by the copy engine, barriers that count their bytes, registers that change hands.
 const HOPPER: [&str; 4] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"];
+
+/// So, with stores of 8 x 8 tiles, and outputs by the copy engine.
+const BOXES: [&str; 6] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG", "STSM", "UTMASTG"];
 
 fn cuobjdump() -> Option<PathBuf> {
     let named = std::env::var_os("CUOBJDUMP").map(PathBuf::from);
@@ -46,7 +50,7 @@ fn instructions(listing: &str) -> BTreeMap<(String, String), BTreeSet<&'static s
             all.entry((arch.clone(), function.clone())).or_default();
         } else if let Some(found) = all.get_mut(&(arch.clone(), function.clone())) {
             let code = line.split("*/").nth(1).unwrap_or_default();
-            let looked_for = AMPERE.into_iter().chain(HOPPER);
+            let looked_for = AMPERE.into_iter().chain(BOXES);
             found.extend(looked_for.filter(|i| code.split_whitespace().any(|word| word.starts_with(i))));
             found.extend(code.split_whitespace().any(is_wide).then_some("WIDE"));
         }
@@ -78,7 +82,7 @@ fn tensor_cores_and_wide_accesses_are_used() {
     let mut wide = 0;
     for module in COMPILED {
         let kernels = read(&cuobjdump, module);
-        let of_file = FILES.iter().find(|(file, ..)| *file == module.file);
+        let of_file: Vec<_> = FILES.iter().filter(|(file, ..)| *file == module.file).collect();
         let archs: BTreeSet<_> = module.kernels.iter().map(|k| k.arch).collect();
         for arch in archs {
             let of_arch = || kernels.iter().filter(|((a, _), _)| a == arch);
@@ -86,12 +90,13 @@ fn tensor_cores_and_wide_accesses_are_used() {
                 assert!(found.contains("WIDE"), "{name} for {arch} has no accesses of 16 bytes");
                 wide += 1;
             }
-            let Some((_, part, written_for)) = of_file else { continue };
-            let named: Vec<_> = of_arch().filter(|((_, name), _)| name.contains(part)).collect();
-            assert!(named.len() > 1, "{}: no kernels of {arch} with {part:?}", module.file);
-            for ((_, name), found) in named {
-                let missing: Vec<_> = written_for.iter().filter(|i| !found.contains(**i)).collect();
-                assert!(missing.is_empty(), "{name} for {arch} has no {missing:?}");
+            for (_, part, written_for) in &of_file {
+                let named: Vec<_> = of_arch().filter(|((_, name), _)| name.contains(part)).collect();
+                assert!(named.len() > 1, "{}: no kernels of {arch} with {part:?}", module.file);
+                for ((_, name), found) in named {
+                    let missing: Vec<_> = written_for.iter().filter(|i| !found.contains(**i)).collect();
+                    assert!(missing.is_empty(), "{name} for {arch} has no {missing:?}");
+                }
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::tensor::{DType, Tensor};
 const DEPTH: usize = 64;
 /// Rows of a tile.
 const ROWS: usize = 128;
+/// Rows of a box of outputs.
+const BOX: usize = 64;
 /// Sums of a warpgroup.
 const UNIT: usize = 128 * 128;
 /// Stages and outputs on their way, of both kernels alike.
@@ -32,12 +34,30 @@ pub fn wgmma256(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
     out.push(WGMMA256.launch(op, places));
 }
 
+/// As `wgmma256`, where the copy engine writes what the product makes.
+pub fn boxes256(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+    out.push(BOXES256.launch(op, places));
+}
+
+/// Outputs in bf16 that the copy engine can write; all that is read beside them is in pairs.
+pub fn supports_boxes(op: &Linear) -> bool {
+    let whole = |t: &Tensor| t.offset.is_multiple_of(8) && (t.rows() < 2 || t.pitch.is_multiple_of(8));
+    let pairs = |t: &Tensor| t.offset.is_multiple_of(2) && (t.rows() < 2 || t.pitch.is_multiple_of(2));
+    let around = match &op.epilogue {
+        Epilogue::None => true,
+        Epilogue::Activate { pre, .. } => pre.as_ref().is_none_or(whole),
+        Epilogue::ActivateGrad { pre, value, .. } => pairs(pre) && value.as_ref().is_none_or(whole),
+    };
+    let read = [&op.bias, &op.residual].into_iter().flatten().all(pairs);
+    supports(op) && op.out.dtype == DType::BF16 && whole(&op.out) && around && read
+}
+
 /// Bytes of scratch memory of `wgmma128`.
 pub fn workspace_wgmma128(op: &Linear) -> usize {
     WGMMA128.workspace(op)
 }
 
-/// Bytes of scratch memory of `wgmma256`.
+/// Bytes of scratch memory of `wgmma256` and `boxes256`.
 pub fn workspace_wgmma256(op: &Linear) -> usize {
     WGMMA256.workspace(op)
 }
@@ -47,7 +67,7 @@ pub fn seconds_wgmma128(op: &Linear, chip: &Chip) -> f64 {
     WGMMA128.seconds(op, chip)
 }
 
-/// Seconds of `wgmma256`.
+/// Seconds of `wgmma256`, and of `boxes256`: it should be faster, and nobody has measured it.
 pub fn seconds_wgmma256(op: &Linear, chip: &Chip) -> f64 {
     WGMMA256.seconds(op, chip)
 }
@@ -57,8 +77,10 @@ pub fn seconds_wgmma256(op: &Linear, chip: &Chip) -> f64 {
 struct Tiles {
     /// Columns of a tile.
     width: usize,
-    /// By transposes of both factors, then with outputs in f32.
-    kernels: [[&'static str; 4]; 2],
+    /// By transposes of both factors; then with outputs in f32, where there are any.
+    kernels: &'static [[&'static str; 4]],
+    /// The copy engine writes outputs.
+    boxes: bool,
     /// Part of the tensor cores' rate that a multiprocessor reaches between begin and end of a tile.
     part: f64,
     /// Seconds after a tile in which they idle.
@@ -67,7 +89,8 @@ struct Tiles {
 
 const WGMMA128: Tiles = Tiles {
     width: 128,
-    kernels: [
+    boxes: false,
+    kernels: &[
         ["linear_wgmma128_nn_bf16", "linear_wgmma128_nt_bf16", "linear_wgmma128_tn_bf16", "linear_wgmma128_tt_bf16"],
         [
             "linear_wgmma128_nn_bf16_f32",
@@ -82,7 +105,8 @@ const WGMMA128: Tiles = Tiles {
 
 const WGMMA256: Tiles = Tiles {
     width: 256,
-    kernels: [
+    boxes: false,
+    kernels: &[
         ["linear_wgmma256_nn_bf16", "linear_wgmma256_nt_bf16", "linear_wgmma256_tn_bf16", "linear_wgmma256_tt_bf16"],
         [
             "linear_wgmma256_nn_bf16_f32",
@@ -95,13 +119,33 @@ const WGMMA256: Tiles = Tiles {
     idle: 4.4e-6,
 };
 
+const BOXES256: Tiles = Tiles {
+    kernels: &[[
+        "linear_boxes256_nn_bf16",
+        "linear_boxes256_nt_bf16",
+        "linear_boxes256_tn_bf16",
+        "linear_boxes256_tt_bf16",
+    ]],
+    boxes: true,
+    ..WGMMA256
+};
+
 impl Tiles {
     fn launch(&self, op: &Linear, places: &Places) -> Launch {
         let (parts, depth) = (self.parts(op), depth(op));
         let blocks = (self.tiles(op) * parts).min(places.sms);
         let kernel = self.kernels[usize::from(op.out.dtype == DType::F32)][2 * usize::from(op.ta) + usize::from(op.tb)];
         let launch = Launch::new(kernel, blocks, 384).shared(SHARED);
-        let launch = launch.map(map(&op.a, places, op.ta, ROWS)).map(map(&op.b, places, !op.tb, self.width));
+        let factor = |t, across, rows| map(t, places, if across { DEPTH } else { rows });
+        let mut launch = launch.map(factor(&op.a, op.ta, ROWS)).map(factor(&op.b, !op.tb, self.width));
+        if self.boxes {
+            let kept = match &op.epilogue {
+                Epilogue::None => None,
+                Epilogue::Activate { pre, .. } => pre.as_ref(),
+                Epilogue::ActivateGrad { value, .. } => value.as_ref(),
+            };
+            launch = launch.map(map(&op.out, places, BOX)).map(map(kept.unwrap_or(&op.out), places, BOX));
+        }
         let workspace = if parts > 1 { places.workspace() } else { 0 };
         linear::surroundings(launch, op, places).int(depth.div_ceil(parts)).int(parts).ptr(workspace)
     }
@@ -172,12 +216,12 @@ fn depth(op: &Linear) -> usize {
     op.sizes().2.div_ceil(DEPTH)
 }
 
-/// A factor in boxes of 64 columns: of all rows of a tile where K lies along its rows, else of a stage's steps of K.
-fn map(t: &Tensor, places: &Places, across: bool, rows: usize) -> TensorMap {
+/// A matrix in boxes of 64 columns and so many rows: a factor of all rows of a tile where K lies along them, else of a stage's
+/// steps of K.
+fn map(t: &Tensor, places: &Places, rows: usize) -> TensorMap {
     // A single row may have any pitch.
     let pitch = if t.rows() < 2 { t.width.next_multiple_of(8) } else { t.pitch };
-    let size = t.dtype.bytes();
-    TensorMap::new(places.ptr(t), [t.rows(), t.width], pitch * size, if across { DEPTH } else { rows })
+    TensorMap::new(places.ptr(t), [t.rows(), t.width], pitch * t.dtype.bytes(), rows)
 }
 
 #[cfg(test)]
