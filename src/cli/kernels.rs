@@ -26,7 +26,7 @@ enum Command {
 /// Run kernels over the cases of the tests and compare with the f64 reference
 #[derive(clap::Args)]
 struct Check {
-    /// Part of an operation's, a variant's or a kernel's name; without it all kernels
+    /// Part of an operation's, a variant's or a kernel's name, or OPERATION/VARIANT; without it all kernels
     name: Option<String>,
     /// Where the kernels run
     #[arg(long, value_enum, default_value_t = Where::Emulator)]
@@ -114,8 +114,11 @@ fn threads(_kernel: &str) -> Option<u32> {
 impl Check {
     fn run(&self) -> Result<ExitCode> {
         let wanted = |v: &&Variant| {
-            self.name.as_deref().is_none_or(|name| {
-                v.operation.contains(name) || v.name == name || v.kernels.iter().any(|kernel| kernel.contains(name))
+            self.name.as_deref().is_none_or(|name| match name.split_once('/') {
+                Some(exactly) => exactly == (v.operation, v.name),
+                None => {
+                    v.operation.contains(name) || v.name == name || v.kernels.iter().any(|kernel| kernel.contains(name))
+                }
             })
         };
         let variants: Vec<_> = VARIANTS.iter().filter(wanted).collect();

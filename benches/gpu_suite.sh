@@ -1,0 +1,208 @@
+#!/usr/bin/env bash
+# All that a GPU can tell in a few minutes: parity, benchmarks beside peers, a training run. `benches/gpu_suite.sh --help` says how.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+Parity of every kernel on the chip, benchmarks with peers in the same run, and a V-cycle of GPT-Base beside its scratch twin: from a
+prebuilt vcycle, without cargo and without network, in under eight minutes. For a machine that is there for minutes only.
+
+    benches/gpu_suite.sh [--out runs/gpu] [--device cuda|emulator] [--only "parity bench step peers train"]
+
+DIR/parity.txt holds a line for every variant, DIR/ours.jsonl and DIR/peers.jsonl a line of JSON for every measurement, DIR/report.md and
+its pictures compare them, DIR/train/ is the run. What fails, or takes longer than its share, is left out and named in DIR/left-out.txt;
+the rest goes on. Exit code 0: all was done; 1: something was left out.
+
+--device emulator goes the same way with tiny shapes on emulated hardware and says nothing about speed: a rehearsal, some minutes.
+
+Environment:
+    VCYCLE   a prebuilt vcycle [target/release/vcycle]. For cuBLASLt, built with --features cublaslt
+    PYTHON   a python with torch, for the peers [python3]
+    DATA     a folder that `vcycle data prepare` wrote, to train on [the addresses in data/, with a vocabulary of 8192]
+TEXT
+}
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+out="" device=cuda only="parity bench step peers train"
+while (($#)); do
+    case $1 in
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    --out | --device | --only)
+        (($# > 1)) || fail "$1 needs a value; see --help"
+        declare "${1#--}=$2"
+        shift 2
+        ;;
+    *) fail "$1: no such option; see --help" ;;
+    esac
+done
+[[ $device == cuda || $device == emulator ]] || fail "--device $device: cuda or emulator"
+for part in $only; do
+    [[ $part =~ ^(parity|bench|step|peers|train)$ ]] || fail "--only $part: parity, bench, step, peers or train"
+done
+
+# Paths of the caller mean what they say; all others are from the repository's root.
+[[ -n $out ]] && out=$(realpath -m -- "$out")
+[[ -n ${VCYCLE:-} && $VCYCLE == */* ]] && VCYCLE=$(realpath -m -- "$VCYCLE")
+[[ -n ${DATA:-} ]] && DATA=$(realpath -m -- "$DATA")
+[[ -n ${PYTHON:-} && $PYTHON == */* && $PYTHON != /* ]] && PYTHON=$PWD/$PYTHON
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+out=${out:-$PWD/runs/gpu}
+VCYCLE=${VCYCLE:-target/release/vcycle}
+PYTHON=${PYTHON:-python3}
+command -v "$VCYCLE" >/dev/null || fail "no vcycle at $VCYCLE; name a prebuilt one in VCYCLE"
+[[ -e $out ]] && fail "$out is there already; name another folder with --out"
+mkdir -p "$out/parity"
+
+say() { echo "== ${SECONDS}s: $*"; }
+leave_out() {
+    echo "$*" >>"$out/left-out.txt"
+    echo "left out: $*" >&2
+}
+wants() { [[ " $only " == *" $1 "* ]]; }
+
+"$VCYCLE" info | tee "$out/machine.txt"
+if [[ $device == cuda ]]; then
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$out/machine.txt" || true
+    grep -q '^gpu: .*compute capability' "$out/machine.txt" || fail "no GPU to measure: see above"
+    # The toolkit's cuBLASLt, never the stubs that stand beside it for linking.
+    for folder in /usr/local/cuda*/targets/*/lib; do
+        [[ -e $folder/libcublasLt.so ]] && export LD_LIBRARY_PATH=$folder:${LD_LIBRARY_PATH:-}
+    done
+fi
+
+# ---- Parity: in as many processes as there are cores, since the f64 reference takes nearly all of the time. ----------------------
+
+# The f64 reference of real models' sizes takes these minutes.
+slow=" adamw cross_entropy linear "
+
+# check OPERATION VARIANT
+check() {
+    local on=(--device "$device")
+    [[ $device == emulator ]] && on+=(--orders forward)
+    [[ $device == emulator || $slow == *" $1 "* ]] || on+=(--full)
+    if ! timeout 100 "$VCYCLE" kernels check "$1/$2" "${on[@]}" >"$out/parity/$1-$2.txt" 2>&1; then
+        echo "$1/$2" >>"$out/parity/failed"
+    fi
+}
+
+if wants parity; then
+    say "parity"
+    # `kernels list` names operations and variants at the begin of a line.
+    while read -r operation variant; do
+        while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n || true; done
+        check "$operation" "$variant" &
+    done < <("$VCYCLE" kernels list | awk '/^[a-z_]+ [a-z0-9]+ \(/ {print $1, $2}')
+    wait
+    cat "$out"/parity/*.txt | sort -u >"$out/parity.txt"
+    grep -c ' ok: ' "$out/parity.txt" | sed 's/$/ variants are right/'
+    if [[ -e $out/parity/failed ]]; then
+        leave_out "parity of $(tr '\n' ' ' <"$out/parity/failed"): see $out/parity"
+    fi
+fi
+
+# ---- Benchmarks -------------------------------------------------------------------------------------------------------------------
+
+# bench NAME SECONDS ARGUMENTS...: lines to ours.jsonl.
+bench() {
+    local name=$1 limit=$2
+    shift 2
+    if timeout "$limit" "$VCYCLE" bench "$@" --device "$device" --json "$out/line.jsonl" >"$out/line.txt" 2>&1; then
+        cat "$out/line.jsonl" >>"$out/ours.jsonl"
+    else
+        leave_out "bench $name: $(tail -n 1 "$out/line.txt" | cut -c1-200)"
+    fi
+    rm -f "$out/line.jsonl" "$out/line.txt"
+}
+
+step=(step --shape gpt2-gpu --precision bf16 --seconds 4)
+if [[ $device == emulator ]]; then
+    step=(step --shape 1,1,16,16,1,32 --precision bf16 --seconds 0 --rounds 1)
+fi
+
+if wants bench; then
+    say "benchmarks"
+    if [[ $device == cuda ]]; then
+        peer=(--peer cublaslt)
+        "$VCYCLE" bench gemm --shape 64x64x64 --device cuda --peer cublaslt --rounds 1 --seconds 0 >"$out/line.txt" 2>&1 || {
+            leave_out "cuBLASLt: $(tail -n 1 "$out/line.txt" | cut -c1-200)"
+            peer=()
+        }
+        for shape in gpt2 deit bert-large; do
+            bench "gemm $shape" 30 gemm --shape "$shape" --precision bf16 --seconds 0.1 "${peer[@]}"
+            for variant in mma128 wgmma128 wgmma256; do
+                bench "gemm $shape $variant" 20 gemm --shape "$shape" --precision bf16 --seconds 0.05 --variant "$variant"
+            done
+        done
+        for shape in gpt2 bert deit; do bench "attention $shape" 15 attention --shape "$shape" --precision bf16 --seconds 0.2; done
+        for operation in layernorm cross-entropy adamw; do
+            bench "$operation" 15 "$operation" --precision bf16 --seconds 0.2
+        done
+        bench multilevel 15 multilevel --variant all --seconds 0.2
+    else
+        bench gemm 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1
+        bench attention 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1
+        bench multilevel 60 multilevel --shape 2,2,16,16,32 --seconds 0 --rounds 1
+    fi
+fi
+if wants step; then
+    say "a step"
+    bench step 60 "${step[@]}"
+fi
+
+# ---- Peers ------------------------------------------------------------------------------------------------------------------------
+
+# peer NAME SECONDS ARGUMENTS...: lines to peers.jsonl.
+peer() {
+    local name=$1 limit=$2
+    shift 2
+    if timeout "$limit" "$PYTHON" "$@" >"$out/line.jsonl" 2>"$out/line.txt"; then
+        cat "$out/line.jsonl" >>"$out/peers.jsonl"
+    else
+        leave_out "$name: $(tail -n 1 "$out/line.txt" | cut -c1-200)"
+    fi
+    rm -f "$out/line.jsonl" "$out/line.txt"
+}
+
+if wants peers && [[ $device == cuda ]]; then
+    say "PyTorch"
+    if "$PYTHON" -c 'import torch' 2>/dev/null; then
+        grep -v -e cublaslt -e '"bench":"step"' -e '"bench":"multilevel"' "$out/ours.jsonl" >"$out/cases.jsonl" || true
+        [[ -s $out/cases.jsonl ]] && peer "torch_ops.py" 60 benches/baselines/torch_ops.py "$out/cases.jsonl" --seconds 0.05
+        rm -f "$out/cases.jsonl"
+        torch_step=(benches/baselines/torch_step.py --shape gpt2-gpu --device cuda --bf16 --seconds 3)
+        peer "torch_step.py" 40 "${torch_step[@]}"
+        peer "torch_step.py --compile" 90 "${torch_step[@]}" --compile
+    else
+        leave_out "PyTorch: $PYTHON has no torch; name one that has in PYTHON"
+    fi
+fi
+
+if [[ -s $out/ours.jsonl ]]; then
+    files=("$out/ours.jsonl")
+    [[ -s $out/peers.jsonl ]] && files+=("$out/peers.jsonl")
+    "$VCYCLE" bench report "${files[@]}" --out "$out" >/dev/null || leave_out "the report of ${files[*]}"
+fi
+
+# ---- Training ---------------------------------------------------------------------------------------------------------------------
+
+if wants train; then
+    say "a V-cycle beside its scratch twin"
+    config=(benches/gpu_suite.toml)
+    [[ $device == emulator ]] && config=(configs/gpt-tiny.toml --set train.precision=bf16)
+    if [[ -n ${DATA:-} && $device == cuda ]]; then config+=(--set "data={prepared=\"$DATA\"}"); fi
+    if timeout 150 "$VCYCLE" train "${config[@]}" --device "$device" --out "$out/train" --quiet >"$out/train.txt" 2>&1; then
+        cat "$out/train.txt"
+    else
+        leave_out "training: $(tail -n 1 "$out/train.txt" | cut -c1-200)"
+    fi
+fi
+
+say "done: $out"
+[[ ! -e $out/left-out.txt ]]

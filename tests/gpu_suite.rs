@@ -1,0 +1,50 @@
+//! `benches/gpu_suite.sh` goes from end to end: without a GPU, on emulated hardware.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn suite(arguments: &[&str]) -> Output {
+    let mut command = Command::new("bash");
+    command.arg("benches/gpu_suite.sh").args(arguments).env("VCYCLE", env!("CARGO_BIN_EXE_vcycle"));
+    command.output().expect("bash")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Parity of all kernels is `tests/kernels`; here of none, since it takes minutes.
+#[test]
+#[cfg(emulated)]
+fn a_rehearsal_measures_and_trains() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("suite");
+    let done = suite(&["--device", "emulator", "--only", "bench step peers train", "--out", &out.to_string_lossy()]);
+    let said = text(&done);
+    assert_eq!(done.status.code(), Some(0), "{said}");
+    assert!(!out.join("left-out.txt").exists(), "{said}");
+    let lines = std::fs::read_to_string(out.join("ours.jsonl")).expect("measurements");
+    for bench in ["gemm", "attention", "multilevel", "step"] {
+        assert!(lines.contains(&format!("\"bench\":\"{bench}\"")), "no line of {bench}: {lines}");
+    }
+    for file in ["report.md", "train/report.html", "machine.txt"] {
+        assert!(out.join(file).is_file(), "no {file}: {said}");
+    }
+    assert!(said.contains("scratch at its best"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let refused = |arguments: &[&str], why: &str| {
+        let done = suite(arguments);
+        assert_eq!(done.status.code(), Some(2), "{arguments:?}: {}", text(&done));
+        assert!(text(&done).contains(why), "{arguments:?}: {}", text(&done));
+    };
+    refused(&["--device", "cpu"], "cuda or emulator");
+    refused(&["--only", "bench cake"], "--only cake");
+    refused(&["--fast"], "no such option");
+    refused(&["--out"], "needs a value");
+    let there = tempfile::tempdir().expect("a folder");
+    refused(&["--out", &there.path().to_string_lossy()], "there already");
+    assert!(Path::new("benches/gpu_suite.toml").is_file());
+}
