@@ -130,7 +130,7 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// A matrix of elements of 2 bytes that `tma_load` (`kernels/ptx/tma.cuh`) copies boxes of, with "swizzle 128B".
+/// A matrix of elements of 2 bytes that `tma_load` copies boxes of, or `tma_store` (`kernels/ptx/tma.cuh`) to, with "swizzle 128B".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct TensorMap {
@@ -172,7 +172,7 @@ impl Args {
     /// Most parameters of a launch.
     pub const MOST: usize = 32;
     /// Most matrices for the copy engine.
-    pub const MOST_MAPS: usize = 2;
+    pub const MOST_MAPS: usize = 3;
 
     /// # Panics
     /// Beyond 32 parameters: their number is written in the program.
@@ -185,7 +185,7 @@ impl Args {
     }
 
     /// # Panics
-    /// Beyond two maps, as `push`.
+    /// Beyond three maps, as `push`.
     fn push_map(&mut self, map: TensorMap) {
         self.slots[self.len] = self.maps_len as u64;
         self.sizes[self.len] = TensorMap::BYTES as u8;
