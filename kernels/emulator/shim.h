@@ -60,11 +60,16 @@ unsigned emu_shared_address(const char* file, int line, const void* address);
 void emu_wgmma_fence(const char* file, int line);
 void emu_wgmma_commit(const char* file, int line);
 void emu_wgmma_wait(const char* file, int line, int groups_in_flight);
+void emu_fence_async(const char* file, int line);
+void emu_tma_store_commit(const char* file, int line);
+// `complete`: written too, not only read.
+void emu_tma_store_wait(const char* file, int line, int groups_in_flight, int complete);
 // In hooks.c, as all that follow.
 void emu_mbarrier_init(const char* file, int line, void* barrier, unsigned count);
 void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes);
 void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity);
 void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row);
+void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row);
 // Of the whole warp; `shape`: columns, TB, TA, and whether to add, in bits 3 on, 2, 1 and 0.
 void emu_wgmma(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b);
 // Reports the line that it is called from.
@@ -116,7 +121,7 @@ inline unsigned lane() {
   return (t.x + b.x * (t.y + b.y * t.z)) & 31;
 }
 
-// The operand of an instruction that reads rows of `bytes` bytes of shared memory.
+// The operand of an instruction that reads or writes rows of `bytes` bytes of shared memory.
 inline __attribute__((always_inline)) void aligned_shared(const char* file, int line, const void* row, int bytes) {
   const int in_shared = emu_is_shared(row);
   if (!in_shared || (uintptr_t)row % bytes) emu_bad_address(file, line, in_shared, bytes);

@@ -2,11 +2,17 @@
 // cp.async.bulk.tensor; sm_90).
 //
 // A `TensorMap` (src/device/cuda/launch.rs) describes the matrix: address and pitch of its rows (multiples of 16 bytes), rows,
-// columns, and the box, whose rows here always have 64 elements of 2 bytes. What lies outside of the matrix arrives as zeros.
+// columns, and the box, whose rows here always have 64 elements of 2 bytes. What lies outside of the matrix arrives as zeros, and
+// is not written.
 //
 // In shared memory (at a multiple of 1024 bytes) a row of the box is 128 bytes, and rows follow one another. Of the eight
 // pieces of 16 bytes of row r, piece p lies at p ^ (r % 8): "swizzle 128B", which lets wgmma and ldmatrix read columns of
 // pieces without bank conflicts.
+//
+// A thread's stores since its last commit form a group. `tma_store_wait_read<N>` returns when all but the thread's N latest groups
+// have read their tiles, which may then be filled again; `tma_store_wait<N>` when they have also written the matrix, for this
+// thread to see. Only the thread that started and committed them can wait. Tiles must have been read before the block ends.
+// Threads that filled a tile run `fence_async` (proxy.cuh), then a barrier, then one of them starts the store.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -34,6 +40,25 @@ DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int 
       : "memory");
 }
 
+// By one thread: starts to copy the tile to the box whose first element is (row, column).
+DEVICE void tma_store(const TensorMap& map, const void* shared, int column, int row) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
+               "r"(shared_address(shared)), "r"(column), "r"(row)
+               : "memory");
+}
+
+DEVICE void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+template <int GROUPS_IN_FLIGHT>
+DEVICE void tma_store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(GROUPS_IN_FLIGHT) : "memory");
+}
+
+template <int GROUPS_IN_FLIGHT>
+DEVICE void tma_store_wait() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(GROUPS_IN_FLIGHT) : "memory");
+}
+
 #else
 
 // As src/device/cuda/launch.rs lays it out.
@@ -45,5 +70,26 @@ DEVICE void tma_prefetch(const TensorMap&) {}
 
 #define tma_load(shared, map, barrier, column, row) \
   emu_tma_load(__FILE__, __LINE__, shared, &(map), barrier, column, row)
+
+#define tma_store(map, shared, column, row) emu_tma_store(__FILE__, __LINE__, shared, &(map), column, row)
+#define tma_store_commit() emu_tma_store_commit(__FILE__, __LINE__)
+namespace emu {
+struct Stores {
+  const char* file;
+  int line;
+
+  template <int GROUPS_IN_FLIGHT>
+  void wait_read() const {
+    emu_tma_store_wait(file, line, GROUPS_IN_FLIGHT, 0);
+  }
+
+  template <int GROUPS_IN_FLIGHT>
+  void wait() const {
+    emu_tma_store_wait(file, line, GROUPS_IN_FLIGHT, 1);
+  }
+};
+}  // namespace emu
+#define tma_store_wait_read emu::Stores{__FILE__, __LINE__}.wait_read
+#define tma_store_wait emu::Stores{__FILE__, __LINE__}.wait
 
 #endif

@@ -139,6 +139,12 @@ fn a_pipelined_product() {
     close(&Case::PLAIN, "product_kPipelined");
 }
 
+/// A thread writes to a tile that a product reads.
+#[test]
+fn what_a_thread_has_fenced_reaches_products() {
+    close(&Case::PLAIN, "product_kProxyFence");
+}
+
 /// Name, and parts of the report, one of which there must be; "wrong": nothing is reported, but the result is not right.
 const BUGS: &[(&str, &str)] = &[
     ("kWrongParity", "race|uninitialised|deadlock"),
@@ -176,17 +182,9 @@ const BUGS: &[(&str, &str)] = &[
     ("kLastCopyUnused", "the block ends"),
 ];
 
-/// Lines of the source that a defect is marked on, in that line or in comments before it.
+/// Lines of the source that a defect is marked on.
 fn marked(name: &str) -> Vec<u32> {
-    let (mut lines, mut before) = (Vec::new(), false);
-    for (n, line) in (1..).zip(SOURCE.lines()) {
-        let (code, names) = line.split_once("// <- ").unwrap_or((line, ""));
-        before |= names.split(", ").any(|n| n == name);
-        if !code.trim().is_empty() && std::mem::take(&mut before) {
-            lines.push(n);
-        }
-    }
-    lines
+    crate::marked(SOURCE, name)
 }
 
 fn planted(name: &str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>) {
@@ -201,31 +199,14 @@ fn planted(name: &str, options: Options) -> (Option<Fault>, Result<Vec<f32>, Str
 
 #[test]
 fn every_misuse_is_noticed_in_every_schedule() {
-    let mut missed = Vec::new();
-    for (name, words) in BUGS {
-        for options in Options::schedules(true) {
-            let order = options.order;
-            let (fault, done) = planted(name, options);
-            let Err(text) = done else {
-                missed.push(format!("{name}, {order:?}: not noticed"));
-                continue;
-            };
-            if !words.split('|').any(|w| text.contains(w)) {
-                missed.push(format!("{name}, {order:?}: {text:?} has no {words:?}"));
-            }
-            let (line, lines) = (fault.and_then(|f| f.at.site()).map(|site| site.line), marked(name));
-            if !lines.is_empty() && line.is_none_or(|line| !lines.contains(&line)) {
-                missed.push(format!("{name}, {order:?}: {text:?} is not about lines {lines:?}"));
-            }
-        }
-    }
+    let missed = crate::unnoticed(SOURCE, BUGS, planted);
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
 /// Without any one of its barriers, fences, waits and commits a correct product fails in some schedule.
 #[test]
 fn every_site_of_a_product_is_missed() {
-    for kernel in ["product_nn_64", "product_kPipelined"] {
+    for kernel in ["product_nn_64", "product_kPipelined", "product_kProxyFence"] {
         let log = Arc::new(Mutex::new(Log::default()));
         let options = Options { log: Some(log.clone()), ..Options::default() };
         run(&Case::PLAIN, kernel, options).1.expect("a correct product");

@@ -6,12 +6,18 @@ mod defects;
 mod hopper;
 #[cfg(emulated)]
 mod launches;
+#[cfg(emulated)]
+mod stores;
+
+#[cfg(emulated)]
+use vcycle::device::cuda::driver::emulator::{Fault, Options};
 
 #[cfg(emulated)]
 unsafe extern "C" {
     /// Of each file of planted kernels.
     fn vcycle_defects() -> i32;
     fn vcycle_hopper() -> i32;
+    fn vcycle_stores() -> i32;
 }
 
 /// The planted kernels are linked.
@@ -19,7 +25,50 @@ unsafe extern "C" {
 #[test]
 fn planted_kernels_are_there() {
     // SAFETY: they return a number.
-    assert_eq!(unsafe { vcycle_defects() + vcycle_hopper() }, 2);
+    assert_eq!(unsafe { vcycle_defects() + vcycle_hopper() + vcycle_stores() }, 3);
+}
+
+/// Lines of a source that a defect is marked on, in that line or in comments before it.
+#[cfg(emulated)]
+fn marked(source: &str, name: &str) -> Vec<u32> {
+    let (mut lines, mut before) = (Vec::new(), false);
+    for (n, line) in (1..).zip(source.lines()) {
+        let (code, names) = line.split_once("// <- ").unwrap_or((line, ""));
+        before |= names.split(", ").any(|n| n == name);
+        if !code.trim().is_empty() && std::mem::take(&mut before) {
+            lines.push(n);
+        }
+    }
+    lines
+}
+
+/// What is not noticed of planted misuses, each with parts of the report, one of which there must be, or noticed elsewhere than
+/// where it is marked.
+#[cfg(emulated)]
+fn unnoticed<T>(
+    source: &str,
+    misuses: &[(&str, &str)],
+    run: impl Fn(&str, Options) -> (Option<Fault>, Result<T, String>),
+) -> Vec<String> {
+    let mut missed = Vec::new();
+    for (name, words) in misuses {
+        for options in Options::schedules(true) {
+            let order = options.order;
+            let (fault, done) = run(name, options);
+            let Err(text) = done else {
+                missed.push(format!("{name}, {order:?}: not noticed"));
+                continue;
+            };
+            if !words.split('|').any(|w| text.contains(w)) {
+                missed.push(format!("{name}, {order:?}: {text:?} has no {words:?}"));
+            }
+            let (line, lines) = (fault.and_then(|f| f.at.site()).map(|site| site.line), marked(source, name));
+            if !lines.is_empty() && line.is_none_or(|line| !lines.contains(&line)) {
+                missed.push(format!("{name}, {order:?}: {text:?} is not about lines {lines:?}"));
+            }
+        }
+    }
+    missed
 }
 
 #[cfg(not(emulated))]

@@ -6,6 +6,7 @@
 #include "common/kernel.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/mbarrier.cuh"
+#include "ptx/proxy.cuh"
 #include "ptx/registers.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
@@ -45,6 +46,7 @@ enum Bug {
   kTileOutside,
   kMisalignedMbarrier,
   kMbarrierInGlobal,
+  kProxyFence,  // correct
   kNoProxyFence,
   kHalfAWarp,
   kThreeWarps,
@@ -105,8 +107,10 @@ DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int step
       // <- kNoInit, kTooManyBytes, kProducersWrongParity
       mbarrier_wait(&full[s], BUG == kWrongParity ? ~turn & 1 : turn & 1);
     }
-    if (BUG == kNoProxyFence) {
-      if (t == 5) tile[0] = 0;
+    if (BUG == kProxyFence || BUG == kNoProxyFence) {
+      volatile unsigned char* first = tile;
+      if (t == 5) *first = *first;
+      if (BUG == kProxyFence) fence_async();
       named_barrier(1, 128);
     }
     if (BUG != kNoFence) wgmma_fence();
@@ -196,6 +200,7 @@ BUG(kMisalignedTile)
 BUG(kTileOutside)
 BUG(kMisalignedMbarrier)
 BUG(kMbarrierInGlobal)
+BUG(kProxyFence)
 BUG(kNoProxyFence)
 BUG(kHalfAWarp)
 BUG(kThreeWarps)

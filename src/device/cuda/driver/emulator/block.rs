@@ -13,6 +13,7 @@ use super::registry::Kernel;
 use super::report::{At, Fault, Here, Pc};
 use super::shadow::{Defect, How};
 use super::shared::Shared;
+use super::stores::Stores;
 use crate::device::cuda::launch::Launch;
 use crate::error::{Error, Result};
 use corosensei::stack::{DefaultStack, Stack};
@@ -81,6 +82,7 @@ pub struct Block {
     pub warps: Vec<Vec<Exchange>>,
     pub mbarriers: Vec<Mbarrier>,
     pub engine: Engine,
+    pub stores: Stores,
     /// Of every warp.
     pub products: Vec<Warp>,
     pub random: Random,
@@ -126,6 +128,7 @@ impl Block {
             warps: Vec::new(),
             mbarriers: Vec::new(),
             engine: Engine::default(),
+            stores: Stores::default(),
             products: Vec::new(),
             random: Random::new(options.seed),
             fault: None,
@@ -169,6 +172,7 @@ impl Block {
         self.warps = (0..count.div_ceil(32)).map(|_| Vec::new()).collect();
         self.mbarriers.clear();
         self.engine = Engine::default();
+        self.stores = Stores::default();
         self.products = (0..count.div_ceil(32)).map(|_| Warp::default()).collect();
         (self.spins, self.rounds) = (0, 0);
         let (run, args) = (self.kernel.run, args.as_ptr());
@@ -261,6 +265,7 @@ impl Block {
                     Actor::Thread => "this thread",
                     Actor::Copy => "an asynchronous copy",
                     Actor::Engine { .. } => "the copy engine",
+                    Actor::StoreReads { .. } | Actor::StoreWrites { .. } => "a store by the copy engine",
                     Actor::Products { .. } => "a product",
                 };
                 format!(
@@ -272,7 +277,8 @@ impl Block {
             }
             Defect::Proxy { other, pc } => format!(
                 "a proxy fence is missing: {bytes} bytes of {kind} memory, written by {} at {pc}, meet the copy engine or a \
-                 product, which see writes of threads only after fence.proxy.async",
+                 product, which see what a thread writes to shared memory only after its own fence_async \
+                 (fence.proxy.async), and what it writes to global memory only in a later launch",
                 self.name(other)
             ),
         };
@@ -296,6 +302,10 @@ impl Block {
                 Some(barrier) => format!("the copy engine, counted by {}", barrier.name()),
                 None => format!("the copy engine{block}"),
             },
+            Party::Store(number) => match self.stores.thread(number).filter(|_| block.is_empty()) {
+                Some(t) => format!("a store by the copy engine, started by {}", thread(t)),
+                None => format!("a store by the copy engine{block}"),
+            },
         }
     }
 
@@ -303,6 +313,7 @@ impl Block {
     fn check_end(&mut self) {
         self.check_copies();
         self.check_products();
+        self.check_stores();
     }
 
     fn deadlock(&mut self) {
@@ -379,6 +390,7 @@ impl Block {
             self.report_for(self.current, At::Kernel, what);
             return false;
         }
+        self.drift();
         let progress = self.deliver(progress) || progress;
         if self.fault.is_some() {
             return false;

@@ -3,7 +3,7 @@
 //! An access is stamped with its thread and that thread's clock. It lies before another thread's access when a barrier, fence
 //! or wait has carried a clock at least as high to that thread. Threads are 0..n; n..2n stands for the copies of thread
 //! i - n, which run beside it. Behind them come the products of each warp and then, for each mbarrier, the copies that
-//! it counts, with its phase as the clock. A barrier of the whole block is kept once, in `base`; what a warp or a part of the
+//! it counts, with its phase as the clock, and what stores by the copy engine read and write, by the group. A barrier of the whole block is kept once, in `base`; what a warp or a part of the
 //! block shares beyond that is kept per thread and only where it happens.
 
 use std::collections::BTreeMap;
@@ -58,6 +58,9 @@ impl Stamp {
 /// Mbarriers of a block that the clocks tell apart.
 pub const MBARRIERS: usize = 64;
 
+/// Threads of a block whose stores by the copy engine the clocks tell apart.
+pub const STORERS: usize = 32;
+
 /// Who accesses memory: a thread, or what runs beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
@@ -73,6 +76,23 @@ pub enum Actor {
     Products {
         group: u32,
     },
+    /// A store by the copy engine, in this group of this [`STORERS`]-th thread: it reads its tile ...
+    StoreReads {
+        storer: usize,
+        group: u32,
+    },
+    /// ... and writes its box.
+    StoreWrites {
+        storer: usize,
+        group: u32,
+    },
+}
+
+impl Actor {
+    /// Not a thread, nor a copy of its own: it sees what they have written only after a proxy fence.
+    pub fn asynchronous(self) -> bool {
+        !matches!(self, Actor::Thread | Actor::Copy)
+    }
 }
 
 /// A thread, or what it started.
@@ -91,6 +111,16 @@ pub enum Party {
     Products(usize),
     /// The copy engine for this mbarrier.
     Engine(usize),
+    /// A store of the thread of this number among those that store.
+    Store(usize),
+}
+
+/// A thread's `fence_async`.
+struct ProxyFence {
+    /// Its clock then: what it wrote up to here is fenced.
+    clock: u32,
+    /// The same of its copies, by the group that it had waited for.
+    waited: u32,
 }
 
 /// What arrivals at a barrier, and the copies that it counts, pass on to those who wait.
@@ -117,6 +147,8 @@ pub struct Clocks {
     waited: Vec<u32>,
     /// The last group of its warp's products that a thread has waited for.
     products: Vec<u32>,
+    /// Of each thread, the earliest first.
+    proxy_fences: Vec<Vec<ProxyFence>>,
     base: Vec<u32>,
     known: Vec<Option<Box<[u32]>>>,
     /// What a thread has published by a fence, for its next atomic.
@@ -135,7 +167,8 @@ impl Clocks {
             group: vec![1; threads],
             waited: vec![0; threads],
             products: vec![0; threads],
-            base: vec![0; 2 * threads + threads.div_ceil(32) + MBARRIERS],
+            proxy_fences: (0..threads).map(|_| Vec::new()).collect(),
+            base: vec![0; 2 * threads + threads.div_ceil(32) + MBARRIERS + 2 * STORERS],
             known: vec![None; threads],
             fenced: vec![None; threads],
             seen: vec![Seen::new(); threads],
@@ -153,13 +186,19 @@ impl Clocks {
         2 * self.threads + self.threads.div_ceil(32) + mbarrier
     }
 
+    /// What stores of this thread read, as a stamp names it; behind it, what they write.
+    fn stores_of(&self, storer: usize) -> usize {
+        self.engine_of(MBARRIERS) + 2 * storer
+    }
+
     pub fn party(&self, who: usize) -> Party {
         let n = self.threads;
         match who {
             _ if who < n => Party::Thread(who),
             _ if who < 2 * n => Party::Copies(who - n),
             _ if who < self.engine_of(0) => Party::Products(who - 2 * n),
-            _ => Party::Engine(who - self.engine_of(0)),
+            _ if who < self.stores_of(0) => Party::Engine(who - self.engine_of(0)),
+            _ => Party::Store((who - self.stores_of(0)) / 2),
         }
     }
 
@@ -170,6 +209,8 @@ impl Clocks {
             Actor::Copy => (self.group[thread], self.threads + thread),
             Actor::Engine { mbarrier, phase } => (phase + 1, self.engine_of(mbarrier)),
             Actor::Products { group } => (group, self.products_of(thread)),
+            Actor::StoreReads { storer, group } => (group, self.stores_of(storer)),
+            Actor::StoreWrites { storer, group } => (group, self.stores_of(storer) + 1),
         };
         Stamp::new(self.instance, clock, who, mask, atomic)
     }
@@ -177,6 +218,16 @@ impl Clocks {
     /// True when a thread of this launch, or a copy of its own (cp.async), made the access: not the copy engine, nor a product.
     pub fn generic(&self, stamp: Stamp) -> bool {
         stamp.instance() >= self.first && stamp.who() < 2 * self.threads
+    }
+
+    /// True when the thread of a [generic](Self::generic) access to shared memory has fenced it for the copy engine and products, and
+    /// that fence lies before what thread `me` does now.
+    pub fn proxied(&self, old: Stamp, me: usize) -> bool {
+        let copy = old.who() >= self.threads;
+        let fences = &self.proxy_fences[old.who() % self.threads];
+        let first = fences.partition_point(|f| if copy { f.waited } else { f.clock } < old.clock());
+        let fence = |f: &ProxyFence| Stamp::new(self.instance, f.clock, old.who() % self.threads, 0, false);
+        old.instance() == self.instance && fences.get(first).is_some_and(|f| self.before(fence(f), me))
     }
 
     /// True when the access lies before what thread `me` does now.
@@ -260,6 +311,19 @@ impl Clocks {
     /// A thread has waited for products of its warp up to this group.
     pub fn wait_products(&mut self, me: usize, group: u32) {
         self.products[me] = self.products[me].max(group);
+    }
+
+    /// A thread has waited for its stores up to this group: for them to read, or to be complete.
+    pub fn wait_stores(&mut self, me: usize, storer: usize, group: u32, complete: bool) {
+        let (first, parties) = (self.stores_of(storer), 1 + usize::from(complete));
+        let known = self.known[me].get_or_insert_with(|| vec![0; self.base.len()].into());
+        known[first..first + parties].iter_mut().for_each(|k| *k = (*k).max(group));
+    }
+
+    /// `fence_async`: what the thread wrote, and its copies that it has waited for, may be read by the copy engine and products.
+    pub fn fence_async(&mut self, me: usize) {
+        self.proxy_fences[me].push(ProxyFence { clock: self.own[me], waited: self.waited[me] });
+        self.own[me] += 1;
     }
 
     /// Closes the group of copies that a thread fills; its number.
@@ -383,6 +447,42 @@ mod tests {
         clocks.acquire(40, &phase);
         assert!(clocks.before(written, 40) && clocks.before(early, 40) && !clocks.before(late, 40));
         assert!(!clocks.before(early, 0), "who started a copy must wait for it too");
+    }
+
+    #[test]
+    fn stores_read_first_and_are_complete_by_another_wait() {
+        let mut clocks = Clocks::new(1, 1, 64);
+        let (storer, group) = (3, 1);
+        let read = clocks.stamp(by(5, Actor::StoreReads { storer, group }), 15, false);
+        let written = clocks.stamp(by(5, Actor::StoreWrites { storer, group }), 15, false);
+        clocks.meet_all();
+        assert!(!clocks.before(read, 5) && !clocks.before(written, 5), "a barrier does not wait for stores");
+        clocks.wait_stores(5, storer, group, false);
+        assert!(clocks.before(read, 5) && !clocks.before(written, 5) && !clocks.before(read, 6));
+        clocks.meet_all();
+        assert!(clocks.before(read, 6) && !clocks.before(written, 6));
+        clocks.wait_stores(5, storer, group, true);
+        assert!(clocks.before(written, 5) && !clocks.before(written, 6));
+    }
+
+    #[test]
+    fn a_proxy_fence_is_the_writers_and_lies_between() {
+        let mut clocks = Clocks::new(1, 1, 2);
+        let early = clocks.stamp(by(0, Actor::Thread), 15, false);
+        let copied = clocks.stamp(by(0, Actor::Copy), 15, false);
+        let group = clocks.commit(0);
+        clocks.fence_async(1);
+        clocks.meet_all();
+        assert!(!clocks.proxied(early, 1), "another thread's fence");
+        clocks.fence_async(0);
+        let late = clocks.stamp(by(0, Actor::Thread), 15, false);
+        assert!(clocks.proxied(early, 0) && !clocks.proxied(early, 1), "no barrier since the fence");
+        clocks.meet_all();
+        assert!(clocks.proxied(early, 1) && !clocks.proxied(late, 1) && !clocks.proxied(copied, 1));
+        clocks.wait(0, group);
+        clocks.fence_async(0);
+        clocks.meet_all();
+        assert!(clocks.proxied(late, 1) && clocks.proxied(copied, 1));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The copy engine: boxes of matrices in global memory to tiles in shared memory (`kernels/ptx/tma.cuh`).
+//! The copy engine: boxes of matrices in global memory to tiles in shared memory (`kernels/ptx/tma.cuh`); the other way in `stores`.
 
 use super::block::{Block, Status};
 use super::clocks::Actor;
@@ -8,8 +8,44 @@ use super::report::{Here, Pc};
 use super::shadow::How;
 use crate::device::cuda::launch::TensorMap;
 
-/// Bytes of a row of a box.
-const ROW: usize = 128;
+/// Bytes of a row of a box, and of its pieces that change places.
+pub const ROW: usize = 128;
+pub const PIECE: usize = 16;
+
+/// A box of a matrix in global memory, and its tile in shared memory.
+#[derive(Clone, Copy)]
+pub struct Window {
+    map: TensorMap,
+    column: i64,
+    row: i64,
+    /// Shared address of the tile.
+    tile: usize,
+}
+
+impl Window {
+    pub fn bytes(&self) -> usize {
+        self.rows() * ROW
+    }
+
+    /// Rows of the box.
+    pub fn rows(&self) -> usize {
+        self.map.box_rows as usize
+    }
+
+    /// The part of row `r` of the box that lies in the matrix: byte of the row, address, bytes.
+    pub fn inside(&self, r: usize) -> Option<(usize, u64, usize)> {
+        let row = u64::try_from(self.row + r as i64).ok().filter(|row| *row < self.map.rows)?;
+        let first = self.column.max(0);
+        let end = (self.column + TensorMap::BOX_COLUMNS as i64).min(self.map.columns as i64);
+        let address = self.map.address + row * self.map.pitch + 2 * first as u64;
+        (first < end).then(|| (2 * (first - self.column) as usize, address, 2 * (end - first) as usize))
+    }
+
+    /// Shared address of the piece of row `r` that begins with this byte of the row.
+    pub fn piece(&self, r: usize, byte: usize) -> usize {
+        swizzled(self.tile + r * ROW + byte)
+    }
+}
 
 /// A copy that was started.
 #[derive(Clone, Copy)]
@@ -17,27 +53,8 @@ struct Load {
     /// Who has started it, and where.
     thread: usize,
     site: Here,
-    map: TensorMap,
-    column: i64,
-    row: i64,
-    /// The shared address that it goes to.
-    to: usize,
+    window: Window,
     mbarrier: usize,
-}
-
-impl Load {
-    fn bytes(&self) -> usize {
-        self.map.box_rows as usize * ROW
-    }
-
-    /// The part of row `r` of the box that lies in the matrix: byte of the row, address, bytes.
-    fn inside(&self, r: usize) -> Option<(usize, u64, usize)> {
-        let row = u64::try_from(self.row + r as i64).ok().filter(|row| *row < self.map.rows)?;
-        let first = self.column.max(0);
-        let end = (self.column + TensorMap::BOX_COLUMNS as i64).min(self.map.columns as i64);
-        let address = self.map.address + row * self.map.pitch + 2 * first as u64;
-        (first < end).then(|| (2 * (first - self.column) as usize, address, 2 * (end - first) as usize))
-    }
 }
 
 /// Copies that have not moved their bytes yet, the oldest first.
@@ -59,35 +76,34 @@ impl Engine {
 }
 
 impl Block {
-    /// The current thread starts a copy of the box at (`row`, `column`); false when it was reported.
-    pub fn tma_load(
-        &mut self,
-        place: (Here, Pc),
-        to: u64,
-        map: TensorMap,
-        mbarrier: u64,
-        [row, column]: [i32; 2],
-    ) -> bool {
-        let (site, pc) = place;
-        let Some(offset) = self.shared.offset(to) else {
+    /// The box at (`row`, `column`) and its tile; none when it was reported.
+    pub fn window(&mut self, site: Here, tile: u64, map: TensorMap, [row, column]: [i32; 2]) -> Option<Window> {
+        let Some(tile) = self.shared.offset(tile) else {
             self.report(site.at(), "a tile of the copy engine that is not in shared memory");
-            return false;
+            return None;
         };
-        if !offset.is_multiple_of(1024) {
+        if !tile.is_multiple_of(1024) {
             self.report(site.at(), "misaligned: a tile of the copy engine begins at a multiple of 1024 bytes");
-            return false;
+            return None;
         }
-        let Some(mbarrier) = self.counting_mbarrier(place, mbarrier) else { return false };
-        let (thread, column, row) = (self.current, i64::from(column), i64::from(row));
-        let load = Load { thread, site, map, column, row, to: offset, mbarrier };
-        if let Err(what) = self.shared.inside(offset, load.bytes()) {
+        let window = Window { map, column: i64::from(column), row: i64::from(row), tile };
+        if let Err(what) = self.shared.inside(tile, window.bytes()) {
             self.report(site.at(), format!("out of bounds: a tile of the copy engine, {what}"));
-            return false;
+            return None;
         }
+        Some(window)
+    }
+
+    /// The current thread starts a copy of the box at (`row`, `column`); false when it was reported.
+    pub fn tma_load(&mut self, place: (Here, Pc), to: u64, map: TensorMap, mbarrier: u64, first: [i32; 2]) -> bool {
+        let (site, pc) = place;
+        let Some(window) = self.window(site, to, map, first) else { return false };
+        let Some(mbarrier) = self.counting_mbarrier(place, mbarrier) else { return false };
+        let load = Load { thread: self.current, site, window, mbarrier };
         if self.options.checks {
             let actor = Actor::Engine { mbarrier, phase: self.mbarriers[mbarrier].phase() };
-            let mut rows = (0..load.map.box_rows as usize).filter_map(|r| load.inside(r));
-            let fine = self.access(actor, (to, load.bytes() as u64), How::Write, pc)
+            let mut rows = (0..window.rows()).filter_map(|r| window.inside(r));
+            let fine = self.access(actor, (to, window.bytes() as u64), How::Write, pc)
                 && rows.all(|(_, from, bytes)| self.access(actor, (from, bytes as u64), How::Read, pc));
             if !fine {
                 return false;
@@ -108,19 +124,20 @@ impl Block {
 
     /// Moves the bytes, and counts them.
     fn arrive(&mut self, load: &Load) {
-        for r in 0..load.map.box_rows as usize {
+        let window = &load.window;
+        for r in 0..window.rows() {
             let mut row = [0u8; ROW];
-            if let Some((start, from, bytes)) = load.inside(r) {
+            if let Some((start, from, bytes)) = window.inside(r) {
                 // SAFETY: inside the matrix, which was checked, here or in an earlier run with checks.
                 unsafe { std::ptr::copy_nonoverlapping(from as *const u8, row[start..].as_mut_ptr(), bytes) }
             }
-            for (p, piece) in row.chunks_exact(16).enumerate() {
-                let to = self.shared.at(swizzled(load.to + r * ROW + 16 * p));
+            for (p, piece) in row.chunks_exact(PIECE).enumerate() {
+                let to = self.shared.at(window.piece(r, p * PIECE));
                 // SAFETY: the tile lies in an array of shared memory; swizzling stays in its 1024 bytes.
                 unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len()) }
             }
         }
-        self.count_bytes(load.mbarrier, load.bytes() as i64, (load.thread, load.site));
+        self.count_bytes(load.mbarrier, window.bytes() as i64, (load.thread, load.site));
     }
 
     /// After every thread had its turn: whether a copy has arrived. One does where nobody can go on without, and at random at

@@ -103,6 +103,20 @@ fn dropped(block: &mut Block, site: &Here) -> bool {
     block.options.drop.as_ref().is_some_and(|drop| site.is(drop))
 }
 
+/// `f`, unless the site is the one that is dropped.
+///
+/// # Safety
+/// `file` is a literal of a kernel.
+unsafe fn reach(file: *const c_char, line: c_int, f: impl FnOnce(&mut Block)) {
+    // SAFETY: the caller's promise.
+    let site = unsafe { Here::new(file, line) };
+    with(|block| {
+        if !dropped(block, &site) {
+            f(block);
+        }
+    });
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_access(address: *const c_void, bytes: usize, write: c_int, pc: *const u8) {
     let how = if write != 0 { How::Write } else { How::Read };
@@ -180,14 +194,14 @@ unsafe extern "C" fn emu_syncwarp(file: *const c_char, line: c_int, mask: c_uint
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_fence(file: *const c_char, line: c_int) {
-    // SAFETY: called by kernels with literals.
-    let site = unsafe { Here::new(file, line) };
-    with(|block| {
-        let (current, dropped) = (block.current, dropped(block, &site));
-        if let Some(clocks) = block.clocks.as_mut().filter(|_| !dropped) {
+    let fence = |block: &mut Block| {
+        let current = block.current;
+        if let Some(clocks) = &mut block.clocks {
             clocks.fence(current);
         }
-    });
+    };
+    // SAFETY: called by kernels with literals.
+    unsafe { reach(file, line, fence) }
 }
 
 #[unsafe(no_mangle)]
@@ -290,23 +304,13 @@ unsafe extern "C" fn emu_cp_async_at(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_cp_async_commit(file: *const c_char, line: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { Here::new(file, line) };
-    with(|block| {
-        if !dropped(block, &site) {
-            block.commit();
-        }
-    });
+    unsafe { reach(file, line, Block::commit) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_cp_async_wait(file: *const c_char, line: c_int, in_flight: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { Here::new(file, line) };
-    with(|block| {
-        if !dropped(block, &site) {
-            block.wait(in_flight.unsigned_abs());
-        }
-    });
+    unsafe { reach(file, line, |block| block.wait(in_flight.unsigned_abs())) }
 }
 
 #[unsafe(no_mangle)]
@@ -335,12 +339,7 @@ unsafe extern "C" fn emu_mbarrier_init_at(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_mbarrier_fence(file: *const c_char, line: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { Here::new(file, line) };
-    with(|block| {
-        if !dropped(block, &site) {
-            block.mbarrier_fence();
-        }
-    });
+    unsafe { reach(file, line, Block::mbarrier_fence) }
 }
 
 #[unsafe(no_mangle)]
@@ -436,32 +435,58 @@ unsafe extern "C" fn emu_wgmma_at(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_wgmma_fence(file: *const c_char, line: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { Here::new(file, line) };
-    with(|block| {
-        if !dropped(block, &site) {
-            block.wgmma_fence();
-        }
-    });
+    unsafe { reach(file, line, Block::wgmma_fence) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_wgmma_commit(file: *const c_char, line: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { Here::new(file, line) };
-    with(|block| {
-        if !dropped(block, &site) {
-            block.wgmma_commit();
-        }
-    });
+    unsafe { reach(file, line, Block::wgmma_commit) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn emu_wgmma_wait(file: *const c_char, line: c_int, in_flight: c_int) {
     // SAFETY: called by kernels with literals.
-    let site = unsafe { Here::new(file, line) };
-    with(|block| {
-        if !dropped(block, &site) {
-            block.wgmma_wait(in_flight.unsigned_abs());
+    unsafe { reach(file, line, |block| block.wgmma_wait(in_flight.unsigned_abs())) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_fence_async(file: *const c_char, line: c_int) {
+    let fence = |block: &mut Block| {
+        let current = block.current;
+        if let Some(clocks) = &mut block.clocks {
+            clocks.fence_async(current);
         }
-    });
+    };
+    // SAFETY: called by kernels with literals.
+    unsafe { reach(file, line, fence) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_tma_store_at(
+    file: *const c_char,
+    line: c_int,
+    shared: *const c_void,
+    map: *const TensorMap,
+    column: c_int,
+    row: c_int,
+    pc: *const u8,
+) {
+    // SAFETY: called by kernels with literals, and with one of their parameters.
+    let (place, map) = unsafe { ((Here::new(file, line), Pc::new(pc)), *map) };
+    if !with(|block| block.tma_store(place, shared as u64, map, [row, column])) {
+        suspend();
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_tma_store_commit(file: *const c_char, line: c_int) {
+    // SAFETY: called by kernels with literals.
+    unsafe { reach(file, line, Block::tma_store_commit) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_tma_store_wait(file: *const c_char, line: c_int, in_flight: c_int, complete: c_int) {
+    // SAFETY: called by kernels with literals.
+    unsafe { reach(file, line, |block| block.tma_store_wait(in_flight.unsigned_abs(), complete != 0)) }
 }

@@ -19,6 +19,7 @@ mod registry;
 mod report;
 mod shadow;
 mod shared;
+mod stores;
 
 pub use options::{Arrival, Log, Options, Order};
 pub use registry::{Kernel, find, kernels};

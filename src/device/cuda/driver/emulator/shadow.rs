@@ -4,7 +4,7 @@
 //! by [`Clocks`]. Two writers and four readers of a word are remembered, the readers of different warps where there are more that
 //! are in no order: a writer then races with one of them, unless it is ordered after those four warps and not after a fifth.
 
-use super::clocks::{Actor, Clocks, Stamp, Who};
+use super::clocks::{Clocks, Stamp, Who};
 use super::report::Pc;
 
 #[derive(Clone, Copy, Default)]
@@ -99,7 +99,7 @@ impl Shadow {
             if self.private {
                 cell.keep(clocks.instance);
             }
-            let found = cell.access(clocks, who, how, mask, pc);
+            let found = cell.access(clocks, who, how, mask, pc, self.private);
             if defect.is_none() {
                 defect = found;
             }
@@ -126,7 +126,8 @@ impl Cell {
         }
     }
 
-    fn access(&mut self, clocks: &Clocks, who: Who, how: How, mask: u8, pc: Pc) -> Option<Defect> {
+    /// `shared`: of shared memory, which `fence_async` is for.
+    fn access(&mut self, clocks: &Clocks, who: Who, how: How, mask: u8, pc: Pc, shared: bool) -> Option<Defect> {
         let atomic = how == How::Atomic;
         // An asynchronous copy knows what its thread knew when it was started, but lies beside it afterwards.
         let conflict = |slot: &Slot| {
@@ -137,9 +138,10 @@ impl Cell {
         if how != How::Read && defect.is_none() {
             defect = self.reads.iter().find(|s| conflict(s)).map(|s| race(s, false));
         }
-        if defect.is_none() && matches!(who.actor, Actor::Engine { .. } | Actor::Products { .. }) {
-            let generic = self.writes.iter().find(|s| s.stamp.mask() & mask != 0 && clocks.generic(s.stamp));
-            defect = generic.map(|s| Defect::Proxy { other: s.stamp, pc: Pc::unpack(s.pc) });
+        if defect.is_none() && who.actor.asynchronous() {
+            let fenced = |stamp| shared && clocks.proxied(stamp, who.thread);
+            let unfenced = |s: &&Slot| s.stamp.mask() & mask != 0 && clocks.generic(s.stamp) && !fenced(s.stamp);
+            defect = self.writes.iter().find(unfenced).map(|s| Defect::Proxy { other: s.stamp, pc: Pc::unpack(s.pc) });
         }
         let new = Slot { stamp: clocks.stamp(who, mask, atomic), pc: pc.pack() };
         match how {

@@ -1,0 +1,164 @@
+// Stores by the copy engine, and stmatrix: correct ones, and the same with one defect each.
+//
+// The line that must be reported, or one of them, ends in a comment with an arrow and the names of defects, or comes after such
+// comments.
+#include "common/kernel.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/proxy.cuh"
+#include "ptx/stmatrix.cuh"
+#include "ptx/tma.cuh"
+
+// Whoever calls this links the kernels.
+extern "C" int vcycle_stores() { return 1; }
+
+enum Misuse {
+  kGood,
+  kGoodReadBack,
+  kNoFence,
+  kFenceByIssuer,
+  kFenceTooEarly,
+  kNoBarrier,
+  kNoCommit,
+  kNoWait,
+  kWeakWait,
+  kLateWait,
+  kWaitByAnother,
+  kNoLastWait,
+  kReadBackEarly,
+  kWrongSwizzle,
+  kMisalignedTile,
+  kTileOutside,
+  kTileInGlobal,
+  kUnwrittenRow,
+  kOverlap,
+  kOverWritten,
+  kTooManyStorers,
+  kMisalignedRow,
+  kRowInGlobal,
+  kNoSyncwarp,
+  kHalfAWarp,
+};
+
+// What element (row, column) is to be.
+DEVICE unsigned short element(int row, int column) { return (unsigned short)(331 * row + 7 * column + 1); }
+
+// A block stores 64 columns of out [rows, columns], `steps` boxes one below the other, from two tiles in turn.
+template <Misuse BUG>
+DEVICE void store(const TensorMap& map, unsigned short* out, int steps, int box_rows) {
+  SMEM_DYN(unsigned char, tiles);
+  const int t = threadIdx.x, column = 64 * blockIdx.x;
+  if (BUG == kMisalignedTile) tiles += 128;
+  if (BUG == kOverWritten && t == 0) out[column] = 0;
+  for (int i = 0; i < steps; i++) {
+    unsigned char* tile = tiles + i % 2 * 128 * box_rows;
+    const int row = BUG == kOverlap ? 0 : box_rows * i;
+    if (BUG != kNoWait && BUG != kLateWait && t == (BUG == kWaitByAnother))
+      tma_store_wait_read<BUG == kWeakWait ? 2 : 1>();
+    if (BUG == kFenceTooEarly) fence_async();
+    __syncthreads();
+    if (BUG == kLateWait && t == 0) tma_store_wait_read<1>();
+    for (int e = t; e < 64 * box_rows; e += 64) {
+      const int r = e / 64, c = e % 64, piece = BUG == kWrongSwizzle ? c / 8 : c / 8 ^ r % 8;
+      if (BUG == kUnwrittenRow && r == 1) continue;
+      // <- kNoBarrier, kNoCommit, kNoWait, kWeakWait, kLateWait, kWaitByAnother
+      reinterpret_cast<unsigned short*>(tile)[64 * r + 8 * piece + c % 8] = element(row + r, column + c);
+    }
+    if (BUG != kNoFence && BUG != kFenceByIssuer && BUG != kFenceTooEarly) fence_async();
+    if (BUG != kNoBarrier) __syncthreads();
+    if (BUG == kFenceByIssuer && t == 0) fence_async();
+    if (t == 0 || BUG == kTooManyStorers) {
+      const void* from = tile + (BUG == kTileOutside) * 256 * box_rows;
+      if (BUG == kTileInGlobal) from = out;
+      // <- kNoFence, kFenceByIssuer, kFenceTooEarly, kNoBarrier, kNoLastWait, kMisalignedTile, kTileOutside
+      // <- kTileInGlobal, kUnwrittenRow, kOverlap, kOverWritten, kTooManyStorers
+      tma_store(map, from, column, BUG == kTooManyStorers ? -box_rows : row);
+      if (BUG != kNoCommit) tma_store_commit();
+    }
+  }
+  if (t > 0 || BUG == kNoLastWait) return;
+  if (BUG == kGoodReadBack)
+    tma_store_wait<0>();
+  else
+    tma_store_wait_read<0>();
+  if (BUG == kGoodReadBack || BUG == kReadBackEarly) {
+    const volatile unsigned short* first = out + column;
+    if (*first != element(0, column)) __trap();  // <- kReadBackEarly
+  }
+}
+
+#define STORE(name)                                                                                                       \
+  KERNEL(store_##name, 64, 1, const __grid_constant__ TensorMap map, unsigned short* out, int steps, int box_rows) { \
+    store<name>(map, out, steps, box_rows);                                                                               \
+  }
+
+STORE(kGood)
+STORE(kGoodReadBack)
+STORE(kNoFence)
+STORE(kFenceByIssuer)
+STORE(kFenceTooEarly)
+STORE(kNoBarrier)
+STORE(kNoCommit)
+STORE(kNoWait)
+STORE(kWeakWait)
+STORE(kLateWait)
+STORE(kWaitByAnother)
+STORE(kNoLastWait)
+STORE(kReadBackEarly)
+STORE(kWrongSwizzle)
+STORE(kMisalignedTile)
+STORE(kTileOutside)
+STORE(kTileInGlobal)
+STORE(kUnwrittenRow)
+STORE(kOverlap)
+STORE(kOverWritten)
+STORE(kTooManyStorers)
+
+// The same of one box of 64 rows, from registers as wgmma leaves them: warp w has rows 16 w to 16 w + 15.
+KERNEL(store_registers, 128, 1, const __grid_constant__ TensorMap map) {
+  SMEM_DYN(unsigned char, tile);
+  const int t = threadIdx.x, lane = t % 32, first = t / 32 * 16, row = 64 * blockIdx.y, column = 64 * blockIdx.x;
+  for (int j = 0; j < 4; j++) {
+    unsigned r[4];
+    for (int m = 0; m < 4; m++) {
+      const int i = row + first + m % 2 * 8 + lane / 4, k = column + 16 * j + m / 2 * 8 + lane % 4 * 2;
+      r[m] = element(i, k) | (unsigned)element(i, k + 1) << 16;
+    }
+    const int to = first + lane % 16, piece = 2 * j + lane / 16;
+    stmatrix_x4(tile + 128 * to + 16 * (piece ^ to % 8), r);
+  }
+  fence_async();
+  __syncthreads();
+  if (t > 0) return;
+  tma_store(map, tile, column, row);
+  tma_store_commit();
+  tma_store_wait_read<0>();
+}
+
+// out [4, 8, 8]: four tiles, whose element number n is n; behind them whether ldmatrix brings back what each lane had.
+template <Misuse BUG>
+DEVICE void matrices(unsigned* out) {
+  SMEM(unsigned short, rows, [32 * 24]);
+  const int t = threadIdx.x;
+  unsigned r[4], back[4];
+  for (int m = 0; m < 4; m++) {
+    const unsigned n = 64 * m + 8 * (t / 4) + 2 * (t % 4);
+    r[m] = n | (n + 1) << 16;
+  }
+  void* row = &rows[24 * t + (BUG == kMisalignedRow ? 4 : 0)];
+  if (BUG == kRowInGlobal) row = out;
+  if (BUG == kHalfAWarp && t > 15) return;
+  stmatrix_x4(row, r);  // <- kMisalignedRow, kRowInGlobal, kHalfAWarp, kNoSyncwarp
+  if (BUG != kNoSyncwarp) __syncwarp();
+  for (int i = t; i < 256; i += 32) out[i] = rows[24 * (i / 8) + i % 8];  // <- kNoSyncwarp
+  ldmatrix_x4(back, &rows[24 * t]);
+  for (int m = 0; m < 4; m++) out[256 + 32 * m + t] = back[m] == r[m];
+}
+
+#define MATRICES(name) \
+  KERNEL(matrices_##name, 32, 1, unsigned* out) { matrices<name>(out); }
+
+MATRICES(kGood)
+MATRICES(kMisalignedRow)
+MATRICES(kRowInGlobal)
+MATRICES(kNoSyncwarp)
+MATRICES(kHalfAWarp)

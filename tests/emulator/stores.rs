@@ -1,0 +1,195 @@
+//! Stores by the copy engine, and stmatrix; and what is reported of kernels that use them wrongly.
+
+use std::sync::{Arc, Mutex};
+use vcycle::device::cuda::driver::emulator::{Arrival, Emulator, Fault, Log, Options, Site};
+use vcycle::device::cuda::driver::{Driver, Rows};
+use vcycle::device::cuda::launch::{Launch, Region, TensorMap};
+use vcycle::device::ops::Access;
+
+const SOURCE: &str = include_str!("kernels/stores.cu");
+
+/// A matrix, and boxes of so many rows that are stored to it.
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    columns: usize,
+    box_rows: usize,
+}
+
+impl Shape {
+    /// The last boxes reach over both edges.
+    const RAGGED: Shape = Shape { rows: 100, columns: 90, box_rows: 24 };
+}
+
+type Outcome = (Option<Fault>, Result<(), String>);
+
+/// Launches a kernel that fills a matrix, as far as `owned` rows may be written. An error also where it leaves anything else.
+fn run(kernel: &'static str, shape: Shape, owned: usize, options: Options) -> Outcome {
+    const UNTOUCHED: u16 = 0xabcd;
+    let Shape { rows, columns, box_rows } = shape;
+    let pitch = (columns + 8).next_multiple_of(8);
+    let mut emulator = Emulator::new(options);
+    let bytes = rows * pitch * 2;
+    let address = emulator.alloc(bytes).expect("memory");
+    let all = Rows { address, rows: 1, width: bytes, pitch: bytes };
+    emulator.write(all, &UNTOUCHED.to_le_bytes().repeat(rows * pitch)).expect("filled");
+    let out = Rows { address, rows: owned, width: columns * 2, pitch: pitch * 2 };
+    emulator.operands(&[Region { rows: out, access: Access::Write }]);
+    let map = TensorMap::new(address, [rows, columns], pitch * 2, box_rows);
+    let (across, down) = (columns.div_ceil(64), rows.div_ceil(box_rows));
+    let launch = match kernel {
+        "store_registers" => Launch::new(kernel, 1, 128).grid(across, down, 1).shared(box_rows * 128).map(map),
+        _ => Launch::new(kernel, across, 64).shared(2 * box_rows * 128).map(map).ptr(address).int(down).int(box_rows),
+    };
+    let done = emulator.launch(&launch).map_err(|e| e.to_string()).and_then(|()| {
+        let mut values = vec![0u16; rows * pitch];
+        emulator.read(all, bytemuck::cast_slice_mut(&mut values)).expect("output");
+        let want = |i: usize| match (i / pitch, i % pitch) {
+            (row, column) if column < columns => (331 * row + 7 * column + 1) as u16,
+            _ => UNTOUCHED,
+        };
+        let wrong = (0..values.len()).find(|&i| values[i] != want(i));
+        wrong.map_or(Ok(()), |i| Err(format!("wrong: element {i} is {}, not {}", values[i], want(i))))
+    });
+    (emulator.fault, done)
+}
+
+fn ragged(kernel: &str, options: Options) -> Outcome {
+    run(kernel.to_string().leak(), Shape::RAGGED, Shape::RAGGED.rows, options)
+}
+
+fn all_schedules() -> impl Iterator<Item = Options> {
+    Options::schedules(true).into_iter().chain(Options::schedules(false))
+}
+
+#[test]
+fn tiles_are_stored_up_to_the_edges_of_the_matrix() {
+    for (rows, columns) in [(100, 90), (24, 64), (1, 1), (49, 129), (200, 63)] {
+        for kernel in ["store_kGood", "store_kGoodReadBack", "store_registers"] {
+            let box_rows = if kernel == "store_registers" { 64 } else { 24 };
+            for options in all_schedules() {
+                let case =
+                    format!("{kernel} [{rows}, {columns}] in order {:?}, checks {}", options.order, options.checks);
+                let done = run(kernel, Shape { rows, columns, box_rows }, rows, options).1;
+                assert_eq!(done, Ok(()), "{case}");
+            }
+        }
+    }
+}
+
+/// Name, and parts of the report, one of which there must be.
+const MISUSES: &[(&str, &str)] = &[
+    ("kNoFence", "a proxy fence is missing"),
+    ("kFenceByIssuer", "a proxy fence is missing"),
+    ("kFenceTooEarly", "a proxy fence is missing"),
+    ("kNoBarrier", "race|uninitialised"),
+    ("kNoCommit", "race"),
+    ("kNoWait", "race"),
+    ("kWeakWait", "race"),
+    ("kLateWait", "race"),
+    ("kWaitByAnother", "race"),
+    ("kNoLastWait", "the block ends"),
+    ("kReadBackEarly", "race"),
+    ("kWrongSwizzle", "wrong"),
+    ("kMisalignedTile", "misaligned"),
+    ("kTileOutside", "out of bounds"),
+    ("kTileInGlobal", "not in shared memory"),
+    ("kUnwrittenRow", "uninitialised"),
+    ("kOverlap", "race"),
+    ("kOverWritten", "a proxy fence is missing"),
+    ("kTooManyStorers", "more than 32 threads store"),
+];
+
+#[test]
+fn every_misuse_of_a_store_is_noticed_in_every_schedule() {
+    let missed = crate::unnoticed(SOURCE, MISUSES, |name, options| ragged(&format!("store_{name}"), options));
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// A race names the store and who has started it.
+#[test]
+fn a_tile_that_is_filled_too_early_names_the_store() {
+    let [options, ..] = Options::schedules(true);
+    let text = ragged("store_kNoWait", options).1.expect_err("a race");
+    let store = 1 + SOURCE.lines().position(|line| line.contains("tma_store(map, from")).expect("the line");
+    let part = format!(
+        "read by a store by the copy engine, started by thread (0, 0, 0) at tests/emulator/kernels/stores.cu:{store}"
+    );
+    assert!(text.contains(&part), "{text:?} has no {part:?}");
+}
+
+/// Without checks the bytes themselves go wrong where a tile is read late, and the end of the block is looked at.
+#[test]
+fn late_stores_go_wrong_without_checks() {
+    let late = Options { arrival: Arrival::Lazy, ..Options::default() };
+    for (name, part) in [("kNoWait", "wrong"), ("kWeakWait", "wrong"), ("kNoCommit", "wrong|the block ends")] {
+        let text = ragged(&format!("store_{name}"), late.clone()).1.expect_err(name);
+        assert!(part.split('|').any(|part| text.contains(part)), "{name}: {text}");
+    }
+    for options in Options::schedules(false) {
+        let text = ragged("store_kNoLastWait", options).1.expect_err("nobody waits");
+        assert!(text.contains("the block ends"), "{text}");
+    }
+}
+
+/// A store keeps to the rows that its operation may write, and what is behind the edge of the matrix is nobody's.
+#[test]
+fn a_store_beyond_the_operand_is_out_of_bounds() {
+    for options in Options::schedules(true) {
+        let text = run("store_kGood", Shape::RAGGED, 97, options).1.expect_err("rows of a neighbour");
+        assert!(text.contains("out of bounds"), "{text}");
+    }
+}
+
+/// Without any one of its barriers, fences, waits and commits a correct store fails in some schedule.
+#[test]
+fn every_site_of_a_store_is_missed() {
+    for kernel in ["store_kGood", "store_kGoodReadBack"] {
+        let log = Arc::new(Mutex::new(Log::default()));
+        let options = Options { log: Some(log.clone()), ..Options::default() };
+        assert_eq!(ragged(kernel, options).1, Ok(()));
+        let sites: Vec<Site> = log.lock().expect("the log").sites.keys().cloned().collect();
+        // Two barriers, fence, commit, the wait in the loop and the last one.
+        assert_eq!(sites.len(), 6, "{sites:?}");
+        for site in sites {
+            for options in Options::schedules(true) {
+                let order = options.order;
+                let done = ragged(kernel, Options { drop: Some(site.clone()), ..options }).1;
+                assert!(done.is_err(), "{kernel} without {site} in order {order:?}");
+            }
+        }
+    }
+}
+
+fn matrices(kernel: &str, options: Options) -> (Option<Fault>, Result<Vec<u32>, String>) {
+    let mut emulator = Emulator::new(options);
+    let bytes = (256 + 128) * 4;
+    let out = Rows { address: emulator.alloc(bytes).expect("memory"), rows: 1, width: bytes, pitch: bytes };
+    let launch = Launch::new(kernel.to_string().leak(), 1, 32).ptr(out.address);
+    let done = emulator.launch(&launch).map_err(|e| e.to_string()).map(|()| {
+        let mut values = vec![0u32; 256 + 128];
+        emulator.read(out, bytemuck::cast_slice_mut(&mut values)).expect("output");
+        values
+    });
+    (emulator.fault, done)
+}
+
+#[test]
+fn stmatrix_lays_tiles_out_as_ldmatrix_takes_them() {
+    let want: Vec<u32> = (0..256).chain([1; 128]).collect();
+    for options in all_schedules() {
+        assert_eq!(matrices("matrices_kGood", options).1, Ok(want.clone()));
+    }
+}
+
+#[test]
+fn every_misuse_of_stmatrix_is_noticed_in_every_schedule() {
+    let misuses = [
+        ("kMisalignedRow", "misaligned"),
+        ("kRowInGlobal", "not in shared memory"),
+        ("kNoSyncwarp", "race|uninitialised"),
+        ("kHalfAWarp", "waits for lanes 0xffff0000"),
+    ];
+    let missed = crate::unnoticed(SOURCE, &misuses, |name, options| matrices(&format!("matrices_{name}"), options));
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
