@@ -136,7 +136,7 @@ if wants bench; then
         }
         for shape in gpt2 deit bert-large; do
             bench "gemm $shape" 30 gemm --shape "$shape" --precision bf16 --seconds 0.1 "${peer[@]}"
-            for variant in mma128 wgmma128 wgmma256; do
+            for variant in mma128 wgmma128 wgmma256 boxes256; do
                 bench "gemm $shape $variant" 20 gemm --shape "$shape" --precision bf16 --seconds 0.05 --variant "$variant"
             done
         done
@@ -147,6 +147,7 @@ if wants bench; then
         bench multilevel 15 multilevel --variant all --seconds 0.2
     else
         bench gemm 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1
+        bench boxes256 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1 --variant boxes256
         bench attention 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1
         bench multilevel 60 multilevel --shape 2,2,16,16,32 --seconds 0 --rounds 1
     fi
