@@ -96,6 +96,7 @@ const MISUSES: &[(&str, &str)] = &[
     ("kTileInGlobal", "not in shared memory"),
     ("kUnwrittenRow", "uninitialised"),
     ("kOverlap", "race"),
+    ("kSameBox", "of another block"),
     ("kOverWritten", "a proxy fence is missing"),
     ("kTooManyStorers", "more than 32 threads store"),
 ];
