@@ -1,7 +1,7 @@
 // Stores by the copy engine, and stmatrix: correct ones, and the same with one defect each.
 //
-// The line that must be reported, or one of them, ends in a comment with an arrow and the names of defects, or comes after
-// such comments.
+// The line that must be reported, or one of them, ends in a comment with an arrow and the names of defects, or comes
+// after such comments.
 #include "common/kernel.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/proxy.cuh"

@@ -77,7 +77,8 @@ pub enum Actor {
     Products {
         group: u32,
     },
-    /// A store by the copy engine, in this group of its thread, by its number among those that store: it reads its tile ...
+    /// A store by the copy engine, in this group of a thread, which has a number among those that store: it reads its
+    /// tile ...
     StoreReads {
         storer: usize,
         group: u32,
@@ -321,7 +322,7 @@ impl Clocks {
         known[first..first + parties].iter_mut().for_each(|k| *k = (*k).max(group));
     }
 
-    /// `fence_async`: the copy engine and products may read what the thread wrote, and its copies that it has waited for.
+    /// `fence_async`: the copy engine and products may read what the thread wrote, and its copies that it waited for.
     pub fn fence_async(&mut self, me: usize) {
         self.proxy_fences[me].push(ProxyFence { clock: self.own[me], waited: self.waited[me] });
         self.own[me] += 1;
