@@ -17,7 +17,8 @@ void emu_mbarrier_arrive_at(const char* file, int line, void* barrier, unsigned 
 void emu_mbarrier_wait_at(const char* file, int line, void* barrier, unsigned parity, const void* pc);
 void emu_tma_load_at(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
                      const void* pc);
-void emu_tma_store_at(const char* file, int line, const void* shared, const void* map, int column, int row, const void* pc);
+void emu_tma_store_at(const char* file, int line, const void* shared, const void* map, int column, int row,
+                      const void* pc);
 void emu_wgmma_at(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b, const void* pc);
 
 typedef struct {

@@ -1,18 +1,19 @@
 // Copies of boxes between a matrix in global memory and a tile in shared memory, by the copy engine (PTX ISA,
 // cp.async.bulk.tensor; sm_90).
 //
-// A `TensorMap` (src/device/cuda/launch.rs) describes the matrix: address and pitch of its rows (multiples of 16 bytes), rows,
-// columns, and the box, whose rows here always have 64 elements of 2 bytes. What lies outside of the matrix arrives as zeros, and
-// is not written.
+// A `TensorMap` (src/device/cuda/launch.rs) describes the matrix: address and pitch of its rows (multiples of 16
+// bytes), rows, columns, and the box, whose rows here always have 64 elements of 2 bytes. What lies outside of the
+// matrix arrives as zeros, and is not written.
 //
-// In shared memory (at a multiple of 1024 bytes) a row of the box is 128 bytes, and rows follow one another. Of the eight
-// pieces of 16 bytes of row r, piece p lies at p ^ (r % 8): "swizzle 128B", which lets wgmma and ldmatrix read columns of
-// pieces without bank conflicts.
+// In shared memory (at a multiple of 1024 bytes) a row of the box is 128 bytes, and rows follow one another. Of the
+// eight pieces of 16 bytes of row r, piece p lies at p ^ (r % 8): "swizzle 128B", which lets wgmma and ldmatrix read
+// columns of pieces without bank conflicts.
 //
-// A thread's stores since its last commit form a group. `tma_store_wait_read<N>` returns when all but the thread's N latest groups
-// have read their tiles, which may then be filled again; `tma_store_wait<N>` when they have also written the matrix, for this
-// thread to see. Only the thread that started and committed them can wait. Tiles must have been read before the block ends.
-// Threads that filled a tile run `fence_async` (proxy.cuh), then a barrier, then one of them starts the store.
+// A thread's stores since its last commit form a group. `tma_store_wait_read<N>` returns when all but the thread's N
+// latest groups have read their tiles, which may then be filled again; `tma_store_wait<N>` when they have also written
+// the matrix, for this thread to see. Only the thread that has started and committed stores can wait for them. Tiles
+// are to be read before the block ends. Threads that fill a tile run `fence_async` (proxy.cuh), then a barrier, then one
+// thread starts the store.
 #pragma once
 
 #include "../common/kernel.cuh"

@@ -42,8 +42,8 @@ fn marked(source: &str, name: &str) -> Vec<u32> {
     lines
 }
 
-/// What is not noticed of planted misuses, each with parts of the report, one of which there must be, or noticed elsewhere than
-/// where it is marked.
+/// What is not noticed of planted misuses, each with parts of the report, one of which there must be, or is noticed
+/// elsewhere than where it is marked.
 #[cfg(emulated)]
 fn unnoticed<T>(
     source: &str,

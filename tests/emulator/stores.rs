@@ -23,7 +23,7 @@ impl Shape {
 
 type Outcome = (Option<Fault>, Result<(), String>);
 
-/// Launches a kernel that fills a matrix, as far as `owned` rows may be written. An error also where it leaves anything else.
+/// Launches a kernel that fills a matrix, of which `owned` rows may be written. Leaving anything else is an error.
 fn run(kernel: &'static str, shape: Shape, owned: usize, options: Options) -> Outcome {
     const UNTOUCHED: u16 = 0xabcd;
     let Shape { rows, columns, box_rows } = shape;
@@ -96,6 +96,7 @@ const MISUSES: &[(&str, &str)] = &[
     ("kTileInGlobal", "not in shared memory"),
     ("kUnwrittenRow", "uninitialised"),
     ("kOverlap", "race"),
+    ("kSameBox", "of another block"),
     ("kOverWritten", "a proxy fence is missing"),
     ("kTooManyStorers", "more than 32 threads store"),
 ];

@@ -130,7 +130,8 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// A matrix of elements of 2 bytes that `tma_load` copies boxes of, or `tma_store` (`kernels/ptx/tma.cuh`) to, with "swizzle 128B".
+/// A matrix of elements of 2 bytes that `tma_load` copies boxes of, and `tma_store` to (`kernels/ptx/tma.cuh`), with
+/// "swizzle 128B".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct TensorMap {

@@ -1,7 +1,7 @@
 // Stores by the copy engine, and stmatrix: correct ones, and the same with one defect each.
 //
-// The line that must be reported, or one of them, ends in a comment with an arrow and the names of defects, or comes after such
-// comments.
+// The line that must be reported, or one of them, ends in a comment with an arrow and the names of defects, or comes
+// after such comments.
 #include "common/kernel.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/proxy.cuh"
@@ -31,6 +31,7 @@ enum Misuse {
   kTileInGlobal,
   kUnwrittenRow,
   kOverlap,
+  kSameBox,
   kOverWritten,
   kTooManyStorers,
   kMisalignedRow,
@@ -46,7 +47,7 @@ DEVICE unsigned short element(int row, int column) { return (unsigned short)(331
 template <Misuse BUG>
 DEVICE void store(const TensorMap& map, unsigned short* out, int steps, int box_rows) {
   SMEM_DYN(unsigned char, tiles);
-  const int t = threadIdx.x, column = 64 * blockIdx.x;
+  const int t = threadIdx.x, column = BUG == kSameBox ? 0 : 64 * blockIdx.x;
   if (BUG == kMisalignedTile) tiles += 128;
   if (BUG == kOverWritten && t == 0) out[column] = 0;
   for (int i = 0; i < steps; i++) {
@@ -70,7 +71,7 @@ DEVICE void store(const TensorMap& map, unsigned short* out, int steps, int box_
       const void* from = tile + (BUG == kTileOutside) * 256 * box_rows;
       if (BUG == kTileInGlobal) from = out;
       // <- kNoFence, kFenceByIssuer, kFenceTooEarly, kNoBarrier, kNoLastWait, kMisalignedTile, kTileOutside
-      // <- kTileInGlobal, kUnwrittenRow, kOverlap, kOverWritten, kTooManyStorers
+      // <- kTileInGlobal, kUnwrittenRow, kOverlap, kSameBox, kOverWritten, kTooManyStorers
       tma_store(map, from, column, BUG == kTooManyStorers ? -box_rows : row);
       if (BUG != kNoCommit) tma_store_commit();
     }
@@ -86,9 +87,9 @@ DEVICE void store(const TensorMap& map, unsigned short* out, int steps, int box_
   }
 }
 
-#define STORE(name)                                                                                                       \
-  KERNEL(store_##name, 64, 1, const __grid_constant__ TensorMap map, unsigned short* out, int steps, int box_rows) { \
-    store<name>(map, out, steps, box_rows);                                                                               \
+#define STORE(name)                                                                                              \
+  KERNEL(store_##name, 64, 1, const __grid_constant__ TensorMap map, unsigned short* out, int steps, int rows) { \
+    store<name>(map, out, steps, rows);                                                                          \
   }
 
 STORE(kGood)
@@ -110,6 +111,7 @@ STORE(kTileOutside)
 STORE(kTileInGlobal)
 STORE(kUnwrittenRow)
 STORE(kOverlap)
+STORE(kSameBox)
 STORE(kOverWritten)
 STORE(kTooManyStorers)
 

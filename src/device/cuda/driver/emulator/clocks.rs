@@ -2,9 +2,10 @@
 //!
 //! An access is stamped with its thread and that thread's clock. It lies before another thread's access when a barrier, fence
 //! or wait has carried a clock at least as high to that thread. Threads are 0..n; n..2n stands for the copies of thread
-//! i - n, which run beside it. Behind them come the products of each warp and then, for each mbarrier, the copies that
-//! it counts, with its phase as the clock, and what stores by the copy engine read and write, by the group. A barrier of the whole block is kept once, in `base`; what a warp or a part of the
-//! block shares beyond that is kept per thread and only where it happens.
+//! i - n, which run beside it. Behind them come the products of each warp, then for each mbarrier the copies that it
+//! counts, with its phase as the clock, then for each thread that stores by the copy engine what its stores read, and
+//! what they write. A barrier of the whole block is kept once, in `base`; what a warp or a part of the block shares
+//! beyond that is kept per thread and only where it happens.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -76,7 +77,8 @@ pub enum Actor {
     Products {
         group: u32,
     },
-    /// A store by the copy engine, in this group of this [`STORERS`]-th thread: it reads its tile ...
+    /// A store by the copy engine, in this group of a thread, which has a number among those that store: it reads its
+    /// tile ...
     StoreReads {
         storer: usize,
         group: u32,
@@ -220,8 +222,8 @@ impl Clocks {
         stamp.instance() >= self.first && stamp.who() < 2 * self.threads
     }
 
-    /// True when the thread of a [generic](Self::generic) access to shared memory has fenced it for the copy engine and products, and
-    /// that fence lies before what thread `me` does now.
+    /// True when the thread of a [generic](Self::generic) access to shared memory has fenced it for the copy engine and
+    /// products, and that fence lies before what thread `me` does now.
     pub fn proxied(&self, old: Stamp, me: usize) -> bool {
         let copy = old.who() >= self.threads;
         let fences = &self.proxy_fences[old.who() % self.threads];
@@ -320,7 +322,7 @@ impl Clocks {
         known[first..first + parties].iter_mut().for_each(|k| *k = (*k).max(group));
     }
 
-    /// `fence_async`: what the thread wrote, and its copies that it has waited for, may be read by the copy engine and products.
+    /// `fence_async`: the copy engine and products may read what the thread wrote, and its copies that it waited for.
     pub fn fence_async(&mut self, me: usize) {
         self.proxy_fences[me].push(ProxyFence { clock: self.own[me], waited: self.waited[me] });
         self.own[me] += 1;

@@ -1,4 +1,5 @@
-//! The copy engine: boxes of matrices in global memory to tiles in shared memory (`kernels/ptx/tma.cuh`); the other way in `stores`.
+//! The copy engine: boxes of matrices in global memory to tiles in shared memory (`kernels/ptx/tma.cuh`). The other way
+//! is in `stores`.
 
 use super::block::{Block, Status};
 use super::clocks::Actor;

@@ -1,5 +1,6 @@
-//! Stores by the copy engine: tiles in shared memory to boxes of matrices in global memory (`kernels/ptx/tma.cuh`). A thread waits
-//! for its groups of them twice: until they have read shared memory, and until they have written global memory.
+//! Stores by the copy engine: tiles in shared memory to boxes of matrices in global memory (`kernels/ptx/tma.cuh`). A
+//! thread waits for its groups of them twice: until they have read shared memory, and until they have written global
+//! memory.
 
 use super::block::Block;
 use super::clocks::{Actor, STORERS};
@@ -85,7 +86,7 @@ impl Block {
         true
     }
 
-    /// Remembers that the tile is read, and the box written, until the group is waited for. Only the part inside of the matrix is.
+    /// Remembers that the tile is read, and the box written, until the group is waited for: the part in the matrix.
     fn check_store(&mut self, window: &Window, storer: usize, group: u32, pc: Pc) -> bool {
         for r in 0..window.rows() {
             let Some((start, to, bytes)) = window.inside(r) else { continue };
@@ -138,7 +139,8 @@ impl Block {
         }
     }
 
-    /// All but the current thread's `in_flight` latest groups have read shared memory; `complete`: and written global memory.
+    /// All but the current thread's `in_flight` latest groups have read shared memory; `complete`: and written global
+    /// memory.
     pub fn tma_store_wait(&mut self, in_flight: u32, complete: bool) {
         let Some(storer) = self.stores.find(self.current) else { return };
         let done = self.stores.storers[storer].committed.saturating_sub(in_flight);
@@ -170,8 +172,8 @@ impl Block {
         }
     }
 
-    /// When a block ends, its stores have read its shared memory, which will be another block's, and somebody has waited for that.
-    /// They write what they have read.
+    /// When a block ends, its threads have waited for its stores to read its shared memory, which will be another
+    /// block's. The stores write what they have read.
     pub fn check_stores(&mut self) {
         if let Some(store) = self.stores.started.iter().find(|store| !store.released) {
             let thread = self.stores.thread(store.storer).unwrap_or(0);
