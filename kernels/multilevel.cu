@@ -221,14 +221,14 @@ DEVICE void map_runs(const Operands& op, const Item& item, const Columns& column
   const unsigned lane = threadIdx.x % 32;
   const bool inside = columns.j < item.cols;
   const unsigned batch = 32 / rows.terms;
-  // Column sources[m] + k of src is member m of column j + k. What there is no member for is the first once more, with
-  // weight 0.
+  // Column sources[m] + k of src is member m of column j + k. What there is no member for is column 0 or the first member
+  // once more, with weight 0: these loads then depend on no condition, which would keep registers of theirs for all lanes.
   unsigned sources[N];
   float weights[N][4];
 #pragma unroll
   for (unsigned m = 0; m < N; m++) {
     const bool is = m < columns.members, identity = item.col_map == kIdentity;
-    sources[m] = identity || !inside ? columns.j : op.index[columns.begin + (is ? m : 0)];
+    sources[m] = !inside ? 0 : identity ? columns.j : op.index[columns.begin + (is ? m : 0)];
 #pragma unroll
     for (int k = 0; k < 4; k++) {
       weights[m][k] = !is ? 0.0f : identity ? 1.0f : op.weight[columns.begin + k * columns.members + m];
@@ -262,11 +262,11 @@ DEVICE void map_runs(const Operands& op, const Item& item, const Columns& column
         const unsigned term = min(first + t, count - 1);
         const float* row = op.src + __shfl_sync(kAll, start, term);
         const unsigned to = __shfl_sync(kAll, at, term);
-        if (inside) {
 #pragma unroll
-          for (int m = 0; m < N; m++) x[t][m] = load_raw(row + sources[m]);
-          if (BASE && (ends >> term & 1)) old[t] = load_once(op.base + to + columns.j);
-        }
+        for (int m = 0; m < N; m++) x[t][m] = load_raw(row + sources[m]);
+        // Not what another warp writes.
+        old[t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (BASE && inside) old[t] = load_once(op.base + to + columns.j);
       }
 #pragma unroll
       for (int t = 0; t < TERMS; t++) {
@@ -275,7 +275,6 @@ DEVICE void map_runs(const Operands& op, const Item& item, const Columns& column
         if (term >= count) break;
         const float weight = __shfl_sync(kAll, share, term);
         const unsigned to = __shfl_sync(kAll, at, term);
-        if (!inside) continue;
 #pragma unroll
         for (int k = 0; k < 4; k++) {
           float sum = weights[0][k] * part(x[t][0], k);
@@ -291,7 +290,7 @@ DEVICE void map_runs(const Operands& op, const Item& item, const Columns& column
             if (BASE) out.v[k] = fmaf(op.keep, part(old[t], k), out.v[k]);
             mapped[k] = item.fill;
           }
-          store_once(op.dst + to + columns.j, out);
+          if (inside) store_once(op.dst + to + columns.j, out);
         }
       }
     }
