@@ -15,7 +15,19 @@
 //
 // Roofline: 4 bytes per element of dst written and, with a base, read; each element of src read once for each unit
 // whose group names it (once when coalescing): bound by memory. Maps are a few KB and stay in the first-level cache.
-#include "common/kernel.cuh"
+// An H100 copies 2.99 TB/s, 23 bytes a nanosecond and multiprocessor, after 600 ns or more: of each multiprocessor 16 KB
+// must be on their way at all times.
+//
+// `row` reached 22 to 28 % of that there. Why, as far as the code tells: for an element of dst it loads two row pointers,
+// an entry and a weight of the column map, and then 4 bytes. So (1) most of its accesses move nothing that is mapped, and
+// the first-level cache, which serves 128 bytes a clock, is busy with them; (2) each waits for the one before: pointer,
+// entry, source, base, with one or two on their way in a thread, and two barriers before them; (3) a row of 384 columns
+// gives the second pass of 256 threads work for half of them; (4) each parameter has as many blocks, by the mean size of
+// all, so that the embeddings, a third of GPT-Base, are left to 256.
+//
+// `vector` divides all parameters into tiles of about equal work, deals them out to the warps of blocks that stay, and
+// looks at maps once for a tile: see there.
+#include "common/vector.cuh"
 
 constexpr int kThreads = 256;
 constexpr unsigned kIdentity = 0xffffffffu;
@@ -49,6 +61,22 @@ DEVICE void interpolate(float* dst, const float* base, unsigned long long at, fl
   dst[at] = base ? fmaf(keep, base[at], alpha * mapped) : alpha * mapped;
 }
 
+// The sum of the formula, by itself for one element.
+DEVICE float mapped_at(const float* src, const unsigned* index, const float* weight, const Item& item,
+                       const Group& rows, const Group& cols) {
+  float mapped = item.fill;
+  for (unsigned l = item.layer_start; l < item.layer_start + item.layers; l++) {
+    for (unsigned r = rows.begin; r < rows.end; r++) {
+      const float* row = src + index[l] + row_start(unit_at(index, rows, r), item.src_pitch);
+      float share = weight[l] * weight_at(weight, rows, r);
+      for (unsigned c = cols.begin; c < cols.end; c++) {
+        mapped = fmaf(share * weight_at(weight, cols, c), row[unit_at(index, cols, c)], mapped);
+      }
+    }
+  }
+  return mapped;
+}
+
 // The formula as it stands, one element of dst after the other: blocks stride over rows, threads over columns.
 KERNEL(multilevel_naive_f32, kThreads, 4, const float* __restrict__ src, float* dst, const float* base,
        const Item* __restrict__ items, const unsigned* __restrict__ index, const float* __restrict__ weight, float keep,
@@ -58,16 +86,7 @@ KERNEL(multilevel_naive_f32, kThreads, 4, const float* __restrict__ src, float* 
     Group rows = group_of(index, item.row_map, i);
     for (unsigned j = threadIdx.x; j < item.cols; j += kThreads) {
       Group cols = group_of(index, item.col_map, j);
-      float mapped = item.fill;
-      for (unsigned l = item.layer_start; l < item.layer_start + item.layers; l++) {
-        for (unsigned r = rows.begin; r < rows.end; r++) {
-          const float* row = src + index[l] + row_start(unit_at(index, rows, r), item.src_pitch);
-          float share = weight[l] * weight_at(weight, rows, r);
-          for (unsigned c = cols.begin; c < cols.end; c++) {
-            mapped = fmaf(share * weight_at(weight, cols, c), row[unit_at(index, cols, c)], mapped);
-          }
-        }
-      }
+      float mapped = mapped_at(src, index, weight, item, rows, cols);
       interpolate(dst, base, item.dst_offset + row_start(i, item.dst_pitch) + j, keep, alpha, mapped);
     }
   }
@@ -116,4 +135,275 @@ KERNEL(multilevel_row_f32, kThreads, 3, const float* __restrict__ src, float* ds
       }
     }
   }
+}
+
+// ---- 16 bytes at a time -------------------------------------------------------------------------------------------------
+//
+// Between models maps are runs: heads are mapped whole, so that four neighbours of an axis have groups of one size whose
+// members are neighbours too, and parameters and their rows begin at multiples of 16 bytes. A warp takes a tile of 128
+// columns, four for each lane, and up to kHeight rows, fewer where a row of dst is the sum of several rows of src:
+//
+//   once for a tile     each lane looks up its four columns: where their members lie, and weights, in registers
+//   once for 32 terms   each lane looks up one term, a row of src in a row of dst, and hands it to the others by shuffles
+//   for each term       16 bytes for each member, some eight of these loads and of base on their way before the first is
+//                       used: 24 warps of a multiprocessor have up to 96 KB on their way; nothing is divided
+//   for each row        16 bytes of dst
+//
+// A warp accesses 512 contiguous bytes, whole lines, and its neighbours in the block those beside them. Tiles are some 16
+// terms each, 60,000 for GPT-Base, so blocks that stay and take every n-th tile end together. Only base and dst are
+// marked to leave the caches first: de-coalescing reads each element of src up to eight times, soon after one another.
+//
+// Where that does not hold of a tile (another map, rows at odd places, groups of more than kMembers, more than 32 terms
+// a row, the end of a row of 4 n + 1) its warp takes the elements one by one.
+//
+// The sum over members comes before that over terms; the order depends on maps alone.
+
+constexpr unsigned kAll = 0xffffffffu;
+constexpr unsigned kWarps = kThreads / 32;
+constexpr unsigned kWide = 4 * 32;
+constexpr unsigned kHeight = 16;
+constexpr unsigned kMembers = 4;
+// Parameters, and those of a thread when tiles are counted.
+constexpr unsigned kItems = 1024;
+constexpr unsigned kEach = kItems / kThreads;
+
+struct Operands {
+  const float* src;
+  float* dst;
+  const float* base;
+  const unsigned* index;
+  const float* weight;
+  float keep, alpha;
+};
+
+// Columns j to j + 3 of dst, each with so many members: those of column j + k are entries begin + members k and on.
+struct Columns {
+  unsigned j, begin, members;
+};
+
+// Rows first to first + rows - 1 of dst, each the sum of `terms` rows of src: `members` of each layer.
+struct Rows {
+  unsigned first, rows, members, terms;
+};
+
+// Whether columns j to j + 3 are a run, or beyond the row. Loops stay loops: many loads side by side would cost registers.
+DEVICE bool look_up(const Operands& op, const Item& item, unsigned j, Columns& columns) {
+  columns = {j, 0, 0};
+  if (j >= item.cols) return true;
+  if (item.cols - j < 4) return false;
+  columns.members = 1;
+  if (item.col_map == kIdentity) return true;
+  const unsigned* pointers = op.index + item.col_map + j;
+  columns.begin = pointers[0];
+  columns.members = pointers[1] - columns.begin;
+  if (columns.members == 0 || columns.members > kMembers) return false;
+  bool run = true;
+#pragma unroll 1
+  for (unsigned k = 0; k < 4; k++) {
+    run = run && pointers[k + 1] - columns.begin == (k + 1) * columns.members;
+  }
+  if (!run) return false;
+#pragma unroll 1
+  for (unsigned m = 0; m < columns.members; m++) {
+    const unsigned* entry = op.index + columns.begin + m;
+    const unsigned source = entry[0];
+    run = run && source % 4 == 0 && entry[columns.members] == source + 1 &&
+          entry[2 * columns.members] == source + 2 && entry[3 * columns.members] == source + 3;
+  }
+  return run;
+}
+
+DEVICE float part(const float4& x, int k) { return unpack(x).v[k]; }
+
+// A tile of up to N members a column, TERMS terms at a time.
+template <int N, int TERMS, bool BASE>
+DEVICE void map_runs(const Operands& op, const Item& item, const Columns& columns, const Rows& rows) {
+  const unsigned lane = threadIdx.x % 32;
+  const bool inside = columns.j < item.cols;
+  const unsigned batch = 32 / rows.terms;
+  // Column sources[m] + k of src is member m of column j + k. What there is no member for is column 0 or the first member
+  // once more, with weight 0: these loads then depend on no condition, which would keep registers of theirs for all lanes.
+  unsigned sources[N];
+  float weights[N][4];
+#pragma unroll
+  for (unsigned m = 0; m < N; m++) {
+    const bool is = m < columns.members, identity = item.col_map == kIdentity;
+    sources[m] = !inside ? 0 : identity ? columns.j : op.index[columns.begin + (is ? m : 0)];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      weights[m][k] = !is ? 0.0f : identity ? 1.0f : op.weight[columns.begin + k * columns.members + m];
+    }
+  }
+#pragma unroll 1
+  for (unsigned done = 0; done < rows.rows; done += batch) {
+    // The term of this lane.
+    const unsigned count = min(batch, rows.rows - done) * rows.terms;
+    unsigned start = 0, at = 0;
+    float share = 0.0f;
+    if (lane < count) {
+      unsigned i = rows.first + done + lane / rows.terms, term = lane % rows.terms;
+      unsigned layer = item.layer_start + term / rows.members;
+      Group group = group_of(op.index, item.row_map, i);
+      unsigned entry = group.begin + term % rows.members;
+      start = op.index[layer] + unit_at(op.index, group, entry) * item.src_pitch;
+      share = op.weight[layer] * weight_at(op.weight, group, entry);
+      at = item.dst_offset + i * item.dst_pitch;
+    }
+    // The terms that end a row.
+    const unsigned ends = __ballot_sync(kAll, lane < count && lane % rows.terms == rows.terms - 1);
+
+    float mapped[4] = {item.fill, item.fill, item.fill, item.fill};
+#pragma unroll 1
+    for (unsigned first = 0; first < count; first += TERMS) {
+      float4 x[TERMS][N], old[TERMS];
+#pragma unroll
+      for (int t = 0; t < TERMS; t++) {
+        // Beyond the last term the last once more, and nothing is done with it.
+        const unsigned term = min(first + t, count - 1);
+        const float* row = op.src + __shfl_sync(kAll, start, term);
+        const unsigned to = __shfl_sync(kAll, at, term);
+#pragma unroll
+        for (int m = 0; m < N; m++) x[t][m] = load_raw(row + sources[m]);
+        // Not what another warp writes.
+        old[t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (BASE && inside) old[t] = load_once(op.base + to + columns.j);
+      }
+#pragma unroll
+      for (int t = 0; t < TERMS; t++) {
+        const unsigned term = first + t;
+        // All lanes leave at one time.
+        if (term >= count) break;
+        const float weight = __shfl_sync(kAll, share, term);
+        const unsigned to = __shfl_sync(kAll, at, term);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+          float sum = weights[0][k] * part(x[t][0], k);
+#pragma unroll
+          for (int m = 1; m < N; m++) sum = fmaf(weights[m][k], part(x[t][m], k), sum);
+          mapped[k] = fmaf(weight, sum, mapped[k]);
+        }
+        if (ends >> term & 1) {
+          Vec<float> out;
+#pragma unroll
+          for (int k = 0; k < 4; k++) {
+            out.v[k] = op.alpha * mapped[k];
+            if (BASE) out.v[k] = fmaf(op.keep, part(old[t], k), out.v[k]);
+            mapped[k] = item.fill;
+          }
+          if (inside) store_once(op.dst + to + columns.j, out);
+        }
+      }
+    }
+  }
+}
+
+// One warp, rows `first` to `first + count - 1` and the kWide columns from `column` on.
+template <bool BASE>
+DEVICE void map_tile(const Operands& op, const Item& item, unsigned first, unsigned count, unsigned column) {
+  const unsigned lane = threadIdx.x % 32;
+  Columns columns;
+  bool regular = look_up(op, item, column + 4 * lane, columns);
+  // Each lane a row, and a layer.
+  Group group = group_of(op.index, item.row_map, first + min(lane, count - 1));
+  const unsigned members = group.end - group.begin;
+  Rows rows = {first, count, __shfl_sync(kAll, members, 0), 0};
+  const bool few = rows.members <= 32 && item.layers <= 32;
+  if (few) rows.terms = rows.members * item.layers;
+  regular = regular && members == rows.members && few && rows.terms > 0 && rows.terms <= 32;
+  regular = regular && item.dst_offset % 4 == 0 && (item.rows == 1 || item.dst_pitch % 4 == 0);
+  regular = regular && (item.src_rows == 1 || item.src_pitch % 4 == 0);
+  if (lane < item.layers) regular = regular && op.index[item.layer_start + lane] % 4 == 0;
+
+  if (!__all_sync(kAll, regular)) {
+    const unsigned end = column + min(kWide, item.cols - column);
+    for (unsigned i = first; i < first + count; i++) {
+      Group mine = group_of(op.index, item.row_map, i);
+      for (unsigned j = column + lane; j < end; j += 32) {
+        float mapped = mapped_at(op.src, op.index, op.weight, item, mine, group_of(op.index, item.col_map, j));
+        interpolate(op.dst, op.base, item.dst_offset + row_start(i, item.dst_pitch) + j, op.keep, op.alpha, mapped);
+      }
+    }
+  } else if (!__any_sync(kAll, columns.members > 1)) {
+    map_runs<1, BASE ? 4 : 8, BASE>(op, item, columns, rows);
+  } else if (!__any_sync(kAll, columns.members > 2)) {
+    map_runs<2, BASE ? 2 : 4, BASE>(op, item, columns, rows);
+  } else {
+    map_runs<kMembers, 1, BASE>(op, item, columns, rows);
+  }
+}
+
+// Rows of a tile: as many as its first row has terms for.
+DEVICE unsigned height_of(const Item& item, const unsigned* index) {
+  Group first = group_of(index, item.row_map, 0);
+  return max(1u, kHeight / max(1u, item.layers * (first.end - first.begin)));
+}
+
+// Leaves in ends[n] how many tiles items 0 to n have, in heights[n] the rows of a tile of item n, for all threads.
+DEVICE void count_tiles(const Item* items, unsigned count, const unsigned* index, unsigned* ends, unsigned* heights) {
+  SMEM(unsigned, totals, [kWarps]);
+  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = threadIdx.x * kEach;
+  unsigned tiles[kEach], sum = 0;
+#pragma unroll
+  for (unsigned n = 0; n < kEach; n++) {
+    tiles[n] = 0;
+    if (first + n < count) {
+      const Item item = items[first + n];
+      if (item.rows > 0 && item.cols > 0) {
+        const unsigned height = height_of(item, index);
+        heights[first + n] = height;
+        tiles[n] = ((item.rows - 1) / height + 1) * ((item.cols - 1) / kWide + 1);
+      }
+    }
+    sum += tiles[n];
+  }
+  unsigned before = sum;
+#pragma unroll
+  for (unsigned step = 1; step < 32; step *= 2) {
+    unsigned others = __shfl_up_sync(kAll, before, step);
+    if (lane >= step) before += others;
+  }
+  if (lane == 31) totals[warp] = before;
+  __syncthreads();
+  before -= sum;
+  for (unsigned w = 0; w < warp; w++) before += totals[w];
+#pragma unroll
+  for (unsigned n = 0; n < kEach; n++) {
+    before += tiles[n];
+    ends[first + n] = before;
+  }
+  __syncthreads();
+}
+
+template <bool BASE>
+DEVICE void map_all(const Operands& op, const Item* items, unsigned count) {
+  SMEM(unsigned, ends, [kItems]);
+  SMEM(unsigned, heights, [kItems]);
+  count_tiles(items, count, op.index, ends, heights);
+  const unsigned tiles = ends[kItems - 1];
+  for (unsigned tile = blockIdx.x * kWarps + threadIdx.x / 32; tile < tiles; tile += gridDim.x * kWarps) {
+    // The first item that ends behind the tile.
+    unsigned n = 0;
+#pragma unroll
+    for (unsigned step = kItems / 2; step > 0; step /= 2) {
+      if (ends[n + step - 1] <= tile) n += step;
+    }
+    const Item item = items[n];
+    const unsigned number = n == 0 ? tile : tile - ends[n - 1];
+    // Side by side before one below the other: warps of a block share rows.
+    const unsigned across = (item.cols - 1) / kWide + 1;
+    const unsigned first = number / across * heights[n];
+    map_tile<BASE>(op, item, first, min(heights[n], item.rows - first), number % across * kWide);
+  }
+}
+
+#define VECTOR_PARAMETERS \
+  const float* __restrict__ src, float* dst, const float* base, const Item* __restrict__ items, \
+      const unsigned* __restrict__ index, const float* __restrict__ weight, float keep, float alpha, unsigned count
+
+KERNEL(multilevel_vector_f32, kThreads, 3, VECTOR_PARAMETERS) {
+  map_all<false>({src, dst, base, index, weight, keep, alpha}, items, count);
+}
+
+KERNEL(multilevel_vector_base_f32, kThreads, 3, VECTOR_PARAMETERS) {
+  map_all<true>({src, dst, base, index, weight, keep, alpha}, items, count);
 }

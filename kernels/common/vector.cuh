@@ -4,6 +4,8 @@
 //
 //   load_raw(p), unpack(raw)                  16 bytes: Raw<T>, to Vec<T>
 //   load_raw4(p), unpack(raw), store4(p, v)   four elements, where operands of both types meet: 16 bytes, or 8
+//   load_once(p), store_once(p, v)            four floats that the kernel does not read again: the first to leave the
+//                                             caches, so that others stay
 #pragma once
 
 #include "element.cuh"
@@ -29,4 +31,9 @@ DEVICE Vec<float> unpack(const uint2& x) {
 DEVICE void store4(float* p, const Vec<float>& x) { store(p, x); }
 DEVICE void store4(bf16* p, const Vec<float>& x) {
   *reinterpret_cast<uint2*>(p) = make_uint2(pack_bf16(x.v[0], x.v[1]), pack_bf16(x.v[2], x.v[3]));
+}
+
+DEVICE float4 load_once(const float* p) { return __ldcs(reinterpret_cast<const float4*>(p)); }
+DEVICE void store_once(float* p, const Vec<float>& x) {
+  __stcs(reinterpret_cast<float4*>(p), make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
 }

@@ -240,6 +240,9 @@ inline float2 make_float2(float x, float y) { return {{}, x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {{}, x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {{}, x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {{}, x, y, z, w}; }
+// There are no caches to say anything to.
+DEVICE float4 __ldcs(const float4* p) { return *p; }
+DEVICE void __stcs(float4* p, const float4& x) { *p = x; }
 
 template <class T>
 DEVICE T min(T a, T b) {

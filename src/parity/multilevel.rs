@@ -83,16 +83,33 @@ enum Base {
 /// Makes the map of units of the destination and of the source.
 type Map = fn(&mut Maps, &mut Lab, usize, usize) -> u32;
 
-/// Parameters one behind the other with padding between, each with random maps, or carried over where sizes are equal.
-fn of(lab: &mut Lab, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
-    mapped_by(Maps::random, lab, params, base, alpha, fill)
+/// Where parameters and their rows begin.
+#[derive(Clone, Copy, PartialEq)]
+enum Places {
+    Anywhere,
+    /// At multiples of four elements, as in models.
+    Whole,
 }
 
-fn mapped_by(mapped: Map, lab: &mut Lab, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
+/// Parameters one behind the other with padding between, each with random maps, or carried over where sizes are equal.
+fn of(lab: &mut Lab, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
+    mapped_by(Maps::random, Places::Anywhere, lab, params, base, alpha, fill)
+}
+
+fn mapped_by(
+    mapped: Map,
+    places: Places,
+    lab: &mut Lab,
+    params: &[Sizes],
+    base: Base,
+    alpha: f64,
+    fill: f32,
+) -> Multilevel {
     let (mut maps, mut items) = (Maps::default(), Vec::new());
-    let (mut src, mut dst) = (3, 5);
+    let place = |n: usize| if places == Places::Whole { n.next_multiple_of(4) } else { n };
+    let (mut src, mut dst) = (place(3), place(5));
     for &(rows, cols, src_rows, src_cols, layers) in params {
-        let (pitch, src_pitch) = (cols + 2, src_cols + 1);
+        let (pitch, src_pitch) = (place(cols + 2), place(src_cols + 1));
         let starts: Vec<_> =
             (0..layers).map(|l| ((src + l * src_rows * src_pitch) as u32, lab.random.float())).collect();
         let mut map = |units: usize, src_units: usize| match units == src_units {
@@ -115,8 +132,8 @@ fn mapped_by(mapped: Map, lab: &mut Lab, params: &[Sizes], base: Base, alpha: f6
             layers,
             fill,
         });
-        src += layers as usize * src_rows * src_pitch + 7;
-        dst += rows * pitch + 11;
+        src = place(src + layers as usize * src_rows * src_pitch + 7);
+        dst = place(dst + rows * pitch + 11);
     }
     let src = lab.input((&[src], 0));
     // Padding between parameters keeps what is there, so the destination is an operand to read as well.
@@ -153,11 +170,41 @@ const HEADS: &[Sizes] = &[
     (1, 60, 1, 30, 1),
 ];
 
+/// Several tiles of kernels that divide parameters into such of 128 columns: ends of rows in all places, several terms a
+/// row, more members than tiles admit of columns (5) and of rows (40).
+const TILES: &[Sizes] = &[
+    (33, 260, 33, 260, 2),
+    (1, 131, 1, 131, 1),
+    (37, 192, 37, 384, 1),
+    (6, 136, 18, 272, 2),
+    (8, 64, 8, 192, 3),
+    (40, 256, 20, 128, 1),
+    (2, 16, 2, 80, 1),
+    (2, 128, 80, 64, 1),
+];
+
+/// GPT-Base: a part of its embeddings, and one layer's product down and up.
+const BASE: &[Sizes] = &[(5_000, 384, 5_000, 768, 1), (384, 384, 768, 768, 2), (768, 3_072, 384, 1_536, 1)];
+
 pub fn cases(lab: &mut Lab) {
     for base in [Base::None, Base::Apart, Base::InPlace] {
         let alpha = if base == Base::None { 1.0 } else { 0.25 };
-        let op = mapped_by(Maps::heads, lab, HEADS, base, alpha, 0.3);
-        // At most 2 layers x 3 x 2 terms: fewer than below.
+        for (places, sizes, terms) in [
+            (Places::Anywhere, HEADS, 12),
+            (Places::Whole, HEADS, 12),
+            (Places::Whole, TILES, 40),
+            (Places::Whole, BASE, 8),
+        ] {
+            if sizes == BASE && !lab.full() {
+                continue;
+            }
+            let op = mapped_by(Maps::heads, places, lab, sizes, base, alpha, 0.3);
+            // So many terms below 1, each of 4 factors, and the interpolation.
+            lab.check(op, |_, _| EPS * 3.0 * (f64::from(terms).sqrt() + 4.0));
+            lab.clear();
+        }
+        // Maps that are no runs.
+        let op = mapped_by(Maps::random, Places::Whole, lab, PARAMS, base, alpha, 0.3);
         lab.check(op, |_, _| EPS * 3.0 * (9.0f64.sqrt() + 4.0));
         lab.clear();
     }

@@ -9,6 +9,7 @@ mod attention_error;
 mod emulated;
 mod errors;
 mod residual;
+mod runs;
 
 use std::collections::BTreeSet;
 use vcycle::device::ops::NAMES;

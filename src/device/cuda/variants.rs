@@ -224,8 +224,10 @@ variants! {
         ], linear_sm90::supports, linear_sm90::wgmma128, linear_sm90::seconds_wgmma128, linear_sm90::workspace_wgmma128;
     }
     Multilevel {
-        "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);
-        "row" [F32] => ["multilevel_row_f32"], |_| true, multilevel::row, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+        "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, multilevel::seconds_naive;
+        "row" [F32] => ["multilevel_row_f32"], |_| true, multilevel::row, multilevel::seconds_row;
+        "vector" [F32] => ["multilevel_vector_f32", "multilevel_vector_base_f32"],
+            multilevel::counts_tiles, multilevel::vector, multilevel::seconds_vector;
     }
     SquaredError {
         "block" [F32, BF16] => ["squared_error_f32", "squared_error_bf16"],
