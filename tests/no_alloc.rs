@@ -12,10 +12,11 @@ use stack::Stack;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use support::{Random, floats, integers, state};
-use vcycle::data::batch::NextToken;
+use vcycle::data::batch::{Field, NextToken, Source};
 use vcycle::data::images::shard::ImageWriter;
 use vcycle::data::images::{ImageBatch, ImageSampler, Images, PatchShape, ViewConfig};
 use vcycle::data::prefetch::Prefetch;
@@ -25,11 +26,14 @@ use vcycle::data::tokens::Tokens;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::{ALIGN, AdamW, GlobalNorm, StepState};
 use vcycle::device::{Device, Graph, alloc_tensor, read_scalar};
+use vcycle::error::Result;
 use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::tape::{Mode, Tape, Var};
 use vcycle::tensor::{DType, Tensor};
+use vcycle::train::config::Config;
+use vcycle::train::feed::Data;
 use vcycle::train::learner::{Learner, OptimizerConfig, Options};
 
 struct Counting;
@@ -182,7 +186,7 @@ fn gpt_steps(recompute: bool) {
     let tokens = Arc::new(Tokens::from(Shard::open(&path).expect("a shard")));
     let sampler = Sampler { seed: 1, rank: 0, world: 1 };
     let windows = NextToken { train: Arc::clone(&tokens), valid: tokens, sampler, context: time };
-    let mut batches = Prefetch::new(Arc::new(windows), batch, 0).expect("a thread");
+    let mut batches = Prefetch::new(Arc::new(windows), batch, 0, 1).expect("a thread");
     let gpt = Gpt::new(GptConfig {
         vocab,
         context: time,
@@ -217,16 +221,21 @@ fn gpt_steps(recompute: bool) {
     assert_none("GPT", step);
 }
 
-/// Batches of images, with every change there is; whichever comes later than in the first two.
-fn image_batches() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("a.images");
-    let mut writer = ImageWriter::create(&path, [3, 20, 24]).expect("a file");
+fn images(path: &Path) -> Images {
+    let mut writer = ImageWriter::create(path, [3, 20, 24]).expect("a file");
     (0..50).for_each(|i| writer.push(&[5 * i as u8; 3 * 20 * 24], i % 2).expect("an image"));
     writer.commit(&["even".to_owned(), "odd".to_owned()]).expect("a shard");
-    let images = Images::open(&path).expect("images");
-    let config = "padding = 2\nflip = 0.5\n[resized_crop]\n[randaugment]\n[mixing]\nmixup = 0.8\ncutmix = 1.0";
-    let config = toml::from_str(config).expect("a configuration");
+    Images::open(path).expect("images")
+}
+
+/// Every change there is; some come later than in the first two batches.
+const CHANGES: &str = "padding = 2\nflip = 0.5\n[resized_crop]\n[randaugment]\n[mixing]\nmixup = 0.8\ncutmix = 1.0";
+
+/// Batches of images on one thread.
+fn image_batches() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let images = images(&dir.path().join("a.images"));
+    let config = toml::from_str(CHANGES).expect("a configuration");
     let shape = PatchShape { image: 16, patch: 4, channels: 3, specials: 2 };
     let sampler = ImageSampler::new(1, [0, 1], shape, &config, &ViewConfig::default()).expect("a sampler");
     let (mut patches, mut share) = ([0.0; 4].repeat(shape.elements()), [0.0; 4]);
@@ -241,12 +250,78 @@ fn image_batches() {
     assert_none("images", || (0..30).for_each(|_| step()));
 }
 
+/// Training batches of another source; the first that each of so many workers makes waits until all have begun.
+struct Together {
+    source: Arc<dyn Source>,
+    begun: Barrier,
+}
+
+thread_local! {
+    static BEGUN: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Source for Together {
+    fn room(&self, rows: usize) -> Result<Vec<Field>> {
+        self.source.room(rows)
+    }
+
+    fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()> {
+        self.source.training_batch(step, fields)
+    }
+
+    fn grain(&self) -> Option<usize> {
+        self.source.grain()
+    }
+
+    fn training_rows(&self, step: u64, batch: usize, first: usize, fields: &mut [Field]) -> Result<()> {
+        if !BEGUN.replace(true) {
+            self.begun.wait();
+        }
+        self.source.training_rows(step, batch, first, fields)
+    }
+
+    fn reads(&self) -> String {
+        self.source.reads()
+    }
+
+    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
+        self.source.held_out_batch(index, fields)
+    }
+}
+
+/// The same by several workers, as `vcycle train` makes them.
+fn image_workers() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let images = Arc::new(images(&dir.path().join("a.images")));
+    let config = format!(
+        "[model]\nfamily = 'deit'\nlayers = 1\nheads = 1\nhead_size = 8\nimage = 16\npatch = 4\n\
+         [data.images]\ntrain = {{ files = {{ format = 'csv', file = 'none.csv' }} }}\n\
+         [augment]\n{}\n[train]\nbatch = 4\neval_every = 1\n[[levels]]\ntrain = {{ steps = 1, lr = 1e-3 }}",
+        CHANGES.replace('[', "[augment.")
+    );
+    let config = Config::parse(&config, &[]).expect("a configuration");
+    let data = Data::Images { train: Arc::clone(&images), valid: images };
+    let source = data.source(&config).expect("a source");
+    let workers = 3;
+    let together = Together { source, begun: Barrier::new(workers) };
+    let mut batches = Prefetch::new(Arc::new(together), 27, 0, workers).expect("threads");
+    let mut number = 0;
+    let mut step = || {
+        batches.next(number).expect("a batch");
+        number += 1;
+    };
+    // More than were ahead when each worker made its first part.
+    (0..6).for_each(|_| step());
+    assert_none("workers", || (0..30).for_each(|_| step()));
+}
+
 /// One test in this binary: another one would allocate meanwhile.
 #[test]
 fn steps_allocate_nothing() {
     gpt_steps(false);
     gpt_steps(true);
     image_batches();
+    image_workers();
     for segments in [false, true] {
         let stack = Stack { layers: 2, heads: 3, width: 48, vocab: 101, time: 33, dropout: 0.1, segments };
         let mut training = Training::new(stack);

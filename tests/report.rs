@@ -298,4 +298,69 @@ fn what_train_writes_is_read() {
     ok(root, &["report", run]);
     let page = std::fs::read_to_string(dir.path().join("tiny/report.html")).expect("a page");
     assert!(page.contains("Training loss") && page.contains("coalesce") && page.contains("interpolate"), "{page}");
+    // What a run on images measures.
+    let run = dir.path().join("images");
+    let run = run.to_str().expect("UTF-8");
+    ok(root, &["train", "configs/deit-tiny.toml", "--out", run, "--quiet", "--set", "data.images.workers=2"]);
+    let page = std::fs::read_to_string(dir.path().join("images/report.html")).expect("a page");
+    assert!(page.contains("<td>images/vcycle</td><td>top-1</td>") && page.contains("top-5 of held-out examples"));
+}
+
+/// Evaluations of a side with what they measured; one of level 2, which does not count, and one without numbers.
+fn measured(values: [[f64; 2]; 3]) -> Vec<Value> {
+    let of = |[accuracy, f1]: [f64; 2]| json!({"measures": {"accuracy": accuracy, "f1": f1, "of a later version": 1}});
+    let mut lines = evaluations(&[(1, 1, 0, 7.0), (1, 2, 10, 3.0), (1, 1, 20, 5.0), (1, 1, 30, 4.0), (1, 1, 40, 4.5)]);
+    for (line, values) in [(0, values[0]), (1, [1.0, 1.0]), (2, values[1]), (4, values[2])] {
+        lines[line] = with(lines[line].clone(), of(values));
+    }
+    lines[3] = with(lines[3].clone(), json!({"measures": {"accuracy": null, "matthews": 1e300}}));
+    lines
+}
+
+#[test]
+fn measures_of_labelled_examples_are_compared_and_shown() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = dir.path();
+    write(&at.join("run/vcycle/metrics.jsonl"), &measured([[0.5, 0.25], [0.9, 0.75], [0.875, 0.8]]));
+    write(&at.join("run/scratch/metrics.jsonl"), &measured([[0.5, 0.5], [0.75, 0.5], [0.75, 0.375]]));
+    let images = json!({"measures": {"top1": 0.125, "top5": 1.0}});
+    write(&at.join("images.jsonl"), &[with(evaluations(&[(1, 1, 5, 2.0)])[0].clone(), images)]);
+    let text = ok(at, &["compare", "run", "images.jsonl"]);
+    let rows: Vec<String> = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for row in [
+        "run measure best at step final",
+        "run/vcycle accuracy 0.9000 20 0.8750",
+        "run/vcycle F1 0.8000 40 0.8000",
+        "run/scratch accuracy 0.7500 20 0.7500",
+        "run/scratch F1 0.5000 0 0.3750",
+        "images top-1 0.1250 5 0.1250",
+        "images top-5 1.0000 5 1.0000",
+    ] {
+        assert!(rows.iter().any(|line| line == row), "{row} is missing: {text}");
+    }
+    assert!(!text.contains("Matthews"), "{text}");
+    let json: Value = serde_json::from_str(&ok(at, &["compare", "run", "--json", "-"])).expect("JSON");
+    let f1 = json!({"measure": "F1", "best": 0.8, "step": 40, "final": 0.8});
+    assert_eq!(json["runs"][0]["measures"][1], f1);
+    ok(at, &["report", "run"]);
+    let page = std::fs::read_to_string(at.join("run/report.html")).expect("a page");
+    for part in [
+        "<h2>Measures</h2>",
+        "<td>run/vcycle</td><td>accuracy</td><td>0.9000</td><td>20</td><td>0.8750</td>",
+        "<td>run/scratch</td><td>F1</td><td>0.5000</td><td>0</td><td>0.3750</td>",
+        "Against steps: accuracy, F1",
+        "accuracy of held-out examples",
+        "F1 of held-out examples",
+    ] {
+        assert!(page.contains(part), "{part} is missing");
+    }
+    let body = page.split_once("<body>").expect("a body").1;
+    assert_well_formed(&format!("<body>{}", body.split_once("</html>").expect("an end").0));
+    // Where nothing was measured nothing is said of it.
+    let dir = runs();
+    ok(dir.path(), &["report", "run"]);
+    let page = std::fs::read_to_string(dir.path().join("run/report.html")).expect("a page");
+    assert!(!page.contains("Measures") && !ok(dir.path(), &["compare", "run"]).contains("measure"));
+    let json: Value = serde_json::from_str(&ok(dir.path(), &["compare", "run", "--json", "-"])).expect("JSON");
+    assert!(json["runs"][0].get("measures").is_none());
 }

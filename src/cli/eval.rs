@@ -94,17 +94,16 @@ impl Args {
             );
         }
         let source = data.source(&config)?;
-        let HeldOut { scored, loss, top, measures } =
-            held_out(&mut *device, &*model, &store, &*source, config.shape())?;
+        let HeldOut { scored, loss, measures } = held_out(&mut *device, &*model, &store, &*source, config.shape())?;
         say(format_args!("labels scored:        {scored}"))?;
         let unit = if let Some(Measures::Values { .. }) = measures { "(mean squared error)" } else { "nats per label" };
         say(format_args!("loss:                 {loss:.4} {unit}"))?;
+        if let Some(Measures::Images { top1, top5 }) = measures {
+            say(format_args!("top-1:                {:.2} %", 100.0 * top1))?;
+            return say(format_args!("top-5:                {:.2} %", 100.0 * top5));
+        }
         for (name, value) in measures.iter().flat_map(Measures::named) {
             say(format_args!("{:<22}{value:.4}", format!("{name}:")))?;
-        }
-        if let Some([first, five]) = top {
-            say(format_args!("top-1:                {:.2} %", 100.0 * first))?;
-            say(format_args!("top-5:                {:.2} %", 100.0 * five))?;
         }
         Ok(())
     }

@@ -42,6 +42,23 @@ impl Field {
         self.len() == 0
     }
 
+    /// Cuts numbers off at the end, or adds zeros there.
+    pub(super) fn resize(&mut self, numbers: usize) {
+        match self {
+            Field::Ints(values) => values.resize(numbers, 0),
+            Field::Floats(values) => values.resize(numbers, 0.0),
+        }
+    }
+
+    /// Copies `from`, of the same kind and no longer than what is left here, to `first` and on.
+    pub(super) fn put(&mut self, first: usize, from: &Field) {
+        match (self, from) {
+            (Field::Ints(to), Field::Ints(from)) => to[first..][..from.len()].copy_from_slice(from),
+            (Field::Floats(to), Field::Floats(from)) => to[first..][..from.len()].copy_from_slice(from),
+            _ => unreachable!("buffers of one source"),
+        }
+    }
+
     /// Integers; none where it holds floats.
     pub fn as_ints(&self) -> &[i32] {
         if let Field::Ints(values) = self { values } else { &[] }
@@ -69,6 +86,24 @@ pub trait Source: Send + Sync {
     /// Damaged data; buffers of another size.
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()>;
 
+    /// The rows of a training batch that are best filled at a time, where that can be done apart from the others: by several
+    /// threads, say. `None`: a batch is filled as a whole.
+    fn grain(&self) -> Option<usize> {
+        None
+    }
+
+    /// Fills the rows from `first`, a multiple of [`Source::grain`], on of the training batch of `step`, which has `batch` rows:
+    /// what [`Source::training_batch`] writes there. `fields` hold these rows alone, as many as the grain or up to the end.
+    ///
+    /// # Errors
+    /// As [`Source::training_batch`]; a source without grain.
+    fn training_rows(&self, step: u64, batch: usize, first: usize, _fields: &mut [Field]) -> Result<()> {
+        bail!("row {first} of step {step}: a batch of {batch} rows is filled as a whole here")
+    }
+
+    /// What training batches are made of, for messages: a file, say.
+    fn reads(&self) -> String;
+
     /// Fills the `index`-th held-out batch, and returns how many of its labels are scored. `None`: past the end.
     ///
     /// # Errors
@@ -95,6 +130,10 @@ impl Source for NextToken {
         let (ids, labels) = pair(fields)?;
         let batch = ids.len() / self.context.max(1);
         self.sampler.training_batch(&*self.train, step, batch, self.context, ids, labels)
+    }
+
+    fn reads(&self) -> String {
+        self.train.to_string()
     }
 
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {

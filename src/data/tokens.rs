@@ -1,5 +1,6 @@
 //! Token files as one stream: what a run trains on, or validates on.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,17 @@ impl From<Shard> for Tokens {
 impl AsRef<[Shard]> for Tokens {
     fn as_ref(&self) -> &[Shard] {
         &self.shards
+    }
+}
+
+/// The first file, and how many others there are.
+impl fmt::Display for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.shards[..] {
+            [] => f.write_str("no file"),
+            [one] => write!(f, "{}", one.path().display()),
+            [first, others @ ..] => write!(f, "{} and {} others", first.path().display(), others.len()),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::model::{Family, Model};
 use serde::Serialize;
 use std::fmt;
 
-/// How well a model labels examples, as GLUE measures its tasks.
+/// How well a model labels examples, as GLUE measures its tasks and ImageNet's its.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Measures {
@@ -21,6 +21,8 @@ pub enum Measures {
     },
     /// NaN where all predictions are one number.
     Values { pearson: f64, spearman: f64 },
+    /// The shares of images whose class has the highest score, and one of the five highest.
+    Images { top1: f64, top5: f64 },
 }
 
 impl Measures {
@@ -31,6 +33,7 @@ impl Measures {
                 [Some(("accuracy", accuracy)), f1.map(|f1| ("f1", f1)), Some(("matthews", matthews))]
             }
             Measures::Values { pearson, spearman } => [Some(("pearson", pearson)), Some(("spearman", spearman)), None],
+            Measures::Images { top1, top5 } => [Some(("top1", top1)), Some(("top5", top5)), None],
         };
         all.into_iter().flatten()
     }
@@ -48,14 +51,30 @@ impl fmt::Display for Measures {
 /// Predictions beside labels, as batches bring them.
 #[derive(Clone, Debug)]
 pub enum Agreement {
-    Classes { classes: usize, predicted: Vec<usize>, labels: Vec<usize> },
-    Values { predicted: Vec<f64>, labels: Vec<f64> },
+    Classes {
+        classes: usize,
+        predicted: Vec<usize>,
+        labels: Vec<usize>,
+    },
+    Values {
+        predicted: Vec<f64>,
+        labels: Vec<f64>,
+    },
+    /// How often the class was the first, and among the first five, of so many images.
+    Images {
+        hits: [usize; 2],
+        images: usize,
+    },
 }
 
 impl Agreement {
-    /// For a model that is trained on labelled texts.
+    /// For a model that is trained on labelled texts or images.
     pub fn of(model: &dyn Model) -> Option<Agreement> {
-        let Family::Bert(config) = model.family() else { return None };
+        let config = match model.family() {
+            Family::Bert(config) => config,
+            Family::Deit(_) => return Some(Agreement::Images { hits: [0; 2], images: 0 }),
+            Family::Gpt(_) => return None,
+        };
         match config.head {
             BertHead::Classify { labels: 1 } => Some(Agreement::Values { predicted: Vec::new(), labels: Vec::new() }),
             BertHead::Classify { labels } => {
@@ -65,20 +84,34 @@ impl Agreement {
         }
     }
 
-    /// Adds the first `count` examples of a batch: their scores, row by row, and the field of their labels. Of equal scores
-    /// the first class is predicted.
-    pub fn add(&mut self, scores: &[f32], labels: &Field, count: usize) {
-        match (self, labels) {
-            (Agreement::Classes { classes, predicted, labels }, Field::Ints(given)) => {
+    /// Adds the first `count` examples of a batch of these inputs: their scores, row by row. Of equal scores the first class is
+    /// predicted.
+    pub fn add(&mut self, scores: &[f32], fields: &[Field], count: usize) {
+        // Of images, patches come before the labels, and what they are mixed with behind them.
+        let field = match self {
+            Agreement::Images { .. } => fields.get(1),
+            Agreement::Classes { .. } | Agreement::Values { .. } => fields.last(),
+        };
+        match (self, field) {
+            (Agreement::Classes { classes, predicted, labels }, Some(Field::Ints(given))) => {
                 for (row, &label) in scores.chunks_exact(*classes).zip(given).take(count) {
                     let best = (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
                     predicted.push(best);
                     labels.push(usize::try_from(label).unwrap_or(usize::MAX));
                 }
             }
-            (Agreement::Values { predicted, labels }, Field::Floats(given)) => {
+            (Agreement::Values { predicted, labels }, Some(Field::Floats(given))) => {
                 predicted.extend(scores.iter().take(count).map(|&score| f64::from(score)));
                 labels.extend(given.iter().take(count).map(|&value| f64::from(value)));
+            }
+            (Agreement::Images { hits, images }, Some(Field::Ints(given))) => {
+                let classes = (scores.len() / given.len().max(1)).max(1);
+                for (row, &label) in scores.chunks_exact(classes).zip(given).take(count) {
+                    let rank = rank(row, label);
+                    hits[0] += usize::from(rank == 0);
+                    hits[1] += usize::from(rank < 5);
+                    *images += 1;
+                }
             }
             _ => {}
         }
@@ -95,6 +128,11 @@ impl Agreement {
             },
             Agreement::Values { predicted, labels } => {
                 Measures::Values { pearson: pearson(predicted, labels)?, spearman: spearman(predicted, labels)? }
+            }
+            Agreement::Images { hits, images } => {
+                check(*images, *images)?;
+                let [top1, top5] = hits.map(|hits| hits as f64 / *images as f64);
+                Measures::Images { top1, top5 }
             }
         })
     }
@@ -185,4 +223,25 @@ fn check(predicted: usize, labels: usize) -> Result<()> {
         bail!("{predicted} predictions for {labels} labels; give one for each, and at least one");
     }
     Ok(())
+}
+
+/// How many classes have a higher score than `label`; equal ones count as higher when they come first.
+fn rank(scores: &[f32], label: i32) -> usize {
+    let Some(own) = usize::try_from(label).ok().and_then(|label| scores.get(label)) else { return usize::MAX };
+    let before = scores.iter().take(label as usize).filter(|score| *score >= own);
+    before.count() + scores.iter().skip(label as usize + 1).filter(|score| *score > own).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rank;
+
+    #[test]
+    fn ranks_count_higher_scores_and_equal_ones_before() {
+        let scores = [0.5, 2.0, 0.5, -1.0];
+        assert_eq!([0, 1, 2, 3].map(|label| rank(&scores, label)), [1, 0, 2, 3]);
+        assert_eq!([rank(&scores, -100), rank(&scores, 4)], [usize::MAX; 2]);
+        // A score that is no number is higher than none, and none is higher than it.
+        assert_eq!(rank(&[f32::NAN, 1.0], 1), 0);
+    }
 }

@@ -1,5 +1,6 @@
 //! Any number of runs against any number of baselines: what each needed to be as good as the baseline ever was.
 
+use super::measures::{Reached, reached};
 use super::run::{Eval, Side, gather, sides};
 use super::savings::{self, Point};
 use super::text::{engineering, in_seconds, percent};
@@ -36,6 +37,9 @@ pub struct Standing {
     pub best: Mark,
     #[serde(rename = "final")]
     pub last: Mark,
+    /// Of images and labelled texts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<Reached>,
     /// All that the run did, also after its last evaluation of level 1.
     pub steps: u64,
     pub flops: u64,
@@ -157,6 +161,7 @@ impl Standing {
             metrics: side.path.display().to_string(),
             best: Mark::of(evals[best]),
             last: Mark::of(last),
+            measures: reached(side),
             steps: side.end.step,
             flops: side.end.flops,
             seconds: side.end.seconds,
@@ -242,6 +247,7 @@ impl fmt::Display for Comparison {
         });
         let header = ["run", "best loss", "at step", "FLOPs", "seconds", "final loss", "steps", "FLOPs", "seconds"];
         table(f, &header, &rows.collect::<Vec<_>>())?;
+        self.measures(f)?;
         for base in &self.baselines {
             self.against(f, base)?;
         }
@@ -250,6 +256,20 @@ impl fmt::Display for Comparison {
 }
 
 impl Comparison {
+    /// What was measured beside the loss, if anything was.
+    fn measures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_run = |run: &Standing| {
+            let row = |reached: &Reached| Row::Cells([vec![run.name.clone()], reached.cells().to_vec()].concat());
+            run.measures.iter().map(row).collect::<Vec<_>>()
+        };
+        let rows: Vec<Row> = self.runs.iter().flat_map(of_run).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        writeln!(f)?;
+        table(f, &["run", "measure", "best", "at step", "final"], &rows)
+    }
+
     /// The table against one baseline.
     fn against(&self, f: &mut fmt::Formatter<'_>, base: &str) -> fmt::Result {
         let pairs: Vec<&Against> = self.pairs.iter().filter(|pair| pair.baseline == base).collect();

@@ -1,7 +1,8 @@
 //! Pictures of runs: held-out loss against FLOPs and seconds, and how training went.
 
+use super::measures::Measured;
 use super::plot::{Curve, Panel, Picture, Segment, Shade, Ticks, range};
-use super::run::{Position, Side, Step};
+use super::run::{Eval, Position, Side, Step};
 use super::savings;
 
 /// What an axis counts.
@@ -50,6 +51,40 @@ pub fn held_out(sides: &[&Side], baselines: &[usize]) -> Picture {
             panel("Held-out loss against time", "seconds of training", seconds, Ticks::Plain),
         ],
     }
+}
+
+/// What was measured beside the loss, a panel for each measure. `None` where nothing was.
+pub fn measures(sides: &[&Side]) -> Option<Picture> {
+    let panel = |number: usize| {
+        let value = |eval: &Eval| Some((eval.at, eval.at.step as f64, eval.measures.values()[number]?));
+        let curve = |(colour, side): (usize, &&Side)| Curve {
+            colour,
+            segments: segments(side.evals.iter().filter_map(value)),
+            marked: true,
+        };
+        let curves: Vec<Curve> = sides.iter().enumerate().map(curve).collect();
+        let points = || curves.iter().flat_map(|curve| &curve.segments).flat_map(|segment| &segment.points);
+        let (low, high) = points().fold((1.0f64, -1.0f64), |(low, high), (_, y)| (low.min(*y), high.max(*y)));
+        let end = points().map(|(x, _)| *x).reduce(f64::max)?;
+        let margin = 0.06 * (high - low).max(1e-3);
+        Some(Panel {
+            title: format!("{} of held-out examples", Measured::NAMES[number]),
+            x_label: "step".to_string(),
+            y_label: Measured::NAMES[number].to_string(),
+            x: range(0.0, 1.02 * end),
+            y: range(low - margin, high + margin),
+            x_ticks: Ticks::Plain,
+            y_ticks: Ticks::Plain,
+            curves,
+            levels: Vec::new(),
+            shades: shades(sides, |at| at.step as f64),
+        })
+    };
+    let panels: Vec<Panel> = (0..Measured::NAMES.len()).filter_map(panel).collect();
+    let shown: Vec<&str> = panels.iter().map(|panel| panel.y_label.as_str()).collect();
+    let description = format!("Against steps: {}", shown.join(", "));
+    let legend = sides.iter().enumerate().map(|(i, side)| (side.name.clone(), i)).collect();
+    if panels.is_empty() { None } else { Some(Picture { description, legend, panels }) }
 }
 
 /// From the lowest loss to one that leaves the steep beginning out: what nine of ten evaluations stay below, after the

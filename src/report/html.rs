@@ -36,6 +36,11 @@ pub fn render(run: &Run) -> Result<String> {
     page.heading("Held-out loss");
     page.picture(&curves::held_out(&sides, &baselines).drawing()?);
     page::savings(&mut page, run);
+    if let Some(picture) = curves::measures(&sides) {
+        page.heading("Measures");
+        page.picture(&picture.drawing()?);
+        page::measures(&mut page, &sides);
+    }
     page.heading("Stages");
     page::stages(&mut page, &sides);
     if let Some(picture) = curves::training(&sides) {

@@ -5,6 +5,7 @@ pub mod canvas;
 pub mod compare;
 pub mod curves;
 pub mod html;
+pub mod measures;
 pub mod page;
 pub mod plot;
 pub mod run;

@@ -1,6 +1,7 @@
 //! The parts of a run's page. What comes from files is escaped in the cells and paragraphs that take it.
 
 use super::canvas::Drawing;
+use super::measures::{Reached, reached};
 use super::run::{Operation, Operator, Position, Run, Sample, Side, Stage};
 use super::savings::{Point, Savings, saved};
 use super::text::{duration, engineering, escape, in_seconds, percent};
@@ -142,6 +143,17 @@ pub fn savings(page: &mut Page, run: &Run) {
     page.hint(
         "Evaluations of level 1 alone are compared; FLOPs and seconds count all levels, the optimizer and the operators.",
     );
+}
+
+/// What was measured beside the loss: the best and the last of it.
+pub fn measures(page: &mut Page, sides: &[&Side]) {
+    let of_side = |side: &&Side| {
+        let row = |reached: &Reached| [vec![side.name.clone()], reached.cells().to_vec()].concat();
+        reached(side).iter().map(row).collect::<Vec<_>>()
+    };
+    let rows: Vec<Vec<String>> = sides.iter().flat_map(of_side).collect();
+    page.table("", &["side", "measure", "best", "at step", "final"], &rows);
+    page.hint("Evaluations of level 1 alone are counted; of every measure more is better.");
 }
 
 /// The first and the last position of a stage, from whatever lines speak of it.

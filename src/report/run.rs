@@ -1,5 +1,6 @@
 //! A run as it lies on disk: a folder with `vcycle/` and `scratch/`, the two sides, each with a `metrics.jsonl`.
 
+use super::measures::Measured;
 use super::savings::Point;
 use super::text::printable;
 use crate::bail;
@@ -54,6 +55,9 @@ pub struct Eval {
     pub loss: f64,
     #[serde(default)]
     pub resident_bytes: Option<u64>,
+    /// Of images and labelled texts.
+    #[serde(default)]
+    pub measures: Measured,
 }
 
 /// Coalesced, searched or interpolated, into the level of `at`.

@@ -5,6 +5,7 @@ use crate::data::classify::{ClassifyConfig, Column};
 use crate::data::corpus::{DataSource, ShardsSpec};
 use crate::data::documents::is_json_lines;
 use crate::data::images::ImageSpec;
+use crate::data::prefetch::{MOST_WORKERS, usual_workers};
 use crate::data::prepare::DataSpec;
 use crate::data::text::{FIELD, HeldOut};
 use crate::error::Result;
@@ -69,6 +70,8 @@ pub struct ImagesConfig {
     pub valid: Option<ImageSpec>,
     /// Without `valid`; 10 where left out.
     pub held_out_every: Option<usize>,
+    /// Threads that make batches ahead; left out: as many as the machine has to spare.
+    pub workers: Option<usize>,
 }
 
 /// Batches hold ids as `i32`.
@@ -86,6 +89,9 @@ impl DataConfig {
         if self.text.is_some() || self.prepared.is_some() || self.train.is_some() || self.valid.is_some() {
             bail!("data: images are given and text beside them; keep one");
         }
+        if let Some(workers) = images.workers.filter(|workers| !(1..=MOST_WORKERS).contains(workers)) {
+            bail!("data.images.workers: {workers} is not in 1..={MOST_WORKERS}; left out, it follows from the machine");
+        }
         match images.held_out_every {
             Some(_) if images.valid.is_some() => {
                 bail!("data.images.held_out_every: goes without data.images.valid; leave one of them out")
@@ -95,6 +101,11 @@ impl DataConfig {
             }
             _ => Ok(images),
         }
+    }
+
+    /// Threads that make batches ahead. Text takes one, whose batches are cheap.
+    pub fn workers(&self) -> usize {
+        self.images.as_ref().map_or(1, |images| images.workers.unwrap_or_else(usual_workers))
     }
 
     /// The labelled texts.

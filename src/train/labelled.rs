@@ -9,7 +9,7 @@ use crate::data::fingerprint::Fingerprint;
 use crate::data::sampler::Sampler;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{At, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Both sides, and what their tokens mean.
@@ -19,6 +19,8 @@ pub struct Labelled {
     pub tokenizer: Tokenizer,
     /// The token of padding.
     pad: u32,
+    /// Of the file to train on.
+    path: PathBuf,
     sum: String,
 }
 
@@ -57,8 +59,8 @@ impl Labelled {
         [&train, &valid].iter().for_each(|side| side.add_to(&mut print));
         print.add(format!("{:?}", train.labels()).as_bytes());
         let sum = print.hex();
-        let pad = tokenizer.special_tokens()?.pad;
-        Ok(Labelled { train: Arc::new(train), valid: Arc::new(valid), tokenizer, pad, sum })
+        let (pad, path) = (tokenizer.special_tokens()?.pad, task.train.clone());
+        Ok(Labelled { train: Arc::new(train), valid: Arc::new(valid), tokenizer, pad, path, sum })
     }
 
     pub fn facts(&self) -> Facts {
@@ -81,6 +83,7 @@ impl Labelled {
             valid: Arc::clone(&self.valid),
             sampler: Sampler { seed: config.seed, rank: 0, world: 1 },
             context: config.model.context,
+            path: self.path.clone(),
         }
     }
 }
@@ -91,6 +94,7 @@ pub struct Examples {
     valid: Arc<Classification>,
     sampler: Sampler,
     context: usize,
+    path: PathBuf,
 }
 
 /// The fields as a batch, and its number of rows.
@@ -119,6 +123,10 @@ impl Source for Examples {
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()> {
         let (mut batch, rows) = batch(fields, self.context)?;
         self.train.training_batch(&self.sampler, step, rows, &mut batch)
+    }
+
+    fn reads(&self) -> String {
+        self.path.display().to_string()
     }
 
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {

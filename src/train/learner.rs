@@ -6,6 +6,7 @@ use crate::data::inputs::Inputs;
 use crate::device::ops::{ALIGN, Accumulate, AdamW, GlobalNorm, Op, StepState};
 use crate::device::{self, Device, Ticket};
 use crate::error::{At, Result};
+use crate::eval::held_out::read_scores;
 use crate::model::params::ParamTable;
 use crate::model::store::Store;
 use crate::model::{BatchShape, Losses, Model, Scores};
@@ -364,15 +365,12 @@ impl Learner {
         Ok(total)
     }
 
-    /// The scores of the examples of the evaluation before, row by row, of the first head that gives some.
+    /// The scores of the examples of the evaluation before: see [`read_scores`].
     ///
     /// # Errors
     /// Errors of the device; the device or the tape has been used since.
     pub fn scores(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
-        match self.scores[0] {
-            Some(scores) => device::read_f32(device, &self.tape.value(scores)?),
-            None => Ok(Vec::new()),
-        }
+        read_scores(device, &self.tape, self.scores)
     }
 
     /// Writes micro-batch `number` of the fields, records its step and runs it.

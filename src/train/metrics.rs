@@ -70,7 +70,7 @@ pub enum Event {
         at: Position,
         valid_loss: f64,
         tokens: usize,
-        /// Of labelled texts.
+        /// Of images and labelled texts.
         #[serde(skip_serializing_if = "Option::is_none")]
         measures: Option<Measures>,
         /// Memory of the process, where the system tells.

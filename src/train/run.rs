@@ -24,7 +24,7 @@ pub enum Outcome {
         dir: PathBuf,
         /// Held-out loss of the V-cycle's.
         loss: f64,
-        /// The same of labelled texts, if this process has evaluated it.
+        /// Of images and labelled texts, if this process has evaluated it.
         measures: Option<Measures>,
         /// Against the scratch twin, when there was one.
         savings: Option<Savings>,

@@ -81,7 +81,7 @@ pub struct Side<'a, 'b> {
     /// A step that was started and not yet reported: where it ended, and its learning rate.
     pending: Option<(Submitted, Position, f64)>,
     valid: f64,
-    /// Of the last evaluation in this process, of labelled texts.
+    /// Of the last evaluation in this process, of images and labelled texts.
     pub(super) measures: Option<Measures>,
     /// Time by operation before this process, and what the device had counted when this side began.
     operations: Vec<OperationTime>,
@@ -133,7 +133,7 @@ impl<'a, 'b> Side<'a, 'b> {
         Ok(Side {
             dir: dir.to_path_buf(),
             metrics: Metrics::new(dir),
-            batches: Prefetch::new(Arc::clone(&source), train.batch, 0)?,
+            batches: Prefetch::new(Arc::clone(&source), train.batch, 0, context.config.data.workers())?,
             keeps_moments: legs.iter().any(|leg| leg.stage.optimizer == OptimizerState::Transfer),
             waiting: levels.iter().map(|_| None).collect(),
             models: levels.into_iter().map(Some).collect(),
@@ -317,8 +317,11 @@ impl<'a, 'b> Side<'a, 'b> {
         self.context.progress.note(&text);
         let waited = self.batches.waited().as_secs_f64();
         if waited > 0.01 * seconds {
-            let text = format!("  {waited:.1} s so far were spent waiting for data; is its disk slow?");
-            self.context.progress.note(&text);
+            let why = match self.context.data {
+                Data::Images { .. } => "is its disk slow, or data.images.workers too low?",
+                Data::Text(_) | Data::Labelled(_) => "is its disk slow?",
+            };
+            self.context.progress.note(&format!("  {waited:.1} s so far were spent waiting for data; {why}"));
         }
         Ok(None)
     }
@@ -381,8 +384,8 @@ impl<'a, 'b> Side<'a, 'b> {
         for index in 0..most.saturating_mul(train.accumulate) {
             let Some(scored) = self.source.held_out_batch(index, fields)? else { break };
             total += learner.evaluate(self.context.device, fields)? * scored as f64;
-            if let (Some(agreement), Some(labels)) = (&mut agreement, fields.last()) {
-                agreement.add(&learner.scores(self.context.device)?, labels, scored);
+            if let Some(agreement) = &mut agreement {
+                agreement.add(&learner.scores(self.context.device)?, fields, scored);
             }
             tokens += scored;
             flops += learner.evaluation_flops();

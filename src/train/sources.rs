@@ -68,6 +68,10 @@ impl Source for Masked {
         masking.training_batch(&self.sampler, &*self.train, step, (rows, self.micro), &mut batch)
     }
 
+    fn reads(&self) -> String {
+        self.train.to_string()
+    }
+
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
         let (mut batch, rows) = self.batch(fields)?;
         if index.saturating_mul(rows) >= self.windows.len() {
@@ -77,6 +81,10 @@ impl Source for Masked {
         masking.held_out_batch(&*self.valid, &self.windows, index, (rows, self.micro), &mut batch).map(Some)
     }
 }
+
+/// Images that a worker makes at a time, even because neighbours are mixed: few, so that they are still in its cache when it
+/// copies them into their batch.
+const GRAIN: usize = 8;
 
 /// Images: patches, labels, other labels, shares.
 pub struct Patches {
@@ -102,6 +110,18 @@ impl Source for Patches {
 
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()> {
         self.sampler.training_batch(&self.train, step, images(fields)?)
+    }
+
+    fn grain(&self) -> Option<usize> {
+        Some(GRAIN)
+    }
+
+    fn training_rows(&self, step: u64, batch: usize, first: usize, fields: &mut [Field]) -> Result<()> {
+        self.sampler.training_rows(&self.train, step, batch, first, images(fields)?)
+    }
+
+    fn reads(&self) -> String {
+        self.train.path().display().to_string()
     }
 
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {

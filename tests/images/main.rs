@@ -9,6 +9,7 @@ mod sampler;
 mod shard;
 mod sources;
 mod view;
+mod workers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
