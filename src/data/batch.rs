@@ -86,14 +86,15 @@ pub trait Source: Send + Sync {
     /// Damaged data; buffers of another size.
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()>;
 
-    /// The rows of a training batch that are best filled at a time, where that can be done apart from the others: by several
-    /// threads, say. `None`: a batch is filled as a whole.
+    /// The rows of a training batch that are best filled at a time, where that can be done apart from the others: by
+    /// several threads, say. `None`: a batch is filled as a whole.
     fn grain(&self) -> Option<usize> {
         None
     }
 
-    /// Fills the rows from `first`, a multiple of [`Source::grain`], on of the training batch of `step`, which has `batch` rows:
-    /// what [`Source::training_batch`] writes there. `fields` hold these rows alone, as many as the grain or up to the end.
+    /// Fills the rows from `first`, a multiple of [`Source::grain`], on of the training batch of `step`, which has `batch`
+    /// rows: what [`Source::training_batch`] writes there. `fields` hold these rows alone, as many as the grain or up to
+    /// the end.
     ///
     /// # Errors
     /// As [`Source::training_batch`]; a source without grain.

@@ -7,7 +7,7 @@
 //! many shards, [`corpus`] has both sides of what a run reads, and [`sampler`] cuts training and validation batches out of
 //! it. [`masking`] makes the batches of masked models, of rows that [`windows`] cuts; [`vocabulary`] knows their special
 //! tokens. [`classify`] reads labelled texts to fine-tune on. [`images`] does for images and their classes what the others do
-//! for text. [`batch`] is what all batches have in common, [`inputs`] brings them to a device, and [`prefetch`] reads them ahead of time.
+//! for text. [`batch`] is what all batches have in common, [`inputs`] brings them to a device, and [`prefetch`] makes them ahead of time.
 
 pub mod batch;
 pub mod classify;

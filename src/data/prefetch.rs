@@ -154,16 +154,17 @@ impl Prefetch {
         };
         std::mem::swap(&mut self.current, &mut lock(&batch.slot).fields);
         ring.empty.push(batch.slot);
-        self.shared.room.notify_all();
         drop(ring);
+        // A worker that wakes up may take this thread's core, which is no lack of data.
         self.waited += begin.elapsed();
+        self.shared.room.notify_all();
         match batch.failed {
             Some((_, error)) => Err(error),
             None => Ok(&self.current),
         }
     }
 
-    /// How long [`Prefetch::next`] took, all calls together: time that the trainer waited for data.
+    /// How long the batches of [`Prefetch::next`] were waited for, all calls together.
     pub fn waited(&self) -> Duration {
         self.waited
     }
