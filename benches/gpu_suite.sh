@@ -5,7 +5,8 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 Parity of every kernel on the chip, benchmarks with peers in the same run, and a V-cycle of GPT-Base beside its scratch twin: from a
-prebuilt vcycle, without cargo and without network, in under eight minutes. For a machine that is there for minutes only.
+prebuilt vcycle, without cargo and without network. For a machine that is there for minutes only: meant to take eight, which no GPU has
+shown yet; --only leaves parts out.
 
     benches/gpu_suite.sh [--out runs/gpu] [--device cuda|emulator] [--only "parity bench step peers train"]
 
