@@ -32,7 +32,7 @@ fn mix(lab: &mut Lab, labels: &[i32], vocab: usize) -> Mix {
 
 /// What becomes of the gradient.
 #[derive(Clone, Copy, PartialEq)]
-enum Gradient {
+pub(super) enum Gradient {
     None,
     Apart,
     InPlace,

@@ -1,14 +1,7 @@
 use super::Size;
+use super::cross_entropy::Gradient;
 use super::lab::{EPS, Lab};
 use crate::device::ops::{Op, SquaredError};
-
-/// What becomes of the gradient.
-#[derive(Clone, Copy, PartialEq)]
-enum Gradient {
-    None,
-    Apart,
-    InPlace,
-}
 
 /// One of `every` elements is not scored; 0: all are.
 fn of(

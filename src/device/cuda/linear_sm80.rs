@@ -15,8 +15,12 @@ const STAGES: usize = 4;
 /// Addresses and pitches of both factors are multiples of 16 bytes, so every matrix of a batch begins at one; all else may lie
 /// anywhere, and the pitch of a single row may be any.
 pub fn aligned(op: &Linear) -> bool {
-    let whole = |t: &Tensor| t.offset.is_multiple_of(8) && (t.rows() < 2 || t.pitch.is_multiple_of(8));
-    op.sizes().2 > 0 && whole(&op.a) && whole(&op.b)
+    op.sizes().2 > 0 && begins_at(&op.a, 8) && begins_at(&op.b, 8)
+}
+
+/// Rows begin at multiples of so many elements; the pitch of a single one does not matter.
+pub(super) fn begins_at(t: &Tensor, multiple: usize) -> bool {
+    t.offset.is_multiple_of(multiple) && (t.rows() < 2 || t.pitch.is_multiple_of(multiple))
 }
 
 /// Aligned, and better cut along K.

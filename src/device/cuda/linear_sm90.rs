@@ -3,7 +3,7 @@
 use super::chip::Chip;
 use super::launch::{Launch, TensorMap};
 use super::linear;
-use super::linear_sm80::aligned;
+use super::linear_sm80::{aligned, begins_at};
 use super::places::{Places, TICKETS};
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
@@ -41,8 +41,7 @@ pub fn boxes256(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
 
 /// Outputs in bf16 that the copy engine can write; all that is read beside them is in pairs.
 pub fn supports_boxes(op: &Linear) -> bool {
-    let whole = |t: &Tensor| t.offset.is_multiple_of(8) && (t.rows() < 2 || t.pitch.is_multiple_of(8));
-    let pairs = |t: &Tensor| t.offset.is_multiple_of(2) && (t.rows() < 2 || t.pitch.is_multiple_of(2));
+    let (whole, pairs) = (|t: &Tensor| begins_at(t, 8), |t: &Tensor| begins_at(t, 2));
     let around = match &op.epilogue {
         Epilogue::None => true,
         Epilogue::Activate { pre, .. } => pre.as_ref().is_none_or(whole),
