@@ -16,9 +16,9 @@ void emu_mbarrier_init_at(const char* file, int line, void* barrier, unsigned co
 void emu_mbarrier_arrive_at(const char* file, int line, void* barrier, unsigned bytes, const void* pc);
 void emu_mbarrier_wait_at(const char* file, int line, void* barrier, unsigned parity, const void* pc);
 void emu_tma_load_at(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
-                     const void* pc);
-void emu_tma_store_at(const char* file, int line, const void* shared, const void* map, int column, int row,
-                      const void* pc);
+                     int head, int batch, const void* pc);
+void emu_tma_store_at(const char* file, int line, const void* shared, const void* map, int column, int row, int head,
+                      int batch, const void* pc);
 void emu_wgmma_at(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b, const void* pc);
 
 typedef struct {
@@ -126,11 +126,13 @@ void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned byt
 void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity) {
   emu_mbarrier_wait_at(file, line, barrier, parity, __builtin_return_address(0));
 }
-void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row) {
-  emu_tma_load_at(file, line, shared, map, barrier, column, row, __builtin_return_address(0));
+void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row, int head,
+                  int batch) {
+  emu_tma_load_at(file, line, shared, map, barrier, column, row, head, batch, __builtin_return_address(0));
 }
-void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row) {
-  emu_tma_store_at(file, line, shared, map, column, row, __builtin_return_address(0));
+void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row, int head,
+                   int batch) {
+  emu_tma_store_at(file, line, shared, map, column, row, head, batch, __builtin_return_address(0));
 }
 void emu_wgmma(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b) {
   emu_wgmma_at(file, line, d, shape, a, b, __builtin_return_address(0));

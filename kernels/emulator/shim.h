@@ -68,9 +68,12 @@ void emu_tma_store_wait(const char* file, int line, int groups_in_flight, int co
 void emu_mbarrier_init(const char* file, int line, void* barrier, unsigned count);
 void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes);
 void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity);
-void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row);
-void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row);
-// Of the whole warp; `shape`: columns, TB, TA, and whether to add, in bits 3 on, 2, 1 and 0.
+void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
+                  int head = -1, int batch = -1);
+void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row, int head = -1,
+                   int batch = -1);
+// Of the whole warp; `shape`: whether `a` is where the thread's registers are, columns, TB, TA, and whether to add, in bits 12,
+// 3 on, 2, 1 and 0.
 void emu_wgmma(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b);
 // Reports the line that it is called from.
 void emu_aligned(const void* address, int bytes);

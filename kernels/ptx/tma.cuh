@@ -3,7 +3,8 @@
 //
 // A `TensorMap` (src/device/cuda/launch.rs) describes the matrix: address and pitch of its rows (multiples of 16
 // bytes), rows, columns, and the box, whose rows here always have 64 elements of 2 bytes. What lies outside of the
-// matrix arrives as zeros, and is not written.
+// matrix arrives as zeros, and is not written. It may be one of many, those of the heads of a batch: boxes are then asked for by
+// head and batch too, and stay within that matrix.
 //
 // In shared memory (at a multiple of 1024 bytes) a row of the box is 128 bytes, and rows follow one another. Of the
 // eight pieces of 16 bytes of row r, piece p lies at p ^ (r % 8): "swizzle 128B", which lets wgmma and ldmatrix read
@@ -41,10 +42,26 @@ DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int 
       : "memory");
 }
 
+// Of one of many matrices.
+DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int column, int row, int head, int batch) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2];" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(head), "r"(row), "r"(batch)
+      : "memory");
+}
+
 // By one thread: starts to copy the tile to the box whose first element is (row, column).
 DEVICE void tma_store(const TensorMap& map, const void* shared, int column, int row) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
                "r"(shared_address(shared)), "r"(column), "r"(row)
+               : "memory");
+}
+
+// Of one of many matrices.
+DEVICE void tma_store(const TensorMap& map, const void* shared, int column, int row, int head, int batch) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
+               "r"(shared_address(shared)), "r"(column), "r"(head), "r"(row), "r"(batch)
                : "memory");
 }
 
@@ -64,15 +81,15 @@ DEVICE void tma_store_wait() {
 
 // As src/device/cuda/launch.rs lays it out.
 struct __align__(64) TensorMap {
-  unsigned long long address, rows, columns, pitch, box_rows, unused[11];
+  unsigned long long address, rows, columns, pitch, box_rows, heads, head_pitch, batches, batch_pitch, unused[7];
 };
 
 DEVICE void tma_prefetch(const TensorMap&) {}
 
-#define tma_load(shared, map, barrier, column, row) \
-  emu_tma_load(__FILE__, __LINE__, shared, &(map), barrier, column, row)
+// The place of the box: column and row, or head and batch too.
+#define tma_load(shared, map, barrier, ...) emu_tma_load(__FILE__, __LINE__, shared, &(map), barrier, __VA_ARGS__)
 
-#define tma_store(map, shared, column, row) emu_tma_store(__FILE__, __LINE__, shared, &(map), column, row)
+#define tma_store(map, shared, ...) emu_tma_store(__FILE__, __LINE__, shared, &(map), __VA_ARGS__)
 #define tma_store_commit() emu_tma_store_commit(__FILE__, __LINE__)
 namespace emu {
 struct Stores {

@@ -11,9 +11,14 @@
 // bytes further on. In a transposed tile a row is one step of K and has 64 elements of the other axis; eight steps
 // are `stride` (1024) bytes apart, the next 64 elements `leading` bytes, and 16 further steps 2048 bytes.
 //
-// It runs beside the warps. `wgmma_fence` comes before the first product and whenever registers of d were touched otherwise;
+// Or a is in registers, where mma has it (mma.cuh): a[2 i + h] are the elements of row 16 w + 8 h + g at steps 8 i + c and the
+// next, the first in the low half. So sums of columns 16 s to 16 s + 15 of one product, packed in pairs, are step s of another.
+// These registers are not to be written either until the product is complete.
+//
+// It runs beside the warps. `wgmma_fence` comes before the first product and whenever registers of d or a were touched otherwise;
 // products between two `wgmma_commit` are a group, and `wgmma_wait<N>` returns when all but the last N groups are complete:
 // until then d is not to be touched and tiles are not to be overwritten. All threads of a warp run each of these together.
+// `wgmma_hold` of registers, before a fence or after a wait, keeps the compiler from moving what is done to them across it.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -36,87 +41,88 @@ DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS_IN_FLIGHT) : "memory");
 }
 
+template <int N>
+DEVICE void wgmma_hold(float (&registers)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(registers[i])::"memory");
+}
+template <int N>
+DEVICE void wgmma_hold(unsigned (&registers)[N][4]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) asm volatile("" : "+r"(registers[i][j])::"memory");
+  }
+}
+
+// Lists of a statement's registers in PTX, and of the variables that they stand for.
+#define WGMMA_NAMES_32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_NAMES_64 WGMMA_NAMES_32 ", " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_NAMES_96 WGMMA_NAMES_64 ", " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define WGMMA_NAMES_128 WGMMA_NAMES_96 ", " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define WGMMA_16(d, i) WGMMA_4(d, i), WGMMA_4(d, i + 4), WGMMA_4(d, i + 8), WGMMA_4(d, i + 12)
-#define WGMMA_32(d, i) WGMMA_16(d, i), WGMMA_16(d, i + 16)
-#define WGMMA_64(d, i) WGMMA_32(d, i), WGMMA_32(d, i + 32)
+#define WGMMA_32(d) WGMMA_16(d, 0), WGMMA_16(d, 16)
+#define WGMMA_64(d) WGMMA_32(d), WGMMA_16(d, 32), WGMMA_16(d, 48)
+#define WGMMA_96(d) WGMMA_64(d), WGMMA_16(d, 64), WGMMA_16(d, 80)
+#define WGMMA_128(d) WGMMA_96(d), WGMMA_16(d, 96), WGMMA_16(d, 112)
 
-template <bool TA, bool TB>
-DEVICE void wgmma_bf16(float (&d)[32], unsigned long long a, unsigned long long b, int add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, p, 1, 1, %35, %36;\n"
-      "}"
-      : WGMMA_32(d, 0)
-      : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));
-}
+// `registers` of d for `columns` of b; the other operands' numbers follow.
+#define WGMMA_SHARED(columns, registers, left, right, sum, left_across, right_across)                              \
+  template <bool TA, bool TB>                                                                                      \
+  DEVICE void wgmma_bf16(float (&d)[registers], unsigned long long a, unsigned long long b, int add) {             \
+    asm volatile(                                                                                                  \
+        "{\n"                                                                                                      \
+        ".reg .pred p;\n"                                                                                          \
+        "setp.ne.b32 p, %" #sum ", 0;\n"                                                                           \
+        "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" WGMMA_NAMES_##registers "}, %" #left     \
+        ", %" #right ", p, 1, 1, %" #left_across ", %" #right_across ";\n"                                         \
+        "}"                                                                                                        \
+        : WGMMA_##registers(d)                                                                                     \
+        : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));                                                   \
+  }
+#define WGMMA_REGISTERS(columns, registers, a0, a1, a2, a3, right, sum, right_across)                              \
+  template <bool TB>                                                                                               \
+  DEVICE void wgmma_bf16(float (&d)[registers], const unsigned (&a)[4], unsigned long long b, int add) {           \
+    asm volatile(                                                                                                  \
+        "{\n"                                                                                                      \
+        ".reg .pred p;\n"                                                                                          \
+        "setp.ne.b32 p, %" #sum ", 0;\n"                                                                           \
+        "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" WGMMA_NAMES_##registers "}, {%" #a0      \
+        ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #right ", p, 1, 1, %" #right_across ";\n"                             \
+        "}"                                                                                                        \
+        : WGMMA_##registers(d)                                                                                     \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(int(TB)));                             \
+  }
 
-template <bool TA, bool TB>
-DEVICE void wgmma_bf16(float (&d)[64], unsigned long long a, unsigned long long b, int add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, p, 1, 1, %67, %68;\n"
-      "}"
-      : WGMMA_64(d, 0)
-      : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));
-}
+WGMMA_SHARED(64, 32, 32, 33, 34, 35, 36)
+WGMMA_SHARED(128, 64, 64, 65, 66, 67, 68)
+WGMMA_SHARED(192, 96, 96, 97, 98, 99, 100)
+WGMMA_SHARED(256, 128, 128, 129, 130, 131, 132)
 
-template <bool TA, bool TB>
-DEVICE void wgmma_bf16(float (&d)[96], unsigned long long a, unsigned long long b, int add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %98, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-      "}, %96, %97, p, 1, 1, %99, %100;\n"
-      "}"
-      : WGMMA_64(d, 0), WGMMA_32(d, 64)
-      : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));
-}
+WGMMA_REGISTERS(64, 32, 32, 33, 34, 35, 36, 37, 38)
+WGMMA_REGISTERS(128, 64, 64, 65, 66, 67, 68, 69, 70)
 
-template <bool TA, bool TB>
-DEVICE void wgmma_bf16(float (&d)[128], unsigned long long a, unsigned long long b, int add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-      "}, %128, %129, p, 1, 1, %131, %132;\n"
-      "}"
-      : WGMMA_64(d, 0), WGMMA_64(d, 64)
-      : "l"(a), "l"(b), "r"(add), "n"(int(TA)), "n"(int(TB)));
-}
-
+#undef WGMMA_SHARED
+#undef WGMMA_REGISTERS
 #undef WGMMA_4
 #undef WGMMA_16
 #undef WGMMA_32
 #undef WGMMA_64
+#undef WGMMA_96
+#undef WGMMA_128
+#undef WGMMA_NAMES_32
+#undef WGMMA_NAMES_64
+#undef WGMMA_NAMES_96
+#undef WGMMA_NAMES_128
 
 #else
 
@@ -134,6 +140,14 @@ struct Wgmma {
     emu_wgmma(file, line, &d[0], columns << 3 | TB << 2 | TA << 1 | (add != 0), a, b);
   }
 
+  template <bool TB, int REGISTERS>
+  __attribute__((always_inline)) void bf16(float (&d)[REGISTERS], const unsigned (&a)[4], uint64_t b, int add) const {
+    static_assert(REGISTERS == 32 || REGISTERS == 64);
+    constexpr unsigned columns = 2 * REGISTERS, in_registers = 1u << 12;
+    const uint64_t mine = reinterpret_cast<uint64_t>(&a[0]);
+    emu_wgmma(file, line, &d[0], in_registers | columns << 3 | TB << 2 | (add != 0), mine, b);
+  }
+
   template <int GROUPS_IN_FLIGHT>
   void wait() const {
     emu_wgmma_wait(file, line, GROUPS_IN_FLIGHT);
@@ -146,6 +160,9 @@ inline uint64_t matrix_descriptor(const char* file, int line, const void* shared
 }
 
 }  // namespace emu
+
+template <class T>
+DEVICE void wgmma_hold(const T&) {}
 
 #define matrix_descriptor(shared, leading, stride) emu::matrix_descriptor(__FILE__, __LINE__, shared, leading, stride)
 #define wgmma_bf16 emu::Wgmma{__FILE__, __LINE__}.bf16

@@ -139,6 +139,13 @@ fn a_pipelined_product() {
     close(&Case::PLAIN, "product_kPipelined");
 }
 
+/// A warp's registers are its rows of the left operand.
+#[test]
+fn products_with_a_left_operand_in_registers() {
+    close(&Case::PLAIN, "product_kRegisters");
+    close(&Case { tb: true, columns: 128, n: 128, ..Case::PLAIN }, "product_registers_t_128");
+}
+
 /// A thread writes to a tile that a product reads.
 #[test]
 fn what_a_thread_has_fenced_reaches_products() {
@@ -180,6 +187,8 @@ const BUGS: &[(&str, &str)] = &[
     ("kHalfAWarp", "waits for lanes 0xffff0000"),
     ("kThreeWarps", "divergent warpgroup"),
     ("kLastCopyUnused", "the block ends"),
+    ("kOperandOverwritten", "the left operand of a product is overwritten"),
+    ("kOperandAfterFence", "wgmma_fence is missing"),
 ];
 
 /// Lines of the source that a defect is marked on.
@@ -206,7 +215,7 @@ fn every_misuse_is_noticed_in_every_schedule() {
 /// Without any one of its barriers, fences, waits and commits a correct product fails in some schedule.
 #[test]
 fn every_site_of_a_product_is_missed() {
-    for kernel in ["product_nn_64", "product_kPipelined", "product_kProxyFence"] {
+    for kernel in ["product_nn_64", "product_kPipelined", "product_kProxyFence", "product_kRegisters"] {
         let log = Arc::new(Mutex::new(Log::default()));
         let options = Options { log: Some(log.clone()), ..Options::default() };
         run(&Case::PLAIN, kernel, options).1.expect("a correct product");
@@ -252,6 +261,9 @@ fn matrices_beyond_the_copy_engine_are_refused() {
         TensorMap::new(4096, [64, 0], 128, 64),
         TensorMap::new(4096, [64, 64], 128, 0),
         TensorMap::new(4096, [64, 64], 128, 257),
+        good.of_many([0, 3], [4096, 128]),
+        good.of_many([2, 3], [4096, 72]),
+        good.of_many([2, 3], [4104, 128]),
     ] {
         let launch = Launch::new("product_nn_64", 1, 160).map(good).map(bad).ptr(8).int(1);
         let error = Emulator::new(Options::default()).launch(&launch).expect_err("a wrong map").to_string();
@@ -299,6 +311,58 @@ fn boxes_lie_as_documented_and_are_zero_outside() {
         let first = text.split(": ").next().unwrap_or_default();
         assert!(marked("boxes").iter().any(|line| first.ends_with(&format!("hopper.cu:{line}"))), "{text}");
     }
+}
+
+/// Boxes of the heads of a batch stay within their own, and are zero, or not written, beyond.
+#[test]
+fn boxes_of_many_matrices() {
+    let (batches, time, heads, d, box_rows) = (2, 21, 3, 40, 16);
+    let pitch = heads * d + 8;
+    let copy = |[batch, head, row, column]: [i32; 4], options| -> Result<(), String> {
+        let mut emulator = Emulator::new(options);
+        let from = matrix(&mut emulator, [batches * time, heads * d], |i, j| f64::from((31 * i + 7 * j) as u8));
+        let to = matrix(&mut emulator, [batches * time, heads * d], |_, _| -1.0);
+        assert_eq!(from.pitch, 2 * pitch);
+        let regions = [(from, Access::Read), (to, Access::Update)].map(|(rows, access)| Region { rows, access });
+        emulator.operands(&regions);
+        let map = |rows: Rows| {
+            TensorMap::new(rows.address, [time, d], rows.pitch, box_rows)
+                .of_many([batches, heads], [time * rows.pitch, 2 * d])
+        };
+        let launch = Launch::new("many", 1, 32).shared(box_rows * 128).map(map(from)).map(map(to));
+        let launch = launch.signed(row).signed(column).signed(head).signed(batch).int(box_rows);
+        emulator.launch(&launch).map_err(|e| e.to_string())?;
+        let mut values = vec![0u16; batches * time * heads * d];
+        emulator.read(to, bytemuck::cast_slice_mut(&mut values)).expect("output");
+        for (index, x) in values.iter().enumerate() {
+            let (i, j) = (index / (heads * d), index % (heads * d));
+            let at = [i / time, j / d, i % time, j % d].map(|n| n as i32);
+            let inside = at[..2] == [batch, head]
+                && (row..row + box_rows as i32).contains(&at[2])
+                && (column..column + 64).contains(&at[3]);
+            let want = if inside { f64::from((31 * i + 7 * j) as u8) } else { -1.0 };
+            assert_eq!(bf16::from_bits(*x).to_f64(), want, "{at:?}");
+        }
+        Ok(())
+    };
+    let first =
+        [[0, 0, 0, 0], [1, 2, 16, 0], [0, 1, -5, -30], [1, 0, 20, 39], [1, 2, 21, 0], [2, 0, 0, 0], [0, -1, 0, 0]];
+    for at in first {
+        for options in Options::schedules(true).into_iter().chain(Options::schedules(false)) {
+            copy(at, options).unwrap_or_else(|e| panic!("{at:?}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn a_box_of_many_matrices_is_asked_for_by_head_and_batch() {
+    let [options, ..] = Options::schedules(true);
+    let mut emulator = Emulator::new(options);
+    let a = matrix(&mut emulator, [40, 64], |_, _| 1.0);
+    let map = TensorMap::new(a.address, [20, 64], a.pitch, 8).of_many([2, 1], [20 * a.pitch, 128]);
+    let launch = Launch::new("boxes_good", 1, 32).shared(8 * 128).map(map).ptr(a.address).int(0).int(0).int(8);
+    let text = emulator.launch(&launch).expect_err("a box of one matrix").to_string();
+    assert!(text.contains("by head and batch too of many"), "{text}");
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn count(n: usize) -> u32 {
 }
 
 /// A matrix of elements of 2 bytes that `tma_load` copies boxes of, and `tma_store` to (`kernels/ptx/tma.cuh`), with
-/// "swizzle 128B".
+/// "swizzle 128B"; or one for each head of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct TensorMap {
@@ -143,7 +143,13 @@ pub struct TensorMap {
     pub pitch: u64,
     /// Rows of a box, at most 256.
     pub box_rows: u64,
-    unused: [u64; 11],
+    /// 0 for a single matrix.
+    pub heads: u64,
+    /// Bytes from the matrix of one head to the next's; a multiple of 16, as the next.
+    pub head_pitch: u64,
+    pub batches: u64,
+    pub batch_pitch: u64,
+    unused: [u64; 7],
 }
 
 impl TensorMap {
@@ -155,7 +161,14 @@ impl TensorMap {
     /// A matrix of rows `pitch` bytes apart, in boxes of `box_rows` x 64.
     pub fn new(address: u64, [rows, columns]: [usize; 2], pitch: usize, box_rows: usize) -> Self {
         let [rows, columns, pitch, box_rows] = [rows, columns, pitch, box_rows].map(|n| n as u64);
-        TensorMap { address, rows, columns, pitch, box_rows, unused: [0; 11] }
+        TensorMap { address, rows, columns, pitch, box_rows, ..TensorMap::default() }
+    }
+
+    /// This matrix for each of so many batches and heads, the next's so many bytes further on.
+    #[must_use]
+    pub fn of_many(self, [batches, heads]: [usize; 2], [batch_pitch, head_pitch]: [usize; 2]) -> Self {
+        let [heads, head_pitch, batches, batch_pitch] = [heads, head_pitch, batches, batch_pitch].map(|n| n as u64);
+        TensorMap { heads, head_pitch, batches, batch_pitch, ..self }
     }
 }
 
@@ -173,7 +186,7 @@ impl Args {
     /// Most parameters of a launch.
     pub const MOST: usize = 32;
     /// Most matrices for the copy engine.
-    pub const MOST_MAPS: usize = 4;
+    pub const MOST_MAPS: usize = 6;
 
     /// # Panics
     /// Beyond 32 parameters: their number is written in the program.
@@ -186,7 +199,7 @@ impl Args {
     }
 
     /// # Panics
-    /// Beyond four maps, as `push`.
+    /// Beyond six maps, as `push`.
     fn push_map(&mut self, map: TensorMap) {
         self.slots[self.len] = self.maps_len as u64;
         self.sizes[self.len] = TensorMap::BYTES as u8;

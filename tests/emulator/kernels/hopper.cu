@@ -51,9 +51,17 @@ enum Bug {
   kHalfAWarp,
   kThreeWarps,
   kLastCopyUnused,
+  kRegisters,  // correct
+  kOperandOverwritten,
+  kOperandAfterFence,
 };
 
 constexpr int kStages = 2;
+
+// The left operand is in registers.
+constexpr bool in_registers(Bug bug) {
+  return bug == kRegisters || bug == kOperandOverwritten || bug == kOperandAfterFence;
+}
 
 template <bool TA, bool TB, int N, Bug BUG>
 DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int steps) {
@@ -96,6 +104,7 @@ DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int step
   }
   take_registers<240>();
   float d[N / 2];
+  unsigned left_of[4][4];
   for (int i = 0; i < steps; i++) {
     const int s = i % kStages, turn = i / kStages;
     unsigned char* tile = tiles + s * stage;
@@ -113,7 +122,15 @@ DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int step
       if (BUG == kProxyFence) fence_async();
       named_barrier(1, 128);
     }
+    if (in_registers(BUG)) {
+      for (int k = 0; k < 16; k++) {
+        const int row = 16 * warp + k % 2 * 8 + t % 32 / 4, piece = k / 2 ^ row % 8;
+        left_of[k / 4][k % 4] = *reinterpret_cast<unsigned*>(tile + 128 * row + 16 * piece + 4 * (t % 4));
+      }
+      __syncwarp();
+    }
     if (BUG != kNoFence) wgmma_fence();
+    if (BUG == kOperandAfterFence && i > 0) left_of[2][1] ^= 1;
     if (BUG == kTouchedAfterFence && i > 0) d[3] *= 0.5f;
     if (BUG == kHalfAWarp && t % 32 > 15) break;
     if (BUG == kThreeWarps && warp == 3) {
@@ -125,12 +142,16 @@ DEVICE void product(const TensorMap& a, const TensorMap& b, float* out, int step
       unsigned long long of_a = matrix_descriptor(tile + k * (TA ? 2048 : step), 8192, stride);
       unsigned long long of_b = matrix_descriptor(tile + left + k * (TB ? 2048 : step), BUG == kWrongLeading ? 4096 : 8192, 1024);
       if (BUG == kNoSwizzle) of_b ^= 1ull << 62;
-      // <- kNoWait, kWrongParity, kNoExpect, kNoFence, kTouchedAfterFence, kNoSwizzle, kNoProxyFence
-      // <- kHalfAWarp, kThreeWarps, kTooFewBytes
-      wgmma_bf16<TA, TB>(d, of_a, of_b, i + k > 0);
+      if constexpr (in_registers(BUG))
+        wgmma_bf16<TB>(d, left_of[k], of_b, i + k > 0);  // <- kOperandAfterFence
+      else
+        // <- kNoWait, kWrongParity, kNoExpect, kNoFence, kTouchedAfterFence, kNoSwizzle, kNoProxyFence
+        // <- kHalfAWarp, kThreeWarps, kTooFewBytes
+        wgmma_bf16<TA, TB>(d, of_a, of_b, i + k > 0);
     }
     if (BUG != kNoCommit) wgmma_commit();
     if (BUG == kTouchedInFlight) d[5] = 0;  // <- kTouchedInFlight
+    if (BUG == kOperandOverwritten) left_of[3][2] = 0;  // <- kOperandOverwritten
     if (BUG == kReleasedEarly && t % 32 == 0) mbarrier_arrive(&empty[s]);
     if (BUG == kPipelined || BUG == kPipelinedEarly) {
       wgmma_wait<1>();
@@ -205,6 +226,10 @@ BUG(kNoProxyFence)
 BUG(kHalfAWarp)
 BUG(kThreeWarps)
 BUG(kLastCopyUnused)
+BUG(kRegisters)
+BUG(kOperandOverwritten)
+BUG(kOperandAfterFence)
+PRODUCT(product_registers_t_128, false, true, 128, kRegisters)
 PRODUCT(product_kWrongLeading, true, true, 128, kWrongLeading)
 
 // out [box_rows, 64], as the head of ptx/tma.cuh says where it lies; the same tile is then filled with what lies 64 columns
@@ -239,6 +264,22 @@ KERNEL(boxes_good, 32, 1, const __grid_constant__ TensorMap a, float* out, int r
 }
 KERNEL(boxes_bad, 32, 1, const __grid_constant__ TensorMap a, float* out, int row, int column, int box_rows) {
   boxes<true>(a, out, row, column, box_rows);
+}
+
+// One box of many matrices, to the same place of others.
+KERNEL(many, 32, 1, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int row, int column, int head,
+       int batch, int box_rows) {
+  SMEM_DYN(unsigned char, tile);
+  SMEM(mbarrier, full, [1]);
+  if (threadIdx.x > 0) return;
+  mbarrier_init(full, 1);
+  mbarrier_fence();
+  mbarrier_arrive_expect(full, 128 * box_rows);
+  tma_load(tile, a, full, column, row, head, batch);
+  mbarrier_wait(full, 0);
+  tma_store(b, tile, column, row, head, batch);
+  tma_store_commit();
+  tma_store_wait<0>();
 }
 
 // An mbarrier without copies: a warp hands its values to the other, which hands the place back.

@@ -19,6 +19,8 @@ pub struct Window {
     map: TensorMap,
     column: i64,
     row: i64,
+    /// Bytes from the map's first element to that of the matrix; none where there is no such matrix.
+    matrix: Option<u64>,
     /// Shared address of the tile.
     tile: usize,
 }
@@ -35,10 +37,11 @@ impl Window {
 
     /// The part of row `r` of the box that lies in the matrix: byte of the row, address, bytes.
     pub fn inside(&self, r: usize) -> Option<(usize, u64, usize)> {
+        let matrix = self.matrix?;
         let row = u64::try_from(self.row + r as i64).ok().filter(|row| *row < self.map.rows)?;
         let first = self.column.max(0);
         let end = (self.column + TensorMap::BOX_COLUMNS as i64).min(self.map.columns as i64);
-        let address = self.map.address + row * self.map.pitch + 2 * first as u64;
+        let address = self.map.address + matrix + row * self.map.pitch + 2 * first as u64;
         (first < end).then(|| (2 * (first - self.column) as usize, address, 2 * (end - first) as usize))
     }
 
@@ -77,8 +80,9 @@ impl Engine {
 }
 
 impl Block {
-    /// The box at (`row`, `column`) and its tile; none when it was reported.
-    pub fn window(&mut self, site: Here, tile: u64, map: TensorMap, [row, column]: [i32; 2]) -> Option<Window> {
+    /// The box at (batch, head, row, column) and its tile; none when it was reported. Of a single matrix batch and head are -1.
+    pub fn window(&mut self, site: Here, tile: u64, map: TensorMap, first: [i32; 4]) -> Option<Window> {
+        let [batch, head, row, column] = first.map(i64::from);
         let Some(tile) = self.shared.offset(tile) else {
             self.report(site.at(), "a tile of the copy engine that is not in shared memory");
             return None;
@@ -87,7 +91,21 @@ impl Block {
             self.report(site.at(), "misaligned: a tile of the copy engine begins at a multiple of 1024 bytes");
             return None;
         }
-        let window = Window { map, column: i64::from(column), row: i64::from(row), tile };
+        let matrix = match (map.heads, (batch, head)) {
+            (0, (-1, -1)) => Some(0),
+            (1.., _) if batch != -1 => {
+                let inside = (0..map.heads as i64).contains(&head) && (0..map.batches as i64).contains(&batch);
+                inside.then(|| head as u64 * map.head_pitch + batch as u64 * map.batch_pitch)
+            }
+            _ => {
+                self.report(
+                    site.at(),
+                    "a box is asked for by row and column of a single matrix, by head and batch too of many",
+                );
+                return None;
+            }
+        };
+        let window = Window { map, column, row, matrix, tile };
         if let Err(what) = self.shared.inside(tile, window.bytes()) {
             self.report(site.at(), format!("out of bounds: a tile of the copy engine, {what}"));
             return None;
@@ -95,8 +113,8 @@ impl Block {
         Some(window)
     }
 
-    /// The current thread starts a copy of the box at (`row`, `column`); false when it was reported.
-    pub fn tma_load(&mut self, place: (Here, Pc), to: u64, map: TensorMap, mbarrier: u64, first: [i32; 2]) -> bool {
+    /// The current thread starts a copy of the box at `first`, as [`Block::window`] has it; false when it was reported.
+    pub fn tma_load(&mut self, place: (Here, Pc), to: u64, map: TensorMap, mbarrier: u64, first: [i32; 4]) -> bool {
         let (site, pc) = place;
         let Some(window) = self.window(site, to, map, first) else { return false };
         let Some(mbarrier) = self.counting_mbarrier(place, mbarrier) else { return false };

@@ -124,7 +124,7 @@ unsafe extern "C" fn emu_access(address: *const c_void, bytes: usize, write: c_i
         let address = address as usize;
         // Of local arrays the compiler's own checks take care.
         if block.threads[block.current].stack.contains(&address) {
-            return block.touch(address, Pc::new(pc));
+            return block.touch(address, write != 0, Pc::new(pc));
         }
         constant(address) && write == 0 || block.access(Actor::Thread, (address as u64, bytes as u64), how, Pc::new(pc))
     });
@@ -381,11 +381,13 @@ unsafe extern "C" fn emu_tma_load_at(
     barrier: *mut c_void,
     column: c_int,
     row: c_int,
+    head: c_int,
+    batch: c_int,
     pc: *const u8,
 ) {
     // SAFETY: called by kernels with literals, and with one of their parameters.
     let (place, map) = unsafe { ((Here::new(file, line), Pc::new(pc)), *map) };
-    if !with(|block| block.tma_load(place, shared as u64, map, barrier as u64, [row, column])) {
+    if !with(|block| block.tma_load(place, shared as u64, map, barrier as u64, [batch, head, row, column])) {
         suspend();
     }
 }
@@ -470,11 +472,13 @@ unsafe extern "C" fn emu_tma_store_at(
     map: *const TensorMap,
     column: c_int,
     row: c_int,
+    head: c_int,
+    batch: c_int,
     pc: *const u8,
 ) {
     // SAFETY: called by kernels with literals, and with one of their parameters.
     let (place, map) = unsafe { ((Here::new(file, line), Pc::new(pc)), *map) };
-    if !with(|block| block.tma_store(place, shared as u64, map, [row, column])) {
+    if !with(|block| block.tma_store(place, shared as u64, map, [batch, head, row, column])) {
         suspend();
     }
 }

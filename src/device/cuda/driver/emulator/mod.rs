@@ -169,10 +169,12 @@ impl Emulator {
             bail!("{name}: parameters of {given:?} bytes are given, but it takes {wanted:?}");
         }
         for map in launch.args.maps() {
-            let aligned = map.address.is_multiple_of(16) && map.pitch.is_multiple_of(16) && map.address > 0;
-            if !aligned || map.rows == 0 || map.columns == 0 || !(1..=256).contains(&map.box_rows) {
+            let pitches = [map.address, map.pitch, map.head_pitch, map.batch_pitch];
+            let aligned = pitches.iter().all(|n| n.is_multiple_of(16)) && map.address > 0;
+            let empty = map.rows == 0 || map.columns == 0 || map.heads > 0 && map.batches == 0;
+            if !aligned || empty || !(1..=256).contains(&map.box_rows) {
                 bail!(
-                    "{name}: {map:?} is beyond the copy engine: address and pitch are multiples of 16, no size is 0, and a box \
+                    "{name}: {map:?} is beyond the copy engine: address and pitches are multiples of 16, no size is 0, and a box \
                      has 1 to 256 rows"
                 );
             }

@@ -18,6 +18,11 @@ pub fn swizzled(address: usize) -> usize {
     address ^ (address >> 3 & 0x70)
 }
 
+/// The number that a bf16 is.
+fn widened(x: u16) -> f64 {
+    f64::from(f32::from_bits(u32::from(x) << 16))
+}
+
 /// One operand: what its descriptor says, and whether its other axis than K lies along rows of 128 bytes.
 #[derive(Clone, Copy, PartialEq)]
 struct Tile {
@@ -63,10 +68,16 @@ impl Tile {
     }
 }
 
+/// Where the left operand is: in a tile, or in four registers of each of the warp's lanes.
+enum Left {
+    Shared(Tile),
+    Registers(Box<[*const u32; 32]>),
+}
+
 /// A product as one warp makes it.
 struct Product {
     group: u32,
-    a: Tile,
+    a: Left,
     b: Tile,
     columns: usize,
     add: bool,
@@ -85,10 +96,11 @@ pub struct Warp {
     b: Vec<f64>,
 }
 
-/// Registers of results.
+/// Registers of results, or of a left operand, which may be read while the product is made.
 struct Registers {
     range: Range<usize>,
     group: u32,
+    operand: bool,
 }
 
 /// What is known of one thread.
@@ -102,7 +114,19 @@ pub struct Lane {
     registers: Vec<Registers>,
 }
 
-/// What the lanes of a warp bring to a product: descriptors, registers, and columns, `add`, TA, TB in one word.
+impl Lane {
+    /// Watches registers until the group is waited for.
+    fn watch(&mut self, start: usize, bytes: usize, group: u32, operand: bool) {
+        let now = Registers { range: start..start + bytes, group, operand };
+        match self.registers.iter_mut().find(|r| r.range.start == start) {
+            Some(known) => *known = now,
+            None => self.registers.push(now),
+        }
+    }
+}
+
+/// What the lanes of a warp bring to a product: descriptors (or where the left operand's registers are), registers, and in one word
+/// whether there are such, columns, TB, TA, and `add`.
 pub struct Operands<'a> {
     pub site: Here,
     pub pc: Pc,
@@ -124,18 +148,30 @@ impl Block {
     fn start_product(&mut self, &Operands { site, pc, words }: &Operands) -> Result<bool, String> {
         let (warp, lane) = (self.current / 32, self.current % 32);
         let of = |word: usize| &words[32 * word..][..32];
-        let [left, right, shape] = [0, 1, 3].map(|word| of(word)[lane]);
-        if [0, 1, 3].iter().any(|&word| of(word).iter().any(|w| *w != of(word)[lane])) {
+        let [mut left, right, shape] = [0, 1, 3].map(|word| of(word)[lane]);
+        let in_registers = shape >> 12 & 1 == 1;
+        let alike: &[usize] = if in_registers { &[1, 3] } else { &[0, 1, 3] };
+        if alike.iter().any(|&word| of(word).iter().any(|w| *w != of(word)[lane])) {
             return Err("divergent warp: lanes give different descriptors to one wgmma".into());
         }
-        let columns = (shape >> 3) as usize;
+        let columns = (shape >> 3 & 0x1ff) as usize;
         let [add, ta, tb] = [0, 1, 2].map(|bit| shape >> bit & 1 == 1);
         if (warp / 4 + 1) * 128 > self.count() {
             return Err("wgmma by a warp whose warpgroup has fewer than four".into());
         }
-        let (a, b) = (Tile::new(left, ta)?, Tile::new(right, tb)?);
-        let first = warp % 4 * ROWS;
-        for (tile, first, count) in [(a, first, ROWS), (b, 0, columns)] {
+        let b = Tile::new(right, tb)?;
+        let mut tiles = vec![(b, 0, columns)];
+        let a = if in_registers {
+            // Each warp has registers of its own.
+            left = 0;
+            Left::Registers(Box::new(std::array::from_fn(|lane| of(0)[lane] as *const u32)))
+        } else {
+            let a = Tile::new(left, ta)?;
+            // The four warps' rows, whoever of them reads which.
+            tiles.push((a, 0, 4 * ROWS));
+            Left::Shared(a)
+        };
+        for &(tile, first, count) in &tiles {
             for (address, ..) in tile.pieces(first, count) {
                 self.shared.inside(address, 16).map_err(|what| format!("out of bounds: a tile of wgmma, {what}"))?;
             }
@@ -152,14 +188,13 @@ impl Block {
                 let when = "before the first product, after a wait, and after results were touched";
                 return Err(format!("wgmma_fence is missing: it comes {when}"));
             }
-            let (start, bytes) = (d as usize, columns * 2);
-            match lane.registers.iter_mut().find(|r| r.range.start == start) {
-                Some(known) => *known = Registers { range: start..start + bytes, group },
-                None => lane.registers.push(Registers { range: start..start + bytes, group }),
+            lane.watch(d as usize, columns * 2, group, false);
+            if in_registers {
+                lane.watch(of(0)[thread % 32] as usize, 16, group, true);
             }
         }
         self.in_step(site, warp, [left, right, shape])?;
-        if self.options.checks && !self.read_tiles(pc, warp, group, [(a, first, ROWS), (b, 0, columns)]) {
+        if self.options.checks && !self.read_tiles(pc, warp, group, &tiles) {
             return Ok(false);
         }
         let now = match self.options.arrival {
@@ -201,8 +236,8 @@ impl Block {
 
     /// Remembers that tiles are read until the group is waited for. What was written must be visible to all lanes: each answers
     /// for some words.
-    fn read_tiles(&mut self, pc: Pc, warp: usize, group: u32, tiles: [(Tile, usize, usize); 2]) -> bool {
-        for (tile, first, count) in tiles {
+    fn read_tiles(&mut self, pc: Pc, warp: usize, group: u32, tiles: &[(Tile, usize, usize)]) -> bool {
+        for &(tile, first, count) in tiles {
             for (number, (address, ..)) in tile.pieces(first, count).enumerate() {
                 let who = Who { thread: warp * 32 + number % 32, actor: Actor::Products { group } };
                 let place = (self.shared.at(address) as u64, 16);
@@ -226,19 +261,40 @@ impl Block {
         }
     }
 
+    /// `count` rows of a tile from `first` on, step of K by step.
+    ///
+    /// # Safety
+    /// The tile lies in shared memory.
+    unsafe fn read_tile(&self, tile: Tile, (first, count): (usize, usize), to: &mut [f64]) {
+        let (row, step) = if tile.transposed { (1, 0) } else { (0, 1) };
+        for (address, m, k) in tile.pieces(first, count) {
+            // SAFETY: the caller's promise; pieces are aligned to their size.
+            let piece = unsafe { *self.shared.at(address).cast::<[u16; 8]>() };
+            for (i, x) in piece.into_iter().enumerate() {
+                to[(k + step * i) * count + m + row * i] = widened(x);
+            }
+        }
+    }
+
     /// # Safety
     /// Tiles lie in shared memory, and registers live.
     unsafe fn multiply(&self, first: usize, product: &Product, b: &mut Vec<f64>) {
         let &Product { columns, add, ref d, .. } = product;
         let mut a = [0.0; ROWS * STEPS];
         b.resize(columns * STEPS, 0.0);
-        for (tile, first, count, to) in [(product.a, first, ROWS, &mut a[..]), (product.b, 0, columns, &mut b[..])] {
-            let (row, step) = if tile.transposed { (1, 0) } else { (0, 1) };
-            for (address, m, k) in tile.pieces(first, count) {
-                // SAFETY: the caller's promise; pieces are aligned to their size.
-                let piece = unsafe { *self.shared.at(address).cast::<[u16; 8]>() };
-                for (i, x) in piece.into_iter().enumerate() {
-                    to[(k + step * i) * count + m + row * i] = f64::from(f32::from_bits(u32::from(x) << 16));
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.read_tile(product.b, (0, columns), b);
+            match &product.a {
+                Left::Shared(tile) => self.read_tile(*tile, (first, ROWS), &mut a),
+                Left::Registers(lanes) => {
+                    for (lane, registers) in lanes.iter().enumerate() {
+                        for (i, half) in (0..4).flat_map(|i| [(i, 0), (i, 1)]) {
+                            let (row, k) = (lane / 4 + i % 2 * 8, i / 2 * 8 + lane % 4 * 2 + half);
+                            let pair = registers.add(i).read_unaligned();
+                            a[k * ROWS + row] = widened((pair >> (16 * half)) as u16);
+                        }
+                    }
                 }
             }
         }
@@ -281,16 +337,20 @@ impl Block {
         self.finish_products(current / 32, done);
     }
 
-    /// The current thread touches its own stack, with checks on; false when these are results of products that are not
+    /// The current thread touches its own stack, with checks on; false when these are registers of products that are not
     /// complete.
-    pub fn touch(&mut self, address: usize, pc: Pc) -> bool {
+    pub fn touch(&mut self, address: usize, write: bool, pc: Pc) -> bool {
         let lane = &mut self.threads[self.current].products;
-        let Some(touched) = lane.registers.iter().find(|r| r.range.contains(&address)) else { return true };
+        let touched = lane.registers.iter().find(|r| r.range.contains(&address) && (write || !r.operand));
+        let Some(touched) = touched else { return true };
         lane.fenced = false;
         if touched.group <= lane.waited {
             return true;
         }
-        let what = "results of a product are touched before wgmma_wait says that it is complete";
+        let what = match touched.operand {
+            true => "the left operand of a product is overwritten before wgmma_wait says that it is complete",
+            false => "results of a product are touched before wgmma_wait says that it is complete",
+        };
         self.report(At::Access(pc), what);
         false
     }

@@ -54,8 +54,8 @@ impl Stores {
 }
 
 impl Block {
-    /// The current thread starts a store to the box at (`row`, `column`); false when it was reported.
-    pub fn tma_store(&mut self, (site, pc): (Here, Pc), from: u64, map: TensorMap, first: [i32; 2]) -> bool {
+    /// The current thread starts a store to the box at `first`, as [`Block::window`] has it; false when it was reported.
+    pub fn tma_store(&mut self, (site, pc): (Here, Pc), from: u64, map: TensorMap, first: [i32; 4]) -> bool {
         let Some(window) = self.window(site, from, map, first) else { return false };
         let thread = self.current;
         let storer = match self.stores.find(thread) {

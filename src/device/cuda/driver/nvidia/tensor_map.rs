@@ -19,18 +19,25 @@ pub const NONE: CUtensorMap_st = CUtensorMap_st { opaque: [0; 16] };
 /// What the driver refuses, such as an address that is no multiple of 16.
 pub fn encoded(map: &TensorMap) -> Result<CUtensorMap_st> {
     let mut made = NONE;
-    let (sizes, pitch) = ([map.columns, map.rows], [map.pitch]);
-    let (of_box, steps) = ([TensorMap::BOX_COLUMNS as u32, map.box_rows as u32], [1u32, 1]);
-    // SAFETY: the driver reads two sizes, one pitch, two sizes of the box and two steps, and writes the description; it does
-    // not follow the address.
+    let (columns, rows) = (TensorMap::BOX_COLUMNS as u32, map.box_rows as u32);
+    let (rank, sizes, pitches, of_box) = match map.heads {
+        0 => (2, [map.columns, map.rows, 0, 0], [map.pitch, 0, 0], [columns, rows, 0, 0]),
+        heads => {
+            let sizes = [map.columns, heads, map.rows, map.batches];
+            (4, sizes, [map.head_pitch, map.pitch, map.batch_pitch], [columns, 1, rows, 1])
+        }
+    };
+    let steps = [1u32; 4];
+    // SAFETY: the driver reads `rank` sizes, one pitch fewer, as many sizes of the box and steps, and writes the description; it
+    // does not follow the address.
     let done = unsafe {
         sys::cuTensorMapEncodeTiled(
             &raw mut made,
             CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            2,
+            rank,
             map.address as *mut c_void,
             sizes.as_ptr(),
-            pitch.as_ptr(),
+            pitches.as_ptr(),
             of_box.as_ptr(),
             steps.as_ptr(),
             CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
