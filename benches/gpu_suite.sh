@@ -141,7 +141,10 @@ if wants bench; then
                 bench "gemm $shape $variant" 20 gemm --shape "$shape" --precision bf16 --seconds 0.05 --variant "$variant"
             done
         done
-        for shape in gpt2 bert deit; do bench "attention $shape" 15 attention --shape "$shape" --precision bf16 --seconds 0.2; done
+        for shape in gpt2 bert deit 32x12x128x64:full 4x8x2048x128; do
+            bench "attention $shape" 15 attention --shape "$shape" --precision bf16 --seconds 0.2
+            bench "attention $shape wgmma" 15 attention --shape "$shape" --precision bf16 --seconds 0.1 --variant wgmma
+        done
         for operation in layernorm cross-entropy adamw; do
             bench "$operation" 15 "$operation" --precision bf16 --seconds 0.2
         done
@@ -150,12 +153,19 @@ if wants bench; then
         bench gemm 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1
         bench boxes256 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1 --variant boxes256
         bench attention 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1
+        bench "attention wgmma" 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1 --variant wgmma
         bench multilevel 60 multilevel --shape 2,2,16,16,32 --seconds 0 --rounds 1
     fi
 fi
 if wants step; then
     say "a step"
     bench step 60 "${step[@]}"
+    # What nothing chooses by itself yet.
+    export VCYCLE_VARIANT_attention=wgmma VCYCLE_VARIANT_attention_backward=wgmma
+    bench "step with attention wgmma" 60 "${step[@]}" --label attention-wgmma
+    export VCYCLE_VARIANT_linear=boxes256
+    bench "step with boxes256 too" 60 "${step[@]}" --label boxes256
+    unset VCYCLE_VARIANT_attention VCYCLE_VARIANT_attention_backward VCYCLE_VARIANT_linear
 fi
 
 # ---- Peers ------------------------------------------------------------------------------------------------------------------------

@@ -22,28 +22,6 @@
 
 // ---- dQ -----------------------------------------------------------------------------------------------------------
 
-// rowsum(dout out) of the lane's rows, by the four lanes of a row, which all get it; 0 beyond `count`.
-template <int M>
-DEVICE void row_deltas(float (&delta)[M][2], const bf16* __restrict__ dout, int dout_pitch,
-                       const bf16* __restrict__ out, int out_pitch, int first, int count, int d) {
-#pragma unroll
-  for (int m = 0; m < M; m++) {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const int i = first + 16 * m + 8 * r + lane_row();
-      float sum = 0.0f;
-      if (i < count) {
-        for (int e = lane_number() % 4 * 8; e < d; e += 32) {
-          const Vec<bf16> x = load(dout + row_start(i, dout_pitch) + e), y = load(out + row_start(i, out_pitch) + e);
-#pragma unroll
-          for (int n = 0; n < 8; n++) sum += x.v[n] * y.v[n];
-        }
-      }
-      delta[m][r] = warp_sum<4>(sum);
-    }
-  }
-}
-
 // Keys that a warp goes over at a time: as many as the bits of a word.
 constexpr int kGroup = 32;
 

@@ -27,6 +27,7 @@
 // Other outputs go through 4 KiB of shared memory for each warp, 16 rows x 64 columns at a time: common/outputs.cuh.
 #include "common/boxes.cuh"
 #include "common/outputs.cuh"
+#include "common/turn.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/registers.cuh"
 #include "ptx/ticket.cuh"
@@ -38,19 +39,6 @@ constexpr int kRow = 128;                      // Bytes of a row of a box.
 constexpr int kBox = 64 * kRow;                // Bytes of 64 rows of a box.
 constexpr int kTickets = 16384;                // unsigned, before the partial sums in the workspace
 constexpr int kUnit = 128 * 128;               // Sums of a warpgroup.
-
-// Where a walk over the stages is.
-struct Turn {
-  int stage;
-  unsigned parity;  // Of the phase that `full` is in.
-};
-
-template <int STAGES>
-DEVICE void advance(Turn& turn, int by) {
-  const int to = turn.stage + by;
-  turn.parity ^= to / STAGES & 1;
-  turn.stage = to % STAGES;
-}
 
 // A tile of 64 steps of K of one operand: ROWS of op(a), or columns of op(b), from `first` on.
 template <bool ALONG_K, int ROWS>

@@ -14,6 +14,8 @@ const FILES: &[(&str, &str, &[&str])] = &[
     ("attention_backward_sm80.cu", "flash", &AMPERE),
     ("linear_sm90.cu", "linear_wgmma", &HOPPER),
     ("linear_sm90.cu", "linear_boxes", &BOXES),
+    ("attention_sm90.cu", "wgmma", &BOXES),
+    ("attention_backward_sm90.cu", "wgmma", &BOXES),
 ];
 
 /// Products of tensor cores, loads of 8 x 8 tiles, copies from global to shared memory.

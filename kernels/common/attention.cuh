@@ -48,12 +48,15 @@ struct Pairs {
   int ahead;
   // Of this batch; null hides none.
   const int* key_mask;
+  // The head among all of the batch.
+  long long head;
   Dropout drop;
 };
 
+// Those of the block's head.
 DEVICE Pairs pairs_of(PAIR_PARAMETERS) {
   const int* mask = key_mask ? key_mask + row_start(blockIdx.z, mask_pitch) : nullptr;
-  return {tq, tk, causal ? tk - tq : tk, mask, dropout_of(state, site, p)};
+  return {tq, tk, causal ? tk - tq : tk, mask, head_number(), dropout_of(state, site, p)};
 }
 
 DEVICE bool key_counts(const Pairs& pairs, int j) {
@@ -67,7 +70,7 @@ DEVICE int keys_until(const Pairs& pairs, int i) { return min(pairs.tk, i + pair
 
 // Dropout's index of a probability.
 DEVICE unsigned long long pair_index(const Pairs& pairs, int i, int j) {
-  return (head_number() * pairs.tq + i) * pairs.tk + j;
+  return (pairs.head * pairs.tq + i) * pairs.tk + j;
 }
 
 // Four pairs from `index` on.

@@ -38,10 +38,17 @@ const RUNS: [Sizes; 6] = [
 /// GPT-2's, BERT's and DeiT's lengths, with fewer heads, which are all alike; and a head beyond any tile.
 const FULL: [Sizes; 4] = [(1, 1024, 1024, 2, 64), (2, 512, 512, 2, 64), (2, 197, 197, 3, 64), (1, 256, 256, 2, 160)];
 
-/// For tiles of 128 or 64 rows in bf16, passed by 64 or 32 at a time; operands in pieces of 16 bytes.
-const TILES: [Sizes; 12] = [
+/// For tiles of 128 or 64 rows in bf16, passed by 128, 64 or 32 at a time; operands in pieces of 16 bytes. The first and
+/// the eighth have several tiles for each block that stays.
+const TILES: [Sizes; 18] = [
+    (3, 5, 7, 4, 8),
+    (1, 2, 650, 1, 8),
+    (1, 20, 140, 1, 8),
+    (1, 100, 20, 1, 8),
+    (2, 20, 140, 2, 8),
     (1, 32, 130, 1, 8),
     (1, 130, 32, 1, 8),
+    (3, 40, 150, 3, 8),
     (2, 20, 70, 1, 8),
     (1, 33, 97, 1, 16),
     (1, 129, 129, 1, 32),
@@ -162,7 +169,7 @@ pub fn cases(lab: &mut Lab) {
     for (i, sizes) in tiles.iter().enumerate() {
         let (_, tq, tk, ..) = *sizes;
         // The small ones with all options, for runs that leave out the others.
-        let some = if i < 4 { 4 } else { 2 };
+        let some = if i < 8 { 4 } else { 2 };
         let options = [(true, false), (false, true), (false, false), (true, true)];
         for (n, (causal, key_mask)) in options.into_iter().enumerate().take(some) {
             if !causal || tq <= tk {

@@ -75,7 +75,12 @@ pub(super) fn rows(op: &Attention, places: &Places, launch: Launch, t: &Tensor) 
 
 /// `PAIR_PARAMETERS`, scale and head size.
 pub(super) fn pairs(op: &Attention, places: &Places, launch: Launch) -> Launch {
-    let (_, tq, tk, _, d) = op.sizes();
+    which(op, places, launch).float(op.scale).int(op.sizes().4)
+}
+
+/// `PAIR_PARAMETERS`.
+pub(super) fn which(op: &Attention, places: &Places, launch: Launch) -> Launch {
+    let (_, tq, tk, ..) = op.sizes();
     let (state, site, p) = op.dropout.map_or((0, 0, 0.0), |mask| (places.ptr(&mask.state), mask.site, mask.p));
     launch
         .ptr(places.maybe(&op.key_mask))
@@ -86,8 +91,6 @@ pub(super) fn pairs(op: &Attention, places: &Places, launch: Launch) -> Launch {
         .flag(op.causal)
         .int(tq)
         .int(tk)
-        .float(op.scale)
-        .int(d)
 }
 
 /// Elements from the row of one (batch, time) to the next.

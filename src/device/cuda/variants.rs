@@ -6,10 +6,10 @@
 use super::chip::Chip;
 use super::launch::Launch;
 use super::places::Places;
-use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80, attention_sm80};
+use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80};
 use super::{
-    column_sum, cross_entropy, dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, linear_sm90,
-    multilevel, squared_error,
+    attention_backward_sm90, attention_sm80, attention_sm90, column_sum, cross_entropy, dropout, embedding, fill,
+    global_norm, layernorm, linear, linear_sm80, linear_sm90, multilevel, squared_error,
 };
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
@@ -98,6 +98,8 @@ variants! {
             "attention_flash_32_bf16", "attention_flash_64_bf16", "attention_flash_80_bf16", "attention_flash_96_bf16",
             "attention_flash_128_bf16"
         ], attention_sm80::supports, attention_sm80::flash, attention_sm80::seconds;
+        "wgmma" [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
+            attention_sm80::supports, attention_sm90::wgmma, attention_sm90::seconds;
     }
     AttentionBackward {
         "naive" [F32, BF16] => [
@@ -115,6 +117,10 @@ variants! {
             "attention_dkdv_flash_32_bf16", "attention_dkdv_flash_64_bf16", "attention_dkdv_flash_80_bf16",
             "attention_dkdv_flash_96_bf16", "attention_dkdv_flash_128_bf16"
         ], attention_backward_sm80::supports, attention_backward_sm80::flash, attention_backward_sm80::seconds;
+        "wgmma" [BF16] => [
+            "attention_dq_wgmma_64_bf16", "attention_dkdv_wgmma_64_bf16",
+            "attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16"
+        ], attention_backward_sm80::supports, attention_backward_sm90::wgmma, attention_backward_sm90::seconds;
     }
     ColumnSum {
         "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
