@@ -51,20 +51,7 @@ DEVICE void probabilities(float (&s)[kPassing / 2], const float (&log_sum)[2], c
                           float unit) {
 #pragma unroll
   for (int i = 0; i < kPassing / 2; i++) s[i] = exp2_approx(s[i] * unit - log_sum[i / 2 % 2]);
-  if (!pairs.key_mask && start + kPassing <= pairs.tk && start + kPassing - 1 <= mine + pairs.ahead) return;
-#pragma unroll
-  for (int h = 0; h < kPassing / 32; h++) {
-    const unsigned counting = counting_keys(pairs, start + 32 * h);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const unsigned bits =
-          seen_keys(pairs, counting, mine + 8 * r + lane_row(), start + 32 * h) >> lane_column();
-#pragma unroll
-      for (int c = 0; c < 8; c++) {
-        if (!(bits >> (c / 2 * 8 + c % 2) & 1)) s[16 * h + c / 2 * 4 + 2 * r + c % 2] = 0.0f;
-      }
-    }
-  }
+  if (hides<kPassing>(pairs, mine, start)) hide_pairs<kPassing>(s, pairs, mine, start, 0.0f);
 }
 
 // Dropout's part of dP.
@@ -94,15 +81,9 @@ DEVICE void attention_dq_wgmma(const TensorMap& q, const TensorMap& k, const Ten
                                const bf16* __restrict__ out, int out_pitch, const float* __restrict__ lse,
                                float* __restrict__ delta, PAIR_PARAMETERS, float scale, int d, int heads, int batches) {
   SMEM_DYN(unsigned char, tiles);
-  SMEM(mbarrier, full, [STAGES]);
-  SMEM(mbarrier, empty, [STAGES]);
-  SMEM(mbarrier, there, [2]);
-  SMEM(mbarrier, done, [2]);
-  const Places places = {there, done};
-  if (threadIdx.x == 0) init_barriers<STAGES>(places, full, empty);
-  __syncthreads();
-
-  Ring<WIDTH, kPassing, STAGES> ring = {tiles + owned_bytes<WIDTH>(), full, empty, {0, 0}};
+  Places places;
+  Ring<WIDTH, kPassing, STAGES> ring;
+  open_block(places, ring, tiles + owned_bytes<WIDTH>());
   const int count = works(tq, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
   if (group == 2) {
     give_registers<40>();
@@ -280,15 +261,9 @@ DEVICE void attention_dkdv_wgmma(const TensorMap& q, const TensorMap& k, const T
                                  const float* __restrict__ delta, PAIR_PARAMETERS, float scale, int heads,
                                  int batches) {
   SMEM_DYN(unsigned char, tiles);
-  SMEM(mbarrier, full, [STAGES]);
-  SMEM(mbarrier, empty, [STAGES]);
-  SMEM(mbarrier, there, [2]);
-  SMEM(mbarrier, done, [2]);
-  const Places places = {there, done};
-  if (threadIdx.x == 0) init_barriers<STAGES>(places, full, empty);
-  __syncthreads();
-
-  Ring<WIDTH, kPassing, STAGES> ring = {tiles + owned_bytes<WIDTH>(), full, empty, {0, 0}};
+  Places places;
+  Ring<WIDTH, kPassing, STAGES> ring;
+  open_block(places, ring, tiles + owned_bytes<WIDTH>());
   const int count = works(tk, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
   if (group == 2) {
     give_registers<24>();

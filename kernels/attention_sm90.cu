@@ -18,23 +18,6 @@
 
 constexpr int kKeys = 128;  // Of a tile.
 
-// Hides pairs that do not count: of the ragged end, of the mask, or beyond what a query sees.
-DEVICE void hide_scores(float (&s)[kKeys / 2], const Pairs& pairs, int mine, int start) {
-#pragma unroll
-  for (int h = 0; h < kKeys / 32; h++) {
-    const unsigned counting = counting_keys(pairs, start + 32 * h);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const unsigned bits =
-          seen_keys(pairs, counting, mine + 8 * r + lane_row(), start + 32 * h) >> lane_column();
-#pragma unroll
-      for (int c = 0; c < 8; c++) {
-        if (!(bits >> (c / 2 * 8 + c % 2) & 1)) s[16 * h + c / 2 * 4 + 2 * r + c % 2] = -INFINITY;
-      }
-    }
-  }
-}
-
 // What the online softmax keeps of the lane's two rows.
 struct Rows {
   float high[2];    // The highest score, times log2 e.
@@ -84,9 +67,7 @@ DEVICE void drop_scores(float (&s)[kKeys / 2], const Pairs& pairs, int mine, int
 
 // All that is done to the scores of queries `mine` to `mine` + 15 and the keys from `start` on.
 DEVICE void weigh(float (&s)[kKeys / 2], Rows& rows, const Pairs& pairs, int mine, int start, float unit) {
-  if (pairs.key_mask || start + kKeys > pairs.tk || start + kKeys - 1 > mine + pairs.ahead) {
-    hide_scores(s, pairs, mine, start);
-  }
+  if (hides<kKeys>(pairs, mine, start)) hide_pairs<kKeys>(s, pairs, mine, start, -INFINITY);
   softmax(s, rows, unit);
   if (pairs.drop.threshold) drop_scores(s, pairs, mine, start);
 }
@@ -96,15 +77,9 @@ DEVICE void attention_wgmma(const TensorMap& q, const TensorMap& k, const Tensor
                             float* __restrict__ lse, PAIR_PARAMETERS, float scale, int heads, int batches) {
   constexpr int kQueries = tile_bytes<WIDTH>(kHalf);  // Bytes of a warpgroup's.
   SMEM_DYN(unsigned char, tiles);
-  SMEM(mbarrier, full, [STAGES]);
-  SMEM(mbarrier, empty, [STAGES]);
-  SMEM(mbarrier, there, [2]);
-  SMEM(mbarrier, done, [2]);
-  const Places places = {there, done};
-  if (threadIdx.x == 0) init_barriers<STAGES>(places, full, empty);
-  __syncthreads();
-
-  Ring<WIDTH, kKeys, STAGES> ring = {tiles + 4 * kQueries, full, empty, {0, 0}};
+  Places places;
+  Ring<WIDTH, kKeys, STAGES> ring;
+  open_block(places, ring, tiles + 4 * kQueries);
   const int count = works(tq, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
   if (group == 2) {
     give_registers<40>();

@@ -113,20 +113,29 @@ DEVICE const unsigned char* tile_of(const Ring<WIDTH, ROWS, STAGES>& ring, int s
   return ring.tiles + stage * tile_bytes<WIDTH>(ROWS);
 }
 
-// By one thread, before the barrier of the block that follows.
-template <int STAGES>
-DEVICE void init_barriers(const Places& places, mbarrier* full, mbarrier* empty) {
+// The barriers of a kernel's places and stages, made. By the whole block, once.
+template <int WIDTH, int ROWS, int STAGES>
+DEVICE void open_block(Places& places, Ring<WIDTH, ROWS, STAGES>& ring, unsigned char* stages) {
+  SMEM(mbarrier, full, [STAGES]);
+  SMEM(mbarrier, empty, [STAGES]);
+  SMEM(mbarrier, there, [2]);
+  SMEM(mbarrier, done, [2]);
+  if (threadIdx.x == 0) {
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    mbarrier_init(places.there + i, 1);
-    mbarrier_init(places.done + i, 2);
-  }
+    for (int i = 0; i < 2; i++) {
+      mbarrier_init(there + i, 1);
+      mbarrier_init(done + i, 2);
+    }
 #pragma unroll
-  for (int s = 0; s < STAGES; s++) {
-    mbarrier_init(full + s, 1);
-    mbarrier_init(empty + s, kReaders);
+    for (int s = 0; s < STAGES; s++) {
+      mbarrier_init(full + s, 1);
+      mbarrier_init(empty + s, kReaders);
+    }
+    mbarrier_fence();
   }
-  mbarrier_fence();
+  __syncthreads();
+  places = {there, done};
+  ring = {stages, full, empty, {0, 0}};
 }
 
 // ---- Products -----------------------------------------------------------------------------------------------------
@@ -169,6 +178,32 @@ DEVICE void pack_weights(unsigned (&a)[ROWS / 16][4], const float (&w)[ROWS / 2]
   for (int n = 0; n < ROWS / 16; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) a[n][i] = pack_bf16(w[8 * n + 2 * i], w[8 * n + 2 * i + 1]);
+  }
+}
+
+// ---- Pairs --------------------------------------------------------------------------------------------------------
+
+// Whether some pair of queries `mine` to `mine` + 15 and ROWS keys from `start` on does not count: of the ragged end, of the mask,
+// or beyond what the first query sees.
+template <int ROWS>
+DEVICE bool hides(const Pairs& pairs, int mine, int start) {
+  return pairs.key_mask || start + ROWS > pairs.tk || start + ROWS - 1 > mine + pairs.ahead;
+}
+
+// Puts `hidden` in place of those that do not.
+template <int ROWS>
+DEVICE void hide_pairs(float (&s)[ROWS / 2], const Pairs& pairs, int mine, int start, float hidden) {
+#pragma unroll
+  for (int h = 0; h < ROWS / 32; h++) {
+    const unsigned counting = counting_keys(pairs, start + 32 * h);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const unsigned bits = seen_keys(pairs, counting, mine + 8 * r + lane_row(), start + 32 * h) >> lane_column();
+#pragma unroll
+      for (int c = 0; c < 8; c++) {
+        if (!(bits >> (c / 2 * 8 + c % 2) & 1)) s[16 * h + c / 2 * 4 + 2 * r + c % 2] = hidden;
+      }
+    }
   }
 }
 
