@@ -137,7 +137,7 @@ if wants bench; then
         }
         for shape in gpt2 deit bert-large; do
             bench "gemm $shape" 30 gemm --shape "$shape" --precision bf16 --seconds 0.1 "${peer[@]}"
-            for variant in mma128 wgmma128 wgmma256 boxes256; do
+            for variant in wgmma128 wgmma256 boxes64 boxes128 boxes192 boxes256 pairs256; do
                 bench "gemm $shape $variant" 20 gemm --shape "$shape" --precision bf16 --seconds 0.05 --variant "$variant"
             done
         done
@@ -151,7 +151,9 @@ if wants bench; then
         bench multilevel 15 multilevel --variant all --seconds 0.2
     else
         bench gemm 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1
-        bench boxes256 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1 --variant boxes256
+        for variant in boxes256 pairs256; do
+            bench "$variant" 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1 --variant "$variant"
+        done
         bench attention 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1
         bench "attention wgmma" 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1 --variant wgmma
         bench multilevel 60 multilevel --shape 2,2,16,16,32 --seconds 0 --rounds 1
@@ -163,8 +165,10 @@ if wants step; then
     # What nothing chooses by itself yet.
     export VCYCLE_VARIANT_attention=wgmma VCYCLE_VARIANT_attention_backward=wgmma
     bench "step with attention wgmma" 60 "${step[@]}" --label attention-wgmma
-    export VCYCLE_VARIANT_linear=boxes256
-    bench "step with boxes256 too" 60 "${step[@]}" --label boxes256
+    for variant in boxes256 pairs256; do
+        export VCYCLE_VARIANT_linear=$variant
+        bench "step with $variant too" 60 "${step[@]}" --label "$variant"
+    done
     unset VCYCLE_VARIANT_attention VCYCLE_VARIANT_attention_backward VCYCLE_VARIANT_linear
 fi
 

@@ -14,19 +14,26 @@
 // as many stages ahead as fit (kStages); a stage has a barrier that counts its bytes (`full`) and one that counts the
 // warps which have read it (`empty`). Consumers run one group of products behind: a stage is given back when the group
 // after it has been issued and its own is complete.
-//   wgmma128   each consumer has tiles of 128 x 128 of its own, every second one. While one writes its outputs, the other
-//              multiplies: short K, as in transformers of width 768, would leave the tensor cores idle otherwise. They take
-//              turns (`turns`) at the stages.
-//   wgmma256   both consumers share a tile of 128 x 256, 64 rows each: a quarter fewer bytes through the second-level
-//              cache for a product; its epilogue overlaps with nothing but the copies for the next tile.
-//   boxes256   as wgmma256, for outputs in bf16 that the copy engine can write (common/boxes.cuh): its warps give them away
-//              64 columns at a time, and go on with the next tile while they are on their way.
-// In all a thread has 128 sums. Where there are fewer tiles than multiprocessors and K is long (gradients of weights), K is
-// cut in parts: whoever comes last to a tile adds those of all, in order.
 //
-// Other outputs go through 4 KiB of shared memory for each warp, 16 rows x 64 columns at a time: common/outputs.cuh.
+// Tiles. Copies limit them: a multiprocessor gets some 50 bytes a clock from the second-level cache of an H100.
+//   128 x 128, 64 x 256   each consumer has tiles of its own, every second one. While one writes its outputs, the other
+//                         multiplies: short K, as in transformers of width 768, would leave the tensor cores idle otherwise.
+//                         They take turns (`turns`) at the stages. 64 and 80 bytes a clock; 64 is for few rows.
+//   128 x 256, 128 x 192  both consumers share a tile, 64 rows each: 48 and 53 bytes a clock. An epilogue overlaps with
+//                         nothing but the copies for the next tile. 192 divides 768, and fills the chip more evenly where
+//                         256 leaves few tiles for the last round.
+//   pairs256              the two blocks of a cluster have tiles of 128 x 256 above each other. Each brings its rows of op(a)
+//                         for itself and half of the columns of op(b) for both: 32 bytes a clock. A stage is filled again
+//                         when the warps of both have read it.
+// `wgmma...` write their outputs row by row. `boxes...`, and pairs whose outputs are bf16, leave it to the copy engine
+// (common/boxes.cuh): warps give outputs away 64 columns at a time, and go on while those are on their way.
+// A thread has 128 sums, of a tile 192 wide 96. Where there are fewer tiles than multiprocessors and K is long (gradients
+// of weights), K is cut in parts: whoever comes last to a tile adds those of all, in order.
+//
+// common/tiles_sm90.cuh shares out the tiles. Other outputs go through 4 KiB of shared memory for each warp, 16 rows x 64 columns at a time: common/outputs.cuh.
 #include "common/boxes.cuh"
 #include "common/outputs.cuh"
+#include "common/tiles_sm90.cuh"
 #include "common/turn.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/registers.cuh"
@@ -34,20 +41,55 @@
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
 
-constexpr int kDepth = 64;                     // Of K, in a stage: 128 bytes.
-constexpr int kRow = 128;                      // Bytes of a row of a box.
-constexpr int kBox = 64 * kRow;                // Bytes of 64 rows of a box.
-constexpr int kTickets = 16384;                // unsigned, before the partial sums in the workspace
-constexpr int kUnit = 128 * 128;               // Sums of a warpgroup.
+constexpr int kBox = 64 * kRow;  // Bytes of 64 rows of a box.
+constexpr int kTickets = 16384;  // unsigned, before the partial sums in the workspace
 
-// A tile of 64 steps of K of one operand: ROWS of op(a), or columns of op(b), from `first` on.
-template <bool ALONG_K, int ROWS>
+// A stage of one operand: ROWS of op(a), or columns of op(b), from `first` on; for ALL blocks of the cluster.
+template <bool ALONG_K, int ROWS, int ALL>
 DEVICE void copy_tile(unsigned char* to, const TensorMap& map, mbarrier* full, int first, int l) {
-  if constexpr (ALONG_K) {
-    tma_load(to, map, full, l, first);
-  } else {
+  constexpr int kEach = ALONG_K ? ROWS : 64;
 #pragma unroll
-    for (int i = 0; i < ROWS / 64; i++) tma_load(to + i * kBox, map, full, first + 64 * i, l);
+  for (int i = 0; i < ROWS; i += kEach) {
+    const int x = ALONG_K ? l : first + i, y = ALONG_K ? first : l;
+    if constexpr (ALL > 1) {
+      tma_load_all(to + i * kRow, map, full, x, y, (1 << ALL) - 1);
+    } else {
+      tma_load(to + i * kRow, map, full, x, y);
+    }
+  }
+}
+
+// By one thread: stage after stage of all of this block's tiles.
+template <class T, bool TA, bool TB>
+DEVICE void bring(const TensorMap& a, const TensorMap& b, const Product& p, unsigned char* stages, mbarrier* full,
+                  mbarrier* empty) {
+  constexpr int kMine = T::kWidth / T::kCluster;  // Columns of op(b) that this block brings.
+  const int from = T::kCluster > 1 ? cluster_rank() * kMine : 0, count = tiles<T>(p) * p.parts;
+  Turn turn = {0, 0};
+#pragma unroll 1
+  for (int t = blockIdx.x / T::kCluster; t < count; t += gridDim.x / T::kCluster) {
+    const Work work = work_at<T>(p, t);
+#pragma unroll 1
+    for (int l = work.begin; l < work.end; l++) {
+      mbarrier_wait(empty + turn.stage, turn.parity ^ 1);
+      mbarrier* here = full + turn.stage;
+      unsigned char* stage = stages + turn.stage * T::kStage;
+      mbarrier_arrive_expect(here, T::kStage);
+      copy_tile<!TA, T::kRows, 1>(stage, a, here, work.row, l * kDepth);
+      copy_tile<TB, kMine, T::kCluster>(stage + T::kTileA + from * kRow, b, here, work.column + from, l * kDepth);
+      advance<T::kStages>(turn, 1);
+    }
+  }
+}
+
+// A warp has read a stage, which the copies of all blocks of the cluster go to.
+template <class T>
+DEVICE void release(mbarrier* empty) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (T::kCluster > 1) {
+    if (lane < T::kCluster) mbarrier_arrive_at(empty, lane);
+  } else {
+    if (lane == 0) mbarrier_arrive(empty);
   }
 }
 
@@ -59,13 +101,14 @@ DEVICE unsigned long long operand(const unsigned char* tile, int block, int step
 
 // The sums of a warpgroup to the workspace; true for the one that comes last, which then has those of all parts, added in
 // their order. `id`: the named barrier of this warpgroup.
+template <int SUMS>
 DEVICE bool add_parts(float* sums, unsigned* number, unsigned* workspace, int unit, int units, int part, int parts,
                       int id) {
   const int thread = threadIdx.x % 128;
-  float* first = reinterpret_cast<float*>(workspace + kTickets) + (long long)unit * kUnit + 4 * thread;
-  const long long apart = (long long)units * kUnit;
+  float* first = reinterpret_cast<float*>(workspace + kTickets) + (long long)unit * (128 * SUMS) + 4 * thread;
+  const long long apart = (long long)units * (128 * SUMS);
 #pragma unroll
-  for (int e = 0; e < 128; e += 4) {
+  for (int e = 0; e < SUMS; e += 4) {
     store(first + part * apart + e * 128, {{sums[e], sums[e + 1], sums[e + 2], sums[e + 3]}});
   }
   named_barrier(id, 128);
@@ -77,11 +120,11 @@ DEVICE bool add_parts(float* sums, unsigned* number, unsigned* workspace, int un
   // For the launch after this one. All that happens to a ticket is atomic.
   if (thread == 0) atomicExch(workspace + unit, 0u);
 #pragma unroll
-  for (int e = 0; e < 128; e++) sums[e] = 0.0f;
+  for (int e = 0; e < SUMS; e++) sums[e] = 0.0f;
 #pragma unroll 1
   for (int p = 0; p < parts; p++) {
 #pragma unroll
-    for (int e = 0; e < 128; e += 4) {
+    for (int e = 0; e < SUMS; e += 4) {
       const Vec<float> more = load(first + p * apart + e * 128);
 #pragma unroll
       for (int v = 0; v < 4; v++) sums[e + v] += more.v[v];
@@ -90,10 +133,11 @@ DEVICE bool add_parts(float* sums, unsigned* number, unsigned* workspace, int un
   return true;
 }
 
-// The `number`-th eighth of the sums. They are in registers, so which they are must be known to the compiler.
+// The `number`-th 16 of the sums. They are in registers, so which they are must be known to the compiler.
+template <int SUMS>
 DEVICE void take_sums(float (&mine)[4][4], const float* sums, int number) {
 #pragma unroll
-  for (int q = 0; q < 8; q++) {
+  for (int q = 0; q < SUMS / 16; q++) {
     if (q == number) {
 #pragma unroll
       for (int e = 0; e < 16; e++) mine[e / 4][e % 4] = sums[16 * q + e];
@@ -106,140 +150,131 @@ struct OutputMaps {
   const TensorMap *out, *kept;
 };
 
-// `part`: steps of 64 along K that a tile takes; `parts` of them make K.
-template <int WIDTH, bool BOXES, bool TA, bool TB, class Out>
-DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, OutputMaps maps, const Epilogue<bf16, Out>& around,
-                         int m, int n, int k, int part, int parts, unsigned* workspace) {
-  constexpr bool kShared = WIDTH == 256;           // Both consumers have the same tile.
-  constexpr int kTileA = 128 * kRow, kTileB = WIDTH * kRow, kStage = kTileA + kTileB;
-  constexpr int kStages = kShared ? 4 : 6;
-  constexpr int kBlocks = kShared ? 1 : 2;         // Blocks of 64 rows of a consumer.
-  constexpr int kWarps = kShared ? 8 : 4;          // That read a stage.
-  SMEM_DYN(unsigned char, tiles);
-  SMEM(mbarrier, full, [kStages]);
-  SMEM(mbarrier, empty, [kStages]);
-  SMEM(mbarrier, turns, [2]);
-  SMEM(unsigned, numbers, [2]);
-  if (threadIdx.x == 0) {
-    if (!kShared) {
-      mbarrier_init(turns, 4);
-      mbarrier_init(turns + 1, 4);
-    }
-#pragma unroll
-    for (int s = 0; s < kStages; s++) {
-      mbarrier_init(full + s, 1);
-      mbarrier_init(empty + s, kWarps);
-    }
-    mbarrier_fence();
-  }
-  __syncthreads();
-
-  const int depth = (k + kDepth - 1) / kDepth;
-  const int tiles_mn = (m + 127) / 128 * ((n + WIDTH - 1) / WIDTH), count = tiles_mn * parts;
-  const int group = threadIdx.x / 128;
-  Turn turn = {0, 0};
-  if (group == 2) {
-    give_registers<40>();
-    if (threadIdx.x != 256) return;
-    tma_prefetch(a);
-    tma_prefetch(b);
-#pragma unroll 1
-    for (int t = blockIdx.x; t < count; t += gridDim.x) {
-      int row, column;
-      tile_position<128, WIDTH>(t % tiles_mn, m, n, row, column);
-      const int begin = t / tiles_mn * part, end = min(begin + part, depth);
-#pragma unroll 1
-      for (int l = begin; l < end; l++) {
-        mbarrier_wait(empty + turn.stage, turn.parity ^ 1);
-        mbarrier* here = full + turn.stage;
-        unsigned char* stage = tiles + turn.stage * kStage;
-        mbarrier_arrive_expect(here, kStage);
-        copy_tile<!TA, 128>(stage, a, here, row, l * kDepth);
-        copy_tile<TB, WIDTH>(stage + kTileA, b, here, column, l * kDepth);
-        advance<kStages>(turn, 1);
-      }
-    }
-    return;
-  }
-
-  take_registers<232>();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  // Of a warpgroup: two boxes, or for each of its warps 16 rows of 64 sums.
-  unsigned char* outputs = tiles + kStages * kStage + group * (kSlots * kSlot);
-  float* staging = reinterpret_cast<float*>(outputs) + warp % 4 * (16 * 64);
-  static_assert(kSlots * kSlot == 4 * 16 * 64 * 4, "both take all of it");
+// By a warpgroup: the products and outputs of its tiles.
+template <class T, bool BOXES, bool TA, bool TB, class Out>
+DEVICE void multiply(const Product& p, OutputMaps maps, const Epilogue<bf16, Out>& around, unsigned char* stages,
+                     mbarrier* full, mbarrier* empty, mbarrier* turns, unsigned* numbers, unsigned* workspace) {
+  const int group = threadIdx.x / 128, warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+  const int count = tiles<T>(p) * p.parts;
+  unsigned char* outputs = stages + T::kStages * T::kStage + group * kOutputs;
+  float* staging = reinterpret_cast<float*>(outputs) + warp * (16 * 64);
   Boxes boxes = {};
   if constexpr (BOXES) boxes = boxes_of(outputs, around, 1 + group);
+  Turn turn = {0, 0};
   int number = 0;
 #pragma unroll 1
-  for (int t = blockIdx.x; t < count; t += gridDim.x, number++) {
-    int row, column;
-    tile_position<128, WIDTH>(t % tiles_mn, m, n, row, column);
-    const int p = t / tiles_mn, begin = p * part, steps = min(begin + part, depth) - begin;
-    if (!kShared && number % 2 != group) {
-      advance<kStages>(turn, steps);
+  for (int t = blockIdx.x / T::kCluster; t < count; t += gridDim.x / T::kCluster, number++) {
+    const Work work = work_at<T>(p, t);
+    const int steps = work.end - work.begin;
+    if (!T::kShared && number % 2 != group) {
+      advance<T::kStages>(turn, steps);
       continue;
     }
     // A barrier tells the last phase from the one before only. Once the other consumer has had all stages of its tile, the
     // phases before those of this one are over.
-    if (!kShared) mbarrier_wait(turns + group, number / 2 + group + 1 & 1);
-    float z[kBlocks][kBlocks == 1 ? 128 : 64];
+    if (!T::kShared) mbarrier_wait(turns + group, number / 2 + group + 1 & 1);
+    float z[T::kBlocks][T::kWidth / 2];
     int before = 0;
 #pragma unroll 1
     for (int l = 0; l < steps; l++) {
       mbarrier_wait(full + turn.stage, turn.parity);
-      const unsigned char* stage = tiles + turn.stage * kStage;
+      const unsigned char* stage = stages + turn.stage * T::kStage;
       wgmma_fence();
 #pragma unroll
       for (int step = 0; step < kDepth / 16; step++) {
-        const unsigned long long right = operand<TB>(stage + kTileA, 0, step);
+        const unsigned long long right = operand<TB>(stage + T::kTileA, 0, step);
 #pragma unroll
-        for (int i = 0; i < kBlocks; i++) {
-          wgmma_bf16<TA, !TB>(z[i], operand<!TA>(stage, kShared ? group : i, step), right, l > 0 || step > 0);
+        for (int i = 0; i < T::kBlocks; i++) {
+          wgmma_bf16<TA, !TB>(z[i], operand<!TA>(stage, T::kShared ? group : i, step), right, l > 0 || step > 0);
         }
       }
       wgmma_commit();
       wgmma_wait<1>();
-      if (l > 0 && lane == 0) mbarrier_arrive(empty + before);
+      if (l > 0) release<T>(empty + before);
       before = turn.stage;
-      advance<kStages>(turn, 1);
+      advance<T::kStages>(turn, 1);
     }
-    if (!kShared && lane == 0) mbarrier_arrive(turns + 1 - group);
+    if (!T::kShared && lane == 0) mbarrier_arrive(turns + 1 - group);
     wgmma_wait<0>();
-    if (lane == 0) mbarrier_arrive(empty + before);
+    release<T>(empty + before);
 
     float* sums = &z[0][0];
-    if (parts > 1) {
-      const int each = kShared ? 2 : 1, unit = t % tiles_mn * each + (kShared ? group : 0);
-      if (!add_parts(sums, numbers + group, workspace, unit, tiles_mn * each, p, parts, 1 + group)) continue;
+    if (p.parts > 1) {
+      constexpr int kUnits = T::kShared ? 2 : 1;
+      const int unit = work.tile * kUnits + (T::kShared ? group : 0), units = tiles<T>(p) * T::kCluster * kUnits;
+      const bool last =
+          add_parts<T::kSums>(sums, numbers + group, workspace, unit, units, work.of_k, p.parts, 1 + group);
+      if (!last) continue;
     }
-    const int first = row + (kShared ? 64 * group : 0);
+    const int first = work.row + (T::kShared ? 64 * group : 0);
 #pragma unroll 1
-    for (int piece = 0; piece < 4; piece++) {
-      const int down = first + (kShared ? 0 : piece / 2 * 64), across = column + 64 * (kShared ? piece : piece % 2);
-      if (down >= m || across >= n) continue;
+    for (int piece = 0; piece < T::kSums / 32; piece++) {
+      constexpr int kAcross = T::kWidth / 64;
+      const int down = first + piece / kAcross * 64, across = work.column + piece % kAcross * 64;
+      if (down >= p.m || across >= p.n) continue;
       if constexpr (BOXES) {
         open_boxes(boxes);
 #pragma unroll 1
         for (int half = 0; half < 2; half++) {
           float mine[4][4];
-          take_sums(mine, sums, 2 * piece + half);
-          write_half(boxes, around, mine, down, across, half, m, n);
+          take_sums<T::kSums>(mine, sums, 2 * piece + half);
+          write_half(boxes, around, mine, down, across, half, p.m, p.n);
         }
         send_boxes(boxes, *maps.out, *maps.kept, down, across);
       } else {
         // As in `take_sums`.
 #pragma unroll
-        for (int q = 0; q < 4; q++) {
+        for (int q = 0; q < T::kSums / 32; q++) {
           if (q == piece) leave_sums<16, 64>(staging, reinterpret_cast<const float(&)[1][8][4]>(sums[32 * q]));
         }
-        write_sums<16, 64, 2>(around, staging, down + warp % 4 * 16, across, m, n);
+        write_sums<16, 64, 2>(around, staging, down + warp * 16, across, p.m, p.n);
         __syncwarp();
       }
     }
   }
   // Shared memory outlives what is read of it.
   if (BOXES && threadIdx.x % 128 == 0) tma_store_wait_read<0>();
+}
+
+template <class T, bool BOXES, bool TA, bool TB, class Out>
+DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, OutputMaps maps, const Epilogue<bf16, Out>& around,
+                         int m, int n, int k, int part, int parts, unsigned* workspace) {
+  SMEM_DYN(unsigned char, stages);
+  SMEM(mbarrier, full, [T::kStages]);
+  SMEM(mbarrier, empty, [T::kStages]);
+  SMEM(mbarrier, turns, [2]);
+  SMEM(unsigned, numbers, [2]);
+  if (threadIdx.x == 0) {
+    if (!T::kShared) {
+      mbarrier_init(turns, 4);
+      mbarrier_init(turns + 1, 4);
+    }
+#pragma unroll
+    for (int s = 0; s < T::kStages; s++) {
+      mbarrier_init(full + s, 1);
+      mbarrier_init(empty + s, T::kReaders);
+    }
+    mbarrier_fence();
+  }
+  if constexpr (T::kCluster > 1) {
+    cluster_barrier();
+  } else {
+    __syncthreads();
+  }
+  const Product p = {m, n, (k + kDepth - 1) / kDepth, part, parts};
+  if (threadIdx.x / 128 == 2) {
+    give_registers<40>();
+    if (threadIdx.x == 256) {
+      tma_prefetch(a);
+      tma_prefetch(b);
+      bring<T, TA, TB>(a, b, p, stages, full, empty);
+    }
+  } else {
+    take_registers<232>();
+    multiply<T, BOXES, TA, TB>(p, maps, around, stages, full, empty, turns, numbers, workspace);
+  }
+  // Other blocks arrive at the barriers of this one.
+  if constexpr (T::kCluster > 1) cluster_barrier();
 }
 
 #define LINEAR_PARAMETERS(Out)                                                                                 \
@@ -249,38 +284,44 @@ DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, OutputMaps maps
 #define LINEAR_EPILOGUE                                                                                        \
   { out, out_pitch, bias, kind, activation, pre, pre_pitch, value, value_pitch, residual, residual_pitch, accumulate }
 
-#define LINEAR(name, width, ta, tb, Out)                                                                       \
-  KERNEL(name, 384, 1, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,               \
-         LINEAR_PARAMETERS(Out)) {                                                                             \
-    linear_wgmma<width, false, ta, tb, Out>(a, b, {}, LINEAR_EPILOGUE, m, n, k, part, parts, workspace);       \
+#define LINEAR(name, rows, width, blocks, ta, tb, Out)                                                         \
+  KERNEL_OF_CLUSTERS(name, blocks, 384, 1, const __grid_constant__ TensorMap a,                                \
+                     const __grid_constant__ TensorMap b, LINEAR_PARAMETERS(Out)) {                            \
+    linear_wgmma<Tile<rows, width, blocks>, false, ta, tb, Out>(a, b, {}, LINEAR_EPILOGUE, m, n, k, part,      \
+                                                                parts, workspace);                             \
   }
-#define LINEAR_BOXES(name, width, ta, tb)                                                                      \
-  KERNEL(name, 384, 1, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,               \
-         const __grid_constant__ TensorMap out_map, const __grid_constant__ TensorMap kept_map,                \
-         LINEAR_PARAMETERS(bf16)) {                                                                            \
-    linear_wgmma<width, true, ta, tb, bf16>(a, b, {&out_map, &kept_map}, LINEAR_EPILOGUE, m, n, k, part, parts, \
-                                            workspace);                                                        \
+#define LINEAR_BOXES(name, rows, width, blocks, ta, tb)                                                        \
+  KERNEL_OF_CLUSTERS(name, blocks, 384, 1, const __grid_constant__ TensorMap a,                                \
+                     const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap out_map,           \
+                     const __grid_constant__ TensorMap kept_map, LINEAR_PARAMETERS(bf16)) {                    \
+    linear_wgmma<Tile<rows, width, blocks>, true, ta, tb, bf16>(a, b, {&out_map, &kept_map}, LINEAR_EPILOGUE,  \
+                                                                m, n, k, part, parts, workspace);              \
   }
 
-LINEAR(linear_wgmma128_nn_bf16, 128, false, false, bf16)
-LINEAR(linear_wgmma128_nt_bf16, 128, false, true, bf16)
-LINEAR(linear_wgmma128_tn_bf16, 128, true, false, bf16)
-LINEAR(linear_wgmma128_tt_bf16, 128, true, true, bf16)
-LINEAR(linear_wgmma128_nn_bf16_f32, 128, false, false, float)
-LINEAR(linear_wgmma128_nt_bf16_f32, 128, false, true, float)
-LINEAR(linear_wgmma128_tn_bf16_f32, 128, true, false, float)
-LINEAR(linear_wgmma128_tt_bf16_f32, 128, true, true, float)
+// Of all transposes.
+#define LINEARS(name, rows, width, blocks)                                \
+  LINEAR(name##_nn_bf16, rows, width, blocks, false, false, bf16)         \
+  LINEAR(name##_nt_bf16, rows, width, blocks, false, true, bf16)          \
+  LINEAR(name##_tn_bf16, rows, width, blocks, true, false, bf16)          \
+  LINEAR(name##_tt_bf16, rows, width, blocks, true, true, bf16)
+#define LINEARS_TO_FLOAT(name, rows, width, blocks)                       \
+  LINEAR(name##_nn_bf16_f32, rows, width, blocks, false, false, float)    \
+  LINEAR(name##_nt_bf16_f32, rows, width, blocks, false, true, float)     \
+  LINEAR(name##_tn_bf16_f32, rows, width, blocks, true, false, float)     \
+  LINEAR(name##_tt_bf16_f32, rows, width, blocks, true, true, float)
+#define LINEARS_BOXES(name, rows, width, blocks)                          \
+  LINEAR_BOXES(name##_nn_bf16, rows, width, blocks, false, false)         \
+  LINEAR_BOXES(name##_nt_bf16, rows, width, blocks, false, true)          \
+  LINEAR_BOXES(name##_tn_bf16, rows, width, blocks, true, false)          \
+  LINEAR_BOXES(name##_tt_bf16, rows, width, blocks, true, true)
 
-LINEAR(linear_wgmma256_nn_bf16, 256, false, false, bf16)
-LINEAR(linear_wgmma256_nt_bf16, 256, false, true, bf16)
-LINEAR(linear_wgmma256_tn_bf16, 256, true, false, bf16)
-LINEAR(linear_wgmma256_tt_bf16, 256, true, true, bf16)
-LINEAR(linear_wgmma256_nn_bf16_f32, 256, false, false, float)
-LINEAR(linear_wgmma256_nt_bf16_f32, 256, false, true, float)
-LINEAR(linear_wgmma256_tn_bf16_f32, 256, true, false, float)
-LINEAR(linear_wgmma256_tt_bf16_f32, 256, true, true, float)
-
-LINEAR_BOXES(linear_boxes256_nn_bf16, 256, false, false)
-LINEAR_BOXES(linear_boxes256_nt_bf16, 256, false, true)
-LINEAR_BOXES(linear_boxes256_tn_bf16, 256, true, false)
-LINEAR_BOXES(linear_boxes256_tt_bf16, 256, true, true)
+LINEARS(linear_wgmma128, 128, 128, 1)
+LINEARS_TO_FLOAT(linear_wgmma128, 128, 128, 1)
+LINEARS(linear_wgmma256, 128, 256, 1)
+LINEARS_TO_FLOAT(linear_wgmma256, 128, 256, 1)
+LINEARS_BOXES(linear_boxes64, 64, 256, 1)
+LINEARS_BOXES(linear_boxes128, 128, 128, 1)
+LINEARS_BOXES(linear_boxes192, 128, 192, 1)
+LINEARS_BOXES(linear_boxes256, 128, 256, 1)
+LINEARS_BOXES(linear_pairs256, 128, 256, 2)
+LINEARS_TO_FLOAT(linear_pairs256, 128, 256, 2)

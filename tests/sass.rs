@@ -14,6 +14,7 @@ const FILES: &[(&str, &str, &[&str])] = &[
     ("attention_backward_sm80.cu", "flash", &AMPERE),
     ("linear_sm90.cu", "linear_wgmma", &HOPPER),
     ("linear_sm90.cu", "linear_boxes", &BOXES),
+    ("linear_sm90.cu", "linear_pairs", &PAIRS),
     ("attention_sm90.cu", "wgmma", &BOXES),
     ("attention_backward_sm90.cu", "wgmma", &BOXES),
 ];
@@ -26,6 +27,9 @@ const HOPPER: [&str; 4] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"];
 
 /// So, with stores of 8 x 8 tiles, and outputs by the copy engine.
 const BOXES: [&str; 6] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG", "STSM", "UTMASTG"];
+
+/// Copies to both blocks of a cluster, and their barrier.
+const PAIRS: [&str; 5] = ["HGMMA", "UTMALDG.2D.MULTICAST", "SYNCS", "USETMAXREG", "UCGABAR_ARV"];
 
 fn cuobjdump() -> Option<PathBuf> {
     let named = std::env::var_os("CUOBJDUMP").map(PathBuf::from);
@@ -52,7 +56,7 @@ fn instructions(listing: &str) -> BTreeMap<(String, String), BTreeSet<&'static s
             all.entry((arch.clone(), function.clone())).or_default();
         } else if let Some(found) = all.get_mut(&(arch.clone(), function.clone())) {
             let code = line.split("*/").nth(1).unwrap_or_default();
-            let looked_for = AMPERE.into_iter().chain(BOXES);
+            let looked_for = AMPERE.into_iter().chain(BOXES).chain(PAIRS);
             found.extend(looked_for.filter(|i| code.split_whitespace().any(|word| word.starts_with(i))));
             found.extend(code.split_whitespace().any(is_wide).then_some("WIDE"));
         }

@@ -6,6 +6,8 @@
 //
 //   KERNEL(name, threads, min_blocks, parameters...) { ... }    an extern "C" kernel for blocks of at most `threads`, of which
 //                                                               `min_blocks` should fit a multiprocessor
+//   KERNEL_OF_CLUSTERS(name, blocks, threads, min_blocks, ...)  the same in clusters of 2 blocks along x (sm_90), of which
+//                                                               grids have a whole number: ptx/cluster.cuh; or 1, none
 //   SMEM(float, tile, [8][32]);                                 shared memory of a fixed size
 //   SMEM_DYN(float, tile);                                      the shared memory that the launch asks for
 //   DEVICE float f(...) { ... }                                 a function for kernels
@@ -20,6 +22,10 @@
 
 #define KERNEL(name, threads, min_blocks, ...) \
   extern "C" __global__ void __launch_bounds__(threads, min_blocks) name(__VA_ARGS__)
+#define CLUSTER_OF_1
+#define CLUSTER_OF_2 __cluster_dims__(2, 1, 1)
+#define KERNEL_OF_CLUSTERS(name, blocks, threads, min_blocks, ...) \
+  extern "C" __global__ void CLUSTER_OF_##blocks __launch_bounds__(threads, min_blocks) name(__VA_ARGS__)
 #define DEVICE static __device__ __forceinline__
 // Aligned for the widest access.
 #define SMEM(T, name, dims) __shared__ __align__(16) T name dims

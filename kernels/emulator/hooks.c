@@ -13,10 +13,10 @@ uint32_t emu_atomic_at(const char* file, int line, void* address, int operation,
 void emu_cp_async_at(const char* file, int line, void* shared, const void* global, int bytes, int from_global,
                      const void* pc);
 void emu_mbarrier_init_at(const char* file, int line, void* barrier, unsigned count, const void* pc);
-void emu_mbarrier_arrive_at(const char* file, int line, void* barrier, unsigned bytes, const void* pc);
+void emu_mbarrier_arrive_at(const char* file, int line, void* barrier, unsigned bytes, int rank, const void* pc);
 void emu_mbarrier_wait_at(const char* file, int line, void* barrier, unsigned parity, const void* pc);
 void emu_tma_load_at(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
-                     int head, int batch, const void* pc);
+                     int head, int batch, unsigned blocks, const void* pc);
 void emu_tma_store_at(const char* file, int line, const void* shared, const void* map, int column, int row, int head,
                       int batch, const void* pc);
 void emu_wgmma_at(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b, const void* pc);
@@ -120,15 +120,15 @@ void emu_cp_async(const char* file, int line, void* shared, const void* global, 
 void emu_mbarrier_init(const char* file, int line, void* barrier, unsigned count) {
   emu_mbarrier_init_at(file, line, barrier, count, __builtin_return_address(0));
 }
-void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes) {
-  emu_mbarrier_arrive_at(file, line, barrier, bytes, __builtin_return_address(0));
+void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes, int rank) {
+  emu_mbarrier_arrive_at(file, line, barrier, bytes, rank, __builtin_return_address(0));
 }
 void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity) {
   emu_mbarrier_wait_at(file, line, barrier, parity, __builtin_return_address(0));
 }
 void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row, int head,
-                  int batch) {
-  emu_tma_load_at(file, line, shared, map, barrier, column, row, head, batch, __builtin_return_address(0));
+                  int batch, unsigned blocks) {
+  emu_tma_load_at(file, line, shared, map, barrier, column, row, head, batch, blocks, __builtin_return_address(0));
 }
 void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row, int head,
                    int batch) {

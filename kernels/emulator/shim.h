@@ -54,6 +54,8 @@ void emu_cp_async(const char* file, int line, void* shared, const void* global, 
 void emu_cp_async_commit(const char* file, int line);
 void emu_cp_async_wait(const char* file, int line, int groups_in_flight);
 void emu_trap(const char* file, int line);
+unsigned emu_cluster_rank() __attribute__((const));
+void emu_cluster_barrier(const char* file, int line);
 void emu_mbarrier_fence(const char* file, int line);
 // Where in shared memory a tile lies, as descriptors say it.
 unsigned emu_shared_address(const char* file, int line, const void* address);
@@ -66,10 +68,12 @@ void emu_tma_store_commit(const char* file, int line);
 void emu_tma_store_wait(const char* file, int line, int groups_in_flight, int complete);
 // In hooks.c, as all that follow.
 void emu_mbarrier_init(const char* file, int line, void* barrier, unsigned count);
-void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes);
+// `rank`: of the block whose barrier it is; negative: the thread's own.
+void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes, int rank = -1);
 void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity);
+// `blocks`: one bit for each block of the cluster that gets the box; 0: the thread's own.
 void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
-                  int head = -1, int batch = -1);
+                  int head = -1, int batch = -1, unsigned blocks = 0);
 void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row, int head = -1,
                    int batch = -1);
 // Of the whole warp; `shape`: whether `a` is where the thread's registers are, columns, TB, TA, and whether to add, in bits 12,
@@ -273,6 +277,7 @@ struct Kernel {
   const char* file;
   int line;
   int threads;
+  int cluster;
   int parameters;
   const unsigned char* sizes;
   void (*run)(const void* const* parameters);
@@ -311,8 +316,9 @@ template <auto F>
 struct Registration {
   Kernel kernel;
 
-  __attribute__((no_sanitize("thread"))) Registration(const char* name, const char* file, int line, int threads)
-      : kernel{name, file, line, threads, (int)sizeof(Describe<F>::sizes) - 1, Describe<F>::sizes, Describe<F>::run,
+  __attribute__((no_sanitize("thread"))) Registration(const char* name, const char* file, int line, int threads,
+                                                      int cluster)
+      : kernel{name, file, line, threads, cluster, (int)sizeof(Describe<F>::sizes) - 1, Describe<F>::sizes, Describe<F>::run,
                emu_kernels} {
     emu_kernels = &kernel;
   }
@@ -320,7 +326,8 @@ struct Registration {
 
 }  // namespace emu
 
-#define KERNEL(name, threads, min_blocks, ...)                                                          \
+#define KERNEL(name, threads, min_blocks, ...) KERNEL_OF_CLUSTERS(name, 1, threads, min_blocks, __VA_ARGS__)
+#define KERNEL_OF_CLUSTERS(name, blocks, threads, min_blocks, ...)                                      \
   static void name(__VA_ARGS__);                                                                        \
-  static emu::Registration<&name> name##_registration(#name, __FILE__, __LINE__, threads);              \
+  static emu::Registration<&name> name##_registration(#name, __FILE__, __LINE__, threads, blocks);      \
   static void name(__VA_ARGS__)

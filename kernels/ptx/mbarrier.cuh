@@ -3,7 +3,7 @@
 // A barrier goes through phases. One ends when `count` arrivals and all bytes that were announced have come; the next then
 // begins with the same count. `mbarrier_wait(barrier, parity)` returns once the phase of that parity (0 for the first, 1 for the
 // second, 0 for the third ...) has ended, so that a wait for parity 1 of a fresh barrier returns at once. What was done
-// before an arrival, and what announced copies wrote, is visible after the wait.
+// before an arrival, and what announced copies wrote, is visible after the wait. Others of the cluster (cluster.cuh) may arrive too.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -24,6 +24,18 @@ DEVICE void mbarrier_fence() { asm volatile("fence.mbarrier_init.release.cluster
 
 DEVICE void mbarrier_arrive(mbarrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Arrives at the barrier that lies here in the shared memory of another block of the cluster, or of this.
+DEVICE void mbarrier_arrive_at(mbarrier* barrier, unsigned rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
 }
 
 // Arrives, and announces copies of so many bytes to this phase.
@@ -53,6 +65,7 @@ DEVICE void mbarrier_wait(mbarrier* barrier, unsigned parity) {
 #define mbarrier_init(barrier, count) emu_mbarrier_init(__FILE__, __LINE__, barrier, count)
 #define mbarrier_fence() emu_mbarrier_fence(__FILE__, __LINE__)
 #define mbarrier_arrive(barrier) emu_mbarrier_arrive(__FILE__, __LINE__, barrier, 0)
+#define mbarrier_arrive_at(barrier, rank) emu_mbarrier_arrive(__FILE__, __LINE__, barrier, 0, rank)
 #define mbarrier_arrive_expect(barrier, bytes) emu_mbarrier_arrive(__FILE__, __LINE__, barrier, bytes)
 #define mbarrier_wait(barrier, parity) emu_mbarrier_wait(__FILE__, __LINE__, barrier, parity)
 

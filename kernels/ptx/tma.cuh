@@ -42,6 +42,16 @@ DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int 
       : "memory");
 }
 
+// The same to every block of the cluster whose bit is set in `blocks`: to where the tile lies in this block, counted by the barrier
+// that lies where this one does.
+DEVICE void tma_load_all(void* shared, const TensorMap& map, mbarrier* barrier, int column, int row, unsigned blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row), "h"(static_cast<unsigned short>(blocks))
+      : "memory");
+}
+
 // Of one of many matrices.
 DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int column, int row, int head, int batch) {
   asm volatile(
@@ -88,6 +98,9 @@ DEVICE void tma_prefetch(const TensorMap&) {}
 
 // The place of the box: column and row, or head and batch too.
 #define tma_load(shared, map, barrier, ...) emu_tma_load(__FILE__, __LINE__, shared, &(map), barrier, __VA_ARGS__)
+
+#define tma_load_all(shared, map, barrier, column, row, blocks) \
+  emu_tma_load(__FILE__, __LINE__, shared, &(map), barrier, column, row, -1, -1, blocks)
 
 #define tma_store(map, shared, ...) emu_tma_store(__FILE__, __LINE__, shared, &(map), __VA_ARGS__)
 #define tma_store_commit() emu_tma_store_commit(__FILE__, __LINE__)

@@ -52,7 +52,7 @@ const TILES: [Sizes; 10] = [
 const DEEP: [Sizes; 4] = [(16, 16, 512), (5, 27, 701), (24, 3, 900), (8, 9, 2000)];
 
 /// Several tiles for a block that stays, and a longer K than is on the way at one time.
-const TURNS: [Sizes; 3] = [(257, 1, 420), (9, 520, 840), (258, 9, 840)];
+const TURNS: [Sizes; 4] = [(257, 1, 420), (9, 520, 840), (258, 9, 840), (515, 1, 270)];
 
 /// So, where there are more multiprocessors.
 const FULL_TURNS: [Sizes; 2] = [(17_030, 9, 840), (9, 17_030, 840)];

@@ -1,6 +1,8 @@
 //! The emulator itself: every planted defect is reported with kernel, block, thread and line in every schedule, and its correct
 //! twin passes in all of them.
 #[cfg(emulated)]
+mod clusters;
+#[cfg(emulated)]
 mod defects;
 #[cfg(emulated)]
 mod hopper;
@@ -8,6 +10,8 @@ mod hopper;
 mod launches;
 #[cfg(emulated)]
 mod stores;
+#[cfg(emulated)]
+mod tiles;
 
 #[cfg(emulated)]
 use vcycle::device::cuda::driver::emulator::{Fault, Options};
@@ -15,9 +19,11 @@ use vcycle::device::cuda::driver::emulator::{Fault, Options};
 #[cfg(emulated)]
 unsafe extern "C" {
     /// Of each file of planted kernels.
+    fn vcycle_clusters() -> i32;
     fn vcycle_defects() -> i32;
     fn vcycle_hopper() -> i32;
     fn vcycle_stores() -> i32;
+    fn vcycle_tiles() -> i32;
 }
 
 /// The planted kernels are linked.
@@ -25,7 +31,8 @@ unsafe extern "C" {
 #[test]
 fn planted_kernels_are_there() {
     // SAFETY: they return a number.
-    assert_eq!(unsafe { vcycle_defects() + vcycle_hopper() + vcycle_stores() }, 3);
+    let linked = unsafe { vcycle_clusters() + vcycle_defects() + vcycle_hopper() + vcycle_stores() + vcycle_tiles() };
+    assert_eq!(linked, 5);
 }
 
 /// Lines of a source that a defect is marked on, in that line or in comments before it.

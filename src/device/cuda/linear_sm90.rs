@@ -10,33 +10,14 @@ use crate::tensor::{DType, Tensor};
 
 /// Steps of K in a stage.
 const DEPTH: usize = 64;
-/// Rows of a tile.
-const ROWS: usize = 128;
 /// Rows of a box of outputs.
 const BOX: usize = 64;
-/// Sums of a warpgroup.
-const UNIT: usize = 128 * 128;
-/// Stages and outputs on their way, of both kernels alike.
-const SHARED: usize = 4 * (ROWS + 256) * DEPTH * 2 + 8 * 16 * 64 * 4;
+/// Stages and outputs on their way, the most of any kernel.
+const SHARED: usize = 4 * (128 + 256) * DEPTH * 2 + 8 * 16 * 64 * 4;
 
 /// One product, whose factors the copy engine can read.
 pub fn supports(op: &Linear) -> bool {
     op.batch == 1 && aligned(op)
-}
-
-/// Tiles of 128 x 128, each of one warpgroup.
-pub fn wgmma128(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    out.push(WGMMA128.launch(op, places));
-}
-
-/// Tiles of 128 x 256, of two.
-pub fn wgmma256(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    out.push(WGMMA256.launch(op, places));
-}
-
-/// As `wgmma256`, where the copy engine writes what the product makes.
-pub fn boxes256(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    out.push(BOXES256.launch(op, places));
 }
 
 /// Outputs in bf16 that the copy engine can write; all that is read beside them is in pairs.
@@ -51,44 +32,38 @@ pub fn supports_boxes(op: &Linear) -> bool {
     supports(op) && op.out.dtype == DType::BF16 && whole(&op.out) && around && read
 }
 
-/// Bytes of scratch memory of `wgmma128`.
-pub fn workspace_wgmma128(op: &Linear) -> usize {
-    WGMMA128.workspace(op)
-}
-
-/// Bytes of scratch memory of `wgmma256` and `boxes256`.
-pub fn workspace_wgmma256(op: &Linear) -> usize {
-    WGMMA256.workspace(op)
-}
-
-/// Seconds of `wgmma128`.
-pub fn seconds_wgmma128(op: &Linear, chip: &Chip) -> f64 {
-    WGMMA128.seconds(op, chip)
-}
-
-/// Seconds of `wgmma256`, and of `boxes256`: it should be faster, and nobody has measured it.
-pub fn seconds_wgmma256(op: &Linear, chip: &Chip) -> f64 {
-    WGMMA256.seconds(op, chip)
+/// So, or outputs in f32.
+pub fn supports_pairs(op: &Linear) -> bool {
+    supports(op) && op.out.dtype == DType::F32 || supports_boxes(op)
 }
 
 /// What a block of one kernel makes. Rates follow from the times of an H100 (docs/benchmarks.md): of `wgmma128` 0.40 us for 128 x 128
 /// x 64, of `wgmma256` 0.61 to 0.76 us for twice as much.
-struct Tiles {
-    /// Columns of a tile.
+pub struct Tiles {
+    /// Rows and columns of a tile.
+    rows: usize,
     width: usize,
+    /// Blocks of a cluster, whose tiles are above each other.
+    cluster: usize,
     /// By transposes of both factors; then with outputs in f32, where there are any.
     kernels: &'static [[&'static str; 4]],
-    /// The copy engine writes outputs.
+    /// The copy engine writes outputs in bf16.
     boxes: bool,
+    /// A GPU has run it. Others count as half as fast as they should be, so that nothing chooses them by itself.
+    proven: bool,
     /// Part of the tensor cores' rate that a multiprocessor reaches between begin and end of a tile.
     part: f64,
     /// Seconds after a tile in which they idle.
     idle: f64,
 }
 
-const WGMMA128: Tiles = Tiles {
+/// Tiles of 128 x 128, each of one warpgroup.
+pub const WGMMA128: Tiles = Tiles {
+    rows: 128,
     width: 128,
+    cluster: 1,
     boxes: false,
+    proven: true,
     kernels: &[
         ["linear_wgmma128_nn_bf16", "linear_wgmma128_nt_bf16", "linear_wgmma128_tn_bf16", "linear_wgmma128_tt_bf16"],
         [
@@ -102,9 +77,9 @@ const WGMMA128: Tiles = Tiles {
     idle: 1.3e-6,
 };
 
-const WGMMA256: Tiles = Tiles {
+/// Tiles of 128 x 256, of two.
+pub const WGMMA256: Tiles = Tiles {
     width: 256,
-    boxes: false,
     kernels: &[
         ["linear_wgmma256_nn_bf16", "linear_wgmma256_nt_bf16", "linear_wgmma256_tn_bf16", "linear_wgmma256_tt_bf16"],
         [
@@ -116,9 +91,49 @@ const WGMMA256: Tiles = Tiles {
     ],
     part: 0.86,
     idle: 4.4e-6,
+    ..WGMMA128
 };
 
-const BOXES256: Tiles = Tiles {
+/// As `WGMMA128`, of 64 rows, where the copy engine writes what the product makes, as in all that follow.
+pub const BOXES64: Tiles = Tiles {
+    rows: 64,
+    width: 256,
+    kernels: &[[
+        "linear_boxes64_nn_bf16",
+        "linear_boxes64_nt_bf16",
+        "linear_boxes64_tn_bf16",
+        "linear_boxes64_tt_bf16",
+    ]],
+    ..BOXES128
+};
+
+/// As `WGMMA128`.
+pub const BOXES128: Tiles = Tiles {
+    kernels: &[[
+        "linear_boxes128_nn_bf16",
+        "linear_boxes128_nt_bf16",
+        "linear_boxes128_tn_bf16",
+        "linear_boxes128_tt_bf16",
+    ]],
+    boxes: true,
+    proven: false,
+    ..WGMMA128
+};
+
+/// As `WGMMA256`, of 192 columns.
+pub const BOXES192: Tiles = Tiles {
+    width: 192,
+    kernels: &[[
+        "linear_boxes192_nn_bf16",
+        "linear_boxes192_nt_bf16",
+        "linear_boxes192_tn_bf16",
+        "linear_boxes192_tt_bf16",
+    ]],
+    ..BOXES256
+};
+
+/// As `WGMMA256`.
+pub const BOXES256: Tiles = Tiles {
     kernels: &[[
         "linear_boxes256_nn_bf16",
         "linear_boxes256_nt_bf16",
@@ -126,18 +141,36 @@ const BOXES256: Tiles = Tiles {
         "linear_boxes256_tt_bf16",
     ]],
     boxes: true,
+    proven: false,
     ..WGMMA256
 };
 
+/// So, in clusters of two blocks that bring each other columns.
+pub const PAIRS256: Tiles = Tiles {
+    cluster: 2,
+    kernels: &[
+        ["linear_pairs256_nn_bf16", "linear_pairs256_nt_bf16", "linear_pairs256_tn_bf16", "linear_pairs256_tt_bf16"],
+        [
+            "linear_pairs256_nn_bf16_f32",
+            "linear_pairs256_nt_bf16_f32",
+            "linear_pairs256_tn_bf16_f32",
+            "linear_pairs256_tt_bf16_f32",
+        ],
+    ],
+    ..BOXES256
+};
+
 impl Tiles {
-    fn launch(&self, op: &Linear, places: &Places) -> Launch {
-        let (parts, depth) = (self.parts(op), depth(op));
-        let blocks = (self.tiles(op) * parts).min(places.sms);
-        let kernel = self.kernels[usize::from(op.out.dtype == DType::F32)][2 * usize::from(op.ta) + usize::from(op.tb)];
+    /// The product.
+    pub fn launch(&self, op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+        let (parts, depth, wide) = (self.parts(op), depth(op), op.out.dtype == DType::F32);
+        let blocks = (self.tiles(op) * parts).min((places.sms / self.cluster).max(1) * self.cluster);
+        let kernel = self.kernels[usize::from(wide)][2 * usize::from(op.ta) + usize::from(op.tb)];
         let launch = Launch::new(kernel, blocks, 384).shared(SHARED);
         let factor = |t, across, rows| map(t, places, if across { DEPTH } else { rows });
-        let mut launch = launch.map(factor(&op.a, op.ta, ROWS)).map(factor(&op.b, !op.tb, self.width));
-        if self.boxes {
+        let mut launch =
+            launch.map(factor(&op.a, op.ta, self.rows)).map(factor(&op.b, !op.tb, self.width / self.cluster));
+        if self.boxes && !wide {
             let kept = match &op.epilogue {
                 Epilogue::None => None,
                 Epilogue::Activate { pre, .. } => pre.as_ref(),
@@ -146,18 +179,20 @@ impl Tiles {
             launch = launch.map(map(&op.out, places, BOX)).map(map(kept.unwrap_or(&op.out), places, BOX));
         }
         let workspace = if parts > 1 { places.workspace() } else { 0 };
-        linear::surroundings(launch, op, places).int(depth.div_ceil(parts)).int(parts).ptr(workspace)
+        out.push(linear::surroundings(launch, op, places).int(depth.div_ceil(parts)).int(parts).ptr(workspace));
     }
 
+    /// Those of a cluster all count, be some of them empty.
     fn tiles(&self, op: &Linear) -> usize {
         let (m, n, _) = op.sizes();
-        m.div_ceil(ROWS) * n.div_ceil(self.width)
+        m.div_ceil(self.rows * self.cluster) * self.cluster * n.div_ceil(self.width)
     }
 
-    fn workspace(&self, op: &Linear) -> usize {
+    /// Bytes of scratch memory.
+    pub fn workspace(&self, op: &Linear) -> usize {
         match self.parts(op) {
             1 => 0,
-            parts => 4 * (TICKETS + parts * self.tiles(op) * (self.width / 128) * UNIT),
+            parts => 4 * (TICKETS + parts * self.tiles(op) * self.rows * self.width),
         }
     }
 
@@ -176,7 +211,7 @@ impl Tiles {
         // Until the first stages are there.
         const FILL: f64 = 2e-6;
         let rounds = (self.tiles(op) * parts).div_ceil(chip.sms) as f64;
-        let flops = (2 * ROWS * self.width * DEPTH * depth(op).div_ceil(parts)) as f64;
+        let flops = (2 * self.rows * self.width * DEPTH * depth(op).div_ceil(parts)) as f64;
         let tile = flops / (self.part * chip.tensor / chip.sms as f64) + self.idle;
         FILL + rounds * tile + self.adding(op, parts, chip)
     }
@@ -187,13 +222,14 @@ impl Tiles {
         if parts < 2 {
             return 0.0;
         }
-        let (tile, cache) = ((4 * ROWS * self.width) as f64, 3.0 * chip.bandwidth);
+        let (tile, cache) = ((4 * self.rows * self.width) as f64, 3.0 * chip.bandwidth);
         let tiles = self.tiles(op);
         let read = (tiles.div_ceil(chip.sms) * parts * chip.sms) as f64;
         2e-6 + ((tiles * parts) as f64 + read) * tile / cache
     }
 
-    fn seconds(&self, op: &Linear, chip: &Chip) -> f64 {
+    /// Expected seconds.
+    pub fn seconds(&self, op: &Linear, chip: &Chip) -> f64 {
         if !chip.hopper {
             return f64::INFINITY;
         }
@@ -206,7 +242,8 @@ impl Tiles {
         let writes = if op.accumulate { 2.0 } else { 1.0 };
         let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + kept;
         let all = (bytes(&op.a) + bytes(&op.b) + around) / chip.bandwidth;
-        chip.launch + self.products(op, self.parts(op), chip).max(all)
+        let seconds = chip.launch + self.products(op, self.parts(op), chip).max(all);
+        if self.proven { seconds } else { 2.0 * seconds }
     }
 }
 
@@ -254,13 +291,14 @@ mod tests {
     #[test]
     fn parts_are_whole_and_few() {
         for sizes in [[768, 768, 4096], [768, 3072, 4096], [1, 1, 100_000], [300, 200, 8192], [128, 128, 64]] {
-            for tiles in [&WGMMA128, &WGMMA256] {
+            for tiles in [&WGMMA128, &WGMMA256, &BOXES64, &BOXES128, &BOXES192, &BOXES256, &PAIRS256] {
                 let op = product(sizes, DType::F32);
                 let (parts, depth, count) = (tiles.parts(&op), depth(&op), tiles.tiles(&op));
                 assert!(parts >= 1 && (parts == 1 || parts * count <= 4 * 132), "{sizes:?}: {parts}");
                 assert_eq!(depth.div_ceil(depth.div_ceil(parts)), parts, "{sizes:?}: none is empty");
-                let units = parts * count * tiles.width / 128;
-                assert_eq!(tiles.workspace(&op), if parts > 1 { 4 * (TICKETS + units * UNIT) } else { 0 });
+                assert!(count.is_multiple_of(tiles.cluster), "{sizes:?}: {count}");
+                let sums = parts * count * tiles.rows * tiles.width;
+                assert_eq!(tiles.workspace(&op), if parts > 1 { 4 * (TICKETS + sums) } else { 0 });
             }
         }
         assert!(WGMMA128.parts(&product([768, 768, 4096], DType::F32)) > 1);

@@ -5,6 +5,7 @@
 
 use super::chip::Chip;
 use super::launch::Launch;
+use super::linear_sm90::{BOXES64, BOXES128, BOXES192, BOXES256, PAIRS256, WGMMA128, WGMMA256};
 use super::places::Places;
 use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80};
 use super::{
@@ -39,8 +40,8 @@ pub struct Variant {
 /// `variants!(OpName { "name" [types] => [kernels], supports, launch, seconds (, workspace); ... } ...)`.
 macro_rules! variants {
     ($($operation:ident { $(
-        $name:literal [$($float:ident),+] => [$($kernel:literal),+], $supports:expr, $launch:path, $seconds:expr
-            $(, $workspace:path)?;
+        $name:literal [$($float:ident),+] => [$($kernel:literal),+], $supports:expr, $launch:expr, $seconds:expr
+            $(, $workspace:expr)?;
     )+ })+) => {
         /// The table.
         pub const VARIANTS: &[Variant] = &[$($(Variant {
@@ -60,10 +61,12 @@ macro_rules! variants {
                 _ => f64::INFINITY,
             },
             workspace: |op| match op {
-                $(Op::$operation(op) => $workspace(op),)?
+                $(Op::$operation(op) => ($workspace as fn(&crate::device::ops::$operation) -> usize)(op),)?
                 _ => { let _ = op; 0 }
             },
-            launch: |op, places, out| if let Op::$operation(op) = op { $launch(op, places, out) },
+            launch: |op, places, out| if let Op::$operation(op) = op {
+                ($launch as fn(&crate::device::ops::$operation, &Places, &mut Vec<Launch>))(op, places, out)
+            },
         }),+),+];
     };
 }
@@ -217,17 +220,30 @@ variants! {
             "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
             "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
         ], linear_sm80::divided, linear_sm80::splitk, linear_sm80::seconds_splitk, linear_sm80::workspace;
+        "boxes64" [BF16] => [
+            "linear_boxes64_nn_bf16", "linear_boxes64_nt_bf16", "linear_boxes64_tn_bf16", "linear_boxes64_tt_bf16"
+        ], linear_sm90::supports_boxes, |op, places, out| BOXES64.launch(op, places, out), |op, chip| BOXES64.seconds(op, chip), |op| BOXES64.workspace(op);
+        "boxes128" [BF16] => [
+            "linear_boxes128_nn_bf16", "linear_boxes128_nt_bf16", "linear_boxes128_tn_bf16", "linear_boxes128_tt_bf16"
+        ], linear_sm90::supports_boxes, |op, places, out| BOXES128.launch(op, places, out), |op, chip| BOXES128.seconds(op, chip), |op| BOXES128.workspace(op);
+        "boxes192" [BF16] => [
+            "linear_boxes192_nn_bf16", "linear_boxes192_nt_bf16", "linear_boxes192_tn_bf16", "linear_boxes192_tt_bf16"
+        ], linear_sm90::supports_boxes, |op, places, out| BOXES192.launch(op, places, out), |op, chip| BOXES192.seconds(op, chip), |op| BOXES192.workspace(op);
         "boxes256" [BF16] => [
             "linear_boxes256_nn_bf16", "linear_boxes256_nt_bf16", "linear_boxes256_tn_bf16", "linear_boxes256_tt_bf16"
-        ], linear_sm90::supports_boxes, linear_sm90::boxes256, linear_sm90::seconds_wgmma256, linear_sm90::workspace_wgmma256;
+        ], linear_sm90::supports_boxes, |op, places, out| BOXES256.launch(op, places, out), |op, chip| BOXES256.seconds(op, chip), |op| BOXES256.workspace(op);
+        "pairs256" [BF16] => [
+            "linear_pairs256_nn_bf16", "linear_pairs256_nt_bf16", "linear_pairs256_tn_bf16", "linear_pairs256_tt_bf16",
+            "linear_pairs256_nn_bf16_f32", "linear_pairs256_nt_bf16_f32", "linear_pairs256_tn_bf16_f32", "linear_pairs256_tt_bf16_f32"
+        ], linear_sm90::supports_pairs, |op, places, out| PAIRS256.launch(op, places, out), |op, chip| PAIRS256.seconds(op, chip), |op| PAIRS256.workspace(op);
         "wgmma256" [BF16] => [
             "linear_wgmma256_nn_bf16", "linear_wgmma256_nt_bf16", "linear_wgmma256_tn_bf16", "linear_wgmma256_tt_bf16",
             "linear_wgmma256_nn_bf16_f32", "linear_wgmma256_nt_bf16_f32", "linear_wgmma256_tn_bf16_f32", "linear_wgmma256_tt_bf16_f32"
-        ], linear_sm90::supports, linear_sm90::wgmma256, linear_sm90::seconds_wgmma256, linear_sm90::workspace_wgmma256;
+        ], linear_sm90::supports, |op, places, out| WGMMA256.launch(op, places, out), |op, chip| WGMMA256.seconds(op, chip), |op| WGMMA256.workspace(op);
         "wgmma128" [BF16] => [
             "linear_wgmma128_nn_bf16", "linear_wgmma128_nt_bf16", "linear_wgmma128_tn_bf16", "linear_wgmma128_tt_bf16",
             "linear_wgmma128_nn_bf16_f32", "linear_wgmma128_nt_bf16_f32", "linear_wgmma128_tn_bf16_f32", "linear_wgmma128_tt_bf16_f32"
-        ], linear_sm90::supports, linear_sm90::wgmma128, linear_sm90::seconds_wgmma128, linear_sm90::workspace_wgmma128;
+        ], linear_sm90::supports, |op, places, out| WGMMA128.launch(op, places, out), |op, chip| WGMMA128.seconds(op, chip), |op| WGMMA128.workspace(op);
     }
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, multilevel::seconds_naive;

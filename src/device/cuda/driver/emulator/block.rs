@@ -1,4 +1,4 @@
-//! One block: its threads as coroutines, and who may run.
+//! One block, or the blocks of a cluster: threads as coroutines, and who may run.
 
 use super::clocks::{Actor, Clocks, Party, Stamp, Who};
 use super::copies::Copies;
@@ -39,6 +39,8 @@ pub const BARRIERS: usize = 16;
 pub enum Status {
     Ready,
     AtBarrier(usize),
+    /// Waits for all blocks of its cluster.
+    AtCluster,
     /// Waits for a phase of the mbarrier of this number to end.
     AtMbarrier(usize),
     /// Waits for lanes of its warp.
@@ -63,21 +65,26 @@ pub struct State {
     pub products: Lane,
 }
 
-/// See the module. Coroutines reach it through a pointer (`ffi`), so nothing here holds a reference across a switch.
+/// See the module. Threads of a cluster's blocks are numbered on: those of its second block follow those of the first. Coroutines
+/// reach it through a pointer (`ffi`), so nothing here holds a reference across a switch.
 pub struct Block {
     pub kernel: Kernel,
     pub options: Options,
-    pub id: [u32; 3],
+    /// Of the cluster's first block.
+    first: [u32; 3],
     pub grid: [u32; 3],
     pub block: [u32; 3],
     /// The thread that runs.
     pub current: usize,
     pub threads: Vec<State>,
-    pub shared: Shared,
+    /// Of every block of the cluster, as `barriers`.
+    pub shared: Vec<Shared>,
     /// Shadows in it are used only while blocks run one after another.
     pub memory: NonNull<Memory>,
     pub clocks: Option<Clocks>,
-    pub barriers: [Barrier; BARRIERS],
+    pub barriers: Vec<[Barrier; BARRIERS]>,
+    /// Where blocks of the cluster meet.
+    pub meeting: Barrier,
     /// Of every warp, the meetings that lanes wait in.
     pub warps: Vec<Vec<Exchange>>,
     pub mbarriers: Vec<Mbarrier>,
@@ -106,7 +113,8 @@ pub struct Setup<'a> {
 impl Block {
     pub fn new(setup: Setup) -> Result<Self> {
         let Setup { kernel, launch, options, memory, mut stacks } = setup;
-        let threads = launch.block.iter().product::<u32>() as usize;
+        let blocks = kernel.cluster as usize;
+        let threads = launch.block.iter().product::<u32>() as usize * blocks;
         while stacks.len() < threads {
             let stack = DefaultStack::new(STACK).map_err(|e| {
                 Error::new(format!("cannot make stacks for {threads} emulated threads: {e}; is memory limited?"))
@@ -116,15 +124,16 @@ impl Block {
         Ok(Block {
             kernel,
             options: options.clone(),
-            id: [0; 3],
+            first: [0; 3],
             grid: launch.grid,
             block: launch.block,
             current: 0,
             threads: Vec::with_capacity(threads),
-            shared: Shared::new(options.checks)?,
+            shared: (0..blocks).map(|_| Shared::new(options.checks)).collect::<Result<_>>()?,
             memory,
             clocks: None,
-            barriers: std::array::from_fn(|_| Barrier::default()),
+            barriers: Vec::new(),
+            meeting: Barrier::default(),
             warps: Vec::new(),
             mbarriers: Vec::new(),
             engine: Engine::default(),
@@ -144,31 +153,62 @@ impl Block {
         self.stacks
     }
 
+    /// Threads of a block.
     pub fn count(&self) -> usize {
         self.block.iter().product::<u32>() as usize
     }
 
+    /// Threads of all blocks of the cluster.
+    pub fn total(&self) -> usize {
+        self.count() * self.shared.len()
+    }
+
+    /// The number of a thread's block in its cluster.
+    pub fn rank(&self, thread: usize) -> usize {
+        thread / self.count()
+    }
+
+    /// The block of a thread.
+    pub fn id(&self, thread: usize) -> [u32; 3] {
+        let [x, y, z] = self.first;
+        [x + self.rank(thread) as u32, y, z]
+    }
+
+    /// Shared memory of the current thread's block.
+    pub fn own(&mut self) -> &mut Shared {
+        let rank = self.rank(self.current);
+        &mut self.shared[rank]
+    }
+
+    /// Whether this is an address of shared memory.
+    pub fn is_shared(&self, address: u64) -> bool {
+        self.shared.iter().any(|shared| shared.contains(address))
+    }
+
     /// Coordinates of a thread.
     pub fn coordinates(&self, thread: usize) -> [u32; 3] {
-        let ([x, y, _], t) = (self.block, thread as u32);
+        let ([x, y, _], t) = (self.block, (thread % self.count()) as u32);
         [t % x, t / x % y, t / (x * y)]
     }
 
-    /// Runs block `id` of the launch to its end, or to its first fault. `args` are the addresses of the parameters.
+    /// Runs the cluster whose first block is `first` to its end, or to its first fault. `args` are the addresses of the parameters.
     ///
     /// # Safety
     /// `args` fit the kernel, and the memory lives.
-    pub unsafe fn run(&mut self, id: [u32; 3], shared: u32, clocks: Option<Clocks>, args: &[*const c_void]) {
-        let count = self.count();
-        self.id = id;
+    pub unsafe fn run(&mut self, first: [u32; 3], shared: u32, clocks: Option<Clocks>, args: &[*const c_void]) {
+        let count = self.total();
+        self.first = first;
         self.clocks = clocks;
-        self.shared.begin(shared as usize);
+        self.shared.iter_mut().for_each(|one| one.begin(shared as usize));
         if self.options.checks {
             let shared = &self.shared;
             // SAFETY: with checks on, blocks run one after another.
-            unsafe { self.memory.as_mut() }.published.retain(|word, _| !shared.contains(*word));
+            let published = unsafe { &mut self.memory.as_mut().published };
+            published.retain(|word, _| !shared.iter().any(|one| one.contains(*word)));
         }
-        self.barriers.iter_mut().for_each(|b| *b = Barrier::default());
+        let none = || std::array::from_fn(|_| Barrier::default());
+        self.barriers = self.shared.iter().map(|_| none()).collect();
+        self.meeting = Barrier::default();
         self.warps = (0..count.div_ceil(32)).map(|_| Vec::new()).collect();
         self.mbarriers.clear();
         self.engine = Engine::default();
@@ -202,7 +242,7 @@ impl Block {
     }
 
     fn order(&mut self) -> Vec<usize> {
-        let n = self.count();
+        let n = self.total();
         match self.options.order {
             Order::Forward => (0..n).collect(),
             Order::Reverse => (0..n).rev().collect(),
@@ -221,7 +261,7 @@ impl Block {
 
     pub fn report_for(&mut self, thread: usize, at: At, what: impl Into<String>) {
         if self.fault.is_none() {
-            let (kernel, block, thread) = (self.kernel.name, self.id, self.coordinates(thread));
+            let (kernel, block, thread) = (self.kernel.name, self.id(thread), self.coordinates(thread));
             self.fault = Some(Fault { kernel, block, thread, at, what: what.into() });
         }
     }
@@ -234,10 +274,10 @@ impl Block {
     /// The same of a thread whose turn it need not be.
     pub fn access_by(&mut self, who: Who, (address, bytes): (u64, u64), how: How, pc: Pc) -> bool {
         let write = how != How::Read;
-        let shared = self.shared.contains(address);
+        let shared = self.is_shared(address);
         // SAFETY: with checks on, blocks run one after another, so this is the only user of the memory's shadows.
         let memory = unsafe { self.memory.as_mut() };
-        let place = match self.shared.locate(address, bytes) {
+        let place = match self.shared.iter_mut().find_map(|one| one.locate(address, bytes)) {
             Some(place) => place,
             None => memory.locate(address, bytes, write),
         };
@@ -291,8 +331,11 @@ impl Block {
         let Some(clocks) = &self.clocks else { return "a thread".into() };
         let block = if clocks.instance == stamp.instance() { "" } else { " of another block" };
         let thread = |t: usize| {
-            let [x, y, z] = self.coordinates(t);
-            format!("thread ({x}, {y}, {z}){block}")
+            let ([x, y, z], [bx, by, bz]) = (self.coordinates(t), self.id(t));
+            match self.rank(t) == self.rank(self.current) || !block.is_empty() {
+                true => format!("thread ({x}, {y}, {z}){block}"),
+                false => format!("thread ({x}, {y}, {z}) of block ({bx}, {by}, {bz})"),
+            }
         };
         match clocks.party(stamp.who()) {
             Party::Thread(t) => thread(t),
@@ -319,7 +362,12 @@ impl Block {
     fn deadlock(&mut self) {
         let Some(first) = self.threads.iter().position(|t| t.status != Status::Done) else { return };
         let (at, what) = match self.threads[first].status {
-            Status::AtBarrier(id) => self.barriers[id].describe(self, id),
+            Status::AtBarrier(id) => {
+                let rank = self.rank(first);
+                let block = rank * self.count()..(rank + 1) * self.count();
+                self.barriers[rank][id].describe(self, &format!("barrier {id}"), block)
+            }
+            Status::AtCluster => self.meeting.describe(self, "the barrier of the cluster", 0..self.total()),
             Status::AtMbarrier(number) => (self.mbarriers[number].waits_at(first), String::new()),
             Status::AtWarp => super::meeting::describe_warp(self, first),
             _ => (At::Kernel, format!("polls a word that nobody changes; {SPINS} rounds")),

@@ -49,11 +49,11 @@ impl Block {
             );
             return false;
         }
-        if !self.shared.contains(to as u64) {
+        if !self.own().contains(to as u64) {
             self.report(site.at(), "an asynchronous copy to an address that is not in shared memory");
             return false;
         }
-        if valid > 0 && self.shared.contains(from as u64) {
+        if valid > 0 && self.is_shared(from as u64) {
             self.report(site.at(), "an asynchronous copy from shared memory: its source is global memory");
             return false;
         }

@@ -21,6 +21,8 @@ pub struct Window {
     row: i64,
     /// Bytes from the map's first element to that of the matrix; none where there is no such matrix.
     matrix: Option<u64>,
+    /// The block of the cluster whose tile it is.
+    pub rank: usize,
     /// Shared address of the tile.
     tile: usize,
 }
@@ -83,7 +85,7 @@ impl Block {
     /// The box at (batch, head, row, column) and its tile; none when it was reported. Of a single matrix batch and head are -1.
     pub fn window(&mut self, site: Here, tile: u64, map: TensorMap, first: [i32; 4]) -> Option<Window> {
         let [batch, head, row, column] = first.map(i64::from);
-        let Some(tile) = self.shared.offset(tile) else {
+        let Some(tile) = self.own().offset(tile) else {
             self.report(site.at(), "a tile of the copy engine that is not in shared memory");
             return None;
         };
@@ -105,23 +107,40 @@ impl Block {
                 return None;
             }
         };
-        let window = Window { map, column, row, matrix, tile };
-        if let Err(what) = self.shared.inside(tile, window.bytes()) {
+        let window = Window { map, column, row, matrix, rank: self.rank(self.current), tile };
+        if let Err(what) = self.own().inside(tile, window.bytes()) {
             self.report(site.at(), format!("out of bounds: a tile of the copy engine, {what}"));
             return None;
         }
         Some(window)
     }
 
-    /// The current thread starts a copy of the box at `first`, as [`Block::window`] has it; false when it was reported.
-    pub fn tma_load(&mut self, place: (Here, Pc), to: u64, map: TensorMap, mbarrier: u64, first: [i32; 4]) -> bool {
-        let (site, pc) = place;
-        let Some(window) = self.window(site, to, map, first) else { return false };
-        let Some(mbarrier) = self.counting_mbarrier(place, mbarrier) else { return false };
-        let load = Load { thread: self.current, site, window, mbarrier };
+    /// The current thread starts a copy of the box at `first`, as [`Block::window`] has it; false when it was reported. `to`: tile
+    /// and barrier, in the thread's own block; `blocks`: a bit for each block of the cluster that gets it, where the tile lies in
+    /// this one and counted by its own barrier; none: the thread's block alone.
+    pub fn tma_load(
+        &mut self,
+        place: (Here, Pc),
+        to: (u64, u64),
+        blocks: u32,
+        map: TensorMap,
+        first: [i32; 4],
+    ) -> bool {
+        let Some(window) = self.window(place.0, to.0, map, first) else { return false };
+        let blocks = if blocks == 0 { 1 << window.rank } else { blocks };
+        (0..32).filter(|rank| blocks >> rank & 1 == 1).all(|rank| {
+            let window = Window { rank, ..window };
+            let Some(mbarrier) = self.counting_mbarrier(place, (to.1, rank)) else { return false };
+            self.start(place, Load { thread: self.current, site: place.0, window, mbarrier })
+        })
+    }
+
+    fn start(&mut self, (_, pc): (Here, Pc), load: Load) -> bool {
+        let Load { window, mbarrier, .. } = load;
         if self.options.checks {
             let actor = Actor::Engine { mbarrier, phase: self.mbarriers[mbarrier].phase() };
             let mut rows = (0..window.rows()).filter_map(|r| window.inside(r));
+            let to = self.shared[window.rank].at(window.tile) as u64;
             let fine = self.access(actor, (to, window.bytes() as u64), How::Write, pc)
                 && rows.all(|(_, from, bytes)| self.access(actor, (from, bytes as u64), How::Read, pc));
             if !fine {
@@ -151,7 +170,7 @@ impl Block {
                 unsafe { std::ptr::copy_nonoverlapping(from as *const u8, row[start..].as_mut_ptr(), bytes) }
             }
             for (p, piece) in row.chunks_exact(PIECE).enumerate() {
-                let to = self.shared.at(window.piece(r, p * PIECE));
+                let to = self.shared[window.rank].at(window.piece(r, p * PIECE));
                 // SAFETY: the tile lies in an array of shared memory; swizzling stays in its 1024 bytes.
                 unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len()) }
             }

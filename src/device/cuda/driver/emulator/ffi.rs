@@ -60,7 +60,7 @@ pub fn identify(block: &Block, fuel: i64) {
     let current = unsafe { &mut *emu_current() };
     *current = Current {
         thread: dim(block.coordinates(block.current)),
-        block: dim(block.id),
+        block: dim(block.id(block.current)),
         block_dim: dim(block.block),
         grid_dim: dim(block.grid),
         checks: c_int::from(block.options.checks),
@@ -159,10 +159,25 @@ extern "C" fn emu_undefined(kind: c_int, pc: *const u8) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn emu_cluster_rank() -> c_uint {
+    with(|block| block.rank(block.current) as c_uint)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_cluster_barrier(file: *const c_char, line: c_int) {
+    // SAFETY: called by kernels with literals.
+    let site = unsafe { Here::new(file, line) };
+    then(with(|block| if dropped(block, &site) { Then::GoOn } else { block.cluster_barrier(site) }));
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn emu_shared_static(key: *const c_char, bytes: c_uint, align: c_uint) -> *mut u8 {
     let array = with(|block| {
-        let array = block.shared.array(key as usize, bytes as usize, align as usize);
-        array.map_err(|what| block.report(At::Kernel, format!("too much shared memory: {what}")))
+        let rank = block.rank(block.current);
+        // At one place in all blocks of the cluster.
+        let each = block.shared.iter_mut().map(|one| one.array(key as usize, bytes as usize, align as usize));
+        let arrays = each.collect::<Result<Vec<_>, _>>();
+        arrays.map(|all| all[rank]).map_err(|what| block.report(At::Kernel, format!("too much shared memory: {what}")))
     });
     array.unwrap_or_else(|()| {
         suspend();
@@ -172,7 +187,7 @@ extern "C" fn emu_shared_static(key: *const c_char, bytes: c_uint, align: c_uint
 
 #[unsafe(no_mangle)]
 extern "C" fn emu_shared_dynamic() -> *mut u8 {
-    with(|block| block.shared.dynamic())
+    with(|block| block.own().dynamic())
 }
 
 #[unsafe(no_mangle)]
@@ -236,7 +251,7 @@ unsafe extern "C" fn emu_exchange_words(
 
 #[unsafe(no_mangle)]
 extern "C" fn emu_is_shared(address: *const c_void) -> c_int {
-    with(|block| c_int::from(block.shared.contains(address as u64)))
+    with(|block| c_int::from(block.own().contains(address as u64)))
 }
 
 #[unsafe(no_mangle)]
@@ -348,11 +363,16 @@ unsafe extern "C" fn emu_mbarrier_arrive_at(
     line: c_int,
     barrier: *mut c_void,
     bytes: c_uint,
+    rank: c_int,
     pc: *const u8,
 ) {
     // SAFETY: called by kernels with literals.
     let place = (unsafe { Here::new(file, line) }, Pc::new(pc));
-    if !with(|block| dropped(block, &place.0) || block.mbarrier_arrive(place, barrier as u64, bytes)) {
+    let arrive = |block: &mut Block| {
+        let rank = usize::try_from(rank).unwrap_or(block.rank(block.current));
+        dropped(block, &place.0) || block.mbarrier_arrive(place, (barrier as u64, rank), bytes)
+    };
+    if !with(arrive) {
         suspend();
     }
 }
@@ -383,11 +403,13 @@ unsafe extern "C" fn emu_tma_load_at(
     row: c_int,
     head: c_int,
     batch: c_int,
+    blocks: c_uint,
     pc: *const u8,
 ) {
     // SAFETY: called by kernels with literals, and with one of their parameters.
     let (place, map) = unsafe { ((Here::new(file, line), Pc::new(pc)), *map) };
-    if !with(|block| block.tma_load(place, shared as u64, map, barrier as u64, [batch, head, row, column])) {
+    let ends = (shared as u64, barrier as u64);
+    if !with(|block| block.tma_load(place, ends, blocks, map, [batch, head, row, column])) {
         suspend();
     }
 }
@@ -397,7 +419,7 @@ unsafe extern "C" fn emu_shared_address(file: *const c_char, line: c_int, addres
     // SAFETY: called by kernels with literals.
     let site = unsafe { Here::new(file, line) };
     let offset = with(|block| {
-        let offset = block.shared.offset(address as u64);
+        let offset = block.own().offset(address as u64);
         if offset.is_none() {
             block.report(site.at(), "the address of a tile is not in shared memory");
         }

@@ -11,8 +11,8 @@ const MOST: u32 = (1 << 20) - 1;
 
 /// See the module.
 pub struct Mbarrier {
-    /// Its shared address.
-    offset: usize,
+    /// The block of the cluster that it belongs to, and its shared address there.
+    place: (usize, usize),
     init: Here,
     count: u32,
     /// Arrivals, and bytes of copies, that the phase waits for. Copies may come before they are announced.
@@ -62,7 +62,7 @@ impl Mbarrier {
 
     /// Words for a report.
     pub fn name(&self) -> String {
-        format!("the mbarrier at shared address {:#x} (initialised in {})", self.offset, self.init.site())
+        format!("the mbarrier at shared address {:#x} (initialised in {})", self.place.1, self.init.site())
     }
 
     /// The number of its phase.
@@ -75,11 +75,12 @@ impl Block {
     /// The current thread initialises a barrier; false when it was reported.
     pub fn mbarrier_init(&mut self, (site, pc): (Here, Pc), address: u64, count: u32) -> bool {
         let Some(offset) = self.mbarrier_offset(site, address) else { return false };
+        let place = (self.rank(self.current), offset);
         if !(1..=MOST).contains(&count) {
             self.report(site.at(), format!("an mbarrier for {count} arrivals: it counts 1 to {MOST}"));
             return false;
         }
-        if let Some(old) = self.mbarriers.iter().find(|b| b.offset == offset) {
+        if let Some(old) = self.mbarriers.iter().find(|b| b.place == place) {
             let what = format!("{} is initialised again", old.name());
             self.report(site.at(), what);
             return false;
@@ -92,7 +93,7 @@ impl Block {
             return false;
         }
         self.mbarriers.push(Mbarrier {
-            offset,
+            place,
             init: site,
             count,
             missing: count,
@@ -114,9 +115,9 @@ impl Block {
         self.mbarriers.iter_mut().filter(|b| b.unfenced == Some(current)).for_each(|b| b.unfenced = None);
     }
 
-    /// The shared address of a barrier.
+    /// The shared address of a barrier, which the current thread names as one of its own block.
     fn mbarrier_offset(&mut self, site: Here, address: u64) -> Option<usize> {
-        let Some(offset) = self.shared.offset(address) else {
+        let Some(offset) = self.own().offset(address) else {
             self.report(site.at(), "an mbarrier that is not in shared memory");
             return None;
         };
@@ -124,28 +125,49 @@ impl Block {
             self.report(site.at(), "misaligned: the address of an mbarrier is a multiple of 8");
             return None;
         }
-        if let Err(what) = self.shared.inside(offset, 8) {
+        if let Err(what) = self.own().inside(offset, 8) {
             self.report(site.at(), format!("out of bounds: an mbarrier, {what}"));
             return None;
         }
         Some(offset)
     }
 
-    /// The number of an initialised barrier that the current thread uses.
-    fn mbarrier(&mut self, (site, pc): (Here, Pc), address: u64) -> Option<usize> {
+    /// The number of an initialised barrier that the current thread uses: the one of this block of the cluster that lies where
+    /// `address` does in the thread's own.
+    fn mbarrier(&mut self, (site, pc): (Here, Pc), (address, rank): (u64, usize)) -> Option<usize> {
         let offset = self.mbarrier_offset(site, address)?;
-        let Some(number) = self.mbarriers.iter().position(|b| b.offset == offset) else {
+        if !self.reaches(site, rank) {
+            return None;
+        }
+        let Some(number) = self.mbarriers.iter().position(|b| b.place == (rank, offset)) else {
             self.report(site.at(), format!("the mbarrier at shared address {offset:#x} is not initialised"));
             return None;
         };
         // Its initialisation, a plain write, must lie before.
-        let fine = !self.options.checks || self.access(Actor::Thread, (address, 8), How::Atomic, pc);
+        let there = self.shared[rank].at(offset) as u64;
+        let fine = !self.options.checks || self.access(Actor::Thread, (there, 8), How::Atomic, pc);
         fine.then_some(number)
     }
 
+    /// Whether there is such a block in the cluster, and its shared memory is still there; if not, it was reported.
+    pub fn reaches(&mut self, site: Here, rank: usize) -> bool {
+        let (count, blocks) = (self.count(), self.shared.len());
+        if rank >= blocks {
+            self.report(site.at(), format!("there is no block {rank} in a cluster of {blocks}"));
+            return false;
+        }
+        let ended = self.threads[rank * count..][..count].iter().all(|t| t.status == Status::Done);
+        if ended {
+            let what =
+                format!("block {rank} of the cluster has ended, and its shared memory with it: blocks meet before");
+            self.report(site.at(), what);
+        }
+        !ended
+    }
+
     /// The number of the barrier that is to count bytes of a copy.
-    pub fn counting_mbarrier(&mut self, place: (Here, Pc), address: u64) -> Option<usize> {
-        let number = self.mbarrier(place, address)?;
+    pub fn counting_mbarrier(&mut self, place: (Here, Pc), at: (u64, usize)) -> Option<usize> {
+        let number = self.mbarrier(place, at)?;
         let barrier = &self.mbarriers[number];
         if barrier.unfenced.is_some() {
             let what = format!("{} is not known to the copy engine: mbarrier_fence comes first", barrier.name());
@@ -156,8 +178,8 @@ impl Block {
     }
 
     /// The current thread arrives, and announces `bytes` of copies; false when it was reported.
-    pub fn mbarrier_arrive(&mut self, place: (Here, Pc), address: u64, bytes: u32) -> bool {
-        let Some(number) = self.mbarrier(place, address) else { return false };
+    pub fn mbarrier_arrive(&mut self, place: (Here, Pc), at: (u64, usize), bytes: u32) -> bool {
+        let Some(number) = self.mbarrier(place, at) else { return false };
         let (current, barrier) = (self.current, &mut self.mbarriers[number]);
         if barrier.missing == 0 {
             let what = format!(
@@ -218,7 +240,8 @@ impl Block {
 
     /// The current thread wants the phase of this parity to have ended. It asks again after a wait: the phase may be another.
     pub fn mbarrier_wait(&mut self, place: (Here, Pc), address: u64, parity: u32) -> Then {
-        let Some(number) = self.mbarrier(place, address) else { return Then::Wait };
+        let rank = self.rank(self.current);
+        let Some(number) = self.mbarrier(place, (address, rank)) else { return Then::Wait };
         if parity > 1 {
             self.report(place.0.at(), format!("a phase of parity {parity}: parities are 0 and 1"));
             return Then::Wait;

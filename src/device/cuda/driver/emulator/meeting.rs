@@ -1,7 +1,8 @@
 //! Where threads wait for each other: barriers of the block, and the lanes of a warp.
 
-use super::block::{Block, Status};
+use super::block::{BARRIERS, Block, Status};
 use super::report::{At, Here};
+use std::ops::Range;
 
 /// A barrier that some threads have reached.
 #[derive(Default)]
@@ -13,15 +14,17 @@ pub struct Barrier {
 }
 
 impl Barrier {
-    pub fn describe(&self, block: &Block, id: usize) -> (At, String) {
+    /// `name`: what threads of these numbers meet at.
+    pub fn describe(&self, block: &Block, name: &str, threads: Range<usize>) -> (At, String) {
         let site = self.site.map_or(At::Kernel, Here::at);
-        let missing = (0..block.count()).filter(|t| !self.waiting.contains(t));
+        let missing = threads.filter(|t| !self.waiting.contains(t));
         let mut others = String::new();
         for t in missing.take(3) {
             let [x, y, z] = block.coordinates(t);
             let does = match block.threads[t].status {
                 Status::Done => "has returned".to_string(),
-                Status::AtBarrier(other) => match &block.barriers[other].site {
+                Status::AtCluster => "waits for its cluster".to_string(),
+                Status::AtBarrier(other) => match &block.barriers[block.rank(t)][other].site {
                     Some(site) => format!("waits at barrier {other}, {}", site.site()),
                     None => format!("waits at barrier {other}"),
                 },
@@ -31,7 +34,7 @@ impl Barrier {
             };
             others += &format!("; thread ({x}, {y}, {z}) {does}");
         }
-        (site, format!("{} of {} threads are at barrier {id}{others}", self.waiting.len(), self.expected))
+        (site, format!("{} of {} threads are at {name}{others}", self.waiting.len(), self.expected))
     }
 }
 
@@ -104,7 +107,7 @@ impl Block {
     pub fn barrier(&mut self, site: Here, id: i32, threads: i32) -> Then {
         let all = self.count();
         let expected = usize::try_from(threads).unwrap_or(all);
-        let Some(number) = usize::try_from(id).ok().filter(|id| *id < self.barriers.len()) else {
+        let Some(number) = usize::try_from(id).ok().filter(|id| *id < BARRIERS) else {
             self.report(site.at(), format!("there is no barrier {id}: barriers are 0 to 15"));
             return Then::Wait;
         };
@@ -113,8 +116,8 @@ impl Block {
             self.report(site.at(), what);
             return Then::Wait;
         }
-        let current = self.current;
-        let barrier = &mut self.barriers[number];
+        let (current, rank) = (self.current, self.rank(self.current));
+        let barrier = &mut self.barriers[rank][number];
         if barrier.expected == 0 {
             (barrier.expected, barrier.site) = (expected, Some(site));
         }
@@ -134,11 +137,34 @@ impl Block {
             self.threads[current].status = Status::AtBarrier(number);
             return Then::Wait;
         }
-        let waiting = std::mem::take(&mut self.barriers[number]).waiting;
+        let waiting = std::mem::take(&mut self.barriers[rank][number]).waiting;
+        let total = self.total();
         if let Some(clocks) = &mut self.clocks {
-            if expected == all { clocks.meet_all() } else { clocks.meet(&waiting) }
+            if expected == total { clocks.meet_all() } else { clocks.meet(&waiting) }
         }
         waiting.iter().for_each(|&t| self.threads[t].status = Status::Ready);
+        Then::GoOn
+    }
+
+    /// The current thread comes to the barrier of its cluster, where all threads of all its blocks meet.
+    pub fn cluster_barrier(&mut self, site: Here) -> Then {
+        let (current, total) = (self.current, self.total());
+        if let Some(other) = self.meeting.site.filter(|other| *other != site) {
+            let what = format!("divergent barrier: other threads of the cluster are at the one in {}", other.site());
+            self.report(site.at(), what);
+            return Then::Wait;
+        }
+        (self.meeting.expected, self.meeting.site) = (total, Some(site));
+        self.meeting.waiting.push(current);
+        if self.meeting.waiting.len() < total {
+            self.threads[current].status = Status::AtCluster;
+            return Then::Wait;
+        }
+        self.meeting = Barrier::default();
+        if let Some(clocks) = &mut self.clocks {
+            clocks.meet_all();
+        }
+        self.threads.iter_mut().for_each(|t| t.status = Status::Ready);
         Then::GoOn
     }
 
@@ -146,7 +172,7 @@ impl Block {
     pub fn warp(&mut self, site: Here, mask: u32, what: &'static str, words: Option<Words>) -> Then {
         let (current, count) = (self.current, self.count());
         let (warp, lane) = (current / 32, current % 32);
-        let lanes = count - warp * 32;
+        let lanes = count - warp * 32 % count;
         let exist = if lanes >= 32 { u32::MAX } else { (1 << lanes) - 1 };
         if mask >> lane & 1 == 0 {
             self.report(site.at(), format!("{what}: lane {lane} is not in its own mask {mask:#010x}"));

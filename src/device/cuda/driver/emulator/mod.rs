@@ -68,15 +68,15 @@ struct Finished {
     stacks: Vec<DefaultStack>,
 }
 
-/// The blocks of one launch, which workers take one after another.
+/// The clusters of one launch, most of one block, which workers take one after another.
 struct Work<'a> {
     kernel: Kernel,
     launch: &'a Launch,
     options: &'a Options,
-    blocks: usize,
+    clusters: usize,
     /// Another order than by number.
     order: Option<Vec<usize>>,
-    /// With checks on, the number of the first block.
+    /// With checks on, the number of the first.
     first: u32,
     memory: NonNull<Memory>,
     next: AtomicUsize,
@@ -107,7 +107,8 @@ impl Work<'_> {
     /// Blocks until none is left, or one is faulty.
     fn work(&self) -> Result<()> {
         let (launch, options) = (self.launch, self.options);
-        let threads = launch.block.iter().product::<u32>() as usize;
+        let cluster = self.kernel.cluster;
+        let threads = (launch.block.iter().product::<u32>() * cluster) as usize;
         let stacks = {
             let all = &mut self.finished().stacks;
             all.split_off(all.len().saturating_sub(threads))
@@ -118,20 +119,20 @@ impl Work<'_> {
             _ => ptr::from_ref(slot).cast(),
         };
         let args: Vec<_> = launch.args.slots().iter().zip(launch.args.sizes()).map(parameter).collect();
-        let [x, y, _] = launch.grid;
+        let [x, y] = [launch.grid[0] / cluster, launch.grid[1]];
         while block.fault.is_none() {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= self.blocks {
+            if i >= self.clusters {
                 break;
             }
             let number = self.order.as_ref().map_or(i, |order| order[i]) as u32;
-            let id = [number % x, number / x % y, number / x / y];
+            let first = [number % x * cluster, number / x % y, number / x / y];
             let clocks = options.checks.then(|| Clocks::new(self.first + i as u32, self.first, threads));
             // SAFETY: sizes of parameters were checked, and the memory outlives this.
-            unsafe { block.run(id, launch.shared, clocks, &args) };
+            unsafe { block.run(first, launch.shared, clocks, &args) };
         }
         if block.fault.is_some() {
-            self.next.store(self.blocks, Ordering::Relaxed);
+            self.next.store(self.clusters, Ordering::Relaxed);
         }
         let mut finished = self.finished();
         finished.fault = finished.fault.take().or(block.fault.take());
@@ -148,7 +149,7 @@ impl Emulator {
 
     fn check(launch: &Launch) -> Result<Kernel> {
         let Some(kernel) = find(launch.kernel) else { bail!("there is no emulated kernel {:?}", launch.kernel) };
-        let name = kernel.name;
+        let (name, x) = (kernel.name, launch.grid[0]);
         let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
         if threads == 0 || threads > u64::from(kernel.threads) {
             bail!("{name}: {threads} threads a block, but it is made for 1 to {}", kernel.threads);
@@ -159,6 +160,12 @@ impl Emulator {
                 "{name}: a grid of {:?} blocks of {:?} threads is empty or beyond the limits of CUDA",
                 launch.grid,
                 launch.block
+            );
+        }
+        if !x.is_multiple_of(kernel.cluster) || kernel.cluster > 1 && !threads.is_multiple_of(32) {
+            bail!(
+                "{name}: a grid of {x} blocks along x, of {threads} threads: it takes clusters of {} blocks of whole warps",
+                kernel.cluster
             );
         }
         if launch.shared as usize > shared::MOST {
@@ -195,12 +202,12 @@ impl Emulator {
 
     fn run(&mut self, kernel: Kernel, launch: &Launch) -> Result<()> {
         let [x, y, z] = launch.grid;
-        let blocks = x as usize * y as usize * z as usize;
+        let clusters = x as usize * y as usize * z as usize / kernel.cluster as usize;
         let checks = self.options.checks;
-        if checks && blocks > Stamp::INSTANCES as usize / 2 {
-            bail!("{}: {blocks} blocks are more than the checks can tell apart; use smaller shapes", kernel.name);
+        if checks && clusters > Stamp::INSTANCES as usize / 2 {
+            bail!("{}: {clusters} blocks are more than the checks can tell apart; use smaller shapes", kernel.name);
         }
-        let first = if checks { self.number(blocks as u32) } else { 0 };
+        let first = if checks { self.number(clusters as u32) } else { 0 };
         if checks {
             self.memory.shadow_all();
             self.memory.published.clear();
@@ -211,14 +218,18 @@ impl Emulator {
             kernel,
             launch,
             options: &options,
-            blocks,
-            order: block_order(&options, blocks),
+            clusters,
+            order: block_order(&options, clusters),
             first,
             memory: NonNull::from(&mut self.memory),
             next: AtomicUsize::new(0),
             finished: Mutex::new(Finished { stacks: std::mem::take(&mut self.stacks), ..Finished::default() }),
         };
-        let done = work.run(if checks { 1 } else { workers(&options, blocks, launch) });
+        let done = work.run(if checks {
+            1
+        } else {
+            workers(&options, clusters, launch.block.iter().product::<u32>() * kernel.cluster)
+        });
         let Finished { fault, sites, stacks } = std::mem::take(&mut *work.finished());
         self.stacks = stacks;
         if let Some(log) = &self.options.log {
@@ -247,16 +258,15 @@ fn block_order(options: &Options, blocks: usize) -> Option<Vec<usize>> {
 }
 
 /// Threads of the host for a launch: small ones are not worth a second.
-fn workers(options: &Options, blocks: usize, launch: &Launch) -> usize {
+fn workers(options: &Options, clusters: usize, threads: u32) -> usize {
     const WORTHWHILE: usize = 1_024;
-    let threads = blocks * launch.block.iter().product::<u32>() as usize;
     let most = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
     // A stack takes two mappings, of which Linux grants a process 65,530.
-    let stacks = 8_192 / launch.block.iter().product::<u32>().max(1) as usize;
-    if threads < WORTHWHILE { 1 } else { most.min(blocks).min(stacks).max(1) }
+    let stacks = 8_192 / threads.max(1) as usize;
+    if clusters * (threads as usize) < WORTHWHILE { 1 } else { most.min(clusters).min(stacks).max(1) }
 }
 
 impl Driver for Emulator {

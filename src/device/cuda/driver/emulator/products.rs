@@ -6,6 +6,7 @@ use super::clocks::{Actor, Who};
 use super::options::Arrival;
 use super::report::{At, Here, Pc};
 use super::shadow::How;
+use super::shared::Shared;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -156,7 +157,8 @@ impl Block {
         }
         let columns = (shape >> 3 & 0x1ff) as usize;
         let [add, ta, tb] = [0, 1, 2].map(|bit| shape >> bit & 1 == 1);
-        if (warp / 4 + 1) * 128 > self.count() {
+        let (rank, of_block) = (self.rank(self.current), self.current % self.count() / 128);
+        if (of_block + 1) * 128 > self.count() {
             return Err("wgmma by a warp whose warpgroup has fewer than four".into());
         }
         let b = Tile::new(right, tb)?;
@@ -173,7 +175,9 @@ impl Block {
         };
         for &(tile, first, count) in &tiles {
             for (address, ..) in tile.pieces(first, count) {
-                self.shared.inside(address, 16).map_err(|what| format!("out of bounds: a tile of wgmma, {what}"))?;
+                self.shared[rank]
+                    .inside(address, 16)
+                    .map_err(|what| format!("out of bounds: a tile of wgmma, {what}"))?;
             }
         }
         let lanes = warp * 32..warp * 32 + 32;
@@ -240,7 +244,7 @@ impl Block {
         for &(tile, first, count) in tiles {
             for (number, (address, ..)) in tile.pieces(first, count).enumerate() {
                 let who = Who { thread: warp * 32 + number % 32, actor: Actor::Products { group } };
-                let place = (self.shared.at(address) as u64, 16);
+                let place = (self.shared[self.rank(warp * 32)].at(address) as u64, 16);
                 if !self.access_by(who, place, How::Read, pc) {
                     return false;
                 }
@@ -256,7 +260,7 @@ impl Block {
             let mut b = std::mem::take(&mut self.products[warp].b);
             // SAFETY: tiles were checked when it was started; lanes have left the addresses of their registers, which live until
             // they wait for it.
-            unsafe { self.multiply(warp % 4 * ROWS, &product, &mut b) }
+            unsafe { self.multiply(warp, &product, &mut b) }
             self.products[warp].b = b;
         }
     }
@@ -264,12 +268,12 @@ impl Block {
     /// `count` rows of a tile from `first` on, step of K by step.
     ///
     /// # Safety
-    /// The tile lies in shared memory.
-    unsafe fn read_tile(&self, tile: Tile, (first, count): (usize, usize), to: &mut [f64]) {
+    /// The tile lies in this shared memory.
+    unsafe fn read_tile(shared: &Shared, tile: Tile, (first, count): (usize, usize), to: &mut [f64]) {
         let (row, step) = if tile.transposed { (1, 0) } else { (0, 1) };
         for (address, m, k) in tile.pieces(first, count) {
             // SAFETY: the caller's promise; pieces are aligned to their size.
-            let piece = unsafe { *self.shared.at(address).cast::<[u16; 8]>() };
+            let piece = unsafe { *shared.at(address).cast::<[u16; 8]>() };
             for (i, x) in piece.into_iter().enumerate() {
                 to[(k + step * i) * count + m + row * i] = widened(x);
             }
@@ -278,15 +282,16 @@ impl Block {
 
     /// # Safety
     /// Tiles lie in shared memory, and registers live.
-    unsafe fn multiply(&self, first: usize, product: &Product, b: &mut Vec<f64>) {
+    unsafe fn multiply(&self, warp: usize, product: &Product, b: &mut Vec<f64>) {
         let &Product { columns, add, ref d, .. } = product;
+        let (first, shared) = (warp % 4 * ROWS, &self.shared[self.rank(warp * 32)]);
         let mut a = [0.0; ROWS * STEPS];
         b.resize(columns * STEPS, 0.0);
         // SAFETY: the caller's promise.
         unsafe {
-            self.read_tile(product.b, (0, columns), b);
+            Self::read_tile(shared, product.b, (0, columns), b);
             match &product.a {
-                Left::Shared(tile) => self.read_tile(*tile, (first, ROWS), &mut a),
+                Left::Shared(tile) => Self::read_tile(shared, *tile, (first, ROWS), &mut a),
                 Left::Registers(lanes) => {
                     for (lane, registers) in lanes.iter().enumerate() {
                         for (i, half) in (0..4).flat_map(|i| [(i, 0), (i, 1)]) {

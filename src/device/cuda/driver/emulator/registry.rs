@@ -9,6 +9,7 @@ struct Raw {
     file: *const c_char,
     line: c_int,
     threads: c_int,
+    cluster: c_int,
     parameters: c_int,
     sizes: *const c_uchar,
     run: unsafe extern "C" fn(*const *const c_void),
@@ -28,6 +29,8 @@ pub struct Kernel {
     pub line: u32,
     /// The most threads of a block.
     pub threads: u32,
+    /// Blocks of a cluster, along x.
+    pub cluster: u32,
     /// Size in bytes of each parameter.
     pub sizes: &'static [u8],
     /// Calls it for the current thread, with the address of each parameter.
@@ -55,6 +58,7 @@ pub fn kernels() -> impl Iterator<Item = Kernel> {
             file: file.to_str().unwrap_or_default(),
             line: raw.line.unsigned_abs(),
             threads: raw.threads.unsigned_abs(),
+            cluster: raw.cluster.unsigned_abs(),
             sizes,
             run: raw.run,
         })

@@ -93,7 +93,7 @@ impl Block {
             let end = start + bytes;
             for piece in (0..ROW).step_by(PIECE) {
                 let (from, until) = (start.max(piece), end.min(piece + PIECE));
-                let address = self.shared.at(window.piece(r, piece)) as u64;
+                let address = self.shared[window.rank].at(window.piece(r, piece)) as u64;
                 let place = (address + from.saturating_sub(piece) as u64, until.saturating_sub(from) as u64);
                 if from < until && !self.access(Actor::StoreReads { storer, group }, place, How::Read, pc) {
                     return false;
@@ -114,7 +114,7 @@ impl Block {
             Progress::Started => {
                 let mut bytes = vec![0u8; window.bytes()];
                 for (i, piece) in bytes.chunks_exact_mut(PIECE).enumerate() {
-                    let from = self.shared.at(window.piece(i * PIECE / ROW, i * PIECE % ROW));
+                    let from = self.shared[window.rank].at(window.piece(i * PIECE / ROW, i * PIECE % ROW));
                     // SAFETY: the tile lies in an array of shared memory; swizzling stays in its 1024 bytes.
                     unsafe { std::ptr::copy_nonoverlapping(from, piece.as_mut_ptr(), piece.len()) }
                 }

@@ -1,0 +1,110 @@
+//! Clusters of two blocks that bring each other tiles, and what is reported where they do it wrongly.
+
+use half::bf16;
+use std::sync::{Arc, Mutex};
+use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Log, Options, Site};
+use vcycle::device::cuda::driver::{Driver, Rows};
+use vcycle::device::cuda::launch::{Launch, Region, TensorMap};
+use vcycle::device::ops::Access;
+
+const SOURCE: &str = include_str!("kernels/clusters.cu");
+const STEPS: usize = 5;
+const BLOCKS: usize = 4;
+
+/// Name, and parts of the report, one of which there must be.
+const BUGS: &[(&str, &str)] = &[
+    ("kNoMeeting", "race|not initialised"),
+    ("kBlocksMeetAlone", "race|not initialised"),
+    ("kNoLastMeeting", "of the cluster has ended"),
+    ("kReleasedHereOnly", "race"),
+    ("kReleasedThereOnly", "race|too many arrivals"),
+    ("kHalfIsExpected", "race|uninitialised|fewer bytes are announced|deadlock"),
+    ("kNotForAll", "deadlock"),
+    ("kNoSuchBlock", "there is no block 2 in a cluster of 2"),
+    ("kNoSuchBarrier", "out of bounds"),
+    ("kReadsTooEarly", "race|uninitialised"),
+    ("kTwoMeetings", "divergent barrier"),
+];
+
+fn a(row: usize, column: usize) -> f32 {
+    ((7 * row + 3 * column) % 32) as f32
+}
+
+/// What each block leaves: sums of columns, times its number in its cluster plus one.
+fn run(name: &str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>) {
+    let mut emulator = Emulator::new(options);
+    let rows = 64 * STEPS;
+    let bytes: Vec<u8> = (0..rows * 64).flat_map(|i| bf16::from_f32(a(i / 64, i % 64)).to_le_bytes()).collect();
+    let matrix = Rows { address: emulator.alloc(bytes.len()).expect("memory"), rows, width: 128, pitch: 128 };
+    emulator.write(matrix, &bytes).expect("input");
+    let width = BLOCKS * 64 * 4;
+    let out = Rows { address: emulator.alloc(width).expect("memory"), rows: 1, width, pitch: width };
+    let regions = [(matrix, Access::Read), (out, Access::Write)].map(|(rows, access)| Region { rows, access });
+    emulator.operands(&regions);
+    let map = TensorMap::new(matrix.address, [rows, 64], 128, 32);
+    let kernel = format!("clusters_{name}").leak();
+    let launch = Launch::new(kernel, BLOCKS, 96).shared(2 * 64 * 128).map(map).ptr(out.address).int(STEPS);
+    let done = emulator.launch(&launch).map_err(|e| e.to_string()).map(|()| {
+        let mut values = vec![0f32; BLOCKS * 64];
+        emulator.read(out, bytemuck::cast_slice_mut(&mut values)).expect("output");
+        values
+    });
+    (emulator.fault, done)
+}
+
+fn right(out: &[f32]) -> bool {
+    out.iter().enumerate().all(|(i, x)| {
+        let sum: f32 = (0..64 * STEPS).map(|row| a(row, i % 64)).sum();
+        *x == sum * (i / 64 % 2 + 1) as f32
+    })
+}
+
+#[test]
+fn blocks_of_a_cluster_share_a_tile() {
+    for checks in [true, false] {
+        for options in Options::schedules(checks) {
+            let order = options.order;
+            let out = run("kNone", options).1.unwrap_or_else(|e| panic!("in order {order:?}: {e}"));
+            assert!(right(&out), "in order {order:?}: {out:?}");
+        }
+    }
+}
+
+#[test]
+fn every_misuse_is_noticed_in_every_schedule() {
+    let missed = crate::unnoticed(SOURCE, BUGS, run);
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Without any one of its barriers, fences, waits and arrivals the correct one fails in some schedule.
+#[test]
+fn every_site_is_missed() {
+    let log = Arc::new(Mutex::new(Log::default()));
+    run("kNone", Options { log: Some(log.clone()), ..Options::default() }).1.expect("a correct kernel");
+    let sites: Vec<Site> = log.lock().expect("the log").sites.keys().cloned().collect();
+    // Two inits and their fence; both meetings; of both sides waits and arrivals; the barrier of a warp.
+    assert_eq!(sites.len(), 10, "{sites:?}");
+    for site in sites {
+        let noticed = Options::schedules(true).into_iter().any(|options| {
+            let done = run("kNone", Options { drop: Some(site.clone()), ..options }).1;
+            done.is_err() || done.is_ok_and(|out| !right(&out))
+        });
+        assert!(noticed, "without {site}");
+    }
+}
+
+#[test]
+fn grids_are_whole_clusters() {
+    let map = TensorMap::new(4096, [64, 64], 128, 32);
+    let launch = Launch::new("clusters_kNone", 3, 96).map(map).ptr(8).int(1);
+    let error = Emulator::new(Options::default()).launch(&launch).expect_err("half a cluster").to_string();
+    assert!(error.contains("3 blocks along x") && error.contains("clusters of 2"), "{error}");
+}
+
+/// What another block of the cluster did is told with that block.
+#[test]
+fn reports_name_the_other_block() {
+    let texts = Options::schedules(true).map(|options| run("kReleasedHereOnly", options).1.expect_err("a race"));
+    let told = |text: &String| text.contains("thread (64, 0, 0): race") && text.contains(", 0, 0) of block (");
+    assert!(texts.iter().any(told), "{texts:#?}");
+}
