@@ -104,7 +104,10 @@ fn grids_are_whole_clusters() {
 /// What another block of the cluster did is told with that block.
 #[test]
 fn reports_name_the_other_block() {
-    let texts = Options::schedules(true).map(|options| run("kReleasedHereOnly", options).1.expect_err("a race"));
-    let told = |text: &String| text.contains("thread (64, 0, 0): race") && text.contains(", 0, 0) of block (");
-    assert!(texts.iter().any(told), "{texts:#?}");
+    let told = |bug: &str, part: &str| {
+        let texts = Options::schedules(true).map(|options| run(bug, options).1.expect_err("a defect"));
+        assert!(texts.iter().any(|text| text.contains(part)), "{texts:#?}");
+    };
+    told("kBlocksMeetAlone", "written by thread (0, 0, 0) of block (1, 0, 0)");
+    told("kReleasedHereOnly", " of block 1 of the cluster (initialised in");
 }

@@ -68,9 +68,9 @@ DEVICE void column_sums(const TensorMap& a, float* out, int steps) {
       const int s = i % kStages, turn = i / kStages;
       // <- kNotForAll, kNoMeeting, kBlocksMeetAlone, kHalfIsExpected, kReleasedThereOnly
       if (BUG != kReadsTooEarly || i == 0) mbarrier_wait(full + s, turn & 1);
+      // <- kReadsTooEarly, kHalfIsExpected
       for (int r = 0; r < 64; r++) {
         const unsigned char* row = tiles + s * kTile + 128 * r;
-        // <- kReadsTooEarly, kHalfIsExpected
         sum += to_float(*reinterpret_cast<const bf16*>(row + 16 * (t / 8 ^ r % 8) + t % 8 * 2));
       }
       __syncwarp();

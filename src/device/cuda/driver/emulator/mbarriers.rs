@@ -62,7 +62,9 @@ impl Mbarrier {
 
     /// Words for a report.
     pub fn name(&self) -> String {
-        format!("the mbarrier at shared address {:#x} (initialised in {})", self.place.1, self.init.site())
+        let (rank, offset) = self.place;
+        let block = if rank > 0 { format!(" of block {rank} of the cluster") } else { String::new() };
+        format!("the mbarrier at shared address {offset:#x}{block} (initialised in {})", self.init.site())
     }
 
     /// The number of its phase.
