@@ -19,8 +19,10 @@
 //              turns (`turns`) at the stages.
 //   wgmma256   both consumers share a tile of 128 x 256, 64 rows each: a quarter fewer bytes through the second-level
 //              cache for a product; its epilogue overlaps with nothing but the copies for the next tile.
-//   boxes256   as wgmma256, for outputs in bf16 that the copy engine can write (common/boxes.cuh): its warps give them away
-//              64 columns at a time, and go on with the next tile while they are on their way.
+//   boxes256   as wgmma256, for outputs that the copy engine can write (common/boxes.cuh): its warps give them away
+//              64 columns at a time, and go on with the next tile while they are on their way. Outputs in f32 (gradients of
+//              weights), 32 columns at a time, have nothing around them, and are added to by the copy engine: each element
+//              once, so that the order of sums stays the same.
 // In all a thread has 128 sums. Where there are fewer tiles than multiprocessors and K is long (gradients of weights), K is
 // cut in parts: whoever comes last to a tile adds those of all, in order.
 //
@@ -218,7 +220,14 @@ DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, OutputMaps maps
     for (int piece = 0; piece < 4; piece++) {
       const int down = first + (kShared ? 0 : piece / 2 * 64), across = column + 64 * (kShared ? piece : piece % 2);
       if (down >= m || across >= n) continue;
-      if constexpr (BOXES) {
+      if constexpr (BOXES && sizeof(Out) == sizeof(float)) {
+#pragma unroll 1
+        for (int half = 0; half < 2; half++) {
+          float mine[4][4];
+          take_sums(mine, sums, 2 * piece + half);
+          write_floats(boxes, *maps.out, around.accumulate, mine, down, across + 32 * half);
+        }
+      } else if constexpr (BOXES) {
         open_boxes(boxes);
 #pragma unroll 1
         for (int half = 0; half < 2; half++) {
@@ -254,12 +263,12 @@ DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, OutputMaps maps
          LINEAR_PARAMETERS(Out)) {                                                                             \
     linear_wgmma<width, false, ta, tb, Out>(a, b, {}, LINEAR_EPILOGUE, m, n, k, part, parts, workspace);       \
   }
-#define LINEAR_BOXES(name, width, ta, tb)                                                                      \
+#define LINEAR_BOXES(name, width, ta, tb, Out)                                                                 \
   KERNEL(name, 384, 1, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,               \
          const __grid_constant__ TensorMap out_map, const __grid_constant__ TensorMap kept_map,                \
-         LINEAR_PARAMETERS(bf16)) {                                                                            \
-    linear_wgmma<width, true, ta, tb, bf16>(a, b, {&out_map, &kept_map}, LINEAR_EPILOGUE, m, n, k, part, parts, \
-                                            workspace);                                                        \
+         LINEAR_PARAMETERS(Out)) {                                                                             \
+    linear_wgmma<width, true, ta, tb, Out>(a, b, {&out_map, &kept_map}, LINEAR_EPILOGUE, m, n, k, part, parts, \
+                                           workspace);                                                         \
   }
 
 LINEAR(linear_wgmma128_nn_bf16, 128, false, false, bf16)
@@ -280,7 +289,11 @@ LINEAR(linear_wgmma256_nt_bf16_f32, 256, false, true, float)
 LINEAR(linear_wgmma256_tn_bf16_f32, 256, true, false, float)
 LINEAR(linear_wgmma256_tt_bf16_f32, 256, true, true, float)
 
-LINEAR_BOXES(linear_boxes256_nn_bf16, 256, false, false)
-LINEAR_BOXES(linear_boxes256_nt_bf16, 256, false, true)
-LINEAR_BOXES(linear_boxes256_tn_bf16, 256, true, false)
-LINEAR_BOXES(linear_boxes256_tt_bf16, 256, true, true)
+LINEAR_BOXES(linear_boxes256_nn_bf16, 256, false, false, bf16)
+LINEAR_BOXES(linear_boxes256_nt_bf16, 256, false, true, bf16)
+LINEAR_BOXES(linear_boxes256_tn_bf16, 256, true, false, bf16)
+LINEAR_BOXES(linear_boxes256_tt_bf16, 256, true, true, bf16)
+LINEAR_BOXES(linear_boxes256_nn_bf16_f32, 256, false, false, float)
+LINEAR_BOXES(linear_boxes256_nt_bf16_f32, 256, false, true, float)
+LINEAR_BOXES(linear_boxes256_tn_bf16_f32, 256, true, false, float)
+LINEAR_BOXES(linear_boxes256_tt_bf16_f32, 256, true, true, float)

@@ -39,16 +39,17 @@ pub fn boxes256(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
     out.push(BOXES256.launch(op, places));
 }
 
-/// Outputs in bf16 that the copy engine can write; all that is read beside them is in pairs.
+/// Outputs that the copy engine can write: in bf16, all that is read beside them in pairs, or in f32, with nothing beside them.
 pub fn supports_boxes(op: &Linear) -> bool {
-    let (whole, pairs) = (|t: &Tensor| begins_at(t, 8), |t: &Tensor| begins_at(t, 2));
+    let (whole, pairs) = (|t: &Tensor| begins_at(t, 16 / t.dtype.bytes()), |t: &Tensor| begins_at(t, 2));
     let around = match &op.epilogue {
         Epilogue::None => true,
         Epilogue::Activate { pre, .. } => pre.as_ref().is_none_or(whole),
         Epilogue::ActivateGrad { pre, value, .. } => pairs(pre) && value.as_ref().is_none_or(whole),
     };
     let read = [&op.bias, &op.residual].into_iter().flatten().all(pairs);
-    supports(op) && op.out.dtype == DType::BF16 && whole(&op.out) && around && read
+    let alone = op.bias.is_none() && op.epilogue == Epilogue::None && op.residual.is_none();
+    supports(op) && (op.out.dtype == DType::BF16 || alone) && whole(&op.out) && around && read
 }
 
 /// Bytes of scratch memory of `wgmma128`.
@@ -76,7 +77,7 @@ pub fn seconds_wgmma256(op: &Linear, chip: &Chip) -> f64 {
 struct Tiles {
     /// Columns of a tile.
     width: usize,
-    /// By transposes of both factors; then with outputs in f32, where there are any.
+    /// By transposes of both factors; then with outputs in f32.
     kernels: &'static [[&'static str; 4]],
     /// The copy engine writes outputs.
     boxes: bool,
@@ -119,12 +120,15 @@ const WGMMA256: Tiles = Tiles {
 };
 
 const BOXES256: Tiles = Tiles {
-    kernels: &[[
-        "linear_boxes256_nn_bf16",
-        "linear_boxes256_nt_bf16",
-        "linear_boxes256_tn_bf16",
-        "linear_boxes256_tt_bf16",
-    ]],
+    kernels: &[
+        ["linear_boxes256_nn_bf16", "linear_boxes256_nt_bf16", "linear_boxes256_tn_bf16", "linear_boxes256_tt_bf16"],
+        [
+            "linear_boxes256_nn_bf16_f32",
+            "linear_boxes256_nt_bf16_f32",
+            "linear_boxes256_tn_bf16_f32",
+            "linear_boxes256_tt_bf16_f32",
+        ],
+    ],
     boxes: true,
     ..WGMMA256
 };
@@ -215,12 +219,13 @@ fn depth(op: &Linear) -> usize {
     op.sizes().2.div_ceil(DEPTH)
 }
 
-/// A matrix in boxes of 64 columns and so many rows: a factor of all rows of a tile where K lies along them, else of a stage's
+/// A matrix in boxes of 128 bytes and so many rows: a factor of all rows of a tile where K lies along them, else of a stage's
 /// steps of K.
 fn map(t: &Tensor, places: &Places, rows: usize) -> TensorMap {
     // A single row may have any pitch.
     let pitch = if t.rows() < 2 { t.width.next_multiple_of(8) } else { t.pitch };
-    TensorMap::new(places.ptr(t), [t.rows(), t.width], pitch * t.dtype.bytes(), rows)
+    let map = TensorMap::new(places.ptr(t), [t.rows(), t.width], pitch * t.dtype.bytes(), rows);
+    if t.dtype == DType::F32 { map.of_floats() } else { map }
 }
 
 #[cfg(test)]

@@ -218,7 +218,8 @@ variants! {
             "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
         ], linear_sm80::divided, linear_sm80::splitk, linear_sm80::seconds_splitk, linear_sm80::workspace;
         "boxes256" [BF16] => [
-            "linear_boxes256_nn_bf16", "linear_boxes256_nt_bf16", "linear_boxes256_tn_bf16", "linear_boxes256_tt_bf16"
+            "linear_boxes256_nn_bf16", "linear_boxes256_nt_bf16", "linear_boxes256_tn_bf16", "linear_boxes256_tt_bf16",
+            "linear_boxes256_nn_bf16_f32", "linear_boxes256_nt_bf16_f32", "linear_boxes256_tn_bf16_f32", "linear_boxes256_tt_bf16_f32"
         ], linear_sm90::supports_boxes, linear_sm90::boxes256, linear_sm90::seconds_wgmma256, linear_sm90::workspace_wgmma256;
         "wgmma256" [BF16] => [
             "linear_wgmma256_nn_bf16", "linear_wgmma256_nt_bf16", "linear_wgmma256_tn_bf16", "linear_wgmma256_tt_bf16",
