@@ -25,12 +25,14 @@
 //   pairs256              the two blocks of a cluster have tiles of 128 x 256 above each other. Each brings its rows of op(a)
 //                         for itself and half of the columns of op(b) for both: 32 bytes a clock. A stage is filled again
 //                         when the warps of both have read it.
-// `wgmma...` write their outputs row by row. `boxes...`, and pairs whose outputs are bf16, leave it to the copy engine
-// (common/boxes.cuh): warps give outputs away 64 columns at a time, and go on while those are on their way.
-// A thread has 128 sums, of a tile 192 wide 96. Where there are fewer tiles than multiprocessors and K is long (gradients
-// of weights), K is cut in parts: whoever comes last to a tile adds those of all, in order.
+// `wgmma...` write their outputs row by row, through 4 KiB of shared memory for each warp (common/outputs.cuh). The others leave it to
+// the copy engine (common/boxes.cuh): warps give outputs away 64 columns at a time, and go on while those are on their way.
+// Outputs in f32 (gradients of weights), 32 columns at a time, have nothing around them, and are added to by the copy engine:
+// each element once, so that the order of sums stays the same.
 //
-// common/tiles_sm90.cuh shares out the tiles. Other outputs go through 4 KiB of shared memory for each warp, 16 rows x 64 columns at a time: common/outputs.cuh.
+// A thread has 128 sums, of a tile 192 wide 96. Where there are fewer tiles than multiprocessors and K is long (gradients
+// of weights), K is cut in parts: whoever comes last to a tile adds those of all, in order. common/tiles_sm90.cuh shares
+// out the tiles.
 #include "common/boxes.cuh"
 #include "common/outputs.cuh"
 #include "common/tiles_sm90.cuh"
@@ -212,7 +214,14 @@ DEVICE void multiply(const Product& p, OutputMaps maps, const Epilogue<bf16, Out
       constexpr int kAcross = T::kWidth / 64;
       const int down = first + piece / kAcross * 64, across = work.column + piece % kAcross * 64;
       if (down >= p.m || across >= p.n) continue;
-      if constexpr (BOXES) {
+      if constexpr (BOXES && sizeof(Out) == sizeof(float)) {
+#pragma unroll 1
+        for (int half = 0; half < 2; half++) {
+          float mine[4][4];
+          take_sums<T::kSums>(mine, sums, 2 * piece + half);
+          write_floats(boxes, *maps.out, around.accumulate, mine, down, across + 32 * half);
+        }
+      } else if constexpr (BOXES) {
         open_boxes(boxes);
 #pragma unroll 1
         for (int half = 0; half < 2; half++) {
@@ -290,38 +299,29 @@ DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, OutputMaps maps
     linear_wgmma<Tile<rows, width, blocks>, false, ta, tb, Out>(a, b, {}, LINEAR_EPILOGUE, m, n, k, part,      \
                                                                 parts, workspace);                             \
   }
-#define LINEAR_BOXES(name, rows, width, blocks, ta, tb)                                                        \
+#define LINEAR_BOXES(name, rows, width, blocks, ta, tb, Out)                                                   \
   KERNEL_OF_CLUSTERS(name, blocks, 384, 1, const __grid_constant__ TensorMap a,                                \
                      const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap out_map,           \
-                     const __grid_constant__ TensorMap kept_map, LINEAR_PARAMETERS(bf16)) {                    \
-    linear_wgmma<Tile<rows, width, blocks>, true, ta, tb, bf16>(a, b, {&out_map, &kept_map}, LINEAR_EPILOGUE,  \
-                                                                m, n, k, part, parts, workspace);              \
+                     const __grid_constant__ TensorMap kept_map, LINEAR_PARAMETERS(Out)) {                     \
+    linear_wgmma<Tile<rows, width, blocks>, true, ta, tb, Out>(a, b, {&out_map, &kept_map}, LINEAR_EPILOGUE,   \
+                                                               m, n, k, part, parts, workspace);               \
   }
 
-// Of all transposes.
-#define LINEARS(name, rows, width, blocks)                                \
-  LINEAR(name##_nn_bf16, rows, width, blocks, false, false, bf16)         \
-  LINEAR(name##_nt_bf16, rows, width, blocks, false, true, bf16)          \
-  LINEAR(name##_tn_bf16, rows, width, blocks, true, false, bf16)          \
-  LINEAR(name##_tt_bf16, rows, width, blocks, true, true, bf16)
-#define LINEARS_TO_FLOAT(name, rows, width, blocks)                       \
-  LINEAR(name##_nn_bf16_f32, rows, width, blocks, false, false, float)    \
-  LINEAR(name##_nt_bf16_f32, rows, width, blocks, false, true, float)     \
-  LINEAR(name##_tn_bf16_f32, rows, width, blocks, true, false, float)     \
-  LINEAR(name##_tt_bf16_f32, rows, width, blocks, true, true, float)
-#define LINEARS_BOXES(name, rows, width, blocks)                          \
-  LINEAR_BOXES(name##_nn_bf16, rows, width, blocks, false, false)         \
-  LINEAR_BOXES(name##_nt_bf16, rows, width, blocks, false, true)          \
-  LINEAR_BOXES(name##_tn_bf16, rows, width, blocks, true, false)          \
-  LINEAR_BOXES(name##_tt_bf16, rows, width, blocks, true, true)
+// Of all transposes, and of both types of outputs.
+#define LINEARS(KIND, name, rows, width, blocks)                        \
+  KIND(name##_nn_bf16, rows, width, blocks, false, false, bf16)         \
+  KIND(name##_nt_bf16, rows, width, blocks, false, true, bf16)          \
+  KIND(name##_tn_bf16, rows, width, blocks, true, false, bf16)          \
+  KIND(name##_tt_bf16, rows, width, blocks, true, true, bf16)           \
+  KIND(name##_nn_bf16_f32, rows, width, blocks, false, false, float)    \
+  KIND(name##_nt_bf16_f32, rows, width, blocks, false, true, float)     \
+  KIND(name##_tn_bf16_f32, rows, width, blocks, true, false, float)     \
+  KIND(name##_tt_bf16_f32, rows, width, blocks, true, true, float)
 
-LINEARS(linear_wgmma128, 128, 128, 1)
-LINEARS_TO_FLOAT(linear_wgmma128, 128, 128, 1)
-LINEARS(linear_wgmma256, 128, 256, 1)
-LINEARS_TO_FLOAT(linear_wgmma256, 128, 256, 1)
-LINEARS_BOXES(linear_boxes64, 64, 256, 1)
-LINEARS_BOXES(linear_boxes128, 128, 128, 1)
-LINEARS_BOXES(linear_boxes192, 128, 192, 1)
-LINEARS_BOXES(linear_boxes256, 128, 256, 1)
-LINEARS_BOXES(linear_pairs256, 128, 256, 2)
-LINEARS_TO_FLOAT(linear_pairs256, 128, 256, 2)
+LINEARS(LINEAR, linear_wgmma128, 128, 128, 1)
+LINEARS(LINEAR, linear_wgmma256, 128, 256, 1)
+LINEARS(LINEAR_BOXES, linear_boxes64, 64, 256, 1)
+LINEARS(LINEAR_BOXES, linear_boxes128, 128, 128, 1)
+LINEARS(LINEAR_BOXES, linear_boxes192, 128, 192, 1)
+LINEARS(LINEAR_BOXES, linear_boxes256, 128, 256, 1)
+LINEARS(LINEAR_BOXES, linear_pairs256, 128, 256, 2)

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use vcycle::device::cuda::compiled::{COMPILED, Module};
 
-/// Files of kernels for tensor cores, a part of the names of those kernels, and what they are written for.
-const FILES: &[(&str, &str, &[&str])] = &[
-    ("linear_sm80.cu", "linear_mma", &AMPERE),
-    ("attention_sm80.cu", "flash", &AMPERE),
-    ("attention_backward_sm80.cu", "flash", &AMPERE),
-    ("linear_sm90.cu", "linear_wgmma", &HOPPER),
-    ("linear_sm90.cu", "linear_boxes", &BOXES),
-    ("linear_sm90.cu", "linear_pairs", &PAIRS),
-    ("attention_sm90.cu", "wgmma", &BOXES),
-    ("attention_backward_sm90.cu", "wgmma", &BOXES),
+/// Files of kernels for tensor cores, a part of the names of those kernels and how they end, and what they are written for.
+const FILES: &[(&str, &str, &str, &[&str])] = &[
+    ("linear_sm80.cu", "linear_mma", "", &AMPERE),
+    ("attention_sm80.cu", "flash", "", &AMPERE),
+    ("attention_backward_sm80.cu", "flash", "", &AMPERE),
+    ("linear_sm90.cu", "linear_wgmma", "", &HOPPER),
+    ("linear_sm90.cu", "linear_boxes", "_bf16", &BOXES),
+    ("linear_sm90.cu", "linear_boxes", "_f32", &ADDING),
+    ("linear_sm90.cu", "linear_pairs", "", &PAIRS),
+    ("attention_sm90.cu", "wgmma", "", &BOXES),
+    ("attention_backward_sm90.cu", "wgmma", "", &BOXES),
 ];
 
 /// Products of tensor cores, loads of 8 x 8 tiles, copies from global to shared memory.
@@ -30,6 +31,8 @@ const BOXES: [&str; 6] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG", "STSM", "UT
 
 /// Copies to both blocks of a cluster, and their barrier.
 const PAIRS: [&str; 5] = ["HGMMA", "UTMALDG.2D.MULTICAST", "SYNCS", "USETMAXREG", "UCGABAR_ARV"];
+/// As those of Hopper, with outputs in f32 by the copy engine, which may add them to what is there.
+const ADDING: [&str; 6] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG", "UTMASTG", "UTMAREDG"];
 
 fn cuobjdump() -> Option<PathBuf> {
     let named = std::env::var_os("CUOBJDUMP").map(PathBuf::from);
@@ -56,7 +59,7 @@ fn instructions(listing: &str) -> BTreeMap<(String, String), BTreeSet<&'static s
             all.entry((arch.clone(), function.clone())).or_default();
         } else if let Some(found) = all.get_mut(&(arch.clone(), function.clone())) {
             let code = line.split("*/").nth(1).unwrap_or_default();
-            let looked_for = AMPERE.into_iter().chain(BOXES).chain(PAIRS);
+            let looked_for = AMPERE.into_iter().chain(BOXES).chain(ADDING).chain(PAIRS);
             found.extend(looked_for.filter(|i| code.split_whitespace().any(|word| word.starts_with(i))));
             found.extend(code.split_whitespace().any(is_wide).then_some("WIDE"));
         }
@@ -96,9 +99,10 @@ fn tensor_cores_and_wide_accesses_are_used() {
                 assert!(found.contains("WIDE"), "{name} for {arch} has no accesses of 16 bytes");
                 wide += 1;
             }
-            for (_, part, written_for) in &of_file {
-                let named: Vec<_> = of_arch().filter(|((_, name), _)| name.contains(part)).collect();
-                assert!(named.len() > 1, "{}: no kernels of {arch} with {part:?}", module.file);
+            for (_, part, end, written_for) in &of_file {
+                let of_these = |name: &str| name.contains(part) && name.ends_with(end);
+                let named: Vec<_> = of_arch().filter(|((_, name), _)| of_these(name)).collect();
+                assert!(named.len() > 1, "{}: no kernels of {arch} with {part:?} and {end:?}", module.file);
                 for ((_, name), found) in named {
                     let missing: Vec<_> = written_for.iter().filter(|i| !found.contains(**i)).collect();
                     assert!(missing.is_empty(), "{name} for {arch} has no {missing:?}");

@@ -1,5 +1,6 @@
 // A warpgroup's sums, as wgmma leaves them (ptx/wgmma.cuh), with their epilogue into memory by the copy engine: rounded to
-// bf16, in boxes of 64 rows x 64 columns, which are on their way while the warpgroup goes on.
+// bf16, in boxes of 64 rows x 64 columns, which are on their way while the warpgroup goes on; or in f32, in boxes of 64 x 32,
+// which the copy engine itself adds to what is there, so that nobody waits for that.
 //
 // A box lies in shared memory in "swizzle 128B" (ptx/tma.cuh), so that the eight rows that stmatrix writes at a time are at
 // different banks. What is read of the surroundings comes in pairs, 4 bytes a lane: four lanes have 16 bytes of a row, and the
@@ -11,8 +12,9 @@
 #include "../ptx/stmatrix.cuh"
 #include "../ptx/tma.cuh"
 #include "epilogue.cuh"
+#include "float_boxes.cuh"
 
-constexpr int kSlot = 64 * 64 * 2;  // Bytes of a box.
+constexpr int kSlot = 64 * 128;     // Bytes of a box.
 constexpr int kSlots = 2;           // Boxes of a warpgroup.
 
 // Where a warpgroup's boxes are.
@@ -23,7 +25,8 @@ struct Boxes {
   int barrier;           // The warpgroup's named barrier.
 };
 
-DEVICE Boxes boxes_of(unsigned char* slots, const Epilogue<bf16, bf16>& around, int barrier) {
+template <class Out>
+DEVICE Boxes boxes_of(unsigned char* slots, const Epilogue<bf16, Out>& around, int barrier) {
   return {slots, 0, around.kind == kActivate ? around.pre != nullptr : around.kind == kActivateGrad && around.value,
           barrier};
 }
@@ -129,4 +132,25 @@ DEVICE void write_half(const Boxes& boxes, const Epilogue<bf16, bf16>& around, f
   if (around.residual) add_pairs(z, more);
   if (around.accumulate) add_pairs(z, was);
   put_half(boxes.slots + boxes.next * kSlot, z, half);
+}
+
+// ---- In f32 -------------------------------------------------------------------------------------------------------
+
+// The box whose first element is (row, column), of sums as `write_half` has them: written, or added to what is there. Nothing else
+// surrounds it. All of the warpgroup.
+DEVICE void write_floats(Boxes& boxes, const TensorMap& out, bool add, const float (&z)[4][4], int row, int column) {
+  open_boxes(boxes);
+  unsigned char* slot = boxes.slots + boxes.next * kSlot;
+  put_floats(slot, z);
+  fence_async();
+  named_barrier(boxes.barrier, 128);
+  if (threadIdx.x % 128 == 0) {
+    if (add) {
+      tma_add(out, slot, column, row);
+    } else {
+      tma_store(out, slot, column, row);
+    }
+    tma_store_commit();
+  }
+  boxes.next = 1 - boxes.next;
 }

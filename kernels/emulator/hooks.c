@@ -17,8 +17,8 @@ void emu_mbarrier_arrive_at(const char* file, int line, void* barrier, unsigned 
 void emu_mbarrier_wait_at(const char* file, int line, void* barrier, unsigned parity, const void* pc);
 void emu_tma_load_at(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
                      int head, int batch, unsigned blocks, const void* pc);
-void emu_tma_store_at(const char* file, int line, const void* shared, const void* map, int column, int row, int head,
-                      int batch, const void* pc);
+void emu_tma_store_at(const char* file, int line, int adds, const void* shared, const void* map, int column, int row,
+                      int head, int batch, const void* pc);
 void emu_wgmma_at(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b, const void* pc);
 
 typedef struct {
@@ -130,9 +130,9 @@ void emu_tma_load(const char* file, int line, void* shared, const void* map, voi
                   int batch, unsigned blocks) {
   emu_tma_load_at(file, line, shared, map, barrier, column, row, head, batch, blocks, __builtin_return_address(0));
 }
-void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row, int head,
-                   int batch) {
-  emu_tma_store_at(file, line, shared, map, column, row, head, batch, __builtin_return_address(0));
+void emu_tma_store(const char* file, int line, int adds, const void* shared, const void* map, int column, int row,
+                   int head, int batch) {
+  emu_tma_store_at(file, line, adds, shared, map, column, row, head, batch, __builtin_return_address(0));
 }
 void emu_wgmma(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b) {
   emu_wgmma_at(file, line, d, shape, a, b, __builtin_return_address(0));

@@ -74,8 +74,8 @@ void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parit
 // `blocks`: one bit for each block of the cluster that gets the box; 0: the thread's own.
 void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
                   int head = -1, int batch = -1, unsigned blocks = 0);
-void emu_tma_store(const char* file, int line, const void* shared, const void* map, int column, int row, int head = -1,
-                   int batch = -1);
+void emu_tma_store(const char* file, int line, int adds, const void* shared, const void* map, int column, int row,
+                   int head = -1, int batch = -1);
 // Of the whole warp; `shape`: whether `a` is where the thread's registers are, columns, TB, TA, and whether to add, in bits 12,
 // 3 on, 2, 1 and 0.
 void emu_wgmma(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b);

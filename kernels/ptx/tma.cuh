@@ -1,9 +1,9 @@
 // Copies of boxes between a matrix in global memory and a tile in shared memory, by the copy engine (PTX ISA,
-// cp.async.bulk.tensor; sm_90).
+// cp.async.bulk.tensor, cp.reduce.async.bulk.tensor; sm_90).
 //
 // A `TensorMap` (src/device/cuda/launch.rs) describes the matrix: address and pitch of its rows (multiples of 16
-// bytes), rows, columns, and the box, whose rows here always have 64 elements of 2 bytes. What lies outside of the
-// matrix arrives as zeros, and is not written. It may be one of many, those of the heads of a batch: boxes are then asked for by
+// bytes), rows, columns, and the box, whose rows here always have 128 bytes: 64 elements of bf16, or 32 of f32. What lies outside
+// of the matrix arrives as zeros, and is not written. It may be one of many, those of the heads of a batch: boxes are then asked for by
 // head and batch too, and stay within that matrix.
 //
 // In shared memory (at a multiple of 1024 bytes) a row of the box is 128 bytes, and rows follow one another. Of the
@@ -15,6 +15,9 @@
 // the matrix, for this thread to see. Only the thread that has started and committed stores can wait for them. Tiles
 // are to be read before the block ends. Threads that fill a tile run `fence_async` (proxy.cuh), then a barrier, then one
 // thread starts the store.
+//
+// `tma_add` is a store that adds a tile of f32 to what the matrix has. Each element is added to as by an atomic, so that any
+// number of them may be on their way to one box, in an order that nobody knows.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -75,6 +78,21 @@ DEVICE void tma_store(const TensorMap& map, const void* shared, int column, int 
                : "memory");
 }
 
+// As `tma_store`, but adds the tile, of f32, to the box.
+DEVICE void tma_add(const TensorMap& map, const void* shared, int column, int row) {
+  asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
+               "r"(shared_address(shared)), "r"(column), "r"(row)
+               : "memory");
+}
+
+// Of one of many matrices.
+DEVICE void tma_add(const TensorMap& map, const void* shared, int column, int row, int head, int batch) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
+      "r"(shared_address(shared)), "r"(column), "r"(head), "r"(row), "r"(batch)
+      : "memory");
+}
+
 DEVICE void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
 template <int GROUPS_IN_FLIGHT>
@@ -91,7 +109,8 @@ DEVICE void tma_store_wait() {
 
 // As src/device/cuda/launch.rs lays it out.
 struct __align__(64) TensorMap {
-  unsigned long long address, rows, columns, pitch, box_rows, heads, head_pitch, batches, batch_pitch, unused[7];
+  unsigned long long address, rows, columns, pitch, box_rows, heads, head_pitch, batches, batch_pitch, element,
+      unused[6];
 };
 
 DEVICE void tma_prefetch(const TensorMap&) {}
@@ -102,7 +121,8 @@ DEVICE void tma_prefetch(const TensorMap&) {}
 #define tma_load_all(shared, map, barrier, column, row, blocks) \
   emu_tma_load(__FILE__, __LINE__, shared, &(map), barrier, column, row, -1, -1, blocks)
 
-#define tma_store(map, shared, ...) emu_tma_store(__FILE__, __LINE__, shared, &(map), __VA_ARGS__)
+#define tma_store(map, shared, ...) emu_tma_store(__FILE__, __LINE__, 0, shared, &(map), __VA_ARGS__)
+#define tma_add(map, shared, ...) emu_tma_store(__FILE__, __LINE__, 1, shared, &(map), __VA_ARGS__)
 #define tma_store_commit() emu_tma_store_commit(__FILE__, __LINE__)
 namespace emu {
 struct Stores {

@@ -1,4 +1,4 @@
-//! Stores by the copy engine, and stmatrix; and what is reported of kernels that use them wrongly.
+//! Stores and additions by the copy engine, and stmatrix; and what is reported of kernels that use them wrongly.
 
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Arrival, Emulator, Fault, Log, Options, Site};
@@ -145,21 +145,102 @@ fn a_store_beyond_the_operand_is_out_of_bounds() {
 /// Without any one of its barriers, fences, waits and commits a correct store fails in some schedule.
 #[test]
 fn every_site_of_a_store_is_missed() {
-    for kernel in ["store_kGood", "store_kGoodReadBack"] {
+    let run = |kernel: &str, options| match kernel.starts_with("kAdd") {
+        true => add(kernel, Shape::RAGGED, beside(kernel), options),
+        false => ragged(kernel, options),
+    };
+    for kernel in ["store_kGood", "store_kGoodReadBack", "kAdds", "kAddsReadBack"] {
         let log = Arc::new(Mutex::new(Log::default()));
         let options = Options { log: Some(log.clone()), ..Options::default() };
-        assert_eq!(ragged(kernel, options).1, Ok(()));
+        assert_eq!(run(kernel, options).1, Ok(()));
         let sites: Vec<Site> = log.lock().expect("the log").sites.keys().cloned().collect();
         // Two barriers, fence, commit, the wait in the loop and the last one.
         assert_eq!(sites.len(), 6, "{sites:?}");
         for site in sites {
             for options in Options::schedules(true) {
                 let order = options.order;
-                let done = ragged(kernel, Options { drop: Some(site.clone()), ..options }).1;
+                let done = run(kernel, Options { drop: Some(site.clone()), ..options }).1;
                 assert!(done.is_err(), "{kernel} without {site} in order {order:?}");
             }
         }
     }
+}
+
+/// What a matrix of f32 has before it is added to.
+const BEFORE: f32 = 0.5;
+
+/// Launches a kernel of `beside` blocks for each 32 columns of a matrix, which all add to the same boxes.
+fn add(name: &str, shape: Shape, beside: usize, options: Options) -> Outcome {
+    let Shape { rows, columns, box_rows } = shape;
+    let pitch = (columns + 4).next_multiple_of(4);
+    let mut emulator = Emulator::new(options);
+    let bytes = rows * pitch * 4;
+    let address = emulator.alloc(bytes).expect("memory");
+    let all = Rows { address, rows: 1, width: bytes, pitch: bytes };
+    emulator.write(all, &BEFORE.to_le_bytes().repeat(rows * pitch)).expect("filled");
+    let out = Rows { address, rows, width: columns * 4, pitch: pitch * 4 };
+    let (kernel, access) = match name {
+        "kAddUnwritten" => ("add_kAdds".to_string(), Access::Write),
+        _ => (format!("add_{name}"), Access::Update),
+    };
+    emulator.operands(&[Region { rows: out, access }]);
+    let map = TensorMap::new(address, [rows, columns], pitch * 4, box_rows);
+    let map = if name == "kAddShort" { map } else { map.of_floats() };
+    let (across, down) = (columns.div_ceil(32), rows.div_ceil(box_rows));
+    let launch = Launch::new(kernel.leak(), 1, 64).grid(across, beside, 1).shared(2 * box_rows * 128);
+    let done = emulator.launch(&launch.map(map).ptr(address).int(down).int(box_rows));
+    let done = done.map_err(|e| e.to_string()).and_then(|()| {
+        let mut values = vec![0f32; rows * pitch];
+        emulator.read(all, bytemuck::cast_slice_mut(&mut values)).expect("output");
+        let want = |i: usize| match (i / pitch, i % pitch) {
+            (row, column) if column < columns => BEFORE + (2 * beside) as f32 * (row % 7 + 3 * (column % 5) + 1) as f32,
+            _ => BEFORE,
+        };
+        let wrong = (0..values.len()).find(|&i| values[i] != want(i));
+        wrong.map_or(Ok(()), |i| Err(format!("wrong: element {i} is {}, not {}", values[i], want(i))))
+    });
+    (emulator.fault, done)
+}
+
+/// Blocks for each box of a kernel that misuses additions: of one that reads the sum, or stores first, no other is to blame.
+fn beside(name: &str) -> usize {
+    if ["kAddsReadBack", "kAddReadEarly", "kAddAfterStore"].contains(&name) { 1 } else { 3 }
+}
+
+#[test]
+fn whatever_is_added_is_there() {
+    for (rows, columns) in [(100, 90), (24, 32), (1, 1), (49, 65)] {
+        for name in ["kAdds", "kAddsReadBack"] {
+            for options in all_schedules() {
+                let case =
+                    format!("{name} [{rows}, {columns}] in order {:?}, checks {}", options.order, options.checks);
+                let done = add(name, Shape { rows, columns, box_rows: 24 }, beside(name), options).1;
+                assert_eq!(done, Ok(()), "{case}");
+            }
+        }
+    }
+    // Blocks on several threads of the host.
+    for options in Options::schedules(false) {
+        let done = add("kAdds", Shape::RAGGED, 200, Options { threads: 4, ..options }).1;
+        assert_eq!(done, Ok(()));
+    }
+}
+
+#[test]
+fn every_misuse_of_an_addition_is_noticed_in_every_schedule() {
+    let misuses = [
+        ("kAddUnfenced", "a proxy fence is missing"),
+        ("kAddRefilled", "race"),
+        ("kAddUncommitted", "race"),
+        ("kAddReadEarly", "race"),
+        ("kAddBesideWrite", "race"),
+        ("kAddBesideStore", "race"),
+        ("kAddAfterStore", "race"),
+        ("kAddShort", "tma_add adds f32"),
+        ("kAddUnwritten", "uninitialised"),
+    ];
+    let missed = crate::unnoticed(SOURCE, &misuses, |name, options| add(name, Shape::RAGGED, beside(name), options));
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
 fn matrices(kernel: &str, options: Options) -> (Option<Fault>, Result<Vec<u32>, String>) {

@@ -130,7 +130,7 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// A matrix of elements of 2 bytes that `tma_load` copies boxes of, and `tma_store` to (`kernels/ptx/tma.cuh`), with
+/// A matrix that `tma_load` copies boxes of, `tma_store` to, and that `tma_add` adds to (`kernels/ptx/tma.cuh`), with
 /// "swizzle 128B"; or one for each head of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
@@ -149,19 +149,32 @@ pub struct TensorMap {
     pub head_pitch: u64,
     pub batches: u64,
     pub batch_pitch: u64,
-    unused: [u64; 7],
+    /// Bytes of an element: 2 (bf16), or 4 (f32).
+    pub element: u64,
+    unused: [u64; 6],
 }
 
 impl TensorMap {
-    /// Columns of a box: 128 bytes.
-    pub const BOX_COLUMNS: u64 = 64;
+    /// Bytes of a row of a box.
+    pub const ROW: u64 = 128;
     /// Bytes of the kernels' parameter.
     pub const BYTES: usize = 128;
 
-    /// A matrix of rows `pitch` bytes apart, in boxes of `box_rows` x 64.
+    /// A matrix of bf16 in rows `pitch` bytes apart, in boxes of `box_rows` x 64.
     pub fn new(address: u64, [rows, columns]: [usize; 2], pitch: usize, box_rows: usize) -> Self {
         let [rows, columns, pitch, box_rows] = [rows, columns, pitch, box_rows].map(|n| n as u64);
-        TensorMap { address, rows, columns, pitch, box_rows, ..TensorMap::default() }
+        TensorMap { address, rows, columns, pitch, box_rows, element: 2, ..TensorMap::default() }
+    }
+
+    /// This matrix of f32 instead, in boxes of 32 columns.
+    #[must_use]
+    pub fn of_floats(self) -> Self {
+        TensorMap { element: 4, ..self }
+    }
+
+    /// Columns of a box.
+    pub fn box_columns(&self) -> u64 {
+        Self::ROW / self.element
     }
 
     /// This matrix for each of so many batches and heads, the next's so many bytes further on.

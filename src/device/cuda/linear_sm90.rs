@@ -20,21 +20,17 @@ pub fn supports(op: &Linear) -> bool {
     op.batch == 1 && aligned(op)
 }
 
-/// Outputs in bf16 that the copy engine can write; all that is read beside them is in pairs.
+/// Outputs that the copy engine can write: in bf16, all that is read beside them in pairs, or in f32, with nothing beside them.
 pub fn supports_boxes(op: &Linear) -> bool {
-    let (whole, pairs) = (|t: &Tensor| begins_at(t, 8), |t: &Tensor| begins_at(t, 2));
+    let (whole, pairs) = (|t: &Tensor| begins_at(t, 16 / t.dtype.bytes()), |t: &Tensor| begins_at(t, 2));
     let around = match &op.epilogue {
         Epilogue::None => true,
         Epilogue::Activate { pre, .. } => pre.as_ref().is_none_or(whole),
         Epilogue::ActivateGrad { pre, value, .. } => pairs(pre) && value.as_ref().is_none_or(whole),
     };
     let read = [&op.bias, &op.residual].into_iter().flatten().all(pairs);
-    supports(op) && op.out.dtype == DType::BF16 && whole(&op.out) && around && read
-}
-
-/// So, or outputs in f32.
-pub fn supports_pairs(op: &Linear) -> bool {
-    supports(op) && op.out.dtype == DType::F32 || supports_boxes(op)
+    let alone = op.bias.is_none() && op.epilogue == Epilogue::None && op.residual.is_none();
+    supports(op) && (op.out.dtype == DType::BF16 || alone) && whole(&op.out) && around && read
 }
 
 /// What a block of one kernel makes. Rates follow from the times of an H100 (docs/benchmarks.md): of `wgmma128` 0.40 us for 128 x 128
@@ -45,9 +41,9 @@ pub struct Tiles {
     width: usize,
     /// Blocks of a cluster, whose tiles are above each other.
     cluster: usize,
-    /// By transposes of both factors; then with outputs in f32, where there are any.
-    kernels: &'static [[&'static str; 4]],
-    /// The copy engine writes outputs in bf16.
+    /// By transposes of both factors; then with outputs in f32.
+    pub kernels: &'static [&'static str; 8],
+    /// The copy engine writes outputs.
     boxes: bool,
     /// A GPU has run it. Others count as half as fast as they should be, so that nothing chooses them by itself.
     proven: bool,
@@ -57,120 +53,65 @@ pub struct Tiles {
     idle: f64,
 }
 
+/// A family of kernels, by types of outputs and transposes of both factors.
+macro_rules! kernels {
+    ($family:literal) => {
+        &[
+            concat!("linear_", $family, "_nn_bf16"),
+            concat!("linear_", $family, "_nt_bf16"),
+            concat!("linear_", $family, "_tn_bf16"),
+            concat!("linear_", $family, "_tt_bf16"),
+            concat!("linear_", $family, "_nn_bf16_f32"),
+            concat!("linear_", $family, "_nt_bf16_f32"),
+            concat!("linear_", $family, "_tn_bf16_f32"),
+            concat!("linear_", $family, "_tt_bf16_f32"),
+        ]
+    };
+}
+
 /// Tiles of 128 x 128, each of one warpgroup.
 pub const WGMMA128: Tiles = Tiles {
     rows: 128,
     width: 128,
     cluster: 1,
+    kernels: kernels!("wgmma128"),
     boxes: false,
     proven: true,
-    kernels: &[
-        ["linear_wgmma128_nn_bf16", "linear_wgmma128_nt_bf16", "linear_wgmma128_tn_bf16", "linear_wgmma128_tt_bf16"],
-        [
-            "linear_wgmma128_nn_bf16_f32",
-            "linear_wgmma128_nt_bf16_f32",
-            "linear_wgmma128_tn_bf16_f32",
-            "linear_wgmma128_tt_bf16_f32",
-        ],
-    ],
     part: 0.7,
     idle: 1.3e-6,
 };
 
 /// Tiles of 128 x 256, of two.
-pub const WGMMA256: Tiles = Tiles {
-    width: 256,
-    kernels: &[
-        ["linear_wgmma256_nn_bf16", "linear_wgmma256_nt_bf16", "linear_wgmma256_tn_bf16", "linear_wgmma256_tt_bf16"],
-        [
-            "linear_wgmma256_nn_bf16_f32",
-            "linear_wgmma256_nt_bf16_f32",
-            "linear_wgmma256_tn_bf16_f32",
-            "linear_wgmma256_tt_bf16_f32",
-        ],
-    ],
-    part: 0.86,
-    idle: 4.4e-6,
-    ..WGMMA128
-};
+pub const WGMMA256: Tiles =
+    Tiles { width: 256, kernels: kernels!("wgmma256"), part: 0.86, idle: 4.4e-6, ..WGMMA128 };
 
-/// As `WGMMA128`, of 64 rows, where the copy engine writes what the product makes, as in all that follow.
-pub const BOXES64: Tiles = Tiles {
-    rows: 64,
-    width: 256,
-    kernels: &[[
-        "linear_boxes64_nn_bf16",
-        "linear_boxes64_nt_bf16",
-        "linear_boxes64_tn_bf16",
-        "linear_boxes64_tt_bf16",
-    ]],
-    ..BOXES128
-};
+/// As `WGMMA128`, where the copy engine writes what the product makes, as in all that follow.
+pub const BOXES128: Tiles = Tiles { kernels: kernels!("boxes128"), boxes: true, proven: false, ..WGMMA128 };
 
-/// As `WGMMA128`.
-pub const BOXES128: Tiles = Tiles {
-    kernels: &[[
-        "linear_boxes128_nn_bf16",
-        "linear_boxes128_nt_bf16",
-        "linear_boxes128_tn_bf16",
-        "linear_boxes128_tt_bf16",
-    ]],
-    boxes: true,
-    proven: false,
-    ..WGMMA128
-};
-
-/// As `WGMMA256`, of 192 columns.
-pub const BOXES192: Tiles = Tiles {
-    width: 192,
-    kernels: &[[
-        "linear_boxes192_nn_bf16",
-        "linear_boxes192_nt_bf16",
-        "linear_boxes192_tn_bf16",
-        "linear_boxes192_tt_bf16",
-    ]],
-    ..BOXES256
-};
+/// So, of 64 x 256.
+pub const BOXES64: Tiles = Tiles { rows: 64, width: 256, kernels: kernels!("boxes64"), ..BOXES128 };
 
 /// As `WGMMA256`.
-pub const BOXES256: Tiles = Tiles {
-    kernels: &[[
-        "linear_boxes256_nn_bf16",
-        "linear_boxes256_nt_bf16",
-        "linear_boxes256_tn_bf16",
-        "linear_boxes256_tt_bf16",
-    ]],
-    boxes: true,
-    proven: false,
-    ..WGMMA256
-};
+pub const BOXES256: Tiles = Tiles { kernels: kernels!("boxes256"), boxes: true, proven: false, ..WGMMA256 };
 
-/// So, in clusters of two blocks that bring each other columns.
-pub const PAIRS256: Tiles = Tiles {
-    cluster: 2,
-    kernels: &[
-        ["linear_pairs256_nn_bf16", "linear_pairs256_nt_bf16", "linear_pairs256_tn_bf16", "linear_pairs256_tt_bf16"],
-        [
-            "linear_pairs256_nn_bf16_f32",
-            "linear_pairs256_nt_bf16_f32",
-            "linear_pairs256_tn_bf16_f32",
-            "linear_pairs256_tt_bf16_f32",
-        ],
-    ],
-    ..BOXES256
-};
+/// So, of 192 columns.
+pub const BOXES192: Tiles = Tiles { width: 192, kernels: kernels!("boxes192"), ..BOXES256 };
+
+/// As `BOXES256`, in clusters of two blocks that bring each other columns.
+pub const PAIRS256: Tiles = Tiles { cluster: 2, kernels: kernels!("pairs256"), ..BOXES256 };
 
 impl Tiles {
     /// The product.
     pub fn launch(&self, op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-        let (parts, depth, wide) = (self.parts(op), depth(op), op.out.dtype == DType::F32);
+        let (parts, depth) = (self.parts(op), depth(op));
         let blocks = (self.tiles(op) * parts).min((places.sms / self.cluster).max(1) * self.cluster);
-        let kernel = self.kernels[usize::from(wide)][2 * usize::from(op.ta) + usize::from(op.tb)];
+        let wide = usize::from(op.out.dtype == DType::F32);
+        let kernel = self.kernels[4 * wide + 2 * usize::from(op.ta) + usize::from(op.tb)];
         let launch = Launch::new(kernel, blocks, 384).shared(SHARED);
         let factor = |t, across, rows| map(t, places, if across { DEPTH } else { rows });
         let mut launch =
             launch.map(factor(&op.a, op.ta, self.rows)).map(factor(&op.b, !op.tb, self.width / self.cluster));
-        if self.boxes && !wide {
+        if self.boxes {
             let kept = match &op.epilogue {
                 Epilogue::None => None,
                 Epilogue::Activate { pre, .. } => pre.as_ref(),
@@ -252,12 +193,13 @@ fn depth(op: &Linear) -> usize {
     op.sizes().2.div_ceil(DEPTH)
 }
 
-/// A matrix in boxes of 64 columns and so many rows: a factor of all rows of a tile where K lies along them, else of a stage's
+/// A matrix in boxes of 128 bytes and so many rows: a factor of all rows of a tile where K lies along them, else of a stage's
 /// steps of K.
 fn map(t: &Tensor, places: &Places, rows: usize) -> TensorMap {
     // A single row may have any pitch.
     let pitch = if t.rows() < 2 { t.width.next_multiple_of(8) } else { t.pitch };
-    TensorMap::new(places.ptr(t), [t.rows(), t.width], pitch * t.dtype.bytes(), rows)
+    let map = TensorMap::new(places.ptr(t), [t.rows(), t.width], pitch * t.dtype.bytes(), rows);
+    if t.dtype == DType::F32 { map.of_floats() } else { map }
 }
 
 #[cfg(test)]

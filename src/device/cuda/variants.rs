@@ -40,7 +40,7 @@ pub struct Variant {
 /// `variants!(OpName { "name" [types] => [kernels], supports, launch, seconds (, workspace); ... } ...)`.
 macro_rules! variants {
     ($($operation:ident { $(
-        $name:literal [$($float:ident),+] => [$($kernel:literal),+], $supports:expr, $launch:expr, $seconds:expr
+        $name:literal [$($float:ident),+] => $kernels:expr, $supports:expr, $launch:expr, $seconds:expr
             $(, $workspace:expr)?;
     )+ })+) => {
         /// The table.
@@ -48,7 +48,7 @@ macro_rules! variants {
             operation: <crate::device::ops::$operation as crate::device::ops::Operation>::NAME,
             name: $name,
             floats: &[$(DType::$float),+],
-            kernels: &[$($kernel),+],
+            kernels: &$kernels,
             supports: |op| match op {
                 Op::$operation(inner) => {
                     op.float().is_none_or(|float| [$(DType::$float),+].contains(&float))
@@ -220,30 +220,20 @@ variants! {
             "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
             "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
         ], linear_sm80::divided, linear_sm80::splitk, linear_sm80::seconds_splitk, linear_sm80::workspace;
-        "boxes64" [BF16] => [
-            "linear_boxes64_nn_bf16", "linear_boxes64_nt_bf16", "linear_boxes64_tn_bf16", "linear_boxes64_tt_bf16"
-        ], linear_sm90::supports_boxes, |op, places, out| BOXES64.launch(op, places, out), |op, chip| BOXES64.seconds(op, chip), |op| BOXES64.workspace(op);
-        "boxes128" [BF16] => [
-            "linear_boxes128_nn_bf16", "linear_boxes128_nt_bf16", "linear_boxes128_tn_bf16", "linear_boxes128_tt_bf16"
-        ], linear_sm90::supports_boxes, |op, places, out| BOXES128.launch(op, places, out), |op, chip| BOXES128.seconds(op, chip), |op| BOXES128.workspace(op);
-        "boxes192" [BF16] => [
-            "linear_boxes192_nn_bf16", "linear_boxes192_nt_bf16", "linear_boxes192_tn_bf16", "linear_boxes192_tt_bf16"
-        ], linear_sm90::supports_boxes, |op, places, out| BOXES192.launch(op, places, out), |op, chip| BOXES192.seconds(op, chip), |op| BOXES192.workspace(op);
-        "boxes256" [BF16] => [
-            "linear_boxes256_nn_bf16", "linear_boxes256_nt_bf16", "linear_boxes256_tn_bf16", "linear_boxes256_tt_bf16"
-        ], linear_sm90::supports_boxes, |op, places, out| BOXES256.launch(op, places, out), |op, chip| BOXES256.seconds(op, chip), |op| BOXES256.workspace(op);
-        "pairs256" [BF16] => [
-            "linear_pairs256_nn_bf16", "linear_pairs256_nt_bf16", "linear_pairs256_tn_bf16", "linear_pairs256_tt_bf16",
-            "linear_pairs256_nn_bf16_f32", "linear_pairs256_nt_bf16_f32", "linear_pairs256_tn_bf16_f32", "linear_pairs256_tt_bf16_f32"
-        ], linear_sm90::supports_pairs, |op, places, out| PAIRS256.launch(op, places, out), |op, chip| PAIRS256.seconds(op, chip), |op| PAIRS256.workspace(op);
-        "wgmma256" [BF16] => [
-            "linear_wgmma256_nn_bf16", "linear_wgmma256_nt_bf16", "linear_wgmma256_tn_bf16", "linear_wgmma256_tt_bf16",
-            "linear_wgmma256_nn_bf16_f32", "linear_wgmma256_nt_bf16_f32", "linear_wgmma256_tn_bf16_f32", "linear_wgmma256_tt_bf16_f32"
-        ], linear_sm90::supports, |op, places, out| WGMMA256.launch(op, places, out), |op, chip| WGMMA256.seconds(op, chip), |op| WGMMA256.workspace(op);
-        "wgmma128" [BF16] => [
-            "linear_wgmma128_nn_bf16", "linear_wgmma128_nt_bf16", "linear_wgmma128_tn_bf16", "linear_wgmma128_tt_bf16",
-            "linear_wgmma128_nn_bf16_f32", "linear_wgmma128_nt_bf16_f32", "linear_wgmma128_tn_bf16_f32", "linear_wgmma128_tt_bf16_f32"
-        ], linear_sm90::supports, |op, places, out| WGMMA128.launch(op, places, out), |op, chip| WGMMA128.seconds(op, chip), |op| WGMMA128.workspace(op);
+        "boxes64" [BF16] => *BOXES64.kernels, linear_sm90::supports_boxes,
+            |op, places, out| BOXES64.launch(op, places, out), |op, chip| BOXES64.seconds(op, chip), |op| BOXES64.workspace(op);
+        "boxes128" [BF16] => *BOXES128.kernels, linear_sm90::supports_boxes,
+            |op, places, out| BOXES128.launch(op, places, out), |op, chip| BOXES128.seconds(op, chip), |op| BOXES128.workspace(op);
+        "boxes192" [BF16] => *BOXES192.kernels, linear_sm90::supports_boxes,
+            |op, places, out| BOXES192.launch(op, places, out), |op, chip| BOXES192.seconds(op, chip), |op| BOXES192.workspace(op);
+        "boxes256" [BF16] => *BOXES256.kernels, linear_sm90::supports_boxes,
+            |op, places, out| BOXES256.launch(op, places, out), |op, chip| BOXES256.seconds(op, chip), |op| BOXES256.workspace(op);
+        "pairs256" [BF16] => *PAIRS256.kernels, linear_sm90::supports_boxes,
+            |op, places, out| PAIRS256.launch(op, places, out), |op, chip| PAIRS256.seconds(op, chip), |op| PAIRS256.workspace(op);
+        "wgmma256" [BF16] => *WGMMA256.kernels, linear_sm90::supports,
+            |op, places, out| WGMMA256.launch(op, places, out), |op, chip| WGMMA256.seconds(op, chip), |op| WGMMA256.workspace(op);
+        "wgmma128" [BF16] => *WGMMA128.kernels, linear_sm90::supports,
+            |op, places, out| WGMMA128.launch(op, places, out), |op, chip| WGMMA128.seconds(op, chip), |op| WGMMA128.workspace(op);
     }
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, multilevel::seconds_naive;

@@ -1,4 +1,4 @@
-// Stores by the copy engine, and stmatrix: correct ones, and the same with one defect each.
+// Stores and additions by the copy engine, and stmatrix: correct ones, and the same with one defect each.
 //
 // The line that must be reported, or one of them, ends in a comment with an arrow and the names of defects, or comes
 // after such comments.
@@ -34,6 +34,16 @@ enum Misuse {
   kSameBox,
   kOverWritten,
   kTooManyStorers,
+  kAdds,          // correct, in a matrix that was written
+  kAddsReadBack,  // correct, by one block for each box
+  kAddUnfenced,
+  kAddRefilled,
+  kAddUncommitted,
+  kAddReadEarly,
+  kAddBesideWrite,
+  kAddBesideStore,
+  kAddAfterStore,
+  kAddShort,
   kMisalignedRow,
   kRowInGlobal,
   kNoSyncwarp,
@@ -114,6 +124,67 @@ STORE(kOverlap)
 STORE(kSameBox)
 STORE(kOverWritten)
 STORE(kTooManyStorers)
+
+// What is added to element (row, column): small integers, whose sums are exact in any order.
+DEVICE float addend(int row, int column) { return (float)(row % 7 + 3 * (column % 5) + 1); }
+
+// Blocks add to 32 columns of out [rows, columns], all that have blockIdx.x in common to the same: twice `steps` boxes one below the
+// other, from two tiles in turn.
+template <Misuse BUG>
+DEVICE void add(const TensorMap& map, float* out, int steps, int box_rows) {
+  SMEM_DYN(unsigned char, tiles);
+  const int t = threadIdx.x, column = 32 * blockIdx.x;
+  if (BUG == kAddBesideWrite && blockIdx.y == 1) {
+    if (t == 0) out[column] = 1.0f;  // <- kAddBesideWrite
+    return;
+  }
+  for (int i = 0; i < 2 * steps; i++) {
+    unsigned char* tile = tiles + i % 2 * 128 * box_rows;
+    const int row = box_rows * (i % steps);
+    if (BUG != kAddRefilled && t == 0) tma_store_wait_read<1>();
+    __syncthreads();
+    for (int e = t; e < 32 * box_rows; e += 64) {
+      const int r = e / 32, c = e % 32, piece = c / 4 ^ r % 8;
+      // <- kAddRefilled, kAddUncommitted
+      reinterpret_cast<float*>(tile)[32 * r + 4 * piece + c % 4] = addend(row + r, column + c);
+    }
+    if (BUG != kAddUnfenced) fence_async();
+    __syncthreads();
+    if (t == 0) {
+      if (BUG == kAddBesideStore ? blockIdx.y == 1 : BUG == kAddAfterStore && i < steps)
+        tma_store(map, tile, column, row);  // <- kAddBesideStore, kAddAfterStore
+      else
+        // <- kAddUnfenced, kAddBesideWrite, kAddBesideStore, kAddAfterStore, kAddShort, kAddUnwritten
+        tma_add(map, tile, column, row);
+      if (BUG != kAddUncommitted) tma_store_commit();
+    }
+  }
+  if (t > 0) return;
+  if (BUG == kAddsReadBack)
+    tma_store_wait<0>();
+  else
+    tma_store_wait_read<0>();
+  if (BUG == kAddsReadBack || BUG == kAddReadEarly) {
+    const volatile float* first = out + column;
+    if (*first < 2 * addend(0, column)) __trap();  // <- kAddReadEarly
+  }
+}
+
+#define ADD(name)                                                                                      \
+  KERNEL(add_##name, 64, 1, const __grid_constant__ TensorMap map, float* out, int steps, int rows) { \
+    add<name>(map, out, steps, rows);                                                                  \
+  }
+
+ADD(kAdds)
+ADD(kAddsReadBack)
+ADD(kAddUnfenced)
+ADD(kAddRefilled)
+ADD(kAddUncommitted)
+ADD(kAddReadEarly)
+ADD(kAddBesideWrite)
+ADD(kAddBesideStore)
+ADD(kAddAfterStore)
+ADD(kAddShort)
 
 // The same of one box of 64 rows, from registers as wgmma leaves them: warp w has rows 16 w to 16 w + 15.
 KERNEL(store_registers, 128, 1, const __grid_constant__ TensorMap map) {

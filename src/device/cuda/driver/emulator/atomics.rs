@@ -23,6 +23,16 @@ fn apply(operation: i32, old: u32, value: u32, compare: u32) -> Option<u32> {
     })
 }
 
+/// Adds to a word that others may add to meanwhile.
+///
+/// # Safety
+/// A word of emulated memory, at a multiple of 4, that nobody else accesses but by atomics.
+pub unsafe fn add_float(word: *mut u32, value: f32) {
+    // SAFETY: the caller's promise.
+    let word = unsafe { AtomicU32::from_ptr(word) };
+    let _ = word.fetch_update(SeqCst, SeqCst, |old| apply(1, old, value.to_bits(), 0));
+}
+
 impl Block {
     /// The old value, and whether the thread should let others run: it polls.
     pub fn atomic(

@@ -299,7 +299,8 @@ impl Block {
                 let verb = match how {
                     How::Read => "read",
                     How::Write => "written",
-                    How::Atomic => "changed by an atomic",
+                    How::Atomic if who.actor == Actor::Thread => "changed by an atomic",
+                    How::Atomic => "added to",
                 };
                 let mine = match who.actor {
                     Actor::Thread => "this thread",

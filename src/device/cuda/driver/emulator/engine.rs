@@ -42,9 +42,10 @@ impl Window {
         let matrix = self.matrix?;
         let row = u64::try_from(self.row + r as i64).ok().filter(|row| *row < self.map.rows)?;
         let first = self.column.max(0);
-        let end = (self.column + TensorMap::BOX_COLUMNS as i64).min(self.map.columns as i64);
-        let address = self.map.address + matrix + row * self.map.pitch + 2 * first as u64;
-        (first < end).then(|| (2 * (first - self.column) as usize, address, 2 * (end - first) as usize))
+        let end = (self.column + self.map.box_columns() as i64).min(self.map.columns as i64);
+        let bytes = |elements: i64| elements as u64 * self.map.element;
+        let address = self.map.address + matrix + row * self.map.pitch + bytes(first);
+        (first < end).then(|| (bytes(first - self.column) as usize, address, bytes(end - first) as usize))
     }
 
     /// Shared address of the piece of row `r` that begins with this byte of the row.

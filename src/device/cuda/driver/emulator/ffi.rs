@@ -490,6 +490,7 @@ unsafe extern "C" fn emu_fence_async(file: *const c_char, line: c_int) {
 unsafe extern "C" fn emu_tma_store_at(
     file: *const c_char,
     line: c_int,
+    adds: c_int,
     shared: *const c_void,
     map: *const TensorMap,
     column: c_int,
@@ -500,7 +501,7 @@ unsafe extern "C" fn emu_tma_store_at(
 ) {
     // SAFETY: called by kernels with literals, and with one of their parameters.
     let (place, map) = unsafe { ((Here::new(file, line), Pc::new(pc)), *map) };
-    if !with(|block| block.tma_store(place, shared as u64, map, [batch, head, row, column])) {
+    if !with(|block| block.tma_store(place, adds != 0, shared as u64, map, [batch, head, row, column])) {
         suspend();
     }
 }

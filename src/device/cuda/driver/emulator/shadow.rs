@@ -172,8 +172,13 @@ impl Cell {
     }
 
     fn write(&mut self, clocks: &Clocks, who: Who, new: Slot) {
-        // What lies before this write and wholly under it needs no memory: a race with it is one with this write too.
-        let gone = |s: &Slot| s.stamp.mask() & !new.stamp.mask() == 0 && clocks.before(s.stamp, who.thread);
+        // What lies before this write and wholly under it needs no memory: a race with it is one with this write too. So does
+        // what the same store has added before, be it on its way still.
+        let actor = |s: &Slot| (s.stamp.instance(), s.stamp.who());
+        let gone = |s: &Slot| {
+            let before = clocks.before(s.stamp, who.thread) || actor(s) == actor(&new);
+            s.stamp.mask() & !new.stamp.mask() == 0 && before
+        };
         for slot in self.reads.iter_mut().chain(&mut self.writes).filter(|s| gone(s)) {
             *slot = Slot::default();
         }

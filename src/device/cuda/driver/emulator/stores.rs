@@ -1,7 +1,8 @@
-//! Stores by the copy engine: tiles in shared memory to boxes of matrices in global memory (`kernels/ptx/tma.cuh`). A
-//! thread waits for its groups of them twice: until they have read shared memory, and until they have written global
-//! memory.
+//! Stores by the copy engine: tiles in shared memory to boxes of matrices in global memory (`kernels/ptx/tma.cuh`), in
+//! place of what is there or added to it. A thread waits for its groups of them twice: until they have read shared memory,
+//! and until they have written global memory.
 
+use super::atomics::add_float;
 use super::block::Block;
 use super::clocks::{Actor, STORERS};
 use super::engine::{PIECE, ROW, Window};
@@ -20,6 +21,8 @@ enum Progress {
 
 /// A store that was started.
 struct Store {
+    /// To what is there.
+    adds: bool,
     storer: usize,
     group: u32,
     site: Here,
@@ -54,8 +57,20 @@ impl Stores {
 }
 
 impl Block {
-    /// The current thread starts a store to the box at `first`, as [`Block::window`] has it; false when it was reported.
-    pub fn tma_store(&mut self, (site, pc): (Here, Pc), from: u64, map: TensorMap, first: [i32; 4]) -> bool {
+    /// The current thread starts a store to the box at `first`, as [`Block::window`] has it, or adds to it; false when it was
+    /// reported.
+    pub fn tma_store(
+        &mut self,
+        (site, pc): (Here, Pc),
+        adds: bool,
+        from: u64,
+        map: TensorMap,
+        first: [i32; 4],
+    ) -> bool {
+        if adds && map.element != 4 {
+            self.report(site.at(), "tma_add adds f32, to a matrix of another type");
+            return false;
+        }
         let Some(window) = self.window(site, from, map, first) else { return false };
         let thread = self.current;
         let storer = match self.stores.find(thread) {
@@ -71,11 +86,12 @@ impl Block {
             }
         };
         let group = self.stores.storers[storer].committed + 1;
-        if self.options.checks && !self.check_store(&window, storer, group, pc) {
+        let how = if adds { How::Atomic } else { How::Write };
+        if self.options.checks && !self.check_store(&window, how, (storer, group), pc) {
             return false;
         }
         let progress = Progress::Started;
-        self.stores.started.push(Store { storer, group, site, window, progress, released: false });
+        self.stores.started.push(Store { adds, storer, group, site, window, progress, released: false });
         let steps = match self.options.arrival {
             Arrival::Eager => 2,
             Arrival::Lazy => 0,
@@ -87,7 +103,7 @@ impl Block {
     }
 
     /// Remembers that the tile is read, and the box written, until the group is waited for: the part in the matrix.
-    fn check_store(&mut self, window: &Window, storer: usize, group: u32, pc: Pc) -> bool {
+    fn check_store(&mut self, window: &Window, how: How, (storer, group): (usize, u32), pc: Pc) -> bool {
         for r in 0..window.rows() {
             let Some((start, to, bytes)) = window.inside(r) else { continue };
             let end = start + bytes;
@@ -99,7 +115,7 @@ impl Block {
                     return false;
                 }
             }
-            if !self.access(Actor::StoreWrites { storer, group }, (to, bytes as u64), How::Write, pc) {
+            if !self.access(Actor::StoreWrites { storer, group }, (to, bytes as u64), how, pc) {
                 return false;
             }
         }
@@ -123,8 +139,17 @@ impl Block {
             Progress::Read(held) => {
                 for (r, row) in held.chunks_exact(ROW).enumerate() {
                     let Some((start, to, bytes)) = window.inside(r) else { continue };
-                    // SAFETY: inside the matrix, which was checked, here or in an earlier run with checks.
-                    unsafe { std::ptr::copy_nonoverlapping(row[start..].as_ptr(), to as *mut u8, bytes) }
+                    let row = &row[start..start + bytes];
+                    // SAFETY: inside the matrix, which was checked, here or in an earlier run with checks; its elements
+                    // are aligned, since the driver accepts no other address or pitch.
+                    unsafe {
+                        if store.adds {
+                            let words = row.chunks_exact(4).map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]]));
+                            words.zip(0..).for_each(|(word, i)| add_float((to as *mut u32).add(i), word));
+                        } else {
+                            std::ptr::copy_nonoverlapping(row.as_ptr(), to as *mut u8, bytes);
+                        }
+                    }
                 }
                 Progress::Written
             }

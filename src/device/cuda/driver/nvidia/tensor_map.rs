@@ -19,7 +19,11 @@ pub const NONE: CUtensorMap_st = CUtensorMap_st { opaque: [0; 16] };
 /// What the driver refuses, such as an address that is no multiple of 16.
 pub fn encoded(map: &TensorMap) -> Result<CUtensorMap_st> {
     let mut made = NONE;
-    let (columns, rows) = (TensorMap::BOX_COLUMNS as u32, map.box_rows as u32);
+    let (columns, rows) = (map.box_columns() as u32, map.box_rows as u32);
+    let element = match map.element {
+        4 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+    };
     let (rank, sizes, pitches, of_box) = match map.heads {
         0 => (2, [map.columns, map.rows, 0, 0], [map.pitch, 0, 0], [columns, rows, 0, 0]),
         heads => {
@@ -33,7 +37,7 @@ pub fn encoded(map: &TensorMap) -> Result<CUtensorMap_st> {
     let done = unsafe {
         sys::cuTensorMapEncodeTiled(
             &raw mut made,
-            CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            element,
             rank,
             map.address as *mut c_void,
             sizes.as_ptr(),
