@@ -165,6 +165,8 @@ if wants step; then
     bench "step with attention wgmma" 60 "${step[@]}" --label attention-wgmma
     export VCYCLE_VARIANT_linear=boxes256
     bench "step with boxes256 too" 60 "${step[@]}" --label boxes256
+    export VCYCLE_VARIANT_attention_backward=reduce
+    bench "step with attention_backward reduce too" 60 "${step[@]}" --label reduce
     unset VCYCLE_VARIANT_attention VCYCLE_VARIANT_attention_backward VCYCLE_VARIANT_linear
 fi
 
