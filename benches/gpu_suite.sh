@@ -169,6 +169,8 @@ if wants step; then
         export VCYCLE_VARIANT_linear=$variant
         bench "step with $variant too" 60 "${step[@]}" --label "$variant"
     done
+    export VCYCLE_VARIANT_attention_backward=reduce
+    bench "step with attention_backward reduce too" 60 "${step[@]}" --label reduce
     unset VCYCLE_VARIANT_attention VCYCLE_VARIANT_attention_backward VCYCLE_VARIANT_linear
 fi
 

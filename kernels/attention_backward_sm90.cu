@@ -1,18 +1,25 @@
 // The gradient of attention in bf16 by Hopper's warpgroups (sm_90a). The formulas and operands are those of
 // attention_backward.cu; sums, lse and delta are in f32, P and dS are rounded to bf16 before the products that they are weights of.
 //
-// Every output has one owner, as in attention_backward_sm80.cu: one kernel makes delta and dQ, 128 queries at a time, then another
-// dK and dV of 128 keys. Scores and dP are computed in both, 14 D FLOPs a pair instead of 10: the price of adding in a fixed
-// order, without a second pass over an f32 dQ in memory, and with all weights in registers, where products leave them.
+// In `wgmma` every output has one owner, as in attention_backward_sm80.cu: one kernel makes delta and dQ, 128 queries at a time,
+// then another dK and dV of 128 keys. Scores and dP are computed in both, 14 D FLOPs a pair instead of 10: the price of adding in a
+// fixed order, without a second pass over an f32 dQ in memory, and with all weights in registers, where products leave them.
 //
-// Roofline. At D = 64 14 D FLOPs take a multiprocessor's tensor cores 0.22 clocks a pair, two exponentials 0.13.
+// Roofline. At D = 64 14 D FLOPs take a multiprocessor's tensor cores 0.22 clocks a pair, two exponentials 0.13. `reduce` makes
+// 10 D FLOPs, 0.16 clocks, and one exponential, 0.06, and adds 4 D bytes to dQ for 128 pairs: 2 bytes a pair, which the
+// second-level cache takes from all multiprocessors.
 //
 //   wgmma   Two warpgroups own 64 rows each (common/attention_sm90.cuh). While P is made of scores, dP is computed; while dS is
 //           made of both, the kernel for keys adds to dV; dQ is added to while the next scores are computed. The kernel for keys
 //           computes S^T = K Q^T and dP^T = V dout^T, so that P^T and dS^T are left operands as they are. It reads lse and delta
 //           of a tile's queries from memory, a lane two of each, and hands them over by shuffles. Outputs take the place of what
 //           their owner had, from where the copy engine writes them.
+//   reduce  The kernel for keys makes dQ too, of heads up to 64. Both warpgroups leave dS^T of a tile's queries in shared memory,
+//           and take turns at multiplying it with all 128 keys; the copy engine adds the product to an f32 dQ [B, Tq, H, D] in the
+//           workspace, zero before, which a last kernel scales and rounds. In which order works add is chance: dQ may differ in
+//           its last bits from run to run, dK and dV do not. delta comes from attention_backward.cu, zeros from fill.cu.
 #include "common/attention_sm90.cuh"
+#include "common/float_boxes.cuh"
 
 // Rows that pass by at a time.
 constexpr int kPassing = 64;
@@ -255,11 +262,99 @@ DEVICE void drop_key_gradients(float (&ds)[kPassing / 2], const unsigned (&keeps
   }
 }
 
+// ---- dQ beside them -----------------------------------------------------------------------------------------------
+
+constexpr int kFloats = 32;          // Columns of a box of f32.
+constexpr int kTile = kHalf * kRow;  // Bytes of it, of 64 rows, and of weights of a warpgroup.
+
+// Where in shared memory dS^T of a warpgroup's keys and a tile's queries is, in one of two places; and behind these its boxes of dQ.
 template <int WIDTH, int STAGES>
-DEVICE void attention_dkdv_wgmma(const TensorMap& q, const TensorMap& k, const TensorMap& v, const TensorMap& dout,
-                                 const TensorMap& dk, const TensorMap& dv, const float* __restrict__ lse,
-                                 const float* __restrict__ delta, PAIR_PARAMETERS, float scale, int heads,
-                                 int batches) {
+DEVICE unsigned char* weights_of(unsigned char* tiles, int number, int group) {
+  unsigned char* behind = tiles + owned_bytes<WIDTH>() + STAGES * tile_bytes<WIDTH>(kPassing);
+  return behind + (number % 2 * 2 + group) * kTile;
+}
+
+template <int WIDTH, int STAGES>
+DEVICE unsigned char* boxes_of(unsigned char* tiles, int group) {
+  return weights_of<WIDTH, STAGES>(tiles, 0, 4) + group * (WIDTH / kFloats * kTile);
+}
+
+// Nor does a key that does not count give anything to dQ.
+DEVICE void hide_keys(float (&s)[kPassing / 2], const bool (&counts)[2]) {
+  if (counts[0] && counts[1]) return;
+#pragma unroll
+  for (int i = 0; i < kPassing / 2; i++) {
+    if (!counts[i / 2 % 2]) s[i] = 0.0f;
+  }
+}
+
+// dS^T of the warpgroup's keys: a row for each.
+DEVICE void put_weights(unsigned char* tile, const unsigned (&weights)[kPassing / 16][4]) {
+  const int lane = lane_number(), line = threadIdx.x % 128 / 32 * 16 + lane % 16;
+#pragma unroll
+  for (int n = 0; n < kPassing / 16; n++) {
+    stmatrix_x4(tile + line * kRow + ((2 * n + lane / 16) ^ line % 8) * 16, weights[n]);
+  }
+}
+
+// A tile's queries, by one warpgroup: dQ += dS K over the keys of both, whose weights and tiles follow one another.
+template <int WIDTH>
+DEVICE void add_queries(const TensorMap& dq, const unsigned char* weights, const unsigned char* keys,
+                        unsigned char* boxes, int start, const Work& work, int barrier) {
+  float sum[WIDTH / 2];
+  wgmma_fence();
+#pragma unroll
+  for (int g = 0; g < 2; g++) {
+#pragma unroll
+    for (int step = 0; step < kHalf / 16; step++) {
+      wgmma_bf16<true, true>(sum, along_rows<kHalf>(weights + g * kTile, step),
+                             along_rows<kHalf>(keys + g * tile_bytes<WIDTH>(kHalf), step), g > 0 || step > 0);
+    }
+  }
+  wgmma_commit();
+  // What was in the boxes has been read.
+  if (threadIdx.x % 128 == 0) tma_store_wait_read<0>();
+  named_barrier(barrier, 128);
+  wgmma_wait<0>();
+  wgmma_hold(sum);
+#pragma unroll
+  for (int b = 0; b < WIDTH / kFloats; b++) {
+    put_floats(boxes + b * kTile, reinterpret_cast<const float(&)[4][4]>(sum[b * kFloats / 2]));
+  }
+  fence_async();
+  named_barrier(barrier, 128);
+  if (threadIdx.x % 128 == 0) {
+#pragma unroll
+    for (int b = 0; b < WIDTH / kFloats; b++) {
+      tma_add(dq, boxes + b * kTile, b * kFloats, start, work.head, work.batch);
+    }
+    tma_store_commit();
+  }
+}
+
+// dq, from sums that are complete: eight neighbours a thread. Rows of both hold all heads.
+KERNEL(attention_dq_round_bf16, 256, 1, const float* __restrict__ sums, bf16* __restrict__ dq, int dq_pitch, int rows,
+       int width, float scale) {
+  const long long piece = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+  const int pieces = width / 8, column = piece % pieces * 8;
+  const long long row = piece / pieces;
+  if (row >= rows) return;
+  const float* from = sums + row_start(row, width) + column;
+  const Vec<float> halves[2] = {load(from), load(from + 4)};
+  Vec<bf16> all;
+#pragma unroll
+  for (int e = 0; e < 8; e++) all.v[e] = halves[e / 4].v[e % 4] * scale;
+  store(dq + row_start(row, dq_pitch) + column, all);
+}
+
+// ---- Works of keys ------------------------------------------------------------------------------------------------
+
+// `dq`: none where another kernel makes it.
+template <int WIDTH, int STAGES, bool WITH_QUERIES>
+DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const TensorMap& k, const TensorMap& v,
+                                 const TensorMap& dout, const TensorMap& dk, const TensorMap& dv,
+                                 const float* __restrict__ lse, const float* __restrict__ delta, PAIR_PARAMETERS,
+                                 float scale, int heads, int batches) {
   SMEM_DYN(unsigned char, tiles);
   Places places;
   Ring<WIDTH, kPassing, STAGES> ring;
@@ -300,6 +395,11 @@ DEVICE void attention_dkdv_wgmma(const TensorMap& q, const TensorMap& k, const T
     unsigned char *keys = owned_tile<WIDTH>(tiles, place, 0, group), *values = owned_tile<WIDTH>(tiles, place, 1, group);
     float s[kPassing / 2], ds[kPassing / 2], key_sum[WIDTH / 2], value_sum[WIDTH / 2];
     unsigned value_weights[kPassing / 16][4], key_weights[kPassing / 16][4];
+    bool counting[2] = {};
+    if constexpr (WITH_QUERIES) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) counting[r] = key_counts(pairs, mine + 8 * r + lane_row());
+    }
     mbarrier_wait(places.there + place, number / 2 & 1);
 #pragma unroll 1
     for (int start = begin; start < tq; start += kPassing) {
@@ -317,6 +417,7 @@ DEVICE void attention_dkdv_wgmma(const TensorMap& q, const TensorMap& k, const T
       wgmma_wait<1>();
       wgmma_hold(s);
       key_probabilities(s, of, pairs, mine, start, unit);
+      if constexpr (WITH_QUERIES) hide_keys(s, counting);
       pack_weights<kPassing>(value_weights, s);
       if (pairs.drop.threshold) drop_weights(value_weights, keeps);
       wgmma_hold(value_weights);
@@ -336,16 +437,30 @@ DEVICE void attention_dkdv_wgmma(const TensorMap& q, const TensorMap& k, const T
         }
       }
       pack_weights<kPassing>(key_weights, ds);
+      const int passed = (start - begin) / kPassing;
+      if constexpr (WITH_QUERIES) {
+        put_weights(weights_of<WIDTH, STAGES>(tiles, passed, group), key_weights);
+        fence_async();
+      }
       wgmma_hold(key_weights);
       wgmma_fence();
       add_products<WIDTH, kPassing>(key_sum, key_weights, tile_of(ring, queries), start > begin);
       wgmma_commit();
+      // Weights of both are there; those of the tile before, whoever multiplied them, have been read.
+      if constexpr (WITH_QUERIES) named_barrier(3, 256);
       // Nor are there registers for the next scores meanwhile.
       wgmma_wait<0>();
       wgmma_hold(key_sum);
       wgmma_hold(value_sum);
       release(ring, queries);
       release(ring, gradients);
+      if constexpr (WITH_QUERIES) {
+        if (passed % 2 == group) {
+          add_queries<WIDTH>(*dq, weights_of<WIDTH, STAGES>(tiles, passed, 0),
+                             owned_tile<WIDTH>(tiles, place, 0, 0), boxes_of<WIDTH, STAGES>(tiles, group), start, work,
+                             1 + group);
+        }
+      }
     }
     float key_scales[2], value_scales[2];
 #pragma unroll
@@ -361,8 +476,12 @@ DEVICE void attention_dkdv_wgmma(const TensorMap& q, const TensorMap& k, const T
         }
       }
     }
-    // All of the warpgroup is done with its keys and values.
-    named_barrier(1 + group, 128);
+    // All of the warpgroup is done with its keys and values; so is the other, where it multiplied them.
+    if constexpr (WITH_QUERIES) {
+      named_barrier(3, 256);
+    } else {
+      named_barrier(1 + group, 128);
+    }
     put_rows<WIDTH>(keys, key_sum, key_scales);
     put_rows<WIDTH>(values, value_sum, value_scales);
     give_back(places.done + place, 1 + group, [&] {
@@ -372,14 +491,21 @@ DEVICE void attention_dkdv_wgmma(const TensorMap& q, const TensorMap& k, const T
   }
 }
 
-#define DKDV(width, stages)                                                                                            \
-  KERNEL(attention_dkdv_wgmma_##width##_bf16, 384, 1, const __grid_constant__ TensorMap q,                             \
-         const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,                                     \
-         const __grid_constant__ TensorMap dout, const __grid_constant__ TensorMap dk,                                 \
-         const __grid_constant__ TensorMap dv, const float* __restrict__ lse, const float* __restrict__ delta,         \
-         PAIR_PARAMETERS, float scale, int heads, int batches) {                                                       \
-    attention_dkdv_wgmma<width, stages>(q, k, v, dout, dk, dv, lse, delta, PAIR_ARGUMENTS, scale, heads, batches);     \
+#define DKDV_PARAMETERS                                                                                                \
+  const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,       \
+      const __grid_constant__ TensorMap dout, const __grid_constant__ TensorMap dk,                                    \
+      const __grid_constant__ TensorMap dv, const float *__restrict__ lse, const float *__restrict__ delta,            \
+      PAIR_PARAMETERS, float scale, int heads, int batches
+#define DKDV_ARGUMENTS q, k, v, dout, dk, dv, lse, delta, PAIR_ARGUMENTS, scale, heads, batches
+
+#define DKDV(width, stages)                                                    \
+  KERNEL(attention_dkdv_wgmma_##width##_bf16, 384, 1, DKDV_PARAMETERS) {       \
+    attention_dkdv_wgmma<width, stages, false>(nullptr, DKDV_ARGUMENTS);       \
   }
 
 DKDV(64, 8)
 DKDV(128, 6)
+
+KERNEL(attention_dkdvdq_wgmma_64_bf16, 384, 1, const __grid_constant__ TensorMap dq, DKDV_PARAMETERS) {
+  attention_dkdv_wgmma<64, 8, true>(&dq, DKDV_ARGUMENTS);
+}

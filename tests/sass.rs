@@ -18,6 +18,7 @@ const FILES: &[(&str, &str, &str, &[&str])] = &[
     ("linear_sm90.cu", "linear_pairs", "", &PAIRS),
     ("attention_sm90.cu", "wgmma", "", &BOXES),
     ("attention_backward_sm90.cu", "wgmma", "", &BOXES),
+    ("attention_backward_sm90.cu", "dkdvdq", "", &ADDING),
 ];
 
 /// Products of tensor cores, loads of 8 x 8 tiles, copies from global to shared memory.
@@ -102,7 +103,7 @@ fn tensor_cores_and_wide_accesses_are_used() {
             for (_, part, end, written_for) in &of_file {
                 let of_these = |name: &str| name.contains(part) && name.ends_with(end);
                 let named: Vec<_> = of_arch().filter(|((_, name), _)| of_these(name)).collect();
-                assert!(named.len() > 1, "{}: no kernels of {arch} with {part:?} and {end:?}", module.file);
+                assert!(!named.is_empty(), "{}: no kernels of {arch} with {part:?} and {end:?}", module.file);
                 for ((_, name), found) in named {
                     let missing: Vec<_> = written_for.iter().filter(|i| !found.contains(**i)).collect();
                     assert!(missing.is_empty(), "{name} for {arch} has no {missing:?}");

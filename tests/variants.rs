@@ -64,6 +64,16 @@ fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
     }
 }
 
+/// An order of chance is for those who ask for it.
+#[test]
+fn nothing_adds_in_an_order_of_chance_by_itself() {
+    for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
+        assert!(variants::choose(&op, &Chip::H100).is_some_and(|v| v.ordered), "{op:?}");
+    }
+    let unordered: Vec<_> = VARIANTS.iter().filter(|v| !v.ordered).map(|v| (v.operation, v.name)).collect();
+    assert_eq!(unordered, [("attention_backward", "reduce")]);
+}
+
 /// What the time model expects is a time, and better hardware is never expected to be slower.
 #[test]
 fn expected_seconds_are_finite_and_fall_with_better_hardware() {

@@ -31,7 +31,7 @@ struct Check {
     /// Where the kernels run
     #[arg(long, value_enum, default_value_t = Where::Emulator)]
     device: Where,
-    /// In which order emulated threads run; all three must give the same bits
+    /// In which order emulated threads run; all three must give the same bits, but of variants that add in an order of chance
     #[arg(long, value_enum, default_value_t = Orders::All)]
     orders: Orders,
     /// Check every access of emulated threads: bounds, initialisation, races
@@ -81,7 +81,8 @@ fn list() -> Result<()> {
     let threads = |name: &str| threads(name).map_or("?".to_string(), |n| n.to_string());
     for variant in VARIANTS {
         let floats: Vec<_> = variant.floats.iter().map(|float| format!("{float:?}").to_lowercase()).collect();
-        say(format_args!("{} {} ({})", variant.operation, variant.name, floats.join(", ")))?;
+        let order = if variant.ordered { "" } else { ", adds in an order of chance: only where it is asked for" };
+        say(format_args!("{} {} ({}){order}", variant.operation, variant.name, floats.join(", ")))?;
         for name in variant.kernels {
             say(format_args!("    {name}, {} threads", threads(name)))?;
             for kernel in compiled::kernel(name) {

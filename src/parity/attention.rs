@@ -39,8 +39,8 @@ const RUNS: [Sizes; 6] = [
 const FULL: [Sizes; 4] = [(1, 1024, 1024, 2, 64), (2, 512, 512, 2, 64), (2, 197, 197, 3, 64), (1, 256, 256, 2, 160)];
 
 /// For tiles of 128 or 64 rows in bf16, passed by 128, 64 or 32 at a time; operands in pieces of 16 bytes. The first and
-/// the eighth have several tiles for each block that stays.
-const TILES: [Sizes; 18] = [
+/// the eighth have several tiles for each block that stays, the last more tiles of queries than are on their way.
+const TILES: [Sizes; 19] = [
     (3, 5, 7, 4, 8),
     (1, 2, 650, 1, 8),
     (1, 20, 140, 1, 8),
@@ -59,6 +59,7 @@ const TILES: [Sizes; 18] = [
     (1, 131, 66, 1, 72),
     (1, 65, 131, 1, 96),
     (1, 65, 131, 1, 128),
+    (1, 330, 8, 1, 8),
 ];
 
 /// What rounding a row's weights to bf16 may change their sum by, relative to it: half of the most that it changes one of them by,

@@ -52,7 +52,7 @@ pub fn tiled(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
     out.push(dkdv(op, places, grid(for_keys, tk)).flag(aligned));
 }
 
-fn delta(op: &AttentionBackward, places: &Places, kernel: &'static str) -> Launch {
+pub(super) fn delta(op: &AttentionBackward, places: &Places, kernel: &'static str) -> Launch {
     let f = &op.forward;
     let (_, tq, _, _, d) = f.sizes();
     let launch = rows(f, places, grid(f, kernel, tq, 4, 128), &op.dout);

@@ -1,11 +1,12 @@
 //! The gradient of attention in bf16 by Hopper's warpgroups: `kernels/attention_backward_sm90.cu`.
 
-use super::attention::{rows, which};
-use super::attention_backward_sm80;
+use super::attention::{pitch, rows, which};
+use super::attention_backward::delta;
 use super::attention_sm90::{HALF, blocks, heads, map, unproven, width};
 use super::chip::Chip;
-use super::launch::Launch;
-use super::places::Places;
+use super::launch::{Launch, TensorMap};
+use super::places::{Places, TICKETS};
+use super::{attention_backward_sm80, fill};
 use crate::device::ops::AttentionBackward;
 
 /// Rows that pass by at a time: `kPassing`.
@@ -29,10 +30,45 @@ pub fn wgmma(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
     let launch = rows(f, places, rows(f, places, launch, &op.dout), &f.out);
     let launch = launch.ptr(places.ptr(&f.lse)).ptr(places.ptr(&op.delta));
     out.push(heads(f, which(f, places, launch).float(f.scale).int(d)));
-    let launch = blocks(f, places, for_keys, tk).shared(shared);
-    let launch = launch.map(q).map(k).map(v).map(dout).map(map(&op.dk, HALF)).map(map(&op.dv, HALF));
+    out.push(works_of_keys(op, places, blocks(f, places, for_keys, tk).shared(shared)));
+}
+
+/// `DKDV_PARAMETERS`.
+fn works_of_keys(op: &AttentionBackward, places: &Places, launch: Launch) -> Launch {
+    let f = &op.forward;
+    let map = |t, rows| map(f, places, t, rows);
+    let launch = launch.map(map(&f.q, PASSING)).map(map(&f.k, HALF)).map(map(&f.v, HALF)).map(map(&op.dout, PASSING));
+    let launch = launch.map(map(&op.dk, HALF)).map(map(&op.dv, HALF));
     let launch = launch.ptr(places.ptr(&f.lse)).ptr(places.ptr(&op.delta));
-    out.push(heads(f, which(f, places, launch).float(f.scale)));
+    heads(f, which(f, places, launch).float(f.scale))
+}
+
+/// Heads whose dq fits in registers beside dk and dv.
+pub fn supports_reduce(op: &AttentionBackward) -> bool {
+    attention_backward_sm80::supports(op) && op.forward.sizes().4 <= 64
+}
+
+/// 128 keys after others for dk and dv, which add to a dq in f32, zero before, that is rounded at last.
+pub fn reduce(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
+    let f = &op.forward;
+    let (batch, tq, tk, of_heads, d) = f.sizes();
+    let (rows, columns, sums) = (batch * tq, of_heads * d, places.workspace() + 4 * TICKETS as u64);
+    out.push(delta(op, places, "attention_delta_bf16"));
+    out.push(fill::zeros(sums, rows * columns));
+    // Twice two operands of two warpgroups, and stages; twice the weights of both, and what each adds.
+    let shared = 2 * 64 * (8 * HALF + 8 * PASSING + 4 * HALF) + 2 * 4 * 64 * PASSING;
+    let dq = TensorMap::new(sums, [tq, d], 4 * columns, PASSING).of_floats();
+    let dq = dq.of_many([batch, of_heads], [tq * 4 * columns, 4 * d]);
+    out.push(works_of_keys(op, places, blocks(f, places, "attention_dkdvdq_wgmma_64_bf16", tk).shared(shared).map(dq)));
+    let launch = Launch::new("attention_dq_round_bf16", (rows * columns / 8).div_ceil(256), 256);
+    let launch = launch.ptr(sums).ptr(places.ptr(&op.dq)).int(pitch(f, &op.dq)).int(rows).int(columns);
+    out.push(launch.float(f.scale));
+}
+
+/// Bytes of scratch memory of `reduce`.
+pub fn workspace_reduce(op: &AttentionBackward) -> usize {
+    let (batch, tq, _, heads, d) = op.forward.sizes();
+    4 * (TICKETS + batch * tq * heads * d)
 }
 
 /// No GPU has run them yet, as the forward pass.

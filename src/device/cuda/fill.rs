@@ -4,7 +4,7 @@ use super::elements::{each, typed};
 use super::launch::Launch;
 use super::places::Places;
 use crate::device::ops::Fill;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Place, Tensor};
 
 /// Rows of elements, a row of blocks for each. Operands without gaps are one run of elements, which is cut into short
 /// rows, of which the last may be shorter still.
@@ -83,6 +83,13 @@ pub fn is_whole(op: &Fill) -> bool {
 pub fn vector(op: &Fill, places: &Places, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[], 4 * each(&op.out));
     out.push(operands(rows.launch(typed(&op.out, "fill_vector_f32", "fill_vector_bf16")), &rows, op, places));
+}
+
+/// Zeros into so many floats of scratch memory, a multiple of four, by `fill_vector_f32`.
+pub(super) fn zeros(address: u64, floats: usize) -> Launch {
+    let rows = Rows::tiled(&Tensor::new(Place::Arena(0), DType::F32, 0, &[floats]), &[], 16);
+    let launch = rows.launch("fill_vector_f32").ptr(address);
+    launch.int(rows.width()).int(rows.last()).int(rows.width()).float(0.0)
 }
 
 fn operands(launch: Launch, rows: &Rows, op: &Fill, places: &Places) -> Launch {

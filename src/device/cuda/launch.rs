@@ -199,7 +199,7 @@ impl Args {
     /// Most parameters of a launch.
     pub const MOST: usize = 32;
     /// Most matrices for the copy engine.
-    pub const MOST_MAPS: usize = 6;
+    pub const MOST_MAPS: usize = 7;
 
     /// # Panics
     /// Beyond 32 parameters: their number is written in the program.
@@ -212,7 +212,7 @@ impl Args {
     }
 
     /// # Panics
-    /// Beyond six maps, as `push`.
+    /// Beyond seven maps, as `push`.
     fn push_map(&mut self, map: TensorMap) {
         self.slots[self.len] = self.maps_len as u64;
         self.sizes[self.len] = TensorMap::BYTES as u8;

@@ -1,7 +1,8 @@
 //! The one table of kernel variants, which the device, `kernels list`, `kernels check` and the tests iterate.
 //!
 //! For every operation a ladder, slowest and most readable first. The device takes the one that a time model expects to be the
-//! fastest, or that the environment asks for (`VCYCLE_VARIANT_linear=naive`), where it supports the operation.
+//! fastest, or that the environment asks for (`VCYCLE_VARIANT_linear=naive`), where it supports the operation. One that adds in an
+//! order of chance runs only where it is asked for.
 
 use super::chip::Chip;
 use super::launch::Launch;
@@ -27,6 +28,8 @@ pub struct Variant {
     pub floats: &'static [DType],
     /// All kernels that it may launch.
     pub kernels: &'static [&'static str],
+    /// Its sums are added in an order that shapes alone decide: the same bits every time.
+    pub ordered: bool,
     /// Whether it runs this operation.
     pub supports: fn(&Op) -> bool,
     /// What the time model expects this operation to take. It ranks variants of one operation; nobody has measured it.
@@ -37,10 +40,19 @@ pub struct Variant {
     pub launch: fn(&Op, &Places, &mut Vec<Launch>),
 }
 
-/// `variants!(OpName { "name" [types] => [kernels], supports, launch, seconds (, workspace); ... } ...)`.
+macro_rules! ordered {
+    () => {
+        true
+    };
+    (unordered) => {
+        false
+    };
+}
+
+/// `variants!(OpName { "name" (unordered) [types] => [kernels], supports, launch, seconds (, workspace); ... } ...)`.
 macro_rules! variants {
     ($($operation:ident { $(
-        $name:literal [$($float:ident),+] => $kernels:expr, $supports:expr, $launch:expr, $seconds:expr
+        $name:literal $($unordered:ident)? [$($float:ident),+] => $kernels:expr, $supports:expr, $launch:expr, $seconds:expr
             $(, $workspace:expr)?;
     )+ })+) => {
         /// The table.
@@ -49,6 +61,7 @@ macro_rules! variants {
             name: $name,
             floats: &[$(DType::$float),+],
             kernels: &$kernels,
+            ordered: ordered!($($unordered)?),
             supports: |op| match op {
                 Op::$operation(inner) => {
                     op.float().is_none_or(|float| [$(DType::$float),+].contains(&float))
@@ -124,6 +137,10 @@ variants! {
             "attention_dq_wgmma_64_bf16", "attention_dkdv_wgmma_64_bf16",
             "attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16"
         ], attention_backward_sm80::supports, attention_backward_sm90::wgmma, attention_backward_sm90::seconds;
+        "reduce" unordered [BF16] => [
+            "attention_delta_bf16", "fill_vector_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dq_round_bf16"
+        ], attention_backward_sm90::supports_reduce, attention_backward_sm90::reduce, attention_backward_sm90::seconds,
+            attention_backward_sm90::workspace_reduce;
     }
     ColumnSum {
         "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
@@ -263,9 +280,10 @@ fn arithmetic(op: impl Into<Op>, chip: &Chip, part: f64, launches: usize) -> f64
     chip.arithmetic(cost.flops, cost.bytes, part, launches)
 }
 
-/// The variant that runs this operation: of those that support it the fastest by the time model; where two are alike, the later.
+/// The variant that runs this operation: of those that support it, and add in a fixed order, the fastest by the time model; where
+/// two are alike, the later.
 pub fn choose(op: &Op, chip: &Chip) -> Option<&'static Variant> {
-    let supporting = ladder(NAMES[op.number()]).filter(|v| (v.supports)(op)).rev();
+    let supporting = ladder(NAMES[op.number()]).filter(|v| v.ordered && (v.supports)(op)).rev();
     supporting.min_by(|a, b| (a.seconds)(op, chip).total_cmp(&(b.seconds)(op, chip)))
 }
 
