@@ -15,6 +15,7 @@ const FILES: &[(&str, &str, &[&str])] = &[
     ("linear_sm90.cu", "linear_wgmma", &HOPPER),
     ("linear_sm90.cu", "linear_boxes", &BOXES),
     ("attention_sm90.cu", "wgmma", &BOXES),
+    ("attention_resident_sm90.cu", "resident", &BOXES),
     ("attention_backward_sm90.cu", "wgmma", &BOXES),
 ];
 
