@@ -46,8 +46,8 @@ DEVICE void drop_scores(float (&s)[KEYS / 2], const Pairs& pairs, int mine, int 
 
 // Of the lane's two rows the highest scores are known, in units of log2 e, and the sums of exponentials in its columns: writes lse,
 // and says what makes outputs of their sums.
-DEVICE void end_softmax(float (&scales)[2], const float (&high)[2], const float (&totals)[2], const Pairs& pairs, int mine,
-                        float* __restrict__ lse) {
+DEVICE void end_softmax(float (&scales)[2], const float (&high)[2], const float (&totals)[2], const Pairs& pairs,
+                        int mine, float* __restrict__ lse) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     const int query = mine + 8 * r + lane_row();

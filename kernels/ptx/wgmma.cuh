@@ -19,8 +19,8 @@
 // products between two `wgmma_commit` are a group, and `wgmma_wait<N>` returns when all but the last N groups are complete:
 // until then d is not to be touched and tiles are not to be overwritten. All threads of a warp run each of these together.
 // `wgmma_hold` of registers, before a fence or after a wait, keeps the compiler from moving what is done to them across it.
-// `wgmma_begin` of those of d, before the fence: what they held is of no use any more. Without it a d that nothing was added to when a
-// loop began keeps its registers all around the loop, since a product may have read them.
+// `wgmma_begin` of those of d, before the fence of a product that adds to nothing: what they held is of no use any more. The assembler
+// does not know that such a product reads no d, and in a loop keeps registers for it from one round to the next.
 #pragma once
 
 #include "../common/kernel.cuh"
