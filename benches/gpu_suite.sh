@@ -141,9 +141,13 @@ if wants bench; then
                 bench "gemm $shape $variant" 20 gemm --shape "$shape" --precision bf16 --seconds 0.05 --variant "$variant"
             done
         done
-        for shape in gpt2 bert deit 32x12x128x64:full 4x8x2048x128; do
+        for shape in gpt2 bert deit 32x12x128x64:full 16x12x256x64:full 4x8x2048x128; do
             bench "attention $shape" 15 attention --shape "$shape" --precision bf16 --seconds 0.2
             bench "attention $shape wgmma" 15 attention --shape "$shape" --precision bf16 --seconds 0.1 --variant wgmma
+        done
+        # Keys that a multiprocessor holds: DeiT's, and BERT's first ones.
+        for shape in deit 32x12x128x64:full 16x12x256x64:full; do
+            bench "attention $shape resident" 15 attention --shape "$shape" --precision bf16 --seconds 0.1 --variant resident
         done
         for operation in layernorm cross-entropy adamw; do
             bench "$operation" 15 "$operation" --precision bf16 --seconds 0.2
@@ -155,7 +159,9 @@ if wants bench; then
             bench "$variant" 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1 --variant "$variant"
         done
         bench attention 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1
-        bench "attention wgmma" 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1 --variant wgmma
+        for variant in wgmma resident; do
+            bench "attention $variant" 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1 --variant "$variant"
+        done
         bench multilevel 60 multilevel --shape 2,2,16,16,32 --seconds 0 --rounds 1
     fi
 fi

@@ -14,7 +14,7 @@
 // What a pair needs besides (causal, key mask, the ragged end) is done only in tiles where some pair does not count. The sum of
 // a row's exponentials is of f32, its product with V of exponentials rounded to bf16; dropout multiplies by 1 / (1 - p) at
 // the end, in f32. Sums are shrunk only where some row of the warp has found a higher score.
-#include "common/attention_sm90.cuh"
+#include "common/softmax_sm90.cuh"
 
 constexpr int kKeys = 128;  // Of a tile.
 
@@ -29,39 +29,11 @@ struct Rows {
 DEVICE void softmax(float (&s)[kKeys / 2], Rows& rows, float unit) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    float higher = s[2 * r];
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; n++) higher = fmaxf(higher, fmaxf(s[4 * n + 2 * r], s[4 * n + 2 * r + 1]));
-    higher = fmaxf(rows.high[r], warp_max<4>(higher) * unit);
+    const float higher = fmaxf(rows.high[r], warp_max<4>(highest<kKeys>(s, r)) * unit);
     const float top = finite(higher);
     rows.shrink[r] = exp2_approx(rows.high[r] - top);
     rows.high[r] = higher;
-    // Each of the row's four lanes sums its own columns; they meet at the end.
-    float total = rows.total[r] * rows.shrink[r];
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; n++) {
-#pragma unroll
-      for (int i = 4 * n + 2 * r; i < 4 * n + 2 * r + 2; i++) {
-        s[i] = exp2_approx(s[i] * unit - top);
-        total += s[i];
-      }
-    }
-    rows.total[r] = total;
-  }
-}
-
-// Drops exponentials.
-DEVICE void drop_scores(float (&s)[kKeys / 2], const Pairs& pairs, int mine, int start) {
-#pragma unroll
-  for (int h = 0; h < kKeys / 32; h++) {
-    const unsigned keeps = keeps_of_queries<1>(pairs, mine, start + 32 * h);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-#pragma unroll
-      for (int c = 0; c < 8; c++) {
-        if (!(keeps >> (c / 2 * 8 + 2 * r + c % 2) & 1)) s[16 * h + c / 2 * 4 + 2 * r + c % 2] = 0.0f;
-      }
-    }
+    rows.total[r] = exponentials<kKeys>(s, r, unit, top, rows.total[r] * rows.shrink[r]);
   }
 }
 
@@ -69,7 +41,7 @@ DEVICE void drop_scores(float (&s)[kKeys / 2], const Pairs& pairs, int mine, int
 DEVICE void weigh(float (&s)[kKeys / 2], Rows& rows, const Pairs& pairs, int mine, int start, float unit) {
   if (hides<kKeys>(pairs, mine, start)) hide_pairs<kKeys>(s, pairs, mine, start, -INFINITY);
   softmax(s, rows, unit);
-  if (pairs.drop.threshold) drop_scores(s, pairs, mine, start);
+  if (pairs.drop.threshold) drop_scores<kKeys>(s, pairs, mine, start);
 }
 
 template <int WIDTH, int STAGES>
@@ -90,13 +62,8 @@ DEVICE void attention_wgmma(const TensorMap& q, const TensorMap& k, const Tensor
 #pragma unroll 1
     for (int t = blockIdx.x, number = 0; t < count; t += gridDim.x, number++) {
       const Work work = work_at(t, tq, heads, batches, false);
-      const int place = number % 2, seen = min(tk, min(work.first + kOwned, tq) + ahead);
-      mbarrier_wait(places.done + place, (number / 2 & 1) ^ 1);
-      mbarrier_arrive_expect(places.there + place, 2 * kQueries);
-#pragma unroll
-      for (int g = 0; g < 2; g++) {
-        copy_rows<WIDTH, kHalf>(tiles + (2 * place + g) * kQueries, q, places.there + place, work.first + g * kHalf, work);
-      }
+      const int seen = min(tk, min(work.first + kOwned, tq) + ahead);
+      send_queries<WIDTH>(tiles, q, places, {number % 2, number / 2 & 1u}, work);
 #pragma unroll 1
       for (int start = 0; start < seen; start += kKeys) {
         send(ring, k, start, work);
@@ -171,13 +138,7 @@ DEVICE void attention_wgmma(const TensorMap& q, const TensorMap& k, const Tensor
     }
 
     float scales[2];
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const int query = mine + 8 * r + lane_row();
-      const float total = warp_sum<4>(rows.total[r]);
-      if (lane_column() == 0 && query < tq) lse[work.all * tq + query] = (rows.high[r] + log2f(total)) * kLn2;
-      scales[r] = total > 0.0f ? drop.scale / total : 0.0f;
-    }
+    end_softmax(scales, rows.high, rows.total, pairs, mine, lse);
     // All of the warpgroup is done with its queries.
     named_barrier(1 + group, 128);
     put_rows<WIDTH>(queries, sum, scales);

@@ -17,6 +17,7 @@ const FILES: &[(&str, &str, &str, &[&str])] = &[
     ("linear_sm90.cu", "linear_boxes", "_f32", &ADDING),
     ("linear_sm90.cu", "linear_pairs", "", &PAIRS),
     ("attention_sm90.cu", "wgmma", "", &BOXES),
+    ("attention_resident_sm90.cu", "resident", "", &BOXES),
     ("attention_backward_sm90.cu", "wgmma", "", &BOXES),
     ("attention_backward_sm90.cu", "dkdvdq", "", &ADDING),
 ];

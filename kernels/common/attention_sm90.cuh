@@ -2,8 +2,8 @@
 // these by a warpgroup.
 //
 // A block has two warpgroups that compute, each for 64 rows (queries, or keys) of its own, and a third of which one thread
-// copies. It takes one work after another: a head, and 128 rows of it. What a work owns lies in one of two places, so that the
-// next work's is on its way while this one is computed; what passes by goes through a ring of stages.
+// copies. It takes one work after another: a head, and 128 rows of it. What a work owns lies in one of two places (or more), so that
+// the next work's is on its way while this one is computed; what passes by goes through a ring of stages.
 //
 // A tile of R rows of a head lies as WIDTH / 64 boxes of [R][64] ("swizzle 128B", ptx/tma.cuh). Rows beyond the head's last
 // one, and columns beyond its width, are zeros.
@@ -70,10 +70,25 @@ DEVICE void copy_rows(unsigned char* tile, const TensorMap& map, mbarrier* full,
   }
 }
 
-// Barriers of what works own: `there` in one of its two places, and `done` with by both warpgroups.
+// Barriers of what works own: `there` in one of its places, and `done` with by both warpgroups.
 struct Places {
   mbarrier *there, *done;
 };
+
+// By the thread that copies: the queries that a work owns, from work.first on, once their place is free. In `tiles` it has a tile
+// for each of the warpgroups.
+template <int WIDTH>
+DEVICE void send_queries(unsigned char* tiles, const TensorMap& q, const Places& places, const Turn& place,
+                         const Work& work) {
+  constexpr int kQueries = tile_bytes<WIDTH>(kHalf);
+  mbarrier* there = places.there + place.stage;
+  mbarrier_wait(places.done + place.stage, place.parity ^ 1);
+  mbarrier_arrive_expect(there, 2 * kQueries);
+#pragma unroll
+  for (int g = 0; g < 2; g++) {
+    copy_rows<WIDTH, kHalf>(tiles + (2 * place.stage + g) * kQueries, q, there, work.first + g * kHalf, work);
+  }
+}
 
 // Stages for tiles of ROWS rows that pass by, their barriers, and where the walk over them is.
 template <int WIDTH, int ROWS, int STAGES>
@@ -114,15 +129,15 @@ DEVICE const unsigned char* tile_of(const Ring<WIDTH, ROWS, STAGES>& ring, int s
 }
 
 // The barriers of a kernel's places and stages, made. By the whole block, once.
-template <int WIDTH, int ROWS, int STAGES>
+template <int PLACES = 2, int WIDTH, int ROWS, int STAGES>
 DEVICE void open_block(Places& places, Ring<WIDTH, ROWS, STAGES>& ring, unsigned char* stages) {
   SMEM(mbarrier, full, [STAGES]);
   SMEM(mbarrier, empty, [STAGES]);
-  SMEM(mbarrier, there, [2]);
-  SMEM(mbarrier, done, [2]);
+  SMEM(mbarrier, there, [PLACES]);
+  SMEM(mbarrier, done, [PLACES]);
   if (threadIdx.x == 0) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < PLACES; i++) {
       mbarrier_init(there + i, 1);
       mbarrier_init(done + i, 2);
     }
@@ -190,20 +205,27 @@ DEVICE bool hides(const Pairs& pairs, int mine, int start) {
   return pairs.key_mask || start + ROWS > pairs.tk || start + ROWS - 1 > mine + pairs.ahead;
 }
 
-// Puts `hidden` in place of those that do not.
+// Puts `hidden` in place of those that do not, among the h-th 32 of the tile's keys: they begin at key `start`, and of them
+// `counting` count for some query.
+template <int ROWS>
+DEVICE void hide_32(float (&s)[ROWS / 2], int h, unsigned counting, const Pairs& pairs, int mine, int start,
+                    float hidden) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const unsigned bits = seen_keys(pairs, counting, mine + 8 * r + lane_row(), start) >> lane_column();
+#pragma unroll
+    for (int c = 0; c < 8; c++) {
+      if (!(bits >> (c / 2 * 8 + c % 2) & 1)) s[16 * h + c / 2 * 4 + 2 * r + c % 2] = hidden;
+    }
+  }
+}
+
+// So among all of them.
 template <int ROWS>
 DEVICE void hide_pairs(float (&s)[ROWS / 2], const Pairs& pairs, int mine, int start, float hidden) {
 #pragma unroll
   for (int h = 0; h < ROWS / 32; h++) {
-    const unsigned counting = counting_keys(pairs, start + 32 * h);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const unsigned bits = seen_keys(pairs, counting, mine + 8 * r + lane_row(), start + 32 * h) >> lane_column();
-#pragma unroll
-      for (int c = 0; c < 8; c++) {
-        if (!(bits >> (c / 2 * 8 + c % 2) & 1)) s[16 * h + c / 2 * 4 + 2 * r + c % 2] = hidden;
-      }
-    }
+    hide_32<ROWS>(s, h, counting_keys(pairs, start + 32 * h), pairs, mine, start + 32 * h, hidden);
   }
 }
 

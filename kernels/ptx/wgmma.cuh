@@ -19,6 +19,8 @@
 // products between two `wgmma_commit` are a group, and `wgmma_wait<N>` returns when all but the last N groups are complete:
 // until then d is not to be touched and tiles are not to be overwritten. All threads of a warp run each of these together.
 // `wgmma_hold` of registers, before a fence or after a wait, keeps the compiler from moving what is done to them across it.
+// `wgmma_begin` of those of d, before the fence of a product that adds to nothing: what they held is of no use any more. The assembler
+// does not know that such a product reads no d, and in a loop keeps registers for it from one round to the next.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -39,6 +41,12 @@ DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" :::
 template <int GROUPS_IN_FLIGHT>
 DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS_IN_FLIGHT) : "memory");
+}
+
+template <int N>
+DEVICE void wgmma_begin(float (&registers)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) registers[i] = 0.0f;
 }
 
 template <int N>
@@ -161,6 +169,8 @@ inline uint64_t matrix_descriptor(const char* file, int line, const void* shared
 
 }  // namespace emu
 
+template <class T>
+DEVICE void wgmma_begin(const T&) {}
 template <class T>
 DEVICE void wgmma_hold(const T&) {}
 

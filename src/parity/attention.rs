@@ -35,8 +35,19 @@ const RUNS: [Sizes; 6] = [
     (1, 13, 14, 1, 1030),
 ];
 
-/// GPT-2's, BERT's and DeiT's lengths, with fewer heads, which are all alike; and a head beyond any tile.
-const FULL: [Sizes; 4] = [(1, 1024, 1024, 2, 64), (2, 512, 512, 2, 64), (2, 197, 197, 3, 64), (1, 256, 256, 2, 160)];
+/// GPT-2's, BERT's and DeiT's lengths, with fewer heads, which are all alike; a head beyond any tile; and more heads than three
+/// times the multiprocessors of a GPU, for blocks that stay.
+const FULL: [Sizes; 9] = [
+    (1, 1024, 1024, 2, 64),
+    (2, 512, 512, 2, 64),
+    (2, 197, 197, 3, 64),
+    (1, 256, 256, 2, 160),
+    (2, 128, 128, 3, 64),
+    (1, 256, 256, 3, 64),
+    (2, 128, 128, 2, 128),
+    (100, 7, 7, 12, 8),
+    (40, 130, 130, 12, 8),
+];
 
 /// For tiles of 128 or 64 rows in bf16, passed by 128, 64 or 32 at a time; operands in pieces of 16 bytes. The first and
 /// the eighth have several tiles for each block that stays, the last more tiles of queries than are on their way.
@@ -60,6 +71,24 @@ const TILES: [Sizes; 19] = [
     (1, 65, 131, 1, 96),
     (1, 65, 131, 1, 128),
     (1, 330, 8, 1, 8),
+];
+
+/// Of at most 256 keys, which lie in shared memory whole, in one part or two of 128, for bf16. A block that stays has ten heads of the
+/// first, six of the second, three of the third, with two tiles of queries each, and four of the fourth and the fifth.
+const SHORT: [Sizes; 13] = [
+    (4, 3, 9, 5, 8),
+    (3, 2, 130, 4, 8),
+    (2, 130, 5, 3, 8),
+    (1, 1, 127, 7, 80),
+    (7, 1, 1, 1, 32),
+    (1, 64, 64, 3, 32),
+    (1, 128, 128, 2, 64),
+    (1, 256, 256, 1, 64),
+    (1, 127, 127, 1, 80),
+    (1, 129, 129, 1, 64),
+    (1, 197, 197, 1, 64),
+    (1, 130, 128, 1, 128),
+    (1, 300, 192, 1, 16),
 ];
 
 /// What rounding a row's weights to bf16 may change their sum by, relative to it: half of the most that it changes one of them by,
@@ -166,8 +195,8 @@ pub fn cases(lab: &mut Lab) {
             }
         }
     }
-    let tiles = if lab.float == DType::BF16 { &TILES[..] } else { &[] };
-    for (i, sizes) in tiles.iter().enumerate() {
+    let (tiles, short) = if lab.float == DType::BF16 { (&TILES[..], &SHORT[..]) } else { (&[][..], &[][..]) };
+    for (i, sizes) in tiles.iter().enumerate().chain(short.iter().enumerate()) {
         let (_, tq, tk, ..) = *sizes;
         // The small ones with all options, for runs that leave out the others.
         let some = if i < 8 { 4 } else { 2 };

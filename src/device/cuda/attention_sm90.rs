@@ -9,7 +9,7 @@ use crate::device::ops::Attention;
 use crate::tensor::Tensor;
 
 /// Threads of a block: two warpgroups that compute, one that copies.
-const THREADS: u32 = 384;
+pub(super) const THREADS: u32 = 384;
 
 /// Rows of a warpgroup, of what a block owns, and keys that pass by at a time.
 pub(super) const HALF: usize = 64;

@@ -10,6 +10,7 @@ mod attention;
 mod attention_backward;
 mod attention_backward_sm80;
 mod attention_backward_sm90;
+mod attention_resident_sm90;
 mod attention_sm80;
 mod attention_sm90;
 pub mod chip;

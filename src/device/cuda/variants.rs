@@ -10,8 +10,8 @@ use super::linear_sm90::{BOXES64, BOXES128, BOXES192, BOXES256, PAIRS256, WGMMA1
 use super::places::Places;
 use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80};
 use super::{
-    attention_backward_sm90, attention_sm80, attention_sm90, column_sum, cross_entropy, dropout, embedding, fill,
-    global_norm, layernorm, linear, linear_sm80, linear_sm90, multilevel, squared_error,
+    attention_backward_sm90, attention_resident_sm90, attention_sm80, attention_sm90, column_sum, cross_entropy,
+    dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, linear_sm90, multilevel, squared_error,
 };
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
@@ -116,6 +116,9 @@ variants! {
         ], attention_sm80::supports, attention_sm80::flash, attention_sm80::seconds;
         "wgmma" [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
             attention_sm80::supports, attention_sm90::wgmma, attention_sm90::seconds;
+        "resident" [BF16] => [
+            "attention_resident_64_128_bf16", "attention_resident_64_256_bf16", "attention_resident_128_128_bf16"
+        ], attention_resident_sm90::supports, attention_resident_sm90::resident, attention_sm90::seconds;
     }
     AttentionBackward {
         "naive" [F32, BF16] => [
