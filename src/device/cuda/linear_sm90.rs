@@ -82,8 +82,7 @@ pub const WGMMA128: Tiles = Tiles {
 };
 
 /// Tiles of 128 x 256, of two.
-pub const WGMMA256: Tiles =
-    Tiles { width: 256, kernels: kernels!("wgmma256"), part: 0.86, idle: 4.4e-6, ..WGMMA128 };
+pub const WGMMA256: Tiles = Tiles { width: 256, kernels: kernels!("wgmma256"), part: 0.86, idle: 4.4e-6, ..WGMMA128 };
 
 /// As `WGMMA128`, where the copy engine writes what the product makes, as in all that follow.
 pub const BOXES128: Tiles = Tiles { kernels: kernels!("boxes128"), boxes: true, proven: false, ..WGMMA128 };
