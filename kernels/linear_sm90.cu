@@ -15,15 +15,16 @@
 // warps which have read it (`empty`). Consumers run one group of products behind: a stage is given back when the group
 // after it has been issued and its own is complete.
 //
-// Tiles. Copies limit them: a multiprocessor gets some 50 bytes a clock from the second-level cache of an H100.
+// Tiles. A stage of 128 x 256 is multiplied in 0.56 us; on an H100 it took 0.61 where a third of the multiprocessors idled,
+// 0.76 where none did (docs/benchmarks.md): what all of them ask of the second-level cache seems to be the limit. In bytes a clock:
 //   128 x 128, 64 x 256   each consumer has tiles of its own, every second one. While one writes its outputs, the other
 //                         multiplies: short K, as in transformers of width 768, would leave the tensor cores idle otherwise.
-//                         They take turns (`turns`) at the stages. 64 and 80 bytes a clock; 64 is for few rows.
-//   128 x 256, 128 x 192  both consumers share a tile, 64 rows each: 48 and 53 bytes a clock. An epilogue overlaps with
+//                         They take turns (`turns`) at the stages. 64 and 80 bytes; 64 rows are for small products.
+//   128 x 256, 128 x 192  both consumers share a tile, 64 rows each: 48 and 53 bytes. An epilogue overlaps with
 //                         nothing but the copies for the next tile. 192 divides 768, and fills the chip more evenly where
 //                         256 leaves few tiles for the last round.
 //   pairs256              the two blocks of a cluster have tiles of 128 x 256 above each other. Each brings its rows of op(a)
-//                         for itself and half of the columns of op(b) for both: 32 bytes a clock. A stage is filled again
+//                         for itself and half of the columns of op(b) for both: 32 bytes. A stage is filled again
 //                         when the warps of both have read it.
 // `wgmma...` write their outputs row by row, through 4 KiB of shared memory for each warp (common/outputs.cuh). The others leave it to
 // the copy engine (common/boxes.cuh): warps give outputs away 64 columns at a time, and go on while those are on their way.
