@@ -7,8 +7,8 @@
 // next.
 //
 //   resident  A block takes one head after another, and of a head 128 queries after others, 64 for each of two warpgroups. Keys and
-//             values of the head lie in shared memory whole, brought once for all of its queries. So do the 64 x KEYS scores of a
-//             warpgroup in its registers: a softmax is made once, and no sum is ever shrunk. Packed, they are the left operand
+//             values of the head lie in shared memory whole, brought once for all of its queries. All scores of a warpgroup's queries
+//             lie in its registers: a softmax is made once, and no sum is ever shrunk. Packed, they are the left operand
 //             of the second product. Outputs take the place of their queries, from where the copy engine writes them.
 //
 // Copies run ahead as far as 192 KiB of shared memory let them: 64 KiB for queries, 128 KiB for a ring through which parts of 128
