@@ -46,6 +46,22 @@ DEVICE void attention_delta(DELTA_PARAMETERS(T)) {
 KERNEL(attention_delta_f32, 128, 1, DELTA_PARAMETERS(float)) { attention_delta<float>(DELTA_ARGUMENTS); }
 KERNEL(attention_delta_bf16, 128, 1, DELTA_PARAMETERS(bf16)) { attention_delta<bf16>(DELTA_ARGUMENTS); }
 
+// dq, from sums that are complete (`reduce` of attention_backward_sm90.cu): eight neighbours a thread. Rows of both hold
+// all heads.
+KERNEL(attention_dq_round_bf16, 256, 1, const float* __restrict__ sums, bf16* __restrict__ dq, int dq_pitch, int rows,
+       int width, float scale) {
+  const long long piece = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+  const int pieces = width / 8, column = piece % pieces * 8;
+  const long long row = piece / pieces;
+  if (row >= rows) return;
+  const float* from = sums + row_start(row, width) + column;
+  const Vec<float> halves[2] = {load(from), load(from + 4)};
+  Vec<bf16> all;
+#pragma unroll
+  for (int e = 0; e < 8; e++) all.v[e] = halves[e / 4].v[e % 4] * scale;
+  store(dq + row_start(row, dq_pitch) + column, all);
+}
+
 // ---- naive --------------------------------------------------------------------------------------------------------
 
 // The weights of one pair; zeros if it does not count.

@@ -332,21 +332,6 @@ DEVICE void add_queries(const TensorMap& dq, const unsigned char* weights, const
   }
 }
 
-// dq, from sums that are complete: eight neighbours a thread. Rows of both hold all heads.
-KERNEL(attention_dq_round_bf16, 256, 1, const float* __restrict__ sums, bf16* __restrict__ dq, int dq_pitch, int rows,
-       int width, float scale) {
-  const long long piece = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
-  const int pieces = width / 8, column = piece % pieces * 8;
-  const long long row = piece / pieces;
-  if (row >= rows) return;
-  const float* from = sums + row_start(row, width) + column;
-  const Vec<float> halves[2] = {load(from), load(from + 4)};
-  Vec<bf16> all;
-#pragma unroll
-  for (int e = 0; e < 8; e++) all.v[e] = halves[e / 4].v[e % 4] * scale;
-  store(dq + row_start(row, dq_pitch) + column, all);
-}
-
 // ---- Works of keys ------------------------------------------------------------------------------------------------
 
 // `dq`: none where another kernel makes it.
