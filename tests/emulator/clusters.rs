@@ -99,6 +99,9 @@ fn grids_are_whole_clusters() {
     let launch = Launch::new("clusters_kNone", 3, 96).map(map).ptr(8).int(1);
     let error = Emulator::new(Options::default()).launch(&launch).expect_err("half a cluster").to_string();
     assert!(error.contains("3 blocks along x") && error.contains("clusters of 2"), "{error}");
+    let launch = Launch::new("clusters_large", 2, 1024).ptr(8);
+    let error = Emulator::new(Options::default()).launch(&launch).expect_err("too many threads").to_string();
+    assert!(error.contains("1024 threads are more than the checks can tell apart"), "{error}");
 }
 
 /// What another block of the cluster did is told with that block.

@@ -2,7 +2,7 @@
 
 use super::attention::{pitch, rows, which};
 use super::attention_backward::delta;
-use super::attention_sm90::{HALF, blocks, heads, map, unproven, width};
+use super::attention_sm90::{HALF, blocks, heads, map, width};
 use super::chip::Chip;
 use super::launch::{Launch, TensorMap};
 use super::places::{Places, TICKETS};
@@ -71,7 +71,7 @@ pub fn workspace_reduce(op: &AttentionBackward) -> usize {
     4 * (TICKETS + batch * tq * heads * d)
 }
 
-/// No GPU has run them yet, as the forward pass.
+/// Beside those of `flash`.
 pub fn seconds(op: &AttentionBackward, chip: &Chip) -> f64 {
-    unproven(attention_backward_sm80::seconds(op, chip), chip)
+    chip.unproven(attention_backward_sm80::seconds(op, chip))
 }

@@ -28,14 +28,9 @@ pub fn wgmma(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
     out.push(heads(op, which(op, places, launch.ptr(places.ptr(&op.lse))).float(op.scale)));
 }
 
-/// No GPU has run it yet, so it counts as slower than `flash`: `VCYCLE_VARIANT_attention=wgmma` chooses it.
+/// Beside those of `flash`: `VCYCLE_VARIANT_attention=wgmma` chooses it.
 pub fn seconds(op: &Attention, chip: &Chip) -> f64 {
-    unproven(attention_sm80::seconds(op, chip), chip)
-}
-
-/// Seconds of what is to be measured first, beside those of what runs in its place.
-pub(super) fn unproven(others: f64, chip: &Chip) -> f64 {
-    if chip.hopper { 2.0 * others } else { f64::INFINITY }
+    chip.unproven(attention_sm80::seconds(op, chip))
 }
 
 /// Columns of the tile that a head fits.

@@ -45,7 +45,7 @@ pub struct Tiles {
     pub kernels: &'static [&'static str; 8],
     /// The copy engine writes outputs.
     boxes: bool,
-    /// A GPU has run it. Others count as half as fast as they should be, so that nothing chooses them by itself.
+    /// A GPU has run it; if not, see [`Chip::unproven`].
     proven: bool,
     /// Part of the tensor cores' rate that a multiprocessor reaches between begin and end of a tile.
     part: f64,
@@ -183,7 +183,7 @@ impl Tiles {
         let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + kept;
         let all = (bytes(&op.a) + bytes(&op.b) + around) / chip.bandwidth;
         let seconds = chip.launch + self.products(op, self.parts(op), chip).max(all);
-        if self.proven { seconds } else { 2.0 * seconds }
+        if self.proven { seconds } else { chip.unproven(seconds) }
     }
 }
 

@@ -40,6 +40,7 @@ pub struct Variant {
     pub launch: fn(&Op, &Places, &mut Vec<Launch>),
 }
 
+/// [`Variant::ordered`], from the word `unordered` or none.
 macro_rules! ordered {
     () => {
         true

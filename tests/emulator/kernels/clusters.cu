@@ -103,3 +103,5 @@ COLUMN_SUMS(kNoSuchBlock)
 COLUMN_SUMS(kNoSuchBarrier)
 COLUMN_SUMS(kReadsTooEarly)
 COLUMN_SUMS(kTwoMeetings)
+
+KERNEL_OF_CLUSTERS(clusters_large, 2, 1024, 1, int* out) { out[0] = 1; }

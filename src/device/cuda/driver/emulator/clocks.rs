@@ -18,6 +18,8 @@ impl Stamp {
     /// Instances that fit; then all shadow memory must be forgotten.
     pub const INSTANCES: u32 = 1 << 20;
     const CLOCK: u32 = 26;
+    /// Whom it tells apart.
+    pub const PARTIES: usize = 1 << 12;
 
     pub fn new(instance: u32, clock: u32, who: usize, mask: u8, atomic: bool) -> Self {
         let clock = u64::from(clock.min((1 << Self::CLOCK) - 1));
@@ -170,12 +172,17 @@ impl Clocks {
             waited: vec![0; threads],
             products: vec![0; threads],
             proxy_fences: (0..threads).map(|_| Vec::new()).collect(),
-            base: vec![0; 2 * threads + threads.div_ceil(32) + MBARRIERS + 2 * STORERS],
+            base: vec![0; Self::parties(threads)],
             known: vec![None; threads],
             fenced: vec![None; threads],
             seen: vec![Seen::new(); threads],
             seen_by_all: Seen::new(),
         }
+    }
+
+    /// All that a stamp may name, of so many threads.
+    pub fn parties(threads: usize) -> usize {
+        2 * threads + threads.div_ceil(32) + MBARRIERS + 2 * STORERS
     }
 
     /// The products of a thread's warp, as a stamp names them.

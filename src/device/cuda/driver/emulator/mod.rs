@@ -162,11 +162,14 @@ impl Emulator {
                 launch.block
             );
         }
-        if !x.is_multiple_of(kernel.cluster) || kernel.cluster > 1 && !threads.is_multiple_of(32) {
+        let cluster = u64::from(kernel.cluster);
+        if !x.is_multiple_of(kernel.cluster) || cluster > 1 && !threads.is_multiple_of(32) {
             bail!(
-                "{name}: a grid of {x} blocks along x, of {threads} threads: it takes clusters of {} blocks of whole warps",
-                kernel.cluster
+                "{name}: a grid of {x} blocks along x, of {threads} threads: it takes clusters of {cluster} blocks of whole warps"
             );
+        }
+        if Clocks::parties((threads * cluster) as usize) > Stamp::PARTIES {
+            bail!("{name}: clusters of {cluster} blocks of {threads} threads are more than the checks can tell apart");
         }
         if launch.shared as usize > shared::MOST {
             bail!("{name}: {} bytes of shared memory, but a block has at most {}", launch.shared, shared::MOST);

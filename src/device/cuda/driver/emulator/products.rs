@@ -161,6 +161,11 @@ impl Block {
         if (of_block + 1) * 128 > self.count() {
             return Err("wgmma by a warp whose warpgroup has fewer than four".into());
         }
+        if self.shared.len() > 1 && !self.count().is_multiple_of(128) {
+            return Err(
+                "wgmma in a cluster whose blocks are not whole warpgroups, which the emulator does not have".into()
+            );
+        }
         let b = Tile::new(right, tb)?;
         let mut tiles = vec![(b, 0, columns)];
         let a = if in_registers {
