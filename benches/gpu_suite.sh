@@ -5,16 +5,16 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 Parity of every kernel on the chip, benchmarks with peers in the same run, and a V-cycle of GPT-Base beside its scratch twin: from a
-prebuilt vcycle, without cargo and without network. For a machine that is there for minutes only: meant to take eight, which no GPU has
-shown yet; --only leaves parts out.
+prebuilt vcycle, without cargo and without network. For a machine that is there for minutes only: what does not fit in these is left out,
+the less important first. Parity has a quarter of them, measurements have half, the run has a quarter; --only leaves parts out.
 
-    benches/gpu_suite.sh [--out runs/gpu] [--device cuda|emulator] [--only "parity bench step peers train"]
+    benches/gpu_suite.sh [--out runs/gpu] [--device cuda|emulator] [--only "parity bench step peers train"] [--minutes 8]
 
 DIR/parity.txt holds a line for every variant, DIR/ours.jsonl and DIR/peers.jsonl a line of JSON for every measurement, DIR/report.md and
-its pictures compare them, DIR/train/ is the run. What fails, or takes longer than its share, is left out and named in DIR/left-out.txt;
+its pictures compare them, DIR/train/ is the run. What fails, or takes longer than it may, is left out and named in DIR/left-out.txt;
 the rest goes on. Exit code 0: all was done; 1: something was left out.
 
---device emulator goes the same way with tiny shapes on emulated hardware and says nothing about speed: a rehearsal, some minutes.
+--device emulator goes the same way with tiny shapes on emulated hardware and says nothing about speed: a rehearsal, within an hour.
 
 Environment:
     VCYCLE   a prebuilt vcycle [target/release/vcycle]. For cuBLASLt, built with --features cublaslt
@@ -28,14 +28,14 @@ fail() {
     exit 2
 }
 
-out="" device=cuda only="parity bench step peers train"
+out="" device=cuda only="parity bench step peers train" minutes=""
 while (($#)); do
     case $1 in
     -h | --help)
         usage
         exit 0
         ;;
-    --out | --device | --only)
+    --out | --device | --only | --minutes)
         (($# > 1)) || fail "$1 needs a value; see --help"
         declare "${1#--}=$2"
         shift 2
@@ -44,6 +44,8 @@ while (($#)); do
     esac
 done
 [[ $device == cuda || $device == emulator ]] || fail "--device $device: cuda or emulator"
+[[ -n $minutes ]] || minutes=$([[ $device == cuda ]] && echo 8 || echo 60)
+[[ $minutes =~ ^[1-9][0-9]{0,3}$ ]] || fail "--minutes $minutes: a whole number from 1 to 9999"
 for part in $only; do
     [[ $part =~ ^(parity|bench|step|peers|train)$ ]] || fail "--only $part: parity, bench, step, peers or train"
 done
@@ -68,6 +70,25 @@ leave_out() {
 }
 wants() { [[ " $only " == *" $1 "* ]]; }
 
+# Seconds from the start, by which what is under way has to end.
+until=0 measured=$((minutes * 60))
+wants train && measured=$((minutes * 45))
+
+# share LIMIT: how long something may take; 0 where that is not worth a start.
+share() {
+    local left=$((until - SECONDS))
+    echo $((left < 3 ? 0 : left < $1 ? left : $1))
+}
+
+# tell NAME LIMIT STATUS FILE: why it is left out.
+tell() {
+    case $2-$3 in
+    0-*) leave_out "$1: no time was left" ;;
+    *-124) leave_out "$1: takes longer than $2 s" ;;
+    *) leave_out "$1: $(tail -n 1 "$4" | cut -c1-200)" ;;
+    esac
+}
+
 "$VCYCLE" info | tee "$out/machine.txt"
 if [[ $device == cuda ]]; then
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$out/machine.txt" || true
@@ -88,13 +109,16 @@ check() {
     local on=(--device "$device")
     [[ $device == emulator ]] && on+=(--orders forward)
     [[ $device == emulator || $slow == *" $1 "* ]] || on+=(--full)
-    if ! timeout 100 "$VCYCLE" kernels check "$1/$2" "${on[@]}" >"$out/parity/$1-$2.txt" 2>&1; then
+    local limit
+    limit=$(share 100)
+    if ((!limit)) || ! timeout "$limit" "$VCYCLE" kernels check "$1/$2" "${on[@]}" >"$out/parity/$1-$2.txt" 2>&1; then
         echo "$1/$2" >>"$out/parity/failed"
     fi
 }
 
 if wants parity; then
     say "parity"
+    until=$((minutes * 15))
     # `kernels list` names operations and variants at the begin of a line.
     while read -r operation variant; do
         while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n || true; done
@@ -112,20 +136,19 @@ fi
 
 # bench NAME SECONDS ARGUMENTS...: lines to ours.jsonl.
 bench() {
-    local name=$1 limit=$2
+    local name=$1 limit status=0
+    limit=$(share "$2")
     shift 2
-    if timeout "$limit" "$VCYCLE" bench "$@" --device "$device" --json "$out/line.jsonl" >"$out/line.txt" 2>&1; then
+    ((limit)) && timeout "$limit" "$VCYCLE" bench "$@" --device "$device" --json "$out/line.jsonl" >"$out/line.txt" 2>&1 || status=$?
+    if ((limit && !status)); then
         cat "$out/line.jsonl" >>"$out/ours.jsonl"
     else
-        leave_out "bench $name: $(tail -n 1 "$out/line.txt" | cut -c1-200)"
+        tell "bench $name" "$limit" "$status" "$out/line.txt"
     fi
     rm -f "$out/line.jsonl" "$out/line.txt"
 }
 
-step=(step --shape gpt2-gpu --precision bf16 --seconds 4)
-if [[ $device == emulator ]]; then
-    step=(step --shape 1,1,16,16,1,32 --precision bf16 --seconds 0 --rounds 1)
-fi
+until=$measured
 
 if wants bench; then
     say "benchmarks"
@@ -135,61 +158,62 @@ if wants bench; then
             leave_out "cuBLASLt: $(tail -n 1 "$out/line.txt" | cut -c1-200)"
             peer=()
         }
+        variants=mma128,wgmma128,wgmma256,boxes64,boxes128,boxes192,boxes256,pairs256
         for shape in gpt2 deit bert-large; do
-            bench "gemm $shape" 30 gemm --shape "$shape" --precision bf16 --seconds 0.1 "${peer[@]}"
-            for variant in wgmma128 wgmma256 boxes64 boxes128 boxes192 boxes256 pairs256; do
-                bench "gemm $shape $variant" 20 gemm --shape "$shape" --precision bf16 --seconds 0.05 --variant "$variant"
-            done
+            bench "gemm $shape" 60 gemm --shape "$shape" --precision bf16 --seconds 0.4 --variant "$variants" "${peer[@]}"
         done
+        # With the keys that `resident` takes: DeiT's, and BERT's first ones.
         for shape in gpt2 bert deit 32x12x128x64:full 16x12x256x64:full 4x8x2048x128; do
-            bench "attention $shape" 15 attention --shape "$shape" --precision bf16 --seconds 0.2
-            bench "attention $shape wgmma" 15 attention --shape "$shape" --precision bf16 --seconds 0.1 --variant wgmma
-        done
-        # Keys that a multiprocessor holds: DeiT's, and BERT's first ones.
-        for shape in deit 32x12x128x64:full 16x12x256x64:full; do
-            bench "attention $shape resident" 15 attention --shape "$shape" --precision bf16 --seconds 0.1 --variant resident
+            bench "attention $shape" 20 attention --shape "$shape" --precision bf16 --seconds 0.4 --variant flash,wgmma,resident,reduce
         done
         for operation in layernorm cross-entropy adamw; do
             bench "$operation" 15 "$operation" --precision bf16 --seconds 0.2
         done
         bench multilevel 15 multilevel --variant all --seconds 0.2
     else
-        bench gemm 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1
-        for variant in boxes256 pairs256; do
-            bench "$variant" 60 gemm --shape 64x64x64 --precision bf16 --seconds 0 --rounds 1 --variant "$variant"
-        done
-        bench attention 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1
-        for variant in wgmma resident; do
-            bench "attention $variant" 60 attention --shape 1x1x32x32 --precision bf16 --seconds 0 --rounds 1 --variant "$variant"
-        done
+        tiny=(--precision bf16 --seconds 0 --rounds 1)
+        bench gemm 60 gemm --shape 64x64x64 "${tiny[@]}" --variant mma64,boxes256,pairs256
+        bench attention 60 attention --shape 1x1x32x32 "${tiny[@]}" --variant flash,wgmma,resident,reduce
         bench multilevel 60 multilevel --shape 2,2,16,16,32 --seconds 0 --rounds 1
     fi
 fi
+# step SHAPE LABEL [VARIABLE=VALUE...]: with variants that nothing chooses by itself yet.
+step() {
+    local shape=$1 label=$2 how=(--precision bf16 --seconds 4)
+    [[ $device == emulator ]] && how=(--precision bf16 --seconds 0 --rounds 1)
+    shift 2
+    (
+        for variant in "$@"; do export "VCYCLE_VARIANT_$variant"; done
+        bench "step $shape $label" 60 step --shape "$shape" "${how[@]}" ${label:+--label "$label"}
+    )
+}
+
+steps=(gpt2-gpu bert-512 deit-b bert-128)
+[[ $device == emulator ]] && steps=(1,1,16,16,1,32 1,1,16,16,1,32:bert 1,1,16,32,1,8:deit)
 if wants step; then
-    say "a step"
-    bench step 60 "${step[@]}"
-    # What nothing chooses by itself yet.
-    export VCYCLE_VARIANT_attention=wgmma VCYCLE_VARIANT_attention_backward=wgmma
-    bench "step with attention wgmma" 60 "${step[@]}" --label attention-wgmma
-    for variant in boxes256 pairs256; do
-        export VCYCLE_VARIANT_linear=$variant
-        bench "step with $variant too" 60 "${step[@]}" --label "$variant"
+    say "steps"
+    hopper=(attention=wgmma attention_backward=wgmma)
+    for shape in "${steps[@]}"; do
+        step "$shape" ""
+        step "$shape" attention-wgmma "${hopper[@]}"
+        step "$shape" boxes256 "${hopper[@]}" linear=boxes256
+        step "$shape" pairs256 "${hopper[@]}" linear=pairs256
+        step "$shape" resident-reduce attention=resident attention_backward=reduce linear=pairs256
     done
-    export VCYCLE_VARIANT_attention_backward=reduce
-    bench "step with attention_backward reduce too" 60 "${step[@]}" --label reduce
-    unset VCYCLE_VARIANT_attention VCYCLE_VARIANT_attention_backward VCYCLE_VARIANT_linear
 fi
 
 # ---- Peers ------------------------------------------------------------------------------------------------------------------------
 
 # peer NAME SECONDS ARGUMENTS...: lines to peers.jsonl.
 peer() {
-    local name=$1 limit=$2
+    local name=$1 limit status=0
+    limit=$(share "$2")
     shift 2
-    if timeout "$limit" "$PYTHON" "$@" >"$out/line.jsonl" 2>"$out/line.txt"; then
+    ((limit)) && timeout "$limit" "$PYTHON" "$@" >"$out/line.jsonl" 2>"$out/line.txt" || status=$?
+    if ((limit && !status)); then
         cat "$out/line.jsonl" >>"$out/peers.jsonl"
     else
-        leave_out "$name: $(tail -n 1 "$out/line.txt" | cut -c1-200)"
+        tell "$name" "$limit" "$status" "$out/line.txt"
     fi
     rm -f "$out/line.jsonl" "$out/line.txt"
 }
@@ -200,9 +224,13 @@ if wants peers && [[ $device == cuda ]]; then
         grep -v -e cublaslt -e '"bench":"step"' -e '"bench":"multilevel"' "$out/ours.jsonl" >"$out/cases.jsonl" || true
         [[ -s $out/cases.jsonl ]] && peer "torch_ops.py" 60 benches/baselines/torch_ops.py "$out/cases.jsonl" --seconds 0.05
         rm -f "$out/cases.jsonl"
-        torch_step=(benches/baselines/torch_step.py --shape gpt2-gpu --device cuda --bf16 --seconds 3)
-        peer "torch_step.py" 40 "${torch_step[@]}"
-        peer "torch_step.py --compile" 90 "${torch_step[@]}" --compile
+        torch_step=(benches/baselines/torch_step.py --device cuda --bf16 --seconds 3)
+        for shape in "${steps[@]}"; do
+            peer "torch_step.py $shape --compile" 90 "${torch_step[@]}" --shape "$shape" --compile
+        done
+        for shape in "${steps[@]}"; do
+            peer "torch_step.py $shape" 40 "${torch_step[@]}" --shape "$shape"
+        done
     else
         leave_out "PyTorch: $PYTHON has no torch; name one that has in PYTHON"
     fi
@@ -221,10 +249,13 @@ if wants train; then
     config=(benches/gpu_suite.toml)
     [[ $device == emulator ]] && config=(configs/gpt-tiny.toml --set train.precision=bf16)
     if [[ -n ${DATA:-} && $device == cuda ]]; then config+=(--set "data={prepared=\"$DATA\"}"); fi
-    if timeout 150 "$VCYCLE" train "${config[@]}" --device "$device" --out "$out/train" --quiet >"$out/train.txt" 2>&1; then
+    until=$((minutes * 60)) status=0
+    limit=$(share "$until")
+    ((limit)) && timeout "$limit" "$VCYCLE" train "${config[@]}" --device "$device" --out "$out/train" --quiet >"$out/train.txt" 2>&1 || status=$?
+    if ((limit && !status)); then
         cat "$out/train.txt"
     else
-        leave_out "training: $(tail -n 1 "$out/train.txt" | cut -c1-200)"
+        tell training "$limit" "$status" "$out/train.txt"
     fi
 fi
 

@@ -14,10 +14,11 @@
 //           computes S^T = K Q^T and dP^T = V dout^T, so that P^T and dS^T are left operands as they are. It reads lse and delta
 //           of a tile's queries from memory, a lane two of each, and hands them over by shuffles. Outputs take the place of what
 //           their owner had, from where the copy engine writes them.
-//   reduce  The kernel for keys makes dQ too, of heads up to 64. Both warpgroups leave dS^T of a tile's queries in shared memory,
-//           and take turns at multiplying it with all 128 keys; the copy engine adds the product to an f32 dQ [B, Tq, H, D] in the
-//           workspace, zero before, which a last kernel scales and rounds. In which order works add is chance: dQ may differ in
-//           its last bits from run to run, dK and dV do not. delta comes from attention_backward.cu, zeros from fill.cu.
+//   reduce  The kernel for keys makes dQ too. Both warpgroups leave dS^T of a tile's queries in shared memory. With all 128 keys it is
+//           multiplied by one of them, in turns, or at D > 64 by each for 64 of the columns; the copy engine adds the products to an
+//           f32 dQ [B, Tq, H, D] in the workspace, zero before, which a last kernel scales and rounds. In which order works add is
+//           chance: dQ may differ in its last bits from run to run, dK and dV do not. delta comes from attention_backward.cu, zeros
+//           from fill.cu. At D > 64 memory has one place for what works own.
 #include "common/attention_sm90.cuh"
 #include "common/float_boxes.cuh"
 
@@ -25,25 +26,25 @@
 constexpr int kPassing = 64;
 
 // Of a work two operands are owned; each warpgroup has 64 rows of either.
-// Where in `tiles` they are, of operand `which` in one of the two places.
+// Where in `tiles` they are, of operand `which` in one of its places.
 template <int WIDTH>
 DEVICE unsigned char* owned_tile(unsigned char* tiles, int place, int which, int group) {
   return tiles + ((2 * place + which) * 2 + group) * tile_bytes<WIDTH>(kHalf);
 }
 
-// Bytes of all of them.
+// Bytes of them in so many places.
 template <int WIDTH>
-DEVICE constexpr int owned_bytes() {
-  return 8 * tile_bytes<WIDTH>(kHalf);
+DEVICE constexpr int owned_bytes(int places) {
+  return places * 4 * tile_bytes<WIDTH>(kHalf);
 }
 
 // By the thread that copies: two operands' rows from work.first on.
-template <int WIDTH>
+template <int WIDTH, int PLACES>
 DEVICE void send_owned(unsigned char* tiles, const TensorMap& a, const TensorMap& b, const Places& places, int number,
                        const Work& work) {
-  const int place = number % 2;
-  mbarrier_wait(places.done + place, (number / 2 & 1) ^ 1);
-  mbarrier_arrive_expect(places.there + place, owned_bytes<WIDTH>() / 2);
+  const int place = number % PLACES;
+  mbarrier_wait(places.done + place, (number / PLACES & 1) ^ 1);
+  mbarrier_arrive_expect(places.there + place, owned_bytes<WIDTH>(1));
 #pragma unroll
   for (int g = 0; g < 2; g++) {
     copy_rows<WIDTH, kHalf>(owned_tile<WIDTH>(tiles, place, 0, g), a, places.there + place, work.first + g * kHalf, work);
@@ -90,7 +91,7 @@ DEVICE void attention_dq_wgmma(const TensorMap& q, const TensorMap& k, const Ten
   SMEM_DYN(unsigned char, tiles);
   Places places;
   Ring<WIDTH, kPassing, STAGES> ring;
-  open_block(places, ring, tiles + owned_bytes<WIDTH>());
+  open_block(places, ring, tiles + owned_bytes<WIDTH>(2));
   const int count = works(tq, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
   if (group == 2) {
     give_registers<40>();
@@ -102,7 +103,7 @@ DEVICE void attention_dq_wgmma(const TensorMap& q, const TensorMap& k, const Ten
 #pragma unroll 1
     for (int t = blockIdx.x, number = 0; t < count; t += gridDim.x, number++) {
       const Work work = work_at(t, tq, heads, batches, false);
-      send_owned<WIDTH>(tiles, q, dout_map, places, number, work);
+      send_owned<WIDTH, 2>(tiles, q, dout_map, places, number, work);
       const int seen = min(tk, min(work.first + kOwned, tq) + ahead);
 #pragma unroll 1
       for (int start = 0; start < seen; start += kPassing) {
@@ -267,17 +268,12 @@ DEVICE void drop_key_gradients(float (&ds)[kPassing / 2], const unsigned (&keeps
 constexpr int kFloats = 32;          // Columns of a box of f32.
 constexpr int kTile = kHalf * kRow;  // Bytes of it, of 64 rows, and of weights of a warpgroup.
 
-// Where in shared memory dS^T of a warpgroup's keys and a tile's queries is, in one of two places; and behind these its boxes of dQ.
-template <int WIDTH, int STAGES>
-DEVICE unsigned char* weights_of(unsigned char* tiles, int number, int group) {
-  unsigned char* behind = tiles + owned_bytes<WIDTH>() + STAGES * tile_bytes<WIDTH>(kPassing);
+// Where behind all stages dS^T of a warpgroup's keys and a tile's queries is, in one of two places; and behind these its boxes of dQ.
+DEVICE unsigned char* weights_of(unsigned char* behind, int number, int group) {
   return behind + (number % 2 * 2 + group) * kTile;
 }
 
-template <int WIDTH, int STAGES>
-DEVICE unsigned char* boxes_of(unsigned char* tiles, int group) {
-  return weights_of<WIDTH, STAGES>(tiles, 0, 4) + group * (WIDTH / kFloats * kTile);
-}
+DEVICE unsigned char* boxes_of(unsigned char* behind, int group) { return behind + (4 + 2 * group) * kTile; }
 
 // Nor does a key that does not count give anything to dQ.
 DEVICE void hide_keys(float (&s)[kPassing / 2], const bool (&counts)[2]) {
@@ -297,11 +293,11 @@ DEVICE void put_weights(unsigned char* tile, const unsigned (&weights)[kPassing 
   }
 }
 
-// A tile's queries, by one warpgroup: dQ += dS K over the keys of both, whose weights and tiles follow one another.
+// 64 columns of a tile's queries, by one warpgroup: dQ += dS K over the keys of both, whose weights and tiles follow one another.
 template <int WIDTH>
 DEVICE void add_queries(const TensorMap& dq, const unsigned char* weights, const unsigned char* keys,
-                        unsigned char* boxes, int start, const Work& work, int barrier) {
-  float sum[WIDTH / 2];
+                        unsigned char* boxes, int column, int start, const Work& work, int barrier) {
+  float sum[32];
   wgmma_fence();
 #pragma unroll
   for (int g = 0; g < 2; g++) {
@@ -318,15 +314,15 @@ DEVICE void add_queries(const TensorMap& dq, const unsigned char* weights, const
   wgmma_wait<0>();
   wgmma_hold(sum);
 #pragma unroll
-  for (int b = 0; b < WIDTH / kFloats; b++) {
+  for (int b = 0; b < 2; b++) {
     put_floats(boxes + b * kTile, reinterpret_cast<const float(&)[4][4]>(sum[b * kFloats / 2]));
   }
   fence_async();
   named_barrier(barrier, 128);
   if (threadIdx.x % 128 == 0) {
 #pragma unroll
-    for (int b = 0; b < WIDTH / kFloats; b++) {
-      tma_add(dq, boxes + b * kTile, b * kFloats, start, work.head, work.batch);
+    for (int b = 0; b < 2; b++) {
+      tma_add(dq, boxes + b * kTile, column + b * kFloats, start, work.head, work.batch);
     }
     tma_store_commit();
   }
@@ -340,10 +336,13 @@ DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const 
                                  const TensorMap& dout, const TensorMap& dk, const TensorMap& dv,
                                  const float* __restrict__ lse, const float* __restrict__ delta, PAIR_PARAMETERS,
                                  float scale, int heads, int batches) {
+  // What works own has one place where dQ takes the other.
+  constexpr int kPlaces = WITH_QUERIES && WIDTH > 64 ? 1 : 2;
   SMEM_DYN(unsigned char, tiles);
+  unsigned char* behind = tiles + owned_bytes<WIDTH>(kPlaces) + STAGES * tile_bytes<WIDTH>(kPassing);
   Places places;
   Ring<WIDTH, kPassing, STAGES> ring;
-  open_block(places, ring, tiles + owned_bytes<WIDTH>());
+  open_block<kPlaces>(places, ring, tiles + owned_bytes<WIDTH>(kPlaces));
   const int count = works(tk, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
   if (group == 2) {
     give_registers<24>();
@@ -355,7 +354,7 @@ DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const 
 #pragma unroll 1
     for (int t = blockIdx.x, number = 0; t < count; t += gridDim.x, number++) {
       const Work work = work_at(t, tk, heads, batches, true);
-      send_owned<WIDTH>(tiles, k, v, places, number, work);
+      send_owned<WIDTH, kPlaces>(tiles, k, v, places, number, work);
       // Queries before these see none of the keys.
 #pragma unroll 1
       for (int start = max(0, work.first - ahead) / kPassing * kPassing; start < tq; start += kPassing) {
@@ -374,7 +373,7 @@ DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const 
   for (int t = blockIdx.x, number = 0; t < count; t += gridDim.x, number++) {
     const Work work = work_at(t, tk, heads, batches, true);
     const Pairs pairs = pairs_of_work(work, key_mask, mask_pitch, drop, causal, tq, tk);
-    const int place = number % 2, first = work.first + group * kHalf, mine = first + threadIdx.x % 128 / 32 * 16;
+    const int place = number % kPlaces, first = work.first + group * kHalf, mine = first + threadIdx.x % 128 / 32 * 16;
     const int begin = max(0, work.first - ahead) / kPassing * kPassing;
     const float *head_lse = lse + work.all * tq, *head_delta = delta + work.all * tq;
     unsigned char *keys = owned_tile<WIDTH>(tiles, place, 0, group), *values = owned_tile<WIDTH>(tiles, place, 1, group);
@@ -385,7 +384,7 @@ DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const 
 #pragma unroll
       for (int r = 0; r < 2; r++) counting[r] = key_counts(pairs, mine + 8 * r + lane_row());
     }
-    mbarrier_wait(places.there + place, number / 2 & 1);
+    mbarrier_wait(places.there + place, number / kPlaces & 1);
 #pragma unroll 1
     for (int start = begin; start < tq; start += kPassing) {
       // Before the scores take their registers.
@@ -424,7 +423,7 @@ DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const 
       pack_weights<kPassing>(key_weights, ds);
       const int passed = (start - begin) / kPassing;
       if constexpr (WITH_QUERIES) {
-        put_weights(weights_of<WIDTH, STAGES>(tiles, passed, group), key_weights);
+        put_weights(weights_of(behind, passed, group), key_weights);
         fence_async();
       }
       wgmma_hold(key_weights);
@@ -440,10 +439,10 @@ DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const 
       release(ring, queries);
       release(ring, gradients);
       if constexpr (WITH_QUERIES) {
-        if (passed % 2 == group) {
-          add_queries<WIDTH>(*dq, weights_of<WIDTH, STAGES>(tiles, passed, 0),
-                             owned_tile<WIDTH>(tiles, place, 0, 0), boxes_of<WIDTH, STAGES>(tiles, group), start, work,
-                             1 + group);
+        const int column = WIDTH > 64 ? 64 * group : 0;
+        if (WIDTH > 64 || passed % 2 == group) {
+          add_queries<WIDTH>(*dq, weights_of(behind, passed, 0), owned_tile<WIDTH>(tiles, place, 0, 0) + column / 64 * kTile,
+                             boxes_of(behind, group), column, start, work, 1 + group);
         }
       }
     }
@@ -491,6 +490,10 @@ DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const 
 DKDV(64, 8)
 DKDV(128, 6)
 
-KERNEL(attention_dkdvdq_wgmma_64_bf16, 384, 1, const __grid_constant__ TensorMap dq, DKDV_PARAMETERS) {
-  attention_dkdv_wgmma<64, 8, true>(&dq, DKDV_ARGUMENTS);
-}
+#define DKDVDQ(width, stages)                                                                                          \
+  KERNEL(attention_dkdvdq_wgmma_##width##_bf16, 384, 1, const __grid_constant__ TensorMap dq, DKDV_PARAMETERS) {       \
+    attention_dkdv_wgmma<width, stages, true>(&dq, DKDV_ARGUMENTS);                                                    \
+  }
+
+DKDVDQ(64, 8)
+DKDVDQ(128, 6)

@@ -1,5 +1,5 @@
-// Attention in bf16 by Hopper's warpgroups (sm_90a), of at most 256 keys, or 128 where D > 64. The formula and the operands are those
-// of attention.cu; sums are in f32, and lse is.
+// Attention in bf16 by Hopper's warpgroups (sm_90a), of at most 256 keys. The formula and the operands are those of attention.cu;
+// sums are in f32, and lse is.
 //
 // Roofline. Of a head with T queries and keys 4 D T^2 FLOPs are made of 8 D T bytes: T / 2 a byte, where an H100 makes 295 in the time
 // of one. At T = 128 and 256 all that matters is that copies never stop. At D = 64 a multiprocessor's tensor cores take a
@@ -13,11 +13,12 @@
 //
 // Copies run ahead as far as 192 KiB of shared memory let them: 64 KiB for queries, 128 KiB for a ring through which parts of 128
 // keys pass, those of a head's keys and then those of its values. It has room for 4 heads of 128 keys, or for 2 of 256; at D > 64 for
-// 2 of 128 keys.
+// half as many.
 //
 // At most 128 keys are one part, in kernels that do half of the work, and more are two: the first part's products with values are
 // made beside the second part's exponentials. Two parts also are what ptxas keeps in registers: of one of 256 keys it keeps scores
-// beside the weights that they become. At D > 64 there is no room for a second part beside the wider sums: it would spill.
+// beside the weights that they become. At D > 64 there is no room for the first part's weights beside the second's, with sums twice as
+// wide: its products end before, and only the other warpgroup's run beside the exponentials.
 //
 // What a pair needs besides (causal, key mask, the ragged end) is done only for those 32 keys of which some pair does not count. The
 // sum of a row's exponentials is of f32, its product with V of exponentials rounded to bf16; dropout multiplies by 1 / (1 - p)
@@ -52,6 +53,7 @@ DEVICE void attention_resident(const TensorMap& q, const TensorMap& k, const Ten
                                float* __restrict__ lse, PAIR_PARAMETERS, float scale, int heads, int batches) {
   constexpr int kQueries = tile_bytes<WIDTH>(kHalf);  // Bytes of a warpgroup's.
   constexpr int kPlaces = kForQueries / (2 * kQueries), kStages = kForKeys / tile_bytes<WIDTH>(kPart);
+  constexpr bool kApart = PARTS > 1 && WIDTH > 64;    // Products of a part end before the next part's weights are made.
   SMEM_DYN(unsigned char, tiles);
   Places places;
   Ring<WIDTH, kPart, kStages> ring;
@@ -126,6 +128,11 @@ DEVICE void attention_resident(const TensorMap& q, const TensorMap& k, const Ten
         high[r] = warp_max<4>(high[r]) * unit;
       }
       unsigned weights[PARTS][kPart / 16][4];
+      const auto multiplied = [&](int part) {
+        wgmma_hold(sum);
+        wgmma_hold(weights[part]);
+        if (last) release(ring, values[part]);
+      };
 #pragma unroll
       for (int part = 0; part < PARTS; part++) {
 #pragma unroll
@@ -138,17 +145,19 @@ DEVICE void attention_resident(const TensorMap& q, const TensorMap& k, const Ten
         wgmma_fence();
         add_products<WIDTH, kPart>(sum, weights[part], tile_of(ring, values[part]), part > 0);
         wgmma_commit();
+        if constexpr (kApart) {
+          wgmma_wait<0>();
+          multiplied(part);
+        }
       }
       float scales[2];
       end_softmax(scales, high, total, pairs, mine, lse);
       // All of the warpgroup is done with its queries.
       named_barrier(1 + group, 128);
-      wgmma_wait<0>();
-      wgmma_hold(sum);
+      if constexpr (!kApart) {
+        wgmma_wait<0>();
 #pragma unroll
-      for (int part = 0; part < PARTS; part++) {
-        wgmma_hold(weights[part]);
-        if (last) release(ring, values[part]);
+        for (int part = 0; part < PARTS; part++) multiplied(part);
       }
       put_rows<WIDTH>(queries, sum, scales);
       give_back(places.done + place.stage, 1 + group, [&] { store_rows<WIDTH>(out, queries, first, work); });
@@ -167,3 +176,4 @@ DEVICE void attention_resident(const TensorMap& q, const TensorMap& k, const Ten
 ATTENTION(64, 128)
 ATTENTION(64, 256)
 ATTENTION(128, 128)
+ATTENTION(128, 256)

@@ -101,6 +101,31 @@ fn a_step_has_the_keys_of_the_yardstick() {
     assert!(number(&line["ms_by_operation"], "linear") > 0.0 && table.contains("attention_backward"), "{table}");
 }
 
+/// Of `[layers, heads, width, time, batch, vocabulary]`, marked: parameters, tokens, FLOPs by the formula of the yardstick.
+#[test]
+fn steps_of_bert_and_deit() {
+    let layer = 12 * 8 * 8 + 13 * 8;
+    // 20 tokens, 3 of them scored, by a square layer with its norm and a bias of the scores; 21 words, 20 positions, 2 types, a norm.
+    let bert = (2 * layer + (21 + 20 + 2 + 2) * 8 + 8 * 8 + 3 * 8 + 21, 3 * 20);
+    let of_bert = 3 * 20 * 2 * (6 * layer + 12 * 20 * 8) + 6 * 3 * 3 * (8 * 8 + 21 * 8);
+    // 4 patches of 768 numbers and the class token, the last norm, 7 classes.
+    let deit = (2 * layer + 769 * 8 + 8 + 5 * 8 + 2 * 8 + 7 * 8 + 7, 3 * 5);
+    let of_deit = 3 * 5 * 2 * (6 * layer + 12 * 5 * 8) + 6 * 3 * 5 * 768 * 8 + 6 * 3 * 7 * 8;
+    for (shape, (params, tokens), flops, classes) in
+        [("2,2,8,20,3,21:bert", bert, of_bert, 21.0), ("2,2,8,32,3,7:deit", deit, of_deit, 7.0)]
+    {
+        let (lines, _) = measured(&["step", "--shape", shape]);
+        let line = &lines[0];
+        assert!(
+            line["mark"] == shape[shape.len() - 4..] && line["params"] == params && line["flops"] == flops,
+            "{line}"
+        );
+        let seconds = number(line, "ms_median") / 1e3;
+        assert!((number(line, "tokens_per_s") * seconds / f64::from(tokens) - 1.0).abs() < 0.01, "{line}");
+        assert!((number(line, "loss") - f64::ln(classes)).abs() < 0.3, "{line}");
+    }
+}
+
 #[cfg(emulated)]
 #[test]
 fn all_variants_on_the_emulator_side_by_side() {
@@ -126,8 +151,14 @@ fn all_variants_on_the_emulator_side_by_side() {
     assert!(lines[0]["peer"] == "vcycle_bf16" && lines[0]["percent_of_products"].is_null(), "{lines:?}");
     let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "mma64"]));
     assert!(text.contains("--variant all"), "{text}");
-    let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "fast"]));
-    assert!(text.contains("no such variant") && text.contains("naive") && text.contains("mma128"), "{text}");
+    let (lines, _) = measured(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "tiled,naive"]));
+    let variants: Vec<_> = lines.iter().filter(|l| l["case"] == "dw").filter_map(|l| l["variant"].as_str()).collect();
+    assert_eq!(variants, ["naive", "tiled"]);
+    let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "naive,fast"]));
+    assert!(
+        text.contains("fast: linear has no such variant") && text.contains("naive") && text.contains("mma128"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -162,6 +193,12 @@ fn what_cannot_be_measured_is_refused() {
         (&["step", "--shape", "1,1,64,64,1000000,1000"], &["memory"]),
         (&["step", "--shape", "1,1,20000,8,1,200000"], &["4,294,967,295 parameters"]),
         (&["step", "--shape", "1,1,8,4,1,9", "--variant", "naive"], &["VCYCLE_VARIANT_linear"]),
+        (&["step", "--shape", "1,1,8,4,1,9:gpt"], &[":bert or :deit"]),
+        (&["step", "--shape", "1,1,8,20,1,9:deit"], &["patches of 16 x 16"]),
+        (&["step", "--shape", "1,1,8,4800,1,9:deit"], &["4096 or less"]),
+        (&["step", "--shape", "1,1,8,1024,1000000,9:deit"], &["4097000000 tokens"]),
+        (&["step", "--shape", "1,1,8,1024,20000,9:deit"], &["memory"]),
+        (&["step", "--shape", "1,3,8,4,1,9:bert"], &["heads do not divide"]),
         (&["gemm", "--shape", "4x4x4", "--variant", "naive"], &["one variant"]),
         (&["gemm", "--shape", "4x4x4", "--precision", "bf16"], &["--precision bf16", "cpu"]),
         (&["step", "--shape", "1,1,8,4,1,9", "--precision", "bf16"], &["--precision bf16", "cpu"]),

@@ -126,20 +126,21 @@ impl Machine {
     /// # Errors
     /// Names the variants that there are.
     pub fn admit(&mut self, wish: &Wish, operations: &[&str]) -> Result<()> {
-        let Wish::Named(name) = wish else { return Ok(()) };
+        let Wish::Named(names) = wish else { return Ok(()) };
         if let Machine::Host(device) = self {
             bail!(
-                "--variant {name}: the device {} has one variant of every operation; leave it out, or use --device cuda or \
+                "--variant {}: the device {} has one variant of every operation; leave it out, or use --device cuda or \
                  emulator",
+                names.join(","),
                 device.name()
             );
         }
         let mut known: Vec<_> = operations.iter().flat_map(|operation| ladder(operation)).map(|v| v.name).collect();
-        if !known.contains(&name.as_str()) {
+        if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
             known.sort_unstable();
             known.dedup();
             bail!(
-                "--variant {name}: {} has no such variant; choose all, or one of {}",
+                "--variant {name}: {} has no such variant; choose all, or some of {}",
                 operations[0],
                 known.join(", ")
             );
@@ -154,7 +155,8 @@ pub enum Wish {
     /// The one that the device chooses.
     Chosen,
     All,
-    Named(String),
+    /// Those of these names that the operation has.
+    Named(Vec<String>),
 }
 
 /// Bytes of the largest cache that the system tells of, or what is usual.

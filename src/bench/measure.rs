@@ -145,7 +145,9 @@ fn choose(machine: &Machine, op: &Op, wish: &Wish) -> (Vec<Option<&'static Varia
     if matches!(machine, Machine::Host(_)) || *wish == Wish::Chosen {
         return (vec![machine.variant(op)], Vec::new());
     }
-    let asked = |v: &&Variant| matches!(wish, Wish::All) || matches!(wish, Wish::Named(name) if v.name == name);
+    let asked = |v: &&Variant| {
+        matches!(wish, Wish::All) || matches!(wish, Wish::Named(names) if names.iter().any(|name| v.name == name))
+    };
     let (can, cannot): (Vec<_>, Vec<_>) = ladder(op.name()).filter(asked).partition(|v| (v.supports)(op));
     (can.into_iter().map(Some).collect(), cannot.into_iter().map(|v| v.name).collect())
 }

@@ -11,6 +11,7 @@ pub mod shapes;
 pub mod stats;
 pub mod step;
 pub mod table;
+pub mod workload;
 
 use crate::bail;
 use crate::device::cuda::driver::nvidia::cublaslt;
@@ -162,7 +163,7 @@ fn steps(request: &Request, machine: &mut Machine, float: DType, shape: &Shape, 
         bail!("--variant: a step runs many operations; VCYCLE_VARIANT_linear=naive, and so on, choose theirs");
     }
     let effort = Effort { rounds: request.rounds, seconds: request.seconds.unwrap_or(15.0) };
-    let steps = step::measure(machine, &shape.sizes, request.precision, effort).at(&shape.name)?;
+    let steps = step::measure(machine, shape, request.precision, effort).at(&shape.name)?;
     let setting = Setting { request, roofline: roofline(request, machine, float)? };
     (sink.say)(&setting.step_text(shape, &steps))?;
     (sink.json)(&setting.step_json(shape, &steps))

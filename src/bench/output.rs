@@ -80,7 +80,7 @@ impl Setting<'_> {
             "device": self.request.device,
             "shape": shape.name,
             "sizes": shape.sizes,
-            "mark": subject.mark(shape),
+            "mark": shape.mark,
             "threads": self.request.threads,
             "precision": self.precision(),
             "times_mean_nothing": self.roofline.is_none(),

@@ -21,8 +21,8 @@ pub struct Shape {
     /// As it was asked for.
     pub name: String,
     pub sizes: Vec<usize>,
-    /// The subject's mark was given.
-    pub marked: bool,
+    /// The word behind the sizes.
+    pub mark: Option<&'static str>,
 }
 
 struct Kind {
@@ -30,12 +30,13 @@ struct Kind {
     name: &'static str,
     /// What the sizes are.
     fields: &'static str,
-    /// A word behind the sizes, and its meaning.
-    mark: Option<(&'static str, &'static str)>,
+    /// Words that may stand behind the sizes, and their meaning.
+    marks: &'static [(&'static str, &'static str)],
     default: &'static str,
     /// What is measured of a shape.
     cases: &'static str,
-    known: &'static [(&'static str, &'static [usize], bool)],
+    /// Names, sizes, marks.
+    known: &'static [(&'static str, &'static [usize], Option<&'static str>)],
 }
 
 /// Sequences of a step: 4 x 1024 (GPT-2), 8 x 512 (BERT), 32 x 197 (DeiT).
@@ -44,112 +45,118 @@ const KINDS: &[Kind] = &[
         subject: Subject::Gemm,
         name: "gemm",
         fields: "MxNxK",
-        mark: Some(("tied", "the weight is [N, K], as of a head that is tied to the embeddings")),
+        marks: &[("tied", "the weight is [N, K], as of a head that is tied to the embeddings")],
         default: "gpt2",
         cases: "forward y[M,N] = x[M,K] W[K,N], dx = dy W^T, dw = x^T dy (in bf16 to f32)",
         known: &[
-            ("gpt2-qkv", &[4096, 2304, 768], false),
-            ("gpt2-proj", &[4096, 768, 768], false),
-            ("gpt2-fc", &[4096, 3072, 768], false),
-            ("gpt2-out", &[4096, 768, 3072], false),
-            ("gpt2-logits", &[4096, 50257, 768], true),
-            ("bert-qkv", &[4096, 2304, 768], false),
-            ("bert-proj", &[4096, 768, 768], false),
-            ("bert-fc", &[4096, 3072, 768], false),
-            ("bert-out", &[4096, 768, 3072], false),
-            ("bert-large-qkv", &[4096, 3072, 1024], false),
-            ("bert-large-proj", &[4096, 1024, 1024], false),
-            ("bert-large-fc", &[4096, 4096, 1024], false),
-            ("bert-large-out", &[4096, 1024, 4096], false),
-            ("deit-qkv", &[6304, 2304, 768], false),
-            ("deit-proj", &[6304, 768, 768], false),
-            ("deit-fc", &[6304, 3072, 768], false),
-            ("deit-out", &[6304, 768, 3072], false),
+            ("gpt2-qkv", &[4096, 2304, 768], None),
+            ("gpt2-proj", &[4096, 768, 768], None),
+            ("gpt2-fc", &[4096, 3072, 768], None),
+            ("gpt2-out", &[4096, 768, 3072], None),
+            ("gpt2-logits", &[4096, 50257, 768], Some("tied")),
+            ("bert-qkv", &[4096, 2304, 768], None),
+            ("bert-proj", &[4096, 768, 768], None),
+            ("bert-fc", &[4096, 3072, 768], None),
+            ("bert-out", &[4096, 768, 3072], None),
+            ("bert-large-qkv", &[4096, 3072, 1024], None),
+            ("bert-large-proj", &[4096, 1024, 1024], None),
+            ("bert-large-fc", &[4096, 4096, 1024], None),
+            ("bert-large-out", &[4096, 1024, 4096], None),
+            ("deit-qkv", &[6304, 2304, 768], None),
+            ("deit-proj", &[6304, 768, 768], None),
+            ("deit-fc", &[6304, 3072, 768], None),
+            ("deit-out", &[6304, 768, 3072], None),
         ],
     },
     Kind {
         subject: Subject::Attention,
         name: "attention",
         fields: "BxHxTxD",
-        mark: Some(("full", "no causal mask")),
+        marks: &[("full", "no causal mask")],
         default: "gpt2",
         cases: "forward, backward; Q, K and V are columns of one buffer",
         known: &[
-            ("gpt2", &[4, 12, 1024, 64], false),
-            ("bert", &[8, 12, 512, 64], true),
-            ("bert-large", &[8, 16, 512, 64], true),
-            ("deit", &[32, 12, 197, 64], true),
+            ("gpt2", &[4, 12, 1024, 64], None),
+            ("bert", &[8, 12, 512, 64], Some("full")),
+            ("bert-large", &[8, 16, 512, 64], Some("full")),
+            ("deit", &[32, 12, 197, 64], Some("full")),
         ],
     },
     Kind {
         subject: Subject::LayerNorm,
         name: "layernorm",
         fields: "ROWSxWIDTH",
-        mark: None,
+        marks: &[],
         default: "gpt2",
         cases: "forward, backward (adds to the gradient of the residual stream)",
         known: &[
-            ("gpt2", &[4096, 768], false),
-            ("bert", &[4096, 768], false),
-            ("bert-large", &[4096, 1024], false),
-            ("deit", &[6304, 768], false),
+            ("gpt2", &[4096, 768], None),
+            ("bert", &[4096, 768], None),
+            ("bert-large", &[4096, 1024], None),
+            ("deit", &[6304, 768], None),
         ],
     },
     Kind {
         subject: Subject::CrossEntropy,
         name: "cross-entropy",
         fields: "ROWSxVOCABULARY",
-        mark: None,
+        marks: &[],
         default: "gpt2",
         cases: "loss and gradient in one pass, in place of the logits, which a copy brings before each run",
         known: &[
-            ("gpt2", &[4096, 50257], false),
-            ("bert", &[4096, 30522], false),
-            ("deit", &[32, 1000], false),
-            ("char", &[2048, 65], false),
-            ("small", &[2048, 8192], false),
+            ("gpt2", &[4096, 50257], None),
+            ("bert", &[4096, 30522], None),
+            ("deit", &[32, 1000], None),
+            ("char", &[2048, 65], None),
+            ("small", &[2048, 8192], None),
         ],
     },
     Kind {
         subject: Subject::AdamW,
         name: "adamw",
         fields: "PARAMETERS",
-        mark: None,
+        marks: &[],
         default: "gpt2",
         cases: "one update of a whole arena (in bf16 with the rounded copy)",
         known: &[
-            ("gpt2", &[124_439_808], false),
-            ("bert", &[109_482_240], false),
-            ("bert-large", &[335_141_888], false),
-            ("deit", &[86_567_656], false),
+            ("gpt2", &[124_439_808], None),
+            ("bert", &[109_482_240], None),
+            ("bert-large", &[335_141_888], None),
+            ("deit", &[86_567_656], None),
         ],
     },
     Kind {
         subject: Subject::Multilevel,
         name: "multilevel",
         fields: "L,H,C,T,V",
-        mark: None,
+        marks: &[],
         default: "gpt2",
         cases: "coalesce a GPT to half its layers and heads; interpolate with the de-coalesced (f32)",
         known: &[
-            ("char", &[6, 6, 384, 256, 65], false),
-            ("small", &[4, 4, 256, 128, 8192], false),
-            ("gpt2", &[12, 12, 768, 1024, 50257], false),
-            ("gpt2-medium", &[24, 16, 1024, 1024, 50257], false),
+            ("char", &[6, 6, 384, 256, 65], None),
+            ("small", &[4, 4, 256, 128, 8192], None),
+            ("gpt2", &[12, 12, 768, 1024, 50257], None),
+            ("gpt2-medium", &[24, 16, 1024, 1024, 50257], None),
         ],
     },
     Kind {
         subject: Subject::Step,
         name: "step",
         fields: "L,H,C,T,B,V",
-        mark: None,
+        marks: &[
+            ("bert", "a BERT that is scored at 15 % of the tokens"),
+            ("deit", "a DeiT of V classes, images of T x T, patches of 16 x 16"),
+        ],
         default: "char",
         cases: "forward, backward and AdamW of a GPT on random tokens",
         known: &[
-            ("char", &[6, 6, 384, 256, 8, 65], false),
-            ("small", &[4, 4, 256, 128, 16, 8192], false),
-            ("gpt2", &[12, 12, 768, 512, 1, 50257], false),
-            ("gpt2-gpu", &[12, 12, 768, 1024, 32, 50257], false),
+            ("char", &[6, 6, 384, 256, 8, 65], None),
+            ("small", &[4, 4, 256, 128, 16, 8192], None),
+            ("gpt2", &[12, 12, 768, 512, 1, 50257], None),
+            ("gpt2-gpu", &[12, 12, 768, 1024, 32, 50257], None),
+            ("bert-128", &[12, 12, 768, 128, 128, 30522], Some("bert")),
+            ("bert-512", &[12, 12, 768, 512, 32, 30522], Some("bert")),
+            ("deit-b", &[12, 12, 768, 224, 128, 1000], Some("deit")),
         ],
     },
 ];
@@ -172,11 +179,6 @@ impl Subject {
         KINDS.iter().map(|kind| kind.name)
     }
 
-    /// The word behind the sizes of this shape.
-    pub fn mark(self, shape: &Shape) -> Option<&'static str> {
-        self.kind().mark.filter(|_| shape.marked).map(|(mark, _)| mark)
-    }
-
     /// Shapes by a name, the first part of some names (`bert`: all of BERT's), or sizes.
     ///
     /// # Errors
@@ -188,18 +190,19 @@ impl Subject {
         let begins = |name: &str| name.rsplit_once('-').is_some_and(|(family, _)| family == wanted);
         let named = |test: &dyn Fn(&str) -> bool| -> Vec<Shape> {
             let all = kind.known.iter().filter(|(name, ..)| test(name));
-            all.map(|(name, sizes, marked)| Shape { name: (*name).into(), sizes: sizes.to_vec(), marked: *marked })
-                .collect()
+            all.map(|(name, sizes, mark)| Shape { name: (*name).into(), sizes: sizes.to_vec(), mark: *mark }).collect()
         };
         for found in [named(&is_called), named(&|name| self == Subject::Gemm && begins(name))] {
             if !found.is_empty() {
                 return Ok(found);
             }
         }
-        let (sizes, marked) = match (wanted.split_once(':'), kind.mark) {
-            (Some((sizes, word)), Some((mark, _))) if word == mark => (sizes, true),
-            (Some(_), _) => return kind.unknown(wanted),
-            (None, _) => (wanted, false),
+        let (sizes, mark) = match wanted.split_once(':') {
+            Some((sizes, word)) => match kind.marks.iter().find(|(mark, _)| *mark == word) {
+                Some((mark, _)) => (sizes, Some(*mark)),
+                None => return kind.unknown(wanted),
+            },
+            None => (wanted, None),
         };
         let Ok(sizes) = sizes.split(['x', ',']).map(str::parse::<usize>).collect::<Result<Vec<_>, _>>() else {
             return kind.unknown(wanted);
@@ -208,7 +211,7 @@ impl Subject {
             return kind.unknown(wanted);
         }
         self.check(&sizes)?;
-        Ok(vec![Shape { name: wanted.into(), sizes, marked }])
+        Ok(vec![Shape { name: wanted.into(), sizes, mark }])
     }
 
     /// No count of elements, bytes or FLOPs of these sizes overflows.
@@ -237,7 +240,11 @@ impl Subject {
 impl Kind {
     fn unknown<T>(&self, wanted: &str) -> Result<T> {
         let names: Vec<_> = self.known.iter().map(|(name, ..)| *name).collect();
-        let mark = self.mark.map_or(String::new(), |(mark, _)| format!(", with :{mark} behind it or without"));
+        let marks: Vec<_> = self.marks.iter().map(|(mark, _)| format!(":{mark}")).collect();
+        let mark = match marks.is_empty() {
+            true => String::new(),
+            false => format!(", with {} behind it or without", marks.join(" or ")),
+        };
         bail!(
             "--shape {wanted:?}: {} knows {}; or give its sizes as {}{mark}",
             self.name,
@@ -253,13 +260,13 @@ pub fn help() -> String {
         String::from("What is measured, and the shapes by name (or give the sizes; x and , both part them):\n");
     for kind in KINDS {
         text += &format!("\n{} {}: {}\n", kind.name, kind.fields, kind.cases);
-        if let Some((mark, meaning)) = kind.mark {
+        for (mark, meaning) in kind.marks {
             text += &format!("    {}:{mark}: {meaning}\n", kind.fields);
         }
-        for (name, sizes, marked) in kind.known {
+        for (name, sizes, mark) in kind.known {
             let sizes: Vec<_> = sizes.iter().map(usize::to_string).collect();
             let parts = if kind.fields.contains(',') { "," } else { "x" };
-            let mark = kind.mark.filter(|_| *marked).map_or(String::new(), |(mark, _)| format!(":{mark}"));
+            let mark = mark.map_or(String::new(), |mark| format!(":{mark}"));
             let default = if *name == kind.default { " (default)" } else { "" };
             text += &format!("    {name:<16} {}{mark}{default}\n", sizes.join(parts));
         }
@@ -286,9 +293,9 @@ mod tests {
     fn every_name_is_a_shape_that_fits() {
         for subject in ALL {
             assert_eq!(subject.kind().subject, subject);
-            for (name, sizes, marked) in subject.kind().known {
+            for (name, sizes, mark) in subject.kind().known {
                 let found = subject.shapes(Some(name)).expect("a shape");
-                assert!(found.iter().any(|s| s.sizes == *sizes && s.marked == *marked), "{name}");
+                assert!(found.iter().any(|s| s.sizes == *sizes && s.mark == *mark), "{name}");
                 subject.check(sizes).expect("sizes that fit");
             }
             assert!(!subject.shapes(None).expect("the default").is_empty());
@@ -302,7 +309,7 @@ mod tests {
         assert_eq!(shapes("gpt2").expect("a family").len(), 5);
         assert_eq!(shapes("bert").expect("a family").len(), 4);
         let given = shapes("3x4x5:tied").expect("sizes");
-        assert_eq!((given[0].sizes.as_slice(), given[0].marked), (&[3, 4, 5][..], true));
+        assert_eq!((given[0].sizes.as_slice(), given[0].mark), (&[3, 4, 5][..], Some("tied")));
         assert_eq!(shapes("3,4,5").expect("sizes")[0].sizes, [3, 4, 5]);
         for bad in ["", "gpt", "3x4", "3x4x5x6", "3x4x-5", "3x4x5:full", "3xx5", "gpt2-", "9999999999999999999999x1x1"]
         {
@@ -312,6 +319,10 @@ mod tests {
         for bad in ["0x4x5", "2147483648x1x1", "2147483647x2147483647x2147483647"] {
             assert!(shapes(bad).is_err(), "{bad}");
         }
-        assert!(Subject::Step.shapes(Some("1,1,2147483647,2147483647,2147483647,1")).is_err());
+        let steps = |text: &str| Subject::Step.shapes(Some(text));
+        assert_eq!(steps("1,1,8,16,2,5:deit").expect("sizes")[0].mark, Some("deit"));
+        let text = steps("1,1,8,16,2,5:gpt").expect_err("a mark").to_string();
+        assert!(text.contains(":bert or :deit"), "{text}");
+        assert!(steps("1,1,2147483647,2147483647,2147483647,1").is_err());
     }
 }

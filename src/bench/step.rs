@@ -1,19 +1,18 @@
-//! A whole training step of a GPT: what `benches/baselines/torch_step.py` does, by the learner.
+//! A whole training step: what `benches/baselines/torch_step.py` does, by the learner.
 
-use super::inputs::Random;
 use super::machine::Machine;
 use super::measure::Effort;
+use super::shapes::Shape;
 use super::stats::Summary;
+use super::workload::{Batches, Workload};
 use crate::bail;
-use crate::data::batch::Field;
 use crate::device::Device;
 use crate::device::energy::Meter;
 use crate::device::ops::ALIGN;
 use crate::error::{At, Result};
 use crate::memory;
-use crate::model::Model;
-use crate::model::gpt::{Gpt, GptConfig};
 use crate::model::store::Store;
+use crate::model::{BatchShape, Model};
 use crate::train::budget;
 use crate::train::learner::{Learner, OptimizerConfig, Options, Precision, StepFlops};
 use std::time::Instant;
@@ -24,7 +23,7 @@ pub struct Steps {
     /// Parameters without padding.
     pub params: usize,
     pub tokens: usize,
-    /// By the formula of the yardstick: 6 for each parameter and token but for positions, 12 L T C a token for attention.
+    /// By the formula of the yardstick.
     pub flops: u64,
     /// As the operations count.
     pub counted: StepFlops,
@@ -42,50 +41,26 @@ pub struct Steps {
 const WARM_UP: usize = 3;
 const APART: usize = 3;
 
-/// A GPT of `[layers, heads, width, context, vocabulary]`, without dropout.
-///
-/// # Errors
-/// Sizes that do not fit.
-pub fn gpt([layers, heads, width, context, vocab]: [usize; 5]) -> Result<Gpt> {
-    Gpt::new(GptConfig {
-        vocab,
-        context,
-        width,
-        heads,
-        layers,
-        ffn: 4 * width,
-        eps: 1e-5,
-        init_std: 0.02,
-        dropout_embedding: 0.0,
-        dropout_attention: 0.0,
-        dropout_residual: 0.0,
-        bos: None,
-        eos: None,
-        tied: true,
-    })
-}
-
-/// Measures steps of `[layers, heads, width, time, batch, vocabulary]`, by the clock from batch to loss: that of the host, since
-/// a step is the host's work too.
+/// Measures steps of [`Workload::new`]'s model, by the clock from batch to loss: that of the host, since a step is the host's work
+/// too.
 ///
 /// # Errors
 /// Sizes that do not fit, or not into memory; errors of the device.
-pub fn measure(machine: &mut Machine, sizes: &[usize], precision: Precision, effort: Effort) -> Result<Steps> {
-    let &[layers, heads, width, time, batch, vocab] = sizes else { bail!("a step has six sizes") };
+pub fn measure(machine: &mut Machine, shape: &Shape, precision: Precision, effort: Effort) -> Result<Steps> {
     let (_, before) = memory::resident().unwrap_or((0, 0));
-    let gpt = gpt([layers, heads, width, time, vocab])?;
-    let bytes = wanted(&gpt, machine.device(), (batch, time), precision)?;
+    let workload = Workload::new(shape)?;
+    let bytes = wanted(workload.model.as_ref(), machine.device(), workload.shape, precision)?;
     machine.require(bytes)?;
-    let (params, tokens) = (gpt.table().count(), batch * time);
-    let flops = tokens as u64 * (6 * (params - time * width) + 12 * layers * time * width) as u64;
+    let mut batches = workload.batches()?;
+    let Workload { model, shape, tokens, flops, .. } = workload;
+    let params = model.table().count();
     let mut meter = machine.meter();
     let device = machine.device();
-    let store = Store::new(gpt.table().clone(), device)?;
+    let store = Store::new(model.table().clone(), device)?;
     store.initialise(device, 1)?;
     let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: f64::INFINITY };
     let options = Options { seed: 1, precision, ..Options::default() };
-    let mut learner = Learner::new(device, Box::new(gpt), store, (batch, time), optimizer, options)?;
-    let mut batches = Batches::new(vocab, batch, time)?;
+    let mut learner = Learner::new(device, model, store, shape, optimizer, options)?;
     let Timed { seconds, loss, joules } = timed(device, &mut learner, &mut batches, effort, &mut meter)?;
     let operations = apart(device, &mut learner, &mut batches)?;
     let Some(summary) = Summary::of(&seconds) else { bail!("no step was measured") };
@@ -97,49 +72,21 @@ pub fn measure(machine: &mut Machine, sizes: &[usize], precision: Precision, eff
 }
 
 /// Bytes that the steps will take.
-fn wanted(gpt: &Gpt, device: &dyn Device, size: (usize, usize), precision: Precision) -> Result<usize> {
-    let step = budget::step(gpt, device, size.into(), precision, false).at("--precision")?;
+fn wanted(model: &dyn Model, device: &dyn Device, shape: BatchShape, precision: Precision) -> Result<usize> {
+    let step = budget::step(model, device, shape, precision, false).at("--precision")?;
     let (wide, float) = (device.float().bytes(), precision.of(device)?.bytes());
     let copy = if float < wide { float } else { 0 };
     // Parameters, gradients, two moments.
-    let elements = gpt.table().elements();
+    let elements = model.table().elements();
     let all = elements * (4 * wide + copy) + elements / ALIGN;
-    Ok(all.saturating_add(step.activations).saturating_add(step.scratch))
-}
-
-/// Random tokens, of which every step takes windows.
-struct Batches {
-    tokens: Vec<i32>,
-    random: Random,
-    time: usize,
-    fields: [Field; 2],
-}
-
-/// Tokens there are beside a window.
-const TOKENS: usize = 200_000;
-
-impl Batches {
-    fn new(vocab: usize, batch: usize, time: usize) -> Result<Self> {
-        let mut random = Random::new(1337);
-        let mut tokens: Vec<i32> = memory::zeros(TOKENS + time + 1)?;
-        tokens.iter_mut().for_each(|token| *token = random.below(vocab) as i32);
-        let fields = [Field::ints(batch, time)?, Field::ints(batch, time)?];
-        Ok(Batches { tokens, random, time, fields })
-    }
-
-    fn next(&mut self) -> &[Field] {
-        let [Field::Ints(ids), Field::Ints(labels)] = &mut self.fields else { unreachable!("ids and labels") };
-        for (ids, labels) in ids.chunks_exact_mut(self.time).zip(labels.chunks_exact_mut(self.time)) {
-            let at = self.random.below(TOKENS);
-            ids.copy_from_slice(&self.tokens[at..at + self.time]);
-            labels.copy_from_slice(&self.tokens[at + 1..at + 1 + self.time]);
-        }
-        &self.fields
-    }
+    // A batch lies on the host too.
+    let batch: usize = model.inputs(shape).iter().map(|input| 4 * input.numel()).sum();
+    let parts = [step.activations, step.scratch, step.inputs, batch];
+    Ok(parts.into_iter().fold(all, usize::saturating_add))
 }
 
 fn step(device: &mut dyn Device, learner: &mut Learner, batches: &mut Batches) -> Result<f64> {
-    Ok(learner.step(device, batches.next(), 3e-4)?.loss)
+    Ok(learner.step(device, batches.renew(), 3e-4)?.loss)
 }
 
 /// What the clock and the meter said.

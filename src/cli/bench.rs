@@ -24,8 +24,8 @@ pub struct Args {
     /// A name, or sizes: see below
     #[arg(long, value_name = "NAME|SIZES")]
     shape: Option<String>,
-    /// Variants of the kernels, side by side with `all`; without it the one that the device chooses
-    #[arg(long, value_name = "NAME|all")]
+    /// Variants of the kernels, side by side: some, parted by commas, or `all`; without it the one that the device chooses
+    #[arg(long, value_name = "NAMES|all")]
     variant: Option<String>,
     #[command(flatten)]
     device: DeviceArgs,
@@ -116,7 +116,7 @@ impl Args {
             variant: match self.variant.as_deref() {
                 None => Wish::Chosen,
                 Some("all") => Wish::All,
-                Some(name) => Wish::Named(name.into()),
+                Some(names) => Wish::Named(names.split(',').map(Into::into).collect()),
             },
             device: self.device.device.clone(),
             threads: self.device.threads(),

@@ -49,9 +49,9 @@ const FULL: [Sizes; 9] = [
     (40, 130, 130, 12, 8),
 ];
 
-/// For tiles of 128 or 64 rows in bf16, passed by 128, 64 or 32 at a time; operands in pieces of 16 bytes. The first and
-/// the eighth have several tiles for each block that stays, the last more tiles of queries than are on their way.
-const TILES: [Sizes; 19] = [
+/// For tiles of 128 or 64 rows in bf16, passed by 128, 64 or 32 at a time; operands in pieces of 16 bytes. The first, the
+/// eighth and the ninth have several tiles for each block that stays, the last more tiles of queries than are on their way.
+const TILES: [Sizes; 20] = [
     (3, 5, 7, 4, 8),
     (1, 2, 650, 1, 8),
     (1, 20, 140, 1, 8),
@@ -60,6 +60,7 @@ const TILES: [Sizes; 19] = [
     (1, 32, 130, 1, 8),
     (1, 130, 32, 1, 8),
     (3, 40, 150, 3, 8),
+    (3, 5, 7, 4, 72),
     (2, 20, 70, 1, 8),
     (1, 33, 97, 1, 16),
     (1, 129, 129, 1, 32),
@@ -74,12 +75,13 @@ const TILES: [Sizes; 19] = [
 ];
 
 /// Of at most 256 keys, which lie in shared memory whole, in one part or two of 128, for bf16. A block that stays has ten heads of the
-/// first, six of the second, three of the third, with two tiles of queries each, and four of the fourth and the fifth.
-const SHORT: [Sizes; 13] = [
+/// first, six of the second, three of the third, with two tiles of queries each, and of the fifth, and four of the fourth and the sixth.
+const SHORT: [Sizes; 15] = [
     (4, 3, 9, 5, 8),
     (3, 2, 130, 4, 8),
     (2, 130, 5, 3, 8),
     (1, 1, 127, 7, 80),
+    (2, 1, 130, 3, 72),
     (7, 1, 1, 1, 32),
     (1, 64, 64, 3, 32),
     (1, 128, 128, 2, 64),
@@ -88,6 +90,7 @@ const SHORT: [Sizes; 13] = [
     (1, 129, 129, 1, 64),
     (1, 197, 197, 1, 64),
     (1, 130, 128, 1, 128),
+    (1, 256, 256, 1, 128),
     (1, 300, 192, 1, 16),
 ];
 

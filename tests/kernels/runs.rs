@@ -1,7 +1,7 @@
 //! What multilevel `vector` is written for is what models have: parameters and rows begin at multiples of 16 bytes, and any
 //! four neighbours of a column map have groups of one size, of neighbours that begin at a multiple of four.
 
-use vcycle::bench::step::gpt;
+use vcycle::bench::workload::gpt;
 use vcycle::device::Device;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::{IDENTITY, Item, Op};

@@ -51,9 +51,9 @@ pub fn elements(subject: Subject, shape: &Shape) -> usize {
 /// The cases of a shape; a step is none, see [`super::step`].
 pub fn of(subject: Subject, shape: &Shape) -> Vec<Case> {
     match (subject, shape.sizes.as_slice()) {
-        (Subject::Gemm, &[m, n, k]) => gemm::cases(gemm::Gemm { m, n, k, tied: shape.marked }),
+        (Subject::Gemm, &[m, n, k]) => gemm::cases(gemm::Gemm { m, n, k, tied: shape.mark.is_some() }),
         (Subject::Attention, &[batch, heads, time, size]) => {
-            layers::attention([batch, heads, time, size], !shape.marked)
+            layers::attention([batch, heads, time, size], shape.mark.is_none())
         }
         (Subject::LayerNorm, &[rows, width]) => layers::layernorm(rows, width),
         (Subject::CrossEntropy, &[rows, vocab]) => layers::cross_entropy(rows, vocab),

@@ -3,7 +3,7 @@
 use super::{Case, Prepared, case};
 use crate::bail;
 use crate::bench::inputs::Maker;
-use crate::bench::step;
+use crate::bench::workload::gpt;
 use crate::device::ops::{ALIGN, AdamW, Multilevel, Op, Operation, StepState};
 use crate::error::Result;
 use crate::model::Model;
@@ -51,7 +51,7 @@ fn operator(maker: &mut Maker, [layers, heads, width, context, vocab]: Sizes, al
     if !layers.is_multiple_of(2) || !heads.is_multiple_of(2) {
         bail!("{layers} layers and {heads} heads: both are halved, so give even numbers");
     }
-    let big = step::gpt([layers, heads, width, context, vocab])?;
+    let big = gpt([layers, heads, width, context, vocab])?;
     let small = big.resized(layers / 2, heads / 2)?;
     let big = store(maker, big.table().clone())?;
     let small = store(maker, small.table().clone())?;

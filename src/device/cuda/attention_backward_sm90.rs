@@ -43,11 +43,6 @@ fn works_of_keys(op: &AttentionBackward, places: &Places, launch: Launch) -> Lau
     heads(f, which(f, places, launch).float(f.scale))
 }
 
-/// Heads whose dq fits in registers beside dk and dv.
-pub fn supports_reduce(op: &AttentionBackward) -> bool {
-    attention_backward_sm80::supports(op) && op.forward.sizes().4 <= 64
-}
-
 /// 128 keys after others for dk and dv, which add to a dq in f32, zero before, that is rounded at last.
 pub fn reduce(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
     let f = &op.forward;
@@ -55,11 +50,16 @@ pub fn reduce(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
     let (rows, columns, sums) = (batch * tq, of_heads * d, places.workspace() + 4 * TICKETS as u64);
     out.push(delta(op, places, "attention_delta_bf16"));
     out.push(fill::zeros(sums, rows * columns));
-    // Twice two operands of two warpgroups, and stages; twice the weights of both, and what each adds.
-    let shared = 2 * 64 * (8 * HALF + 8 * PASSING + 4 * HALF) + 2 * 4 * 64 * PASSING;
+    let width = width(f);
+    let (for_keys, owned, stages) = match width {
+        64 => ("attention_dkdvdq_wgmma_64_bf16", 2, 8),
+        _ => ("attention_dkdvdq_wgmma_128_bf16", 1, 6),
+    };
+    // Two operands of two warpgroups, once or twice, and stages; twice the weights of both, and 64 columns that each adds.
+    let shared = 2 * width * (owned * 4 * HALF + stages * PASSING) + 2 * PASSING * (4 * HALF) + 2 * 4 * PASSING * 64;
     let dq = TensorMap::new(sums, [tq, d], 4 * columns, PASSING).of_floats();
     let dq = dq.of_many([batch, of_heads], [tq * 4 * columns, 4 * d]);
-    out.push(works_of_keys(op, places, blocks(f, places, "attention_dkdvdq_wgmma_64_bf16", tk).shared(shared).map(dq)));
+    out.push(works_of_keys(op, places, blocks(f, places, for_keys, tk).shared(shared).map(dq)));
     let launch = Launch::new("attention_dq_round_bf16", (rows * columns / 8).div_ceil(256), 256);
     let launch = launch.ptr(sums).ptr(places.ptr(&op.dq)).int(pitch(f, &op.dq)).int(rows).int(columns);
     out.push(launch.float(f.scale));

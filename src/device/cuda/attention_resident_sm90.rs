@@ -13,20 +13,19 @@ const PART: usize = 128;
 /// Bytes of shared memory: `kForQueries` and `kForKeys`.
 const SHARED: usize = 192 * 1024;
 
-/// Whether heads come in pieces of 16 bytes, with no more keys than a warpgroup has registers for: beside 64 scores for each, 64 sums
-/// as wide as the head.
+/// Whether heads come in pieces of 16 bytes, with no more keys than a warpgroup has registers for: 64 scores for each.
 pub fn supports(op: &Attention) -> bool {
-    let most = if width(op) == 64 { 2 * PART } else { PART };
-    op.sizes().2 <= most && attention_sm80::supports(op)
+    op.sizes().2 <= 2 * PART && attention_sm80::supports(op)
 }
 
 /// A block for each multiprocessor, which takes heads after others.
 pub fn resident(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
     let (batch, _, tk, all, _) = op.sizes();
-    let kernel = match width(op) {
-        64 if tk <= PART => "attention_resident_64_128_bf16",
-        64 => "attention_resident_64_256_bf16",
-        _ => "attention_resident_128_128_bf16",
+    let kernel = match (width(op), tk <= PART) {
+        (64, true) => "attention_resident_64_128_bf16",
+        (64, false) => "attention_resident_64_256_bf16",
+        (_, true) => "attention_resident_128_128_bf16",
+        (_, false) => "attention_resident_128_256_bf16",
     };
     let launch = Launch::new(kernel, (batch * all).min(places.sms), THREADS).shared(SHARED);
     let map = |t, rows| map(op, places, t, rows);
@@ -53,11 +52,11 @@ mod tests {
         let variant = ladder("attention").find(|v| v.name == "resident").expect("the variant");
         let takes = |tq, tk, d| (variant.supports)(&of(tq, tk, d));
         for (tq, tk, d) in
-            [(1, 1, 8), (128, 128, 128), (197, 197, 64), (256, 256, 64), (1000, 256, 32), (1000, 128, 80)]
+            [(1, 1, 8), (128, 128, 128), (197, 197, 64), (256, 256, 128), (1000, 256, 32), (1000, 256, 80)]
         {
             assert!(takes(tq, tk, d), "{tq} {tk} {d}");
         }
-        for (tq, tk, d) in [(1, 257, 64), (512, 512, 64), (1, 129, 72), (128, 128, 60), (128, 128, 136)] {
+        for (tq, tk, d) in [(1, 257, 64), (512, 512, 64), (1, 257, 72), (128, 128, 60), (128, 128, 136)] {
             assert!(!takes(tq, tk, d), "{tq} {tk} {d}");
         }
     }

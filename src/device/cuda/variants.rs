@@ -118,7 +118,8 @@ variants! {
         "wgmma" [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
             attention_sm80::supports, attention_sm90::wgmma, attention_sm90::seconds;
         "resident" [BF16] => [
-            "attention_resident_64_128_bf16", "attention_resident_64_256_bf16", "attention_resident_128_128_bf16"
+            "attention_resident_64_128_bf16", "attention_resident_64_256_bf16",
+            "attention_resident_128_128_bf16", "attention_resident_128_256_bf16"
         ], attention_resident_sm90::supports, attention_resident_sm90::resident, attention_sm90::seconds;
     }
     AttentionBackward {
@@ -142,8 +143,9 @@ variants! {
             "attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16"
         ], attention_backward_sm80::supports, attention_backward_sm90::wgmma, attention_backward_sm90::seconds;
         "reduce" unordered [BF16] => [
-            "attention_delta_bf16", "fill_vector_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dq_round_bf16"
-        ], attention_backward_sm90::supports_reduce, attention_backward_sm90::reduce, attention_backward_sm90::seconds,
+            "attention_delta_bf16", "fill_vector_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dkdvdq_wgmma_128_bf16",
+            "attention_dq_round_bf16"
+        ], attention_backward_sm80::supports, attention_backward_sm90::reduce, attention_backward_sm90::seconds,
             attention_backward_sm90::workspace_reduce;
     }
     ColumnSum {
