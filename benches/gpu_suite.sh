@@ -174,6 +174,9 @@ if wants bench; then
         tiny=(--precision bf16 --seconds 0 --rounds 1)
         bench gemm 60 gemm --shape 64x64x64 "${tiny[@]}" --variant mma64,boxes256,pairs256
         bench attention 60 attention --shape 1x1x32x32 "${tiny[@]}" --variant flash,wgmma,resident,reduce
+        bench layernorm 60 layernorm --shape 8x64 "${tiny[@]}"
+        bench cross-entropy 60 cross-entropy --shape 8x64 "${tiny[@]}"
+        bench adamw 60 adamw --shape 4096 "${tiny[@]}"
         bench multilevel 60 multilevel --shape 2,2,16,16,32 --seconds 0 --rounds 1
     fi
 fi

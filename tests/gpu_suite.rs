@@ -24,7 +24,7 @@ fn a_rehearsal_measures_and_trains() {
     assert_eq!(done.status.code(), Some(0), "{said}");
     assert!(!out.join("left-out.txt").exists(), "{said}");
     let lines = std::fs::read_to_string(out.join("ours.jsonl")).expect("measurements");
-    for bench in ["gemm", "attention", "multilevel", "step"] {
+    for bench in ["gemm", "attention", "layernorm", "cross-entropy", "adamw", "multilevel", "step"] {
         assert!(lines.contains(&format!("\"bench\":\"{bench}\"")), "no line of {bench}: {lines}");
     }
     for part in ["resident", "reduce", "pairs256"].map(|variant| format!("\"variant\":\"{variant}\"")) {

@@ -377,3 +377,58 @@ impl Block {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Tile;
+
+    /// As `matrix_descriptor` of `kernels/ptx/wgmma.cuh` writes it.
+    fn descriptor(start: u64, leading: u64, stride: u64) -> u64 {
+        start >> 4 | leading >> 4 << 16 | stride >> 4 << 32 | 1 << 62
+    }
+
+    /// The canonical layouts of "swizzle 128B" (PTX ISA, matrix descriptors; CUTLASS, `mma_sm90_desc.hpp`), in elements of 2 bytes: along
+    /// K `((8, n), (8, 2)) : ((64, stride), (1, 8))`, across it `((8, 8, n), (8, 2)) : ((1, 8, leading), (64, stride))`. Bits 4 to 6 of
+    /// a byte's address are combined with bits 7 to 9.
+    fn canonical(start: usize, leading: usize, stride: usize, across: bool, row: usize, k: usize) -> usize {
+        let element = match across {
+            false => row % 8 * 64 + row / 8 * (stride / 2) + k % 8 + k / 8 * 8,
+            true => row % 8 + row / 8 % 8 * 8 + row / 64 * (leading / 2) + k % 8 * 64 + k / 8 * (stride / 2),
+        };
+        let address = start + 2 * element;
+        address ^ (address / 128 % 8 * 16)
+    }
+
+    #[test]
+    fn descriptors_say_the_canonical_layouts() {
+        // Rows of a: 64. Columns of b: 64 to 256. Starts of the steps of K within and beyond a row of 128 bytes.
+        for (across, starts) in [(false, [1024, 1056, 1088, 1120]), (true, [1024, 3072, 5120, 7168])] {
+            for start in starts {
+                for (leading, stride) in [(8192, 1024), (16384, 1024), (1024, 8192)] {
+                    let tile = Tile::new(descriptor(start, leading, stride), across).expect("a descriptor");
+                    for (first, count) in [(0, 64), (16, 16), (48, 16), (0, 128), (0, 192), (0, 256)] {
+                        let mut seen = vec![0; count * 16];
+                        for (address, row, k) in tile.pieces(first, count) {
+                            for i in 0..8 {
+                                let (row, k) = if across { (row + i, k) } else { (row, k + i) };
+                                let place = (start as usize, leading as usize, stride as usize);
+                                let expected = canonical(place.0, place.1, place.2, across, first + row, k);
+                                assert_eq!(
+                                    address + 2 * i,
+                                    expected,
+                                    "{across} {place:?} row {row} of {first}, step {k}"
+                                );
+                                seen[row * 16 + k] += 1;
+                            }
+                        }
+                        assert!(seen.iter().all(|n| *n == 1), "every element once");
+                    }
+                }
+            }
+        }
+        let good = descriptor(1024, 8192, 1024);
+        for bad in [good ^ 1 << 62, good | 1 << 63, good | 1 << 49, descriptor(1024 + 128, 8192, 1024)] {
+            assert!(Tile::new(bad, false).is_err(), "{bad:#x}");
+        }
+    }
+}
