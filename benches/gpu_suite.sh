@@ -6,7 +6,8 @@ usage() {
     cat <<'TEXT'
 Parity of every kernel on the chip, benchmarks with peers in the same run, and a V-cycle of GPT-Base beside its scratch twin: from a
 prebuilt vcycle, without cargo and without network. For a machine that is there for minutes only: what does not fit in these is left out,
-the less important first. Parity has a quarter of them, measurements have half, the run has a quarter; --only leaves parts out.
+and what is asked for most comes first. Parity has a quarter of them, measurements have half, the run has a quarter; --only leaves parts
+out.
 
     benches/gpu_suite.sh [--out runs/gpu] [--device cuda|emulator] [--only "parity bench step peers train"] [--minutes 8]
 
@@ -80,16 +81,19 @@ share() {
     echo $((left < 3 ? 0 : left < $1 ? left : $1))
 }
 
+# within SECONDS COMMAND...: vcycle train ends by itself when it is told to; a kernel that hangs does not.
+within() { timeout -k 5 "$@"; }
+
 # tell NAME LIMIT STATUS FILE: why it is left out.
 tell() {
     case $2-$3 in
     0-*) leave_out "$1: no time was left" ;;
-    *-124) leave_out "$1: takes longer than $2 s" ;;
+    *-124 | *-137) leave_out "$1: takes longer than $2 s" ;;
     *) leave_out "$1: $(tail -n 1 "$4" | cut -c1-200)" ;;
     esac
 }
 
-"$VCYCLE" info | tee "$out/machine.txt"
+within 60 "$VCYCLE" info | tee "$out/machine.txt"
 if [[ $device == cuda ]]; then
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$out/machine.txt" || true
     grep -q '^gpu: .*compute capability' "$out/machine.txt" || fail "no GPU to measure: see above"
@@ -111,7 +115,7 @@ check() {
     [[ $device == emulator || $slow == *" $1 "* ]] || on+=(--full)
     local limit
     limit=$(share 100)
-    if ((!limit)) || ! timeout "$limit" "$VCYCLE" kernels check "$1/$2" "${on[@]}" >"$out/parity/$1-$2.txt" 2>&1; then
+    if ((!limit)) || ! within "$limit" "$VCYCLE" kernels check "$1/$2" "${on[@]}" >"$out/parity/$1-$2.txt" 2>&1; then
         echo "$1/$2" >>"$out/parity/failed"
     fi
 }
@@ -123,10 +127,12 @@ if wants parity; then
     while read -r operation variant; do
         while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n || true; done
         check "$operation" "$variant" &
-    done < <("$VCYCLE" kernels list | awk '/^[a-z_]+ [a-z0-9]+ \(/ {print $1, $2}')
+    done < <(within 60 "$VCYCLE" kernels list | awk '/^[a-z_]+ [a-z0-9]+ \(/ {print $1, $2}')
     wait
-    cat "$out"/parity/*.txt | sort -u >"$out/parity.txt"
-    grep -c ' ok: ' "$out/parity.txt" | sed 's/$/ variants are right/'
+    find "$out/parity" -name '*.txt' -exec cat {} + | sort -u >"$out/parity.txt"
+    right=$(grep -c ' ok: ' "$out/parity.txt" || true)
+    echo "$right variants are right"
+    ((right)) || leave_out "parity: no variant was found right"
     if [[ -e $out/parity/failed ]]; then
         leave_out "parity of $(tr '\n' ' ' <"$out/parity/failed"): see $out/parity"
     fi
@@ -139,7 +145,7 @@ bench() {
     local name=$1 limit status=0
     limit=$(share "$2")
     shift 2
-    ((limit)) && timeout "$limit" "$VCYCLE" bench "$@" --device "$device" --json "$out/line.jsonl" >"$out/line.txt" 2>&1 || status=$?
+    ((limit)) && within "$limit" "$VCYCLE" bench "$@" --device "$device" --json "$out/line.jsonl" >"$out/line.txt" 2>&1 || status=$?
     if ((limit && !status)); then
         cat "$out/line.jsonl" >>"$out/ours.jsonl"
     else
@@ -154,13 +160,14 @@ if wants bench; then
     say "benchmarks"
     if [[ $device == cuda ]]; then
         peer=(--peer cublaslt)
-        "$VCYCLE" bench gemm --shape 64x64x64 --device cuda --peer cublaslt --rounds 1 --seconds 0 >"$out/line.txt" 2>&1 || {
+        within 60 "$VCYCLE" bench gemm --shape 64x64x64 --device cuda --peer cublaslt --rounds 1 --seconds 0 >"$out/line.txt" 2>&1 || {
             leave_out "cuBLASLt: $(tail -n 1 "$out/line.txt" | cut -c1-200)"
             peer=()
         }
         variants=mma128,wgmma128,wgmma256,boxes64,boxes128,boxes192,boxes256,pairs256
-        for shape in gpt2 deit bert-large; do
-            bench "gemm $shape" 60 gemm --shape "$shape" --precision bf16 --seconds 0.4 --variant "$variants" "${peer[@]}"
+        # BERT's are GPT-2's.
+        for shape in gpt2-{qkv,proj,fc,out,logits} deit-{qkv,proj,fc,out} bert-large-{qkv,proj,fc,out}; do
+            bench "gemm $shape" 20 gemm --shape "$shape" --precision bf16 --seconds 0.4 --variant "$variants" "${peer[@]}"
         done
         # With the keys that `resident` takes: DeiT's, and BERT's first ones.
         for shape in gpt2 bert deit 32x12x128x64:full 16x12x256x64:full 4x8x2048x128; do
@@ -182,7 +189,7 @@ if wants bench; then
 fi
 # step SHAPE LABEL [VARIABLE=VALUE...]: with variants that nothing chooses by itself yet.
 step() {
-    local shape=$1 label=$2 how=(--precision bf16 --seconds 4)
+    local shape=$1 label=$2 how=(--precision bf16 --seconds 3)
     [[ $device == emulator ]] && how=(--precision bf16 --seconds 0 --rounds 1)
     shift 2
     (
@@ -191,17 +198,15 @@ step() {
     )
 }
 
-steps=(gpt2-gpu bert-512 deit-b bert-128)
-[[ $device == emulator ]] && steps=(1,1,16,16,1,32 1,1,16,16,1,32:bert 1,1,16,32,1,8:deit)
+# The last two have at most 256 tokens, which `resident` takes.
+steps=(gpt2-gpu bert-512 deit-b bert-128) short=2
+[[ $device == emulator ]] && steps=(1,1,16,16,1,32 1,1,16,16,1,32:bert 1,1,16,32,1,8:deit) short=1
+hopper=(attention=wgmma attention_backward=wgmma)
 if wants step; then
     say "steps"
-    hopper=(attention=wgmma attention_backward=wgmma)
     for shape in "${steps[@]}"; do
         step "$shape" ""
-        step "$shape" attention-wgmma "${hopper[@]}"
         step "$shape" boxes256 "${hopper[@]}" linear=boxes256
-        step "$shape" pairs256 "${hopper[@]}" linear=pairs256
-        step "$shape" resident-reduce attention=resident attention_backward=reduce linear=pairs256
     done
 fi
 
@@ -212,7 +217,7 @@ peer() {
     local name=$1 limit status=0
     limit=$(share "$2")
     shift 2
-    ((limit)) && timeout "$limit" "$PYTHON" "$@" >"$out/line.jsonl" 2>"$out/line.txt" || status=$?
+    ((limit)) && within "$limit" "$PYTHON" "$@" >"$out/line.jsonl" 2>"$out/line.txt" || status=$?
     if ((limit && !status)); then
         cat "$out/line.jsonl" >>"$out/peers.jsonl"
     else
@@ -221,28 +226,52 @@ peer() {
     rm -f "$out/line.jsonl" "$out/line.txt"
 }
 
+torch_step=(benches/baselines/torch_step.py --device cuda --bf16 --seconds 3)
+torch=""
 if wants peers && [[ $device == cuda ]]; then
     say "PyTorch"
-    if "$PYTHON" -c 'import torch' 2>/dev/null; then
-        grep -v -e cublaslt -e '"bench":"step"' -e '"bench":"multilevel"' "$out/ours.jsonl" >"$out/cases.jsonl" || true
-        [[ -s $out/cases.jsonl ]] && peer "torch_ops.py" 60 benches/baselines/torch_ops.py "$out/cases.jsonl" --seconds 0.05
+    if within 60 "$PYTHON" -c 'import torch' 2>/dev/null; then
+        torch=yes
+        if [[ -s $out/ours.jsonl ]]; then
+            grep -v -e cublaslt -e '"bench":"step"' -e '"bench":"multilevel"' "$out/ours.jsonl" >"$out/cases.jsonl" || true
+        fi
+        if [[ -s $out/cases.jsonl ]]; then
+            peer "torch_ops.py" 60 benches/baselines/torch_ops.py "$out/cases.jsonl" --seconds 0.05
+        else
+            leave_out "torch_ops.py: it runs the cases of bench, and there are none"
+        fi
         rm -f "$out/cases.jsonl"
-        torch_step=(benches/baselines/torch_step.py --device cuda --bf16 --seconds 3)
         for shape in "${steps[@]}"; do
             peer "torch_step.py $shape --compile" 90 "${torch_step[@]}" --shape "$shape" --compile
-        done
-        for shape in "${steps[@]}"; do
-            peer "torch_step.py $shape" 40 "${torch_step[@]}" --shape "$shape"
         done
     else
         leave_out "PyTorch: $PYTHON has no torch; name one that has in PYTHON"
     fi
 fi
 
+# ---- What else there is time for: kernels one by one, and PyTorch as it is without its compiler. ------------------------------------
+
+if wants step; then
+    say "more steps"
+    for shape in "${steps[@]}"; do
+        step "$shape" attention-wgmma "${hopper[@]}"
+        step "$shape" pairs256 "${hopper[@]}" linear=pairs256
+        step "$shape" reduce attention=wgmma attention_backward=reduce linear=boxes256
+    done
+    for shape in "${steps[@]: -short}"; do
+        step "$shape" resident attention=resident attention_backward=wgmma linear=boxes256
+    done
+fi
+if [[ $torch ]]; then
+    for shape in "${steps[@]}"; do
+        peer "torch_step.py $shape" 40 "${torch_step[@]}" --shape "$shape"
+    done
+fi
+
 if [[ -s $out/ours.jsonl ]]; then
     files=("$out/ours.jsonl")
     [[ -s $out/peers.jsonl ]] && files+=("$out/peers.jsonl")
-    "$VCYCLE" bench report "${files[@]}" --out "$out" >/dev/null || leave_out "the report of ${files[*]}"
+    within 60 "$VCYCLE" bench report "${files[@]}" --out "$out" >/dev/null || leave_out "the report of ${files[*]}"
 fi
 
 # ---- Training ---------------------------------------------------------------------------------------------------------------------
@@ -254,7 +283,7 @@ if wants train; then
     if [[ -n ${DATA:-} && $device == cuda ]]; then config+=(--set "data={prepared=\"$DATA\"}"); fi
     until=$((minutes * 60)) status=0
     limit=$(share "$until")
-    ((limit)) && timeout "$limit" "$VCYCLE" train "${config[@]}" --device "$device" --out "$out/train" --quiet >"$out/train.txt" 2>&1 || status=$?
+    ((limit)) && within "$limit" "$VCYCLE" train "${config[@]}" --device "$device" --out "$out/train" --quiet >"$out/train.txt" 2>&1 || status=$?
     if ((limit && !status)); then
         cat "$out/train.txt"
     else

@@ -44,7 +44,6 @@
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
 
-constexpr int kBox = 64 * kRow;  // Bytes of 64 rows of a box.
 constexpr int kTickets = 16384;  // unsigned, before the partial sums in the workspace
 
 // A stage of one operand: ROWS of op(a), or columns of op(b), from `first` on; for ALL blocks of the cluster.
@@ -94,12 +93,6 @@ DEVICE void release(mbarrier* empty) {
   } else {
     if (lane == 0) mbarrier_arrive(empty);
   }
-}
-
-// What the tensor cores read of a tile, from row 64 `block` of op(a) (or column of op(b)) on and 16 `step` steps of K.
-template <bool ALONG_K>
-DEVICE unsigned long long operand(const unsigned char* tile, int block, int step) {
-  return matrix_descriptor(tile + block * kBox + step * (ALONG_K ? 32 : 16 * kRow), kBox, 8 * kRow);
 }
 
 // The sums of a warpgroup to the workspace; true for the one that comes last, which then has those of all parts, added in

@@ -5,11 +5,13 @@
 #pragma once
 
 #include "../ptx/cluster.cuh"
+#include "../ptx/wgmma.cuh"
 #include "bands.cuh"
 #include "boxes.cuh"
 
 constexpr int kDepth = 64;                // Of K, in a stage: 128 bytes.
 constexpr int kRow = 128;                 // Bytes of a row of a box.
+constexpr int kBox = 64 * kRow;           // Bytes of 64 of them.
 constexpr int kOutputs = kSlots * kSlot;  // Bytes of a warpgroup: two boxes, or for each warp 16 rows of 64 sums.
 static_assert(kOutputs == 4 * 16 * 64 * 4, "both take all of it");
 
@@ -52,4 +54,11 @@ DEVICE Work work_at(const Product& p, int t) {
   tile_position<T::kCluster * T::kRows, T::kWidth>(t % count, p.m, p.n, work.row, work.column);
   work.row += rank * T::kRows;
   return work;
+}
+
+// What the tensor cores read of a tile, from row 64 `block` of op(a) (or column of op(b)) on and 16 `step` steps of K. Along K a
+// tile is one box of 64 columns; across K it is boxes [64 of K][64], one for each 64 rows.
+template <bool ALONG_K>
+DEVICE unsigned long long operand(const unsigned char* tile, int block, int step) {
+  return matrix_descriptor(tile + block * kBox + step * (ALONG_K ? 32 : 16 * kRow), kBox, 8 * kRow);
 }

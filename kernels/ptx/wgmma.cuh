@@ -26,12 +26,17 @@
 #include "../common/kernel.cuh"
 #include "address.cuh"
 
+// A descriptor of "swizzle 128B" of what begins at a shared address.
+DEVICE unsigned long long pack_descriptor(unsigned start, int leading, int stride) {
+  const auto field = [](unsigned bytes) { return static_cast<unsigned long long>((bytes & 0x3ffff) >> 4); };
+  return field(start) | field(leading) << 16 | field(stride) << 32 | 1ull << 62;
+}
+
 #ifdef __CUDACC__
 
-// Of a tile of "swizzle 128B". `shared` points to the first of the 16 steps of K.
+// Of a tile. `shared` points to the first of the 16 steps of K.
 DEVICE unsigned long long matrix_descriptor(const void* shared, int leading, int stride) {
-  const auto field = [](unsigned bytes) { return static_cast<unsigned long long>((bytes & 0x3ffff) >> 4); };
-  return field(shared_address(shared)) | field(leading) << 16 | field(stride) << 32 | 1ull << 62;
+  return pack_descriptor(shared_address(shared), leading, stride);
 }
 
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -163,8 +168,7 @@ struct Wgmma {
 };
 
 inline uint64_t matrix_descriptor(const char* file, int line, const void* shared, int leading, int stride) {
-  const auto field = [](unsigned bytes) { return (uint64_t)((bytes & 0x3ffff) >> 4); };
-  return field(emu_shared_address(file, line, shared)) | field(leading) << 16 | field(stride) << 32 | (uint64_t)1 << 62;
+  return pack_descriptor(emu_shared_address(file, line, shared), leading, stride);
 }
 
 }  // namespace emu

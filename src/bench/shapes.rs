@@ -148,7 +148,7 @@ const KINDS: &[Kind] = &[
             ("deit", "a DeiT of V classes, images of T x T, patches of 16 x 16"),
         ],
         default: "char",
-        cases: "forward, backward and AdamW of a GPT on random tokens",
+        cases: "forward, backward and AdamW on random data, of a GPT without a mark",
         known: &[
             ("char", &[6, 6, 384, 256, 8, 65], None),
             ("small", &[4, 4, 256, 128, 16, 8192], None),

@@ -5,6 +5,8 @@ mod clusters;
 #[cfg(emulated)]
 mod defects;
 #[cfg(emulated)]
+mod descriptors;
+#[cfg(emulated)]
 mod hopper;
 #[cfg(emulated)]
 mod launches;
@@ -19,6 +21,7 @@ use vcycle::device::cuda::driver::emulator::{Fault, Options};
 #[cfg(emulated)]
 unsafe extern "C" {
     /// Of each file of planted kernels.
+    fn vcycle_attention_tiles() -> i32;
     fn vcycle_clusters() -> i32;
     fn vcycle_defects() -> i32;
     fn vcycle_hopper() -> i32;
@@ -31,8 +34,15 @@ unsafe extern "C" {
 #[test]
 fn planted_kernels_are_there() {
     // SAFETY: they return a number.
-    let linked = unsafe { vcycle_clusters() + vcycle_defects() + vcycle_hopper() + vcycle_stores() + vcycle_tiles() };
-    assert_eq!(linked, 5);
+    let linked = unsafe {
+        vcycle_attention_tiles()
+            + vcycle_clusters()
+            + vcycle_defects()
+            + vcycle_hopper()
+            + vcycle_stores()
+            + vcycle_tiles()
+    };
+    assert_eq!(linked, 6);
 }
 
 /// Lines of a source that a defect is marked on, in that line or in comments before it.

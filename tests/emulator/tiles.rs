@@ -1,4 +1,4 @@
-//! Every stage of every tile of a product is made once, by some block.
+//! Every stage of every tile of a product is made once, by some block, and so are all rows of attention's heads.
 
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
 use vcycle::device::cuda::driver::{Driver, Rows};
@@ -39,6 +39,44 @@ fn every_stage_of_every_tile_is_made_once() {
             for (part, blocks) in [(1, 2), (3, 14), (usize::from(u16::MAX), 6), (4, 500)] {
                 let part = part.min(size[2].div_ceil(64));
                 each_once(tile, size, part, blocks);
+            }
+        }
+    }
+}
+
+/// Heads that the kernels keep together: `kTogether`.
+const TOGETHER: usize = 64;
+
+#[test]
+fn all_rows_of_all_heads_are_owned_once() {
+    for [time, heads, batches] in
+        [[1usize, 1, 1], [128, 12, 3], [129, 5, 1], [512, 12, 8], [1024, 16, 9], [2000, 1, 65], [7, 12, 100]]
+    {
+        for (blocks, ascending) in [(1, false), (3, true), (132, false), (500, true)] {
+            let (across, all) = (time.div_ceil(128), heads * batches);
+            let count = across * all;
+            let mut emulator = Emulator::new(Options::default());
+            let width = 8 * count;
+            let rows = Rows { address: emulator.alloc(width).expect("memory"), rows: 1, width, pitch: width };
+            let launch = Launch::new("works_of_heads", blocks, 1).ptr(rows.address).int(time).int(heads).int(batches);
+            emulator.launch(&launch.flag(ascending)).unwrap_or_else(|e| panic!("{time} {heads} {batches}: {e}"));
+            let owned = counts(&mut emulator, rows);
+            let (places, numbers) = owned.split_at(count);
+            let mut once = places.to_vec();
+            once.sort_unstable();
+            assert!(
+                once.iter().enumerate().all(|(i, place)| i == *place as usize),
+                "{time} {heads} {batches}: {once:?}"
+            );
+            for (t, (place, number)) in places.iter().zip(numbers).enumerate() {
+                let (head, nth) = (*place as usize / across, *place as usize % across);
+                assert_eq!(head, *number as usize);
+                // Of heads that stay together the rows with most to do come first: the last queries, or the first keys.
+                let base = t / (TOGETHER * across) * TOGETHER;
+                let height = TOGETHER.min(all - base);
+                let number = (t - base * across) / height;
+                assert_eq!(nth, if ascending { number } else { across - 1 - number }, "work {t}");
+                assert!((base..base + height).contains(&head), "work {t}");
             }
         }
     }

@@ -29,3 +29,13 @@ WORKS(128, 128, 1)
 WORKS(128, 192, 1)
 WORKS(128, 256, 1)
 WORKS(128, 256, 2)
+
+// The descriptors of a tile of 256 rows, for each 64 of them and step of K.
+template <bool ALONG_K>
+DEVICE void describe(unsigned long long* out) {
+  SMEM_DYN(unsigned char, tile);
+  for (int i = 0; i < 16; i++) out[i] = operand<ALONG_K>(tile, i / 4, i % 4);
+}
+
+KERNEL(operands_along, 1, 1, unsigned long long* out) { describe<true>(out); }
+KERNEL(operands_across, 1, 1, unsigned long long* out) { describe<false>(out); }
