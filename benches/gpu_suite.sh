@@ -84,13 +84,25 @@ share() {
 # within SECONDS COMMAND...: vcycle train ends by itself when it is told to; a kernel that hangs does not.
 within() { timeout -k 5 "$@"; }
 
-# tell NAME LIMIT STATUS FILE: why it is left out.
-tell() {
-    case $2-$3 in
-    0-*) leave_out "$1: no time was left" ;;
-    *-124 | *-137) leave_out "$1: takes longer than $2 s" ;;
-    *) leave_out "$1: $(tail -n 1 "$4" | cut -c1-200)" ;;
+# attempt NAME LIMIT FILE COMMAND...: what it prints goes to FILE, what it complains of to FILE.err. Says why where it fails.
+attempt() {
+    local name=$1 limit file=$3 status=0
+    limit=$(share "$2")
+    shift 3
+    if ((!limit)); then
+        leave_out "$name: no time was left"
+        return 1
+    fi
+    within "$limit" "$@" >"$file" 2>"$file.err" || status=$?
+    case $status in
+    0)
+        rm "$file.err"
+        return 0
+        ;;
+    124 | 137) leave_out "$name: takes longer than $limit s" ;;
+    *) leave_out "$name: $(cat "$file" "$file.err" | tail -n 1 | cut -c1-200)" ;;
     esac
+    return 1
 }
 
 within 60 "$VCYCLE" info | tee "$out/machine.txt"
@@ -113,11 +125,7 @@ check() {
     local on=(--device "$device")
     [[ $device == emulator ]] && on+=(--orders forward)
     [[ $device == emulator || $slow == *" $1 "* ]] || on+=(--full)
-    local limit
-    limit=$(share 100)
-    if ((!limit)) || ! within "$limit" "$VCYCLE" kernels check "$1/$2" "${on[@]}" >"$out/parity/$1-$2.txt" 2>&1; then
-        echo "$1/$2" >>"$out/parity/failed"
-    fi
+    attempt "parity of $1/$2" 100 "$out/parity/$1-$2.txt" "$VCYCLE" kernels check "$1/$2" "${on[@]}" || true
 }
 
 if wants parity; then
@@ -133,25 +141,18 @@ if wants parity; then
     right=$(grep -c ' ok: ' "$out/parity.txt" || true)
     echo "$right variants are right"
     ((right)) || leave_out "parity: no variant was found right"
-    if [[ -e $out/parity/failed ]]; then
-        leave_out "parity of $(tr '\n' ' ' <"$out/parity/failed"): see $out/parity"
-    fi
 fi
 
 # ---- Benchmarks -------------------------------------------------------------------------------------------------------------------
 
 # bench NAME SECONDS ARGUMENTS...: lines to ours.jsonl.
 bench() {
-    local name=$1 limit status=0
-    limit=$(share "$2")
+    local name=$1 limit=$2
     shift 2
-    ((limit)) && within "$limit" "$VCYCLE" bench "$@" --device "$device" --json "$out/line.jsonl" >"$out/line.txt" 2>&1 || status=$?
-    if ((limit && !status)); then
+    if attempt "bench $name" "$limit" "$out/line.txt" "$VCYCLE" bench "$@" --device "$device" --json "$out/line.jsonl"; then
         cat "$out/line.jsonl" >>"$out/ours.jsonl"
-    else
-        tell "bench $name" "$limit" "$status" "$out/line.txt"
     fi
-    rm -f "$out/line.jsonl" "$out/line.txt"
+    rm -f "$out"/line.*
 }
 
 until=$measured
@@ -187,7 +188,8 @@ if wants bench; then
         bench multilevel 60 multilevel --shape 2,2,16,16,32 --seconds 0 --rounds 1
     fi
 fi
-# step SHAPE LABEL [VARIABLE=VALUE...]: with variants that nothing chooses by itself yet.
+
+# step SHAPE LABEL [OPERATION=VARIANT...]: with variants that nothing chooses by itself yet.
 step() {
     local shape=$1 label=$2 how=(--precision bf16 --seconds 3)
     [[ $device == emulator ]] && how=(--precision bf16 --seconds 0 --rounds 1)
@@ -214,16 +216,12 @@ fi
 
 # peer NAME SECONDS ARGUMENTS...: lines to peers.jsonl.
 peer() {
-    local name=$1 limit status=0
-    limit=$(share "$2")
+    local name=$1 limit=$2
     shift 2
-    ((limit)) && within "$limit" "$PYTHON" "$@" >"$out/line.jsonl" 2>"$out/line.txt" || status=$?
-    if ((limit && !status)); then
+    if attempt "$name" "$limit" "$out/line.jsonl" "$PYTHON" "$@"; then
         cat "$out/line.jsonl" >>"$out/peers.jsonl"
-    else
-        tell "$name" "$limit" "$status" "$out/line.txt"
     fi
-    rm -f "$out/line.jsonl" "$out/line.txt"
+    rm -f "$out"/line.*
 }
 
 torch_step=(benches/baselines/torch_step.py --device cuda --bf16 --seconds 3)
@@ -281,13 +279,9 @@ if wants train; then
     config=(benches/gpu_suite.toml)
     [[ $device == emulator ]] && config=(configs/gpt-tiny.toml --set train.precision=bf16)
     if [[ -n ${DATA:-} && $device == cuda ]]; then config+=(--set "data={prepared=\"$DATA\"}"); fi
-    until=$((minutes * 60)) status=0
-    limit=$(share "$until")
-    ((limit)) && within "$limit" "$VCYCLE" train "${config[@]}" --device "$device" --out "$out/train" --quiet >"$out/train.txt" 2>&1 || status=$?
-    if ((limit && !status)); then
+    until=$((minutes * 60))
+    if attempt training "$until" "$out/train.txt" "$VCYCLE" train "${config[@]}" --device "$device" --out "$out/train" --quiet; then
         cat "$out/train.txt"
-    else
-        tell training "$limit" "$status" "$out/train.txt"
     fi
 fi
 

@@ -80,8 +80,7 @@ fn wanted(model: &dyn Model, device: &dyn Device, shape: BatchShape, precision: 
     let elements = model.table().elements();
     let all = elements * (4 * wide + copy) + elements / ALIGN;
     // A batch lies on the host too.
-    let batch: usize = model.inputs(shape).iter().map(|input| 4 * input.numel()).sum();
-    let parts = [step.activations, step.scratch, step.inputs, batch];
+    let parts = [step.activations, step.scratch, step.inputs, step.inputs];
     Ok(parts.into_iter().fold(all, usize::saturating_add))
 }
 

@@ -34,7 +34,7 @@ enum Data {
     Images { classes: usize, pixels: usize },
 }
 
-/// Of BERT's tokens every so many are scored: 15 %, as published, rounded down.
+/// Percent of BERT's tokens that are scored, as published; rounded down.
 const SCORED: usize = 15;
 /// Height and width of DeiT's patches.
 const PATCH: usize = 16;
