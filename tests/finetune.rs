@@ -263,6 +263,23 @@ fn stopped(config: &Config, dir: &Path, every: usize) {
     }
 }
 
+/// Of another family: that, and not which of its sizes are others.
+#[test]
+fn a_checkpoint_of_another_family_is_refused() {
+    let place = Workplace::new();
+    place.checkpoint();
+    let (from, out) = (place.path("base/vcycle/model"), place.path("run"));
+    for (family, sizes) in [("deit", "image=8, patch=2"), ("gpt", "context=32")] {
+        let model = format!("model={{family=\"{family}\", from=\"{from}\", layers=7, heads=5, {sizes}}}");
+        let done = vcycle(&["train", &format!("configs/{family}-tiny.toml"), "--out", &out, "--set", &model]);
+        let text = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(2), "{text}");
+        let words = ["model.from", from.as_str(), "is a bert", &format!("model.family is {family}")];
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        assert!(!Path::new(&out).exists(), "{text}");
+    }
+}
+
 /// The other families go on with a checkpoint too: the first evaluation is the last of the run before.
 #[test]
 fn every_family_goes_on_with_its_checkpoint() {

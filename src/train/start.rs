@@ -44,6 +44,18 @@ impl ModelConfig {
 pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model>> {
     let base = checkpoint::load_config(from).at("model.from")?;
     let (m, table) = (&config.model, base.table());
+    let family = match base.family() {
+        model::Family::Gpt(_) => Family::Gpt,
+        model::Family::Bert(_) => Family::Bert,
+        model::Family::Deit(_) => Family::Deit,
+    };
+    if m.family != family {
+        let [there, here] = [family, m.family].map(|family| format!("{family:?}").to_lowercase());
+        bail!(
+            "model.from: the checkpoint in {} is a {there}, and model.family is {here}; give one of these",
+            from.display()
+        );
+    }
     for ((key, given), there) in m.sizes().into_iter().zip([table.layers, table.heads, table.head_size]) {
         if given != 0 && given != there {
             bail!("model.{key}: {given}, but the checkpoint in {} has {there}; leave it out", from.display());
@@ -96,6 +108,6 @@ pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model
             let (dropout, drop_path, init_std) = (m.dropout, m.drop_path, m.init_std);
             Box::new(Deit::new(DeitConfig { classes: facts.classes, dropout, drop_path, init_std, ..c.clone() })?)
         }
-        _ => bail!("model.from: the checkpoint in {} is not of the family that model.family names", from.display()),
+        _ => unreachable!("of one family"),
     })
 }
