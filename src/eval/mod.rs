@@ -9,10 +9,10 @@ pub mod perplexity;
 use crate::device::ops::StepState;
 use crate::device::{self, Device};
 use crate::error::Result;
-use crate::model::Model;
 use crate::model::gpt::Gpt;
 use crate::model::store::Store;
-use crate::tape::{LossOptions, Mode, Tape, Var};
+use crate::model::{EachLoss, Model};
+use crate::tape::{Mode, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 
 /// A GPT on a device, for forward passes alone.
@@ -56,7 +56,7 @@ impl<'a> Forward<'a> {
         device.write(&view, bytemuck::cast_slice(labels))?;
         let labels = self.tape.input(view);
         let inputs = [input, labels];
-        let (loss, _) = self.gpt.loss(&mut self.tape, &self.vars, &inputs, LossOptions::default(), false);
+        let (loss, _) = self.gpt.loss(&mut self.tape, &self.vars, &inputs, EachLoss::default(), false);
         self.tape.keep(loss);
         self.tape.run(device)?;
         device::read_scalar(device, &self.tape.value(loss)?)

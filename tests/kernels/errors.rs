@@ -268,11 +268,23 @@ fn no_rows_at_all() {
     let (ignore, smoothing, weight) = (-100, 0.0, 1.0);
     let dlogits = Some(more);
     lab.check(
-        CrossEntropy { logits: x, labels, mix: None, losses, loss, first: 0, dlogits, ignore, smoothing, weight },
+        CrossEntropy {
+            logits: x,
+            labels,
+            mix: None,
+            scored: None,
+            losses,
+            loss,
+            first: 0,
+            dlogits,
+            ignore,
+            smoothing,
+            weight,
+        },
         |_, _| 0.0,
     );
     let (targets, error) = (lab.output((&[0, 5], 0)), lab.output((&[1], 0)));
-    lab.check(SquaredError { x, targets, loss: error, dx: dlogits, weight }, |_, _| 0.0);
+    lab.check(SquaredError { x, targets, scored: None, loss: error, dx: dlogits, weight }, |_, _| 0.0);
     assert_eq!((lab.values(&column), lab.values(&loss)), (vec![0.0; 5], vec![0.0]));
     assert_eq!(lab.values(&error), [0.0]);
 }

@@ -17,8 +17,9 @@ impl Cpu {
                 bail!("{what} {} of row {r} is outside a vocabulary of {vocab}", all[r]);
             }
         }
-        let scored = labels.iter().filter(|&&l| l != op.ignore).count();
-        let each = (op.weight / scored.max(1) as f64) as f32;
+        let here = || labels.iter().filter(|&&l| l != op.ignore).count() as f64;
+        let scored = self.maybe(&op.scored)?.map_or_else(here, |all| f64::from(all.get(0, 0))).max(1.0);
+        let each = (op.weight / scored) as f32;
         let (hit, spread) = ((1.0 - op.smoothing) as f32, (op.smoothing / vocab as f64) as f32);
         self.for_chunks(
             logits.rows,
@@ -72,7 +73,7 @@ impl Cpu {
             },
         );
         let total: f64 = (0..rows.end).map(|r| f64::from(losses.get(0, r))).sum();
-        loss.set(0, 0, (total * op.weight / scored.max(1) as f64) as f32);
+        loss.set(0, 0, (total * op.weight / scored) as f32);
         Ok(())
     }
 }

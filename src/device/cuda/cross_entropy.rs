@@ -66,6 +66,7 @@ fn around(op: &CrossEntropy, places: &Places, rows: Launch, out: &mut Vec<Launch
     out.push(
         Launch::new("cross_entropy_count", 1, 1024)
             .ptr(places.ptr(&op.labels))
+            .ptr(places.maybe(&op.scored))
             .ptr(places.ptr(&op.loss))
             .int(op.labels.numel())
             .signed(op.ignore),

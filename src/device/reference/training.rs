@@ -12,8 +12,9 @@ impl Reference {
         let others = op.mix.map(|mix| self.flat::<i32>(&mix.labels)).transpose()?;
         let shares = self.maybe(&op.mix.map(|mix| mix.share))?;
         let (vocab, rows) = (logits.width, op.rows());
-        let scored = (0..labels.width).filter(|&r| labels.get(0, r) != op.ignore).count();
-        let each = op.weight / scored.max(1) as f64;
+        let here = (0..labels.width).filter(|&r| labels.get(0, r) != op.ignore).count() as f64;
+        let scored = self.maybe(&op.scored)?.map_or(here, |all| all.get(0, 0));
+        let each = op.weight / scored.max(1.0);
         for r in rows.clone() {
             let label = labels.get(0, r);
             let ignored = label == op.ignore;
@@ -49,7 +50,8 @@ impl Reference {
         let (x, targets, dx) = (self.f(&op.x)?, self.f(&op.targets)?, self.maybe(&op.dx)?);
         let all = || (0..x.rows).flat_map(|r| (0..x.width).map(move |c| (r, c)));
         let scored = |&(r, c): &(usize, usize)| !targets.get(r, c).is_nan();
-        let each = op.weight / all().filter(scored).count().max(1) as f64;
+        let here = all().filter(scored).count() as f64;
+        let each = op.weight / self.maybe(&op.scored)?.map_or(here, |all| all.get(0, 0)).max(1.0);
         let total: f64 = all().filter(scored).map(|(r, c)| (x.get(r, c) - targets.get(r, c)).powi(2)).sum();
         self.f(&op.loss)?.set(0, 0, each * total);
         for (r, c) in all().filter(|_| dx.is_some()) {
