@@ -10,12 +10,15 @@ use crate::tensor::{DType, Place, Tensor};
 /// # Errors
 /// Says what lies outside.
 pub fn locate(t: &Tensor, bytes: impl Fn(u32) -> Option<usize>) -> Result<u32> {
-    let Place::Arena(number) = t.place else { bail!("{t:?} has no place in memory yet") };
+    let Place::Arena(number) = t.place() else { bail!("{t:?} has no place in memory yet") };
     let Some(size) = bytes(number) else { bail!("{t:?} lies in an arena that was freed") };
     // All bounds rest on this: a product that overflows would wrap to a small one.
-    let end =
-        t.rows().saturating_sub(1).checked_mul(t.pitch).and_then(|n| n.checked_add(t.width)?.checked_add(t.offset));
-    let Some(_) = end.and_then(|n| n.checked_mul(t.dtype.bytes())) else { bail!("{t:?} is beyond any arena") };
+    let end = t
+        .rows()
+        .saturating_sub(1)
+        .checked_mul(t.pitch())
+        .and_then(|n| n.checked_add(t.width())?.checked_add(t.offset()));
+    let Some(_) = end.and_then(|n| n.checked_mul(t.dtype().bytes())) else { bail!("{t:?} is beyond any arena") };
     let range = t.byte_range();
     if range.end > size {
         bail!("{t:?} ends at byte {} of an arena of {size}", range.end);
@@ -34,7 +37,7 @@ pub fn check(op: &Op, floats: &[DType], bytes: impl Fn(u32) -> Option<usize>) ->
         if first.is_ok() {
             first = locate(t, &bytes).map(|_| ());
         }
-        if first.is_ok() && t.dtype.is_float() && !floats.contains(&t.dtype) {
+        if first.is_ok() && t.dtype().is_float() && !floats.contains(&t.dtype()) {
             first = Err(Error::new(format!("{t:?} is not of {floats:?}, in which this device computes")));
         }
     });

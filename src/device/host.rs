@@ -82,11 +82,11 @@ impl Host {
 
     /// A typed view.
     pub fn view<T: Element>(&self, t: &Tensor) -> Result<View<'_, T>> {
-        if t.dtype != T::DTYPE {
+        if t.dtype() != T::DTYPE {
             bail!("{t:?} was taken for {:?}", T::DTYPE);
         }
         let start = self.locate(t)?.cast();
-        Ok(View { start, rows: t.rows(), width: t.width, pitch: t.pitch, arena: PhantomData })
+        Ok(View { start, rows: t.rows(), width: t.width(), pitch: t.pitch(), arena: PhantomData })
     }
 
     /// Operands fit each other, lie inside their arenas, and floats have the device's type.
@@ -113,18 +113,18 @@ impl Host {
     }
 
     pub fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
-        if (from.rows(), from.width, from.dtype) != (to.rows(), to.width, to.dtype) {
+        if (from.rows(), from.width(), from.dtype()) != (to.rows(), to.width(), to.dtype()) {
             bail!("{from:?} cannot be copied to {to:?}");
         }
         let (source, target) = (self.locate(from)?.as_ptr(), self.locate(to)?.as_ptr());
-        let size = from.dtype.bytes();
+        let size = from.dtype().bytes();
         for row in 0..from.rows() {
             // SAFETY: both views lie inside their arenas; `copy` allows them to overlap.
             unsafe {
                 std::ptr::copy(
-                    source.add(row * from.pitch * size),
-                    target.add(row * to.pitch * size),
-                    from.width * size,
+                    source.add(row * from.pitch() * size),
+                    target.add(row * to.pitch() * size),
+                    from.width() * size,
                 )
             }
         }
@@ -133,7 +133,7 @@ impl Host {
 
     pub fn post(&mut self, from: &Tensor) -> Result<Ticket> {
         let mut posts = std::mem::take(&mut self.posts);
-        let posted = posts.post(from.numel() * from.dtype.bytes()).and_then(|(ticket, bytes)| {
+        let posted = posts.post(from.bytes()).and_then(|(ticket, bytes)| {
             self.read(from, bytes)?;
             Ok(ticket)
         });
@@ -147,15 +147,15 @@ impl Host {
 
     /// Calls `each` with the first byte of every row and where the row lies in a packed buffer.
     fn rows(&self, t: &Tensor, packed: usize, mut each: impl FnMut(*mut u8, Range<usize>)) -> Result<()> {
-        let size = t.dtype.bytes();
-        if packed != t.numel() * size {
-            bail!("{packed} bytes for {t:?}, which has {}", t.numel() * size);
+        let size = t.dtype().bytes();
+        if packed != t.bytes() {
+            bail!("{packed} bytes for {t:?}, which has {}", t.bytes());
         }
         let start = self.locate(t)?.as_ptr();
-        let width = t.width * size;
+        let width = t.width() * size;
         for row in 0..t.rows() {
             // SAFETY: rows lie inside the view's byte range, which `locate` has checked.
-            each(unsafe { start.add(row * t.pitch * size) }, row * width..(row + 1) * width);
+            each(unsafe { start.add(row * t.pitch() * size) }, row * width..(row + 1) * width);
         }
         Ok(())
     }

@@ -134,14 +134,13 @@ fn emulator(_threads: usize) -> Result<Box<dyn Device>> {
 
 /// Allocates an arena for one contiguous tensor.
 pub fn alloc_tensor(device: &mut dyn Device, dtype: DType, dims: &[usize]) -> Result<Tensor> {
-    let mut t = Tensor::new(Place::Arena(0), dtype, 0, dims);
-    t.place = Place::Arena(device.alloc(t.numel() * dtype.bytes())?);
-    Ok(t)
+    let t = Tensor::new(Place::Arena(0), dtype, 0, dims);
+    Ok(t.with_place(Place::Arena(device.alloc(t.bytes())?)))
 }
 
 /// Writes floats, converted to the tensor's own type.
 pub fn write_floats(device: &mut dyn Device, to: &Tensor, values: &[f64]) -> Result<()> {
-    match to.dtype {
+    match to.dtype() {
         DType::F64 => device.write(to, bytemuck::cast_slice(values)),
         DType::F32 => {
             let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
@@ -157,7 +156,7 @@ pub fn write_floats(device: &mut dyn Device, to: &Tensor, values: &[f64]) -> Res
 
 /// As [`write_floats`], from f32.
 pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result<()> {
-    if to.dtype == DType::F32 {
+    if to.dtype() == DType::F32 {
         return device.write(to, bytemuck::cast_slice(values));
     }
     write_floats(device, to, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())
@@ -165,7 +164,7 @@ pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result
 
 /// Reads floats of any type.
 pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
-    if from.dtype == DType::F64 {
+    if from.dtype() == DType::F64 {
         let mut values: Vec<f64> = memory::zeros(from.numel())?;
         device.read(from, bytemuck::cast_slice_mut(&mut values))?;
         return Ok(values);
@@ -175,7 +174,7 @@ pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
 
 /// As [`read_floats`], to f32.
 pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
-    match from.dtype {
+    match from.dtype() {
         DType::F32 => {
             let mut values: Vec<f32> = memory::zeros(from.numel())?;
             device.read(from, bytemuck::cast_slice_mut(&mut values))?;
@@ -193,7 +192,7 @@ pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
 
 /// Reads one float; allocates nothing.
 pub fn read_scalar(device: &mut dyn Device, from: &Tensor) -> Result<f64> {
-    match from.dtype {
+    match from.dtype() {
         DType::F64 => {
             let mut value = [0.0f64];
             device.read(from, bytemuck::cast_slice_mut(&mut value))?;

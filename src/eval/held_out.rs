@@ -85,7 +85,7 @@ pub fn held_out(
     }
     tape.forget(device);
     for memory in inputs.memory().chain([state]) {
-        if let Place::Arena(arena) = memory.place {
+        if let Place::Arena(arena) = memory.place() {
             device.free(arena);
         }
     }

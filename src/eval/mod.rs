@@ -39,7 +39,7 @@ impl<'a> Forward<'a> {
     }
 
     fn inputs(&mut self, device: &mut dyn Device, ids: &[i32], dims: [usize; 2]) -> Result<Var> {
-        let view = Tensor::new(self.ids.place, DType::I32, 0, &dims);
+        let view = Tensor::new(self.ids.place(), DType::I32, 0, &dims);
         device.write(&view, bytemuck::cast_slice(ids))?;
         self.tape.begin(Mode::Evaluate);
         self.store.declare_frozen(&mut self.tape, &mut self.vars);
@@ -52,7 +52,7 @@ impl<'a> Forward<'a> {
     /// Ids outside the vocabulary; errors of the device.
     pub fn loss(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], dims: [usize; 2]) -> Result<f64> {
         let input = self.inputs(device, ids, dims)?;
-        let view = Tensor::new(self.labels.place, DType::I32, 0, &dims);
+        let view = Tensor::new(self.labels.place(), DType::I32, 0, &dims);
         device.write(&view, bytemuck::cast_slice(labels))?;
         let labels = self.tape.input(view);
         let inputs = [input, labels];
@@ -95,7 +95,7 @@ impl<'a> Forward<'a> {
     pub fn free(mut self, device: &mut dyn Device) {
         self.tape.forget(device);
         for t in [self.state, self.ids, self.labels] {
-            if let Place::Arena(arena) = t.place {
+            if let Place::Arena(arena) = t.place() {
                 device.free(arena);
             }
         }

@@ -115,7 +115,7 @@ fn check(lab: &mut Lab, op: CrossEntropy) {
     // Differences of logits are up to 12 and round by eps / 2 of that: a probability, and the sum of them, is off by 6 eps and
     // 2 units for the exponential; its logarithm by as much, beside the rounding of a loss of up to 12 + ln V. The sum of
     // V / 16 exponentials per lane walks randomly. Two logits of up to 6 with their shares: products and a sum, off by 9 units.
-    let vocab = op.logits.width as f64;
+    let vocab = op.logits.width() as f64;
     let lanes = EPS * (vocab / 16.0).sqrt();
     let mixing = if op.mix.is_some() { 1.0 } else { 0.0 };
     let probability = (8.0 + 2.0 * mixing) * EPS + lanes;

@@ -274,7 +274,7 @@ impl Learner {
     /// Brings to the device what the losses of a step are means over.
     fn write_scored(&mut self, device: &mut dyn Device, fields: &[Field]) -> Result<()> {
         let scored = self.inputs.scored(fields).map(|count| count as f64);
-        match self.scored.dtype {
+        match self.scored.dtype() {
             DType::F64 => device.write(&self.scored, bytemuck::cast_slice(&scored)),
             // Exact up to 2^24 items, and off by 2^-24 of the mean beyond.
             _ => device.write(&self.scored, bytemuck::cast_slice(&scored.map(|count| count as f32))),
@@ -287,7 +287,7 @@ impl Learner {
     /// A loss or norm that is not finite: training has diverged. Errors of the device.
     pub fn report(&mut self, device: &mut dyn Device, submitted: Submitted) -> Result<StepReport> {
         let Submitted { ticket, losses, update } = submitted;
-        let size = self.metrics.dtype.bytes();
+        let size = self.metrics.dtype().bytes();
         self.measured.resize((1 + losses) * size, 0);
         device.collect(ticket, &mut self.measured)?;
         let number = |bytes: &[u8]| match bytes.try_into() {
@@ -330,7 +330,7 @@ impl Learner {
     /// Metrics of as many losses.
     fn make_room(&mut self, device: &mut dyn Device, losses: usize) -> Result<()> {
         if self.metrics.numel() <= losses {
-            let wide = self.metrics.dtype;
+            let wide = self.metrics.dtype();
             let larger = device::alloc_tensor(device, wide, &[1 + losses])?;
             free(device, std::mem::replace(&mut self.metrics, larger));
             if let Op::GlobalNorm(op) = &mut self.update[0] {
@@ -486,11 +486,11 @@ impl Precision {
 }
 
 fn element(t: Tensor, i: usize) -> Tensor {
-    Tensor::new(t.place, t.dtype, i, &[1])
+    Tensor::new(t.place(), t.dtype(), i, &[1])
 }
 
 fn free(device: &mut dyn Device, t: Tensor) {
-    if let Place::Arena(arena) = t.place {
+    if let Place::Arena(arena) = t.place() {
         device.free(arena);
     }
 }

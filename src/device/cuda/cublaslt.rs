@@ -62,10 +62,10 @@ impl Cuda<Nvidia> {
         }
         let matrix = |t: &Tensor| Matrix {
             address: self.places.ptr(t),
-            dtype: t.dtype,
+            dtype: t.dtype(),
             rows: t.rows(),
-            width: t.width,
-            pitch: t.pitch,
+            width: t.width(),
+            pitch: t.pitch(),
         };
         let Linear { a, b, out, ta, tb, .. } = linear;
         Ok(Product { a: matrix(a), b: matrix(b), out: matrix(out), ta: *ta, tb: *tb })

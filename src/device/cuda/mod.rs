@@ -256,7 +256,7 @@ impl<D: Driver> Device for Cuda<D> {
     }
 
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
-        if (from.rows(), from.width, from.dtype) != (to.rows(), to.width, to.dtype) {
+        if (from.rows(), from.width(), from.dtype()) != (to.rows(), to.width(), to.dtype()) {
             bail!("{from:?} cannot be copied to {to:?}");
         }
         self.driver.copy(self.places.rows(from)?, self.places.rows(to)?)

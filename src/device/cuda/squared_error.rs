@@ -15,10 +15,10 @@ pub fn block(op: &SquaredError, places: &Places, out: &mut Vec<Launch>) {
             .ptr(places.ptr(&op.loss))
             .ptr(places.maybe(&op.dx))
             .int(op.x.rows())
-            .int(op.x.width)
-            .int(op.x.pitch)
-            .int(op.targets.pitch)
-            .int(op.dx.map_or(0, |t| t.pitch))
+            .int(op.x.width())
+            .int(op.x.pitch())
+            .int(op.targets.pitch())
+            .int(op.dx.map_or(0, |t| t.pitch()))
             .float(op.weight),
     );
 }

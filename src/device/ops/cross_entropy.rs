@@ -77,7 +77,7 @@ impl Operation for CrossEntropy {
     }
 
     fn check(&self) -> Result<()> {
-        let (rows, vocab, all) = (self.logits.rows(), self.logits.width, self.losses.numel());
+        let (rows, vocab, all) = (self.logits.rows(), self.logits.width(), self.losses.numel());
         expect_shape("losses", &self.losses, &[all])?;
         expect_rows("labels", &self.labels, 1, all)?;
         expect_dtype("labels", &self.labels, DType::I32)?;

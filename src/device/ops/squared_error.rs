@@ -40,7 +40,7 @@ impl Operation for SquaredError {
     }
 
     fn check(&self) -> Result<()> {
-        let (rows, width) = (self.x.rows(), self.x.width);
+        let (rows, width) = (self.x.rows(), self.x.width());
         expect_rows("x", &self.x, rows, width)?;
         expect_rows("targets", &self.targets, rows, width)?;
         expect_shape("loss", &self.loss, &[1])?;

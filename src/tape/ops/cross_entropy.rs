@@ -53,7 +53,7 @@ impl Tape {
         });
         let needs = self.used(&[logits]);
         let (losses, loss) = (self.wide_buffer(&[rows]), self.wide_buffer(&[1]));
-        let dlogits = if needs && self.is_training() { Some(self.buffer(z.dims(), z.pitch)) } else { None };
+        let dlogits = if needs && self.is_training() { Some(self.buffer(z.dims(), z.pitch())) } else { None };
         let LossOptions { ignore, smoothing, weight, scored, .. } = options;
         let labels = labels_of(labels, rows);
         let first = 0;

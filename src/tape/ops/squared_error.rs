@@ -10,10 +10,10 @@ impl Tape {
         let (tx, targets) = (self.tensor(x), self.tensor(targets));
         // One target for each row is a vector in a batch. Too few or too many: left for the operation's check to refuse.
         let fits = targets.numel() == tx.numel() && targets.is_contiguous();
-        let targets = if fits { targets.reshape(&[tx.rows(), tx.width]) } else { targets };
+        let targets = if fits { targets.reshape(&[tx.rows(), tx.width()]) } else { targets };
         let needs = self.used(&[x]);
         let loss = self.wide_buffer(&[1]);
-        let dx = if needs && self.is_training() { Some(self.buffer(tx.dims(), tx.pitch)) } else { None };
+        let dx = if needs && self.is_training() { Some(self.buffer(tx.dims(), tx.pitch())) } else { None };
         let op = SquaredError { x: tx, targets, scored: options.scored, loss, dx, weight: options.weight };
         self.push_op(op);
         let result = self.push_result(loss, needs);
