@@ -1,6 +1,6 @@
 //! What every device asks of operands before it runs an operation: that they fit each other and lie in their arenas.
 
-use super::ops::Op;
+use super::ops::{Access, Op};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Place, Tensor};
@@ -52,6 +52,25 @@ pub fn check_arenas(arenas: &[u32], bytes: impl Fn(u32) -> Option<usize>) -> Res
         Some(number) => bail!("this captured list uses arena {number}, which was freed: capture it again"),
         None => Ok(()),
     }
+}
+
+/// What operations of one captured list ask of each other. A device may look at the tables of a mapping when a list is captured
+/// and again when it is replayed, but not in between: no operation of the list writes them.
+///
+/// # Errors
+/// Names the operation.
+pub fn check_list(ops: &[Op]) -> Result<()> {
+    let mappings = ops.iter().filter_map(|op| if let Op::Multilevel(mapping) = op { Some(mapping) } else { None });
+    for table in mappings.flat_map(|mapping| [mapping.items, mapping.index]) {
+        for op in ops {
+            let mut written = false;
+            { *op }.operands(&mut |t, access| written |= access != Access::Read && t.overlaps(&table));
+            if written {
+                bail!("{}: writes a table of a mapping in the same captured list; run it before", op.name());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Operands fit each other, lie inside their arenas, and floats have a type of the device.

@@ -112,6 +112,8 @@ impl Host {
     }
 
     pub fn post(&mut self, from: &Tensor) -> Result<Ticket> {
+        // Before a place is taken.
+        self.locate(from)?;
         let mut posts = std::mem::take(&mut self.posts);
         let posted = posts.post(from.bytes()).and_then(|(ticket, bytes)| {
             self.read(from, bytes)?;
@@ -144,6 +146,7 @@ impl Host {
         for op in ops {
             self.check(op, float)?;
         }
+        bounds::check_list(ops)?;
         let arenas = bounds::arenas(ops);
         let ops = ops.iter().map(|op| (*op, op.cost().flops)).collect();
         self.graphs.push(Some(Captured { ops, arenas }));
