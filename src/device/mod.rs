@@ -3,6 +3,7 @@
 //! `reference` is the f64 oracle, `cpu` the embedded default, `cuda` runs the kernels of `kernels/` on a GPU and `emulator` the
 //! same ones without. All see the same operations ([`ops`]).
 
+mod arena;
 pub mod bounds;
 pub mod cpu;
 pub mod cuda;
@@ -50,6 +51,8 @@ pub trait Device {
     /// Out of memory: says how much was wanted.
     fn alloc(&mut self, bytes: usize) -> Result<u32>;
 
+    /// Gives an arena back, after the work in flight. Its number is not given again; views of it and captured lists that use it
+    /// are refused from now on. Dropping the device frees all.
     fn free(&mut self, arena: u32);
 
     /// Host to device: `bytes` holds the rows of `to` back to back.
@@ -88,7 +91,10 @@ pub trait Device {
     /// Checks a list of operations once and keeps it for [`Device::replay`].
     fn capture(&mut self, ops: &[Op]) -> Result<Graph>;
 
-    /// Runs a captured list, in order. Allocates nothing.
+    /// Runs a captured list, in order. Allocates nothing, unless a mapping's tables are to be checked again.
+    ///
+    /// # Errors
+    /// The list was released, or an arena that it uses was freed: then nothing runs. On host devices also as [`Device::run`].
     fn replay(&mut self, graph: Graph) -> Result<()>;
 
     /// Forgets a captured list.

@@ -9,7 +9,7 @@ impl Cpu {
         let as_rows = |t: &crate::tensor::Tensor| if t.is_contiguous() { t.reshape(&rows) } else { *t };
         let (x, out) = (self.f(&as_rows(&op.x))?, self.f(&as_rows(&op.out))?);
         self.for_chunks(
-            out.rows,
+            out.rows(),
             rows_of(width, CHUNK),
             #[inline(always)]
             |range| {

@@ -31,7 +31,7 @@ impl Cpu {
         let (m, n, k) = op.sizes();
         let around = Surroundings::new(self, op)?;
         let matrix = |view: View<'_, f32>, transposed: bool| {
-            let rows = Matrix::rows(view.pointer(), view.pitch);
+            let rows = Matrix::rows(view.pointer(), view.pitch());
             if transposed { rows.transposed() } else { rows }
         };
         let (a, b) = (matrix(self.f(&op.a)?, op.ta), matrix(self.f(&op.b)?, op.tb));

@@ -35,6 +35,11 @@ impl Places {
         self.arenas.get_mut(arena as usize)?.take().map(|(address, _)| address)
     }
 
+    /// The addresses of all arenas, which it forgets.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = u64> {
+        self.arenas.drain(..).flatten().map(|(address, _)| address)
+    }
+
     /// The bytes of an arena that was not freed.
     pub fn bytes(&self, arena: u32) -> Option<usize> {
         self.arenas.get(arena as usize).copied().flatten().map(|(_, bytes)| bytes)
