@@ -19,13 +19,29 @@ impl Error {
 
     /// An operating-system error on `path`, for instance `cannot read data/a.txt: No such file or directory`.
     pub fn io(action: &str, path: &Path, error: std::io::Error) -> Self {
-        Error::new(format!("cannot {action} {}: {error}", path.display()))
+        Error::new(format!("cannot {action} {}: {error}{}", path.display(), remedy(&error)))
     }
 
     /// The same error, with the place in front: `configs/a.toml: levels[1].heads: ...`.
     #[must_use]
     pub fn at(self, place: impl fmt::Display) -> Self {
         Error::new(format!("{place}: {}", self.message))
+    }
+}
+
+/// What to do about errors that are about this process or machine, not about a path.
+fn remedy(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::FileTooLarge => "; files of this process are limited in size: raise `ulimit -f`",
+        ErrorKind::StorageFull => "; make room on that disk",
+        ErrorKind::QuotaExceeded => "; make room within the quota on that disk",
+        ErrorKind::OutOfMemory => "; give the process more memory",
+        // EMFILE and ENFILE have no kind of their own.
+        _ if cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24)) => {
+            "; the process may have no more files open: raise `ulimit -n`"
+        }
+        _ => "",
     }
 }
 

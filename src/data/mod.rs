@@ -19,6 +19,7 @@ pub mod folder;
 pub mod formats;
 pub mod images;
 pub mod inputs;
+pub mod mapped;
 pub mod masking;
 pub mod prefetch;
 pub mod prepare;

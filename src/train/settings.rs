@@ -1,0 +1,299 @@
+//! The configuration that a checkpoint was trained under, compared with the one that `config.toml` holds when the run goes on.
+//!
+//! What decides the function or the data may not change: weights of one model would go on as another. What only says how
+//! long, how fast, or how often something is done may, and is reported. `docs/runs.md` has the table.
+
+use super::checkpoint::{self, State};
+use super::config::Config;
+use super::feed::Data;
+use crate::bail;
+use crate::data::fingerprint::Fingerprint;
+use crate::data::tokenizer::{Tokenizer, spec_file};
+use crate::error::{At, Error, Result};
+use crate::multilevel::plan::v_cycle;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Of a checkpoint: the configuration, and sums of what it only names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// TOML, with every key.
+    pub config: String,
+    /// `config.json` of `model.from`.
+    pub from: Option<String>,
+    /// The tokens of the vocabulary, by id.
+    pub tokenizer: Option<String>,
+    /// The tokens of both sides of a text.
+    pub tokens: Option<String>,
+}
+
+/// One of the two sides of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    VCycle,
+    Scratch,
+}
+
+impl Half {
+    pub const ALL: [Half; 2] = [Half::VCycle, Half::Scratch];
+
+    /// Its folder in that of the run.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Half::VCycle => "vcycle",
+            Half::Scratch => "scratch",
+        }
+    }
+
+    /// The tables of its stages, in the order in which they are trained.
+    fn stages(self, levels: usize) -> Vec<String> {
+        match self {
+            Half::Scratch => vec!["scratch".into()],
+            Half::VCycle => v_cycle(levels)
+                .iter()
+                .map(|leg| format!("levels[{}].{}", leg.level, if leg.last { "train" } else { "before" }))
+                .collect(),
+        }
+    }
+}
+
+/// What may be done to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// Nothing: it decides the function or the data.
+    Fixed,
+    /// Anything, as long as the same content is found there.
+    Place,
+    /// Of a stage: anything, until the stage has ended.
+    Stage,
+    /// Anything.
+    Free,
+}
+
+const FREE: [&str; 8] = [
+    "train.eval_every",
+    "train.eval_batches",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.keep_best",
+    "train.target_loss",
+    // The same numbers, computed a second time instead of kept.
+    "train.recompute",
+    "data.images.workers",
+];
+const PLACES: [&str; 7] =
+    ["model.from", "data.text", "data.prepared", "data.train", "data.valid", "data.task.train", "data.task.valid"];
+/// Of `data.images.train.files` and `data.images.valid.files`.
+const IMAGE_PLACES: [&str; 5] = ["images", "labels", "files", "file", "folder"];
+const STAGE: [&str; 7] = ["steps", "lr", "warmup", "decay", "floor", "cooldown", "schedule"];
+
+fn rule(key: &str) -> Rule {
+    if FREE.contains(&key) {
+        return Rule::Free;
+    }
+    let last = key.rsplit('.').next().unwrap_or(key);
+    if PLACES.contains(&key)
+        || key.starts_with("data.images.") && key.contains(".files.") && IMAGE_PLACES.contains(&last)
+    {
+        return Rule::Place;
+    }
+    match key.starts_with("levels[") || key.starts_with("scratch.") {
+        true if STAGE.contains(&last) => Rule::Stage,
+        _ => Rule::Fixed,
+    }
+}
+
+/// A key that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    pub key: String,
+    pub from: String,
+    pub to: String,
+    /// From when on it counts, or why it may not be.
+    #[serde(skip)]
+    pub remark: String,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Change { key, from, to, remark } = self;
+        write!(f, "{key}: {from} -> {to}{remark}")
+    }
+}
+
+impl Settings {
+    /// Those of a run on this data.
+    ///
+    /// # Errors
+    /// `model.from` has no readable `config.json`.
+    pub fn of(config: &Config, data: &Data) -> Result<Self> {
+        let sum = |from: &PathBuf| {
+            let mut print = Fingerprint::default();
+            print.add_file(&from.join("config.json")).at("model.from").map(|()| print.hex())
+        };
+        Ok(Settings {
+            config: toml::to_string(config).map_err(|e| Error::new(format!("the configuration: {e}")))?,
+            from: config.model.from.as_ref().map(sum).transpose()?,
+            tokenizer: data.tokenizer().map(Tokenizer::sum),
+            tokens: data.tokens_sum(),
+        })
+    }
+
+    /// Compares what the configuration only names.
+    ///
+    /// # Errors
+    /// Other content than when the checkpoint was written.
+    pub fn same_content(&self, now: &Settings) -> Result<()> {
+        let named = [
+            ("model.from: the folder's config.json", &self.from, &now.from),
+            ("data.tokenizer: the vocabulary", &self.tokenizer, &now.tokenizer),
+            ("data: the tokens", &self.tokens, &now.tokens),
+        ];
+        if let Some((what, ..)) = named.iter().find(|(_, then, now)| then != now) {
+            bail!(
+                "{what} changed since the checkpoint was written; bring back what the run was started with, or start a new run"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Compares `now` with what the run's newest checkpoints were trained under, before anything else is done.
+///
+/// # Errors
+/// Keys that decide the function or the data, with both values.
+pub fn check_run(run: &Path, now: &Config) -> Result<()> {
+    for half in Half::ALL {
+        let side = run.join(half.folder());
+        if let Some((dir, state)) = checkpoint::newest_state(&side)? {
+            changes(&dir, &state, now, half)?;
+        }
+    }
+    Ok(())
+}
+
+/// What may be, and was, changed since the checkpoint in `dir` was written. Of a checkpoint of an earlier version nothing is
+/// known.
+///
+/// # Errors
+/// As [`check_run`].
+pub fn changes(dir: &Path, state: &State, now: &Config, half: Half) -> Result<Vec<Change>> {
+    let Some(settings) = &state.settings else { return Ok(Vec::new()) };
+    let then = Config::parse(&settings.config, &[]);
+    let then = then.map_err(|e| {
+        Error::new(format!(
+            "{}: its configuration cannot be read: {e}; go on with the version of vcycle that wrote it, or remove this \
+             checkpoint to go on from the one before it",
+            dir.display()
+        ))
+    })?;
+    let finished = dir.parent().and_then(Path::parent).is_some_and(|side| side.join("model").exists());
+    let (allowed, refused) = compare(&then, now, half, state, finished)?;
+    if !refused.is_empty() {
+        let listed: String = refused.iter().map(|change| format!("  {change}\n")).collect();
+        bail!(
+            "config.toml was changed since the checkpoint {} was written:\n{listed}these decide what is trained, or have \
+             done so; put the old values back, or start a new run",
+            dir.display()
+        );
+    }
+    Ok(allowed)
+}
+
+/// Changes that are allowed, and those that are not.
+fn compare(
+    then: &Config,
+    now: &Config,
+    half: Half,
+    state: &State,
+    finished: bool,
+) -> Result<(Vec<Change>, Vec<Change>)> {
+    let change =
+        |key: &str, from: String, to: String, remark: &str| Change { key: key.into(), from, to, remark: remark.into() };
+    let (was, is) = (then.levels.len(), now.levels.len());
+    if was != is && half == Half::VCycle {
+        return Ok((Vec::new(), vec![change("levels", was.to_string(), is.to_string(), " of them")]));
+    }
+    let stages = half.stages(was);
+    let number = state.at.stage.saturating_sub(1);
+    let (old, new) = (flat(then)?, flat(now)?);
+    let over = |stage: &str| {
+        old.get(&format!("{stage}.steps")).and_then(|steps| steps.parse::<u64>().ok()) <= Some(state.stage_step)
+    };
+    let file = |config: &Config| config.data.tokenizer.as_deref().and_then(spec_file).is_some();
+    let files = file(then) && file(now);
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let (mut allowed, mut refused) = (Vec::new(), Vec::new());
+    for key in keys {
+        let other = match half {
+            Half::VCycle => key.starts_with("scratch."),
+            Half::Scratch => key.starts_with("levels["),
+        };
+        let (from, to) = (old.get(key), new.get(key));
+        if other || from == to {
+            continue;
+        }
+        let [from, to] = [from, to].map(|value| value.cloned().unwrap_or_else(|| "not set".into()));
+        let place =
+            stages.iter().position(|stage| key.strip_prefix(stage.as_str()).is_some_and(|k| k.starts_with('.')));
+        let from_step = format!(", from step {} on", state.at.step + 1);
+        match (rule(key), place) {
+            // A file may lie elsewhere; its vocabulary is compared.
+            (Rule::Fixed, _) if key == "data.tokenizer" && files => {
+                allowed.push(change(key, from, to, ", with the same vocabulary"));
+            }
+            (Rule::Place, _) => allowed.push(change(key, from, to, ", with the same content")),
+            (Rule::Free, _) => allowed.push(change(key, from, to, &from_step)),
+            (Rule::Stage, Some(stage)) if finished || stage < number || stage == number && over(&stages[stage]) => {
+                refused.push(change(key, from, to, " (that stage has ended)"));
+            }
+            (Rule::Stage, Some(stage)) if stage == number => {
+                let done = state.stage_step;
+                match key.ends_with(".steps") && to.parse::<u64>().ok() <= Some(done) {
+                    true => refused.push(change(key, from, to, &format!(" ({done} are done; give more)"))),
+                    false => allowed.push(change(key, from, to, &from_step)),
+                }
+            }
+            (Rule::Stage, Some(_)) => allowed.push(change(key, from, to, ", when that stage begins")),
+            (Rule::Fixed | Rule::Stage, _) => refused.push(change(key, from, to, "")),
+        }
+    }
+    // Nothing of it is trained any more.
+    if finished {
+        allowed.clear();
+    }
+    Ok((allowed, refused))
+}
+
+/// Every key with its value as TOML has it. Sections that are left out are those with nothing but defaults.
+fn flat(config: &Config) -> Result<BTreeMap<String, String>> {
+    let mut config = config.clone();
+    config.masking.get_or_insert_default();
+    config.augment.get_or_insert_default();
+    config.view.get_or_insert_default();
+    let value = toml::Value::try_from(&config).map_err(|e| Error::new(format!("the configuration: {e}")))?;
+    let mut all = BTreeMap::new();
+    flatten(&value, String::new(), &mut all);
+    Ok(all)
+}
+
+fn flatten(value: &toml::Value, key: String, all: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                flatten(value, key, all);
+            }
+        }
+        toml::Value::Array(items) if !items.is_empty() && items.iter().all(toml::Value::is_table) => {
+            for (number, item) in items.iter().enumerate() {
+                flatten(item, format!("{key}[{number}]"), all);
+            }
+        }
+        leaf => {
+            all.insert(key, leaf.to_string());
+        }
+    }
+}
