@@ -44,7 +44,8 @@ fn page(dir: &Path) -> String {
 
 /// What `vcycle train` prints of two sides.
 fn printed(dir: &Path) -> Option<String> {
-    let side = |name: &str| Side::read(&dir.join("run").join(name).join("metrics.jsonl"), name).expect("metrics").points();
+    let side =
+        |name: &str| Side::read(&dir.join("run").join(name).join("metrics.jsonl"), name).expect("metrics").points();
     Savings::of(&side("vcycle"), &side("scratch")).map(|savings| savings.to_string())
 }
 
@@ -60,25 +61,28 @@ fn exactly_as_good_counts_and_seconds_are_saved_by_themselves() {
     let text = ok(dir.path(), &["compare", "run"]);
     assert_eq!(row(&text, "run/vcycle"), "run/vcycle 3.8000 80 700e9 47.5 3.9000 90 800e9 49.0");
     assert_eq!(row(&text, "run/scratch"), "run/scratch 4.0000 100 1.00e12 50.0 4.1000 120 1.20e12 90.0");
-    let (_, against) =
-        text.split_once("as good as run/scratch at its best: 4.0000, after 1.00e12 FLOPs and 50.0 s").expect("a baseline");
+    let (_, against) = text
+        .split_once("as good as run/scratch at its best: 4.0000, after 1.00e12 FLOPs and 50.0 s")
+        .expect("a baseline");
     assert_eq!(row(against, "run/vcycle"), "run/vcycle 75 610e9 39.0 % 45.0 10.0 %");
 
     let json = json_of(dir.path(), &["run"]);
-    let mark = |step: u64, billions: u64, seconds: f64, loss: f64| {
-        json!({"step": step, "flops": billions * 1_000_000_000, "seconds": seconds, "loss": loss})
-    };
+    let mark = |step: u64, billions: u64, seconds: f64, loss: f64| json!({"step": step, "flops": billions * 1_000_000_000, "seconds": seconds, "loss": loss});
     let pair = &json["pairs"][0];
-    assert_eq!((&pair["run"], &pair["baseline"], &pair["target"]), (&json!("run/vcycle"), &json!("run/scratch"), &json!(4.0)));
+    assert_eq!(
+        (&pair["run"], &pair["baseline"], &pair["target"]),
+        (&json!("run/vcycle"), &json!("run/scratch"), &json!(4.0))
+    );
     assert_eq!(pair["reached"], mark(75, 610, 45.0, 4.0));
     // 1 - 610 / 1000 and 1 - 45 / 50; 3.8 and 3.9 less 4.0.
-    for (key, wanted) in
-        [("flops_saved", 0.39), ("seconds_saved", 0.1), ("best_above", -0.2), ("final_above", -0.1)]
-    {
+    for (key, wanted) in [("flops_saved", 0.39), ("seconds_saved", 0.1), ("best_above", -0.2), ("final_above", -0.1)] {
         let found = pair[key].as_f64().expect("a number");
         assert!((found - wanted).abs() < 1e-12, "{key}: {found}, not {wanted}");
     }
-    assert_eq!((&json["runs"][0]["best"], &json["runs"][0]["final"]), (&mark(80, 700, 47.5, 3.8), &mark(90, 800, 49.0, 3.9)));
+    assert_eq!(
+        (&json["runs"][0]["best"], &json["runs"][0]["final"]),
+        (&mark(80, 700, 47.5, 3.8), &mark(90, 800, 49.0, 3.9))
+    );
     assert_eq!(json["runs"][1]["best"], mark(100, 1000, 50.0, 4.0));
 
     let page = page(dir.path());
@@ -113,7 +117,10 @@ fn a_target_that_is_never_reached() {
     let pair = &json_of(dir.path(), &["run"])["pairs"][0];
     assert_eq!(["reached", "flops_saved", "seconds_saved"].map(|key| &pair[key]), [&Value::Null; 3]);
     let page = page(dir.path());
-    assert!(page.contains("Nothing is saved: the V-cycle stays 0.0100 above the scratch run&#39;s best loss, 4.0000."), "{page}");
+    assert!(
+        page.contains("Nothing is saved: the V-cycle stays 0.0100 above the scratch run&#39;s best loss, 4.0000."),
+        "{page}"
+    );
     assert!(!page.contains("<td>V-cycle when as good</td>"));
     assert_eq!(cells(&page, "V-cycle at its best"), ["4.0100", "400e9", "20.0"]);
     // A run that is best at its end says so once.
@@ -129,7 +136,10 @@ fn a_baseline_that_never_improved() {
     let dir = run(&CYCLE, &worse);
     assert_eq!(printed(dir.path()), None);
     let text = ok(dir.path(), &["compare", "run"]);
-    assert!(text.contains("run/scratch never improved on its initial weights, so nothing is compared with it"), "{text}");
+    assert!(
+        text.contains("run/scratch never improved on its initial weights, so nothing is compared with it"),
+        "{text}"
+    );
     assert_eq!(json_of(dir.path(), &["run"])["pairs"], json!([]));
     let page = page(dir.path());
     assert!(!page.contains("Savings") && !page.contains("saved"), "{page}");
@@ -176,7 +186,8 @@ fn several_baselines_each_with_its_own_target() {
     );
     // 700e9 beside 900e9, and 47.5 s beside 65 s: 22.2 % and 26.9 %.
     let text = ok(at, &[&["compare"], &args[..]].concat());
-    let (first, second) = text.split_once("as good as slow at its best: 3.9000, after 900e9 FLOPs and 65.0 s").expect("a second");
+    let (first, second) =
+        text.split_once("as good as slow at its best: 3.9000, after 900e9 FLOPs and 65.0 s").expect("a second");
     assert_eq!(row(second, "run/vcycle"), "run/vcycle 80 700e9 22.2 % 47.5 26.9 %");
     assert_eq!(row(second, "run/scratch"), "run/scratch never reaches it: ends 0.2000 above, 0.1000 above at its best");
     let (_, first) = first.split_once("as good as run/scratch").expect("a first");

@@ -10,7 +10,8 @@ use std::process::Command;
 
 /// What a command that succeeds prints.
 fn ok(dir: &Path, args: &[&str]) -> String {
-    let done = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(dir).output().expect("the binary runs");
+    let done =
+        Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(dir).output().expect("the binary runs");
     assert!(done.status.success(), "{args:?} failed: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).expect("UTF-8")
 }

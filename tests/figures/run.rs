@@ -100,10 +100,7 @@ fn all_places_tell_what_the_metrics_say() {
     assert!(early.level == 2 && reached.step < lowest.step && lowest.loss < target.loss);
     let below = all.iter().filter(|eval| eval.level == 2).map(|eval| eval.loss).fold(f64::INFINITY, f64::min);
     assert!(below < lowest.loss, "level 2 at {below}, level 1 at {}", lowest.loss);
-    let saved = [
-        1.0 - reached.flops as f64 / target.flops as f64,
-        1.0 - reached.seconds / target.seconds,
-    ];
+    let saved = [1.0 - reached.flops as f64 / target.flops as f64, 1.0 - reached.seconds / target.seconds];
 
     // What `train` prints at its end.
     let point = |name: &str, eval: &Eval| {
