@@ -16,8 +16,11 @@ use vcycle::data::batch::Field;
 /// Before the tokens that stand for text.
 const SPECIAL: i32 = 5;
 
-/// Rows of batches over files of so many tokens, each its own position: where both segments are, with file, begin and end.
-fn draw(sizes: &[usize], context: usize, seed: u64, steps: u64) -> Vec<(bool, [(usize, usize, usize); 2])> {
+/// Where a segment is: its file, begin and end.
+type Place = (usize, usize, usize);
+
+/// Rows of batches over files of so many tokens, each its own position: whether the second segment goes on, and where both are.
+fn draw(sizes: &[usize], context: usize, seed: u64, steps: u64) -> Vec<(bool, [Place; 2])> {
     thread_local! {
         static TOKENIZER: Tokenizer = Tokenizer::load(&words(&Folder::new(), 2000)).expect("a tokenizer");
     }
@@ -68,7 +71,7 @@ fn draw(sizes: &[usize], context: usize, seed: u64, steps: u64) -> Vec<(bool, [(
 }
 
 /// Whether two segments of a row are apart, as promised; `width`: tokens of its window.
-fn are_apart([first, second]: [(usize, usize, usize); 2], width: usize) -> bool {
+fn are_apart([first, second]: [Place; 2], width: usize) -> bool {
     let window_end = first.1 + width;
     first.0 != second.0 || second.2 <= first.1 || second.1 > window_end
 }

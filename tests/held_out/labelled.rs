@@ -32,7 +32,7 @@ fn rows(fields: &[Field], special: SpecialTokens) -> Vec<Example> {
     rows.filter_map(row).collect()
 }
 
-fn check(folder: &Folder, data: &str, [train, valid]: &[Vec<Example>; 2], sentinel_labels: bool) {
+fn check(folder: &Folder, data: &str, [train, valid]: &[Vec<Example>; 2], sentinels: i64) {
     let special = folder.open(&bert(data, USUAL));
     let special = special.tokenizer().expect("a tokenizer").special_tokens().expect("special tokens");
     for (batch, accumulate) in ALL_SIZES {
@@ -53,7 +53,7 @@ fn check(folder: &Folder, data: &str, [train, valid]: &[Vec<Example>; 2], sentin
             assert_eq!(all.len(), 30 * batch, "a row without an example");
             for (texts, label) in &all {
                 assert!(!texts.iter().any(|text| bytes(text).into_iter().any(is_sentinel)), "{texts:?} is held out");
-                assert!(!sentinel_labels || *label < 100_000, "{label} is held out");
+                assert!(*label < sentinels, "{label} is held out");
             }
             // Each once in every round.
             for round in all.chunks_exact(train.len()) {
@@ -65,8 +65,8 @@ fn check(folder: &Folder, data: &str, [train, valid]: &[Vec<Example>; 2], sentin
     seed_orders(folder, |sizes| bert(data, sizes), batches);
 }
 
-/// Both sides: texts of their own, `pairs` of them an example, with labels of 0, 1, 2 or numbers; numbers that are held out are
-/// from 100 on.
+/// Both sides: texts of their own, `pairs` of them an example, with labels of classes 0 to 2, or numbers. Of those held out, half
+/// are of class 3, and numbers are from 100 on.
 fn sides(pairs: bool, regression: bool) -> [Vec<Example>; 2] {
     let texts = Texts::new(90, 2, 3, "");
     let texts = Texts { documents: texts.documents.iter().map(|text| text.trim().to_owned()).collect(), ..texts };
@@ -74,7 +74,11 @@ fn sides(pairs: bool, regression: bool) -> [Vec<Example>; 2] {
     let side = |texts: Vec<&str>, first: i64| -> Vec<Example> {
         let each = if pairs { 2 } else { 1 };
         let example = |(number, texts): (usize, &[&str])| {
-            let label = if regression { first + number as i64 * 250 } else { (number * 7 % 3) as i64 * 1000 };
+            let label = match regression {
+                true => first + number as i64 * 250,
+                false if first > 0 && number % 2 == 0 => 3000,
+                false => (number * 7 % 3) as i64 * 1000,
+            };
             (texts.iter().map(|text| (*text).to_owned()).collect(), label)
         };
         texts.chunks_exact(each).enumerate().map(example).collect()
@@ -109,15 +113,16 @@ fn files_of_every_form() {
             true => ["\"one\"", "\"two\"", "\"mark\""],
             false => ["2", "3", "1"],
         };
+        let classes = if regression { "" } else { "\nclasses = [\"0\", \"1\", \"2\", \"3\"]" };
         let second = if pairs { format!("second = {}\n", columns[1]) } else { String::new() };
         let data = format!(
             "[data]\ntokenizer = \"byte\"\n[data.task]\ntrain = {}\nvalid = {}\nsentence = {}\n{second}label = {}\nregression = \
-             {regression}",
+             {regression}{classes}",
             quoted(&files[0]),
             quoted(&files[1]),
             columns[0],
             columns[2]
         );
-        check(&folder, &data, &sides, regression);
+        check(&folder, &data, &sides, if regression { 100_000 } else { 3000 });
     }
 }

@@ -87,7 +87,7 @@ fn images(folder: &Folder, count: usize) -> Images {
     let path = folder.path().join(format!("{count}.images"));
     let mut writer = ImageWriter::create(&path, [1, 64, 64]).expect("a writer");
     for image in 0..count {
-        let pixels: Vec<u8> = (0..64 * 64).map(|i: usize| (i * i * 31 + i * 7 + image * 131 >> 3) as u8).collect();
+        let pixels: Vec<u8> = (0..64 * 64).map(|i: usize| ((i * i * 31 + i * 7 + image * 131) >> 3) as u8).collect();
         writer.push(&pixels, image).expect("an image");
     }
     let names: Vec<String> = (0..count).map(|i| i.to_string()).collect();

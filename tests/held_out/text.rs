@@ -1,9 +1,11 @@
 //! GPT: every form of text and of token files.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 
 use super::support::*;
 use vcycle::data::sampler::IGNORED;
+use vcycle::data::shard::write_shard;
 
 const CONTEXT: usize = 9;
 
@@ -87,8 +89,8 @@ fn check(folder: &Folder, data: &str, sides: &Sides, is_sentinel: impl Fn(i32) -
 
 #[test]
 fn a_text_with_marked_documents() {
-    let folder = Folder::new();
     for (every, name) in [(3, "a.txt"), (7, "b.txt.gz"), (2, "c.txt.zst")] {
+        let folder = Folder::new();
         let mut texts = Texts::new(15, 20, every, "== ");
         texts.documents[0].insert_str(0, "before the first\n");
         let path = folder.file(name, texts.documents.concat());
@@ -97,7 +99,11 @@ fn a_text_with_marked_documents() {
             quoted(&path)
         );
         check(&folder, &data, &Sides::whole(texts.sides()), is_sentinel);
-        // Again, out of the cache.
+        // Again, out of the cache; and the cache as prepared data.
+        check(&folder, &data, &Sides::whole(texts.sides()), is_sentinel);
+        let mut cached = fs::read_dir(folder.path().join("cache")).expect("a cache");
+        let cached = cached.next().expect("a folder").expect("a name").path();
+        let data = format!("[data]\nprepared = {}", quoted(&cached));
         check(&folder, &data, &Sides::whole(texts.sides()), is_sentinel);
     }
 }
@@ -169,16 +175,22 @@ fn token_files() {
     let valid: Vec<Vec<i32>> = vec![(900..973).collect(), (973..974).collect(), (974..1001).collect()];
     let write = |name: &str, files: &[Vec<i32>], form: &str| -> Vec<_> {
         let write = |(number, tokens): (usize, &Vec<i32>)| {
-            let bytes = match form {
-                "nano" => nano_gpt(tokens),
-                form => llm_c(tokens, form == "llama"),
-            };
-            folder.file(&format!("{form}-{name}/{number}.bin"), bytes)
+            let name = format!("{form}-{name}/{number}.bin");
+            match form {
+                "nano" => folder.file(&name, nano_gpt(tokens)),
+                "vcycle" => {
+                    let path = folder.file(&name, "");
+                    let ids: Vec<u32> = tokens.iter().map(|&id| id as u32).collect();
+                    write_shard(&path, &ids, 1001).expect("written");
+                    path
+                }
+                form => folder.file(&name, llm_c(tokens, form == "llama")),
+            }
         };
         files.iter().enumerate().map(write).collect()
     };
     let sides = Sides { train, valid };
-    for form in ["gpt2", "llama", "nano"] {
+    for form in ["gpt2", "llama", "nano", "vcycle"] {
         let [train, valid] = [write("train", &sides.train, form), write("valid", &sides.valid, form)];
         let data = |train: &[_], valid: &[_]| {
             format!("[data]\ntrain = {}\nvalid = {}\nvocab = 1001", all_quoted(train), all_quoted(valid))
