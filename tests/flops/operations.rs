@@ -73,7 +73,7 @@ fn pointwise_operations_and_sums() {
         assert_eq!(flops(Dropout { residual: Some(m.f32(&[n, c])), ..drop }), 2 * elements);
         assert_eq!(cost(Fill { out, value: 1.5 }), Cost { flops: 0, bytes: 4 * elements });
         // Difference, square, sum; with a gradient one product more.
-        let error = SquaredError { x, targets: m.f32(&[n, c]), loss: m.f32(&[1]), dx: None, weight: 0.5 };
+        let error = SquaredError { x, targets: m.f32(&[n, c]), scored: None, loss: m.f32(&[1]), dx: None, weight: 0.5 };
         assert_eq!(cost(error), Cost { flops: 3 * elements, bytes: 4 * (2 * elements + 1) });
         let graded = SquaredError { dx: Some(out), ..error };
         assert_eq!(cost(graded), Cost { flops: 4 * elements, bytes: 4 * (3 * elements + 1) });
@@ -223,6 +223,7 @@ fn losses_of_scores() {
             logits,
             labels: m.i32(&[n]),
             mix: None,
+            scored: None,
             losses: m.f32(&[n]),
             loss: m.f32(&[1]),
             first: 0,

@@ -5,6 +5,7 @@
 
 use vcycle::data::batch::Field;
 use vcycle::device::cpu::Cpu;
+use vcycle::eval::held_out::Means;
 use vcycle::model::bert::{Bert, BertConfig, BertHead, Norm};
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::gpt::{Gpt, GptConfig};
@@ -37,7 +38,7 @@ fn counted(model: impl Model + 'static, shape: BatchShape, micro: usize, recompu
     let options = Options { recompute, ..Options::default() };
     let mut learner = Learner::new(device, Box::new(model), params, shape, ADAMW, options).expect("memory");
     learner.step(device, &batch, 1e-3).expect("a step");
-    learner.evaluate(device, &one).expect("an evaluation");
+    learner.evaluate(device, &one, &mut Means::default()).expect("an evaluation");
     (learner.step_flops(), learner.evaluation_flops())
 }
 
