@@ -7,7 +7,6 @@ use std::process::{Command, Output};
 use vcycle::data::inputs::Inputs;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::StepState;
-use vcycle::device::reference::Reference;
 use vcycle::device::{Device, read_floats};
 use vcycle::hub::{checkpoint, tensors};
 use vcycle::model::Model;
@@ -77,9 +76,9 @@ fn rounded(count: usize, all: usize) -> f64 {
 }
 
 /// A vision transformer's held-out images, their mean loss, and of how many the label has the highest score, or one of the five highest:
-/// from its logits in f64, image by image, sorted here.
+/// from its logits, image by image, sorted here.
 fn scored_by_hand(model: &Path, config: &Path, cache: &Path) -> (usize, f64, [usize; 2]) {
-    let device = &mut Reference::default();
+    let device = &mut Cpu::new(1);
     let checkpoint::Loaded { model, store, .. } = checkpoint::load(model, device).expect("a model");
     let config = Config::read(config, &[]).expect("a configuration");
     let source = Data::open(&config, cache, &mut |_| {}).expect("data").source(&config).expect("a source");

@@ -64,17 +64,17 @@ fn two_classes_of_which_one_is_rare() {
     close(matthews, (6.0 - 2.0) / (3.0f64 * 2.0 * 8.0 * 7.0).sqrt());
 }
 
-/// Of three classes, rows the labels and columns the predictions: [[3, 1, 0], [1, 2, 1], [0, 2, 4]]. With s = 14 examples, c = 9 right,
-/// t = (4, 4, 6) by label and p = (4, 5, 5) by prediction, `sklearn.metrics.matthews_corrcoef` is
+/// Of three classes, rows the labels and columns the predictions: [[4, 0, 0], [2, 1, 1], [1, 1, 4]]. With s = 14 examples, c = 9 right,
+/// t = (4, 4, 6) by label and p = (7, 2, 5) by prediction, `sklearn.metrics.matthews_corrcoef` is
 /// (c s - t p) / sqrt((s^2 - p p) (s^2 - t t)). F1 of one class is asked of two classes alone.
 #[test]
 fn three_classes() {
     let labels = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2];
-    let predicted = [0, 0, 0, 1, 0, 1, 1, 2, 1, 1, 2, 2, 2, 2];
+    let predicted = [0, 0, 0, 0, 0, 0, 1, 2, 0, 1, 2, 2, 2, 2];
     let (accuracy, f1, matthews) = classes(3, &predicted, &labels);
     close(accuracy, 9.0 / 14.0);
     assert_eq!(f1, None);
-    close(matthews, (9.0 * 14.0 - (16.0 + 20.0 + 30.0)) / ((196.0 - 66.0) * (196.0 - 68.0f64)).sqrt());
+    close(matthews, (9.0 * 14.0 - (28.0 + 8.0 + 30.0)) / ((196.0 - 78.0) * (196.0 - 68.0f64)).sqrt());
 }
 
 /// Of x = (2, 4, 4, 7, 13) and y = (1, 3, 2, 2, 7), whose means are 6 and 3: `scipy.stats.pearsonr` is 37 / sqrt(74 22), from the
@@ -267,8 +267,8 @@ fn a_run_evaluates_all_held_out_tokens_alike() {
     // Tokens 0 to 4 in turn; at the end of the held-out ones, beyond two batches of 6 x 8, come 21 of what was never seen.
     let seen = |count: usize| (0..count as u32).map(|i| i % 5);
     write_shard(&at.join("train.bin"), &seen(2000).collect::<Vec<_>>(), 16).expect("written");
-    let held_out: Vec<u32> = seen(2 * 48 + 1).chain((0..21).map(|i| 5 + i % 11)).collect();
-    write_shard(&at.join("valid.bin"), &held_out, 16).expect("written");
+    let valid: Vec<u32> = seen(2 * 48 + 1).chain((0..21).map(|i| 5 + i % 11)).collect();
+    write_shard(&at.join("valid.bin"), &valid, 16).expect("written");
     let config = r#"
 [model]
 family = "gpt"

@@ -118,7 +118,7 @@ mod gradients {
     /// Direction and length. A number that is stored in bf16 is off by up to 2^-9 of itself, in either direction. Of three layers about 60
     /// such roundings lie between a loss and a gradient, forward and backward: sqrt(60) 2^-9 is 1.5 % of it where they are independent.
     /// An element's error is mostly across the gradient and changes its length by the square of that. What remains is the part that all
-    /// elements of a parameter share, such as the rounding of a probability: no more than 2 x 1.5 %, or 2^-5, of one parameter, and of all
+    /// elements of a parameter share, such as the rounding of a probability: no more than those 1.5 %, or 2^-6, of one parameter, and of all
     /// of them together, where these average out, a quarter of that.
     #[test]
     fn gradients_are_those_of_f32_in_direction_and_length() {
@@ -131,14 +131,12 @@ mod gradients {
             for (i, (a, b)) in expected.iter().zip(&found).enumerate() {
                 let (cosine, ratio) = (cosine(a, b), ratio(a, b));
                 let name = format!("{} ({heads} heads of {head})", table.params[i].name());
-                println!("{name}: cosine {cosine:.6}, ratio {ratio:.6}");
                 assert!(cosine > 0.99, "{name}: cosine {cosine}");
-                assert!((ratio - 1.0).abs() < 1.0 / 32.0, "{name}: {ratio} times as long");
+                assert!((ratio - 1.0).abs() < 1.0 / 64.0, "{name}: {ratio} times as long");
             }
             let (a, b) = (expected.concat(), found.concat());
-            println!("all: cosine {:.6}, ratio {:.6}, loss {}", cosine(&a, &b), ratio(&a, &b), ours / loss - 1.0);
             assert!(cosine(&a, &b) > 0.999, "all: {}", cosine(&a, &b));
-            assert!((ratio(&a, &b) - 1.0).abs() < 1.0 / 128.0, "all: {} times as long", ratio(&a, &b));
+            assert!((ratio(&a, &b) - 1.0).abs() < 1.0 / 256.0, "all: {} times as long", ratio(&a, &b));
         }
     }
 }
