@@ -24,7 +24,7 @@ use vcycle::train::levels;
 
 const CONTEXT: usize = 16;
 
-/// The items of a side as inputs of a model, one after another, as a batch each.
+/// The items of a side, each as a batch of its own.
 struct Items {
     /// Inputs of each item.
     each: Vec<Vec<Field>>,

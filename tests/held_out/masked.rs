@@ -38,7 +38,7 @@ impl Form {
 /// Each side: files, in them documents. A document that goes on in another file is another document here.
 type Sides = [Vec<Vec<Vec<i32>>>; 2];
 
-/// The windows of held-out text, each with the number of its file.
+/// The windows that text is cut into, each token in one of them.
 fn windows(files: &[Vec<Vec<i32>>], form: Form) -> Vec<Vec<i32>> {
     let stretches = |documents: &Vec<Vec<i32>>| match form.documents {
         true => documents.clone(),
@@ -144,6 +144,7 @@ fn check_training(folder: &Folder, data: &str, sides: &Sides, form: Form, is_sen
         for fields in training(&*source, batch, if form.pairs { steps / 8 } else { steps }) {
             for row in masked_rows(&fields, (CONTEXT, micro), special) {
                 check_labels(&row, form);
+                // As it was before it was masked: what replaces a token at random is any of the whole vocabulary.
                 let text = row.segments.iter().flatten();
                 assert!(!text.chain(row.scored.iter().map(|(_, label)| label)).any(|&token| is_sentinel(token)));
                 if form.pairs {
