@@ -31,14 +31,17 @@ impl Error {
 
 /// What to do about errors that are about this process or machine, not about a path.
 fn remedy(error: &std::io::Error) -> &'static str {
+    use std::error::Error;
     use std::io::ErrorKind;
+    // Libraries put the system's error into one of their own.
+    let inner = || error.get_ref()?.source()?.downcast_ref::<std::io::Error>()?.raw_os_error();
     match error.kind() {
         ErrorKind::FileTooLarge => "; files of this process are limited in size: raise `ulimit -f`",
         ErrorKind::StorageFull => "; make room on that disk",
         ErrorKind::QuotaExceeded => "; make room within the quota on that disk",
         ErrorKind::OutOfMemory => "; give the process more memory",
         // EMFILE and ENFILE have no kind of their own.
-        _ if cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24)) => {
+        _ if cfg!(unix) && matches!(error.raw_os_error().or_else(inner), Some(23 | 24)) => {
             "; the process may have no more files open: raise `ulimit -n`"
         }
         _ => "",
