@@ -176,9 +176,10 @@ fn before_the_first_step_there_is_nothing_to_wait_for() {
     let mut random = 5u64;
     let mut word = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        format!("{:x} ", random >> 44)
+        format!("{:x}", random >> 44)
     };
-    std::fs::write(dir.join("text.txt"), (0..400_000).map(|_| word()).collect::<String>()).expect("written");
+    let text: String = (0..400_000).map(|i| word() + if i % 10 == 0 { "\n" } else { " " }).collect();
+    std::fs::write(dir.join("text.txt"), text).expect("written");
     let running = Running::start(&mut train(dir, &["--set", "data.tokenizer=bpe:400"]));
     until("a preparation", || std::fs::read_dir(dir.join("runs/data")).map_or(0, Iterator::count) > 0);
     running.signal(libc::SIGTERM);

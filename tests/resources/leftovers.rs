@@ -8,9 +8,9 @@ fn text(path: &Path, seed: u64) {
     let mut random = seed;
     let mut word = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        format!("{:x} ", random >> 44)
+        format!("{:x}", random >> 44)
     };
-    let text: String = (0..400_000).map(|_| word()).collect();
+    let text: String = (0..400_000).map(|i| word() + if i % 10 == 0 { "\n" } else { " " }).collect();
     std::fs::write(path, text).expect("written");
 }
 

@@ -85,10 +85,10 @@ fn out_of_memory() {
 #[test]
 fn memory_that_is_not_there_is_foreseen() {
     let dir = workplace();
-    let sizes = ["--set", "model.layers=40", "--set", "model.heads=64", "--set", "model.head_size=64"];
+    let sizes = ["--set", "model.layers=20", "--set", "model.heads=64", "--set", "model.head_size=64"];
     let mut command = vcycle(dir.path(), &["train", "run.toml", "--out", "out", "--quiet"]);
     command.args(sizes);
-    // Its parameters alone are 32 GB.
+    // Its parameters alone are 16 GB.
     limit(&mut command, libc::RLIMIT_AS, 4 << 30);
     let ended = end(&mut command);
     let said = ended.sentence("a large model");
