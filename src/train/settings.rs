@@ -134,7 +134,7 @@ impl Settings {
             print.add_file(&from.join("config.json")).at("model.from").map(|()| print.hex())
         };
         Ok(Settings {
-            config: toml::to_string(config).map_err(|e| Error::new(format!("the configuration: {e}")))?,
+            config: toml::to_string(config).map_err(|e| unwritable(&e))?,
             from: config.model.from.as_ref().map(sum).transpose()?,
             tokenizer: data.tokenizer().map(Tokenizer::sum),
             tokens: data.tokens_sum(),
@@ -267,13 +267,18 @@ fn compare(
     Ok((allowed, refused))
 }
 
+/// TOML has signed numbers; what has no sign here may be larger.
+fn unwritable(error: &dyn std::fmt::Display) -> Error {
+    Error::new(format!("the configuration: {error}; numbers go up to {}", i64::MAX))
+}
+
 /// Every key with its value as TOML has it. Sections that are left out are those with nothing but defaults.
 fn flat(config: &Config) -> Result<BTreeMap<String, String>> {
     let mut config = config.clone();
     config.masking.get_or_insert_default();
     config.augment.get_or_insert_default();
     config.view.get_or_insert_default();
-    let value = toml::Value::try_from(&config).map_err(|e| Error::new(format!("the configuration: {e}")))?;
+    let value = toml::Value::try_from(&config).map_err(|e| unwritable(&e))?;
     let mut all = BTreeMap::new();
     flatten(&value, String::new(), &mut all);
     Ok(all)
