@@ -32,15 +32,18 @@ impl Error {
 /// What to do about errors that are about this process or machine, not about a path.
 fn remedy(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;
+    // EMFILE and ENFILE have no kind of their own, and libraries put them into errors that have no number.
+    let handles = || {
+        let text = error.to_string();
+        cfg!(unix) && ["(os error 23)", "(os error 24)"].iter().any(|number| text.contains(number))
+    };
     match error.kind() {
         ErrorKind::FileTooLarge => "; files of this process are limited in size: raise `ulimit -f`",
         ErrorKind::StorageFull => "; make room on that disk",
         ErrorKind::QuotaExceeded => "; make room within the quota on that disk",
+        ErrorKind::NotADirectory => "; something that is no folder is in the place of one: move it away",
         ErrorKind::OutOfMemory => "; give the process more memory",
-        // EMFILE and ENFILE have no kind of their own.
-        _ if cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24)) => {
-            "; the process may have no more files open: raise `ulimit -n`"
-        }
+        _ if handles() => "; the process may have no more files open: raise `ulimit -n`",
         _ => "",
     }
 }

@@ -134,7 +134,7 @@ impl Settings {
             print.add_file(&from.join("config.json")).at("model.from").map(|()| print.hex())
         };
         Ok(Settings {
-            config: toml::to_string(config).map_err(|e| Error::new(format!("the configuration: {e}")))?,
+            config: toml::to_string(config).map_err(|e| unwritable(&e))?,
             from: config.model.from.as_ref().map(sum).transpose()?,
             tokenizer: data.tokenizer().map(Tokenizer::sum),
             tokens: data.tokens_sum(),
@@ -267,13 +267,18 @@ fn compare(
     Ok((allowed, refused))
 }
 
+/// TOML has signed numbers; what has no sign here may be larger.
+fn unwritable(error: &dyn std::fmt::Display) -> Error {
+    Error::new(format!("the configuration: {error}; numbers go up to {}", i64::MAX))
+}
+
 /// Every key with its value as TOML has it. Sections that are left out are those with nothing but defaults.
 fn flat(config: &Config) -> Result<BTreeMap<String, String>> {
     let mut config = config.clone();
     config.masking.get_or_insert_default();
     config.augment.get_or_insert_default();
     config.view.get_or_insert_default();
-    let value = toml::Value::try_from(&config).map_err(|e| Error::new(format!("the configuration: {e}")))?;
+    let value = toml::Value::try_from(&config).map_err(|e| unwritable(&e))?;
     let mut all = BTreeMap::new();
     flatten(&value, String::new(), &mut all);
     Ok(all)
@@ -294,6 +299,147 @@ fn flatten(value: &toml::Value, key: String, all: &mut BTreeMap<String, String>)
         }
         leaf => {
             all.insert(key, leaf.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::metrics::Position;
+
+    fn state(config: &Config) -> State {
+        let settings =
+            Settings { config: toml::to_string(config).expect("text"), from: None, tokenizer: None, tokens: None };
+        State {
+            format: 2,
+            settings: Some(settings),
+            at: Position { stage: 1, level: 1, step: 1, ..Position::default() },
+            stage_step: 1,
+            passes: 1,
+            valid_loss: 1.0,
+            valid_here: true,
+            waited: 0.0,
+            metrics_bytes: 0,
+            tensorboard_bytes: 0,
+            data: String::new(),
+            levels: Vec::new(),
+            operations: Vec::new(),
+        }
+    }
+
+    /// Other values for a leaf of a configuration.
+    fn others(value: &toml::Value) -> Vec<toml::Value> {
+        match value {
+            toml::Value::Integer(n) => vec![toml::Value::Integer(n + 1)],
+            toml::Value::Float(x) => vec![toml::Value::Float(x * 0.5 + 0.01)],
+            toml::Value::Boolean(b) => vec![toml::Value::Boolean(!b)],
+            toml::Value::String(_) => {
+                let words = "elsewhere bf16 gpt bert deit pre constant linear random uniform continue rewarm documents";
+                words.split(' ').map(|word| toml::Value::String(word.into())).collect()
+            }
+            toml::Value::Array(items) => vec![toml::Value::Array(items.iter().flat_map(others).collect())],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Calls `visit` with the configuration, changed in one leaf at a time, and the leaf's key.
+    fn each_change(root: &toml::Value, visit: &mut dyn FnMut(&toml::Value, &str)) {
+        fn walk(
+            value: &toml::Value,
+            key: &str,
+            put: &dyn Fn(toml::Value) -> toml::Value,
+            visit: &mut dyn FnMut(&toml::Value, &str),
+        ) {
+            match value {
+                toml::Value::Table(table) => {
+                    for (name, item) in table {
+                        let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                        let put = |new| {
+                            let mut table = table.clone();
+                            table.insert(name.clone(), new);
+                            put(toml::Value::Table(table))
+                        };
+                        walk(item, &key, &put, visit);
+                    }
+                }
+                toml::Value::Array(items) if items.iter().all(toml::Value::is_table) => {
+                    for (number, item) in items.iter().enumerate() {
+                        let put = |new| {
+                            let mut items = items.clone();
+                            items[number] = new;
+                            put(toml::Value::Array(items))
+                        };
+                        walk(item, &format!("{key}[{number}]"), &put, visit);
+                    }
+                }
+                leaf => others(leaf).into_iter().for_each(|new| visit(&put(new), key)),
+            }
+        }
+        walk(root, "", &|new| new, visit);
+    }
+
+    /// Of every key of every ready configuration: a change is seen, under its name, and of one key alone.
+    #[test]
+    fn no_key_is_overlooked() {
+        let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/configs");
+        let (mut seen, mut allowed) = (BTreeSet::new(), BTreeSet::new());
+        for entry in std::fs::read_dir(configs).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let mut config = Config::read(&path, &[]).expect("a configuration");
+            config.masking.get_or_insert_default();
+            config.augment.get_or_insert_default();
+            config.view.get_or_insert_default();
+            let state = state(&config);
+            each_change(&toml::Value::try_from(&config).expect("TOML"), &mut |changed, key| {
+                // What is of another type or word is refused by the parser.
+                let Ok(now) = changed.clone().try_into::<Config>() else { return };
+                let halves = Half::ALL.map(|half| compare(&config, &now, half, &state, false).expect("compared"));
+                let [may, may_not] = [0, 1].map(|which| {
+                    let lists = halves.iter().map(|(may, may_not)| if which == 0 { may } else { may_not });
+                    lists.flatten().map(|change| change.key.clone()).collect::<BTreeSet<_>>()
+                });
+                let all: Vec<&String> = may.iter().chain(&may_not).collect();
+                if all.is_empty() {
+                    let same = toml::to_string(&config).expect("text") == toml::to_string(&now).expect("text");
+                    assert!(same, "{}: a change of {key} was not seen", path.display());
+                    return;
+                }
+                assert_eq!(all, [key], "{}", path.display());
+                seen.insert(key.to_string());
+                allowed.extend(may);
+            });
+        }
+        for key in [
+            "seed",
+            "model.norm",
+            "model.drop_path",
+            "masking.rate",
+            "augment.padding",
+            "view.mean",
+            "train.label_smoothing",
+            "rules.shares",
+            "levels[1].alpha",
+            "levels[0].train.optimizer",
+        ] {
+            assert!(seen.contains(key) && !allowed.contains(key), "{key}");
+        }
+        for key in ["train.eval_every", "levels[0].train.lr", "data.text", "scratch.lr", "data.images.train.files.file"]
+        {
+            assert!(allowed.contains(key), "{key}");
+        }
+    }
+
+    /// What may be changed is what the documentation says.
+    #[test]
+    fn the_table_is_in_the_documentation() {
+        let docs = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runs.md"));
+        for key in FREE.iter().chain(&PLACES).chain(&STAGE) {
+            let last = key.rsplit('.').next().expect("a key");
+            assert!(
+                docs.contains(&format!("`{key}`")) || docs.contains(&format!("`{last}`")),
+                "{key} is not in docs/runs.md"
+            );
         }
     }
 }

@@ -259,7 +259,8 @@ fn states_that_lie_under_sums_that_agree() {
     }
     let bytes = state["metrics_bytes"].as_u64().expect("a number");
     let lies: &[(&str, &str, Value)] = &[
-        ("/format", place, json!(2)),
+        ("/format", place, json!(1)),
+        ("/format", place, json!(3)),
         ("/format", place, json!(0)),
         ("/at/level", place, json!(0)),
         ("/at/level", place, json!(1)),
