@@ -5,7 +5,9 @@ use super::random::choice;
 use std::path::Path;
 use vcycle::data::classify::{Classification, ClassifyBatch, ClassifyConfig, Labels, texts};
 use vcycle::data::corpus::{Corpus, DataSource};
-use vcycle::data::images::{AugmentConfig, ImageBatch, ImageSampler, ImageSpec, Images, PatchShape, ViewConfig, prepare};
+use vcycle::data::images::{
+    AugmentConfig, ImageBatch, ImageFiles, ImageSampler, ImageSpec, Images, PatchShape, ViewConfig, prepare,
+};
 use vcycle::data::masking::{MaskedBatch, Masking, MaskingConfig};
 use vcycle::data::prepare::DataSpec;
 use vcycle::data::sampler::Sampler;
@@ -104,10 +106,10 @@ impl Data {
             };
             Kind::Next { train: tokens("data.train.0"), valid: tokens("data.valid.0") }
         } else if c.is("model.family", "deit") {
-            let files: ImageSpec = c.read("data.images.train").expect("images");
+            let file = path("data.images.train.files.file");
+            let files = ImageSpec::new(ImageFiles::Csv { file, maximum: None });
             let every = c.count("data.images.held_out_every", 10);
-            let open = || std::env::set_current_dir(dir).and(Ok(prepare(&files, &cache, &mut |_| ()).expect("images")));
-            let open = || open().expect("a folder");
+            let open = || prepare(&files, &cache, &mut |_| ()).expect("images");
             let (train, valid) = (open().without_every(every).expect("some"), open().every(every).expect("some"));
             (facts.classes, facts.channels) = (train.classes(), train.channels());
             let specials = 1 + usize::from(c.flag("model.distilled", false));
@@ -122,7 +124,8 @@ impl Data {
             ["train", "valid"].iter().for_each(|key| drop(columns.remove(*key)));
             let columns: ClassifyConfig = columns.try_into().expect("columns");
             let all = texts(&files[0], &columns).expect("texts");
-            let tokenizer = Tokenizer::from_spec(&spec(), &all).and_then(Tokenizer::with_special_tokens).expect("tokens");
+            let tokenizer =
+                Tokenizer::from_spec(&spec(), &all).and_then(Tokenizer::with_special_tokens).expect("tokens");
             let open = |file, known: Option<&Labels>| {
                 Classification::open(file, &columns, known, &tokenizer, context).expect("examples")
             };
@@ -138,7 +141,8 @@ impl Data {
             let prefix = c.text("data.document_prefix").map(str::to_owned);
             let held_out = HeldOut { prefix, every: c.count("data.held_out_every", 10) };
             let spec = DataSpec { text: path("data.text"), tokenizer: spec(), held_out, field: "text".to_owned() };
-            let corpus = Corpus::open(&DataSource::Text(spec), &cache, &mut |_| ()).and_then(Corpus::with_special_tokens);
+            let corpus =
+                Corpus::open(&DataSource::Text(spec), &cache, &mut |_| ()).and_then(Corpus::with_special_tokens);
             let corpus = Box::new(corpus.expect("text"));
             let tokenizer = corpus.tokenizer.as_ref().expect("a tokenizer");
             let config: MaskingConfig = c.read("masking").unwrap_or_default();
@@ -159,9 +163,12 @@ impl Data {
         let text = Batch { ids: tokens.clone(), types: tokens.clone(), mask: tokens.clone(), ..Batch::default() };
         match &self.kind {
             Kind::Next { .. } => Batch { labels: vec![IGNORED; rows * context], ids: tokens, ..Batch::default() },
-            Kind::Masked { pairs, .. } => {
-                Batch { positions: positions.clone(), labels: positions, next: vec![0; rows * usize::from(*pairs)], ..text }
-            }
+            Kind::Masked { pairs, .. } => Batch {
+                positions: positions.clone(),
+                labels: positions,
+                next: vec![0; rows * usize::from(*pairs)],
+                ..text
+            },
             Kind::Labelled { .. } if classes == 1 => Batch { values: vec![0.0; rows], ..text },
             Kind::Labelled { .. } => Batch { labels: vec![0; rows], ..text },
             Kind::Images { sampler, .. } => Batch {
@@ -191,9 +198,7 @@ impl Data {
             Kind::Masked { corpus, masking, .. } => {
                 masking.training_batch(&sampler, &*corpus.train, step, (batch, micro), &mut masked(&mut out))
             }
-            Kind::Labelled { train, .. } => {
-                train.training_batch(&sampler, step, batch, &mut labelled(&mut out))
-            }
+            Kind::Labelled { train, .. } => train.training_batch(&sampler, step, batch, &mut labelled(&mut out)),
             Kind::Images { train, sampler, .. } => sampler.training_batch(train, step, images(&mut out)),
         };
         done.expect("a batch");

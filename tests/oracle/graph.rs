@@ -252,7 +252,8 @@ impl Graph {
         let mut y = Mat::new(rows, width);
         for (h, query) in (0..heads).flat_map(|h| (0..rows).map(move |query| (h, query))) {
             for (key, share, factor) in seen(x, h, query) {
-                (0..size).for_each(|e| y.v[query * width + h * size + e] += share * factor * x.at(key, column(2, h, e)));
+                (0..size)
+                    .for_each(|e| y.v[query * width + h * size + e] += share * factor * x.at(key, column(2, h, e)));
             }
         }
         let back = move |v: &[Mat], dy: &Mat, grads: &mut [Mat]| {

@@ -49,7 +49,11 @@ fn compare(side: &Path, wanted: &[Value]) {
     for (line, wanted) in lines.iter().zip(wanted) {
         for (key, wanted_value) in wanted.as_object().expect("an object") {
             let tolerance = if key == "lr" { 4.0 * f64::EPSILON } else { TOLERANCE };
-            assert!(agree(&line[key], wanted_value, tolerance), "{}: {key} of\n{line}\nis not that of\n{wanted}", side.display());
+            assert!(
+                agree(&line[key], wanted_value, tolerance),
+                "{}: {key} of\n{line}\nis not that of\n{wanted}",
+                side.display()
+            );
         }
     }
     assert_eq!(lines.len(), wanted.len(), "{}: lines", side.display());
@@ -57,7 +61,9 @@ fn compare(side: &Path, wanted: &[Value]) {
 
 fn agree(a: &Value, b: &Value, tolerance: f64) -> bool {
     match (a, b) {
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agree(a, b, tolerance)),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agree(a, b, tolerance))
+        }
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len() && b.iter().all(|(key, b)| a.get(key).is_some_and(|a| agree(a, b, tolerance)))
         }

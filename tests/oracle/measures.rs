@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 /// Of the first `count` examples; `None` where examples have no labels.
 pub fn measures(scores: &[(Mat, Batch)], count: usize) -> Option<Value> {
     let (first, batch) = scores.first()?;
-    let rows = || scores.iter().flat_map(|(s, b)| (0..s.rows).map(move |r| (s.row(r), b, r))).take(count);
+    // Scores leave the device as f32.
+    let scores: Vec<_> = scores.iter().map(|(scores, batch)| (scores.map(|x| f64::from(x as f32)), batch)).collect();
+    let rows = || scores.iter().flat_map(|(s, b)| (0..s.rows).map(move |r| (s.row(r), *b, r))).take(count);
     let share = |n: usize| n as f64 / count as f64;
     if first.cols == 1 {
         let predicted: Vec<f64> = rows().map(|(row, ..)| row[0]).collect();
@@ -42,6 +44,7 @@ fn pearson(a: &[f64], b: &[f64]) -> f64 {
 
 /// From 1 on; equal values share the mean of theirs.
 fn ranks(x: &[f64]) -> Vec<f64> {
-    let rank = |a: &f64| x.iter().map(|b| if b < a { 1.0 } else { 0.5 * f64::from(u8::from(b == a)) }).sum::<f64>() + 0.5;
+    let rank =
+        |a: &f64| x.iter().map(|b| if b < a { 1.0 } else { 0.5 * f64::from(u8::from(b == a)) }).sum::<f64>() + 0.5;
     x.iter().map(rank).collect()
 }

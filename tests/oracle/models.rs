@@ -332,7 +332,8 @@ impl Model {
                     scores.push(self.linear(g, y, self.at(head)));
                     let others = Some((batch.others.clone(), batch.share.clone()));
                     let weight = weight / self.specials as f64;
-                    losses.push(g.cross_entropy(scores[number], Target { others, smoothing, weight, ..target.clone() }));
+                    losses
+                        .push(g.cross_entropy(scores[number], Target { others, smoothing, weight, ..target.clone() }));
                 }
             }
             Family::Bert => {

@@ -22,7 +22,8 @@ struct Pair {
 impl Pair {
     fn new(groups: &[Vec<usize>], c: impl Fn(usize, usize) -> f64, d: impl Fn(usize, usize) -> f64) -> Pair {
         let (small, big) = (groups.len(), groups.iter().map(Vec::len).sum());
-        let of = |s: usize, b: usize, f: &dyn Fn(usize, usize) -> f64| if groups[s].contains(&b) { f(s, b) } else { 0.0 };
+        let of =
+            |s: usize, b: usize, f: &dyn Fn(usize, usize) -> f64| if groups[s].contains(&b) { f(s, b) } else { 0.0 };
         Pair { c: Mat::of(small, big, |s, b| of(s, b, &c)), d: Mat::of(big, small, |b, s| of(s, b, &d)) }
     }
 
@@ -117,7 +118,8 @@ impl<'a> Operators<'a> {
             _ => Pair::new(groups, |s, _| 1.0 / size(s), |_, _| 1.0),
         };
         let weights = pair.map(down, quantity);
-        let found: Vec<_> = weights.row(layer).iter().enumerate().filter(|w| *w.1 != 0.0).map(|(l, w)| (Some(l), *w)).collect();
+        let found: Vec<_> =
+            weights.row(layer).iter().enumerate().filter(|w| *w.1 != 0.0).map(|(l, w)| (Some(l), *w)).collect();
         let is_norm = matches!(p.kind, Kind::InnerNorm | Kind::OutputNorm);
         let fill = if is_norm && found.is_empty() && quantity == Quantity::Weights { p.constant } else { 0.0 };
         (found, fill)
@@ -147,7 +149,9 @@ impl<'a> Operators<'a> {
                 return 1.0 / size(s);
             }
             let seed = words(self.c.count("seed", 1) as u64);
-            let part = |k: usize| 0.5 + f64::from(philox(seed, [s as u32, number as u32, k as u32, u32::MAX - 1])[0]) / 2f64.powi(32);
+            let part = |k: usize| {
+                0.5 + f64::from(philox(seed, [s as u32, number as u32, k as u32, u32::MAX - 1])[0]) / 2f64.powi(32)
+            };
             let at = groups[s].iter().position(|&member| member == b).expect("a member");
             part(at) / (0..groups[s].len()).map(part).sum::<f64>()
         };

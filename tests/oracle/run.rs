@@ -63,7 +63,11 @@ impl<'a> Run<'a> {
     pub fn v_cycle(mut self) -> Vec<Value> {
         let last = self.models.len() - 1;
         for level in 0..last {
-            self.stage(level, &format!("levels.{level}.before"), if level == 0 { Enter::Initialise } else { Enter::Coalesce });
+            self.stage(
+                level,
+                &format!("levels.{level}.before"),
+                if level == 0 { Enter::Initialise } else { Enter::Coalesce },
+            );
         }
         self.stage(last, &format!("levels.{last}.train"), if last == 0 { Enter::Initialise } else { Enter::Coalesce });
         for level in (0..last).rev() {
@@ -92,7 +96,10 @@ impl<'a> Run<'a> {
         let steps = self.c.count(&format!("{key}.steps"), 0);
         let model = &self.models[level];
         let count: usize = params.iter().map(|p| p.v.len()).sum();
-        self.line("stage", json!({ "steps": steps, "parameters": count, "layers": model.layers, "width": model.width }));
+        self.line(
+            "stage",
+            json!({ "steps": steps, "parameters": count, "layers": model.layers, "width": model.width }),
+        );
         let mut loss = self.evaluate(level, &params);
         // The last stage ends when the target is reached.
         let target = self.c.number("train.target_loss", f64::NEG_INFINITY);
@@ -115,7 +122,8 @@ impl<'a> Run<'a> {
         let of = |name: &str, default: f64| self.c.number(&format!("{key}.{name}"), default);
         let is = |name: &str, word: &str| self.c.is(&format!("{key}.{name}"), word);
         // One schedule over this stage and the level's first one.
-        let before = if is("schedule", "continue") { self.c.number(&key.replace("train", "before.steps"), 0.0) } else { 0.0 };
+        let before =
+            if is("schedule", "continue") { self.c.number(&key.replace("train", "before.steps"), 0.0) } else { 0.0 };
         let (step, steps) = (step as f64 + before, of("steps", 0.0) + before);
         let (lr, warmup, floor) = (of("lr", 0.0), of("warmup", 0.0), of("floor", 0.1));
         if step < warmup {
@@ -154,7 +162,8 @@ impl<'a> Run<'a> {
         let clip = (adam("clip", 1.0) / (norm + 1e-6)).min(1.0);
         moments.updates += 1;
         // The device is told these three in f32.
-        let [rate, bias1, bias2] = [lr, 1.0 - b1.powi(moments.updates), 1.0 - b2.powi(moments.updates)].map(|x| f64::from(x as f32));
+        let [rate, bias1, bias2] =
+            [lr, 1.0 - b1.powi(moments.updates), 1.0 - b2.powi(moments.updates)].map(|x| f64::from(x as f32));
         for (i, param) in model.params.iter().enumerate() {
             let decay = if param.decays { decay } else { 0.0 };
             for (e, p) in params[i].v.iter_mut().enumerate() {
