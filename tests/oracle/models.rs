@@ -1,371 +1,298 @@
 //! GPT, BERT and DeiT: which parameters they have, and what they compute.
 
 use super::config::Config;
-use super::data::{Batch, Facts, scored};
-use super::graph::{Activation, Attend, Graph, Mat, Target, Var};
+use super::data::{Batch, Facts, IDS, LABELS, MASK, NEXT, OTHERS, PATCHES, POSITIONS, SHARE, TYPES, VALUES, scored};
+use super::graph::{Graph, Mat, Var, one};
 use super::random::normal;
+use std::f64::consts::PI;
 
-/// One axis of a parameter.
-#[derive(Clone, Copy)]
-pub struct Axis {
-    pub size: usize,
-    /// Equal parts that each fall into heads: 3 of fused queries, keys and values; 0 where nothing does.
-    pub parts: usize,
-    /// It consumes what it stands for.
-    pub input: bool,
-}
-
-/// What the rules of the operators ask.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
-    Plain,
-    Embedding,
-    /// The norm before a tied head.
-    HeadNorm,
-    /// Norms of post-LN layers: after attention, and at the end.
-    InnerNorm,
-    OutputNorm,
-    /// What a residual branch adds.
-    Branch,
-}
+/// Parameters in their order. A letter is an axis: E the residual stream, Q queries, keys and values, F the inner size; V
+/// vocabulary, P positions, T types, K pixels, C classes; a small one consumes what it stands for. Two letters: a weight, and the bias
+/// of what it produces. One: the weight and bias of a norm. With `=`: one tensor.
+const GPT: [&str; 3] = ["=tokens VE =positions PE", "norm_1 E qkv eQ proj eE norm_2 E fc eF out fE", "last E"];
+const BERT: [&str; 3] =
+    ["=tokens VE =positions PE =types TE first E", "qkv Qe proj Ee norm_1 E fc Fe out Ef norm_2 E", ""];
+const DEIT: [&str; 3] =
+    ["=tokens TE =positions PE =patches Ek", "norm_1 E qkv Qe proj Ee norm_2 E fc Fe out Ef", "last E head Ce"];
 
 pub struct Param {
     pub name: String,
     pub layer: Option<usize>,
-    /// A vector has one.
-    pub axes: Vec<Axis>,
-    pub kind: Kind,
+    /// Letter and size of each axis.
+    pub axes: Vec<(char, usize)>,
     /// Initial values: this, and normal numbers of this deviation.
     pub constant: f64,
     deviation: f64,
     pub decays: bool,
-    /// Elements of its memory: rows of a multiple of 8, of a vocabulary 128 rows at a time, 64 elements at a time.
+    /// Elements of its memory: rows of a multiple of 8, those of a vocabulary 128 at a time, and 64 at a time in all.
     pub space: usize,
 }
 
 impl Param {
     pub fn shape(&self) -> (usize, usize) {
-        if let [rows, cols] = self.axes[..] { (rows.size, cols.size) } else { (1, self.axes[0].size) }
+        if let [rows, cols] = self.axes[..] { (rows.1, cols.1) } else { (1, self.axes[0].1) }
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Family {
-    Gpt,
-    Bert,
-    Deit,
-}
-
-pub struct Model {
-    family: Family,
+pub struct Model<'a> {
+    c: &'a Config,
+    facts: Facts,
     pub layers: usize,
     pub heads: usize,
     pub width: usize,
     pub params: Vec<Param>,
-    facts: Facts,
-    std: f64,
-    dropout: f32,
-    drop_path: f32,
-    tied: bool,
-    post: bool,
-    labelled: bool,
-    pairs: bool,
-    /// Of an image.
-    tokens: usize,
+    /// BERT's tasks, and its norms after sums.
+    masked: bool,
+    classified: bool,
+    pub post: bool,
+    /// Tokens of a sequence or image, and those of an image that are no patches.
+    time: usize,
     specials: usize,
 }
 
-/// Axes.
-fn out(size: usize) -> Axis {
-    Axis { size, parts: 1, input: false }
-}
-
-fn input(size: usize) -> Axis {
-    Axis { input: true, ..out(size) }
-}
-
-fn rows(size: usize) -> Axis {
-    Axis { parts: 0, ..out(size) }
-}
-
-impl Model {
-    pub fn new(c: &Config, facts: Facts, layers: usize, heads: usize) -> Model {
-        let family = match c.text("model.family") {
-            Some("gpt") => Family::Gpt,
-            Some("bert") => Family::Bert,
-            _ => Family::Deit,
-        };
+impl<'a> Model<'a> {
+    pub fn new(c: &'a Config, facts: Facts, layers: usize, heads: usize) -> Model<'a> {
+        let (labelled, pairs) = (c.find("data.task").is_some(), c.flag("masking.next_sentence", false));
+        let [gpt, bert] = ["gpt", "bert"].map(|family| c.is("model.family", family));
         let specials = 1 + usize::from(c.flag("model.distilled", false));
         let patches = (c.count("model.image", 0) / c.count("model.patch", 1)).pow(2);
-        let mut model = Model {
-            family,
-            layers,
-            heads,
-            width: heads * c.count("model.head_size", 0),
-            params: Vec::new(),
-            facts,
-            std: c.number("model.init_std", 0.02),
-            dropout: c.number("model.dropout", 0.0) as f32,
-            drop_path: c.number("model.drop_path", 0.0) as f32,
-            tied: c.flag("model.tied", true),
-            post: family == Family::Bert && !c.is("model.norm", "pre"),
-            labelled: c.find("data.task").is_some(),
-            pairs: c.flag("masking.next_sentence", false),
-            tokens: specials + patches,
-            specials,
+        let (time, params) = (if gpt || bert { facts.context } else { specials + patches }, Vec::new());
+        let (width, post) = (heads * c.count("model.head_size", 0), bert && !c.is("model.norm", "pre"));
+        let (masked, classified) = (bert && !labelled, bert && (labelled || pairs));
+        let mut model = Model { c, facts, layers, heads, width, params, masked, classified, post, time, specials };
+        let [before, layer, after] = if gpt {
+            GPT
+        } else if bert {
+            BERT
+        } else {
+            DEIT
         };
-        match family {
-            Family::Gpt => model.gpt(),
-            Family::Bert => model.bert(),
-            Family::Deit => model.deit(facts.channels * c.count("model.patch", 0).pow(2)),
-        }
+        model.push(before, None);
+        (0..layers).for_each(|number| model.push(layer, Some(number)));
+        model.push(after, None);
+        let rest = [
+            ("=head Ve", gpt && !c.flag("model.tied", true)),
+            ("last E", bert && !post),
+            ("pooler Ee", classified),
+            ("=scores V transform Ee last_norm E", masked),
+            ("classes Ce", classified),
+            ("head_2 Ce", specials > 1),
+        ];
+        rest.iter().filter(|rest| rest.1).for_each(|rest| model.push(rest.0, None));
         model
     }
 
-    fn push(&mut self, name: String, layer: Option<usize>, axes: &[Axis], kind: Kind, [constant, deviation]: [f64; 2]) {
-        let (axes, decays) = (axes.to_vec(), axes.len() > 1);
-        let mut param = Param { name, layer, axes, kind, constant, deviation, decays, space: 0 };
-        let (rows, cols) = param.shape();
-        let is_vocab = decays && rows == self.facts.vocab && param.axes[0].parts == 0;
-        let rows = if is_vocab { rows.next_multiple_of(128) } else { rows };
-        param.space = (rows * if decays { cols.next_multiple_of(8) } else { cols }).next_multiple_of(64);
-        self.params.push(param);
+    pub fn is(&self, family: &str) -> bool {
+        self.c.is("model.family", family)
     }
 
-    fn table(&mut self, name: &str, count: usize, kind: Kind) {
-        self.push(name.to_owned(), None, &[rows(count), out(self.width)], kind, [0.0, self.std]);
-    }
-
-    fn norm(&mut self, name: &str, layer: Option<usize>, kind: Kind) {
-        for (part, value) in [("weight", 1.0), ("bias", 0.0)] {
-            self.push(format!("{name}.{part}"), layer, &[out(self.width)], kind, [value, 0.0]);
-        }
-    }
-
-    /// Weight and bias. GPT's weights are `[in, out]`, the others' `[out, in]`.
-    fn dense(&mut self, name: &str, layer: Option<usize>, [to, from]: [Axis; 2], kind: Kind) {
-        let is_gpt = self.family == Family::Gpt;
-        let std = if is_gpt && kind == Kind::Branch { self.std / (2.0 * self.layers as f64).sqrt() } else { self.std };
-        let axes = if is_gpt { [from, to] } else { [to, from] };
-        self.push(format!("{name}.weight"), layer, &axes, kind, [0.0, std]);
-        self.push(format!("{name}.bias"), layer, &[to], kind, [0.0, 0.0]);
-    }
-
-    fn layer(&mut self, number: usize) {
-        let (layer, width) = (Some(number), self.width);
-        let kinds = if self.post { [Kind::InnerNorm, Kind::OutputNorm] } else { [Kind::Plain; 2] };
-        let norms_first = self.family != Family::Bert;
-        let qkv = Axis { size: 3 * width, parts: 3, input: false };
-        for (half, first, second) in [(0, qkv, input(width)), (1, out(4 * width), input(4 * width))] {
-            if norms_first {
-                self.norm(["norm_1", "norm_2"][half], layer, kinds[half]);
-            }
-            self.dense(["qkv", "fc"][half], layer, [first, input(width)], Kind::Plain);
-            self.dense(["proj", "out"][half], layer, [out(width), second], Kind::Branch);
-            if !norms_first {
-                self.norm(["norm_1", "norm_2"][half], layer, kinds[half]);
+    fn push(&mut self, list: &str, layer: Option<usize>) {
+        let words: Vec<&str> = list.split_whitespace().collect();
+        for pair in words.chunks(2) {
+            let (name, all) = (pair[0].trim_start_matches('='), pair[1]);
+            let produced: String = all.chars().filter(char::is_ascii_uppercase).collect();
+            self.param(name, layer, all, one(all.len() == 1 && pair[0] == name));
+            if pair[0] == name {
+                self.param(&format!("{name}.bias"), layer, &produced, 0.0);
             }
         }
     }
 
-    fn gpt(&mut self) {
-        self.table("tokens", self.facts.vocab, Kind::Embedding);
-        self.table("positions", self.facts.context, Kind::Embedding);
-        (0..self.layers).for_each(|number| self.layer(number));
-        self.norm("last", None, if self.tied { Kind::HeadNorm } else { Kind::Plain });
-        if !self.tied {
-            let axes = [rows(self.facts.vocab), input(self.width)];
-            self.push("head".to_owned(), None, &axes, Kind::Plain, [0.0, self.std]);
-        }
-    }
-
-    fn bert(&mut self) {
-        let square = [out(self.width), input(self.width)];
-        self.table("tokens", self.facts.vocab, Kind::Embedding);
-        self.table("positions", self.facts.context, Kind::Embedding);
-        self.table("types", 2, Kind::Embedding);
-        self.norm("first", None, Kind::Plain);
-        (0..self.layers).for_each(|number| self.layer(number));
-        if !self.post {
-            self.norm("last", None, Kind::Plain);
-        }
-        if self.labelled || self.pairs {
-            self.dense("pooler", None, square, Kind::Plain);
-        }
-        if !self.labelled {
-            self.push("scores.bias".to_owned(), None, &[rows(self.facts.vocab)], Kind::Plain, [0.0, 0.0]);
-            self.dense("transform", None, square, Kind::Plain);
-            self.norm("transform.norm", None, Kind::HeadNorm);
-        }
-        if self.labelled || self.pairs {
-            let classes = if self.labelled { self.facts.classes } else { 2 };
-            self.dense("classes", None, [rows(classes), input(self.width)], Kind::Plain);
-        }
-    }
-
-    fn deit(&mut self, pixels: usize) {
-        // The bias of the patches, the class token, the distillation token.
-        self.table("tokens", 1 + self.specials, Kind::Plain);
-        self.table("positions", self.tokens, Kind::Plain);
-        self.params.iter_mut().for_each(|table| table.decays = false);
-        let axes = [out(self.width), Axis { input: true, ..rows(pixels) }];
-        self.push("patches".to_owned(), None, &axes, Kind::Plain, [0.0, self.std]);
-        (0..self.layers).for_each(|number| self.layer(number));
-        self.norm("last", None, Kind::Plain);
-        for name in &["head", "head_2"][..self.specials] {
-            self.dense(name, None, [rows(self.facts.classes), input(self.width)], Kind::Plain);
-        }
+    fn param(&mut self, name: &str, layer: Option<usize>, axes: &str, constant: f64) {
+        let Facts { vocab, classes, channels, .. } = self.facts;
+        let deit = self.is("deit");
+        let size = |letter: char| match letter.to_ascii_uppercase() {
+            'E' => self.width,
+            'Q' => 3 * self.width,
+            'F' => 4 * self.width,
+            'V' => vocab,
+            'P' => self.time,
+            'T' if deit => 1 + self.specials,
+            'K' => channels * self.c.count("model.patch", 0).pow(2),
+            'C' if !self.masked => classes,
+            _ => 2,
+        };
+        let axes: Vec<(char, usize)> = axes.chars().map(|letter| (letter, size(letter))).collect();
+        let (matrix, branch) = (axes.len() > 1, self.is("gpt") && matches!(name, "proj" | "out"));
+        let std = self.c.number("model.init_std", 0.02) / if branch { (2.0 * self.layers as f64).sqrt() } else { 1.0 };
+        let (deviation, decays) = (if matrix { std } else { 0.0 }, matrix && !(deit && axes[1] == ('E', self.width)));
+        let (name, rows) = (name.to_owned(), if matrix { axes[0].1 } else { 1 });
+        let rows = if matrix && axes[0].0 == 'V' { rows.next_multiple_of(128) } else { rows };
+        let cols = axes[axes.len() - 1].1;
+        let space = (rows * if matrix { cols.next_multiple_of(8) } else { cols }).next_multiple_of(64);
+        self.params.push(Param { name, layer, axes, constant, deviation, decays, space });
     }
 
     pub fn initial(&self, seed: u64) -> Vec<Mat> {
         let each = |(i, p): (usize, &Param)| {
             let (rows, cols) = p.shape();
-            let value = |r: usize, c: usize| match p.deviation {
-                0.0 => p.constant,
-                std => std * normal(seed, i as u32, (r * cols + c) as u64),
-            };
-            Mat::of(rows, cols, value)
+            Mat::of(rows, cols, |r, c| p.constant + p.deviation * normal(seed, i, r * cols + c))
         };
         self.params.iter().enumerate().map(each).collect()
     }
 
-    fn at(&self, name: &str) -> Var {
-        self.params.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no {name}"))
+    fn at(&self, name: &str, layer: Option<usize>) -> Var {
+        self.params.iter().position(|p| p.name == name && p.layer == layer).unwrap_or_else(|| panic!("no {name}"))
     }
 
-    fn eps(&self) -> f64 {
-        [1e-5, 1e-12, 1e-6][self.family as usize]
+    fn linear(&self, g: &mut Graph, x: Var, name: &str, layer: Option<usize>) -> Var {
+        let at = self.at(name, layer);
+        let y = g.product(x, at, !self.is("gpt"));
+        g.bias(y, at + 1)
     }
 
-    fn linear(&self, g: &mut Graph, x: Var, weight: Var) -> Var {
-        let y = g.matmul(x, weight, self.family != Family::Gpt);
-        g.bias(y, weight + 1)
+    fn norm(&self, g: &mut Graph, x: Var, name: &str, layer: Option<usize>) -> Var {
+        let eps = if self.is("gpt") {
+            1e-5
+        } else if self.is("bert") {
+            1e-12
+        } else {
+            1e-6
+        };
+        g.layernorm(x, self.at(name, layer), eps)
+    }
+
+    fn dropout(&self) -> f32 {
+        self.c.number("model.dropout", 0.0) as f32
     }
 
     /// `x + drop(branch)`. A product adds x on its way where nothing is dropped.
     fn join(&self, g: &mut Graph, branch: Var, x: Var, number: usize) -> Var {
-        let path = self.drop_path * number as f32 / (self.layers - 1).max(1) as f32;
-        let dropped = g.dropout(branch, self.dropout, 1);
-        let sample = self.tokens * self.width;
-        let dropped = if self.family == Family::Deit { g.dropout(dropped, path, sample) } else { dropped };
-        g.add(dropped, x, dropped != branch)
+        let last = self.c.number("model.drop_path", 0.0) as f32;
+        let path = last * number as f32 / (self.layers - 1).max(1) as f32;
+        let dropped = g.dropout(branch, self.dropout(), 1);
+        let dropped = g.dropout(dropped, path, self.time * self.width);
+        g.sum(dropped, x, dropped != branch)
     }
 
-    fn block(&self, g: &mut Graph, x: Var, number: usize, mask: Option<Vec<i32>>) -> Var {
-        let start = self.params.iter().position(|p| p.layer == Some(number)).expect("a layer");
-        let [norm_1, qkv, proj, norm_2, fc, out] =
-            if self.family == Family::Bert { [4, 0, 2, 10, 6, 8] } else { [0, 2, 4, 6, 8, 10] }.map(|at| start + at);
-        let norm = |g: &mut Graph, x, at: Var, here| if here { g.layernorm(x, [at, at + 1], self.eps()) } else { x };
-        let a = norm(g, x, norm_1, !self.post);
-        let a = self.linear(g, a, qkv);
-        let (time, causal) = (self.time(), self.family == Family::Gpt);
-        let dropout = if self.family == Family::Deit { 0.0 } else { self.dropout };
-        let a = g.attention(a, Attend { time, heads: self.heads, causal, mask, dropout });
-        let a = self.linear(g, a, proj);
+    fn block(&self, g: &mut Graph, x: Var, number: usize, mask: &[i32]) -> Var {
+        let (layer, gpt, bert) = (Some(number), self.is("gpt"), self.is("bert"));
+        let norm = |g: &mut Graph, x, name, here| if here { self.norm(g, x, name, layer) } else { x };
+        let a = norm(g, x, "norm_1", !self.post);
+        let a = self.linear(g, a, "qkv", layer);
+        let dropout = if gpt || bert { self.dropout() } else { 0.0 };
+        let a = g.attention(a, (self.time, self.heads), gpt, bert.then_some(mask), dropout);
+        let a = self.linear(g, a, "proj", layer);
         let x = self.join(g, a, x, number);
-        let x = norm(g, x, norm_1, self.post);
-        let m = norm(g, x, norm_2, !self.post);
-        let m = self.linear(g, m, fc);
-        let m = g.activate(m, if self.family == Family::Gpt { Activation::GeluTanh } else { Activation::GeluErf });
-        let m = self.linear(g, m, out);
+        let x = norm(g, x, "norm_1", self.post);
+        let m = norm(g, x, "norm_2", !self.post);
+        let m = self.linear(g, m, "fc", layer);
+        let m = g.activate(m, if gpt { gelu_tanh } else { gelu_erf });
+        let m = self.linear(g, m, "out", layer);
         let x = self.join(g, m, x, number);
-        norm(g, x, norm_2, self.post)
-    }
-
-    /// Tokens of a sequence or an image.
-    fn time(&self) -> usize {
-        if self.family == Family::Deit { self.tokens } else { self.facts.context }
+        norm(g, x, "norm_2", self.post)
     }
 
     fn embed(&self, g: &mut Graph, batch: &Batch) -> Var {
-        let (time, rows) = (self.time(), self.facts.micro * self.time());
-        let whole = |ids: &[i32]| ids.iter().map(|&id| id as usize).collect::<Vec<_>>();
-        let kind = |row: usize| if row % time < self.specials { row % time + 1 } else { 0 };
-        let x = match self.family {
-            Family::Deit => g.gather(0, (0..rows).map(kind).collect(), None),
-            Family::Gpt => g.gather(0, whole(&batch.ids), None),
-            Family::Bert => g.gather(0, whole(&batch.ids), Some(self.facts.pad)),
-        };
-        let positions = g.gather(1, (0..rows).map(|row| row % time).collect(), None);
-        let mut x = g.add(x, positions, true);
-        if self.family == Family::Bert {
-            let types = g.gather(2, whole(&batch.types), None);
-            x = g.add(x, types, true);
-            x = g.layernorm(x, [3, 4], self.eps());
+        let all: Vec<usize> = (0..self.facts.micro * self.time).collect();
+        let ids = |which: usize| batch.ints[which].iter().map(|&id| id as usize).collect::<Vec<_>>();
+        // The bias of patches is 0, special tokens follow.
+        let kind = |row: &usize| if row % self.time < self.specials { row % self.time + 1 } else { 0 };
+        let tokens = if self.is("deit") { all.iter().map(kind).collect() } else { ids(IDS) };
+        let x = g.gather(0, &tokens, self.is("bert").then_some(self.facts.pad));
+        let positions: Vec<usize> = all.iter().map(|row| row % self.time).collect();
+        let positions = g.gather(1, &positions, None);
+        let mut x = g.sum(x, positions, true);
+        if self.is("bert") {
+            let types = g.gather(2, &ids(TYPES), None);
+            x = g.sum(x, types, true);
+            x = self.norm(g, x, "first", None);
         }
-        if self.family == Family::Deit {
-            let v: Vec<f64> = batch.patches.iter().map(|&x| f64::from(x)).collect();
-            let patches = g.constant(Mat { rows, cols: v.len() / rows, v });
-            let patches = g.matmul(patches, 2, true);
-            x = g.add(patches, x, false);
+        if self.is("deit") {
+            let v: Vec<f64> = batch.floats[PATCHES].iter().map(|&x| f64::from(x)).collect();
+            let patches = g.constant(Mat { rows: all.len(), cols: v.len() / all.len(), v });
+            let patches = g.product(patches, 2, true);
+            x = g.sum(patches, x, false);
         }
-        g.dropout(x, self.dropout, 1)
+        g.dropout(x, self.dropout(), 1)
     }
 
     /// Losses, which add up to what is minimised, and scores of examples with labels. `batch` is a part of `whole`, over
     /// whose scored items the losses are means.
-    pub fn forward(&self, g: &mut Graph, batch: &Batch, whole: &Batch, c: &Config) -> (Vec<Var>, Vec<Var>) {
-        let recompute = c.flag("train.recompute", false);
+    pub fn forward(&self, g: &mut Graph, batch: &Batch, whole: &Batch) -> (Vec<Var>, Vec<Var>) {
         let mut x = self.embed(g, batch);
         for number in 0..self.layers {
-            let mask = (self.family == Family::Bert).then(|| batch.mask.clone());
-            x = g.block(recompute, |g| self.block(g, x, number, mask));
+            let recompute = self.c.flag("train.recompute", false);
+            x = g.block(recompute, |g| self.block(g, x, number, &batch.ints[MASK]));
         }
         if !self.post {
-            let last = self.at("last.weight");
-            x = g.layernorm(x, [last, last + 1], self.eps());
+            x = self.norm(g, x, "last", None);
         }
-        let weight = 1.0 / scored(&whole.labels).max(1) as f64;
-        let target = Target { labels: batch.labels.clone(), weight, ..Target::default() };
+        // Rows of wanted shares, each with its weight in the mean.
+        let target = |which: usize, classes: usize, smoothing: f64, heads: usize| {
+            let (labels, share) = (&batch.ints[which], &batch.floats[SHARE]);
+            let weight = 1.0 / (heads * scored(&whole.ints[which]).max(1)) as f64;
+            let part = |r: usize| share.get(r).map_or(1.0, |share| f64::from(*share));
+            let other = |r: usize| *batch.ints[OTHERS].get(r).unwrap_or(&labels[r]);
+            let onehot = |r, c| part(r) * one(labels[r] == c) + (1.0 - part(r)) * one(other(r) == c);
+            let wanted = |r: usize, c: usize| smoothing / classes as f64 + (1.0 - smoothing) * onehot(r, c as i32);
+            Mat::of(labels.len(), classes, |r, c| if labels[r] < 0 { 0.0 } else { weight * wanted(r, c) })
+        };
         // The token of each example with this number.
-        let token = |number: usize| (0..self.facts.micro).map(|row| row * self.time() + number).collect::<Vec<_>>();
+        let token = |number: usize| (0..self.facts.micro).map(|row| row * self.time + number).collect::<Vec<_>>();
+        let Facts { vocab, classes, .. } = self.facts;
         let (mut losses, mut scores) = (Vec::new(), Vec::new());
-        match self.family {
-            Family::Gpt => {
-                let y = g.matmul(x, if self.tied { 0 } else { self.at("head") }, true);
-                losses.push(g.cross_entropy(y, target));
+        if self.is("gpt") {
+            let head = if self.c.flag("model.tied", true) { 0 } else { self.at("head", None) };
+            let y = g.product(x, head, true);
+            losses.push(g.cross_entropy(y, target(LABELS, vocab, 0.0, 1)));
+        }
+        if self.is("deit") {
+            let smoothing = if g.training { self.c.number("train.label_smoothing", 0.0) } else { 0.0 };
+            for (number, head) in ["head", "head_2"][..self.specials].iter().enumerate() {
+                let y = g.gather(x, &token(number), None);
+                scores.push(self.linear(g, y, head, None));
+                losses.push(g.cross_entropy(scores[number], target(LABELS, classes, smoothing, self.specials)));
             }
-            Family::Deit => {
-                let smoothing = if g.training { c.number("train.label_smoothing", 0.0) } else { 0.0 };
-                for (number, head) in ["head.weight", "head_2.weight"][..self.specials].iter().enumerate() {
-                    let y = g.gather(x, token(number), None);
-                    scores.push(self.linear(g, y, self.at(head)));
-                    let others = Some((batch.others.clone(), batch.share.clone()));
-                    let weight = weight / self.specials as f64;
-                    losses
-                        .push(g.cross_entropy(scores[number], Target { others, smoothing, weight, ..target.clone() }));
+        }
+        if self.masked {
+            let positions: Vec<usize> = batch.ints[POSITIONS].iter().map(|&at| at as usize).collect();
+            let y = g.gather(x, &positions, None);
+            let y = self.linear(g, y, "transform", None);
+            let y = g.activate(y, gelu_erf);
+            let y = self.norm(g, y, "last_norm", None);
+            let y = g.product(y, 0, true);
+            let y = g.bias(y, self.at("scores", None));
+            losses.push(g.cross_entropy(y, target(LABELS, vocab, 0.0, 1)));
+        }
+        if self.classified {
+            let y = g.gather(x, &token(0), None);
+            let y = self.linear(g, y, "pooler", None);
+            let y = g.activate(y, |x| [x.tanh(), 1.0 - x.tanh() * x.tanh()]);
+            let y = g.dropout(y, self.dropout(), 1);
+            let y = self.linear(g, y, "classes", None);
+            let values = |v: &[f32]| Mat { rows: v.len(), cols: 1, v: v.iter().map(|&x| f64::from(x)).collect() };
+            losses.push(match (self.masked, classes) {
+                (true, _) => g.cross_entropy(y, target(NEXT, 2, 0.0, 1)),
+                (_, 1) => {
+                    let count: f64 = whole.floats[VALUES].iter().map(|x| one(!x.is_nan())).sum();
+                    let given = values(&batch.floats[VALUES]);
+                    let weights = given.map(|x| one(!x.is_nan()) / count);
+                    g.squared_error(y, given.map(|x| if x.is_nan() { 0.0 } else { x }), weights)
                 }
-            }
-            Family::Bert => {
-                if !self.labelled {
-                    let y = g.gather(x, batch.positions.iter().map(|&at| at as usize).collect(), None);
-                    let at = self.at("transform.weight");
-                    let y = self.linear(g, y, at);
-                    let y = g.activate(y, Activation::GeluErf);
-                    let y = g.layernorm(y, [at + 2, at + 3], self.eps());
-                    let y = g.matmul(y, 0, true);
-                    let y = g.bias(y, self.at("scores.bias"));
-                    losses.push(g.cross_entropy(y, target.clone()));
-                }
-                if self.labelled || self.pairs {
-                    let y = g.gather(x, token(0), None);
-                    let y = self.linear(g, y, self.at("pooler.weight"));
-                    let y = g.activate(y, Activation::Tanh);
-                    let y = g.dropout(y, self.dropout, 1);
-                    let y = self.linear(g, y, self.at("classes.weight"));
-                    if self.labelled && self.facts.classes == 1 {
-                        let count = whole.values.iter().filter(|value| !value.is_nan()).count().max(1);
-                        losses.push(g.squared_error(y, batch.values.clone(), 1.0 / count as f64));
-                    } else if self.labelled {
-                        losses.push(g.cross_entropy(y, target));
-                    } else {
-                        let weight = 1.0 / scored(&whole.next).max(1) as f64;
-                        losses.push(g.cross_entropy(y, Target { labels: batch.next.clone(), weight, ..target }));
-                    }
-                    scores.extend(self.labelled.then_some(y));
-                }
-            }
+                _ => g.cross_entropy(y, target(LABELS, classes, 0.0, 1)),
+            });
+            scores.extend((!self.masked).then_some(y));
         }
         (losses, scores)
     }
+}
+
+fn gelu_tanh(x: f64) -> [f64; 2] {
+    let t = ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh();
+    let slope = (1.0 - t * t) * (2.0 / PI).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
+    [x * (1.0 + t) / 2.0, (1.0 + t + x * slope) / 2.0]
+}
+
+/// x times the share of a standard normal distribution below it: 1/2 + density (x + x^3/3 + x^5/(3 5) + ...).
+fn gelu_erf(x: f64) -> [f64; 2] {
+    let density = (-0.5 * x * x).exp() / (2.0 * PI).sqrt();
+    let (mut term, mut sum, mut n) = (x, 0.0, 1.0);
+    while term.abs() > 1e-18 {
+        sum += term;
+        n += 2.0;
+        term *= x * x / n;
+    }
+    let below = 0.5 + density * sum;
+    [x * below, below + x * density]
 }

@@ -1,9 +1,9 @@
 //! Coalesce, de-coalesce and interpolate as dense matrices, by `docs/multilevel.md`.
 
 use super::config::Config;
-use super::graph::Mat;
-use super::models::{Axis, Kind, Model, Param};
-use super::random::{philox, words};
+use super::graph::{Mat, one};
+use super::models::{Model, Param};
+use super::random::part;
 
 /// What is mapped: gradients by the transposes of the opposite operator, their squares by its squared weights.
 #[derive(Clone, Copy, PartialEq)]
@@ -13,47 +13,27 @@ pub enum Quantity {
     Squares,
 }
 
-/// C, small x big, and D, big x small: of an axis, or of the layers.
-struct Pair {
-    c: Mat,
-    d: Mat,
-}
-
-impl Pair {
-    fn new(groups: &[Vec<usize>], c: impl Fn(usize, usize) -> f64, d: impl Fn(usize, usize) -> f64) -> Pair {
-        let (small, big) = (groups.len(), groups.iter().map(Vec::len).sum());
-        let of =
-            |s: usize, b: usize, f: &dyn Fn(usize, usize) -> f64| if groups[s].contains(&b) { f(s, b) } else { 0.0 };
-        Pair { c: Mat::of(small, big, |s, b| of(s, b, &c)), d: Mat::of(big, small, |b, s| of(s, b, &d)) }
-    }
-
-    fn map(&self, down: bool, quantity: Quantity) -> Mat {
-        let (own, opposite) = if down { (&self.c, &self.d) } else { (&self.d, &self.c) };
-        match quantity {
-            Quantity::Weights => own.clone(),
-            Quantity::Gradients => opposite.transposed(),
-            Quantity::Squares => opposite.transposed().map(|w| w * w),
-        }
-    }
-}
-
-/// Between a level and the one below, whose number from 0 is `level`.
+/// Between a level and the one below.
 pub struct Operators<'a> {
     c: &'a Config,
-    big: &'a Model,
-    small: &'a Model,
+    big: &'a Model<'a>,
+    small: &'a Model<'a>,
     heads: Vec<Vec<usize>>,
     layers: Vec<Vec<usize>>,
 }
 
 impl<'a> Operators<'a> {
+    /// `level`: the number of the one below, from 0.
     pub fn new(c: &'a Config, level: usize, big: &'a Model, small: &'a Model) -> Operators<'a> {
-        let given = |key: &str| c.read::<Vec<Vec<usize>>>(&format!("levels.{level}.{key}"));
+        let groups = |key: &str, default: Vec<Vec<usize>>| {
+            let mut groups = c.read(&format!("levels.{level}.{key}")).unwrap_or(default);
+            groups.iter_mut().for_each(|group: &mut Vec<usize>| group.sort());
+            groups
+        };
         let (h, l) = (small.heads, small.layers);
-        let strided = || (0..h).map(|i| (i..big.heads).step_by(h).collect()).collect();
-        let neighbours = || (0..l).map(|t| (t * big.layers / l..(t + 1) * big.layers / l).collect()).collect();
-        let heads = given("width_scheme").unwrap_or_else(strided);
-        Operators { c, big, small, heads, layers: given("depth_scheme").unwrap_or_else(neighbours) }
+        let heads = groups("width_scheme", (0..h).map(|i| (i..big.heads).step_by(h).collect()).collect());
+        let runs = (0..l).map(|t| (t * big.layers / l..(t + 1) * big.layers / l).collect()).collect();
+        Operators { c, big, small, heads, layers: groups("depth_scheme", runs) }
     }
 
     /// FLOPs of a pass over all parameters.
@@ -62,104 +42,100 @@ impl<'a> Operators<'a> {
         2 * big.max(small) + if down { 0 } else { 3 * big }
     }
 
-    /// `small = C(big)`.
-    pub fn down(&self, big: &[Mat], quantity: Quantity) -> Vec<Mat> {
-        self.map(true, big, quantity)
-    }
-
     /// `(1 - alpha) big + alpha D(small)`.
     pub fn up(&self, big: &[Mat], small: &[Mat], alpha: f64, quantity: Quantity) -> Vec<Mat> {
-        let mix = |(old, new): (&Mat, Mat)| {
-            let v = old.v.iter().zip(&new.v).map(|(old, new)| (1.0 - alpha) * old + alpha * new);
-            Mat { v: v.collect(), ..*old }
-        };
-        big.iter().zip(self.map(false, small, quantity)).map(mix).collect()
+        let new = self.map(false, small, quantity);
+        big.iter().zip(&new).map(|(old, new)| old.with(new, |old, new| (1.0 - alpha) * old + alpha * new)).collect()
     }
 
-    fn map(&self, down: bool, from: &[Mat], quantity: Quantity) -> Vec<Mat> {
+    /// `C(from)` on the way down, else `D(from)`.
+    pub fn map(&self, down: bool, from: &[Mat], quantity: Quantity) -> Vec<Mat> {
         let (source, target) = if down { (self.big, self.small) } else { (self.small, self.big) };
-        let each = |(number, param): (usize, &Param)| {
-            let axis = |at: usize| self.axis(number, param, param.axes[at], down, quantity);
-            let (rows, cols) = match param.axes.len() {
-                1 => (Mat::of(1, 1, |_, _| 1.0), axis(0)),
-                _ => (axis(0), axis(1)),
+        // C: small x big, and D: big x small, of which one is what is asked for.
+        let choose = |(c, d): (Mat, Mat)| match (down, quantity) {
+            (true, Quantity::Weights) => c,
+            (false, Quantity::Weights) => d,
+            (true, Quantity::Gradients) => d.t(),
+            (false, Quantity::Gradients) => c.t(),
+            (_, Quantity::Squares) => if down { d.t() } else { c.t() }.map(|w| w * w),
+        };
+        let random = self.c.is("rules.shares", "random") && !down && quantity == Quantity::Weights;
+        let each = |(number, p): (usize, &Param)| {
+            let axes: Vec<Mat> = p.axes.iter().map(|&axis| choose(self.axis(number, p, axis, down, random))).collect();
+            let one_row = Mat::of(1, 1, |_, _| 1.0);
+            let (rows, cols) = if let [rows, cols] = &axes[..] { (rows, cols) } else { (&one_row, &axes[0]) };
+            let named = |layer: Option<usize>| {
+                let at = source.params.iter().position(|q| q.name == p.name && q.layer == layer).expect("a source");
+                rows.times(&from[at]).times(&cols.t())
             };
-            let (layers, fill) = self.layer_weights(param, down, quantity);
-            let mut sum = Mat::of(rows.rows, cols.rows, |_, _| fill);
-            for (layer, weight) in layers {
-                let at = source.params.iter().position(|p| p.name == param.name && p.layer == layer).expect("a source");
-                sum.add(&rows.times(&from[at]).times(&cols.transposed()).map(|x| weight * x));
+            let Some(layer) = p.layer.filter(|_| self.big.layers > self.small.layers) else { return named(p.layer) };
+            let weights = choose(self.depth(p));
+            let mut sum = Mat::of(rows.rows, cols.rows, |_, _| 0.0);
+            for l in (0..source.layers).filter(|&l| weights.at(layer, l) != 0.0) {
+                sum.add(&named(Some(l)).map(|x| weights.at(layer, l) * x));
             }
-            sum
+            // A norm that has moved elsewhere leaves one that changes nothing.
+            let moved = (0..source.layers).all(|l| weights.at(layer, l) == 0.0) && p.name.starts_with("norm");
+            if moved && quantity == Quantity::Weights { sum.map(|_| p.constant) } else { sum }
         };
         target.params.iter().enumerate().map(each).collect()
     }
 
-    /// Layers of the source that make a parameter, with weights, and what is added.
-    fn layer_weights(&self, p: &Param, down: bool, quantity: Quantity) -> (Vec<(Option<usize>, f64)>, f64) {
-        let Some(layer) = p.layer.filter(|_| self.big.layers > self.small.layers) else {
-            return (vec![(p.layer, 1.0)], 0.0);
+    /// C and D between layers.
+    fn depth(&self, p: &Param) -> (Mat, Mat) {
+        let (groups, identity) = (&self.layers, self.c.is("rules.depth", "identity"));
+        let branch = p.name.starts_with("proj") || p.name.starts_with("out");
+        let pair = |c: &dyn Fn(usize, usize) -> f64, d: &dyn Fn(usize, usize) -> f64| {
+            let (small, big) = (self.small.layers, self.big.layers);
+            (Mat::of(small, big, c), Mat::of(big, small, |b, s| d(s, b)))
         };
-        let groups = &self.layers;
-        let (identity, split) = (self.c.is("rules.depth", "identity"), self.c.is("rules.depth", "split"));
-        let size = |s: usize| groups[s].len() as f64;
-        let first = |s: usize, b: usize| if groups[s].iter().min() == Some(&b) { 1.0 } else { 0.0 };
-        let pair = match p.kind {
-            Kind::Branch if identity => Pair::new(groups, |_, _| 1.0, first),
-            Kind::Branch if split => Pair::new(groups, |_, _| 1.0, |s, _| 1.0 / size(s)),
-            Kind::InnerNorm if identity => Pair::new(groups, first, first),
-            Kind::OutputNorm if identity => {
-                // At the end of the identity layers that follow the group's active layer, whosever they are.
-                let active = |s: usize| groups.get(s).map_or(self.big.layers, |g| g[0]);
-                let home = |s: usize, b: usize| if active(s + 1) == b + 1 { 1.0 } else { 0.0 };
-                let (small, big) = (self.small.layers, self.big.layers);
-                Pair { c: Mat::of(small, big, home), d: Mat::of(big, small, |b, s| home(s, b)) }
-            }
-            _ => Pair::new(groups, |s, _| 1.0 / size(s), |_, _| 1.0),
-        };
-        let weights = pair.map(down, quantity);
-        let found: Vec<_> =
-            weights.row(layer).iter().enumerate().filter(|w| *w.1 != 0.0).map(|(l, w)| (Some(l), *w)).collect();
-        let is_norm = matches!(p.kind, Kind::InnerNorm | Kind::OutputNorm);
-        let fill = if is_norm && found.is_empty() && quantity == Quantity::Weights { p.constant } else { 0.0 };
-        (found, fill)
+        let member = |s: usize, b: usize| one(groups[s].contains(&b));
+        let mean = |s: usize, b: usize| member(s, b) / groups[s].len() as f64;
+        let first = |s: usize, b: usize| one(groups[s][0] == b);
+        // The last of the identity layers that follow the group's active one, whosever they are.
+        let end = |s: usize, b: usize| one(b + 1 == groups.get(s + 1).map_or(self.big.layers, |next| next[0]));
+        match p.name.split('.').next() {
+            _ if branch && identity => pair(&member, &first),
+            _ if branch && self.c.is("rules.depth", "split") => pair(&member, &mean),
+            Some("norm_1") if identity && self.big.post => pair(&first, &first),
+            Some("norm_2") if identity && self.big.post => pair(&end, &end),
+            _ => pair(&mean, &member),
+        }
     }
 
-    /// The map of one axis, target x source.
-    fn axis(&self, number: usize, p: &Param, axis: Axis, down: bool, quantity: Quantity) -> Mat {
+    /// C and D between the units of an axis.
+    fn axis(&self, number: usize, p: &Param, (letter, size): (char, usize), down: bool, random: bool) -> (Mat, Mat) {
         let (big, small) = (self.big.heads, self.small.heads);
-        if axis.parts == 0 || big == small {
-            return Mat::of(axis.size, axis.size, |r, c| f64::from(u8::from(r == c)));
+        if !"EQF".contains(letter.to_ascii_uppercase()) || big == small {
+            let same = Mat::of(size, size, |r, c| one(r == c));
+            return (same.clone(), same);
         }
-        // Elements of a head in a part, and the groups of all elements.
-        let block = axis.size / axis.parts / if down { small } else { big };
-        let unit = |u: usize| -> Vec<usize> {
-            let (part, group, within) = (u / (small * block), u / block % small, u % block);
-            let mut heads = self.heads[group].clone();
-            heads.sort();
-            heads.iter().map(|head| (part * big + head) * block + within).collect()
+        // Queries, keys and values are each made of heads; elements of a head, and of all in the small model.
+        let parts = if letter == 'Q' { 3 } else { 1 };
+        let block = size / parts / if down { small } else { big };
+        let units = parts * small * block;
+        // The unit's group, and its number in it.
+        let place = |s: usize, b: usize| {
+            let [at, to] = [(s, small), (b, big)].map(|(u, heads)| (u / (heads * block), u / block % heads, u % block));
+            let found = self.heads[at.1].iter().position(|&head| head == to.1);
+            found.filter(|_| (at.0, at.2) == (to.0, to.2))
         };
-        let groups: Vec<Vec<usize>> = (0..axis.parts * small * block).map(unit).collect();
-        let size = |s: usize| groups[s].len() as f64;
-        let exact = self.c.is("rules.width", "exact");
-        // Random shares belong to the weights of D alone.
-        let random = self.c.is("rules.shares", "random") && !down && quantity == Quantity::Weights;
-        let share = |s: usize, b: usize| {
-            if !random {
-                return 1.0 / size(s);
-            }
-            let seed = words(self.c.count("seed", 1) as u64);
-            let part = |k: usize| {
-                0.5 + f64::from(philox(seed, [s as u32, number as u32, k as u32, u32::MAX - 1])[0]) / 2f64.powi(32)
-            };
-            let at = groups[s].iter().position(|&member| member == b).expect("a member");
-            part(at) / (0..groups[s].len()).map(part).sum::<f64>()
+        let group = |s: usize| self.heads[s / block % small].len();
+        let (exact, seed) = (self.c.is("rules.width", "exact"), self.c.count("seed", 1) as u64);
+        let random_share = |s: usize, k: usize| {
+            part(seed, number, s, k) / (0..group(s)).map(|k| part(seed, number, s, k)).sum::<f64>()
         };
-        let pair = match p.kind {
-            Kind::Embedding if !exact && !axis.input => Pair::new(&groups, |s, _| 2.0 / size(s), |_, _| 0.5),
-            kind if axis.input || exact && kind == Kind::HeadNorm => Pair::new(&groups, |_, _| 1.0, share),
-            _ => Pair::new(&groups, |s, _| 1.0 / size(s), |_, _| 1.0),
+        let share = |s: usize, k: usize| if random { random_share(s, k) } else { 1.0 / group(s) as f64 };
+        let table = matches!(p.name.as_str(), "tokens" | "positions" | "types") && !self.big.is("deit");
+        let tied =
+            matches!(p.name.as_str(), "last" | "last.bias") && self.big.is("gpt") && self.c.flag("model.tied", true);
+        let weights = |s: usize, k: usize| match () {
+            () if table && !exact && letter == 'E' => (2.0 / group(s) as f64, 0.5),
+            () if letter.is_lowercase() || exact && (tied || p.name.starts_with("last_norm")) => (1.0, share(s, k)),
+            () => (1.0 / group(s) as f64, 1.0),
         };
-        pair.map(down, quantity)
+        let c = |s: usize, b: usize| place(s, b).map_or(0.0, |k| weights(s, k).0);
+        let d = |b: usize, s: usize| place(s, b).map_or(0.0, |k| weights(s, k).1);
+        (Mat::of(units, parts * big * block, c), Mat::of(parts * big * block, units, d))
     }
 }
