@@ -1,5 +1,6 @@
 use super::{DeviceArgs, encode, say, tokenizer};
 use crate::bail;
+use crate::data::classes::Checkpoint;
 use crate::data::prepare::open_shard;
 use crate::data::shard::{Shard, write_shard};
 use crate::data::text::read_text;
@@ -77,8 +78,9 @@ impl Args {
         // As many examples at a time as the command says.
         (config.train.batch, config.train.accumulate) = (usize::from(self.batch), 1);
         let mut device = self.device.open()?;
-        let Loaded { model, store, .. } = checkpoint::load(&self.model, &mut *device)?;
-        let data = Data::open(&config, Path::new("runs/data"), &mut |text| eprintln!("{text}"))?;
+        let Loaded { model, store, form, .. } = checkpoint::load(&self.model, &mut *device)?;
+        let classes = form.classes().map(|names| Checkpoint { names, fixed: true });
+        let data = Data::open_for(&config, classes, Path::new("runs/data"), &mut |text| eprintln!("{text}"))?;
         let wanted = levels::build(&config, data.facts())?.remove(0);
         // What a batch brings: a distillation token needs the same whether a head reads it or not.
         let inputs = |model: &dyn Model| {

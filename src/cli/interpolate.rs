@@ -1,4 +1,6 @@
 use super::rules::{WayUp, note_unused, save};
+use crate::bail;
+use crate::data::classes;
 use crate::error::{At, Result};
 use crate::hub::checkpoint::{self, Loaded};
 use crate::multilevel::interpolate;
@@ -24,8 +26,19 @@ impl Args {
         let mut device = self.up.device.open()?;
         let Loaded { model, store: big, form, unused } = checkpoint::load(&self.big, &mut *device)?;
         note_unused(&self.big, &unused);
-        let Loaded { store: small, unused, .. } = checkpoint::load(&self.small, &mut *device)?;
+        let Loaded { store: small, form: of_small, unused, .. } = checkpoint::load(&self.small, &mut *device)?;
         note_unused(&self.small, &unused);
+        if let (Some(ours), Some(theirs)) = (form.classes(), of_small.classes())
+            && ours != theirs
+        {
+            bail!(
+                "the classes of {} are {}, those of {} are {}; give models with the same classes in the same order",
+                self.big.display(),
+                classes::list(ours),
+                self.small.display(),
+                classes::list(theirs)
+            );
+        }
         interpolate(&mut *device, &big, &small, self.alpha, &scheme, &rules).at("interpolate")?;
         save(&self.up.out, (&*model, &big, form), &mut *device, &self.big, None)
     }

@@ -65,10 +65,12 @@ impl From<&GptConfig> for Gpt2Config {
 
 /// Whose names and keys a model folder has. By default those of `transformers` for GPT-2 and BERT, and timm's for DeiT, but
 /// for a distillation token without a head, which timm does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Form {
     names: Names,
     vit: vit_config::Form,
+    /// The names of the classes, where they have any, in the order of their numbers.
+    classes: Option<Vec<String>>,
 }
 
 /// What a model folder holds.
@@ -91,7 +93,12 @@ impl Form {
             Family::Deit(_) => Names::Timm,
         };
         let vit = if names == Names::Deit { vit_config::Form::HuggingFace } else { vit_config::Form::TimmArguments };
-        Form { names, vit }
+        Form { names, vit, classes: None }
+    }
+
+    /// The names of the classes, where `config.json` names each of them.
+    pub fn classes(&self) -> Option<&[String]> {
+        self.classes.as_deref()
     }
 }
 
@@ -103,15 +110,24 @@ pub fn load_config(dir: &Path) -> Result<Box<dyn Model>> {
     Ok(described(dir)?.0)
 }
 
+/// The names of the classes of a folder's model, where it has a head for classes and its `config.json` names each of them.
+///
+/// # Errors
+/// See [`config::read`].
+pub fn class_names(dir: &Path) -> Result<Option<Vec<String>>> {
+    Ok(config::read_named(&dir.join(CONFIG))?.1)
+}
+
 fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
     let path = dir.join(CONFIG);
-    let (model, vit): (Box<dyn Model>, _) = match config::read(&path)? {
+    let (config, classes) = config::read_named(&path)?;
+    let (model, vit): (Box<dyn Model>, _) = match config {
         Config::Gpt2(config) => (Box::new(Gpt::new(GptConfig::from(&config)).at(path.display())?), None),
         Config::Bert(config) => (Box::new(Bert::new(config).at(path.display())?), None),
         Config::Vit(config, form) => (Box::new(Deit::new(config).at(path.display())?), Some(form)),
     };
     let form = Form::of(model.family());
-    Ok((model, Form { vit: vit.unwrap_or(form.vit), ..form }))
+    Ok((model, Form { vit: vit.unwrap_or(form.vit), classes, ..form }))
 }
 
 /// A model and its weights.
@@ -202,7 +218,22 @@ fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(St
 /// # Errors
 /// Values that are not finite, by tensor; files that cannot be written.
 pub fn save(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<()> {
-    save_as(dir, model, store, device, Form::of(model.family()), StoreType::F32)
+    save_named(dir, model, store, device, None)
+}
+
+/// As [`save`], with the names of the model's classes.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_named(
+    dir: &Path,
+    model: &dyn Model,
+    store: &Store,
+    device: &mut dyn Device,
+    classes: Option<&[String]>,
+) -> Result<()> {
+    let form = Form { classes: classes.map(<[String]>::to_vec), ..Form::of(model.family()) };
+    save_as(dir, model, store, device, form, StoreType::F32)
 }
 
 /// As [`save`], with these names and keys, and numbers of this type.
@@ -231,7 +262,7 @@ pub fn save_as(
     let path = dir.join(CONFIG);
     match model.family() {
         Family::Gpt(config) => Gpt2Config::from(config).write(&path),
-        Family::Bert(config) => bert_config::write(config, &path),
-        Family::Deit(config) => vit_config::write(config, form.vit, &path),
+        Family::Bert(config) => bert_config::write_named(config, form.classes(), &path),
+        Family::Deit(config) => vit_config::write_named(config, form.vit, form.classes(), &path),
     }
 }

@@ -52,13 +52,15 @@ pub struct TaskConfig {
     pub classes: Option<Vec<String>>,
     #[serde(default)]
     pub regression: bool,
+    #[serde(default)]
+    pub skip_unlabelled: bool,
 }
 
 impl TaskConfig {
     /// What is where in either file.
     pub fn columns(&self) -> ClassifyConfig {
-        let TaskConfig { sentence, second, label, header, classes, regression, .. } = self.clone();
-        ClassifyConfig { sentence, second, label, header, classes, regression }
+        let TaskConfig { sentence, second, label, header, classes, regression, skip_unlabelled, .. } = self.clone();
+        ClassifyConfig { sentence, second, label, header, classes, regression, skip_unlabelled }
     }
 }
 

@@ -508,7 +508,7 @@ fn title_of(title: &str, model: &dyn Model, stage: &Stage) -> String {
 /// Writes a model folder in Hugging Face form, whole.
 fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
     write_dir_atomic(dir, |dir| {
-        hub::save(dir, model, params, device)?;
+        hub::save_named(dir, model, params, device, data.class_names())?;
         data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(hub::TOKENIZER)))
     })
 }
