@@ -79,7 +79,7 @@ impl Prepare {
     fn run(self) -> Result<()> {
         if self.field.is_some() && !self.inputs.iter().any(|path| is_json_lines(path)) {
             bail!(
-                "--field is the key of JSON lines, but no input's name says .jsonl; leave it out or rename the input"
+                "--field is the key of JSON lines, but no input has any; leave it out, or name the input .jsonl"
             );
         }
         let marks = match (self.document_prefix, self.separator) {

@@ -1,4 +1,5 @@
-use super::{DeviceArgs, encode, say, tokenizer};
+use super::rules::note;
+use super::{DeviceArgs, encode, load_gpt, say, tokenizer};
 use crate::bail;
 use crate::data::classes::Checkpoint;
 use crate::data::prepare::open_shard;
@@ -78,7 +79,8 @@ impl Args {
         // As many examples at a time as the command says.
         (config.train.batch, config.train.accumulate) = (usize::from(self.batch), 1);
         let mut device = self.device.open()?;
-        let Loaded { model, store, form, .. } = checkpoint::load(&self.model, &mut *device)?;
+        let Loaded { model, store, form, unused, notes } = checkpoint::load(&self.model, &mut *device)?;
+        note(&self.model, &notes, &unused);
         let classes = form.classes().map(|names| Checkpoint { names, fixed: true });
         let data = Data::open_for(&config, classes, Path::new("runs/data"), &mut |text| eprintln!("{text}"))?;
         let wanted = levels::build(&config, data.facts())?.remove(0);
@@ -116,7 +118,7 @@ impl Args {
         }
         let passages = read_passages(data)?;
         let mut device = self.device.open()?;
-        let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
+        let (gpt, store) = load_gpt(&self.model, &mut *device)?;
         let (_, tokenizer) = tokenizer(&self.model)?;
         let (context, vocab) = (gpt.config.context, gpt.config.vocab);
         let mut forward = Forward::new(&mut *device, &gpt, &store, (1, context))?;
@@ -140,7 +142,7 @@ impl Args {
     fn score(&self, data: &Path) -> Result<(Perplexity, Option<Size>)> {
         let batch = usize::from(self.batch);
         let mut device = self.device.open()?;
-        let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
+        let (gpt, store) = load_gpt(&self.model, &mut *device)?;
         let (vocab, most) = (gpt.config.vocab, gpt.config.context);
         let stride = self.stride.map_or(most, NonZeroUsize::get);
         if stride > most {

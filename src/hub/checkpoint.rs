@@ -81,6 +81,8 @@ pub struct Loaded {
     pub form: Form,
     /// Tensors of heads that the architecture in `config.json` does not have, by name: they were left out.
     pub unused: Vec<String>,
+    /// What else a person should know about the folder, each in a sentence.
+    pub notes: Vec<String>,
 }
 
 impl Form {
@@ -136,8 +138,8 @@ fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
 /// Missing, unknown or misshapen tensors, all by name; what [`folder::read`] refuses.
 pub fn load(dir: &Path, device: &mut dyn Device) -> Result<Loaded> {
     let (model, form) = described(dir)?;
-    let (store, names, unused) = weights(dir, &*model, device)?;
-    Ok(Loaded { model, store, form: Form { names, ..form }, unused })
+    let Read { store, names, unused, notes } = weights(dir, &*model, device)?;
+    Ok(Loaded { model, store, form: Form { names, ..form }, unused, notes })
 }
 
 /// [`load`] of a model that goes on with a text.
@@ -145,12 +147,24 @@ pub fn load(dir: &Path, device: &mut dyn Device) -> Result<Loaded> {
 /// # Errors
 /// As [`load`]; a model of another family.
 pub fn load_gpt(dir: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
+    load_gpt_noting(dir, device, &mut |_| ())
+}
+
+/// As [`load_gpt`]; `note` gets what a person should know about the folder, each in a sentence.
+///
+/// # Errors
+/// As [`load_gpt`].
+pub fn load_gpt_noting(dir: &Path, device: &mut dyn Device, note: &mut dyn FnMut(&str)) -> Result<(Gpt, Store)> {
     let path = dir.join(CONFIG);
     let Config::Gpt2(config) = config::read(&path)? else {
         bail!("{}: the model is not a GPT-2, and only these go on with a text; give another one", path.display());
     };
     let gpt = Gpt::new(GptConfig::from(&config)).at(path.display())?;
-    let (store, ..) = weights(dir, &gpt, device)?;
+    let Read { store, unused, notes, .. } = weights(dir, &gpt, device)?;
+    notes.iter().for_each(|text| note(text));
+    if !unused.is_empty() {
+        note(&left_out(dir, &unused));
+    }
     Ok((gpt, store))
 }
 
@@ -165,6 +179,15 @@ fn wanted(model: &dyn Model) -> (names::Family, Vec<(String, Vec<usize>)>) {
     (family, parts.map(|part| (part.name, part.shape)).collect())
 }
 
+/// Says which tensors of heads were left out.
+pub fn left_out(dir: &Path, unused: &[String]) -> String {
+    format!(
+        "{}: left out, as the architecture that is read has none: {}",
+        dir.display(),
+        unused.join(", ")
+    )
+}
+
 /// What a model with another head than its checkpoint's did not find there, and what it left.
 #[derive(Debug)]
 pub struct Begun {
@@ -172,6 +195,8 @@ pub struct Begun {
     pub fresh: Vec<String>,
     /// Tensors of the file's heads that the model does not have, by name.
     pub unused: Vec<String>,
+    /// As [`Loaded::notes`].
+    pub notes: Vec<String>,
 }
 
 /// Writes the weights of a folder over those of `store`. Tensors of heads stay as they are where the folder has none of this
@@ -182,6 +207,7 @@ pub struct Begun {
 pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<Begun> {
     let (family, parts) = wanted(model);
     let weights = folder::read(dir)?;
+    let notes = notes(&weights);
     let found = names::begin(family, weights.tensors, &parts).at(weights.path.display())?;
     let (mut tensors, mut fresh) = (found.tensors.into_iter(), Vec::new());
     for (i, param) in store.table.params.iter().enumerate() {
@@ -194,12 +220,27 @@ pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Devi
         let values: Vec<f32> = tensors.into_iter().flatten().flat_map(|tensor| tensor.values).collect();
         store.write(device, i, &values)?;
     }
-    Ok(Begun { fresh, unused: found.unused })
+    Ok(Begun { fresh, unused: found.unused, notes })
 }
 
-fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(Store, Names, Vec<String>)> {
+/// What was read of a folder's weights.
+struct Read {
+    store: Store,
+    names: Names,
+    unused: Vec<String>,
+    notes: Vec<String>,
+}
+
+fn notes(weights: &folder::Weights) -> Vec<String> {
+    let wrappers = weights.wrappers.join(" and ");
+    let wrapped = format!("{}: {wrappers} was taken out of the tensors' names", weights.path.display());
+    if wrappers.is_empty() { Vec::new() } else { vec![wrapped] }
+}
+
+fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<Read> {
     let (family, parts) = wanted(model);
     let weights = folder::read(dir)?;
+    let notes = notes(&weights);
     let table = model.table();
     let found = names::select(family, weights.tensors, &parts).at(weights.path.display())?;
     // Shapes are checked before memory is taken, so a config cannot ask for more than its file holds.
@@ -210,7 +251,7 @@ fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(St
         let values: Vec<f32> = tensors.by_ref().take(parts).flat_map(|tensor| tensor.values).collect();
         store.write(device, i, &values)?;
     }
-    Ok((store, found.names, found.unused))
+    Ok(Read { store, names: found.names, unused: found.unused, notes })
 }
 
 /// Writes config and weights into a folder that exists.

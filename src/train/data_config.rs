@@ -169,7 +169,7 @@ impl DataConfig {
                 bail!("data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer.json");
             };
             if self.field.is_some() && !is_json_lines(text) {
-                bail!("data.field: the key of JSON lines, but {} is not named .jsonl; leave it out", text.display());
+                bail!("data.field: the key of JSON lines, but {} has none; leave it out", text.display());
             }
             return Ok(DataSource::Text(DataSpec {
                 text: text.clone(),
