@@ -58,12 +58,14 @@ pub(super) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<(Vec<Ro
             Some(cell) => Ok(cell.trim()),
             None => Err(short(line, text, &cells, (at, what))),
         };
+        // As two lines of QQP, which end in the middle.
+        if config.skip_unlabelled && cells.len() <= label.unwrap_or_default() {
+            unlabelled.push(Row { line, first: "", second: second.map(|_| ""), label: "" });
+            continue;
+        }
         let first = cell(sentence.unwrap_or_default(), "sentence")?;
         let second = second.map(|at| cell(at, "second sentence")).transpose()?;
-        let label = match cell(label.unwrap_or_default(), "label") {
-            Err(_) if config.skip_unlabelled => "",
-            label => label?,
-        };
+        let label = whole(cell(label.unwrap_or_default(), "label")?, config);
         let row = Row { line, first, second, label };
         if label.is_empty() || label == NO_LABEL { unlabelled.push(row) } else { rows.push(row) }
     }
@@ -99,6 +101,18 @@ pub(super) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<(Vec<Ro
         notes.extend(looks_like_header(&rows));
     }
     Ok((rows, notes))
+}
+
+/// `1.0` is 1, as tables with numbers and gaps are written, unless the classes are told to be written like that.
+fn whole<'t>(label: &'t str, config: &ClassifyConfig) -> &'t str {
+    let told = config.regression || config.classes.iter().flatten().any(|class| class == label);
+    match label.split_once('.') {
+        Some((whole, rest)) if !told && !whole.is_empty() && !rest.is_empty() => {
+            let is_whole = whole.bytes().all(|b| b.is_ascii_digit()) && rest.bytes().all(|b| b == b'0');
+            if is_whole { whole } else { label }
+        }
+        _ => label,
+    }
 }
 
 /// A line with too few columns.

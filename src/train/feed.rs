@@ -36,6 +36,11 @@ pub struct ImageClasses {
 }
 
 impl ImageClasses {
+    /// As the images have them.
+    pub fn of(images: &Images) -> Self {
+        ImageClasses { count: images.classes(), names: None, by_label: None }
+    }
+
     fn new(spec: &ImagesConfig, images: &Images, checkpoint: Option<Checkpoint<'_>>) -> Result<(Self, Option<String>)> {
         let named = images.names().to_vec();
         let origin = match spec.train.names {

@@ -16,7 +16,7 @@ fn plain(width: u32, height: u32, colour: [u8; 3]) -> RgbImage {
 }
 
 fn classes(dir: &TempDir, size: usize, filter: Filter) -> Result<Images> {
-    read(dir, ImageFiles::Folder { folder: dir.path().join("set"), size, filter })
+    read(dir, ImageFiles::Folder { folder: dir.path().join("set"), size, filter, skip_broken: false })
 }
 
 #[test]
