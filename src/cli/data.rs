@@ -78,9 +78,7 @@ impl Args {
 impl Prepare {
     fn run(self) -> Result<()> {
         if self.field.is_some() && !self.inputs.iter().any(|path| is_json_lines(path)) {
-            bail!(
-                "--field is the key of JSON lines, but no input has any; leave it out, or name the input .jsonl"
-            );
+            bail!("--field is the key of JSON lines, but no input has any; leave it out, or name the input .jsonl");
         }
         let marks = match (self.document_prefix, self.separator) {
             (Some(prefix), _) => Marks::Prefix(prefix),
@@ -94,7 +92,7 @@ impl Prepare {
         let facts = prepare_folder(&spec, &self.out, &mut |text| progress.note(text))?;
         say_facts(&facts)?;
         let out = self.out.display();
-        say(format_args!("written: {out} (train on it with data.prepared = \"{out}\")"))
+        say(format_args!("written: {out} (train on it with data.prepared = {out:?})"))
     }
 }
 

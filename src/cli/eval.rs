@@ -159,7 +159,15 @@ impl Args {
             let text = read_text(data)?;
             let (_, tokens) = encode(&self.model, vocab, &text)?;
             check_length(data, tokens.len())?;
-            temporary = Temporary(std::env::temp_dir().join(format!("vcycle-eval-{}.bin", std::process::id())));
+            let folder = std::env::temp_dir();
+            // Writing would make it, and nobody would look for it there.
+            if !folder.is_dir() {
+                bail!(
+                    "the folder for temporary files, {}, is not there; create it, or set TMPDIR to another",
+                    folder.display()
+                );
+            }
+            temporary = Temporary(folder.join(format!("vcycle-eval-{}.bin", std::process::id())));
             write_shard(&temporary.0, &tokens, vocab)?;
             let size = Size { bytes: text.len(), words: text.split_whitespace().count() };
             (Shard::open(&temporary.0)?, Some(size))

@@ -17,8 +17,8 @@ mod train;
 
 use crate::bail;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::{At, Result};
 use crate::device::Device;
+use crate::error::{At, Result};
 use crate::hub::checkpoint;
 use crate::model::gpt::Gpt;
 use crate::model::store::Store;

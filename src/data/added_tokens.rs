@@ -104,12 +104,7 @@ pub(super) fn token(text: &str, id: u32, special: bool, flags: &Value) -> Value 
 ///
 /// # Errors
 /// Files that cannot be read; ids that are none, differ from those of the vocabulary, or leave a gap behind it.
-pub(super) fn read(
-    vocab: &Path,
-    known: &[&str],
-    size: usize,
-    id: impl Fn(&str) -> Option<u32>,
-) -> Result<Vec<Value>> {
+pub(super) fn read(vocab: &Path, known: &[&str], size: usize, id: impl Fn(&str) -> Option<u32>) -> Result<Vec<Value>> {
     let [settings, map] = [SETTINGS, SPECIAL].map(|name| Settings::read(vocab.with_file_name(name)));
     let (settings, map, ids) = (settings?, map?, Settings::read(vocab.with_file_name(IDS))?);
     let special: BTreeMap<&str, &Value> =

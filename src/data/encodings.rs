@@ -43,7 +43,9 @@ pub(super) fn other_than_utf8(first: &[u8]) -> Option<&'static str> {
 pub(super) fn named(path: &Path, encoding: &str, compressed: bool) -> String {
     let place = path.display();
     if compressed {
-        return format!("{place}: the text is {encoding}, not UTF-8; decompress it and convert it with `iconv -f {encoding} -t UTF-8`");
+        return format!(
+            "{place}: the text is {encoding}, not UTF-8; decompress it and convert it with `iconv -f {encoding} -t UTF-8`"
+        );
     }
     let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
     let to = path.with_extension(format!("utf8{extension}"));

@@ -134,7 +134,8 @@ impl Cursor<'_> {
             Some(b'"') => return self.string(),
             Some(b'{' | b'[') => self.nested()?,
             _ => {
-                while self.peek().is_some_and(|byte| !matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n')) {
+                while self.peek().is_some_and(|byte| !matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n'))
+                {
                     self.at += 1;
                 }
                 let scalar = str::from_utf8(&self.bytes[begin..self.at]).unwrap_or_default();
@@ -183,7 +184,8 @@ mod tests {
     fn only_the_text_matters() {
         for other in ["NaN", "-Infinity", "1e999", r#""x \udcb2""#, r#"{"a": [1, "}"]}"#, "[", "{]"] {
             let closed = !matches!(other, "[" | "{]");
-            for line in [format!(r#"{{"o":{other},"text":"a\nb"}}"#), format!("  {{ \"text\" :\"a\\nb\" , \"o\": {other}}}\r")]
+            for line in
+                [format!(r#"{{"o":{other},"text":"a\nb"}}"#), format!("  {{ \"text\" :\"a\\nb\" , \"o\": {other}}}\r")]
             {
                 match closed {
                     true => assert_eq!(text(&line, "text").as_deref(), Ok("a\nb"), "{line}"),

@@ -113,7 +113,17 @@ impl TextReader {
 
     fn new(path: &Path, bytes: Bytes, most: u64) -> Self {
         let path = path.to_owned();
-        TextReader { path, bytes, buffer: vec![0; CHUNK], carried: 0, offset: 0, lines: 0, most, blank: true, first: true }
+        TextReader {
+            path,
+            bytes,
+            buffer: vec![0; CHUNK],
+            carried: 0,
+            offset: 0,
+            lines: 0,
+            most,
+            blank: true,
+            first: true,
+        }
     }
 
     pub fn path(&self) -> &Path {

@@ -106,7 +106,9 @@ impl Data {
                 check_length(&*data.valid, config.model.context)?;
                 Ok(Data::Text(Box::new(data)))
             }
-            Family::Bert if config.data.task.is_some() => Ok(Data::Labelled(Box::new(Labelled::open(config, checkpoint, note)?))),
+            Family::Bert if config.data.task.is_some() => {
+                Ok(Data::Labelled(Box::new(Labelled::open(config, checkpoint, note)?)))
+            }
             Family::Bert => {
                 let data = Corpus::open(&config.data_source()?, cache, note)?.with_special_tokens()?;
                 Ok(Data::Text(Box::new(data)))

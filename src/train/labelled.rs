@@ -30,11 +30,7 @@ impl Labelled {
     ///
     /// # Errors
     /// See [`Classification::open_matched`]; no tokenizer for a masked model.
-    pub fn open(
-        config: &Config,
-        checkpoint: Option<Checkpoint<'_>>,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<Labelled> {
+    pub fn open(config: &Config, checkpoint: Option<Checkpoint<'_>>, note: &mut dyn FnMut(&str)) -> Result<Labelled> {
         let task = config.data.task()?;
         let tokenizer = match (&config.data.tokenizer, &config.model.from) {
             (Some(spec), _) => {

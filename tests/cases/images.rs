@@ -6,7 +6,8 @@ use super::*;
 fn broken_images_are_named_or_counted() {
     let dir = place("images");
     let at = dir.path();
-    for (name, file) in [("set/a/good.png", "rgb.png"), ("set/b/good.png", "rgb.png"), ("set/a/trunc.jpg", "trunc.jpg")] {
+    for (name, file) in [("set/a/good.png", "rgb.png"), ("set/b/good.png", "rgb.png"), ("set/a/trunc.jpg", "trunc.jpg")]
+    {
         write(at, name, fs::read(at.join(file)).unwrap());
     }
     refused(at, "train run.toml --out run", &["data.images.train: set/a/trunc.jpg", "cut short", "skip_broken"]);

@@ -13,7 +13,9 @@ fn wrappers_are_taken_out_of_names() {
     assert!(notes.contains("orig/pytorch_model.bin: _orig_mod. was taken out of the tensors' names"), "{notes}");
     let loss = printed(&out, "loss:");
     let tensors = folder::read(&dir.path().join("orig")).unwrap().tensors;
-    assert!(tensors.iter().all(|tensor| ["transformer.", "lm_head."].iter().any(|begin| tensor.name.starts_with(begin))));
+    assert!(
+        tensors.iter().all(|tensor| ["transformer.", "lm_head."].iter().any(|begin| tensor.name.starts_with(begin)))
+    );
     let (mut plain, model) = (Vec::new(), dir.path().join("model"));
     copy(&dir.path().join("orig"), &model);
     fs::remove_file(model.join("pytorch_model.bin")).unwrap();

@@ -10,7 +10,8 @@ pub(super) fn is_whole(bytes: &[u8]) -> bool {
     let (mut at, mut scanned) = (BEGIN.len(), false);
     loop {
         // In a scan, up to the next mark: 0xff is followed by a zero where it is a number, and restarts are part of it.
-        let next = bytes[at..].windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff | 0xd0..=0xd7));
+        let next =
+            bytes[at..].windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff | 0xd0..=0xd7));
         let Some(next) = next else { return false };
         let mark = bytes[at + next + 1];
         at += next + 2;
@@ -36,9 +37,8 @@ mod tests {
 
     #[test]
     fn the_end_must_follow_a_scan() {
-        let segment = |mark: u8, content: &[u8]| {
-            [&[0xff, mark][..], &(content.len() as u16 + 2).to_be_bytes(), content].concat()
-        };
+        let segment =
+            |mark: u8, content: &[u8]| [&[0xff, mark][..], &(content.len() as u16 + 2).to_be_bytes(), content].concat();
         // A thumbnail within has an end of its own; the scan has a stuffed byte and a restart.
         let thumbnail = segment(0xe1, &[0xff, 0xd8, 0xff, 0xda, 0, 2, 7, 0xff, 0xd9]);
         let scan = [segment(SCAN, &[1, 2, 3]), vec![1, 0xff, 0, 2, 0xff, 0xd3, 0xff, 0xff, 0xff, 0xd9]].concat();
