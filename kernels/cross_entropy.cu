@@ -6,13 +6,13 @@
 //   dlogits[n, v] = weight (exp(logits[n, v] - lse) - q[v]) / scored
 //
 // lse: the row's log-sum-exp, with the largest logit taken out; scored: the number of rows whose label is not `ignore`,
-// at least 1. The other rows have loss and gradient 0. A label outside the vocabulary makes its row NaN, and with it
+// or that of the whole batch where these are a micro-batch of it, at least 1. The other rows have loss and gradient 0. A label outside the vocabulary makes its row NaN, and with it
 // the loss: a device has no other way to complain.
 //
 // logits, dlogits: [N, V] in rows of their own pitch, both float or both bf16; labels: [N]; others and share: [N], or null;
-// share, losses: [N] and loss: [1], float in any case. dlogits may be absent (null), or logits itself, which is why neither is __restrict__: what a row
-// needs of other elements than its own is read before a barrier (or by the same thread) and before the row is
-// overwritten.
+// share, losses: [N], loss and batch_scored (or null): [1], float in any case. dlogits may be absent (null), or logits itself,
+// which is why neither is __restrict__: what a row needs of other elements than its own is read before a barrier (or by the
+// same thread) and before the row is overwritten.
 //
 // Three launches, because the gradient needs `scored` first: cross_entropy_count leaves it in loss[0], the rows read it
 // there, and cross_entropy_loss replaces it by the loss. Where the logits are a strip of more rows, the first launch goes
@@ -32,12 +32,12 @@
 
 constexpr int kLossThreads = 1024;
 
-KERNEL(cross_entropy_count, kLossThreads, 1, const int* __restrict__ labels, float* __restrict__ loss, int rows,
-       int ignore) {
+KERNEL(cross_entropy_count, kLossThreads, 1, const int* __restrict__ labels, const float* __restrict__ batch_scored,
+       float* __restrict__ loss, int rows, int ignore) {
   int count = 0;
-  for (int n = threadIdx.x; n < rows; n += kLossThreads) count += labels[n] != ignore;
+  for (int n = threadIdx.x; !batch_scored && n < rows; n += kLossThreads) count += labels[n] != ignore;
   count = block_sum<kLossThreads>(count);
-  if (threadIdx.x == 0) *loss = (float)count;
+  if (threadIdx.x == 0) *loss = batch_scored ? *batch_scored : (float)count;
 }
 
 KERNEL(cross_entropy_loss_f32, kLossThreads, 1, const float* __restrict__ losses, float* loss, int rows, float weight) {

@@ -3,9 +3,11 @@
 //   loss = weight (sum of (x - target)^2) / scored
 //   dx = 2 weight (x - target) / scored
 //
-// scored: the number of these elements, at least 1. Where the target is NaN the gradient is 0.
+// scored: the number of these elements, or that of the whole batch where these are a micro-batch of it, at least 1. Where
+// the target is NaN the gradient is 0.
 //
-// x, dx: [N, C] in rows of their own pitch, both float or both bf16; targets: [N, C] and loss: [1], float in any case. dx
+// x, dx: [N, C] in rows of their own pitch, both float or both bf16; targets: [N, C], loss and batch_scored (or null):
+// [1], float in any case. dx
 // may be absent (null), or x itself, which is why neither is __restrict__: each thread reads an element before it
 // overwrites it, and no other thread touches it.
 //
@@ -19,7 +21,7 @@
 constexpr int kThreads = 256;
 
 #define SQUARED_ERROR_PARAMETERS(T) \
-  const T* x, const float* __restrict__ targets, float* __restrict__ loss, T* dx, int rows, int width, int x_pitch, \
+  const T* x, const float* __restrict__ targets, const float* __restrict__ batch_scored, float* __restrict__ loss, T* dx, int rows, int width, int x_pitch, \
       int targets_pitch, int dx_pitch, float weight
 
 template <class T>
@@ -37,6 +39,7 @@ DEVICE void squared_error(SQUARED_ERROR_PARAMETERS(T)) {
   }
   sum = block_sum<kThreads>(sum);
   scored = block_sum<kThreads>(scored);
+  if (batch_scored) scored = *batch_scored;
   const double part = weight / (scored > 1.0 ? scored : 1.0);
   if (threadIdx.x == 0) *loss = (float)(part * sum);
   const float slope = (float)(2.0 * part);
@@ -49,9 +52,9 @@ DEVICE void squared_error(SQUARED_ERROR_PARAMETERS(T)) {
 }
 
 KERNEL(squared_error_f32, kThreads, 1, SQUARED_ERROR_PARAMETERS(float)) {
-  squared_error(x, targets, loss, dx, rows, width, x_pitch, targets_pitch, dx_pitch, weight);
+  squared_error(x, targets, batch_scored, loss, dx, rows, width, x_pitch, targets_pitch, dx_pitch, weight);
 }
 
 KERNEL(squared_error_bf16, kThreads, 1, SQUARED_ERROR_PARAMETERS(bf16)) {
-  squared_error(x, targets, loss, dx, rows, width, x_pitch, targets_pitch, dx_pitch, weight);
+  squared_error(x, targets, batch_scored, loss, dx, rows, width, x_pitch, targets_pitch, dx_pitch, weight);
 }

@@ -6,6 +6,7 @@ mod captured {
     use vcycle::device::cuda;
     use vcycle::device::cuda::driver::emulator::Options as Schedule;
     use vcycle::device::{Device, read_f32};
+    use vcycle::eval::held_out::Means;
     use vcycle::model::Model;
     use vcycle::model::gpt::{Gpt, GptConfig};
     use vcycle::model::store::Store;
@@ -44,9 +45,10 @@ mod captured {
             learner.step_tokens(&mut device, &ids, &labels, 1e-2).expect("a step")
         });
         let reports = reports.collect();
-        let loss = learner
-            .evaluate(&mut device, &[Field::Ints(tokens(9)[..32].to_vec()), Field::Ints(tokens(10)[..32].to_vec())])
-            .expect("a loss");
+        let fields = [Field::Ints(tokens(9)[..32].to_vec()), Field::Ints(tokens(10)[..32].to_vec())];
+        let mut means = Means::default();
+        learner.evaluate(&mut device, &fields, &mut means).expect("a loss");
+        let loss = means.loss();
         let device: &mut dyn Device = &mut device;
         (reports, loss, read_f32(device, &learner.params.flat()).expect("parameters"))
     }

@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 use vcycle::device::ops::StepState;
 use vcycle::device::{self, Device};
+use vcycle::model::EachLoss;
 use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
@@ -13,7 +14,7 @@ use vcycle::multilevel::{
     DepthRule, Quantity, Rules, Scheme, Shares, WidthRule, coalesce, coalesce_as, decoalesce, interpolate,
     interpolate_as,
 };
-use vcycle::tape::{LossOptions, Mode, Tape};
+use vcycle::tape::{Mode, Tape};
 use vcycle::tensor::DType;
 use vcycle::train::learner::{Learner, OptimizerConfig, Options};
 
@@ -251,7 +252,7 @@ fn gradients(device: &mut dyn Device, gpt: &Gpt, store: &Store) -> Store {
     let (ids, labels) = (tape.input(ids), tape.input(labels));
     let mut vars = Vec::new();
     store.declare(&mut tape, &grads, &mut vars);
-    let (loss, _) = gpt.loss(&mut tape, &vars, &[ids, labels], LossOptions::default(), false);
+    let (loss, _) = gpt.loss(&mut tape, &vars, &[ids, labels], EachLoss::default(), false);
     tape.backward(&[loss]);
     tape.run(device).expect("a step");
     grads

@@ -113,7 +113,7 @@ impl Training {
             .map(|values| floats(&mut device, &[total], &values));
         let mut offset = 0;
         let views = shapes.iter().map(|dims| {
-            let view = |of: Tensor| Tensor::new(of.place, of.dtype, offset, dims);
+            let view = |of: Tensor| Tensor::new(of.place(), of.dtype(), offset, dims);
             let pair = (view(params), view(grads));
             offset += aligned(dims);
             pair

@@ -111,7 +111,7 @@ impl Device for Counting {
         self.inner.read(from, bytes)
     }
     fn post(&mut self, from: &Tensor) -> Result<Ticket> {
-        self.count(Call::Read { bytes: from.numel() * from.dtype.bytes() });
+        self.count(Call::Read { bytes: from.numel() * from.dtype().bytes() });
         self.inner.post(from)
     }
 

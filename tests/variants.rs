@@ -5,9 +5,10 @@ use std::process::{Command, Output};
 use vcycle::device::cuda::chip::Chip;
 use vcycle::device::cuda::variants::{self, VARIANTS};
 use vcycle::device::ops::{Op, StepState};
+use vcycle::model::EachLoss;
 use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
-use vcycle::tape::{LossOptions, Mode, Tape};
+use vcycle::tape::{Mode, Tape};
 use vcycle::tensor::{DType, Place, Tensor};
 
 /// The operations of a training step of GPT-2 with 124 million parameters, on 8 sequences of 1024 tokens.
@@ -38,7 +39,7 @@ fn gpt2_step(float: DType) -> Vec<Op> {
     let vars: Vec<_> = (0..table.params.len())
         .map(|i| tape.param(table.tensor(i, 2, float), table.tensor(i, 3, float.wide())))
         .collect();
-    let (loss, _) = gpt.loss(&mut tape, &vars, &[ids, labels], LossOptions::default(), false);
+    let (loss, _) = gpt.loss(&mut tape, &vars, &[ids, labels], EachLoss::default(), false);
     tape.backward(&[loss]);
     tape.recorded().to_vec()
 }

@@ -62,7 +62,7 @@ impl<'a> Maker<'a> {
 
     /// Gives this tensor's arena back with the others.
     pub fn adopt(&mut self, t: Tensor) -> Tensor {
-        if let Place::Arena(arena) = t.place {
+        if let Place::Arena(arena) = t.place() {
             self.arenas.push(arena);
         }
         t
@@ -72,11 +72,11 @@ impl<'a> Maker<'a> {
     fn alloc(&mut self, dtype: DType, dims: &[usize], pad: usize) -> Result<Tensor> {
         let mut t = Tensor::new(Place::Arena(0), dtype, 0, dims);
         if dims.len() > 1 {
-            t = t.with_pitch(t.width.next_multiple_of(pad));
+            t = t.with_pitch(t.width().next_multiple_of(pad));
         }
-        let bytes = t.byte_range().end.next_multiple_of(256);
-        t.place = Place::Arena(self.device.alloc(bytes).at("operands")?);
-        Ok(self.adopt(t))
+        let bytes = t.byte_range().end.checked_next_multiple_of(256).unwrap_or(usize::MAX);
+        let arena = self.device.alloc(bytes).at("operands")?;
+        Ok(self.adopt(t.with_place(Place::Arena(arena))))
     }
 
     /// Random floats; rows are padded to a multiple of `pad` elements, as in a model.
@@ -129,13 +129,13 @@ impl<'a> Maker<'a> {
     pub fn fill(&mut self, t: &Tensor, f: fn(f32) -> f32) -> Result<()> {
         let (count, width) = match t.is_contiguous() {
             true => (t.numel(), 1),
-            false => (t.rows(), t.width),
+            false => (t.rows(), t.width()),
         };
         let step = (BLOCK / width.max(1)).max(1);
         for start in (0..count).step_by(step) {
             let some = step.min(count - start);
             let part = match t.is_contiguous() {
-                true => Tensor::new(t.place, t.dtype, t.offset + start, &[some]),
+                true => Tensor::new(t.place(), t.dtype(), t.offset() + start, &[some]),
                 false => t.row_block(start, some),
             };
             let mut values: Vec<f32> = memory::zeros(part.numel())?;

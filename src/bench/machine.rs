@@ -2,8 +2,8 @@
 
 use crate::bail;
 use crate::device::cuda::Cuda;
+use crate::device::cuda::cublaslt::PeerProducts;
 use crate::device::cuda::driver::nvidia::Nvidia;
-use crate::device::cuda::driver::nvidia::cublaslt::Products;
 use crate::device::cuda::variants::{Variant, ladder};
 use crate::device::energy::Meter;
 use crate::device::ops::Op;
@@ -103,7 +103,7 @@ impl Machine {
     ///
     /// # Errors
     /// Another device; no cuBLASLt, or what it refuses.
-    pub fn cublaslt(&mut self, list: &[Op]) -> Result<Products> {
+    pub fn cublaslt(&mut self, list: &[Op]) -> Result<PeerProducts> {
         match self {
             Machine::Nvidia(device) => device.cublaslt(list),
             _ => bail!("cuBLASLt runs on the device cuda"),
@@ -114,7 +114,7 @@ impl Machine {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn run_cublaslt(&mut self, products: &Products, into: &mut Vec<f64>) -> Result<()> {
+    pub fn run_cublaslt(&mut self, products: &PeerProducts, into: &mut Vec<f64>) -> Result<()> {
         match self {
             Machine::Nvidia(device) => device.run_cublaslt(products, into),
             _ => bail!("cuBLASLt runs on the device cuda"),

@@ -6,7 +6,7 @@ use super::inputs::Maker;
 use super::machine::{Machine, Wish};
 use super::stats::Summary;
 use crate::bail;
-use crate::device::cuda::driver::nvidia::cublaslt::Products;
+use crate::device::cuda::cublaslt::PeerProducts;
 use crate::device::cuda::variants::{Variant, ladder};
 use crate::device::ops::{Cost, Op};
 use crate::device::{Device, Graph};
@@ -95,7 +95,7 @@ struct Contender {
 
 enum Entry {
     Graph(Graph),
-    Peer(Peer, Products),
+    Peer(Peer, PeerProducts),
 }
 
 impl Contender {

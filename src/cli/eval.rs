@@ -87,7 +87,8 @@ impl Args {
         // What a batch brings: a distillation token needs the same whether a head reads it or not.
         let inputs = |model: &dyn Model| {
             let all = model.inputs(config.shape()).into_iter();
-            all.filter(|input| !matches!(input.content, Content::Fixed(_))).collect::<Vec<_>>()
+            let all = all.filter(|input| !matches!(input.content, Content::Fixed(_)));
+            all.map(|input| input.labels_of(&[])).collect::<Vec<_>>()
         };
         if inputs(&*model) != inputs(&*wanted) || head(&*model) != head(&*wanted) {
             bail!(

@@ -1,6 +1,6 @@
 //! Batches of any family, and where they come from.
 
-use super::sampler::{Sampler, validation_batch};
+use super::sampler::{IGNORED, Sampler, validation_batch};
 use super::tokens::Tokens;
 use crate::bail;
 use crate::error::{At, Result};
@@ -56,6 +56,14 @@ impl Field {
             (Field::Ints(to), Field::Ints(from)) => to[first..][..from.len()].copy_from_slice(from),
             (Field::Floats(to), Field::Floats(from)) => to[first..][..from.len()].copy_from_slice(from),
             _ => unreachable!("buffers of one source"),
+        }
+    }
+
+    /// Of labels, those that are scored: integers that are not -100, and numbers that are not NaN.
+    pub fn scored(&self) -> usize {
+        match self {
+            Field::Ints(labels) => labels.iter().filter(|&&label| label != IGNORED).count(),
+            Field::Floats(labels) => labels.iter().filter(|label| !label.is_nan()).count(),
         }
     }
 

@@ -15,6 +15,8 @@ struct Slot {
     memory: Tensor,
     /// It never changes.
     fixed: bool,
+    /// The losses that are scored on it.
+    scores: &'static [usize],
 }
 
 /// Memory for the inputs of one micro-batch, in the order in which the model takes them.
@@ -38,7 +40,7 @@ impl Inputs {
             if let Content::Fixed(values) = &input.content {
                 device.write(&memory, bytemuck::cast_slice(values))?;
             }
-            slots.push(Slot { name: input.name, memory, fixed });
+            slots.push(Slot { name: input.name, memory, fixed, scores: input.scores });
         }
         Ok(Inputs { vars: Vec::with_capacity(slots.len()), slots })
     }
@@ -67,6 +69,15 @@ impl Inputs {
             micro = Some(here);
         }
         Ok(micro.unwrap_or(0))
+    }
+
+    /// How many items each loss scores in all of the fields: what its mean is over, however a batch is cut into micro-batches.
+    pub fn scored(&self, fields: &[Field]) -> [usize; 2] {
+        let mut scored = [0; 2];
+        for (slot, values) in self.changing().zip(fields) {
+            slot.scores.iter().for_each(|&loss| scored[loss] += values.scored());
+        }
+        scored
     }
 
     /// Writes micro-batch `number` of the fields.

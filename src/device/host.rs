@@ -1,62 +1,31 @@
 //! What `reference` and `cpu` share: arenas in host memory, checked views into them, captured lists of operations.
 
+use super::arena::Arena;
 use super::ops::Op;
 use super::posts::Posts;
 use super::{Graph, Ticket, bounds};
 use crate::bail;
-use crate::error::{Error, Result};
-use crate::memory;
+use crate::error::Result;
 use crate::tensor::{DType, Tensor};
-use memmap2::MmapMut;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// Cache lines, and the widest vector load.
-const ALIGNMENT: usize = 64;
-/// Smaller arenas gain nothing by large pages.
-#[cfg(target_os = "linux")]
-const LARGE_PAGE: usize = 2 << 20;
-
-struct Arena {
-    start: NonNull<u8>,
-    bytes: usize,
-    /// Owns the memory.
-    _pages: MmapMut,
-}
-
-// SAFETY: an arena owns its allocation as a `Vec<u8>` does; access goes through the `Host` that holds it.
-unsafe impl Send for Arena {}
-// SAFETY: as above.
-unsafe impl Sync for Arena {}
-
-impl Arena {
-    /// Zeros, in pages as large as the system gives: fewer faults at first touch, fewer misses of the translation buffer.
-    fn new(bytes: usize) -> Result<Self> {
-        if bytes > isize::MAX as usize {
-            return Err(Error::new(format!(
-                "an arena of {bytes} bytes is beyond any memory; use a smaller batch or model"
-            )));
-        }
-        memory::require(bytes)?;
-        let mut pages = MmapMut::map_anon(bytes.max(ALIGNMENT)).map_err(|_| memory::refused(bytes))?;
-        #[cfg(target_os = "linux")]
-        if bytes >= LARGE_PAGE {
-            // A wish: a system without large pages goes on with small ones.
-            let _ = pages.advise(memmap2::Advice::HugePage);
-        }
-        let start = NonNull::new(pages.as_mut_ptr()).ok_or_else(|| memory::refused(bytes))?;
-        Ok(Arena { start, bytes: bytes.max(ALIGNMENT), _pages: pages })
-    }
-}
-
 /// Memory and captured lists of a host device.
 #[derive(Default)]
 pub struct Host {
+    /// By number; a number is given once.
     arenas: Vec<Option<Arena>>,
-    /// Operations with their FLOPs.
-    graphs: Vec<Option<Vec<(Op, u64)>>>,
+    graphs: Vec<Option<Captured>>,
     posts: Posts,
+}
+
+/// A captured list.
+struct Captured {
+    /// Operations with their FLOPs.
+    ops: Vec<(Op, u64)>,
+    /// That their operands lie in.
+    arenas: Vec<u32>,
 }
 
 impl Host {
@@ -76,17 +45,28 @@ impl Host {
         let number = bounds::locate(t, |arena| self.bytes(arena))?;
         let Some(Some(arena)) = self.arenas.get(number as usize) else { bail!("{t:?} lies in no arena") };
         let range = t.byte_range();
-        // SAFETY: the offset is within the allocation.
-        Ok(unsafe { arena.start.add(range.start) })
+        // SAFETY: `bounds::locate` has found the view's bytes within the arena's.
+        Ok(unsafe { arena.start().add(range.start) })
     }
 
     /// A typed view.
     pub fn view<T: Element>(&self, t: &Tensor) -> Result<View<'_, T>> {
-        if t.dtype != T::DTYPE {
+        if t.dtype() != T::DTYPE {
             bail!("{t:?} was taken for {:?}", T::DTYPE);
         }
-        let start = self.locate(t)?.cast();
-        Ok(View { start, rows: t.rows(), width: t.width, pitch: t.pitch, arena: PhantomData })
+        let start = self.locate(t)?.cast::<T>();
+        if !start.is_aligned() {
+            bail!("{t:?} is not aligned for {:?}", T::DTYPE);
+        }
+        Ok(View { start, rows: t.rows(), width: t.width(), pitch: t.pitch(), arena: PhantomData })
+    }
+
+    /// As [`Host::view`], to be read and written element by element on one thread.
+    ///
+    /// # Safety
+    /// While cells of this host are there, nobody makes slices of its arenas, and no other thread reads or writes them.
+    pub unsafe fn cells<T: Element>(&self, t: &Tensor) -> Result<Cells<'_, T>> {
+        Ok(Cells { view: self.view(t)?, thread: PhantomData })
     }
 
     /// Operands fit each other, lie inside their arenas, and floats have the device's type.
@@ -95,7 +75,7 @@ impl Host {
     }
 
     fn bytes(&self, arena: u32) -> Option<usize> {
-        self.arenas.get(arena as usize)?.as_ref().map(|arena| arena.bytes)
+        self.arenas.get(arena as usize)?.as_ref().map(Arena::bytes)
     }
 
     pub fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()> {
@@ -107,24 +87,24 @@ impl Host {
 
     pub fn read(&self, from: &Tensor, bytes: &mut [u8]) -> Result<()> {
         self.rows(from, bytes.len(), |row, at| {
-            // SAFETY: as in `write`; arenas are always initialised.
+            // SAFETY: as in `write`; arenas are always initialised, and whoever writes them has `&mut self`.
             unsafe { std::ptr::copy_nonoverlapping(row, bytes[at.clone()].as_mut_ptr(), at.len()) }
         })
     }
 
     pub fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
-        if (from.rows(), from.width, from.dtype) != (to.rows(), to.width, to.dtype) {
+        if (from.rows(), from.width(), from.dtype()) != (to.rows(), to.width(), to.dtype()) {
             bail!("{from:?} cannot be copied to {to:?}");
         }
         let (source, target) = (self.locate(from)?.as_ptr(), self.locate(to)?.as_ptr());
-        let size = from.dtype.bytes();
+        let size = from.dtype().bytes();
         for row in 0..from.rows() {
-            // SAFETY: both views lie inside their arenas; `copy` allows them to overlap.
+            // SAFETY: both views lie inside their arenas (`locate`); `copy` allows them to overlap.
             unsafe {
                 std::ptr::copy(
-                    source.add(row * from.pitch * size),
-                    target.add(row * to.pitch * size),
-                    from.width * size,
+                    source.add(row * from.pitch() * size),
+                    target.add(row * to.pitch() * size),
+                    from.width() * size,
                 )
             }
         }
@@ -132,8 +112,10 @@ impl Host {
     }
 
     pub fn post(&mut self, from: &Tensor) -> Result<Ticket> {
+        // Before a place is taken.
+        self.locate(from)?;
         let mut posts = std::mem::take(&mut self.posts);
-        let posted = posts.post(from.numel() * from.dtype.bytes()).and_then(|(ticket, bytes)| {
+        let posted = posts.post(from.bytes()).and_then(|(ticket, bytes)| {
             self.read(from, bytes)?;
             Ok(ticket)
         });
@@ -147,15 +129,15 @@ impl Host {
 
     /// Calls `each` with the first byte of every row and where the row lies in a packed buffer.
     fn rows(&self, t: &Tensor, packed: usize, mut each: impl FnMut(*mut u8, Range<usize>)) -> Result<()> {
-        let size = t.dtype.bytes();
-        if packed != t.numel() * size {
-            bail!("{packed} bytes for {t:?}, which has {}", t.numel() * size);
+        let size = t.dtype().bytes();
+        if packed != t.bytes() {
+            bail!("{packed} bytes for {t:?}, which has {}", t.bytes());
         }
         let start = self.locate(t)?.as_ptr();
-        let width = t.width * size;
+        let width = t.width() * size;
         for row in 0..t.rows() {
             // SAFETY: rows lie inside the view's byte range, which `locate` has checked.
-            each(unsafe { start.add(row * t.pitch * size) }, row * width..(row + 1) * width);
+            each(unsafe { start.add(row * t.pitch() * size) }, row * width..(row + 1) * width);
         }
         Ok(())
     }
@@ -164,14 +146,29 @@ impl Host {
         for op in ops {
             self.check(op, float)?;
         }
-        self.graphs.push(Some(ops.iter().map(|op| (*op, op.cost().flops)).collect()));
+        bounds::check_list(ops)?;
+        let arenas = bounds::arenas(ops);
+        let ops = ops.iter().map(|op| (*op, op.cost().flops)).collect();
+        self.graphs.push(Some(Captured { ops, arenas }));
         Ok(Graph(self.graphs.len() as u32 - 1))
+    }
+
+    /// A captured list may be replayed.
+    ///
+    /// # Errors
+    /// It was released, or an arena that it uses was freed.
+    pub fn check_captured(&self, graph: Graph) -> Result<()> {
+        bounds::check_arenas(&self.graph(graph)?.arenas, |arena| self.bytes(arena))
     }
 
     /// The operation number `i` of a captured list, and its FLOPs; `None` after the last.
     pub fn captured(&self, graph: Graph, i: usize) -> Result<Option<(Op, u64)>> {
+        Ok(self.graph(graph)?.ops.get(i).copied())
+    }
+
+    fn graph(&self, graph: Graph) -> Result<&Captured> {
         match self.graphs.get(graph.0 as usize) {
-            Some(Some(ops)) => Ok(ops.get(i).copied()),
+            Some(Some(captured)) => Ok(captured),
             _ => bail!("this captured list was released"),
         }
     }
@@ -198,18 +195,35 @@ elements!(f64 => F64, f32 => F32, i32 => I32, u32 => U32, u8 => U8);
 #[derive(Clone, Copy)]
 pub struct View<'a, T> {
     start: NonNull<T>,
-    pub rows: usize,
-    pub width: usize,
-    pub pitch: usize,
+    rows: usize,
+    width: usize,
+    pitch: usize,
     arena: PhantomData<&'a Host>,
 }
 
-// SAFETY: a view is a pointer into an arena that outlives it; who writes which rows is the duty of `row_mut`'s callers.
+// SAFETY: a view is a pointer into an arena that outlives it. Reading by `get` is safe on any thread, because all that write
+// (`set`, `row_mut`, `span_mut`, and who uses `pointer`) promise that nobody reads there meanwhile.
 unsafe impl<T: Send> Send for View<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for View<'_, T> {}
 
 impl<'a, T: Element> View<'a, T> {
+    #[inline(always)]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    #[inline(always)]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Elements from one row to the next.
+    #[inline(always)]
+    pub fn pitch(&self) -> usize {
+        self.pitch
+    }
+
     /// The element in row `r`, column `c`.
     #[inline]
     pub fn get(&self, r: usize, c: usize) -> T {
@@ -218,10 +232,12 @@ impl<'a, T: Element> View<'a, T> {
         unsafe { self.start.as_ptr().add(r * self.pitch + c).read() }
     }
 
+    /// # Safety
+    /// Nobody else reads or writes this element meanwhile, and there is no slice of it.
     #[inline]
-    pub fn set(&self, r: usize, c: usize, value: T) {
+    pub unsafe fn set(&self, r: usize, c: usize, value: T) {
         assert!(r < self.rows && c < self.width);
-        // SAFETY: in range; `Op::check` lets no other operand of the operation be read through a reference meanwhile.
+        // SAFETY: in range; the rest is the caller's promise.
         unsafe { self.start.as_ptr().add(r * self.pitch + c).write(value) }
     }
 
@@ -270,5 +286,36 @@ impl<'a, T: Element> View<'a, T> {
         unsafe {
             std::slice::from_raw_parts_mut(self.start.as_ptr().add(r * self.pitch + columns.start), columns.len())
         }
+    }
+}
+
+/// A [`View`] for plain loops: read and written element by element, like a slice of `Cell`s, and so on one thread alone.
+#[derive(Clone, Copy)]
+pub struct Cells<'a, T> {
+    view: View<'a, T>,
+    /// Neither `Send` nor `Sync`.
+    thread: PhantomData<*const T>,
+}
+
+impl<T: Element> Cells<'_, T> {
+    pub fn rows(&self) -> usize {
+        self.view.rows
+    }
+
+    pub fn width(&self) -> usize {
+        self.view.width
+    }
+
+    /// The element in row `r`, column `c`.
+    #[inline]
+    pub fn get(&self, r: usize, c: usize) -> T {
+        self.view.get(r, c)
+    }
+
+    #[inline]
+    pub fn set(&self, r: usize, c: usize, value: T) {
+        // SAFETY: this thread alone reads and writes the arena, and there are no slices of it: the promise of the caller of
+        // `Host::cells`.
+        unsafe { self.view.set(r, c, value) }
     }
 }

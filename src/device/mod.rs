@@ -3,6 +3,7 @@
 //! `reference` is the f64 oracle, `cpu` the embedded default, `cuda` runs the kernels of `kernels/` on a GPU and `emulator` the
 //! same ones without. All see the same operations ([`ops`]).
 
+mod arena;
 pub mod bounds;
 pub mod cpu;
 pub mod cuda;
@@ -50,6 +51,8 @@ pub trait Device {
     /// Out of memory: says how much was wanted.
     fn alloc(&mut self, bytes: usize) -> Result<u32>;
 
+    /// Gives an arena back, after the work in flight. Its number is not given again; views of it and captured lists that use it
+    /// are refused from now on. Dropping the device frees all.
     fn free(&mut self, arena: u32);
 
     /// Host to device: `bytes` holds the rows of `to` back to back.
@@ -88,7 +91,10 @@ pub trait Device {
     /// Checks a list of operations once and keeps it for [`Device::replay`].
     fn capture(&mut self, ops: &[Op]) -> Result<Graph>;
 
-    /// Runs a captured list, in order. Allocates nothing.
+    /// Runs a captured list, in order. Allocates nothing, unless a mapping's tables are to be checked again.
+    ///
+    /// # Errors
+    /// The list was released, or an arena that it uses was freed: then nothing runs. On host devices also as [`Device::run`].
     fn replay(&mut self, graph: Graph) -> Result<()>;
 
     /// Forgets a captured list.
@@ -134,14 +140,13 @@ fn emulator(_threads: usize) -> Result<Box<dyn Device>> {
 
 /// Allocates an arena for one contiguous tensor.
 pub fn alloc_tensor(device: &mut dyn Device, dtype: DType, dims: &[usize]) -> Result<Tensor> {
-    let mut t = Tensor::new(Place::Arena(0), dtype, 0, dims);
-    t.place = Place::Arena(device.alloc(t.numel() * dtype.bytes())?);
-    Ok(t)
+    let t = Tensor::new(Place::Arena(0), dtype, 0, dims);
+    Ok(t.with_place(Place::Arena(device.alloc(t.bytes())?)))
 }
 
 /// Writes floats, converted to the tensor's own type.
 pub fn write_floats(device: &mut dyn Device, to: &Tensor, values: &[f64]) -> Result<()> {
-    match to.dtype {
+    match to.dtype() {
         DType::F64 => device.write(to, bytemuck::cast_slice(values)),
         DType::F32 => {
             let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
@@ -157,7 +162,7 @@ pub fn write_floats(device: &mut dyn Device, to: &Tensor, values: &[f64]) -> Res
 
 /// As [`write_floats`], from f32.
 pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result<()> {
-    if to.dtype == DType::F32 {
+    if to.dtype() == DType::F32 {
         return device.write(to, bytemuck::cast_slice(values));
     }
     write_floats(device, to, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())
@@ -165,7 +170,7 @@ pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result
 
 /// Reads floats of any type.
 pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
-    if from.dtype == DType::F64 {
+    if from.dtype() == DType::F64 {
         let mut values: Vec<f64> = memory::zeros(from.numel())?;
         device.read(from, bytemuck::cast_slice_mut(&mut values))?;
         return Ok(values);
@@ -175,7 +180,7 @@ pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
 
 /// As [`read_floats`], to f32.
 pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
-    match from.dtype {
+    match from.dtype() {
         DType::F32 => {
             let mut values: Vec<f32> = memory::zeros(from.numel())?;
             device.read(from, bytemuck::cast_slice_mut(&mut values))?;
@@ -193,7 +198,7 @@ pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
 
 /// Reads one float; allocates nothing.
 pub fn read_scalar(device: &mut dyn Device, from: &Tensor) -> Result<f64> {
-    match from.dtype {
+    match from.dtype() {
         DType::F64 => {
             let mut value = [0.0f64];
             device.read(from, bytemuck::cast_slice_mut(&mut value))?;

@@ -127,7 +127,7 @@ fn written(op: &Op) -> Shape {
     let (mut shape, mut op) = (None, *op);
     op.operands(&mut |t, access| {
         if access != Access::Read && shape.is_none() {
-            shape = Some(t.shape);
+            shape = Some(t.shape());
         }
     });
     shape.unwrap_or(Shape::new(&[]))

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::eval::metrics::{Agreement, Measures};
 use crate::model::store::Store;
 use crate::model::{BatchShape, Model, Scores};
-use crate::tape::{Mode, Tape};
+use crate::tape::{Mode, Tape, Var};
 use crate::tensor::Place;
 
 /// What a model reaches.
@@ -20,6 +20,33 @@ pub struct HeldOut {
     pub loss: f64,
     /// Of images and labelled texts.
     pub measures: Option<Measures>,
+}
+
+/// Means over the items of several batches, of each loss apart: what is reported is their sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Means {
+    totals: [f64; 2],
+    scored: [usize; 2],
+}
+
+impl Means {
+    /// Adds a batch: the mean of each loss over the items that it scores there.
+    pub fn add(&mut self, losses: [Option<f64>; 2], scored: [usize; 2]) {
+        for (number, loss) in losses.into_iter().enumerate() {
+            self.totals[number] += loss.unwrap_or(0.0) * scored[number] as f64;
+            self.scored[number] += scored[number];
+        }
+    }
+
+    /// The sum of the losses' means.
+    pub fn loss(&self) -> f64 {
+        self.totals.iter().zip(self.scored).map(|(total, scored)| total / scored.max(1) as f64).sum()
+    }
+
+    /// Items that the first loss has scored.
+    pub fn scored(&self) -> usize {
+        self.scored[0]
+    }
 }
 
 /// Scores all held-out batches.
@@ -39,7 +66,7 @@ pub fn held_out(
     let (mut tape, mut vars) = (Tape::new(float, state), Vec::new());
     let mut fields = source.room(shape.batch)?;
     let mut agreement = Agreement::of(model);
-    let (mut total, mut scored) = (0.0, 0);
+    let mut means = Means::default();
     for index in 0.. {
         let Some(labels) = source.held_out_batch(index, &mut fields)? else { break };
         inputs.micro_batches(&fields)?;
@@ -51,22 +78,31 @@ pub fn held_out(
         let losses = [Some(first), second];
         losses.iter().chain(&heads).flatten().for_each(|value| tape.keep(*value));
         tape.run(device)?;
-        for loss in losses.into_iter().flatten() {
-            total += device::read_scalar(device, &tape.value(loss)?)? * labels as f64;
-        }
+        means.add(read_losses(device, &tape, losses)?, inputs.scored(&fields));
         if let Some(agreement) = &mut agreement {
             agreement.add(&read_scores(device, &tape, heads)?, &fields, labels);
         }
-        scored += labels;
     }
     tape.forget(device);
     for memory in inputs.memory().chain([state]) {
-        if let Place::Arena(arena) = memory.place {
+        if let Place::Arena(arena) = memory.place() {
             device.free(arena);
         }
     }
     let measures = agreement.map(|agreement| agreement.measures()).transpose()?;
-    Ok(HeldOut { scored, loss: total / scored.max(1) as f64, measures })
+    Ok(HeldOut { scored: means.scored(), loss: means.loss(), measures })
+}
+
+/// The losses of a step.
+///
+/// # Errors
+/// Errors of the device; the tape has been used since.
+pub fn read_losses(device: &mut dyn Device, tape: &Tape, losses: [Option<Var>; 2]) -> Result<[Option<f64>; 2]> {
+    let mut values = [None; 2];
+    for (value, loss) in values.iter_mut().zip(losses) {
+        *value = loss.map(|loss| device::read_scalar(device, &tape.value(loss)?)).transpose()?;
+    }
+    Ok(values)
 }
 
 /// The scores of a batch's examples, row by row; of two heads, their sums. None of a model that gives none.

@@ -9,10 +9,10 @@ pub mod perplexity;
 use crate::device::ops::StepState;
 use crate::device::{self, Device};
 use crate::error::Result;
-use crate::model::Model;
 use crate::model::gpt::Gpt;
 use crate::model::store::Store;
-use crate::tape::{LossOptions, Mode, Tape, Var};
+use crate::model::{EachLoss, Model};
+use crate::tape::{Mode, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 
 /// A GPT on a device, for forward passes alone.
@@ -39,7 +39,7 @@ impl<'a> Forward<'a> {
     }
 
     fn inputs(&mut self, device: &mut dyn Device, ids: &[i32], dims: [usize; 2]) -> Result<Var> {
-        let view = Tensor::new(self.ids.place, DType::I32, 0, &dims);
+        let view = Tensor::new(self.ids.place(), DType::I32, 0, &dims);
         device.write(&view, bytemuck::cast_slice(ids))?;
         self.tape.begin(Mode::Evaluate);
         self.store.declare_frozen(&mut self.tape, &mut self.vars);
@@ -52,11 +52,11 @@ impl<'a> Forward<'a> {
     /// Ids outside the vocabulary; errors of the device.
     pub fn loss(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], dims: [usize; 2]) -> Result<f64> {
         let input = self.inputs(device, ids, dims)?;
-        let view = Tensor::new(self.labels.place, DType::I32, 0, &dims);
+        let view = Tensor::new(self.labels.place(), DType::I32, 0, &dims);
         device.write(&view, bytemuck::cast_slice(labels))?;
         let labels = self.tape.input(view);
         let inputs = [input, labels];
-        let (loss, _) = self.gpt.loss(&mut self.tape, &self.vars, &inputs, LossOptions::default(), false);
+        let (loss, _) = self.gpt.loss(&mut self.tape, &self.vars, &inputs, EachLoss::default(), false);
         self.tape.keep(loss);
         self.tape.run(device)?;
         device::read_scalar(device, &self.tape.value(loss)?)
@@ -95,7 +95,7 @@ impl<'a> Forward<'a> {
     pub fn free(mut self, device: &mut dyn Device) {
         self.tape.forget(device);
         for t in [self.state, self.ids, self.labels] {
-            if let Place::Arena(arena) = t.place {
+            if let Place::Arena(arena) = t.place() {
                 device.free(arena);
             }
         }

@@ -9,10 +9,10 @@ mod heads;
 mod table;
 
 use super::params::ParamTable;
-use super::{BatchShape, Family, Input, Losses, Model, Scores, check_sizes};
+use super::{BatchShape, EachLoss, Family, Input, Losses, Model, Scores, check_sizes};
 use crate::device::ops::Activation;
 use crate::error::Result;
-use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
+use crate::tape::{Affine, Tape, Var, Weight};
 
 /// Where the norms of a layer stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,12 +182,13 @@ impl Model for Bert {
             ["ids", "token types", "mask"].iter().map(|name| Input::ints(name, &[batch, time])).collect();
         if self.is_masked() {
             all.push(Input::ints("positions", &[batch, scored]));
-            all.push(Input::ints("labels", &[batch, scored]));
+            all.push(Input::ints("labels", &[batch, scored]).labels_of(&[0]));
         }
         if self.has_classes() {
             all.push(match self.config.head {
-                BertHead::Classify { labels: 1 } => Input::wide("values", &[batch]),
-                _ => Input::ints("classes", &[batch]),
+                BertHead::Classify { labels: 1 } => Input::wide("values", &[batch]).labels_of(&[0]),
+                BertHead::Classify { .. } => Input::ints("classes", &[batch]).labels_of(&[0]),
+                _ => Input::ints("classes", &[batch]).labels_of(&[1]),
             });
             let first = (0..batch).map(|b| (b * time) as i32).collect();
             all.push(Input::fixed("first rows", &[batch, 1], first));
@@ -195,12 +196,12 @@ impl Model for Bert {
         all
     }
 
-    fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses {
+    fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: EachLoss, recompute: bool) -> Losses {
         self.forward(t, p, inputs, options, recompute).0
     }
 
     fn evaluation(&self, t: &mut Tape, p: &[Var], inputs: &[Var]) -> (Losses, Scores) {
-        self.forward(t, p, inputs, LossOptions::default(), false)
+        self.forward(t, p, inputs, EachLoss::default(), false)
     }
 }
 

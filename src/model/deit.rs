@@ -11,7 +11,7 @@
 mod table;
 
 use super::params::ParamTable;
-use super::{BatchShape, Family, Input, Losses, Model, Scores, check_sizes};
+use super::{BatchShape, EachLoss, Family, Input, Losses, Model, Scores, check_sizes};
 use crate::bail;
 use crate::device::ops::Activation;
 use crate::error::Result;
@@ -203,7 +203,7 @@ impl Model for Deit {
         let kinds = (0..batch * tokens).map(|i| if i % tokens < specials { (i % tokens + 1) as i32 } else { 0 });
         let mut all = vec![
             Input::floats("patches", &[batch, tokens, c.pixels()]),
-            Input::ints("labels", &[batch]),
+            Input::ints("labels", &[batch]).labels_of(&[0, 1][..c.heads_of_classes()]),
             Input::ints("other labels", &[batch]),
             Input::wide("share", &[batch]),
             Input::fixed("kinds of tokens", &[batch, tokens], kinds.collect()),
@@ -213,12 +213,12 @@ impl Model for Deit {
         all
     }
 
-    fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses {
+    fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: EachLoss, recompute: bool) -> Losses {
         self.labelled(t, p, inputs, options, recompute).0
     }
 
     fn evaluation(&self, t: &mut Tape, p: &[Var], inputs: &[Var]) -> (Losses, Scores) {
-        let (losses, scores) = self.labelled(t, p, inputs, LossOptions::default(), false);
+        let (losses, scores) = self.labelled(t, p, inputs, EachLoss::default(), false);
         (losses, [Some(scores.0), scores.1])
     }
 }
@@ -230,7 +230,7 @@ impl Deit {
         t: &mut Tape,
         p: &[Var],
         inputs: &[Var],
-        options: LossOptions,
+        [of_class, of_distilled]: EachLoss,
         recompute: bool,
     ) -> (Losses, (Var, Option<Var>)) {
         let &[patches, labels, others, share, kinds, ref rows @ ..] = inputs else {
@@ -239,9 +239,11 @@ impl Deit {
         let hidden = self.hidden(t, p, (patches, kinds), recompute, |_, _| {}); // [B, N, C]
         let (class, distilled) = self.scores(t, p, hidden, rows); // [B, 1, classes]
         // Both heads learn the labels, as without a teacher.
-        let weight = options.weight / self.config.heads_of_classes() as f64;
-        let options = LossOptions { weight, ..options };
-        let mut loss = |scores| t.cross_entropy_mixed(scores, labels, (others, share), options); // [1]
-        ((loss(class), distilled.map(loss)), (class, distilled))
+        let heads = self.config.heads_of_classes() as f64;
+        let mut loss = |scores, options: LossOptions| {
+            let options = LossOptions { weight: options.weight / heads, ..options };
+            t.cross_entropy_mixed(scores, labels, (others, share), options) // [1]
+        };
+        ((loss(class, of_class), distilled.map(|scores| loss(scores, of_distilled))), (class, distilled))
     }
 }

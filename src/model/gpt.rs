@@ -4,10 +4,10 @@
 //! Names and layout are those of Hugging Face's `GPT2LMHeadModel`: weights `[in, out]`.
 
 use super::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
-use super::{BatchShape, Family, Input, Losses, Model, check_sizes};
+use super::{BatchShape, EachLoss, Family, Input, Losses, Model, check_sizes};
 use crate::device::ops::Activation;
 use crate::error::Result;
-use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
+use crate::tape::{Affine, Tape, Var, Weight};
 
 /// Sizes and constants.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,10 +127,10 @@ impl Model for Gpt {
     }
 
     fn inputs(&self, BatchShape { batch, time, .. }: BatchShape) -> Vec<Input> {
-        vec![Input::ints("ids", &[batch, time]), Input::ints("labels", &[batch, time])]
+        vec![Input::ints("ids", &[batch, time]), Input::ints("labels", &[batch, time]).labels_of(&[0])]
     }
 
-    fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses {
+    fn loss(&self, t: &mut Tape, p: &[Var], inputs: &[Var], [options, _]: EachLoss, recompute: bool) -> Losses {
         let &[ids, labels] = inputs else { unreachable!("the inputs of this model") };
         let hidden = self.hidden(t, p, ids, recompute, |_, _| {}); // [B, T, C]
         (t.linear_cross_entropy(hidden, p[self.head()], None, labels, options), None) // [1]

@@ -10,6 +10,8 @@ pub struct Input {
     /// The batch first.
     pub dims: Vec<usize>,
     pub content: Content,
+    /// The losses, by number, that are scored on it: where it holds labels.
+    pub scores: &'static [usize],
 }
 
 /// What an input holds.
@@ -27,19 +29,25 @@ pub enum Content {
 
 impl Input {
     pub fn ints(name: &'static str, dims: &[usize]) -> Self {
-        Input { name, dims: dims.to_vec(), content: Content::Ints }
+        Input { name, dims: dims.to_vec(), content: Content::Ints, scores: &[] }
     }
 
     pub fn floats(name: &'static str, dims: &[usize]) -> Self {
-        Input { name, dims: dims.to_vec(), content: Content::Floats }
+        Input { name, dims: dims.to_vec(), content: Content::Floats, scores: &[] }
     }
 
     pub fn wide(name: &'static str, dims: &[usize]) -> Self {
-        Input { name, dims: dims.to_vec(), content: Content::Wide }
+        Input { name, dims: dims.to_vec(), content: Content::Wide, scores: &[] }
     }
 
     pub fn fixed(name: &'static str, dims: &[usize], values: Vec<i32>) -> Self {
-        Input { name, dims: dims.to_vec(), content: Content::Fixed(values) }
+        Input { name, dims: dims.to_vec(), content: Content::Fixed(values), scores: &[] }
+    }
+
+    /// The same as the labels of these losses: those that are not -100, or numbers that are not NaN, are scored.
+    #[must_use]
+    pub fn labels_of(self, losses: &'static [usize]) -> Self {
+        Input { scores: losses, ..self }
     }
 
     /// Its type in a step that computes in `float`.

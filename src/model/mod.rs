@@ -25,6 +25,9 @@ pub enum Family<'a> {
 /// A loss, `[1]`, and a second one of models that learn two things at once: what is minimised is their sum.
 pub type Losses = (Var, Option<Var>);
 
+/// The options of the first loss and of the second.
+pub type EachLoss = [LossOptions; 2];
+
 /// What the heads of a model give each example: of every head `[B, 1, classes]`, or one number `[B, 1, 1]`.
 pub type Scores = [Option<Var>; 2];
 
@@ -45,13 +48,13 @@ pub trait Model {
     /// What [`Model::loss`] takes, in its order.
     fn inputs(&self, shape: BatchShape) -> Vec<Input>;
 
-    /// Records the forward pass and the loss of `inputs`, as [`Model::inputs`] lists them; `params` beside the table.
-    /// `recompute`: blocks are segments of the tape, so only their inputs are kept for the backward pass.
-    fn loss(&self, tape: &mut Tape, params: &[Var], inputs: &[Var], options: LossOptions, recompute: bool) -> Losses;
+    /// Records the forward pass and the loss of `inputs`, as [`Model::inputs`] lists them; `params` beside the table, `options` of
+    /// each loss. `recompute`: blocks are segments of the tape, so only their inputs are kept for the backward pass.
+    fn loss(&self, tape: &mut Tape, params: &[Var], inputs: &[Var], options: EachLoss, recompute: bool) -> Losses;
 
     /// Records an evaluation: as [`Model::loss`], with the scores that the labels are compared with, where examples have labels.
     fn evaluation(&self, tape: &mut Tape, params: &[Var], inputs: &[Var]) -> (Losses, Scores) {
-        (self.loss(tape, params, inputs, LossOptions::default(), false), [None; 2])
+        (self.loss(tape, params, inputs, EachLoss::default(), false), [None; 2])
     }
 }
 

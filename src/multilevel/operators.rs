@@ -372,8 +372,8 @@ impl Placed {
     }
 
     pub fn free(self, device: &mut dyn Device) {
-        for Tensor { place, .. } in self.tables() {
-            if let crate::tensor::Place::Arena(arena) = place {
+        for table in self.tables() {
+            if let crate::tensor::Place::Arena(arena) = table.place() {
                 device.free(arena);
             }
         }

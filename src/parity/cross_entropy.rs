@@ -57,7 +57,8 @@ fn of(
         Gradient::InPlace => Some(logits),
     };
     let (losses, loss) = (lab.wide_output((&[rows], 0)), lab.wide_output((&[1], 0)));
-    CrossEntropy { logits, labels, mix, losses, loss, first: 0, dlogits, ignore: IGNORE, smoothing: 0.0, weight: 1.0 }
+    let (ignore, smoothing, weight) = (IGNORE, 0.0, 1.0);
+    CrossEntropy { logits, labels, mix, scored: None, losses, loss, first: 0, dlogits, ignore, smoothing, weight }
 }
 
 pub fn cases(lab: &mut Lab) {
@@ -81,6 +82,12 @@ pub fn cases(lab: &mut Lab) {
     let op = of(lab, (9, 3), 0, Gradient::Apart, false, false);
     let labels = lab.integers(&[9], &[0, 1, 2, 0, 1, 2, 0, 0, 1]);
     check(lab, CrossEntropy { labels, ignore: 0, ..op });
+    // A micro-batch of a batch with more scored rows, of any number here.
+    for all_ignored in [false, true] {
+        let op = of(lab, (9, 67), 0, Gradient::Apart, all_ignored, false);
+        let scored = Some(lab.floats_of(lab.float.wide(), (&[1], 0), &[37.0]));
+        check(lab, CrossEntropy { scored, ..op });
+    }
     // Only the last row is scored.
     let op = of(lab, (9, 3), 0, Gradient::InPlace, true, false);
     let labels = lab.integers(&[9], &[-1, -1, -1, -1, -1, -1, -1, -1, 2]);
@@ -108,7 +115,7 @@ fn check(lab: &mut Lab, op: CrossEntropy) {
     // Differences of logits are up to 12 and round by eps / 2 of that: a probability, and the sum of them, is off by 6 eps and
     // 2 units for the exponential; its logarithm by as much, beside the rounding of a loss of up to 12 + ln V. The sum of
     // V / 16 exponentials per lane walks randomly. Two logits of up to 6 with their shares: products and a sum, off by 9 units.
-    let vocab = op.logits.width as f64;
+    let vocab = op.logits.width() as f64;
     let lanes = EPS * (vocab / 16.0).sqrt();
     let mixing = if op.mix.is_some() { 1.0 } else { 0.0 };
     let probability = (8.0 + 2.0 * mixing) * EPS + lanes;

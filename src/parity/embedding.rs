@@ -60,7 +60,7 @@ fn backward(
         true => lab.input_of(dtype, (&[rows, width], pitch)),
         false => lab.output_of(dtype, (&[rows, width], pitch)),
     };
-    let dtable = table.then(|| target(if of_activations { dout.dtype } else { wide }, vocab, accumulate_table));
+    let dtable = table.then(|| target(if of_activations { dout.dtype() } else { wide }, vocab, accumulate_table));
     let dpositions = positions.then(|| target(wide, time + 2, accumulate_positions));
     EmbeddingBackward { ids, dout, dtable, dpositions, accumulate_table, accumulate_positions, padding }
 }

@@ -205,9 +205,9 @@ impl Lab {
         let round = |v: f64| if dtype == DType::BF16 { bf16::from_f64(v).to_f64() } else { f64::from(v as f32) };
         let rounded: Vec<f64> = values.iter().map(|&v| round(v)).collect();
         self.place(t, size, |device, t| {
-            let dtype = of_device(device, t.dtype);
-            write_floats(device, &Tensor::new(t.place, dtype, 0, &[size]), &vec![POISON; size])?;
-            write_floats(device, &Tensor { dtype, ..*t }, &rounded)
+            let dtype = of_device(device, t.dtype());
+            write_floats(device, &Tensor::new(t.place(), dtype, 0, &[size]), &vec![POISON; size])?;
+            write_floats(device, &t.with_dtype(dtype), &rounded)
         })
     }
 
@@ -217,8 +217,7 @@ impl Lab {
     }
 
     pub fn words(&mut self, dims: &[usize], values: &[u32]) -> Tensor {
-        let t = self.integers(dims, bytemuck::cast_slice(values));
-        Tensor { dtype: DType::U32, ..t }
+        self.integers(dims, bytemuck::cast_slice(values)).with_dtype(DType::U32)
     }
 
     pub fn bytes(&mut self, values: &[u8]) -> Tensor {
@@ -235,16 +234,16 @@ impl Lab {
         if self.idle() {
             return t;
         }
-        let placed = self.devices().try_fold(t.place, |_, device| {
-            let dtype = of_device(device, t.dtype);
-            let place = alloc_tensor(device, dtype, &[size])?.place;
-            fill(device, &Tensor { place, ..t })?;
+        let placed = self.devices().try_fold(t.place(), |_, device| {
+            let dtype = of_device(device, t.dtype());
+            let place = alloc_tensor(device, dtype, &[size])?.place();
+            fill(device, &t.with_place(place))?;
             Ok(place)
         });
         if let Some(place) = self.keep(placed) {
-            t.place = place;
+            t = t.with_place(place);
             if let Place::Arena(number) = place {
-                self.arenas.push((number, t.dtype, size));
+                self.arenas.push((number, t.dtype(), size));
             }
         }
         t
@@ -326,14 +325,14 @@ impl Lab {
         let mut outputs = Vec::new();
         { *op }.operands(&mut |t, access| outputs.extend((access != Access::Read).then_some(*t)));
         for out in outputs.iter().filter(|t| Some(**t) != workspace(op)) {
-            let wide = Tensor { dtype: DType::F64, ..*out };
+            let wide = out.with_dtype(DType::F64);
             let want = read_floats(oracle, &wide)?;
             let mut first = Vec::new();
             for subject in self.subjects.iter_mut().take(compared) {
                 let got = read_floats(&mut **subject, out)?;
                 for (e, (&got, &want)) in got.iter().zip(&want).enumerate() {
                     let mut allowed = tolerance(out, want);
-                    if out.dtype == DType::BF16 {
+                    if out.dtype() == DType::BF16 {
                         allowed += BF16_ROUNDING * (want.abs() + allowed);
                     }
                     // Equal infinities have no difference.
@@ -375,11 +374,11 @@ impl Lab {
     fn written(&self, op: &Op) -> Vec<Vec<bool>> {
         let mut all: Vec<_> = self.arenas.iter().map(|(.., size)| vec![false; *size]).collect();
         { *op }.operands(&mut |t, access| {
-            let arena = self.arenas.iter().position(|(number, ..)| t.place == Place::Arena(*number));
+            let arena = self.arenas.iter().position(|(number, ..)| t.place() == Place::Arena(*number));
             let Some(elements) = arena.map(|arena| &mut all[arena]) else { return };
             for r in (0..t.rows()).filter(|_| access != Access::Read) {
-                let start = t.offset + r * t.pitch;
-                elements[start..start + t.width].fill(true);
+                let start = t.offset() + r * t.pitch();
+                elements[start..start + t.width()].fill(true);
             }
         });
         all
@@ -402,7 +401,7 @@ impl Lab {
 /// The operation with its floats in the types of a device.
 fn retype(op: &Op, device: &dyn Device) -> Op {
     let mut op = *op;
-    op.operands(&mut |t, _| t.dtype = of_device(device, t.dtype));
+    op.operands(&mut |t, _| *t = t.with_dtype(of_device(device, t.dtype())));
     op
 }
 

@@ -93,7 +93,7 @@ fn backward(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, add: (bo
     let mut target = |dtype: DType, dims: &[usize], pitch: usize, add: bool| -> Tensor {
         if add { lab.input_of(dtype, (dims, pitch)) } else { lab.output_of(dtype, (dims, pitch)) }
     };
-    let (dims, float, wide) = (&[rows, width], x.dtype, x.dtype.wide());
+    let (dims, float, wide) = (&[rows, width], x.dtype(), x.dtype().wide());
     let dx = target(float, dims, pitch, add.0);
     let (dweight, dbias) = (target(wide, &[width], 0, add.1), target(wide, &[width], 0, add.1));
     let dout = lab.input((dims, pitch));

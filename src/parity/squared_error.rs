@@ -26,7 +26,7 @@ fn of(
         Gradient::Apart => Some(lab.output((&[rows, width], 0))),
         Gradient::InPlace => Some(x),
     };
-    SquaredError { x, targets, loss: lab.wide_output((&[1], 0)), dx, weight }
+    SquaredError { x, targets, scored: None, loss: lab.wide_output((&[1], 0)), dx, weight }
 }
 
 pub fn cases(lab: &mut Lab) {
@@ -42,6 +42,13 @@ pub fn cases(lab: &mut Lab) {
                 }
             }
         }
+    }
+    // A micro-batch of a batch with more scored elements, of any number here.
+    for every in [0, 1, 3] {
+        let op = of(lab, (7, 1), 0, Gradient::Apart, every, 1.0);
+        let scored = Some(lab.floats_of(lab.float.wide(), (&[1], 0), &[29.0]));
+        lab.check(SquaredError { scored, ..op }, |_, want| 2.0 * EPS * want.abs());
+        lab.clear();
     }
 }
 

@@ -105,14 +105,14 @@ impl Tape {
 
     /// The result `var` needs its gradient no more.
     pub(super) fn done(&mut self, var: Var) {
-        if let Some(Tensor { place: Place::Buffer(b), .. }) = self.gradient(var) {
+        if let Some(Place::Buffer(b)) = self.gradient(var).map(|t| t.place()) {
             self.shares[b as usize] -= 1;
         }
     }
 
     /// The gradient of a result as memory that may be overwritten.
     pub(super) fn own(&mut self, var: Var, gradient: Tensor) -> Tensor {
-        let Place::Buffer(b) = gradient.place else { return gradient };
+        let Place::Buffer(b) = gradient.place() else { return gradient };
         if self.shares[b as usize] <= 1 {
             return gradient;
         }
@@ -125,17 +125,17 @@ impl Tape {
 
     fn set(&mut self, var: Var, gradient: Tensor) {
         self.vars[var.0 as usize].gradient = Some(gradient);
-        if let Place::Buffer(b) = gradient.place {
+        if let Place::Buffer(b) = gradient.place() {
             self.shares[b as usize] += 1;
         }
     }
 
     /// A fresh buffer with the shape and rows of `like`.
     pub(super) fn buffer_like(&mut self, like: &Tensor) -> Tensor {
-        let new = self.buffer_of(like.dtype, like.dims(), 1);
-        let Place::Buffer(b) = new.place else { return new };
-        let bytes = (like.rows() * like.pitch).max(1) * like.dtype.bytes();
+        let new = self.buffer_of(like.dtype(), like.dims(), 1);
+        let Place::Buffer(b) = new.place() else { return new };
+        let bytes = (like.rows() * like.pitch()).max(1) * like.dtype().bytes();
         self.buffers[b as usize].bytes = bytes.next_multiple_of(crate::device::ops::ALIGN * 4);
-        Tensor { width: like.width, pitch: like.pitch, ..new }
+        like.with_place(new.place()).with_offset(0)
     }
 }

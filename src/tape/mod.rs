@@ -161,7 +161,7 @@ impl Tape {
 
     /// Dimensions of a value.
     pub fn dims(&self, var: Var) -> &[usize] {
-        self.vars[var.0 as usize].value.shape.dims()
+        self.vars[var.0 as usize].value.dims()
     }
 
     /// Makes a value readable after the run (see [`Tape::value`]).
@@ -243,7 +243,7 @@ impl Tape {
     }
 
     fn placed(&self, tensor: Tensor) -> Result<Tensor> {
-        let Place::Buffer(number) = tensor.place else { return Ok(tensor) };
+        let Place::Buffer(number) = tensor.place() else { return Ok(tensor) };
         let plan = self.current.filter(|_| self.ran).map(|n| &self.plans[n]);
         let (Some(plan), Some((arena, _))) = (plan, self.arena) else {
             return Err(Error::new("nothing ran yet, so there is no value to read"));
@@ -324,7 +324,7 @@ impl Tape {
     }
 
     fn keep_tensor(&mut self, tensor: Tensor) {
-        if let Place::Buffer(number) = tensor.place {
+        if let Place::Buffer(number) = tensor.place() {
             self.buffers[number as usize].keep = true;
         }
     }
@@ -342,9 +342,9 @@ impl Tape {
     fn buffer_of(&mut self, dtype: DType, dims: &[usize], pad: usize) -> Tensor {
         let number = self.buffers.len() as u32;
         let plain = Tensor::new(Place::Buffer(number), dtype, 0, dims);
-        let tensor = if dims.len() > 1 { plain.with_pitch(plain.width.next_multiple_of(pad)) } else { plain };
+        let tensor = if dims.len() > 1 { plain.with_pitch(plain.width().next_multiple_of(pad)) } else { plain };
         // Saturated sizes are refused when the step asks for its memory.
-        let bytes = tensor.rows().saturating_mul(tensor.pitch).max(1).saturating_mul(dtype.bytes());
+        let bytes = tensor.rows().saturating_mul(tensor.pitch()).max(1).saturating_mul(dtype.bytes());
         let bytes = bytes.checked_next_multiple_of(ALIGN * 4).unwrap_or(usize::MAX);
         self.buffers.push(Buffer { bytes, keep: false });
         self.shares.push(0);
@@ -369,8 +369,8 @@ fn rebind(op: &mut Op, f: &mut dyn FnMut(u32) -> Place) {
 }
 
 fn move_to(t: &mut Tensor, f: &mut dyn FnMut(u32) -> Place) {
-    if let Place::Buffer(number) = t.place {
-        t.place = f(number);
+    if let Place::Buffer(number) = t.place() {
+        *t = t.with_place(f(number));
     }
 }
 

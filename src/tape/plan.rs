@@ -56,12 +56,10 @@ impl Plan {
     }
 }
 
-fn bind(offsets: &[usize], mut tensor: Tensor, arena: u32) -> Tensor {
-    if let Place::Buffer(number) = tensor.place {
-        tensor.offset += offsets[number as usize] / tensor.dtype.bytes();
-        tensor.place = Place::Arena(arena);
-    }
-    tensor
+fn bind(offsets: &[usize], tensor: Tensor, arena: u32) -> Tensor {
+    let Place::Buffer(number) = tensor.place() else { return tensor };
+    let start = offsets[number as usize] / tensor.dtype().bytes();
+    tensor.with_offset(tensor.offset() + start).with_place(Place::Arena(arena))
 }
 
 /// Which operations have an effect: they write memory of the caller, a kept buffer, or what a later one of these reads.
@@ -71,7 +69,7 @@ fn live(ops: &[Op], buffers: &[Buffer]) -> Vec<bool> {
     for (op, live) in ops.iter().zip(&mut live).rev() {
         let mut op = *op;
         op.operands(&mut |t, access| {
-            let needed = match t.place {
+            let needed = match t.place() {
                 Place::Arena(_) => true,
                 Place::Buffer(b) => wanted[b as usize],
             };
@@ -106,10 +104,10 @@ fn lives(ops: &[Op], buffers: &[Buffer]) -> Vec<Life> {
     }
     for (i, op) in ops.iter().enumerate() {
         let Some((input, output)) = op.in_place() else { continue };
-        let (Place::Buffer(a), Place::Buffer(b)) = (input.place, output.place) else { continue };
+        let (Place::Buffer(a), Place::Buffer(b)) = (input.place(), output.place()) else { continue };
         let (a, b) = (a as usize, b as usize);
-        let same = (input.offset, input.width, input.pitch, input.numel())
-            == (output.offset, output.width, output.pitch, output.numel());
+        let same = (input.offset(), input.width(), input.pitch(), input.numel())
+            == (output.offset(), output.width(), output.pitch(), output.numel());
         // An input that the operation reads a second time (x + f(x)) may not be overwritten while it runs.
         let mut reads = 0;
         rebind(&mut { *op }, &mut |number| {

@@ -24,15 +24,16 @@ impl Shape {
         &self.dims[..self.rank as usize]
     }
 
-    /// Number of elements.
+    /// Number of elements. One beyond `usize` is `usize::MAX`, which no arena holds.
     pub fn numel(&self) -> usize {
-        self.dims().iter().product()
+        self.dims().iter().fold(1, |n, &d| n.saturating_mul(d))
     }
 
-    /// The same but for the last dimension.
+    /// The same but for the last dimension; a scalar gets one.
     #[must_use]
     pub fn with_last(mut self, size: usize) -> Self {
-        self.dims[(self.rank as usize).saturating_sub(1)] = size;
+        self.rank = self.rank.max(1);
+        self.dims[self.rank as usize - 1] = size;
         self
     }
 
@@ -61,15 +62,17 @@ pub enum Place {
 ///
 /// `width` is the product of the innermost dimensions, so that a padded matrix, a column block of it (Q in a fused
 /// QKV) and the same block seen as `[batch, time, heads, head size]` are all views without strides to carry.
+///
+/// Fields are private because devices rely on what the methods keep: rows do not overlap (`pitch >= width`), and whole rows
+/// make up the shape. Whether a view lies inside its arena, only the device can tell (`device::bounds`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tensor {
-    pub place: Place,
-    pub dtype: DType,
-    /// Of the first element, in elements from the start of the arena or buffer.
-    pub offset: usize,
-    pub shape: Shape,
-    pub width: usize,
-    pub pitch: usize,
+    place: Place,
+    dtype: DType,
+    offset: usize,
+    shape: Shape,
+    width: usize,
+    pitch: usize,
 }
 
 impl Tensor {
@@ -88,6 +91,51 @@ impl Tensor {
         self
     }
 
+    /// The same view of another arena or buffer.
+    #[must_use]
+    pub fn with_place(self, place: Place) -> Self {
+        Tensor { place, ..self }
+    }
+
+    /// The same view with its first element elsewhere, in elements from the start of the arena or buffer.
+    #[must_use]
+    pub fn with_offset(self, offset: usize) -> Self {
+        Tensor { offset, ..self }
+    }
+
+    /// As many elements of another type, at the same offset and pitch counted in elements.
+    #[must_use]
+    pub fn with_dtype(self, dtype: DType) -> Self {
+        Tensor { dtype, ..self }
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Of the first element, in elements from the start of the arena or buffer.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Elements of a row, which are contiguous.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Elements from the start of a row to the start of the next; at least `width`.
+    pub fn pitch(&self) -> usize {
+        self.pitch
+    }
+
     pub fn dims(&self) -> &[usize] {
         self.shape.dims()
     }
@@ -96,15 +144,20 @@ impl Tensor {
         self.shape.numel()
     }
 
+    /// Bytes of all elements, without the gaps between rows. Beyond `usize` they are `usize::MAX`.
+    pub fn bytes(&self) -> usize {
+        self.numel().saturating_mul(self.dtype.bytes())
+    }
+
     pub fn rows(&self) -> usize {
         self.numel().checked_div(self.width).unwrap_or(0)
     }
 
-    /// Elements from the first to one past the last.
+    /// Elements from the first to one past the last. Beyond `usize` it is `usize::MAX`.
     pub fn extent(&self) -> usize {
         match self.rows() {
             0 => 0,
-            rows => (rows - 1) * self.pitch + self.width,
+            rows => (rows - 1).saturating_mul(self.pitch).saturating_add(self.width),
         }
     }
 
@@ -112,23 +165,26 @@ impl Tensor {
         self.width == self.pitch || self.rows() <= 1
     }
 
-    /// Byte range within the arena or buffer, gaps between rows included.
+    /// Byte range within the arena or buffer, gaps between rows included. An end beyond `usize` is `usize::MAX`, which lies in
+    /// no arena.
     pub fn byte_range(&self) -> std::ops::Range<usize> {
         let size = self.dtype.bytes();
-        self.offset * size..(self.offset + self.extent()) * size
+        let end = self.offset.saturating_add(self.extent());
+        self.offset.saturating_mul(size)..end.saturating_mul(size)
     }
 
     /// The columns `start..start + len` of every row; the last dimension becomes `len`.
     #[must_use]
     pub fn columns(&self, start: usize, len: usize) -> Self {
-        assert!(self.width == self.shape.last() && start + len <= self.width, "columns outside the rows");
+        let inside = start.checked_add(len).is_some_and(|end| end <= self.width);
+        assert!(self.width == self.shape.last() && inside, "columns outside the rows");
         Tensor { offset: self.offset + start, shape: self.shape.with_last(len), width: len, ..*self }
     }
 
     /// The rows `start..start + len` as a matrix `[len, width]`.
     #[must_use]
     pub fn row_block(&self, start: usize, len: usize) -> Self {
-        assert!(start + len <= self.rows(), "rows outside the tensor");
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.rows()), "rows outside the tensor");
         Tensor { offset: self.offset + start * self.pitch, shape: Shape::new(&[len, self.width]), ..*self }
     }
 
@@ -140,9 +196,9 @@ impl Tensor {
         if self.is_contiguous() {
             return Tensor { shape, width: shape.last(), pitch: shape.last(), ..*self };
         }
-        let mut inner = 1;
-        let whole = dims.iter().rev().any(|d| {
-            inner *= d;
+        let mut inner = 1usize;
+        let whole = dims.iter().rev().any(|&d| {
+            inner = inner.saturating_mul(d);
             inner == self.width
         });
         assert!(whole, "a reshape of rows that lie apart keeps the rows");
@@ -163,7 +219,7 @@ impl Tensor {
             return true;
         }
         // Where a row of `other` begins, seen from a row of `self`, in columns.
-        let start = (other.offset + self.pitch - self.offset % self.pitch) % self.pitch;
+        let start = (other.offset % self.pitch + self.pitch - self.offset % self.pitch) % self.pitch;
         start < self.width || start + other.width > self.pitch
     }
 }

@@ -8,8 +8,8 @@ use super::levels::Levels;
 use crate::device::Device;
 use crate::device::ops::{ALIGN, GlobalNorm, StepState};
 use crate::error::Result;
-use crate::model::{BatchShape, Model};
-use crate::tape::{LossOptions, Mode, Tape};
+use crate::model::{BatchShape, EachLoss, Model};
+use crate::tape::{Mode, Tape};
 use crate::tensor::{Place, Tensor};
 use std::fmt;
 
@@ -100,7 +100,7 @@ pub fn step(
     let vars: Vec<_> = (0..table.params.len())
         .map(|i| tape.param(table.tensor(i, NOWHERE, float), table.tensor(i, NOWHERE - 1, float.wide())))
         .collect();
-    let (first, second) = model.loss(&mut tape, &vars, &inputs, LossOptions::default(), recompute);
+    let (first, second) = model.loss(&mut tape, &vars, &inputs, EachLoss::default(), recompute);
     let losses: Vec<_> = [Some(first), second].into_iter().flatten().collect();
     tape.backward(&losses);
     let scratch = tape.recorded().iter().map(|op| device.scratch(op)).max().unwrap_or(0);

@@ -133,7 +133,7 @@ pub fn save(
     for (name, store) in parts.iter().flat_map(Part::stores) {
         let (flat, bytes) = (store.flat(), read_flat(device, &store.flat())?);
         // The loss of a step is that before its update, so that this may be the first to see what the update made.
-        if let Some((at, value)) = Values::Any.first_bad(&bytes, flat.dtype) {
+        if let Some((at, value)) = Values::Any.first_bad(&bytes, flat.dtype()) {
             bail!(
                 "training diverged: value {at} of {name} is {value}; lower the learning rate or lengthen the warm-up"
             );
@@ -145,7 +145,7 @@ pub fn save(
         let views: Result<Vec<(&str, TensorView<'_>)>> = named
             .iter()
             .map(|(name, bytes, flat)| {
-                let view = TensorView::new(dtype(flat.dtype)?, vec![flat.numel()], bytes);
+                let view = TensorView::new(dtype(flat.dtype())?, vec![flat.numel()], bytes);
                 Ok((name.as_str(), view.map_err(|e| Error::new(format!("{name}: {e}")))?))
             })
             .collect();
@@ -264,17 +264,17 @@ impl Checkpoint {
         let flat = store.flat();
         let file = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(e.to_string()))?;
         let Ok(tensor) = file.tensor(name) else { bail!("{name} is missing; {INSTEAD}") };
-        if tensor.dtype() != dtype(flat.dtype)? {
+        if tensor.dtype() != dtype(flat.dtype())? {
             bail!(
                 "{name} is {:?} but the device computes in {:?}; go on with the --device that the run was started on",
                 tensor.dtype(),
-                flat.dtype
+                flat.dtype()
             );
         }
         if tensor.shape() != [flat.numel()] {
             bail!("{name} has shape {:?}, but {} values are needed; {INSTEAD}", tensor.shape(), flat.numel());
         }
-        if let Some((at, value)) = values.first_bad(tensor.data(), flat.dtype) {
+        if let Some((at, value)) = values.first_bad(tensor.data(), flat.dtype()) {
             bail!("{name}: value {at} is {value}: training had diverged, or the file was changed; {INSTEAD}");
         }
         device.write(&flat, tensor.data())
@@ -402,7 +402,7 @@ pub fn prune(side: &Path, keep_last: usize, keep_best: bool) {
 }
 
 fn read_flat(device: &mut dyn Device, flat: &Tensor) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; flat.numel() * flat.dtype.bytes()];
+    let mut bytes = vec![0; flat.bytes()];
     device.read(flat, &mut bytes)?;
     Ok(bytes)
 }

@@ -6,10 +6,10 @@ use crate::data::inputs::Inputs;
 use crate::device::ops::{ALIGN, Accumulate, AdamW, GlobalNorm, Op, StepState};
 use crate::device::{self, Device, Ticket};
 use crate::error::{At, Result};
-use crate::eval::held_out::read_scores;
+use crate::eval::held_out::{Means, read_losses, read_scores};
 use crate::model::params::ParamTable;
 use crate::model::store::Store;
-use crate::model::{BatchShape, Losses, Model, Scores};
+use crate::model::{BatchShape, EachLoss, Losses, Model, Scores};
 use crate::tape::{LossOptions, Mode, StepCost, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,8 @@ pub struct Learner {
     decay_mask: Tensor,
     /// The norm of the gradients, then the losses of the step's micro-batches.
     metrics: Tensor,
+    /// Items that each loss scores in the whole batch of the step.
+    scored: Tensor,
     /// Room for what a step has measured.
     measured: Vec<u8>,
     partials: Tensor,
@@ -159,6 +161,7 @@ impl Learner {
         device.write(&decay_mask, &mask(&table))?;
         let wide = device.float();
         let metrics = device::alloc_tensor(device, wide, &[3])?;
+        let scored = device::alloc_tensor(device, wide, &[2])?;
         let partials = device::alloc_tensor(device, wide, &[GlobalNorm::partials(n)])?;
         let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
         let inputs = Inputs::new(device, &*model, shape.into(), float)?;
@@ -191,6 +194,7 @@ impl Learner {
             stale: true,
             decay_mask,
             metrics,
+            scored,
             measured: Vec::new(),
             partials,
             state,
@@ -208,8 +212,9 @@ impl Learner {
         })
     }
 
-    /// One step of training on `fields`, the inputs that are not fixed: the gradients of n micro-batches, each of the shape
-    /// that [`Learner::new`] was given, accumulate to those of their mean loss; then one update.
+    /// One step of training on `fields`, the inputs that are not fixed, in micro-batches of the shape that [`Learner::new`] was
+    /// given; then one update. Losses and gradients are those of the mean over all scored items of the fields, however many
+    /// micro-batches they are cut into and whichever of these the items are in.
     ///
     /// # Errors
     /// As [`Learner::submit`] and [`Learner::report`].
@@ -239,8 +244,12 @@ impl Learner {
         self.make_room(device, 2 * micro)?;
         self.refresh(device)?;
         let (mut cost, mut losses) = (StepCost::default(), 0);
-        let (weight, smoothing) = (1.0 / micro as f64, self.options.smoothing);
-        let options = LossOptions { weight, smoothing, ..LossOptions::default() };
+        self.write_scored(device, fields)?;
+        let smoothing = self.options.smoothing;
+        let options = [0, 1].map(|loss| {
+            let scored = Some(element(self.scored, loss));
+            LossOptions { scored, smoothing, ..LossOptions::default() }
+        });
         for i in 0..micro {
             self.passes = self.passes.wrapping_add(1);
             let lr = lr as f32;
@@ -262,13 +271,23 @@ impl Learner {
         Ok(Submitted { ticket: device.post(&measured)?, losses, update: self.moments.updates })
     }
 
+    /// Brings to the device what the losses of a step are means over.
+    fn write_scored(&mut self, device: &mut dyn Device, fields: &[Field]) -> Result<()> {
+        let scored = self.inputs.scored(fields).map(|count| count as f64);
+        match self.scored.dtype() {
+            DType::F64 => device.write(&self.scored, bytemuck::cast_slice(&scored)),
+            // Exact up to 2^24 items, and off by 2^-24 of the mean beyond.
+            _ => device.write(&self.scored, bytemuck::cast_slice(&scored.map(|count| count as f32))),
+        }
+    }
+
     /// What a step has measured, once it has ended.
     ///
     /// # Errors
     /// A loss or norm that is not finite: training has diverged. Errors of the device.
     pub fn report(&mut self, device: &mut dyn Device, submitted: Submitted) -> Result<StepReport> {
         let Submitted { ticket, losses, update } = submitted;
-        let size = self.metrics.dtype.bytes();
+        let size = self.metrics.dtype().bytes();
         self.measured.resize((1 + losses) * size, 0);
         device.collect(ticket, &mut self.measured)?;
         let number = |bytes: &[u8]| match bytes.try_into() {
@@ -311,7 +330,7 @@ impl Learner {
     /// Metrics of as many losses.
     fn make_room(&mut self, device: &mut dyn Device, losses: usize) -> Result<()> {
         if self.metrics.numel() <= losses {
-            let wide = self.metrics.dtype;
+            let wide = self.metrics.dtype();
             let larger = device::alloc_tensor(device, wide, &[1 + losses])?;
             free(device, std::mem::replace(&mut self.metrics, larger));
             if let Op::GlobalNorm(op) = &mut self.update[0] {
@@ -345,24 +364,21 @@ impl Learner {
         self.passes
     }
 
-    /// The mean loss of a batch, without dropout and without learning from it.
+    /// Adds the losses of a batch to `means`, without dropout and without learning from it.
     ///
     /// # Errors
     /// As [`Learner::submit`], for one micro-batch.
-    pub fn evaluate(&mut self, device: &mut dyn Device, fields: &[Field]) -> Result<f64> {
+    pub fn evaluate(&mut self, device: &mut dyn Device, fields: &[Field], means: &mut Means) -> Result<()> {
         let micro = self.inputs.micro_batches(fields)?;
         if micro != 1 {
             bail!("{micro} batches are given where one is evaluated");
         }
         self.refresh(device)?;
         let recorded = Recorded { mode: Mode::Evaluate, update: false };
-        let (first, second) = self.record(device, (fields, 0), recorded, LossOptions::default())?;
+        let (first, second) = self.record(device, (fields, 0), recorded, EachLoss::default())?;
         self.evaluation_flops = self.tape.cost().model_flops;
-        let mut total = 0.0;
-        for loss in [Some(first), second].into_iter().flatten() {
-            total += device::read_scalar(device, &self.tape.value(loss)?)?;
-        }
-        Ok(total)
+        means.add(read_losses(device, &self.tape, [Some(first), second])?, self.inputs.scored(fields));
+        Ok(())
     }
 
     /// The scores of the examples of the evaluation before: see [`read_scores`].
@@ -379,7 +395,7 @@ impl Learner {
         device: &mut dyn Device,
         (fields, number): (&[Field], usize),
         Recorded { mode, update }: Recorded,
-        options: LossOptions,
+        options: EachLoss,
     ) -> Result<Losses> {
         self.inputs.write(device, fields, number)?;
         let tape = &mut self.tape;
@@ -437,7 +453,7 @@ impl Learner {
         self.tape.forget(device);
         self.grads.free(device);
         self.compute.into_iter().for_each(|store| store.free(device));
-        let own = [self.decay_mask, self.metrics, self.partials, self.state];
+        let own = [self.decay_mask, self.metrics, self.scored, self.partials, self.state];
         for t in own.into_iter().chain(self.inputs.memory()) {
             free(device, t);
         }
@@ -470,11 +486,11 @@ impl Precision {
 }
 
 fn element(t: Tensor, i: usize) -> Tensor {
-    Tensor::new(t.place, t.dtype, i, &[1])
+    Tensor::new(t.place(), t.dtype(), i, &[1])
 }
 
 fn free(device: &mut dyn Device, t: Tensor) {
-    if let Place::Arena(arena) = t.place {
+    if let Place::Arena(arena) = t.place() {
         device.free(arena);
     }
 }

@@ -16,6 +16,7 @@ use crate::data::prefetch::Prefetch;
 use crate::device::Device;
 use crate::device::timing::Total;
 use crate::error::{Error, Result};
+use crate::eval::held_out::Means;
 use crate::eval::metrics::{Agreement, Measures};
 use crate::files::write_dir_atomic;
 use crate::hub::checkpoint as hub;
@@ -380,18 +381,17 @@ impl<'a, 'b> Side<'a, 'b> {
     ) -> Result<(f64, usize, u64)> {
         let train = &self.context.config.train;
         let fields = &mut self.held_out;
-        let (mut total, mut tokens, mut flops) = (0.0, 0, 0);
+        let (mut means, mut flops) = (Means::default(), 0);
         // `most` counts batches of a step, however they are cut.
         for index in 0..most.saturating_mul(train.accumulate) {
             let Some(scored) = self.source.held_out_batch(index, fields)? else { break };
-            total += learner.evaluate(self.context.device, fields)? * scored as f64;
+            learner.evaluate(self.context.device, fields, &mut means)?;
             if let Some(agreement) = &mut agreement {
                 agreement.add(&learner.scores(self.context.device)?, fields, scored);
             }
-            tokens += scored;
             flops += learner.evaluation_flops();
         }
-        Ok((total / tokens.max(1) as f64, tokens, flops))
+        Ok((means.loss(), means.scored(), flops))
     }
 
     fn evaluate(&mut self, learner: &mut Learner) -> Result<()> {

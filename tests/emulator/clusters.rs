@@ -1,5 +1,6 @@
 //! Clusters of two blocks that bring each other tiles, and what is reported where they do it wrongly.
 
+use super::launch_on;
 use half::bf16;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Log, Options, Site};
@@ -44,7 +45,7 @@ fn run(name: &str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>
     let map = TensorMap::new(matrix.address, [rows, 64], 128, 32);
     let kernel = format!("clusters_{name}").leak();
     let launch = Launch::new(kernel, BLOCKS, 96).shared(2 * 64 * 128).map(map).ptr(out.address).int(STEPS);
-    let done = emulator.launch(&launch).map_err(|e| e.to_string()).map(|()| {
+    let done = launch_on(&mut emulator, &launch).map_err(|e| e.to_string()).map(|()| {
         let mut values = vec![0f32; BLOCKS * 64];
         emulator.read(out, bytemuck::cast_slice_mut(&mut values)).expect("output");
         values
@@ -97,10 +98,10 @@ fn every_site_is_missed() {
 fn grids_are_whole_clusters() {
     let map = TensorMap::new(4096, [64, 64], 128, 32);
     let launch = Launch::new("clusters_kNone", 3, 96).map(map).ptr(8).int(1);
-    let error = Emulator::new(Options::default()).launch(&launch).expect_err("half a cluster").to_string();
+    let error = launch_on(&mut Emulator::new(Options::default()), &launch).expect_err("half a cluster").to_string();
     assert!(error.contains("3 blocks along x") && error.contains("clusters of 2"), "{error}");
     let launch = Launch::new("clusters_large", 2, 1024).ptr(8);
-    let error = Emulator::new(Options::default()).launch(&launch).expect_err("too many threads").to_string();
+    let error = launch_on(&mut Emulator::new(Options::default()), &launch).expect_err("too many threads").to_string();
     assert!(error.contains("1024 threads are more than the checks can tell apart"), "{error}");
 }
 

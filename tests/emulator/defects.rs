@@ -1,3 +1,4 @@
+use super::launch_on;
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
 use vcycle::device::cuda::driver::{Driver, Rows};
 use vcycle::device::cuda::launch::{Launch, Region};
@@ -105,7 +106,7 @@ fn run(defect: &Defect, twin: &str, options: Options) -> (Emulator, Result<Vec<f
     let access = if counts { Access::Update } else { Access::Write };
     emulator.operands(&[Region { rows: rows(data), access: Access::Read }, Region { rows: rows(out), access }]);
     let launch = Launch::new(kernel, blocks, threads).shared(64 * 4).ptr(data).ptr(out).int(N);
-    let done = emulator.launch(&launch).map_err(|e| e.to_string()).map(|()| {
+    let done = launch_on(&mut emulator, &launch).map_err(|e| e.to_string()).map(|()| {
         let mut values = vec![0f32; N];
         emulator.read(rows(out), bytemuck::cast_slice_mut(&mut values)).expect("output");
         values
@@ -181,11 +182,10 @@ fn an_output_that_was_written_in_part_is_not_initialised() {
         let regions = [(from, Access::Read), (to, Access::Write)].map(|(t, access)| Region { rows: rows(t), access });
         emulator.operands(&regions);
         // Writes the first 64 of 128, and reads as many from the middle on where `n` is large.
-        emulator.launch(&Launch::new("read_behind_the_end_bad", 1, 64).ptr(from).ptr(to).int(if from == a {
-            60
-        } else {
-            124
-        }))
+        launch_on(
+            &mut emulator,
+            &Launch::new("read_behind_the_end_bad", 1, 64).ptr(from).ptr(to).int(if from == a { 60 } else { 124 }),
+        )
     };
     run(a, b).expect("all of the input is there");
     let error = run(b, c).expect_err("the second half of b was never written").to_string();

@@ -2,6 +2,7 @@
 //!
 //! The canonical layouts of "swizzle 128B" are those of the PTX ISA (matrix descriptors) and of CUTLASS (`mma_sm90_desc.hpp`).
 
+use super::launch_on;
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
 use vcycle::device::cuda::driver::{Driver, Rows};
 use vcycle::device::cuda::launch::Launch;
@@ -12,7 +13,7 @@ fn said(kernel: &'static str, count: usize, bytes: usize) -> Vec<u64> {
     let width = 8 * count;
     let rows = Rows { address: emulator.alloc(width).expect("memory"), rows: 1, width, pitch: width };
     let launch = Launch::new(kernel, 1, 1).shared(bytes).ptr(rows.address);
-    emulator.launch(&launch).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+    launch_on(&mut emulator, &launch).unwrap_or_else(|e| panic!("{kernel}: {e}"));
     let mut all = vec![0u64; count];
     emulator.read(rows, bytemuck::cast_slice_mut(&mut all)).expect("descriptors");
     all

@@ -1,5 +1,6 @@
 //! The copy engine, mbarriers and wgmma, against products in f64; and what is reported of kernels that use them wrongly.
 
+use super::launch_on;
 use half::bf16;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Log, Options, Site};
@@ -76,7 +77,7 @@ fn run(case: &Case, kernel: &'static str, options: Options) -> (Option<Fault>, R
         .map(map(right))
         .ptr(out.address)
         .int(k.div_ceil(64));
-    let done = emulator.launch(&launch).map_err(|e| e.to_string()).map(|()| {
+    let done = launch_on(&mut emulator, &launch).map_err(|e| e.to_string()).map(|()| {
         let mut values = vec![0f32; 64 * columns];
         emulator.read(out, bytemuck::cast_slice_mut(&mut values)).expect("output");
         values
@@ -266,7 +267,7 @@ fn matrices_beyond_the_copy_engine_are_refused() {
         good.of_many([2, 3], [4104, 128]),
     ] {
         let launch = Launch::new("product_nn_64", 1, 160).map(good).map(bad).ptr(8).int(1);
-        let error = Emulator::new(Options::default()).launch(&launch).expect_err("a wrong map").to_string();
+        let error = launch_on(&mut Emulator::new(Options::default()), &launch).expect_err("a wrong map").to_string();
         assert!(error.contains("product_nn_64") && error.contains("multiples of 16"), "{error}");
     }
 }
@@ -281,7 +282,7 @@ fn boxes(kernel: &'static str, [row, column]: [i32; 2], options: Options) -> Res
     emulator.operands(&[Region { rows: a, access: Access::Read }, Region { rows: out, access: Access::Write }]);
     let map = TensorMap::new(a.address, [rows, columns], a.pitch, box_rows);
     let launch = Launch::new(kernel, 1, 32).shared(box_rows * 128).map(map).ptr(out.address);
-    emulator.launch(&launch.signed(row).signed(column).int(box_rows)).map_err(|e| e.to_string())?;
+    launch_on(&mut emulator, &launch.signed(row).signed(column).int(box_rows)).map_err(|e| e.to_string())?;
     let mut values = vec![0f32; 2 * box_rows * 64];
     emulator.read(out, bytemuck::cast_slice_mut(&mut values)).expect("output");
     for (i, x) in values.iter().enumerate() {
@@ -331,7 +332,7 @@ fn boxes_of_many_matrices() {
         };
         let launch = Launch::new("many", 1, 32).shared(box_rows * 128).map(map(from)).map(map(to));
         let launch = launch.signed(row).signed(column).signed(head).signed(batch).int(box_rows);
-        emulator.launch(&launch).map_err(|e| e.to_string())?;
+        launch_on(&mut emulator, &launch).map_err(|e| e.to_string())?;
         let mut values = vec![0u16; batches * time * heads * d];
         emulator.read(to, bytemuck::cast_slice_mut(&mut values)).expect("output");
         for (index, x) in values.iter().enumerate() {
@@ -361,7 +362,7 @@ fn a_box_of_many_matrices_is_asked_for_by_head_and_batch() {
     let a = matrix(&mut emulator, [40, 64], |_, _| 1.0);
     let map = TensorMap::new(a.address, [20, 64], a.pitch, 8).of_many([2, 1], [20 * a.pitch, 128]);
     let launch = Launch::new("boxes_good", 1, 32).shared(8 * 128).map(map).ptr(a.address).int(0).int(0).int(8);
-    let text = emulator.launch(&launch).expect_err("a box of one matrix").to_string();
+    let text = launch_on(&mut emulator, &launch).expect_err("a box of one matrix").to_string();
     assert!(text.contains("by head and batch too of many"), "{text}");
 }
 
@@ -372,7 +373,7 @@ fn arrivals_hand_over_what_threads_have_written() {
         let mut emulator = Emulator::new(options);
         let bytes = turns * 32 * 4;
         let out = Rows { address: emulator.alloc(bytes).expect("memory"), rows: 1, width: bytes, pitch: bytes };
-        emulator.launch(&Launch::new(kernel, 1, 64).ptr(out.address).int(turns)).map_err(|e| e.to_string())?;
+        launch_on(&mut emulator, &Launch::new(kernel, 1, 64).ptr(out.address).int(turns)).map_err(|e| e.to_string())?;
         let mut values = vec![0f32; turns * 32];
         emulator.read(out, bytemuck::cast_slice_mut(&mut values)).expect("output");
         Ok(values)

@@ -1,11 +1,11 @@
 //! Launches that hardware would refuse.
 
-use vcycle::device::cuda::driver::Driver;
+use super::launch_on;
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
 use vcycle::device::cuda::launch::Launch;
 
 fn refused(launch: Launch, words: &[&str]) {
-    let error = Emulator::new(Options::default()).launch(&launch).expect_err("a launch beyond the limits");
+    let error = launch_on(&mut Emulator::new(Options::default()), &launch).expect_err("a launch beyond the limits");
     let text = error.to_string();
     assert!(words.iter().all(|word| text.contains(word)), "{text:?} has not all of {words:?}");
 }

@@ -16,7 +16,11 @@ mod stores;
 mod tiles;
 
 #[cfg(emulated)]
-use vcycle::device::cuda::driver::emulator::{Fault, Options};
+use vcycle::device::cuda::driver::Driver;
+#[cfg(emulated)]
+use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Options};
+#[cfg(emulated)]
+use vcycle::device::cuda::launch::Launch;
 
 #[cfg(emulated)]
 unsafe extern "C" {
@@ -43,6 +47,14 @@ fn planted_kernels_are_there() {
             + vcycle_tiles()
     };
     assert_eq!(linked, 6);
+}
+
+/// Starts a planted kernel.
+#[cfg(emulated)]
+fn launch_on(emulator: &mut Emulator, launch: &Launch) -> vcycle::error::Result<()> {
+    // SAFETY: addresses are those of allocations that a test has made in this emulator and not freed. Kernels that stray from them
+    // run with checks, which stop a thread before such an access; and launches with made-up addresses are refused before they run.
+    unsafe { emulator.launch(launch) }
 }
 
 /// Lines of a source that a defect is marked on, in that line or in comments before it.

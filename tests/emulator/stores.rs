@@ -1,5 +1,6 @@
 //! Stores and additions by the copy engine, and stmatrix; and what is reported of kernels that use them wrongly.
 
+use super::launch_on;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Arrival, Emulator, Fault, Log, Options, Site};
 use vcycle::device::cuda::driver::{Driver, Rows};
@@ -41,7 +42,7 @@ fn run(kernel: &'static str, shape: Shape, owned: usize, options: Options) -> Ou
         "store_registers" => Launch::new(kernel, 1, 128).grid(across, down, 1).shared(box_rows * 128).map(map),
         _ => Launch::new(kernel, across, 64).shared(2 * box_rows * 128).map(map).ptr(address).int(down).int(box_rows),
     };
-    let done = emulator.launch(&launch).map_err(|e| e.to_string()).and_then(|()| {
+    let done = launch_on(&mut emulator, &launch).map_err(|e| e.to_string()).and_then(|()| {
         let mut values = vec![0u16; rows * pitch];
         emulator.read(all, bytemuck::cast_slice_mut(&mut values)).expect("output");
         let want = |i: usize| match (i / pitch, i % pitch) {
@@ -188,7 +189,7 @@ fn add(name: &str, shape: Shape, beside: usize, options: Options) -> Outcome {
     let map = if name == "kAddShort" { map } else { map.of_floats() };
     let (across, down) = (columns.div_ceil(32), rows.div_ceil(box_rows));
     let launch = Launch::new(kernel.leak(), 1, 64).grid(across, beside, 1).shared(2 * box_rows * 128);
-    let done = emulator.launch(&launch.map(map).ptr(address).int(down).int(box_rows));
+    let done = launch_on(&mut emulator, &launch.map(map).ptr(address).int(down).int(box_rows));
     let done = done.map_err(|e| e.to_string()).and_then(|()| {
         let mut values = vec![0f32; rows * pitch];
         emulator.read(all, bytemuck::cast_slice_mut(&mut values)).expect("output");
@@ -248,7 +249,7 @@ fn matrices(kernel: &str, options: Options) -> (Option<Fault>, Result<Vec<u32>, 
     let bytes = (256 + 128) * 4;
     let out = Rows { address: emulator.alloc(bytes).expect("memory"), rows: 1, width: bytes, pitch: bytes };
     let launch = Launch::new(kernel.to_string().leak(), 1, 32).ptr(out.address);
-    let done = emulator.launch(&launch).map_err(|e| e.to_string()).map(|()| {
+    let done = launch_on(&mut emulator, &launch).map_err(|e| e.to_string()).map(|()| {
         let mut values = vec![0u32; 256 + 128];
         emulator.read(out, bytemuck::cast_slice_mut(&mut values)).expect("output");
         values

@@ -1,5 +1,6 @@
 //! Every stage of every tile of a product is made once, by some block, and so are all rows of attention's heads.
 
+use super::launch_on;
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
 use vcycle::device::cuda::driver::{Driver, Rows};
 use vcycle::device::cuda::launch::Launch;
@@ -22,7 +23,7 @@ fn each_once([rows, width, cluster]: [usize; 3], [m, n, k]: [usize; 3], part: us
     });
     let kernel = format!("works_{rows}_{width}_{cluster}").leak();
     let launch = Launch::new(kernel, blocks, 32).ptr(made.address).ptr(numbers.address).int(m).int(n).int(k);
-    emulator.launch(&launch.int(part).int(parts)).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+    launch_on(&mut emulator, &launch.int(part).int(parts)).unwrap_or_else(|e| panic!("{kernel}: {e}"));
     for rows in [made, numbers] {
         let all = counts(&mut emulator, rows);
         assert!(all.iter().all(|n| *n == 1), "{kernel} of {m} x {n} x {k}, {part} stages, {blocks} blocks: {all:?}");
@@ -59,7 +60,8 @@ fn all_rows_of_all_heads_are_owned_once() {
             let width = 8 * count;
             let rows = Rows { address: emulator.alloc(width).expect("memory"), rows: 1, width, pitch: width };
             let launch = Launch::new("works_of_heads", blocks, 1).ptr(rows.address).int(time).int(heads).int(batches);
-            emulator.launch(&launch.flag(ascending)).unwrap_or_else(|e| panic!("{time} {heads} {batches}: {e}"));
+            launch_on(&mut emulator, &launch.flag(ascending))
+                .unwrap_or_else(|e| panic!("{time} {heads} {batches}: {e}"));
             let owned = counts(&mut emulator, rows);
             let (places, numbers) = owned.split_at(count);
             let mut once = places.to_vec();

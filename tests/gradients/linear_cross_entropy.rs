@@ -56,7 +56,7 @@ fn of_values_that_others_read() {
         rig.check(|t, p, i| {
             let x = t.linear(p[0], p[2], Affine::default());
             let y = t.dropout(x, Some(p[0]), 0.4);
-            let other = LossOptions { weight: 0.3, smoothing: 0.1, ignore: 2, strip: 3 };
+            let other = LossOptions { weight: 0.3, smoothing: 0.1, ignore: 2, scored: None, strip: 3 };
             vec![
                 t.linear_cross_entropy(x, p[1], Some(p[3]), i[0], strips_of(strip)),
                 t.linear_cross_entropy(y, p[1], None, i[1], other),

@@ -96,14 +96,14 @@ impl Rig {
             write_floats(&mut self.device, gradient, &vec![f64::NAN; n]).expect("gradients");
         }
         let known = |place: Place| {
-            let params = self.params.iter().any(|(v, g)| v.place == place || g.place == place);
-            params || self.inputs.iter().any(|t| t.place == place)
+            let params = self.params.iter().any(|(v, g)| v.place() == place || g.place() == place);
+            params || self.inputs.iter().any(|t| t.place() == place)
         };
         let mut arenas = Vec::new();
         for op in self.tape.placed_ops() {
             { *op }.operands(&mut |t, _| {
-                let activation = t.dtype == DType::F64 && !known(t.place);
-                arenas.extend(activation.then_some(t.place));
+                let activation = t.dtype() == DType::F64 && !known(t.place());
+                arenas.extend(activation.then_some(t.place()));
             });
         }
         arenas.dedup();

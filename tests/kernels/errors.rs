@@ -59,7 +59,7 @@ fn samples_are_fine() {
 fn a_buffer_without_a_place() {
     for_all(|lab, op| {
         for i in 0..operands(&op).len() {
-            refused(lab, &with(&op, i, |t| t.place = Place::Buffer(i as u32)), &[op.name(), "no place"]);
+            refused(lab, &with(&op, i, |t| *t = t.with_place(Place::Buffer(i as u32))), &[op.name(), "no place"]);
         }
     });
 }
@@ -68,8 +68,8 @@ fn a_buffer_without_a_place() {
 fn outside_of_the_arena() {
     for_all(|lab, op| {
         for i in 0..operands(&op).len() {
-            refused(lab, &with(&op, i, |t| t.offset += 100_000), &[op.name(), "byte"]);
-            refused(lab, &with(&op, i, |t| t.place = Place::Arena(9_999)), &[op.name(), "freed"]);
+            refused(lab, &with(&op, i, |t| *t = t.with_offset(t.offset() + 100_000)), &[op.name(), "byte"]);
+            refused(lab, &with(&op, i, |t| *t = t.with_place(Place::Arena(9_999))), &[op.name(), "freed"]);
         }
     });
 }
@@ -78,10 +78,10 @@ fn outside_of_the_arena() {
 fn another_type() {
     for_all(|lab, op| {
         for (i, (t, _)) in operands(&op).iter().enumerate() {
-            let other = if t.dtype.is_float() { DType::I32 } else { DType::F32 };
-            refused(lab, &with(&op, i, |t| t.dtype = other), &[op.name()]);
-            let signed = if t.dtype == DType::I32 { DType::U32 } else { DType::I32 };
-            refused(lab, &with(&op, i, |t| t.dtype = signed), &[op.name()]);
+            let other = if t.dtype().is_float() { DType::I32 } else { DType::F32 };
+            refused(lab, &with(&op, i, |t| *t = t.with_dtype(other)), &[op.name()]);
+            let signed = if t.dtype() == DType::I32 { DType::U32 } else { DType::I32 };
+            refused(lab, &with(&op, i, |t| *t = t.with_dtype(signed)), &[op.name()]);
         }
     });
 }
@@ -89,7 +89,7 @@ fn another_type() {
 /// The operation with its floats in f64, which no device but the reference has.
 fn doubles(op: &Op) -> Op {
     let mut op = *op;
-    op.operands(&mut |t, _| t.dtype = if t.dtype.is_float() { DType::F64 } else { t.dtype });
+    op.operands(&mut |t, _| *t = t.with_dtype(if t.dtype().is_float() { DType::F64 } else { t.dtype() }));
     op
 }
 
@@ -107,9 +107,9 @@ fn a_shape_that_does_not_fit() {
     let free = |name: &str, i: usize| matches!((name, i), ("fill" | "global_norm" | "multilevel", 0));
     for_all(|lab, op| {
         for (i, (t, _)) in operands(&op).iter().enumerate() {
-            let last = t.shape.last();
+            let last = t.shape().last();
             let resized =
-                |size: usize| with(&op, i, |t| *t = Tensor::new(t.place, t.dtype, t.offset, &changed(t, size)));
+                |size: usize| with(&op, i, |t| *t = Tensor::new(t.place(), t.dtype(), t.offset(), &changed(t, size)));
             if free(op.name(), i) {
                 continue;
             }
@@ -117,7 +117,7 @@ fn a_shape_that_does_not_fit() {
             if last > 1 {
                 refused(lab, &resized(last - 1), &[op.name()]);
             }
-            let flat = with(&op, i, |t| *t = Tensor::new(t.place, t.dtype, t.offset, &[t.numel(), 1, 1]));
+            let flat = with(&op, i, |t| *t = Tensor::new(t.place(), t.dtype(), t.offset(), &[t.numel(), 1, 1]));
             if t.numel() > 1 {
                 refused(lab, &flat, &[op.name()]);
             }
@@ -126,7 +126,7 @@ fn a_shape_that_does_not_fit() {
 }
 
 fn changed(t: &Tensor, last: usize) -> Vec<usize> {
-    t.shape.with_last(last).dims().to_vec()
+    t.shape().with_last(last).dims().to_vec()
 }
 
 #[test]
@@ -135,9 +135,9 @@ fn an_output_over_another_operand() {
         let all = operands(&op);
         for (i, (out, _)) in all.iter().enumerate().filter(|(_, (_, access))| *access != Access::Read) {
             for (_, (other, _)) in all.iter().enumerate().filter(|(j, _)| *j != i) {
-                let size = out.dtype.bytes();
+                let size = out.dtype().bytes();
                 let start = other.byte_range().start / size;
-                let to = |offset: usize| with(&op, i, |t| *t = Tensor { place: other.place, offset, ..*t });
+                let to = |offset: usize| with(&op, i, |t| *t = t.with_place(other.place()).with_offset(offset));
                 // In place is the very same view or none.
                 if op.in_place().is_none_or(|pair| pair != (*other, *out)) || !same_rows(other, out) {
                     refused(lab, &to(start), &[op.name(), "overlaps"]);
@@ -151,7 +151,7 @@ fn an_output_over_another_operand() {
 }
 
 fn same_rows(a: &Tensor, b: &Tensor) -> bool {
-    (a.width, a.pitch) == (b.width, b.pitch)
+    (a.width(), a.pitch()) == (b.width(), b.pitch())
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn ids_and_labels_out_of_range() {
             let op = (stem.sample)(&mut lab, Size::Small);
             // The ids or labels are the only integers; a loss may have two.
             let all = operands(&op);
-            let integers = || all.iter().enumerate().filter(|(_, (t, _))| t.dtype == DType::I32);
+            let integers = || all.iter().enumerate().filter(|(_, (t, _))| t.dtype() == DType::I32);
             let mut right = op;
             for (i, (ids, _)) in integers() {
                 let ones = lab.integers(ids.dims(), &vec![1; ids.numel()]);
@@ -268,11 +268,23 @@ fn no_rows_at_all() {
     let (ignore, smoothing, weight) = (-100, 0.0, 1.0);
     let dlogits = Some(more);
     lab.check(
-        CrossEntropy { logits: x, labels, mix: None, losses, loss, first: 0, dlogits, ignore, smoothing, weight },
+        CrossEntropy {
+            logits: x,
+            labels,
+            mix: None,
+            scored: None,
+            losses,
+            loss,
+            first: 0,
+            dlogits,
+            ignore,
+            smoothing,
+            weight,
+        },
         |_, _| 0.0,
     );
     let (targets, error) = (lab.output((&[0, 5], 0)), lab.output((&[1], 0)));
-    lab.check(SquaredError { x, targets, loss: error, dx: dlogits, weight }, |_, _| 0.0);
+    lab.check(SquaredError { x, targets, scored: None, loss: error, dx: dlogits, weight }, |_, _| 0.0);
     assert_eq!((lab.values(&column), lab.values(&loss)), (vec![0.0; 5], vec![0.0]));
     assert_eq!(lab.values(&error), [0.0]);
 }

@@ -92,6 +92,7 @@ pub fn cross_entropy(rows: usize, vocab: usize) -> Vec<Case> {
             logits,
             labels,
             mix: None,
+            scored: None,
             losses,
             loss,
             first: 0,

@@ -4,12 +4,12 @@ use crate::error::Result;
 
 impl Cpu {
     pub(super) fn accumulate(&self, op: &Accumulate) -> Result<()> {
-        let width = op.out.shape.last();
+        let width = op.out.shape().last();
         let rows = [op.out.numel() / width.max(1), width];
         let as_rows = |t: &crate::tensor::Tensor| if t.is_contiguous() { t.reshape(&rows) } else { *t };
         let (x, out) = (self.f(&as_rows(&op.x))?, self.f(&as_rows(&op.out))?);
         self.for_chunks(
-            out.rows,
+            out.rows(),
             rows_of(width, CHUNK),
             #[inline(always)]
             |range| {

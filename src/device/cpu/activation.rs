@@ -7,8 +7,8 @@ impl Cpu {
         let (dout, pre, dx) = (self.f(&op.dout)?, self.f(&op.pre)?, self.f(&op.dx)?);
         let in_place = dout.pointer() == dx.pointer();
         self.for_chunks(
-            dx.rows,
-            rows_of(dx.width, CHUNK),
+            dx.rows(),
+            rows_of(dx.width(), CHUNK),
             #[inline(always)]
             |range| {
                 for r in range {

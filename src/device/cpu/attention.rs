@@ -214,7 +214,7 @@ impl<'a> Heads<'a> {
     /// `t` is a time of the sequence.
     pub unsafe fn head(view: &View<'_, f32>, time: usize, b: usize, t: usize, column: usize) -> Matrix {
         // SAFETY: the row and the column lie in the view.
-        unsafe { Matrix::rows(view.pointer(), view.pitch).at(b * time + t, column) }
+        unsafe { Matrix::rows(view.pointer(), view.pitch()).at(b * time + t, column) }
     }
 
     /// Loads the next rows of a head early, of Q or what has its shape.

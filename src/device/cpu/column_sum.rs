@@ -8,22 +8,22 @@ const PARTS: usize = 64;
 impl Cpu {
     pub(super) fn column_sum(&self, op: &ColumnSum) -> Result<()> {
         let (x, out) = (self.f(&op.x)?, self.f(&op.out)?);
-        if x.width == 0 {
+        if x.width() == 0 {
             return Ok(());
         }
         // Chunks of whole rows, read in one piece; their number depends on the shape, and so does the order of additions.
-        let rows = rows_of(x.width, CHUNK).max(x.rows.div_ceil(PARTS));
-        let parts = x.rows.div_ceil(rows);
-        self.partials.reserve(1, parts * x.width + 16);
+        let rows = rows_of(x.width(), CHUNK).max(x.rows().div_ceil(PARTS));
+        let parts = x.rows().div_ceil(rows);
+        self.partials.reserve(1, parts * x.width() + 16);
         let mut lent = self.partials.take();
-        let partials = Partials(lent.aligned(parts * x.width).as_mut_ptr());
+        let partials = Partials(lent.aligned(parts * x.width()).as_mut_ptr());
         let partial = |p: usize| {
             let partials = &partials;
             // SAFETY: each chunk has its own row of the partial sums, and the rows are read once all chunks are done.
-            unsafe { std::slice::from_raw_parts_mut(partials.0.add(p * x.width), x.width) }
+            unsafe { std::slice::from_raw_parts_mut(partials.0.add(p * x.width()), x.width()) }
         };
         self.for_chunks(
-            x.rows,
+            x.rows(),
             rows,
             #[inline(always)]
             |range| {

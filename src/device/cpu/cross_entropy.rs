@@ -9,7 +9,7 @@ impl Cpu {
         let (losses, loss, dlogits) = (self.f(&op.losses)?, self.f(&op.loss)?, self.maybe(&op.dlogits)?);
         let others = op.mix.as_ref().map(|mix| self.slice::<i32>(&mix.labels)).transpose()?;
         let shares = op.mix.as_ref().map(|mix| self.slice::<f32>(&mix.share)).transpose()?;
-        let (vocab, rows) = (logits.width, op.rows());
+        let (vocab, rows) = (logits.width(), op.rows());
         let outside = |l: i32| usize::try_from(l).map_or(true, |l| l >= vocab);
         for (what, all) in [("label", Some(labels)), ("other label", others)] {
             let Some(all) = all else { continue };
@@ -17,11 +17,12 @@ impl Cpu {
                 bail!("{what} {} of row {r} is outside a vocabulary of {vocab}", all[r]);
             }
         }
-        let scored = labels.iter().filter(|&&l| l != op.ignore).count();
-        let each = (op.weight / scored.max(1) as f64) as f32;
+        let here = || labels.iter().filter(|&&l| l != op.ignore).count() as f64;
+        let scored = self.maybe(&op.scored)?.map_or_else(here, |all| f64::from(all.get(0, 0))).max(1.0);
+        let each = (op.weight / scored) as f32;
         let (hit, spread) = ((1.0 - op.smoothing) as f32, (op.smoothing / vocab as f64) as f32);
         self.for_chunks(
-            logits.rows,
+            logits.rows(),
             rows_of(vocab, CHUNK),
             #[inline(always)]
             |range| {
@@ -67,12 +68,14 @@ impl Cpu {
                         }
                         hit * (lse - at_label) + (1.0 - hit) * (lse - mean)
                     };
-                    losses.set(0, rows.start + r, value);
+                    // SAFETY: this chunk alone has element r of losses.
+                    unsafe { losses.set(0, rows.start + r, value) };
                 }
             },
         );
         let total: f64 = (0..rows.end).map(|r| f64::from(losses.get(0, r))).sum();
-        loss.set(0, 0, (total * op.weight / scored.max(1) as f64) as f32);
+        // SAFETY: nobody else runs.
+        unsafe { loss.set(0, 0, (total * op.weight / scored) as f32) };
         Ok(())
     }
 }

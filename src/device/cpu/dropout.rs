@@ -46,8 +46,8 @@ impl Cpu {
         let (x, residual, out) = (self.f(&op.x)?, self.maybe(&op.residual)?, self.f(&op.out)?);
         let in_place = x.pointer() == out.pointer();
         self.for_chunks(
-            x.rows,
-            rows_of(x.width, CHUNK / 4),
+            x.rows(),
+            rows_of(x.width(), CHUNK / 4),
             #[inline(always)]
             |range| {
                 for r in range {
@@ -57,11 +57,11 @@ impl Cpu {
                         // SAFETY: as above.
                         target.copy_from_slice(unsafe { x.row(r) });
                     }
-                    let first = r * x.width;
+                    let first = r * x.width();
                     if op.unit == 1 {
-                        for_mask(&state, &op.mask, first as u64, x.width, |c, scale| target[c] *= scale);
+                        for_mask(&state, &op.mask, first as u64, x.width(), |c, scale| target[c] *= scale);
                     } else {
-                        for_units(&state, &op.mask, op.unit, first, x.width, |part, scale| {
+                        for_units(&state, &op.mask, op.unit, first, x.width(), |part, scale| {
                             target[part].iter_mut().for_each(|t| *t *= scale);
                         });
                     }

@@ -17,11 +17,11 @@ impl Cpu {
     pub(super) fn embedding(&self, op: &Embedding) -> Result<()> {
         let ids = self.slice::<i32>(&op.ids)?;
         let (table, positions, out) = (self.f(&op.table)?, self.maybe(&op.positions)?, self.f(&op.out)?);
-        check_ids(ids, table.rows)?;
+        check_ids(ids, table.rows())?;
         let time = op.ids.dims()[1];
         self.for_chunks(
-            out.rows,
-            rows_of(out.width, CHUNK),
+            out.rows(),
+            rows_of(out.width(), CHUNK),
             #[inline(always)]
             |range| {
                 for r in range {
@@ -47,12 +47,12 @@ impl Cpu {
         let ids = self.slice::<i32>(&op.ids)?;
         let (dout, table, positions) = (self.f(&op.dout)?, self.maybe(&op.dtable)?, self.maybe(&op.dpositions)?);
         if let Some(table) = &table {
-            check_ids(ids, table.rows)?;
+            check_ids(ids, table.rows())?;
         }
         let time = op.ids.dims()[1];
         let skip = op.padding.map_or(-1, i64::from);
         self.for_chunks(
-            dout.width,
+            dout.width(),
             COLUMNS,
             #[inline(always)]
             |columns| {
@@ -60,7 +60,7 @@ impl Cpu {
                 for (target, _) in targets.iter().filter(|(_, accumulate)| !accumulate) {
                     for t in target.iter() {
                         // SAFETY: this chunk owns these columns of every row.
-                        (0..t.rows).for_each(|r| unsafe { t.span_mut(r, columns.clone()) }.fill(0.0));
+                        (0..t.rows()).for_each(|r| unsafe { t.span_mut(r, columns.clone()) }.fill(0.0));
                     }
                 }
                 for (r, &id) in ids.iter().enumerate() {

@@ -6,8 +6,8 @@ impl Cpu {
     pub(super) fn fill(&self, op: &Fill) -> Result<()> {
         let (out, value) = (self.f(&op.out)?, op.value as f32);
         self.for_chunks(
-            out.rows,
-            rows_of(out.width, CHUNK),
+            out.rows(),
+            rows_of(out.width(), CHUNK),
             #[inline(always)]
             |range| {
                 // SAFETY: this chunk alone writes these rows.

@@ -11,11 +11,14 @@ impl Cpu {
             #[inline(always)]
             |range| {
                 let p = range.start / GlobalNorm::BLOCK;
-                partials.set(0, p, math::sum(&x[range], |v| v * v));
+                let sum = math::sum(&x[range], |v| v * v);
+                // SAFETY: this chunk alone has element p of partials.
+                unsafe { partials.set(0, p, sum) };
             },
         );
-        let total: f64 = (0..partials.width).map(|p| f64::from(partials.get(0, p))).sum();
-        self.f(&op.norm)?.set(0, 0, total.sqrt() as f32);
+        let total: f64 = (0..partials.width()).map(|p| f64::from(partials.get(0, p))).sum();
+        // SAFETY: nobody else runs.
+        unsafe { self.f(&op.norm)?.set(0, 0, total.sqrt() as f32) };
         Ok(())
     }
 }

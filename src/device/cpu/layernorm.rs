@@ -7,10 +7,10 @@ impl Cpu {
         let (x, residual, sum) = (self.f(&op.x)?, self.maybe(&op.residual)?, self.maybe(&op.sum)?);
         let (weight, bias) = (self.slice::<f32>(&op.weight)?, self.slice::<f32>(&op.bias)?);
         let (out, mean, rstd) = (self.f(&op.out)?, self.f(&op.mean)?, self.f(&op.rstd)?);
-        let (n, eps) = (x.width as f32, op.eps as f32);
+        let (n, eps) = (x.width() as f32, op.eps as f32);
         self.for_chunks(
-            x.rows,
-            rows_of(x.width, CHUNK),
+            x.rows(),
+            rows_of(x.width(), CHUNK),
             #[inline(always)]
             |range| {
                 for r in range {
@@ -31,10 +31,12 @@ impl Cpu {
                     let mu = math::sum(row, |v| v) / n;
                     let variance = math::sum(row, |v| (v - mu) * (v - mu)) / n;
                     let scale = 1.0 / (variance + eps).sqrt();
-                    mean.set(0, r, mu);
-                    rstd.set(0, r, scale);
-                    // SAFETY: as above.
-                    let out = unsafe { out.row_mut(r) };
+                    // SAFETY: as above, of element r of mean and rstd too.
+                    let out = unsafe {
+                        mean.set(0, r, mu);
+                        rstd.set(0, r, scale);
+                        out.row_mut(r)
+                    };
                     for (((o, v), w), b) in out.iter_mut().zip(row).zip(weight).zip(bias) {
                         *o = ((v - mu) * scale).mul_add(*w, *b);
                     }
@@ -49,18 +51,18 @@ impl Cpu {
         let weight = self.slice::<f32>(&op.weight)?;
         let (mean, rstd) = (self.slice::<f32>(&op.mean)?, self.slice::<f32>(&op.rstd)?);
         let partials = self.f(&op.partials)?;
-        let block = x.rows.div_ceil(partials.rows.max(1));
+        let block = x.rows().div_ceil(partials.rows().max(1));
         self.for_chunks(
-            partials.rows,
+            partials.rows(),
             1,
             #[inline(always)]
             |p| {
                 let p = p.start;
                 // SAFETY: this chunk alone writes row p of partials.
-                let (dweight, dbias) = unsafe { partials.row_mut(p) }.split_at_mut(x.width);
+                let (dweight, dbias) = unsafe { partials.row_mut(p) }.split_at_mut(x.width());
                 dweight.fill(0.0);
                 dbias.fill(0.0);
-                for r in (p * block).min(x.rows)..((p + 1) * block).min(x.rows) {
+                for r in (p * block).min(x.rows())..((p + 1) * block).min(x.rows()) {
                     // SAFETY: this chunk alone writes row r of dx; the others are only read.
                     let (dout, x, dx) = unsafe { (dout.row(r), x.row(r), dx.row_mut(r)) };
                     let (mu, scale, n) = (mean[r], rstd[r], x.len());
@@ -103,9 +105,9 @@ impl Cpu {
             if !op.accumulate {
                 target.fill(0.0);
             }
-            for p in 0..partials.rows {
+            for p in 0..partials.rows() {
                 // SAFETY: as above.
-                let part = unsafe { partials.span(p, i * x.width..(i + 1) * x.width) };
+                let part = unsafe { partials.span(p, i * x.width()..(i + 1) * x.width()) };
                 target.iter_mut().zip(part).for_each(|(t, p)| *t += p);
             }
         }

@@ -31,13 +31,13 @@ impl Cpu {
         let (m, n, k) = op.sizes();
         let around = Surroundings::new(self, op)?;
         let matrix = |view: View<'_, f32>, transposed: bool| {
-            let rows = Matrix::rows(view.pointer(), view.pitch);
+            let rows = Matrix::rows(view.pointer(), view.pitch());
             if transposed { rows.transposed() } else { rows }
         };
         let (a, b) = (matrix(self.f(&op.a)?, op.ta), matrix(self.f(&op.b)?, op.tb));
         let c = matrix(around.raw, false);
         // From one matrix of an operand to the next.
-        let (next_a, next_b) = (op.rows(&op.a) * op.a.pitch, op.rows(&op.b) * op.b.pitch);
+        let (next_a, next_b) = (op.rows(&op.a) * op.a.pitch(), op.rows(&op.b) * op.b.pitch());
         let (rows, columns) = block((m, n, k), op.batch, self.threads());
         let (down, across) = (m.div_ceil(rows), n.div_ceil(columns));
         self.scratch.reserve(self.threads(), SCRATCH);

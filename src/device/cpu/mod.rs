@@ -187,6 +187,7 @@ impl Device for Cpu {
     }
 
     fn replay(&mut self, graph: Graph) -> Result<()> {
+        self.host.check_captured(graph)?;
         let (mut i, mut begin) = (0, Instant::now());
         while let Some((op, flops)) = self.host.captured(graph, i)? {
             self.dispatch(&op)?;

@@ -212,7 +212,7 @@ impl Cpu {
         let (src, dst) = (self.slice::<f32>(&op.src)?, self.f(&op.dst)?);
         let maps = Maps { index: self.slice(&op.index)?, weight: self.slice(&op.weight)? };
         let items: &[Item] = bytemuck::cast_slice(self.slice::<u32>(&op.items)?);
-        Item::check_all(items, maps.index, src.len(), dst.width)?;
+        Item::check_all(items, maps.index, src.len(), dst.width())?;
         let base = match self.maybe(&op.base)? {
             None => Base::None,
             Some(base) if base.pointer() == dst.pointer() => Base::InPlace,

@@ -9,7 +9,7 @@ use crate::tensor::DType;
 
 pub fn naive(op: &Accumulate, places: &Places, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.out, &[Some(op.x)]);
-    let kernel = match (op.x.dtype, op.out.dtype) {
+    let kernel = match (op.x.dtype(), op.out.dtype()) {
         (DType::BF16, DType::BF16) => "accumulate_bf16",
         (DType::BF16, _) => "accumulate_bf16_f32",
         (_, DType::BF16) => "accumulate_f32_bf16",
@@ -30,7 +30,7 @@ pub fn is_whole(op: &Accumulate) -> bool {
 /// Two accesses of 16 bytes for each thread.
 pub fn vector(op: &Accumulate, places: &Places, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[Some(op.x)], 2 * vector_of(op));
-    let kernel = match (op.x.dtype, op.out.dtype) {
+    let kernel = match (op.x.dtype(), op.out.dtype()) {
         (DType::BF16, DType::BF16) => "accumulate_vector_bf16",
         (DType::BF16, _) => "accumulate_vector_bf16_f32",
         (_, DType::BF16) => "accumulate_vector_f32_bf16",

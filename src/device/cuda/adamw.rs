@@ -10,7 +10,7 @@ const THREADS: usize = 256;
 
 /// The copy is one in bf16, if there is one.
 pub fn fits_copy(op: &AdamW) -> bool {
-    op.copy.is_none_or(|t| t.dtype == DType::BF16)
+    op.copy.is_none_or(|t| t.dtype() == DType::BF16)
 }
 
 /// Four elements for each thread.

@@ -36,7 +36,7 @@ pub(super) fn arithmetic(op: Op, chip: &Chip, part: f64, launches: usize) -> f64
 
 /// Whether it computes in bf16.
 pub(super) fn is_bf16(op: &Attention) -> bool {
-    op.q.dtype == DType::BF16
+    op.q.dtype() == DType::BF16
 }
 
 /// Whether a head fits the widest tile.
@@ -84,7 +84,7 @@ pub(super) fn which(op: &Attention, places: &Places, launch: Launch) -> Launch {
     let (state, site, p) = op.dropout.map_or((0, 0, 0.0), |mask| (places.ptr(&mask.state), mask.site, mask.p));
     launch
         .ptr(places.maybe(&op.key_mask))
-        .int(op.key_mask.map_or(0, |mask| mask.pitch))
+        .int(op.key_mask.map_or(0, |mask| mask.pitch()))
         .ptr(state)
         .word(site)
         .float(f64::from(p))
@@ -96,7 +96,7 @@ pub(super) fn which(op: &Attention, places: &Places, launch: Launch) -> Launch {
 /// Elements from the row of one (batch, time) to the next.
 pub(super) fn pitch(op: &Attention, t: &Tensor) -> usize {
     let (_, _, _, heads, d) = op.sizes();
-    if t.is_contiguous() { heads * d } else { t.pitch }
+    if t.is_contiguous() { heads * d } else { t.pitch() }
 }
 
 /// Whether every row of every head starts at a multiple of 16 bytes and is whole in pieces of 16 bytes.

@@ -27,7 +27,7 @@ pub(super) fn fits(op: &Attention, operands: &[&Tensor]) -> bool {
         && scale > 0.0
         && d <= 128
         && whole(d)
-        && operands.iter().all(|t| whole(t.offset) && whole(pitch(op, t)))
+        && operands.iter().all(|t| whole(t.offset()) && whole(pitch(op, t)))
 }
 
 /// The narrowest tile that a head fits.

@@ -9,18 +9,18 @@ use crate::device::ops::ColumnSum;
 /// A thread for each column.
 pub fn naive(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "column_sum_naive_f32", "column_sum_naive_bf16");
-    out.push(operands(Launch::new(kernel, op.x.width.div_ceil(128), 128), op, places));
+    out.push(operands(Launch::new(kernel, op.x.width().div_ceil(128), 128), op, places));
 }
 
 /// A block for every 32 columns.
 pub fn tiled(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "column_sum_tiled_f32", "column_sum_tiled_bf16");
-    out.push(operands(Launch::new(kernel, op.x.width.div_ceil(32), 32).block(32, 32), op, places));
+    out.push(operands(Launch::new(kernel, op.x.width().div_ceil(32), 32).block(32, 32), op, places));
 }
 
 /// The part of a GPU's multiprocessors that [`tiled`] has blocks for.
 pub fn occupied(op: &ColumnSum, chip: &Chip) -> f64 {
-    (op.x.width.div_ceil(32) as f64 / chip.sms as f64).min(1.0)
+    (op.x.width().div_ceil(32) as f64 / chip.sms as f64).min(1.0)
 }
 
 fn operands(launch: Launch, op: &ColumnSum, places: &Places) -> Launch {
@@ -28,8 +28,8 @@ fn operands(launch: Launch, op: &ColumnSum, places: &Places) -> Launch {
         .ptr(places.ptr(&op.x))
         .ptr(places.ptr(&op.out))
         .int(op.x.rows())
-        .int(op.x.width)
-        .int(op.x.pitch)
+        .int(op.x.width())
+        .int(op.x.pitch())
         .flag(op.accumulate)
 }
 
@@ -40,14 +40,14 @@ pub fn is_whole(op: &ColumnSum) -> bool {
 /// Blocks along columns, blocks of rows, rows of a block: some 500 blocks of at least 64 rows, eight for each warp, for
 /// any GPU.
 fn blocks(op: &ColumnSum) -> (usize, usize, usize) {
-    let columns = op.x.width.div_ceil(32 * each(&op.x));
+    let columns = op.x.width().div_ceil(32 * each(&op.x));
     let block = op.x.rows().div_ceil((512 / columns.max(1)).max(1)).max(64);
     (columns, op.x.rows().div_ceil(block), block)
 }
 
 /// The partial sums.
 pub fn workspace(op: &ColumnSum) -> usize {
-    4 * (TICKETS + blocks(op).1 * op.x.width)
+    4 * (TICKETS + blocks(op).1 * op.x.width())
 }
 
 /// Blocks of rows leave partial sums, then as [`tiled`].
@@ -60,18 +60,18 @@ pub fn vector(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
             .ptr(places.ptr(&op.x))
             .ptr(partials)
             .int(op.x.rows())
-            .int(op.x.width)
-            .int(op.x.pitch)
+            .int(op.x.width())
+            .int(op.x.pitch())
             .int(block),
     );
     out.push(
-        Launch::new("column_sum_tiled_f32", op.x.width.div_ceil(32), 32)
+        Launch::new("column_sum_tiled_f32", op.x.width().div_ceil(32), 32)
             .block(32, 32)
             .ptr(partials)
             .ptr(places.ptr(&op.out))
             .int(rows)
-            .int(op.x.width)
-            .int(op.x.width)
+            .int(op.x.width())
+            .int(op.x.width())
             .flag(op.accumulate),
     );
 }

@@ -31,7 +31,7 @@ const NARROW: usize = 8192;
 
 /// A block for each row, 16 bytes at a time.
 pub fn vector(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
-    let (kernel, threads) = match op.logits.width {
+    let (kernel, threads) = match op.logits.width() {
         ..=NARROW => (typed(&op.logits, "cross_entropy_vector_128_f32", "cross_entropy_vector_128_bf16"), 128),
         _ => (typed(&op.logits, "cross_entropy_vector_512_f32", "cross_entropy_vector_512_bf16"), 512),
     };
@@ -40,7 +40,7 @@ pub fn vector(op: &CrossEntropy, places: &Places, out: &mut Vec<Launch>) {
 }
 
 fn operands(launch: Launch, op: &CrossEntropy, places: &Places) -> Launch {
-    let strip = |t: &Tensor| Tensor { offset: t.offset + op.first, ..*t };
+    let strip = |t: &Tensor| t.with_offset(t.offset() + op.first);
     launch
         .ptr(places.ptr(&op.logits))
         .ptr(places.ptr(&strip(&op.labels)))
@@ -53,9 +53,9 @@ fn operands(launch: Launch, op: &CrossEntropy, places: &Places) -> Launch {
 
 fn options(launch: Launch, op: &CrossEntropy) -> Launch {
     launch
-        .int(op.logits.width)
-        .int(op.logits.pitch)
-        .int(op.dlogits.map_or(0, |t| t.pitch))
+        .int(op.logits.width())
+        .int(op.logits.pitch())
+        .int(op.dlogits.map_or(0, |t| t.pitch()))
         .signed(op.ignore)
         .float(op.smoothing)
         .float(op.weight)
@@ -66,6 +66,7 @@ fn around(op: &CrossEntropy, places: &Places, rows: Launch, out: &mut Vec<Launch
     out.push(
         Launch::new("cross_entropy_count", 1, 1024)
             .ptr(places.ptr(&op.labels))
+            .ptr(places.maybe(&op.scored))
             .ptr(places.ptr(&op.loss))
             .int(op.labels.numel())
             .signed(op.ignore),

@@ -30,24 +30,44 @@ pub struct Product {
     pub tb: bool,
 }
 
+/// Products of cuBLASLt, ready to be started by the device that made them.
+pub struct PeerProducts {
+    products: Products,
+    /// That their matrices lie in.
+    arenas: Vec<u32>,
+}
+
+impl PeerProducts {
+    /// Of the library, as `12.8.4`.
+    pub fn version(&self) -> String {
+        self.products.version()
+    }
+}
+
 impl Cuda<Nvidia> {
     /// Products as cuBLASLt would run them, with the algorithm that its heuristics put first.
     ///
     /// # Errors
     /// A build without the feature, no library; anything but bare products; what cuBLASLt refuses.
-    pub fn cublaslt(&mut self, ops: &[Op]) -> Result<Products> {
+    pub fn cublaslt(&mut self, ops: &[Op]) -> Result<PeerProducts> {
         let products = ops.iter().map(|op| self.product(op)).collect::<Result<Vec<_>>>()?;
-        self.driver.cublaslt(&products).at("cuBLASLt")
+        Ok(PeerProducts { products: self.driver.cublaslt(&products).at("cuBLASLt")?, arenas: bounds::arenas(ops) })
     }
 
     /// Runs them one after another and appends the seconds of each, as the GPU measures them.
     ///
     /// # Errors
-    /// Those of the device.
-    pub fn run_cublaslt(&mut self, products: &Products, into: &mut Vec<f64>) -> Result<()> {
+    /// Those of the device; products of another device, or of arenas that were freed.
+    pub fn run_cublaslt(&mut self, prepared: &PeerProducts, into: &mut Vec<f64>) -> Result<()> {
+        let PeerProducts { products, arenas } = prepared;
+        if !self.driver.made(products) {
+            bail!("these products of cuBLASLt were made for another device");
+        }
+        bounds::check_arenas(arenas, |arena| self.places.bytes(arena))?;
         self.driver.stamp()?;
         for number in 0..products.len() {
-            products.start(number).at("cuBLASLt")?;
+            // SAFETY: the matrices lie in arenas of this device (`bounds::check` in `product`), which were not freed.
+            unsafe { products.start(number) }.at("cuBLASLt")?;
             self.driver.stamp()?;
         }
         self.driver.stamps(&mut |length| into.push(length.as_secs_f64().max(1e-9)))
@@ -62,10 +82,10 @@ impl Cuda<Nvidia> {
         }
         let matrix = |t: &Tensor| Matrix {
             address: self.places.ptr(t),
-            dtype: t.dtype,
+            dtype: t.dtype(),
             rows: t.rows(),
-            width: t.width,
-            pitch: t.pitch,
+            width: t.width(),
+            pitch: t.pitch(),
         };
         let Linear { a, b, out, ta, tb, .. } = linear;
         Ok(Product { a: matrix(a), b: matrix(b), out: matrix(out), ta: *ta, tb: *tb })

@@ -4,20 +4,20 @@ use crate::tensor::{DType, Tensor};
 
 /// The kernel for operands of this type.
 pub(super) fn typed(t: &Tensor, f32: &'static str, bf16: &'static str) -> &'static str {
-    if t.dtype == DType::BF16 { bf16 } else { f32 }
+    if t.dtype() == DType::BF16 { bf16 } else { f32 }
 }
 
 /// Elements of 16 bytes.
 pub(super) fn each(t: &Tensor) -> usize {
-    16 / t.dtype.bytes()
+    16 / t.dtype().bytes()
 }
 
 /// All rows begin at multiples of so many elements. (Arenas begin at multiples of any vector.)
 pub(super) fn begin_at(t: &Tensor, each: usize) -> bool {
-    t.offset.is_multiple_of(each) && (t.rows() <= 1 || t.pitch.is_multiple_of(each))
+    t.offset().is_multiple_of(each) && (t.rows() <= 1 || t.pitch().is_multiple_of(each))
 }
 
 /// All rows begin at multiples of 16 bytes and end there too.
 pub(super) fn whole(t: &Tensor) -> bool {
-    begin_at(t, each(t)) && t.width.is_multiple_of(each(t))
+    begin_at(t, each(t)) && t.width().is_multiple_of(each(t))
 }

@@ -16,7 +16,7 @@ fn rows(kernel: &'static str, rows: usize, width: usize) -> Launch {
 
 pub fn naive(op: &Embedding, places: &Places, out: &mut Vec<Launch>) {
     let kernel = typed(&op.out, "embedding_f32", "embedding_bf16");
-    out.push(operands(rows(kernel, op.out.rows(), op.out.width), op, places));
+    out.push(operands(rows(kernel, op.out.rows(), op.out.width()), op, places));
 }
 
 pub fn is_whole(op: &Embedding) -> bool {
@@ -38,17 +38,17 @@ fn operands(launch: Launch, op: &Embedding, places: &Places) -> Launch {
         .ptr(places.ptr(&op.out))
         .int(op.out.rows())
         .int(op.table.rows())
-        .int(op.ids.shape.last())
-        .int(op.out.width)
-        .int(op.table.pitch)
-        .int(op.positions.map_or(0, |t| t.pitch))
-        .int(op.out.pitch)
+        .int(op.ids.shape().last())
+        .int(op.out.width())
+        .int(op.table.pitch())
+        .int(op.positions.map_or(0, |t| t.pitch()))
+        .int(op.out.pitch())
         .flag(op.accumulate)
 }
 
 /// The kernel for a gradient and a table of these types.
 fn between(op: &EmbeddingBackward, table: &Tensor, [f32s, bf16s, widened]: [&'static str; 3]) -> &'static str {
-    match (op.dout.dtype, table.dtype) {
+    match (op.dout.dtype(), table.dtype()) {
         (DType::BF16, DType::BF16) => bf16s,
         (DType::BF16, _) => widened,
         _ => f32s,
@@ -61,14 +61,14 @@ pub fn backward_naive(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Lau
         const KERNELS: [&str; 3] =
             ["embedding_backward_naive_f32", "embedding_backward_naive_bf16", "embedding_backward_naive_bf16_f32"];
         out.push(
-            rows(between(op, table, KERNELS), table.rows(), table.width)
+            rows(between(op, table, KERNELS), table.rows(), table.width())
                 .ptr(places.ptr(&op.ids))
                 .ptr(places.ptr(&op.dout))
                 .ptr(places.ptr(table))
                 .int(op.ids.numel())
-                .int(table.width)
-                .int(op.dout.pitch)
-                .int(table.pitch)
+                .int(table.width())
+                .int(op.dout.pitch())
+                .int(table.pitch())
                 .signed(padding(op))
                 .flag(op.accumulate_table),
         );
@@ -81,10 +81,10 @@ pub fn backward_owner(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Lau
     if let Some(table) = &op.dtable {
         const KERNELS: [&str; 3] =
             ["embedding_backward_owner_f32", "embedding_backward_owner_bf16", "embedding_backward_owner_bf16_f32"];
-        let (tokens, width) = (op.ids.numel(), table.width);
+        let (tokens, width) = (op.ids.numel(), table.width());
         if !op.accumulate_table {
             let clear = typed(table, "embedding_clear_f32", "embedding_clear_bf16");
-            out.push(rows(clear, table.rows(), width).ptr(places.ptr(table)).int(width).int(table.pitch));
+            out.push(rows(clear, table.rows(), width).ptr(places.ptr(table)).int(width).int(table.pitch()));
         }
         // Eight columns for each thread, and as many blocks as that takes.
         let columns = width.div_ceil(8 * THREADS as usize);
@@ -97,8 +97,8 @@ pub fn backward_owner(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Lau
                 .int(tokens)
                 .int(table.rows())
                 .int(width)
-                .int(op.dout.pitch)
-                .int(table.pitch)
+                .int(op.dout.pitch())
+                .int(table.pitch())
                 .signed(padding(op)),
         );
     }
@@ -114,14 +114,18 @@ fn positions(op: &EmbeddingBackward, places: &Places, out: &mut Vec<Launch>) {
     let Some(positions) = &op.dpositions else { return };
     let &[batch, time] = op.ids.dims() else { return };
     out.push(
-        rows(typed(&op.dout, "embedding_positions_f32", "embedding_positions_bf16"), positions.rows(), positions.width)
-            .ptr(places.ptr(&op.dout))
-            .ptr(places.ptr(positions))
-            .int(batch)
-            .int(time)
-            .int(positions.width)
-            .int(op.dout.pitch)
-            .int(positions.pitch)
-            .flag(op.accumulate_positions),
+        rows(
+            typed(&op.dout, "embedding_positions_f32", "embedding_positions_bf16"),
+            positions.rows(),
+            positions.width(),
+        )
+        .ptr(places.ptr(&op.dout))
+        .ptr(places.ptr(positions))
+        .int(batch)
+        .int(time)
+        .int(positions.width())
+        .int(op.dout.pitch())
+        .int(positions.pitch())
+        .flag(op.accumulate_positions),
     );
 }

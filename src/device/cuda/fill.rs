@@ -34,16 +34,16 @@ impl Rows {
             let last = out.numel() - rows.saturating_sub(1) * tile;
             return Rows { rows, width: tile, last, tile, cut: true };
         }
-        Rows { rows: out.rows(), width: out.width, last: out.width, tile, cut: false }
+        Rows { rows: out.rows(), width: out.width(), last: out.width(), tile, cut: false }
     }
 
     /// Whether all rows, once cut, begin and end at multiples of so many elements.
     pub(super) fn whole(out: &Tensor, others: &[Option<Tensor>], each: usize) -> bool {
         let mut all = others.iter().flatten().chain([out]);
         let cut = all.clone().all(Tensor::is_contiguous);
-        let width = if cut { out.numel() } else { out.width };
+        let width = if cut { out.numel() } else { out.width() };
         width.is_multiple_of(each)
-            && all.all(|t| t.offset.is_multiple_of(each) && (cut || t.pitch.is_multiple_of(each)))
+            && all.all(|t| t.offset().is_multiple_of(each) && (cut || t.pitch().is_multiple_of(each)))
     }
 
     /// A launch that covers all elements.
@@ -61,7 +61,7 @@ impl Rows {
 
     /// Elements from one row of an operand to the next.
     pub(super) fn pitch(&self, t: &Tensor) -> usize {
-        if self.cut { self.width } else { t.pitch }
+        if self.cut { self.width } else { t.pitch() }
     }
 }
 

@@ -24,12 +24,12 @@ pub fn warp(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
 /// Rows of whole vectors that threads can hold.
 pub fn fits_registers(op: &LayerNorm) -> bool {
     let all = [Some(op.x), op.residual, op.sum, Some(op.weight), Some(op.bias), Some(op.out)];
-    op.x.width <= 8192 && all.iter().flatten().all(whole)
+    op.x.width() <= 8192 && all.iter().flatten().all(whole)
 }
 
 /// A warp or a block for each row, which holds it in registers.
 pub fn vector(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
-    let (kernel, rows, threads) = match op.x.width {
+    let (kernel, rows, threads) = match op.x.width() {
         0..=512 => (typed(&op.x, "layernorm_vector_512_f32", "layernorm_vector_512_bf16"), 4, 128),
         513..=1024 => (typed(&op.x, "layernorm_vector_1024_f32", "layernorm_vector_1024_bf16"), 4, 128),
         1025..=4096 => (typed(&op.x, "layernorm_vector_4096_f32", "layernorm_vector_4096_bf16"), 1, 128),
@@ -49,11 +49,11 @@ fn forward(launch: Launch, op: &LayerNorm, places: &Places) -> Launch {
         .ptr(places.ptr(&op.mean))
         .ptr(places.ptr(&op.rstd))
         .int(op.x.rows())
-        .int(op.x.width)
-        .int(op.x.pitch)
-        .int(op.residual.map_or(0, |t| t.pitch))
-        .int(op.sum.map_or(0, |t| t.pitch))
-        .int(op.out.pitch)
+        .int(op.x.width())
+        .int(op.x.pitch())
+        .int(op.residual.map_or(0, |t| t.pitch()))
+        .int(op.sum.map_or(0, |t| t.pitch()))
+        .int(op.out.pitch())
         .float(op.eps)
 }
 
@@ -69,7 +69,7 @@ fn rows_of(op: &LayerNormBackward, places: &Places, launch: Launch) -> Launch {
 
 /// A thread for each row of `dx`, one for each partial sum.
 pub fn backward_naive(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
-    let (rows, width) = (op.x.rows(), op.x.width);
+    let (rows, width) = (op.x.rows(), op.x.width());
     out.push(
         rows_of(
             op,
@@ -78,9 +78,9 @@ pub fn backward_naive(op: &LayerNormBackward, places: &Places, out: &mut Vec<Lau
         )
         .int(rows)
         .int(width)
-        .int(op.dout.pitch)
-        .int(op.x.pitch)
-        .int(op.dx.pitch)
+        .int(op.dout.pitch())
+        .int(op.x.pitch())
+        .int(op.dx.pitch())
         .flag(op.accumulate_dx),
     );
     out.push(
@@ -94,15 +94,15 @@ pub fn backward_naive(op: &LayerNormBackward, places: &Places, out: &mut Vec<Lau
             .int(rows)
             .int(width)
             .int(block(op))
-            .int(op.dout.pitch)
-            .int(op.x.pitch),
+            .int(op.dout.pitch())
+            .int(op.x.pitch()),
     );
     finish(op, places, out);
 }
 
 /// Bytes of shared memory for the column sums of a block.
 fn shared(op: &LayerNormBackward) -> usize {
-    2 * op.x.width * size_of::<f32>()
+    2 * op.x.width() * size_of::<f32>()
 }
 
 /// Whether the column sums of a block fit into its shared memory.
@@ -122,30 +122,30 @@ fn backward(launch: Launch, partials: u64, block: usize, op: &LayerNormBackward,
     rows_of(op, places, launch)
         .ptr(partials)
         .int(op.x.rows())
-        .int(op.x.width)
+        .int(op.x.width())
         .int(block)
-        .int(op.dout.pitch)
-        .int(op.x.pitch)
-        .int(op.dx.pitch)
+        .int(op.dout.pitch())
+        .int(op.x.pitch())
+        .int(op.dx.pitch())
         .flag(op.accumulate_dx)
 }
 
 /// Rows of whole vectors, of which a block of threads takes one each.
 pub fn fits_block(op: &LayerNormBackward) -> bool {
-    op.x.width <= 512 * each(&op.x) && [op.dout, op.x, op.weight, op.dx].iter().all(whole)
+    op.x.width() <= 512 * each(&op.x) && [op.dout, op.x, op.weight, op.dx].iter().all(whole)
 }
 
 /// Threads of a block, blocks, rows of a block: some 65,536 threads in all, four times 132 multiprocessors' 128, and at
 /// least 16 rows for each block, whose partial sums then are an eighth of what it reads or less.
 fn blocks(op: &LayerNormBackward) -> (usize, usize, usize) {
-    let threads = (op.x.width / each(&op.x)).next_multiple_of(32).max(32);
+    let threads = (op.x.width() / each(&op.x)).next_multiple_of(32).max(32);
     let rows = op.x.rows().div_ceil(65_536 / threads).max(16);
     (threads, op.x.rows().div_ceil(rows), rows)
 }
 
 /// More partial sums than `partials` has room for.
 pub fn workspace(op: &LayerNormBackward) -> usize {
-    4 * (TICKETS + blocks(op).1 * 2 * op.x.width)
+    4 * (TICKETS + blocks(op).1 * 2 * op.x.width())
 }
 
 /// A thread for each vector of a row, blocks of rows, and their sum.
@@ -155,25 +155,25 @@ pub fn backward_vector(op: &LayerNormBackward, places: &Places, out: &mut Vec<La
     let partials = places.workspace() + 4 * TICKETS as u64;
     out.push(backward(Launch::new(kernel, count, threads as u32), partials, rows, op, places));
     out.push(
-        Launch::new("layernorm_finish_tiled_f32", (2 * op.x.width).div_ceil(32), 32)
+        Launch::new("layernorm_finish_tiled_f32", (2 * op.x.width()).div_ceil(32), 32)
             .block(32, 32)
             .ptr(partials)
             .ptr(places.ptr(&op.dweight))
             .ptr(places.ptr(&op.dbias))
             .int(count)
-            .int(op.x.width)
+            .int(op.x.width())
             .flag(op.accumulate),
     );
 }
 
 fn finish(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
     out.push(
-        Launch::new("layernorm_finish_f32", op.x.width.div_ceil(COLUMN_THREADS as usize), COLUMN_THREADS)
+        Launch::new("layernorm_finish_f32", op.x.width().div_ceil(COLUMN_THREADS as usize), COLUMN_THREADS)
             .ptr(places.ptr(&op.partials))
             .ptr(places.ptr(&op.dweight))
             .ptr(places.ptr(&op.dbias))
             .int(op.partials.rows())
-            .int(op.x.width)
+            .int(op.x.width())
             .flag(op.accumulate),
     );
 }

@@ -8,7 +8,7 @@ use crate::tensor::{DType, Tensor};
 
 /// One output per thread, in blocks of 8 x 32.
 pub fn naive(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    let kernel = match (op.a.dtype, op.out.dtype) {
+    let kernel = match (op.a.dtype(), op.out.dtype()) {
         (DType::BF16, DType::BF16) => "linear_naive_bf16",
         (DType::BF16, _) => "linear_naive_bf16_f32",
         _ => "linear_naive_f32",
@@ -33,18 +33,21 @@ pub fn tiled(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
 }
 
 /// `LINEAR_PARAMETERS`, for blocks that make so many rows and columns; the products of a batch along z.
-pub(super) fn parameters(
-    op: &Linear,
-    places: &Places,
-    kernel: &'static str,
-    block: (usize, usize),
-    threads: u32,
-) -> Launch {
+fn parameters(op: &Linear, places: &Places, kernel: &'static str, block: (usize, usize), threads: u32) -> Launch {
+    with_pitches([op.a.pitch(), op.b.pitch()], op, places, tiles(op, kernel, block, threads))
+}
+
+/// As `parameters`, with these pitches of the factors.
+pub(super) fn with_pitches([a, b]: [usize; 2], op: &Linear, places: &Places, launch: Launch) -> Launch {
+    let factors = launch.ptr(places.ptr(&op.a)).int(a).ptr(places.ptr(&op.b)).int(b);
+    surroundings(factors, op, places)
+}
+
+/// A block for each tile of the output, the products of a batch along z.
+pub(super) fn tiles(op: &Linear, kernel: &'static str, block: (usize, usize), threads: u32) -> Launch {
     let (m, n, _) = op.sizes();
     let tiles = m.div_ceil(block.0) * n.div_ceil(block.1);
-    let launch = Launch::new(kernel, tiles, threads).grid(tiles, 1, op.batch);
-    let factors = launch.ptr(places.ptr(&op.a)).int(op.a.pitch).ptr(places.ptr(&op.b)).int(op.b.pitch);
-    surroundings(factors, op, places)
+    Launch::new(kernel, tiles, threads).grid(tiles, 1, op.batch)
 }
 
 /// Those of `LINEAR_PARAMETERS` that follow the factors.
@@ -55,10 +58,10 @@ pub(super) fn surroundings(launch: Launch, op: &Linear, places: &Places) -> Laun
         Epilogue::Activate { kind, pre } => (1, Some(kind), pre, None),
         Epilogue::ActivateGrad { kind, pre, value } => (2, Some(kind), Some(pre), value),
     };
-    let pitch = |t: &Option<Tensor>| t.as_ref().map_or(0, |t| t.pitch);
+    let pitch = |t: &Option<Tensor>| t.as_ref().map_or(0, |t| t.pitch());
     launch
         .ptr(places.ptr(&op.out))
-        .int(op.out.pitch)
+        .int(op.out.pitch())
         .ptr(places.maybe(&op.bias))
         .int(epilogue)
         .signed(kind.map_or(0, activation::number))

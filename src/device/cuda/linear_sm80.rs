@@ -20,7 +20,7 @@ pub fn aligned(op: &Linear) -> bool {
 
 /// Rows begin at multiples of so many elements; the pitch of a single one does not matter.
 pub(super) fn begins_at(t: &Tensor, multiple: usize) -> bool {
-    t.offset.is_multiple_of(multiple) && (t.rows() < 2 || t.pitch.is_multiple_of(multiple))
+    t.offset().is_multiple_of(multiple) && (t.rows() < 2 || t.pitch().is_multiple_of(multiple))
 }
 
 /// Aligned, and better cut along K.
@@ -53,7 +53,7 @@ pub fn workspace(op: &Linear) -> usize {
 }
 
 fn launch(op: &Linear, places: &Places, side: usize) -> Launch {
-    let kernel = match (side, op.ta, op.tb, op.out.dtype) {
+    let kernel = match (side, op.ta, op.tb, op.out.dtype()) {
         (128, false, false, DType::F32) => "linear_mma128_nn_bf16_f32",
         (128, false, true, DType::F32) => "linear_mma128_nt_bf16_f32",
         (128, true, false, DType::F32) => "linear_mma128_tn_bf16_f32",
@@ -73,9 +73,9 @@ fn launch(op: &Linear, places: &Places, side: usize) -> Launch {
     };
     let shared = STAGES * 2 * side * DEPTH * DType::BF16.bytes();
     // A single row may have any pitch: 0, so that the addresses of rows beyond it, which are not read, are aligned too.
-    let single = |t: Tensor| if t.rows() < 2 { Tensor { pitch: 0, ..t } } else { t };
-    let op = Linear { a: single(op.a), b: single(op.b), ..*op };
-    linear::parameters(&op, places, kernel, (side, side), 128).shared(shared)
+    let pitch = |t: &Tensor| if t.rows() < 2 { 0 } else { t.pitch() };
+    let launch = linear::tiles(op, kernel, (side, side), 128).shared(shared);
+    linear::with_pitches([pitch(&op.a), pitch(&op.b)], op, places, launch)
 }
 
 /// Products, and M, N, K of each.
@@ -138,7 +138,7 @@ impl Tiles {
     fn seconds(&self, op: &Linear, parts: usize, chip: &Chip) -> f64 {
         let sizes = sizes(op);
         let [batch, m, n, _] = sizes;
-        let bytes = |t: &Tensor| (t.numel() * t.dtype.bytes()) as f64;
+        let bytes = |t: &Tensor| t.bytes() as f64;
         let (kept, pointwise) = match &op.epilogue {
             Epilogue::None => (0.0, 0),
             Epilogue::Activate { pre, .. } => (pre.as_ref().map_or(0.0, bytes), 30 * batch * m * n),

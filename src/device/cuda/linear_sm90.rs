@@ -22,7 +22,7 @@ pub fn supports(op: &Linear) -> bool {
 
 /// Outputs that the copy engine can write: in bf16, all that is read beside them in pairs, or in f32, with nothing beside them.
 pub fn supports_boxes(op: &Linear) -> bool {
-    let (whole, pairs) = (|t: &Tensor| begins_at(t, 16 / t.dtype.bytes()), |t: &Tensor| begins_at(t, 2));
+    let (whole, pairs) = (|t: &Tensor| begins_at(t, 16 / t.dtype().bytes()), |t: &Tensor| begins_at(t, 2));
     let around = match &op.epilogue {
         Epilogue::None => true,
         Epilogue::Activate { pre, .. } => pre.as_ref().is_none_or(whole),
@@ -30,7 +30,7 @@ pub fn supports_boxes(op: &Linear) -> bool {
     };
     let read = [&op.bias, &op.residual].into_iter().flatten().all(pairs);
     let alone = op.bias.is_none() && op.epilogue == Epilogue::None && op.residual.is_none();
-    supports(op) && (op.out.dtype == DType::BF16 || alone) && whole(&op.out) && around && read
+    supports(op) && (op.out.dtype() == DType::BF16 || alone) && whole(&op.out) && around && read
 }
 
 /// What a block of one kernel makes. Rates follow from the times of an H100 (docs/benchmarks.md): of `wgmma128` 0.40 us for 128 x 128
@@ -104,7 +104,7 @@ impl Tiles {
     pub fn launch(&self, op: &Linear, places: &Places, out: &mut Vec<Launch>) {
         let (parts, depth) = (self.parts(op), depth(op));
         let blocks = (self.tiles(op) * parts).min((places.sms / self.cluster).max(1) * self.cluster);
-        let wide = usize::from(op.out.dtype == DType::F32);
+        let wide = usize::from(op.out.dtype() == DType::F32);
         let kernel = self.kernels[4 * wide + 2 * usize::from(op.ta) + usize::from(op.tb)];
         let launch = Launch::new(kernel, blocks, 384).shared(SHARED);
         let factor = |t, across, rows| map(t, places, if across { DEPTH } else { rows });
@@ -173,7 +173,7 @@ impl Tiles {
         if !chip.hopper {
             return f64::INFINITY;
         }
-        let bytes = |t: &Tensor| (t.numel() * t.dtype.bytes()) as f64;
+        let bytes = |t: &Tensor| t.bytes() as f64;
         let kept = match &op.epilogue {
             Epilogue::None => 0.0,
             Epilogue::Activate { pre, .. } => pre.as_ref().map_or(0.0, bytes),
@@ -196,9 +196,9 @@ fn depth(op: &Linear) -> usize {
 /// steps of K.
 fn map(t: &Tensor, places: &Places, rows: usize) -> TensorMap {
     // A single row may have any pitch.
-    let pitch = if t.rows() < 2 { t.width.next_multiple_of(8) } else { t.pitch };
-    let map = TensorMap::new(places.ptr(t), [t.rows(), t.width], pitch * t.dtype.bytes(), rows);
-    if t.dtype == DType::F32 { map.of_floats() } else { map }
+    let pitch = if t.rows() < 2 { t.width().next_multiple_of(8) } else { t.pitch() };
+    let map = TensorMap::new(places.ptr(t), [t.rows(), t.width()], pitch * t.dtype().bytes(), rows);
+    if t.dtype() == DType::F32 { map.of_floats() } else { map }
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod multilevel;
 pub mod places;
 mod squared_error;
 pub mod variants;
+mod workspaces;
 
 use super::ops::{Access, Item, Multilevel, Op, Operation};
 use super::timing::Timings;
@@ -46,6 +47,7 @@ use launch::{Launch, Region};
 use places::Places;
 use std::time::Instant;
 use variants::Variant;
+use workspaces::Workspaces;
 
 /// The device `cuda`: the first NVIDIA GPU.
 ///
@@ -77,13 +79,18 @@ struct Captured {
     parts: Vec<Part>,
     /// All of it as one graph of the driver's.
     graph: u32,
+    /// That its operands lie in.
+    arenas: Vec<u32>,
+    /// That its launches use.
+    workspace: Option<u64>,
 }
 
 /// See the module.
-pub struct Cuda<D> {
+pub struct Cuda<D: Driver> {
     name: &'static str,
     pub driver: D,
     places: Places,
+    workspaces: Workspaces,
     captured: Vec<Option<Captured>>,
     /// Captured lists are started as graphs, and not one operation after another.
     graphs: bool,
@@ -99,6 +106,7 @@ impl<D: Driver> Cuda<D> {
             name,
             driver,
             places,
+            workspaces: Workspaces::default(),
             captured: Vec::new(),
             graphs: true,
             timings: Timings::default(),
@@ -139,15 +147,18 @@ impl<D: Driver> Cuda<D> {
         preferred.or_else(|| variants::choose(op, &self.driver.chip()))
     }
 
-    fn plan(&mut self, op: &Op) -> Result<(Planned, Part)> {
+    /// What is to run a checked operation.
+    fn chosen(&mut self, op: &Op) -> Result<&'static Variant> {
         bounds::check(op, &[DType::F32, DType::BF16], |arena| self.places.bytes(arena))?;
         if let Op::Multilevel(op) = op {
-            self.check_maps(op).map_err(|e| e.at(Multilevel::NAME))?;
+            check_maps(&mut self.driver, &self.places, op).map_err(|e| e.at(Multilevel::NAME))?;
         }
-        let Some(variant) = self.variant(op) else {
-            return Err(Error::new(format!("no kernel runs these shapes: {op:?}")).at(op.name()));
-        };
-        self.reserve((variant.workspace)(op))?;
+        let none = || Error::new(format!("no kernel runs these shapes: {op:?}")).at(op.name());
+        self.variant(op).ok_or_else(none)
+    }
+
+    /// The launches of an operation, once the workspace is there.
+    fn plan(&self, op: &Op, variant: &Variant) -> Result<(Planned, Part)> {
         let mut launches = Vec::new();
         (variant.launch)(op, &self.places, &mut launches);
         launches.retain(|launch| !launch.is_empty());
@@ -163,40 +174,41 @@ impl<D: Driver> Cuda<D> {
         }
         Ok((Planned { op: *op, flops: op.cost().flops }, Part { name: op.name(), regions, launches }))
     }
+
+    /// Sees to it that the workspace has so many bytes.
+    fn reserve(&mut self, bytes: usize) -> Result<()> {
+        let bytes = if bytes > self.workspaces.present().1 { with_reserve(bytes) } else { bytes };
+        let reserved = self.workspaces.reserve(&mut self.driver, bytes);
+        let (address, bytes) = self.workspaces.present();
+        self.places.set_workspace(address, bytes);
+        reserved.map_err(|e| e.at("workspace of kernels"))
+    }
 }
 
-impl<D: Driver> Cuda<D> {
-    /// Sees to it that the workspace has so many bytes. A smaller one stays where it is: captured launches may use it.
-    fn reserve(&mut self, bytes: usize) -> Result<()> {
-        if bytes > self.places.workspace_rows().width {
-            let bytes = with_reserve(bytes);
-            let address = self.driver.alloc(bytes).map_err(|e| e.at("workspace of kernels"))?;
-            self.places.set_workspace(address, bytes);
-        }
-        Ok(())
-    }
-
-    /// Maps lead nowhere outside. They are read back for that: models are mapped a few times in a run.
-    fn check_maps(&mut self, op: &Multilevel) -> Result<()> {
-        let mut items = memory::zeros::<Item>(op.items.rows())?;
-        let mut index = memory::zeros::<u32>(op.index.numel())?;
-        self.read(&op.items, bytemuck::cast_slice_mut(&mut items))?;
-        self.read(&op.index, bytemuck::cast_slice_mut(&mut index))?;
-        Item::check_all(&items, &index, op.src.numel(), op.dst.numel())
-    }
+/// Maps lead nowhere outside. They are read back for that: models are mapped a few times in a run.
+fn check_maps(driver: &mut impl Driver, places: &Places, op: &Multilevel) -> Result<()> {
+    let mut items = memory::zeros::<Item>(op.items.rows())?;
+    let mut index = memory::zeros::<u32>(op.index.numel())?;
+    driver.read(places.rows(&op.items)?, bytemuck::cast_slice_mut(&mut items))?;
+    driver.read(places.rows(&op.index)?, bytemuck::cast_slice_mut(&mut index))?;
+    Item::check_all(&items, &index, op.src.numel(), op.dst.numel())
 }
 
 /// Half as much again: a next operation is often a little larger.
 fn with_reserve(bytes: usize) -> usize {
-    (bytes + bytes / 2).next_multiple_of(256)
+    bytes.saturating_add(bytes / 2).checked_next_multiple_of(256).unwrap_or(usize::MAX)
 }
 
 /// Runs operations one after another and adds the time that each took on the device.
-fn run(driver: &mut dyn Driver, planned: &[Planned], parts: &[Part], timings: &mut Timings) -> Result<()> {
+///
+/// # Safety
+/// As [`Part::start`].
+unsafe fn run(driver: &mut dyn Driver, planned: &[Planned], parts: &[Part], timings: &mut Timings) -> Result<()> {
     let begin = Instant::now();
     let start = |driver: &mut dyn Driver, part: &Part| {
         driver.begin_range(part.name);
-        let started = part.start(driver);
+        // SAFETY: the caller's promise.
+        let started = unsafe { part.start(driver) };
         driver.end_range();
         started.and_then(|()| driver.stamp())
     };
@@ -256,15 +268,18 @@ impl<D: Driver> Device for Cuda<D> {
     }
 
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
-        if (from.rows(), from.width, from.dtype) != (to.rows(), to.width, to.dtype) {
+        if (from.rows(), from.width(), from.dtype()) != (to.rows(), to.width(), to.dtype()) {
             bail!("{from:?} cannot be copied to {to:?}");
         }
         self.driver.copy(self.places.rows(from)?, self.places.rows(to)?)
     }
 
     fn run(&mut self, op: &Op) -> Result<()> {
-        let (planned, part) = self.plan(op)?;
-        run(&mut self.driver, &[planned], &[part], &mut self.timings)
+        let variant = self.chosen(op)?;
+        self.reserve((variant.workspace)(op))?;
+        let (planned, part) = self.plan(op, variant)?;
+        // SAFETY: `chosen` has found the operands in arenas that are there, which the launches of a variant keep to.
+        unsafe { run(&mut self.driver, &[planned], &[part], &mut self.timings) }
     }
 
     fn scratch(&self, op: &Op) -> usize {
@@ -276,14 +291,21 @@ impl<D: Driver> Device for Cuda<D> {
     }
 
     fn capture(&mut self, ops: &[Op]) -> Result<Graph> {
+        bounds::check_list(ops)?;
+        let variants = ops.iter().map(|op| self.chosen(op)).collect::<Result<Vec<_>>>()?;
+        // All of it at once, so that the whole list uses one piece.
+        let bytes = ops.iter().zip(&variants).map(|(op, variant)| (variant.workspace)(op)).max().unwrap_or(0);
+        self.reserve(bytes)?;
         let (mut planned, mut parts) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
-        for op in ops {
-            let (one, part) = self.plan(op)?;
+        for (op, variant) in ops.iter().zip(variants) {
+            let (one, part) = self.plan(op, variant)?;
             planned.push(one);
             parts.push(part);
         }
-        let graph = self.driver.record(&parts)?;
-        self.captured.push(Some(Captured { planned, parts, graph }));
+        // SAFETY: the launches were planned for these kernels just now.
+        let graph = unsafe { self.driver.record(&parts)? };
+        let workspace = if bytes > 0 { self.workspaces.keep() } else { None };
+        self.captured.push(Some(Captured { planned, parts, graph, arenas: bounds::arenas(ops), workspace }));
         Ok(Graph(self.captured.len() as u32 - 1))
     }
 
@@ -292,22 +314,46 @@ impl<D: Driver> Device for Cuda<D> {
         let Some(Some(captured)) = self.captured.get(graph.0 as usize) else {
             bail!("this captured list was released")
         };
-        if self.graphs && !self.timings.is_recording() {
-            self.driver.begin_range("captured step");
-            let started = self.driver.replay(captured.graph);
-            self.driver.end_range();
-            return started;
+        bounds::check_arenas(&captured.arenas, |arena| self.places.bytes(arena))?;
+        for Planned { op, .. } in &captured.planned {
+            if let Op::Multilevel(op) = op {
+                check_maps(&mut self.driver, &self.places, op).map_err(|e| e.at(Multilevel::NAME))?;
+            }
         }
-        run(&mut self.driver, &captured.planned, &captured.parts, &mut self.timings)
+        // SAFETY: what `capture` has checked still holds. The arenas are there (above); the workspace is, because the list keeps
+        // it; and tables of mappings lead nowhere outside (above).
+        unsafe {
+            if self.graphs && !self.timings.is_recording() {
+                self.driver.begin_range("captured step");
+                let started = self.driver.replay(captured.graph);
+                self.driver.end_range();
+                return started;
+            }
+            run(&mut self.driver, &captured.planned, &captured.parts, &mut self.timings)
+        }
     }
 
     fn release(&mut self, graph: Graph) {
         if let Some(captured) = self.captured.get_mut(graph.0 as usize).and_then(Option::take) {
             self.driver.release(captured.graph);
+            if let Some(address) = captured.workspace {
+                self.workspaces.release(&mut self.driver, address);
+            }
         }
     }
 
     fn timings(&mut self) -> &mut Timings {
         &mut self.timings
+    }
+}
+
+impl<D: Driver> Drop for Cuda<D> {
+    /// All memory goes back, whatever the driver does when it is dropped.
+    fn drop(&mut self) {
+        for captured in self.captured.drain(..).flatten() {
+            self.driver.release(captured.graph);
+        }
+        self.workspaces.free(&mut self.driver);
+        self.places.drain().for_each(|address| self.driver.free(address));
     }
 }

@@ -35,6 +35,11 @@ impl Places {
         self.arenas.get_mut(arena as usize)?.take().map(|(address, _)| address)
     }
 
+    /// The addresses of all arenas, which it forgets.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = u64> {
+        self.arenas.drain(..).flatten().map(|(address, _)| address)
+    }
+
     /// The bytes of an arena that was not freed.
     pub fn bytes(&self, arena: u32) -> Option<usize> {
         self.arenas.get(arena as usize).copied().flatten().map(|(_, bytes)| bytes)
@@ -57,9 +62,9 @@ impl Places {
 
     /// Address of the first element of an operand that [`bounds::check`] has passed; 0 for one that it would not pass.
     pub fn ptr(&self, t: &Tensor) -> u64 {
-        let Place::Arena(number) = t.place else { return 0 };
+        let Place::Arena(number) = t.place() else { return 0 };
         let arena = self.arenas.get(number as usize).copied().flatten();
-        arena.map_or(0, |(address, _)| address + (t.offset * t.dtype.bytes()) as u64)
+        arena.map_or(0, |(address, _)| address + (t.offset() * t.dtype().bytes()) as u64)
     }
 
     /// As [`Places::ptr`], 0 for none.
@@ -70,14 +75,14 @@ impl Places {
     /// The rows of a view that lies within its arena, in bytes.
     pub fn rows(&self, t: &Tensor) -> Result<Rows> {
         bounds::locate(t, |arena| self.bytes(arena))?;
-        let size = t.dtype.bytes();
-        Ok(Rows { address: self.ptr(t), rows: t.rows(), width: t.width * size, pitch: t.pitch * size })
+        let size = t.dtype().bytes();
+        Ok(Rows { address: self.ptr(t), rows: t.rows(), width: t.width() * size, pitch: t.pitch() * size })
     }
 
     /// As [`Places::rows`], for as many bytes as the view has.
     pub fn packed(&self, t: &Tensor, bytes: usize) -> Result<Rows> {
-        if bytes != t.numel() * t.dtype.bytes() {
-            bail!("{bytes} bytes for {t:?}, which has {}", t.numel() * t.dtype.bytes());
+        if bytes != t.bytes() {
+            bail!("{bytes} bytes for {t:?}, which has {}", t.bytes());
         }
         self.rows(t)
     }

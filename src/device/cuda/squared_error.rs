@@ -11,13 +11,14 @@ pub fn block(op: &SquaredError, places: &Places, out: &mut Vec<Launch>) {
         Launch::new(typed(&op.x, "squared_error_f32", "squared_error_bf16"), 1, 256)
             .ptr(places.ptr(&op.x))
             .ptr(places.ptr(&op.targets))
+            .ptr(places.maybe(&op.scored))
             .ptr(places.ptr(&op.loss))
             .ptr(places.maybe(&op.dx))
             .int(op.x.rows())
-            .int(op.x.width)
-            .int(op.x.pitch)
-            .int(op.targets.pitch)
-            .int(op.dx.map_or(0, |t| t.pitch))
+            .int(op.x.width())
+            .int(op.x.pitch())
+            .int(op.targets.pitch())
+            .int(op.dx.map_or(0, |t| t.pitch()))
             .float(op.weight),
     );
 }

@@ -19,7 +19,7 @@ impl Meter {
 
     /// Of the GPU at this address of the PCI bus, as in `00000000:65:00.0`. `None` where NVML is missing, or the GPU does not count.
     pub fn gpu(bus: &str) -> Option<Self> {
-        nvml::Gpu::open(nvml::LIBRARY, bus).map(Meter::Nvml)
+        nvml::Gpu::open(bus).map(Meter::Nvml)
     }
 
     /// Joules so far; `None` where the counter can no longer be read. RAPL wants to be asked every few minutes, before its counter

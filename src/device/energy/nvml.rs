@@ -5,7 +5,7 @@ use libloading::Library;
 use std::ffi::{CString, c_char, c_int, c_ulonglong, c_void};
 
 /// Its name on Linux.
-pub const LIBRARY: &str = "libnvidia-ml.so.1";
+const LIBRARY: &str = "libnvidia-ml.so.1";
 
 const SUCCESS: c_int = 0;
 
@@ -28,12 +28,21 @@ unsafe impl Send for Gpu {}
 impl Gpu {
     /// The counter of the GPU at this address of the PCI bus, from now on. `None` where the library, the GPU or its counter is
     /// missing.
-    pub fn open(library: &str, bus: &str) -> Option<Self> {
+    pub fn open(bus: &str) -> Option<Self> {
+        // SAFETY: the dynamic linker finds NVIDIA's library by this name, or none.
+        unsafe { Self::open_library(LIBRARY, bus) }
+    }
+
+    /// As [`Gpu::open`], of a library elsewhere.
+    ///
+    /// # Safety
+    /// The library runs sound code when it is loaded, and what it has of NVML's functions is of the types in nvml.h.
+    pub unsafe fn open_library(library: &str, bus: &str) -> Option<Self> {
         let bus = CString::new(bus).ok()?;
-        // SAFETY: opens NVIDIA's own library, whose initialisers are theirs, or none.
+        // SAFETY: the caller's promise.
         let library = unsafe { Library::new(library) }.ok()?;
         let mut handle: Handle = std::ptr::null_mut();
-        // SAFETY: the types are those of nvml.h. NVML counts how often it is initialised; `drop` shuts it down as often.
+        // SAFETY: the types are those of nvml.h: the caller's promise, here and below. NVML counts how often it is initialised; `drop` shuts it down as often.
         let initialised = unsafe { library.get::<Init>("nvmlInit_v2").is_ok_and(|init| init() == SUCCESS) };
         if !initialised {
             return None;
@@ -60,7 +69,7 @@ impl Gpu {
     /// Since the driver was loaded.
     fn millijoules(&self) -> Option<u64> {
         let mut energy: c_ulonglong = 0;
-        // SAFETY: the type is that of nvml.h, the handle is of this library and initialised; writes one number.
+        // SAFETY: the type is that of nvml.h (`open_library`), the handle is of this library and initialised; writes one number.
         let read = unsafe {
             let total = self.library.get::<TotalEnergy>("nvmlDeviceGetTotalEnergyConsumption");
             total.is_ok_and(|total| total(self.handle, &raw mut energy) == SUCCESS)

@@ -22,7 +22,7 @@ impl Operation for Accumulate {
     }
 
     fn check(&self) -> Result<()> {
-        let width = self.out.shape.last();
+        let width = self.out.shape().last();
         let rows = self.out.numel() / width.max(1);
         expect_rows("out", &self.out, rows, width)?;
         expect_rows("x", &self.x, rows, width)?;

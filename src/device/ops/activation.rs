@@ -35,7 +35,7 @@ impl Operation for ActivationBackward {
     }
 
     fn check(&self) -> Result<()> {
-        let width = self.dx.shape.last();
+        let width = self.dx.shape().last();
         let rows = self.dx.numel() / width.max(1);
         expect_rows("dx", &self.dx, rows, width)?;
         expect_rows("dout", &self.dout, rows, width)?;

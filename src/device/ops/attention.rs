@@ -88,17 +88,17 @@ impl Operation for Attention {
 
     fn check(&self) -> Result<()> {
         let (&[b, tq, h, d], &[_, tk, ..]) = (self.q.dims(), self.k.dims()) else {
-            bail!("q is {:?} and k {:?} but [batch, time, heads, head size] is needed", self.q.shape, self.k.shape)
+            bail!("q is {:?} and k {:?} but [batch, time, heads, head size] is needed", self.q.shape(), self.k.shape())
         };
         for (what, t, time) in [("q", &self.q, tq), ("k", &self.k, tk), ("v", &self.v, tk), ("out", &self.out, tq)] {
             expect_shape(what, t, &[b, time, h, d])?;
             expect_floats(&[("q", &self.q), (what, t)])?;
-            if t.width != h * d && !t.is_contiguous() {
+            if t.width() != h * d && !t.is_contiguous() {
                 bail!("the rows of {what} must hold all heads");
             }
         }
         if b * tq * tk * h * d == 0 {
-            bail!("q is {:?} and k {:?}: nothing to attend to", self.q.shape, self.k.shape);
+            bail!("q is {:?} and k {:?}: nothing to attend to", self.q.shape(), self.k.shape());
         }
         expect_shape("lse", &self.lse, &[b, h, tq])?;
         expect_contiguous("lse", &self.lse)?;
@@ -140,7 +140,7 @@ impl Operation for AttentionBackward {
         {
             expect_shape(what, t, like.dims())?;
             expect_floats(&[("q", &f.q), (what, t)])?;
-            if t.width != like.dims()[2] * like.dims()[3] && !t.is_contiguous() {
+            if t.width() != like.dims()[2] * like.dims()[3] && !t.is_contiguous() {
                 bail!("the rows of {what} must hold all heads");
             }
         }

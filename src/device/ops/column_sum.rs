@@ -22,7 +22,7 @@ impl Operation for ColumnSum {
     }
 
     fn check(&self) -> Result<()> {
-        let width = self.x.shape.last();
+        let width = self.x.shape().last();
         expect_rows("x", &self.x, self.x.numel() / width.max(1), width)?;
         expect_shape("out", &self.out, &[width])?;
         expect_floats(&[("x", &self.x)])?;

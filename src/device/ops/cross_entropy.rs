@@ -16,9 +16,10 @@ pub struct Mix {
 
 /// Softmax, cross-entropy and the gradient of the logits in one pass.
 ///
-/// With q = (1 - s) target + s / V, where the target is onehot(label) or that of [`Mix`]: `losses[n] = - sum over v of q[v] log softmax(logits[n])[v]`, `loss = weight x mean
-/// over scored rows`, `dlogits = weight (softmax - q) / scored rows`. Rows whose label is `ignore` are not scored: loss
-/// and gradient zero. Without any scored row the loss is zero.
+/// With q = (1 - s) target + s / V, where the target is onehot(label) or that of [`Mix`]: `losses[n] = - sum over v of q[v]
+/// log softmax(logits[n])[v]`, `loss = weight x sum of losses / scored`, `dlogits = weight (softmax - q) / scored`. Rows whose
+/// label is `ignore` are not scored: loss and gradient zero. `scored` is the number of the others, at least 1, or what the
+/// operand of that name says. Without any scored row the loss is zero.
 ///
 /// The N logits may be a strip of M rows, `first` and those after it: scored rows are counted over all labels, `losses` is
 /// written for the strip, and `loss` sums over the rows up to the strip's end, so that the last of several strips in order
@@ -30,6 +31,8 @@ pub struct CrossEntropy {
     /// `[M]`, each in `0..V` or `ignore`.
     pub labels: Tensor,
     pub mix: Option<Mix>,
+    /// `[1]`, wide: the rows scored in the whole batch, of which these are a micro-batch; without it, those scored here.
+    pub scored: Option<Tensor>,
     /// `[M]`, unweighted, wide; before `first`, what strips before this one have written.
     pub losses: Tensor,
     /// `[1]`, wide.
@@ -41,7 +44,7 @@ pub struct CrossEntropy {
     pub ignore: i32,
     /// Label smoothing s, in `0..1` (Szegedy et al., arXiv 1512.00567).
     pub smoothing: f64,
-    /// Weight of this loss in the total, for instance 1 / micro-batches.
+    /// Weight of this loss in the total, for instance 1/2 of two heads'.
     pub weight: f64,
 }
 
@@ -62,6 +65,9 @@ impl Operation for CrossEntropy {
             visit(&mut mix.labels, Access::Read);
             visit(&mut mix.share, Access::Read);
         }
+        if let Some(t) = &mut self.scored {
+            visit(t, Access::Read);
+        }
         let whole = self.losses.numel() == self.logits.rows();
         visit(&mut self.losses, if whole { Access::Write } else { Access::Update });
         visit(&mut self.loss, Access::Write);
@@ -71,7 +77,7 @@ impl Operation for CrossEntropy {
     }
 
     fn check(&self) -> Result<()> {
-        let (rows, vocab, all) = (self.logits.rows(), self.logits.width, self.losses.numel());
+        let (rows, vocab, all) = (self.logits.rows(), self.logits.width(), self.losses.numel());
         expect_shape("losses", &self.losses, &[all])?;
         expect_rows("labels", &self.labels, 1, all)?;
         expect_dtype("labels", &self.labels, DType::I32)?;
@@ -80,6 +86,10 @@ impl Operation for CrossEntropy {
             expect_dtype("other labels", &mix.labels, DType::I32)?;
             expect_rows("share", &mix.share, 1, all)?;
             expect_wide(&self.logits, &[("share", &mix.share)])?;
+        }
+        if let Some(t) = &self.scored {
+            expect_shape("scored", t, &[1])?;
+            expect_wide(&self.logits, &[("scored", t)])?;
         }
         if self.first.checked_add(rows).is_none_or(|end| end > all) {
             bail!("{rows} rows of logits from row {} on are beyond the {all} rows of losses", self.first);

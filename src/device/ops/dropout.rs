@@ -58,7 +58,7 @@ impl Operation for Dropout {
         if self.unit == 0 {
             bail!("units of no elements; 1 drops each by itself");
         }
-        let (rows, width) = (self.x.rows(), self.x.width);
+        let (rows, width) = (self.x.rows(), self.x.width());
         expect_rows("out", &self.out, rows, width)?;
         expect_floats(&[("x", &self.x), ("out", &self.out)])?;
         if let Some(residual) = &self.residual {

@@ -82,7 +82,7 @@ impl Operation for EmbeddingBackward {
     fn check(&self) -> Result<()> {
         check(&self.ids, &self.dout, ("dtable", self.dtable.as_ref()), ("dpositions", self.dpositions.as_ref()))?;
         expect_floats(&[("dout", &self.dout)])?;
-        let table = self.dtable.iter().filter(|t| t.dtype != self.dout.dtype).map(|t| ("dtable", t));
+        let table = self.dtable.iter().filter(|t| t.dtype() != self.dout.dtype()).map(|t| ("dtable", t));
         for (what, t) in table.chain(self.dpositions.iter().map(|t| ("dpositions", t))) {
             expect_wide(&self.dout, &[(what, t)])?;
         }
@@ -97,9 +97,9 @@ impl Operation for EmbeddingBackward {
 
 fn check(ids: &Tensor, out: &Tensor, table: (&str, Option<&Tensor>), positions: (&str, Option<&Tensor>)) -> Result<()> {
     expect_dtype("ids", ids, DType::I32)?;
-    let &[batch, time] = ids.dims() else { bail!("ids is {:?} but [batch, time] is needed", ids.shape) };
+    let &[batch, time] = ids.dims() else { bail!("ids is {:?} but [batch, time] is needed", ids.shape()) };
     expect_contiguous("ids", ids)?;
-    let width = out.shape.last();
+    let width = out.shape().last();
     expect_shape("out", out, &[batch, time, width])?;
     expect_rows("out", out, batch * time, width)?;
     if let (what, Some(t)) = table {

@@ -19,8 +19,8 @@ impl Operation for Fill {
     }
 
     fn check(&self) -> Result<()> {
-        if !self.out.dtype.is_float() {
-            bail!("out holds {:?} but floats are needed", self.out.dtype);
+        if !self.out.dtype().is_float() {
+            bail!("out holds {:?} but floats are needed", self.out.dtype());
         }
         Ok(())
     }

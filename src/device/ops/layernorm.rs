@@ -41,7 +41,7 @@ impl Operation for LayerNorm {
     }
 
     fn check(&self) -> Result<()> {
-        let (rows, width) = (self.x.rows(), self.x.shape.last());
+        let (rows, width) = (self.x.rows(), self.x.shape().last());
         expect_rows("out", &self.out, rows, width)?;
         if self.residual.is_some() != self.sum.is_some() {
             crate::bail!("a residual and the sum with it go together");
@@ -116,7 +116,7 @@ impl Operation for LayerNormBackward {
     }
 
     fn check(&self) -> Result<()> {
-        let (rows, width) = (self.x.rows(), self.x.shape.last());
+        let (rows, width) = (self.x.rows(), self.x.shape().last());
         expect_rows("dout", &self.dout, rows, width)?;
         expect_rows("dx", &self.dx, rows, width)?;
         for (what, t) in [("weight", &self.weight), ("dweight", &self.dweight), ("dbias", &self.dbias)] {

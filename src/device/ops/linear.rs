@@ -69,7 +69,7 @@ impl Linear {
 
     /// `(M, N, K)` of one product.
     pub fn sizes(&self) -> (usize, usize, usize) {
-        let matrix = |t: &Tensor| (self.rows(t), t.width);
+        let matrix = |t: &Tensor| (self.rows(t), t.width());
         let (m, k) = if self.ta { swap(matrix(&self.a)) } else { matrix(&self.a) };
         let n = if self.tb { matrix(&self.b).0 } else { matrix(&self.b).1 };
         (m, n, k)
@@ -120,16 +120,16 @@ impl Operation for Linear {
             }
         }
         let (m, n, k) = self.sizes();
-        let inner = if self.tb { self.b.width } else { self.rows(&self.b) };
+        let inner = if self.tb { self.b.width() } else { self.rows(&self.b) };
         if inner != k {
-            bail!("the inner sizes differ: {k} and {inner} (a {:?}, b {:?})", self.a.shape, self.b.shape);
+            bail!("the inner sizes differ: {k} and {inner} (a {:?}, b {:?})", self.a.shape(), self.b.shape());
         }
         let surroundings = [("residual", self.residual.as_ref()), ("pre", self.pre()), ("value", self.value())];
         for (what, t) in [("out", Some(&self.out))].into_iter().chain(surroundings) {
             if let Some(t) = t
-                && (t.rows(), t.width) != (self.batch * m, n)
+                && (t.rows(), t.width()) != (self.batch * m, n)
             {
-                bail!("{what} is {:?} but [{}, {n}] is needed", t.shape, self.batch * m);
+                bail!("{what} is {:?} but [{}, {n}] is needed", t.shape(), self.batch * m);
             }
         }
         if let Some(bias) = &self.bias {
@@ -140,7 +140,7 @@ impl Operation for Linear {
         }
         let first = ("a", &self.a);
         expect_floats(&[first, ("b", &self.b)])?;
-        if self.out.dtype != self.a.dtype {
+        if self.out.dtype() != self.a.dtype() {
             expect_wide(&self.a, &[("out", &self.out)])?;
         }
         for t in [self.bias.as_ref(), self.residual.as_ref(), self.pre(), self.value()].into_iter().flatten() {

@@ -159,7 +159,7 @@ impl Op {
         let mut op = *self;
         let overwritten = self.overwritten();
         op.operands(&mut |t, access| {
-            let once = (t.numel() * t.dtype.bytes()) as u64;
+            let once = t.bytes() as u64;
             let twice = access == Access::Update && Some(*t) != overwritten;
             bytes += if twice { 2 * once } else { once };
         });
@@ -170,8 +170,8 @@ impl Op {
     pub fn float(&self) -> Option<DType> {
         let (mut found, mut op) = (None, *self);
         op.operands(&mut |t, _| {
-            if t.dtype.is_float() && (found.is_none() || t.dtype == DType::BF16) {
-                found = Some(t.dtype);
+            if t.dtype().is_float() && (found.is_none() || t.dtype() == DType::BF16) {
+                found = Some(t.dtype());
             }
         });
         found
@@ -212,40 +212,44 @@ impl Op {
 }
 
 fn same_elements(a: &Tensor, b: &Tensor) -> bool {
-    (a.place, a.offset, a.width, a.pitch) == (b.place, b.offset, b.width, b.pitch) && a.numel() == b.numel()
+    (a.place(), a.offset(), a.width(), a.pitch()) == (b.place(), b.offset(), b.width(), b.pitch())
+        && a.numel() == b.numel()
 }
 
 /// `t` has these dimensions, for messages like `weight is [3, 4] but [5, 4] is needed`.
 fn expect_shape(what: &str, t: &Tensor, dims: &[usize]) -> Result<()> {
     if t.dims() != dims {
-        bail!("{what} is {:?} but {dims:?} is needed", t.shape);
+        bail!("{what} is {:?} but {dims:?} is needed", t.shape());
     }
     Ok(())
 }
 
 /// `t` has as many elements in rows of the same width, which are also its rows in memory.
 fn expect_rows(what: &str, t: &Tensor, rows: usize, width: usize) -> Result<()> {
-    if t.shape.last() != width || t.numel() != rows * width {
-        bail!("{what} is {:?} but {rows} rows of {width} are needed", t.shape);
+    if t.shape().last() != width || t.numel() != rows * width {
+        bail!("{what} is {:?} but {rows} rows of {width} are needed", t.shape());
     }
-    if t.width != width {
-        bail!("{what} has rows of {} elements in memory but {width} are needed", t.width);
+    if t.width() != width {
+        bail!("{what} has rows of {} elements in memory but {width} are needed", t.width());
     }
     Ok(())
 }
 
 fn expect_dtype(what: &str, t: &Tensor, dtype: DType) -> Result<()> {
-    if t.dtype != dtype {
-        bail!("{what} holds {:?} but {dtype:?} is needed", t.dtype);
+    if t.dtype() != dtype {
+        bail!("{what} holds {:?} but {dtype:?} is needed", t.dtype());
     }
     Ok(())
 }
 
 fn expect_floats(all: &[(&str, &Tensor)]) -> Result<()> {
-    let first = all[0].1.dtype;
+    let first = all[0].1.dtype();
     for (what, t) in all {
-        if !t.dtype.is_float() || t.dtype != first {
-            return Err(Error::new(format!("{what} holds {:?}; all of an operation's floats share one type", t.dtype)));
+        if !t.dtype().is_float() || t.dtype() != first {
+            return Err(Error::new(format!(
+                "{what} holds {:?}; all of an operation's floats share one type",
+                t.dtype()
+            )));
         }
     }
     Ok(())
@@ -253,10 +257,10 @@ fn expect_floats(all: &[(&str, &Tensor)]) -> Result<()> {
 
 /// Each is as wide as what goes with `first` has to be.
 fn expect_wide(first: &Tensor, all: &[(&str, &Tensor)]) -> Result<()> {
-    let wide = first.dtype.wide();
+    let wide = first.dtype().wide();
     for (what, t) in all {
-        if t.dtype != wide {
-            bail!("{what} holds {:?} but {wide:?} is needed beside {:?}", t.dtype, first.dtype);
+        if t.dtype() != wide {
+            bail!("{what} holds {:?} but {wide:?} is needed beside {:?}", t.dtype(), first.dtype());
         }
     }
     Ok(())
@@ -265,8 +269,8 @@ fn expect_wide(first: &Tensor, all: &[(&str, &Tensor)]) -> Result<()> {
 /// Each holds floats of some type.
 fn expect_any_floats(all: &[(&str, &Tensor)]) -> Result<()> {
     for (what, t) in all {
-        if !t.dtype.is_float() {
-            bail!("{what} holds {:?} but floats are needed", t.dtype);
+        if !t.dtype().is_float() {
+            bail!("{what} holds {:?} but floats are needed", t.dtype());
         }
     }
     Ok(())

@@ -151,7 +151,7 @@ impl Operation for Multilevel {
         for (what, t) in [("src", &self.src), ("dst", &self.dst), ("index", &self.index), ("weight", &self.weight)] {
             expect_shape(what, t, &[t.numel()])?;
         }
-        if self.items.shape.last() != Item::WORDS || self.index.numel() != self.weight.numel() {
+        if self.items.shape().last() != Item::WORDS || self.index.numel() != self.weight.numel() {
             bail!("items need {} words each, and every index a weight", Item::WORDS);
         }
         if !(0.0..=1.0).contains(&self.alpha) {

@@ -5,20 +5,22 @@ use crate::tensor::Tensor;
 
 /// Mean squared error and its gradient in one pass.
 ///
-/// `loss = weight x mean of (x - targets)^2` over the elements whose target is a number; `dx = 2 weight (x - targets) /
-/// elements scored`. An element whose target is NaN is not scored: it has no part in the mean, and gradient zero. Without
-/// any scored element the loss is zero.
+/// `loss = weight x sum of (x - targets)^2 / scored` over the elements whose target is a number; `dx = 2 weight (x - targets) /
+/// scored`. An element whose target is NaN is not scored: it has no part in the sum, and gradient zero. `scored` is the number
+/// of the others, at least 1, or what the operand of that name says. Without any scored element the loss is zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SquaredError {
     /// `[N, C]`.
     pub x: Tensor,
     /// `[N, C]`, wide; NaN: not scored.
     pub targets: Tensor,
+    /// `[1]`, wide: the elements scored in the whole batch, of which these are a micro-batch; without it, those scored here.
+    pub scored: Option<Tensor>,
     /// `[1]`, wide.
     pub loss: Tensor,
     /// `[N, C]`; may be `x` itself.
     pub dx: Option<Tensor>,
-    /// Weight of this loss in the total, for instance 1 / micro-batches.
+    /// Weight of this loss in the total.
     pub weight: f64,
 }
 
@@ -28,6 +30,9 @@ impl Operation for SquaredError {
     fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
         visit(&mut self.x, Access::Read);
         visit(&mut self.targets, Access::Read);
+        if let Some(t) = &mut self.scored {
+            visit(t, Access::Read);
+        }
         visit(&mut self.loss, Access::Write);
         if let Some(t) = &mut self.dx {
             visit(t, Access::Write);
@@ -35,12 +40,16 @@ impl Operation for SquaredError {
     }
 
     fn check(&self) -> Result<()> {
-        let (rows, width) = (self.x.rows(), self.x.width);
+        let (rows, width) = (self.x.rows(), self.x.width());
         expect_rows("x", &self.x, rows, width)?;
         expect_rows("targets", &self.targets, rows, width)?;
         expect_shape("loss", &self.loss, &[1])?;
         expect_floats(&[("x", &self.x)])?;
         expect_wide(&self.x, &[("targets", &self.targets), ("loss", &self.loss)])?;
+        if let Some(t) = &self.scored {
+            expect_shape("scored", t, &[1])?;
+            expect_wide(&self.x, &[("scored", t)])?;
+        }
         if let Some(t) = &self.dx {
             expect_rows("dx", t, rows, width)?;
             expect_floats(&[("x", &self.x), ("dx", t)])?;

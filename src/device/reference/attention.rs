@@ -1,7 +1,7 @@
 //! Attention with the whole row of scores at hand.
 
 use super::pointwise::step_state;
-use super::{Reference, View};
+use super::{Cells, Reference};
 use crate::bail;
 use crate::device::ops::philox::{keeps, word};
 use crate::device::ops::{Attention, AttentionBackward};
@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 
 impl Reference {
     /// `[B, T, H, D]` as rows `[B T, H D]`.
-    fn heads(&self, t: &Tensor) -> Result<View<'_, f64>> {
+    fn heads(&self, t: &Tensor) -> Result<Cells<'_, f64>> {
         let &[b, time, h, d] = t.dims() else { bail!("{t:?} has no heads") };
         let rows = if t.is_contiguous() { t.reshape(&[b * time, h * d]) } else { *t };
         self.f(&rows)
@@ -20,7 +20,7 @@ impl Reference {
     fn probabilities(&self, op: &Attention, b: usize, h: usize, i: usize) -> Result<(Vec<f64>, Vec<f64>, f64)> {
         let (_, tq, tk, heads, d) = op.sizes();
         let (q, k) = (self.heads(&op.q)?, self.heads(&op.k)?);
-        let mask = op.key_mask.as_ref().map(|m| self.host.view::<i32>(m)).transpose()?;
+        let mask = op.key_mask.as_ref().map(|m| self.cells::<i32>(m)).transpose()?;
         let mut scores = vec![f64::NEG_INFINITY; tk];
         for (j, score) in scores.iter_mut().enumerate().take(op.visible(i)) {
             if mask.is_none_or(|m| m.get(b, j) != 0) {
@@ -69,7 +69,7 @@ impl Reference {
         let (dout, dq) = (self.heads(&op.dout)?, self.heads(&op.dq)?);
         let (dk, dv) = (self.heads(&op.dk)?, self.heads(&op.dv)?);
         for target in [&dk, &dv] {
-            (0..target.rows).for_each(|r| (0..target.width).for_each(|c| target.set(r, c, 0.0)));
+            (0..target.rows()).for_each(|r| (0..target.width()).for_each(|c| target.set(r, c, 0.0)));
         }
         for (b, h, i) in triples(batch, heads, tq) {
             let (p, dropped, _) = self.probabilities(f, b, h, i)?;

@@ -5,7 +5,7 @@ mod pointwise;
 mod products;
 mod training;
 
-use super::host::{Element, Host, View};
+use super::host::{Cells, Element, Host};
 use super::ops::Op;
 use super::timing::Timings;
 use super::{Device, Graph, Ticket};
@@ -21,17 +21,23 @@ pub struct Reference {
 }
 
 impl Reference {
-    fn f(&self, t: &Tensor) -> Result<View<'_, f64>> {
-        self.host.view(t)
+    /// Every operation gets at memory by this.
+    fn cells<T: Element>(&self, t: &Tensor) -> Result<Cells<'_, T>> {
+        // SAFETY: operations run within `timed`, which has this device for itself, on its caller's thread; none makes a slice.
+        unsafe { self.host.cells(t) }
     }
 
-    fn maybe(&self, t: &Option<Tensor>) -> Result<Option<View<'_, f64>>> {
+    fn f(&self, t: &Tensor) -> Result<Cells<'_, f64>> {
+        self.cells(t)
+    }
+
+    fn maybe(&self, t: &Option<Tensor>) -> Result<Option<Cells<'_, f64>>> {
         t.as_ref().map(|t| self.f(t)).transpose()
     }
 
     /// All elements as one row.
-    fn flat<T: Element>(&self, t: &Tensor) -> Result<View<'_, T>> {
-        self.host.view(&t.reshape(&[t.numel()]))
+    fn flat<T: Element>(&self, t: &Tensor) -> Result<Cells<'_, T>> {
+        self.cells(&t.reshape(&[t.numel()]))
     }
 
     /// Checks and runs an operation of so many FLOPs; of one that was not captured, none are known yet.
@@ -113,6 +119,7 @@ impl Device for Reference {
     }
 
     fn replay(&mut self, graph: Graph) -> Result<()> {
+        self.host.check_captured(graph)?;
         let mut i = 0;
         while let Some((op, flops)) = self.host.captured(graph, i)? {
             self.timed(&op, Some(flops))?;

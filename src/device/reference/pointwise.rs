@@ -11,7 +11,7 @@ use crate::error::Result;
 
 /// Reads the generator's key and counter from a [`StepState`].
 pub(super) fn step_state(device: &Reference, mask: &Mask) -> Result<StepState> {
-    let words = device.host.view::<u32>(&mask.state)?;
+    let words = device.cells::<u32>(&mask.state)?;
     let mut raw = [0u32; StepState::WORDS];
     for (i, w) in raw.iter_mut().enumerate() {
         *w = words.get(0, i);
@@ -68,7 +68,7 @@ impl Reference {
     pub(super) fn accumulate(&self, op: &Accumulate) -> Result<()> {
         let (x, out) = (self.f(&op.x)?, self.f(&op.out)?);
         for i in 0..op.x.numel() {
-            let (rx, ro) = (at(i, x.width), at(i, out.width));
+            let (rx, ro) = (at(i, x.width()), at(i, out.width()));
             let old = if op.add { out.get(ro.0, ro.1) } else { 0.0 };
             out.set(ro.0, ro.1, old + x.get(rx.0, rx.1));
         }
@@ -77,14 +77,14 @@ impl Reference {
 
     pub(super) fn fill(&self, op: &Fill) -> Result<()> {
         let out = self.f(&op.out)?;
-        (0..out.rows).for_each(|r| (0..out.width).for_each(|c| out.set(r, c, op.value)));
+        (0..out.rows()).for_each(|r| (0..out.width()).for_each(|c| out.set(r, c, op.value)));
         Ok(())
     }
 
     pub(super) fn activation_backward(&self, op: &ActivationBackward) -> Result<()> {
         let (dout, pre, dx) = (self.f(&op.dout)?, self.f(&op.pre)?, self.f(&op.dx)?);
-        for r in 0..dx.rows {
-            for c in 0..dx.width {
+        for r in 0..dx.rows() {
+            for c in 0..dx.width() {
                 dx.set(r, c, dout.get(r, c) * activate_grad(op.kind, pre.get(r, c)));
             }
         }
@@ -95,9 +95,9 @@ impl Reference {
         let state = step_state(self, &op.mask)?;
         let (x, residual, out) = (self.f(&op.x)?, self.maybe(&op.residual)?, self.f(&op.out)?);
         let scale = 1.0 / (1.0 - f64::from(op.mask.p));
-        for r in 0..x.rows {
-            for c in 0..x.width {
-                let index = ((r * x.width + c) / op.unit) as u64;
+        for r in 0..x.rows() {
+            for c in 0..x.width() {
+                let index = ((r * x.width() + c) / op.unit) as u64;
                 let kept = keeps(word(state.seed, state.step, op.mask.site, index), op.mask.p);
                 let y = if kept { x.get(r, c) * scale } else { 0.0 };
                 out.set(r, c, y + residual.map_or(0.0, |t| t.get(r, c)));
@@ -110,9 +110,9 @@ impl Reference {
         let ids = self.flat::<i32>(&op.ids)?;
         let (table, positions, out) = (self.f(&op.table)?, self.maybe(&op.positions)?, self.f(&op.out)?);
         let time = op.ids.dims()[1];
-        for r in 0..out.rows {
-            let id = checked_id(ids.get(0, r), table.rows, r)?;
-            for c in 0..out.width {
+        for r in 0..out.rows() {
+            let id = checked_id(ids.get(0, r), table.rows(), r)?;
+            for c in 0..out.width() {
                 let old = if op.accumulate { out.get(r, c) } else { 0.0 };
                 out.set(r, c, old + table.get(id, c) + positions.map_or(0.0, |p| p.get(r % time, c)));
             }
@@ -129,15 +129,15 @@ impl Reference {
         {
             let Some(target) = self.maybe(target)? else { continue };
             if !accumulate {
-                (0..target.rows).for_each(|r| (0..target.width).for_each(|c| target.set(r, c, 0.0)));
+                (0..target.rows()).for_each(|r| (0..target.width()).for_each(|c| target.set(r, c, 0.0)));
             }
-            for r in 0..dout.rows {
+            for r in 0..dout.rows() {
                 let id = ids.get(0, r);
                 if by_id && op.padding.is_some_and(|p| i64::from(p) == i64::from(id)) {
                     continue;
                 }
-                let row = if by_id { checked_id(id, target.rows, r)? } else { r % time };
-                for c in 0..dout.width {
+                let row = if by_id { checked_id(id, target.rows(), r)? } else { r % time };
+                for c in 0..dout.width() {
                     target.set(row, c, target.get(row, c) + dout.get(r, c));
                 }
             }
@@ -149,9 +149,9 @@ impl Reference {
         let (x, residual, sum) = (self.f(&op.x)?, self.maybe(&op.residual)?, self.maybe(&op.sum)?);
         let (weight, bias, out) = (self.f(&op.weight)?, self.f(&op.bias)?, self.f(&op.out)?);
         let (mean, rstd) = (self.f(&op.mean)?, self.f(&op.rstd)?);
-        let n = x.width as f64;
-        for r in 0..x.rows {
-            let row: Vec<f64> = (0..x.width).map(|c| x.get(r, c) + residual.map_or(0.0, |t| t.get(r, c))).collect();
+        let n = x.width() as f64;
+        for r in 0..x.rows() {
+            let row: Vec<f64> = (0..x.width()).map(|c| x.get(r, c) + residual.map_or(0.0, |t| t.get(r, c))).collect();
             let mu = row.iter().sum::<f64>() / n;
             let variance = row.iter().map(|v| (v - mu) * (v - mu)).sum::<f64>() / n;
             let scale = 1.0 / (variance + op.eps).sqrt();
@@ -171,15 +171,15 @@ impl Reference {
         let (dout, x, dx, weight) = (self.f(&op.dout)?, self.f(&op.x)?, self.f(&op.dx)?, self.f(&op.weight)?);
         let (dweight, dbias) = (self.f(&op.dweight)?, self.f(&op.dbias)?);
         let (mean, rstd) = (self.f(&op.mean)?, self.f(&op.rstd)?);
-        let n = x.width as f64;
+        let n = x.width() as f64;
         let normalised = |r: usize, c: usize| (x.get(r, c) - mean.get(0, r)) * rstd.get(0, r);
-        for c in 0..x.width {
+        for c in 0..x.width() {
             let old = if op.accumulate { (dweight.get(0, c), dbias.get(0, c)) } else { (0.0, 0.0) };
-            dweight.set(0, c, (0..x.rows).fold(old.0, |sum, r| sum + dout.get(r, c) * normalised(r, c)));
-            dbias.set(0, c, (0..x.rows).fold(old.1, |sum, r| sum + dout.get(r, c)));
+            dweight.set(0, c, (0..x.rows()).fold(old.0, |sum, r| sum + dout.get(r, c) * normalised(r, c)));
+            dbias.set(0, c, (0..x.rows()).fold(old.1, |sum, r| sum + dout.get(r, c)));
         }
-        for r in 0..x.rows {
-            let g: Vec<f64> = (0..x.width).map(|c| dout.get(r, c) * weight.get(0, c)).collect();
+        for r in 0..x.rows() {
+            let g: Vec<f64> = (0..x.width()).map(|c| dout.get(r, c) * weight.get(0, c)).collect();
             let mean_g = g.iter().sum::<f64>() / n;
             let mean_gh = g.iter().enumerate().map(|(c, g)| g * normalised(r, c)).sum::<f64>() / n;
             for (c, g) in g.iter().enumerate() {

@@ -56,9 +56,9 @@ impl Reference {
 
     pub(super) fn column_sum(&self, op: &ColumnSum) -> Result<()> {
         let (x, out) = (self.f(&op.x)?, self.f(&op.out)?);
-        for c in 0..x.width {
+        for c in 0..x.width() {
             let start = if op.accumulate { out.get(0, c) } else { 0.0 };
-            out.set(0, c, (0..x.rows).fold(start, |sum, r| sum + x.get(r, c)));
+            out.set(0, c, (0..x.rows()).fold(start, |sum, r| sum + x.get(r, c)));
         }
         Ok(())
     }

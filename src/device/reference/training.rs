@@ -1,6 +1,6 @@
 //! Loss, norm, optimizer, and the multi-level maps.
 
-use super::{Reference, View};
+use super::{Cells, Reference};
 use crate::bail;
 use crate::device::ops::{AdamW, CrossEntropy, GlobalNorm, IDENTITY, Item, Multilevel, SquaredError, StepState};
 use crate::error::Result;
@@ -11,9 +11,10 @@ impl Reference {
         let (losses, loss, dlogits) = (self.f(&op.losses)?, self.f(&op.loss)?, self.maybe(&op.dlogits)?);
         let others = op.mix.map(|mix| self.flat::<i32>(&mix.labels)).transpose()?;
         let shares = self.maybe(&op.mix.map(|mix| mix.share))?;
-        let (vocab, rows) = (logits.width, op.rows());
-        let scored = (0..labels.width).filter(|&r| labels.get(0, r) != op.ignore).count();
-        let each = op.weight / scored.max(1) as f64;
+        let (vocab, rows) = (logits.width(), op.rows());
+        let here = (0..labels.width()).filter(|&r| labels.get(0, r) != op.ignore).count() as f64;
+        let scored = self.maybe(&op.scored)?.map_or(here, |all| all.get(0, 0));
+        let each = op.weight / scored.max(1.0);
         for r in rows.clone() {
             let label = labels.get(0, r);
             let ignored = label == op.ignore;
@@ -47,9 +48,10 @@ impl Reference {
 
     pub(super) fn squared_error(&self, op: &SquaredError) -> Result<()> {
         let (x, targets, dx) = (self.f(&op.x)?, self.f(&op.targets)?, self.maybe(&op.dx)?);
-        let all = || (0..x.rows).flat_map(|r| (0..x.width).map(move |c| (r, c)));
+        let all = || (0..x.rows()).flat_map(|r| (0..x.width()).map(move |c| (r, c)));
         let scored = |&(r, c): &(usize, usize)| !targets.get(r, c).is_nan();
-        let each = op.weight / all().filter(scored).count().max(1) as f64;
+        let here = all().filter(scored).count() as f64;
+        let each = op.weight / self.maybe(&op.scored)?.map_or(here, |all| all.get(0, 0)).max(1.0);
         let total: f64 = all().filter(scored).map(|(r, c)| (x.get(r, c) - targets.get(r, c)).powi(2)).sum();
         self.f(&op.loss)?.set(0, 0, each * total);
         for (r, c) in all().filter(|_| dx.is_some()) {
@@ -61,7 +63,7 @@ impl Reference {
 
     pub(super) fn global_norm(&self, op: &GlobalNorm) -> Result<()> {
         let x = self.flat::<f64>(&op.x)?;
-        self.f(&op.norm)?.set(0, 0, (0..x.width).map(|i| x.get(0, i) * x.get(0, i)).sum::<f64>().sqrt());
+        self.f(&op.norm)?.set(0, 0, (0..x.width()).map(|i| x.get(0, i) * x.get(0, i)).sum::<f64>().sqrt());
         Ok(())
     }
 
@@ -73,7 +75,7 @@ impl Reference {
         let state: StepState = bytemuck::cast::<[u32; StepState::WORDS], _>(std::array::from_fn(|i| words.get(0, i)));
         let (lr, bias1, bias2) = (f64::from(state.lr), f64::from(state.bias1), f64::from(state.bias2));
         let clip = (op.max_norm / (self.f(&op.norm)?.get(0, 0) + 1e-6)).min(1.0);
-        for i in 0..p.width {
+        for i in 0..p.width() {
             let grad = g.get(0, i) * clip;
             let decay = if mask.get(0, i / crate::device::ops::ALIGN) != 0 { op.weight_decay } else { 0.0 };
             m.set(0, i, op.beta1 * m.get(0, i) + (1.0 - op.beta1) * grad);
@@ -89,7 +91,7 @@ impl Reference {
 
     pub(super) fn multilevel(&self, op: &Multilevel) -> Result<()> {
         let (src, dst, base) = (self.flat::<f64>(&op.src)?, self.flat::<f64>(&op.dst)?, self.maybe(&op.base)?);
-        let (items, index) = (self.host.view::<u32>(&op.items)?, self.flat::<u32>(&op.index)?);
+        let (items, index) = (self.cells::<u32>(&op.items)?, self.flat::<u32>(&op.index)?);
         let weight = self.flat::<f64>(&op.weight)?;
         // Entries of one unit's group: (source unit, weight).
         let group = |map: u32, unit: usize| -> Vec<(usize, f64)> {
@@ -99,10 +101,10 @@ impl Reference {
             let pointer = |i: usize| index.get(0, map as usize + i) as usize;
             (pointer(unit)..pointer(unit + 1)).map(|e| (index.get(0, e) as usize, weight.get(0, e))).collect()
         };
-        let words: Vec<u32> = (0..index.width).map(|i| index.get(0, i)).collect();
+        let words: Vec<u32> = (0..index.width()).map(|i| index.get(0, i)).collect();
         let read = |number| bytemuck::cast::<[u32; Item::WORDS], Item>(std::array::from_fn(|i| items.get(number, i)));
-        let items: Vec<Item> = (0..items.rows).map(read).collect();
-        Item::check_all(&items, &words, src.width, dst.width)?;
+        let items: Vec<Item> = (0..items.rows()).map(read).collect();
+        Item::check_all(&items, &words, src.width(), dst.width())?;
         for item in items {
             let layers = item.layer_start as usize..(item.layer_start + item.layers) as usize;
             for (i, j) in (0..item.rows as usize).flat_map(|i| (0..item.cols as usize).map(move |j| (i, j))) {
@@ -116,7 +118,7 @@ impl Reference {
                     }
                 }
                 let at = item.dst_offset as usize + i * item.dst_pitch as usize + j;
-                let old = base.map_or(0.0, |base: View<'_, f64>| base.get(0, at));
+                let old = base.map_or(0.0, |base: Cells<'_, f64>| base.get(0, at));
                 dst.set(0, at, (1.0 - op.alpha) * old + op.alpha * mapped);
             }
         }

@@ -2,8 +2,8 @@
 
 use super::{Bert, BertHead, Tokens, dense};
 use crate::device::ops::Activation;
-use crate::model::{Losses, Scores};
-use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
+use crate::model::{EachLoss, Losses, Scores};
+use crate::tape::{Affine, Tape, Var, Weight};
 
 impl Bert {
     /// What the scores of masked tokens are a product of: hidden `[.., C]` -> `[.., C]`.
@@ -42,7 +42,7 @@ impl Bert {
         t: &mut Tape,
         p: &[Var],
         inputs: &[Var],
-        options: LossOptions,
+        [options, of_next]: EachLoss,
         recompute: bool,
     ) -> (Losses, Scores) {
         let (tokens, rest) = inputs.split_at(3);
@@ -59,12 +59,12 @@ impl Bert {
             (BertHead::Pretraining, &[positions, labels, next, first]) => {
                 let loss = masked(t, positions, labels);
                 let scores = self.classes(t, p, hidden, first); // [B, 1, 2]
-                ((loss, Some(t.cross_entropy(scores, next, options))), [None; 2])
+                ((loss, Some(t.cross_entropy(scores, next, of_next))), [None; 2])
             }
             (BertHead::Classify { labels }, &[given, first]) => {
                 let scores = self.classes(t, p, hidden, first); // [B, 1, classes]
                 let loss = match labels {
-                    1 => t.squared_error(scores, given, options.weight),
+                    1 => t.squared_error(scores, given, options),
                     _ => t.cross_entropy(scores, given, options),
                 };
                 ((loss, None), [Some(scores), None])

@@ -2,6 +2,7 @@ use super::linear_cross_entropy::labels_of;
 use crate::device::ops::{CrossEntropy, Mix};
 use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
 
 /// Of a loss.
 #[derive(Clone, Copy, Debug)]
@@ -9,15 +10,19 @@ pub struct LossOptions {
     /// Rows with this label are not scored.
     pub ignore: i32,
     pub smoothing: f64,
-    /// Weight in the total: 1 / micro-batches when gradients accumulate.
+    /// Weight in the total.
     pub weight: f64,
+    /// `[1]`, wide, in memory of the caller: how many items the whole batch scores, when this step is a micro-batch of it. The loss
+    /// is the sum over the items scored here, divided by that number: over all micro-batches it adds up to the mean of the
+    /// batch. `None`: the mean over the items scored here.
+    pub scored: Option<Tensor>,
     /// Rows of logits that [`Tape::linear_cross_entropy`] makes at a time; 0: as many as its file finds best.
     pub strip: usize,
 }
 
 impl Default for LossOptions {
     fn default() -> Self {
-        LossOptions { ignore: -100, smoothing: 0.0, weight: 1.0, strip: 0 }
+        LossOptions { ignore: -100, smoothing: 0.0, weight: 1.0, scored: None, strip: 0 }
     }
 }
 
@@ -48,10 +53,12 @@ impl Tape {
         });
         let needs = self.used(&[logits]);
         let (losses, loss) = (self.wide_buffer(&[rows]), self.wide_buffer(&[1]));
-        let dlogits = if needs && self.is_training() { Some(self.buffer(z.dims(), z.pitch)) } else { None };
-        let LossOptions { ignore, smoothing, weight, .. } = options;
+        let dlogits = if needs && self.is_training() { Some(self.buffer(z.dims(), z.pitch())) } else { None };
+        let LossOptions { ignore, smoothing, weight, scored, .. } = options;
         let labels = labels_of(labels, rows);
-        let op = CrossEntropy { logits: z, labels, mix, losses, loss, first: 0, dlogits, ignore, smoothing, weight };
+        let first = 0;
+        let op =
+            CrossEntropy { logits: z, labels, mix, scored, losses, loss, first, dlogits, ignore, smoothing, weight };
         self.push_op(op);
         let result = self.push_result(loss, needs);
         self.push_node(Node::CrossEntropy { op, logits, loss: result });

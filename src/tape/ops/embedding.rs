@@ -18,7 +18,7 @@ impl Tape {
     pub fn embeddings(&mut self, ids_tables: &[(Var, Var)], positions: Option<Var>, padding: Option<u32>) -> Var {
         assert!(!ids_tables.is_empty(), "embeddings needs a look-up");
         let (ids, table) = (self.tensor(ids_tables[0].0), self.tensor(ids_tables[0].1));
-        let out = self.activation(&[ids.dims()[0], ids.dims()[1], table.shape.last()]);
+        let out = self.activation(&[ids.dims()[0], ids.dims()[1], table.shape().last()]);
         let needs = ids_tables.iter().fold(false, |any, (_, table)| any | self.used(&[*table]));
         let needs = needs | positions.is_some_and(|p| self.used(&[p]));
         let y = self.push_result(out, needs);
@@ -42,8 +42,8 @@ impl Tape {
     pub fn rows(&mut self, x: Var, ids: Var) -> Var {
         let (tx, ids) = (self.tensor(x), self.tensor(ids));
         let needs = self.used(&[x]);
-        let out = self.activation(&[ids.dims()[0], ids.dims()[1], tx.width]);
-        let table = tx.reshape(&[tx.rows(), tx.width]);
+        let out = self.activation(&[ids.dims()[0], ids.dims()[1], tx.width()]);
+        let table = tx.reshape(&[tx.rows(), tx.width()]);
         let op = Embedding { ids, table, positions: None, out, accumulate: false };
         self.push_op(op);
         let y = self.push_result(out, needs);

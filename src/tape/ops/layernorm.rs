@@ -57,7 +57,7 @@ impl Tape {
             if apart {
                 (dweight, dbias) = (self.buffer_like(&dweight), self.buffer_like(&dbias));
             }
-            let (rows, width) = (op.x.rows(), op.x.width);
+            let (rows, width) = (op.x.rows(), op.x.width());
             let partials = self.wide_buffer(&[LayerNormBackward::partials(rows), 2 * width]);
             let (mean, rstd) = (op.mean, op.rstd);
             let x = op.sum.unwrap_or(op.x);

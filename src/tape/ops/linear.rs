@@ -47,8 +47,8 @@ impl Tape {
     pub fn linear(&mut self, x: Var, w: Var, with: Affine) -> Var {
         let (tx, tw) = (self.tensor(x), self.tensor(w));
         let tb = with.weight == Weight::OutIn;
-        let out_width = if tb { tw.rows() } else { tw.width };
-        let shape = tx.shape.with_last(out_width);
+        let out_width = if tb { tw.rows() } else { tw.width() };
+        let shape = tx.shape().with_last(out_width);
         let pad = if with.pad == 0 { 8 } else { with.pad };
         let needs = self.used(&[x, w]) | with.bias.is_some_and(|b| self.used(&[b]));
         let needs = needs | with.residual.is_some_and(|r| self.used(&[r]));

@@ -75,7 +75,7 @@ impl Tape {
             given => given.min(rows.max(1)),
         };
         let strip = self.buffer(&[height, vocab], PAD);
-        let LossOptions { ignore, smoothing, weight, .. } = options;
+        let LossOptions { ignore, smoothing, weight, scored, .. } = options;
         // Without any row the loss is still written.
         for first in (0..rows.max(1)).step_by(height) {
             let count = height.min(rows - first);
@@ -86,6 +86,7 @@ impl Tape {
                 logits,
                 labels,
                 mix: None,
+                scored,
                 losses,
                 loss,
                 first,

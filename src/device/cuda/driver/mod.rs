@@ -11,6 +11,9 @@ use crate::error::Result;
 use std::time::Duration;
 
 /// Memory and launches. Addresses are the device's own; 0 is none.
+///
+/// Copies check that their rows lie in memory that [`Driver::alloc`] has given and [`Driver::free`] has not taken back. What a
+/// kernel does with the addresses among its parameters nobody can check, so starting one is unsafe.
 pub trait Driver {
     /// Zeroed memory, aligned to 256 bytes.
     ///
@@ -18,9 +21,14 @@ pub trait Driver {
     /// Out of memory: says how much was wanted and how much there is.
     fn alloc(&mut self, bytes: usize) -> Result<u64>;
 
+    /// Takes memory back, after the work in flight; another address is left alone. Graphs that use it must not be
+    /// [replayed](Driver::replay) any more.
     fn free(&mut self, address: u64);
 
     /// Host to device. Rows of `width` bytes, `pitch` bytes apart on the device and back to back in `bytes`.
+    ///
+    /// # Errors
+    /// As for all copies: rows that lie in no allocation, or do not fit the host's bytes.
     fn write(&mut self, to: Rows, bytes: &[u8]) -> Result<()>;
 
     /// Device to host, after the work in flight.
@@ -39,16 +47,26 @@ pub trait Driver {
     fn operands(&mut self, regions: &[Region]);
 
     /// Starts a kernel. Work runs in the order in which it was started.
-    fn launch(&mut self, launch: &Launch) -> Result<()>;
+    ///
+    /// # Safety
+    /// What the kernel reads and writes by its parameters lies in allocations of this driver, and stays there until the work has
+    /// ended ([`Driver::free`] waits for that). `variants` and `bounds` see to it for the kernels in `kernels/`.
+    unsafe fn launch(&mut self, launch: &Launch) -> Result<()>;
 
     /// Waits for the work in flight.
     fn sync(&mut self) -> Result<()>;
 
     /// Keeps launches as one graph, to be started by one call. Nothing runs now.
-    fn record(&mut self, parts: &[Part]) -> Result<u32>;
+    ///
+    /// # Safety
+    /// Parameters are those that the kernels take: as [`Driver::launch`].
+    unsafe fn record(&mut self, parts: &[Part]) -> Result<u32>;
 
     /// Starts all launches of a graph.
-    fn replay(&mut self, graph: u32) -> Result<()>;
+    ///
+    /// # Safety
+    /// As [`Driver::launch`], of every launch that was recorded: none of the memory that they use was freed since.
+    unsafe fn replay(&mut self, graph: u32) -> Result<()>;
 
     /// Forgets a graph.
     fn release(&mut self, graph: u32);
@@ -81,11 +99,16 @@ pub struct Part {
 impl Part {
     /// Starts the launches, in order.
     ///
+    /// # Safety
+    /// As [`Driver::launch`].
+    ///
     /// # Errors
     /// Names the operation.
-    pub fn start(&self, driver: &mut (impl Driver + ?Sized)) -> Result<()> {
+    pub unsafe fn start(&self, driver: &mut (impl Driver + ?Sized)) -> Result<()> {
         driver.operands(&self.regions);
-        self.launches.iter().try_for_each(|launch| driver.launch(launch)).map_err(|e| e.at(self.name))
+        // SAFETY: the caller's promise.
+        let mut launch = |launch: &Launch| unsafe { driver.launch(launch) };
+        self.launches.iter().try_for_each(&mut launch).map_err(|e| e.at(self.name))
     }
 }
 
@@ -96,4 +119,21 @@ pub struct Rows {
     pub rows: usize,
     pub width: usize,
     pub pitch: usize,
+}
+
+impl Rows {
+    /// Bytes from the first to one past the last; none where rows overlap, or beyond `usize`.
+    pub fn extent(&self) -> Option<usize> {
+        match self.rows {
+            0 => Some(0),
+            1 => Some(self.width),
+            _ if self.pitch < self.width => None,
+            rows => (rows - 1).checked_mul(self.pitch)?.checked_add(self.width),
+        }
+    }
+
+    /// Bytes of all rows, back to back.
+    pub fn bytes(&self) -> usize {
+        self.rows.saturating_mul(self.width)
+    }
 }

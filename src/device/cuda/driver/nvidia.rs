@@ -28,7 +28,7 @@ use faults::{ELSEWHERE, failed, gib, is_fault, told, unopened};
 use pinned::Pinned;
 use ranges::Ranges;
 use stamps::Stamps;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -50,8 +50,8 @@ pub struct Nvidia {
     context: Arc<CudaContext>,
     /// Name and compute capability, for messages.
     device: String,
-    /// Addresses handed out.
-    live: Vec<u64>,
+    /// Addresses handed out, and how many bytes lie there.
+    live: BTreeMap<u64, usize>,
     /// What is on its way to the GPU, and the number of the buffer that is used next.
     stages: Vec<Pinned>,
     stage: usize,
@@ -118,7 +118,7 @@ impl Nvidia {
             stream,
             context,
             device,
-            live: Vec::new(),
+            live: BTreeMap::new(),
             stages: Vec::new(),
             stage: 0,
             posts: Vec::new(),
@@ -196,11 +196,16 @@ impl Nvidia {
         Some(format!("{domain:08x}:{bus:02x}:{device:02x}.0"))
     }
 
+    /// Whether products were made by [`Nvidia::cublaslt`] of this very driver.
+    pub(in crate::device::cuda) fn made(&self, products: &cublaslt::Products) -> bool {
+        Arc::ptr_eq(&self.stream, products.stream())
+    }
+
     /// Products by cuBLASLt on this driver's stream.
     ///
     /// # Errors
     /// A build without it, no library; what it refuses.
-    pub fn cublaslt(&self, products: &[Product]) -> Result<cublaslt::Products> {
+    pub(in crate::device::cuda) fn cublaslt(&self, products: &[Product]) -> Result<cublaslt::Products> {
         self.bind()?;
         cublaslt::Products::new(&self.stream, products)
     }
@@ -264,7 +269,7 @@ impl Driver for Nvidia {
         self.bind()?;
         match self.zeroed(bytes) {
             Ok(address) => {
-                self.live.push(address);
+                self.live.insert(address, bytes);
                 Ok(address)
             }
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
@@ -283,8 +288,9 @@ impl Driver for Nvidia {
     }
 
     fn free(&mut self, address: u64) {
-        let Some(at) = self.live.iter().position(|&a| a == address) else { return };
-        self.live.swap_remove(at);
+        if self.live.remove(&address).is_none() {
+            return;
+        }
         // What fails here fails again, and is then reported, at the next call that can report.
         let _ = self.bind();
         let _ = self.stream.synchronize();
@@ -314,7 +320,7 @@ impl Driver for Nvidia {
 
     fn operands(&mut self, _: &[Region]) {}
 
-    fn launch(&mut self, launch: &Launch) -> Result<()> {
+    unsafe fn launch(&mut self, launch: &Launch) -> Result<()> {
         if launch.is_empty() {
             return Ok(());
         }
@@ -347,8 +353,8 @@ impl Driver for Nvidia {
         }
         let (grid, block) = (launch.grid.into(), launch.block.into());
         // SAFETY: the function's module is loaded. The driver only reads the parameters, before it returns; their sizes
-        // were compared with the kernel's, or on an old driver are those that the emulator compares. What the addresses
-        // among them cover was checked against the arenas, which `free` keeps until work has ended.
+        // were compared with the kernel's, or on an old driver are the caller's promise. So is what the addresses among them
+        // cover; `free` keeps it until work has ended.
         unsafe { result::launch_kernel(handle, grid, block, launch.shared, self.stream.cu_stream(), &mut pointers) }
             .map_err(|error| {
                 let Launch { kernel, grid, block, shared, .. } = launch;
@@ -363,7 +369,7 @@ impl Driver for Nvidia {
         self.wait("waiting for the GPU")
     }
 
-    fn record(&mut self, parts: &[Part]) -> Result<u32> {
+    unsafe fn record(&mut self, parts: &[Part]) -> Result<u32> {
         self.bind()?;
         let stream = self.stream.cu_stream();
         // Relaxed: a kernel may be allowed more shared memory meanwhile.
@@ -371,7 +377,8 @@ impl Driver for Nvidia {
         // SAFETY: the stream is this driver's own, and does nothing else until `end_capture`.
         unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("beginning a graph"))?;
         self.recording = true;
-        let recorded = parts.iter().try_for_each(|part| part.start(self));
+        // SAFETY: the caller's promise; what is started becomes part of the graph and does not run.
+        let recorded = parts.iter().try_for_each(|part| unsafe { part.start(self) });
         self.recording = false;
         // SAFETY: begun above. Ends the capture after an error too.
         let graph = unsafe { result::stream::end_capture(stream) };
@@ -395,11 +402,11 @@ impl Driver for Nvidia {
         Ok(self.graphs.len() as u32 - 1)
     }
 
-    fn replay(&mut self, graph: u32) -> Result<()> {
+    unsafe fn replay(&mut self, graph: u32) -> Result<()> {
         let Some(Some(executable)) = self.graphs.get(graph as usize).copied() else { bail!("this graph was released") };
         self.bind()?;
         self.remember("a captured step");
-        // SAFETY: instantiated by `record` and not yet destroyed; the memory it uses is kept by the caller's arenas.
+        // SAFETY: instantiated by `record` and not yet destroyed; that the memory it uses is there is the caller's promise.
         unsafe { result::graph::launch(executable, self.stream.cu_stream()) }
             .map_err(|error| self.fault("starting a graph", error))
     }
@@ -444,7 +451,7 @@ impl Drop for Nvidia {
         self.stages.clear();
         self.posts.clear();
         self.stamps = Stamps::default();
-        while let Some(&address) = self.live.last() {
+        while let Some((&address, _)) = self.live.first_key_value() {
             self.free(address);
         }
     }

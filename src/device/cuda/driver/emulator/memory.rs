@@ -66,9 +66,9 @@ impl Memory {
     }
 
     /// Rows lie inside one allocation.
-    fn check(&self, rows: &Rows) -> Result<()> {
-        let bytes = rows.rows.saturating_sub(1) * rows.pitch + rows.width;
-        if rows.rows * rows.width > 0 && self.find(rows.address, bytes as u64).is_none() {
+    pub fn check(&self, rows: &Rows) -> Result<()> {
+        let Some(bytes) = rows.extent() else { bail!("rows that overlap, or are beyond any memory: {rows:?}") };
+        if rows.bytes() > 0 && self.find(rows.address, bytes as u64).is_none() {
             bail!("{bytes} bytes at {:#x} lie in no allocation of the emulator", rows.address);
         }
         Ok(())
@@ -76,9 +76,12 @@ impl Memory {
 
     pub fn write(&mut self, to: &Rows, bytes: &[u8]) -> Result<()> {
         self.check(to)?;
+        if bytes.len() != to.bytes() {
+            bail!("{} bytes for {to:?}", bytes.len());
+        }
         for (r, row) in bytes.chunks_exact(to.width.max(1)).enumerate().take(to.rows) {
             let at = to.address + (r * to.pitch) as u64;
-            // SAFETY: inside an allocation; `&mut self` excludes kernels.
+            // SAFETY: inside an allocation (`check`); `&mut self` excludes kernels.
             unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), at as *mut u8, row.len()) };
             self.mark(at, row.len(), true);
         }
@@ -87,9 +90,12 @@ impl Memory {
 
     pub fn read(&self, from: &Rows, bytes: &mut [u8]) -> Result<()> {
         self.check(from)?;
+        if bytes.len() != from.bytes() {
+            bail!("{} bytes for {from:?}", bytes.len());
+        }
         for (r, row) in bytes.chunks_exact_mut(from.width.max(1)).enumerate().take(from.rows) {
             let at = from.address + (r * from.pitch) as u64;
-            // SAFETY: inside an allocation, which is always initialised memory of the host.
+            // SAFETY: inside an allocation (`check`), which is always initialised memory of the host; kernels run under `&mut`.
             unsafe { std::ptr::copy_nonoverlapping(at as *const u8, row.as_mut_ptr(), row.len()) };
         }
         Ok(())
@@ -98,10 +104,13 @@ impl Memory {
     pub fn copy(&mut self, from: &Rows, to: &Rows) -> Result<()> {
         self.check(from)?;
         self.check(to)?;
-        for r in 0..from.rows.min(to.rows) {
+        if (from.rows, from.width) != (to.rows, to.width) {
+            bail!("{} rows of {} bytes copied to {} of {}", from.rows, from.width, to.rows, to.width);
+        }
+        for r in 0..from.rows {
             let (source, target) = (from.address + (r * from.pitch) as u64, to.address + (r * to.pitch) as u64);
-            // SAFETY: both inside allocations; `copy` allows them to overlap.
-            unsafe { std::ptr::copy(source as *const u8, target as *mut u8, from.width.min(to.width)) };
+            // SAFETY: both inside allocations (`check`); `copy` allows them to overlap.
+            unsafe { std::ptr::copy(source as *const u8, target as *mut u8, from.width) };
             self.mark(target, to.width, true);
         }
         Ok(())

@@ -203,7 +203,9 @@ impl Emulator {
         first
     }
 
-    fn run(&mut self, kernel: Kernel, launch: &Launch) -> Result<()> {
+    /// # Safety
+    /// As [`Driver::launch`], and the kernel takes these parameters.
+    unsafe fn run(&mut self, kernel: Kernel, launch: &Launch) -> Result<()> {
         let [x, y, z] = launch.grid;
         let clusters = x as usize * y as usize * z as usize / kernel.cluster as usize;
         let checks = self.options.checks;
@@ -294,7 +296,8 @@ impl Driver for Emulator {
     }
 
     fn post(&mut self, from: Rows) -> Result<Ticket> {
-        let (ticket, bytes) = self.posts.post(from.rows * from.width)?;
+        self.memory.check(&from)?;
+        let (ticket, bytes) = self.posts.post(from.bytes())?;
         self.memory.read(&from, bytes)?;
         Ok(ticket)
     }
@@ -311,25 +314,27 @@ impl Driver for Emulator {
         self.memory.operands(regions, self.options.checks);
     }
 
-    fn launch(&mut self, launch: &Launch) -> Result<()> {
+    unsafe fn launch(&mut self, launch: &Launch) -> Result<()> {
         let kernel = Self::check(launch)?;
-        self.run(kernel, launch)
+        // SAFETY: the caller's promise.
+        unsafe { self.run(kernel, launch) }
     }
 
     fn sync(&mut self) -> Result<()> {
         Ok(())
     }
 
-    fn record(&mut self, parts: &[Part]) -> Result<u32> {
+    unsafe fn record(&mut self, parts: &[Part]) -> Result<u32> {
         self.graphs.push(Some(parts.to_vec()));
         Ok(self.graphs.len() as u32 - 1)
     }
 
-    fn replay(&mut self, graph: u32) -> Result<()> {
+    unsafe fn replay(&mut self, graph: u32) -> Result<()> {
         let Some(parts) = self.graphs.get_mut(graph as usize).and_then(Option::take) else {
             bail!("this graph was released")
         };
-        let done = parts.iter().try_for_each(|part| part.start(self));
+        // SAFETY: the caller's promise.
+        let done = parts.iter().try_for_each(|part| unsafe { part.start(self) });
         self.graphs[graph as usize] = Some(parts);
         done
     }

@@ -18,7 +18,7 @@ const STAGED: usize = 4 << 20;
 
 impl Nvidia {
     pub(super) fn copy_in(&mut self, to: Rows, bytes: &[u8]) -> Result<()> {
-        check(to, bytes.len())?;
+        self.check(to, bytes.len())?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -28,7 +28,7 @@ impl Nvidia {
             return self.stage(to.address, bytes).map_err(|error| self.fault(action, error));
         }
         let started = if is_packed(to) {
-            // SAFETY: the address was checked against its arena; `bytes` outlives the wait below.
+            // SAFETY: `check` has found the rows in an allocation; `bytes` outlives the wait below.
             unsafe { result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream()) }
         } else {
             self.start(&CUDA_MEMCPY2D {
@@ -41,20 +41,21 @@ impl Nvidia {
                 ..whole(to)
             })
         };
+        // Where the GPU reads the host's memory itself, the copy may still be going on; after an error too.
+        let waited = self.wait(action);
         started.map_err(|error| self.fault(action, error))?;
-        // Where the GPU reads the host's memory itself, the copy may still be going on.
-        self.wait(action)
+        waited
     }
 
     pub(super) fn copy_out(&mut self, from: Rows, bytes: &mut [u8]) -> Result<()> {
-        check(from, bytes.len())?;
+        self.check(from, bytes.len())?;
         if bytes.is_empty() {
             return self.sync();
         }
         self.bind()?;
         let action = "copying from the GPU";
         let started = if is_packed(from) {
-            // SAFETY: the address was checked against its arena; `bytes` outlives the wait below.
+            // SAFETY: `check` has found the rows in an allocation; `bytes` outlives the wait below.
             unsafe { result::memcpy_dtoh_async(bytes, from.address, self.stream.cu_stream()) }
         } else {
             self.start(&CUDA_MEMCPY2D {
@@ -67,11 +68,13 @@ impl Nvidia {
                 ..whole(from)
             })
         };
+        let waited = self.wait(action);
         started.map_err(|error| self.fault(action, error))?;
-        self.wait(action)
+        waited
     }
 
     pub(super) fn post_out(&mut self, from: Rows) -> Result<Ticket> {
+        self.check(from, from.bytes())?;
         self.bind()?;
         let failed = failed("making room for what comes from the GPU");
         while self.posts.len() < POSTS {
@@ -80,20 +83,18 @@ impl Nvidia {
         let Some(number) = self.posts.iter().position(|post| !post.taken) else {
             bail!("{POSTS} tensors are on their way to the host already; collect one first")
         };
-        let bytes = from.rows * from.width;
+        let bytes = from.bytes();
         self.posts[number].reserve(bytes.max(1)).map_err(&failed)?;
-        let (post, stream) = (&self.posts[number], self.stream.cu_stream());
-        let started = self
-            .start(&CUDA_MEMCPY2D {
-                srcMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
-                srcDevice: from.address,
-                srcPitch: from.pitch,
-                dstMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
-                dstHost: post.pointer(),
-                dstPitch: from.width,
-                ..whole(from)
-            })
-            .and_then(|()| post.started(stream));
+        let copy = self.start(&CUDA_MEMCPY2D {
+            srcMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            srcDevice: from.address,
+            srcPitch: from.pitch,
+            dstMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
+            dstHost: self.posts[number].pointer(),
+            dstPitch: from.width,
+            ..whole(from)
+        });
+        let started = self.posts[number].started(copy, self.stream.cu_stream());
         started.map_err(|error| self.fault("copying from the GPU", error))?;
         let post = &mut self.posts[number];
         (post.taken, post.len) = (true, bytes);
@@ -117,13 +118,15 @@ impl Nvidia {
         if (from.rows, from.width) != (to.rows, to.width) {
             bail!("{} rows of {} bytes copied to {} of {}", from.rows, from.width, to.rows, to.width);
         }
-        if from.rows * from.width == 0 {
+        self.check(from, from.bytes())?;
+        self.check(to, to.bytes())?;
+        if from.bytes() == 0 {
             return Ok(());
         }
         self.bind()?;
         let started = if is_packed(from) && is_packed(to) {
-            let (bytes, stream) = (from.rows * from.width, self.stream.cu_stream());
-            // SAFETY: both addresses were checked against their arenas, which live as long as work is in flight.
+            let (bytes, stream) = (from.bytes(), self.stream.cu_stream());
+            // SAFETY: `check` has found both in allocations, which `free` keeps until work has ended.
             unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, stream) }
         } else {
             self.start(&CUDA_MEMCPY2D {
@@ -150,25 +153,32 @@ impl Nvidia {
         buffer.reserve(bytes.len())?;
         buffer.bytes().copy_from_slice(bytes);
         let stream = self.stream.cu_stream();
-        // SAFETY: the address was checked against its arena; the buffer is used again only after the event that follows.
-        unsafe { result::memcpy_htod_async(address, buffer.bytes(), stream) }?;
-        buffer.started(stream)
+        // SAFETY: `check` has found the rows in an allocation; the buffer is used again, or freed, only after the event that
+        // `started` records.
+        let copy = unsafe { result::memcpy_htod_async(address, buffer.bytes(), stream) };
+        buffer.started(copy, stream)
+    }
+
+    /// Refuses rows that are not those of a slice so long, overlap, or lie in no allocation.
+    fn check(&self, rows: Rows, bytes: usize) -> Result<()> {
+        let Some(extent) = rows.extent().filter(|_| rows.rows.checked_mul(rows.width) == Some(bytes)) else {
+            bail!("{bytes} bytes for {rows:?}")
+        };
+        let allocation = self.live.range(..=rows.address).next_back();
+        let end = |start: &u64| (rows.address - start).checked_add(extent as u64);
+        let inside = |(start, size): (&u64, &usize)| end(start).is_some_and(|end| end <= *size as u64);
+        if bytes > 0 && !allocation.is_some_and(inside) {
+            bail!("{extent} bytes at {:#x} lie in no allocation on {}", rows.address, self.device);
+        }
+        Ok(())
     }
 
     /// Starts a copy of rows that are a pitch apart.
     fn start(&self, copy: &CUDA_MEMCPY2D) -> Result<(), DriverError> {
-        // SAFETY: each side is the memory that its kind names, either checked against its arena by the caller (and by
-        // the driver) or a slice of `rows * width` bytes that outlives the wait after this.
+        // SAFETY: each side is the memory that its kind names: on the GPU, rows that `check` has found in an allocation; on the host,
+        // a slice of `rows * width` bytes that outlives the wait after this, or a pinned buffer of as many, which waits itself.
         unsafe { sys::cuMemcpy2DAsync_v2(ptr::from_ref(copy), self.stream.cu_stream()) }.result()
     }
-}
-
-/// Refuses rows that are not those of a slice so long, or overlap.
-fn check(rows: Rows, bytes: usize) -> Result<()> {
-    if rows.rows.checked_mul(rows.width) != Some(bytes) || (rows.rows > 1 && rows.pitch < rows.width) {
-        bail!("{bytes} bytes for {rows:?}");
-    }
-    Ok(())
 }
 
 fn is_packed(rows: Rows) -> bool {

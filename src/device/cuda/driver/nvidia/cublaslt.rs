@@ -85,6 +85,10 @@ impl Products {
         format!("{}.{}.{}", n / 10_000, n / 100 % 100, n % 100)
     }
 
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
     pub fn len(&self) -> usize {
         self.plans.len()
     }
@@ -95,17 +99,20 @@ impl Products {
 
     /// Starts a product on the stream.
     ///
+    /// # Safety
+    /// Its matrices lie in memory of the GPU that is there until the work has ended.
+    ///
     /// # Errors
     /// What cuBLASLt refuses.
-    pub fn start(&self, number: usize) -> Result<()> {
+    pub unsafe fn start(&self, number: usize) -> Result<()> {
         let Some(Plan { product: Product { a, b, out, .. }, desc, layouts, algorithm: Some(algorithm) }) =
             self.plans.get(number)
         else {
             bail!("there is no product {number}")
         };
         let (one, zero) = (1.0f32, 0.0f32);
-        // SAFETY: descriptions live as long as this value. The matrices lie in arenas (`bounds::check`), which `free` keeps
-        // until work has ended; alpha and beta are read before the call returns.
+        // SAFETY: descriptions live as long as this value. The matrices are the caller's promise; alpha and beta are read before
+        // the call returns.
         unsafe {
             result::matmul(
                 self.handle,

@@ -39,7 +39,7 @@ impl Pinned {
         Ok(())
     }
 
-    /// The bytes in use. No copy may be under way.
+    /// The bytes in use, after `reserve` or `wait`: no copy is under way.
     pub fn bytes(&mut self) -> &mut [u8] {
         if self.start.is_null() {
             return &mut [];
@@ -52,10 +52,23 @@ impl Pinned {
         self.start
     }
 
-    /// The copy that was started last has been put on `stream`.
-    pub fn started(&self, stream: CUstream) -> Result<(), DriverError> {
-        // SAFETY: the event lives as long as this value.
-        unsafe { event::record(self.done, stream) }
+    /// A copy with this buffer was put on `stream`, or was to be.
+    pub fn started(&mut self, copy: Result<(), DriverError>, stream: CUstream) -> Result<(), DriverError> {
+        // SAFETY: the event lives as long as this value, and the stream as long as the driver that has both.
+        let recorded = copy.and_then(|()| unsafe { event::record(self.done, stream) });
+        if recorded.is_err() {
+            self.abandon(stream);
+        }
+        recorded
+    }
+
+    /// Without an event, nothing tells whether the copy still goes on: waits for all of the stream, and where that fails too,
+    /// leaves the buffer to it for good.
+    fn abandon(&mut self, stream: CUstream) {
+        // SAFETY: as in `started`.
+        if unsafe { result::stream::synchronize(stream) }.is_err() {
+            (self.start, self.capacity, self.len) = (null_mut(), 0, 0);
+        }
     }
 
     /// Waits for the last copy. An event that was never recorded is complete.
@@ -66,7 +79,7 @@ impl Pinned {
 
     fn free(&mut self) {
         if !self.start.is_null() {
-            // SAFETY: allocated in `reserve`, and no copy is under way.
+            // SAFETY: allocated in `reserve`; no copy is under way, because callers have waited for the last one.
             let _ = unsafe { result::free_host(self.start) };
         }
         (self.start, self.capacity, self.len) = (null_mut(), 0, 0);
@@ -75,8 +88,10 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let _ = self.wait();
-        self.free();
+        // A buffer whose copy may still go on is left to it.
+        if self.wait().is_ok() {
+            self.free();
+        }
         // SAFETY: created in `new`, and nothing waits for it any more.
         let _ = unsafe { event::destroy(self.done) };
     }
