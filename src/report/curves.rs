@@ -238,3 +238,30 @@ fn usual(curves: &[Curve], from_zero: bool) -> std::ops::Range<f64> {
     let height = (highest - low).min(2.0 * (most - low)).max(0.0);
     range(low - if from_zero { 0.0 } else { 0.05 * height }, low + 1.05 * height)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_losses_of_every_level_are_shown_and_steep_beginnings_are_not() {
+        let eval = |(level, flops, loss): (usize, u64, f64)| Eval {
+            at: Position { level, flops, ..Position::default() },
+            loss,
+            resident_bytes: None,
+            measures: Measured::default(),
+        };
+        // Level 1 before, level 3 with few evaluations, level 1 with many.
+        let down = |level: usize, from: u64, count: u64, begin: f64, end: f64| {
+            (0..count).map(move |i| (level, from + i * 10, begin + (end - begin) * i as f64 / (count - 1) as f64))
+        };
+        let points = down(1, 0, 5, 9.0, 4.5).chain(down(3, 60, 4, 8.0, 6.0)).chain(down(1, 100, 40, 4.0, 3.0));
+        let side = Side { evals: points.map(eval).collect(), ..Side::default() };
+        let shown = losses_shown(&[&side], &[(3.0, 0)]);
+        // All of level 3 but its first fifth, and not the 9 of the beginning.
+        assert!(shown.start < 3.0 && shown.end > 7.3 && shown.end < 8.0, "{shown:?}");
+        let above =
+            Side { evals: side.evals.iter().filter(|eval| eval.at.level == 1).copied().collect(), ..Side::default() };
+        assert!(losses_shown(&[&above], &[(3.0, 0)]).end < 4.5);
+    }
+}

@@ -4,6 +4,7 @@
 mod images;
 mod labels;
 mod names;
+mod said;
 mod texts;
 mod tokens;
 
