@@ -26,11 +26,11 @@ enum Command {
 /// Turn texts into token shards with a training and a held-out side, for `data.prepared` of a configuration
 #[derive(clap::Args)]
 struct Prepare {
-    /// Texts (.txt or any other name) or JSON lines (.jsonl), also compressed (.gz, .zst)
+    /// Texts or JSON lines (whose first line is a JSON object), also compressed (gzip, Zstandard)
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     /// char, byte, bpe:N (trained on at most 256 MiB of the training side), or the path of a tokenizer.json, a
-    /// vocab.json with merges.txt, a vocab.txt (BERT; uncased:PATH or cased:PATH), or their folder
+    /// vocab.json with merges.txt, a vocab.txt (BERT; uncased:PATH or cased:PATH), or their folder, with added tokens
     #[arg(long, value_name = "SPEC")]
     tokenizer: String,
     /// Folder to write, which must not exist

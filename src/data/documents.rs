@@ -37,7 +37,7 @@ enum Form {
     JsonLines,
     /// JSON lines by its content, plain text by its name.
     Disguised,
-    /// One JSON document over several lines.
+    /// One JSON document that is no object in a line.
     Json,
 }
 
@@ -48,6 +48,9 @@ const FIRST_LINE: usize = 1 << 20;
 fn form(path: &Path) -> Form {
     let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     let name = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(&name);
+    if name.ends_with(".jsonl") || name.ends_with(".ndjson") {
+        return Form::JsonLines;
+    }
     // What cannot be read is told where it is.
     let first = first_line(path).unwrap_or_default();
     let object = match first.strip_suffix('\n') {
@@ -56,7 +59,6 @@ fn form(path: &Path) -> Form {
         None => first.trim_start().strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with('"')),
     };
     match () {
-        () if name.ends_with(".jsonl") || name.ends_with(".ndjson") => Form::JsonLines,
         () if object && (name.ends_with(".txt") || name.ends_with(".md")) => Form::Disguised,
         () if object => Form::JsonLines,
         () if name.ends_with(".json") && first.trim_start().starts_with(['{', '[']) => Form::Json,
@@ -92,7 +94,7 @@ pub fn check_form(path: &Path) -> Result<bool> {
             path.display()
         ),
         Form::Json => bail!(
-            "{}: one JSON document over several lines, where one object a line is read; convert it, for instance with \
+            "{}: one JSON document, where lines with an object each are read; convert it, for instance with \
              `jq -c '.[]' {} > {}`",
             path.display(),
             shell_quote(path),

@@ -3,7 +3,7 @@
 use crate::bail;
 use crate::data::classify::{ClassifyConfig, Column};
 use crate::data::corpus::{DataSource, ShardsSpec};
-use crate::data::documents::is_json_lines;
+use crate::data::documents::check_form;
 use crate::data::images::ImageSpec;
 use crate::data::prefetch::{MOST_WORKERS, usual_workers};
 use crate::data::prepare::DataSpec;
@@ -168,7 +168,7 @@ impl DataConfig {
             let Some(tokenizer) = &self.tokenizer else {
                 bail!("data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer.json");
             };
-            if self.field.is_some() && !is_json_lines(text) {
+            if self.field.is_some() && !check_form(text)? {
                 bail!("data.field: the key of JSON lines, but {} has none; leave it out", text.display());
             }
             return Ok(DataSource::Text(DataSpec {
