@@ -36,16 +36,37 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| Error::io("read", path, e))
 }
 
-/// As [`read`], as text.
+/// As [`read`], as text, without a byte order mark.
 ///
 /// # Errors
 ///
 /// As [`read`]; when the bytes are not UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String> {
-    String::from_utf8(read(path, most)?).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::new(format!("cannot read {}: not UTF-8 at byte {at}; save it as UTF-8 text", path.display()))
-    })
+    let bytes = read(path, most)?;
+    match str::from_utf8(without_mark(&bytes)) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(e) => {
+            let at = e.valid_up_to() + bytes.len() - without_mark(&bytes).len();
+            bail!("cannot read {}: not UTF-8 at byte {at}; save it as UTF-8 text", path.display())
+        }
+    }
+}
+
+/// Content without the byte order mark that some programs put before UTF-8: it is never text.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// A path as a shell takes it, for commands that are printed: in quotes where it has more than letters, digits and the usual marks.
+pub fn shell_quote(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        // A command would take it for an option.
+        true if text.starts_with('-') => format!("./{text}"),
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// Writes the file `path` through `write`, replacing an existing file only once the new one is complete.

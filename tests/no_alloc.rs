@@ -33,7 +33,7 @@ use vcycle::model::store::Store;
 use vcycle::tape::{Mode, Tape, Var};
 use vcycle::tensor::{DType, Tensor};
 use vcycle::train::config::Config;
-use vcycle::train::feed::Data;
+use vcycle::train::feed::{Data, ImageClasses};
 use vcycle::train::learner::{Learner, OptimizerConfig, Options};
 
 struct Counting;
@@ -300,7 +300,8 @@ fn image_workers() {
         CHANGES.replace('[', "[augment.")
     );
     let config = Config::parse(&config, &[]).expect("a configuration");
-    let data = Data::Images { train: Arc::clone(&images), valid: images };
+    let classes = ImageClasses::of(&images);
+    let data = Data::Images { train: Arc::clone(&images), valid: images, classes };
     let source = data.source(&config).expect("a source");
     let workers = 3;
     let together = Together { source, begun: Barrier::new(workers) };

@@ -67,7 +67,11 @@ impl Setting<'_> {
                 m.summary.runs.to_string(),
             ]);
         }
-        table.text()
+        let warnings = all.iter().filter_map(|m| {
+            let percent = self.roofline.map_or(0.0, |r| r.percent(m.cost, m.summary.median));
+            warning(&format!("{} {}", shape.name, m.case), percent, m.summary.spread)
+        });
+        table.text() + &warnings.collect::<String>()
     }
 
     /// What all lines have.
@@ -157,7 +161,9 @@ impl Setting<'_> {
             apart.row(vec![(*name).into(), milliseconds(*seconds), part]);
         }
         let head = self.roofline.map_or(String::new(), |r| self.head(&r));
-        format!("{head}\n{}\n{}", table.text(), apart.text())
+        let percent = self.roofline.map_or(0.0, |r| 100.0 * rate / r.flops);
+        let warning = warning(&shape.name, percent, s.summary.spread).unwrap_or_default();
+        format!("{head}\n{}{warning}\n{}", table.text(), apart.text())
     }
 
     pub fn step_json(&self, shape: &Shape, s: &Steps) -> Value {
@@ -187,10 +193,43 @@ impl Setting<'_> {
     }
 }
 
+/// Above this much of the roofline, in percent, something else was measured; a little above it is chance.
+const BEYOND: f64 = 110.0;
+/// Times that spread more, as a part of their median, are not worth comparing.
+const SPREAD: f64 = 0.5;
+
+/// What makes a measurement doubtful, in a line.
+fn warning(what: &str, percent: f64, spread: f64) -> Option<String> {
+    let beyond = (percent > BEYOND).then(|| {
+        format!("{percent:.0} % of the roofline: its operands stay in a cache, or the clock changed since the roofline was measured")
+    });
+    let wide = (spread > SPREAD).then(|| {
+        format!(
+            "a spread of {:.0} %: something else runs on the machine, or too few runs; measure again",
+            100.0 * spread
+        )
+    });
+    let causes: Vec<String> = beyond.into_iter().chain(wide).collect();
+    if causes.is_empty() { None } else { Some(format!("warning: {what}: {}\n", causes.join("; "))) }
+}
+
 /// One object of two.
 fn merged(mut all: Value, own: Value) -> Value {
     if let (Value::Object(all), Value::Object(own)) = (&mut all, own) {
         all.extend(own);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::warning;
+
+    #[test]
+    fn doubtful_measurements_are_said() {
+        assert_eq!(warning("x", 109.0, 0.5), None);
+        assert!(warning("3x4 forward", 111.0, 0.1).is_some_and(|w| w.starts_with("warning: 3x4 forward: 111 % of")));
+        assert!(warning("x", 0.0, 0.51).is_some_and(|w| w.contains("spread of 51 %")));
+        assert!(warning("x", 200.0, 2.0).is_some_and(|w| w.contains("roofline") && w.contains("spread")));
+    }
 }

@@ -1,15 +1,15 @@
 use super::{DeviceArgs, bench_report, print};
 use crate::bail;
 use crate::bench::machine::Wish;
-use crate::bench::report::LONGEST;
+use crate::bench::report::{LONGEST, MOST_BYTES};
 use crate::bench::shapes::{self, Subject};
 use crate::bench::{self, Peer, Request, Sink};
 use crate::error::{Error, Result};
-use crate::files::AtomicFile;
+use crate::files::{self, AtomicFile};
 use crate::train::learner::Precision;
 use clap::ValueEnum;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What operations and training steps take: median, best, spread, rates, and the part of what this device gives at its best
 #[derive(clap::Args)]
@@ -44,7 +44,7 @@ pub struct Args {
     /// Written into the lines of JSON: tells this version from others, as before and after a change, in `vcycle bench report`
     #[arg(long, value_name = "TEXT", value_parser = label)]
     label: Option<String>,
-    /// A line of JSON for every case into this file, or with `-` to standard output (the table then goes to standard error)
+    /// A line of JSON for every case into this file, where lines of other labels stay, or with `-` to standard output (the table then goes to standard error)
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
 }
@@ -100,6 +100,30 @@ fn label(text: &str) -> Result<String> {
     }
 }
 
+/// The lines of a file that were measured under another label: they stay, so that one file may hold what is to be compared.
+fn of_other_labels(path: &Path, label: Option<&str>) -> Result<String> {
+    if !path.is_file() {
+        return Ok(String::new());
+    }
+    let text = files::read_text(path, MOST_BYTES)?;
+    let mut kept = String::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let Ok(value) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line) else {
+            bail!(
+                "--json {}: line {} is none of `vcycle bench --json`; name another file, or remove this one",
+                path.display(),
+                number + 1
+            );
+        };
+        let labelled = value.get("label").and_then(serde_json::Value::as_str);
+        if labelled != label {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    Ok(kept)
+}
+
 impl Args {
     fn request(&self, subject: What) -> Request {
         Request {
@@ -139,7 +163,12 @@ impl Args {
         let to_stdout = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
         // Opened first: nobody wants to hear after minutes that it cannot be.
         let mut file = match &self.json {
-            Some(path) if !to_stdout => Some(AtomicFile::create(path)?),
+            Some(path) if !to_stdout => {
+                let others = of_other_labels(path, self.label.as_deref())?;
+                let mut file = AtomicFile::create(path)?;
+                file.write(others.as_bytes())?;
+                Some(file)
+            }
             _ => None,
         };
         let mut say = |text: &str| match to_stdout {

@@ -1,5 +1,5 @@
 use super::DeviceArgs;
-use super::rules::{RuleArgs, note_unused, save};
+use super::rules::{RuleArgs, note, save};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::hub::checkpoint::{self, Loaded};
@@ -35,8 +35,8 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let scheme = self.scheme.as_deref().map_or(Ok(Scheme::default()), Scheme::read)?;
         let mut device = self.device.open()?;
-        let Loaded { model, store: big, form, unused } = checkpoint::load(&self.model, &mut *device)?;
-        note_unused(&self.model, &unused);
+        let Loaded { model, store: big, form, unused, notes } = checkpoint::load(&self.model, &mut *device)?;
+        note(&self.model, &notes, &unused);
         let shape = ModelShape::of(model.table());
         let (layers, heads) = scheme.small();
         let layers = self.layers.or(layers).unwrap_or(shape.layers);

@@ -26,11 +26,11 @@ enum Command {
 /// Turn texts into token shards with a training and a held-out side, for `data.prepared` of a configuration
 #[derive(clap::Args)]
 struct Prepare {
-    /// Texts (.txt or any other name) or JSON lines (.jsonl), also compressed (.gz, .zst)
+    /// Texts or JSON lines (whose first line is a JSON object), also compressed (gzip, Zstandard)
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     /// char, byte, bpe:N (trained on at most 256 MiB of the training side), or the path of a tokenizer.json, a
-    /// vocab.json with merges.txt, a vocab.txt (BERT; uncased:PATH or cased:PATH), or their folder
+    /// vocab.json with merges.txt, a vocab.txt (BERT; uncased:PATH or cased:PATH), or their folder, with added tokens
     #[arg(long, value_name = "SPEC")]
     tokenizer: String,
     /// Folder to write, which must not exist
@@ -78,9 +78,7 @@ impl Args {
 impl Prepare {
     fn run(self) -> Result<()> {
         if self.field.is_some() && !self.inputs.iter().any(|path| is_json_lines(path)) {
-            bail!(
-                "--field is the key of JSON lines, but no input's name says .jsonl; leave it out or rename the input"
-            );
+            bail!("--field is the key of JSON lines, but no input has any; leave it out, or name the input .jsonl");
         }
         let marks = match (self.document_prefix, self.separator) {
             (Some(prefix), _) => Marks::Prefix(prefix),
@@ -94,7 +92,7 @@ impl Prepare {
         let facts = prepare_folder(&spec, &self.out, &mut |text| progress.note(text))?;
         say_facts(&facts)?;
         let out = self.out.display();
-        say(format_args!("written: {out} (train on it with data.prepared = \"{out}\")"))
+        say(format_args!("written: {out} (train on it with data.prepared = {out:?})"))
     }
 }
 

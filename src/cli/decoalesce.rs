@@ -1,4 +1,4 @@
-use super::rules::{WayUp, note_unused, save};
+use super::rules::{WayUp, note, save};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::hub::checkpoint::{self, Loaded};
@@ -26,8 +26,8 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let (record, scheme, rules) = self.up.read(&self.small)?;
         let mut device = self.up.device.open()?;
-        let Loaded { model, store: small, form, unused } = checkpoint::load(&self.small, &mut *device)?;
-        note_unused(&self.small, &unused);
+        let Loaded { model, store: small, form, unused, notes } = checkpoint::load(&self.small, &mut *device)?;
+        note(&self.small, &notes, &unused);
         let shape = ModelShape::of(model.table());
         let (place, layers, heads) = match (&self.like, &record) {
             (Some(like), _) => {

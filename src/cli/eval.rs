@@ -1,5 +1,7 @@
-use super::{DeviceArgs, encode, say, tokenizer};
+use super::rules::note;
+use super::{DeviceArgs, encode, load_gpt, say, tokenizer};
 use crate::bail;
+use crate::data::classes::Checkpoint;
 use crate::data::prepare::open_shard;
 use crate::data::shard::{Shard, write_shard};
 use crate::data::text::read_text;
@@ -77,8 +79,10 @@ impl Args {
         // As many examples at a time as the command says.
         (config.train.batch, config.train.accumulate) = (usize::from(self.batch), 1);
         let mut device = self.device.open()?;
-        let Loaded { model, store, .. } = checkpoint::load(&self.model, &mut *device)?;
-        let data = Data::open(&config, Path::new("runs/data"), &mut |text| eprintln!("{text}"))?;
+        let Loaded { model, store, form, unused, notes } = checkpoint::load(&self.model, &mut *device)?;
+        note(&self.model, &notes, &unused);
+        let classes = form.classes().map(|names| Checkpoint { names, fixed: true });
+        let data = Data::open_for(&config, classes, Path::new("runs/data"), &mut |text| eprintln!("{text}"))?;
         let wanted = levels::build(&config, data.facts())?.remove(0);
         // What a batch brings: a distillation token needs the same whether a head reads it or not.
         let inputs = |model: &dyn Model| {
@@ -116,7 +120,7 @@ impl Args {
         }
         let passages = read_passages(data)?;
         let mut device = self.device.open()?;
-        let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
+        let (gpt, store) = load_gpt(&self.model, &mut *device)?;
         let (_, tokenizer) = tokenizer(&self.model)?;
         let (context, vocab) = (gpt.config.context, gpt.config.vocab);
         let mut forward = Forward::new(&mut *device, &gpt, &store, (1, context))?;
@@ -140,7 +144,7 @@ impl Args {
     fn score(&self, data: &Path) -> Result<(Perplexity, Option<Size>)> {
         let batch = usize::from(self.batch);
         let mut device = self.device.open()?;
-        let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
+        let (gpt, store) = load_gpt(&self.model, &mut *device)?;
         let (vocab, most) = (gpt.config.vocab, gpt.config.context);
         let stride = self.stride.map_or(most, NonZeroUsize::get);
         if stride > most {
@@ -157,7 +161,15 @@ impl Args {
             let text = read_text(data)?;
             let (_, tokens) = encode(&self.model, vocab, &text)?;
             check_length(data, tokens.len())?;
-            temporary = Temporary(std::env::temp_dir().join(format!("vcycle-eval-{}.bin", std::process::id())));
+            let folder = std::env::temp_dir();
+            // Writing would make it, and nobody would look for it there.
+            if !folder.is_dir() {
+                bail!(
+                    "the folder for temporary files, {}, is not there; create it, or set TMPDIR to another",
+                    folder.display()
+                );
+            }
+            temporary = Temporary(folder.join(format!("vcycle-eval-{}.bin", std::process::id())));
             write_shard(&temporary.0, &tokens, vocab)?;
             let size = Size { bytes: text.len(), words: text.split_whitespace().count() };
             (Shard::open(&temporary.0)?, Some(size))

@@ -1,8 +1,7 @@
-use super::{DeviceArgs, encode, print};
+use super::{DeviceArgs, encode, load_gpt, print};
 use crate::error::Result;
 use crate::eval::Forward;
 use crate::eval::generate::{Sampling, generate};
-use crate::hub::checkpoint;
 use std::path::PathBuf;
 
 /// Continue a text
@@ -32,7 +31,7 @@ pub struct Args {
 impl Args {
     pub fn run(self) -> Result<()> {
         let mut device = self.device.open()?;
-        let (gpt, store) = checkpoint::load_gpt(&self.model, &mut *device)?;
+        let (gpt, store) = load_gpt(&self.model, &mut *device)?;
         let (tokenizer, mut tokens) = encode(&self.model, gpt.config.vocab, &self.prompt)?;
         let mut forward = Forward::new(&mut *device, &gpt, &store, (1, gpt.config.context))?;
         // Models are often padded to a round number of tokens, and the tokenizer has no text for the rest.

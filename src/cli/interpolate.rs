@@ -1,4 +1,6 @@
-use super::rules::{WayUp, note_unused, save};
+use super::rules::{WayUp, note, save};
+use crate::bail;
+use crate::data::classes;
 use crate::error::{At, Result};
 use crate::hub::checkpoint::{self, Loaded};
 use crate::multilevel::interpolate;
@@ -22,10 +24,21 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let (_, scheme, rules) = self.up.read(&self.small)?;
         let mut device = self.up.device.open()?;
-        let Loaded { model, store: big, form, unused } = checkpoint::load(&self.big, &mut *device)?;
-        note_unused(&self.big, &unused);
-        let Loaded { store: small, unused, .. } = checkpoint::load(&self.small, &mut *device)?;
-        note_unused(&self.small, &unused);
+        let Loaded { model, store: big, form, unused, notes } = checkpoint::load(&self.big, &mut *device)?;
+        note(&self.big, &notes, &unused);
+        let Loaded { store: small, form: of_small, unused, notes, .. } = checkpoint::load(&self.small, &mut *device)?;
+        note(&self.small, &notes, &unused);
+        if let (Some(ours), Some(theirs)) = (form.classes(), of_small.classes())
+            && ours != theirs
+        {
+            bail!(
+                "the classes of {} are {}, those of {} are {}; give models with the same classes in the same order",
+                self.big.display(),
+                classes::list(ours),
+                self.small.display(),
+                classes::list(theirs)
+            );
+        }
         interpolate(&mut *device, &big, &small, self.alpha, &scheme, &rules).at("interpolate")?;
         save(&self.up.out, (&*model, &big, form), &mut *device, &self.big, None)
     }

@@ -17,8 +17,11 @@ mod train;
 
 use crate::bail;
 use crate::data::tokenizer::Tokenizer;
+use crate::device::Device;
 use crate::error::{At, Result};
 use crate::hub::checkpoint;
+use crate::model::gpt::Gpt;
+use crate::model::store::Store;
 use clap::{Parser, Subcommand};
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -61,7 +64,7 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    fn open(&self) -> Result<Box<dyn crate::device::Device>> {
+    fn open(&self) -> Result<Box<dyn Device>> {
         crate::device::open(&self.device, usize::from(self.threads))
     }
 
@@ -89,6 +92,11 @@ fn print(text: fmt::Arguments<'_>) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(e) => bail!("cannot write to standard output: {e}; check where it leads"),
     }
+}
+
+/// A model that goes on with a text; what a person should know about its folder goes to standard error.
+fn load_gpt(model: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
+    checkpoint::load_gpt_noting(model, device, &mut |text| eprintln!("note: {text}"))
 }
 
 /// Where the tokenizer of a model folder lies, and the tokenizer.

@@ -3,10 +3,10 @@
 use super::DeviceArgs;
 use super::say;
 use crate::bail;
-use crate::data::tokenizer::{TOKENIZER_BYTES, Tokenizer};
+use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
 use crate::error::Result;
-use crate::files::{read, write_atomic, write_dir_atomic};
+use crate::files::{write_atomic, write_dir_atomic};
 use crate::hub::checkpoint::{self, Form};
 use crate::hub::tensors::StoreType;
 use crate::model::Model;
@@ -120,14 +120,11 @@ impl WayUp {
     }
 }
 
-/// Says which tensors of a folder were left out.
-pub fn note_unused(dir: &Path, unused: &[String]) {
+/// Says what a person should know about a folder, and which tensors of it were left out.
+pub fn note(dir: &Path, notes: &[String], unused: &[String]) {
+    notes.iter().for_each(|text| eprintln!("note: {text}"));
     if !unused.is_empty() {
-        eprintln!(
-            "note: {}: left out, as the architecture in config.json has none: {}",
-            dir.display(),
-            unused.join(", ")
-        );
+        eprintln!("note: {}", checkpoint::left_out(dir, unused));
     }
 }
 
@@ -151,15 +148,13 @@ pub fn save(
 ) -> Result<()> {
     write_dir_atomic(out, |dir| {
         checkpoint::save_as(dir, model, store, device, form, StoreType::F32)?;
-        let tokenizer = source.join(checkpoint::TOKENIZER);
-        if tokenizer.exists() {
-            let target = dir.join(checkpoint::TOKENIZER);
-            let bytes = read(&tokenizer, TOKENIZER_BYTES)?;
-            write_atomic(&target, |out| out.write_all(&bytes))?;
-        } else if Tokenizer::is_in(source) {
+        if Tokenizer::is_in(source) {
             match Tokenizer::of_unknown_case(source)? {
                 Some(vocab) => note_unknown_case(&vocab),
-                None => Tokenizer::load(source)?.save(&dir.join(checkpoint::TOKENIZER))?,
+                None => {
+                    let bytes = Tokenizer::file_of(source)?;
+                    write_atomic(&dir.join(checkpoint::TOKENIZER), |out| out.write_all(&bytes))?;
+                }
             }
         }
         record.map_or(Ok(()), |record| record.write(dir))

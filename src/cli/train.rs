@@ -3,8 +3,10 @@ use crate::bail;
 use crate::device::cpu::Cpu;
 use crate::device::timing::Timings;
 use crate::error::Result;
+use crate::files::shell_quote;
 use crate::hub::checkpoint;
 use crate::model::Family;
+use crate::report::run::sides;
 use crate::report::{html, trace};
 use crate::signals;
 use crate::train::config::Config;
@@ -92,8 +94,9 @@ impl Args {
                 match checkpoint::load_config(&model)?.family() {
                     // Token files alone have no tokenizer, without which nothing is generated.
                     Family::Gpt(_) if model.join(checkpoint::TOKENIZER).exists() => {
-                        let prompt = "The people of the United States";
-                        say(format_args!("try: vcycle generate {} --prompt \"{prompt}\"", model.display()))?;
+                        let prompt = prompt(&dir.join("vcycle")).unwrap_or_else(|| "The".to_owned());
+                        let [model, prompt] = [model.as_path(), Path::new(&prompt)].map(shell_quote);
+                        say(format_args!("try: vcycle generate {model} --prompt {prompt}"))?;
                     }
                     Family::Gpt(_) => {}
                     Family::Bert(_) | Family::Deit(_) => {
@@ -124,6 +127,19 @@ impl Args {
         Ok((config, out))
     }
 }
+
+/// The first words of the held-out text that the model went on with at the end of its training.
+fn prompt(side: &Path) -> Option<String> {
+    let sample = sides(side).ok()?.pop()?.summary?.sample?;
+    let line = sample.prompt.lines().max_by_key(|line| line.split_whitespace().count())?;
+    let words: Vec<&str> = line.split_whitespace().filter(|word| !word.contains(char::is_control)).collect();
+    // The last token may end within a word.
+    let whole = if sample.prompt.ends_with(line) { words.len().saturating_sub(1).max(1) } else { words.len() };
+    let prompt = words.get(..whole.min(PROMPT_WORDS))?.join(" ");
+    if prompt.is_empty() { None } else { Some(prompt) }
+}
+
+const PROMPT_WORDS: usize = 6;
 
 /// Prints where the time went and writes the trace.
 fn profile(path: &Path, timings: &Timings) -> Result<()> {

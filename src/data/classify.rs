@@ -9,14 +9,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::classes::{self, Checkpoint, Matched, Origin};
 use super::fingerprint::Fingerprint;
+use super::labelled_rows::{Row, rows};
 use super::random::{TEXT_STAGES, shuffled};
 use super::reader::TextReader;
 use super::sampler::{IGNORED, Sampler};
 use super::tokenizer::Tokenizer;
 use super::vocabulary::SpecialTokens;
 use crate::bail;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
 
 /// The longest text that is read: ten times the largest of GLUE.
 const TEXT_BYTES: usize = 1 << 30;
@@ -51,6 +53,9 @@ pub struct ClassifyConfig {
     /// Labels are numbers to be approximated.
     #[serde(default)]
     pub regression: bool,
+    /// Pass over examples without a label, and count them, where otherwise the file is refused.
+    #[serde(default)]
+    pub skip_unlabelled: bool,
 }
 
 /// What labels mean.
@@ -100,18 +105,34 @@ pub struct Classification {
     pairs: bool,
     special: SpecialTokens,
     context: usize,
+    names: Option<Vec<String>>,
+    notes: Vec<String>,
 }
 
 impl Classification {
     /// Reads the examples of a file. `known`: the labels of the file that was trained on, where this one is measured on.
     ///
     /// # Errors
-    /// By file and line: a column that is not there, a label that is none of the `known` ones or no number. A file that
-    /// cannot be read, or has no example; a tokenizer without the special tokens; a context without room for text.
+    /// By file and line: a column that is not there, a label that is missing, none of the `known` ones or no number. A file
+    /// that cannot be read, or has no example; a tokenizer without the special tokens; a context without room for text.
     pub fn open(
         path: &Path,
         config: &ClassifyConfig,
         known: Option<&Labels>,
+        tokenizer: &Tokenizer,
+        context: usize,
+    ) -> Result<Classification> {
+        Self::open_matched(path, config, (known, None), tokenizer, context)
+    }
+
+    /// As [`Classification::open`]; where no labels are known, the file's are matched with the classes of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Classification::open`]; what [`classes::matched`] refuses.
+    pub fn open_matched(
+        path: &Path,
+        config: &ClassifyConfig,
+        (known, checkpoint): (Option<&Labels>, Option<Checkpoint<'_>>),
         tokenizer: &Tokenizer,
         context: usize,
     ) -> Result<Classification> {
@@ -122,10 +143,15 @@ impl Classification {
             bail!("a context of {context} is not possible; special tokens and text must fit");
         }
         let text = read(path)?;
-        let rows = rows(&text, config).at(path.display())?;
-        let labels = match known {
-            Some(known) => known.clone(),
-            None => labels_of(&rows, config).at(path.display())?,
+        let (rows, mut notes) = rows(&text, config).at(path.display())?;
+        notes.iter_mut().for_each(|note| *note = format!("{}: {note}", path.display()));
+        let (labels, names) = match known {
+            Some(known) => (known.clone(), None),
+            None => {
+                let (labels, matched) = labels_of(&rows, config, checkpoint).at(path.display())?;
+                notes.extend(matched.note);
+                (labels, matched.names)
+            }
         };
         let numbers = match &labels {
             Labels::Classes(names) => names.iter().map(String::as_str).zip(0..).collect(),
@@ -145,7 +171,7 @@ impl Classification {
                 examples.push(Example { ids, first, label });
             }
         }
-        Ok(Classification { examples, labels, pairs, special, context })
+        Ok(Classification { examples, labels, pairs, special, context, names, notes })
     }
 
     /// Examples of the file.
@@ -159,6 +185,16 @@ impl Classification {
 
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// The name of each class, where labels are more than numbers, or a checkpoint has names for these.
+    pub fn names(&self) -> Option<&[String]> {
+        self.names.as_deref()
+    }
+
+    /// What a person should know about the file, each in a sentence.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Adds all examples, as they enter batches.
@@ -255,7 +291,7 @@ impl Classification {
 /// As [`Classification::open`], of the file and its columns.
 pub fn texts(path: &Path, config: &ClassifyConfig) -> Result<String> {
     let content = read(path)?;
-    let rows = rows(&content, config).at(path.display())?;
+    let (rows, _) = rows(&content, config).at(path.display())?;
     let mut texts = String::with_capacity(content.len());
     for text in rows.iter().flat_map(|row| [Some(row.first), row.second]).flatten() {
         texts.push_str(text);
@@ -275,15 +311,6 @@ fn read(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// A line of a file.
-struct Row<'a> {
-    /// From 1 on.
-    line: usize,
-    first: &'a str,
-    second: Option<&'a str>,
-    label: &'a str,
-}
-
 impl Row<'_> {
     fn label(&self, numbers: &HashMap<&str, i32>, labels: &Labels) -> Result<Label> {
         let Labels::Classes(names) = labels else {
@@ -293,96 +320,61 @@ impl Row<'_> {
             };
         };
         let Some(&number) = numbers.get(self.label) else {
-            let known: Vec<&str> = names.iter().take(8).map(String::as_str).collect();
-            let more = if names.len() > known.len() { ", ..." } else { "" };
-            let known = known.join(", ");
-            return Err(self.wrong(&format!("the label {:?} is none of {known}{more}", self.label)));
+            return Err(self.wrong(&format!("the label {:?} is none of {}", self.label, classes::list(names))));
         };
         Ok(Label::Class(number))
     }
-
-    fn wrong(&self, what: &str) -> Error {
-        Error::new(format!("line {}: {what}", self.line))
-    }
-}
-
-/// The lines of a file that are not empty.
-fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<Vec<Row<'t>>> {
-    let lines = text.strip_prefix('\u{feff}').unwrap_or(text).split('\n');
-    let mut lines =
-        lines.map(|line| line.strip_suffix('\r').unwrap_or(line)).zip(1..).filter(|(line, _)| !line.is_empty());
-    let columns = [Some(&config.sentence), config.second.as_ref(), Some(&config.label)];
-    let named = columns.iter().flatten().any(|column| matches!(column, Column::Name(_)));
-    let header: Vec<&str> = match config.header.unwrap_or(named) {
-        true => lines.next().map_or(Vec::new(), |(line, _)| line.split('\t').collect()),
-        false => Vec::new(),
-    };
-    let place = |column: &Column| match column {
-        Column::Number(0) => Err(Error::new("columns are counted from 1; there is none of number 0")),
-        Column::Number(number) => Ok(number - 1),
-        Column::Name(name) => header.iter().position(|cell| cell.trim() == name).ok_or_else(|| {
-            let cells = if header.is_empty() { "no header".to_owned() } else { header.join(", ") };
-            Error::new(format!("no column {name:?} in the first line, which has: {cells}; name one of these"))
-        }),
-    };
-    let [sentence, second, label] = columns.map(|column| column.map(place).transpose());
-    let (sentence, second, label) = (sentence?, second?, label?);
-    let mut rows = Vec::new();
-    for (text, line) in lines {
-        let cells: Vec<&str> = text.split('\t').collect();
-        let cell = |at: usize, what: &str| match cells.get(at) {
-            Some(cell) => Ok(cell.trim()),
-            None => Err(Error::new(format!(
-                "line {line}: {} columns, but the {what} is column {}; correct or remove the line",
-                cells.len(),
-                at + 1
-            ))),
-        };
-        rows.push(Row {
-            line,
-            first: cell(sentence.unwrap_or_default(), "sentence")?,
-            second: second.map(|at| cell(at, "second sentence")).transpose()?,
-            label: cell(label.unwrap_or_default(), "label")?,
-        });
-    }
-    if rows.is_empty() {
-        bail!("has no example; give a file with one on each line");
-    }
-    Ok(rows)
 }
 
 /// What the labels of the file that is trained on mean.
-fn labels_of(rows: &[Row<'_>], config: &ClassifyConfig) -> Result<Labels> {
-    match (&config.classes, config.regression) {
+fn labels_of(
+    rows: &[Row<'_>],
+    config: &ClassifyConfig,
+    checkpoint: Option<Checkpoint<'_>>,
+) -> Result<(Labels, Matched)> {
+    let (found, origin) = match (&config.classes, config.regression) {
         (Some(_), true) => {
             bail!("classes are named, but regression = true says that labels are numbers; keep one of them")
         }
-        (None, true) => return Ok(Labels::Values),
+        (None, true) => return Ok((Labels::Values, Matched { labels: Vec::new(), names: None, note: None })),
         (Some(names), false) => {
             let distinct: BTreeSet<&String> = names.iter().collect();
             if names.len() < 2 || distinct.len() < names.len() {
                 bail!("classes: {} labels, {} of them different; give two or more", names.len(), distinct.len());
             }
-            return Ok(Labels::Classes(names.clone()));
+            (names.clone(), Origin::Given("data.task.classes"))
         }
-        (None, false) => {}
-    }
+        (None, false) => (classes_in(rows, checkpoint)?, Origin::Labels),
+    };
+    let mut matched = classes::matched(found, origin, checkpoint)?;
+    Ok((Labels::Classes(std::mem::take(&mut matched.labels)), matched))
+}
+
+/// The classes that labels make: whole numbers as they are, others in alphabetical order.
+fn classes_in(rows: &[Row<'_>], checkpoint: Option<Checkpoint<'_>>) -> Result<Vec<String>> {
     let found: BTreeSet<&str> = rows.iter().map(|row| row.label).collect();
+    // A checkpoint may have numbers for names, as of stars from 1 to 5.
+    let all = |names: &[String]| found.iter().all(|label| names.iter().any(|name| name == label));
+    let named = checkpoint.is_some_and(|checkpoint| all(checkpoint.names));
     let plain = |label: &&str| label.parse::<usize>().ok().filter(|number| number.to_string() == **label);
     let numbers: Option<Vec<usize>> = found.iter().map(plain).collect();
     // Whole numbers may leave one out that the file happens not to have.
-    let count = numbers.map_or(found.len(), |numbers| numbers.iter().max().map_or(0, |most| most.saturating_add(1)));
-    if !(2..=MOST_CLASSES).contains(&count) {
+    let count = match numbers {
+        Some(numbers) if !named => numbers.iter().max().map_or(0, |most| most.saturating_add(1)),
+        _ => found.len(),
+    };
+    // What is measured may have examples of one class only.
+    let fewest = if checkpoint.is_some_and(|checkpoint| checkpoint.fixed || named) { 1 } else { 2 };
+    if !(fewest..=MOST_CLASSES).contains(&count) {
         bail!(
             "the labels make {count} classes, not 2 to {MOST_CLASSES}; check the column, or set regression = true for numbers \
              to be approximated"
         );
     }
-    let numbered = found.iter().all(|label| plain(label).is_some());
-    Ok(Labels::Classes(match numbered {
+    Ok(match !named && found.iter().all(|label| plain(label).is_some()) {
         true => (0..count).map(|number| number.to_string()).collect(),
         false => found.into_iter().map(str::to_owned).collect(),
-    }))
+    })
 }
 
 /// How much of two texts fits into `room` when the longer one is cut first.

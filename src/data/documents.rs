@@ -1,17 +1,18 @@
 //! A stream of texts, divided into documents, in bounded memory.
 //!
 //! A text file's documents are marked by lines ([`Division::Prefix`], [`Division::Separator`]), or it is cut into pieces
-//! of about one size. In JSON lines (`.jsonl`, `.jsonl.gz`, `.jsonl.zst`) every line has one. Documents are numbered from
+//! of about one size. In JSON lines every line has one; a file has them whose first line is
+//! a JSON object, whatever its name. Documents are numbered from
 //! zero over all files; every file begins a new one; one without any text is passed over and has no number.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-
+use super::json_line::{self, Fault};
 use super::reader::TextReader;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::files::shell_quote;
 
 /// Pieces a text without documents is cut into before some are held out.
 const PIECES: u64 = 100;
@@ -29,11 +30,77 @@ pub enum Division {
     Pieces { total: u64 },
 }
 
-/// Whether the name says JSON lines, compressed or not.
-pub fn is_json_lines(path: &Path) -> bool {
-    let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+/// What a file of texts is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    JsonLines,
+    /// JSON lines by its content, plain text by its name.
+    Disguised,
+    /// One JSON document that is no object in a line.
+    Json,
+}
+
+/// How much of a first line is looked at.
+const FIRST_LINE: usize = 1 << 20;
+
+/// The content decides: JSON lines begin with an object in the first line. The name is a hint where that is something else.
+fn form(path: &Path) -> Form {
+    let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     let name = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(&name);
-    name.ends_with(".jsonl")
+    if name.ends_with(".jsonl") || name.ends_with(".ndjson") {
+        return Form::JsonLines;
+    }
+    // What cannot be read is told where it is.
+    let first = first_line(path).unwrap_or_default();
+    let object = match first.strip_suffix('\n') {
+        Some(line) => json_line::is_object(line),
+        None if first.len() < FIRST_LINE => json_line::is_object(&first),
+        None => first.trim_start().strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with('"')),
+    };
+    match () {
+        () if object && (name.ends_with(".txt") || name.ends_with(".md")) => Form::Disguised,
+        () if object => Form::JsonLines,
+        () if name.ends_with(".json") && first.trim_start().starts_with(['{', '[']) => Form::Json,
+        () => Form::Text,
+    }
+}
+
+fn first_line(path: &Path) -> Result<String> {
+    let (mut reader, mut text) = (TextReader::open(path)?, String::new());
+    while !text.contains('\n') && text.len() < FIRST_LINE && reader.read(&mut text)? {}
+    if let Some(end) = text.find('\n') {
+        text.truncate(end + 1);
+    }
+    Ok(text)
+}
+
+/// Whether a file has JSON lines, compressed or not.
+pub fn is_json_lines(path: &Path) -> bool {
+    form(path) == Form::JsonLines
+}
+
+/// As [`is_json_lines`].
+///
+/// # Errors
+/// JSON that would be taken for prose.
+pub fn check_form(path: &Path) -> Result<bool> {
+    match form(path) {
+        Form::Text => Ok(false),
+        Form::JsonLines => Ok(true),
+        Form::Disguised => bail!(
+            "{}: the first line is a JSON object, but the name says plain text; name the file .jsonl, which reads the text in \
+             each line, or begin it with an empty line, which makes braces and keys part of the text",
+            path.display()
+        ),
+        Form::Json => bail!(
+            "{}: one JSON document, where lines with an object each are read; convert it, for instance with \
+             `jq -c '.[]' {} > {}`",
+            path.display(),
+            shell_quote(path),
+            shell_quote(&path.with_extension("jsonl"))
+        ),
+    }
 }
 
 /// A part of a document.
@@ -148,7 +215,7 @@ impl Documents {
         loop {
             if self.reader.is_none() {
                 let Some(path) = self.left.pop() else { return Ok(None) };
-                self.json = is_json_lines(&path);
+                self.json = check_form(&path)?;
                 self.reader = Some(TextReader::open(&path)?);
                 (self.ended, self.line_start, self.fresh, self.marked, self.line_number) =
                     (false, true, true, false, 1);
@@ -302,21 +369,22 @@ impl Documents {
     }
 
     fn parse(&self) -> Result<String> {
-        let mut object: Map<String, Value> = serde_json::from_str(&self.line).map_err(|e| {
-            // The parser's own position says line 1 always.
-            let text = e.to_string();
-            let cause = text.split(" at line ").next().unwrap_or_default();
-            self.bad_line(&format!("not a JSON object: {cause} at column {}; correct or remove the line", e.column()))
-        })?;
-        match object.remove(&self.field) {
-            Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(self.bad_line(&format!("{:?} is no string; name the key of the text", self.field))),
-            None => {
-                let keys: Vec<String> = object.keys().take(8).map(|k| format!("{k:?}")).collect();
-                let keys = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
-                Err(self.bad_line(&format!("no key {:?}; name the key of the text, its keys are: {keys}", self.field)))
-            }
-        }
+        let field = &self.field;
+        json_line::text(&self.line, field).map_err(|fault| {
+            self.bad_line(&match fault {
+                Fault::Broken { what, column } => {
+                    format!("not a JSON object: {what} at column {column}; correct or remove the line")
+                }
+                Fault::Null => format!("{field:?} is null; give the document a text, or remove the line"),
+                Fault::NoText => format!("{field:?} is no string; name the key of the text"),
+                Fault::BadText(cause) => format!("{field:?} is no text: {cause}; correct or remove the line"),
+                Fault::NoKey(keys) => {
+                    let keys: Vec<String> = keys.iter().map(|key| format!("{key:?}")).collect();
+                    let keys = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
+                    format!("no key {field:?}; name the key of the text, its keys are: {keys}")
+                }
+            })
+        })
     }
 
     fn bad_line(&self, what: &str) -> Error {
@@ -332,7 +400,10 @@ impl Documents {
 pub fn text_bytes(inputs: &[PathBuf]) -> Result<u64> {
     let mut total = 0;
     let mut text = String::new();
-    for path in inputs.iter().filter(|path| !is_json_lines(path)) {
+    for path in inputs {
+        if check_form(path)? {
+            continue;
+        }
         let mut reader = TextReader::open(path)?;
         while reader.read(&mut text)? {
             total += text.len() as u64;

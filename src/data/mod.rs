@@ -6,19 +6,25 @@
 //! configuration's text and caches the result, [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of
 //! many shards, [`corpus`] has both sides of what a run reads, and [`sampler`] cuts training and validation batches out of
 //! it. [`masking`] makes the batches of masked models, of rows that [`windows`] cuts; [`vocabulary`] knows their special
-//! tokens. [`classify`] reads labelled texts to fine-tune on. [`images`] does for images and their classes what the others do
+//! tokens. [`classify`] reads labelled texts to fine-tune on, and [`classes`] matches their labels with a checkpoint's classes. [`images`] does for images and their classes what the others do
 //! for text. [`batch`] is what all batches have in common, [`inputs`] brings them to a device, and [`prefetch`] makes them ahead of time.
 
+mod added_tokens;
 pub mod batch;
+pub mod classes;
 pub mod classify;
 pub mod corpus;
 pub mod documents;
 pub mod encoder;
+mod encodings;
 pub mod fingerprint;
 pub mod folder;
 pub mod formats;
+mod gzip;
 pub mod images;
 pub mod inputs;
+mod json_line;
+mod labelled_rows;
 pub mod mapped;
 pub mod masking;
 pub mod prefetch;

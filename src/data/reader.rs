@@ -1,14 +1,15 @@
-//! Text files of any size as a stream of UTF-8, in bounded memory: plain, `.gz` (one or more members) and `.zst` (one or
+//! Text files of any size as a stream of UTF-8, in bounded memory: plain, gzip (one or more members) and Zstandard (one or
 //! more frames). Other files as a stream of bytes.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
+use super::encodings;
+use super::gzip::Gzip;
 use crate::bail;
 use crate::error::{Error, Result};
 
@@ -35,6 +36,15 @@ impl Compression {
             Some("zst") => Compression::Zstd,
             Some("gz") => Compression::Gzip,
             _ => Compression::None,
+        }
+    }
+
+    /// By the first bytes, none of which text has, and else by the name.
+    fn of_text(path: &Path, first: &[u8]) -> Self {
+        match first {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+            _ => Compression::of(path),
         }
     }
 }
@@ -70,12 +80,14 @@ pub struct TextReader {
     /// More bytes than this are no text that was compressed.
     most: u64,
     blank: bool,
+    /// Nothing was read yet.
+    first: bool,
 }
 
 enum Bytes {
     Plain(Box<dyn Read + Send>),
     Zstd(Box<Zstd>),
-    Gzip(MultiGzDecoder<BufReader<File>>),
+    Gzip(Gzip),
 }
 
 impl TextReader {
@@ -85,10 +97,12 @@ impl TextReader {
     /// When the file is missing, unreadable, not a regular file, or empty.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = open_file(path)?;
-        if file.fill_buf().map_err(|e| Error::io("read", path, e))?.is_empty() {
+        let first = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
+        if first.is_empty() {
             bail!("{}: the file is empty; give a file with text in it", path.display());
         }
-        let (bytes, most) = Bytes::open(path, file)?;
+        let compression = Compression::of_text(path, first);
+        let (bytes, most) = Bytes::open(compression, path, file)?;
         Ok(Self::new(path, bytes, most))
     }
 
@@ -99,7 +113,17 @@ impl TextReader {
 
     fn new(path: &Path, bytes: Bytes, most: u64) -> Self {
         let path = path.to_owned();
-        TextReader { path, bytes, buffer: vec![0; CHUNK], carried: 0, offset: 0, lines: 0, most, blank: true }
+        TextReader {
+            path,
+            bytes,
+            buffer: vec![0; CHUNK],
+            carried: 0,
+            offset: 0,
+            lines: 0,
+            most,
+            blank: true,
+            first: true,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -115,6 +139,11 @@ impl TextReader {
         loop {
             let read = self.bytes.read(&self.path, &mut self.buffer[self.carried..])?;
             let filled = self.carried + read;
+            if std::mem::take(&mut self.first)
+                && let Some(encoding) = encodings::other_than_utf8(&self.buffer[..filled])
+            {
+                return Err(Error::new(encodings::named(&self.path, encoding, self.is_compressed())));
+            }
             let (text, bad) = match str::from_utf8(&self.buffer[..filled]) {
                 Ok(text) => (text, false),
                 // A character may go on in the next part, if there is one.
@@ -136,6 +165,8 @@ impl TextReader {
                     self.most
                 );
             }
+            // A byte order mark is no text.
+            let text = if self.offset == valid as u64 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
             self.blank = self.blank && text.trim().is_empty();
             out.push_str(text);
             self.buffer.copy_within(valid..filled, 0);
@@ -149,14 +180,18 @@ impl TextReader {
         }
     }
 
+    fn is_compressed(&self) -> bool {
+        !matches!(self.bytes, Bytes::Plain(_))
+    }
+
     fn not_utf8(&self) -> Error {
-        let (what, bytes) = match self.bytes {
-            Bytes::Plain(_) => ("byte", "file"),
-            Bytes::Zstd(_) | Bytes::Gzip(_) => ("decompressed byte", "text"),
+        let (what, bytes) = match self.is_compressed() {
+            false => ("byte", "file"),
+            true => ("decompressed byte", "text"),
         };
         Error::new(format!(
-            "{}: not UTF-8 at {what} {} (line {}); convert the {bytes} to UTF-8, for instance with `iconv -f LATIN1 -t \
-             UTF-8`",
+            "{}: not UTF-8 at {what} {} (line {}); convert the {bytes} to UTF-8 from whatever it is in, for instance with \
+             `iconv -f LATIN1 -t UTF-8` if that is Latin-1",
             self.path.display(),
             self.offset,
             self.lines + 1
@@ -176,7 +211,7 @@ impl ByteReader {
     /// # Errors
     /// When the file is missing, unreadable or not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let (bytes, most) = Bytes::open(path, open_file(path)?)?;
+        let (bytes, most) = Bytes::open(Compression::of(path), path, open_file(path)?)?;
         Ok(ByteReader { path: path.to_owned(), bytes, offset: 0, most })
     }
 
@@ -207,13 +242,13 @@ impl ByteReader {
 
 impl Bytes {
     /// The bytes of an open file, and the most that it may hold.
-    fn open(path: &Path, file: BufReader<File>) -> Result<(Self, u64)> {
+    fn open(compression: Compression, path: &Path, file: BufReader<File>) -> Result<(Self, u64)> {
         let size = file.get_ref().metadata().map_err(|e| Error::io("read", path, e))?.len();
         let most = SMALL_TEXT.max(size.saturating_mul(LARGEST_RATIO));
-        Ok(match Compression::of(path) {
+        Ok(match compression {
             Compression::None => (Bytes::Plain(Box::new(file)), u64::MAX),
             Compression::Zstd => (Bytes::Zstd(Box::new(Zstd::new(file))), most),
-            Compression::Gzip => (Bytes::Gzip(MultiGzDecoder::new(file)), most),
+            Compression::Gzip => (Bytes::Gzip(Gzip::new(file)), most),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::documents::{Division, Documents, check_mark, is_json_lines, text_bytes};
+use super::documents::{Division, Documents, check_form, check_mark, is_json_lines, text_bytes};
 use super::encoder::{Cutter, Encoder, PIECE_BYTES, TRAINING_CUT};
 use super::reader::TextReader;
 use super::tokenizer::Tokenizer;
@@ -37,7 +37,7 @@ pub fn read_text(path: &Path) -> Result<String> {
     let mut text =
         String::from_utf8(memory::with_capacity(usize::try_from(size).unwrap_or(usize::MAX)).at(path.display())?)
             .unwrap_or_default();
-    if is_json_lines(path) {
+    if check_form(path)? {
         let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0 }, FIELD);
         while let Some(part) = documents.next_part()? {
             if !text.is_empty() {

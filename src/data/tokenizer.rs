@@ -43,8 +43,9 @@ impl Tokenizer {
     /// - `byte`: the 256 byte values; any text round-trips;
     /// - `bpe:N`: byte-level byte-pair encoding as in GPT-2, trained on `training_text` to at most N tokens (257 or
     ///   more), with no special tokens; any text round-trips;
-    /// - the path of any `tokenizer.json`, of a `vocab.json` with its `merges.txt` (GPT-2), of a `vocab.txt` (BERT), or of
-    ///   a folder with one of them. Before a `vocab.txt` or its folder, `uncased:` or `cased:` says whether text becomes
+    /// - the path of any `tokenizer.json`, of a `vocab.json` with its `merges.txt` (GPT-2; also `encoder.json` with `vocab.bpe`), of
+    ///   a `vocab.txt` (BERT), or of a folder with one of them, in each case with the added tokens that the files beside it
+    ///   name. Before a `vocab.txt` or its folder, `uncased:` or `cased:` says whether text becomes
     ///   lower case; else the `tokenizer_config.json` beside it must.
     ///
     /// # Errors
@@ -99,6 +100,20 @@ impl Tokenizer {
         Ok(Files::find(folder)?.of_unknown_case()?.map(Path::to_path_buf))
     }
 
+    /// The `tokenizer.json` of a folder, as it is or made of other forms.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn file_of(folder: &Path) -> Result<Vec<u8>> {
+        let files = Files::find(folder)?;
+        let bytes = files.json(None)?;
+        if let Files::Json(_) = files {
+            return Ok(bytes);
+        }
+        let tokenizer = Self::from_json(&bytes).at(folder.display())?;
+        tokenizer.inner.to_string(false).map(String::into_bytes).map_err(failed)
+    }
+
     fn load_as(path: &Path, lower: Option<bool>) -> Result<Tokenizer> {
         Self::from_json(&Files::find(path)?.json(lower)?).at(path.display())
     }
@@ -107,6 +122,7 @@ impl Tokenizer {
         let unusable = |e: &dyn std::fmt::Display| {
             Error::new(format!("not a usable tokenizer.json: {e}; save it again from the tokenizers library"))
         };
+        let bytes = files::without_mark(bytes);
         let json = serde_json::from_slice(bytes).map_err(|e| unusable(&e))?;
         untrusted::check(&json)?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|e| unusable(&e))?;
@@ -128,7 +144,16 @@ impl Tokenizer {
         let sample =
             "Some words.\nAnd more\nof them, 12\n\nA paragraph!\n\n\nanother \n  indented\r\n\r\nlast? \n\tx\ny";
         let whole = guarded(|| self.inner.encode_fast(sample, false))?;
-        for cut in [Cut::BeforeNewline, Cut::AfterNewline] {
+        let added = self.inner.get_added_tokens_decoder();
+        // Added tokens may take white space with them, or have line ends within.
+        let parted = |cut| {
+            added.values().any(|token| match cut {
+                _ if token.content.contains('\n') => true,
+                Cut::BeforeNewline => token.rstrip,
+                Cut::AfterNewline | Cut::Rarely => token.lstrip,
+            })
+        };
+        for cut in [Cut::BeforeNewline, Cut::AfterNewline].into_iter().filter(|&cut| !parted(cut)) {
             let mut ids = Vec::new();
             for piece in pieces(sample, cut, 1) {
                 let encoding = guarded(|| self.inner.encode_fast(piece, false))?;

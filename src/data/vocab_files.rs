@@ -1,11 +1,14 @@
-//! Tokenizers from before `tokenizer.json`: `vocab.json` with `merges.txt` of GPT-2, and `vocab.txt` of BERT.
+//! Tokenizers from before `tokenizer.json`: `vocab.json` with `merges.txt` of GPT-2 (first called `encoder.json` and `vocab.bpe`),
+//! and `vocab.txt` of BERT, with the tokens that were added to them ([`added_tokens`]).
 //!
 //! Each becomes a `tokenizer.json`, with the parts that `GPT2Tokenizer` and `BertTokenizer` of `transformers` give it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::added_tokens::{self, Settings};
 use super::tokenizer::TOKENIZER_BYTES;
 use crate::bail;
 use crate::error::{At, Error, Result};
@@ -15,8 +18,9 @@ const TOKENIZER: &str = "tokenizer.json";
 const VOCAB_JSON: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 const VOCAB_TXT: &str = "vocab.txt";
-const SETTINGS: &str = "tokenizer_config.json";
-const SETTINGS_BYTES: u64 = 16 << 20;
+/// What OpenAI called the same two files of GPT-2.
+const ENCODER: &str = "encoder.json";
+const BPE: &str = "vocab.bpe";
 /// What ends a text of GPT-2.
 const END_OF_TEXT: &str = "<|endoftext|>";
 /// Longer words are unknown, as in BERT.
@@ -37,13 +41,14 @@ impl Files {
     /// A folder without any.
     pub fn find(path: &Path) -> Result<Files> {
         if path.is_dir() {
-            return match [TOKENIZER, VOCAB_JSON, VOCAB_TXT].map(|name| path.join(name)) {
+            return match [TOKENIZER, VOCAB_JSON, ENCODER, VOCAB_TXT].map(|name| path.join(name)) {
                 [json, ..] if json.exists() => Ok(Files::Json(json)),
-                [_, vocab, _] if vocab.exists() => Ok(Files::byte_pairs(path)),
+                [_, vocab, ..] if vocab.exists() => Ok(Files::byte_pairs(path, [VOCAB_JSON, MERGES])),
+                [_, _, vocab, _] if vocab.exists() => Ok(Files::byte_pairs(path, [ENCODER, BPE])),
                 [.., vocab] if vocab.exists() => Ok(Files::WordPieces { vocab }),
                 _ => bail!(
-                    "cannot read {}: no tokenizer in the folder; it should have {TOKENIZER}, {VOCAB_JSON} and {MERGES}, or \
-                     {VOCAB_TXT}",
+                    "cannot read {}: no tokenizer in the folder; it should have {TOKENIZER}, {VOCAB_JSON} and {MERGES}, \
+                     {ENCODER} and {BPE}, or {VOCAB_TXT}",
                     path.display()
                 ),
             };
@@ -51,7 +56,9 @@ impl Files {
         let folder = path.parent().unwrap_or(Path::new(""));
         let name = path.file_name().unwrap_or_default();
         Ok(if name == VOCAB_JSON || name == MERGES {
-            Files::byte_pairs(folder)
+            Files::byte_pairs(folder, [VOCAB_JSON, MERGES])
+        } else if name == ENCODER || name == BPE {
+            Files::byte_pairs(folder, [ENCODER, BPE])
         } else if path.extension().is_some_and(|extension| extension == "txt") {
             Files::WordPieces { vocab: path.to_owned() }
         } else {
@@ -59,18 +66,20 @@ impl Files {
         })
     }
 
-    fn byte_pairs(folder: &Path) -> Files {
-        Files::BytePairs { vocab: folder.join(VOCAB_JSON), merges: folder.join(MERGES) }
+    fn byte_pairs(folder: &Path, names: [&str; 2]) -> Files {
+        let [vocab, merges] = names.map(|name| folder.join(name));
+        Files::BytePairs { vocab, merges }
     }
 
     /// All files that are read, which must be there.
     pub fn paths(&self) -> Vec<PathBuf> {
-        let (mut paths, settings) = match self {
-            Files::Json(path) => (vec![path.clone()], None),
-            Files::BytePairs { vocab, merges } => (vec![vocab.clone(), merges.clone()], Some(beside(vocab))),
-            Files::WordPieces { vocab } => (vec![vocab.clone()], Some(beside(vocab))),
+        let mut paths = match self {
+            Files::Json(path) if !has_settings(path) => return vec![path.clone()],
+            Files::Json(path) | Files::WordPieces { vocab: path } => vec![path.clone()],
+            Files::BytePairs { vocab, merges } => vec![vocab.clone(), merges.clone()],
         };
-        paths.extend(settings.filter(|path| path.exists()));
+        let beside: Vec<PathBuf> = added_tokens::files_beside(&paths[0]).collect();
+        paths.extend(beside);
         paths
     }
 
@@ -81,7 +90,7 @@ impl Files {
     pub fn of_unknown_case(&self) -> Result<Option<&Path>> {
         match self {
             Files::WordPieces { vocab } => {
-                let said = Settings::read(beside(vocab))?.flag("do_lower_case")?;
+                let said = Settings::beside(vocab)?.flag("do_lower_case")?;
                 Ok(said.is_none().then_some(vocab.as_path()))
             }
             Files::Json(_) | Files::BytePairs { .. } => Ok(None),
@@ -97,7 +106,7 @@ impl Files {
         match (self, lower) {
             (Files::WordPieces { vocab }, _) => word_pieces(vocab, lower).map(|json| json.to_string().into_bytes()),
             (_, Some(_)) => bail!("only a {VOCAB_TXT} can be cased or uncased; give the path of the tokenizer alone"),
-            (Files::Json(path), None) => files::read(path, TOKENIZER_BYTES),
+            (Files::Json(path), None) => with_added(path),
             (Files::BytePairs { vocab, merges }, None) => {
                 byte_pairs(vocab, merges).map(|json| json.to_string().into_bytes())
             }
@@ -105,65 +114,52 @@ impl Files {
     }
 }
 
-fn beside(path: &Path) -> PathBuf {
-    path.with_file_name(SETTINGS)
+/// Whether what lies beside a file says more about it: a file of another name need not be of that folder's model.
+fn has_settings(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == TOKENIZER)
 }
 
-/// The settings beside a vocabulary; none where there is no such file.
-struct Settings {
-    path: PathBuf,
-    map: Map<String, Value>,
-}
-
-impl Settings {
-    fn read(path: PathBuf) -> Result<Self> {
-        if !path.exists() {
-            return Ok(Settings { path, map: Map::new() });
-        }
-        let bytes = files::read(&path, SETTINGS_BYTES)?;
-        let map = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::new(format!("not a JSON object: {e}; correct or remove it")))
-            .at(path.display())?;
-        Ok(Settings { path, map })
+/// A `tokenizer.json`, with the tokens that only the files beside it add: those that `save_pretrained` of a slow tokenizer wrote
+/// later, for instance.
+fn with_added(path: &Path) -> Result<Vec<u8>> {
+    let bytes = files::read(path, TOKENIZER_BYTES)?;
+    let bytes = files::without_mark(&bytes).to_vec();
+    if !has_settings(path) || added_tokens::files_beside(path).next().is_none() {
+        return Ok(bytes);
     }
-
-    /// `None` where the key is absent or null.
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.map.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => bail!("{}: {key} is {other}; give true or false", self.path.display()),
+    // What cannot be read is told where the tokenizer is made of it.
+    let Ok(mut json) = serde_json::from_slice::<Value>(&bytes) else { return Ok(bytes) };
+    let mut ids: HashMap<String, u32> = HashMap::new();
+    let number = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+    match &json["model"]["vocab"] {
+        Value::Object(tokens) => {
+            ids.extend(tokens.iter().filter_map(|(token, id)| Some((token.clone(), number(id)?))));
         }
-    }
-
-    /// A special token, as text or as an object with its content.
-    fn token(&self, key: &str, default: &str) -> Result<String> {
-        match self.map.get(key) {
-            None | Some(Value::Null) => Ok(default.to_owned()),
-            Some(value) => match value.as_str().or_else(|| value["content"].as_str()) {
-                Some(token) => Ok(token.to_owned()),
-                None => bail!("{}: {key} is {value}; give the token in quotes", self.path.display()),
-            },
+        Value::Array(tokens) => {
+            let named = tokens.iter().zip(0..).filter_map(|(token, id)| Some((token[0].as_str()?.to_owned(), id)));
+            ids.extend(named);
         }
+        _ => return Ok(bytes),
     }
-}
-
-/// A token that is found in a text as it stands, before anything else is done with it.
-fn special(token: &str, id: u32) -> Value {
-    json!({
-        "id": id,
-        "content": token,
-        "single_word": false,
-        "lstrip": false,
-        "rstrip": false,
-        "normalized": false,
-        "special": true,
-    })
+    let Value::Array(known) = &json["added_tokens"] else { return Ok(bytes) };
+    let added = known.iter().filter_map(|token| Some((token["content"].as_str()?.to_owned(), number(&token["id"])?)));
+    ids.extend(added);
+    let missing: Vec<Value> = added_tokens::read(path, &[], ids.len(), |token| ids.get(token).copied())?
+        .into_iter()
+        .filter(|token| token["content"].as_str().is_some_and(|token| !ids.contains_key(token)))
+        .collect();
+    if missing.is_empty() {
+        return Ok(bytes);
+    }
+    if let Value::Array(all) = &mut json["added_tokens"] {
+        all.extend(missing);
+    }
+    Ok(json.to_string().into_bytes())
 }
 
 fn byte_pairs(vocab: &Path, merges: &Path) -> Result<Value> {
     let bytes = files::read(vocab, TOKENIZER_BYTES)?;
-    let tokens: Map<String, Value> = serde_json::from_slice(&bytes)
+    let tokens: Map<String, Value> = serde_json::from_slice(files::without_mark(&bytes))
         .map_err(|e| Error::new(format!("not a vocabulary: {e}; give an object with the id of each token")))
         .at(vocab.display())?;
     let text = files::read_text(merges, TOKENIZER_BYTES)?;
@@ -181,8 +177,9 @@ fn byte_pairs(vocab: &Path, merges: &Path) -> Result<Value> {
             ),
         }
     }
-    let id = tokens.get(END_OF_TEXT).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-    let prefix = Settings::read(beside(vocab))?.flag("add_prefix_space")?.unwrap_or(false);
+    let id = |token: &str| tokens.get(token).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    let added = added_tokens::read(vocab, &[END_OF_TEXT], tokens.len(), id)?;
+    let prefix = Settings::beside(vocab)?.flag("add_prefix_space")?.unwrap_or(false);
     let bytes = |add_prefix_space: bool, trim_offsets: bool| {
         json!({
             "type": "ByteLevel",
@@ -195,7 +192,7 @@ fn byte_pairs(vocab: &Path, merges: &Path) -> Result<Value> {
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": id.map(|id| special(END_OF_TEXT, id)).into_iter().collect::<Vec<_>>(),
+        "added_tokens": added,
         "normalizer": null,
         "pre_tokenizer": bytes(prefix, true),
         "post_processor": bytes(true, false),
@@ -215,11 +212,11 @@ fn byte_pairs(vocab: &Path, merges: &Path) -> Result<Value> {
 }
 
 fn word_pieces(vocab: &Path, lower: Option<bool>) -> Result<Value> {
-    let settings = Settings::read(beside(vocab))?;
+    let settings = Settings::beside(vocab)?;
     let Some(lower) = lower.map_or_else(|| settings.flag("do_lower_case"), |lower| Ok(Some(lower)))? else {
         bail!(
             "{} does not say whether its text is in lower case; write uncased: or cased: before the path, or put \
-             do_lower_case into {SETTINGS}",
+             do_lower_case into tokenizer_config.json",
             vocab.display()
         );
     };
@@ -242,13 +239,8 @@ fn word_pieces(vocab: &Path, lower: Option<bool>) -> Result<Value> {
             vocab.display()
         );
     };
-    let mut added: Vec<(u32, &String)> = [&unknown, &class, &separator]
-        .into_iter()
-        .chain(&others)
-        .filter_map(|token| Some((id(token)?, token)))
-        .collect();
-    added.sort_unstable();
-    added.dedup();
+    let known = [&unknown, &class, &separator, &others[0], &others[1]].map(String::as_str);
+    let added = added_tokens::read(vocab, &known, tokens.len(), id)?;
     let piece = |token: &str, kind: u32| json!({"SpecialToken": {"id": token, "type_id": kind}});
     let sequence = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
     let named = |token: &str, id: u32| json!({"id": token, "ids": [id], "tokens": [token]});
@@ -258,7 +250,7 @@ fn word_pieces(vocab: &Path, lower: Option<bool>) -> Result<Value> {
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": added.iter().map(|(id, token)| special(token, *id)).collect::<Vec<_>>(),
+        "added_tokens": added,
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": true,

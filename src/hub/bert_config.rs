@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::classes;
 use super::keys::{self, decimal, number, required_size, size, text};
 use crate::bail;
 use crate::error::{At, Result};
@@ -199,6 +200,18 @@ pub fn to_json(c: &BertConfig) -> Value {
 /// # Errors
 /// When [`check`] fails or the file cannot be written.
 pub fn write(config: &BertConfig, path: &Path) -> Result<()> {
+    write_named(config, None, path)
+}
+
+/// As [`write`], with the names of the classes, if any.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_named(config: &BertConfig, names: Option<&[String]>, path: &Path) -> Result<()> {
     check(config).at(format_args!("writing {}", path.display()))?;
-    keys::write(path, &to_json(config))
+    let mut json = to_json(config);
+    if let (BertHead::Classify { .. }, Some(names)) = (config.head, names) {
+        classes::put(&mut json, names);
+    }
+    keys::write(path, &json)
 }

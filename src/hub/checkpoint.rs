@@ -65,10 +65,12 @@ impl From<&GptConfig> for Gpt2Config {
 
 /// Whose names and keys a model folder has. By default those of `transformers` for GPT-2 and BERT, and timm's for DeiT, but
 /// for a distillation token without a head, which timm does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Form {
     names: Names,
     vit: vit_config::Form,
+    /// The names of the classes, where they have any, in the order of their numbers.
+    classes: Option<Vec<String>>,
 }
 
 /// What a model folder holds.
@@ -79,6 +81,8 @@ pub struct Loaded {
     pub form: Form,
     /// Tensors of heads that the architecture in `config.json` does not have, by name: they were left out.
     pub unused: Vec<String>,
+    /// What else a person should know about the folder, each in a sentence.
+    pub notes: Vec<String>,
 }
 
 impl Form {
@@ -91,7 +95,12 @@ impl Form {
             Family::Deit(_) => Names::Timm,
         };
         let vit = if names == Names::Deit { vit_config::Form::HuggingFace } else { vit_config::Form::TimmArguments };
-        Form { names, vit }
+        Form { names, vit, classes: None }
+    }
+
+    /// The names of the classes, where `config.json` names each of them.
+    pub fn classes(&self) -> Option<&[String]> {
+        self.classes.as_deref()
     }
 }
 
@@ -103,15 +112,24 @@ pub fn load_config(dir: &Path) -> Result<Box<dyn Model>> {
     Ok(described(dir)?.0)
 }
 
+/// The names of the classes of a folder's model, where it has a head for classes and its `config.json` names each of them.
+///
+/// # Errors
+/// See [`config::read`].
+pub fn class_names(dir: &Path) -> Result<Option<Vec<String>>> {
+    Ok(config::read_named(&dir.join(CONFIG))?.1)
+}
+
 fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
     let path = dir.join(CONFIG);
-    let (model, vit): (Box<dyn Model>, _) = match config::read(&path)? {
+    let (config, classes) = config::read_named(&path)?;
+    let (model, vit): (Box<dyn Model>, _) = match config {
         Config::Gpt2(config) => (Box::new(Gpt::new(GptConfig::from(&config)).at(path.display())?), None),
         Config::Bert(config) => (Box::new(Bert::new(config).at(path.display())?), None),
         Config::Vit(config, form) => (Box::new(Deit::new(config).at(path.display())?), Some(form)),
     };
     let form = Form::of(model.family());
-    Ok((model, Form { vit: vit.unwrap_or(form.vit), ..form }))
+    Ok((model, Form { vit: vit.unwrap_or(form.vit), classes, ..form }))
 }
 
 /// A model and its weights.
@@ -120,8 +138,8 @@ fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
 /// Missing, unknown or misshapen tensors, all by name; what [`folder::read`] refuses.
 pub fn load(dir: &Path, device: &mut dyn Device) -> Result<Loaded> {
     let (model, form) = described(dir)?;
-    let (store, names, unused) = weights(dir, &*model, device)?;
-    Ok(Loaded { model, store, form: Form { names, ..form }, unused })
+    let Read { store, names, unused, notes } = weights(dir, &*model, device)?;
+    Ok(Loaded { model, store, form: Form { names, ..form }, unused, notes })
 }
 
 /// [`load`] of a model that goes on with a text.
@@ -129,12 +147,24 @@ pub fn load(dir: &Path, device: &mut dyn Device) -> Result<Loaded> {
 /// # Errors
 /// As [`load`]; a model of another family.
 pub fn load_gpt(dir: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
+    load_gpt_noting(dir, device, &mut |_| ())
+}
+
+/// As [`load_gpt`]; `note` gets what a person should know about the folder, each in a sentence.
+///
+/// # Errors
+/// As [`load_gpt`].
+pub fn load_gpt_noting(dir: &Path, device: &mut dyn Device, note: &mut dyn FnMut(&str)) -> Result<(Gpt, Store)> {
     let path = dir.join(CONFIG);
     let Config::Gpt2(config) = config::read(&path)? else {
         bail!("{}: the model is not a GPT-2, and only these go on with a text; give another one", path.display());
     };
     let gpt = Gpt::new(GptConfig::from(&config)).at(path.display())?;
-    let (store, ..) = weights(dir, &gpt, device)?;
+    let Read { store, unused, notes, .. } = weights(dir, &gpt, device)?;
+    notes.iter().for_each(|text| note(text));
+    if !unused.is_empty() {
+        note(&left_out(dir, &unused));
+    }
     Ok((gpt, store))
 }
 
@@ -149,6 +179,11 @@ fn wanted(model: &dyn Model) -> (names::Family, Vec<(String, Vec<usize>)>) {
     (family, parts.map(|part| (part.name, part.shape)).collect())
 }
 
+/// Says which tensors of heads were left out.
+pub fn left_out(dir: &Path, unused: &[String]) -> String {
+    format!("{}: left out, as the architecture that is read has none: {}", dir.display(), unused.join(", "))
+}
+
 /// What a model with another head than its checkpoint's did not find there, and what it left.
 #[derive(Debug)]
 pub struct Begun {
@@ -156,6 +191,8 @@ pub struct Begun {
     pub fresh: Vec<String>,
     /// Tensors of the file's heads that the model does not have, by name.
     pub unused: Vec<String>,
+    /// As [`Loaded::notes`].
+    pub notes: Vec<String>,
 }
 
 /// Writes the weights of a folder over those of `store`. Tensors of heads stay as they are where the folder has none of this
@@ -166,6 +203,7 @@ pub struct Begun {
 pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<Begun> {
     let (family, parts) = wanted(model);
     let weights = folder::read(dir)?;
+    let notes = notes(&weights);
     let found = names::begin(family, weights.tensors, &parts).at(weights.path.display())?;
     let (mut tensors, mut fresh) = (found.tensors.into_iter(), Vec::new());
     for (i, param) in store.table.params.iter().enumerate() {
@@ -178,12 +216,27 @@ pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Devi
         let values: Vec<f32> = tensors.into_iter().flatten().flat_map(|tensor| tensor.values).collect();
         store.write(device, i, &values)?;
     }
-    Ok(Begun { fresh, unused: found.unused })
+    Ok(Begun { fresh, unused: found.unused, notes })
 }
 
-fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(Store, Names, Vec<String>)> {
+/// What was read of a folder's weights.
+struct Read {
+    store: Store,
+    names: Names,
+    unused: Vec<String>,
+    notes: Vec<String>,
+}
+
+fn notes(weights: &folder::Weights) -> Vec<String> {
+    let wrappers = weights.wrappers.join(" and ");
+    let wrapped = format!("{}: {wrappers} was taken out of the tensors' names", weights.path.display());
+    if wrappers.is_empty() { Vec::new() } else { vec![wrapped] }
+}
+
+fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<Read> {
     let (family, parts) = wanted(model);
     let weights = folder::read(dir)?;
+    let notes = notes(&weights);
     let table = model.table();
     let found = names::select(family, weights.tensors, &parts).at(weights.path.display())?;
     // Shapes are checked before memory is taken, so a config cannot ask for more than its file holds.
@@ -194,7 +247,7 @@ fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(St
         let values: Vec<f32> = tensors.by_ref().take(parts).flat_map(|tensor| tensor.values).collect();
         store.write(device, i, &values)?;
     }
-    Ok((store, found.names, found.unused))
+    Ok(Read { store, names: found.names, unused: found.unused, notes })
 }
 
 /// Writes config and weights into a folder that exists.
@@ -202,7 +255,22 @@ fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<(St
 /// # Errors
 /// Values that are not finite, by tensor; files that cannot be written.
 pub fn save(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<()> {
-    save_as(dir, model, store, device, Form::of(model.family()), StoreType::F32)
+    save_named(dir, model, store, device, None)
+}
+
+/// As [`save`], with the names of the model's classes.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_named(
+    dir: &Path,
+    model: &dyn Model,
+    store: &Store,
+    device: &mut dyn Device,
+    classes: Option<&[String]>,
+) -> Result<()> {
+    let form = Form { classes: classes.map(<[String]>::to_vec), ..Form::of(model.family()) };
+    save_as(dir, model, store, device, form, StoreType::F32)
 }
 
 /// As [`save`], with these names and keys, and numbers of this type.
@@ -231,7 +299,7 @@ pub fn save_as(
     let path = dir.join(CONFIG);
     match model.family() {
         Family::Gpt(config) => Gpt2Config::from(config).write(&path),
-        Family::Bert(config) => bert_config::write(config, &path),
-        Family::Deit(config) => vit_config::write(config, form.vit, &path),
+        Family::Bert(config) => bert_config::write_named(config, form.classes(), &path),
+        Family::Deit(config) => vit_config::write_named(config, form.vit, form.classes(), &path),
     }
 }

@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::gpt2_config::Gpt2Config;
 use super::vit_config::Form;
-use super::{bert_config, keys, vit_config};
+use super::{bert_config, classes, keys, vit_config};
 use crate::bail;
 use crate::error::{At, Result};
-use crate::model::bert::BertConfig;
+use crate::model::bert::{BertConfig, BertHead};
 use crate::model::deit::DeitConfig;
 
 const MODEL: &str = "a GPT-2, BERT, ViT or DeiT model";
@@ -28,7 +28,24 @@ pub enum Config {
 /// A file that cannot be read or is no JSON object, a kind of model that is not implemented, and what the reader of its
 /// kind refuses. The message names the file and the key.
 pub fn read(path: &Path) -> Result<Config> {
-    from_json(&keys::read(path, MODEL)?).at(path.display())
+    Ok(read_named(path)?.0)
+}
+
+/// As [`read`], with the names of the classes, where the model has a head for classes and the file names each of them.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_named(path: &Path) -> Result<(Config, Option<Vec<String>>)> {
+    let value = keys::read(path, MODEL)?;
+    let config = from_json(&value).at(path.display())?;
+    let count = match &config {
+        Config::Gpt2(_) => None,
+        Config::Bert(BertConfig { head: BertHead::Classify { labels }, .. }) => Some(*labels).filter(|&n| n > 1),
+        Config::Bert(_) => None,
+        Config::Vit(config, _) => Some(config.classes),
+    };
+    let names = count.and_then(|count| classes::read(value.as_object()?, count));
+    Ok((config, names))
 }
 
 /// The configuration in an already parsed `config.json`; same rules and errors as [`read`].

@@ -24,27 +24,63 @@ const INDEX_BYTES: u64 = 64 << 20;
 pub struct Weights {
     pub path: PathBuf,
     pub tensors: Vec<NamedTensor>,
+    /// What wrappers of the model put into the tensors' names, and was taken out of them.
+    pub wrappers: Vec<&'static str>,
+}
+
+/// What `torch.compile`, FSDP and activation checkpoints put into names wherever they wrap a module.
+const WITHIN: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
+/// What `DataParallel` and `DistributedDataParallel` put before all of them.
+const BEFORE: &str = "module.";
+/// What training scripts of timm call their files, the one to take first.
+const TIMM: [&str; 3] = ["model_best.pth.tar", "last.pth.tar", "checkpoint.pth.tar"];
+
+/// Takes wrappers out of the names; returns which.
+fn unwrap(tensors: &mut [NamedTensor]) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for tensor in tensors {
+        let mut note = |wrapper| {
+            if !found.contains(&wrapper) {
+                found.push(wrapper);
+            }
+        };
+        for wrapper in WITHIN {
+            // Whole parts of names only.
+            if tensor.name.split_inclusive('.').any(|part| part == wrapper) {
+                tensor.name = tensor.name.split_inclusive('.').filter(|part| *part != wrapper).collect();
+                note(wrapper);
+            }
+        }
+        while let Some(rest) = tensor.name.strip_prefix(BEFORE) {
+            tensor.name = rest.to_owned();
+            note(BEFORE);
+        }
+    }
+    found
 }
 
 /// Reads the weights of a folder, or of one file.
 ///
 /// Of a folder, the first of these that is there: `model.safetensors`, `model.safetensors.index.json` with the files it
-/// names, `pytorch_model.bin`, `pytorch_model.bin.index.json` with its files, the one `.safetensors`, `.pt` or `.pth` file.
+/// names, `pytorch_model.bin`, `pytorch_model.bin.index.json` with its files, timm's `model_best.pth.tar`, `last.pth.tar` or
+/// `checkpoint.pth.tar`, the one `.safetensors`, `.bin`, `.pt`, `.pth` or `.pth.tar` file. What `torch.compile` and parallel wrappers
+/// put into the tensors' names is taken out.
 ///
 /// # Errors
 /// No weights, or several files that may be them; what [`tensors::read`] and [`torch::read`] refuse; an index that names a
 /// file outside of the folder, or does not agree with the files. The message names the file and the tensor.
 pub fn read(path: &Path) -> Result<Weights> {
     let path = if path.is_dir() { find(path)? } else { path.to_owned() };
-    let tensors = match path.file_name().and_then(|name| name.to_str()) {
+    let mut tensors = match path.file_name().and_then(|name| name.to_str()) {
         Some(name) if name.ends_with(".index.json") => sharded(&path)?,
         _ => one(&path)?,
     };
-    Ok(Weights { path, tensors })
+    let wrappers = unwrap(&mut tensors);
+    Ok(Weights { path, tensors, wrappers })
 }
 
 fn find(dir: &Path) -> Result<PathBuf> {
-    for name in [WEIGHTS, INDEX, TORCH, TORCH_INDEX] {
+    for name in [WEIGHTS, INDEX, TORCH, TORCH_INDEX].into_iter().chain(TIMM) {
         let path = dir.join(name);
         // A link that leads nowhere is an error, not a reason to take another file.
         if std::fs::symlink_metadata(&path).is_ok() {
@@ -77,7 +113,8 @@ fn has_extension(path: &Path, any: &[&str]) -> bool {
 }
 
 fn is_torch(path: &Path) -> bool {
-    has_extension(path, &["bin", "pt", "pth"])
+    let within = path.file_stem().is_some_and(|stem| has_extension(Path::new(stem), &["pt", "pth"]));
+    has_extension(path, &["bin", "pt", "pth"]) || has_extension(path, &["tar"]) && within
 }
 
 fn one(path: &Path) -> Result<Vec<NamedTensor>> {
@@ -122,7 +159,7 @@ impl<'de> Deserialize<'de> for Map {
 
 fn sharded(index: &Path) -> Result<Vec<NamedTensor>> {
     let bytes = files::read(index, INDEX_BYTES)?;
-    let Index { weight_map: Map(files_by_tensor) } = serde_json::from_slice(&bytes)
+    let Index { weight_map: Map(files_by_tensor) } = serde_json::from_slice(files::without_mark(&bytes))
         .map_err(|e| Error::new(format!("not an index of weights: {e}; download it again")))
         .at(index.display())?;
     let folder = index.parent().unwrap_or(Path::new(""));

@@ -16,7 +16,7 @@ const MAX_PARAMETERS: u128 = 1 << 40;
 /// A parsed file. `what`: whose config.json it should be, as "a BERT model".
 pub(super) fn read(path: &Path, what: &str) -> Result<Value> {
     let bytes = files::read(path, 16 << 20)?;
-    serde_json::from_slice(&bytes)
+    serde_json::from_slice(files::without_mark(&bytes))
         .map_err(|e| Error::new(format!("not JSON: {e}; give the config.json of {what}")))
         .at(path.display())
 }

@@ -6,6 +6,7 @@
 
 pub mod bert_config;
 pub mod checkpoint;
+mod classes;
 pub mod config;
 pub mod folder;
 pub mod gpt2_config;

@@ -77,7 +77,7 @@ impl Family {
     /// How tensors begin that have no prefix of the encoder in any file.
     fn heads(self) -> &'static [&'static str] {
         match self {
-            Family::Gpt2 => &["lm_head."],
+            Family::Gpt2 => &["lm_head.", "score.", "classifier.", "multiple_choice_head."],
             Family::Bert => &["cls.", "classifier.", "qa_outputs."],
             Family::Vit => &[],
         }
@@ -86,7 +86,8 @@ impl Family {
     /// Tensors that models without a use for them may leave out, by their names in the table.
     fn is_optional(self, name: &str) -> bool {
         let optional: &[&str] = match self {
-            Family::Gpt2 => &[],
+            // Of `GPT2ForSequenceClassification` and its like, without which the model goes on with a text as GPT-2 does.
+            Family::Gpt2 => &["score.", "classifier.", "multiple_choice_head."],
             Family::Bert => &["cls.", "classifier.", "qa_outputs.", "bert.pooler."],
             Family::Vit => &["pooler."],
         };

@@ -41,13 +41,14 @@ fn fixed_arguments() -> Vec<(&'static str, Vec<Value>)> {
 }
 
 /// Arguments that are read, and keys beside the arguments that do not change the function.
-const READ: [&str; 19] = [
+const READ: [&str; 20] = [
     "model_type",
     "architectures",
     "img_size",
     "patch_size",
     "in_chans",
     "num_classes",
+    "label_names",
     "embed_dim",
     "depth",
     "num_heads",

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::classes;
 use super::keys::{self, decimal, number, required_size, size, text};
 use super::timm_config;
 use crate::bail;
@@ -252,6 +253,18 @@ fn to_hugging_face(c: &DeitConfig) -> Value {
 /// # Errors
 /// When [`check`] fails or the file cannot be written.
 pub fn write(config: &DeitConfig, form: Form, path: &Path) -> Result<()> {
+    write_named(config, form, None, path)
+}
+
+/// As [`write`], with the names of the classes, if any.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_named(config: &DeitConfig, form: Form, names: Option<&[String]>, path: &Path) -> Result<()> {
     check(config, form).at(format_args!("writing {}", path.display()))?;
-    keys::write(path, &to_json(config, form))
+    let mut json = to_json(config, form);
+    if let Some(names) = names {
+        classes::put(&mut json, names);
+    }
+    keys::write(path, &json)
 }

@@ -1,5 +1,6 @@
 //! Any number of runs against any number of baselines: what each needed to be as good as the baseline ever was.
 
+use super::configs::differences;
 use super::measures::{Reached, reached};
 use super::run::{Eval, Side, gather, sides};
 use super::savings::{self, Point};
@@ -71,7 +72,7 @@ pub struct Comparison {
     pub baselines: Vec<String>,
     /// By baseline, then by run. None against a baseline that was best before it trained.
     pub pairs: Vec<Against>,
-    /// What a reader should know about the files.
+    /// What a reader should know about the files, and in which keys their configurations differ.
     pub notes: Vec<String>,
 }
 
@@ -141,7 +142,7 @@ impl Comparison {
             pairs.extend(others.map(|run| Against::of(&sides[run], &runs[run], &runs[base])));
         }
         let baselines = baselines.iter().map(|&base| runs[base].name.clone()).collect();
-        let notes = sides.iter().filter_map(|side| side.note.clone()).collect();
+        let notes = sides.iter().filter_map(|side| side.note.clone()).chain(differences(sides)).collect();
         Ok(Comparison { format: 1, runs, baselines, pairs, notes })
     }
 }

@@ -4,6 +4,7 @@ use super::measures::Measured;
 use super::plot::{Curve, Panel, Picture, Segment, Shade, Ticks, range};
 use super::run::{Eval, Position, Side, Step};
 use super::savings;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an axis counts.
 type Axis = fn(&Position) -> f64;
@@ -87,23 +88,31 @@ pub fn measures(sides: &[&Side]) -> Option<Picture> {
     if panels.is_empty() { None } else { Some(Picture { description, legend, panels }) }
 }
 
-/// From the lowest loss to one that leaves the steep beginning out: what nine of ten evaluations stay below, after the
-/// first fifth of their run.
+/// From the lowest loss to one that leaves the steep beginnings out: of each level, what nine of ten evaluations stay below,
+/// after the first fifth of its part of the run. A small level may end where a large one begins.
 fn losses_shown(sides: &[&Side], levels: &[(f64, usize)]) -> std::ops::Range<f64> {
-    let finite = |side: &&Side| -> Vec<(f64, f64)> {
-        let points = side.evals.iter().map(|eval| (flops(&eval.at), eval.loss));
-        points.filter(|(_, loss)| loss.is_finite()).collect()
-    };
-    let mut late: Vec<f64> = Vec::new();
+    let mut late: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     let mut lowest = f64::INFINITY;
-    for points in sides.iter().map(finite) {
-        let end = points.last().map_or(0.0, |(at, _)| *at);
-        late.extend(points.iter().filter(|(at, _)| *at >= 0.2 * end).map(|(_, loss)| loss));
-        lowest = points.iter().fold(lowest, |low, (_, loss)| low.min(*loss));
+    for side in sides {
+        let finite: Vec<&Eval> = side.evals.iter().filter(|eval| eval.loss.is_finite()).collect();
+        lowest = finite.iter().fold(lowest, |low, eval| low.min(eval.loss));
+        let of_levels: BTreeSet<usize> = finite.iter().map(|eval| eval.at.level).collect();
+        for level in of_levels {
+            let points: Vec<(f64, f64)> =
+                finite.iter().filter(|eval| eval.at.level == level).map(|eval| (flops(&eval.at), eval.loss)).collect();
+            let (Some(&(begin, _)), Some(&(end, _))) = (points.first(), points.last()) else { continue };
+            // The whole run's first fifth is that of its first level; below, a level's own begin counts.
+            let from = if level == 1 { 0.2 * end } else { begin + 0.2 * (end - begin) };
+            let losses = points.iter().filter(|(at, _)| *at >= from).map(|(_, loss)| *loss);
+            late.entry(level).or_default().extend(losses);
+        }
     }
-    late.extend(levels.iter().map(|(loss, _)| loss));
-    late.sort_by(f64::total_cmp);
-    let Some(most) = late.get((late.len() * 9 / 10).min(late.len().saturating_sub(1))) else { return 0.0..1.0 };
+    late.entry(1).or_default().extend(levels.iter().map(|(loss, _)| loss));
+    let most = late.into_values().filter_map(|mut losses| {
+        losses.sort_by(f64::total_cmp);
+        losses.get((losses.len() * 9 / 10).min(losses.len().saturating_sub(1))).copied()
+    });
+    let Some(most) = most.reduce(f64::max) else { return 0.0..1.0 };
     let height = (most - lowest).max(1e-3);
     range(lowest - 0.06 * height, most + 0.12 * height)
 }
@@ -228,4 +237,31 @@ fn usual(curves: &[Curve], from_zero: bool) -> std::ops::Range<f64> {
     let low = if from_zero { lowest.min(0.0) } else { lowest };
     let height = (highest - low).min(2.0 * (most - low)).max(0.0);
     range(low - if from_zero { 0.0 } else { 0.05 * height }, low + 1.05 * height)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_losses_of_every_level_are_shown_and_steep_beginnings_are_not() {
+        let eval = |(level, flops, loss): (usize, u64, f64)| Eval {
+            at: Position { level, flops, ..Position::default() },
+            loss,
+            resident_bytes: None,
+            measures: Measured::default(),
+        };
+        // Level 1 before, level 3 with few evaluations, level 1 with many.
+        let down = |level: usize, from: u64, count: u64, begin: f64, end: f64| {
+            (0..count).map(move |i| (level, from + i * 10, begin + (end - begin) * i as f64 / (count - 1) as f64))
+        };
+        let points = down(1, 0, 5, 9.0, 4.5).chain(down(3, 60, 4, 8.0, 6.0)).chain(down(1, 100, 40, 4.0, 3.0));
+        let side = Side { evals: points.map(eval).collect(), ..Side::default() };
+        let shown = losses_shown(&[&side], &[(3.0, 0)]);
+        // All of level 3 but its first fifth, and not the 9 of the beginning.
+        assert!(shown.start < 3.0 && shown.end > 7.3 && shown.end < 8.0, "{shown:?}");
+        let above =
+            Side { evals: side.evals.iter().filter(|eval| eval.at.level == 1).copied().collect(), ..Side::default() };
+        assert!(losses_shown(&[&above], &[(3.0, 0)]).end < 4.5);
+    }
 }

@@ -3,6 +3,7 @@
 
 pub mod canvas;
 pub mod compare;
+mod configs;
 pub mod curves;
 pub mod html;
 pub mod measures;

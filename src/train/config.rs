@@ -402,9 +402,13 @@ fn unusable(error: toml::de::Error) -> Error {
     }
 }
 
-/// Puts `value` (TOML, or a bare string) at a dotted key.
+/// Puts `value` (TOML, or a bare string) at a dotted key. `scratch=none` takes the twin away.
 fn set(root: &mut toml::Value, change: &str) -> Result<()> {
     let Some((key, text)) = change.split_once('=') else { bail!("no = in it; a change looks like train.batch=8") };
+    if let (Some(table), "scratch", "false" | "none" | "\"none\"") = (root.as_table_mut(), key.trim(), text.trim()) {
+        table.remove("scratch");
+        return Ok(());
+    }
     let parsed: Option<toml::Value> =
         toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut t| t.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_string()));

@@ -3,7 +3,7 @@
 use crate::bail;
 use crate::data::classify::{ClassifyConfig, Column};
 use crate::data::corpus::{DataSource, ShardsSpec};
-use crate::data::documents::is_json_lines;
+use crate::data::documents::check_form;
 use crate::data::images::ImageSpec;
 use crate::data::prefetch::{MOST_WORKERS, usual_workers};
 use crate::data::prepare::DataSpec;
@@ -52,13 +52,15 @@ pub struct TaskConfig {
     pub classes: Option<Vec<String>>,
     #[serde(default)]
     pub regression: bool,
+    #[serde(default)]
+    pub skip_unlabelled: bool,
 }
 
 impl TaskConfig {
     /// What is where in either file.
     pub fn columns(&self) -> ClassifyConfig {
-        let TaskConfig { sentence, second, label, header, classes, regression, .. } = self.clone();
-        ClassifyConfig { sentence, second, label, header, classes, regression }
+        let TaskConfig { sentence, second, label, header, classes, regression, skip_unlabelled, .. } = self.clone();
+        ClassifyConfig { sentence, second, label, header, classes, regression, skip_unlabelled }
     }
 }
 
@@ -166,8 +168,8 @@ impl DataConfig {
             let Some(tokenizer) = &self.tokenizer else {
                 bail!("data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer.json");
             };
-            if self.field.is_some() && !is_json_lines(text) {
-                bail!("data.field: the key of JSON lines, but {} is not named .jsonl; leave it out", text.display());
+            if self.field.is_some() && !check_form(text)? {
+                bail!("data.field: the key of JSON lines, but {} has none; leave it out", text.display());
             }
             return Ok(DataSource::Text(DataSpec {
                 text: text.clone(),

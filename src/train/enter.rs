@@ -55,7 +55,8 @@ impl Side<'_, '_> {
     fn start(&mut self, learner: &Learner) -> Result<()> {
         let Context { config, device, progress, .. } = &mut *self.context;
         let Some(from) = &config.model.from else { return Ok(()) };
-        let Begun { fresh, unused } = begin(from, &*learner.model, &learner.params, *device).at("model.from")?;
+        let Begun { fresh, unused, notes } = begin(from, &*learner.model, &learner.params, *device).at("model.from")?;
+        notes.iter().for_each(|text| progress.note(&format!("  {text}")));
         let listed = |what: &str, names: &[String]| match names {
             [] => String::new(),
             names => format!("; {what}: {}", names.join(", ")),

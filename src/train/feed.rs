@@ -1,10 +1,12 @@
 //! What a run is trained on, by the family of its model, and the batches that are cut out of it.
 
 use super::config::{Config, Family};
+use super::data_config::ImagesConfig;
 use super::labelled::Labelled;
 use super::sources::{Masked, Patches};
 use crate::bail;
 use crate::data::batch::{NextToken, Source};
+use crate::data::classes::{Checkpoint, Matched, Origin, matched};
 use crate::data::corpus::Corpus;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::images::{ImageSampler, Images, prepare};
@@ -13,14 +15,49 @@ use crate::data::sampler::{Sampler, check_length};
 use crate::data::shard::Shard;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{At, Result};
+use crate::hub::checkpoint::class_names;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// Both sides of a run's data.
 pub enum Data {
     Text(Box<Corpus>),
-    Images { train: Arc<Images>, valid: Arc<Images> },
+    Images { train: Arc<Images>, valid: Arc<Images>, classes: ImageClasses },
     Labelled(Box<Labelled>),
+}
+
+/// What the classes of images are to a model.
+#[derive(Debug)]
+pub struct ImageClasses {
+    count: usize,
+    /// Of each; `None`: they only have numbers.
+    names: Option<Vec<String>>,
+    /// The class of each label of the images, where that is not the label itself.
+    by_label: Option<Arc<[i32]>>,
+}
+
+impl ImageClasses {
+    /// As the images have them.
+    pub fn of(images: &Images) -> Self {
+        ImageClasses { count: images.classes(), names: None, by_label: None }
+    }
+
+    fn new(spec: &ImagesConfig, images: &Images, checkpoint: Option<Checkpoint<'_>>) -> Result<(Self, Option<String>)> {
+        let named = images.names().to_vec();
+        let origin = match spec.train.names {
+            Some(_) => Origin::Given("data.images.train.names"),
+            None => Origin::Folders,
+        };
+        let Matched { labels, names, note } = matched(named, origin, checkpoint)?;
+        let place = |name| labels.iter().position(|label| label == name).and_then(|at| i32::try_from(at).ok());
+        let by_label: Vec<i32> = images.names().iter().filter_map(place).collect();
+        // Of names that are there twice, none was matched.
+        let same = by_label.len() != images.classes() || by_label.iter().zip(0..).all(|(&to, from)| to == from);
+        let distinct: BTreeSet<i32> = by_label.iter().copied().collect();
+        let by_label = (!same && distinct.len() == by_label.len()).then(|| by_label.into());
+        Ok((ImageClasses { count: labels.len(), names, by_label }, note))
+    }
 }
 
 /// What a model must know of the data it is trained on.
@@ -47,6 +84,23 @@ impl Data {
     /// # Errors
     /// See [`Corpus::open`] and [`prepare`]; data too short for the model; two sets of images that do not belong together.
     pub fn open(config: &Config, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Data> {
+        let names = match &config.model.from {
+            Some(from) => class_names(from).at("model.from")?,
+            None => None,
+        };
+        Self::open_for(config, names.as_deref().map(|names| Checkpoint { names, fixed: false }), cache, note)
+    }
+
+    /// As [`Data::open`], with the classes of a checkpoint in place of those of `model.from`.
+    ///
+    /// # Errors
+    /// As [`Data::open`].
+    pub fn open_for(
+        config: &Config,
+        checkpoint: Option<Checkpoint<'_>>,
+        cache: &Path,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<Data> {
         match config.model.family {
             Family::Gpt => {
                 let data = Corpus::open(&config.data_source()?, cache, note)?;
@@ -54,7 +108,9 @@ impl Data {
                 check_length(&*data.valid, config.model.context)?;
                 Ok(Data::Text(Box::new(data)))
             }
-            Family::Bert if config.data.task.is_some() => Ok(Data::Labelled(Box::new(Labelled::open(config, note)?))),
+            Family::Bert if config.data.task.is_some() => {
+                Ok(Data::Labelled(Box::new(Labelled::open(config, checkpoint, note)?)))
+            }
             Family::Bert => {
                 let data = Corpus::open(&config.data_source()?, cache, note)?.with_special_tokens()?;
                 Ok(Data::Text(Box::new(data)))
@@ -81,8 +137,10 @@ impl Data {
                         valid.channels()
                     );
                 }
+                let (classes, text) = ImageClasses::new(spec, &train, checkpoint).at("data.images")?;
+                text.iter().for_each(|text| note(text));
                 note(&format!("using {} images to train on, {} held out", train.len(), valid.len()));
-                Ok(Data::Images { train: Arc::new(train), valid: Arc::new(valid) })
+                Ok(Data::Images { train: Arc::new(train), valid: Arc::new(valid), classes })
             }
         }
     }
@@ -93,8 +151,8 @@ impl Data {
                 let special = corpus.tokenizer.as_ref().and_then(|t| t.special_tokens().ok());
                 Facts { pad: special.map_or(0, |special| special.pad), ..corpus.vocab_size.into() }
             }
-            Data::Images { train, .. } => {
-                Facts { classes: train.classes(), channels: train.channels(), ..Facts::from(1) }
+            Data::Images { train, classes, .. } => {
+                Facts { classes: classes.count, channels: train.channels(), ..Facts::from(1) }
             }
             Data::Labelled(labelled) => labelled.facts(),
         }
@@ -104,8 +162,9 @@ impl Data {
     pub fn name(&self) -> String {
         match self {
             Data::Text(corpus) => corpus.name(),
-            Data::Images { train, valid } => {
-                format!("{} {}, {} {}", train.sum(), train.len(), valid.sum(), valid.len())
+            Data::Images { train, valid, classes } => {
+                let sets = format!("{} {}, {} {}", train.sum(), train.len(), valid.sum(), valid.len());
+                classes.by_label.as_ref().map_or(sets.clone(), |classes| format!("{sets}, {classes:?}"))
             }
             Data::Labelled(labelled) => labelled.name(),
         }
@@ -130,7 +189,7 @@ impl Data {
                 let mut shards = [&corpus.train, &corpus.valid].into_iter().flat_map(|side| (**side).as_ref());
                 shards.try_for_each(Shard::check_unchanged)
             }
-            Data::Images { train, valid } => train.check_unchanged().and_then(|()| valid.check_unchanged()),
+            Data::Images { train, valid, .. } => train.check_unchanged().and_then(|()| valid.check_unchanged()),
             Data::Labelled(_) => Ok(()),
         }
     }
@@ -140,6 +199,15 @@ impl Data {
             Data::Text(corpus) => corpus.tokenizer.as_ref(),
             Data::Images { .. } => None,
             Data::Labelled(labelled) => Some(&labelled.tokenizer),
+        }
+    }
+
+    /// The names of the classes, if they have any: a checkpoint that is written has them.
+    pub fn class_names(&self) -> Option<&[String]> {
+        match self {
+            Data::Text(_) => None,
+            Data::Images { classes, .. } => classes.names.as_deref(),
+            Data::Labelled(labelled) => labelled.train.names(),
         }
     }
 
@@ -166,12 +234,13 @@ impl Data {
                 let [training, held_out] = [masking.clone(), masking].map(Mutex::new);
                 Ok(Arc::new(Masked { train, valid, sampler, training, held_out, windows, micro, context, next }))
             }
-            Data::Images { train, valid } => {
+            Data::Images { train, valid, classes } => {
                 let (augment, view) =
                     (config.augment.clone().unwrap_or_default(), config.view.clone().unwrap_or_default());
                 let shape = config.patches(train.channels());
                 let sampler = ImageSampler::new(config.seed, [0, 1], shape, &augment, &view)?;
-                Ok(Arc::new(Patches { train: Arc::clone(train), valid: Arc::clone(valid), sampler }))
+                let (train, valid) = (Arc::clone(train), Arc::clone(valid));
+                Ok(Arc::new(Patches { train, valid, sampler, classes: classes.by_label.clone() }))
             }
             Data::Labelled(labelled) => Ok(Arc::new(labelled.source(config))),
         }

@@ -4,6 +4,7 @@ use super::config::Config;
 use super::feed::Facts;
 use crate::bail;
 use crate::data::batch::{Field, Source};
+use crate::data::classes::{self, Checkpoint};
 use crate::data::classify::{self, Classification, ClassifyBatch, Labels};
 use crate::data::fingerprint::Fingerprint;
 use crate::data::sampler::Sampler;
@@ -25,11 +26,11 @@ pub struct Labelled {
 }
 
 impl Labelled {
-    /// Reads the files of `data.task`.
+    /// Reads the files of `data.task`, whose labels are matched with the classes of a checkpoint.
     ///
     /// # Errors
-    /// See [`Classification::open`]; no tokenizer for a masked model.
-    pub fn open(config: &Config, note: &mut dyn FnMut(&str)) -> Result<Labelled> {
+    /// See [`Classification::open_matched`]; no tokenizer for a masked model.
+    pub fn open(config: &Config, checkpoint: Option<Checkpoint<'_>>, note: &mut dyn FnMut(&str)) -> Result<Labelled> {
         let task = config.data.task()?;
         let tokenizer = match (&config.data.tokenizer, &config.model.from) {
             (Some(spec), _) => {
@@ -46,14 +47,18 @@ impl Labelled {
         let tokenizer = tokenizer.with_special_tokens().at("data.tokenizer")?;
         let (columns, context) = (task.columns(), config.model.context);
         let open = |path: &Path, known: Option<&Labels>| {
-            Classification::open(path, &columns, known, &tokenizer, context).at("data.task")
+            Classification::open_matched(path, &columns, (known, checkpoint), &tokenizer, context).at("data.task")
         };
         let train = open(&task.train, None)?;
         let valid = open(&task.valid, Some(train.labels()))?;
-        let labels = match train.labels() {
-            Labels::Classes(names) => format!("{} classes", names.len()),
-            Labels::Values => "numbers".to_owned(),
+        let labels = match (train.names(), train.labels()) {
+            (Some(names), _) => format!("{} classes: {}", names.len(), classes::list(names)),
+            (None, Labels::Classes(labels)) => format!("{} classes", labels.len()),
+            (None, Labels::Values) => "numbers".to_owned(),
         };
+        // A file may be given twice.
+        let same = task.train == task.valid;
+        train.notes().iter().chain(valid.notes().iter().filter(|_| !same)).for_each(|text| note(text));
         note(&format!("using {} labelled texts to train on, {} held out: {labels}", train.len(), valid.len()));
         let mut print = Fingerprint::default();
         [&train, &valid].iter().for_each(|side| side.add_to(&mut print));

@@ -180,7 +180,7 @@ impl Side<'_, '_> {
 /// Writes a model folder in Hugging Face form, whole.
 fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
     write_dir_atomic(dir, |dir| {
-        hub::save(dir, model, params, device)?;
+        hub::save_named(dir, model, params, device, data.class_names())?;
         data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(hub::TOKENIZER)))
     })
 }

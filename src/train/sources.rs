@@ -91,6 +91,24 @@ pub struct Patches {
     pub train: Arc<Images>,
     pub valid: Arc<Images>,
     pub sampler: ImageSampler,
+    /// The class of each label, where that is not the label itself.
+    pub classes: Option<Arc<[i32]>>,
+}
+
+impl Patches {
+    /// Puts classes in the place of labels.
+    fn renumber(&self, fields: &mut [Field]) {
+        let Some(classes) = &self.classes else { return };
+        // The labels, and the others of mixed images; of a row without an image it is below zero.
+        for field in fields {
+            let Field::Ints(labels) = field else { continue };
+            for label in labels {
+                if let Some(&class) = usize::try_from(*label).ok().and_then(|label| classes.get(label)) {
+                    *label = class;
+                }
+            }
+        }
+    }
 }
 
 fn images(fields: &mut [Field]) -> Result<ImageBatch<'_>> {
@@ -109,7 +127,9 @@ impl Source for Patches {
     }
 
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()> {
-        self.sampler.training_batch(&self.train, step, images(fields)?)
+        self.sampler.training_batch(&self.train, step, images(fields)?)?;
+        self.renumber(fields);
+        Ok(())
     }
 
     fn grain(&self) -> Option<usize> {
@@ -117,7 +137,9 @@ impl Source for Patches {
     }
 
     fn training_rows(&self, step: u64, batch: usize, first: usize, fields: &mut [Field]) -> Result<()> {
-        self.sampler.training_rows(&self.train, step, batch, first, images(fields)?)
+        self.sampler.training_rows(&self.train, step, batch, first, images(fields)?)?;
+        self.renumber(fields);
+        Ok(())
     }
 
     fn reads(&self) -> String {
@@ -126,6 +148,7 @@ impl Source for Patches {
 
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
         let scored = self.sampler.validation_batch(&self.valid, index, images(fields)?)?;
+        self.renumber(fields);
         Ok((scored > 0).then_some(scored))
     }
 }

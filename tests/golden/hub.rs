@@ -19,7 +19,7 @@ fn read(dir: &Path) -> Vec<NamedTensor> {
 /// Loads a folder and saves it in its own form.
 fn round_trip(dir: &Path) {
     let mut cpu = device::open("cpu", 1).expect("cpu");
-    let Loaded { model, store, form, unused } = checkpoint::load(dir, &mut *cpu).expect("a published model");
+    let Loaded { model, store, form, unused, .. } = checkpoint::load(dir, &mut *cpu).expect("a published model");
     assert!(unused.is_empty(), "left out: {unused:?}");
     let out = tempfile::tempdir().expect("a folder");
     checkpoint::save_as(out.path(), &*model, &store, &mut *cpu, form, StoreType::F32).expect("saved");

@@ -38,46 +38,36 @@ struct Score {
     labels: usize,
 }
 
-/// Scores the first `most` items one by one. Runs compute `rows` of them at a time, which makes no difference but to a second
-/// loss: its mean over the rows counts as often as they have labels.
-fn score(
-    device: &mut dyn Device,
-    (model, store): (&dyn Model, &Store),
-    items: &Items,
-    (most, rows): (usize, usize),
-) -> Score {
+/// Scores the first `most` items one by one.
+fn score(device: &mut dyn Device, (model, store): (&dyn Model, &Store), items: &Items, most: usize) -> Score {
     let shape = BatchShape { batch: 1, time: CONTEXT, scored: items.slots };
     let float = device.float();
     let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
     let mut inputs = Inputs::new(device, model, shape, float).expect("memory");
     let (mut tape, mut vars) = (Tape::new(float, state), Vec::new());
-    let (mut total, mut labels) = (0.0, 0);
+    let (mut total, mut labels, mut second_total) = (0.0, 0, 0.0);
     let items = &items.each[..most.min(items.each.len())];
-    for batch in items.chunks(rows) {
-        let (mut of_batch, mut second_loss) = (0, 0.0);
-        for fields in batch {
-            inputs.write(device, fields, 0).expect("written");
-            tape.begin(Mode::Evaluate);
-            store.declare_frozen(&mut tape, &mut vars);
-            let given = inputs.declare(&mut tape);
-            let ((first, second), _) = model.evaluation(&mut tape, &vars, given);
-            [Some(first), second].into_iter().flatten().for_each(|loss| tape.keep(loss));
-            tape.run(device).expect("computed");
-            let mut read = |loss| read_scalar(device, &tape.value(loss).expect("a value")).expect("a loss");
-            let scored = match &fields[..] {
-                [_, labels] | [_, _, _, _, labels, ..] => {
-                    labels.as_ints().iter().filter(|&&label| label != IGNORED).count()
-                }
-                _ => 1,
-            };
-            total += read(first) * scored as f64;
-            second_loss += second.map_or(0.0, read);
-            of_batch += scored;
-        }
-        total += second_loss / batch.len() as f64 * of_batch as f64;
-        labels += of_batch;
+    for fields in items {
+        inputs.write(device, fields, 0).expect("written");
+        tape.begin(Mode::Evaluate);
+        store.declare_frozen(&mut tape, &mut vars);
+        let given = inputs.declare(&mut tape);
+        let ((first, second), _) = model.evaluation(&mut tape, &vars, given);
+        [Some(first), second].into_iter().flatten().for_each(|loss| tape.keep(loss));
+        tape.run(device).expect("computed");
+        let mut read = |loss| read_scalar(device, &tape.value(loss).expect("a value")).expect("a loss");
+        let scored = match &fields[..] {
+            [_, labels] | [_, _, _, _, labels, ..] => {
+                labels.as_ints().iter().filter(|&&label| label != IGNORED).count()
+            }
+            _ => 1,
+        };
+        total += read(first) * scored as f64;
+        second_total += second.map_or(0.0, read);
+        labels += scored;
     }
-    Score { loss: total / labels as f64, labels }
+    // Each loss is a mean over what it scores: masked tokens, and rows.
+    Score { loss: total / labels as f64 + second_total / items.len() as f64, labels }
 }
 
 /// A run's configuration, and both sides as the test cuts them.
@@ -126,7 +116,7 @@ impl Task {
         let records = self.run(&config, "round", &[]);
         let step = records.iter().find(|record| record["event"] == "step").expect("a step");
         let (model, store) = self.initial(&config, device, 3);
-        let wanted = score(device, (&*model, &store), &self.train, (usize::MAX, 1));
+        let wanted = score(device, (&*model, &store), &self.train, usize::MAX);
         self.compare((1, step["loss"].as_f64().expect("a loss"), wanted.labels), &wanted);
     }
 
@@ -150,9 +140,8 @@ impl Task {
             let found = self.train(&config, &format!("short-{number}"), &[]);
             let (model, store) = self.initial(&config, device, 3);
             let most = if eval_batches == 0 { usize::MAX } else { eval_batches * batch };
-            let cut = (most, batch / accumulate);
-            self.compare(found[0], &score(device, (&*model, &store), &self.valid, cut));
-            let other = score(device, (&*model, &store), &self.train, cut);
+            self.compare(found[0], &score(device, (&*model, &store), &self.valid, most));
+            let other = score(device, (&*model, &store), &self.train, most);
             assert!((other.loss - found[0].1).abs() > 1e-3, "both sides have the same loss");
         }
         // The seed decides the initial weights.
@@ -163,7 +152,7 @@ impl Task {
             .map(|(number, seed)| {
                 let found = self.train(&config, &format!("seed-{number}"), &["--seed", seed])[0];
                 let (model, store) = self.initial(&config, device, seed.parse().expect("a seed"));
-                self.compare(found, &score(device, (&*model, &store), &self.valid, (usize::MAX, 5)));
+                self.compare(found, &score(device, (&*model, &store), &self.valid, usize::MAX));
                 found.1
             })
             .collect();
@@ -175,12 +164,12 @@ impl Task {
         assert_eq!(all.iter().map(|(step, ..)| *step).collect::<Vec<_>>(), [0, 40, 80, 120]);
         let dir = Path::new("long/vcycle/model");
         let trained = checkpoint::load(&self.folder.path().join(dir), device).expect("a model");
-        let valid = score(device, (&*trained.model, &trained.store), &self.valid, (usize::MAX, 7));
+        let valid = score(device, (&*trained.model, &trained.store), &self.valid, usize::MAX);
         self.compare(all[3], &valid);
-        let train = score(device, (&*trained.model, &trained.store), &self.train, (usize::MAX, 7));
+        let train = score(device, (&*trained.model, &trained.store), &self.train, usize::MAX);
         assert!(train.loss + 0.3 < valid.loss, "{} and {}: nothing was learned", train.loss, valid.loss);
         for batch in [7, 3, 1000] {
-            let wanted = score(device, (&*trained.model, &trained.store), &self.valid, (usize::MAX, batch)).loss;
+            let wanted = valid.loss;
             let args = ["eval", "long/vcycle/model", "--run", "long.toml", "--batch"];
             let said = self.folder.vcycle(&[&args[..], &[&batch.to_string()]].concat());
             let number = |what: &str| -> f64 {

@@ -148,6 +148,7 @@ fn orders_of_labelled_texts() {
         header: None,
         classes: None,
         regression: false,
+        skip_unlabelled: false,
     };
     let data = Classification::open(&folder.file("a.tsv", lines), &columns, None, &tokenizer, 3).expect("examples");
     let mut orders = HashSet::new();

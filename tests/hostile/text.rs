@@ -110,3 +110,90 @@ fn damaged_texts() {
         judge("text.txt", name, move || read_text(&at)).expect_err(name);
     });
 }
+
+/// gzip files, whose members have sums; and what follows them.
+#[test]
+fn damaged_gzip() {
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::Write;
+    let dir = folder();
+    let path = dir.path().join("text.txt.gz");
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text().as_bytes()).expect("compressed");
+    let member = encoder.finish().expect("compressed");
+    for padding in [0, 700] {
+        let valid = [&member[..], &vec![0; padding]].concat();
+        let end = member.len();
+        for Case { name, bytes } in mutate::bytes(&valid, &[4, 10, end / 2, end - 8, end, valid.len()], 3, 100) {
+            write(&path, &bytes);
+            let at = path.clone();
+            let Ok(found) = judge("text.txt.gz", &name, move || read_text(&at)) else { continue };
+            // Damage to a member's name, time or system is none to the text; two whole members are one text.
+            assert!(found == text() || found == text().repeat(2), "{name}, {padding} zeros");
+        }
+    }
+}
+
+/// Lines of JSON: of a line that is read, the text is what a strict reader finds, or that reader refuses the line for something else
+/// than the text.
+#[test]
+fn damaged_json_lines() {
+    let dir = folder();
+    let path = dir.path().join("text.jsonl");
+    let line =
+        r#"{"id": [1, {"a": "b]"}], "text": "a \"text\" with \u00e9 and \ud83e\udd8a", "score": -1.5e3, "last": null}"#;
+    for Case { name, bytes } in mutate::bytes(line.as_bytes(), &[1, 8, 24, 33, 40, line.len() - 1, line.len()], 4, 400)
+    {
+        write(&path, &bytes);
+        let at = path.clone();
+        let Ok(found) = judge("text.jsonl", &name, move || read_text(&at)) else { continue };
+        let strict: Result<Vec<serde_json::Value>, _> =
+            String::from_utf8_lossy(&bytes).lines().map(serde_json::from_str).collect();
+        if let Ok(lines) = strict {
+            let texts: Vec<&str> = lines.iter().filter_map(|line| line["text"].as_str()).collect();
+            assert_eq!(found, texts.join("\n"), "{name}");
+        }
+    }
+    let deep = |open: &str, close: &str| {
+        format!("{{\"x\": {}{}, \"text\": \"a\"}}\n", open.repeat(1 << 20), close.repeat(1 << 20))
+    };
+    for (name, bytes, reads) in [
+        ("a million brackets", deep("[", "]"), true),
+        ("a million objects", deep("{\"a\":", "}"), true),
+        ("a million brackets that do not end", deep("[", ""), false),
+        ("brackets that do not match", deep("[{", "]}"), false),
+        ("a million keys", format!("{{{}\"text\": \"a\"}}", "\"k\": 1, ".repeat(1 << 20)), true),
+        ("a string that does not end", format!("{{\"text\": \"a\", \"x\": \"{}", "\\\"".repeat(1 << 20)), false),
+    ] {
+        write(&path, bytes.as_bytes());
+        let at = path.clone();
+        assert_eq!(judge("text.jsonl", name, move || read_text(&at)).is_ok(), reads, "{name}");
+    }
+}
+
+/// Tables of labelled texts.
+#[test]
+fn damaged_tables() {
+    use vcycle::data::classify::{Classification, Labels};
+    use vcycle::data::tokenizer::Tokenizer;
+    let dir = folder();
+    let path = dir.path().join("table.tsv");
+    let table: String = (0..40).map(|i| format!("text {i}\t{}\n", ["no", "yes", "", "-"][i % 4])).collect();
+    for skip in [true, false] {
+        let columns = format!("sentence = \"sentence\"\nlabel = \"label\"\nskip_unlabelled = {skip}");
+        let config: vcycle::data::classify::ClassifyConfig = toml::from_str(&columns).expect("columns");
+        let valid = format!("\u{feff}sentence\tlabel\n{table}").into_bytes();
+        for Case { name, bytes } in mutate::bytes(&valid, &[1, 3, 12, 19, 40, valid.len()], 5, 150) {
+            write(&path, &bytes);
+            let (at, config) = (path.clone(), config.clone());
+            let done = judge("table.tsv", &name, move || {
+                let tokenizer = Tokenizer::from_spec("byte", "")?.with_special_tokens()?;
+                Classification::open(&at, &config, None, &tokenizer, 16)
+            });
+            let Ok(found) = done else { continue };
+            let Labels::Classes(labels) = found.labels() else { panic!("{name}: values") };
+            assert!(labels.iter().all(|label| !label.trim().is_empty()), "{name}: {labels:?}");
+            assert!(skip || !bytes.windows(3).any(|part| part == b"\t\n"), "{name}: a missing label was taken");
+        }
+    }
+}

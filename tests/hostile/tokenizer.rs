@@ -189,3 +189,48 @@ fn hostile_tokenizers() {
     let (_, ids) = judge("tokenizer.json", "truncation and padding", move || used(&at)).expect("both are switched off");
     assert_eq!(ids.len(), 20 * TEXT.len());
 }
+
+/// What lies beside a vocabulary: tokens that were added to it, and which of all are special.
+#[test]
+fn damaged_files_beside_a_vocabulary() {
+    let dir = folder();
+    let vocab = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nsome\nwords\n";
+    write(&dir.path().join("vocab.txt"), vocab.as_bytes());
+    let token = |text: &str| json!({"content": text, "lstrip": true, "normalized": false, "special": true});
+    let files = [
+        (
+            "tokenizer_config.json",
+            json!({"do_lower_case": true, "added_tokens_decoder": {"4": token("[MASK]"), "7": token("<a>")}}),
+        ),
+        ("added_tokens.json", json!({"<a>": 7, "<b>": 8})),
+        (
+            "special_tokens_map.json",
+            json!({"mask_token": token("[MASK]"), "additional_special_tokens": ["<a>", token("<b>")]}),
+        ),
+    ];
+    for (name, value) in &files {
+        write(&dir.path().join(name), value.to_string().as_bytes());
+    }
+    let used = |file: &str, name: &str| {
+        let at = dir.path().to_path_buf();
+        judge(file, name, move || {
+            let tokenizer = Tokenizer::load(&at)?;
+            Ok((tokenizer.vocab_size(), tokenizer.encode("<a>some <b> words")?))
+        })
+    };
+    assert_eq!(used("", "valid").expect("a tokenizer"), (9, vec![7, 5, 8, 6]));
+    for (seed, (file, value)) in files.iter().enumerate() {
+        let path = dir.path().join(file);
+        let valid = value.to_string().into_bytes();
+        let mut cases = mutate::bytes(&valid, &[1, valid.len() / 2, valid.len()], seed as u64, 40);
+        cases.extend(mutate::json(value, seed as u64, 80));
+        for Case { name, bytes } in cases {
+            write(&path, &bytes);
+            // A contradiction is told by whichever of the files it is found in.
+            if let Ok((size, ids)) = used("", &format!("{file}: {name}")) {
+                assert!(size <= 12 && ids.iter().all(|&id| (id as usize) < size), "{file}, {name}: {size}, {ids:?}");
+            }
+        }
+        write(&path, &valid);
+    }
+}

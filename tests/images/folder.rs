@@ -16,7 +16,7 @@ fn plain(width: u32, height: u32, colour: [u8; 3]) -> RgbImage {
 }
 
 fn classes(dir: &TempDir, size: usize, filter: Filter) -> Result<Images> {
-    read(dir, ImageFiles::Folder { folder: dir.path().join("set"), size, filter })
+    read(dir, ImageFiles::Folder { folder: dir.path().join("set"), size, filter, skip_broken: false })
 }
 
 #[test]
@@ -123,5 +123,25 @@ fn damaged_images_decode_or_are_errors() {
             }
             fs::remove_file(path).unwrap();
         }
+    }
+}
+
+/// A decoder that fills up what is missing would train a model on pixels that nobody took.
+#[test]
+fn an_image_that_is_cut_short_is_refused_wherever_it_is_cut() {
+    let dir = folder();
+    let image = RgbImage::from_raw(24, 20, bytes(24 * 20 * 3, 1)).unwrap();
+    for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+        let good = encoded(image.clone(), format);
+        // The mark of a JPEG's end, and the length, name and sum of a PNG's last part, come after the last pixel.
+        let last = if format == ImageFormat::Png { good.len() - 12 } else { good.len() - 1 };
+        for length in (1..last).step_by(29).chain([last - 1, last - 2, last - 3]) {
+            let path = file(&dir, "set/a/cut.jpg", &good[..length]);
+            error_with(classes(&dir, 8, Filter::Bilinear), &["cut.jpg", "cannot decode it"]);
+            fs::remove_file(path).unwrap();
+        }
+        let path = file(&dir, "set/a/whole.jpg", [&good[..], b"behind it"].concat());
+        assert_eq!(classes(&dir, 8, Filter::Bilinear).unwrap().len(), 1);
+        fs::remove_file(path).unwrap();
     }
 }

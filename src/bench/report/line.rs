@@ -44,7 +44,7 @@ pub struct Line {
 }
 
 /// Bytes of a file of lines at most: some 60,000 of them.
-const MOST_BYTES: u64 = 1 << 26;
+pub const MOST_BYTES: u64 = 1 << 26;
 /// What names may have in characters.
 pub const LONGEST: usize = 200;
 /// Milliseconds that are a measurement: from a picosecond to 30 years.

@@ -13,7 +13,7 @@ use crate::files::write_atomic;
 use crate::report::canvas::Drawing;
 use crate::report::page::Page;
 use grid::Grid;
-pub use line::LONGEST;
+pub use line::{LONGEST, MOST_BYTES};
 use operations::Operations;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

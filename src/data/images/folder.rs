@@ -1,6 +1,7 @@
 //! A folder of folders of JPEG and PNG files: each folder is a class, classes go by name.
 
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::UNIX_EPOCH;
@@ -8,6 +9,7 @@ use std::time::UNIX_EPOCH;
 use image::imageops::{self, FilterType};
 use image::{ImageReader, Limits, RgbImage};
 
+use super::jpeg;
 use super::shard::MAX_SIDE;
 use super::source::{Decoded, Filter, Sink};
 use crate::bail;
@@ -83,8 +85,13 @@ pub(super) fn add_to(folder: &Path, print: &mut Fingerprint) -> Result<()> {
     Ok(())
 }
 
-/// Hands on all images, decoded by all threads of the machine, class by class and file by file.
-pub(super) fn read(folder: &Path, size: usize, filter: Filter, sink: &mut Sink<'_>) -> Result<()> {
+/// Hands on all images, decoded by all threads of the machine, class by class and file by file. Returns what is wrong with files
+/// that cannot be decoded; without `skip_broken` the first of them is an error.
+pub(super) fn read(
+    folder: &Path,
+    (size, filter, skip_broken): (usize, Filter, bool),
+    sink: &mut Sink<'_>,
+) -> Result<Vec<Error>> {
     if !(1..=MAX_SIDE).contains(&size) {
         bail!("size: {size} is not in 1..={MAX_SIDE}; give the pixels of a side");
     }
@@ -92,6 +99,7 @@ pub(super) fn read(folder: &Path, size: usize, filter: Filter, sink: &mut Sink<'
     let files: Vec<(&PathBuf, usize)> =
         classes.iter().enumerate().flat_map(|(label, c)| c.files.iter().map(move |file| (file, label))).collect();
     let threads = thread::available_parallelism().map_or(1, usize::from);
+    let mut broken_files = Vec::new();
     for files in files.chunks(threads * RUN) {
         let decode_run = |run: &[(&PathBuf, usize)]| run.iter().map(|file| decode(file.0, size, filter)).collect();
         let decoded = thread::scope(|scope| {
@@ -106,18 +114,38 @@ pub(super) fn read(folder: &Path, size: usize, filter: Filter, sink: &mut Sink<'
             runs.into_iter().map(|run| run.join().map_err(broken)).collect::<Result<Vec<_>>>()
         })?;
         for ((path, label), pixels) in files.iter().zip(decoded.into_iter().flatten()) {
-            sink(Decoded { pixels: &pixels?, shape: [3, size, size], label: *label }, &path.display())?;
+            match pixels {
+                Ok(pixels) => {
+                    sink(Decoded { pixels: &pixels, shape: [3, size, size], label: *label }, &path.display())?;
+                }
+                Err(error) if skip_broken => broken_files.push(error),
+                Err(error) => return Err(error),
+            }
         }
     }
-    Ok(())
+    Ok(broken_files)
 }
 
 /// Decodes a file: its centre square, resized, `[3, size, size]`.
 fn decode(path: &Path, size: usize, filter: Filter) -> Result<Vec<u8>> {
     let bad = |e: &dyn std::fmt::Display| {
-        Error::new(format!("{}: cannot decode it: {e}; remove the file or fetch it again", path.display()))
+        // The decoder's sentences may have several lines.
+        let cause = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        Error::new(format!(
+            "{}: cannot decode it: {cause}; remove the file, fetch it again, or set skip_broken = true beside `folder`, which \
+             passes over such files",
+            path.display()
+        ))
     };
-    let mut reader = ImageReader::open(path).map_err(|e| Error::io("read", path, e))?;
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    if bytes.is_empty() {
+        return Err(bad(&"the file is empty"));
+    }
+    // The decoder makes up the pixels of what is missing.
+    if bytes.starts_with(jpeg::BEGIN) && !jpeg::is_whole(&bytes) {
+        return Err(bad(&"the JPEG is cut short"));
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes));
     // By its first bytes: the names of many sets' files are wrong.
     reader = reader.with_guessed_format().map_err(|e| Error::io("read", path, e))?;
     let mut limits = Limits::default();

@@ -10,6 +10,7 @@ mod cifar;
 mod csv;
 mod folder;
 mod idx;
+mod jpeg;
 pub mod mixing;
 pub mod randaugment;
 pub mod sampler;

@@ -61,6 +61,9 @@ pub enum ImageFiles {
         size: usize,
         #[serde(default)]
         filter: Filter,
+        /// Pass over files that cannot be decoded, and count them, where otherwise the first one is an error.
+        #[serde(default)]
+        skip_broken: bool,
     },
 }
 
@@ -117,7 +120,8 @@ impl ImageFiles {
         })
     }
 
-    fn read(&self, sink: &mut Sink<'_>) -> Result<()> {
+    /// Hands on all images; returns what is wrong with those that were passed over.
+    fn read(&self, sink: &mut Sink<'_>) -> Result<Vec<Error>> {
         match self {
             ImageFiles::Idx { images, labels } => idx::read(images, labels, sink),
             ImageFiles::Cifar10 { files } => cifar::read(files, &cifar::Records::TEN, sink),
@@ -128,8 +132,11 @@ impl ImageFiles {
                 cifar::read(files, &cifar::Records::HUNDRED_COARSE, sink)
             }
             ImageFiles::Csv { file, maximum } => csv::read(file, *maximum, sink),
-            ImageFiles::Folder { folder, size, filter } => folder::read(folder, *size, *filter, sink),
-        }
+            ImageFiles::Folder { folder, size, filter, skip_broken } => {
+                return folder::read(folder, (*size, *filter, *skip_broken), sink);
+            }
+        }?;
+        Ok(Vec::new())
     }
 
     /// Channels where nothing else is asked for.
@@ -151,8 +158,10 @@ impl ImageFiles {
                 print.add(format!("{maximum:?}").as_bytes());
                 ("csv", vec![file])
             }
-            ImageFiles::Folder { folder, size, filter } => {
-                print.add(format!("folder {size} {filter:?}").as_bytes());
+            ImageFiles::Folder { folder, size, filter, skip_broken } => {
+                // Older shards may have images that were cut short.
+                let broken = if *skip_broken { "skipped" } else { "refused" };
+                print.add(format!("folder {size} {filter:?}, broken {broken}").as_bytes());
                 return folder::add_to(folder, print);
             }
         };
@@ -250,7 +259,7 @@ fn write(
     note(&format!("reading {source}"));
     let known = names.as_ref().map(Vec::len);
     let (mut writer, mut converted, mut classes) = (None::<ImageWriter>, Vec::new(), 0);
-    spec.files.read(&mut |image, place| {
+    let broken = spec.files.read(&mut |image, place| {
         if image.label >= known.unwrap_or(MAX_CLASSES) {
             bail!(
                 "{place}: label {} is not below {}; number the classes from 0, or correct `classes`",
@@ -271,6 +280,10 @@ fn write(
         }
         Ok(())
     })?;
+    if let Some(first) = broken.first() {
+        let s = if broken.len() == 1 { "" } else { "s" };
+        note(&format!("{} file{s} passed over, as skip_broken says; the first: {first}", grouped(broken.len() as u64)));
+    }
     match writer {
         Some(writer) => writer.commit(&names.unwrap_or_else(|| numbers(classes))),
         None => bail!("{source}: there is no image in it; give a file with images"),

@@ -26,12 +26,13 @@ const REMEDY: &str = "the file is truncated or damaged; download or save it agai
 const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 const OLD_VERSION: i64 = 1001;
 
-/// Under which keys training scripts keep the weights beside what else they save.
-const WRAPPERS: [&str; 3] = ["state_dict", "model", "model_state_dict"];
+/// Under which keys training scripts keep the weights beside what else they save, the first one first.
+const WRAPPERS: [&str; 5] = ["state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"];
 
 /// Reads every tensor of a file of `torch.save`, in the order of its dictionary.
 ///
-/// The dictionary may lie under `state_dict`, `model` or `model_state_dict` of another one. Views and tied tensors become
+/// The dictionary may lie under `state_dict`, `model` or `model_state_dict` of another one; averaged weights, under `state_dict_ema` or
+/// `model_ema`, count only where there are no others. Views and tied tensors become
 /// tensors of their own. Types convert as in [`tensors::read`], and the same integer tensors are skipped.
 ///
 /// # Errors

@@ -1,0 +1,56 @@
+//! Which keys of the configurations of runs differ.
+
+use super::run::Side;
+use crate::files;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Keys that are listed.
+const MOST: usize = 20;
+const BYTES: u64 = 1 << 20;
+
+/// A line for each key whose value is not the same in all runs that have a configuration: `key: value (run), value (run)`.
+pub fn differences(sides: &[Side]) -> Vec<String> {
+    let mut runs: BTreeMap<PathBuf, (String, BTreeMap<String, String>)> = BTreeMap::new();
+    for side in sides {
+        // Two sides of a run have one.
+        let Some(dir) = side.path.parent().and_then(Path::parent) else { continue };
+        let Ok(text) = files::read_text(&dir.join("config.toml"), BYTES) else { continue };
+        let Ok(table) = toml::from_str::<toml::Table>(&text) else { continue };
+        let mut keys = BTreeMap::new();
+        flatten("", &toml::Value::Table(table), &mut keys);
+        let name =
+            side.name.strip_suffix("/vcycle").or_else(|| side.name.strip_suffix("/scratch")).unwrap_or(&side.name);
+        runs.entry(dir.to_path_buf()).or_insert_with(|| (name.to_owned(), keys));
+    }
+    let keys: BTreeSet<&String> = runs.values().flat_map(|(_, keys)| keys.keys()).collect();
+    let differs = |key: &&String| runs.values().map(|(_, keys)| keys.get(*key)).collect::<BTreeSet<_>>().len() > 1;
+    let different: Vec<&String> = keys.into_iter().filter(differs).collect();
+    let line = |key: &&String| {
+        let values = runs.values().map(|(name, keys)| {
+            let value = keys.get(*key).map_or("left out", String::as_str);
+            format!("{value} ({name})")
+        });
+        format!("configurations differ in {key}: {}", values.collect::<Vec<_>>().join(", "))
+    };
+    let mut lines: Vec<String> = different.iter().take(MOST).map(line).collect();
+    if different.len() > MOST {
+        lines.push(format!("configurations differ in {} more keys", different.len() - MOST));
+    }
+    lines
+}
+
+/// Dotted keys and their values as TOML.
+fn flatten(prefix: &str, value: &toml::Value, all: &mut BTreeMap<String, String>) {
+    let mut below = |name: &str, value| {
+        let key = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+        flatten(&key, value, all);
+    };
+    match value {
+        toml::Value::Table(table) => table.iter().for_each(|(name, value)| below(name, value)),
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            items.iter().enumerate().for_each(|(number, value)| below(&number.to_string(), value));
+        }
+        other => drop(all.insert(prefix.to_owned(), other.to_string())),
+    }
+}

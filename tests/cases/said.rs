@@ -1,0 +1,89 @@
+//! What commands print for people to use, and what they say about doubtful runs.
+
+use super::*;
+
+const RUN: &str = "[model]\nfamily = \"gpt\"\nlayers = 1\nheads = 1\nhead_size = 4\ncontext = 8\n[data]\ntext = \"text.txt\"\ntokenizer = \
+                   \"byte\"\n[train]\nbatch = 2\neval_every = 1\neval_batches = 1\n[[levels]]\ntrain = { steps = 2, lr = 1e-3 \
+                   }\n[scratch]\nsteps = 1\nlr = 1e-3\n";
+
+fn workplace() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = (0..200).map(|i| format!("jetty and fjord {i}, ember's lagoon\n")).collect();
+    write(dir.path(), "text.txt", text);
+    write(dir.path(), "run.toml", RUN);
+    dir
+}
+
+/// The command after `try:` can be given to a shell as it is, and begins with words of the run's own text.
+#[test]
+fn commands_that_are_printed_can_be_used() {
+    let dir = workplace();
+    let at = dir.path();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
+    let done = command.args(["train", "run.toml", "--out", "my run's"]).current_dir(at).output().unwrap();
+    let out = String::from_utf8(done.stdout).unwrap();
+    let line = out.lines().find_map(|line| line.strip_prefix("try: vcycle ")).unwrap_or_else(|| panic!("{out}"));
+    assert!(line.starts_with(r"generate 'my run'\''s/vcycle/model' --prompt "), "{line}");
+    let script = format!("{} {line} --tokens 3", env!("CARGO_BIN_EXE_vcycle"));
+    let done = Command::new("sh").args(["-c", &script]).current_dir(at).output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success() && text.starts_with("jetty and fjord"), "{line}: {text}");
+}
+
+#[test]
+fn the_twin_can_be_taken_away() {
+    let dir = workplace();
+    for (name, change) in [("a", "scratch=none"), ("b", "scratch=false")] {
+        ok(dir.path(), &format!("train run.toml --out {name} --set {change}"));
+        assert!(dir.path().join(name).join("vcycle/model").exists() && !dir.path().join(name).join("scratch").exists());
+    }
+    refused(dir.path(), "train run.toml --out c --set scratch=3", &["scratch"]);
+}
+
+#[test]
+fn a_comparison_says_which_keys_differ() {
+    let dir = workplace();
+    let at = dir.path();
+    ok(at, "train run.toml --out one");
+    ok(at, "train run.toml --out two --set train.batch=4 --set levels.0.train.lr=2e-3");
+    let (said, _) = ok(at, "compare one two");
+    assert!(said.contains("note: configurations differ in train.batch: 2 (one), 4 (two)"), "{said}");
+    assert!(said.contains("configurations differ in levels.0.train.lr: 0.001 (one), 0.002 (two)"), "{said}");
+    assert_eq!(said.matches("configurations differ").count(), 2, "{said}");
+    assert!(!ok(at, "compare one").0.contains("configurations differ"));
+}
+
+#[test]
+fn a_missing_folder_for_temporary_files_is_said_and_not_made() {
+    let dir = workplace();
+    let at = dir.path();
+    ok(at, "train run.toml --out run --set scratch=none");
+    let nowhere = at.join("nowhere");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
+    let command = command.args(["eval", "run/vcycle/model", "--data", "text.txt"]).env("TMPDIR", &nowhere);
+    let done = command.current_dir(at).output().unwrap();
+    let error = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.code() == Some(2) && error.contains("TMPDIR") && !nowhere.exists(), "{error}");
+}
+
+#[test]
+fn a_file_of_measurements_keeps_other_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let bench =
+        |label: &str| ok(at, &format!("bench layernorm --shape 2x3 --device reference{label} --json all.jsonl"));
+    let labels = || -> Vec<Value> {
+        let text = fs::read_to_string(at.join("all.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["label"].clone()).collect()
+    };
+    bench("");
+    bench(" --label a");
+    bench(" --label b");
+    assert_eq!(labels(), [Value::Null, Value::Null, "a".into(), "a".into(), "b".into(), "b".into()]);
+    bench(" --label a");
+    bench("");
+    assert_eq!(labels(), ["b".into(), "b".into(), "a".into(), "a".into(), Value::Null, Value::Null]);
+    write(at, "all.jsonl", "a list of mine\n");
+    refused(at, "bench layernorm --shape 2x3 --json all.jsonl", &["all.jsonl", "line 1"]);
+    assert_eq!(fs::read_to_string(at.join("all.jsonl")).unwrap(), "a list of mine\n");
+}

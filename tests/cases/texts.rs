@@ -1,0 +1,131 @@
+//! Texts in other forms than their names say, and lines of JSON that no strict reader takes.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use vcycle::data::text::read_text;
+
+use super::*;
+
+/// The text of forty documents, and each as a line of JSON, with `other` as one more entry of line 8.
+fn documents(other: &str) -> (String, String) {
+    let texts: Vec<String> = (0..40).map(|i| format!("document {i} of jetty and fjord")).collect();
+    let line = |(i, text): (usize, &String)| format!("{{\"text\": {text:?}{}}}\n", if i == 7 { other } else { "" });
+    (texts.join("\n"), texts.iter().enumerate().map(line).collect())
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[track_caller]
+fn error(path: &Path, parts: &[&str]) {
+    let text = read_text(path).expect_err("an error").to_string();
+    assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} are not in: {text}");
+}
+
+#[test]
+fn the_content_says_what_is_json_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let (text, lines) = documents("");
+    for name in ["ok.jsonl", "ok.json", "ok.ndjson", "OK.JSONL", "part-00000", "ok.data"] {
+        assert_eq!(read_text(&write(at, name, &lines)).unwrap(), text, "{name}");
+        assert_eq!(read_text(&write(at, name, format!("\u{feff}{lines}"))).unwrap(), text, "{name} with a mark");
+        assert_eq!(read_text(&write(at, &format!("{name}.gz"), gzip(lines.as_bytes()))).unwrap(), text, "{name}.gz");
+    }
+    // One that says plain text is not believed without a word; an empty first line makes the braces text.
+    error(&write(at, "lines.txt", &lines), &["lines.txt", "JSON", ".jsonl", "empty line"]);
+    let prose = format!("\n{lines}");
+    assert_eq!(read_text(&write(at, "prose.txt", &prose)).unwrap(), prose);
+    error(&write(at, "list.json", "[\n{\"text\": \"a\"},\n{\"text\": \"b\"}\n]\n"), &["list.json", "jq -c"]);
+    for code in ["{\n  return 1;\n}\n", "{}\n{}\n", "{a} is a set\n", "[1] a note\n"] {
+        assert_eq!(read_text(&write(at, "code.c", code)).unwrap(), code);
+    }
+    refused(at, "data prepare lines.txt --tokenizer byte --out o", &["lines.txt", ".jsonl"]);
+    let (said, _) = ok(at, "data prepare part-00000 --tokenizer byte --out p");
+    assert!(said.contains("4 documents"), "{said}");
+}
+
+#[test]
+fn only_the_texts_key_matters() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = format!(", \"meta\": {}1{}", "[".repeat(3000), "]".repeat(3000));
+    for other in [", \"score\": NaN", ", \"score\": -Infinity", ", \"tail\": \"x \\udcb2\"", ", \"n\": 1e999", &deep] {
+        let (text, lines) = documents(other);
+        assert_eq!(read_text(&write(dir.path(), "a.jsonl", lines)).unwrap(), text, "{other:.40}");
+    }
+    let (_, lines) = documents("");
+    let null = lines.replacen("\"document 7 of jetty and fjord\"", "null", 1);
+    error(&write(dir.path(), "null.jsonl", null), &["null.jsonl: line 8: \"text\" is null"]);
+    let lone = lines.replacen("document 7", "document \\udcb2", 1);
+    error(&write(dir.path(), "lone.jsonl", lone), &["lone.jsonl: line 8: \"text\" is no text"]);
+}
+
+/// A byte order mark is not text, whatever is read: here the first line of a plain text, of a table, of a configuration.
+#[test]
+fn a_byte_order_mark_is_never_text() {
+    let dir = place("nli-labels");
+    let at = dir.path();
+    assert_eq!(read_text(&write(at, "a.txt", "\u{feff}one\ntwo\u{feff}\n")).unwrap(), "one\ntwo\u{feff}\n");
+    assert_eq!(read_text(&write(at, "a.txt.gz", gzip("\u{feff}one\n".as_bytes()))).unwrap(), "one\n");
+    error(&write(at, "mark.txt", "\u{feff}"), &["mark.txt", "whitespace"]);
+    error(&write(at, "late.txt", b"\xef\xbb\xbfone\n\xe9\n"), &["late.txt", "byte 7", "line 2"]);
+    for name in ["dev.tsv", "run.toml", "model/config.json", "model/vocab.txt", "model/tokenizer_config.json"] {
+        let text = fs::read_to_string(at.join(name)).unwrap();
+        fs::write(at.join(name), format!("\u{feff}{text}")).unwrap();
+    }
+    assert_eq!(printed(&ok(at, "eval model --run run.toml").0, "loss:"), 0.2367);
+}
+
+#[test]
+fn gzip_is_taken_as_gzip_takes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, _) = documents("");
+    let one = gzip(text.as_bytes());
+    let at = |bytes: &[u8]| write(dir.path(), "a.txt.gz", bytes);
+    for zeros in [1, 512, 300_000] {
+        let padded = [&one[..], &one, &vec![0; zeros]].concat();
+        assert_eq!(read_text(&at(&padded)).unwrap(), format!("{text}{text}"), "{zeros}");
+    }
+    for garbage in [&b"x"[..], b"\0\0x", b"\x1f", b"PK\x03\x04"] {
+        error(&at(&[&one[..], garbage].concat()), &["a.txt.gz", "corrupt gzip", "gzip -t"]);
+    }
+    // What it is, not what it is called.
+    assert_eq!(read_text(&write(dir.path(), "b.txt", &one)).unwrap(), text);
+}
+
+/// `iconv -f ENCODING -t UTF-8` of GNU libc turns each of these into the text.
+#[test]
+fn other_encodings_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, _) = documents("");
+    let wide = |big: bool, four: bool, mark: bool| -> Vec<u8> {
+        let marked = format!("{}{text}", if mark { "\u{feff}" } else { "" });
+        let bytes = marked.chars().map(|c| match (big, four) {
+            (true, true) => (c as u32).to_be_bytes().to_vec(),
+            (false, true) => (c as u32).to_le_bytes().to_vec(),
+            (true, false) => (c as u16).to_be_bytes().to_vec(),
+            (false, false) => (c as u16).to_le_bytes().to_vec(),
+        });
+        bytes.flatten().collect()
+    };
+    for (big, end) in [(true, "BE"), (false, "LE")] {
+        for (four, name) in [(true, "UTF-32"), (false, "UTF-16")] {
+            for (mark, encoding) in [(true, name.to_owned()), (false, format!("{name}{end}"))] {
+                let bytes = wide(big, four, mark);
+                let path = write(dir.path(), "my text.txt", &bytes);
+                let command = format!("iconv -f {encoding} -t UTF-8 '{}' > ", path.display());
+                error(&path, &["my text.txt", &format!("is {encoding}, not UTF-8"), &command]);
+                let path = write(dir.path(), "a.gz", gzip(&bytes));
+                error(&path, &["a.gz", &format!("is {encoding}, not UTF-8")]);
+            }
+        }
+    }
+    // Zeros in a text of UTF-8 are characters like others, and Latin-1 is only a guess.
+    assert_eq!(read_text(&write(dir.path(), "z.txt", "a\0b and more of it")).unwrap(), "a\0b and more of it");
+    error(&write(dir.path(), "l.txt", b"caf\xe9 au lait, and more"), &["byte 3", "iconv", "if that is Latin-1"]);
+}
