@@ -11,6 +11,7 @@ use vcycle::device::cuda::Cuda;
 use vcycle::device::cuda::chip::Chip;
 use vcycle::device::cuda::driver::{Driver, Part, Rows};
 use vcycle::device::cuda::launch::{Launch, Region};
+use vcycle::device::cuda::variants::ladder;
 use vcycle::device::ops::{ColumnSum, Fill, Multilevel, Op};
 use vcycle::device::reference::Reference;
 use vcycle::device::{Device, Ticket, alloc_tensor, read_floats, write_floats};
@@ -338,13 +339,15 @@ fn hungry() -> (Cuda<Fake>, Rc<RefCell<Books>>, [Op; 3]) {
     let mut device = Cuda::new("fake", Fake(books.clone()));
     // Lists then show their operands when they are replayed.
     device.use_graphs(false);
-    let ops = [64, 512, 4096].map(|width| {
-        let (x, out) = (tensor(&mut device, &[1 << 18, width]), tensor(&mut device, &[width]));
+    let vector = ladder("column_sum").find(|variant| variant.name == "vector").expect("a variant with a workspace");
+    device.prefer(vector);
+    let ops = [64, 9_600, 1 << 18].map(|rows| {
+        let (x, out) = (tensor(&mut device, &[rows, 128]), tensor(&mut device, &[128]));
         Op::from(ColumnSum { x, out, accumulate: false })
     });
-    let scratch = ops.map(|op| device.scratch(&op));
-    // Half as much again is kept in reserve.
-    assert!(scratch[0] > 0 && scratch.windows(2).all(|pair| pair[1] > 2 * pair[0]), "{scratch:?}");
+    // Half as much again is kept in reserve: each outgrows the one before.
+    let wanted = ops.map(|op| (vector.workspace)(&op));
+    assert!(wanted[0] > 0 && wanted.windows(2).all(|pair| 2 * pair[1] > 3 * pair[0] + 512), "{wanted:?}");
     (device, books, ops)
 }
 

@@ -296,8 +296,8 @@ impl<D: Driver> Device for Cuda<D> {
     }
 
     fn capture(&mut self, ops: &[Op]) -> Result<Graph> {
-        bounds::check_list(ops)?;
         let variants = ops.iter().map(|op| self.chosen(op)).collect::<Result<Vec<_>>>()?;
+        bounds::check_list(ops)?;
         // All of it at once, so that the whole list uses one piece.
         let bytes = ops.iter().zip(&variants).map(|(op, variant)| (variant.workspace)(op)).max().unwrap_or(0);
         self.reserve(bytes)?;

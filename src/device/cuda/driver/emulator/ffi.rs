@@ -528,3 +528,6 @@ unsafe extern "C" fn emu_tma_store_wait(file: *const c_char, line: c_int, in_fli
     // SAFETY: called by kernels with literals.
     unsafe { reach(file, line, |block| block.tma_store_wait(in_flight.unsigned_abs(), complete != 0)) }
 }
+
+#[cfg(test)]
+mod tests;
