@@ -259,6 +259,10 @@ fn the_same_text_elsewhere_is_the_same_and_another_is_refused() {
     run(&run_dir, None, u64::MAX).expect("the same text");
     fs::write(&other, text.replacen("the 1 of 1", "the 1 of 2", 1)).expect("written");
     let run_dir = stopped.edited("data.text", &other.display().to_string());
+    // What a kill leaves after a checkpoint, and going on cuts away.
+    let metrics = run_dir.join("vcycle/metrics.jsonl");
+    let text = fs::read_to_string(&metrics).expect("metrics");
+    fs::write(&metrics, text + "{\"event\":\"of a step that was not saved\"}\n").expect("written");
     let before = content(&run_dir);
     let said = run(&run_dir, None, 1).expect_err("another text").to_string();
     assert!(said.contains("bring") && said.contains("start a new run"), "{said}");

@@ -25,15 +25,20 @@ impl Side<'_, '_> {
         let Context { data, progress, config, settings: now, .. } = &mut *self.context;
         let planned = |leg: &Leg| Planned { level: leg.level + 1, steps: leg.stage.steps };
         let plan: Vec<Planned> = self.legs.iter().map(planned).collect();
+        let name = data.name();
+        // All of this before the metrics are cut back to where the checkpoint was.
         let fits = |checkpoint: &Checkpoint| {
-            settings::changes(&checkpoint.dir, &checkpoint.state, config, self.half)?;
-            match &checkpoint.state.settings {
-                // A text that gives other batches is refused below, by its name.
-                Some(then) if checkpoint.state.data == data.name() => {
-                    then.same_content(now).at(checkpoint.dir.display())
-                }
-                _ => Ok(()),
+            let state = &checkpoint.state;
+            settings::changes(&checkpoint.dir, state, config, self.half)?;
+            if state.data != name {
+                bail!(
+                    "{}: the run was trained on {}, but what [data] gives now is {name}; bring the old data back, or start a \
+                     new run",
+                    checkpoint.dir.display(),
+                    state.data
+                );
             }
+            state.settings.as_ref().map_or(Ok(()), |then| then.same_content(now)).at(checkpoint.dir.display())
         };
         let accept = |checkpoint: &Checkpoint| {
             soundness::check(&checkpoint.state, &plan, self.keeps_moments)?;
@@ -45,15 +50,6 @@ impl Side<'_, '_> {
             return Ok(None);
         };
         let state = &checkpoint.state;
-        let name = data.name();
-        if state.data != name {
-            bail!(
-                "{}: the run was trained on {}, but what [data] gives now is {name}; bring the old data back, or start a \
-                 new run",
-                dir.display(),
-                state.data
-            );
-        }
         progress.note(&format!("going on after step {} from {}", state.at.step, checkpoint.dir.display()));
         if state.settings.is_none() {
             progress
