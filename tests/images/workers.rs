@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vcycle::data::batch::{Field, Source};
 use vcycle::data::prefetch::Prefetch;
 use vcycle::train::config::Config;
-use vcycle::train::feed::Data;
+use vcycle::train::feed::{Data, ImageClasses};
 
 /// A vision transformer on images of the test, with every change there is.
 fn config(more: &str) -> Result<Config> {
@@ -21,7 +21,8 @@ fn config(more: &str) -> Result<Config> {
 
 fn source(dir: &TempDir) -> Arc<dyn Source> {
     let images = Arc::new(shard(&dir.path().join("some.images"), 40, [3, 9, 11], 5));
-    let data = Data::Images { train: Arc::clone(&images), valid: images };
+    let classes = ImageClasses::of(&images);
+    let data = Data::Images { train: Arc::clone(&images), valid: images, classes };
     data.source(&config("").expect("a configuration")).expect("a source")
 }
 
@@ -76,7 +77,8 @@ fn what_is_wrong_comes_with_its_step() {
     let images = Arc::new(shard(&dir.path().join("grey.images"), 4, [1, 8, 8], 2));
     let mut repeated = config("").expect("a configuration");
     repeated.augment.as_mut().expect("one").repeats = 3;
-    let data = Data::Images { train: Arc::clone(&images), valid: images };
+    let classes = ImageClasses::of(&images);
+    let data = Data::Images { train: Arc::clone(&images), valid: images, classes };
     let source = data.source(&repeated).expect("a source");
     for workers in [1, 3] {
         let mut batches = Prefetch::new(Arc::clone(&source), 16, 0, workers).expect("threads");
