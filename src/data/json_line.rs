@@ -8,7 +8,7 @@ use std::ops::Range;
 pub(super) enum Fault {
     /// Not an object, as of a byte counted from 1.
     Broken { what: &'static str, column: usize },
-    /// The key is not there; some that are.
+    /// The key is not there; some that are, sorted.
     NoKey(Vec<String>),
     /// The key's value is null.
     Null,
@@ -29,7 +29,11 @@ pub(super) fn text(line: &str, key: &str) -> Result<String, Fault> {
         Ok(name) if others.len() < SHOWN => others.push(name),
         _ => {}
     })?;
-    let Some(value) = found else { return Err(Fault::NoKey(others)) };
+    let Some(value) = found else {
+        others.sort_unstable();
+        others.dedup();
+        return Err(Fault::NoKey(others));
+    };
     match &line[value] {
         "null" => Err(Fault::Null),
         text if text.starts_with('"') => serde_json::from_str(text).map_err(|e| {

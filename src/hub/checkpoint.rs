@@ -228,9 +228,12 @@ struct Read {
 }
 
 fn notes(weights: &folder::Weights) -> Vec<String> {
-    let wrappers = weights.wrappers.join(" and ");
-    let wrapped = format!("{}: {wrappers} was taken out of the tensors' names", weights.path.display());
-    if wrappers.is_empty() { Vec::new() } else { vec![wrapped] }
+    let (wrappers, path) = (weights.wrappers.join(" and "), weights.path.display());
+    match weights.wrappers.len() {
+        0 => Vec::new(),
+        1 => vec![format!("{path}: {wrappers} was taken out of the tensors' names")],
+        _ => vec![format!("{path}: {wrappers} were taken out of the tensors' names")],
+    }
 }
 
 fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<Read> {

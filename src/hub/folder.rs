@@ -56,6 +56,7 @@ fn unwrap(tensors: &mut [NamedTensor]) -> Vec<&'static str> {
             note(BEFORE);
         }
     }
+    found.sort_unstable();
     found
 }
 

@@ -22,10 +22,10 @@ fn wrappers_are_taken_out_of_names() {
     for (before, within, said) in [
         ("", "", ""),
         ("module.", "", "module. was"),
-        ("module._orig_mod.", "", "_orig_mod. and module. was"),
-        ("_orig_mod.module.", "", "_orig_mod. and module. was"),
+        ("module._orig_mod.", "", "_orig_mod. and module. were"),
+        ("_orig_mod.module.", "", "_orig_mod. and module. were"),
         ("", "_orig_mod.", "_orig_mod. was"),
-        ("module.", "_fsdp_wrapped_module.", "_fsdp_wrapped_module. and module. was"),
+        ("module.", "_fsdp_wrapped_module.", "_fsdp_wrapped_module. and module. were"),
     ] {
         let named = tensors.iter().map(|tensor| {
             let name = format!("{before}{}", tensor.name.replace(".h.0.", &format!(".h.0.{within}")));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const RUN: &str = "[model]\nfamily = \"gpt\"\nlayers = 1\nheads = 1\nhead_size = 4\ncontext = 8\n[data]\ntext = \"text.txt\"\ntokenizer = \
+const RUN: &str = "[model]\nfamily = \"gpt\"\nlayers = 1\nheads = 1\nhead_size = 4\ncontext = 32\n[data]\ntext = \"text.txt\"\ntokenizer = \
                    \"byte\"\n[train]\nbatch = 2\neval_every = 1\neval_batches = 1\n[[levels]]\ntrain = { steps = 2, lr = 1e-3 \
                    }\n[scratch]\nsteps = 1\nlr = 1e-3\n";
 
@@ -71,7 +71,7 @@ fn a_file_of_measurements_keeps_other_labels() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let bench =
-        |label: &str| ok(at, &format!("bench layernorm --shape 2x3 --device reference{label} --json all.jsonl"));
+        |label: &str| ok(at, &format!("bench layernorm --shape 2x3 --device reference --rounds 1 --seconds 0{label} --json all.jsonl"));
     let labels = || -> Vec<Value> {
         let text = fs::read_to_string(at.join("all.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["label"].clone()).collect()
