@@ -214,6 +214,7 @@ pub fn read_scalar(device: &mut dyn Device, from: &Tensor) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::ops::ColumnSum;
     use crate::parity::lab::Lab;
     use crate::parity::{STEMS, Size};
 
@@ -222,7 +223,14 @@ mod tests {
     fn every_operation_leaves_the_same_bits_on_two_threads() {
         let mut lab = Lab::cpu(&[1, 2], true);
         for stem in STEMS {
-            let op = (stem.sample)(&mut lab, Size::Small);
+            let op = match stem.name {
+                // The sample is of rows far apart, which take Miri minutes to look through.
+                "column_sum" => {
+                    let (x, out) = (lab.input((&[5, 7], 9)), lab.wide_input((&[7], 0)));
+                    ColumnSum { x, out, accumulate: true }.into()
+                }
+                _ => (stem.sample)(&mut lab, Size::Small),
+            };
             lab.check(op, |_, _| f64::INFINITY);
             lab.clear();
         }
