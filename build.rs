@@ -14,6 +14,9 @@ fn main() {
     println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=tests/emulator/kernels");
     println!("cargo:rustc-check-cfg=cfg(emulated)");
+    println!("cargo:rustc-check-cfg=cfg(sass)");
+    // Set by `.ci/memory` alone.
+    println!("cargo:rustc-check-cfg=cfg(heap_arenas)");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let kernels = files(Path::new("kernels"));
     nvcc::build(&kernels, &out);

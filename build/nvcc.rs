@@ -67,7 +67,27 @@ fn try_build(kernels: &[PathBuf], out_dir: &Path) -> Result<(), String> {
     let headers = headers(kernels)?;
     let modules = in_parallel(&jobs, |job| job.compiled(&nvcc, &version, &headers))?;
     unique(&modules)?;
+    if let Some(cuobjdump) = cuobjdump(&nvcc).filter(|_| !modules.is_empty()) {
+        // tests/sass.rs, which is ignored otherwise.
+        println!("cargo::rustc-cfg=sass");
+        println!("cargo::rustc-env=VCYCLE_CUOBJDUMP={}", cuobjdump.display());
+    }
     write_table(out_dir, Some(&version), &modules)
+}
+
+/// Where cuobjdump is, which shows what the assembler made: `CUOBJDUMP`, beside nvcc, or on `PATH`.
+fn cuobjdump(nvcc: &Path) -> Option<PathBuf> {
+    println!("cargo::rerun-if-env-changed=CUOBJDUMP");
+    let name = format!("cuobjdump{}", env::consts::EXE_SUFFIX);
+    let named = env::var_os("CUOBJDUMP").map(PathBuf::from).filter(|file| file.is_file());
+    let beside = || Some(nvcc.with_file_name(&name)).filter(|file| file.is_file());
+    let usual = || {
+        println!("cargo::rerun-if-env-changed=PATH");
+        on_path(&env::var_os("PATH").unwrap_or_default(), Path::new(&name))
+    };
+    let found = named.or_else(beside).or_else(usual)?;
+    // Tests run in the project's folder, as the build does; only a relative NVCC needs that to be so.
+    found.canonicalize().ok()
 }
 
 /// Where nvcc is: `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, `/usr/local/cuda`, the pip packages of `VIRTUAL_ENV`, those

@@ -19,13 +19,32 @@ impl Error {
 
     /// An operating-system error on `path`, for instance `cannot read data/a.txt: No such file or directory`.
     pub fn io(action: &str, path: &Path, error: std::io::Error) -> Self {
-        Error::new(format!("cannot {action} {}: {error}", path.display()))
+        Error::new(format!("cannot {action} {}: {error}{}", path.display(), remedy(&error)))
     }
 
     /// The same error, with the place in front: `configs/a.toml: levels[1].heads: ...`.
     #[must_use]
     pub fn at(self, place: impl fmt::Display) -> Self {
         Error::new(format!("{place}: {}", self.message))
+    }
+}
+
+/// What to do about errors that are about this process or machine, not about a path.
+fn remedy(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    // EMFILE and ENFILE have no kind of their own, and libraries put them into errors that have no number.
+    let handles = || {
+        let text = error.to_string();
+        cfg!(unix) && ["(os error 23)", "(os error 24)"].iter().any(|number| text.contains(number))
+    };
+    match error.kind() {
+        ErrorKind::FileTooLarge => "; files of this process are limited in size: raise `ulimit -f`",
+        ErrorKind::StorageFull => "; make room on that disk",
+        ErrorKind::QuotaExceeded => "; make room within the quota on that disk",
+        ErrorKind::NotADirectory => "; something that is no folder is in the place of one: move it away",
+        ErrorKind::OutOfMemory => "; give the process more memory",
+        _ if handles() => "; the process may have no more files open: raise `ulimit -n`",
+        _ => "",
     }
 }
 

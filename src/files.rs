@@ -1,9 +1,11 @@
 //! Files and folders that appear whole or not at all, and files read whole or not at all.
 //!
 //! A run that is killed, or a disk that fills up, must never leave half a checkpoint under the name of a whole one.
-//! Everything is therefore written under a temporary name next to its destination and renamed once it is on disk.
+//! Everything is therefore written under a temporary name next to its destination and renamed once it is on disk. What is
+//! under such a name is locked by the process that writes it; the system lets go of the lock when that ends, however it does,
+//! and whoever writes into the same folder next removes what nobody holds.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,8 +101,7 @@ impl AtomicFile {
     /// As [`write_atomic`].
     pub fn create(path: &Path) -> Result<Self> {
         let folder = prepare_parent(path)?;
-        let (temporary, file) =
-            Temporary::create(&folder, |name| OpenOptions::new().write(true).create_new(true).open(name))?;
+        let (temporary, file) = Temporary::file(&folder)?;
         Ok(AtomicFile { path: path.to_owned(), folder, temporary, out: BufWriter::with_capacity(1 << 20, file) })
     }
 
@@ -150,7 +151,7 @@ pub fn write_dir_atomic(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> R
         bail!("{} exists already; choose another --out or remove it", dir.display());
     }
     let folder = prepare_parent(dir)?;
-    let (temporary, ()) = Temporary::create(&folder, |name| fs::create_dir(name))?;
+    let temporary = Temporary::folder(&folder)?;
     fill(&temporary.path)?;
     sync_tree(&temporary.path).map_err(|e| Error::io("write", dir, e))?;
     temporary.rename_to(dir, &folder)
@@ -163,9 +164,7 @@ pub fn remove_temporaries(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(TEMPORARY) && name.ends_with(".tmp") {
+        if is_temporary(&entry) {
             let _ = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         } else if is_folder {
             remove_temporaries(&path);
@@ -175,6 +174,26 @@ pub fn remove_temporaries(folder: &Path) {
 
 /// How temporary names begin.
 const TEMPORARY: &str = ".vcycle-";
+
+fn is_temporary(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let name = name.to_string_lossy();
+    name.starts_with(TEMPORARY) && name.ends_with(".tmp")
+}
+
+/// Removes what killed processes left in `folder` under temporary names: what is not locked. Where the file system knows no
+/// locks all of it stays.
+fn remove_abandoned(folder: &Path) {
+    // What cannot be read or removed only takes space.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_temporary) {
+        let path = entry.path();
+        // Anything else is not ours, and a pipe would be waited for.
+        let Some(kind) = entry.file_type().ok().filter(|kind| kind.is_dir() || kind.is_file()) else { continue };
+        // The lock is held meanwhile: a process that has just made the entry and not yet locked it sees that it is gone.
+        let Some(_lock) = File::open(&path).ok().filter(|file| file.try_lock().is_ok()) else { continue };
+        let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    }
+}
 
 /// The folder that holds `path`, created if need be.
 fn prepare_parent(path: &Path) -> Result<PathBuf> {
@@ -196,22 +215,75 @@ fn prepare_parent(path: &Path) -> Result<PathBuf> {
 struct Temporary {
     path: PathBuf,
     renamed: bool,
+    /// Of a folder; a file is locked through the handle that writes it.
+    _lock: Option<File>,
+}
+
+/// Whether the new entry at `path`, opened as `file`, is this process's to write.
+///
+/// # Errors
+/// It was taken for one that a killed process left, and is gone.
+fn claim(path: &Path, file: &File) -> io::Result<()> {
+    match file.try_lock() {
+        // Before the entry was removed, or after.
+        Ok(()) if identity(&fs::symlink_metadata(path)?) == identity(&file.metadata()?) => Ok(()),
+        Ok(()) => Err(io::ErrorKind::NotFound.into()),
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::NotFound.into()),
+        // Nobody can lock it, so nobody removes it.
+        Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
+/// Device and number of a file, where the system tells.
+fn identity(facts: &fs::Metadata) -> (u64, u64) {
+    #[cfg(unix)]
+    return (std::os::unix::fs::MetadataExt::dev(facts), std::os::unix::fs::MetadataExt::ino(facts));
+    #[cfg(not(unix))]
+    (0, facts.len())
 }
 
 impl Temporary {
+    fn file(folder: &Path) -> Result<(Self, File)> {
+        let create = |path: &Path| {
+            let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+            claim(path, &file).map(|()| file)
+        };
+        let (path, file) = Self::create(folder, create)?;
+        Ok((Temporary { path, renamed: false, _lock: None }, file))
+    }
+
+    fn folder(folder: &Path) -> Result<Self> {
+        let create = |path: &Path| {
+            fs::create_dir(path)?;
+            // Not every system opens a folder, and then none locks it.
+            if !cfg!(unix) {
+                return Ok(None);
+            }
+            let lock = File::open(path)
+                .and_then(|lock| claim(path, &lock).map(|()| lock))
+                // With no handle left, for instance.
+                .inspect_err(|_| drop(fs::remove_dir(path)));
+            lock.map(Some)
+        };
+        let (path, _lock) = Self::create(folder, create)?;
+        Ok(Temporary { path, renamed: false, _lock })
+    }
+
     /// Makes a new entry in `folder` by calling `create` with names until one is free.
-    fn create<T>(folder: &Path, create: impl Fn(&Path) -> io::Result<T>) -> Result<(Self, T)> {
+    fn create<T>(folder: &Path, create: impl Fn(&Path) -> io::Result<T>) -> Result<(PathBuf, T)> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
+        remove_abandoned(folder);
+        let mut gone = 0;
         loop {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
             // Not derived from the destination's name, which may already be as long as the file system allows.
             let path = folder.join(format!("{TEMPORARY}{}-{count}.tmp", std::process::id()));
             match create(&path) {
-                Ok(made) => {
-                    return Ok((Temporary { path, renamed: false }, made));
-                }
+                Ok(made) => return Ok((path, made)),
                 // Left by a killed process that had the same id, as happens in containers.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                // Another process was cleaning up. The folder itself may be what is gone.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && gone < 16 => gone += 1,
                 Err(e) => return Err(Error::io("create a temporary file in", folder, e)),
             }
         }

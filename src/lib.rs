@@ -13,6 +13,7 @@
 //!
 //! `docs/architecture.md` shows the path of one step through them.
 
+pub mod allocator;
 pub mod bench;
 pub mod cli;
 pub mod data;
@@ -26,6 +27,7 @@ pub mod model;
 pub mod multilevel;
 pub mod parity;
 pub mod report;
+pub mod signals;
 pub mod tape;
 pub mod tensor;
 pub mod train;

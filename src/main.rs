@@ -3,8 +3,13 @@
 use clap::Parser;
 use std::io::Write;
 use std::process::ExitCode;
+use vcycle::allocator::Allocator;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
+    vcycle::signals::install();
     match vcycle::cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {

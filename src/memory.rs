@@ -2,6 +2,17 @@
 
 use crate::bail;
 use crate::error::{Error, Result};
+use std::cell::Cell;
+use std::path::Path;
+
+thread_local! {
+    static ASKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is asking for memory that it may do without: a refusal is then an answer, not the end.
+pub fn is_asking() -> bool {
+    ASKING.get()
+}
 
 /// Below this a request is not worth a look at what is left.
 const SMALL: usize = 64 << 20;
@@ -46,7 +57,10 @@ pub fn with_capacity<T>(count: usize) -> Result<Vec<T>> {
     let bytes = count.saturating_mul(size_of::<T>());
     require(bytes)?;
     let mut all = Vec::new();
-    all.try_reserve_exact(count).map_err(|_| refused(bytes))?;
+    ASKING.set(true);
+    let reserved = all.try_reserve_exact(count);
+    ASKING.set(false);
+    reserved.map_err(|_| refused(bytes))?;
     Ok(all)
 }
 
@@ -57,21 +71,43 @@ fn mib(bytes: u64) -> String {
 /// Bytes that the system can still give to this process, where it says so.
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let free = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
-    // Containers have a limit of their own.
-    let of_group =
-        |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<u64>().ok();
-    let group = of_group("memory.max").map(|most| most.saturating_sub(of_group("memory.current").unwrap_or(0)));
-    Some(group.map_or(free, |group| group.min(free)))
+    let free = kilobytes(&text, "MemAvailable:")?;
+    let least = [of_process(), of_groups()].into_iter().flatten().fold(free, u64::min);
+    Some(least)
+}
+
+/// The field `name` of a file of /proc, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// What `ulimit -v` leaves.
+fn of_process() -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    // "unlimited" is no number.
+    let most = line.split_whitespace().next()?.parse::<u64>().ok()?;
+    let size = kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+    Some(most.saturating_sub(size))
+}
+
+/// What the limits of containers leave: that of this process's group, and of all around it.
+fn of_groups() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
+    let number = |path: std::path::PathBuf| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let root = Path::new("/sys/fs/cgroup");
+    let all = Path::new(own).ancestors().map(|group| root.join(group));
+    all.filter_map(|group| {
+        let most = number(group.join("memory.max"))?;
+        Some(most.saturating_sub(number(group.join("memory.current")).unwrap_or(0)))
+    })
+    .min()
 }
 
 /// Memory of this process in bytes: now, and the most it ever was. `None` where the system does not tell.
 pub fn resident() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
-    };
-    Some((field("VmRSS:")?, field("VmHWM:")?))
+    Some((kilobytes(&text, "VmRSS:")?, kilobytes(&text, "VmHWM:")?))
 }

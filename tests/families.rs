@@ -4,12 +4,17 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use vcycle::data::inputs::Inputs;
 use vcycle::device::cpu::Cpu;
+use vcycle::device::ops::StepState;
+use vcycle::device::{Device, read_floats};
 use vcycle::hub::{checkpoint, tensors};
 use vcycle::model::Model;
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::store::Store;
+use vcycle::tape::{Mode, Tape};
 use vcycle::train::config::Config;
+use vcycle::train::feed::Data;
 use vcycle::train::folder::About;
 use vcycle::train::progress::Progress;
 use vcycle::train::run::{Outcome, Tools, resume, train};
@@ -65,6 +70,45 @@ fn a_run_that_is_stopped_ends_with_the_same_bits() {
     }
 }
 
+/// So many of `all`, in percent to two digits.
+fn rounded(count: usize, all: usize) -> f64 {
+    format!("{:.2}", 100.0 * count as f64 / all as f64).parse().expect("a number")
+}
+
+/// A vision transformer's held-out images, their mean loss, and of how many the label has the highest score, or one of the five highest:
+/// from its logits, image by image, sorted here.
+fn scored_by_hand(model: &Path, config: &Path, cache: &Path) -> (usize, f64, [usize; 2]) {
+    let device = &mut Cpu::new(1);
+    let checkpoint::Loaded { model, store, .. } = checkpoint::load(model, device).expect("a model");
+    let config = Config::read(config, &[]).expect("a configuration");
+    let source = Data::open(&config, cache, &mut |_| {}).expect("data").source(&config).expect("a source");
+    let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
+    let float = device.float();
+    let mut inputs = Inputs::new(device, &*model, (1, 0).into(), float).expect("memory");
+    let (mut tape, mut vars) = (Tape::new(float, state), Vec::new());
+    let mut fields = source.room(1).expect("memory");
+    let (mut images, mut loss, mut hits) = (0, 0.0, [0; 2]);
+    while source.held_out_batch(images, &mut fields).expect("an image").is_some() {
+        inputs.write(device, &fields, 0).expect("written");
+        tape.begin(Mode::Evaluate);
+        store.declare_frozen(&mut tape, &mut vars);
+        let given = inputs.declare(&mut tape);
+        let (_, scores) = model.evaluation(&mut tape, &vars, given);
+        let [Some(scores), None] = scores else { panic!("scores of one head") };
+        tape.keep(scores);
+        tape.run(device).expect("a forward pass");
+        let logits = read_floats(device, &tape.value(scores).expect("kept")).expect("scores");
+        let label = fields[1].as_ints()[0] as usize;
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+        hits[0] += usize::from(order[0] == label);
+        hits[1] += usize::from(order[..5].contains(&label));
+        loss += logits.iter().map(|logit| logit.exp()).sum::<f64>().ln() - logits[label];
+        images += 1;
+    }
+    (images, loss / images as f64, hits)
+}
+
 #[test]
 fn models_are_scored_and_mapped_by_the_commands() {
     for family in FAMILIES {
@@ -77,7 +121,8 @@ fn models_are_scored_and_mapped_by_the_commands() {
         let said = ok(&["eval", &model, "--run", &config, "--batch", "4"]);
         let number = |what: &str| -> f64 {
             let line = said.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what} in {said}"));
-            line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+            let rest = line.strip_prefix(what).expect("the name");
+            rest.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
         };
         // The held-out loss that the run itself ended with.
         let metrics = fs::read_to_string(dir.path().join("run/vcycle/metrics.jsonl")).expect("metrics");
@@ -86,7 +131,13 @@ fn models_are_scored_and_mapped_by_the_commands() {
         // Means over batches of other sizes differ by the roundings of f32, and four digits are printed.
         assert!((number("loss:") - last).abs() < 2e-4, "{family}: {said} beside {last}");
         if family == "deit" {
-            assert!(number("top-1:") <= number("top-5:") && number("top-5:") <= 100.0, "{said}");
+            let (images, loss, [top1, top5]) = scored_by_hand(model.as_ref(), config.as_ref(), dir.path());
+            assert_eq!(number("labels scored:"), images as f64);
+            // Two digits of percent are printed.
+            assert!(number("top-1:") == rounded(top1, images) && number("top-5:") == rounded(top5, images), "{said}");
+            assert!((number("loss:") - loss).abs() < 1e-4, "{said} beside {loss}");
+            // Else the test would show little: five of ten classes, of a model that has begun to learn.
+            assert!(0 < top1 && top1 < top5 && top5 < images, "{top1} and {top5} of {images}");
         }
         ok(&["coalesce", &model, "--layers", "1", "--heads", "1", "--out", &path("small")]);
         ok(&["decoalesce", &path("small"), "--out", &path("grown")]);

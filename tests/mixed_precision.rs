@@ -106,12 +106,22 @@ mod gradients {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
     }
 
+    /// The length of b over that of a.
+    fn ratio(a: &[f32], b: &[f32]) -> f64 {
+        (dot(b, b) / dot(a, a)).sqrt()
+    }
+
     fn cosine(a: &[f32], b: &[f32]) -> f64 {
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
     }
 
+    /// Direction and length. A number that is stored in bf16 is off by up to 2^-9 of itself, in either direction. Of three layers about 60
+    /// such roundings lie between a loss and a gradient, forward and backward: sqrt(60) 2^-9 is 1.5 % of it where they are independent.
+    /// An element's error is mostly across the gradient and changes its length by the square of that. What remains is the part that all
+    /// elements of a parameter share, such as the rounding of a probability: no more than those 1.5 %, or 2^-6, of one parameter, and of all
+    /// of them together, where these average out, a quarter of that.
     #[test]
-    fn gradients_point_where_those_of_f32_do() {
+    fn gradients_are_those_of_f32_in_direction_and_length() {
         for (heads, head, dropout) in [(2, 32, 0.0), (3, 8, 0.1), (1, 80, 0.0), (3, 5, 0.0)] {
             let (loss, expected) = step(&mut Cpu::new(2), gpt(heads, head, dropout), Precision::F32);
             let mut emulator = cuda::emulated(Schedule::default());
@@ -119,11 +129,14 @@ mod gradients {
             assert!((ours / loss - 1.0).abs() < 0.02, "loss {ours} in bf16, {loss} in f32");
             let table = gpt(heads, head, dropout).table().clone();
             for (i, (a, b)) in expected.iter().zip(&found).enumerate() {
-                let cosine = cosine(a, b);
-                assert!(cosine > 0.99, "{} ({heads} heads of {head}): cosine {cosine}", table.params[i].name());
+                let (cosine, ratio) = (cosine(a, b), ratio(a, b));
+                let name = format!("{} ({heads} heads of {head})", table.params[i].name());
+                assert!(cosine > 0.99, "{name}: cosine {cosine}");
+                assert!((ratio - 1.0).abs() < 1.0 / 64.0, "{name}: {ratio} times as long");
             }
             let (a, b) = (expected.concat(), found.concat());
             assert!(cosine(&a, &b) > 0.999, "all: {}", cosine(&a, &b));
+            assert!((ratio(&a, &b) - 1.0).abs() < 1.0 / 256.0, "all: {} times as long", ratio(&a, &b));
         }
     }
 }
@@ -142,9 +155,14 @@ fn losses(side: &Path) -> Vec<f64> {
     records.flat_map(|r| ["loss", "valid_loss"].map(|key| r[key].as_f64())).flatten().collect()
 }
 
+/// A loss is a logarithm of a sum of exponentials of logits, less one of them. In bf16 each logit is off by up to 2^-9 of itself; those of
+/// this model, which has just begun to learn, are about 1, and a loss is the mean over 128 tokens or more: 2^-9 if they were all off in
+/// one direction. The weights, kept in f32, follow gradients that are off by about 1 % across their direction, which to first order
+/// changes no loss. The run learns about 0.5 nats, so that 2^-9 is 0.4 % of what it learns; what has been learnt since the first loss
+/// is held to the same.
 #[cfg(emulated)]
 #[test]
-fn every_loss_of_a_v_cycle_is_within_two_percent() {
+fn every_loss_of_a_v_cycle_is_that_of_f32_up_to_the_rounding_of_logits() {
     let dir = tempfile::tempdir().expect("a folder");
     let run = |device: &str, precision: &str| {
         let (out, set) = (dir.path().join(device), format!("train.precision={precision}"));
@@ -156,9 +174,14 @@ fn every_loss_of_a_v_cycle_is_within_two_percent() {
     };
     let (f32s, bf16s) = (run("cpu", "f32"), run("emulator", "bf16"));
     assert!(f32s.len() > 40 && f32s.len() == bf16s.len(), "{} and {} losses", f32s.len(), bf16s.len());
+    let off = 1.0 / 512.0;
     for (i, (a, b)) in f32s.iter().zip(&bf16s).enumerate() {
-        assert!((b / a - 1.0).abs() < 0.02, "loss {i}: {a} in f32, {b} in bf16");
+        assert!((b - a).abs() < off, "loss {i}: {a} in f32, {b} in bf16");
+        let learnt = [&f32s, &bf16s].map(|losses| losses[i] - losses[0]);
+        assert!((learnt[0] - learnt[1]).abs() < off, "loss {i}, since the first: {learnt:?}");
     }
+    let most = f32s.iter().map(|loss| f32s[0] - loss).fold(0.0, f64::max);
+    assert!(most > 100.0 * off, "{most} nats were learnt: the test shows little");
     assert!(f32s != bf16s, "bf16 rounds");
 }
 

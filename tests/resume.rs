@@ -6,7 +6,8 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::Op;
 use vcycle::device::timing::Timings;
@@ -207,6 +208,9 @@ fn child() {
     unreachable!("killed before");
 }
 
+/// A busy machine takes its time; one that hangs takes more.
+const LIMIT: Duration = Duration::from_secs(120);
+
 fn killed(dir: &Path, out: &str, kill_at: usize, go_on: bool) {
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
     command.args(["--exact", "child", "--nocapture"]).env("RESUME_DIR", dir).env("RESUME_OUT", out);
@@ -214,8 +218,23 @@ fn killed(dir: &Path, out: &str, kill_at: usize, go_on: bool) {
     if go_on {
         command.env("RESUME_GO_ON", "1");
     }
-    let ended = command.output().expect("a child");
-    assert_eq!(ended.status.signal(), Some(9), "call {kill_at}: {}", String::from_utf8_lossy(&ended.stderr));
+    // Into files: a pipe that nobody reads would be waited for.
+    let said = dir.join("said");
+    let file = std::fs::File::create(&said).expect("a file");
+    let mut child = command.stdout(Stdio::null()).stderr(file).spawn().expect("a child");
+    let text = || std::fs::read_to_string(&said).unwrap_or_default();
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            break status;
+        }
+        if begin.elapsed() > LIMIT {
+            child.kill().and_then(|()| child.wait()).expect("killed");
+            panic!("call {kill_at}: the child neither ended nor was killed in {LIMIT:?}: {}", text());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert_eq!(status.signal(), Some(9), "call {kill_at}: {}", text());
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //! does.
 #![cfg(unix)]
 
+#[path = "resources/support.rs"]
+mod support;
+
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -145,8 +148,8 @@ fn what_cannot_be_resumed_is_refused() {
     let config = dir.path().join("out/config.toml");
     let whole = std::fs::read_to_string(&config).expect("a configuration");
     for (from, to, says) in [
-        ("layers = 2", "layers = 1", "the configuration was changed since"),
-        ("tokenizer = \"byte\"", "tokenizer = \"char\"", "bring the old data back"),
+        ("layers = 2", "layers = 1", "model.layers: 2 -> 1"),
+        ("tokenizer = \"byte\"", "tokenizer = \"char\"", "data.tokenizer: \"byte\" -> \"char\""),
         ("seed = 1", "seed = x", "config.toml"),
     ] {
         assert!(whole.contains(from), "{whole}");
@@ -171,22 +174,20 @@ fn a_full_disk_leaves_the_earlier_checkpoint_and_a_run_that_goes_on() {
     let first = ["train", "run.toml", "--out", "out", "--set", "train.checkpoint_every=15", "--quiet"];
     let tensors = dir.path().join("whole/vcycle/checkpoints/stage-1-step-00000040/tensors.safetensors");
     let kilobytes = std::fs::metadata(&tensors).expect("a checkpoint").len() / 1024;
+    // The signal at its default, as a shell's `ulimit -f` leaves it: it would end the process without a word.
     let limited = |kilobytes: u64, args: &[&str]| {
-        // Ignored, the signal becomes an error of the write, as a full disk is one.
-        let script = format!("trap '' XFSZ; ulimit -f {kilobytes}; exec \"$0\" \"$@\"");
-        let mut command = Command::new("bash");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_vcycle")]).args(args).current_dir(dir.path());
-        command.output().expect("bash")
+        let mut command = support::vcycle(dir.path(), args);
+        support::limit(&mut command, libc::RLIMIT_FSIZE, kilobytes * 1024);
+        support::end(&mut command)
     };
-    let out = limited(kilobytes / 2, &first);
-    let said = text(&out);
-    assert_eq!(out.status.code(), Some(2), "{said}");
+    let ended = limited(kilobytes / 2, &first);
+    let said = ended.sentence("a full disk");
     assert!(said.contains("tensors.safetensors") && said.contains("was not written"), "{said}");
+    assert!(said.contains("ulimit -f") && said.contains("no checkpoint was written yet"), "{said}");
     // Nothing half-written, and what the first try did not save is done again.
     let checkpoints = dir.path().join("out/vcycle/checkpoints");
     assert_eq!(std::fs::read_dir(&checkpoints).expect("a folder").count(), 0, "half a checkpoint was left");
-    let out = limited(kilobytes * 2, &["train", "--resume", "out", "--quiet"]);
-    assert!(out.status.success(), "{}", text(&out));
+    limited(kilobytes * 2, &["train", "--resume", "out", "--quiet"]).success("with room");
     let weights =
         |run: &str| std::fs::read(dir.path().join(run).join("vcycle/model/model.safetensors")).expect("weights");
     assert!(weights("out") == weights("whole"), "the resumed run ended elsewhere");
@@ -208,15 +209,11 @@ fn a_disk_that_fills_up_later_leaves_what_was_saved() {
     };
     let before = listed();
     assert!(!before.is_empty());
-    let script = "trap '' XFSZ; ulimit -f 20; exec \"$0\" train --resume out --quiet";
-    let out = Command::new("bash")
-        .args(["-c", script, env!("CARGO_BIN_EXE_vcycle")])
-        .current_dir(dir.path())
-        .output()
-        .expect("bash");
-    let said = text(&out);
-    assert_eq!(out.status.code(), Some(2), "{said}");
-    assert!(said.contains("go on with `vcycle train --resume out`"), "{said}");
+    let mut command = support::vcycle(dir.path(), &["train", "--resume", "out", "--quiet"]);
+    support::limit(&mut command, libc::RLIMIT_FSIZE, 20 << 10);
+    let ended = support::end(&mut command);
+    let said = ended.sentence("a full disk");
+    assert!(said.contains("go on with `vcycle train --resume out`") && said.contains("holds what was done"), "{said}");
     assert_eq!(listed(), before, "earlier checkpoints changed");
     drop(running);
 }

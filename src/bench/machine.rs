@@ -63,7 +63,7 @@ impl Machine {
     pub fn meter(&self) -> Option<Meter> {
         match self {
             Machine::Host(_) => Meter::cpu(),
-            Machine::Nvidia(device) => Meter::gpu(&device.driver.bus()?),
+            Machine::Nvidia(device) => Meter::gpu(&device.driver().bus()?),
             #[cfg(emulated)]
             Machine::Emulator(_) => None,
         }

@@ -100,6 +100,7 @@ impl Args {
         }
         let source = data.source(&config)?;
         let HeldOut { scored, loss, measures } = held_out(&mut *device, &*model, &store, &*source, config.shape())?;
+        data.check_unchanged()?;
         say(format_args!("labels scored:        {scored}"))?;
         let unit = if let Some(Measures::Values { .. }) = measures { "(mean squared error)" } else { "nats per label" };
         say(format_args!("loss:                 {loss:.4} {unit}"))?;
@@ -178,7 +179,9 @@ impl Args {
         let context = most.min(shard.len() - 1);
         let mut forward = Forward::new(&mut *device, &gpt, &store, (batch, context))?;
         let stride = stride.min(context);
-        Ok((perplexity(&mut *device, &mut forward, &shard, (batch, context), stride)?, size))
+        let result = perplexity(&mut *device, &mut forward, &shard, (batch, context), stride)?;
+        shard.check_unchanged()?;
+        Ok((result, size))
     }
 }
 

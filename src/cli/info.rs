@@ -20,7 +20,7 @@ impl Args {
         say(format_args!("devices:      {}", NAMES.join(", ")))?;
         say(format_args!("operations:   {}", ops::NAMES.join(", ")))?;
         say(format_args!("kernels:      {}", kernels()))?;
-        let gpu = crate::device::cuda::open().map_or_else(|e| e.to_string(), |cuda| cuda.driver.describe());
+        let gpu = crate::device::cuda::open().map_or_else(|e| e.to_string(), |cuda| cuda.driver().describe());
         say(format_args!("gpu:          {gpu}"))?;
         say(format_args!("cpu threads:  {}", Cpu::new(0).threads()))?;
         say(format_args!("vector unit:  {}", Cpu::vector_unit()))

@@ -2,12 +2,13 @@ use super::{DeviceArgs, say};
 use crate::bail;
 use crate::device::cpu::Cpu;
 use crate::device::timing::Timings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::shell_quote;
 use crate::hub::checkpoint;
 use crate::model::Family;
 use crate::report::run::sides;
 use crate::report::{html, trace};
+use crate::signals;
 use crate::train::config::Config;
 use crate::train::folder::About;
 use crate::train::progress::Progress;
@@ -15,8 +16,6 @@ use crate::train::run::{Outcome, Tools, budget, resume, train};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Train a model in a V-cycle, and its scratch twin, as a configuration says
 #[derive(clap::Args)]
@@ -61,12 +60,12 @@ impl Args {
             device.timings().record(trace::SPANS);
         }
         let mut progress = Progress::new(self.quiet);
-        let stopped = stop_on_signal()?;
+        signals::listen()?;
         let mut tools = Tools {
             device: &mut *device,
             cache: Path::new("runs/data"),
             progress: &mut progress,
-            stop: &|| stopped.load(Ordering::Relaxed),
+            stop: &signals::stop,
         };
         if let (true, Some((config, _))) = (self.memory, &start) {
             say(format_args!("{}", budget(config, &mut tools)?))?;
@@ -108,8 +107,10 @@ impl Args {
                 Ok(ExitCode::SUCCESS)
             }
             Outcome::Stopped { dir, step } => {
-                say(format_args!("stopped after step {step}; go on with: vcycle train --resume {}", dir.display()))?;
-                Ok(ExitCode::from(STOPPED))
+                // A closed terminal shows nothing any more.
+                let text = format!("stopped after step {step}; go on with: vcycle train --resume {}", dir.display());
+                let _ = writeln!(std::io::stdout(), "{text}");
+                Ok(ExitCode::from(signals::STOPPED))
             }
         }
     }
@@ -139,24 +140,6 @@ fn prompt(side: &Path) -> Option<String> {
 }
 
 const PROMPT_WORDS: usize = 6;
-
-/// Exit code of a run that a signal stopped: what shells give for an interrupted command.
-const STOPPED: u8 = 130;
-
-/// A flag that Ctrl-C (or SIGTERM, or the terminal closing) sets. The second time the process ends at once.
-fn stop_on_signal() -> Result<Arc<AtomicBool>> {
-    let stopped = Arc::new(AtomicBool::new(false));
-    let flag = stopped.clone();
-    let set = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(STOPPED));
-        }
-        let text = "stopping after the step in hand; once more to end at once, without saving";
-        let _ = writeln!(std::io::stderr(), "\n{text}");
-    });
-    set.map_err(|e| Error::new(format!("cannot listen for Ctrl-C: {e}")))?;
-    Ok(stopped)
-}
 
 /// Prints where the time went and writes the trace.
 fn profile(path: &Path, timings: &Timings) -> Result<()> {

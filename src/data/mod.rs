@@ -25,6 +25,7 @@ pub mod images;
 pub mod inputs;
 mod json_line;
 mod labelled_rows;
+pub mod mapped;
 pub mod masking;
 pub mod prefetch;
 pub mod prepare;

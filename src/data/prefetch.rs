@@ -23,6 +23,9 @@ const AHEAD: usize = 4;
 /// More workers are a mistake: no machine has as many cores to spare.
 pub const MOST_WORKERS: usize = 256;
 
+/// What to do where the system starts no more threads.
+pub const MORE_THREADS: &str = "give the process more memory (ulimit -v) or threads (ulimit -u)";
+
 /// Workers where nobody says how many: half of the cores, since the step and its device want some as well, and no more than the
 /// fastest device could want.
 pub fn usual_workers() -> usize {
@@ -125,7 +128,9 @@ impl Prefetch {
         let stops = Stops(Arc::clone(&self.shared));
         let work = move || stops.0.work(&mut own);
         let worker = std::thread::Builder::new().name("prefetch".to_owned()).spawn(work);
-        self.workers.push(worker.map_err(|e| Error::new(format!("cannot start a thread that makes batches: {e}")))?);
+        self.workers.push(
+            worker.map_err(|e| Error::new(format!("cannot start a thread that makes batches: {e}; {MORE_THREADS}")))?,
+        );
         Ok(())
     }
 

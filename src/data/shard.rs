@@ -17,13 +17,12 @@
 //!
 //! llm.c's and nanoGPT's files are read as well ([`Format`]); their vocabulary comes from elsewhere.
 
-use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
+use super::fingerprint::Fingerprint;
 use super::formats::{Format, Layout, u64_at};
+use super::mapped::Mapped;
 use crate::bail;
 use crate::error::{At, Error, Result};
 
@@ -36,6 +35,10 @@ const NARROW: u64 = 1 << 16;
 /// Batches hold ids as `i32`.
 pub(super) const MAX_VOCAB: u64 = i32::MAX as u64;
 
+/// Bytes of a file that [`Shard::add_to`] reads at most, and at a time where it does not read all: a disk gives them in seconds.
+const SUMMED: usize = 1 << 30;
+const PART: usize = 1 << 20;
+
 pub(super) fn width_of(vocab_size: u64) -> u32 {
     if vocab_size <= NARROW { 2 } else { 4 }
 }
@@ -44,7 +47,7 @@ pub(super) fn width_of(vocab_size: u64) -> u32 {
 #[derive(Debug)]
 pub struct Shard {
     path: PathBuf,
-    map: Mmap,
+    map: Mapped,
     layout: Layout,
     vocab_size: usize,
 }
@@ -62,7 +65,7 @@ impl Shard {
     /// # Errors
     /// When the file cannot be read, is not a token shard of a known version, or its length is not what its header says.
     pub fn open(path: &Path) -> Result<Shard> {
-        let map = map(path, "a token shard")?;
+        let map = Mapped::open(path, "a token shard")?;
         let layout = Layout::own(&map).at(path.display())?;
         Ok(Shard { path: path.to_owned(), vocab_size: layout.vocab_size.unwrap_or_default(), map, layout })
     }
@@ -74,7 +77,7 @@ impl Shard {
     /// # Errors
     /// As [`Shard::open`]; when a header says a vocabulary larger than `vocab_size`.
     pub fn open_any(path: &Path, vocab_size: Option<usize>) -> Result<Shard> {
-        let map = map(path, "a token shard")?;
+        let map = Mapped::open(path, "a token shard")?;
         let layout = Layout::any(&map).at(path.display())?;
         let widest = if layout.width == 2 { NARROW as usize } else { MAX_VOCAB as usize };
         let told = layout.vocab_size;
@@ -119,6 +122,27 @@ impl Shard {
     /// The file the shard was opened from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Nobody has written to the file since it was opened.
+    ///
+    /// # Errors
+    /// Somebody has.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.map.check_unchanged()
+    }
+
+    /// Adds the tokens: all of them, or of a very large file some from all over it.
+    pub fn add_to(&self, print: &mut Fingerprint) {
+        let Layout { offset, width, .. } = self.layout;
+        let bytes = &self.map[offset..offset + width * self.len()];
+        print.add(&(bytes.len() as u64).to_le_bytes());
+        if bytes.len() <= SUMMED {
+            return print.add(bytes);
+        }
+        let parts = SUMMED / PART;
+        let last = bytes.len() - PART;
+        (0..parts).map(|part| last / (parts - 1) * part).chain([last]).for_each(|at| print.add(&bytes[at..at + PART]));
     }
 
     /// How many documents begin in this shard; `None`: it does not say.
@@ -245,17 +269,4 @@ impl Shard {
             }
         ))
     }
-}
-
-/// Maps a file that this program wrote through [`AtomicFile`](crate::files::AtomicFile); `what` it is, for errors.
-pub(super) fn map(path: &Path, what: &str) -> Result<Mmap> {
-    let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    if !facts.is_file() {
-        bail!("cannot read {}: it is not a regular file; give {what}", path.display());
-    }
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    // SAFETY: the map is read-only, and the writers of shards never change a file in place: they rename a new one over it,
-    // which leaves the mapped one alone. Every access is bounds-checked against the map, and any byte is a valid u8. Only
-    // another program truncating the file under us could break this, as with any memory-mapped file.
-    unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
 }

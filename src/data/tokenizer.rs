@@ -9,6 +9,7 @@ use tokenizers::models::bpe::BpeTrainer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::encoder::{Cut, Encoder, PIECE_BYTES, TRAINING_CUT, pieces};
+use super::fingerprint::Fingerprint;
 use super::untrusted::{self, guarded};
 use super::vocab_files::Files;
 use crate::bail;
@@ -216,6 +217,18 @@ impl Tokenizer {
         guarded(|| self.inner.decode(ids, false))
     }
 
+    /// A sum that another vocabulary, or one in another order, would not have.
+    pub fn sum(&self) -> String {
+        let mut tokens: Vec<_> = self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+        tokens.sort_unstable();
+        let mut print = Fingerprint::default();
+        for (id, token) in tokens {
+            print.add(&id.to_le_bytes());
+            print.add(token.as_bytes());
+        }
+        print.hex()
+    }
+
     /// Writes `tokenizer.json` to `path`, whole or not at all.
     ///
     /// # Errors
@@ -227,7 +240,7 @@ impl Tokenizer {
 }
 
 /// The file or folder a specification names, if it names one.
-pub(super) fn spec_file(spec: &str) -> Option<&Path> {
+pub(crate) fn spec_file(spec: &str) -> Option<&Path> {
     spec_path(spec).map(|(path, _)| path)
 }
 

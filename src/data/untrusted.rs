@@ -3,6 +3,7 @@
 //! The library panics on some files (a `Precompiled` normalizer whose table is damaged, for one), replaces text by texts of
 //! any length, and unrolls the counts of a pattern.
 
+use super::prefetch::MORE_THREADS;
 use super::tokenizer::failed;
 use crate::bail;
 use crate::error::{Error, Result};
@@ -45,6 +46,9 @@ pub(super) fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T>
     CALLS.fetch_sub(1, Ordering::SeqCst);
     match done {
         Ok(result) => result.map_err(failed),
+        Err(panic) if panic.downcast_ref::<String>().is_some_and(|text| text.contains("ThreadPoolBuildError")) => {
+            Err(Error::new(format!("the system starts no more threads for the tokenizer; {MORE_THREADS}")))
+        }
         Err(_) => Err(Error::new(
             "the tokenizers library broke off: the tokenizer is damaged or of a kind it cannot handle; save it again from \
              the tokenizers library",

@@ -44,7 +44,7 @@ impl Arena {
     }
 }
 
-#[cfg(not(miri))]
+#[cfg(not(any(miri, heap_arenas)))]
 mod pages {
     use super::ALIGNMENT;
     use memmap2::MmapMut;
@@ -68,8 +68,8 @@ mod pages {
     }
 }
 
-/// Miri has no such mappings. An allocation of just these bytes also shows it any access behind them.
-#[cfg(miri)]
+/// For Miri, which has no such mappings, and AddressSanitizer: of an allocation of just these bytes both see accesses behind the end.
+#[cfg(any(miri, heap_arenas))]
 mod pages {
     use super::ALIGNMENT;
     use std::alloc::{Layout, alloc_zeroed, dealloc};

@@ -319,3 +319,121 @@ impl<T: Element> Cells<'_, T> {
         unsafe { self.view.set(r, c, value) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::pool::Pool;
+    use crate::device::ops::{Accumulate, Fill};
+    use crate::tensor::Place;
+
+    fn tensor(host: &mut Host, dims: &[usize]) -> Tensor {
+        let t = Tensor::new(Place::Arena(0), DType::F32, 0, dims);
+        t.with_place(Place::Arena(host.alloc(t.bytes()).expect("memory")))
+    }
+
+    fn floats(host: &Host, t: &Tensor) -> Vec<f32> {
+        let mut values = vec![0.0; t.numel()];
+        host.read(t, bytemuck::cast_slice_mut(&mut values)).expect("read");
+        values
+    }
+
+    /// Rows interleave in memory: even ones are written, odd ones are read meanwhile.
+    #[test]
+    fn threads_share_an_arena_row_by_row() {
+        let mut host = Host::default();
+        let whole = tensor(&mut host, &[16, 8]);
+        let odd = Tensor::new(whole.place(), DType::F32, 8, &[8, 8]).with_pitch(16);
+        let even = odd.with_offset(0);
+        host.write(&odd, bytemuck::cast_slice(&[3.0f32; 64])).expect("written");
+        let pool = Pool::new(3);
+        for _ in 0..3 {
+            let (from, to) = (host.view::<f32>(&odd).expect("a view"), host.view::<f32>(&even).expect("a view"));
+            pool.run(8, |r| {
+                // SAFETY: this chunk alone writes row r of `to`, and `from` is only read.
+                let (from, to) = unsafe { (from.row(r), to.row_mut(r)) };
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            });
+        }
+        assert_eq!(floats(&host, &even), [9.0; 64]);
+        assert_eq!(floats(&host, &odd), [3.0; 64]);
+    }
+
+    /// As attention's heads do: threads have columns of the same rows.
+    #[test]
+    fn threads_share_rows_column_by_column() {
+        let mut host = Host::default();
+        let t = tensor(&mut host, &[4, 8]);
+        let view = host.view::<f32>(&t).expect("a view");
+        Pool::new(4).run(4, |c| {
+            for r in 0..4 {
+                // SAFETY: this chunk alone has these columns.
+                unsafe { view.span_mut(r, 2 * c..2 * c + 2) }.fill(c as f32);
+            }
+        });
+        assert_eq!(floats(&host, &t)[..8], [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
+    }
+
+    #[test]
+    fn cells_read_what_other_cells_wrote() {
+        let mut host = Host::default();
+        let t = tensor(&mut host, &[2, 3]);
+        // SAFETY: one thread, and no slices.
+        let (a, b) = unsafe { (host.cells::<f32>(&t).expect("cells"), host.cells::<f32>(&t).expect("cells")) };
+        a.set(1, 2, 5.0);
+        b.set(0, 0, b.get(1, 2) + 1.0);
+        assert_eq!((a.get(0, 0), a.rows(), a.width()), (6.0, 2, 3));
+    }
+
+    #[test]
+    fn views_are_of_one_type_and_within_their_arena() {
+        let mut host = Host::default();
+        let t = tensor(&mut host, &[3, 5]);
+        assert!(host.view::<f32>(&t.with_offset(1)).is_err() && host.view::<f64>(&t).is_err());
+        let last = host.view::<f32>(&t.row_block(2, 1)).expect("a view");
+        assert_eq!(last.get(0, 4), 0.0);
+        let none = tensor(&mut host, &[0]);
+        assert_eq!((host.view::<f32>(&none).expect("a view").rows(), floats(&host, &none).len()), (0, 0));
+    }
+
+    #[test]
+    fn rows_that_overlap_are_refused_once_more() {
+        let mut host = Host::default();
+        let t = tensor(&mut host, &[64, 64]);
+        let overlapping = t.unchecked(64, 1);
+        for wrong in [overlapping, t.unchecked(63, 64), t.unchecked(0, 64)] {
+            let text = host.view::<f32>(&wrong).map(|_| ()).expect_err("a refusal").to_string();
+            assert!(text.contains("overlap"), "{text}");
+        }
+        assert!(host.check(&Fill { out: overlapping, value: 1.0 }.into(), DType::F32).is_err());
+        assert!(host.copy(&overlapping, &t).is_err());
+    }
+
+    #[test]
+    fn copies_may_overlap() {
+        let mut host = Host::default();
+        let t = tensor(&mut host, &[8]);
+        let numbers: Vec<f32> = (0..8).map(|i| i as f32).collect();
+        host.write(&t, bytemuck::cast_slice(&numbers)).expect("written");
+        let part = |start| t.columns(start, 6);
+        host.copy(&part(0), &part(2)).expect("copied");
+        assert_eq!(floats(&host, &t), [0.0, 1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    }
+
+    #[test]
+    fn captured_lists_end_with_their_arenas() {
+        let mut host = Host::default();
+        let (x, out) = (tensor(&mut host, &[4]), tensor(&mut host, &[4]));
+        let ops = [Fill { out: x, value: 1.0 }.into(), Accumulate { x, out, add: true }.into()];
+        let list = host.capture(&ops, DType::F32).expect("captured");
+        host.check_captured(list).expect("replayed");
+        assert_eq!(host.captured(list, 1).expect("there").map(|(op, _)| op), Some(ops[1]));
+        assert!(host.captured(list, 2).expect("there").is_none());
+        let Place::Arena(arena) = x.place() else { panic!("no arena") };
+        host.free(arena);
+        let again = tensor(&mut host, &[4]);
+        assert!(again.place() != x.place() && host.check_captured(list).is_err() && host.view::<f32>(&x).is_err());
+        host.release(list);
+        assert!(host.captured(list, 0).is_err());
+    }
+}

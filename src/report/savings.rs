@@ -63,7 +63,7 @@ impl Savings {
                 100.0 * seconds
             ),
             None => format!(
-                "saved: nothing; the V-cycle ended {:.4} above the scratch run's best loss",
+                "saved: nothing; at its best the V-cycle is {:.4} above the scratch run's best loss",
                 self.vcycle_best.loss - self.scratch.loss
             ),
         }
@@ -89,28 +89,31 @@ impl fmt::Display for Savings {
 mod tests {
     use super::*;
 
-    fn curve(points: &[(u64, f64)]) -> Vec<Point> {
-        points.iter().map(|&(flops, loss)| Point { flops, seconds: flops as f64 / 10.0, loss }).collect()
+    /// FLOPs, seconds in no proportion to them, and losses.
+    fn curve(points: &[(u64, f64, f64)]) -> Vec<Point> {
+        points.iter().map(|&(flops, seconds, loss)| Point { flops, seconds, loss }).collect()
     }
 
     #[test]
     fn the_first_point_as_good_counts() {
-        let scratch = curve(&[(100, 4.0), (200, 3.0), (300, 3.1)]);
-        let vcycle = curve(&[(50, 3.5), (150, 3.0), (180, 2.9)]);
+        let scratch = curve(&[(100, 30.0, 4.0), (200, 32.0, 3.0), (300, 80.0, 3.1)]);
+        let vcycle = curve(&[(50, 20.0, 3.5), (150, 40.0, 3.0), (180, 44.0, 2.9), (190, 45.0, 2.95)]);
         let savings = Savings::of(&vcycle, &scratch).expect("both have points");
-        assert_eq!(savings.scratch.flops, 200);
-        assert_eq!(savings.vcycle_reached.map(|p| p.flops), Some(150));
-        assert_eq!(savings.fractions(), Some((0.25, 0.25)));
+        assert_eq!(savings.scratch, scratch[1]);
+        assert_eq!((savings.vcycle_reached, savings.vcycle_best), (Some(vcycle[1]), vcycle[2]));
+        // 150 of 200 FLOPs, 40 s beside 32.
+        assert_eq!(savings.fractions(), Some((0.25, -0.25)));
     }
 
     #[test]
     fn nothing_is_saved_against_a_run_that_learnt_nothing() {
-        assert_eq!(Savings::of(&curve(&[(0, 5.0), (50, 4.0)]), &curve(&[(0, 5.0), (100, 5.5)])), None);
+        let scratch = curve(&[(0, 0.0, 5.0), (100, 7.0, 5.5)]);
+        assert_eq!(Savings::of(&curve(&[(0, 0.0, 5.0), (50, 3.0, 4.0)]), &scratch), None);
     }
 
     #[test]
     fn a_run_that_never_gets_there_saves_nothing_and_says_so() {
-        let savings = Savings::of(&curve(&[(50, 3.5)]), &curve(&[(100, 3.0)])).expect("both have points");
+        let savings = Savings::of(&curve(&[(50, 9.0, 3.5)]), &curve(&[(100, 2.0, 3.0)])).expect("both have points");
         assert_eq!(savings.fractions(), None);
         assert!(savings.to_string().contains("0.5000 above"));
     }

@@ -65,6 +65,17 @@ pub enum Place {
 ///
 /// Fields are private because devices rely on what the methods keep: rows do not overlap (`pitch >= width`), and whole rows
 /// make up the shape. Whether a view lies inside its arena, only the device can tell (`device::bounds`).
+///
+/// ```compile_fail,E0616
+/// use vcycle::tensor::{DType, Place, Tensor};
+/// let mut t = Tensor::new(Place::Arena(0), DType::F32, 0, &[64, 64]);
+/// t.pitch = 1;
+/// ```
+/// ```compile_fail,E0451
+/// use vcycle::tensor::{DType, Place, Tensor};
+/// let t = Tensor::new(Place::Arena(0), DType::F32, 0, &[64, 64]);
+/// let rows_that_overlap = Tensor { pitch: 1, ..t };
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tensor {
     place: Place,
@@ -107,6 +118,12 @@ impl Tensor {
     #[must_use]
     pub fn with_dtype(self, dtype: DType) -> Self {
         Tensor { dtype, ..self }
+    }
+
+    /// With rows as no method makes them, for tests of what is checked again.
+    #[cfg(test)]
+    pub(crate) fn unchecked(self, width: usize, pitch: usize) -> Self {
+        Tensor { width, pitch, ..self }
     }
 
     pub fn place(&self) -> Place {

@@ -13,6 +13,7 @@
 
 use super::learner::Moments;
 use super::metrics::Position;
+use super::settings::Settings;
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::device::Device;
@@ -21,7 +22,7 @@ use crate::files::{self, write_atomic, write_dir_atomic};
 use crate::model::store::Store;
 use crate::tensor::{DType, Tensor};
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -33,14 +34,20 @@ const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "tensors.safetensors";
 const SUMS: &str = "sums.json";
-const FORMAT: u32 = 1;
+/// Format 1, which has no [`Settings`], is read as well.
+const FORMAT: u32 = 2;
+/// The configuration in it may list a thousand names of classes.
+const MOST_STATE: u64 = 8 << 20;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// 1.
+    /// 2.
     pub format: u32,
+    /// What it was trained under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
     pub at: Position,
     /// Steps of the stage that are done.
     pub stage_step: u64,
@@ -150,8 +157,10 @@ pub fn save(
             })
             .collect();
         // The folder is not yet in its place, so that the file may grow in its own.
-        safetensors::serialize_to_file(views?, None, &path)
-            .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
+        safetensors::serialize_to_file(views?, None, &path).map_err(|e| match e {
+            SafeTensorError::IoError(e) => Error::io("write", &path, e),
+            e => Error::new(format!("cannot write {}: {e}", path.display())),
+        })?;
         let json = serde_json::to_vec_pretty(state).map_err(|e| Error::new(e.to_string()))?;
         let state = dir.join(STATE);
         write_atomic(&state, |out| out.write_all(&json))?;
@@ -183,19 +192,59 @@ impl Whole {
     /// # Errors
     /// A file that is missing or damaged.
     fn read(dir: &Path) -> Result<Self> {
-        let sums = files::read(&dir.join(SUMS), 1 << 20)?;
-        let sums: BTreeMap<String, String> = serde_json::from_slice(&sums)
-            .map_err(|e| Error::new(format!("{}: damaged: {e}", dir.join(SUMS).display())))?;
-        let read = |name: &str, most: u64| {
-            let path = dir.join(name);
-            let content = files::read(&path, most)?;
-            match sums.get(name) == Some(&sum_of(&content)) {
-                true => Ok(content),
-                false => bail!("{}: damaged: its content is not what {SUMS} says", path.display()),
-            }
-        };
-        Ok(Whole { state: read(STATE, 1 << 20)?, tensors: read(TENSORS, u64::MAX)? })
+        let read = |name: &str, most: u64| read_whole(dir, name, most);
+        Ok(Whole { state: read(STATE, MOST_STATE)?, tensors: read(TENSORS, u64::MAX)? })
     }
+}
+
+/// A file of a checkpoint, with the sum that it was written with.
+fn read_whole(dir: &Path, name: &str, most: u64) -> Result<Vec<u8>> {
+    let sums = files::read(&dir.join(SUMS), 1 << 20)?;
+    let sums: BTreeMap<String, String> =
+        serde_json::from_slice(&sums).map_err(|e| Error::new(format!("{}: damaged: {e}", dir.join(SUMS).display())))?;
+    let path = dir.join(name);
+    let content = files::read(&path, most)?;
+    match sums.get(name) == Some(&sum_of(&content)) {
+        true => Ok(content),
+        false => bail!("{}: damaged: its content is not what {SUMS} says", path.display()),
+    }
+}
+
+fn strange(dir: &Path, file: &str, what: &dyn Display) -> Error {
+    let path = dir.join(file);
+    Error::new(format!(
+        "{}: not written by this version of vcycle: {what}; go on with the version that wrote it, or remove this \
+         checkpoint to go on from the one before it",
+        path.display()
+    ))
+}
+
+/// # Errors
+/// What was not written by this version or the one before, or not under this name.
+fn parse_state(dir: &Path, json: &[u8]) -> Result<State> {
+    let state: State = serde_json::from_slice(json).map_err(|e| strange(dir, STATE, &e))?;
+    if !matches!((state.format, &state.settings), (1, None) | (FORMAT, Some(_))) {
+        return Err(strange(dir, STATE, &format_args!("format {}, not {FORMAT}", state.format)));
+    }
+    let own = name(state.at.stage, state.at.step);
+    if !dir.ends_with(&own) {
+        bail!("{}: holds {own}; give it that name again, or remove it", dir.display());
+    }
+    Ok(state)
+}
+
+/// The state of the newest checkpoint below `side` that can be read, and its folder. `None`: there is none.
+///
+/// # Errors
+/// What is there cannot be listed, or is of another version.
+pub fn newest_state(side: &Path) -> Result<Option<(PathBuf, State)>> {
+    for dir in all(side)?.into_iter().rev() {
+        if let Ok(json) = read_whole(&dir, STATE, MOST_STATE) {
+            let state = parse_state(&dir, &json)?;
+            return Ok(Some((dir, state)));
+        }
+    }
+    Ok(None)
 }
 
 impl Checkpoint {
@@ -206,25 +255,10 @@ impl Checkpoint {
     }
 
     /// # Errors
-    /// What is whole but was not written by this version, or not under this name.
+    /// As [`parse_state`].
     fn parse(dir: &Path, whole: Whole) -> Result<Self> {
-        let strange = |file: &str, what: &dyn Display| {
-            let path = dir.join(file);
-            Error::new(format!(
-                "{}: not written by this version of vcycle: {what}; go on with the version that wrote it, or remove this \
-                 checkpoint to go on from the one before it",
-                path.display()
-            ))
-        };
-        let state: State = serde_json::from_slice(&whole.state).map_err(|e| strange(STATE, &e))?;
-        if state.format != FORMAT {
-            return Err(strange(STATE, &format_args!("format {}, not {FORMAT}", state.format)));
-        }
-        let own = name(state.at.stage, state.at.step);
-        if !dir.ends_with(&own) {
-            bail!("{}: holds {own}; give it that name again, or remove it", dir.display());
-        }
-        SafeTensors::deserialize(&whole.tensors).map_err(|e| strange(TENSORS, &e))?;
+        let state = parse_state(dir, &whole.state)?;
+        SafeTensors::deserialize(&whole.tensors).map_err(|e| strange(dir, TENSORS, &e))?;
         Ok(Checkpoint { dir: dir.to_path_buf(), state, bytes: whole.tensors })
     }
 
@@ -332,19 +366,16 @@ fn all(side: &Path) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Whether there is a checkpoint below `side`, whole or not.
-pub fn any(side: &Path) -> bool {
-    all(side).map_or(true, |found| !found.is_empty())
-}
-
 /// The newest checkpoint below `side` that is whole and that `accept` accepts, with what `accept` made of it. Later ones
 /// are told to `note` and removed: the run comes to their steps again. `None`: there is no checkpoint.
 ///
 /// # Errors
-/// There are checkpoints, but none to go on from, or the newest whole one is of another version: then all stay.
+/// There are checkpoints, but none to go on from, or the newest whole one is of another version or does not pass `fits`: then
+/// all stay.
 pub fn newest<T>(
     side: &Path,
     note: &mut dyn FnMut(&str),
+    fits: impl Fn(&Checkpoint) -> Result<()>,
     accept: impl Fn(&Checkpoint) -> Result<T>,
 ) -> Result<Option<(Checkpoint, T)>> {
     let (mut passed_over, mut refused, mut damaged) = (Vec::<PathBuf>::new(), None, None);
@@ -353,6 +384,7 @@ pub fn newest<T>(
             Err(error) => damaged.get_or_insert(error),
             Ok(whole) => {
                 let checkpoint = Checkpoint::parse(&dir, whole)?;
+                fits(&checkpoint)?;
                 match accept(&checkpoint).at(dir.display()) {
                     Ok(made) => {
                         // What cannot be removed is told about once more when it is in the way.
@@ -389,7 +421,7 @@ pub fn prune(side: &Path, keep_last: usize, keep_best: bool) {
     let found = all(side).unwrap_or_default();
     let best = keep_best.then(|| {
         let loss = |dir: &PathBuf| -> Option<f64> {
-            let state: State = serde_json::from_slice(&files::read(&dir.join(STATE), 1 << 20).ok()?).ok()?;
+            let state: State = serde_json::from_slice(&files::read(&dir.join(STATE), MOST_STATE).ok()?).ok()?;
             (state.at.level == 1 && state.valid_here).then_some(state.valid_loss)
         };
         let losses = found.iter().filter_map(|dir| Some((loss(dir)?, dir)));

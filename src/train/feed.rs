@@ -8,9 +8,11 @@ use crate::bail;
 use crate::data::batch::{NextToken, Source};
 use crate::data::classes::{Checkpoint, Matched, Origin, matched};
 use crate::data::corpus::Corpus;
+use crate::data::fingerprint::Fingerprint;
 use crate::data::images::{ImageSampler, Images, prepare};
 use crate::data::masking::Masking;
 use crate::data::sampler::{Sampler, check_length};
+use crate::data::shard::Shard;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{At, Result};
 use crate::hub::checkpoint::class_names;
@@ -165,6 +167,30 @@ impl Data {
                 classes.by_label.as_ref().map_or(sets.clone(), |classes| format!("{sets}, {classes:?}"))
             }
             Data::Labelled(labelled) => labelled.name(),
+        }
+    }
+
+    /// A sum of all tokens of a text.
+    pub fn tokens_sum(&self) -> Option<String> {
+        let Data::Text(corpus) = self else { return None };
+        let mut print = Fingerprint::default();
+        let shards = [&corpus.train, &corpus.valid].into_iter().flat_map(|side| (**side).as_ref());
+        shards.for_each(|shard| shard.add_to(&mut print));
+        Some(print.hex())
+    }
+
+    /// The mapped files are what they were when they were opened. Labelled texts are in memory.
+    ///
+    /// # Errors
+    /// The first file that was written to, and what to do.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match self {
+            Data::Text(corpus) => {
+                let mut shards = [&corpus.train, &corpus.valid].into_iter().flat_map(|side| (**side).as_ref());
+                shards.try_for_each(Shard::check_unchanged)
+            }
+            Data::Images { train, valid, .. } => train.check_unchanged().and_then(|()| valid.check_unchanged()),
+            Data::Labelled(_) => Ok(()),
         }
     }
 

@@ -61,6 +61,11 @@ impl RunFolder {
             Self::refuse_existing(dir)?;
             return Err(Error::io("create", dir, e));
         }
+        // Half a folder would be in the way of the next try.
+        Self::fill(dir, config, about).inspect_err(|_| drop(fs::remove_dir_all(dir)))
+    }
+
+    fn fill(dir: &Path, config: &Config, about: &About) -> Result<Self> {
         let lock = lock(dir)?;
         let json = serde_json::to_string_pretty(about).map_err(|e| Error::new(e.to_string()));
         let json = json.at(dir.join(ABOUT).display())?;

@@ -2,6 +2,7 @@
 //! TensorBoard file as well.
 
 use super::checkpoint::State;
+use super::settings::Change;
 use super::tensorboard::TensorBoard;
 use crate::bail;
 use crate::error::{Error, Result};
@@ -92,6 +93,12 @@ pub enum Event {
         alpha: f64,
         tried: Vec<(f64, f64)>,
         flops_spent: u64,
+    },
+    /// The run went on with another configuration than that of its checkpoint.
+    Settings {
+        #[serde(flatten)]
+        at: Position,
+        changes: Vec<Change>,
     },
     /// The last line of a finished run.
     Summary {

@@ -8,12 +8,14 @@ use super::folder::{About, RunFolder};
 use super::levels;
 use super::metrics::Metrics;
 use super::progress::Progress;
+use super::settings::{self, Half, Settings};
 use super::side::{Context, Ended, Side, points};
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::eval::metrics::Measures;
 use crate::report::html;
 use crate::report::savings::Savings;
+use crate::signals;
 use std::path::{Path, PathBuf};
 
 /// What a run left.
@@ -79,6 +81,7 @@ pub fn train(config: &Config, about: &About, out: &Path, tools: Tools<'_>) -> Re
 /// As [`train`]; a folder that holds no run or is in use; data that is not what the run was started with.
 pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
     let (folder, config, about) = RunFolder::open(dir)?;
+    settings::check_run(dir, &config)?;
     let data = open_data(&config, tools.cache, tools.progress).map_err(|e| match about {
         Some(about) if about.folder != std::env::current_dir().unwrap_or_default() => {
             Error::new(format!("{e}\n(the run was started in {}; paths begin there)", about.folder.display()))
@@ -108,12 +111,14 @@ fn both(config: &Config, data: &Data, folder: &RunFolder, resume: bool, tools: T
     let dir = &folder.dir;
     let Tools { device, progress, stop, .. } = tools;
     let facts = data.facts();
-    let mut context = Context { config, device, data, progress, stop };
+    let settings = Settings::of(config, data)?;
+    let mut context = Context { config, device, data, settings: &settings, progress, stop };
+    signals::training(dir);
     let (mut sides, mut measures) = (Vec::new(), None);
-    for (name, stage) in
-        [("vcycle", None)].into_iter().chain(config.scratch.iter().map(|stage| ("scratch", Some(stage))))
+    for (half, stage) in
+        [(Half::VCycle, None)].into_iter().chain(config.scratch.iter().map(|stage| (Half::Scratch, Some(stage))))
     {
-        let dir = dir.join(name);
+        let dir = dir.join(half.folder());
         if Side::is_finished(&dir) {
             context.progress.note(&format!("{}: finished before", dir.display()));
             sides.push(points(&Metrics::finished(&dir)?));
@@ -145,17 +150,28 @@ fn both(config: &Config, data: &Data, folder: &RunFolder, resume: bool, tools: T
     Ok(Outcome::Finished { dir: dir.clone(), loss, measures, savings })
 }
 
+/// What of the run there is, and what to do next. Without a checkpoint `--resume` begins at the beginning.
 fn how_to_go_on(error: Error, run: &Path, side: &Path) -> Error {
     if !side.exists() {
         return error;
     }
-    let run = run.display();
-    Error::new(match checkpoint::any(side) {
-        true => format!(
-            "{error}\n{run} holds what was done until then; mend the cause and go on with `vcycle train --resume {run}`"
+    let command = format!("`vcycle train --resume {}`", run.display());
+    Error::new(match checkpoint::newest_state(side) {
+        Ok(Some((dir, state))) => format!(
+            "{error}\n{} holds what was done until step {}; mend the cause and go on with {command}",
+            dir.display(),
+            state.at.step
         ),
-        false => format!(
-            "{error}\nwhat was measured until then is in {run}; remove it, or choose another --out, before the next try"
+        Ok(None) => {
+            let (run, side) = (run.display(), side.display());
+            format!(
+                "{error}\nno checkpoint was written yet; mend the cause, then {command} begins {side} again, or remove {run} and \
+                 start a new run"
+            )
+        }
+        Err(other) => format!(
+            "{error}\nwhether there is a checkpoint cannot be seen: {other}\nmend the cause; then {command} goes on from the \
+             newest, and where there is none it begins again"
         ),
     })
 }

@@ -1,6 +1,5 @@
 //! One side of a run, in one folder: the V-cycle, or its scratch twin. The same loop over stages serves both.
 
-use super::checkpoint::{self, Checkpoint, Part, State};
 use super::config::Config;
 use super::feed::Data;
 use super::learner::{Learner, Moments, Options, StepReport, Submitted};
@@ -8,21 +7,18 @@ use super::level_config::{OptimizerState, Stage};
 use super::levels::Levels;
 use super::metrics::{Event, Metrics, OperationTime, Position};
 use super::progress::Progress;
-use super::sample::sample;
-use super::soundness::{self, Planned};
+use super::settings::{Half, Settings};
 use crate::bail;
 use crate::data::batch::{Field, Source};
 use crate::data::prefetch::Prefetch;
 use crate::device::Device;
 use crate::device::timing::Total;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::held_out::Means;
 use crate::eval::metrics::{Agreement, Measures};
-use crate::files::write_dir_atomic;
-use crate::hub::checkpoint as hub;
 use crate::memory;
+use crate::model::Model;
 use crate::model::store::Store;
-use crate::model::{Family, Model};
 use crate::multilevel::plan::{Enter, v_cycle};
 use crate::report::savings::Point;
 use std::path::{Path, PathBuf};
@@ -34,6 +30,8 @@ pub struct Context<'a> {
     pub config: &'a Config,
     pub device: &'a mut dyn Device,
     pub data: &'a Data,
+    /// What checkpoints are to say of both.
+    pub settings: &'a Settings,
     pub progress: &'a mut Progress,
     /// Asked after every step: whether to stop.
     pub stop: &'a dyn Fn() -> bool,
@@ -68,27 +66,29 @@ pub(super) struct Waiting {
 /// See the module.
 pub struct Side<'a, 'b> {
     pub(super) context: &'a mut Context<'b>,
-    dir: PathBuf,
+    /// Which one.
+    pub(super) half: Half,
+    pub(super) dir: PathBuf,
     pub(super) metrics: Metrics,
-    batches: Prefetch,
+    pub(super) batches: Prefetch,
     pub(super) legs: Vec<Leg>,
     /// Beside the levels: the models that no stage is using, and the weights that a later stage needs.
-    models: Vec<Option<Box<dyn Model>>>,
+    pub(super) models: Vec<Option<Box<dyn Model>>>,
     pub(super) waiting: Vec<Option<Waiting>>,
     /// Some stage takes over moments.
-    keeps_moments: bool,
+    pub(super) keeps_moments: bool,
     pub(super) at: Position,
     pub(super) stage_step: u64,
     /// A step that was started and not yet reported: where it ended, and its learning rate.
     pending: Option<(Submitted, Position, f64)>,
-    valid: f64,
+    pub(super) valid: f64,
     /// Of the last evaluation in this process, of images and labelled texts.
     pub(super) measures: Option<Measures>,
     /// Time by operation before this process, and what the device had counted when this side began.
-    operations: Vec<OperationTime>,
-    at_start: Vec<Total>,
+    pub(super) operations: Vec<OperationTime>,
+    pub(super) at_start: Vec<Total>,
     /// Seconds waited for batches before this process.
-    waited: f64,
+    pub(super) waited: f64,
     source: Arc<dyn Source>,
     /// An evaluation's batch.
     held_out: Vec<Field>,
@@ -116,7 +116,7 @@ impl<'a, 'b> Side<'a, 'b> {
             Leg { level: leg.level, enter: leg.enter, stage, before: before.map_or(0, |b| b.steps), name }
         });
         let legs = legs.collect();
-        Self::new(context, dir, levels, legs)
+        Self::new(context, Half::VCycle, dir, levels, legs)
     }
 
     /// The twin: level 1 from initial weights.
@@ -124,14 +124,15 @@ impl<'a, 'b> Side<'a, 'b> {
         levels.truncate(1);
         let name = title_of("Scratch: level 1 alone", &*levels[0], stage);
         let legs = vec![Leg { level: 0, enter: Enter::Initialise, stage: *stage, before: 0, name }];
-        Self::new(context, dir, levels, legs)
+        Self::new(context, Half::Scratch, dir, levels, legs)
     }
 
-    fn new(context: &'a mut Context<'b>, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Result<Self> {
+    fn new(context: &'a mut Context<'b>, half: Half, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Result<Self> {
         let train = &context.config.train;
         let source = context.data.source(context.config)?;
         let held_out = source.room(train.batch / train.accumulate)?;
         Ok(Side {
+            half,
             dir: dir.to_path_buf(),
             metrics: Metrics::new(dir),
             batches: Prefetch::new(Arc::clone(&source), train.batch, 0, context.config.data.workers())?,
@@ -192,58 +193,6 @@ impl<'a, 'b> Side<'a, 'b> {
     /// Evaluations of level 1 as points of its curve.
     pub fn points(&self) -> Vec<Point> {
         points(&self.metrics)
-    }
-
-    /// Puts the side where its newest usable checkpoint was. `None`: there is none, so it begins at the beginning.
-    fn resume(&mut self) -> Result<Option<Learner>> {
-        let dir = self.dir.clone();
-        let Context { data, progress, .. } = &mut *self.context;
-        let planned = |leg: &Leg| Planned { level: leg.level + 1, steps: leg.stage.steps };
-        let plan: Vec<Planned> = self.legs.iter().map(planned).collect();
-        let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), |checkpoint| {
-            soundness::check(&checkpoint.state, &plan, self.keeps_moments)?;
-            Metrics::resume(&dir, &checkpoint.state)
-        })?;
-        let Some((checkpoint, metrics)) = newest else {
-            progress.note(&format!("{}: no checkpoint yet, starting at the beginning", dir.display()));
-            return Ok(None);
-        };
-        let state = &checkpoint.state;
-        let name = data.name();
-        if state.data != name {
-            bail!(
-                "{}: the run was trained on {}, but what [data] gives now is {name}; bring the old data back, or start a \
-                 new run",
-                dir.display(),
-                state.data
-            );
-        }
-        progress.note(&format!("going on after step {} from {}", state.at.step, checkpoint.dir.display()));
-        self.metrics = metrics;
-        (self.at, self.stage_step, self.valid) = (state.at, state.stage_step, state.valid_loss);
-        self.operations.clone_from(&state.operations);
-        self.waited = state.waited;
-        self.restore(&checkpoint).map(Some)
-    }
-
-    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<Learner> {
-        let state = &checkpoint.state;
-        let level = state.at.level - 1;
-        for saved in state.levels.iter().filter(|l| l.level != level + 1) {
-            let Some(model) = &self.models[saved.level - 1] else { unreachable!("no stage has begun") };
-            let params = Store::new(model.table().clone(), self.context.device)?;
-            let mut moments = match saved.updates {
-                Some(_) => Some(Moments::new(model.table(), self.context.device)?),
-                None => None,
-            };
-            checkpoint.restore(saved.level, &params, moments.as_mut(), self.context.device)?;
-            self.waiting[saved.level - 1] = Some(Waiting { params, moments });
-        }
-        let mut learner = self.learner(level, None)?;
-        let (params, moments) = (&learner.params, &mut learner.moments);
-        checkpoint.restore(level + 1, params, Some(moments), self.context.device)?;
-        learner.count_from(state.passes);
-        Ok(learner)
     }
 
     /// A learner of a level with these weights, or with memory for them.
@@ -329,7 +278,7 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// Tokens of a step; of images, patches.
-    fn tokens(&self) -> f64 {
+    pub(super) fn tokens(&self) -> f64 {
         let Config { train, model, .. } = self.context.config;
         let each = match self.context.data {
             Data::Text(_) | Data::Labelled(_) => model.context,
@@ -399,6 +348,7 @@ impl<'a, 'b> Side<'a, 'b> {
             0 => usize::MAX,
             n => n,
         };
+        self.context.data.check_unchanged()?;
         let begin = Instant::now();
         let mut agreement = Agreement::of(&*learner.model);
         let (valid_loss, tokens, _) = self.held_out(learner, most, agreement.as_mut())?;
@@ -415,88 +365,6 @@ impl<'a, 'b> Side<'a, 'b> {
         let (measures, resident_bytes) = (self.measures, memory::resident().map(|(now, _)| now));
         self.metrics.write(&Event::Eval { at: self.at, valid_loss, tokens, measures, resident_bytes })
     }
-
-    /// Writes a checkpoint and removes those that are not to be kept.
-    fn save(&mut self, learner: &Learner, valid_here: bool) -> Result<()> {
-        let (metrics_bytes, tensorboard_bytes) = self.metrics.sync()?;
-        let operations = self.operation_times();
-        let Context { config, device, data, .. } = &mut *self.context;
-        let mut parts: Vec<Part<'_>> = self
-            .waiting
-            .iter()
-            .enumerate()
-            .filter_map(|(level, waiting)| {
-                let Waiting { params, moments } = waiting.as_ref()?;
-                Some(Part { level: level + 1, params, moments: moments.as_ref() })
-            })
-            .collect();
-        parts.push(Part { level: self.at.level, params: &learner.params, moments: Some(&learner.moments) });
-        let state = State {
-            format: 1,
-            at: self.at,
-            stage_step: self.stage_step,
-            passes: learner.passes(),
-            valid_loss: self.valid,
-            valid_here,
-            waited: self.waited + self.batches.waited().as_secs_f64(),
-            metrics_bytes,
-            tensorboard_bytes,
-            data: data.name(),
-            levels: parts.iter().map(Part::saved).collect(),
-            operations,
-        };
-        let with_model = config.train.keep_best && self.at.level == 1;
-        let saved = checkpoint::save(&self.dir, &state, &parts, *device, |dir, device| match with_model {
-            true => write_model(&dir.join("model"), &*learner.model, &learner.params, data, device),
-            false => Ok(()),
-        });
-        saved.map_err(|e| {
-            Error::new(format!("{e}\nthe checkpoint of step {} was not written; earlier ones are intact", self.at.step))
-        })?;
-        checkpoint::prune(&self.dir, config.train.keep_last, config.train.keep_best);
-        Ok(())
-    }
-
-    /// The last line of the metrics, and `model/`.
-    fn finish(&mut self, learner: &Learner) -> Result<()> {
-        let operations = self.operation_times();
-        let Context { data, device, config, .. } = &mut *self.context;
-        let sample = match (learner.model.family(), data) {
-            (Family::Gpt(gpt), Data::Text(text)) => sample(*device, gpt, &learner.params, text, config.seed)?,
-            _ => None,
-        };
-        let tokens = self.at.step as f64 * self.tokens();
-        self.metrics.write(&Event::Summary {
-            at: self.at,
-            resident_bytes: memory::resident().map(|(_, most)| most),
-            tokens_per_second: tokens / self.at.seconds.max(f64::MIN_POSITIVE),
-            waited_seconds: self.waited + self.batches.waited().as_secs_f64(),
-            operations,
-            sample,
-        })?;
-        self.metrics.sync()?;
-        let Context { data, device, .. } = &mut *self.context;
-        write_model(&self.dir.join("model"), &*learner.model, &learner.params, data, *device)
-    }
-
-    /// Time by operation of this side, in this process and before.
-    fn operation_times(&mut self) -> Vec<OperationTime> {
-        let mut all = self.operations.clone();
-        for (now, start) in self.context.device.timings().totals().zip(&self.at_start) {
-            let (calls, seconds) = (now.calls - start.calls, now.seconds - start.seconds);
-            let flops = now.flops - start.flops;
-            match all.iter_mut().find(|before| before.name == now.name) {
-                Some(before) => {
-                    before.calls += calls;
-                    before.seconds += seconds;
-                    before.flops += flops;
-                }
-                None if calls > 0 => all.push(OperationTime { name: now.name.into(), calls, seconds, flops }),
-                None => {}
-            }
-        }
-        all
-    }
 }
 
 /// `V-cycle, stage 1 of 3: level 1, 4 layers x 128 wide, 940800 parameters, 50 steps`.
@@ -504,14 +372,6 @@ fn title_of(title: &str, model: &dyn Model, stage: &Stage) -> String {
     let table = model.table();
     let (layers, width, count) = (table.layers, table.heads * table.head_size, table.count());
     format!("{title}, {layers} layers x {width} wide, {count} parameters, {} steps", stage.steps)
-}
-
-/// Writes a model folder in Hugging Face form, whole.
-fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
-    write_dir_atomic(dir, |dir| {
-        hub::save_named(dir, model, params, device, data.class_names())?;
-        data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(hub::TOKENIZER)))
-    })
 }
 
 /// Evaluations of level 1 as points of its curve.

@@ -15,6 +15,7 @@ mod mutate;
 mod records;
 mod safetensors;
 mod shards;
+mod tensors;
 mod text;
 mod tokenizer;
 mod torch;

@@ -14,6 +14,7 @@ use super::shard::MAX_SIDE;
 use super::source::{Decoded, Filter, Sink};
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
+use crate::data::prefetch::MORE_THREADS;
 use crate::error::{Error, Result};
 
 /// What a picture may take of memory while it is decoded.
@@ -103,7 +104,12 @@ pub(super) fn read(
         let decode_run = |run: &[(&PathBuf, usize)]| run.iter().map(|file| decode(file.0, size, filter)).collect();
         let decoded = thread::scope(|scope| {
             let runs = files.chunks(files.len().div_ceil(threads));
-            let runs: Vec<_> = runs.map(|run| scope.spawn(move || -> Vec<_> { decode_run(run) })).collect();
+            let start = |run| {
+                let thread = thread::Builder::new().spawn_scoped(scope, move || -> Vec<_> { decode_run(run) });
+                thread
+                    .map_err(|e| Error::new(format!("cannot start a thread that decodes images: {e}; {MORE_THREADS}")))
+            };
+            let runs: Vec<_> = runs.map(start).collect::<Result<_>>()?;
             let broken = |_| Error::new(format!("{}: a decoder broke off", folder.display()));
             runs.into_iter().map(|run| run.join().map_err(broken)).collect::<Result<Vec<_>>>()
         })?;

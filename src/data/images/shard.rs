@@ -18,11 +18,9 @@
 
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
-use crate::data::shard::map;
+use crate::data::mapped::Mapped;
 use crate::error::{At, Error, Result};
 
 pub use super::shard_writer::ImageWriter;
@@ -38,7 +36,7 @@ pub(super) const MAX_CLASSES: usize = 65_536;
 #[derive(Debug)]
 pub struct Images {
     path: PathBuf,
-    map: Mmap,
+    map: Mapped,
     layout: Layout,
     names: Vec<String>,
     part: Part,
@@ -112,7 +110,7 @@ impl Images {
     /// # Errors
     /// When the file cannot be read, is not an image shard of a known version, or does not hold what its header says.
     pub fn open(path: &Path) -> Result<Images> {
-        let map = map(path, "an image shard")?;
+        let map = Mapped::open(path, "an image shard")?;
         let layout = Layout::of(&map).at(path.display())?;
         let names: Vec<String> = serde_json::from_slice(&map[layout.names..])
             .map_err(|e| Error::new(format!("{}: damaged: the names of its classes: {e}; {REMEDY}", path.display())))?;
@@ -215,6 +213,14 @@ impl Images {
     /// The file the shard was opened from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Nobody has written to the file since it was opened.
+    ///
+    /// # Errors
+    /// Somebody has.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.map.check_unchanged()
     }
 
     /// The sum in the header: a name that other images would not have, 16 hexadecimal digits.

@@ -73,13 +73,15 @@ struct From<'a> {
 
 impl Finish for From<'_> {
     #[inline(always)]
-    fn begin(&self, rows: Range<usize>, columns: Range<usize>) {
-        self.around.prepare(self.row + rows.start..self.row + rows.end, columns);
+    unsafe fn begin(&self, rows: Range<usize>, columns: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.around.prepare(self.row + rows.start..self.row + rows.end, columns) };
     }
 
     #[inline(always)]
-    fn finish(&self, rows: Range<usize>, columns: Range<usize>) {
-        self.around.apply(self.row + rows.start..self.row + rows.end, columns);
+    unsafe fn finish(&self, rows: Range<usize>, columns: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.around.apply(self.row + rows.start..self.row + rows.end, columns) };
     }
 }
 
@@ -127,8 +129,10 @@ impl<'a> Surroundings<'a> {
         })
     }
 
+    /// # Safety
+    /// As [`Finish::begin`].
     #[inline(always)]
-    fn prepare(&self, rows: Range<usize>, columns: Range<usize>) {
+    unsafe fn prepare(&self, rows: Range<usize>, columns: Range<usize>) {
         if let Some(residual) = self.onto.filter(|r| r.pointer() != self.out.pointer()) {
             for r in rows {
                 // SAFETY: the block belongs to this chunk; the residual is only read and is not `out`.
@@ -138,8 +142,10 @@ impl<'a> Surroundings<'a> {
         }
     }
 
+    /// # Safety
+    /// As [`Finish::finish`].
     #[inline(always)]
-    fn apply(&self, rows: Range<usize>, columns: Range<usize>) {
+    unsafe fn apply(&self, rows: Range<usize>, columns: Range<usize>) {
         if self.bias.is_none() && self.residual.is_none() && self.epilogue == Epilogue::None {
             return;
         }

@@ -19,7 +19,7 @@ mod layernorm;
 mod linear;
 pub mod math;
 mod multilevel;
-mod pool;
+pub(super) mod pool;
 mod scratch;
 mod squared_error;
 

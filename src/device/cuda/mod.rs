@@ -88,7 +88,7 @@ struct Captured {
 /// See the module.
 pub struct Cuda<D: Driver> {
     name: &'static str,
-    pub driver: D,
+    driver: D,
     places: Places,
     workspaces: Workspaces,
     captured: Vec<Option<Captured>>,
@@ -112,6 +112,11 @@ impl<D: Driver> Cuda<D> {
             timings: Timings::default(),
             preferred: Vec::new(),
         }
+    }
+
+    /// What it runs on, to look at: whoever could free its memory could break that of this device.
+    pub fn driver(&self) -> &D {
+        &self.driver
     }
 
     /// From now on this variant runs its operation where it supports it, whether or not another would be chosen.
@@ -291,8 +296,8 @@ impl<D: Driver> Device for Cuda<D> {
     }
 
     fn capture(&mut self, ops: &[Op]) -> Result<Graph> {
-        bounds::check_list(ops)?;
         let variants = ops.iter().map(|op| self.chosen(op)).collect::<Result<Vec<_>>>()?;
+        bounds::check_list(ops)?;
         // All of it at once, so that the whole list uses one piece.
         let bytes = ops.iter().zip(&variants).map(|(op, variant)| (variant.workspace)(op)).max().unwrap_or(0);
         self.reserve(bytes)?;

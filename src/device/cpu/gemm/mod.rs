@@ -80,10 +80,16 @@ pub const SCRATCH: usize = DEPTH * STRIP + PITCH * ROWS + 16;
 /// What follows a product. A trait and not a closure: it must be compiled into the loops, with their vector instructions.
 pub trait Finish {
     /// These rows and columns of the output are about to be computed; where the product adds, this is what it adds to.
-    fn begin(&self, rows: Range<usize>, columns: Range<usize>);
+    ///
+    /// # Safety
+    /// Nobody else touches this part of the output, and of what goes with it, meanwhile.
+    unsafe fn begin(&self, rows: Range<usize>, columns: Range<usize>);
 
     /// These rows and columns of the output are complete, and still in the first-level cache.
-    fn finish(&self, rows: Range<usize>, columns: Range<usize>);
+    ///
+    /// # Safety
+    /// As [`Finish::begin`].
+    unsafe fn finish(&self, rows: Range<usize>, columns: Range<usize>);
 }
 
 /// `c = [c +] scale a b` for some rows and columns of the output.
@@ -134,7 +140,8 @@ impl<F: Finish> Product<F> {
                 }
             }
             if self.k == 0 {
-                self.nothing(&columns);
+                // SAFETY: the caller's promise.
+                unsafe { self.nothing(&columns) };
             }
         }
     }
@@ -161,7 +168,8 @@ impl<F: Finish> Product<F> {
         for i in self.rows.clone().step_by(MR) {
             let height = MR.min(self.rows.end - i);
             if run.start == 0 {
-                self.finish.begin(i..i + height, columns.clone());
+                // SAFETY: the caller's promise.
+                unsafe { self.finish.begin(i..i + height, columns.clone()) };
             }
             // SAFETY: the caller's promise; panels follow each other in `strip`.
             unsafe {
@@ -185,20 +193,26 @@ impl<F: Finish> Product<F> {
                 }
             }
             if run.end == self.k {
-                self.finish.finish(i..i + height, columns.clone());
+                // SAFETY: the caller's promise.
+                unsafe { self.finish.finish(i..i + height, columns.clone()) };
             }
         }
     }
 
     /// A sum over nothing is zero.
-    fn nothing(&self, columns: &Range<usize>) {
+    ///
+    /// # Safety
+    /// As [`Product::run`].
+    unsafe fn nothing(&self, columns: &Range<usize>) {
         for i in self.rows.clone() {
-            self.finish.begin(i..i + 1, columns.clone());
-            if !self.add {
-                // SAFETY: the promise of `run`'s caller.
-                unsafe { std::slice::from_raw_parts_mut(self.c.at(i, columns.start).start, columns.len()) }.fill(0.0);
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.finish.begin(i..i + 1, columns.clone());
+                if !self.add {
+                    std::slice::from_raw_parts_mut(self.c.at(i, columns.start).start, columns.len()).fill(0.0);
+                }
+                self.finish.finish(i..i + 1, columns.clone());
             }
-            self.finish.finish(i..i + 1, columns.clone());
         }
     }
 }
@@ -215,7 +229,7 @@ impl<F: Finish> WithSimd for Run<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: the promise of `Product::run`'s caller.
+        // SAFETY: the promise of the caller of `Product::run`, which alone makes a `Run`.
         unsafe {
             if S::REGISTER_COUNT >= 32 {
                 self.product.tiles::<S, ROWS>(simd, self.strip, self.piece);

@@ -14,6 +14,13 @@ use std::time::Duration;
 ///
 /// Copies check that their rows lie in memory that [`Driver::alloc`] has given and [`Driver::free`] has not taken back. What a
 /// kernel does with the addresses among its parameters nobody can check, so starting one is unsafe.
+///
+/// ```compile_fail,E0133
+/// use vcycle::device::cuda::{driver::Driver, launch::Launch};
+/// fn start(driver: &mut impl Driver, address: u64) {
+///     let _ = driver.launch(&Launch::new("fill_f32", 1, 32).ptr(address));
+/// }
+/// ```
 pub trait Driver {
     /// Zeroed memory, aligned to 256 bytes.
     ///

@@ -50,7 +50,8 @@ impl Block {
         if self.options.checks && !self.access(Actor::Thread, (address, 4), How::Atomic, pc) {
             return None;
         }
-        // SAFETY: a word of emulated memory that is accessed by atomics while others may.
+        // SAFETY: a word of emulated memory (`access` with checks on, else the promise of who launches), aligned, and accessed by
+        // atomics alone while others may.
         let word = unsafe { AtomicU32::from_ptr(address as *mut u32) };
         let done = word.fetch_update(SeqCst, SeqCst, |old| apply(operation, old, value, compare));
         let current = self.current;

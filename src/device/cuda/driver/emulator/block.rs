@@ -18,6 +18,7 @@ use crate::device::cuda::launch::Launch;
 use crate::error::{Error, Result};
 use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::ops::Range;
@@ -259,10 +260,16 @@ impl Block {
         }
     }
 
+    /// The emulator itself is at fault: a panic in what a kernel has called.
+    pub fn panicked(&mut self, panic: &(dyn Any + Send)) {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        self.report(At::Kernel, format!("the emulator has panicked: {}", text.unwrap_or("for no reason")));
+    }
+
     pub fn report_for(&mut self, thread: usize, at: At, what: impl Into<String>) {
         if self.fault.is_none() {
             let (kernel, block, thread) = (self.kernel.name, self.id(thread), self.coordinates(thread));
-            self.fault = Some(Fault { kernel, block, thread, at, what: what.into() });
+            self.fault = Some(Fault { kernel, block, thread, at, what: what.into(), there: None });
         }
     }
 
@@ -291,11 +298,15 @@ impl Block {
         };
         let Some(defect) = defect else { return true };
         let kind = if shared { "shared" } else { "global" };
+        let there = match defect {
+            Defect::Uninitialised => None,
+            Defect::Race { pc, .. } | Defect::Proxy { pc, .. } => Some(pc),
+        };
         let what = match defect {
             Defect::Uninitialised => {
                 format!("uninitialised: {bytes} bytes of {kind} memory are read that were never written")
             }
-            Defect::Race { other, wrote, pc: other_pc } => {
+            Defect::Race { other, wrote, .. } => {
                 let verb = match how {
                     How::Read => "read",
                     How::Write => "written",
@@ -310,20 +321,25 @@ impl Block {
                     Actor::Products { .. } => "a product",
                 };
                 format!(
-                    "race: {bytes} bytes of {kind} memory are {verb} by {mine} and {} by {} at {other_pc}, with no barrier, \
+                    "race: {bytes} bytes of {kind} memory are {verb} by {mine} and {} by {} at {}, with no barrier, \
                      fence or wait that orders the two",
                     if wrote { "written" } else { "read" },
                     self.name(other),
+                    Fault::THERE,
                 )
             }
-            Defect::Proxy { other, pc } => format!(
-                "a proxy fence is missing: {bytes} bytes of {kind} memory, written by {} at {pc}, meet the copy engine or a \
+            Defect::Proxy { other, .. } => format!(
+                "a proxy fence is missing: {bytes} bytes of {kind} memory, written by {} at {}, meet the copy engine or a \
                  product, which see what a thread writes to shared memory only after its own fence_async \
                  (fence.proxy.async), and what it writes to global memory only in a later launch",
-                self.name(other)
+                self.name(other),
+                Fault::THERE
             ),
         };
         self.report(At::Access(pc), what);
+        if let Some(fault) = self.fault.as_mut().filter(|fault| fault.what.contains(Fault::THERE)) {
+            fault.there = fault.there.or(there);
+        }
         false
     }
 

@@ -70,7 +70,7 @@ impl Block {
             Arrival::Random => self.random.coin(),
         };
         if now {
-            // SAFETY: checked above, or by an earlier run with checks.
+            // SAFETY: the destination was checked above; the source too with checks on, else it is the promise of who launches.
             unsafe { copy.arrive() };
         } else {
             self.threads[self.current].copies.open.push(copy);
@@ -96,7 +96,7 @@ impl Block {
         let done = copies.committed.saturating_sub(in_flight);
         while copies.groups.front().is_some_and(|(number, _)| *number <= done) {
             for copy in copies.groups.pop_front().into_iter().flat_map(|(_, group)| group) {
-                // SAFETY: as in `copy`.
+                // SAFETY: as in `copy`; shared memory lives as long as the block, and global memory as long as the launch.
                 unsafe { copy.arrive() };
             }
         }

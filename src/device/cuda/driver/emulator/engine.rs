@@ -167,7 +167,8 @@ impl Block {
         for r in 0..window.rows() {
             let mut row = [0u8; ROW];
             if let Some((start, from, bytes)) = window.inside(r) {
-                // SAFETY: inside the matrix, which was checked, here or in an earlier run with checks.
+                // SAFETY: inside the matrix, which lies in device memory: checked in `start` with checks on, else the promise of who
+                // launches.
                 unsafe { std::ptr::copy_nonoverlapping(from as *const u8, row[start..].as_mut_ptr(), bytes) }
             }
             for (p, piece) in row.chunks_exact(PIECE).enumerate() {

@@ -11,6 +11,7 @@ use crate::device::cuda::launch::TensorMap;
 use corosensei::Yielder;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
 
 #[repr(C)]
@@ -70,22 +71,32 @@ pub fn identify(block: &Block, fuel: i64) {
 
 /// A coroutine begins.
 pub fn started(yielder: &Yielder<(), ()>) {
-    with(|block| {
-        let current = block.current;
-        block.threads[current].yielder = yielder;
-    });
+    // SAFETY: as in `with`, of which this is no part: a thread without its yielder cannot stop.
+    let block = unsafe { &mut *BLOCK.get() };
+    let current = block.current;
+    block.threads[current].yielder = yielder;
 }
 
-/// The block in hand. The reference ends before anybody else runs.
+/// The block in hand. The reference ends before anybody else runs. A panic would end the process, since kernels are no Rust: it is
+/// reported as a fault, and the thread stops here.
 fn with<R>(f: impl FnOnce(&mut Block) -> R) -> R {
     let block = BLOCK.get();
     // SAFETY: set by `enter` for as long as kernels run, and coroutines run one at a time.
-    f(unsafe { &mut *block })
+    let done = catch_unwind(AssertUnwindSafe(|| f(unsafe { &mut *block })));
+    done.unwrap_or_else(|panic| {
+        // SAFETY: as above.
+        unsafe { &mut *block }.panicked(&*panic);
+        loop {
+            suspend();
+        }
+    })
 }
 
 /// Lets others run.
 fn suspend() {
-    let yielder = with(|block| block.threads[block.current].yielder);
+    let block = BLOCK.get();
+    // SAFETY: as in `with`.
+    let yielder = unsafe { (&(*block).threads)[(*block).current].yielder };
     // SAFETY: this coroutine's own, on its stack.
     unsafe { (*yielder).suspend(()) }
 }
@@ -517,3 +528,6 @@ unsafe extern "C" fn emu_tma_store_wait(file: *const c_char, line: c_int, in_fli
     // SAFETY: called by kernels with literals.
     unsafe { reach(file, line, |block| block.tma_store_wait(in_flight.unsigned_abs(), complete != 0)) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,8 @@ struct Work<'a> {
     finished: Mutex<Finished>,
 }
 
-// SAFETY: workers reach allocations' bytes as a GPU's blocks do; shadows only where there is one worker.
+// SAFETY: workers reach bytes of allocations as a GPU's blocks do, through addresses; maps of allocations, shadows and `published`
+// are touched only with checks on, and then there is one worker (`Emulator::run`).
 unsafe impl Sync for Work<'_> {}
 
 impl Work<'_> {
@@ -128,7 +129,8 @@ impl Work<'_> {
             let number = self.order.as_ref().map_or(i, |order| order[i]) as u32;
             let first = [number % x * cluster, number / x % y, number / x / y];
             let clocks = options.checks.then(|| Clocks::new(self.first + i as u32, self.first, threads));
-            // SAFETY: sizes of parameters were checked, and the memory outlives this.
+            // SAFETY: `Emulator::check` has compared the sizes of the parameters with the kernel's; memory is borrowed from the
+            // emulator until all workers have ended.
             unsafe { block.run(first, launch.shared, clocks, &args) };
         }
         if block.fault.is_some() {

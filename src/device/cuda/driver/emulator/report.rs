@@ -152,6 +152,14 @@ pub struct Fault {
     pub thread: [u32; 3],
     pub at: At,
     pub what: String,
+    /// The access that it meets: its line stands in `what` where [`Fault::THERE`] does, and is looked up when the fault is printed.
+    /// That takes more stack than an emulated thread has.
+    pub there: Option<Pc>,
+}
+
+impl Fault {
+    /// See [`Fault::there`].
+    pub const THERE: &str = "\u{1a}";
 }
 
 impl fmt::Display for Fault {
@@ -162,7 +170,11 @@ impl fmt::Display for Fault {
             At::Kernel => {}
         }
         let ([bx, by, bz], [tx, ty, tz]) = (self.block, self.thread);
-        write!(f, "{}, block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz}): {}", self.kernel, self.what)
+        write!(f, "{}, block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz}): ", self.kernel)?;
+        match self.there {
+            Some(pc) => write!(f, "{}", self.what.replace(Self::THERE, &pc.to_string())),
+            None => write!(f, "{}", self.what),
+        }
     }
 }
 

@@ -140,8 +140,8 @@ impl Block {
                 for (r, row) in held.chunks_exact(ROW).enumerate() {
                     let Some((start, to, bytes)) = window.inside(r) else { continue };
                     let row = &row[start..start + bytes];
-                    // SAFETY: inside the matrix, which was checked, here or in an earlier run with checks; its elements
-                    // are aligned, since the driver accepts no other address or pitch.
+                    // SAFETY: inside the matrix, which lies in device memory: `check_store` with checks on, else the promise of
+                    // who launches. Its elements are aligned, since the driver accepts no other address or pitch.
                     unsafe {
                         if store.adds {
                             let words = row.chunks_exact(4).map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]]));

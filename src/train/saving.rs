@@ -1,0 +1,182 @@
+//! A side and the disk: it goes on from a checkpoint, writes one, and in the end its model.
+
+use super::checkpoint::{self, Checkpoint, Part, State};
+use super::feed::Data;
+use super::learner::{Learner, Moments};
+use super::metrics::{Event, Metrics, OperationTime};
+use super::sample::sample;
+use super::settings;
+use super::side::{Context, Leg, Side, Waiting};
+use super::soundness::{self, Planned};
+use crate::bail;
+use crate::device::Device;
+use crate::error::{At, Error, Result};
+use crate::files::write_dir_atomic;
+use crate::hub::checkpoint as hub;
+use crate::memory;
+use crate::model::store::Store;
+use crate::model::{Family, Model};
+use std::path::Path;
+
+impl Side<'_, '_> {
+    /// Puts the side where its newest usable checkpoint was. `None`: there is none, so it begins at the beginning.
+    pub(super) fn resume(&mut self) -> Result<Option<Learner>> {
+        let dir = self.dir.clone();
+        let Context { data, progress, config, settings: now, .. } = &mut *self.context;
+        let planned = |leg: &Leg| Planned { level: leg.level + 1, steps: leg.stage.steps };
+        let plan: Vec<Planned> = self.legs.iter().map(planned).collect();
+        let name = data.name();
+        // All of this before the metrics are cut back to where the checkpoint was.
+        let fits = |checkpoint: &Checkpoint| {
+            let state = &checkpoint.state;
+            settings::changes(&checkpoint.dir, state, config, self.half)?;
+            if state.data != name {
+                bail!(
+                    "{}: the run was trained on {}, but what [data] gives now is {name}; bring the old data back, or start a \
+                     new run",
+                    checkpoint.dir.display(),
+                    state.data
+                );
+            }
+            state.settings.as_ref().map_or(Ok(()), |then| then.same_content(now)).at(checkpoint.dir.display())
+        };
+        let accept = |checkpoint: &Checkpoint| {
+            soundness::check(&checkpoint.state, &plan, self.keeps_moments)?;
+            Metrics::resume(&dir, &checkpoint.state)
+        };
+        let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), fits, accept)?;
+        let Some((checkpoint, metrics)) = newest else {
+            progress.note(&format!("{}: no checkpoint yet, starting at the beginning", dir.display()));
+            return Ok(None);
+        };
+        let state = &checkpoint.state;
+        progress.note(&format!("going on after step {} from {}", state.at.step, checkpoint.dir.display()));
+        if state.settings.is_none() {
+            progress
+                .note("  an earlier version wrote it, without its configuration: config.toml was not compared with it");
+        }
+        let changes = settings::changes(&checkpoint.dir, state, config, self.half)?;
+        self.metrics = metrics;
+        if !changes.is_empty() {
+            changes.iter().for_each(|change| progress.note(&format!("  {change}")));
+            self.metrics.write(&Event::Settings { at: state.at, changes })?;
+        }
+        (self.at, self.stage_step, self.valid) = (state.at, state.stage_step, state.valid_loss);
+        self.operations.clone_from(&state.operations);
+        self.waited = state.waited;
+        self.restore(&checkpoint).map(Some)
+    }
+
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<Learner> {
+        let state = &checkpoint.state;
+        let level = state.at.level - 1;
+        for saved in state.levels.iter().filter(|l| l.level != level + 1) {
+            let Some(model) = &self.models[saved.level - 1] else { unreachable!("no stage has begun") };
+            let params = Store::new(model.table().clone(), self.context.device)?;
+            let mut moments = match saved.updates {
+                Some(_) => Some(Moments::new(model.table(), self.context.device)?),
+                None => None,
+            };
+            checkpoint.restore(saved.level, &params, moments.as_mut(), self.context.device)?;
+            self.waiting[saved.level - 1] = Some(Waiting { params, moments });
+        }
+        let mut learner = self.learner(level, None)?;
+        let (params, moments) = (&learner.params, &mut learner.moments);
+        checkpoint.restore(level + 1, params, Some(moments), self.context.device)?;
+        learner.count_from(state.passes);
+        Ok(learner)
+    }
+
+    /// Writes a checkpoint and removes those that are not to be kept.
+    pub(super) fn save(&mut self, learner: &Learner, valid_here: bool) -> Result<()> {
+        // A checkpoint vouches for the steps before it.
+        self.context.data.check_unchanged()?;
+        let (metrics_bytes, tensorboard_bytes) = self.metrics.sync()?;
+        let operations = self.operation_times();
+        let Context { config, device, data, settings, .. } = &mut *self.context;
+        let mut parts: Vec<Part<'_>> = self
+            .waiting
+            .iter()
+            .enumerate()
+            .filter_map(|(level, waiting)| {
+                let Waiting { params, moments } = waiting.as_ref()?;
+                Some(Part { level: level + 1, params, moments: moments.as_ref() })
+            })
+            .collect();
+        parts.push(Part { level: self.at.level, params: &learner.params, moments: Some(&learner.moments) });
+        let state = State {
+            format: 2,
+            settings: Some(settings.clone()),
+            at: self.at,
+            stage_step: self.stage_step,
+            passes: learner.passes(),
+            valid_loss: self.valid,
+            valid_here,
+            waited: self.waited + self.batches.waited().as_secs_f64(),
+            metrics_bytes,
+            tensorboard_bytes,
+            data: data.name(),
+            levels: parts.iter().map(Part::saved).collect(),
+            operations,
+        };
+        let with_model = config.train.keep_best && self.at.level == 1;
+        let saved = checkpoint::save(&self.dir, &state, &parts, *device, |dir, device| match with_model {
+            true => write_model(&dir.join("model"), &*learner.model, &learner.params, data, device),
+            false => Ok(()),
+        });
+        saved.map_err(|e| {
+            Error::new(format!("{e}\nthe checkpoint of step {} was not written; earlier ones are intact", self.at.step))
+        })?;
+        checkpoint::prune(&self.dir, config.train.keep_last, config.train.keep_best);
+        Ok(())
+    }
+
+    /// The last line of the metrics, and `model/`.
+    pub(super) fn finish(&mut self, learner: &Learner) -> Result<()> {
+        let operations = self.operation_times();
+        let Context { data, device, config, .. } = &mut *self.context;
+        let sample = match (learner.model.family(), data) {
+            (Family::Gpt(gpt), Data::Text(text)) => sample(*device, gpt, &learner.params, text, config.seed)?,
+            _ => None,
+        };
+        let tokens = self.at.step as f64 * self.tokens();
+        self.metrics.write(&Event::Summary {
+            at: self.at,
+            resident_bytes: memory::resident().map(|(_, most)| most),
+            tokens_per_second: tokens / self.at.seconds.max(f64::MIN_POSITIVE),
+            waited_seconds: self.waited + self.batches.waited().as_secs_f64(),
+            operations,
+            sample,
+        })?;
+        self.metrics.sync()?;
+        let Context { data, device, .. } = &mut *self.context;
+        write_model(&self.dir.join("model"), &*learner.model, &learner.params, data, *device)
+    }
+
+    /// Time by operation of this side, in this process and before.
+    fn operation_times(&mut self) -> Vec<OperationTime> {
+        let mut all = self.operations.clone();
+        for (now, start) in self.context.device.timings().totals().zip(&self.at_start) {
+            let (calls, seconds) = (now.calls - start.calls, now.seconds - start.seconds);
+            let flops = now.flops - start.flops;
+            match all.iter_mut().find(|before| before.name == now.name) {
+                Some(before) => {
+                    before.calls += calls;
+                    before.seconds += seconds;
+                    before.flops += flops;
+                }
+                None if calls > 0 => all.push(OperationTime { name: now.name.into(), calls, seconds, flops }),
+                None => {}
+            }
+        }
+        all
+    }
+}
+
+/// Writes a model folder in Hugging Face form, whole.
+fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
+    write_dir_atomic(dir, |dir| {
+        hub::save_named(dir, model, params, device, data.class_names())?;
+        data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(hub::TOKENIZER)))
+    })
+}

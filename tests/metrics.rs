@@ -1,0 +1,333 @@
+//! Promise: measures are what their definitions say, worked out by hand, and every mean of an evaluation is one over items, whatever
+//! batches they come in.
+
+use std::path::Path;
+use std::process::Command;
+use vcycle::data::batch::{Field, Source};
+use vcycle::data::shard::{Shard, write_shard};
+use vcycle::device::Device;
+use vcycle::device::cpu::Cpu;
+use vcycle::error::Result;
+use vcycle::eval::Forward;
+use vcycle::eval::held_out::held_out;
+use vcycle::eval::metrics::{Agreement, Measures};
+use vcycle::eval::perplexity::perplexity;
+use vcycle::hub::checkpoint;
+use vcycle::model::Model;
+use vcycle::model::deit::{Deit, DeitConfig, Distillation};
+use vcycle::model::gpt::{Gpt, GptConfig};
+use vcycle::model::store::Store;
+use vcycle::train::config::Config;
+use vcycle::train::feed::Data;
+
+/// Equal up to the rounding of a few dozen operations on numbers of about 1.
+fn close(found: f64, wanted: f64) {
+    assert!((found - wanted).abs() <= 64.0 * f64::EPSILON * wanted.abs().max(1.0), "{found}, not {wanted}");
+}
+
+/// Equal up to what f32 makes of a loss: of a logarithm of a sum of exponentials, and a mean of a few.
+fn close_loss(found: f64, wanted: f64) {
+    assert!((found - wanted).abs() <= 16.0 * f64::from(f32::EPSILON) * wanted.abs(), "{found}, not {wanted}");
+}
+
+/// Scores of which `class` has the highest.
+fn row(classes: usize, class: usize) -> Vec<f32> {
+    (0..classes).map(|c| if c == class { 2.0 } else { 0.5 * c as f32 / classes as f32 }).collect()
+}
+
+/// The measures of predictions beside labels that come in batches of three, the last one filled up with what must not count.
+fn classes(count: usize, predicted: &[usize], labels: &[i32]) -> (f64, Option<f64>, f64) {
+    let mut agreement = Agreement::Classes { classes: count, predicted: Vec::new(), labels: Vec::new() };
+    for (predicted, labels) in predicted.chunks(3).zip(labels.chunks(3)) {
+        let rest = 3 - labels.len();
+        let scores: Vec<f32> = predicted.iter().chain(&vec![0; rest]).flat_map(|&class| row(count, class)).collect();
+        let given = Field::Ints(labels.iter().chain(&vec![0; rest]).copied().collect());
+        let unused = Field::Ints(vec![1; 3]);
+        agreement.add(&scores, &[unused.clone(), unused, given], labels.len());
+    }
+    match agreement.measures().expect("measures") {
+        Measures::Classes { accuracy, f1, matthews } => (accuracy, f1, matthews),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ten examples, two of class 1: 1 found, 1 missed, 2 taken for it that are not, 6 others right. As `sklearn.metrics` defines them:
+/// accuracy (TP + TN) / n; F1 of class 1 is 2 TP / (2 TP + FP + FN) (of class 0 it would be 12 / 15); Matthews
+/// (TP TN - FP FN) / sqrt((TP + FP) (TP + FN) (TN + FP) (TN + FN)).
+#[test]
+fn two_classes_of_which_one_is_rare() {
+    let labels = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let predicted = [1, 0, 1, 1, 0, 0, 0, 0, 0, 0];
+    let (accuracy, f1, matthews) = classes(2, &predicted, &labels);
+    close(accuracy, 7.0 / 10.0);
+    close(f1.expect("two classes"), 2.0 / 5.0);
+    close(matthews, (6.0 - 2.0) / (3.0f64 * 2.0 * 8.0 * 7.0).sqrt());
+}
+
+/// Of three classes, rows the labels and columns the predictions: [[4, 0, 0], [2, 1, 1], [1, 1, 4]]. With s = 14 examples, c = 9 right,
+/// t = (4, 4, 6) by label and p = (7, 2, 5) by prediction, `sklearn.metrics.matthews_corrcoef` is
+/// (c s - t p) / sqrt((s^2 - p p) (s^2 - t t)). F1 of one class is asked of two classes alone.
+#[test]
+fn three_classes() {
+    let labels = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2];
+    let predicted = [0, 0, 0, 0, 0, 0, 1, 2, 0, 1, 2, 2, 2, 2];
+    let (accuracy, f1, matthews) = classes(3, &predicted, &labels);
+    close(accuracy, 9.0 / 14.0);
+    assert_eq!(f1, None);
+    close(matthews, (9.0 * 14.0 - (28.0 + 8.0 + 30.0)) / ((196.0 - 78.0) * (196.0 - 68.0f64)).sqrt());
+}
+
+/// Of x = (2, 4, 4, 7, 13) and y = (1, 3, 2, 2, 7), whose means are 6 and 3: `scipy.stats.pearsonr` is 37 / sqrt(74 22), from the
+/// differences (-4, -2, -2, 1, 7) and (-2, 0, -1, -1, 4). `scipy.stats.spearmanr` is that of the ranks (1, 2.5, 2.5, 4, 5) and
+/// (1, 4, 2.5, 2.5, 5), equal ones sharing the mean: 7.25 / 9.5. (The formula by squared differences of ranks would be 0.775.)
+#[test]
+fn numbers_with_ties() {
+    let (predicted, labels) = ([2.0f32, 4.0, 4.0, 7.0, 13.0], [1.0f32, 3.0, 2.0, 2.0, 7.0]);
+    let mut agreement = Agreement::Values { predicted: Vec::new(), labels: Vec::new() };
+    agreement.add(&predicted[..3], &[Field::Floats(labels[..3].to_vec())], 3);
+    // A batch of three whose last row is none.
+    agreement.add(&[7.0, 13.0, 99.0], &[Field::Floats(vec![2.0, 7.0, -99.0])], 2);
+    let Measures::Values { pearson, spearman } = agreement.measures().expect("measures") else { panic!("of numbers") };
+    close(pearson, 37.0 / (74.0f64 * 22.0).sqrt());
+    close(spearman, 7.25 / 9.5);
+}
+
+/// Seven classes whose scores fall, so that the label is the rank: the first of ranks 0, 4, 5, 6, 0 and 1 are two, the first five four;
+/// the first six would be five.
+#[test]
+fn the_first_and_the_first_five_of_seven_classes() {
+    let labels = [0, 4, 5, 6, 0, 1];
+    let mut agreement = Agreement::Images { hits: [0; 2], images: 0 };
+    let falling = || (0..7).map(|class| -(class as f32));
+    for batch in labels.chunks(4) {
+        // Rows that fill the batch have label 0, which would be right.
+        let given = batch.iter().chain(&[0; 4]).take(4).copied().collect();
+        let scores: Vec<f32> = (0..4).flat_map(|_| falling()).collect();
+        let fields =
+            [Field::Floats(vec![0.0]), Field::Ints(given), Field::Ints(vec![6; 4]), Field::Floats(vec![1.0; 4])];
+        agreement.add(&scores, &fields, batch.len());
+    }
+    assert_eq!(agreement.measures().expect("measures"), Measures::Images { top1: 2.0 / 6.0, top5: 4.0 / 6.0 });
+    // Of equal scores the first classes are the higher ones.
+    for (label, top1, top5) in [(0, 1.0, 1.0), (1, 0.0, 1.0), (4, 0.0, 1.0), (5, 0.0, 0.0), (6, 0.0, 0.0)] {
+        let mut agreement = Agreement::Images { hits: [0; 2], images: 0 };
+        agreement.add(&[0.25; 7], &[Field::Floats(vec![0.0]), Field::Ints(vec![label])], 1);
+        assert_eq!(agreement.measures().expect("measures"), Measures::Images { top1, top5 }, "{label}");
+    }
+}
+
+/// Batches of held-out examples, as given.
+struct Given {
+    batches: Vec<(Vec<Field>, usize)>,
+}
+
+impl Source for Given {
+    fn room(&self, _rows: usize) -> Result<Vec<Field>> {
+        Ok(self.batches[0].0.clone())
+    }
+
+    fn training_batch(&self, _step: u64, _fields: &mut [Field]) -> Result<()> {
+        unreachable!("nothing is trained")
+    }
+
+    fn reads(&self) -> String {
+        "examples".into()
+    }
+
+    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
+        let Some((batch, scored)) = self.batches.get(index) else { return Ok(None) };
+        fields.clone_from_slice(batch);
+        Ok(Some(*scored))
+    }
+}
+
+/// A model whose every weight is 0 but for the values of the parameters that are named.
+fn zeros(model: &dyn Model, device: &mut dyn Device, values: &[(&str, Vec<f32>)]) -> Store {
+    let store = Store::new(model.table().clone(), device).expect("memory");
+    for (stem, values) in values {
+        let at = model.table().find(stem, None).expect("a parameter");
+        store.write(device, at, values).expect("written");
+    }
+    store
+}
+
+/// Losses of each label of these scores.
+fn losses(scores: &[f32]) -> Vec<f64> {
+    let sum = scores.iter().map(|&score| f64::from(score).exp()).sum::<f64>().ln();
+    scores.iter().map(|&score| sum - f64::from(score)).collect()
+}
+
+/// Labels 0 eight times, then 5 and 4 in a batch that is half full: scores fall from 6 to 0 whatever the image. The mean of the three
+/// batches' means would weigh the last two images as much as four.
+#[test]
+fn images_in_batches_of_which_the_last_is_half_full() {
+    let device = &mut Cpu::new(1);
+    let deit = Deit::new(DeitConfig {
+        image: 4,
+        patch: 2,
+        channels: 1,
+        classes: 7,
+        width: 8,
+        heads: 2,
+        layers: 1,
+        ffn: 16,
+        eps: 1e-6,
+        init_std: 0.02,
+        distillation: Distillation::None,
+        dropout: 0.0,
+        drop_path: 0.0,
+    })
+    .expect("sizes that fit");
+    let scores: Vec<f32> = (0..7).rev().map(|score| score as f32).collect();
+    let store = zeros(&deit, device, &[("head.bias", scores.clone())]);
+    let batch = |labels: [i32; 4], scored| {
+        let others = labels.map(|label| label.max(0)).to_vec();
+        let patches = Field::Floats(vec![0.5; 4 * 5 * 4]);
+        (vec![patches, Field::Ints(labels.to_vec()), Field::Ints(others), Field::Floats(vec![1.0; 4])], scored)
+    };
+    let source = Given { batches: vec![batch([0; 4], 4), batch([0; 4], 4), batch([5, 4, -100, -100], 2)] };
+    let found = held_out(device, &deit, &store, &source, (4, 5).into()).expect("scores");
+    let each = losses(&scores);
+    assert_eq!(found.scored, 10);
+    close_loss(found.loss, (8.0 * each[0] + each[5] + each[4]) / 10.0);
+    assert_eq!(found.measures, Some(Measures::Images { top1: 0.8, top5: 0.9 }));
+}
+
+/// A GPT of 7 tokens that gives each the same score wherever it stands.
+fn gpt(device: &mut dyn Device, scores: &[f32]) -> (Gpt, Store) {
+    let gpt = Gpt::new(GptConfig {
+        vocab: 7,
+        context: 4,
+        width: 8,
+        heads: 2,
+        layers: 1,
+        ffn: 16,
+        eps: 1e-5,
+        init_std: 0.02,
+        dropout_embedding: 0.0,
+        dropout_attention: 0.0,
+        dropout_residual: 0.0,
+        bos: None,
+        eos: None,
+        tied: true,
+    })
+    .expect("sizes that fit");
+    // The last norm gives (1, 0, ..), of which the head takes the first column of the embeddings.
+    let words = scores.iter().flat_map(|&score| [score, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).collect();
+    let mut first = vec![0.0; 8];
+    first[0] = 1.0;
+    let norm = "transformer.ln_f";
+    let values = [
+        ("transformer.wte.weight", words),
+        (&format!("{norm}.weight"), vec![0.0; 8]),
+        (&format!("{norm}.bias"), first),
+    ];
+    let store = zeros(&gpt, device, &values);
+    (gpt, store)
+}
+
+const SCORES: [f32; 7] = [5.0, -3.0, 0.5, 1.0, 0.0, 2.0, -1.0];
+
+/// Twelve likely tokens, then two unlikely ones alone in a last batch of 12 places.
+#[test]
+fn tokens_in_batches_of_which_the_last_is_nearly_empty() {
+    let device = &mut Cpu::new(1);
+    let (gpt, store) = gpt(device, &SCORES);
+    let each = losses(&SCORES);
+    let batch = |labels: Vec<i32>| {
+        let scored = labels.iter().filter(|&&label| label >= 0).count();
+        (vec![Field::Ints(vec![3; 12]), Field::Ints(labels)], scored)
+    };
+    let last = [vec![1, 6], vec![-100; 10]].concat();
+    let source = Given { batches: vec![batch(vec![0; 12]), batch(last)] };
+    let found = held_out(device, &gpt, &store, &source, (3, 4).into()).expect("a loss");
+    assert_eq!((found.scored, found.measures), (14, None));
+    close_loss(found.loss, (12.0 * each[0] + each[1] + each[6]) / 14.0);
+
+    // The same tokens from a file, for `perplexity`: the first token has none before it.
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("tokens.bin");
+    let tokens: Vec<u32> = [vec![0; 13], vec![1, 6]].concat();
+    write_shard(&path, &tokens, 7).expect("written");
+    let shard = Shard::open(&path).expect("a shard");
+    let mut forward = Forward::new(device, &gpt, &store, (3, 4)).expect("memory");
+    for stride in [4, 2, 1] {
+        let found = perplexity(device, &mut forward, &shard, (3, 4), stride).expect("a loss");
+        assert_eq!(found.tokens, 14);
+        close_loss(found.loss, (12.0 * each[0] + each[1] + each[6]) / 14.0);
+    }
+}
+
+/// What a run writes as its held-out loss: the mean over all tokens, of which the last batch has few, of other losses. In micro-batches
+/// too.
+#[test]
+fn a_run_evaluates_all_held_out_tokens_alike() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = dir.path();
+    // Tokens 0 to 4 in turn; at the end of the held-out ones, beyond two batches of 6 x 8, come 21 of what was never seen.
+    let seen = |count: usize| (0..count as u32).map(|i| i % 5);
+    write_shard(&at.join("train.bin"), &seen(2000).collect::<Vec<_>>(), 16).expect("written");
+    let valid: Vec<u32> = seen(2 * 48 + 1).chain((0..21).map(|i| 5 + i % 11)).collect();
+    write_shard(&at.join("valid.bin"), &valid, 16).expect("written");
+    let config = r#"
+[model]
+family = "gpt"
+layers = 1
+heads = 2
+head_size = 8
+context = 8
+[data]
+train = ["train.bin"]
+valid = ["valid.bin"]
+[train]
+batch = 6
+eval_every = 10
+[[levels]]
+train = { steps = 20, lr = 1e-2 }
+"#;
+    std::fs::write(at.join("run.toml"), config).expect("written");
+    for accumulate in [1, 3] {
+        let out = format!("run{accumulate}");
+        let set = format!("train.accumulate={accumulate}");
+        let args = ["train", "run.toml", "--device", "cpu", "--threads", "1", "--quiet", "--out", &out, "--set", &set];
+        let done =
+            Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(at).output().expect("the binary runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let (reported, tokens) = last_loss(&at.join(&out));
+        assert_eq!(tokens, 2 * 48 + 21);
+
+        // The final model on the same tokens, window by window.
+        let device = &mut Cpu::new(1);
+        let loaded = checkpoint::load(&at.join(&out).join("vcycle/model"), device).expect("a model");
+        let changes = [
+            format!("data.train=[\"{}\"]", at.join("train.bin").display()),
+            format!("data.valid=[\"{}\"]", at.join("valid.bin").display()),
+        ];
+        let read = Config::read(&at.join("run.toml"), &changes).expect("a configuration");
+        let source = Data::open(&read, at, &mut |_| {}).expect("data").source(&read).expect("a source");
+        let mut windows = Vec::new();
+        let mut fields = source.room(1).expect("memory");
+        while let Some(scored) = source.held_out_batch(windows.len(), &mut fields).expect("tokens") {
+            let one = Given { batches: vec![(fields.clone(), scored)] };
+            let found = held_out(device, &*loaded.model, &loaded.store, &one, (1, 8).into()).expect("a loss");
+            windows.push((found.loss, scored as f64));
+        }
+        assert_eq!(windows.len(), 15);
+        let mean = |windows: &[(f64, f64)]| {
+            windows.iter().map(|(loss, scored)| loss * scored).sum::<f64>() / windows.iter().map(|w| w.1).sum::<f64>()
+        };
+        close_loss(reported, mean(&windows));
+        // Else the test would show nothing.
+        let batches: Vec<f64> = windows.chunks(6 / accumulate).map(mean).collect();
+        let of_batches = batches.iter().sum::<f64>() / batches.len() as f64;
+        assert!(of_batches > 1.05 * reported, "{of_batches} and {reported}");
+    }
+}
+
+/// Loss and tokens of a run's last evaluation.
+fn last_loss(run: &Path) -> (f64, u64) {
+    let text = std::fs::read_to_string(run.join("vcycle/metrics.jsonl")).expect("metrics");
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let last = lines.filter(|line| line["event"] == "eval").next_back().expect("an evaluation");
+    (last["valid_loss"].as_f64().expect("a loss"), last["tokens"].as_u64().expect("a number"))
+}

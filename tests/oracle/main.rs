@@ -1,0 +1,76 @@
+//! Promise: what a run reports is what its configuration and the documentation say. An oracle, which shares no code of models,
+//! differentiation, operators or training with the program, redoes whole V-cycles and compares every line of
+//! `metrics.jsonl`: every loss, learning rate and gradient norm, FLOPs, evaluations, and what happens between.
+
+mod cases;
+mod config;
+mod data;
+mod graph;
+mod measures;
+mod models;
+mod operators;
+mod random;
+mod run;
+
+use config::Config;
+use data::Data;
+use run::Run;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+/// Of losses, norms and measures. Both sides compute in f64, but in another order of sums. A sum of n <= 4096 terms is off by at
+/// most n 2^-53 = 5e-13 of its terms' size, and passes through some ten layers of operations: 5e-12. Steps of AdamW hand it on:
+/// they change a weight by at most a few times the relative error of its gradient times the rate, over at most 60
+/// steps. Gradients that are zero but for rounding (those of key biases) are below its epsilon, so their steps are too small to count.
+const TOLERANCE: f64 = 1e-9;
+
+/// Runs a configuration and redoes it.
+fn check(text: &str) {
+    let dir = tempfile::tempdir().expect("a folder");
+    cases::write_data(dir.path());
+    std::fs::write(dir.path().join("run.toml"), text).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
+    command.args(["train", "run.toml", "--quiet", "--out", "run", "--device", "reference"]).current_dir(dir.path());
+    let done = command.output().expect("the binary runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let c = Config(toml::from_str(text).expect("a configuration"));
+    let run = || Run::new(&c, Data::open(&c, dir.path()));
+    compare(&dir.path().join("run/vcycle"), &run().v_cycle());
+    if c.find("scratch").is_some() {
+        compare(&dir.path().join("run/scratch"), &run().scratch());
+    }
+}
+
+/// Every line, in order, none missing and none besides.
+fn compare(side: &Path, wanted: &[Value]) {
+    let text = std::fs::read_to_string(side.join("metrics.jsonl")).expect("metrics");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for (line, wanted) in lines.iter().zip(wanted) {
+        for (key, wanted_value) in wanted.as_object().expect("an object") {
+            let tolerance = if key == "lr" { 4.0 * f64::EPSILON } else { TOLERANCE };
+            assert!(
+                agree(&line[key], wanted_value, tolerance),
+                "{}: {key} of\n{line}\nis not that of\n{wanted}",
+                side.display()
+            );
+        }
+    }
+    assert_eq!(lines.len(), wanted.len(), "{}: lines", side.display());
+}
+
+fn agree(a: &Value, b: &Value, tolerance: f64) -> bool {
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agree(a, b, tolerance))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && b.iter().all(|(key, b)| a.get(key).is_some_and(|a| agree(a, b, tolerance)))
+        }
+        (Value::Number(a), Value::Number(b)) if b.is_f64() => {
+            let (a, b) = (a.as_f64().unwrap_or(f64::NAN), b.as_f64().unwrap_or(f64::NAN));
+            (a - b).abs() <= tolerance * b.abs()
+        }
+        _ => a == b,
+    }
+}

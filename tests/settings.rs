@@ -1,0 +1,302 @@
+//! Promise: `config.toml` edited between a stop and `--resume` never makes another function, or other data, of a run: such a key is
+//! refused by name with both values, and nothing is touched. What may change is reported, and counts from then on.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use vcycle::data::fingerprint::Fingerprint;
+use vcycle::device::cpu::Cpu;
+use vcycle::error::Result;
+use vcycle::train::config::Config;
+use vcycle::train::folder::About;
+use vcycle::train::progress::Progress;
+use vcycle::train::run::{Outcome, Tools, resume, train};
+
+const CONFIG: &str = r#"
+seed = 3
+[model]
+family = "gpt"
+layers = 2
+heads = 4
+head_size = 8
+context = 8
+[data]
+text = "TEXT"
+tokenizer = "char"
+[train]
+batch = 4
+accumulate = 2
+eval_every = 3
+eval_batches = 2
+checkpoint_every = 2
+[[levels]]
+before = { steps = 4, lr = 1e-2, decay = "constant" }
+train = { steps = 6, lr = 1e-2, decay = "constant" }
+[[levels]]
+layers = 1
+heads = 2
+alpha = 0.5
+train = { steps = 7, lr = 2e-2, decay = "constant" }
+[scratch]
+steps = 5
+lr = 1e-2
+"#;
+
+/// In the middle of the second of three stages.
+const STOPPED: u64 = 8;
+
+fn run(dir: &Path, config: Option<&Config>, steps: u64) -> Result<Outcome> {
+    let (mut device, mut progress, done) = (Cpu::new(1), Progress::new(true), Cell::new(0));
+    let stop = || {
+        done.set(done.get() + 1);
+        done.get() >= steps
+    };
+    let cache = dir.with_file_name("data");
+    let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop: &stop };
+    match config {
+        Some(config) => train(config, &About::this_process("cpu", 1, String::new()), dir, tools),
+        None => resume(dir, tools),
+    }
+}
+
+/// A run that was stopped, and its configuration as text.
+struct Stopped {
+    dir: TempDir,
+    text: String,
+}
+
+impl Stopped {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text: String = (0..600).map(|i| format!("the {} of {}\n", i % 97, i % 13)).collect();
+        fs::write(dir.path().join("text.txt"), text).expect("written");
+        let config = CONFIG.replace("TEXT", &dir.path().join("text.txt").display().to_string());
+        let config = Config::parse(&config, &[]).expect("a configuration");
+        let outcome = run(&dir.path().join("stopped"), Some(&config), STOPPED).expect("a run");
+        assert!(matches!(outcome, Outcome::Stopped { step: STOPPED, .. }), "{outcome:?}");
+        let text = fs::read_to_string(dir.path().join("stopped/config.toml")).expect("text");
+        Stopped { dir, text }
+    }
+
+    /// A copy whose configuration has something else at a dotted key.
+    fn edited(&self, key: &str, value: &str) -> PathBuf {
+        let run = self.dir.path().join("run");
+        let _ = fs::remove_dir_all(&run);
+        copy(&self.dir.path().join("stopped"), &run);
+        let config = Config::parse(&self.text, &[format!("{key}={value}")]).expect("a sound configuration");
+        fs::write(run.join("config.toml"), toml::to_string(&config).expect("text")).expect("written");
+        run
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), &to).expect("copied")),
+        }
+    }
+}
+
+/// Every file below `dir` but the lock, which says who looked.
+fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for path in fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if path.is_dir() {
+            all.extend(content(&path));
+        } else if !path.ends_with("lock") {
+            all.insert(path.clone(), fs::read(&path).expect("bytes"));
+        }
+    }
+    all
+}
+
+fn refusal(run_dir: &Path) -> String {
+    let (before, data) = (content(run_dir), content(&run_dir.with_file_name("data")));
+    let error = run(run_dir, None, 1).expect_err("refused").to_string();
+    assert!(before == content(run_dir), "the run's folder was touched: {error}");
+    assert!(data == content(&run_dir.with_file_name("data")), "data was prepared: {error}");
+    error
+}
+
+#[test]
+fn what_decides_the_function_or_the_data_is_refused() {
+    let stopped = Stopped::new();
+    for (key, value, says) in [
+        ("seed", "4", "seed: 3 -> 4"),
+        ("model.heads", "2", "model.heads: 4 -> 2"),
+        ("model.head_size", "4", "model.head_size: 8 -> 4"),
+        ("model.layers", "3", "model.layers: 2 -> 3"),
+        ("model.context", "4", "model.context: 8 -> 4"),
+        ("model.dropout", "0.5", "model.dropout: 0.0 -> 0.5"),
+        ("model.tied", "false", "model.tied: true -> false"),
+        ("model.init_std", "0.1", "model.init_std: 0.02 -> 0.1"),
+        ("data.tokenizer", "byte", "data.tokenizer: \"char\" -> \"byte\""),
+        ("data.held_out_every", "5", "data.held_out_every: not set -> 5"),
+        ("train.batch", "8", "train.batch: 4 -> 8"),
+        ("train.accumulate", "1", "train.accumulate: 2 -> 1"),
+        ("train.precision", "bf16", "train.precision: \"f32\" -> \"bf16\""),
+        ("optimizer.beta1", "0.8", "optimizer.beta1: 0.9 -> 0.8"),
+        ("optimizer.clip", "inf", "optimizer.clip: 1.0 -> inf"),
+        ("optimizer.weight_decay", "0", "optimizer.weight_decay: 0.1 -> 0.0"),
+        ("rules.shares", "random", "rules.shares: \"equal\" -> \"random\""),
+        ("levels.1.layers", "2", "levels[1].layers: 1 -> 2"),
+        ("levels.1.alpha", "0.25", "levels[1].alpha: 0.5 -> 0.25"),
+        ("levels.1.alpha", "search", "levels[1].alpha: 0.5 -> \"search\""),
+        ("levels.0.train.optimizer", "transfer", "levels[0].train.optimizer: \"reset\" -> \"transfer\""),
+        // The first stage has ended, four steps of the second are done.
+        ("levels.0.before.lr", "0.5", "levels[0].before.lr: 0.01 -> 0.5 (that stage has ended)"),
+        ("levels.0.before.steps", "9", "levels[0].before.steps: 4 -> 9 (that stage has ended)"),
+        ("levels.1.train.steps", "4", "levels[1].train.steps: 7 -> 4 (4 are done; give more)"),
+    ] {
+        let said = refusal(&stopped.edited(key, value));
+        assert!(said.contains(says), "{key}={value}: {said}");
+        assert!(
+            said.contains("config.toml was changed since the checkpoint") && said.contains("put the old"),
+            "{said}"
+        );
+    }
+    let run_dir = stopped.edited("seed", "3");
+    let one_level = fs::read_to_string(run_dir.join("config.toml")).expect("text");
+    let cut = one_level.rfind("[[levels]]").expect("two levels");
+    let rest = one_level[cut..].find("[scratch]").map_or("", |at| &one_level[cut + at..]);
+    let first = one_level[..cut].replace("[levels.before]", "[other]");
+    let (head, tail) = first.split_once("[other]").expect("a stage");
+    let tail = &tail[tail.find("[levels.train]").expect("another stage")..];
+    fs::write(run_dir.join("config.toml"), format!("{head}{tail}{rest}")).expect("written");
+    let said = refusal(&run_dir);
+    assert!(said.contains("levels: 2 -> 1 of them"), "{said}");
+}
+
+/// All that is changed is named, not the first key alone.
+#[test]
+fn two_keys_are_both_named() {
+    let stopped = Stopped::new();
+    let run_dir = stopped.edited("model.heads", "8");
+    let path = run_dir.join("config.toml");
+    let text = fs::read_to_string(&path).expect("text").replace("head_size = 8", "head_size = 4");
+    fs::write(&path, text).expect("written");
+    let said = refusal(&run_dir);
+    assert!(said.contains("model.heads: 4 -> 8") && said.contains("model.head_size: 8 -> 4"), "{said}");
+}
+
+fn events(run: &Path, event: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("vcycle/metrics.jsonl")).expect("metrics");
+    let all = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    all.filter(|line: &serde_json::Value| line["event"] == event).collect()
+}
+
+#[test]
+fn what_may_change_is_reported_and_counts_from_then_on() {
+    let stopped = Stopped::new();
+    for (key, value, from, to) in [
+        ("levels.1.train.lr", "0.5", "0.02", "0.5"),
+        ("levels.1.train.steps", "9", "7", "9"),
+        ("levels.1.train.decay", "cosine", "\"constant\"", "\"cosine\""),
+        ("levels.0.train.lr", "0.25", "0.01", "0.25"),
+        ("levels.0.train.warmup", "2", "0", "2"),
+        ("train.eval_every", "5", "3", "5"),
+        ("train.eval_batches", "1", "2", "1"),
+        ("train.checkpoint_every", "4", "2", "4"),
+        ("train.keep_last", "5", "2", "5"),
+        ("train.keep_best", "true", "false", "true"),
+        ("train.target_loss", "0.1", "not set", "0.1"),
+        ("train.recompute", "true", "false", "true"),
+    ] {
+        let run_dir = stopped.edited(key, value);
+        let outcome = run(&run_dir, None, u64::MAX).unwrap_or_else(|e| panic!("{key}={value}: {e}"));
+        assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+        let told = events(&run_dir, "settings");
+        assert_eq!(told.len(), 1, "{key}");
+        let named = key.replace(".0.", "[0].").replace(".1.", "[1].");
+        let expected = serde_json::json!([{"key": named, "from": from, "to": to}]);
+        assert_eq!((&told[0]["step"], &told[0]["changes"]), (&STOPPED.into(), &expected));
+        let rate = |step: u64| {
+            let steps = events(&run_dir, "step");
+            steps.iter().find(|line| line["step"] == step).and_then(|line| line["lr"].as_f64()).expect("a step")
+        };
+        assert_eq!(rate(STOPPED), 0.02, "{key}: what was done stays");
+        if key == "levels.1.train.lr" {
+            assert_eq!(rate(STOPPED + 1), 0.5);
+        }
+        // The page and the comparison read on.
+        vcycle::report::html::write(&run_dir).expect("a page");
+    }
+}
+
+/// The other side's stages are its own: the twin has not begun.
+#[test]
+fn the_twin_may_change_until_it_begins() {
+    let stopped = Stopped::new();
+    let run_dir = stopped.edited("scratch.lr", "0.5");
+    run(&run_dir, None, u64::MAX).expect("a run");
+    assert!(events(&run_dir, "settings").is_empty());
+    // Now it is finished, and so is the cycle.
+    for (from, to, says) in
+        [("lr = 0.5", "lr = 0.25", "scratch.lr: 0.5 -> 0.25"), ("lr = 0.02", "lr = 0.03", "levels[1]")]
+    {
+        let path = run_dir.join("config.toml");
+        let text = fs::read_to_string(&path).expect("text");
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replace(from, to)).expect("written");
+        let said = refusal(&run_dir);
+        assert!(said.contains(says) && said.contains("(that stage has ended)"), "{said}");
+        fs::write(&path, text).expect("written");
+    }
+}
+
+#[test]
+fn the_same_text_elsewhere_is_the_same_and_another_is_refused() {
+    let stopped = Stopped::new();
+    let text = fs::read_to_string(stopped.dir.path().join("text.txt")).expect("text");
+    let other = stopped.dir.path().join("other.txt");
+    fs::write(&other, &text).expect("written");
+    let run_dir = stopped.edited("data.text", &other.display().to_string());
+    run(&run_dir, None, u64::MAX).expect("the same text");
+    fs::write(&other, text.replacen("the 1 of 1", "the 1 of 2", 1)).expect("written");
+    let run_dir = stopped.edited("data.text", &other.display().to_string());
+    // What a kill leaves after a checkpoint, and going on cuts away.
+    let metrics = run_dir.join("vcycle/metrics.jsonl");
+    let text = fs::read_to_string(&metrics).expect("metrics");
+    fs::write(&metrics, text + "{\"event\":\"of a step that was not saved\"}\n").expect("written");
+    let before = content(&run_dir);
+    let said = run(&run_dir, None, 1).expect_err("another text").to_string();
+    assert!(said.contains("bring") && said.contains("start a new run"), "{said}");
+    assert!(before == content(&run_dir), "the run's folder was touched: {said}");
+}
+
+/// Removes what a checkpoint knows of its configuration, as the version before wrote it.
+fn make_old(checkpoint: &Path) {
+    let path = checkpoint.join("state.json");
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("bytes")).expect("JSON");
+    assert_eq!(state["format"], 2);
+    state["format"] = 1.into();
+    state.as_object_mut().expect("an object").remove("settings").expect("settings");
+    let bytes = state.to_string().into_bytes();
+    let mut print = Fingerprint::default();
+    print.add(&bytes);
+    fs::write(&path, bytes).expect("written");
+    let path = checkpoint.join("sums.json");
+    let mut sums: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("bytes")).expect("JSON");
+    sums["state.json"] = print.hex().into();
+    fs::write(&path, sums.to_string()).expect("written");
+}
+
+#[test]
+fn a_checkpoint_of_the_version_before_goes_on_without_being_compared() {
+    let stopped = Stopped::new();
+    let weights = |run: &Path| fs::read(run.join("vcycle/model/model.safetensors")).expect("weights");
+    let run_dir = stopped.edited("seed", "3");
+    run(&run_dir, None, u64::MAX).expect("a run");
+    let expected = weights(&run_dir);
+    let run_dir = stopped.edited("seed", "3");
+    for entry in fs::read_dir(run_dir.join("vcycle/checkpoints")).expect("a folder") {
+        make_old(&entry.expect("an entry").path());
+    }
+    run(&run_dir, None, u64::MAX).expect("a run");
+    assert!(weights(&run_dir) == expected, "the run ended elsewhere");
+}
