@@ -70,8 +70,12 @@ fn a_missing_folder_for_temporary_files_is_said_and_not_made() {
 fn a_file_of_measurements_keeps_other_labels() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
-    let bench =
-        |label: &str| ok(at, &format!("bench layernorm --shape 2x3 --device reference --rounds 1 --seconds 0{label} --json all.jsonl"));
+    let bench = |label: &str| {
+        ok(
+            at,
+            &format!("bench layernorm --shape 2x3 --device reference --rounds 1 --seconds 0{label} --json all.jsonl"),
+        )
+    };
     let labels = || -> Vec<Value> {
         let text = fs::read_to_string(at.join("all.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["label"].clone()).collect()
