@@ -193,8 +193,11 @@ impl<'a> Run<'a> {
 
     fn evaluate(&mut self, params: &[Mat]) -> f64 {
         let (loss, tokens, _, scores) = self.held_out(params, self.most(usize::MAX));
-        let measures = measures(&scores, tokens);
-        self.line(json!({ "event": "eval", "valid_loss": loss, "tokens": tokens, "measures": measures }));
+        let mut line = json!({ "event": "eval", "valid_loss": loss, "tokens": tokens });
+        if let Some(measures) = measures(&scores, tokens) {
+            line["measures"] = measures;
+        }
+        self.line(line);
         loss
     }
 
