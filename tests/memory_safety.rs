@@ -198,7 +198,6 @@ fn tables_of_a_mapping_are_looked_at_again() {
             let over = fill(Tensor::new(table.place(), float, 0, &[floats]), 1.0);
             refused(device.capture(&[over, op.into()]), &["fill", "table"]);
             refused(device.capture(&[op.into(), over]), &["fill", "table"]);
-            device.run(&over).expect("before it is captured, a table may be overwritten");
         }
         lab.finish().expect("a sample");
     }
