@@ -38,7 +38,8 @@ pub fn stop() -> bool {
 
 /// From here on signals wait for a checkpoint of the run in `dir`, and messages say how it goes on.
 pub fn training(dir: &Path) {
-    let name = dir.as_os_str().as_encoded_bytes();
+    let name = crate::files::shell_quote(dir);
+    let name = name.as_bytes();
     // Half a name leads nowhere.
     if name.len() <= RUN.len() {
         RUN_BYTES.store(0, Ordering::Relaxed);

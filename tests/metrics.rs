@@ -327,7 +327,7 @@ train = { steps = 20, lr = 1e-2 }
 /// Loss and tokens of a run's last evaluation.
 fn last_loss(run: &Path) -> (f64, u64) {
     let text = std::fs::read_to_string(run.join("vcycle/metrics.jsonl")).expect("metrics");
-    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-    let last = lines.filter(|line| line["event"] == "eval").next_back().expect("an evaluation");
+    let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let last = lines.rfind(|line| line["event"] == "eval").expect("an evaluation");
     (last["valid_loss"].as_f64().expect("a loss"), last["tokens"].as_u64().expect("a number"))
 }

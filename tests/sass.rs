@@ -80,7 +80,9 @@ fn read(cuobjdump: &Path, module: &Module) -> BTreeMap<(String, String), BTreeSe
 #[cfg_attr(not(sass), ignore = "needs nvcc and cuobjdump when the tests are built")]
 fn tensor_cores_and_wide_accesses_are_used() {
     // Where the build has found it. Whoever asks for ignored tests is told what is missing.
-    let cuobjdump = option_env!("VCYCLE_CUOBJDUMP").expect("the tests were built without nvcc or without cuobjdump");
+    let Some(cuobjdump) = option_env!("VCYCLE_CUOBJDUMP") else {
+        panic!("the tests were built without nvcc or without cuobjdump")
+    };
     assert!(!COMPILED.is_empty(), "this build has no device code");
     let mut wide = 0;
     for module in COMPILED {

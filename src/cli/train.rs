@@ -101,14 +101,16 @@ impl Args {
                     Family::Gpt(_) => {}
                     Family::Bert(_) | Family::Deit(_) => {
                         let config = dir.join("config.toml");
-                        say(format_args!("try: vcycle eval {} --run {}", model.display(), config.display()))?;
+                        let [model, config] = [&model, &config].map(|path| shell_quote(path));
+                        say(format_args!("try: vcycle eval {model} --run {config}"))?;
                     }
                 }
                 Ok(ExitCode::SUCCESS)
             }
             Outcome::Stopped { dir, step } => {
                 // A closed terminal shows nothing any more.
-                let text = format!("stopped after step {step}; go on with: vcycle train --resume {}", dir.display());
+                let text =
+                    format!("stopped after step {step}; go on with: vcycle train --resume {}", shell_quote(&dir));
                 let _ = writeln!(std::io::stdout(), "{text}");
                 Ok(ExitCode::from(signals::STOPPED))
             }

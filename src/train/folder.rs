@@ -84,8 +84,9 @@ impl RunFolder {
         if dir.join(CONFIG).exists() {
             drop(lock(dir)?);
             bail!(
-                "{0} holds a run; go on with it by `vcycle train --resume {0}`, choose another --out, or remove it",
-                dir.display()
+                "{} holds a run; go on with it by `vcycle train --resume {}`, choose another --out, or remove it",
+                dir.display(),
+                files::shell_quote(dir)
             );
         }
         bail!("{} exists already; choose another --out, or remove it", dir.display())

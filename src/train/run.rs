@@ -13,6 +13,7 @@ use super::side::{Context, Ended, Side, points};
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::eval::metrics::Measures;
+use crate::files::shell_quote;
 use crate::report::html;
 use crate::report::savings::Savings;
 use crate::signals;
@@ -142,7 +143,7 @@ fn both(config: &Config, data: &Data, folder: &RunFolder, resume: bool, tools: T
     }
     // The run is finished, whatever becomes of its page.
     if let Err(error) = html::write(dir) {
-        let run = dir.display();
+        let run = shell_quote(dir);
         context.progress.note(&format!("no report: {error}; then `vcycle report {run}` writes it"));
     }
     let loss = sides[0].last().map_or(f64::NAN, |point| point.loss);
@@ -155,7 +156,7 @@ fn how_to_go_on(error: Error, run: &Path, side: &Path) -> Error {
     if !side.exists() {
         return error;
     }
-    let command = format!("`vcycle train --resume {}`", run.display());
+    let command = format!("`vcycle train --resume {}`", shell_quote(run));
     Error::new(match checkpoint::newest_state(side) {
         Ok(Some((dir, state))) => format!(
             "{error}\n{} holds what was done until step {}; mend the cause and go on with {command}",

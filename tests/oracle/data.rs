@@ -1,7 +1,7 @@
 //! Batches. Those of next tokens are cut here; all others are `vcycle::data`'s, which has tests of its own.
 
 use super::config::Config;
-use super::random::choice;
+use super::reference::random::choice;
 use std::path::Path;
 use vcycle::data::classify::{Classification, ClassifyBatch, ClassifyConfig, Labels, texts};
 use vcycle::data::corpus::{Corpus, DataSource};
@@ -81,7 +81,7 @@ enum Kind {
     Next { train: Vec<i32>, valid: Vec<i32> },
     Masked { corpus: Box<Corpus>, masking: Masking, windows: Vec<Window> },
     Labelled { train: Classification, valid: Classification },
-    Images { train: Images, valid: Images, sampler: ImageSampler },
+    Images { train: Images, valid: Images, sampler: Box<ImageSampler> },
 }
 
 pub struct Data {
@@ -124,7 +124,7 @@ impl Data {
             let shape = PatchShape { image, patch, channels: train.channels(), specials };
             let (augment, view) = (c.read("augment").unwrap_or_default(), c.read("view").unwrap_or_default());
             let sampler = ImageSampler::new(seed, [0, 1], shape, &augment, &view).expect("an augmentation");
-            (Kind::Images { train, valid, sampler }, ([0, 0, 0, 0, 1, 0, 1], [shape.elements(), 1]))
+            (Kind::Images { train, valid, sampler: Box::new(sampler) }, ([0, 0, 0, 0, 1, 0, 1], [shape.elements(), 1]))
         } else if let Some(mut columns) = c.read::<toml::Table>("data.task") {
             ["train", "valid"].iter().for_each(|key| drop(columns.remove(*key)));
             let columns: ClassifyConfig = columns.try_into().expect("columns");

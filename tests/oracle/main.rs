@@ -5,11 +5,9 @@
 mod cases;
 mod config;
 mod data;
-mod graph;
 mod measures;
-mod models;
 mod operators;
-mod random;
+mod reference;
 mod run;
 
 use config::Config;

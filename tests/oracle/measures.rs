@@ -1,7 +1,7 @@
 //! How well scores agree with labels.
 
 use super::data::{Batch, LABELS, PATCHES, VALUES};
-use super::graph::{Mat, one};
+use super::reference::graph::{Mat, one};
 use serde_json::{Value, json};
 
 /// Of the first `count` examples; `None` where examples have no labels.

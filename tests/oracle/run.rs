@@ -1,11 +1,11 @@
 //! A V-cycle and its scratch twin, as the lines of `metrics.jsonl` that they should leave.
 
 use super::config::Config;
-use super::data::{Batch, Data};
-use super::graph::{Graph, Mat};
+use super::data::{self, Batch, Data, NEXT};
 use super::measures::measures;
-use super::models::Model;
 use super::operators::{Operators, Quantity};
+use super::reference::graph::{Graph, Mat};
+use super::reference::models::Model;
 use serde_json::{Value, json};
 
 /// Weights, what AdamW keeps, and after how many updates.
@@ -178,17 +178,23 @@ impl<'a> Run<'a> {
 
     /// Loss, scored labels, FLOPs, and each batch's scores, those of two heads added.
     fn held_out(&mut self, params: &[Mat], most: usize) -> (f64, usize, usize, Vec<(Mat, Batch)>) {
-        let (mut total, mut count, mut flops, mut all) = (0.0, 0, 0, Vec::new());
+        let (mut totals, mut counts, mut flops, mut all) = ([0.0; 2], [0; 2], 0, Vec::new());
         for index in 0..most {
             let Some((batch, scored)) = self.data.held_out(index) else { break };
             let mut g = Graph::new(params, false, (0, 0));
             let (losses, scores) = self.models[self.level].forward(&mut g, &batch, &batch);
-            total += scored as f64 * losses.iter().map(|&loss| g.values[loss].v[0]).sum::<f64>();
-            (count, flops) = (count + scored, flops + g.flops);
+            for (i, &loss) in losses.iter().enumerate() {
+                // Whether segments follow is a mean over rows.
+                let pairs = i == 1 && !batch.ints[NEXT].is_empty();
+                let count = if pairs { data::scored(&batch.ints[NEXT]) } else { scored };
+                totals[i] += count as f64 * g.values[loss].v[0];
+                counts[i] += count;
+            }
+            flops += g.flops;
             let scores = scores.iter().map(|&score| g.values[score].clone());
             all.extend(scores.reduce(|a, b| a.with(&b, |a, b| a + b)).map(|scores| (scores, batch)));
         }
-        (total / count as f64, count, flops, all)
+        (totals[0] / counts[0] as f64 + totals[1] / counts[1].max(1) as f64, counts[0], flops, all)
     }
 
     fn evaluate(&mut self, params: &[Mat]) -> f64 {

@@ -43,5 +43,5 @@ pub fn choice(seed: u64, numbers: [u64; 3], choices: usize) -> usize {
         x ^ (x >> 31)
     };
     let bits = numbers.iter().fold(mix(seed), |state, n| mix(state ^ n));
-    (u128::from(bits) * choices as u128 >> 64) as usize
+    ((u128::from(bits) * choices as u128) >> 64) as usize
 }
