@@ -203,10 +203,10 @@ pub fn write(config: &BertConfig, path: &Path) -> Result<()> {
     write_named(config, None, path)
 }
 
-/// As [`write`], with the names of the classes, if any.
+/// As [`write()`], with the names of the classes, if any.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_named(config: &BertConfig, names: Option<&[String]>, path: &Path) -> Result<()> {
     check(config).at(format_args!("writing {}", path.display()))?;
     let mut json = to_json(config);

@@ -256,10 +256,10 @@ pub fn write(config: &DeitConfig, form: Form, path: &Path) -> Result<()> {
     write_named(config, form, None, path)
 }
 
-/// As [`write`], with the names of the classes, if any.
+/// As [`write()`], with the names of the classes, if any.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_named(config: &DeitConfig, form: Form, names: Option<&[String]>, path: &Path) -> Result<()> {
     check(config, form).at(format_args!("writing {}", path.display()))?;
     let mut json = to_json(config, form);
