@@ -143,6 +143,8 @@ fn a_checkpoint_fits_its_own_layout_alone() {
         ("fewer rows", plain(8, 8), plain(5, 8)),
         // Both have rows of 8 elements in memory.
         ("fewer columns", plain(8, 8), plain(8, 5)),
+        // The same number of elements, in rows of 8 within the same memory.
+        ("rows and columns of padded rows change places", plain(4, 3), plain(3, 4)),
         // Rows of a vocabulary are padded to 128: the second parameter begins elsewhere.
         ("another offset", two(Role::Vocab, Role::Class), two(Role::Class, Role::Vocab)),
         ("another name", plain(8, 8), vec![param("u", Role::Embed, 8, 8)]),

@@ -51,6 +51,15 @@ fn classes(count: usize, predicted: &[usize], labels: &[i32]) -> (f64, Option<f6
     }
 }
 
+/// Of equal scores the first class is predicted, also where another one was ahead before.
+#[test]
+fn equal_scores_are_those_of_the_first_class() {
+    let mut agreement = Agreement::Classes { classes: 3, predicted: Vec::new(), labels: Vec::new() };
+    agreement.add(&[0.5, 0.5, 0.1, 0.2, 0.7, 0.7], &[Field::Ints(vec![0, 1])], 2);
+    let Measures::Classes { accuracy, .. } = agreement.measures().expect("measures") else { panic!("classes") };
+    close(accuracy, 1.0);
+}
+
 /// Ten examples, two of class 1: 1 found, 1 missed, 2 taken for it that are not, 6 others right. As `sklearn.metrics` defines them:
 /// accuracy (TP + TN) / n; F1 of class 1 is 2 TP / (2 TP + FP + FN) (of class 0 it would be 12 / 15); Matthews
 /// (TP TN - FP FN) / sqrt((TP + FP) (TP + FN) (TN + FP) (TN + FN)).

@@ -48,6 +48,30 @@ fn shares_follow_the_beta_distribution() {
     }
 }
 
+/// Where a rectangle lies inside, its area is 1 - share of the image's.
+#[test]
+fn a_rectangle_has_the_area_that_was_drawn() {
+    const SIZE: usize = 1000;
+    let (config, mut inside) = (MixConfig { cutmix: 0.7, ..NONE }, 0);
+    for number in 0..400 {
+        let Mix::Cut { left, right, top, bottom } = config.draw(SIZE, &mut Random::new(5, [number])) else {
+            panic!("always cut")
+        };
+        // The same numbers again: whether to mix at all, then the share.
+        let mut draws = Random::new(5, [number]);
+        draws.chance(config.probability);
+        let area = 1.0 - draws.beta(config.cutmix);
+        if left > 0 && right < SIZE && top > 0 && bottom < SIZE {
+            inside += 1;
+            for side in [right - left, bottom - top] {
+                // A side is an even number of pixels, so off by one of them at most.
+                assert!((side as f64 - area.sqrt() * SIZE as f64).abs() <= 1.0 + 1e-9, "{side} of {area}");
+            }
+        }
+    }
+    assert!(inside > 50, "{inside} rectangles lie inside");
+}
+
 #[test]
 fn a_share_is_what_is_left_of_an_image() {
     for size in [1, 8, 28] {
