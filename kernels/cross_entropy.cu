@@ -5,8 +5,9 @@
 //   loss = weight (sum over n of losses[n]) / scored
 //   dlogits[n, v] = weight (exp(logits[n, v] - lse) - q[v]) / scored
 //
-// lse: the row's log-sum-exp, with the largest logit taken out; scored: the number of rows whose label is not `ignore`,
-// or that of the whole batch where these are a micro-batch of it, at least 1. The other rows have loss and gradient 0. A label outside the vocabulary makes its row NaN, and with it
+// lse: the row's log-sum-exp, with the largest logit taken out; scored: *batch_scored where it is given (the count of the
+// whole batch, of which these rows are a micro-batch), else the number of rows whose label is not `ignore`; at least 1. The
+// other rows have loss and gradient 0. A label outside the vocabulary makes its row NaN, and with it
 // the loss: a device has no other way to complain.
 //
 // logits, dlogits: [N, V] in rows of their own pitch, both float or both bf16; labels: [N]; others and share: [N], or null;

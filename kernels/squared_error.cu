@@ -3,8 +3,8 @@
 //   loss = weight (sum of (x - target)^2) / scored
 //   dx = 2 weight (x - target) / scored
 //
-// scored: the number of these elements, or that of the whole batch where these are a micro-batch of it, at least 1. Where
-// the target is NaN the gradient is 0.
+// scored: *batch_scored where it is given (the count of the whole batch, of which these are a micro-batch), else the number
+// of these elements; at least 1. Where the target is NaN the gradient is 0.
 //
 // x, dx: [N, C] in rows of their own pitch, both float or both bf16; targets: [N, C], loss and batch_scored (or null):
 // [1], float in any case. dx
@@ -21,7 +21,8 @@
 constexpr int kThreads = 256;
 
 #define SQUARED_ERROR_PARAMETERS(T) \
-  const T* x, const float* __restrict__ targets, const float* __restrict__ batch_scored, float* __restrict__ loss, T* dx, int rows, int width, int x_pitch, \
+  const T* x, const float* __restrict__ targets, const float* __restrict__ batch_scored, float* __restrict__ loss, \
+      T* dx, int rows, int width, int x_pitch, \
       int targets_pitch, int dx_pitch, float weight
 
 template <class T>

@@ -41,7 +41,7 @@ fn remedy(error: &std::io::Error) -> &'static str {
         ErrorKind::FileTooLarge => "; files of this process are limited in size: raise `ulimit -f`",
         ErrorKind::StorageFull => "; make room on that disk",
         ErrorKind::QuotaExceeded => "; make room within the quota on that disk",
-        ErrorKind::NotADirectory => "; something that is no folder is in the place of one: move it away",
+        ErrorKind::NotADirectory => "; part of this path is a file where a folder is needed: move it away",
         ErrorKind::OutOfMemory => "; give the process more memory",
         _ if handles() => "; the process may have no more files open: raise `ulimit -n`",
         _ => "",

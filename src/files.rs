@@ -131,9 +131,12 @@ impl AtomicFile {
     /// As [`write_atomic`].
     pub fn commit(self) -> Result<()> {
         let AtomicFile { path, folder, temporary, out } = self;
-        let synced = out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
-        synced.map_err(|e| Error::io("write", &path, e))?;
-        temporary.rename_to(&path, &folder)
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error);
+        let file = file.and_then(|file| file.sync_all().map(|()| file)).map_err(|e| Error::io("write", &path, e))?;
+        let renamed = temporary.rename_to(&path, &folder);
+        // Locked until it has its name: whoever cleans up in between would take it for abandoned.
+        drop(file);
+        renamed
     }
 }
 

@@ -101,7 +101,12 @@ fn of_groups() -> Option<u64> {
     let all = Path::new(own).ancestors().map(|group| root.join(group));
     all.filter_map(|group| {
         let most = number(group.join("memory.max"))?;
-        Some(most.saturating_sub(number(group.join("memory.current")).unwrap_or(0)))
+        let used = number(group.join("memory.current")).unwrap_or(0);
+        // The system drops cached files when memory is asked for.
+        let facts = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let cached = |name: &str| facts.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        let cached: u64 = ["active_file ", "inactive_file "].iter().filter_map(|name| cached(name)).sum();
+        Some(most.saturating_sub(used.saturating_sub(cached)))
     })
     .min()
 }

@@ -109,7 +109,7 @@ pub fn out_of_memory(bytes: usize) -> ! {
         b" bytes; give the process more (ulimit -v, its container, other programs), or use fewer --threads, or a smaller \
           train.batch or model in a new run",
     );
-    line.add_resume("; with more memory a run goes on by ");
+    line.add_resume("; once there is more memory, go on with ");
     line.print();
     system::exit(FAILED)
 }
@@ -248,13 +248,13 @@ mod system {
     extern "C" fn on_stop(signal: libc::c_int) {
         let kept = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
         if !TRAINING.load(Ordering::Acquire) {
-            Line::new("\nstopped before the first step: there is nothing to save").print();
+            Line::new("\nstopped before training began: there is nothing new to save").print();
             exit(i32::from(STOPPED));
         }
         let first = !STOP.swap(true, Ordering::Relaxed);
         if first {
-            let mut line = Line::new("\nstopping: the step in hand is finished and a checkpoint written");
-            line.add(b"; Ctrl-C once more ends at once, without saving");
+            let mut line = Line::new("\nstopping: the current step will be finished and a checkpoint written");
+            line.add(b"; press Ctrl-C again to end at once, without saving");
             line.print();
         }
         if signal == libc::SIGINT {

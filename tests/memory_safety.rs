@@ -12,7 +12,7 @@ use vcycle::device::cuda::chip::Chip;
 use vcycle::device::cuda::driver::{Driver, Part, Rows};
 use vcycle::device::cuda::launch::{Launch, Region};
 use vcycle::device::cuda::variants::ladder;
-use vcycle::device::ops::{ColumnSum, Fill, Multilevel, Op};
+use vcycle::device::ops::{ColumnSum, Embedding, Fill, LayerNorm, Linear, Multilevel, Op};
 use vcycle::device::reference::Reference;
 use vcycle::device::{Device, Ticket, alloc_tensor, read_floats, write_floats};
 use vcycle::error::{Error, Result};
@@ -411,5 +411,27 @@ fn rows_of_threads_are_apart() {
             let inside = (8..41).contains(&(i % 48));
             assert_eq!(x, if inside { 2.0 } else { -1.0 }, "{}: element {i}", device.name());
         }
+    }
+}
+
+/// Operands that agree by their last dimension alone, by a product of sizes that wraps, or because there is nothing to look up.
+#[test]
+fn operands_that_only_seem_to_fit_are_refused() {
+    for mut device in devices() {
+        let device = &mut *device;
+        // Rows of 4,096 elements in memory, seen as rows of 4.
+        let x = tensor(device, &[2, 4100]).columns(0, 4096).reshape(&[2, 1024, 4]);
+        let [weight, bias] = [(); 2].map(|()| tensor(device, &[4]));
+        let [mean, rstd] = [(); 2].map(|()| tensor(device, &[2]));
+        let out = tensor(device, &[2, 4]);
+        let norm = LayerNorm { x, residual: None, sum: None, weight, bias, out, mean, rstd, eps: 1e-5 };
+        refused(device.run(&norm.into()), &["layernorm", "x is"]);
+        let (a, b, out) = (tensor(device, &[0, 2]), tensor(device, &[0, 3]), tensor(device, &[2, 3]));
+        let products = Linear::product(a, b, out, (true, false)).batched((1 << 63) + 1);
+        refused(device.run(&products.into()), &["linear", "beyond any memory"]);
+        let ids = alloc_tensor(device, DType::I32, &[1, 1]).expect("memory");
+        let (table, out) = (tensor(device, &[0, 4]), tensor(device, &[1, 1, 4]));
+        let look_up = Embedding { ids, table, positions: None, out, accumulate: false };
+        refused(device.run(&look_up.into()), &["embedding", "table has no rows"]);
     }
 }

@@ -228,7 +228,7 @@ fn what_may_change_is_reported_and_counts_from_then_on() {
     }
 }
 
-/// The other side's stages are its own: the twin has not begun.
+/// The other side's stages are its own: the scratch run has not begun.
 #[test]
 fn the_twin_may_change_until_it_begins() {
     let stopped = Stopped::new();

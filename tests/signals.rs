@@ -185,7 +185,7 @@ fn before_the_first_step_there_is_nothing_to_wait_for() {
     running.signal(libc::SIGTERM);
     let ended = running.end();
     assert_eq!(ended.status.code(), Some(130), "{}", ended.said);
-    assert!(ended.said.contains("stopped before the first step") && !dir.join("out").exists(), "{}", ended.said);
+    assert!(ended.said.contains("stopped before training began") && !dir.join("out").exists(), "{}", ended.said);
 }
 
 /// SIGQUIT is the system's: no checkpoint, and the run goes on from the one before.

@@ -82,7 +82,8 @@ impl Args {
         let Loaded { model, store, form, unused, notes } = checkpoint::load(&self.model, &mut *device)?;
         note(&self.model, &notes, &unused);
         let classes = form.classes().map(|names| Checkpoint { names, fixed: true });
-        let data = Data::open_for(&config, classes, Path::new("runs/data"), &mut |text| eprintln!("{text}"))?;
+        let data =
+            Data::open_for(&config, classes, Path::new("runs/data"), &mut |text| super::note(format_args!("{text}")))?;
         let wanted = levels::build(&config, data.facts())?.remove(0);
         // What a batch brings: a distillation token needs the same whether a head reads it or not.
         let inputs = |model: &dyn Model| {

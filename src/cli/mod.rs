@@ -94,9 +94,14 @@ fn print(text: fmt::Arguments<'_>) -> Result<()> {
     }
 }
 
+/// Prints a line on standard error. Nobody reading it is no reason to fail.
+fn note(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// A model that goes on with a text; what a person should know about its folder goes to standard error.
 fn load_gpt(model: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
-    checkpoint::load_gpt_noting(model, device, &mut |text| eprintln!("note: {text}"))
+    checkpoint::load_gpt_noting(model, device, &mut |text| note(format_args!("note: {text}")))
 }
 
 /// Where the tokenizer of a model folder lies, and the tokenizer.

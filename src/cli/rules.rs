@@ -122,19 +122,19 @@ impl WayUp {
 
 /// Says what a person should know about a folder, and which tensors of it were left out.
 pub fn note(dir: &Path, notes: &[String], unused: &[String]) {
-    notes.iter().for_each(|text| eprintln!("note: {text}"));
+    notes.iter().for_each(|text| super::note(format_args!("note: {text}")));
     if !unused.is_empty() {
-        eprintln!("note: {}", checkpoint::left_out(dir, unused));
+        super::note(format_args!("note: {}", checkpoint::left_out(dir, unused)));
     }
 }
 
 /// Says that a tokenizer was left out: the operators do not need one, and which it is nobody said.
 fn note_unknown_case(vocab: &Path) {
-    eprintln!(
+    super::note(format_args!(
         "note: {}: left out, as nothing says whether its text is in lower case; to take it along, put do_lower_case \
          into tokenizer_config.json beside it",
         vocab.display()
-    );
+    ));
 }
 
 /// Writes a model folder whole, in the form of its source, with the tokenizer that lay beside its source, but for a

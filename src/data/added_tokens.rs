@@ -110,6 +110,7 @@ pub(super) fn read(vocab: &Path, known: &[&str], size: usize, id: impl Fn(&str) 
     let special: BTreeMap<&str, &Value> =
         map.special().chain(settings.special()).filter_map(|token| Some((content(token)?, token))).collect();
     let mut all: BTreeMap<u32, Value> = BTreeMap::new();
+    let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
     let mut add = |path: &Path, text: &str, number: u32, token: Value| match (id(text), all.get(&number)) {
         (Some(there), _) if there != number => bail!(
             "{}: the token {text:?} has id {number}, and in the vocabulary {there}; correct one of them",
@@ -120,10 +121,16 @@ pub(super) fn read(vocab: &Path, known: &[&str], size: usize, id: impl Fn(&str) 
             path.display(),
             other["content"]
         ),
-        _ => {
-            all.insert(number, token);
-            Ok(())
-        }
+        _ => match numbers.insert(text.to_owned(), number) {
+            Some(other) if other != number => bail!(
+                "{}: the token {text:?} has id {number}, and elsewhere {other}; correct one of them",
+                path.display()
+            ),
+            _ => {
+                all.insert(number, token);
+                Ok(())
+            }
+        },
     };
     for text in known {
         if let Some(number) = id(text) {

@@ -1,4 +1,5 @@
-//! The classes of a checkpoint and those of data, matched by name: whose order is whose is never assumed where both have names.
+//! The classes of a checkpoint and those of data, matched by name. Order decides only where the configuration gives it, where names
+//! say nothing, or for folders with no name in common.
 
 use std::collections::HashMap;
 
@@ -55,7 +56,7 @@ fn say_nothing(names: &[String]) -> bool {
 /// The number of the class of each label, or which labels are no class's name. Upper and lower case are told apart only
 /// where names differ in nothing else.
 fn by_name(labels: &[String], names: &[String]) -> std::result::Result<Vec<usize>, Vec<String>> {
-    // Two classes of one name are told apart by none: `None`.
+    // `None`: two classes share this name, so it identifies neither.
     let index = |form: fn(&str) -> String| {
         let mut numbers: HashMap<String, Option<usize>> = HashMap::new();
         for (number, name) in names.iter().enumerate() {
@@ -137,7 +138,7 @@ pub fn matched(labels: Vec<String>, origin: Origin, checkpoint: Option<Checkpoin
     let none_matches = unknown.len() == labels.len();
     if !fixed {
         let what = match same_count {
-            true => "its head is trained on for the data's classes, in this order: ",
+            true => "the checkpoint's head is kept and trained further for the data's classes, in this order: ",
             false => "a new head is trained for the data's classes: ",
         };
         let note = format!("{differ}; {what}{}", list(&labels));

@@ -1,9 +1,8 @@
 //! A stream of texts, divided into documents, in bounded memory.
 //!
 //! A text file's documents are marked by lines ([`Division::Prefix`], [`Division::Separator`]), or it is cut into pieces
-//! of about one size. In JSON lines every line has one; a file has them whose first line is
-//! a JSON object, whatever its name. Documents are numbered from
-//! zero over all files; every file begins a new one; one without any text is passed over and has no number.
+//! of about one size. In JSON lines every line has one. A file named `.jsonl` or `.ndjson` has them, and so has any other whose first
+//! line is a JSON object; with a name of plain text (`.txt`, `.md`) that is an error. Documents are numbered from zero over all files; every file begins a new one; one without any text is passed over and has no number.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -94,7 +93,7 @@ pub fn check_form(path: &Path) -> Result<bool> {
             path.display()
         ),
         Form::Json => bail!(
-            "{}: one JSON document, where lines with an object each are read; convert it, for instance with \
+            "{}: one JSON document, where lines with an object each are read; convert it, a list of objects for instance with \
              `jq -c '.[]' {} > {}`",
             path.display(),
             shell_quote(path),

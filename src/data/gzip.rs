@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
 
-/// See the module. What may not follow is an error without a code of the system, as damage is.
+/// See the module. Anything else after the last member is an error without an OS code, like damaged data.
 pub(super) struct Gzip {
     /// Of the current member; `None`: the file has no more.
     member: Option<GzDecoder<BufReader<File>>>,

@@ -41,7 +41,7 @@ pub(super) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<(Vec<Ro
         Column::Number(number) => Ok(number - 1),
         Column::Name(name) => header.iter().position(|cell| cell.trim() == name).ok_or_else(|| {
             let commas = if header.len() == 1 && header[0].contains(',') {
-                "; columns are parted by tabs, not by commas: write the file with tabs"
+                "; columns are separated by tabs, not by commas: write the file with tabs"
             } else {
                 "; name one of these"
             };
@@ -71,10 +71,9 @@ pub(super) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<(Vec<Ro
     }
     let mut notes = Vec::new();
     // Where + is a label, - is its opposite.
-    let is_label = |row: &Row<'_>| {
-        let named = config.classes.iter().flatten().any(|class| class == row.label);
-        row.label == NO_LABEL && (named || rows.iter().any(|row| row.label == "+"))
-    };
+    let has_minus =
+        config.classes.iter().flatten().any(|class| class == NO_LABEL) || rows.iter().any(|row| row.label == "+");
+    let is_label = |row: &Row<'_>| row.label == NO_LABEL && has_minus;
     let (labelled, missing): (Vec<_>, Vec<_>) = unlabelled.into_iter().partition(is_label);
     match missing.first() {
         Some(row) if !config.skip_unlabelled => {

@@ -17,8 +17,10 @@ use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::files::{self, write_atomic, write_dir_atomic};
 
-/// Raised whenever the same inputs would give other files.
+/// Of the files. Format 2 is that of [`folder`](super::folder).
 const FORMAT: u32 = 1;
+/// Raised whenever the same inputs would give other tokens: what an earlier version left in the cache is then not used.
+const READING: u32 = 2;
 const TRAIN: &str = "train.bin";
 const VALID: &str = "valid.bin";
 const TOKENIZER: &str = "tokenizer.json";
@@ -222,9 +224,9 @@ fn folder_name(spec: &DataSpec) -> Result<String> {
     // Tells what is wrong with the path before the bytes are taken.
     TextReader::open(&spec.text)?;
     let mut print = Fingerprint::default();
-    print.add(&FORMAT.to_le_bytes());
+    print.add(&READING.to_le_bytes());
     print.add_file(&spec.text)?;
-    // The name decides how the bytes are read.
+    // The content, and else the name, decides how the bytes are read.
     let json = is_json_lines(&spec.text);
     let compression = match Compression::of(&spec.text) {
         Compression::None => 0,

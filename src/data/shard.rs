@@ -35,8 +35,7 @@ const NARROW: u64 = 1 << 16;
 /// Batches hold ids as `i32`.
 pub(super) const MAX_VOCAB: u64 = i32::MAX as u64;
 
-/// Bytes of a file that [`Shard::add_to`] reads at most, and at a time where it does not read all: a disk gives them in seconds.
-const SUMMED: usize = 1 << 30;
+/// What [`Shard::add_to`] reads at a time where it does not read all.
 const PART: usize = 1 << 20;
 
 pub(super) fn width_of(vocab_size: u64) -> u32 {
@@ -133,14 +132,14 @@ impl Shard {
     }
 
     /// Adds the tokens: all of them, or of a very large file some from all over it.
-    pub fn add_to(&self, print: &mut Fingerprint) {
+    pub fn add_to(&self, print: &mut Fingerprint, most: usize) {
         let Layout { offset, width, .. } = self.layout;
         let bytes = &self.map[offset..offset + width * self.len()];
         print.add(&(bytes.len() as u64).to_le_bytes());
-        if bytes.len() <= SUMMED {
+        let parts = (most / PART).max(4);
+        if bytes.len() <= parts * PART {
             return print.add(bytes);
         }
-        let parts = SUMMED / PART;
         let last = bytes.len() - PART;
         (0..parts).map(|part| last / (parts - 1) * part).chain([last]).for_each(|at| print.add(&bytes[at..at + PART]));
     }

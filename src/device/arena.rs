@@ -68,7 +68,7 @@ mod pages {
     }
 }
 
-/// For Miri, which has no such mappings, and AddressSanitizer: of an allocation of just these bytes both see accesses behind the end.
+/// For Miri, which has no such mappings, and AddressSanitizer: both see accesses past the end of an allocation of exactly this size.
 #[cfg(any(miri, heap_arenas))]
 mod pages {
     use super::ALIGNMENT;

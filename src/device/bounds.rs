@@ -49,7 +49,9 @@ pub fn arenas<'a>(ops: impl IntoIterator<Item = &'a Op>) -> Vec<u32> {
 /// Names the arena.
 pub fn check_arenas(arenas: &[u32], bytes: impl Fn(u32) -> Option<usize>) -> Result<()> {
     match arenas.iter().find(|&&number| bytes(number).is_none()) {
-        Some(number) => bail!("this captured list uses arena {number}, which was freed: capture it again"),
+        Some(number) => bail!(
+            "this captured list uses arena {number}, which was freed; capture a new list with tensors that still exist"
+        ),
         None => Ok(()),
     }
 }

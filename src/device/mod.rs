@@ -71,7 +71,7 @@ pub trait Device {
     /// The rows of a posted tensor back to back, as they were after the work then in flight. Waits for that work and none later.
     fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
 
-    /// Device to device; equal rows and types.
+    /// Device to device; equal rows and types, which do not overlap.
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()>;
 
     /// Runs one operation now.
@@ -218,7 +218,7 @@ mod tests {
     use crate::parity::lab::Lab;
     use crate::parity::{STEMS, Size};
 
-    /// Run and captured, on one thread and two, beside the reference: small enough for Miri, which sees what no comparison shows.
+    /// Run and captured, on one thread and two, beside the reference.
     #[test]
     fn every_operation_leaves_the_same_bits_on_two_threads() {
         let mut lab = Lab::cpu(&[1, 2], true);

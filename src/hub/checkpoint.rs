@@ -181,7 +181,7 @@ fn wanted(model: &dyn Model) -> (names::Family, Vec<(String, Vec<usize>)>) {
 
 /// Says which tensors of heads were left out.
 pub fn left_out(dir: &Path, unused: &[String]) -> String {
-    format!("{}: left out, as the architecture that is read has none: {}", dir.display(), unused.join(", "))
+    format!("{}: left out, because the model has no such head: {}", dir.display(), unused.join(", "))
 }
 
 /// What a model with another head than its checkpoint's did not find there, and what it left.

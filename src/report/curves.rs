@@ -101,7 +101,7 @@ fn losses_shown(sides: &[&Side], levels: &[(f64, usize)]) -> std::ops::Range<f64
             let points: Vec<(f64, f64)> =
                 finite.iter().filter(|eval| eval.at.level == level).map(|eval| (flops(&eval.at), eval.loss)).collect();
             let (Some(&(begin, _)), Some(&(end, _))) = (points.first(), points.last()) else { continue };
-            // The whole run's first fifth is that of its first level; below, a level's own begin counts.
+            // Of level 1 the first fifth of the run is left out, of the other levels a fifth of their own part.
             let from = if level == 1 { 0.2 * end } else { begin + 0.2 * (end - begin) };
             let losses = points.iter().filter(|(at, _)| *at >= from).map(|(_, loss)| *loss);
             late.entry(level).or_default().extend(losses);

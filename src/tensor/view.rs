@@ -120,7 +120,7 @@ impl Tensor {
         Tensor { dtype, ..self }
     }
 
-    /// With rows as no method makes them, for tests of what is checked again.
+    /// With this width and pitch, unchecked: for tests of what `device::bounds` refuses.
     #[cfg(test)]
     pub(crate) fn unchecked(self, width: usize, pitch: usize) -> Self {
         Tensor { width, pitch, ..self }

@@ -224,7 +224,11 @@ fn strange(dir: &Path, file: &str, what: &dyn Display) -> Error {
 fn parse_state(dir: &Path, json: &[u8]) -> Result<State> {
     let state: State = serde_json::from_slice(json).map_err(|e| strange(dir, STATE, &e))?;
     if !matches!((state.format, &state.settings), (1, None) | (FORMAT, Some(_))) {
-        return Err(strange(dir, STATE, &format_args!("format {}, not {FORMAT}", state.format)));
+        return Err(match state.format {
+            1 => strange(dir, STATE, &"format 1 with settings"),
+            FORMAT => strange(dir, STATE, &"its settings are missing"),
+            other => strange(dir, STATE, &format_args!("format {other}, not {FORMAT}")),
+        });
     }
     let own = name(state.at.stage, state.at.step);
     if !dir.ends_with(&own) {

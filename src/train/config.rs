@@ -402,7 +402,7 @@ fn unusable(error: toml::de::Error) -> Error {
     }
 }
 
-/// Puts `value` (TOML, or a bare string) at a dotted key. `scratch=none` takes the twin away.
+/// Puts `value` (TOML, or a bare string) at a dotted key. `scratch=none` drops the scratch run.
 fn set(root: &mut toml::Value, change: &str) -> Result<()> {
     let Some((key, text)) = change.split_once('=') else { bail!("no = in it; a change looks like train.batch=8") };
     if let (Some(table), "scratch", "false" | "none" | "\"none\"") = (root.as_table_mut(), key.trim(), text.trim()) {

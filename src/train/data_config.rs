@@ -135,6 +135,22 @@ impl DataConfig {
         Ok(task)
     }
 
+    /// What the text's own content decides about the keys.
+    ///
+    /// # Errors
+    /// A key of JSON lines beside other text; a text that cannot be read.
+    pub fn check_text(&self) -> Result<()> {
+        match (&self.text, &self.field) {
+            (Some(text), Some(_)) if !check_form(text)? => {
+                bail!(
+                    "data.field: it is the key of the text in JSON lines, but {} is plain text; leave it out",
+                    text.display()
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where the data comes from.
     ///
     /// # Errors
@@ -168,9 +184,6 @@ impl DataConfig {
             let Some(tokenizer) = &self.tokenizer else {
                 bail!("data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer.json");
             };
-            if self.field.is_some() && !check_form(text)? {
-                bail!("data.field: the key of JSON lines, but {} has none; leave it out", text.display());
-            }
             return Ok(DataSource::Text(DataSpec {
                 text: text.clone(),
                 tokenizer: tokenizer.clone(),

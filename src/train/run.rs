@@ -66,8 +66,9 @@ pub fn train(config: &Config, about: &About, out: &Path, tools: Tools<'_>) -> Re
     RunFolder::refuse_existing(out)?;
     let data = open_data(config, tools.cache, tools.progress)?;
     levels::build(config, data.facts())?;
+    let settings = Settings::of(config, &data)?;
     let folder = RunFolder::create(out, config, about)?;
-    let ended = both(config, &data, &folder, false, tools);
+    let ended = both(config, &data, &settings, &folder, false, tools);
     drop(folder);
     // A run that had no memory to begin with leaves nothing behind.
     if ended.is_err() && !out.join("vcycle").exists() {
@@ -90,7 +91,8 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
         _ => e,
     })?;
     levels::build(&config, data.facts()).at(folder.dir.join("config.toml").display())?;
-    both(&config, &data, &folder, true, tools)
+    let settings = Settings::of(&config, &data)?;
+    both(&config, &data, &settings, &folder, true, tools)
 }
 
 /// What a run would take of the device's memory. Prepares the data, whose vocabulary it needs, and writes nothing else.
@@ -108,12 +110,18 @@ fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<D
 }
 
 /// The V-cycle and its twin, each unless it is finished.
-fn both(config: &Config, data: &Data, folder: &RunFolder, resume: bool, tools: Tools<'_>) -> Result<Outcome> {
+fn both(
+    config: &Config,
+    data: &Data,
+    settings: &Settings,
+    folder: &RunFolder,
+    resume: bool,
+    tools: Tools<'_>,
+) -> Result<Outcome> {
     let dir = &folder.dir;
     let Tools { device, progress, stop, .. } = tools;
     let facts = data.facts();
-    let settings = Settings::of(config, data)?;
-    let mut context = Context { config, device, data, settings: &settings, progress, stop };
+    let mut context = Context { config, device, data, settings, progress, stop };
     signals::training(dir);
     let (mut sides, mut measures) = (Vec::new(), None);
     for (half, stage) in

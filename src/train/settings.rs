@@ -194,8 +194,8 @@ pub fn changes(dir: &Path, state: &State, now: &Config, half: Half) -> Result<Ve
     if !refused.is_empty() {
         let listed: String = refused.iter().map(|change| format!("  {change}\n")).collect();
         bail!(
-            "config.toml was changed since the checkpoint {} was written:\n{listed}these decide what is trained, or have \
-             done so; put the old values back, or start a new run",
+            "config.toml was changed since the checkpoint {} was written:\n{listed}these keys decide what is trained, or \
+             belong to a stage that has ended; put the old values back, or start a new run",
             dir.display()
         );
     }
@@ -215,6 +215,10 @@ fn compare(
     let (was, is) = (then.levels.len(), now.levels.len());
     if was != is && half == Half::VCycle {
         return Ok((Vec::new(), vec![change("levels", was.to_string(), is.to_string(), " of them")]));
+    }
+    if now.scratch.is_none() && half == Half::Scratch {
+        let removed = change("scratch", "set".into(), "not set".into(), " (that run has begun)");
+        return Ok((Vec::new(), vec![removed]));
     }
     let stages = half.stages(was);
     let number = state.at.stage.saturating_sub(1);
@@ -243,6 +247,9 @@ fn compare(
             // A file may lie elsewhere; its vocabulary is compared.
             (Rule::Fixed, _) if key == "data.tokenizer" && files => {
                 allowed.push(change(key, from, to, ", with the same vocabulary"));
+            }
+            (Rule::Place, _) if key == "model.from" => {
+                allowed.push(change(key, from, to, ", with the same config.json; its weights are not compared"));
             }
             (Rule::Place, _) => allowed.push(change(key, from, to, ", with the same content")),
             (Rule::Free, _) => allowed.push(change(key, from, to, &from_step)),

@@ -185,5 +185,5 @@ fn tables_of_other_programs() {
     run(at, &table(HEADER, "no").replace("jetty", "\"jetty\nmore\""), NAMED);
     refused(at, "train run.toml --out run", &["t.tsv: line 2", "a text in quotes goes on in the next line"]);
     run(at, &table(HEADER, "no").replace('\t', ","), NAMED);
-    refused(at, "train run.toml --out run", &["t.tsv", "columns are parted by tabs, not by commas"]);
+    refused(at, "train run.toml --out run", &["t.tsv", "columns are separated by tabs, not by commas"]);
 }

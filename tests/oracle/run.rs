@@ -1,4 +1,4 @@
-//! A V-cycle and its scratch twin, as the lines of `metrics.jsonl` that they should leave.
+//! A V-cycle and its scratch run, as the lines of `metrics.jsonl` that they should leave.
 
 use super::config::Config;
 use super::data::{self, Batch, Data, NEXT};

@@ -101,7 +101,7 @@ pub(super) fn read(
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut broken_files = Vec::new();
     for files in files.chunks(threads * RUN) {
-        let decode_run = |run: &[(&PathBuf, usize)]| run.iter().map(|file| decode(file.0, size, filter)).collect();
+        let decode_run = |run: &[(&PathBuf, usize)]| run.iter().map(|file| whole(file.0, size, filter)).collect();
         let decoded = thread::scope(|scope| {
             let runs = files.chunks(files.len().div_ceil(threads));
             let start = |run| {
@@ -114,30 +114,37 @@ pub(super) fn read(
             runs.into_iter().map(|run| run.join().map_err(broken)).collect::<Result<Vec<_>>>()
         })?;
         for ((path, label), pixels) in files.iter().zip(decoded.into_iter().flatten()) {
-            match pixels {
+            match pixels? {
                 Ok(pixels) => {
                     sink(Decoded { pixels: &pixels, shape: [3, size, size], label: *label }, &path.display())?;
                 }
                 Err(error) if skip_broken => broken_files.push(error),
-                Err(error) => return Err(error),
+                Err(error) => bail!(
+                    "{error}; remove the file, fetch it again, or set skip_broken = true beside `folder`, which passes over such \
+                     files"
+                ),
             }
         }
     }
     Ok(broken_files)
 }
 
+/// What a file holds, or why it cannot be decoded.
+///
+/// # Errors
+/// The file cannot be read, which is no fault of its content: it is never passed over.
+fn whole(path: &Path, size: usize, filter: Filter) -> Result<Result<Vec<u8>>> {
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    Ok(decode(path, bytes, size, filter))
+}
+
 /// Decodes a file: its centre square, resized, `[3, size, size]`.
-fn decode(path: &Path, size: usize, filter: Filter) -> Result<Vec<u8>> {
+fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Vec<u8>> {
     let bad = |e: &dyn std::fmt::Display| {
         // The decoder's sentences may have several lines.
         let cause = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Error::new(format!(
-            "{}: cannot decode it: {cause}; remove the file, fetch it again, or set skip_broken = true beside `folder`, which \
-             passes over such files",
-            path.display()
-        ))
+        Error::new(format!("{}: cannot decode it: {cause}", path.display()))
     };
-    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
     if bytes.is_empty() {
         return Err(bad(&"the file is empty"));
     }

@@ -64,11 +64,19 @@ impl Cuda<Nvidia> {
             bail!("these products of cuBLASLt were made for another device");
         }
         bounds::check_arenas(arenas, |arena| self.places.bytes(arena))?;
-        self.driver.stamp()?;
-        for number in 0..products.len() {
-            // SAFETY: the matrices lie in arenas of this device (`bounds::check` in `product`), which were not freed.
-            unsafe { products.start(number) }.at("cuBLASLt")?;
+        let mut start = || -> Result<()> {
             self.driver.stamp()?;
+            for number in 0..products.len() {
+                // SAFETY: the matrices lie in arenas of this device (`bounds::check` in `product`), which were not freed.
+                unsafe { products.start(number) }.at("cuBLASLt")?;
+                self.driver.stamp()?;
+            }
+            Ok(())
+        };
+        if let Err(error) = start() {
+            // So that the next list's times begin with its own.
+            let _ = self.driver.stamps(&mut |_| {});
+            return Err(error);
         }
         self.driver.stamps(&mut |length| into.push(length.as_secs_f64().max(1e-9)))
     }

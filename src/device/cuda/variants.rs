@@ -19,6 +19,9 @@ use crate::error::Result;
 use crate::tensor::DType;
 
 /// One way to run an operation.
+///
+/// Nobody else can make one: a device runs its launches without looking at their addresses.
+#[non_exhaustive]
 pub struct Variant {
     /// The stem of its operation.
     pub operation: &'static str,

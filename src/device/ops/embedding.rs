@@ -104,6 +104,9 @@ fn check(ids: &Tensor, out: &Tensor, table: (&str, Option<&Tensor>), positions: 
     expect_rows("out", out, batch * time, width)?;
     if let (what, Some(t)) = table {
         expect_rows(what, t, t.dims()[0], width)?;
+        if t.dims()[0] == 0 && ids.numel() > 0 {
+            bail!("{what} has no rows, but {} ids are looked up", ids.numel());
+        }
     }
     if let (what, Some(t)) = positions {
         expect_rows(what, t, t.dims()[0], width)?;

@@ -42,6 +42,8 @@ impl Operation for LayerNorm {
 
     fn check(&self) -> Result<()> {
         let (rows, width) = (self.x.rows(), self.x.shape().last());
+        // Rows of memory are those of the last dimension.
+        expect_rows("x", &self.x, rows, width)?;
         expect_rows("out", &self.out, rows, width)?;
         if self.residual.is_some() != self.sum.is_some() {
             crate::bail!("a residual and the sum with it go together");
@@ -117,6 +119,7 @@ impl Operation for LayerNormBackward {
 
     fn check(&self) -> Result<()> {
         let (rows, width) = (self.x.rows(), self.x.shape().last());
+        expect_rows("x", &self.x, rows, width)?;
         expect_rows("dout", &self.dout, rows, width)?;
         expect_rows("dx", &self.dx, rows, width)?;
         for (what, t) in [("weight", &self.weight), ("dweight", &self.dweight), ("dbias", &self.dbias)] {

@@ -125,11 +125,14 @@ impl Operation for Linear {
             bail!("the inner sizes differ: {k} and {inner} (a {:?}, b {:?})", self.a.shape(), self.b.shape());
         }
         let surroundings = [("residual", self.residual.as_ref()), ("pre", self.pre()), ("value", self.value())];
+        let Some(all) = self.batch.checked_mul(m) else {
+            bail!("{} products of {m} rows are beyond any memory", self.batch)
+        };
         for (what, t) in [("out", Some(&self.out))].into_iter().chain(surroundings) {
             if let Some(t) = t
-                && (t.rows(), t.width()) != (self.batch * m, n)
+                && (t.rows(), t.width()) != (all, n)
             {
-                bail!("{what} is {:?} but [{}, {n}] is needed", t.shape(), self.batch * m);
+                bail!("{what} is {:?} but [{all}, {n}] is needed", t.shape());
             }
         }
         if let Some(bias) = &self.bias {

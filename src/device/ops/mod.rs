@@ -212,8 +212,8 @@ impl Op {
 }
 
 fn same_elements(a: &Tensor, b: &Tensor) -> bool {
-    (a.place(), a.offset(), a.width(), a.pitch()) == (b.place(), b.offset(), b.width(), b.pitch())
-        && a.numel() == b.numel()
+    let place = |t: &Tensor| (t.place(), t.dtype(), t.offset(), t.width(), t.pitch(), t.numel());
+    place(a) == place(b)
 }
 
 /// `t` has these dimensions, for messages like `weight is [3, 4] but [5, 4] is needed`.

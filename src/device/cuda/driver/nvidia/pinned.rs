@@ -52,7 +52,7 @@ impl Pinned {
         self.start
     }
 
-    /// A copy with this buffer was put on `stream`, or was to be.
+    /// To be called right after trying to start a copy with this buffer on `stream`; `copy` is how that went.
     pub fn started(&mut self, copy: Result<(), DriverError>, stream: CUstream) -> Result<(), DriverError> {
         // SAFETY: the event lives as long as this value, and the stream as long as the driver that has both.
         let recorded = copy.and_then(|()| unsafe { event::record(self.done, stream) });
