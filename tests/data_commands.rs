@@ -141,7 +141,10 @@ fn exactly_one_form_of_data_with_its_own_keys() {
         ("valid = [\"a.bin\"]", "data.train: missing"),
         ("train = []\nvalid = []", "data.train: no token file"),
         ("train = [\"a.bin\"]\nvalid = [\"a.bin\"]\nheld_out_every = 5", "data.held_out_every: goes with data.text"),
-        ("text = \"a.txt\"\ntokenizer = \"byte\"\nfield = \"body\"", "data.field: the key of JSON lines"),
+        (
+            "text = \"a.txt\"\ntokenizer = \"byte\"\nfield = \"body\"",
+            "data.field: it is the key of the text in JSON lines",
+        ),
         ("train = \"a.bin\"\nvalid = []", "bad.toml"),
         ("text = \"a.txt\"\ntokenizer = \"byte\"\ntokens = 7", "tokens"),
     ] {

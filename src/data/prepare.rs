@@ -1,6 +1,7 @@
 //! Text to shards, once: the result is cached in a folder named by what it was made from.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,13 @@ use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::files::{self, write_atomic, write_dir_atomic};
 
-/// Of the files. Format 2 is that of [`folder`](super::folder).
+/// Raised whenever the same inputs would give other files. Format 2 is that of [`folder`](super::folder).
 const FORMAT: u32 = 1;
-/// Raised whenever the same inputs would give other tokens: what an earlier version left in the cache is then not used.
+/// Of texts with a byte order mark and of tokenizers that were not trained here, which earlier versions read otherwise: what
+/// these left in the cache is not used.
 const READING: u32 = 2;
+/// The byte order mark in UTF-8.
+const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 const TRAIN: &str = "train.bin";
 const VALID: &str = "valid.bin";
 const TOKENIZER: &str = "tokenizer.json";
@@ -224,7 +228,7 @@ fn folder_name(spec: &DataSpec) -> Result<String> {
     // Tells what is wrong with the path before the bytes are taken.
     TextReader::open(&spec.text)?;
     let mut print = Fingerprint::default();
-    print.add(&READING.to_le_bytes());
+    print.add(&FORMAT.to_le_bytes());
     print.add_file(&spec.text)?;
     // The content, and else the name, decides how the bytes are read.
     let json = is_json_lines(&spec.text);
@@ -235,6 +239,11 @@ fn folder_name(spec: &DataSpec) -> Result<String> {
     };
     print.add(&[compression | u8::from(json) << 2]);
     print.add(spec.tokenizer.as_bytes());
+    let mut begin = [0; 3];
+    let marked = fs::File::open(&spec.text).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == MARK;
+    if marked || spec_file(&spec.tokenizer).is_some() {
+        print.add(&READING.to_le_bytes());
+    }
     for path in spec_files(&spec.tokenizer).at("tokenizer")? {
         print.add_file(&path).at("tokenizer")?;
     }

@@ -216,7 +216,7 @@ fn compare(
     if was != is && half == Half::VCycle {
         return Ok((Vec::new(), vec![change("levels", was.to_string(), is.to_string(), " of them")]));
     }
-    if now.scratch.is_none() && half == Half::Scratch {
+    if half == Half::Scratch && then.scratch.is_some() && now.scratch.is_none() {
         let removed = change("scratch", "set".into(), "not set".into(), " (that run has begun)");
         return Ok((Vec::new(), vec![removed]));
     }
