@@ -13,6 +13,8 @@
 //!
 //! `docs/architecture.md` shows the path of one step through them.
 
+#![warn(clippy::undocumented_unsafe_blocks)]
+
 pub mod allocator;
 pub mod bench;
 pub mod cli;

@@ -171,8 +171,8 @@ impl<'a> Surroundings<'a> {
                     }
                     math::scale_by_grad_and_activate(kind, z, raw);
                 }
-                // SAFETY: pre is only read.
                 (Epilogue::ActivateGrad { kind, .. }, Some(pre), None) => {
+                    // SAFETY: `Linear::check` keeps pre apart from all that is written, so it is only read.
                     math::scale_by_grad(kind, unsafe { pre.span(r, columns.clone()) }, raw);
                 }
                 _ => {}
