@@ -1,8 +1,8 @@
-//! The allocator of the binary: where the system refuses memory, the process ends with a sentence.
+//! The allocator of the binary: it ends the process with a clear error when the system refuses memory.
 //!
-//! Rust ends a process that gets no memory by SIGABRT, with a message that says nothing about what to do, and it lets no
-//! stable code say more. So this happens here, before Rust learns of it. Code that asks whether there is memory
-//! ([`memory::with_capacity`]) gets its answer.
+//! By default Rust aborts with SIGABRT and a message without a remedy, and stable Rust has no hook to change that. So the
+//! check is here, before Rust sees the null pointer. Code that asks whether there is memory ([`memory::with_capacity`]) still
+//! gets an error back.
 
 use crate::{memory, signals};
 use std::alloc::{GlobalAlloc, Layout, System};

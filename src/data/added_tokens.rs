@@ -99,8 +99,8 @@ pub(super) fn token(text: &str, id: u32, special: bool, flags: &Value) -> Value 
     })
 }
 
-/// The tokens that the files beside `vocab` add, in the order of their ids. `id` knows the ids of the vocabulary, of which there
-/// are `size`; `known` are tokens that the vocabulary's kind has itself.
+/// The tokens that the files beside `vocab` add, in the order of their ids. `id` looks up a token in the vocabulary, which has
+/// `size` ids; `known` are special tokens of this kind of vocabulary.
 ///
 /// # Errors
 /// Files that cannot be read; ids that are none, differ from those of the vocabulary, or leave a gap behind it.

@@ -18,7 +18,7 @@ pub struct Checkpoint<'a> {
 /// Where the names of data come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Labels in a file, whose alphabetical order says nothing.
+    /// Labels in a file: their alphabetical order has no meaning.
     Labels,
     /// Folders, whose alphabetical order is that of the classes in ImageNet: their names are codes that no checkpoint has.
     Folders,

@@ -266,7 +266,7 @@ impl<'a, 'b> Side<'a, 'b> {
         let text = format!("  held-out loss {:.4}{early} after {:.3e} FLOPs, {seconds:.1} s", self.valid, flops as f64);
         self.context.progress.note(&text);
         let waited = self.batches.waited().as_secs_f64();
-        // After a stage of milliseconds a hundredth says nothing.
+        // At least half a second: in a stage of milliseconds any wait is more than one percent.
         if waited > (0.01 * seconds).max(0.5) {
             let why = match self.context.data {
                 Data::Images { .. } => "is its disk slow, or data.images.workers too low?",

@@ -329,8 +329,8 @@ impl Block {
                 )
             }
             Defect::Proxy { other, .. } => format!(
-                "a proxy fence is missing: {bytes} bytes of {kind} memory, written by {} at {}, meet the copy engine or a \
-                 product, which see what a thread writes to shared memory only after its own fence_async \
+                "a proxy fence is missing: {bytes} bytes of {kind} memory, written by {} at {}, are used by TMA or wgmma, \
+                 which see what a thread writes to shared memory only after its own fence_async \
                  (fence.proxy.async), and what it writes to global memory only in a later launch",
                 self.name(other),
                 Fault::THERE
