@@ -1,0 +1,32 @@
+//! A folder of pictures: a JPEG or PNG file, whatever its name says. The first byte chooses name, size and filter.
+//!
+//! Sources: src/data/images src/data/mapped.rs
+#![no_main]
+
+use harness::{Memory, choice, images, run};
+use vcycle::data::images::source::Filter;
+use vcycle::data::images::{ImageFiles, ImageSpec};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let Some((which, data)) = choice(data) else { return };
+    // What a decoder may take is a limit of its own (`DECODED` in src/data/images/folder.rs): small files may hold large pictures.
+    run(data, Memory { mib: 1600, per_byte: 1024 }, |case| {
+        let name = ["a/1.png", "a/1.jpg", "a/1.jpeg"][usize::from(which) % 3];
+        case.file(name, data);
+        for skip_broken in [false, true] {
+            let files = ImageFiles::Folder {
+                folder: case.dir.clone(),
+                size: [1, 8, 24, 57][usize::from(which / 3) % 4],
+                filter: if which & 128 == 0 { Filter::Bilinear } else { Filter::Bicubic },
+                skip_broken,
+            };
+            let spec = ImageSpec::new(files);
+            // Of a folder in which every file is passed over, the folder is named.
+            let name = if skip_broken { "case" } else { name };
+            if let Some(found) = images(case, &spec, name) {
+                assert_eq!(found.len(), 1);
+                break;
+            }
+        }
+    });
+});

@@ -1,0 +1,33 @@
+//! Run configurations: a text of TOML, and after lines `%%` the changes of `--set`. What is accepted is written and read again, as
+//! a resumed run does, and its levels are laid out.
+//!
+//! Sources: src/train/config.rs src/train/data_config.rs src/train/level_config.rs src/train/schedule.rs src/train/levels.rs src/data/images/augment.rs src/data/images/mixing.rs src/data/images/source.rs src/data/images/view.rs src/data/images/randaugment.rs src/data/masking.rs src/data/classify.rs src/multilevel
+#![no_main]
+
+use harness::{Memory, run, same, texts};
+use vcycle::train::config::Config;
+use vcycle::train::levels;
+
+/// Parameters for whose tables there is time.
+const SMALL: usize = 64;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let Ok(data) = str::from_utf8(data) else { return };
+    run(data.as_bytes(), Memory { mib: 16, per_byte: 4096 }, |case| {
+        let parts = texts(data.as_bytes());
+        let part = |part: &[u8]| String::from_utf8_lossy(part).into_owned();
+        let path = case.file("run.toml", parts[0]);
+        let changes: Vec<String> = parts[1..].iter().copied().map(part).collect();
+        let Some(config) = case.accepted(Config::read(&path, &changes), "run.toml") else { return };
+        let written = toml::to_string(&config).expect("a configuration can be written");
+        let again =
+            Config::parse(&written, &[]).unwrap_or_else(|e| panic!("what was written is refused: {e}\n{written}"));
+        same("written again", &toml::to_string(&again).expect("as before"), &written);
+        let _ = (config.shape(), config.optimizer(), config.rules(), config.masking());
+        let model = &config.model;
+        let sizes = [model.layers, model.heads, model.head_size, model.context, model.image.unwrap_or(0)];
+        if model.from.is_none() && sizes.iter().all(|&size| size <= SMALL) {
+            case.accepted(levels::build(&config, 256), "").inspect(|all| assert_eq!(all.len(), config.levels.len()));
+        }
+    });
+});

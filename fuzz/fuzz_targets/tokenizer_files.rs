@@ -1,0 +1,51 @@
+//! Tokenizers from before `tokenizer.json`, and what lies beside a vocabulary. Each part of the input, with lines `%%` between them,
+//! is a file; its first line is the name.
+//!
+//! Sources: fuzz/fuzz_targets/tokenizers.rs src/data/tokenizer.rs src/data/vocab_files.rs src/data/added_tokens.rs src/data/vocabulary.rs
+#![no_main]
+
+use harness::{Memory, run, texts};
+use vcycle::data::tokenizer::Tokenizer;
+
+#[path = "tokenizers.rs"]
+mod tokenizers;
+
+const NAMES: [&str; 9] = [
+    "vocab.json",
+    "merges.txt",
+    "encoder.json",
+    "vocab.bpe",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+];
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    run(data, Memory { mib: 96, per_byte: 4096 }, |case| {
+        for part in texts(data) {
+            let end = part.iter().position(|&byte| byte == b'\n').unwrap_or(part.len());
+            let name = NAMES.iter().find(|name| name.as_bytes() == &part[..end]);
+            name.map(|name| case.file(name, part.get(end + 1..).unwrap_or_default()));
+        }
+        assert!(
+            Tokenizer::is_in(&case.dir)
+                == NAMES[..6].iter().enumerate().any(|(i, name)| {
+                    // The two files of byte pairs go by the first one.
+                    i != 1 && i != 3 && case.dir.join(name).exists()
+                })
+        );
+        case.accepted(Tokenizer::of_unknown_case(&case.dir), "case");
+        let made = case.accepted(Tokenizer::file_of(&case.dir), "case");
+        for lower in ["uncased", "cased"] {
+            case.accepted(Tokenizer::from_spec(&format!("{lower}:{}", case.dir.display()), ""), "");
+        }
+        let loaded = tokenizers::used(case, "");
+        // What a checkpoint would carry is the same tokenizer.
+        if let (Some(made), Some(loaded)) = (made, loaded) {
+            let made = Tokenizer::load(&case.file("made/tokenizer.json", &made)).expect("a tokenizer that was made");
+            assert_eq!(made.sum(), loaded.sum());
+        }
+    });
+});

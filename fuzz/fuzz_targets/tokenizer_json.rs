@@ -1,0 +1,16 @@
+//! A `tokenizer.json`. What is accepted encodes and decodes, and is the same after being written and read again.
+//!
+//! Sources: fuzz/fuzz_targets/tokenizers.rs src/data/tokenizer.rs src/data/untrusted.rs src/data/encoder.rs src/data/vocabulary.rs
+#![no_main]
+
+use harness::{Memory, run};
+
+#[path = "tokenizers.rs"]
+mod tokenizers;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    run(data, Memory { mib: 96, per_byte: 4096 }, |case| {
+        case.file("tokenizer.json", data);
+        tokenizers::used(case, "tokenizer.json");
+    });
+});
