@@ -15,7 +15,7 @@ use vcycle::error::Result;
 /// Seconds of CPU time that a case may take, all threads together. Wall-clock time would count other processes.
 const MOST_SECONDS: f64 = 10.0;
 /// Of an error's text.
-const LONGEST_MESSAGE: usize = 10_000;
+const LONGEST_MESSAGE: usize = 5_000;
 /// Between the files of a case of [`texts`].
 const SEPARATOR: &[u8] = b"\n%%\n";
 

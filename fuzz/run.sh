@@ -3,8 +3,8 @@
 #
 #   fuzz/run.sh [MINUTES] [TARGET...]      20 minutes of every target, by default
 #
-# A row for each goes to fuzz/results.tsv. A target is passed over whose last row is of the same sources (its own, the harness and
-# the parsers that it names), of as many minutes, and without a finding. One that was interrupted goes on where it was.
+# A row for each goes to fuzz/results.tsv. A target is passed over whose last row is of the same sources (its own and the parsers
+# that it names), of as many minutes, and without a finding. One that was interrupted goes on where it was.
 # Corpora grow in fuzz/corpus, findings are put into fuzz/artifacts.
 #
 #   JOBS=2            targets at once; by default one for each core
@@ -12,6 +12,9 @@
 #   BUILD=0           the binaries of the last build, as they are
 set -u
 cd "$(dirname "$0")"
+
+# All of it is read before any of it runs, so that it may be edited meanwhile.
+main() {
 minutes=20
 if [[ ${1:-} =~ ^[0-9.]+$ ]]; then minutes=$1; shift; fi
 seconds=$(awk "BEGIN { print $minutes * 60 }")
@@ -24,19 +27,21 @@ targets=("${@:-${all[@]}}")
 triple=$(rustc +nightly -vV | sed -n 's/host: //p')
 mkdir -p work
 
-if [ "${BUILD:-1}" = 1 ]; then
-    ${CARGO:-cargo} +nightly fuzz build --fuzz-dir . || exit 1
-    # By other names: the next build may come while these run.
-    for target in "${all[@]}"; do ln -f "target/$triple/release/$target" "work/$target" || exit 1; done
-fi
-
 # The files that a target depends on: itself, the harness, and what its line `//! Sources:` names.
 sources() {
     echo "fuzz_targets/$1.rs"
-    echo harness.rs
     sed -n 's/^\/\/! Sources: //p' "fuzz_targets/$1.rs" | tr ' ' '\n' | sed 's/^/..\//' | xargs -I{} find {} -name '*.rs' | sort
 }
 digest() { sources "$1" | xargs sha256sum | sha256sum | cut -c1-12; }
+
+if [ "${BUILD:-1}" = 1 ]; then
+    ${CARGO:-cargo} +nightly fuzz build --fuzz-dir . || exit 1
+    # By other names: the next build may come while these run.
+    for target in "${all[@]}"; do
+        ln -f "target/$triple/release/$target" "work/$target" || exit 1
+        digest "$target" >"work/$target.sources"
+    done
+fi
 
 # Names of keys and of other things that the sources compare with, for libFuzzer to put in.
 dictionary() {
@@ -53,7 +58,7 @@ fi
 
 campaign() {
     local target=$1 hash before=0 executions=0
-    hash=$(digest "$target")
+    hash=$(cat "work/$target.sources")
     if awk -F'\t' -v t="$target" -v h="$hash" -v s="$seconds" \
         '$1 == t { done = $2 == h && $8 >= s && $9 == 0 } END { exit !done }' "$results"; then
         echo "$target: done before"
@@ -107,3 +112,5 @@ for target in "${targets[@]}"; do
 done
 wait
 column -t -s "$(printf '\t')" "$results" 2>/dev/null || cat "$results"
+}
+main "$@"; exit

@@ -13,8 +13,8 @@ use super::gzip::Gzip;
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// Bytes read at a time.
-const CHUNK: usize = 256 << 10;
+/// Bytes read at a time; few where inputs are made up to break this, so that a part may end anywhere.
+const CHUNK: usize = if cfg!(fuzzing) { 128 } else { 256 << 10 };
 
 /// Text compresses to a fifth, the most repetitive logs to a hundredth. Beyond this, a few bytes could fill any disk and
 /// take for ever; up to [`SMALL_TEXT`] bytes nothing is refused.
@@ -237,6 +237,21 @@ impl ByteReader {
             );
         }
         Ok(filled)
+    }
+
+    /// As [`ByteReader::fill`], of `count` bytes that a header claims: memory grows with what is there.
+    pub fn read(&mut self, out: &mut Vec<u8>, count: usize) -> Result<usize> {
+        out.clear();
+        while out.len() < count {
+            let (begin, end) = (out.len(), count.min(2 * out.len() + CHUNK));
+            out.resize(end, 0);
+            let read = self.fill(&mut out[begin..])?;
+            if begin + read < end {
+                out.truncate(begin + read);
+                break;
+            }
+        }
+        Ok(out.len())
     }
 }
 

@@ -130,6 +130,7 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(failed)?;
         // Ids may have gaps, and an embedding needs a row for the largest.
         let vocab = inner.get_vocab(true);
+        untrusted::check_distinct(&vocab)?;
         let Some(&largest) = vocab.values().max() else {
             bail!("the tokenizer has no tokens; give one that was trained");
         };

@@ -9,6 +9,7 @@ use crate::bail;
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -113,4 +114,19 @@ pub(super) fn check_ids(largest: u32, tokens: usize) -> Result<usize> {
         );
     }
     Ok(size)
+}
+
+/// Refuses tokens that share an id: one of them could never be read back, and would be lost when the tokenizer is saved.
+pub(super) fn check_distinct(vocab: &HashMap<String, u32>) -> Result<()> {
+    let mut tokens: Vec<(u32, &str)> = vocab.iter().map(|(token, &id)| (id, token.as_str())).collect();
+    tokens.sort_unstable();
+    match tokens.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => bail!(
+            "the tokens {:?} and {:?} both have id {}; number the tokens anew, or fetch the tokenizer again",
+            pair[0].1,
+            pair[1].1,
+            pair[0].0
+        ),
+        None => Ok(()),
+    }
 }

@@ -1,6 +1,7 @@
 //! Runs a case and sees to it that it ends well: no panic, in time, within memory, and with a useful message.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -19,7 +20,13 @@ struct Budget;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// The most that this thread asked for at once.
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
 fn admit(bytes: usize) -> bool {
+    LARGEST.set(LARGEST.get().max(bytes));
     let fits = LIVE.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= BUDGET;
     if !fits {
         LIVE.fetch_sub(bytes, Ordering::Relaxed);
@@ -95,6 +102,22 @@ pub fn judge<T: Send + 'static>(
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("{file}, {case}: no end after {DEADLINE:?}"),
         Err(mpsc::RecvTimeoutError::Disconnected) => panic!("{file}, {case}: a panic"),
     }
+}
+
+/// As [`judge`], of a case that may ask for at most so many bytes at once, on its own thread.
+pub fn judge_within<T: Send + 'static>(
+    most: usize,
+    file: &str,
+    case: &str,
+    run: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T, String> {
+    let name = format!("{file}, {case}");
+    judge(file, case, move || {
+        LARGEST.set(0);
+        let done = run();
+        assert!(LARGEST.get() <= most, "{name}: asked for {} bytes at once", LARGEST.get());
+        done
+    })
 }
 
 /// A message names the file and what to do: after a semicolon, or because the place says it (a line of the file, a missing

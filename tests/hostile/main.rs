@@ -10,6 +10,7 @@
 mod binary;
 mod checkpoint;
 mod config;
+mod images;
 mod judge;
 mod mutate;
 mod records;

@@ -53,11 +53,10 @@ pub(super) fn read(images: &Path, labels: &Path, sink: &mut Sink<'_>) -> Result<
     if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
         bail!("{}: images of {height} x {width} pixels; a side is of 1 to {MAX_SIDE}", images.display());
     }
-    let mut pixels = vec![0; height * width];
-    let mut label = [0];
+    let (mut pixels, mut label) = (Vec::new(), [0]);
     for number in 0..u64::from(count) {
         let place = Place { path: images, unit: "image", number };
-        if image_file.fill(&mut pixels)? < pixels.len() {
+        if image_file.read(&mut pixels, height * width)? < height * width {
             bail!("{place} of {count}: the file ends within it; fetch the file again");
         }
         if label_file.fill(&mut label)? < 1 {
