@@ -79,6 +79,7 @@ campaign() {
         "-artifact_prefix=artifacts/$target/" -timeout=300 -rss_limit_mb=2048 -malloc_limit_mb=512 -print_final_stats=1 \
         -reload=0 >"$log" 2>&1 &
     local pid=$! cpu=0 now
+    trap 'kill "$pid" 2>/dev/null; rm -rf "$folder"; exit 1' INT TERM
     while kill -0 "$pid" 2>/dev/null; do
         now=$(spent "$pid")
         cpu=${now:-$cpu}
@@ -94,7 +95,6 @@ campaign() {
     local found=$((code != 0))
     local line
     line=$(grep -aE '^#[0-9]+.* cov: ' "$log" | tail -1)
-    local stat
     stat() { echo "$line" | sed -nE "s/.* $1: ([0-9]+).*/\1/p"; }
     printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$target" "$hash" $((executions + $(count "$log"))) "$(stat cov)" "$(stat ft)" \
         "$(echo "$line" | sed -nE 's/.* corp: ([0-9]+).*/\1/p')" "$(sed -nE 's/^stat::peak_rss_mb: +//p' "$log" | grep . || stat rss)" \
@@ -106,6 +106,7 @@ campaign() {
 # Executions so far.
 count() { grep -aoE '^#[0-9]+' "$1" 2>/dev/null | tail -1 | tr -d '#' | grep . || echo 0; }
 
+trap 'kill $(jobs -rp) 2>/dev/null; wait; exit 1' INT TERM
 for target in "${targets[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
     campaign "$target" &

@@ -9,8 +9,8 @@ use vcycle::data::images::{ImageFiles, ImageSpec};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = choice(data) else { return };
-    // What a decoder may take is a limit of its own (`DECODED` in src/data/images/folder.rs): small files may hold large pictures.
-    run(data, Memory { mib: 1600, per_byte: 1024 }, |case| {
+    // Small files may hold large pictures (`LARGEST_RATIO` in src/data/images/folder.rs), of which a decoder has several copies.
+    run(data, Memory { mib: 256, per_byte: 200_000 }, |case| {
         let name = ["a/1.png", "a/1.jpg", "a/1.jpeg"][usize::from(which) % 3];
         case.file(name, data);
         for skip_broken in [false, true] {

@@ -19,6 +19,10 @@ use crate::error::{Error, Result};
 
 /// What a picture may take of memory while it is decoded.
 const DECODED: u64 = 512 << 20;
+/// Bytes of pixels for each byte of a file at most: PNG packs 8,256 of them into one, and three bytes come of each. Up to
+/// [`SMALL_PICTURE`] nothing is refused.
+const LARGEST_RATIO: u64 = 25_000;
+const SMALL_PICTURE: u64 = 32 << 20;
 /// Files that each thread decodes before the images go to the shard in order.
 const RUN: usize = 16;
 
@@ -138,6 +142,17 @@ fn whole(path: &Path, size: usize, filter: Filter) -> Result<Result<Vec<u8>>> {
     Ok(decode(path, bytes, size, filter))
 }
 
+/// Says of a picture, by its header, that it has more pixels than memory, or than a file of this size can hold.
+fn too_large(bytes: &[u8]) -> Option<String> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
+    // What is wrong with a header is told by the decoder.
+    let (width, height) = reader.into_dimensions().ok()?;
+    let most = (bytes.len() as u64).saturating_mul(LARGEST_RATIO).clamp(SMALL_PICTURE, DECODED);
+    let pixels = u64::from(width) * u64::from(height);
+    (pixels.saturating_mul(3) > most)
+        .then(|| format!("it claims {width} x {height} pixels, more than {} bytes can be", bytes.len()))
+}
+
 /// Decodes a file: its centre square, resized, `[3, size, size]`.
 fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Vec<u8>> {
     let bad = |e: &dyn std::fmt::Display| {
@@ -145,6 +160,9 @@ fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Ve
         let cause = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         Error::new(format!("{}: cannot decode it: {cause}", path.display()))
     };
+    if let Some(fault) = too_large(&bytes) {
+        return Err(bad(&fault));
+    }
     if bytes.is_empty() {
         return Err(bad(&"the file is empty"));
     }
