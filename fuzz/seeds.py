@@ -494,7 +494,7 @@ def tokenizers():
     seed("tokenizer_json", "unigram", tokenizer_json(model={"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": True},
          normalizer=normal, pre_tokenizer=meta, decoder={"type": "Sequence", "decoders": [meta, {"type": "ByteFallback"}, {"type": "Fuse"}]}))
     bpe = {"type": "BPE", "dropout": None, "unk_token": "<unk>", "fuse_unk": True, "vocab": {"<unk>": 0, "a": 1, "n": 2, "an": 3, "d": 4, "and": 5},
-           "merges": ["a n", ["an", "d"]], "ignore_merges": True, "end_of_word_suffix": None, "byte_fallback": False}
+           "merges": ["a n", "an d"], "ignore_merges": True, "end_of_word_suffix": None, "byte_fallback": False}
     split = {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "\\s+"}, "behavior": "Isolated", "invert": False}, {"type": "Digits", "individual_digits": True}]}
     seed("tokenizer_json", "bpe", tokenizer_json(model=bpe, pre_tokenizer=split, added_tokens=[added(6, "<a>", True, lstrip=True), added(7, "end", False, single_word=True)],
          truncation={"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0},
@@ -503,7 +503,7 @@ def tokenizers():
     template = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
                 "special_tokens": {"<s>": {"id": "<s>", "ids": [3], "tokens": ["<s>"]}}}
     seed("tokenizer_json", "wordlevel", tokenizer_json(model=level, pre_tokenizer={"type": "Whitespace"}, post_processor=template, normalizer={"type": "Strip", "strip_left": True, "strip_right": True}))
-    normals = [{"type": t} for t in ["NFD", "StripAccents", "Lowercase", "Nmt"]] + [{"type": "Prepend", "prepend": "_"}, {"type": "Precompiled", "precompiled_charsmap": ""}]
+    normals = [{"type": t} for t in ["NFD", "StripAccents", "Lowercase", "Nmt"]] + [{"type": "Prepend", "prepend": "_"}]
     pre = [{"type": "CharDelimiterSplit", "delimiter": "-"}, {"type": "Punctuation", "behavior": "MergedWithNext"}, {"type": "UnicodeScripts"}, {"type": "FixedLength", "length": 3}]
     seed("tokenizer_json", "parts", tokenizer_json(model=level, normalizer={"type": "Sequence", "normalizers": normals}, pre_tokenizer={"type": "Sequence", "pretokenizers": pre},
          decoder={"type": "Strip", "content": " ", "start": 1, "stop": 0}, post_processor={"type": "RobertaProcessing", "sep": ["</s>", 4], "cls": ["<s>", 3], "trim_offsets": True, "add_prefix_space": False}))
