@@ -59,7 +59,7 @@ struct Prepare {
 /// Say what a token file is, or check a folder of prepared data against its hashes
 #[derive(clap::Args)]
 struct Show {
-    /// A token file of vcycle, llm.c or nanoGPT (.bin), or a folder that `data prepare` wrote
+    /// A token file of vcycle, llm.c, nanoGPT (.bin) or NumPy (.npy), or a folder that `data prepare` wrote
     file: PathBuf,
     /// How many of the first tokens to print
     #[arg(long, value_name = "N", default_value_t = 16)]

@@ -90,7 +90,10 @@ impl Args {
                 let (model, report) = (dir.join("vcycle/model"), dir.join(html::FILE));
                 let measures = measures.map_or(String::new(), |measures| format!(", {measures}"));
                 say(format_args!("model: {} (held-out loss {loss:.4}{measures})", model.display()))?;
-                say(format_args!("report: {}", report.display()))?;
+                // Without room on the disk there is none, which was said.
+                if report.exists() {
+                    say(format_args!("report: {}", report.display()))?;
+                }
                 match checkpoint::load_config(&model)?.family() {
                     // Token files alone have no tokenizer, without which nothing is generated.
                     Family::Gpt(_) if model.join(checkpoint::TOKENIZER).exists() => {

@@ -43,6 +43,18 @@ pub fn list(names: &[impl AsRef<str>]) -> String {
     shown.join(", ") + if names.len() > 8 { ", ..." } else { "" }
 }
 
+/// What is to say about class numbers that none of the data has: often these are numbered from 1. `what`: an example, an image.
+pub fn gaps(present: &[bool], what: &str) -> Option<String> {
+    let missing: Vec<String> = present.iter().zip(0..).filter(|(here, _)| !*here).map(|(_, n)| n.to_string()).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "no {what} has the label {}; labels are class numbers from 0, so there are {} classes",
+            list(&missing),
+            present.len()
+        )
+    })
+}
+
 /// Whether labels are the numbers of their classes.
 fn are_numbers(labels: &[String]) -> bool {
     labels.iter().enumerate().all(|(number, label)| *label == number.to_string())

@@ -4,7 +4,7 @@
 //! sentence [SEP] second [SEP]`, padded to the context. Of what does not fit the end is cut off, of a pair that of the
 //! longer one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -150,6 +150,14 @@ impl Classification {
             None => {
                 let (labels, matched) = labels_of(&rows, config, checkpoint).at(path.display())?;
                 notes.extend(matched.note);
+                if let (Labels::Classes(labels), None) = (&labels, &config.classes)
+                    && labels.iter().zip(0..).all(|(label, number): (_, usize)| *label == number.to_string())
+                {
+                    let found: HashSet<&str> = rows.iter().map(|row| row.label).collect();
+                    let present: Vec<bool> = labels.iter().map(|label| found.contains(&**label)).collect();
+                    let gaps = classes::gaps(&present, "example");
+                    notes.extend(gaps.map(|text| format!("warning: {}: {text}", path.display())));
+                }
                 (labels, matched.names)
             }
         };
@@ -195,6 +203,12 @@ impl Classification {
     /// What a person should know about the file, each in a sentence.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// How many examples have the same tokens as one of `other`.
+    pub fn shared_with(&self, other: &Classification) -> usize {
+        let theirs: HashSet<(&[u32], usize)> = other.examples.iter().map(|e| (&*e.ids, e.first)).collect();
+        self.examples.iter().filter(|e| theirs.contains(&(&*e.ids, e.first))).count()
     }
 
     /// Adds all examples, as they enter batches.

@@ -232,16 +232,16 @@ fn folder_name(spec: &DataSpec) -> Result<String> {
     print.add_file(&spec.text)?;
     // The content, and else the name, decides how the bytes are read.
     let json = is_json_lines(&spec.text);
-    let compression = match Compression::of(&spec.text) {
+    let mut begin = [0; 4];
+    let read = fs::File::open(&spec.text).and_then(|mut file| file.read(&mut begin)).unwrap_or_default();
+    let compression = match Compression::of(&spec.text, &begin[..read]) {
         Compression::None => 0,
         Compression::Zstd => 1,
         Compression::Gzip => 2,
     };
     print.add(&[compression | u8::from(json) << 2]);
     print.add(spec.tokenizer.as_bytes());
-    let mut begin = [0; 3];
-    let marked = fs::File::open(&spec.text).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == MARK;
-    if marked || spec_file(&spec.tokenizer).is_some() {
+    if begin[..read].starts_with(&MARK) || spec_file(&spec.tokenizer).is_some() {
         print.add(&READING.to_le_bytes());
     }
     for path in spec_files(&spec.tokenizer).at("tokenizer")? {

@@ -21,7 +21,7 @@ const CHUNK: usize = 256 << 10;
 const LARGEST_RATIO: u64 = 200;
 const SMALL_TEXT: u64 = 64 << 20;
 
-/// How the bytes of a file become text, by its name.
+/// How the bytes of a file are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     None,
@@ -30,21 +30,14 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// By the extension: `.zst`, `.gz`, or another.
-    pub fn of(path: &Path) -> Self {
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("zst") => Compression::Zstd,
-            Some("gz") => Compression::Gzip,
-            _ => Compression::None,
-        }
-    }
-
-    /// By the first bytes, none of which text has, and else by the name.
-    fn of_text(path: &Path, first: &[u8]) -> Self {
+    /// By the first bytes, none of which a text or an image file has. Zstandard has other ways to begin, so there the name counts;
+    /// a file that is only called `.gz` was decompressed on its way, as browsers do.
+    pub fn of(path: &Path, first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Compression::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
-            _ => Compression::of(path),
+            _ if path.extension().is_some_and(|extension| extension == "zst") => Compression::Zstd,
+            _ => Compression::None,
         }
     }
 }
@@ -101,7 +94,7 @@ impl TextReader {
         if first.is_empty() {
             bail!("{}: the file is empty; give a file with text in it", path.display());
         }
-        let compression = Compression::of_text(path, first);
+        let compression = Compression::of(path, first);
         let (bytes, most) = Bytes::open(compression, path, file)?;
         Ok(Self::new(path, bytes, most))
     }
@@ -199,7 +192,7 @@ impl TextReader {
     }
 }
 
-/// A file's bytes, decompressed by its name as text is: for formats that are none.
+/// A file's bytes, decompressed as text is: for formats that are none.
 pub(super) struct ByteReader {
     path: PathBuf,
     bytes: Bytes,
@@ -211,7 +204,10 @@ impl ByteReader {
     /// # Errors
     /// When the file is missing, unreadable or not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let (bytes, most) = Bytes::open(Compression::of(path), path, open_file(path)?)?;
+        let mut file = open_file(path)?;
+        let first = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
+        let compression = Compression::of(path, first);
+        let (bytes, most) = Bytes::open(compression, path, file)?;
         Ok(ByteReader { path: path.to_owned(), bytes, offset: 0, most })
     }
 

@@ -15,7 +15,7 @@
 //! | 64..     | the tokens, `u16` or `u32`; a file of version 1 ends with the last one   |
 //! | 8 x n .. | version 2: after zeros, a `u64` position for each document, ascending    |
 //!
-//! llm.c's and nanoGPT's files are read as well ([`Format`]); their vocabulary comes from elsewhere.
+//! llm.c's, nanoGPT's and NumPy's files are read as well ([`Format`]); their vocabulary comes from elsewhere.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -263,7 +263,7 @@ impl Shard {
             self.vocab_size,
             match self.layout.format {
                 Format::Vcycle1 | Format::Vcycle2 => self.layout.format.remedy(),
-                Format::LlmC | Format::NanoGpt =>
+                Format::LlmC | Format::NanoGpt | Format::Npy =>
                     "set data.vocab, or data.tokenizer, to those the file was made with, or fetch it again",
             }
         ))

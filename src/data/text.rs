@@ -13,6 +13,8 @@ use crate::memory;
 
 /// The key of a JSON line's text, where none is given.
 pub const FIELD: &str = "text";
+/// A text of so many bytes is cut between words where lines are too long to hold any out; shorter ones are a mistake.
+const FEWEST_FOR_WORDS: u64 = 1 << 14;
 /// Between two notes on how far the encoder is.
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -38,7 +40,7 @@ pub fn read_text(path: &Path) -> Result<String> {
         String::from_utf8(memory::with_capacity(usize::try_from(size).unwrap_or(usize::MAX)).at(path.display())?)
             .unwrap_or_default();
     if check_form(path)? {
-        let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0 }, FIELD);
+        let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0, words: false }, FIELD);
         while let Some(part) = documents.next_part()? {
             if !text.is_empty() {
                 text.push('\n');
@@ -144,7 +146,7 @@ impl TextSource {
         if document % every == every - 1 { VALID } else { TRAIN }
     }
 
-    /// Reads all of it, once or, when it is cut into pieces, twice.
+    /// Reads all of it, once or, when it is cut into pieces, twice or three times.
     ///
     /// # Errors
     /// What [`Documents`] refuses; settings that fit no text, or not this one; a side without text.
@@ -152,15 +154,25 @@ impl TextSource {
         self.check()?;
         let plain = self.inputs.iter().any(|path| !is_json_lines(path));
         let total = if plain && self.marks == Marks::None { text_bytes(&self.inputs)? } else { 0 };
-        let division = self.division(total);
-        let mut documents = self.documents(&division);
+        let mut division = self.division(total);
+        let mut survey = self.survey_of(&division)?;
+        // A book in one line is no reason to refuse it.
+        if !survey.filled[VALID] && total >= FEWEST_FOR_WORDS {
+            division = Division::Pieces { total, words: true };
+            survey = self.survey_of(&division)?;
+        }
+        self.check_survey(&survey).at(self.name())?;
+        Ok((division, survey))
+    }
+
+    fn survey_of(&self, division: &Division) -> Result<Survey> {
+        let mut documents = self.documents(division);
         let mut survey = Survey::default();
         while let Some(part) = documents.next_part()? {
             survey.add(part.text, self.side(part.document));
         }
         (survey.documents, survey.marks) = (documents.count(), documents.marks());
-        self.check_survey(&survey).at(self.name())?;
-        Ok((division, survey))
+        Ok(survey)
     }
 
     fn documents(&self, division: &Division) -> Documents {
@@ -171,7 +183,7 @@ impl TextSource {
         match &self.marks {
             Marks::Prefix(prefix) => Division::Prefix(prefix.clone()),
             Marks::Separator(line) => Division::Separator(line.clone()),
-            Marks::None => Division::Pieces { total },
+            Marks::None => Division::Pieces { total, words: false },
         }
     }
 

@@ -120,7 +120,7 @@ fn files_follow_one_another_and_each_begins_a_document() {
     ];
     let mut wanted = texts.clone();
     wanted[0].insert_str(0, "before\n");
-    let division = || Division::Pieces { total: wanted[0].len() as u64 };
+    let division = || Division::Pieces { total: wanted[0].len() as u64, words: false };
     let mut documents = Documents::new(&inputs[..1], Division::Prefix("== ".to_owned()), "body");
     let mut found: Vec<String> = Vec::new();
     while let Some(part) = documents.next_part().unwrap() {

@@ -5,7 +5,7 @@ use super::reference::random::choice;
 use std::path::Path;
 use vcycle::data::classify::{Classification, ClassifyBatch, ClassifyConfig, Labels, texts};
 use vcycle::data::corpus::{Corpus, DataSource};
-use vcycle::data::images::{ImageBatch, ImageFiles, ImageSampler, ImageSpec, Images, PatchShape, prepare};
+use vcycle::data::images::{ImageBatch, ImageFiles, ImageSampler, ImageSpec, Images, LabelPlace, PatchShape, prepare};
 use vcycle::data::masking::{MaskedBatch, Masking, MaskingConfig};
 use vcycle::data::prepare::DataSpec;
 use vcycle::data::sampler::Sampler;
@@ -114,7 +114,7 @@ impl Data {
             (kind, ([t, 0, 0, 0, t, 0, 0], [0, 0]))
         } else if c.is("model.family", "deit") {
             let file = path("data.images.train.files.file");
-            let spec = ImageSpec::new(ImageFiles::Csv { file, maximum: None });
+            let spec = ImageSpec::new(ImageFiles::Csv { file, maximum: None, label: LabelPlace::Last });
             let open = || prepare(&spec, &cache, &mut |_| ()).expect("images");
             let every = c.count("data.images.held_out_every", 10);
             let (train, valid) = (open().without_every(every).expect("some"), open().every(every).expect("some"));
