@@ -156,7 +156,7 @@ impl Classification {
                     let found: HashSet<&str> = rows.iter().map(|row| row.label).collect();
                     let present: Vec<bool> = labels.iter().map(|label| found.contains(&**label)).collect();
                     let gaps = classes::gaps(&present, "example");
-                    notes.extend(gaps.map(|text| format!("warning: {}: {text}", path.display())));
+                    notes.extend(gaps.map(|text| format!("{}: warning: {text}", path.display())));
                 }
                 (labels, matched.names)
             }

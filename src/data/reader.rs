@@ -12,6 +12,7 @@ use super::encodings;
 use super::gzip::Gzip;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
@@ -33,12 +34,27 @@ impl Compression {
     /// By the first bytes, none of which a text or an image file has. Zstandard has other ways to begin, so there the name counts;
     /// a file that is only called `.gz` was decompressed on its way, as browsers do.
     pub fn of(path: &Path, first: &[u8]) -> Self {
+        let named = |name: &str| path.extension().is_some_and(|extension| extension == name);
         match first {
             [0x1f, 0x8b, ..] => Compression::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
-            _ if path.extension().is_some_and(|extension| extension == "zst") => Compression::Zstd,
+            _ if named("zst") => Compression::Zstd,
+            [] | [_] if named("gz") => Compression::Gzip,
             _ => Compression::None,
         }
+    }
+
+    /// As [`Compression::of`].
+    ///
+    /// # Errors
+    /// The file stands for another one, or is what a failed download leaves.
+    fn checked(path: &Path, first: &[u8]) -> Result<Self> {
+        files::check_fetched(path, first)?;
+        let compressed = path.extension().is_some_and(|extension| extension == "gz" || extension == "zst");
+        if compressed && files::is_web_page(first) {
+            return Err(files::web_page(path));
+        }
+        Ok(Self::of(path, first))
     }
 }
 
@@ -94,7 +110,7 @@ impl TextReader {
         if first.is_empty() {
             bail!("{}: the file is empty; give a file with text in it", path.display());
         }
-        let compression = Compression::of(path, first);
+        let compression = Compression::checked(path, first)?;
         let (bytes, most) = Bytes::open(compression, path, file)?;
         Ok(Self::new(path, bytes, most))
     }
@@ -206,7 +222,7 @@ impl ByteReader {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = open_file(path)?;
         let first = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
-        let compression = Compression::of(path, first);
+        let compression = Compression::checked(path, first)?;
         let (bytes, most) = Bytes::open(compression, path, file)?;
         Ok(ByteReader { path: path.to_owned(), bytes, offset: 0, most })
     }

@@ -91,3 +91,25 @@ fn a_file_of_measurements_keeps_other_labels() {
     refused(at, "bench layernorm --shape 2x3 --json all.jsonl", &["all.jsonl", "line 1"]);
     assert_eq!(fs::read_to_string(at.join("all.jsonl")).unwrap(), "a list of mine\n");
 }
+
+/// As errors name keys, and as TOML writes them.
+#[test]
+fn keys_are_taken_as_they_are_written() {
+    let dir = workplace();
+    let at = dir.path();
+    refused(at, "train run.toml --out no --set levels.0.train.lr=-1", &["levels[0]: train"]);
+    for (out, key) in
+        [("a", "levels[0].train.steps"), ("b", "\"levels\".0.train.'steps'"), ("c", "levels.0.train.steps")]
+    {
+        ok(at, &format!("train run.toml --out {out} --set {key}=3"));
+        assert!(fs::read_to_string(at.join(out).join("config.toml")).unwrap().contains("steps = 3"), "{key}");
+    }
+    refused(at, "train run.toml --out no --set levels[1].train.steps=3", &["\"1\" is no element of a list of 1"]);
+    refused(at, "train run.toml --out no --set levels.0.train.lr=0,001", &["0,001", "levels.train.lr"]);
+    refused(at, "train run.toml --out no --set levels.0.train.warmup=50", &["warmup of 50 steps exceeds the 2 steps"]);
+    refused(
+        at,
+        "train run.toml --out no --set levels.0.train.steps=20 --set levels.0.train.lr=1e9",
+        &["diverged", "lower the learning rate"],
+    );
+}

@@ -18,6 +18,7 @@ use crate::data::fingerprint::Fingerprint;
 use crate::data::prefetch::MORE_THREADS;
 use crate::data::prepare::grouped;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// What a picture may take of memory while it is decoded.
 const DECODED: u64 = 512 << 20;
@@ -210,6 +211,10 @@ fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Pi
     };
     if bytes.is_empty() {
         return Err(bad(&"the file is empty"));
+    }
+    files::check_fetched(path, &bytes)?;
+    if files::is_web_page(&bytes) {
+        return Err(files::web_page(path));
     }
     // The decoder makes up the pixels of what is missing.
     if bytes.starts_with(jpeg::BEGIN) && !jpeg::is_whole(&bytes) {

@@ -304,7 +304,7 @@ fn write(
             }
             _ => "",
         };
-        note(&format!("warning: {source}: {text}{place}"));
+        note(&format!("{source}: warning: {text}{place}"));
     }
     match writer {
         Some(writer) => writer.commit(&names.unwrap_or_else(|| numbers(present.len()))),
