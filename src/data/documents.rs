@@ -16,7 +16,7 @@ use crate::files::shell_quote;
 /// Pieces a text without documents is cut into before some are held out.
 const PIECES: u64 = 100;
 /// Where pieces end with words, they end anywhere after so many bytes without white space.
-const LONGEST_WORD: u64 = 1024;
+const LONGEST_WORD: u64 = 64;
 /// A longer line of JSON is a mistake, and not worth the memory.
 const LONGEST_LINE: usize = 256 << 20;
 

@@ -150,9 +150,9 @@ fn a_text_in_one_line_is_cut_between_words() {
         let [plain, packed] = [files(name.to_owned()), files(format!("{name}-gz"))];
         assert_eq!([&plain["train"], &plain["valid"]], [&packed["train"], &packed["valid"]], "{name}");
         let held_out = plain["valid"]["files"][0]["tokens"].as_u64().expect("a number");
-        // Each piece ends within 1,024 bytes behind its share, or a word.
+        // Each piece ends within 64 bytes behind its share, or at a word.
         let share = text.len() as u64 / 10;
-        assert!(held_out.abs_diff(share) <= 10 * (1024 + unit), "{name}: {held_out} of {share}");
+        assert!(held_out.abs_diff(share) <= 10 * (64 + unit), "{name}: {held_out} of {share}");
     }
     // A line or two are no text to hold something out of.
     write(at, "line.txt", "jetty and fjord");

@@ -11,6 +11,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
 use super::jpeg;
+use super::jpeg_scan;
 use super::shard::MAX_SIDE;
 use super::source::{Decoded, Filter, Sink};
 use crate::bail;
@@ -220,29 +221,19 @@ fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Pi
     if bytes.starts_with(jpeg::BEGIN) && !jpeg::is_whole(&bytes) {
         return Err(bad(&"the JPEG is cut short"));
     }
-    let (mut image, mut damage, mut turned) = (None, None, false);
-    if bytes.starts_with(jpeg::BEGIN) {
-        match jpeg::decode(&bytes, DECODED) {
-            Ok(decoded) => (image, turned) = (decoded.image, decoded.turned),
-            Err(cause) => damage = Some(Error::new(format!("{}: {cause}", path.display()))),
-        }
-    }
-    let image = match image {
-        Some(image) => image.into_rgb8(),
-        None => {
-            let mut reader = ImageReader::new(Cursor::new(bytes));
-            // By its first bytes: the names of many sets' files are wrong.
-            reader = reader.with_guessed_format().map_err(|e| Error::io("read", path, e))?;
-            let mut limits = Limits::default();
-            limits.max_alloc = Some(DECODED);
-            reader.limits(limits.clone());
-            let mut decoder = reader.into_decoder().map_err(|e| bad(&e))?;
-            limits.reserve(decoder.total_bytes()).map_err(|e| bad(&e))?;
-            decoder.set_limits(limits).map_err(|e| bad(&e))?;
-            turned = decoder.orientation().is_ok_and(|orientation| orientation != Orientation::NoTransforms);
-            DynamicImage::from_decoder(decoder).map_err(|e| bad(&e))?.into_rgb8()
-        }
-    };
+    let damage = if bytes.starts_with(jpeg::BEGIN) { jpeg_scan::fault(&bytes) } else { None };
+    let damage = damage.map(|fault| Error::new(format!("{}: {}", path.display(), fault.text())));
+    let mut reader = ImageReader::new(Cursor::new(bytes));
+    // By its first bytes: the names of many sets' files are wrong.
+    reader = reader.with_guessed_format().map_err(|e| Error::io("read", path, e))?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(DECODED);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().map_err(|e| bad(&e))?;
+    limits.reserve(decoder.total_bytes()).map_err(|e| bad(&e))?;
+    decoder.set_limits(limits).map_err(|e| bad(&e))?;
+    let turned = decoder.orientation().is_ok_and(|orientation| orientation != Orientation::NoTransforms);
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| bad(&e))?.into_rgb8();
     let (width, height) = image.dimensions();
     let side = width.min(height);
     if side == 0 {

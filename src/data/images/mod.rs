@@ -11,6 +11,7 @@ mod csv;
 mod folder;
 mod idx;
 mod jpeg;
+mod jpeg_scan;
 pub mod mixing;
 pub mod randaugment;
 pub mod sampler;
