@@ -98,11 +98,15 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 /// A path as a shell takes it, for commands that are printed: in quotes where it has more than letters, digits and the usual marks.
 pub fn shell_quote(path: &Path) -> String {
     let text = path.display().to_string();
+    // A command would take it for an option.
+    if text.starts_with('-') { shell_quote_text(&format!("./{text}")) } else { shell_quote_text(&text) }
+}
+
+/// As [`shell_quote`], of a text that is no path.
+pub fn shell_quote_text(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
-        // A command would take it for an option.
-        true if text.starts_with('-') => format!("./{text}"),
-        true => text,
+        true => text.to_owned(),
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }

@@ -3,7 +3,7 @@ use crate::bail;
 use crate::device::cpu::Cpu;
 use crate::device::timing::Timings;
 use crate::error::Result;
-use crate::files::shell_quote;
+use crate::files::{shell_quote, shell_quote_text};
 use crate::hub::checkpoint;
 use crate::model::Family;
 use crate::report::run::sides;
@@ -98,7 +98,7 @@ impl Args {
                     // Token files alone have no tokenizer, without which nothing is generated.
                     Family::Gpt(_) if model.join(checkpoint::TOKENIZER).exists() => {
                         let prompt = prompt(&dir.join("vcycle")).unwrap_or_else(|| "The".to_owned());
-                        let [model, prompt] = [model.as_path(), Path::new(&prompt)].map(shell_quote);
+                        let (model, prompt) = (shell_quote(&model), shell_quote_text(&prompt));
                         say(format_args!("try: vcycle generate {model} --prompt {prompt}"))?;
                     }
                     Family::Gpt(_) => {}

@@ -179,6 +179,10 @@ impl Classification {
                 examples.push(Example { ids, first, label });
             }
         }
+        let tokens = || examples.iter().flat_map(|example| &example.ids);
+        let unknown = tokens().filter(|&&id| Some(id) == special.unk).count() as u64;
+        let note = tokenizer.unknown_note(unknown, tokens().count() as u64);
+        notes.extend(note.map(|text| format!("{}: {text}", path.display())));
         Ok(Classification { examples, labels, pairs, special, context, names, notes })
     }
 

@@ -304,6 +304,14 @@ impl TextSource {
         let mut documents = self.documents(division);
         let mut encoders = [Encoder::new(tokenizer), Encoder::new(tokenizer)];
         let (mut done, mut noted) = (0, Instant::now());
+        let unknown = tokenizer.unknown();
+        // Of all tokens, those that are unknown.
+        let mut counts = [0u64; 2];
+        let mut sink = |ids: &[u32], begins: bool, side: usize| {
+            counts[0] += ids.len() as u64;
+            counts[1] += ids.iter().filter(|&&id| Some(id) == unknown).count() as u64;
+            sink(ids, begins, side)
+        };
         while let Some(part) = documents.next_part()? {
             let side = self.side(part.document);
             let mut to_side = |ids: &[u32], begins: bool| sink(ids, begins, side);
@@ -321,6 +329,7 @@ impl TextSource {
         for (side, encoder) in encoders.iter_mut().enumerate() {
             encoder.finish(&mut |ids, begins| sink(ids, begins, side))?;
         }
+        tokenizer.unknown_note(counts[1], counts[0]).iter().for_each(|text| note(text));
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tokenizers::models::ModelWrapper;
 
+use super::prepare::grouped;
 use super::tokenizer::{Tokenizer, failed};
 use crate::bail;
 use crate::error::{Error, Result};
@@ -91,6 +92,28 @@ impl Tokenizer {
                 )
             }
         }
+    }
+
+    /// The token of text that the tokenizer does not know, if it has one.
+    pub fn unknown(&self) -> Option<u32> {
+        FORMS
+            .iter()
+            .filter(|(name, _)| *name == UNKNOWN)
+            .flat_map(|(_, forms)| *forms)
+            .find_map(|f| self.inner.token_to_id(f))
+    }
+
+    /// What is to say when so many of all tokens are the unknown one.
+    pub fn unknown_note(&self, unknown: u64, all: u64) -> Option<String> {
+        let share = 100.0 * unknown as f64 / all.max(1) as f64;
+        (unknown > 0).then(|| {
+            format!(
+                "{}{} of {} tokens ({share:.2} %) stand for text that the tokenizer does not know; is it the right one?",
+                if share < 1.0 { "" } else { "warning: " },
+                grouped(unknown),
+                grouped(all)
+            )
+        })
     }
 
     /// The same tokenizer with all special tokens of a masked model: those that are missing get the ids after the last.

@@ -113,3 +113,26 @@ fn keys_are_taken_as_they_are_written() {
         &["diverged", "lower the learning rate"],
     );
 }
+
+/// Texts begin with whatever they like, and what a tokenizer does not know is said.
+#[test]
+fn texts_that_begin_with_a_dash_are_no_options() {
+    let dir = workplace();
+    let at = dir.path();
+    write(at, "notes.txt", "---\n- one of the notes\n- two of them\n".repeat(40));
+    ok(at, "data prepare notes.txt --tokenizer byte --separator --- --out a");
+    ok(at, "data prepare notes.txt --tokenizer byte --document-prefix - --out b");
+    let (_, said) =
+        ok(at, "train run.toml --out run --set data.text=notes.txt --set data.tokenizer=char --set scratch=none");
+    assert!(!said.contains("does not know"), "{said}");
+    let (out, said) = ok(at, "generate run/vcycle/model --tokens 1 --temperature 0 --prompt -two");
+    assert!(out.starts_with("-two") && said.is_empty(), "{out}{said}");
+    let (_, said) = ok(at, "generate run/vcycle/model --tokens 1 --prompt QUtX");
+    assert!(
+        said.contains("warning: 3 of 4 tokens (75.00 %) stand for text that the tokenizer does not know"),
+        "{said}"
+    );
+    let (_, said) = ok(at, "eval run/vcycle/model --data text.txt");
+    assert!(said.contains("stand for text that the tokenizer does not know"), "{said}");
+    refused(at, "generate run/vcycle/model --prompt -two --temperature -1", &["a temperature of -1 is not possible"]);
+}
