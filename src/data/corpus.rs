@@ -124,7 +124,7 @@ impl Corpus {
         let open = |paths: &[PathBuf], key: &str| Tokens::open(paths, limit).at(key);
         let sides = [open(&spec.train, "data.train")?, open(&spec.valid, "data.valid")?];
         if let Some(path) = sides[0].shared_with(&sides[1]) {
-            note(&format!("warning: data.train and data.valid both have {}; {SEEN}", path.display()));
+            note(&format!("data.train and data.valid both have {}; {SEEN}", path.display()));
         }
         let untold = sides.iter().find_map(Tokens::without_vocabulary);
         let vocab_size = match (limit, untold) {

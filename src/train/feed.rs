@@ -175,7 +175,7 @@ impl Data {
                 let text = classes.match_held_out(&train, &valid).at("data.images")?;
                 text.iter().for_each(|text| note(text));
                 if spec.valid.as_ref().is_some_and(|valid| valid.files == spec.train.files) {
-                    note(&format!("warning: data.images.train and valid are the same; {SEEN}"));
+                    note(&format!("data.images.train and valid are the same; {SEEN}"));
                 }
                 note(&format!("using {} images to train on, {} held out", train.len(), valid.len()));
                 Ok(Data::Images { train: Arc::new(train), valid: Arc::new(valid), classes })

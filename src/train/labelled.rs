@@ -62,7 +62,7 @@ impl Labelled {
         train.notes().iter().chain(valid.notes().iter().filter(|_| !same)).for_each(|text| note(text));
         match valid.shared_with(&train) {
             0 => {}
-            _ if same => note(&format!("warning: data.task.train and valid are one file; {SEEN}")),
+            _ if same => note(&format!("data.task.train and valid are one file; {SEEN}")),
             shared => note(&format!(
                 "warning: {shared} of {} held-out examples are among those to train on as well, by their texts; {SEEN}",
                 valid.len()

@@ -94,7 +94,10 @@ fn seems_image(path: &Path) -> bool {
 
 /// Adds names, sizes and times of all files: reading millions of them would take as long as decoding.
 pub(super) fn add_to(folder: &Path, print: &mut Fingerprint) -> Result<()> {
-    for class in classes(folder)? {
+    let (classes, others) = list(folder)?;
+    // What is passed over is said when images are read, so it is told again when there is more of it.
+    others.iter().for_each(|path| print.add(path.file_name().unwrap_or_default().as_encoded_bytes()));
+    for class in classes {
         print.add(class.name.as_bytes());
         for file in &class.files {
             let facts = fs::metadata(file).map_err(|e| Error::io("read", file, e))?;
