@@ -78,6 +78,9 @@ impl Shard {
     pub fn open_any(path: &Path, vocab_size: Option<usize>) -> Result<Shard> {
         let map = Mapped::open(path, "a token shard")?;
         let layout = Layout::any(&map).at(path.display())?;
+        if layout.format == Format::NanoGpt && path.extension().is_some_and(|extension| extension == "npy") {
+            bail!("{}: not a .npy file, as its name says; {}", path.display(), Format::Npy.remedy());
+        }
         let widest = if layout.width == 2 { NARROW as usize } else { MAX_VOCAB as usize };
         let told = layout.vocab_size;
         if let (Some(told), Some(limit)) = (told, vocab_size)
