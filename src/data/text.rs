@@ -1,5 +1,7 @@
 //! Texts and their two sides: what is trained on and what is held out.
 
+use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,7 +37,7 @@ pub struct HeldOut {
 /// What [`TextReader`] and [`Documents`] refuse.
 pub fn read_text(path: &Path) -> Result<String> {
     // Asked for at once, so that a file beyond all memory is refused in a sentence.
-    let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
+    let size = fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
     let mut text =
         String::from_utf8(memory::with_capacity(usize::try_from(size).unwrap_or(usize::MAX)).at(path.display())?)
             .unwrap_or_default();
@@ -203,6 +205,12 @@ impl TextSource {
                 "{key} is {}: that leaves nothing to train on; set it to 2 or more (10 holds out a tenth)",
                 self.every
             );
+        }
+        // Patterns of a shell overlap easily, and what is held out would be trained on as well.
+        let mut seen = HashSet::new();
+        let again = |path: &&PathBuf| fs::canonicalize(path).is_ok_and(|place| !seen.insert(place));
+        if let Some(path) = self.inputs.iter().find(again) {
+            bail!("{} is given twice; name every input once", path.display());
         }
         let (mark, key) = match &self.marks {
             Marks::Prefix(mark) => (mark, prefix),

@@ -154,6 +154,11 @@ fn a_text_in_one_line_is_cut_between_words() {
         let share = text.len() as u64 / 10;
         assert!(held_out.abs_diff(share) <= 10 * (64 + unit), "{name}: {held_out} of {share}");
     }
+    fs::create_dir(at.join("sub")).unwrap();
+    for again in ["words.txt", "./words.txt", "sub/../words.txt"] {
+        let args = format!("data prepare words.txt few.txt {again} --tokenizer byte --out no");
+        refused(at, &args, &[again, "given twice"]);
+    }
     // A line or two are no text to hold something out of.
     write(at, "line.txt", "jetty and fjord");
     refused(at, "data prepare line.txt --tokenizer byte --out no", &["line.txt", "nothing is held out"]);
