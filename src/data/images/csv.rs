@@ -36,9 +36,10 @@ fn lines(path: &Path, each: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<(
             done += line.len();
             number += 1;
             let line = line.trim();
-            if !line.is_empty() && !(std::mem::take(&mut first) && is_header(line)) {
-                each(number, line)?;
+            if line.is_empty() || std::mem::take(&mut first) && is_header(line) {
+                continue;
             }
+            each(number, line)?;
         }
         text.drain(..done);
         if text.len() > LONGEST_LINE {
