@@ -4,7 +4,8 @@ use super::*;
 
 /// Sixty images of three classes, 8 x 8, of values to 16; each with its label.
 fn digits() -> Vec<(String, usize)> {
-    let pixel = |i: usize, at: usize| if at >= 8 && at < 56 && at / 8 % 3 == i % 3 { 1 + (i * 7 + at) % 16 } else { 0 };
+    let pixel =
+        |i: usize, at: usize| if (8..56).contains(&at) && at / 8 % 3 == i % 3 { 1 + (i * 7 + at) % 16 } else { 0 };
     let values = |i: usize| (0..64).map(|at| pixel(i, at).to_string()).collect::<Vec<_>>().join(",");
     (0..60).map(|i| (values(i), i % 3)).collect()
 }
