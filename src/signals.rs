@@ -145,8 +145,8 @@ mod system {
     use super::{FAILED, Line, Ordering, STOP, STOPPED, TRAINING};
     use crate::data::mapped::{self, Found};
     use crate::error::{Error, Result};
-    use std::mem::MaybeUninit;
     use std::cell::Cell;
+    use std::mem::MaybeUninit;
     use std::sync::OnceLock;
     use std::sync::atomic::AtomicU64;
 
@@ -267,7 +267,9 @@ mod system {
     /// Calls what handled the signal before. True where it has dealt with it: it is asked again for the next one.
     fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
         let slot = CRASHES.iter().position(|s| *s == signal).and_then(|i| BEFORE[i].get());
-        let Some(before) = slot.filter(|b| !matches!(b.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)) else { return false };
+        let Some(before) = slot.filter(|b| !matches!(b.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)) else {
+            return false;
+        };
         let handler = before.sa_sigaction as *const ();
         PASSED_ON.set(true);
         // SAFETY: the system gave this action as the one in place, so it is a handler of the kind its flags say.

@@ -37,8 +37,8 @@ pub fn crashed(signal: libc::c_int, address: Option<u64>) {
     }
     let mut line = Line::new("");
     let [operation, variant] = running.operation;
-    if running.checks {
-        line.add(b". The checks did not see it coming");
+    if memory && running.checks {
+        line.add(b", although every access was checked");
     } else if memory {
         line.add(b"; `vcycle kernels check ");
         if !operation.is_empty() {

@@ -1,5 +1,5 @@
 use super::{
-    ALIGN, Access, Operation, Visit, StepState, expect_any_floats, expect_contiguous, expect_dtype, expect_floats,
+    ALIGN, Access, Operation, StepState, Visit, expect_any_floats, expect_contiguous, expect_dtype, expect_floats,
     expect_shape,
 };
 use crate::bail;

@@ -1,4 +1,6 @@
-use super::{Access, Mask, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_shape, expect_wide};
+use super::{
+    Access, Mask, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_shape, expect_wide,
+};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};

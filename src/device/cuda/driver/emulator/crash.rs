@@ -117,7 +117,8 @@ impl Running {
     /// What an address is near to. It follows pointers that the kernel may have damaged.
     pub fn outside(&self, address: u64) -> Outside {
         // SAFETY: the block lives (`begin`), and the thread that would change it is the one that stopped here.
-        let (state, memory) = unsafe { ((&(*self.block).threads).get((*self.block).current), (*self.block).memory.as_ref()) };
+        let (state, memory) =
+            unsafe { ((&(*self.block).threads).get((*self.block).current), (*self.block).memory.as_ref()) };
         if state.is_some_and(|state| state.guard().contains(&(address as usize))) {
             return Outside::Stack;
         }

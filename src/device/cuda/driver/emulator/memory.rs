@@ -12,6 +12,8 @@ use crate::memory;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::{BTreeMap, HashMap};
 
+/// Farther away from an allocation, in bytes, an access has nothing to do with it.
+const NEAR: u64 = 1 << 20;
 /// As cudaMalloc aligns.
 const ALIGNMENT: usize = 256;
 
@@ -171,14 +173,20 @@ impl Memory {
 
     /// What an access outside of all allocations is near to, where no operands are known.
     fn outside(&self, address: u64, bytes: u64, write: bool) -> String {
-        let whole = |(start, a): (&u64, &Allocation)| Region {
-            name: "an allocation",
-            rows: Rows { address: *start, rows: 1, width: a.bytes, pitch: a.bytes },
-            element: 1,
-            access: Access::Update,
-        };
-        let near = [self.allocations.range(..=address).next_back(), self.allocations.range(address..).next()];
-        operands::outside(&near.into_iter().flatten().map(whole).collect::<Vec<_>>(), address, bytes, write)
+        let what = operands::access(bytes, write);
+        let end = |start: &u64, a: &Allocation| start + a.bytes as u64;
+        let before =
+            self.allocations.range(..=address).next_back().map(|(s, a)| (address.saturating_sub(end(s, a)), a.bytes));
+        let after = self.allocations.range(address..).next().map(|(s, a)| (s - address, a.bytes));
+        match (before, after) {
+            (Some((gap, size)), other) if other.is_none_or(|(distance, _)| gap < distance) && gap < NEAR => {
+                format!("{what}, {gap} bytes after the end of an allocation of {size} bytes")
+            }
+            (_, Some((distance, size))) if distance < NEAR => {
+                format!("{what}, {distance} bytes before the start of an allocation of {size} bytes")
+            }
+            _ => format!("{what} at {address:#x}, which is neither global nor shared memory of this block"),
+        }
     }
 
     fn forbidden(&self, address: u64, bytes: u64, write: bool) -> String {

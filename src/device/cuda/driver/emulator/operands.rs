@@ -172,8 +172,16 @@ mod tests {
             (996, 4, "a read of 4 bytes of row -1, column 5 of `x`, 4 bytes (1 element) before the start of `x`"),
             (1_020, 4, "a read of 4 bytes of row 0, column 5 of `x`, 4 bytes (1 element) after the end of the row"),
             (1_016, 2, "a read of 2 bytes of row 0, column 4 of `x`, right after the end of the row"),
-            (1_036, 16, "a read of 16 bytes of row 1, columns 3 to 6 of `x`, its last 12 bytes (3 elements) after the end of the row"),
-            (1_060, 8, "a read of 8 bytes of row 2, columns 3 to 4 of `x`, its last 4 bytes (1 element) after the end of `x`"),
+            (
+                1_036,
+                16,
+                "a read of 16 bytes of row 1, columns 3 to 6 of `x`, its last 12 bytes (3 elements) after the end of the row",
+            ),
+            (
+                1_060,
+                8,
+                "a read of 8 bytes of row 2, columns 3 to 4 of `x`, its last 4 bytes (1 element) after the end of `x`",
+            ),
             (1_064, 4, "a read of 4 bytes of row 2, column 4 of `x`, right after the end of `x`"),
             (1_070, 4, "a read of 4 bytes of row 2, columns 5 to 6 of `x`, 6 bytes after the end of `x`"),
         ] {

@@ -1,8 +1,8 @@
 //! How the emulator runs kernels. Any of these schedules is one that hardware might choose.
 
 use super::report::Site;
-use std::fmt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 /// In which order threads of a block get their turn between two meetings, and blocks of a grid theirs.

@@ -143,7 +143,9 @@ impl Shared {
             Some(array) => {
                 let (cell, size) = (array.cell(offset), array.declared.bytes);
                 let past = end - array.offset - size;
-                format!("{bytes} bytes at {cell} end {past} bytes after the end of this array of {size} bytes in shared memory")
+                format!(
+                    "{bytes} bytes at {cell} end {past} bytes after the end of this array of {size} bytes in shared memory"
+                )
             }
             None => format!("{bytes} bytes lie outside of the {} bytes of shared memory of the launch", self.dynamic),
         })
