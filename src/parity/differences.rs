@@ -47,11 +47,10 @@ fn number(dtype: DType, bytes: &[u8]) -> String {
         true => format!("NaN ({})", bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>()),
         false => format!("{value:?}"),
     };
-    match (dtype.is_float(), *bytes) {
-        (true, [a, b]) => float(bf16::from_le_bytes([a, b]).to_f64()),
-        (true, [a, b, c, d]) => float(f64::from(f32::from_le_bytes([a, b, c, d]))),
-        (true, [a, b, c, d, e, f, g, h]) => float(f64::from_le_bytes([a, b, c, d, e, f, g, h])),
-        (false, [a, b, c, d]) => i32::from_le_bytes([a, b, c, d]).to_string(),
+    match *bytes {
+        [a, b] if dtype.is_float() => float(bf16::from_le_bytes([a, b]).to_f64()),
+        [a, b, c, d] if dtype.is_float() => float(f64::from(f32::from_le_bytes([a, b, c, d]))),
+        [a, b, c, d] => i32::from_le_bytes([a, b, c, d]).to_string(),
         _ => format!("{bytes:02x?}"),
     }
 }

@@ -1,6 +1,6 @@
 //! Clusters of two blocks that bring each other tiles, and what is reported where they do it wrongly.
 
-use super::launch_on;
+use super::{launch_on, region};
 use half::bf16;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Log, Options, Site};

@@ -1,4 +1,4 @@
-use super::launch_on;
+use super::{launch_on, region};
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
 use vcycle::device::cuda::driver::{Driver, Rows};
 use vcycle::device::cuda::launch::Launch;

@@ -1,6 +1,6 @@
 //! The copy engine, mbarriers and wgmma, against products in f64; and what is reported of kernels that use them wrongly.
 
-use super::launch_on;
+use super::{launch_on, region};
 use half::bf16;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Log, Options, Site};

@@ -1,6 +1,6 @@
 //! Stores and additions by the copy engine, and stmatrix; and what is reported of kernels that use them wrongly.
 
-use super::launch_on;
+use super::{launch_on, region};
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Arrival, Emulator, Fault, Log, Options, Site};
 use vcycle::device::cuda::driver::{Driver, Rows};
