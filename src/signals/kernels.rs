@@ -5,6 +5,9 @@ use crate::device::cuda::driver::emulator::crash::{self, Outside, Running};
 use crate::device::cuda::driver::emulator::operands::Place;
 use std::cell::Cell;
 
+/// No memory lies below: an address there was made from a null pointer.
+const NULL_PAGE: u64 = 4096;
+
 thread_local! {
     /// How much of the message this thread has written: it may crash once more while it looks at what a kernel has damaged.
     static SAID: Cell<u8> = const { Cell::new(0) };
@@ -46,6 +49,7 @@ pub fn crashed(signal: libc::c_int, address: Option<u64>) {
         }
         line.add(b"--shadow` names the operand and the line");
     }
+    line.add_resume("; after that go on with ");
     line.print();
     system::exit(FAILED)
 }
@@ -108,7 +112,12 @@ fn describe(running: &Running, signal: libc::c_int, address: Option<u64>, line: 
             line.add(name.as_bytes());
             line.add(b"`");
         }
-        Outside::Unknown => line.add(b": it accessed memory outside of its operands"),
+        Outside::Unknown => {
+            line.add(b": it accessed memory outside of its operands");
+            if address.is_some_and(|address| address < NULL_PAGE) {
+                line.add(b", through a null pointer");
+            }
+        }
     }
     true
 }

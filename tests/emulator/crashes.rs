@@ -98,7 +98,7 @@ fn a_null_pointer() {
         "null",
         &format!(
             "fill naive: kernel crash_null_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by SIGSEGV: it accessed memory \
-             outside of its operands; {HINT}"
+             outside of its operands, through a null pointer; {HINT}"
         ),
     );
 }
