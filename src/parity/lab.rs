@@ -1,7 +1,6 @@
 //! One operation on several devices: the same memory on each, poisoned where the operation must write, and a comparison of
 //! all of it afterwards.
 
-use super::differences;
 use super::random::Random;
 use crate::bail;
 use crate::device::cpu::Cpu;
@@ -9,6 +8,7 @@ use crate::device::ops::{Access, Op, StepState};
 use crate::device::reference::Reference;
 use crate::device::{Device, alloc_tensor, read_floats, write_floats};
 use crate::error::{Error, Result};
+use crate::parity::differences;
 use crate::tensor::{DType, Place, Tensor};
 use half::bf16;
 use std::collections::BTreeSet;

@@ -34,9 +34,6 @@ const ROUNDS: u32 = 1 << 19;
 /// Address space of a thread's stack; pages that it does not touch cost nothing.
 const STACK: usize = 256 << 10;
 
-/// Of a stack's guard, or less.
-const PAGE: usize = 4 << 10;
-
 /// Named barriers of a block, 0 among them.
 pub const BARRIERS: usize = 16;
 
@@ -68,13 +65,6 @@ pub struct State {
     coroutine: Option<Thread>,
     pub copies: Copies,
     pub products: Lane,
-}
-
-impl State {
-    /// The page at the end of its stack, which nobody may touch.
-    pub fn guard(&self) -> Range<usize> {
-        self.stack.start..self.stack.start + PAGE
-    }
 }
 
 /// See the module. Threads of a cluster's blocks are numbered on: those of its second block follow those of the first. Coroutines

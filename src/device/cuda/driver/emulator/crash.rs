@@ -1,7 +1,7 @@
 //! What a handler of signals asks when a kernel may have ended the process: which one runs on this thread, and whether any has
 //! run without checks. Reading it takes no lock and no memory.
 //!
-//! A handler needs a stack of its own, because an emulated thread may have used up its own: see [`prepare`].
+//! A handler needs a stack of its own, because an emulated thread may have used up its own: see [`begin`].
 
 use super::block::Block;
 use super::ffi;
@@ -32,6 +32,9 @@ static UNCHECKED: AtomicPtr<c_char> = AtomicPtr::new(null_mut());
 
 /// Bytes of a handler's stack: the registers of any x86 CPU, and room to write a message.
 const STACK: usize = 64 << 10;
+
+/// Bytes at the end of an emulated thread's stack that nobody may touch: a page, or more.
+const GUARD: usize = 4 << 10;
 
 /// A stack for signal handlers on this thread.
 struct HandlerStack(*mut c_void);
@@ -119,7 +122,8 @@ impl Running {
         // SAFETY: the block lives (`begin`), and the thread that would change it is the one that stopped here.
         let (state, memory) =
             unsafe { ((&(*self.block).threads).get((*self.block).current), (*self.block).memory.as_ref()) };
-        if state.is_some_and(|state| state.guard().contains(&(address as usize))) {
+        let end = state.map(|state| state.stack.start..state.stack.start + GUARD);
+        if end.is_some_and(|end| end.contains(&(address as usize))) {
             return Outside::Stack;
         }
         match operands::nearest(memory.regions(), address, true) {
