@@ -80,10 +80,10 @@ pub fn outside(regions: &[Region], address: u64, bytes: u64, write: bool) -> Str
         // The first byte is inside, so the last one is not.
         Place::Inside => {
             let offset = address - rows.address;
-            let row = if rows.rows > 1 { offset / rows.pitch as u64 } else { 0 };
+            let row = if rows.rows > 1 { offset / rows.pitch.max(1) as u64 } else { 0 };
             let end = row * rows.pitch as u64 + rows.width as u64;
             let whole = if end >= extent(region) { &name } else { "the row" };
-            format!("its last {} after the end of {whole}", size(offset + bytes - end, region))
+            format!("its last {} after the end of {whole}", size((offset + bytes).saturating_sub(end), region))
         }
     };
     let plural = if rows.rows == 1 { "" } else { "s" };
