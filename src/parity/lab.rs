@@ -8,6 +8,7 @@ use crate::device::ops::{Access, Op, StepState};
 use crate::device::reference::Reference;
 use crate::device::{Device, alloc_tensor, read_floats, write_floats};
 use crate::error::{Error, Result};
+use crate::parity::differences;
 use crate::tensor::{DType, Place, Tensor};
 use half::bf16;
 use std::collections::BTreeSet;
@@ -299,17 +300,25 @@ impl Lab {
         let after = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
         for (i, memory) in after.iter().enumerate().take(self.subjects.len()).skip(1) {
             if self.ordered && *memory != after[0] {
-                bail!("{op:?}: other bits on device {i} than on the first ({})", self.subjects[i].name());
+                let [one, first] = [i, 0].map(|i| self.subjects[i].label());
+                let what = differences::first(op, &self.arenas, [memory, &after[0]]);
+                bail!(
+                    "{op:?}: other bits on {one} than on {first}: {what}; perhaps a race, whose lines `vcycle kernels check \
+                     {} --shadow` names",
+                    op.name()
+                );
             }
         }
         let written = self.written(op);
-        for (before, after) in before.iter().zip(&after) {
-            for ((was, is), written) in before.iter().zip(after).zip(&written) {
+        let labels: Vec<_> = self.devices().map(|device| device.label()).collect();
+        for ((before, after), label) in before.iter().zip(&after).zip(&labels) {
+            for (((was, is), written), (arena, ..)) in before.iter().zip(after).zip(&written).zip(&self.arenas) {
                 let size = was.len() / written.len().max(1);
                 let untouched = written.iter().enumerate().filter(|(_, written)| !**written);
                 for at in untouched.map(|(e, _)| e * size..(e + 1) * size) {
                     if was[at.clone()] != is[at.clone()] {
-                        bail!("{op:?}: element {}, which is no output, has changed", at.start / size);
+                        let place = differences::place(op, *arena, at.start / size);
+                        bail!("{op:?}: {place}, which is no output, has changed on {label}");
                     }
                 }
             }

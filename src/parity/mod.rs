@@ -7,6 +7,7 @@ mod adamw;
 mod attention;
 mod column_sum;
 mod cross_entropy;
+mod differences;
 mod dropout;
 mod embedding;
 mod fill;

@@ -246,6 +246,10 @@ impl fmt::Debug for Args {
 /// What an operation says of one operand's memory, so that the emulator can hold its kernels to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Region {
+    /// The operand's, for messages.
+    pub name: &'static str,
     pub rows: Rows,
+    /// Bytes of an element.
+    pub element: usize,
     pub access: Access,
 }
