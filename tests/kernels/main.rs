@@ -8,6 +8,7 @@ mod attention_error;
 #[cfg(emulated)]
 mod emulated;
 mod errors;
+mod pitches;
 mod residual;
 mod runs;
 
