@@ -76,7 +76,7 @@ const TILES: [Sizes; 20] = [
 
 /// Of at most 256 keys, which lie in shared memory whole, in one part or two of 128, for bf16. A block that stays has ten heads of the
 /// first, six of the second, three of the third, with two tiles of queries each, and of the fifth, and four of the fourth and the sixth.
-const SHORT: [Sizes; 15] = [
+const SHORT: [Sizes; 16] = [
     (4, 3, 9, 5, 8),
     (3, 2, 130, 4, 8),
     (2, 130, 5, 3, 8),
@@ -92,6 +92,7 @@ const SHORT: [Sizes; 15] = [
     (1, 130, 128, 1, 128),
     (1, 256, 256, 1, 128),
     (1, 300, 192, 1, 16),
+    (2, 3, 5, 2, 8),
 ];
 
 /// What rounding a row's weights to bf16 may change their sum by, relative to it: half of the most that it changes one of them by,
