@@ -19,6 +19,8 @@ mod linear;
 mod multilevel;
 pub mod random;
 mod squared_error;
+#[cfg(emulated)]
+pub mod swaps;
 
 use crate::device::ops::Op;
 use lab::Lab;

@@ -9,6 +9,7 @@ mod attention_error;
 mod emulated;
 mod errors;
 mod names;
+mod pitches;
 mod residual;
 mod runs;
 #[cfg(emulated)]

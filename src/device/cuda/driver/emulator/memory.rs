@@ -141,6 +141,21 @@ impl Memory {
         }
     }
 
+    /// All bytes, by address.
+    pub fn copy_all(&self) -> Vec<(Rows, Vec<u8>)> {
+        let bytes = |(&start, allocation): (&u64, &Allocation)| {
+            let mut bytes = vec![0; allocation.bytes];
+            let rows = Rows { address: start, rows: 1, width: bytes.len(), pitch: bytes.len() };
+            self.read(&rows, &mut bytes).ok().map(|()| (rows, bytes))
+        };
+        self.allocations.iter().filter_map(bytes).collect()
+    }
+
+    /// Puts back what [`Memory::copy_all`] gave, where the allocations are still there.
+    pub fn put_back(&mut self, copy: &[(Rows, Vec<u8>)]) {
+        copy.iter().for_each(|(rows, bytes)| drop(self.write(rows, bytes)));
+    }
+
     /// Every allocation has a shadow from now on.
     pub fn shadow_all(&mut self) {
         for allocation in self.allocations.values_mut().filter(|a| a.shadow.is_none()) {

@@ -22,10 +22,12 @@ mod report;
 mod shadow;
 mod shared;
 mod stores;
+mod watch;
 
 pub use options::{Arrival, Log, Options, Order, Schedule};
 pub use registry::{Kernel, find, kernels};
 pub use report::{Fault, Site};
+pub use watch::{Exchange, Field, Watch};
 
 use super::{Driver, Part, Rows};
 use crate::bail;
@@ -57,6 +59,8 @@ pub struct Emulator {
     graphs: Vec<Option<Vec<Part>>>,
     stamps: Vec<Instant>,
     stacks: Vec<DefaultStack>,
+    /// Memory before an operation whose parameters were exchanged, to be put back.
+    kept: Option<Vec<(Rows, Vec<u8>)>>,
     /// Blocks that have run with checks.
     instances: u32,
     launches: u64,
@@ -299,6 +303,7 @@ impl Driver for Emulator {
     }
 
     fn write(&mut self, to: Rows, bytes: &[u8]) -> Result<()> {
+        self.put_back();
         self.memory.write(&to, bytes)
     }
 
@@ -326,12 +331,17 @@ impl Driver for Emulator {
     }
 
     fn operands(&mut self, regions: &[Region]) {
+        self.put_back();
+        self.keep();
         self.memory.operands(regions, self.options.checks);
     }
 
     unsafe fn launch(&mut self, launch: &Launch) -> Result<()> {
+        let changed = self.watched(launch)?;
+        let launch = changed.as_ref().unwrap_or(launch);
         let kernel = Self::check(launch)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; where parameters were exchanged, checks are on, and every access is looked at before it
+        // is made.
         unsafe { self.run(kernel, launch) }
     }
 

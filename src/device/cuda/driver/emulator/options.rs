@@ -1,6 +1,7 @@
 //! How the emulator runs kernels. Any of these schedules is one that hardware might choose.
 
 use super::report::Site;
+use super::watch::Watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -41,6 +42,8 @@ pub struct Options {
     pub threads: usize,
     /// Where to write down what was run.
     pub log: Option<Arc<Mutex<Log>>>,
+    /// Sees every launch, and may have parameters exchanged; needs `checks`, which keep such a kernel from damaging the process.
+    pub watch: Option<Arc<Mutex<Watch>>>,
 }
 
 /// What was run.
