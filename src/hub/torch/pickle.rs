@@ -32,7 +32,7 @@ pub enum Value<'a> {
     Name(Name),
     Storage(usize),
     Tensor(usize),
-    /// What nobody asks for: floats, long integers, bytes, options of a training run.
+    /// What nobody asks for: floats, long integers, bytes, sets, and what [`Name::Data`] makes.
     Other,
 }
 
@@ -40,11 +40,14 @@ pub enum Value<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
     OrderedDict,
+    /// `defaultdict` and `Counter`, whose arguments are not read.
+    OtherDict,
     RebuildTensor,
     RebuildParameter,
     Storage(Dtype),
-    /// Options of a training run, kept as [`Value::Other`].
-    Namespace,
+    /// What training scripts keep beside weights: options, numbers and arrays of NumPy, paths, dates, types. Nothing of it is made:
+    /// it is a [`Value::Other`], whatever it is made of.
+    Data,
 }
 
 /// Numbers in the file that tensors are views of.
@@ -185,7 +188,18 @@ impl<'a> Machine<'a, '_> {
                 let length = u64::from_le_bytes(self.fixed()?);
                 self.text(length, false)?;
             }
-            // BINBYTES, SHORT_BINBYTES.
+            // LONG4.
+            0x8b => {
+                let length = u32::from_le_bytes(self.fixed()?);
+                self.bytes(length.into())?;
+                self.stack.push(Value::Other);
+            }
+            // BINBYTES, SHORT_BINBYTES, BINBYTES8 and BYTEARRAY8.
+            0x8e | 0x96 => {
+                let length = u64::from_le_bytes(self.fixed()?);
+                self.bytes(length)?;
+                self.stack.push(Value::Other);
+            }
             b'B' => {
                 let length = u32::from_le_bytes(self.fixed()?);
                 self.bytes(length.into())?;
@@ -197,6 +211,17 @@ impl<'a> Machine<'a, '_> {
                 self.stack.push(Value::Other);
             }
             b'}' | b']' | b')' | b't' | 0x85..=0x87 | b'a' | b'e' | b's' | b'u' => self.container(code)?,
+            // EMPTY_SET, ADDITEMS, FROZENSET.
+            0x8f => self.stack.push(Value::Other),
+            0x90 | 0x91 => {
+                let from = self.mark()?;
+                self.stack.truncate(from);
+                match (code, self.stack.last()) {
+                    (0x91, _) => self.stack.push(Value::Other),
+                    (_, Some(Value::Other)) => {}
+                    _ => bail!("the pickle puts items into something that is no set; {REMEDY}"),
+                }
+            }
             b'q' | b'r' | b'h' | b'j' | 0x94 => self.remember(code)?,
             // GLOBAL, STACK_GLOBAL.
             b'c' => {
@@ -217,12 +242,12 @@ impl<'a> Machine<'a, '_> {
                 self.stack.push(value);
             }
             0x81 => match (self.pop()?, self.pop()?) {
-                (Value::Tuple(_), Value::Name(Name::Namespace)) => self.stack.push(Value::Other),
+                (Value::Tuple(_), Value::Name(Name::Data)) => self.stack.push(Value::Other),
                 (_, class) => bail!("the pickle asks for an object of {class:?}; {REMEDY}"),
             },
             b'b' => {
                 self.pop()?;
-                // The attributes of an OrderedDict are the versions of modules, those of options are not read.
+                // The attributes of an OrderedDict are the versions of modules, those of other data are not read.
                 let Some(Value::Dict(_) | Value::Other) = self.stack.last() else {
                     bail!("the pickle gives attributes to something that has none; {REMEDY}");
                 };
@@ -263,6 +288,7 @@ impl<'a> Machine<'a, '_> {
                 let items = self.stack.split_off(from);
                 match self.stack.last() {
                     Some(&Value::List(i)) => self.heap.lists[i].extend(items),
+                    Some(Value::Other) => {}
                     _ => bail!("the pickle appends to something that is no list; {REMEDY}"),
                 }
             }
@@ -274,6 +300,7 @@ impl<'a> Machine<'a, '_> {
                     Some(&Value::Dict(i)) if items.len().is_multiple_of(2) => {
                         self.heap.dicts[i].extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
                     }
+                    Some(Value::Other) => {}
                     _ => bail!("the pickle puts items into something that is no dictionary; {REMEDY}"),
                 }
             }
@@ -308,10 +335,11 @@ impl<'a> Machine<'a, '_> {
             bail!("the pickle calls something that is no function; {REMEDY}");
         };
         match (function, arguments) {
-            (Name::OrderedDict, []) => {
+            (Name::OrderedDict, []) | (Name::OtherDict, _) => {
                 self.heap.dicts.push(Vec::new());
                 Ok(Value::Dict(self.heap.dicts.len() - 1))
             }
+            (Name::Data, _) => Ok(Value::Other),
             // Behind these come whether it needs a gradient, hooks and metadata.
             (Name::RebuildTensor, &[Value::Storage(storage), Value::Int(offset), shape, strides, ..]) => {
                 let sizes = |value| {
@@ -452,7 +480,8 @@ fn known(module: &str, name: &str) -> Result<Name> {
         ("collections", "OrderedDict") => Name::OrderedDict,
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Name::RebuildTensor,
         ("torch._utils", "_rebuild_parameter") => Name::RebuildParameter,
-        ("argparse", "Namespace") => Name::Namespace,
+        ("collections", "defaultdict" | "Counter") => Name::OtherDict,
+        (module, name) if is_data(module, name) => Name::Data,
         ("torch", "FloatStorage") => Name::Storage(Dtype::F32),
         ("torch", "HalfStorage") => Name::Storage(Dtype::F16),
         ("torch", "BFloat16Storage") => Name::Storage(Dtype::BF16),
@@ -468,4 +497,28 @@ fn known(module: &str, name: &str) -> Result<Name> {
              save its weights alone: torch.save(model.state_dict(), path)"
         ),
     })
+}
+
+/// Plain data, most of which PyTorch itself reads where nothing but weights is asked for.
+fn is_data(module: &str, name: &str) -> bool {
+    match module {
+        "argparse" => name == "Namespace",
+        "builtins" | "__builtin__" => {
+            matches!(name, "set" | "frozenset" | "bytearray" | "complex" | "int" | "float" | "bool" | "str" | "list" | "dict" | "tuple")
+        }
+        "_codecs" => name == "encode",
+        "datetime" => matches!(name, "date" | "datetime" | "time" | "timedelta" | "timezone"),
+        "numpy" => matches!(name, "dtype" | "ndarray"),
+        "numpy.core.multiarray" | "numpy._core.multiarray" => matches!(name, "scalar" | "_reconstruct"),
+        "pathlib" | "pathlib._local" => {
+            matches!(name, "Path" | "PosixPath" | "WindowsPath" | "PurePath" | "PurePosixPath" | "PureWindowsPath")
+        }
+        // Hyperparameters of Lightning.
+        "pytorch_lightning.utilities.parsing" | "lightning.pytorch.utilities.parsing" => name == "AttributeDict",
+        "torch" => matches!(
+            name,
+            "Size" | "device" | "float16" | "bfloat16" | "float32" | "float64" | "int8" | "int16" | "int32" | "int64" | "uint8" | "bool"
+        ),
+        _ => false,
+    }
 }
