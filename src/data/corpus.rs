@@ -103,15 +103,16 @@ impl Corpus {
                 };
                 (dir.display().to_string(), corpus)
             }
-            DataSource::Shards(spec) => ("token files".to_owned(), Self::shards(spec)?),
+            DataSource::Shards(spec) => ("token files".to_owned(), Self::shards(spec, note)?),
         };
         let (train, valid) = (grouped(corpus.train.len() as u64), grouped(corpus.valid.len() as u64));
         note(&format!("using {place}: {train} training tokens, {valid} held out"));
         Ok(corpus)
     }
 
-    fn shards(spec: &ShardsSpec) -> Result<Corpus> {
+    fn shards(spec: &ShardsSpec, note: &mut dyn FnMut(&str)) -> Result<Corpus> {
         let tokenizer = spec.tokenizer.as_deref().map(Tokenizer::load).transpose().at("data.tokenizer")?;
+        tokenizer.iter().flat_map(Tokenizer::notes).for_each(|text| note(text));
         let known = tokenizer.as_ref().map(Tokenizer::vocab_size);
         if let (Some(known), Some(vocab)) = (known, spec.vocab)
             && known > vocab
