@@ -17,7 +17,8 @@ const IDS: &str = "added_tokens.json";
 const SPECIAL: &str = "special_tokens_map.json";
 const BYTES: u64 = 16 << 20;
 /// Keys of special tokens, and of lists of them.
-pub(super) const KEYS: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+pub(super) const KEYS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// And of what else is true of a tokenizer in any form.
 const KEPT: [&str; 2] = ["chat_template", "model_max_length"];
 const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
@@ -139,7 +140,10 @@ pub(super) fn read(
         all.insert(text.to_owned(), token(text, number, special, flags));
     };
     let of_vocabulary = |text: &str| id(text).map(|number| (text.to_owned(), number));
-    known.iter().filter_map(|text| of_vocabulary(text)).for_each(|(text, number)| add(&text, number, true, &Value::Null));
+    known
+        .iter()
+        .filter_map(|text| of_vocabulary(text))
+        .for_each(|(text, number)| add(&text, number, true, &Value::Null));
     for (text, flags) in &special {
         if let Some(number) = id(text) {
             add(text, number, true, flags);
@@ -150,7 +154,9 @@ pub(super) fn read(
     let by_ids = listed_ids(&ids)?;
     let mut listed: Vec<(u32, &str, &Value)> = match decoder {
         Some(tokens) => listed_tokens(&settings.path, tokens)?,
-        None => by_ids.iter().map(|&(number, text)| (number, text, *special.get(text).unwrap_or(&&Value::Null))).collect(),
+        None => {
+            by_ids.iter().map(|&(number, text)| (number, text, *special.get(text).unwrap_or(&&Value::Null))).collect()
+        }
     };
     listed.sort_by_key(|&(number, ..)| number);
     let passed = |&&(number, text): &&(u32, &str)| !listed.iter().any(|token| (token.0, token.1) == (number, text));
@@ -192,7 +198,10 @@ fn listed_ids(ids: &Settings) -> Result<Vec<(u32, &str)>> {
             bail!("{}: {text:?} has {number}; give the id of the token", ids.path.display());
         };
         if let Some(other) = by_id.insert(number, text) {
-            bail!("{}: the tokens {other:?} and {text:?} have one id, {number}; correct one of them", ids.path.display());
+            bail!(
+                "{}: the tokens {other:?} and {text:?} have one id, {number}; correct one of them",
+                ids.path.display()
+            );
         }
     }
     Ok(by_id.into_iter().collect())

@@ -131,7 +131,9 @@ impl Files {
                 (word_pieces(vocab, lower, &mut notes)?.to_string().into_bytes(), Settings::kept(vocab)?)
             }
             (_, Some(_)) => bail!("only a {VOCAB_TXT} can be cased or uncased; give the path of the tokenizer alone"),
-            (Files::Json(path), None) if has_settings(path) => (with_settings(path, &mut notes)?, Settings::kept(path)?),
+            (Files::Json(path), None) if has_settings(path) => {
+                (with_settings(path, &mut notes)?, Settings::kept(path)?)
+            }
             (Files::Json(path), None) => {
                 (files::without_mark(&files::read(path, TOKENIZER_BYTES)?).to_vec(), Map::new())
             }
@@ -161,9 +163,10 @@ fn check_class(vocab: &Path, kind: &str, known: &[&str]) -> Result<()> {
     let model = vocab.with_file_name("config.json");
     // Older folders say it there, if anywhere.
     let config: Value = match settings.class() {
-        None if model.exists() => {
-            files::read(&model, TOKENIZER_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-        }
+        None if model.exists() => files::read(&model, TOKENIZER_BYTES)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default(),
         _ => Value::Null,
     };
     let Some(class) = settings.class().or_else(|| config["tokenizer_class"].as_str()) else { return Ok(()) };

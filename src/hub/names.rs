@@ -249,7 +249,9 @@ fn find(
             Some(tensor) if tensor.values == copy.values => {}
             Some(tensor) => {
                 let remedy = match family {
-                    Family::Gpt2 => format!("if the model has a head of its own, set tie_word_embeddings to false in {CONFIG}"),
+                    Family::Gpt2 => {
+                        format!("if the model has a head of its own, set tie_word_embeddings to false in {CONFIG}")
+                    }
                     _ => "a head of its own is not supported, tie the weights".to_owned(),
                 };
                 bail!("{} differs from {}, with which the model shares it; {remedy}", copy.name, tensor.name)

@@ -504,7 +504,20 @@ fn is_data(module: &str, name: &str) -> bool {
     match module {
         "argparse" => name == "Namespace",
         "builtins" | "__builtin__" => {
-            matches!(name, "set" | "frozenset" | "bytearray" | "complex" | "int" | "float" | "bool" | "str" | "list" | "dict" | "tuple")
+            matches!(
+                name,
+                "set"
+                    | "frozenset"
+                    | "bytearray"
+                    | "complex"
+                    | "int"
+                    | "float"
+                    | "bool"
+                    | "str"
+                    | "list"
+                    | "dict"
+                    | "tuple"
+            )
         }
         "_codecs" => name == "encode",
         "datetime" => matches!(name, "date" | "datetime" | "time" | "timedelta" | "timezone"),
@@ -517,7 +530,18 @@ fn is_data(module: &str, name: &str) -> bool {
         "pytorch_lightning.utilities.parsing" | "lightning.pytorch.utilities.parsing" => name == "AttributeDict",
         "torch" => matches!(
             name,
-            "Size" | "device" | "float16" | "bfloat16" | "float32" | "float64" | "int8" | "int16" | "int32" | "int64" | "uint8" | "bool"
+            "Size"
+                | "device"
+                | "float16"
+                | "bfloat16"
+                | "float32"
+                | "float64"
+                | "int8"
+                | "int16"
+                | "int32"
+                | "int64"
+                | "uint8"
+                | "bool"
         ),
         _ => false,
     }
