@@ -3,7 +3,7 @@
 //! `added_tokens.json` has ids by text; `added_tokens_decoder` in `tokenizer_config.json` has tokens by id;
 //! `special_tokens_map.json` and keys as `pad_token` say which of all tokens are special.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -159,14 +159,14 @@ pub(super) fn read(
         }
     };
     listed.sort_by_key(|&(number, ..)| number);
-    let passed = |&&(number, text): &&(u32, &str)| !listed.iter().any(|token| (token.0, token.1) == (number, text));
-    if let Some((_, text)) = by_ids.iter().find(passed) {
+    let counted: HashSet<(u32, &str)> = listed.iter().map(|&(number, text, _)| (number, text)).collect();
+    if let Some((_, text)) = by_ids.iter().find(|token| !counted.contains(*token)) {
         notes.push(format!(
             "{}: passed over, {text:?} in it too, because {SETTINGS} lists the added tokens, as in transformers",
             ids.path.display()
         ));
     }
-    let (mut next, mut numbers) = (size as u64, BTreeMap::new());
+    let (mut next, mut numbers, mut other) = (size as u64, BTreeMap::new(), Vec::new());
     for (said, text, flags) in listed {
         let number = *numbers.entry(text).or_insert_with(|| {
             id(text).unwrap_or_else(|| {
@@ -176,14 +176,21 @@ pub(super) fn read(
             })
         });
         if number != said {
-            let why = if id(text).is_some() { "which the vocabulary says" } else { "the first one that is free" };
-            notes.push(format!(
-                "{}: the token {text:?} is said to have id {said}, and gets {number}, {why}, as in transformers",
-                path.display()
-            ));
+            other.push((said, text, number));
         }
         let is_special = flags["special"].as_bool().unwrap_or(special.contains_key(text));
         add(text, number, is_special, flags);
+    }
+    if let Some((said, text, number)) = other.first() {
+        let why = if id(text).is_some() { "which the vocabulary says" } else { "the first one that is free" };
+        let more = match other.len() - 1 {
+            0 => String::new(),
+            more => format!("; {more} more tokens get other ids than they are said to have"),
+        };
+        notes.push(format!(
+            "{}: the token {text:?} is said to have id {said}, and gets {number}, {why}, as in transformers{more}",
+            path.display()
+        ));
     }
     let mut all: Vec<Value> = all.into_values().collect();
     all.sort_by_key(|token| token["id"].as_u64());

@@ -3,7 +3,7 @@
 //!
 //! Each becomes a `tokenizer.json`, with the parts that `GPT2Tokenizer` and `BertTokenizer` of `transformers` give it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -221,9 +221,9 @@ fn with_settings(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u8>> {
     }
     // What cannot be read is told where the tokenizer is made of it.
     let Ok(mut json) = serde_json::from_slice::<Value>(&bytes) else { return Ok(bytes) };
-    let as_read = json.clone();
+    let before = notes.len();
     apply(&mut json, &Settings::beside(path)?, path, notes)?;
-    let is_changed = |json: Value| if json == as_read { bytes.clone() } else { json.to_string().into_bytes() };
+    let mut is_changed = notes.len() > before;
     let mut ids: HashMap<String, u32> = HashMap::new();
     let number = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
     match &json["model"]["vocab"] {
@@ -234,21 +234,25 @@ fn with_settings(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u8>> {
             let named = tokens.iter().zip(0..).filter_map(|(token, id)| Some((token[0].as_str()?.to_owned(), id)));
             ids.extend(named);
         }
-        _ => return Ok(is_changed(json)),
+        _ => {}
     }
-    let Value::Array(known) = &json["added_tokens"] else { return Ok(is_changed(json)) };
+    let known = json["added_tokens"].as_array().map_or(&[][..], Vec::as_slice);
     let added: Vec<(String, u32)> =
         known.iter().filter_map(|token| Some((token["content"].as_str()?.to_owned(), number(&token["id"])?))).collect();
-    ids.extend(added.iter().cloned());
-    let is_known = |token: &Value| added.iter().any(|(known, _)| token["content"] == known.as_str());
-    let missing: Vec<Value> = added_tokens::read(path, &[], ids.len(), |token| ids.get(token).copied(), notes)?
-        .into_iter()
-        .filter(|token| !is_known(token))
-        .collect();
-    if let Value::Array(all) = &mut json["added_tokens"] {
+    let known: HashSet<String> = added.iter().map(|(token, _)| token.clone()).collect();
+    ids.extend(added);
+    // What has neither a vocabulary nor a list of added tokens is refused later.
+    if let Some(Value::Array(all)) = json.get_mut("added_tokens")
+        && !ids.is_empty()
+    {
+        let tokens = added_tokens::read(path, &[], ids.len(), |token| ids.get(token).copied(), notes)?;
+        let missing =
+            tokens.into_iter().filter(|token| token["content"].as_str().is_some_and(|text| !known.contains(text)));
+        let count = all.len();
         all.extend(missing);
+        is_changed |= all.len() > count;
     }
-    Ok(is_changed(json))
+    Ok(if is_changed { json.to_string().into_bytes() } else { bytes })
 }
 
 fn byte_pairs(vocab: &Path, merges: &Path, notes: &mut Vec<String>) -> Result<Value> {

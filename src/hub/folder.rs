@@ -37,6 +37,8 @@ const WITHIN: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_w
 const BEFORE: &str = "module.";
 /// What a program calls the model that it trains, as those of Lightning do: counts only where all names have it.
 const MEMBERS: [&str; 3] = ["_forward_module.", "model.", "net."];
+/// How deep such names may lie in each other.
+const MOST_MEMBERS: usize = 4;
 /// What lies beside weights without being any: states of optimizers, schedules and random numbers, options, adapters.
 const OTHERS: [&str; 9] = [
     "training_args",
@@ -57,29 +59,25 @@ const TIMM: [&str; 3] = ["model_best.pth.tar", "last.pth.tar", "checkpoint.pth.t
 /// Takes wrappers out of the names; returns which.
 fn unwrap(tensors: &mut [NamedTensor]) -> Vec<&'static str> {
     let mut found = Vec::new();
-    for tensor in tensors.iter_mut() {
-        let mut note = |wrapper| {
-            if !found.contains(&wrapper) {
-                found.push(wrapper);
+    // A wrapper may be around a whole program, and another one around the model in it.
+    for _ in 0..MOST_MEMBERS {
+        for tensor in tensors.iter_mut() {
+            for wrapper in WITHIN {
+                // Whole parts of names only.
+                if tensor.name.split_inclusive('.').any(|part| part == wrapper) {
+                    tensor.name = tensor.name.split_inclusive('.').filter(|part| *part != wrapper).collect();
+                    found.push(wrapper);
+                }
             }
-        };
-        for wrapper in WITHIN {
-            // Whole parts of names only.
-            if tensor.name.split_inclusive('.').any(|part| part == wrapper) {
-                tensor.name = tensor.name.split_inclusive('.').filter(|part| *part != wrapper).collect();
-                note(wrapper);
+            let rest = tensor.name.trim_start_matches(BEFORE).len();
+            if rest < tensor.name.len() {
+                tensor.name.drain(..tensor.name.len() - rest);
+                found.push(BEFORE);
             }
         }
-        while let Some(rest) = tensor.name.strip_prefix(BEFORE) {
-            tensor.name = rest.to_owned();
-            note(BEFORE);
-        }
-    }
-    let member = |member: &&str| !tensors.is_empty() && tensors.iter().all(|tensor| tensor.name.starts_with(member));
-    if let Some(member) = MEMBERS.into_iter().find(member) {
+        let member = |member: &&str| tensors.iter().all(|tensor| tensor.name.starts_with(member));
+        let Some(member) = MEMBERS.into_iter().find(member).filter(|_| !tensors.is_empty()) else { break };
         tensors.iter_mut().for_each(|tensor| drop(tensor.name.drain(..member.len())));
-        // A wrapper may be around the whole program, and another one around the model in it.
-        found.extend(unwrap(tensors));
         found.push(member);
     }
     found.sort_unstable();

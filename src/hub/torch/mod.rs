@@ -4,6 +4,7 @@
 //! numbers of storages. Before, it was a row of pickles: a magic number, a version, facts about the machine, the tensors,
 //! the keys of the storages; and then the storages in that order, each a count of 64 bits and its numbers.
 
+mod known;
 mod pickle;
 mod zip;
 
