@@ -185,7 +185,7 @@ pub(super) fn read(
         let why = if id(text).is_some() { "which the vocabulary says" } else { "the first one that is free" };
         let more = match other.len() - 1 {
             0 => String::new(),
-            more => format!("; {more} more tokens get other ids than they are said to have"),
+            more => format!(" (and {more} more such)"),
         };
         notes.push(format!(
             "{}: the token {text:?} is said to have id {said}, and gets {number}, {why}, as in transformers{more}",
