@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bail;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 
 /// The bytes of a regular file of at most `most` bytes.
 ///
@@ -33,7 +33,21 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
             facts.len()
         );
     }
-    fs::read(path).map_err(|e| Error::io("read", path, e))
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    check_is_content(&bytes).at(path.display())?;
+    Ok(bytes)
+}
+
+/// Refuses what a download leaves under the name of a file in place of its content. `begin`: the file's first bytes.
+///
+/// # Errors
+///
+/// When it is the pointer that Git has in place of a large file.
+pub fn check_is_content(begin: &[u8]) -> Result<()> {
+    if begin.starts_with(b"version https://git-lfs.github.com/") {
+        bail!("this is a Git LFS pointer and not the file; fetch it with `git lfs pull`");
+    }
+    Ok(())
 }
 
 /// As [`read`], as text, without a byte order mark.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::shard::{HEADER, MAGIC, MAX_VOCAB, width_of};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// llm.c's header: 256 numbers of four bytes.
 const LLM_C_HEADER: usize = 1024;
@@ -148,6 +149,7 @@ impl Layout {
         if file.starts_with(b"VCYC") {
             return Self::own(file);
         }
+        files::check_is_content(file)?;
         if COMPRESSED.iter().any(|magic| file.starts_with(magic)) {
             return Err(Error::new("compressed; token files are read as they lie on disk: decompress it"));
         }

@@ -11,7 +11,8 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use super::encodings;
 use super::gzip::Gzip;
 use crate::bail;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
+use crate::files;
 
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
@@ -101,6 +102,7 @@ impl TextReader {
         if first.is_empty() {
             bail!("{}: the file is empty; give a file with text in it", path.display());
         }
+        files::check_is_content(first).at(path.display())?;
         let compression = Compression::of_text(path, first);
         let (bytes, most) = Bytes::open(compression, path, file)?;
         Ok(Self::new(path, bytes, most))

@@ -1,6 +1,8 @@
 //! The tensors of a model folder, in whichever form its maker saved them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -37,6 +39,8 @@ const WITHIN: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_w
 const BEFORE: &str = "module.";
 /// What a program calls the model that it trains, as those of Lightning do: counts only where all names have it.
 const MEMBERS: [&str; 3] = ["_forward_module.", "model.", "net."];
+/// Bytes that tell what a file is.
+const MOST_MAGIC: u64 = 64;
 /// How deep such names may lie in each other.
 const MOST_MEMBERS: usize = 4;
 /// What lies beside weights without being any: states of optimizers, schedules and random numbers, options, adapters.
@@ -156,7 +160,13 @@ fn is_torch(path: &Path) -> bool {
 }
 
 fn one(path: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
-    if !is_torch(path) {
+    // People rename files: the content decides, and the name where that says nothing.
+    let mut begin = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(MOST_MAGIC).read_to_end(&mut begin);
+    }
+    let header = begin.get(8..).is_some_and(|header| header.starts_with(b"{"));
+    if header || !is_torch(path) && !torch::begins(&begin) {
         return tensors::read(path);
     }
     let torch::Content { tensors, of_two } = torch::read_noting(path)?;

@@ -232,15 +232,15 @@ impl<'de> Deserialize<'de> for Header {
 
 fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     const REMEDY: &str = "the file is truncated, damaged or not a safetensors file; download or write it again";
-    if bytes.starts_with(b"version https://git-lfs") {
-        bail!("this is a Git LFS pointer and not the weights; fetch them with `git lfs pull`");
-    }
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         bail!("{} bytes, too few for a safetensors header; {REMEDY}", bytes.len());
     };
     let length = u64::from_le_bytes(*length);
     let split = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER).and_then(|n| rest.split_at_checked(n));
     let Some((header, data)) = split else {
+        if bytes.trim_ascii_start().starts_with(b"<") {
+            bail!("this is a web page and not the weights; download the file itself");
+        }
         bail!("the header claims {length} bytes and {} follow; {REMEDY}", rest.len());
     };
     let Header(tensors) =

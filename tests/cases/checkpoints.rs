@@ -14,7 +14,7 @@ use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::store::Store;
 
 use super::*;
-use torch_writer::{Tensor, archive, dict, pickle, text, whole};
+use torch_writer::{Tensor, archive, dict, old, pickle, text, whole};
 
 /// What Python 3.11 writes under a key with protocol 2, of values that training scripts keep: `numpy.float64(0.5)` of NumPy 2,
 /// `numpy.arange(2)`, a path, `{1}`, a `timedelta`, a `defaultdict(list)`, a `Counter`, `10**20`, options with a NumPy number, and a
@@ -386,4 +386,45 @@ fn a_vision_transformer_without_a_head_is_something_to_start_from() {
         let error = hub::load(dir.path(), &mut device).err().expect("an error").to_string();
         assert!(error.contains("without a head") && error.contains("model.from"), "{error}");
     }
+}
+
+/// What lies under the name of a file may be another one: a pointer of Git LFS (transformers 22389 and 27923 tell what readers say
+/// then), a web page, weights of the other kind; and a folder may be one above the model's.
+#[test]
+fn files_that_are_not_what_they_are_called() {
+    let (dir, model, all, loss) = small();
+    let at = dir.path();
+    save(&model.join("pytorch_model.bin"), &all, str::to_owned);
+    assert_eq!(printed(&ok(at, "eval orig --data first.txt").0, "loss:"), loss);
+    fs::remove_file(model.join("pytorch_model.bin")).unwrap();
+    fs::copy(place("prefixes").path().join("orig/pytorch_model.bin"), model.join("model.safetensors")).unwrap();
+    assert_eq!(printed(&ok(at, "eval orig --data first.txt").0, "loss:"), loss);
+    // Also in the form of before PyTorch 1.6.
+    let numbers: Vec<u8> = [1.0f32, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let before = write(at, "before.safetensors", old(&[whole("w", "0", &[2], &[1])], &[("0", 2, &numbers)]));
+    assert_eq!(folder::read(&before).unwrap().tensors[0].values, [1.0, 2.0]);
+    for name in ["model.safetensors", "pytorch_model.bin"] {
+        for page in ["<!DOCTYPE html>\n<html><body>Not found</body></html>", "\n <html></html>"] {
+            fs::write(model.join(name), page).unwrap();
+            refused(at, "eval orig --data first.txt", &[name, "web page"]);
+        }
+        fs::remove_file(model.join(name)).unwrap();
+    }
+    save(&model.join("model.safetensors"), &all, str::to_owned);
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 548118077\n", "0a".repeat(32));
+    for name in
+        ["orig/model.safetensors", "orig/config.json", "orig/tokenizer.json", "orig/tokenizer_config.json", "first.txt"]
+    {
+        let content = fs::read(at.join(name)).unwrap();
+        fs::write(at.join(name), &pointer).unwrap();
+        refused(at, "eval orig --data first.txt", &[name, "git lfs pull"]);
+        fs::write(at.join(name), content).unwrap();
+    }
+    fs::write(at.join("tokens.bin"), &pointer).unwrap();
+    refused(at, "eval orig --data tokens.bin", &["tokens.bin", "git lfs pull"]);
+    fs::create_dir_all(at.join("models--me--small/snapshots")).unwrap();
+    fs::rename(&model, at.join("models--me--small/snapshots/0a1b")).unwrap();
+    refused(at, "eval models--me--small --data first.txt", &["models--me--small", "snapshots"]);
+    assert_eq!(printed(&ok(at, "eval models--me--small/snapshots/0a1b --data first.txt").0, "loss:"), loss);
 }

@@ -46,6 +46,11 @@ pub fn read(path: &Path) -> Result<Vec<NamedTensor>> {
     Ok(read_noting(path)?.tensors)
 }
 
+/// Whether a file begins as one of `torch.save` does.
+pub(super) fn begins(bytes: &[u8]) -> bool {
+    bytes.starts_with(zip::MAGIC) || bytes.starts_with(OLD_MAGIC)
+}
+
 /// What a file holds.
 pub(super) struct Content {
     pub tensors: Vec<NamedTensor>,
@@ -64,8 +69,8 @@ fn parse(bytes: &[u8]) -> Result<Content> {
         archive(bytes)
     } else if bytes.starts_with(OLD_MAGIC) {
         old(bytes)
-    } else if bytes.starts_with(b"version https://git-lfs") {
-        bail!("this is a Git LFS pointer and not the weights; fetch them with `git lfs pull`")
+    } else if bytes.trim_ascii_start().starts_with(b"<") {
+        bail!("this is a web page and not the weights; download the file itself")
     } else {
         bail!("neither a zip archive nor a row of pickles, as torch.save writes them; save the weights again")
     }
