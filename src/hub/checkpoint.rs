@@ -122,12 +122,6 @@ pub fn class_names(dir: &Path) -> Result<Option<Vec<String>>> {
 
 fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
     let path = dir.join(CONFIG);
-    if !path.exists() && dir.join("snapshots").is_dir() {
-        bail!(
-            "{}: this folder of the Hugging Face cache has the model in a folder of its snapshots; give that one",
-            dir.display()
-        );
-    }
     let (config, classes) = config::read_named(&path)?;
     let (model, vit): (Box<dyn Model>, _) = match config {
         Config::Gpt2(config) => (Box::new(Gpt::new(GptConfig::from(&config)).at(path.display())?), None),

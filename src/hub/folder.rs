@@ -162,7 +162,10 @@ fn is_torch(path: &Path) -> bool {
 fn one(path: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
     // People rename files: the content decides, and the name where that says nothing.
     let mut begin = Vec::new();
-    if let Ok(file) = File::open(path) {
+    // Opening a pipe might never end. What cannot be read is told below.
+    if path.is_file()
+        && let Ok(file) = File::open(path)
+    {
         let _ = file.take(MOST_MAGIC).read_to_end(&mut begin);
     }
     let header = begin.get(8..).is_some_and(|header| header.starts_with(b"{"));
