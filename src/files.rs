@@ -51,7 +51,7 @@ const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 pub fn check_fetched(path: &Path, first: &[u8]) -> Result<()> {
     if first.starts_with(POINTER) {
         bail!(
-            "{} is a pointer of Git LFS and not the file itself; fetch that by `git lfs pull` in its repository, or download it",
+            "{} is a pointer of Git LFS and not the file itself; fetch that with `git lfs pull` in its repository, or download it",
             path.display()
         );
     }

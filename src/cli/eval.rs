@@ -82,9 +82,9 @@ impl Args {
         let mut device = self.device.open()?;
         let Loaded { model, store, form, unused, notes } = checkpoint::load(&self.model, &mut *device)?;
         note(&self.model, &notes, &unused);
-        let classes = form.classes().map(|names| Checkpoint { names, fixed: true });
-        let data =
-            Data::open_for(&config, classes, Path::new("runs/data"), &mut |text| super::note(format_args!("{text}")))?;
+        let classes = Checkpoint { names: form.classes().unwrap_or_default(), fixed: true };
+        let mut note = |text: &str| super::note(format_args!("{text}"));
+        let data = Data::open_for(&config, Some(classes), Path::new("runs/data"), &mut note)?;
         let wanted = levels::build(&config, data.facts())?.remove(0);
         // What a batch brings: a distillation token needs the same whether a head reads it or not.
         let inputs = |model: &dyn Model| {

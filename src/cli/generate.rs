@@ -53,6 +53,10 @@ impl Args {
         };
         grow(tokenizer.decode(&tokens)?)?;
         generate(&mut *device, &mut forward, &prompt, self.tokens, sampling, |token| {
+            // A vocabulary may skip ids, and what stands for no token adds no text.
+            if !tokenizer.has(token) {
+                return Ok(());
+            }
             tokens.push(token);
             grow(tokenizer.decode(&tokens)?)
         })?;

@@ -118,6 +118,7 @@ fn tokenizer(model: &Path) -> Result<(PathBuf, Tokenizer)> {
         );
     }
     let tokenizer = Tokenizer::load(&path)?;
+    tokenizer.notes().iter().for_each(|text| note(format_args!("note: {text}")));
     Ok((path, tokenizer))
 }
 

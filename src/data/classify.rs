@@ -373,7 +373,7 @@ fn classes_in(rows: &[Row<'_>], checkpoint: Option<Checkpoint<'_>>) -> Result<Ve
     let found: BTreeSet<&str> = rows.iter().map(|row| row.label).collect();
     // A checkpoint may have numbers for names, as of stars from 1 to 5.
     let all = |names: &[String]| found.iter().all(|label| names.iter().any(|name| name == label));
-    let named = checkpoint.is_some_and(|checkpoint| all(checkpoint.names));
+    let named = checkpoint.is_some_and(|checkpoint| !checkpoint.names.is_empty() && all(checkpoint.names));
     let plain = |label: &&str| label.parse::<usize>().ok().filter(|number| number.to_string() == **label);
     let numbers: Option<Vec<usize>> = found.iter().map(plain).collect();
     // Whole numbers may leave one out that the file happens not to have.
@@ -382,7 +382,8 @@ fn classes_in(rows: &[Row<'_>], checkpoint: Option<Checkpoint<'_>>) -> Result<Ve
         _ => found.len(),
     };
     // What is measured may have examples of one class only.
-    let fewest = if checkpoint.is_some_and(|checkpoint| checkpoint.fixed || named) { 1 } else { 2 };
+    let known = |checkpoint: Checkpoint<'_>| !checkpoint.names.is_empty() && (checkpoint.fixed || named);
+    let fewest = if checkpoint.is_some_and(known) { 1 } else { 2 };
     if !(fewest..=MOST_CLASSES).contains(&count) {
         bail!(
             "the labels make {count} classes, not 2 to {MOST_CLASSES}; check the column, or set regression = true for numbers \

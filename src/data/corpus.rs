@@ -114,6 +114,7 @@ impl Corpus {
 
     fn shards(spec: &ShardsSpec, note: &mut dyn FnMut(&str)) -> Result<Corpus> {
         let tokenizer = spec.tokenizer.as_deref().map(Tokenizer::load).transpose().at("data.tokenizer")?;
+        tokenizer.iter().flat_map(Tokenizer::notes).for_each(|text| note(text));
         let known = tokenizer.as_ref().map(Tokenizer::vocab_size);
         if let (Some(known), Some(vocab)) = (known, spec.vocab)
             && known > vocab

@@ -22,7 +22,7 @@ use crate::files::{self, write_atomic, write_dir_atomic};
 const FORMAT: u32 = 1;
 /// Of texts with a byte order mark and of tokenizers that were not trained here, which earlier versions read otherwise: what
 /// these left in the cache is not used.
-const READING: u32 = 2;
+const READING: u32 = 3;
 /// The byte order mark in UTF-8.
 const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 const TRAIN: &str = "train.bin";
@@ -135,6 +135,7 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
         if trained { format!(" on {:.1} MB", train_bytes as f64 / 1e6) } else { String::new() },
     ));
     let tokenizer = source.tokenizer(&spec.tokenizer, read, joined, u64::MAX)?;
+    tokenizer.notes().iter().for_each(|text| note(text));
     tokenizer.save(&dir.join(TOKENIZER))?;
 
     note(&format!("encoding {:.1} MB", (train_bytes + valid_bytes) as f64 / 1e6));

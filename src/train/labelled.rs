@@ -45,6 +45,7 @@ impl Labelled {
                 )
             }
         };
+        tokenizer.notes().iter().for_each(|text| note(text));
         let tokenizer = tokenizer.with_special_tokens().at("data.tokenizer")?;
         let (columns, context) = (task.columns(), config.model.context);
         let open = |path: &Path, known: Option<&Labels>| {
