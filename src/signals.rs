@@ -145,7 +145,6 @@ mod system {
     use super::{FAILED, Line, Ordering, STOP, STOPPED, TRAINING};
     use crate::data::mapped::{self, Found};
     use crate::error::{Error, Result};
-    use std::cell::Cell;
     use std::mem::MaybeUninit;
     use std::sync::OnceLock;
     use std::sync::atomic::AtomicU64;
@@ -165,11 +164,6 @@ mod system {
 
     /// What handled them before: Rust's own handlers, which tell of overflowing stacks.
     static BEFORE: [OnceLock<libc::sigaction>; CRASHES.len()] = [const { OnceLock::new() }; CRASHES.len()];
-
-    thread_local! {
-        /// A handler of [`BEFORE`] runs, which may end by a signal of its own.
-        static PASSED_ON: Cell<bool> = const { Cell::new(false) };
-    }
 
     pub fn print(text: &[u8]) {
         // SAFETY: the pointer and the length are of one slice. That nobody may be reading is no reason to do anything else.
@@ -216,7 +210,8 @@ mod system {
         }
     }
 
-    /// What SIGBUS at `address` was about. Returns where it was about no file.
+    /// What SIGBUS at `address` was about. Returns where it was about no file. Not part of its caller, whose stack is small.
+    #[inline(never)]
     fn cut_short(address: usize) {
         let mut name = [0; mapped::NAME];
         let mut line = Line::new("\nerror: ");
@@ -239,7 +234,7 @@ mod system {
             // Of Linux: sent by the process to itself, as abort() does; and by the CPU, which says no address.
             const SI_TKILL: libc::c_int = -6;
             const SI_KERNEL: libc::c_int = 0x80;
-            let own = (code > 0 || code == SI_TKILL && signal == libc::SIGABRT) && !PASSED_ON.get();
+            let own = code > 0 || code == SI_TKILL && signal == libc::SIGABRT;
             if own {
                 super::kernels::crashed(signal, (code != SI_KERNEL).then_some(address as u64));
             }
@@ -271,7 +266,9 @@ mod system {
             return false;
         };
         let handler = before.sa_sigaction as *const ();
-        PASSED_ON.set(true);
+        // It may end the process by abort(), and its stack, of 8 KiB, has no room for a second handler.
+        let abort = current(libc::SIGABRT);
+        set(libc::SIGABRT, libc::SIG_DFL, 0);
         // SAFETY: the system gave this action as the one in place, so it is a handler of the kind its flags say.
         unsafe {
             if before.sa_flags & libc::SA_SIGINFO != 0 {
@@ -283,7 +280,9 @@ mod system {
                 handler(signal);
             }
         }
-        PASSED_ON.set(false);
+        if let Some(abort) = abort {
+            set(libc::SIGABRT, abort.sa_sigaction, abort.sa_flags);
+        }
         // Rust's own gives up where no stack has overflowed.
         current(signal).is_some_and(|action| action.sa_sigaction != libc::SIG_DFL)
     }

@@ -23,7 +23,9 @@ fn name(signal: libc::c_int) -> &'static str {
     }
 }
 
-/// Ends the process with a message where a kernel runs on this thread; returns where none does.
+/// Ends the process with a message where a kernel runs on this thread; returns where none does. Not part of its caller, which may
+/// run on a small stack.
+#[inline(never)]
 pub fn crashed(signal: libc::c_int, address: Option<u64>) {
     let Some(running) = crash::running() else { return };
     if SAID.get() == 0 {
@@ -123,6 +125,7 @@ fn describe(running: &Running, signal: libc::c_int, address: Option<u64>, line: 
 }
 
 /// Ends the process with a message where kernels have run without checks, and the crash may be their doing.
+#[inline(never)]
 pub fn perhaps(signal: libc::c_int) {
     let Some(last) = crash::unchecked() else { return };
     super::only_one();

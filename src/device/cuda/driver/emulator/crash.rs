@@ -120,8 +120,9 @@ impl Running {
     /// What an address is near to. It follows pointers that the kernel may have damaged.
     pub fn outside(&self, address: u64) -> Outside {
         // SAFETY: the block lives (`begin`), and the thread that would change it is the one that stopped here.
-        let (state, memory) =
-            unsafe { ((&(*self.block).threads).get((*self.block).current), (*self.block).memory.as_ref()) };
+        let block = unsafe { &*self.block };
+        // SAFETY: memory outlives its blocks.
+        let (state, memory) = (block.threads.get(block.current), unsafe { block.memory.as_ref() });
         let end = state.map(|state| state.stack.start..state.stack.start + GUARD);
         if end.is_some_and(|end| end.contains(&(address as usize))) {
             return Outside::Stack;
