@@ -266,6 +266,20 @@ impl Tokenizer {
         self.save_settings(folder)
     }
 
+    /// The `tokenizer.json` of a folder, as it is or made of other forms.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn file_of(folder: &Path) -> Result<Vec<u8>> {
+        let files = Files::find(folder)?;
+        let source = files.source(None)?;
+        if let Files::Json(_) = files {
+            return Ok(source.json);
+        }
+        let tokenizer = Self::of(folder, source)?;
+        tokenizer.inner.to_string(false).map(String::into_bytes).map_err(failed)
+    }
+
     /// Brings the tokenizer of a folder, in any form, to another one, as [`Tokenizer::save_in`] writes it; a `tokenizer.json` stays
     /// as it is. Gives its notes.
     ///
