@@ -45,6 +45,8 @@ fn compiler(files: &[PathBuf]) -> cc::Build {
     FLAGS.iter().for_each(|flag| {
         build.flag(flag);
     });
+    // Running over the end of a stack touches the page that tells so, however much a function takes at once.
+    build.flag_if_supported("-fstack-clash-protection");
     if build.get_compiler().is_like_clang() {
         // A read whose place is written next is an access too: it may be of something that was never set.
         build.flag("-mllvm").flag("-tsan-instrument-read-before-write=1");

@@ -42,6 +42,7 @@ fn remedy(error: &std::io::Error) -> &'static str {
         ErrorKind::StorageFull => "; make room on that disk",
         ErrorKind::QuotaExceeded => "; make room within the quota on that disk",
         ErrorKind::NotADirectory => "; part of this path is a file where a folder is needed: move it away",
+        ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written to",
         ErrorKind::OutOfMemory => "; give the process more memory",
         _ if handles() => "; the process may have no more files open: raise `ulimit -n`",
         _ => "",

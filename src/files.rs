@@ -33,7 +33,45 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
             facts.len()
         );
     }
-    fs::read(path).map_err(|e| Error::io("read", path, e))
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    check_fetched(path, &bytes)?;
+    if is_web_page(&bytes) {
+        return Err(web_page(path));
+    }
+    Ok(bytes)
+}
+
+/// What stands in a repository for a large file until that is fetched.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Checks that a file is there itself, by its first bytes.
+///
+/// # Errors
+/// It is a pointer of Git LFS, which nothing should be read from.
+pub fn check_fetched(path: &Path, first: &[u8]) -> Result<()> {
+    if first.starts_with(POINTER) {
+        bail!(
+            "{} is a pointer of Git LFS and not the file itself; fetch that with `git lfs pull` in its repository, or download it",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether a file begins as a web page does: a download that went wrong often is one.
+pub fn is_web_page(first: &[u8]) -> bool {
+    let first = first.trim_ascii_start();
+    ["<!doctype html", "<html"]
+        .iter()
+        .any(|tag| first.get(..tag.len()).is_some_and(|b| b.eq_ignore_ascii_case(tag.as_bytes())))
+}
+
+/// Of a file that is a web page where none can be meant.
+pub fn web_page(path: &Path) -> Error {
+    Error::new(format!(
+        "{} is a web page (HTML), perhaps of a failed download; download the file again",
+        path.display()
+    ))
 }
 
 /// As [`read`], as text, without a byte order mark.
@@ -60,11 +98,15 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 /// A path as a shell takes it, for commands that are printed: in quotes where it has more than letters, digits and the usual marks.
 pub fn shell_quote(path: &Path) -> String {
     let text = path.display().to_string();
+    // A command would take it for an option.
+    if text.starts_with('-') { shell_quote_text(&format!("./{text}")) } else { shell_quote_text(&text) }
+}
+
+/// As [`shell_quote`], of a text that is no path.
+pub fn shell_quote_text(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
-        // A command would take it for an option.
-        true if text.starts_with('-') => format!("./{text}"),
-        true => text,
+        true => text.to_owned(),
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }

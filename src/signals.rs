@@ -5,6 +5,7 @@
 //! | SIGINT, SIGTERM, SIGHUP, SIGXCPU | a run stops after its step and writes a checkpoint; before it trains, it ends at once |
 //! | SIGINT again, 200 ms later or more | ends at once: a person has typed Ctrl-C twice |
 //! | SIGBUS | a mapped file was cut short: its name, exit code 2 |
+//! | SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT | a kernel of the emulator has crashed: its name, exit code 2 |
 //! | SIGXFSZ | ignored, so that writing fails with an error, which names the file |
 //! | no memory | what to do, exit code 2 |
 //!
@@ -12,6 +13,9 @@
 //!
 //! Handlers run between any two instructions. They read and write atomics, call `write`, `clock_gettime` and `_exit`, all of
 //! which POSIX allows there, and take no memory.
+
+#[cfg(emulated)]
+mod kernels;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -25,7 +29,7 @@ const FAILED: i32 = 2;
 static STOP: AtomicBool = AtomicBool::new(false);
 /// A run is under way: signals wait for its checkpoint.
 static TRAINING: AtomicBool = AtomicBool::new(false);
-/// No memory was left, and a thread is saying so.
+/// A thread is saying why the process ends.
 static ENDING: AtomicBool = AtomicBool::new(false);
 /// The folder of the run.
 static RUN: [AtomicU8; 512] = [const { AtomicU8::new(0) }; 512];
@@ -91,18 +95,27 @@ impl Line {
 
     fn print(mut self) {
         self.add(b"\n");
+        self.print_part();
+    }
+
+    /// Without the end of the line.
+    fn print_part(self) {
         system::print(&self.bytes[..self.length]);
     }
 }
 
-/// Ends the process because `bytes` of memory were refused.
-pub fn out_of_memory(bytes: usize) -> ! {
-    // One sentence, whichever threads run out together.
+/// Goes on in the first thread that comes here: one sentence, whichever of them fail together.
+fn only_one() {
     if ENDING.swap(true, Ordering::Relaxed) {
         loop {
             std::hint::spin_loop();
         }
     }
+}
+
+/// Ends the process because `bytes` of memory were refused.
+pub fn out_of_memory(bytes: usize) -> ! {
+    only_one();
     let mut line = Line::new("error: out of memory: the system refused ");
     line.add_number(bytes);
     line.add(
@@ -143,8 +156,14 @@ mod system {
     /// When the first SIGINT came, in milliseconds; 0: none did.
     static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
 
-    /// What handled SIGBUS before: Rust's own handler, which tells of overflowing stacks on some systems.
-    static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+    /// Signals of a process that has gone wrong. Without emulated kernels all but one are left to the system.
+    #[cfg(emulated)]
+    const CRASHES: [libc::c_int; 5] = [libc::SIGBUS, libc::SIGSEGV, libc::SIGFPE, libc::SIGILL, libc::SIGABRT];
+    #[cfg(not(emulated))]
+    const CRASHES: [libc::c_int; 1] = [libc::SIGBUS];
+
+    /// What handled them before: Rust's own handlers, which tell of overflowing stacks.
+    static BEFORE: [OnceLock<libc::sigaction>; CRASHES.len()] = [const { OnceLock::new() }; CRASHES.len()];
 
     pub fn print(text: &[u8]) {
         // SAFETY: the pointer and the length are of one slice. That nobody may be reading is no reason to do anything else.
@@ -180,15 +199,19 @@ mod system {
 
     pub fn install() {
         set(libc::SIGXFSZ, libc::SIG_IGN, 0);
-        if let Some(before) = current(libc::SIGBUS) {
-            let _ = BEFORE.set(before);
-            let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus;
-            // On the stack that Rust has set aside for its handler: the one in use may be what is broken.
-            set(libc::SIGBUS, handler as libc::sighandler_t, libc::SA_SIGINFO | libc::SA_ONSTACK);
+        for (signal, slot) in CRASHES.into_iter().zip(&BEFORE) {
+            let Some(before) = current(signal) else { continue };
+            let _ = slot.set(before);
+            let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_crash;
+            // On the stack that Rust has set aside for its handler, or the emulator: the one in use may be what is broken. And
+            // again while it runs, since it looks at what may be damaged.
+            let flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+            set(signal, handler as libc::sighandler_t, flags);
         }
     }
 
-    /// What SIGBUS at `address` was about. Returns where it was about no file.
+    /// What SIGBUS at `address` was about. Returns where it was about no file. Not part of its caller, whose stack is small.
+    #[inline(never)]
     fn cut_short(address: usize) {
         let mut name = [0; mapped::NAME];
         let mut line = Line::new("\nerror: ");
@@ -203,30 +226,65 @@ mod system {
         exit(FAILED)
     }
 
-    extern "C" fn on_bus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-        // SAFETY: the system gives a valid `info` to a handler with SA_SIGINFO, and SIGBUS has an address.
-        cut_short(unsafe { (*info).si_addr() }.addr());
-        // Of no file: as if this handler were not here.
-        match BEFORE.get() {
-            Some(before) if !matches!(before.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) => {
-                let handler = before.sa_sigaction as *const ();
-                // SAFETY: the system gave this action as the one in place, so it is a handler of the kind its flags say.
-                unsafe {
-                    if before.sa_flags & libc::SA_SIGINFO != 0 {
-                        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
-                            std::mem::transmute(handler);
-                        handler(signal, info, context);
-                    } else {
-                        let handler: extern "C" fn(libc::c_int) = std::mem::transmute(handler);
-                        handler(signal);
-                    }
-                }
+    extern "C" fn on_crash(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        // SAFETY: the system gives a valid `info` to a handler with SA_SIGINFO; what is no address is not used as one.
+        let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
+        #[cfg(emulated)]
+        let own = {
+            // Of Linux: sent by the process to itself, as abort() does; and by the CPU, which says no address.
+            const SI_TKILL: libc::c_int = -6;
+            const SI_KERNEL: libc::c_int = 0x80;
+            let own = code > 0 || code == SI_TKILL && signal == libc::SIGABRT;
+            if own {
+                super::kernels::crashed(signal, (code != SI_KERNEL).then_some(address as u64));
             }
-            // The access is made again when this returns, and then ends the process.
-            _ => {
-                set(signal, libc::SIG_DFL, 0);
+            own
+        };
+        if signal == libc::SIGBUS {
+            cut_short(address);
+        }
+        if pass_on(signal, info, context) {
+            return;
+        }
+        #[cfg(emulated)]
+        if own {
+            super::kernels::perhaps(signal);
+        }
+        // As if this handler were not here. An access is made again when it returns, and then ends the process; what was sent is
+        // sent again.
+        set(signal, libc::SIG_DFL, 0);
+        if code <= 0 {
+            // SAFETY: sends a signal to this thread.
+            unsafe { libc::raise(signal) };
+        }
+    }
+
+    /// Calls what handled the signal before. True where it has dealt with it: it is asked again for the next one.
+    fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
+        let slot = CRASHES.iter().position(|s| *s == signal).and_then(|i| BEFORE[i].get());
+        let Some(before) = slot.filter(|b| !matches!(b.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)) else {
+            return false;
+        };
+        let handler = before.sa_sigaction as *const ();
+        // It may end the process by abort(), and its stack, of 8 KiB, has no room for a second handler.
+        let abort = current(libc::SIGABRT);
+        set(libc::SIGABRT, libc::SIG_DFL, 0);
+        // SAFETY: the system gave this action as the one in place, so it is a handler of the kind its flags say.
+        unsafe {
+            if before.sa_flags & libc::SA_SIGINFO != 0 {
+                let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+                    std::mem::transmute(handler);
+                handler(signal, info, context);
+            } else {
+                let handler: extern "C" fn(libc::c_int) = std::mem::transmute(handler);
+                handler(signal);
             }
         }
+        if let Some(abort) = abort {
+            set(libc::SIGABRT, abort.sa_sigaction, abort.sa_flags);
+        }
+        // Rust's own gives up where no stack has overflowed.
+        current(signal).is_some_and(|action| action.sa_sigaction != libc::SIG_DFL)
     }
 
     pub fn listen() -> Result<()> {

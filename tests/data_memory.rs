@@ -62,7 +62,7 @@ fn memory_does_not_grow_with_the_text() {
             let inputs = [big.clone()];
             let division = match marked {
                 true => Division::Prefix("== ".to_owned()),
-                false => Division::Pieces { total: text_bytes(&inputs).expect("a text") },
+                false => Division::Pieces { total: text_bytes(&inputs).expect("a text"), words: false },
             };
             let mut documents = Documents::new(&inputs, division, "");
             let mut bytes = 0;

@@ -144,7 +144,6 @@ fn bert_configurations_that_are_refused() {
             ("hidden_dropout_prob", Some(json!(1.0))),
             // Rounds to 1.
             ("attention_probs_dropout_prob", Some(json!(0.999_999_999_9))),
-            ("pad_token_id", Some(Value::Null)),
             ("pad_token_id", Some(json!(30522))),
             ("pad_token_id", Some(json!(1u64 << 33))),
         ],
@@ -267,7 +266,7 @@ fn vision_transformers_that_are_refused() {
         &[
             ("model_type", Some(json!("swin"))),
             ("architectures", None),
-            ("architectures", Some(json!(["ViTModel"]))),
+            ("architectures", Some(json!(["ViTForMaskedImageModeling"]))),
             ("architectures", Some(json!(["DeiTForImageClassification"]))),
             ("architectures", Some(json!(["DeiTForImageClassificationWithTeacher"]))),
             ("hidden_act", Some(json!("quick_gelu"))),
@@ -311,7 +310,7 @@ fn vision_transformers_that_are_refused() {
             ("mlp_ratio", Some(json!(0))),
             ("mlp_ratio", Some(json!(1e300))),
             ("depth", Some(json!(0))),
-            ("num_classes", Some(json!(0))),
+            ("num_classes", Some(json!(-1))),
             ("architectures", Some(json!(["Eva"]))),
             ("img_size", Some(json!(100))),
         ],
@@ -335,7 +334,7 @@ fn vision_transformers_that_are_refused() {
             ("model_args", Some(json!([1]))),
             ("model_args", Some(json!({"init_values": 1e-5}))),
             ("global_pool", Some(json!("avg"))),
-            ("num_classes", Some(json!(0))),
+            ("num_classes", Some(json!(-1))),
             ("pretrained_cfg", Some(json!({"input_size": [3, 384, 384]}))),
         ],
     );

@@ -314,6 +314,9 @@ fn public_configs_are_read() {
     }
     // Some checkpoints have an id beyond the vocabulary; it is theirs to keep.
     assert_eq!(config_with("eos_token_id", Some(json!(60000))).unwrap().eos_token_id, Some(60000));
+    // Of several the first, and -1 for none: what other libraries and old files say.
+    assert_eq!(config_with("eos_token_id", Some(json!([7, 9]))).unwrap().eos_token_id, Some(7));
+    assert_eq!(config_with("bos_token_id", Some(json!(-1))).unwrap().bos_token_id, None);
     assert_eq!(config_with("n_positions", None).unwrap(), gpt2);
     assert_eq!(config_with("n_inner", Some(Value::Null)).unwrap(), gpt2);
     assert_eq!(config_with("n_inner", Some(json!(100))).unwrap().n_inner, Some(100));
@@ -358,9 +361,9 @@ fn config_errors_name_the_file_and_the_key() {
         ("resid_pdrop", Some(json!(1.0))),
         ("embd_pdrop", Some(json!(-0.1))),
         ("attn_pdrop", Some(Value::Null)),
-        ("bos_token_id", Some(json!(-1))),
+        ("bos_token_id", Some(json!(-2))),
         ("eos_token_id", Some(json!(0.5))),
-        ("eos_token_id", Some(json!([1, 2]))),
+        ("eos_token_id", Some(json!([1, 0.5]))),
     ];
     for (key, value) in cases {
         let shown = format!("{key} = {value:?}");

@@ -140,7 +140,7 @@ fn whatever_else_a_file_asks_for_is_refused_by_name() {
         ("subprocess", "Popen"),
         ("torch", "load"),
         ("torch", "ComplexFloatStorage"),
-        ("collections", "defaultdict"),
+        ("functools", "partial"),
         ("", ""),
     ] {
         refused(&call(module, name, &command), &[&format!("{module}.{name}"), "refused", "state_dict()"]);

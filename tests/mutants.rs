@@ -2,6 +2,10 @@
 //! result. The few that may go unnoticed are listed here with the reason.
 
 #[cfg(emulated)]
+#[path = "mutants/swaps.rs"]
+mod swaps;
+
+#[cfg(emulated)]
 mod mutants {
     use std::collections::BTreeSet;
     use vcycle::device::cuda::driver::emulator::{Options, Site};

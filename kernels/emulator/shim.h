@@ -33,7 +33,8 @@ dim3 emu_block_idx() __attribute__((const));
 dim3 emu_block_dim() __attribute__((const));
 dim3 emu_grid_dim() __attribute__((const));
 
-void* emu_shared_static(const char* key, unsigned bytes, unsigned align);
+// `element`: bytes of an element; `columns`: the last dimension.
+void* emu_shared_static(const char* name, unsigned bytes, unsigned align, unsigned element, unsigned columns);
 void* emu_shared_dynamic();
 void emu_barrier(const char* file, int line, int id, int threads);
 void emu_syncwarp(const char* file, int line, unsigned mask);
@@ -91,10 +92,23 @@ void emu_aligned(const void* address, int bytes);
 
 // ---- Shared memory --------------------------------------------------------------------------------------------------------
 
-// The address of a variable names the array: one for each instantiation of the function that it stands in.
-#define SMEM(T, name, dims)        \
-  static const char name##_key = 0; \
-  T(&name) dims = *reinterpret_cast<T(*) dims>(emu_shared_static(&name##_key, sizeof(T dims), alignof(T)))
+namespace emu {
+
+// The last dimension of an array.
+template <class T>
+constexpr unsigned columns = 1;
+template <class T, unsigned N>
+constexpr unsigned columns<T[N]> = N;
+template <class T, unsigned N, unsigned M>
+constexpr unsigned columns<T[N][M]> = columns<T[M]>;
+
+}  // namespace emu
+
+// The address of its name stands for the array: one for each instantiation of the function that it stands in.
+#define SMEM(T, name, dims)                                                                            \
+  static const char name##_name[] = #name;                                                             \
+  T(&name) dims = *reinterpret_cast<T(*) dims>(                                                         \
+      emu_shared_static(name##_name, sizeof(T dims), alignof(T), sizeof(T), emu::columns<T dims>))
 #define SMEM_DYN(T, name) T* name = reinterpret_cast<T*>(emu_shared_dynamic())
 
 // ---- Barriers, fences -----------------------------------------------------------------------------------------------------

@@ -37,13 +37,13 @@ struct Prepare {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Key of the text in a line of JSON; each line is a document [default: text]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     field: Option<String>,
     /// A line that is exactly this parts two documents, for instance '<|endoftext|>'
-    #[arg(long, value_name = "LINE", conflicts_with = "document_prefix")]
+    #[arg(long, value_name = "LINE", conflicts_with = "document_prefix", allow_hyphen_values = true)]
     separator: Option<String>,
     /// A line that begins with this begins a document; with neither, a text is cut into a hundred pieces
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
     document_prefix: Option<String>,
     /// Hold every n-th document out
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -59,7 +59,7 @@ struct Prepare {
 /// Say what a token file is, or check a folder of prepared data against its hashes
 #[derive(clap::Args)]
 struct Show {
-    /// A token file of vcycle, llm.c or nanoGPT (.bin), or a folder that `data prepare` wrote
+    /// A token file of vcycle, llm.c, nanoGPT (.bin) or NumPy (.npy), or a folder that `data prepare` wrote
     file: PathBuf,
     /// How many of the first tokens to print
     #[arg(long, value_name = "N", default_value_t = 16)]

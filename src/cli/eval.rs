@@ -5,6 +5,7 @@ use crate::data::classes::Checkpoint;
 use crate::data::prepare::open_shard;
 use crate::data::shard::{Shard, write_shard};
 use crate::data::text::read_text;
+use crate::data::tokens::is_token_file;
 use crate::error::{At, Result};
 use crate::eval::Forward;
 use crate::eval::held_out::{HeldOut, held_out};
@@ -25,8 +26,8 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// Folder with config.json, model.safetensors and, for texts, tokenizer.json
     model: PathBuf,
-    /// A text or JSON lines (.txt, .jsonl, also .gz and .zst), or a token file of vcycle, llm.c or nanoGPT (.bin, for
-    /// instance runs/data/NAME/valid.bin)
+    /// A text or JSON lines (.txt, .jsonl, also .gz and .zst), or a token file of vcycle, llm.c, nanoGPT (.bin,
+    /// for instance runs/data/NAME/valid.bin) or NumPy (.npy)
     #[arg(long, required_unless_present = "run")]
     data: Option<PathBuf>,
     /// The held-out side of a run's data instead: its configuration (.toml). Any family: the loss as in training, of
@@ -81,9 +82,9 @@ impl Args {
         let mut device = self.device.open()?;
         let Loaded { model, store, form, unused, notes } = checkpoint::load(&self.model, &mut *device)?;
         note(&self.model, &notes, &unused);
-        let classes = form.classes().map(|names| Checkpoint { names, fixed: true });
-        let data =
-            Data::open_for(&config, classes, Path::new("runs/data"), &mut |text| super::note(format_args!("{text}")))?;
+        let classes = Checkpoint { names: form.classes().unwrap_or_default(), fixed: true };
+        let mut note = |text: &str| super::note(format_args!("{text}"));
+        let data = Data::open_for(&config, Some(classes), Path::new("runs/data"), &mut note)?;
         let wanted = levels::build(&config, data.facts())?.remove(0);
         // What a batch brings: a distillation token needs the same whether a head reads it or not.
         let inputs = |model: &dyn Model| {
@@ -116,7 +117,7 @@ impl Args {
     }
 
     fn score_last_words(&self, data: &Path) -> Result<LastWords> {
-        if data.extension().is_some_and(|e| e == "bin") {
+        if is_token_file(data) {
             bail!("--last-word: {} holds tokens, not lines; give the text", data.display());
         }
         let passages = read_passages(data)?;
@@ -156,7 +157,7 @@ impl Args {
         }
         // Before the shard, so that it is dropped after it: a mapped file cannot be removed everywhere.
         let temporary;
-        let (shard, size) = if data.extension().is_some_and(|e| e == "bin") {
+        let (shard, size) = if is_token_file(data) {
             (open_shard(data, Some(vocab))?, None)
         } else {
             let text = read_text(data)?;

@@ -10,13 +10,14 @@ pub struct Args {
     /// Folder with config.json, model.safetensors and tokenizer.json
     model: PathBuf,
     /// Text to continue
-    #[arg(long)]
+    // A text may begin with a dash.
+    #[arg(long, allow_hyphen_values = true)]
     prompt: String,
     /// Tokens to add
     #[arg(long, default_value_t = 120)]
     tokens: usize,
     /// 0: always the likeliest token
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f64,
     /// Draw among the K likeliest tokens only; 0: all
     #[arg(long, default_value_t = 40, value_name = "K")]
@@ -37,6 +38,8 @@ impl Args {
         // Models are often padded to a round number of tokens, and the tokenizer has no text for the rest.
         let vocabulary = gpt.config.vocab.min(tokenizer.vocab_size());
         let sampling = Sampling { temperature: self.temperature, top_k: self.top_k, seed: self.seed, vocabulary };
+        // Before something is printed.
+        sampling.check()?;
         let prompt = tokens.clone();
         // Characters may span tokens, so what is printed is the growth of the decoded whole.
         let mut shown = String::new();
@@ -50,6 +53,10 @@ impl Args {
         };
         grow(tokenizer.decode(&tokens)?)?;
         generate(&mut *device, &mut forward, &prompt, self.tokens, sampling, |token| {
+            // A vocabulary may skip ids, and what stands for no token adds no text.
+            if !tokenizer.has(token) {
+                return Ok(());
+            }
             tokens.push(token);
             grow(tokenizer.decode(&tokens)?)
         })?;

@@ -34,7 +34,8 @@ struct Check {
     /// In which order emulated threads run; all three must give the same bits, but of variants that add in an order of chance
     #[arg(long, value_enum, default_value_t = Orders::All)]
     orders: Orders,
-    /// Check every access of emulated threads: bounds, initialisation, races
+    /// Check every access of emulated threads: bounds, initialisation, races; a report names operand, row, column and the line.
+    /// Without it, a kernel that strays from its operands may damage or crash the process
     #[arg(long)]
     shadow: bool,
     /// Sizes of real models too (minutes for each operation)

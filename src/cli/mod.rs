@@ -118,6 +118,7 @@ fn tokenizer(model: &Path) -> Result<(PathBuf, Tokenizer)> {
         );
     }
     let tokenizer = Tokenizer::load(&path)?;
+    tokenizer.notes().iter().for_each(|text| note(format_args!("note: {text}")));
     Ok((path, tokenizer))
 }
 
@@ -125,6 +126,9 @@ fn tokenizer(model: &Path) -> Result<(PathBuf, Tokenizer)> {
 fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
     let (path, tokenizer) = tokenizer(model)?;
     let tokens = tokenizer.encode(text).at(path.display())?;
+    let unknown = tokenizer.unknown();
+    let count = tokens.iter().filter(|&&id| Some(id) == unknown).count() as u64;
+    tokenizer.unknown_note(count, tokens.len() as u64).iter().for_each(|text| note(format_args!("{text}")));
     match tokens.iter().find(|&&t| t as usize >= vocab) {
         Some(id) => bail!(
             "{} gives token {id}, but the model knows {vocab} tokens; use the tokenizer it was trained with",

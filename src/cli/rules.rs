@@ -6,7 +6,7 @@ use crate::bail;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
 use crate::error::Result;
-use crate::files::{write_atomic, write_dir_atomic};
+use crate::files::write_dir_atomic;
 use crate::hub::checkpoint::{self, Form};
 use crate::hub::tensors::StoreType;
 use crate::model::Model;
@@ -152,8 +152,8 @@ pub fn save(
             match Tokenizer::of_unknown_case(source)? {
                 Some(vocab) => note_unknown_case(&vocab),
                 None => {
-                    let bytes = Tokenizer::file_of(source)?;
-                    write_atomic(&dir.join(checkpoint::TOKENIZER), |out| out.write_all(&bytes))?;
+                    let notes = Tokenizer::copy(source, dir)?;
+                    notes.iter().for_each(|text| super::note(format_args!("note: {text}")));
                 }
             }
         }

@@ -3,7 +3,7 @@ use crate::bail;
 use crate::device::cpu::Cpu;
 use crate::device::timing::Timings;
 use crate::error::Result;
-use crate::files::shell_quote;
+use crate::files::{shell_quote, shell_quote_text};
 use crate::hub::checkpoint;
 use crate::model::Family;
 use crate::report::run::sides;
@@ -90,12 +90,15 @@ impl Args {
                 let (model, report) = (dir.join("vcycle/model"), dir.join(html::FILE));
                 let measures = measures.map_or(String::new(), |measures| format!(", {measures}"));
                 say(format_args!("model: {} (held-out loss {loss:.4}{measures})", model.display()))?;
-                say(format_args!("report: {}", report.display()))?;
+                // Without room on the disk there is none, which was said.
+                if report.exists() {
+                    say(format_args!("report: {}", report.display()))?;
+                }
                 match checkpoint::load_config(&model)?.family() {
                     // Token files alone have no tokenizer, without which nothing is generated.
                     Family::Gpt(_) if model.join(checkpoint::TOKENIZER).exists() => {
                         let prompt = prompt(&dir.join("vcycle")).unwrap_or_else(|| "The".to_owned());
-                        let [model, prompt] = [model.as_path(), Path::new(&prompt)].map(shell_quote);
+                        let (model, prompt) = (shell_quote(&model), shell_quote_text(&prompt));
                         say(format_args!("try: vcycle generate {model} --prompt {prompt}"))?;
                     }
                     Family::Gpt(_) => {}

@@ -9,7 +9,7 @@ use crate::error::Result;
 /// The names of a checkpoint's classes, with which data is to be matched.
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoint<'a> {
-    /// In the order of the classes' numbers.
+    /// In the order of the classes' numbers. None, where it does not name them.
     pub names: &'a [String],
     /// The model is measured as it is. Otherwise it is trained, and its head may get other classes.
     pub fixed: bool,
@@ -41,6 +41,18 @@ pub struct Matched {
 pub fn list(names: &[impl AsRef<str>]) -> String {
     let shown: Vec<&str> = names.iter().take(8).map(AsRef::as_ref).collect();
     shown.join(", ") + if names.len() > 8 { ", ..." } else { "" }
+}
+
+/// What is to say about class numbers that none of the data has: often these are numbered from 1. `what`: an example, an image.
+pub fn gaps(present: &[bool], what: &str) -> Option<String> {
+    let missing: Vec<String> = present.iter().zip(0..).filter(|(here, _)| !*here).map(|(_, n)| n.to_string()).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "no {what} has the label {}; labels are class numbers from 0, so there are {} classes",
+            list(&missing),
+            present.len()
+        )
+    })
 }
 
 /// Whether labels are the numbers of their classes.
@@ -78,6 +90,21 @@ fn by_name(labels: &[String], names: &[String]) -> std::result::Result<Vec<usize
     if unknown.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(unknown) }
 }
 
+/// Says which order is taken where a checkpoint that is measured does not name its classes, if a person did not give it.
+fn order_taken(labels: &[String], origin: Origin) -> Option<String> {
+    let what = match origin {
+        Origin::Given(_) => return None,
+        _ if are_numbers(labels) => return None,
+        Origin::Labels => "the data's labels in alphabetical order",
+        Origin::Folders => "the data's folders or names",
+    };
+    Some(format!(
+        "the checkpoint does not name its classes; their order is taken to be that of {what}: {}; if it is another, name the \
+         classes in the configuration",
+        list(labels)
+    ))
+}
+
 /// The classes of a model for data with these labels: those of the checkpoint, if there is one and they have the same names.
 ///
 /// # Errors
@@ -88,6 +115,10 @@ pub fn matched(labels: Vec<String>, origin: Origin, checkpoint: Option<Checkpoin
         Ok(Matched { labels, names, note })
     };
     let Some(Checkpoint { names, fixed }) = checkpoint else { return own(labels, None) };
+    if names.is_empty() {
+        let note = fixed.then(|| order_taken(&labels, origin)).flatten();
+        return own(labels, note);
+    }
     let given = matches!(origin, Origin::Given(_));
     let unknown = match by_name(&labels, names) {
         Ok(numbers) => {
@@ -119,13 +150,7 @@ pub fn matched(labels: Vec<String>, origin: Origin, checkpoint: Option<Checkpoin
         return Ok(Matched { labels, names: Some(names.to_vec()), note: None });
     }
     if say_nothing(names) {
-        let note = (fixed && !given && !are_numbers(&labels)).then(|| {
-            format!(
-                "the checkpoint does not name its classes; their order is taken to be that of the labels: {}; if it is \
-                 another, name the classes in the configuration",
-                list(&labels)
-            )
-        });
+        let note = fixed.then(|| order_taken(&labels, origin)).flatten();
         return own(labels, note);
     }
     let differ = format!(

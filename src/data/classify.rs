@@ -4,7 +4,7 @@
 //! sentence [SEP] second [SEP]`, padded to the context. Of what does not fit the end is cut off, of a pair that of the
 //! longer one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -150,6 +150,14 @@ impl Classification {
             None => {
                 let (labels, matched) = labels_of(&rows, config, checkpoint).at(path.display())?;
                 notes.extend(matched.note);
+                if let (Labels::Classes(labels), None) = (&labels, &config.classes)
+                    && labels.iter().zip(0..).all(|(label, number): (_, usize)| *label == number.to_string())
+                {
+                    let found: HashSet<&str> = rows.iter().map(|row| row.label).collect();
+                    let present: Vec<bool> = labels.iter().map(|label| found.contains(&**label)).collect();
+                    let gaps = classes::gaps(&present, "example");
+                    notes.extend(gaps.map(|text| format!("{}: warning: {text}", path.display())));
+                }
                 (labels, matched.names)
             }
         };
@@ -171,6 +179,10 @@ impl Classification {
                 examples.push(Example { ids, first, label });
             }
         }
+        let tokens = || examples.iter().flat_map(|example| &example.ids);
+        let unknown = tokens().filter(|&&id| Some(id) == special.unk).count() as u64;
+        let note = tokenizer.unknown_note(unknown, tokens().count() as u64);
+        notes.extend(note.map(|text| format!("{}: {text}", path.display())));
         Ok(Classification { examples, labels, pairs, special, context, names, notes })
     }
 
@@ -195,6 +207,12 @@ impl Classification {
     /// What a person should know about the file, each in a sentence.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// How many examples have the same tokens as one of `other`.
+    pub fn shared_with(&self, other: &Classification) -> usize {
+        let theirs: HashSet<(&[u32], usize)> = other.examples.iter().map(|e| (&*e.ids, e.first)).collect();
+        self.examples.iter().filter(|e| theirs.contains(&(&*e.ids, e.first))).count()
     }
 
     /// Adds all examples, as they enter batches.
@@ -355,7 +373,7 @@ fn classes_in(rows: &[Row<'_>], checkpoint: Option<Checkpoint<'_>>) -> Result<Ve
     let found: BTreeSet<&str> = rows.iter().map(|row| row.label).collect();
     // A checkpoint may have numbers for names, as of stars from 1 to 5.
     let all = |names: &[String]| found.iter().all(|label| names.iter().any(|name| name == label));
-    let named = checkpoint.is_some_and(|checkpoint| all(checkpoint.names));
+    let named = checkpoint.is_some_and(|checkpoint| !checkpoint.names.is_empty() && all(checkpoint.names));
     let plain = |label: &&str| label.parse::<usize>().ok().filter(|number| number.to_string() == **label);
     let numbers: Option<Vec<usize>> = found.iter().map(plain).collect();
     // Whole numbers may leave one out that the file happens not to have.
@@ -364,7 +382,8 @@ fn classes_in(rows: &[Row<'_>], checkpoint: Option<Checkpoint<'_>>) -> Result<Ve
         _ => found.len(),
     };
     // What is measured may have examples of one class only.
-    let fewest = if checkpoint.is_some_and(|checkpoint| checkpoint.fixed || named) { 1 } else { 2 };
+    let known = |checkpoint: Checkpoint<'_>| !checkpoint.names.is_empty() && (checkpoint.fixed || named);
+    let fewest = if checkpoint.is_some_and(known) { 1 } else { 2 };
     if !(fewest..=MOST_CLASSES).contains(&count) {
         bail!(
             "the labels make {count} classes, not 2 to {MOST_CLASSES}; check the column, or set regression = true for numbers \

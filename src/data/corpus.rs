@@ -33,6 +33,8 @@ pub struct ShardsSpec {
     pub vocab: Option<usize>,
 }
 
+/// What is to say where something is on both sides.
+pub const SEEN: &str = "the held-out loss then says nothing of what the model has not seen";
 /// Tokens of a file that [`Corpus::name`] looks at.
 const SAMPLED: usize = 4096;
 
@@ -103,15 +105,16 @@ impl Corpus {
                 };
                 (dir.display().to_string(), corpus)
             }
-            DataSource::Shards(spec) => ("token files".to_owned(), Self::shards(spec)?),
+            DataSource::Shards(spec) => ("token files".to_owned(), Self::shards(spec, note)?),
         };
         let (train, valid) = (grouped(corpus.train.len() as u64), grouped(corpus.valid.len() as u64));
         note(&format!("using {place}: {train} training tokens, {valid} held out"));
         Ok(corpus)
     }
 
-    fn shards(spec: &ShardsSpec) -> Result<Corpus> {
+    fn shards(spec: &ShardsSpec, note: &mut dyn FnMut(&str)) -> Result<Corpus> {
         let tokenizer = spec.tokenizer.as_deref().map(Tokenizer::load).transpose().at("data.tokenizer")?;
+        tokenizer.iter().flat_map(Tokenizer::notes).for_each(|text| note(text));
         let known = tokenizer.as_ref().map(Tokenizer::vocab_size);
         if let (Some(known), Some(vocab)) = (known, spec.vocab)
             && known > vocab
@@ -121,6 +124,9 @@ impl Corpus {
         let limit = spec.vocab.or(known);
         let open = |paths: &[PathBuf], key: &str| Tokens::open(paths, limit).at(key);
         let sides = [open(&spec.train, "data.train")?, open(&spec.valid, "data.valid")?];
+        if let Some(path) = sides[0].shared_with(&sides[1]) {
+            note(&format!("data.train and data.valid both have {}; {SEEN}", path.display()));
+        }
         let untold = sides.iter().find_map(Tokens::without_vocabulary);
         let vocab_size = match (limit, untold) {
             (Some(limit), _) => limit,

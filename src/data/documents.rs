@@ -15,6 +15,8 @@ use crate::files::shell_quote;
 
 /// Pieces a text without documents is cut into before some are held out.
 const PIECES: u64 = 100;
+/// Where pieces end with words, they end anywhere after so many bytes without white space.
+const LONGEST_WORD: u64 = 64;
 /// A longer line of JSON is a mistake, and not worth the memory.
 const LONGEST_LINE: usize = 256 << 20;
 
@@ -25,8 +27,9 @@ pub enum Division {
     Prefix(String),
     /// After each line that is exactly this. The line itself belongs to no document.
     Separator(String),
-    /// About a hundred pieces that end with a line, of texts of so many bytes in all ([`text_bytes`] counts them).
-    Pieces { total: u64 },
+    /// About a hundred pieces that end with a line, of texts of so many bytes in all ([`text_bytes`] counts them). `words`: that
+    /// end with a word too, or where there is none with any character, for texts with next to no line ends.
+    Pieces { total: u64, words: bool },
 }
 
 /// What a file of texts is.
@@ -221,7 +224,7 @@ impl Documents {
             }
             let step = match &self.division {
                 _ if self.json => self.json_step()?,
-                Division::Pieces { total } => self.piece_step(*total),
+                Division::Pieces { total, words } => self.piece_step(*total, *words),
                 Division::Prefix(_) | Division::Separator(_) => self.line_step(),
             };
             let begins = self.fresh;
@@ -318,7 +321,7 @@ impl Documents {
         }
     }
 
-    fn piece_step(&mut self, total: u64) -> Step {
+    fn piece_step(&mut self, total: u64, words: bool) -> Step {
         if self.at == self.text.len() {
             return Step::More;
         }
@@ -335,8 +338,19 @@ impl Documents {
         let from = last(self.piece).saturating_sub(self.passed);
         let rest = &self.text.as_bytes()[self.at..];
         let Some(rest) = usize::try_from(from).ok().and_then(|from| rest.get(from..)) else { return whole };
-        let Some(newline) = rest.iter().position(|&b| b == b'\n') else { return whole };
-        let end = self.text.len() - rest.len() + newline + 1;
+        let begin = self.text.len() - rest.len();
+        // So far behind its share a piece ends anywhere.
+        let late = (self.passed + (begin - self.at) as u64).saturating_sub(last(self.piece));
+        let left = if words { LONGEST_WORD.saturating_sub(late) as usize } else { usize::MAX };
+        let near = &rest[..rest.len().min(left)];
+        let end = match near.iter().position(|&b| b == b'\n' || words && b.is_ascii_whitespace()) {
+            Some(found) => begin + found + 1,
+            None if !words => return whole,
+            None => match (begin.saturating_add(left)..=self.text.len()).find(|&at| self.text.is_char_boundary(at)) {
+                Some(end) => end,
+                None => return whole,
+            },
+        };
         Step::Text { range: self.at..end, ends: true }
     }
 

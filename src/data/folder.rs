@@ -118,6 +118,7 @@ fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Fac
         }
     }
     let tokenizer = source.tokenizer(&spec.tokenizer, read, false, SAMPLE_BYTES)?;
+    tokenizer.notes().iter().for_each(|text| note(text));
     tokenizer.save(&dir.join(TOKENIZER))?;
 
     note("encoding");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::foreign::{self, NPY};
 use super::shard::{HEADER, MAGIC, MAX_VOCAB, width_of};
 use crate::error::{Error, Result};
 
@@ -22,6 +23,8 @@ pub enum Format {
     LlmC,
     /// Two bytes a token and nothing else, as nanoGPT writes.
     NanoGpt,
+    /// An array of NumPy, as build-nanogpt writes.
+    Npy,
 }
 
 impl fmt::Display for Format {
@@ -31,6 +34,7 @@ impl fmt::Display for Format {
             Format::Vcycle2 => "vcycle, version 2 (with document boundaries)",
             Format::LlmC => "llm.c",
             Format::NanoGpt => "nanoGPT (no header)",
+            Format::Npy => "NumPy (.npy)",
         })
     }
 }
@@ -40,7 +44,9 @@ impl Format {
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Format::Vcycle1 | Format::Vcycle2 => "remove its folder to have the data prepared again",
-            Format::LlmC | Format::NanoGpt => "fetch or write the file again, or check that it is one of tokens",
+            Format::LlmC | Format::NanoGpt | Format::Npy => {
+                "fetch or write the file again, or check that it is one of tokens"
+            }
         }
     }
 }
@@ -140,7 +146,7 @@ impl Layout {
         Ok(Layout { format, offset: HEADER, width, tokens, vocab_size, starts, continues })
     }
 
-    /// Of a file of any kind. What has no header that we know is taken for nanoGPT's.
+    /// Of a file of any kind. What has no header that we know is taken for nanoGPT's, unless it is plainly something else.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -174,6 +180,11 @@ impl Layout {
             let tokens = count as usize;
             return Ok(Self::foreign(Format::LlmC, LLM_C_HEADER, *width, tokens));
         }
+        if file.starts_with(NPY) {
+            let (offset, width, tokens) = foreign::npy(file)?;
+            return Ok(Self::foreign(Format::Npy, offset, width, tokens));
+        }
+        foreign::check_headerless(file)?;
         if !file.len().is_multiple_of(2) {
             let size = file.len();
             return Err(damaged(

@@ -26,7 +26,9 @@ impl Row<'_> {
 
 /// The lines of a file that are not empty and have a label, and what a person should know about them.
 pub(super) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<(Vec<Row<'t>>, Vec<String>)> {
-    let lines = text.split('\n');
+    // Some programs of old Macs, and some that follow them, end lines with a carriage return alone.
+    let end = if text.contains('\n') { '\n' } else { '\r' };
+    let lines = text.split(end);
     let mut lines =
         lines.map(|line| line.strip_suffix('\r').unwrap_or(line)).zip(1..).filter(|(line, _)| !line.is_empty());
     let columns = [Some(&config.sentence), config.second.as_ref(), Some(&config.label)];
@@ -95,6 +97,15 @@ pub(super) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<(Vec<Ro
     rows.sort_by_key(|row| row.line);
     if rows.is_empty() {
         bail!("has no example; give a file with one on each line, with its label");
+    }
+    let textless = |row: &&Row<'_>| row.first.is_empty() || row.second.is_some_and(str::is_empty);
+    if let Some(first) = rows.iter().find(textless) {
+        notes.push(format!(
+            "warning: {} of {} examples have an empty text; the first is in line {}",
+            rows.iter().filter(textless).count(),
+            rows.len(),
+            first.line
+        ));
     }
     if !has_header && config.header.is_none() {
         notes.extend(looks_like_header(&rows));

@@ -14,6 +14,7 @@ use memmap2::Mmap;
 
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::files::check_fetched;
 
 /// A file, mapped read-only.
 #[derive(Debug)]
@@ -71,6 +72,7 @@ impl Mapped {
         // which leaves the mapped one alone. Every access is bounds-checked against the map, and any byte is a valid u8. Another
         // program may write to the file, as to any mapped file: `check_unchanged` tells of that, and SIGBUS of a file cut short.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+        check_fetched(path, &map)?;
         let place = register(&map, path);
         Ok(Mapped { map, path: path.to_owned(), opened, place })
     }

@@ -2,7 +2,7 @@
 //!
 //! [`reader`] streams a file's text and [`documents`] divides it, [`text`] holds part of it out, [`tokenizer`] and
 //! [`encoder`] turn text into tokens (`vocab_files` knows older forms of tokenizers), [`shard`] keeps the tokens in a
-//! memory-mapped file ([`shard_writer`] writes it, [`formats`] knows those of others). [`prepare`] does all this once for a
+//! memory-mapped file ([`shard_writer`] writes it, [`formats`] knows those of others, and `foreign` what is none). [`prepare`] does all this once for a
 //! configuration's text and caches the result, [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of
 //! many shards, [`corpus`] has both sides of what a run reads, and [`sampler`] cuts training and validation batches out of
 //! it. [`masking`] makes the batches of masked models, of rows that [`windows`] cuts; [`vocabulary`] knows their special
@@ -19,6 +19,7 @@ pub mod encoder;
 mod encodings;
 pub mod fingerprint;
 pub mod folder;
+mod foreign;
 pub mod formats;
 mod gzip;
 pub mod images;

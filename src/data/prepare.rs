@@ -22,7 +22,7 @@ use crate::files::{self, write_atomic, write_dir_atomic};
 const FORMAT: u32 = 1;
 /// Of texts with a byte order mark and of tokenizers that were not trained here, which earlier versions read otherwise: what
 /// these left in the cache is not used.
-const READING: u32 = 2;
+const READING: u32 = 3;
 /// The byte order mark in UTF-8.
 const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 const TRAIN: &str = "train.bin";
@@ -135,6 +135,7 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
         if trained { format!(" on {:.1} MB", train_bytes as f64 / 1e6) } else { String::new() },
     ));
     let tokenizer = source.tokenizer(&spec.tokenizer, read, joined, u64::MAX)?;
+    tokenizer.notes().iter().for_each(|text| note(text));
     tokenizer.save(&dir.join(TOKENIZER))?;
 
     note(&format!("encoding {:.1} MB", (train_bytes + valid_bytes) as f64 / 1e6));
@@ -232,16 +233,16 @@ fn folder_name(spec: &DataSpec) -> Result<String> {
     print.add_file(&spec.text)?;
     // The content, and else the name, decides how the bytes are read.
     let json = is_json_lines(&spec.text);
-    let compression = match Compression::of(&spec.text) {
+    let mut begin = [0; 4];
+    let read = fs::File::open(&spec.text).and_then(|mut file| file.read(&mut begin)).unwrap_or_default();
+    let compression = match Compression::of(&spec.text, &begin[..read]) {
         Compression::None => 0,
         Compression::Zstd => 1,
         Compression::Gzip => 2,
     };
     print.add(&[compression | u8::from(json) << 2]);
     print.add(spec.tokenizer.as_bytes());
-    let mut begin = [0; 3];
-    let marked = fs::File::open(&spec.text).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == MARK;
-    if marked || spec_file(&spec.tokenizer).is_some() {
+    if begin[..read].starts_with(&MARK) || spec_file(&spec.tokenizer).is_some() {
         print.add(&READING.to_le_bytes());
     }
     for path in spec_files(&spec.tokenizer).at("tokenizer")? {

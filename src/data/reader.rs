@@ -12,6 +12,7 @@ use super::encodings;
 use super::gzip::Gzip;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Bytes read at a time; few where inputs are made up to break this, so that a part may end anywhere.
 const CHUNK: usize = if cfg!(fuzzing) { 128 } else { 256 << 10 };
@@ -21,7 +22,7 @@ const CHUNK: usize = if cfg!(fuzzing) { 128 } else { 256 << 10 };
 const LARGEST_RATIO: u64 = 200;
 const SMALL_TEXT: u64 = 64 << 20;
 
-/// How the bytes of a file become text, by its name.
+/// How the bytes of a file are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     None,
@@ -30,22 +31,30 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// By the extension: `.zst`, `.gz`, or another.
-    pub fn of(path: &Path) -> Self {
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("zst") => Compression::Zstd,
-            Some("gz") => Compression::Gzip,
+    /// By the first bytes, none of which a text or an image file has. Zstandard has other ways to begin, so there the name counts;
+    /// a file that is only called `.gz` was decompressed on its way, as browsers do.
+    pub fn of(path: &Path, first: &[u8]) -> Self {
+        let named = |name: &str| path.extension().is_some_and(|extension| extension == name);
+        match first {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+            _ if named("zst") => Compression::Zstd,
+            [] | [_] if named("gz") => Compression::Gzip,
             _ => Compression::None,
         }
     }
 
-    /// By the first bytes, none of which text has, and else by the name.
-    fn of_text(path: &Path, first: &[u8]) -> Self {
-        match first {
-            [0x1f, 0x8b, ..] => Compression::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
-            _ => Compression::of(path),
+    /// As [`Compression::of`].
+    ///
+    /// # Errors
+    /// The file stands for another one, or is what a failed download leaves.
+    fn checked(path: &Path, first: &[u8]) -> Result<Self> {
+        files::check_fetched(path, first)?;
+        let compressed = path.extension().is_some_and(|extension| extension == "gz" || extension == "zst");
+        if compressed && files::is_web_page(first) {
+            return Err(files::web_page(path));
         }
+        Ok(Self::of(path, first))
     }
 }
 
@@ -101,7 +110,7 @@ impl TextReader {
         if first.is_empty() {
             bail!("{}: the file is empty; give a file with text in it", path.display());
         }
-        let compression = Compression::of_text(path, first);
+        let compression = Compression::checked(path, first)?;
         let (bytes, most) = Bytes::open(compression, path, file)?;
         Ok(Self::new(path, bytes, most))
     }
@@ -199,7 +208,7 @@ impl TextReader {
     }
 }
 
-/// A file's bytes, decompressed by its name as text is: for formats that are none.
+/// A file's bytes, decompressed as text is: for formats that are none.
 pub(super) struct ByteReader {
     path: PathBuf,
     bytes: Bytes,
@@ -211,7 +220,10 @@ impl ByteReader {
     /// # Errors
     /// When the file is missing, unreadable or not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let (bytes, most) = Bytes::open(Compression::of(path), path, open_file(path)?)?;
+        let mut file = open_file(path)?;
+        let first = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
+        let compression = Compression::checked(path, first)?;
+        let (bytes, most) = Bytes::open(compression, path, file)?;
         Ok(ByteReader { path: path.to_owned(), bytes, offset: 0, most })
     }
 

@@ -15,7 +15,7 @@
 //! | 64..     | the tokens, `u16` or `u32`; a file of version 1 ends with the last one   |
 //! | 8 x n .. | version 2: after zeros, a `u64` position for each document, ascending    |
 //!
-//! llm.c's and nanoGPT's files are read as well ([`Format`]); their vocabulary comes from elsewhere.
+//! llm.c's, nanoGPT's and NumPy's files are read as well ([`Format`]); their vocabulary comes from elsewhere.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -78,6 +78,9 @@ impl Shard {
     pub fn open_any(path: &Path, vocab_size: Option<usize>) -> Result<Shard> {
         let map = Mapped::open(path, "a token shard")?;
         let layout = Layout::any(&map).at(path.display())?;
+        if layout.format == Format::NanoGpt && path.extension().is_some_and(|extension| extension == "npy") {
+            bail!("{}: not a .npy file, as its name says; {}", path.display(), Format::Npy.remedy());
+        }
         let widest = if layout.width == 2 { NARROW as usize } else { MAX_VOCAB as usize };
         let told = layout.vocab_size;
         if let (Some(told), Some(limit)) = (told, vocab_size)
@@ -263,7 +266,7 @@ impl Shard {
             self.vocab_size,
             match self.layout.format {
                 Format::Vcycle1 | Format::Vcycle2 => self.layout.format.remedy(),
-                Format::LlmC | Format::NanoGpt =>
+                Format::LlmC | Format::NanoGpt | Format::Npy =>
                     "set data.vocab, or data.tokenizer, to those the file was made with, or fetch it again",
             }
         ))

@@ -1,5 +1,7 @@
 //! Texts and their two sides: what is trained on and what is held out.
 
+use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,8 @@ use crate::memory;
 
 /// The key of a JSON line's text, where none is given.
 pub const FIELD: &str = "text";
+/// A text of so many bytes is cut between words where lines are too long to hold any out; shorter ones are a mistake.
+const FEWEST_FOR_WORDS: u64 = 1 << 14;
 /// Between two notes on how far the encoder is.
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -33,12 +37,12 @@ pub struct HeldOut {
 /// What [`TextReader`] and [`Documents`] refuse.
 pub fn read_text(path: &Path) -> Result<String> {
     // Asked for at once, so that a file beyond all memory is refused in a sentence.
-    let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
+    let size = fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
     let mut text =
         String::from_utf8(memory::with_capacity(usize::try_from(size).unwrap_or(usize::MAX)).at(path.display())?)
             .unwrap_or_default();
     if check_form(path)? {
-        let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0 }, FIELD);
+        let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0, words: false }, FIELD);
         while let Some(part) = documents.next_part()? {
             if !text.is_empty() {
                 text.push('\n');
@@ -144,7 +148,7 @@ impl TextSource {
         if document % every == every - 1 { VALID } else { TRAIN }
     }
 
-    /// Reads all of it, once or, when it is cut into pieces, twice.
+    /// Reads all of it, once or, when it is cut into pieces, twice or three times.
     ///
     /// # Errors
     /// What [`Documents`] refuses; settings that fit no text, or not this one; a side without text.
@@ -152,15 +156,25 @@ impl TextSource {
         self.check()?;
         let plain = self.inputs.iter().any(|path| !is_json_lines(path));
         let total = if plain && self.marks == Marks::None { text_bytes(&self.inputs)? } else { 0 };
-        let division = self.division(total);
-        let mut documents = self.documents(&division);
+        let mut division = self.division(total);
+        let mut survey = self.survey_of(&division)?;
+        // A book in one line is no reason to refuse it.
+        if !survey.filled[VALID] && total >= FEWEST_FOR_WORDS {
+            division = Division::Pieces { total, words: true };
+            survey = self.survey_of(&division)?;
+        }
+        self.check_survey(&survey).at(self.name())?;
+        Ok((division, survey))
+    }
+
+    fn survey_of(&self, division: &Division) -> Result<Survey> {
+        let mut documents = self.documents(division);
         let mut survey = Survey::default();
         while let Some(part) = documents.next_part()? {
             survey.add(part.text, self.side(part.document));
         }
         (survey.documents, survey.marks) = (documents.count(), documents.marks());
-        self.check_survey(&survey).at(self.name())?;
-        Ok((division, survey))
+        Ok(survey)
     }
 
     fn documents(&self, division: &Division) -> Documents {
@@ -171,7 +185,7 @@ impl TextSource {
         match &self.marks {
             Marks::Prefix(prefix) => Division::Prefix(prefix.clone()),
             Marks::Separator(line) => Division::Separator(line.clone()),
-            Marks::None => Division::Pieces { total },
+            Marks::None => Division::Pieces { total, words: false },
         }
     }
 
@@ -191,6 +205,12 @@ impl TextSource {
                 "{key} is {}: that leaves nothing to train on; set it to 2 or more (10 holds out a tenth)",
                 self.every
             );
+        }
+        // Patterns of a shell overlap easily, and what is held out would be trained on as well.
+        let mut seen = HashSet::new();
+        let again = |path: &&PathBuf| fs::canonicalize(path).is_ok_and(|place| !seen.insert(place));
+        if let Some(path) = self.inputs.iter().find(again) {
+            bail!("{} is given twice; name every input once", path.display());
         }
         let (mark, key) = match &self.marks {
             Marks::Prefix(mark) => (mark, prefix),
@@ -292,6 +312,14 @@ impl TextSource {
         let mut documents = self.documents(division);
         let mut encoders = [Encoder::new(tokenizer), Encoder::new(tokenizer)];
         let (mut done, mut noted) = (0, Instant::now());
+        let unknown = tokenizer.unknown();
+        // Of all tokens, those that are unknown.
+        let mut counts = [0u64; 2];
+        let mut sink = |ids: &[u32], begins: bool, side: usize| {
+            counts[0] += ids.len() as u64;
+            counts[1] += ids.iter().filter(|&&id| Some(id) == unknown).count() as u64;
+            sink(ids, begins, side)
+        };
         while let Some(part) = documents.next_part()? {
             let side = self.side(part.document);
             let mut to_side = |ids: &[u32], begins: bool| sink(ids, begins, side);
@@ -309,6 +337,7 @@ impl TextSource {
         for (side, encoder) in encoders.iter_mut().enumerate() {
             encoder.finish(&mut |ids, begins| sink(ids, begins, side))?;
         }
+        tokenizer.unknown_note(counts[1], counts[0]).iter().for_each(|text| note(text));
         Ok(())
     }
 }

@@ -8,10 +8,11 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::BpeTrainer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+use super::added_tokens::SETTINGS;
 use super::encoder::{Cut, Encoder, PIECE_BYTES, TRAINING_CUT, pieces};
 use super::fingerprint::Fingerprint;
 use super::untrusted::{self, guarded};
-use super::vocab_files::Files;
+use super::vocab_files::{Files, Source, TOKENIZER};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::files;
@@ -33,6 +34,9 @@ pub struct Tokenizer {
     pub(super) inner: tokenizers::Tokenizer,
     vocab_size: usize,
     cut: Cut,
+    notes: Vec<String>,
+    /// What a `tokenizer_config.json` beside it should say.
+    kept: Map<String, Value>,
 }
 
 impl Tokenizer {
@@ -100,22 +104,31 @@ impl Tokenizer {
         Ok(Files::find(folder)?.of_unknown_case()?.map(Path::to_path_buf))
     }
 
-    /// The `tokenizer.json` of a folder, as it is or made of other forms.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::load`].
-    pub fn file_of(folder: &Path) -> Result<Vec<u8>> {
-        let files = Files::find(folder)?;
-        let bytes = files.json(None)?;
-        if let Files::Json(_) = files {
-            return Ok(bytes);
-        }
-        let tokenizer = Self::from_json(&bytes).at(folder.display())?;
-        tokenizer.inner.to_string(false).map(String::into_bytes).map_err(failed)
+    fn load_as(path: &Path, lower: Option<bool>) -> Result<Tokenizer> {
+        Self::of(path, Files::find(path)?.source(lower)?)
     }
 
-    fn load_as(path: &Path, lower: Option<bool>) -> Result<Tokenizer> {
-        Self::from_json(&Files::find(path)?.json(lower)?).at(path.display())
+    fn of(path: &Path, Source { json, notes, kept }: Source) -> Result<Tokenizer> {
+        let mut tokenizer = Self::from_json(&json).at(path.display())?;
+        let own = tokenizer.notes.drain(..).map(|note| format!("{}: {note}", path.display()));
+        tokenizer.notes = notes.into_iter().chain(own.collect::<Vec<_>>()).collect();
+        tokenizer.kept = kept;
+        Ok(tokenizer)
+    }
+
+    pub(super) fn kept(&self) -> &Map<String, Value> {
+        &self.kept
+    }
+
+    /// What a person should know about it, each in a sentence.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The same with other contents.
+    pub(super) fn replaced(&self, json: &Value) -> Result<Tokenizer> {
+        let tokenizer = Self::from_json(json.to_string().as_bytes())?;
+        Ok(Tokenizer { notes: self.notes.clone(), kept: self.kept.clone(), ..tokenizer })
     }
 
     pub(super) fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
@@ -123,8 +136,17 @@ impl Tokenizer {
             Error::new(format!("not a usable tokenizer.json: {e}; save it again from the tokenizers library"))
         };
         let bytes = files::without_mark(bytes);
-        let json = serde_json::from_slice(bytes).map_err(|e| unusable(&e))?;
+        let mut json: Value = serde_json::from_slice(bytes).map_err(|e| unusable(&e))?;
         untrusted::check(&json)?;
+        let (mut notes, mut without) = (Vec::new(), Vec::new());
+        if let Some(rate) = json["model"]["dropout"].as_f64().filter(|&rate| rate != 0.0) {
+            notes.push(format!(
+                "it passes over merges at random (dropout {rate}), which is switched off: a text always gives the same tokens"
+            ));
+            json["model"]["dropout"] = Value::Null;
+            without = json.to_string().into_bytes();
+        }
+        let bytes = if without.is_empty() { bytes } else { &without };
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|e| unusable(&e))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(failed)?;
@@ -135,7 +157,7 @@ impl Tokenizer {
             bail!("the tokenizer has no tokens; give one that was trained");
         };
         let vocab_size = untrusted::check_ids(largest, vocab.len())?;
-        let mut tokenizer = Tokenizer { inner, vocab_size, cut: Cut::Rarely };
+        let mut tokenizer = Tokenizer { inner, vocab_size, cut: Cut::Rarely, notes, kept: Map::new() };
         tokenizer.cut = tokenizer.find_cut()?;
         Ok(tokenizer)
     }
@@ -201,6 +223,11 @@ impl Tokenizer {
         self.cut
     }
 
+    /// Whether an id is that of a token.
+    pub fn has(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some()
+    }
+
     /// The text of `ids`. Bytes that are not UTF-8, as when `ids` cut a character in two, become U+FFFD.
     ///
     /// # Errors
@@ -228,6 +255,53 @@ impl Tokenizer {
             print.add(token.as_bytes());
         }
         print.hex()
+    }
+
+    /// Writes `tokenizer.json` into the folder of a model, and a `tokenizer_config.json` by which `transformers` takes it as it is: on
+    /// its own, a class of the model's family would bring its own rules and tokens to it.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_in(&self, folder: &Path) -> Result<()> {
+        self.save(&folder.join(TOKENIZER))?;
+        self.save_settings(folder)
+    }
+
+    /// The `tokenizer.json` of a folder, as it is or made of other forms.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn file_of(folder: &Path) -> Result<Vec<u8>> {
+        let files = Files::find(folder)?;
+        let source = files.source(None)?;
+        if let Files::Json(_) = files {
+            return Ok(source.json);
+        }
+        let tokenizer = Self::of(folder, source)?;
+        tokenizer.inner.to_string(false).map(String::into_bytes).map_err(failed)
+    }
+
+    /// Brings the tokenizer of a folder, in any form, to another one, as [`Tokenizer::save_in`] writes it; a `tokenizer.json` stays
+    /// as it is. Gives its notes.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`] and [`Tokenizer::save_in`].
+    pub fn copy(from: &Path, to: &Path) -> Result<Vec<String>> {
+        let files = Files::find(from)?;
+        let source = files.source(None)?;
+        let json = source.json.clone();
+        let tokenizer = Self::of(from, source)?;
+        match files {
+            Files::Json(_) => files::write_atomic(&to.join(TOKENIZER), |out| out.write_all(&json))?,
+            Files::BytePairs { .. } | Files::WordPieces { .. } => tokenizer.save(&to.join(TOKENIZER))?,
+        }
+        tokenizer.save_settings(to)?;
+        Ok(tokenizer.notes)
+    }
+
+    fn save_settings(&self, folder: &Path) -> Result<()> {
+        let settings = Value::Object(self.settings());
+        files::write_atomic(&folder.join(SETTINGS), |out| out.write_all(format!("{settings:#}\n").as_bytes()))
     }
 
     /// Writes `tokenizer.json` to `path`, whole or not at all.

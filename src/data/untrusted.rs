@@ -19,6 +19,8 @@ use std::thread;
 const MOST_GROWTH: usize = 256;
 /// The most that the counts of a pattern, as 3 in `\d{1,3}`, may multiply to.
 const MOST_REPEATS: usize = 10_000;
+/// Bytes of an added token, for which the library's work grows with the square. Published ones have a hundred at most.
+const MOST_ADDED: usize = 4096;
 /// Ids without a token that are fine in any vocabulary.
 const FREE_GAPS: usize = 1 << 16;
 
@@ -59,6 +61,13 @@ pub(super) fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T>
 
 /// Refuses replacements and patterns whose work has no bounds.
 pub(super) fn check(json: &Value) -> Result<()> {
+    let added = json["added_tokens"].as_array().map_or(&[][..], Vec::as_slice);
+    let length = |token: &Value| token["content"].as_str().map_or(0, str::len);
+    if let Some(longest) = added.iter().map(length).max().filter(|&longest| longest > MOST_ADDED) {
+        bail!(
+            "added_tokens: a token of {longest} bytes, and more than {MOST_ADDED} take the library for ever; remove it"
+        );
+    }
     for part in ["normalizer", "pre_tokenizer", "decoder"] {
         let mut growth = 1usize;
         walk(&json[part], &mut |object| {

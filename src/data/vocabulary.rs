@@ -1,8 +1,10 @@
 //! What the ids of a tokenizer stand for: special tokens, begins of words, and what continues them.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokenizers::models::ModelWrapper;
 
+use super::added_tokens::{KEYS, content};
+use super::prepare::grouped;
 use super::tokenizer::{Tokenizer, failed};
 use crate::bail;
 use crate::error::{Error, Result};
@@ -16,6 +18,8 @@ const FORMS: [(&str, &[&str]); 5] = [
     ("[SEP]", &["[SEP]", "<sep>", "</s>"]),
     ("[MASK]", &["[MASK]", "<mask>"]),
 ];
+/// What ends a text of GPT-2.
+pub(super) const END_OF_TEXT: &str = "<|endoftext|>";
 /// Which of them not every model needs: byte-level tokenizers know every text.
 const UNKNOWN: &str = "[UNK]";
 /// How pieces begin that begin a word, besides white space: GPT-2's forms of space, line feed, tab and carriage return.
@@ -93,6 +97,28 @@ impl Tokenizer {
         }
     }
 
+    /// The token of text that the tokenizer does not know, if it has one.
+    pub fn unknown(&self) -> Option<u32> {
+        FORMS
+            .iter()
+            .filter(|(name, _)| *name == UNKNOWN)
+            .flat_map(|(_, forms)| *forms)
+            .find_map(|f| self.inner.token_to_id(f))
+    }
+
+    /// What is to say when so many of all tokens are the unknown one.
+    pub fn unknown_note(&self, unknown: u64, all: u64) -> Option<String> {
+        let share = 100.0 * unknown as f64 / all.max(1) as f64;
+        (unknown > 0).then(|| {
+            format!(
+                "{}{} of {} tokens ({share:.2} %) stand for text that the tokenizer does not know; is it the right one?",
+                if share < 1.0 { "" } else { "warning: " },
+                grouped(unknown),
+                grouped(all)
+            )
+        })
+    }
+
     /// The same tokenizer with all special tokens of a masked model: those that are missing get the ids after the last.
     /// What it reads and writes for others then has `[CLS]` and `[SEP]` around a text.
     ///
@@ -118,10 +144,41 @@ impl Tokenizer {
                 "normalized": false, "special": true})
         });
         file["added_tokens"] = added.collect();
-        let extended = Self::from_json(file.to_string().as_bytes())?;
+        let extended = self.replaced(&file)?;
         let special = extended.special_tokens()?;
         file["post_processor"] = around_texts(special);
-        Self::from_json(file.to_string().as_bytes())
+        self.replaced(&file)
+    }
+
+    /// The `tokenizer_config.json` of a model that is written with this tokenizer.
+    pub(super) fn settings(&self) -> Map<String, Value> {
+        let mut all = Map::new();
+        let mut put = |key: &str, value: Value| drop(all.insert(key.to_owned(), value));
+        put("tokenizer_class", "PreTrainedTokenizerFast".into());
+        put("clean_up_tokenization_spaces", false.into());
+        // transformers 4 takes it to be false where it is not said.
+        let before = serde_json::to_value(self.inner.get_pre_tokenizer()).unwrap_or_default();
+        if let Some(prefix) = before["add_prefix_space"].as_bool() {
+            put("add_prefix_space", prefix.into());
+        }
+        if self.special_tokens().is_ok() {
+            let keys = ["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"];
+            for (key, (_, forms)) in keys.into_iter().zip(FORMS) {
+                if let Some(form) = forms.iter().find(|form| self.inner.token_to_id(form).is_some()) {
+                    put(key, (*form).into());
+                }
+            }
+        } else if self.inner.token_to_id(END_OF_TEXT).is_some() {
+            ["bos_token", "eos_token", "unk_token"].into_iter().for_each(|key| put(key, END_OF_TEXT.into()));
+        }
+        // A special token that the vocabulary does not have would be added to it.
+        let has = |key: &str, value: &Value| {
+            !KEYS.contains(&key) || content(value).is_some_and(|text| self.inner.token_to_id(text).is_some())
+        };
+        for (key, value) in self.kept().iter().filter(|(key, value)| has(key, value)) {
+            put(key, value.clone());
+        }
+        all
     }
 
     /// What each id below [`Tokenizer::vocab_size`] is.

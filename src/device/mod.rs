@@ -37,6 +37,11 @@ pub struct Ticket(pub u32);
 pub trait Device {
     fn name(&self) -> &'static str;
 
+    /// Its name, and what tells it from others of that name, for messages.
+    fn label(&self) -> String {
+        self.name().into()
+    }
+
     /// The type in which this device keeps parameters, and computes if not told otherwise.
     fn float(&self) -> DType;
 

@@ -18,6 +18,17 @@ pub struct Sampling {
     pub vocabulary: usize,
 }
 
+impl Sampling {
+    /// # Errors
+    /// A temperature that is negative or not finite.
+    pub fn check(&self) -> Result<()> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            bail!("a temperature of {} is not possible; use 0 or more", self.temperature);
+        }
+        Ok(())
+    }
+}
+
 /// Sequences are padded to multiples of this, so that few lengths are planned.
 const STEP: usize = 64;
 
@@ -36,9 +47,7 @@ pub fn generate(
     if prompt.is_empty() {
         bail!("the prompt is empty; give at least one token of text");
     }
-    if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
-        bail!("a temperature of {} is not possible; use 0 or more", sampling.temperature);
-    }
+    sampling.check()?;
     if sampling.vocabulary == 0 {
         bail!("a vocabulary of 0 leaves no token to draw; use the tokenizer's size");
     }

@@ -39,7 +39,7 @@ impl LastWords {
 pub fn read_passages(path: &Path) -> Result<Vec<String>> {
     let mut passages = Vec::new();
     if is_json_lines(path) {
-        let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0 }, FIELD);
+        let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0, words: false }, FIELD);
         while let Some(part) = documents.next_part()? {
             passages.push(part.text.to_owned());
         }

@@ -58,7 +58,8 @@ pub fn from_json(value: &Value) -> Result<BertConfig> {
         init_std: number(map, "initializer_range", 0.02)?,
         dropout_hidden: probability("hidden_dropout_prob")?,
         dropout_attention: probability("attention_probs_dropout_prob")?,
-        pad: match u32::try_from(or("pad_token_id", 0)?) {
+        // Null and -1, as for no padding token: padding is masked, whatever stands there.
+        pad: match u32::try_from(if no_token(map.get("pad_token_id")) { 0 } else { or("pad_token_id", 0)? }) {
             Ok(id) => id,
             Err(_) => bail!("pad_token_id is {}; give the id of a token", map["pad_token_id"]),
         },
@@ -71,6 +72,10 @@ pub fn from_json(value: &Value) -> Result<BertConfig> {
     };
     check(&config)?;
     Ok(config)
+}
+
+fn no_token(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| value.is_null() || value.as_i64() == Some(-1))
 }
 
 fn head(map: &Map<String, Value>) -> Result<BertHead> {
@@ -96,7 +101,7 @@ fn head(map: &Map<String, Value>) -> Result<BertHead> {
 
 /// Refuses the values under which the model would compute something else than this crate does.
 fn refuse_other_functions(map: &Map<String, Value>, head: BertHead) -> Result<()> {
-    keys::only(map, "hidden_act", &[json!("gelu")])?;
+    keys::only(map, "hidden_act", &keys::gelu())?;
     keys::only(map, "position_embedding_type", &[json!("absolute")])?;
     keys::only(map, "is_decoder", &[json!(false)])?;
     keys::only(map, "add_cross_attention", &[json!(false)])?;

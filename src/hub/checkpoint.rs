@@ -229,11 +229,13 @@ struct Read {
 
 fn notes(weights: &folder::Weights) -> Vec<String> {
     let (wrappers, path) = (weights.wrappers.join(" and "), weights.path.display());
+    let mut notes = weights.notes.clone();
     match weights.wrappers.len() {
-        0 => Vec::new(),
-        1 => vec![format!("{path}: {wrappers} was taken out of the tensors' names")],
-        _ => vec![format!("{path}: {wrappers} were taken out of the tensors' names")],
+        0 => {}
+        1 => notes.push(format!("{path}: {wrappers} was taken out of the tensors' names")),
+        _ => notes.push(format!("{path}: {wrappers} were taken out of the tensors' names")),
     }
+    notes
 }
 
 fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<Read> {

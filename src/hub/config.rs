@@ -36,6 +36,13 @@ pub fn read(path: &Path) -> Result<Config> {
 /// # Errors
 /// As [`read`].
 pub fn read_named(path: &Path) -> Result<(Config, Option<Vec<String>>)> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if !path.exists() && folder.join("snapshots").is_dir() {
+        bail!(
+            "{}: this folder of the Hugging Face cache has the model in a folder of its snapshots; give that one",
+            folder.display()
+        );
+    }
     let value = keys::read(path, MODEL)?;
     let config = from_json(&value).at(path.display())?;
     let count = match &config {

@@ -10,8 +10,8 @@ use crate::error::{At, Result};
 
 const MODEL: &str = "a GPT-2 model";
 
-/// The activation functions that mean the tanh approximation of GELU.
-const ACTIVATIONS: [&str; 2] = ["gelu_new", "gelu_pytorch_tanh"];
+/// What `transformers` calls the tanh approximation of GELU: five ways to compute the same function.
+const ACTIVATIONS: [&str; 5] = ["gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"];
 
 /// The sizes and rates of a GPT-2 model, under the names that `transformers` gives them.
 ///
@@ -187,7 +187,7 @@ fn refuse_other_functions(map: &Map<String, Value>) -> Result<()> {
         Some(Value::String(name)) if ACTIVATIONS.contains(&name.as_str()) => {}
         Some(other) => bail!(
             "activation_function is {other}, and only {} are implemented; give a checkpoint that uses one of them",
-            ACTIVATIONS.join(" and ")
+            ACTIVATIONS.join(", ")
         ),
         None => {}
     }
@@ -206,10 +206,15 @@ fn refuse_other_functions(map: &Map<String, Value>) -> Result<()> {
     keys::not_pruned(map)
 }
 
-/// Absent and null are the same: no such token.
+/// Absent, null and -1 are the same: no such token. Of several, any of which ends a text, the first one.
 fn token(map: &Map<String, Value>, key: &str) -> Result<Option<u64>> {
-    match map.get(key) {
+    let value = match map.get(key) {
+        Some(Value::Array(several)) if several.iter().all(Value::is_u64) => several.first(),
+        value => value,
+    };
+    match value {
         None | Some(Value::Null) => Ok(None),
+        Some(value) if value.as_i64() == Some(-1) => Ok(None),
         Some(value) => match value.as_u64() {
             Some(id) => Ok(Some(id)),
             None => bail!("{key} is {value}; give a whole number that is not negative, or null"),

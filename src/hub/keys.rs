@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::bail;
 use crate::error::{At, Error, Result};
@@ -69,6 +69,11 @@ pub(super) fn text<'a>(map: &'a Map<String, Value>, key: &str) -> Result<Option<
     }
 }
 
+/// What `transformers` calls the exact GELU.
+pub(super) fn gelu() -> [Value; 2] {
+    [json!("gelu"), json!("gelu_python")]
+}
+
 /// Refuses any value of a key but this one. `null` is refused too unless it is the one.
 pub(super) fn only(map: &Map<String, Value>, key: &str, implemented: &[Value]) -> Result<()> {
     match map.get(key) {
@@ -97,7 +102,8 @@ pub(super) fn not_pruned(map: &Map<String, Value>) -> Result<()> {
 
 /// The number of classes: `num_labels`, else as many as `id2label` has, else the two that `transformers` takes.
 pub(super) fn labels(map: &Map<String, Value>) -> Result<usize> {
-    match (size(map, "num_labels")?, map.get("id2label")) {
+    let told = if map.get("num_labels").is_some_and(Value::is_null) { None } else { size(map, "num_labels")? };
+    match (told, map.get("id2label")) {
         (Some(n), _) => Ok(n),
         (None, Some(Value::Object(names))) => Ok(names.len()),
         (None, None | Some(Value::Null)) => Ok(2),

@@ -51,7 +51,8 @@ pub struct Selected {
     pub names: Names,
 }
 
-/// Layers of the names of `transformers`, and of timm. A dot at the end stands for `.weight` and `.bias`.
+/// Layers of the names of `transformers`, and of timm. A dot at the end stands for `.weight` and `.bias`. `transformers` 5 has other
+/// names within a program, and writes these: it reads both.
 const VIT_LAYERS: [&str; 2] = ["encoder.layer.", "blocks."];
 const VIT_IN_LAYER: [(&str, &str); 6] = [
     ("layernorm_before.", "norm1."),
@@ -60,6 +61,16 @@ const VIT_IN_LAYER: [(&str, &str); 6] = [
     ("intermediate.dense.", "mlp.fc1."),
     ("output.dense.", "mlp.fc2."),
     ("attention.attention.", "attn.qkv."),
+];
+/// Layers as `transformers` 5 names them within a program: `torch.save(model.state_dict())` writes these names.
+const VIT_LAYERS_5: &str = "layers.";
+const VIT_IN_LAYER_5: [(&str, &str); 6] = [
+    ("layernorm_before.", "norm1."),
+    ("attention.o_proj.", "attn.proj."),
+    ("layernorm_after.", "norm2."),
+    ("mlp.fc1.", "mlp.fc1."),
+    ("mlp.fc2.", "mlp.fc2."),
+    ("attention.", FUSED),
 ];
 const VIT_OUTSIDE: [(&str, &str); 5] = [
     ("embeddings.cls_token", "cls_token"),
@@ -72,6 +83,7 @@ const VIT_HEAD: [(&str, &str); 1] = [("classifier.", "head.")];
 const TEACHER_HEADS: [(&str, &str); 2] = [("cls_classifier.", "head."), ("distillation_classifier.", "head_dist.")];
 const FUSED: &str = "attn.qkv.";
 const PARTS: [&str; 3] = ["query.", "key.", "value."];
+const PARTS_5: [&str; 3] = ["q_proj.", "k_proj.", "v_proj."];
 
 impl Family {
     /// How tensors begin that have no prefix of the encoder in any file.
@@ -153,18 +165,29 @@ fn place(family: Family, name: &str) -> (String, Option<usize>) {
     }
 }
 
+/// Whether a model of any family may share this tensor with another one, so that a writer may have kept only one of them.
+pub(super) fn may_be_shared(name: &str) -> bool {
+    let pairs = [Family::Gpt2, Family::Bert].into_iter().flat_map(Family::tied);
+    pairs.flat_map(|&(second, first)| [second, first]).any(|shared| {
+        let bare = ["transformer.", "bert."].iter().find_map(|prefix| shared.strip_prefix(prefix)).unwrap_or(shared);
+        name.strip_suffix(bare).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    })
+}
+
 fn vit_place(name: &str) -> (String, Option<usize>) {
     let [theirs, ours] = VIT_LAYERS;
     let bare = name.strip_prefix("vit.").or_else(|| name.strip_prefix("deit.")).unwrap_or(name);
-    if let Some((layer, rest)) = bare.strip_prefix(theirs).and_then(|rest| rest.split_once('.')) {
-        let Some((fused, timm)) = VIT_IN_LAYER.iter().find_map(|(hf, timm)| Some((rest.strip_prefix(hf)?, timm)))
-        else {
+    let forms = [(theirs, &VIT_IN_LAYER, PARTS), (VIT_LAYERS_5, &VIT_IN_LAYER_5, PARTS_5)];
+    let layers = |form: &(&str, _, _)| bare.strip_prefix(form.0).and_then(|rest| rest.split_once('.'));
+    let found = forms.into_iter().find_map(|form| Some((layers(&form)?, form)));
+    if let Some(((layer, rest), (_, table, parts))) = found {
+        let Some((fused, timm)) = table.iter().find_map(|(hf, timm)| Some((rest.strip_prefix(hf)?, timm))) else {
             return (bare.to_owned(), None);
         };
         if *timm != FUSED {
             return (format!("{ours}{layer}.{timm}{fused}"), None);
         }
-        let part = PARTS.iter().enumerate().find_map(|(i, part)| Some((i, fused.strip_prefix(part)?)));
+        let part = parts.iter().enumerate().find_map(|(i, part)| Some((i, fused.strip_prefix(part)?)));
         return match part {
             Some((i, kind)) => (format!("{ours}{layer}.{FUSED}{kind}"), Some(i)),
             None => (bare.to_owned(), None),
@@ -225,7 +248,13 @@ fn find(
         match left.get(first) {
             Some(tensor) if tensor.values == copy.values => {}
             Some(tensor) => {
-                bail!("{} differs from {}: a head of its own is not supported; tie the weights", copy.name, tensor.name)
+                let remedy = match family {
+                    Family::Gpt2 => {
+                        format!("if the model has a head of its own, set tie_word_embeddings to false in {CONFIG}")
+                    }
+                    _ => "a head of its own is not supported, tie the weights".to_owned(),
+                };
+                bail!("{} differs from {}, with which the model shares it; {remedy}", copy.name, tensor.name)
             }
             // Writers keep one of the two, not always the same.
             None => drop(left.insert(first.to_owned(), copy)),
@@ -249,6 +278,13 @@ fn find(
         }
     }
     if !missing.is_empty() {
+        if missing.iter().all(|name| family.is_head(name)) {
+            bail!(
+                "these are weights of a model without a head, and {} are missing; a run may start from them (model.from), and \
+                 then makes a new head",
+                missing.join(", ")
+            );
+        }
         return Err(listed("missing tensors", missing));
     }
     let is_left = |name: &str| family.is_optional(name) || may_be_new(name);
@@ -291,7 +327,8 @@ fn canonical(family: Family, tensors: Vec<NamedTensor>) -> Result<HashMap<String
 fn join(name: &str, parts: [Option<NamedTensor>; 3]) -> Result<NamedTensor> {
     if let Some((there, known)) = parts.iter().enumerate().find_map(|(i, part)| Some((i, part.as_ref()?))) {
         let lacking = (0..PARTS.len()).filter(|&i| parts[i].is_none());
-        let lacking: Vec<String> = lacking.map(|i| known.name.replace(PARTS[there], PARTS[i])).collect();
+        let other = |i: usize| known.name.replace(PARTS[there], PARTS[i]).replace(PARTS_5[there], PARTS_5[i]);
+        let lacking: Vec<String> = lacking.map(other).collect();
         if !lacking.is_empty() {
             return Err(listed("missing tensors", lacking));
         }

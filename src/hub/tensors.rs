@@ -38,16 +38,16 @@ pub struct NamedTensor {
 /// Whether `name` is that of a buffer, which old checkpoints store with the weights: the causal mask of GPT-2, the numbers
 /// of the positions of BERT.
 ///
-/// [`read`] skips these when they hold integers or booleans. Some public files hold them in floating point; those are
-/// returned, and a model loader should ignore them.
+/// [`read`] skips these when they hold integers or booleans, or values that are not finite: -1e9 as f16 is minus infinity. Some public
+/// files hold them in floating point; those are returned, and a model loader should ignore them.
 pub fn is_buffer(name: &str) -> bool {
     [".attn.bias", ".attn.masked_bias", "embeddings.position_ids"].iter().any(|end| name.ends_with(end))
 }
 
 /// Reads every tensor of a safetensors file, in the order of its header.
 ///
-/// F32 is kept bit for bit; F16 and BF16 convert exactly and F64 is rounded to the nearest f32. Integer and boolean
-/// tensors are skipped when they are buffers ([`is_buffer`]).
+/// F32 is kept bit for bit; F16 and BF16 convert exactly and F64 is rounded to the nearest f32. Buffers ([`is_buffer`]) are skipped
+/// when they are integers, booleans or not finite.
 ///
 /// # Errors
 ///
@@ -232,15 +232,15 @@ impl<'de> Deserialize<'de> for Header {
 
 fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     const REMEDY: &str = "the file is truncated, damaged or not a safetensors file; download or write it again";
-    if bytes.starts_with(b"version https://git-lfs") {
-        bail!("this is a Git LFS pointer and not the weights; fetch them with `git lfs pull`");
-    }
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         bail!("{} bytes, too few for a safetensors header; {REMEDY}", bytes.len());
     };
     let length = u64::from_le_bytes(*length);
     let split = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER).and_then(|n| rest.split_at_checked(n));
     let Some((header, data)) = split else {
+        if bytes.trim_ascii_start().starts_with(b"<") {
+            bail!("this is a web page and not the weights; download the file itself");
+        }
         bail!("the header claims {length} bytes and {} follow; {REMEDY}", rest.len());
     };
     let Header(tensors) =
@@ -257,7 +257,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     Ok(read)
 }
 
-/// The numbers of a tensor; `None` for a buffer of integers, which is to be skipped.
+/// The numbers of a tensor; `None` for a buffer that is to be skipped.
 ///
 /// # Errors
 /// Other types, and values that are not finite.
@@ -273,6 +273,9 @@ pub(super) fn values(name: &str, dtype: Dtype, raw: &[u8]) -> Result<Option<Vec<
              convert the checkpoint to one of these"
         ),
     };
+    if is_buffer(name) && !values.iter().all(|value| value.is_finite()) {
+        return Ok(None);
+    }
     check_finite(name, &values)?;
     Ok(Some(values))
 }

@@ -109,7 +109,8 @@ pub(super) fn from_arguments(map: &Map<String, Value>) -> Result<DeitConfig> {
         image: square(map, "img_size")?.unwrap_or(224),
         patch: square(map, "patch_size")?.unwrap_or(16),
         channels: or("in_chans", 3)?,
-        classes: or("num_classes", 1000)?,
+        // timm's 0 is a model without a head, which one with a head may start from.
+        classes: or("num_classes", 1000)?.max(1),
         width,
         heads: or("num_heads", 12)?,
         layers: or("depth", 12)?,

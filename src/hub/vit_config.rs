@@ -75,6 +75,9 @@ fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
             ("vit", "ViTForImageClassification") => Distillation::None,
             ("deit", "DeiTForImageClassification") => Distillation::Token,
             ("deit", "DeiTForImageClassificationWithTeacher") => Distillation::Head,
+            // Without a head: what a model with a head may start from.
+            ("vit", "ViTModel") => Distillation::None,
+            ("deit", "DeiTModel") => Distillation::Token,
             _ => {
                 bail!(
                     "architectures is {name:?} in a model of type {kind:?}, and only {ARCHITECTURES} are implemented; give a \
@@ -84,13 +87,13 @@ fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
         },
         _ => bail!("architectures must be one name in brackets; give {ARCHITECTURES}"),
     };
+    keys::only(map, "hidden_act", &keys::gelu())?;
     for (key, only) in [
-        ("hidden_act", json!("gelu")),
         ("qkv_bias", json!(true)),
         ("attention_probs_dropout_prob", json!(0.0)),
         ("problem_type", json!("single_label_classification")),
     ] {
-        if map.get(key) != Some(&Value::Null) || key == "hidden_act" {
+        if map.get(key) != Some(&Value::Null) {
             keys::only(map, key, &[only])?;
         }
     }

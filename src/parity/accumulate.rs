@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab};
+use super::lab::{EPS, Gap, Lab, WHOLE};
 use crate::device::ops::{Accumulate, Op};
 
 pub fn cases(lab: &mut Lab) {
@@ -8,15 +8,17 @@ pub fn cases(lab: &mut Lab) {
         [&[1usize][..], &[1, 1], &[3, 5], &[7, 64], &[2, 3, 17], &[129, 131], &[8], &[4104], &[3, 24], &[2, 4104]]
     {
         let width = dims[dims.len() - 1];
-        for (add, px, po) in [
-            (false, 0, 0),
-            (true, 0, 0),
-            (false, width + 3, 0),
-            (true, 0, width + 5),
-            (true, width, width),
-            (false, width + 8, 0),
-            (true, 0, width + 16),
+        for (add, of_x, of_out) in [
+            (false, Gap::None, Gap::None),
+            (true, Gap::None, Gap::None),
+            (false, Gap::Elements(3), Gap::None),
+            (true, Gap::None, Gap::Elements(5)),
+            (true, Gap::Elements(3), Gap::Elements(3)),
+            (false, WHOLE, Gap::None),
+            (true, Gap::None, WHOLE),
+            (true, WHOLE, WHOLE),
         ] {
+            let (px, po) = (lab.pitch(width, of_x), lab.pitch(width, of_out));
             let x = lab.input((dims, px));
             let out = if add { lab.input((dims, po)) } else { lab.output((dims, po)) };
             // One addition, rounded once; a copy not at all.
@@ -41,9 +43,16 @@ fn mixed(lab: &mut Lab) {
     for dims in [&[1usize][..], &[3, 5], &[7, 64], &[129, 136], &[4], &[2052], &[3, 2052]] {
         let width = dims[dims.len() - 1];
         for (from, to) in [(float, wide), (wide, float)] {
-            for (add, px, po) in
-                [(false, 0, 0), (true, 0, 0), (true, width + 1, 0), (false, 0, width + 4), (true, width + 4, 0)]
-            {
+            for (add, of_x, of_out) in [
+                (false, Gap::None, Gap::None),
+                (true, Gap::None, Gap::None),
+                (true, Gap::Elements(1), Gap::None),
+                (true, Gap::Elements(1), Gap::Elements(1)),
+                (false, Gap::None, Gap::UpTo(4)),
+                (true, Gap::UpTo(4), Gap::None),
+                (true, Gap::UpTo(4), Gap::UpTo(4)),
+            ] {
+                let (px, po) = (lab.pitch(width, of_x), lab.pitch(width, of_out));
                 let x = lab.input_of(from, (dims, px));
                 let out = if add { lab.input_of(to, (dims, po)) } else { lab.output_of(to, (dims, po)) };
                 let rounding = if add { EPS } else { 0.0 };

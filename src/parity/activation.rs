@@ -1,20 +1,29 @@
 use super::Size;
-use super::lab::{EPS, Lab};
+use super::lab::{EPS, Gap, Lab, WHOLE};
 use crate::device::ops::{Activation, ActivationBackward, Op};
 
 pub fn cases(lab: &mut Lab) {
     for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
         for (rows, width) in [(1, 1), (1, 7), (5, 16), (3, 65), (40, 513), (1, 8), (2, 4104)] {
-            for (pitch, in_place) in
-                [(0, false), (0, true), (width + 3, false), (width + 3, true), (width + 8, false), (width + 8, true)]
-            {
+            for (gap, other, in_place) in [
+                (Gap::None, Gap::None, false),
+                (Gap::None, Gap::None, true),
+                (Gap::Elements(3), Gap::None, true),
+                (Gap::Elements(3), Gap::Elements(3), false),
+                (WHOLE, Gap::None, false),
+                (WHOLE, Gap::None, true),
+                (WHOLE, WHOLE, false),
+            ] {
                 let dims = &[rows, width];
+                let pitch = lab.pitch(width, gap);
                 let dout = lab.input((dims, pitch));
                 // Both tails: the derivative is flat beyond 5, and the exponential inside saturates beyond 10.
                 let reach = if in_place { 8.0 } else { 60.0 };
                 let wide: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| reach * x).collect();
-                let pre = lab.floats((dims, if in_place { 0 } else { pitch }), &wide);
-                let dx = if in_place { dout } else { lab.output((dims, 0)) };
+                let pitch = lab.pitch(width, if in_place { other } else { gap });
+                let pre = lab.floats((dims, pitch), &wide);
+                let pitch = lab.pitch(width, other);
+                let dx = if in_place { dout } else { lab.output((dims, pitch)) };
                 // |dout| <= 1 and |f'| < 1.13; a unit each for the polynomial, exponential, quotient, two products and sums,
                 // of terms up to x f''(x) < 1.
                 lab.check(ActivationBackward { kind, dout, pre, dx }, |_, _| 8.0 * EPS);

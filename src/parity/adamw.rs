@@ -25,7 +25,7 @@ fn of(lab: &mut Lab, blocks: usize, clip: f64, step: i32) -> AdamW {
     let max_norm = 3.7 * clip;
     // Of a step in bf16: the parameters that it computes with.
     let copy = (lab.float != wide).then(|| lab.output((&[n], 0)));
-    AdamW { params, grads, m, v, copy, decay_mask, norm, state, beta1, beta2, eps: 1e-8, weight_decay: 0.1, max_norm }
+    AdamW { params, grads, m, v, copy, decay_mask, norm, state, beta1, beta2, eps: 1e-8, weight_decay: 0.07, max_norm }
 }
 
 pub fn cases(lab: &mut Lab) {

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{BF16_ROUNDING, EPS, Lab, dot};
+use super::lab::{BF16_ROUNDING, EPS, Gap, Lab, WHOLE, dot};
 use crate::device::ops::{Attention, AttentionBackward, Mask, Op, StepState};
 use crate::tensor::{DType, Tensor};
 
@@ -76,7 +76,7 @@ const TILES: [Sizes; 20] = [
 
 /// Of at most 256 keys, which lie in shared memory whole, in one part or two of 128, for bf16. A block that stays has ten heads of the
 /// first, six of the second, three of the third, with two tiles of queries each, and of the fifth, and four of the fourth and the sixth.
-const SHORT: [Sizes; 15] = [
+const SHORT: [Sizes; 16] = [
     (4, 3, 9, 5, 8),
     (3, 2, 130, 4, 8),
     (2, 130, 5, 3, 8),
@@ -92,6 +92,7 @@ const SHORT: [Sizes; 15] = [
     (1, 130, 128, 1, 128),
     (1, 256, 256, 1, 128),
     (1, 300, 192, 1, 16),
+    (2, 3, 5, 2, 8),
 ];
 
 /// What rounding a row's weights to bf16 may change their sum by, relative to it: half of the most that it changes one of them by,
@@ -105,24 +106,26 @@ struct Options {
     dropout: f32,
     /// Q, K and V as columns of one buffer.
     fused: bool,
-    /// More elements than needed between rows.
-    pad: usize,
+    /// Between the heads of one time and the next.
+    gap: Gap,
 }
 
 fn of(lab: &mut Lab, (batch, tq, tk, heads, d): Sizes, with: Options) -> Attention {
     let [like_q, like_k] = [[batch, tq, heads, d], [batch, tk, heads, d]];
     let [q, k, v] = if with.fused {
-        split(lab.input((&[batch, tq, 3 * heads * d], 3 * heads * d + with.pad)), heads)
+        let [batch, time, heads, d] = like_q;
+        split(rows(lab, [batch, time, 3, heads * d], with.gap, false), heads)
     } else {
-        [like_q, like_k, like_k].map(|dims| rows(lab, dims, with.pad, false))
+        [like_q, like_k, like_k].map(|dims| rows(lab, dims, with.gap, false))
     };
-    let out = rows(lab, like_q, with.pad, true);
+    let out = rows(lab, like_q, with.gap, true);
     let lse = lab.wide_output((&[batch, heads, tq], 0));
     let key_mask = with.key_mask.then(|| {
         let mut seen = lab.random.ids(batch * tk, 3);
         // The last sequence has no key at all: zeros, and a log-sum-exp of -infinity.
         seen[(batch - 1) * tk..].fill(if batch > 1 { 0 } else { 1 });
-        lab.integers(&[batch, tk], &seen)
+        let pitch = lab.pitch(tk, with.gap).max(tk);
+        lab.rows_of_integers((&[batch, tk], pitch), &seen)
     });
     let dropout = (with.dropout > 0.0).then(|| {
         let state = lab.state(&StepState { step: 5, ..StepState::with_seed(77) });
@@ -132,26 +135,31 @@ fn of(lab: &mut Lab, (batch, tq, tk, heads, d): Sizes, with: Options) -> Attenti
     Attention { q, k, v, out, lse, key_mask, causal: with.causal, scale, dropout }
 }
 
-/// `[B, T, H, D]` with padding after all heads of a time.
-fn rows(lab: &mut Lab, [batch, time, heads, d]: [usize; 4], pad: usize, poison: bool) -> Tensor {
-    let shape = (&[batch, time, heads * d][..], heads * d + pad);
+/// `[B, T, H, D]` with a gap after all heads of a time.
+fn rows(lab: &mut Lab, [batch, time, heads, d]: [usize; 4], gap: Gap, poison: bool) -> Tensor {
+    let pitch = lab.pitch(heads * d, gap);
+    let shape = (&[batch, time, heads * d][..], pitch);
     let t = if poison { lab.output(shape) } else { lab.input(shape) };
     t.reshape(&[batch, time, heads, d])
 }
 
+/// Q, K and V of one buffer.
 fn split(fused: Tensor, heads: usize) -> [Tensor; 3] {
-    let (batch, time, width) = (fused.dims()[0], fused.dims()[1], fused.dims()[2] / 3);
+    let &[batch, time, _, width] = fused.dims() else { return [fused; 3] };
+    let fused = fused.reshape(&[batch, time, 3 * width]);
     std::array::from_fn(|i| fused.columns(i * width, width).reshape(&[batch, time, heads, width / heads]))
 }
 
 fn backward(lab: &mut Lab, sizes: Sizes, forward: Attention, with: Options) -> AttentionBackward {
     let (batch, tq, tk, heads, d) = sizes;
     let [like_q, like_k] = [[batch, tq, heads, d], [batch, tk, heads, d]];
-    let dout = rows(lab, like_q, with.pad, false);
+    // Rows of a fused buffer are not the heads back to back, and then nothing is.
+    let gap = if with.fused && with.gap == Gap::None { WHOLE } else { with.gap };
+    let dout = rows(lab, like_q, gap, false);
     let [dq, dk, dv] = if with.fused {
-        split(lab.output((&[batch, tq, 3 * heads * d], 3 * heads * d + with.pad)), heads)
+        split(rows(lab, [batch, tq, 3, heads * d], gap, true), heads)
     } else {
-        [like_q, like_k, like_k].map(|dims| rows(lab, dims, with.pad, true))
+        [like_q, like_k, like_k].map(|dims| rows(lab, dims, gap, true))
     };
     AttentionBackward { forward, dout, dq, dk, dv, delta: lab.wide_output((&[batch, heads, tq], 0)) }
 }
@@ -192,8 +200,8 @@ pub fn cases(lab: &mut Lab) {
         for (i, dropout) in [0.0, 0.2].into_iter().enumerate() {
             for (causal, key_mask) in [(false, false), (true, false), (false, true), (true, true)] {
                 if !causal || tq <= tk {
-                    let pad = [0, 3][(i + usize::from(causal)) % 2];
-                    check(lab, sizes, Options { causal, key_mask, dropout, fused: tq == tk, pad });
+                    let gap = [Gap::None, Gap::Elements(3)][(i + usize::from(causal)) % 2];
+                    check(lab, sizes, Options { causal, key_mask, dropout, fused: tq == tk, gap });
                 }
             }
         }
@@ -206,14 +214,14 @@ pub fn cases(lab: &mut Lab) {
         let options = [(true, false), (false, true), (false, false), (true, true)];
         for (n, (causal, key_mask)) in options.into_iter().enumerate().take(some) {
             if !causal || tq <= tk {
-                let (dropout, pad) = ([0.0, 0.2][(i + n + n / 2) % 2], [0, 8][n % 2]);
-                check(lab, *sizes, Options { causal, key_mask, dropout, fused: tq == tk, pad });
+                let (dropout, gap) = ([0.0, 0.2][(i + n + n / 2) % 2], [Gap::None, WHOLE][n % 2]);
+                check(lab, *sizes, Options { causal, key_mask, dropout, fused: tq == tk, gap });
             }
         }
     }
     for sizes in if lab.full() { &FULL[..] } else { &[] } {
         for (causal, key_mask, dropout) in [(true, false, 0.0), (false, true, 0.1)] {
-            check(lab, *sizes, Options { causal, key_mask, dropout, fused: true, pad: 0 });
+            check(lab, *sizes, Options { causal, key_mask, dropout, fused: true, gap: Gap::None });
         }
     }
 }
@@ -222,7 +230,7 @@ fn sample_sizes(size: Size) -> Sizes {
     if size == Size::Large { (3, 140, 140, 5, 16) } else { (2, 3, 3, 2, 5) }
 }
 
-const ALL: Options = Options { causal: true, key_mask: true, dropout: 0.1, fused: true, pad: 1 };
+const ALL: Options = Options { causal: true, key_mask: true, dropout: 0.1, fused: true, gap: Gap::Elements(1) };
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
     of(lab, sample_sizes(size), ALL).into()
@@ -236,7 +244,7 @@ pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lab::Lab;
+    use super::super::lab::{Gap, Lab};
     use super::{Options, of};
 
     /// Dropout's mask itself: with V the identity, the output is the row of dropped probabilities.
@@ -244,7 +252,7 @@ mod tests {
     fn both_devices_drop_the_same_probabilities() {
         let mut lab = Lab::cpu(&[1, 2], true);
         let (time, heads) = (67, 3);
-        let with = Options { causal: true, key_mask: false, dropout: 0.5, fused: false, pad: 0 };
+        let with = Options { causal: true, key_mask: false, dropout: 0.5, fused: false, gap: Gap::None };
         let mut op = of(&mut lab, (2, time, time, heads, time), with);
         let identity = |i: usize| if (i / (heads * time)) % time == i % time { 1.0 } else { 0.0 };
         let ones: Vec<f64> = (0..2 * time * heads * time).map(identity).collect();

@@ -1,12 +1,13 @@
 use super::Size;
-use super::lab::{Lab, dot};
+use super::lab::{Gap, Lab, WHOLE, dot};
 use crate::device::ops::{ColumnSum, Op};
 
 pub fn cases(lab: &mut Lab) {
     for (rows, width) in
         [(1, 1), (1, 65), (2, 63), (17, 64), (129, 3), (1000, 130), (65, 8), (200, 136), (65, 264), (1000, 24)]
     {
-        for (accumulate, pitch) in [(false, 0), (true, 0), (false, width + 1), (true, width + 8)] {
+        for (accumulate, gap) in [(false, Gap::None), (true, Gap::None), (false, Gap::Elements(1)), (true, WHOLE)] {
+            let pitch = lab.pitch(width, gap);
             let x = lab.input((&[rows, width], pitch));
             let out = if accumulate { lab.wide_input((&[width], 0)) } else { lab.wide_output((&[width], 0)) };
             lab.check(ColumnSum { x, out, accumulate }, |_, _| dot(rows + 1));

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab};
+use super::lab::{EPS, Gap, Lab, WHOLE};
 use crate::device::ops::{CrossEntropy, Mix, Op};
 
 const IGNORE: i32 = -100;
@@ -41,11 +41,12 @@ pub(super) enum Gradient {
 fn of(
     lab: &mut Lab,
     (rows, vocab): (usize, usize),
-    pitch: usize,
+    gap: Gap,
     gradient: Gradient,
     all_ignored: bool,
     mixed: bool,
 ) -> CrossEntropy {
+    let (pitch, of_gradient) = (lab.pitch(vocab, gap), lab.pitch(vocab, gap));
     let wide: Vec<f64> = lab.random.floats(rows * vocab).iter().map(|z| 6.0 * z).collect();
     let logits = lab.floats((&[rows, vocab], pitch), &wide);
     let labels = labels(lab, rows, vocab, all_ignored);
@@ -53,7 +54,7 @@ fn of(
     let labels = lab.integers(&[rows], &labels);
     let dlogits = match gradient {
         Gradient::None => None,
-        Gradient::Apart => Some(lab.output((&[rows, vocab], 0))),
+        Gradient::Apart => Some(lab.output((&[rows, vocab], of_gradient))),
         Gradient::InPlace => Some(logits),
     };
     let (losses, loss) = (lab.wide_output((&[rows], 0)), lab.wide_output((&[1], 0)));
@@ -71,25 +72,25 @@ pub fn cases(lab: &mut Lab) {
             for (smoothing, weight, all_ignored, mixed) in
                 [(0.0, 1.0, false, false), (0.1, 0.25, false, false), (0.3, 1.0, true, false), (0.2, 0.5, false, true)]
             {
-                for pitch in [0, vocab + 5, vocab.next_multiple_of(8)] {
-                    let op = of(lab, (rows, vocab), pitch, gradient, all_ignored, mixed);
+                for gap in [Gap::None, Gap::Elements(5), WHOLE] {
+                    let op = of(lab, (rows, vocab), gap, gradient, all_ignored, mixed);
                     check(lab, CrossEntropy { smoothing, weight, ..op });
                 }
             }
         }
     }
     // A label that is ignored although the vocabulary has it.
-    let op = of(lab, (9, 3), 0, Gradient::Apart, false, false);
+    let op = of(lab, (9, 3), Gap::None, Gradient::Apart, false, false);
     let labels = lab.integers(&[9], &[0, 1, 2, 0, 1, 2, 0, 0, 1]);
     check(lab, CrossEntropy { labels, ignore: 0, ..op });
     // A micro-batch of a batch with more scored rows, of any number here.
     for all_ignored in [false, true] {
-        let op = of(lab, (9, 67), 0, Gradient::Apart, all_ignored, false);
+        let op = of(lab, (9, 67), Gap::None, Gradient::Apart, all_ignored, false);
         let scored = Some(lab.floats_of(lab.float.wide(), (&[1], 0), &[37.0]));
         check(lab, CrossEntropy { scored, ..op });
     }
     // Only the last row is scored.
-    let op = of(lab, (9, 3), 0, Gradient::InPlace, true, false);
+    let op = of(lab, (9, 3), Gap::None, Gradient::InPlace, true, false);
     let labels = lab.integers(&[9], &[-1, -1, -1, -1, -1, -1, -1, -1, 2]);
     check(lab, CrossEntropy { labels, ignore: -1, ..op });
     for (first, rows, all) in [(0, 3, 7), (3, 3, 7), (6, 1, 7), (5, 0, 7), (128, 70, 1100)] {
@@ -104,7 +105,7 @@ pub fn cases(lab: &mut Lab) {
 
 /// A strip of more rows, of which those before it have their losses.
 fn strip(lab: &mut Lab, first: usize, rows: usize, all: usize, all_ignored: bool, mixed: bool) -> CrossEntropy {
-    let op = of(lab, (rows, 67), 0, Gradient::InPlace, false, false);
+    let op = of(lab, (rows, 67), Gap::None, Gradient::InPlace, false, false);
     let labels = labels(lab, all, 67, all_ignored);
     let mix = mixed.then(|| mix(lab, &labels, 67));
     let labels = lab.integers(&[all], &labels);
@@ -131,6 +132,6 @@ fn check(lab: &mut Lab, op: CrossEntropy) {
 }
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
-    let op = of(lab, if size == Size::Large { (300, 1009) } else { (4, 9) }, 0, Gradient::Apart, false, true);
+    let op = of(lab, if size == Size::Large { (300, 1009) } else { (4, 9) }, Gap::None, Gradient::Apart, false, true);
     CrossEntropy { smoothing: 0.1, ..op }.into()
 }

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab};
+use super::lab::{EPS, Gap, Lab, WHOLE};
 use crate::device::ops::{Dropout, Mask, Op, StepState};
 
 fn mask(lab: &mut Lab, p: f32, site: u32, step: u32) -> Mask {
@@ -10,18 +10,24 @@ pub fn cases(lab: &mut Lab) {
     for (rows, width) in [(1, 1), (1, 7), (3, 5), (7, 64), (5, 129), (33, 1000), (1, 8), (3, 2056)] {
         // One by one; neighbours, a row, some rows and a part of one together.
         for (p, unit) in [(0.0, 1), (0.1, 1), (0.5, 1), (0.97, 1), (0.5, 3), (0.4, width), (0.6, 2 * width + 1)] {
-            for (residual, in_place, pitch) in [
-                (false, false, 0),
-                (true, false, 0),
-                (false, true, width + 2),
-                (true, true, 0),
-                (true, false, width + 3),
-                (true, false, width + 8),
-                (false, true, width + 8),
+            for (residual, in_place, gap) in [
+                (None, false, Gap::None),
+                (Some(Gap::None), false, Gap::None),
+                (None, true, Gap::Elements(2)),
+                (Some(Gap::None), true, Gap::None),
+                (Some(Gap::None), false, Gap::Elements(3)),
+                (Some(Gap::None), false, WHOLE),
+                (Some(WHOLE), false, WHOLE),
+                (None, true, WHOLE),
             ] {
                 let dims = &[rows, width];
+                let pitch = lab.pitch(width, gap);
                 let x = lab.input((dims, pitch));
-                let residual = residual.then(|| lab.input((dims, 0)));
+                let residual = residual.map(|gap| {
+                    let pitch = lab.pitch(width, gap);
+                    lab.input((dims, pitch))
+                });
+                let pitch = lab.pitch(width, gap);
                 let out = if in_place { x } else { lab.output((dims, pitch)) };
                 let mask = mask(lab, p, 3, 17);
                 // The factor, the product and the sum round once each. No kept element is as small as the tolerance (inputs

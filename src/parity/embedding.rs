@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab};
+use super::lab::{EPS, Gap, Lab, WHOLE};
 use crate::device::ops::{Embedding, EmbeddingBackward, Op};
 use crate::tensor::DType;
 
@@ -18,22 +18,23 @@ const SIZES: [Sizes; 8] = [
     (1, 5, 520, 3),
 ];
 
-fn of(lab: &mut Lab, (batch, time, width, vocab): Sizes, pitch: usize, with_positions: bool, add: bool) -> Embedding {
+fn of(lab: &mut Lab, (batch, time, width, vocab): Sizes, gap: Gap, with_positions: bool, add: bool) -> Embedding {
     let ids = lab.random.ids(batch * time, vocab);
     let ids = lab.integers(&[batch, time], &ids);
-    let table = lab.input((&[vocab, width], pitch));
+    let [of_table, of_positions, of_out] = std::array::from_fn(|_| lab.pitch(width, gap));
+    let table = lab.input((&[vocab, width], of_table));
     // More positions than are used.
-    let positions = with_positions.then(|| lab.input((&[time + 2, width], pitch)));
-    let dims = &[batch, time, width];
-    let out = if add { lab.input((dims, pitch)) } else { lab.output((dims, pitch)) };
+    let positions = with_positions.then(|| lab.input((&[time + 2, width], of_positions)));
+    let out = (&[batch, time, width][..], of_out);
+    let out = if add { lab.input(out) } else { lab.output(out) };
     Embedding { ids, table, positions, out, accumulate: add }
 }
 
 pub fn cases(lab: &mut Lab) {
     for sizes in SIZES {
         for (with_positions, add) in [(false, false), (true, false), (false, true), (true, true)] {
-            for pitch in [0, sizes.2 + 3, sizes.2 + 8] {
-                let op = of(lab, sizes, pitch, with_positions, add);
+            for gap in [Gap::None, Gap::Elements(3), WHOLE] {
+                let op = of(lab, sizes, gap, with_positions, add);
                 // At most two additions of numbers up to 3; a bare look-up is a copy.
                 let rounding = if with_positions || add { 3.0 * EPS } else { 0.0 };
                 lab.check(op, |_, _| rounding);
@@ -46,7 +47,7 @@ pub fn cases(lab: &mut Lab) {
 fn backward(
     lab: &mut Lab,
     (batch, time, width, vocab): Sizes,
-    pitch: usize,
+    gap: Gap,
     (table, positions): (bool, bool),
     (accumulate_table, accumulate_positions): (bool, bool),
     padding: Option<u32>,
@@ -54,11 +55,13 @@ fn backward(
 ) -> EmbeddingBackward {
     let ids = lab.random.ids(batch * time, vocab);
     let ids = lab.integers(&[batch, time], &ids);
+    let pitch = lab.pitch(width, gap);
     let dout = lab.input((&[batch, time, width], pitch));
     let wide = lab.float.wide();
-    let mut target = |dtype: DType, rows: usize, add: bool| match add {
-        true => lab.input_of(dtype, (&[rows, width], pitch)),
-        false => lab.output_of(dtype, (&[rows, width], pitch)),
+    let mut target = |dtype: DType, rows: usize, add: bool| {
+        let pitch = lab.pitch(width, gap);
+        let rows = (&[rows, width][..], pitch);
+        if add { lab.input_of(dtype, rows) } else { lab.output_of(dtype, rows) }
     };
     let dtable = table.then(|| target(if of_activations { dout.dtype() } else { wide }, vocab, accumulate_table));
     let dpositions = positions.then(|| target(wide, time + 2, accumulate_positions));
@@ -69,10 +72,10 @@ pub fn cases_backward(lab: &mut Lab) {
     for sizes in SIZES {
         for which in [(true, false), (false, true), (true, true)] {
             for add in [(false, false), (true, false), (false, true), (true, true)] {
-                for (pitch, padding) in [(0, None), (sizes.2 + 3, Some(0)), (0, Some(99))] {
+                for (gap, padding) in [(Gap::None, None), (Gap::Elements(3), Some(0)), (Gap::None, Some(99))] {
                     // In f32 there is but one type.
                     for of_activations in [false, true].into_iter().take(if lab.float == DType::BF16 { 2 } else { 1 }) {
-                        let op = backward(lab, sizes, pitch, which, add, padding, of_activations);
+                        let op = backward(lab, sizes, gap, which, add, padding, of_activations);
                         // An element is the sum of at most batch x time numbers in -1..1.
                         lab.check(op, |_, _| super::lab::dot(sizes.0 * sizes.1));
                         lab.clear();
@@ -85,10 +88,10 @@ pub fn cases_backward(lab: &mut Lab) {
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
     let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
-    of(lab, sizes, 0, true, true).into()
+    of(lab, sizes, Gap::None, true, true).into()
 }
 
 pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
     let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
-    backward(lab, sizes, 0, (true, true), (false, true), None, false).into()
+    backward(lab, sizes, Gap::None, (true, true), (false, true), None, false).into()
 }

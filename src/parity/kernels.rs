@@ -7,6 +7,7 @@ use crate::device::Device;
 use crate::device::cuda;
 use crate::device::cuda::variants::Variant;
 use crate::error::Result;
+use crate::tensor::DType;
 
 /// What a variant's cases gave.
 pub struct Outcome {
@@ -96,21 +97,36 @@ fn check(
     devices: impl Fn() -> Result<Vec<Box<dyn Device>>>,
     choice: Choice,
 ) -> Result<Outcome> {
+    let (outcome, missing) = run(variant, devices, choice, |_| {})?;
+    if let Some(float) = missing {
+        bail!("the cases of {} compare no operation in {float:?} that {} supports", variant.operation, variant.name);
+    }
+    Ok(outcome)
+}
+
+/// All cases of a variant, in labs that `prepare` sees first, and a type in which none of them was compared.
+pub(super) fn run(
+    variant: &'static Variant,
+    devices: impl Fn() -> Result<Vec<Box<dyn Device>>>,
+    choice: Choice,
+    prepare: impl Fn(&mut Lab),
+) -> Result<(Outcome, Option<DType>)> {
     let name = variant.operation;
     let Some(stem) = stem(name) else { bail!("there are no cases of {name}") };
-    let mut outcome = Outcome { comparisons: 0, worst: 0.0 };
+    let (mut outcome, mut missing) = (Outcome { comparisons: 0, worst: 0.0 }, None);
     for &float in variant.floats {
         let mut lab = Lab::new(devices()?, choice);
         lab.float = float;
         lab.ordered = variant.ordered;
         lab.only(name, variant.supports);
+        prepare(&mut lab);
         (stem.cases)(&mut lab);
         lab.finish()?;
         if !lab.checked.contains(name) {
-            bail!("the cases of {name} compare no operation in {float:?} that {} supports", variant.name);
+            missing = Some(float);
         }
         outcome.comparisons += lab.comparisons;
         outcome.worst = outcome.worst.max(lab.worst);
     }
-    Ok(outcome)
+    Ok((outcome, missing))
 }

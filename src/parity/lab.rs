@@ -1,6 +1,12 @@
 //! One operation on several devices: the same memory on each, poisoned where the operation must write, and a comparison of
 //! all of it afterwards.
 
+mod mutants;
+mod pitch;
+
+pub use mutants::Mutants;
+pub use pitch::{Gap, WHOLE};
+
 use super::random::Random;
 use crate::bail;
 use crate::device::cpu::Cpu;
@@ -8,6 +14,7 @@ use crate::device::ops::{Access, Op, StepState};
 use crate::device::reference::Reference;
 use crate::device::{Device, alloc_tensor, read_floats, write_floats};
 use crate::error::{Error, Result};
+use crate::parity::differences;
 use crate::tensor::{DType, Place, Tensor};
 use half::bf16;
 use std::collections::BTreeSet;
@@ -34,6 +41,11 @@ pub type Rows<'a> = (&'a [usize], usize);
 
 /// Whether a kernel runs an operation.
 type Supports = fn(&Op) -> bool;
+
+type Visit = Box<dyn FnMut(usize, &Op)>;
+
+/// The bytes of every arena.
+type Memory = Vec<Vec<u8>>;
 
 /// Which cases are run.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +77,11 @@ pub struct Lab {
     pub random: Random,
     /// Number, type and elements of every arena, on all devices alike.
     arenas: Vec<(u32, DType, usize)>,
+    /// Of the case's operands of several rows.
+    pitches: Vec<usize>,
+    /// Looks at every operation, with the number of its case.
+    visit: Option<Visit>,
+    mutants: Option<Box<dyn Mutants>>,
     /// Operations compared with the reference, how often.
     pub checked: BTreeSet<&'static str>,
     pub comparisons: usize,
@@ -88,6 +105,9 @@ impl Lab {
             supports: None,
             random: Random::new(0x5eed),
             arenas: Vec::new(),
+            pitches: Vec::new(),
+            visit: None,
+            mutants: None,
             checked: BTreeSet::new(),
             comparisons: 0,
             worst: 0.0,
@@ -105,6 +125,12 @@ impl Lab {
             lab.oracle = None;
         }
         lab
+    }
+
+    /// No device: shows the operations of the cases, with the number of the case.
+    pub fn walk(float: DType, choice: Choice, visit: impl FnMut(usize, &Op) + 'static) -> Self {
+        let (visit, random): (Option<Visit>, _) = (Some(Box::new(visit)), Random::zeros());
+        Lab { oracle: None, float, visit, random, ..Lab::new(Vec::new(), choice) }
     }
 
     /// Leaves out cases whose operations of this name are not supported.
@@ -139,8 +165,14 @@ impl Lab {
         for (arena, ..) in std::mem::take(&mut self.arenas) {
             self.devices().for_each(|d| d.free(arena));
         }
+        self.pitches.clear();
         self.case += 1;
         self.skipped = !self.case.is_multiple_of(self.choice.every.max(1));
+    }
+
+    /// Without a device.
+    fn is_empty(&self) -> bool {
+        self.subjects.is_empty() && self.oracle.is_none()
     }
 
     fn idle(&self) -> bool {
@@ -186,7 +218,7 @@ impl Lab {
 
     /// As [`Lab::output`], of this type.
     pub fn output_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
-        let n = rows.0.iter().product();
+        let n = if self.is_empty() { 0 } else { rows.0.iter().product() };
         self.floats_of(dtype, rows, &vec![POISON; n])
     }
 
@@ -201,8 +233,12 @@ impl Lab {
         if pitch > 0 {
             t = t.with_pitch(pitch);
         }
+        if t.rows() > 1 {
+            self.pitches.push(t.pitch());
+        }
         let size = 2 * GUARD + t.extent();
         let round = |v: f64| if dtype == DType::BF16 { bf16::from_f64(v).to_f64() } else { f64::from(v as f32) };
+        let values = if self.is_empty() { &[] } else { values };
         let rounded: Vec<f64> = values.iter().map(|&v| round(v)).collect();
         self.place(t, size, |device, t| {
             let dtype = of_device(device, t.dtype());
@@ -212,8 +248,17 @@ impl Lab {
     }
 
     pub fn integers(&mut self, dims: &[usize], values: &[i32]) -> Tensor {
-        let t = Tensor::new(Place::Arena(0), DType::I32, 0, dims);
-        self.place(t, values.len(), |device, t| device.write(t, bytemuck::cast_slice(values)))
+        self.rows_of_integers((dims, dims.last().copied().unwrap_or(1)), values)
+    }
+
+    /// As [`Lab::integers`], in rows so far apart.
+    pub fn rows_of_integers(&mut self, (dims, pitch): Rows, values: &[i32]) -> Tensor {
+        let t = Tensor::new(Place::Arena(0), DType::I32, 0, dims).with_pitch(pitch);
+        self.place(t, t.extent(), |device, t| {
+            (0..t.rows())
+                .zip(values.chunks(t.width().max(1)))
+                .try_for_each(|(r, row)| device.write(&t.row_block(r, 1), bytemuck::cast_slice(row)))
+        })
     }
 
     pub fn words(&mut self, dims: &[usize], values: &[u32]) -> Tensor {
@@ -240,7 +285,10 @@ impl Lab {
             fill(device, &t.with_place(place))?;
             Ok(place)
         });
-        if let Some(place) = self.keep(placed) {
+        if let Some(mut place) = self.keep(placed) {
+            if self.is_empty() {
+                place = Place::Arena(self.arenas.len() as u32);
+            }
             t = t.with_place(place);
             if let Place::Arena(number) = place {
                 self.arenas.push((number, t.dtype(), size));
@@ -272,9 +320,20 @@ impl Lab {
         let op = op.into();
         let unsupported = |(name, supports): (&str, Supports)| op.name() == name && !supports(&op);
         self.skipped |= op.cost().flops > self.choice.flops || self.supports.is_some_and(unsupported);
-        if !self.idle() {
-            let done = self.run(&op).and_then(|()| self.compare(&op, tolerance));
-            self.keep(done);
+        if self.idle() {
+            return;
+        }
+        if let Some(visit) = &mut self.visit {
+            visit(self.case, &op);
+        }
+        let mutants = self.mutants.take();
+        let before = if mutants.is_some() { self.memories() } else { Ok(Vec::new()) };
+        let done = self.run(&op).and_then(|()| self.compare(&op, &tolerance));
+        self.keep(done);
+        if let Some(mut mutants) = mutants {
+            let tried = before.and_then(|before| self.try_all(&mut *mutants, &op, &tolerance, &before));
+            self.keep(tried);
+            self.mutants = Some(mutants);
         }
     }
 
@@ -289,9 +348,9 @@ impl Lab {
                 device.run(&op)
             } else {
                 device.capture(&[op]).and_then(|graph| {
-                    device.replay(graph)?;
+                    let done = device.replay(graph);
                     device.release(graph);
-                    Ok(())
+                    done
                 })
             };
             done.map_err(|e| Error::new(format!("{e}\nin {op:?} on {}", device.name())))?;
@@ -299,17 +358,25 @@ impl Lab {
         let after = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
         for (i, memory) in after.iter().enumerate().take(self.subjects.len()).skip(1) {
             if self.ordered && *memory != after[0] {
-                bail!("{op:?}: other bits on device {i} than on the first ({})", self.subjects[i].name());
+                let [one, first] = [i, 0].map(|i| self.subjects[i].label());
+                let what = differences::first(op, &self.arenas, [memory, &after[0]]);
+                bail!(
+                    "{op:?}: other bits on {one} than on {first}: {what}; perhaps a race, whose lines `vcycle kernels check \
+                     {} --shadow` names",
+                    op.name()
+                );
             }
         }
         let written = self.written(op);
-        for (before, after) in before.iter().zip(&after) {
-            for ((was, is), written) in before.iter().zip(after).zip(&written) {
+        let labels: Vec<_> = self.devices().map(|device| device.label()).collect();
+        for ((before, after), label) in before.iter().zip(&after).zip(&labels) {
+            for (((was, is), written), (arena, ..)) in before.iter().zip(after).zip(&written).zip(&self.arenas) {
                 let size = was.len() / written.len().max(1);
                 let untouched = written.iter().enumerate().filter(|(_, written)| !**written);
                 for at in untouched.map(|(e, _)| e * size..(e + 1) * size) {
                     if was[at.clone()] != is[at.clone()] {
-                        bail!("{op:?}: element {}, which is no output, has changed", at.start / size);
+                        let place = differences::place(op, *arena, at.start / size);
+                        bail!("{op:?}: {place}, which is no output, has changed on {label}");
                     }
                 }
             }
@@ -384,8 +451,13 @@ impl Lab {
         all
     }
 
+    /// All bytes of all arenas of every device.
+    fn memories(&mut self) -> Result<Vec<Memory>> {
+        (0..self.devices().count()).map(|i| self.memory(i)).collect()
+    }
+
     /// All bytes of all arenas of a device.
-    fn memory(&mut self, device: usize) -> Result<Vec<Vec<u8>>> {
+    fn memory(&mut self, device: usize) -> Result<Memory> {
         let arenas = self.arenas.clone();
         let Some(device) = self.devices().nth(device) else { bail!("there is no device {device}") };
         let read = |(number, dtype, size): (u32, DType, usize)| {

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab, dot};
+use super::lab::{EPS, Gap, Lab, WHOLE, dot};
 use crate::device::ops::{LayerNorm, LayerNormBackward, Op};
 use crate::tensor::{DType, Tensor};
 
@@ -28,8 +28,9 @@ enum Sum {
     InPlace,
 }
 
-fn of(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, how: Sum, offset: f64) -> LayerNorm {
+fn of(lab: &mut Lab, (rows, width): (usize, usize), gap: Gap, how: Sum, offset: f64) -> LayerNorm {
     let dims = &[rows, width];
+    let [of_x, of_residual, of_sum, of_out] = std::array::from_fn(|_| lab.pitch(width, gap));
     // A sum in bf16 is rounded before it is normalised, which the reference does not do: sums that bf16 has.
     let step = match lab.float {
         DType::BF16 if how != Sum::None && offset > 0.0 => 0.5,
@@ -38,16 +39,16 @@ fn of(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, how: Sum, offs
     };
     let on_grid = |x: &f64| if step > 0.0 { (x / step).round() * step } else { *x };
     let values: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| on_grid(x) + offset).collect();
-    let x = lab.floats((dims, pitch), &values);
+    let x = lab.floats((dims, of_x), &values);
     let others: Vec<f64> = lab.random.floats(rows * width).iter().map(on_grid).collect();
-    let residual = (how != Sum::None).then(|| lab.floats((dims, pitch), &others));
+    let residual = (how != Sum::None).then(|| lab.floats((dims, of_residual), &others));
     let sum = match how {
         Sum::None => None,
-        Sum::Apart => Some(lab.output((dims, 0))),
+        Sum::Apart => Some(lab.output((dims, of_sum))),
         Sum::InPlace => residual,
     };
     let (weight, bias) = (lab.input((&[width], 0)), lab.input((&[width], 0)));
-    let (out, mean, rstd) = (lab.output((dims, pitch)), lab.wide_output((&[rows], 0)), lab.wide_output((&[rows], 0)));
+    let (out, mean, rstd) = (lab.output((dims, of_out)), lab.wide_output((&[rows], 0)), lab.wide_output((&[rows], 0)));
     LayerNorm { x, residual, sum, weight, bias, out, mean, rstd, eps: 1e-5 }
 }
 
@@ -67,8 +68,8 @@ fn shapes(lab: &Lab) -> Vec<(usize, usize)> {
 pub fn cases(lab: &mut Lab) {
     for (rows, width) in shapes(lab) {
         for how in [Sum::None, Sum::Apart, Sum::InPlace] {
-            for (pitch, offset) in [(0, 0.0), (width + 3, 0.0), (width + 8, 0.0), (0, 64.0)] {
-                let op = of(lab, (rows, width), pitch, how, offset);
+            for (gap, offset) in [(Gap::None, 0.0), (Gap::Elements(3), 0.0), (WHOLE, 0.0), (Gap::None, 64.0)] {
+                let op = of(lab, (rows, width), gap, how, offset);
                 // Values are up to 2 + offset; they, and their mean over width / 16 steps of 16 lanes, round by eps / 2 of that
                 // each, and rstd magnifies the difference. The rest is relative to h, which is at most sqrt(width).
                 let value = EPS * (2.0 + offset) * (2.0 + (width as f64 / 16.0).sqrt());
@@ -86,17 +87,18 @@ pub fn cases(lab: &mut Lab) {
     }
 }
 
-fn backward(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, add: (bool, bool)) -> LayerNormBackward {
-    let forward = of(lab, (rows, width), pitch, Sum::None, 0.0);
+fn backward(lab: &mut Lab, (rows, width): (usize, usize), gap: Gap, add: (bool, bool)) -> LayerNormBackward {
+    let forward = of(lab, (rows, width), gap, Sum::None, 0.0);
     lab.prepare(forward);
     let LayerNorm { x, weight, mean, rstd, .. } = forward;
+    let (of_dx, of_dout) = (lab.pitch(width, gap), lab.pitch(width, gap));
     let mut target = |dtype: DType, dims: &[usize], pitch: usize, add: bool| -> Tensor {
         if add { lab.input_of(dtype, (dims, pitch)) } else { lab.output_of(dtype, (dims, pitch)) }
     };
     let (dims, float, wide) = (&[rows, width], x.dtype(), x.dtype().wide());
-    let dx = target(float, dims, pitch, add.0);
+    let dx = target(float, dims, of_dx, add.0);
     let (dweight, dbias) = (target(wide, &[width], 0, add.1), target(wide, &[width], 0, add.1));
-    let dout = lab.input((dims, pitch));
+    let dout = lab.input((dims, of_dout));
     let partials = lab.wide_output((&[LayerNormBackward::partials(rows), 2 * width], 0));
     let (accumulate_dx, accumulate) = add;
     LayerNormBackward { dout, x, weight, mean, rstd, dx, accumulate_dx, dweight, dbias, accumulate, partials }
@@ -105,15 +107,15 @@ fn backward(lab: &mut Lab, (rows, width): (usize, usize), pitch: usize, add: (bo
 pub fn cases_backward(lab: &mut Lab) {
     // 2100 rows: more than 64 blocks of 32, which then grow.
     for (rows, width) in shapes(lab).into_iter().chain([(32, 5), (2100, 6), (2100, 8)]) {
-        for (pitch, add) in [
-            (0, (false, false)),
-            (width + 3, (true, false)),
-            (width + 8, (true, false)),
-            (0, (false, true)),
-            (width + 5, (true, true)),
-            (width + 16, (true, true)),
+        for (gap, add) in [
+            (Gap::None, (false, false)),
+            (Gap::Elements(3), (true, false)),
+            (WHOLE, (true, false)),
+            (Gap::None, (false, true)),
+            (Gap::Elements(5), (true, true)),
+            (WHOLE, (true, true)),
         ] {
-            let op = backward(lab, (rows, width), pitch, add);
+            let op = backward(lab, (rows, width), gap, add);
             // h = (x - mean) rstd is given: it rounds twice and is at most sqrt(width), as are its products with |dout| <= 1.
             let (rstd, h) = (rstd_of(width), (width as f64).sqrt());
             let column = dot(rows) * h;
@@ -127,12 +129,12 @@ pub fn cases_backward(lab: &mut Lab) {
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
     let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
-    of(lab, shape, 0, Sum::Apart, 0.0).into()
+    of(lab, shape, Gap::None, Sum::Apart, 0.0).into()
 }
 
 pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
     let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
-    backward(lab, shape, 0, (true, true)).into()
+    backward(lab, shape, Gap::None, (true, true)).into()
 }
 
 #[cfg(all(test, emulated))]
@@ -159,7 +161,7 @@ mod tests {
                 x,
                 residual: Some(residual),
                 sum: Some(lab.output((dims, 0))),
-                ..of(&mut lab, (rows, width), 0, Sum::Apart, 0.0)
+                ..of(&mut lab, (rows, width), Gap::None, Sum::Apart, 0.0)
             };
             lab.prepare(op);
             let (sum, mean) = (lab.values(&op.sum.expect("given")), lab.values(&op.mean));

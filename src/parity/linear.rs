@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab, dot};
+use super::lab::{EPS, Gap, Lab, WHOLE, dot};
 use crate::device::ops::{Activation, Epilogue, Linear, Op};
 use crate::tensor::{DType, Tensor};
 
@@ -93,15 +93,6 @@ enum Again {
     InPlace,
 }
 
-/// What lies between rows.
-#[derive(Clone, Copy, PartialEq)]
-enum Gap {
-    Nothing,
-    Elements(usize),
-    /// As much as rows of bf16 need to begin at multiples of 16 bytes, and one element or more in any case.
-    Whole,
-}
-
 const TANH: Activation = Activation::GeluTanh;
 const ERF: Activation = Activation::GeluErf;
 
@@ -127,17 +118,13 @@ const AROUND: [Around; 16] = [
 const TRANSPOSES: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
 
 fn of(lab: &mut Lab, batch: usize, (m, n, k): Sizes, (ta, tb): (bool, bool), gap: Gap, around: Around) -> Linear {
-    // Each matrix with a padding of its own.
-    let pitch = |width: usize, more: usize| match gap {
-        Gap::Nothing => 0,
-        Gap::Elements(gap) => width + gap + more,
-        Gap::Whole => (width + 1).next_multiple_of(8) + 8 * more,
-    };
-    let mut matrix = |t: bool, rows: usize, columns: usize, more: usize| -> Tensor {
+    let mut matrix = |t: bool, rows: usize, columns: usize| -> Tensor {
         let dims = if t { [batch * columns, rows] } else { [batch * rows, columns] };
-        lab.input((&dims, pitch(dims[1], more)))
+        let pitch = lab.pitch(dims[1], gap);
+        lab.input((&dims, pitch))
     };
-    let (a, b) = (matrix(ta, m, k, 0), matrix(tb, k, n, 1));
+    let (a, b) = (matrix(ta, m, k), matrix(tb, k, n));
+    let [of_out, of_residual, of_pre, of_value] = std::array::from_fn(|_| lab.pitch(n, gap));
     let dims = &[batch * m, n];
     let mut op = Linear::product(a, b, a, (ta, tb)).batched(batch);
     match around {
@@ -145,39 +132,39 @@ fn of(lab: &mut Lab, batch: usize, (m, n, k): Sizes, (ta, tb): (bool, bool), gap
         Around::Bias => op.bias = Some(lab.input((&[n], 0))),
         Around::WideActivate => {
             op.bias = Some(lab.input((&[n], 0)));
-            op.epilogue = Epilogue::Activate { kind: TANH, pre: Some(lab.output((dims, pitch(n, 4)))) };
-            op.residual = Some(lab.input((dims, pitch(n, 2))));
+            op.epilogue = Epilogue::Activate { kind: TANH, pre: Some(lab.output((dims, of_pre))) };
+            op.residual = Some(lab.input((dims, of_residual)));
         }
         Around::Activate(kind, keep, residual) => {
             op.bias = Some(lab.input((&[n], 0)));
-            let pre = keep.then(|| lab.output((dims, pitch(n, 4))));
+            let pre = keep.then(|| lab.output((dims, of_pre)));
             op.epilogue = Epilogue::Activate { kind, pre };
-            op.residual = residual.then(|| lab.input((dims, pitch(n, 2))));
+            op.residual = residual.then(|| lab.input((dims, of_residual)));
         }
         Around::Gradient(kind, rest, again) => {
-            let pre = lab.input((dims, pitch(n, 4)));
+            let pre = lab.input((dims, of_pre));
             let value = match again {
                 Again::Nowhere => None,
-                Again::Apart => Some(lab.output((dims, pitch(n, 5)))),
+                Again::Apart => Some(lab.output((dims, of_value))),
                 Again::InPlace => Some(pre),
             };
             op.epilogue = Epilogue::ActivateGrad { kind, pre, value };
             op.bias = rest.then(|| lab.input((&[n], 0)));
-            op.residual = rest.then(|| lab.input((dims, 0)));
+            op.residual = rest.then(|| lab.input((dims, of_residual)));
         }
-        Around::Residual => op.residual = Some(lab.input((dims, pitch(n, 2)))),
+        Around::Residual => op.residual = Some(lab.input((dims, of_residual))),
         Around::InPlace => {
             op.bias = Some(lab.input((&[n], 0)));
-            op.residual = Some(lab.input((dims, pitch(n, 2))));
+            op.residual = Some(lab.input((dims, of_residual)));
         }
         Around::Accumulate | Around::Wide(true) => op.accumulate = true,
     }
     op.out = match around {
-        Around::Accumulate => lab.input((dims, pitch(n, 3))),
-        Around::Wide(true) => lab.wide_input((dims, pitch(n, 3))),
-        Around::Wide(false) | Around::WideActivate => lab.wide_output((dims, pitch(n, 3))),
+        Around::Accumulate => lab.input((dims, of_out)),
+        Around::Wide(true) => lab.wide_input((dims, of_out)),
+        Around::Wide(false) | Around::WideActivate => lab.wide_output((dims, of_out)),
         Around::InPlace => op.residual.expect("given above"),
-        _ => lab.output((dims, pitch(n, 3))),
+        _ => lab.output((dims, of_out)),
     };
     op
 }
@@ -240,9 +227,8 @@ fn tanh(lab: &mut Lab) {
         Around::Gradient(KIND, false, Again::Apart),
         Around::Gradient(KIND, true, Again::InPlace),
     ];
-    for (s, (sizes, gap)) in [((5, 17, 33), Gap::Elements(3)), ((70, 66, 24), Gap::Whole), ((16, 16, 512), Gap::Whole)]
-        .into_iter()
-        .enumerate()
+    for (s, (sizes, gap)) in
+        [((5, 17, 33), Gap::Elements(3)), ((70, 66, 24), WHOLE), ((16, 16, 512), WHOLE)].into_iter().enumerate()
     {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
             check(lab, sizes, transposes, gap, AROUND[(s + i) % 4]);
@@ -253,7 +239,7 @@ fn tanh(lab: &mut Lab) {
 pub fn cases(lab: &mut Lab) {
     tails(lab);
     tanh(lab);
-    const GAPS: [Gap; 3] = [Gap::Nothing, Gap::Elements(3), Gap::Elements(5)];
+    const GAPS: [Gap; 3] = [Gap::None, Gap::Elements(3), Gap::Elements(5)];
     for (s, sizes) in SIZES.into_iter().enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
             // Over all sizes, every surrounding at least twice with every transpose.
@@ -287,19 +273,19 @@ fn batches(lab: &mut Lab) {
     for (s, (batch, sizes)) in BATCHES.into_iter().enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
             // Every surrounding, each with two transposes; some factors are not as tensor cores want them.
-            for (gap, more) in [(Gap::Whole, 0), (if i == s % 4 { Gap::Elements(3) } else { Gap::Whole }, 8)] {
+            for (gap, more) in [(WHOLE, 0), (if i == s % 4 { Gap::Elements(3) } else { WHOLE }, 8)] {
                 check_batch(lab, batch, sizes, transposes, gap, AROUND[(s + 3 * i + more) % AROUND.len()]);
             }
         }
     }
     for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
-        check_batch(lab, DEEP_BATCH.0, DEEP_BATCH.1, transposes, Gap::Whole, AROUND[(12 + i) % AROUND.len()]);
+        check_batch(lab, DEEP_BATCH.0, DEEP_BATCH.1, transposes, WHOLE, AROUND[(12 + i) % AROUND.len()]);
     }
     // Rows back to back.
-    check_batch(lab, 2, (16, 8, 24), (false, true), Gap::Nothing, Around::Activate(TANH, true, true));
+    check_batch(lab, 2, (16, 8, 24), (false, true), Gap::None, Around::Activate(TANH, true, true));
     // On `cpu`, several blocks of a product and several products of a block.
     check_batch(lab, 3, (97, 40, 50), (true, false), Gap::Elements(5), Around::InPlace);
-    check_batch(lab, 50, (7, 5, 9), (false, false), Gap::Whole, Around::Bias);
+    check_batch(lab, 50, (7, 5, 9), (false, false), WHOLE, Around::Bias);
 }
 
 fn tiles(lab: &mut Lab) {
@@ -307,19 +293,19 @@ fn tiles(lab: &mut Lab) {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
             // Every surrounding with every transpose, over all sizes.
             for more in 0..if s < TILES.len() { 2 } else { 1 } {
-                check(lab, sizes, transposes, Gap::Whole, AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
+                check(lab, sizes, transposes, WHOLE, AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
             }
         }
     }
     let full = if lab.full() { &FULL_TURNS[..] } else { &[] };
     for (s, &sizes) in TURNS.iter().chain(full).enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
-            check(lab, sizes, transposes, Gap::Whole, AROUND[(5 * s + 3 * i) % AROUND.len()]);
+            check(lab, sizes, transposes, WHOLE, AROUND[(5 * s + 3 * i) % AROUND.len()]);
         }
     }
-    check(lab, DEEP_TILES, (false, true), Gap::Whole, Around::Activate(TANH, true, true));
-    check(lab, DEEP_TILES, (true, false), Gap::Whole, Around::Wide(true));
-    check(lab, DEEP_TILES, (false, true), Gap::Whole, Around::Gradient(ERF, true, Again::InPlace));
+    check(lab, DEEP_TILES, (false, true), WHOLE, Around::Activate(TANH, true, true));
+    check(lab, DEEP_TILES, (true, false), WHOLE, Around::Wide(true));
+    check(lab, DEEP_TILES, (false, true), WHOLE, Around::Gradient(ERF, true, Again::InPlace));
 }
 
 /// Small integers, of which every sum is one that bf16 has: no rounding anywhere, so any order gives the same bits.
@@ -337,7 +323,8 @@ fn exact(lab: &mut Lab) {
                     let values: Vec<f64> =
                         lab.random.floats(rows * columns).iter().map(|v| (1.9 * v).trunc()).collect();
                     let dtype = if wide { lab.float.wide() } else { lab.float };
-                    lab.floats_of(dtype, (&[rows, columns], (columns + 1).next_multiple_of(8)), &values)
+                    let pitch = lab.pitch(columns, WHOLE);
+                    lab.floats_of(dtype, (&[rows, columns], pitch), &values)
                 };
                 let a = if ta { integers(false, k, m) } else { integers(false, m, k) };
                 let b = if tb { integers(false, n, k) } else { integers(false, k, n) };
@@ -360,18 +347,18 @@ fn apart(lab: &mut Lab) {
         for around in
             [Around::Activate(TANH, true, true), Around::Gradient(ERF, true, Again::Apart), Around::Accumulate]
         {
-            let mut op = of(lab, 1, (m, n, k), (false, true), Gap::Whole, around);
+            let mut op = of(lab, 1, (m, n, k), (false, true), WHOLE, around);
             // Columns of wider buffers: `out` at any place, the factors at multiples of 16 bytes or beside them.
             let (a, b) = (lab.input((&[m, k + 8], 56)), lab.input((&[n, k + 8], 64)));
             (op.a, op.b) = (a.columns(begin, k), b.columns(8, k));
             let (out, pre) = (lab.input((&[m, n + 3], 40)), lab.input((&[m, n + 8], 32)));
             (op.out, op.residual) =
-                (out.columns(3, n), op.residual.map(|_| lab.input((&[m, n + 1], 32)).columns(1, n)));
+                (out.columns(3, n), op.residual.map(|_| lab.input((&[m, n + 1], 48)).columns(1, n)));
             match &mut op.epilogue {
                 Epilogue::Activate { pre: kept, .. } => *kept = Some(pre.columns(8, n)),
                 Epilogue::ActivateGrad { pre: kept, value, .. } => {
                     *kept = pre.columns(8, n);
-                    *value = Some(lab.input((&[m, n + 5], 40)).columns(5, n));
+                    *value = Some(lab.input((&[m, n + 5], 72)).columns(5, n));
                 }
                 Epilogue::None => {}
             }

@@ -7,6 +7,7 @@ mod adamw;
 mod attention;
 mod column_sum;
 mod cross_entropy;
+mod differences;
 mod dropout;
 mod embedding;
 mod fill;
@@ -18,6 +19,8 @@ mod linear;
 mod multilevel;
 pub mod random;
 mod squared_error;
+#[cfg(emulated)]
+pub mod swaps;
 
 use crate::device::ops::Op;
 use lab::Lab;

@@ -109,7 +109,9 @@ fn mapped_by(
     let place = |n: usize| if places == Places::Whole { n.next_multiple_of(4) } else { n };
     let (mut src, mut dst) = (place(3), place(5));
     for &(rows, cols, src_rows, src_cols, layers) in params {
-        let (pitch, src_pitch) = (place(cols + 2), place(src_cols + 1));
+        let pitch = place(cols + 2);
+        // Another one than of the destination, and of `base`, which lies as that.
+        let src_pitch = if place(src_cols + 1) == pitch { pitch + place(1) } else { place(src_cols + 1) };
         let starts: Vec<_> =
             (0..layers).map(|l| ((src + l * src_rows * src_pitch) as u32, lab.random.float())).collect();
         let mut map = |units: usize, src_units: usize| match units == src_units {

@@ -1,18 +1,19 @@
 use super::Size;
 use super::cross_entropy::Gradient;
-use super::lab::{EPS, Lab};
+use super::lab::{EPS, Gap, Lab};
 use crate::device::ops::{Op, SquaredError};
 
 /// One of `every` elements is not scored; 0: all are.
 fn of(
     lab: &mut Lab,
     (rows, width): (usize, usize),
-    pitch: usize,
+    gap: Gap,
     gradient: Gradient,
     every: usize,
     weight: f64,
 ) -> SquaredError {
-    let x = lab.input((&[rows, width], pitch));
+    let [of_x, of_targets, of_dx] = std::array::from_fn(|_| lab.pitch(width, gap));
+    let x = lab.input((&[rows, width], of_x));
     // Scores of similarity are 0 to 5.
     let scores = lab.random.floats(rows * width);
     let scores = scores.iter().enumerate().map(|(i, v)| match every > 0 && i % every == every - 1 {
@@ -20,10 +21,10 @@ fn of(
         false => 2.5 + 2.5 * v,
     });
     let scores: Vec<f64> = scores.collect();
-    let targets = lab.floats_of(lab.float.wide(), (&[rows, width], if pitch > 0 { pitch + 1 } else { 0 }), &scores);
+    let targets = lab.floats_of(lab.float.wide(), (&[rows, width], of_targets), &scores);
     let dx = match gradient {
         Gradient::None => None,
-        Gradient::Apart => Some(lab.output((&[rows, width], 0))),
+        Gradient::Apart => Some(lab.output((&[rows, width], of_dx))),
         Gradient::InPlace => Some(x),
     };
     SquaredError { x, targets, scored: None, loss: lab.wide_output((&[1], 0)), dx, weight }
@@ -33,8 +34,8 @@ pub fn cases(lab: &mut Lab) {
     for (rows, width) in [(1, 1), (7, 1), (32, 1), (1, 9), (5, 3), (300, 1), (130, 5)] {
         for gradient in [Gradient::None, Gradient::Apart, Gradient::InPlace] {
             for (every, weight) in [(0, 1.0), (3, 0.25), (1, 1.0)] {
-                for pitch in [0, width + 7] {
-                    let op = of(lab, (rows, width), pitch, gradient, every, weight);
+                for gap in [Gap::None, Gap::Elements(7)] {
+                    let op = of(lab, (rows, width), gap, gradient, every, weight);
                     // The difference is rounded to half a unit, which its square has twice; sums are in f64; then the loss is
                     // rounded. The gradient: the difference, the factor and their product.
                     lab.check(op, |_, want| 2.0 * EPS * want.abs());
@@ -45,7 +46,7 @@ pub fn cases(lab: &mut Lab) {
     }
     // A micro-batch of a batch with more scored elements, of any number here.
     for every in [0, 1, 3] {
-        let op = of(lab, (7, 1), 0, Gradient::Apart, every, 1.0);
+        let op = of(lab, (7, 1), Gap::None, Gradient::Apart, every, 1.0);
         let scored = Some(lab.floats_of(lab.float.wide(), (&[1], 0), &[29.0]));
         lab.check(SquaredError { scored, ..op }, |_, want| 2.0 * EPS * want.abs());
         lab.clear();
@@ -53,5 +54,5 @@ pub fn cases(lab: &mut Lab) {
 }
 
 pub fn sample(lab: &mut Lab, size: Size) -> Op {
-    of(lab, (if size == Size::Large { 9000 } else { 5 }, 3), 0, Gradient::Apart, 4, 0.5).into()
+    of(lab, (if size == Size::Large { 9000 } else { 5 }, 3), Gap::None, Gradient::Apart, 4, 0.5).into()
 }

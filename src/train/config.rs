@@ -413,7 +413,9 @@ fn set(root: &mut toml::Value, change: &str) -> Result<()> {
         toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut t| t.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_string()));
     let mut at = root;
-    let parts: Vec<&str> = key.trim().split('.').collect();
+    // Also as errors write it, `levels[0].train.steps`, and with quotes, as TOML does.
+    let dotted = key.trim().replace('[', ".").replace(']', "");
+    let parts: Vec<&str> = dotted.split('.').map(|part| part.trim().trim_matches(['"', '\''])).collect();
     // Far more than any key has; tables nested without end would overflow the stack.
     if parts.len() > 16 {
         bail!("the key has {} parts; a change looks like levels.0.train.steps=10", parts.len());

@@ -6,8 +6,8 @@ use super::labelled::Labelled;
 use super::sources::{Masked, Patches};
 use crate::bail;
 use crate::data::batch::{NextToken, Source};
-use crate::data::classes::{Checkpoint, Matched, Origin, matched};
-use crate::data::corpus::Corpus;
+use crate::data::classes::{Checkpoint, Matched, Origin, list, matched};
+use crate::data::corpus::{Corpus, SEEN};
 use crate::data::fingerprint::Fingerprint;
 use crate::data::images::{ImageSampler, Images, prepare};
 use crate::data::masking::Masking;
@@ -38,12 +38,14 @@ pub struct ImageClasses {
     names: Option<Vec<String>>,
     /// The class of each label of the images, where that is not the label itself.
     by_label: Option<Arc<[i32]>>,
+    /// The same of the held-out images, where these have other labels.
+    held_out: Option<Arc<[i32]>>,
 }
 
 impl ImageClasses {
     /// As the images have them.
     pub fn of(images: &Images) -> Self {
-        ImageClasses { count: images.classes(), names: None, by_label: None }
+        ImageClasses { count: images.classes(), names: None, by_label: None, held_out: None }
     }
 
     fn new(spec: &ImagesConfig, images: &Images, checkpoint: Option<Checkpoint<'_>>) -> Result<(Self, Option<String>)> {
@@ -63,7 +65,26 @@ impl ImageClasses {
         let same = by_label.len() != images.classes() || by_label.iter().zip(0..).all(|(&to, from)| to == from);
         let distinct: BTreeSet<i32> = by_label.iter().copied().collect();
         let by_label = (!same && distinct.len() == by_label.len()).then(|| by_label.into());
-        Ok((ImageClasses { count: labels.len(), names, by_label }, note))
+        Ok((ImageClasses { count: labels.len(), names, by_label, held_out: None }, note))
+    }
+
+    /// Finds the classes of the held-out images among those to train on, by name. They may lack some.
+    fn match_held_out(&mut self, train: &Images, valid: &Images) -> Result<Option<String>> {
+        if train.names() == valid.names() {
+            return Ok(None);
+        }
+        let place = |name: &String| train.names().iter().position(|known| known == name);
+        let unknown: Vec<&String> = valid.names().iter().filter(|name| place(name).is_none()).collect();
+        if !unknown.is_empty() {
+            bail!(
+                "valid has classes that train does not have: {}; train has: {}; give both the same names, or leave these out",
+                list(&unknown),
+                list(train.names())
+            );
+        }
+        let class = |label: usize| self.by_label.as_ref().map_or(label as i32, |classes| classes[label]);
+        self.held_out = Some(valid.names().iter().filter_map(place).map(class).collect());
+        Ok(Some(format!("the held-out images have {} of {} classes", valid.classes(), train.classes())))
     }
 }
 
@@ -135,18 +156,27 @@ impl Data {
                         (all.without_every(every)?, valid.every(every)?)
                     }
                 };
-                if train.names() != valid.names() || train.channels() != valid.channels() {
+                if train.channels() != valid.channels() {
                     bail!(
-                        "data.images: train has {} classes and {} channels, valid {} and {}, or classes of other names; give \
-                         both from one source, or set classes, names and channels of both",
-                        train.classes(),
+                        "data.images: train has {} channels and valid {}; set channels of both",
                         train.channels(),
-                        valid.classes(),
                         valid.channels()
                     );
                 }
-                let (classes, text) = ImageClasses::new(spec, &train, checkpoint).at("data.images")?;
+                let (mut classes, text) = ImageClasses::new(spec, &train, checkpoint).at("data.images")?;
                 text.iter().for_each(|text| note(text));
+                if classes.count < 2 {
+                    bail!(
+                        "data.images.train: all images have the class {}; there is nothing to tell apart: give images of two or \
+                         more classes (of a table, the label is the last column, or with label = \"first\" the first)",
+                        train.names()[0]
+                    );
+                }
+                let text = classes.match_held_out(&train, &valid).at("data.images")?;
+                text.iter().for_each(|text| note(text));
+                if spec.valid.as_ref().is_some_and(|valid| valid.files == spec.train.files) {
+                    note(&format!("data.images.train and valid are the same; {SEEN}"));
+                }
                 note(&format!("using {} images to train on, {} held out", train.len(), valid.len()));
                 Ok(Data::Images { train: Arc::new(train), valid: Arc::new(valid), classes })
             }
@@ -172,7 +202,10 @@ impl Data {
             Data::Text(corpus) => corpus.name(),
             Data::Images { train, valid, classes } => {
                 let sets = format!("{} {}, {} {}", train.sum(), train.len(), valid.sum(), valid.len());
-                classes.by_label.as_ref().map_or(sets.clone(), |classes| format!("{sets}, {classes:?}"))
+                {
+                    let maps = [&classes.by_label, &classes.held_out].into_iter().flatten();
+                    maps.fold(sets, |sets, classes| format!("{sets}, {classes:?}"))
+                }
             }
             Data::Labelled(labelled) => labelled.name(),
         }
@@ -249,7 +282,8 @@ impl Data {
                 let shape = config.patches(train.channels());
                 let sampler = ImageSampler::new(config.seed, [0, 1], shape, &augment, &view)?;
                 let (train, valid) = (Arc::clone(train), Arc::clone(valid));
-                Ok(Arc::new(Patches { train, valid, sampler, classes: classes.by_label.clone() }))
+                let held_out_classes = classes.held_out.clone().or_else(|| classes.by_label.clone());
+                Ok(Arc::new(Patches { train, valid, sampler, classes: classes.by_label.clone(), held_out_classes }))
             }
             Data::Labelled(labelled) => Ok(Arc::new(labelled.source(config))),
         }

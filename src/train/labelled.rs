@@ -6,6 +6,7 @@ use crate::bail;
 use crate::data::batch::{Field, Source};
 use crate::data::classes::{self, Checkpoint};
 use crate::data::classify::{self, Classification, ClassifyBatch, Labels};
+use crate::data::corpus::SEEN;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::sampler::Sampler;
 use crate::data::tokenizer::Tokenizer;
@@ -44,6 +45,7 @@ impl Labelled {
                 )
             }
         };
+        tokenizer.notes().iter().for_each(|text| note(text));
         let tokenizer = tokenizer.with_special_tokens().at("data.tokenizer")?;
         let (columns, context) = (task.columns(), config.model.context);
         let open = |path: &Path, known: Option<&Labels>| {
@@ -59,6 +61,14 @@ impl Labelled {
         // A file may be given twice.
         let same = task.train == task.valid;
         train.notes().iter().chain(valid.notes().iter().filter(|_| !same)).for_each(|text| note(text));
+        match valid.shared_with(&train) {
+            0 => {}
+            _ if same => note(&format!("data.task.train and valid are one file; {SEEN}")),
+            shared => note(&format!(
+                "warning: {shared} of {} held-out examples are among those to train on as well, by their texts; {SEEN}",
+                valid.len()
+            )),
+        }
         note(&format!("using {} labelled texts to train on, {} held out: {labels}", train.len(), valid.len()));
         let mut print = Fingerprint::default();
         [&train, &valid].iter().for_each(|side| side.add_to(&mut print));

@@ -177,6 +177,6 @@ impl Side<'_, '_> {
 fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
     write_dir_atomic(dir, |dir| {
         hub::save_named(dir, model, params, device, data.class_names())?;
-        data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save(&dir.join(hub::TOKENIZER)))
+        data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save_in(dir))
     })
 }

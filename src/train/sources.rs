@@ -93,12 +93,14 @@ pub struct Patches {
     pub sampler: ImageSampler,
     /// The class of each label, where that is not the label itself.
     pub classes: Option<Arc<[i32]>>,
+    /// The same of the held-out images.
+    pub held_out_classes: Option<Arc<[i32]>>,
 }
 
 impl Patches {
     /// Puts classes in the place of labels.
-    fn renumber(&self, fields: &mut [Field]) {
-        let Some(classes) = &self.classes else { return };
+    fn renumber(classes: Option<&[i32]>, fields: &mut [Field]) {
+        let Some(classes) = classes else { return };
         // The labels, and the others of mixed images; of a row without an image it is below zero.
         for field in fields {
             let Field::Ints(labels) = field else { continue };
@@ -128,7 +130,7 @@ impl Source for Patches {
 
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()> {
         self.sampler.training_batch(&self.train, step, images(fields)?)?;
-        self.renumber(fields);
+        Self::renumber(self.classes.as_deref(), fields);
         Ok(())
     }
 
@@ -138,7 +140,7 @@ impl Source for Patches {
 
     fn training_rows(&self, step: u64, batch: usize, first: usize, fields: &mut [Field]) -> Result<()> {
         self.sampler.training_rows(&self.train, step, batch, first, images(fields)?)?;
-        self.renumber(fields);
+        Self::renumber(self.classes.as_deref(), fields);
         Ok(())
     }
 
@@ -148,7 +150,7 @@ impl Source for Patches {
 
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
         let scored = self.sampler.validation_batch(&self.valid, index, images(fields)?)?;
-        self.renumber(fields);
+        Self::renumber(self.held_out_classes.as_deref(), fields);
         Ok((scored > 0).then_some(scored))
     }
 }

@@ -1,6 +1,8 @@
 //! Labels of texts: matched with a checkpoint's classes by name, and noticed where they are missing. The checkpoint of `nli-labels` was
 //! made by its `make.py` with transformers 5.24, and the labels are its own predictions: accuracy 1, and the loss that `make.py` prints.
 
+use vcycle::data::classes::{Checkpoint, Origin, matched};
+
 use super::*;
 
 const LOSS: f64 = 0.2367;
@@ -90,6 +92,40 @@ fn labels_in_other_forms() {
     perfect(at, "told.toml");
     ok(at, "train told.toml --out run");
     assert_eq!(names(&at.join("run/vcycle/model")), NAMES);
+}
+
+/// Nothing says which class is which: as `LABEL_0` and so on, with no names at all. That is no reason to refuse the data, and it is
+/// said which order is taken, until a person says it.
+#[test]
+fn the_order_of_classes_without_names_is_said() {
+    let dir = place("nli-labels");
+    let at = dir.path();
+    let path = at.join("model/config.json");
+    let mut config = json(&path);
+    for generated in [true, false] {
+        for (i, key) in ["id2label", "label2id"].into_iter().enumerate() {
+            let names =
+                (0..3).map(|n| [(n.to_string(), format!("LABEL_{n}").into()), (format!("LABEL_{n}"), n.into())]);
+            let names: serde_json::Map<String, Value> = names.map(|pair| pair[i].clone()).collect();
+            config[key] = if generated { names.into() } else { Value::Null };
+        }
+        config["num_labels"] = 3.into();
+        fs::write(&path, config.to_string()).unwrap();
+        let (out, notes) = ok(at, "eval model --run run.toml");
+        let order = "labels in alphabetical order: contradiction, entailment, neutral";
+        assert!(notes.contains("does not name its classes") && notes.contains(order), "{generated}: {notes}");
+        assert!(printed(&out, "accuracy:") < 1.0);
+        let text = fs::read_to_string(at.join("run.toml")).unwrap();
+        write(at, "told.toml", text.replace("label = ", &format!("classes = {NAMES:?}\nlabel = ")));
+        assert!(!perfect(at, "told.toml").contains("does not name"));
+    }
+    // Numbers are those of the classes, and folders of images are like labels.
+    relabel(at, |label| NAMES.iter().position(|name| *name == label).unwrap().to_string());
+    assert!(!perfect(at, "run.toml").contains("does not name"));
+    let folders = ["cat", "dog"].map(str::to_owned).to_vec();
+    let note = |origin, fixed| matched(folders.clone(), origin, Some(Checkpoint { names: &[], fixed })).unwrap().note;
+    assert!(note(Origin::Folders, true).is_some_and(|note| note.contains("folders") && note.contains("cat, dog")));
+    assert_eq!([note(Origin::Given("names"), true), note(Origin::Folders, false)], [None, None]);
 }
 
 #[test]

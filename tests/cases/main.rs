@@ -1,11 +1,17 @@
 //! Promise: inputs that this program or others of its kind once took for something else are read as they are meant, or refused with a
 //! reason. The small inputs lie beside this file, with where their right values come from; the others are made here.
 
+mod checkpoints;
+mod fetched;
 mod images;
 mod labels;
 mod names;
+mod pictures;
 mod said;
+mod settings;
+mod tables;
 mod texts;
+mod token_files;
 mod tokens;
 
 use std::fs;

@@ -91,3 +91,48 @@ fn a_file_of_measurements_keeps_other_labels() {
     refused(at, "bench layernorm --shape 2x3 --json all.jsonl", &["all.jsonl", "line 1"]);
     assert_eq!(fs::read_to_string(at.join("all.jsonl")).unwrap(), "a list of mine\n");
 }
+
+/// As errors name keys, and as TOML writes them.
+#[test]
+fn keys_are_taken_as_they_are_written() {
+    let dir = workplace();
+    let at = dir.path();
+    refused(at, "train run.toml --out no --set levels.0.train.lr=-1", &["levels[0]: train"]);
+    for (out, key) in
+        [("a", "levels[0].train.steps"), ("b", "\"levels\".0.train.'steps'"), ("c", "levels.0.train.steps")]
+    {
+        ok(at, &format!("train run.toml --out {out} --set {key}=3"));
+        assert!(fs::read_to_string(at.join(out).join("config.toml")).unwrap().contains("steps = 3"), "{key}");
+    }
+    refused(at, "train run.toml --out no --set levels[1].train.steps=3", &["\"1\" is no element of a list of 1"]);
+    refused(at, "train run.toml --out no --set levels.0.train.lr=0,001", &["0,001", "levels.train.lr"]);
+    let set = "--set levels.0.train.warmup=50";
+    refused(at, &format!("train run.toml --out no {set}"), &["warmup of 50 steps exceeds the 2 steps"]);
+    let (code, _, said) =
+        vcycle(at, "train run.toml --out no --set levels.0.train.steps=20 --set levels.0.train.lr=1e9");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("diverged") && said.contains("lower the learning rate"), "{said}");
+}
+
+/// Texts begin with whatever they like, and what a tokenizer does not know is said.
+#[test]
+fn texts_that_begin_with_a_dash_are_no_options() {
+    let dir = workplace();
+    let at = dir.path();
+    write(at, "notes.txt", "---\n- one of the notes\n- two of them\n".repeat(40));
+    ok(at, "data prepare notes.txt --tokenizer byte --separator --- --out a");
+    ok(at, "data prepare notes.txt --tokenizer byte --document-prefix - --out b");
+    let (_, said) =
+        ok(at, "train run.toml --out run --set data.text=notes.txt --set data.tokenizer=char --set scratch=none");
+    assert!(!said.contains("does not know"), "{said}");
+    let (out, said) = ok(at, "generate run/vcycle/model --tokens 1 --temperature 0 --prompt -two");
+    assert!(out.starts_with("-two") && said.is_empty(), "{out}{said}");
+    let (_, said) = ok(at, "generate run/vcycle/model --tokens 1 --prompt QUtX");
+    assert!(
+        said.contains("warning: 3 of 4 tokens (75.00 %) stand for text that the tokenizer does not know"),
+        "{said}"
+    );
+    let (_, said) = ok(at, "eval run/vcycle/model --data text.txt");
+    assert!(said.contains("stand for text that the tokenizer does not know"), "{said}");
+    refused(at, "generate run/vcycle/model --prompt -two --temperature -1", &["a temperature of -1 is not possible"]);
+}

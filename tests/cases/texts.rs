@@ -15,7 +15,7 @@ fn documents(other: &str) -> (String, String) {
     (texts.join("\n"), texts.iter().enumerate().map(line).collect())
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -128,4 +128,38 @@ fn other_encodings_are_named() {
     // Zeros in a text of UTF-8 are characters like others, and Latin-1 is only a guess.
     assert_eq!(read_text(&write(dir.path(), "z.txt", "a\0b and more of it")).unwrap(), "a\0b and more of it");
     error(&write(dir.path(), "l.txt", b"caf\xe9 au lait, and more"), &["byte 3", "iconv", "if that is Latin-1"]);
+}
+
+/// A text without line ends, as text8 and many books in Chinese are, is cut between words, or where there are none between
+/// characters: the same for a compressed text, which comes in other pieces.
+#[test]
+fn a_text_in_one_line_is_cut_between_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let words: String = (0..90_000).map(|i| ["jetty ", "fjord ", "lagoon "][i * i % 3]).collect();
+    let signs: String = (0..200_000).map(|i| ['的', '一', '是', 'é'][i * i % 4]).collect();
+    let few = format!("{}\n{}\n", &words[..300_000], &words[300_000..]);
+    for (name, text, unit) in [("words", &words, 7), ("signs", &signs, 3), ("few", &few, 7)] {
+        write(at, &format!("{name}.txt"), text);
+        write(at, &format!("{name}.txt.gz"), gzip(text.as_bytes()));
+        let (said, _) = ok(at, &format!("data prepare {name}.txt --tokenizer byte --out {name}"));
+        // A hundred pieces of about one size, every tenth held out.
+        assert!(said.contains("90 documents") && said.contains("10 documents"), "{name}: {said}");
+        ok(at, &format!("data prepare {name}.txt.gz --tokenizer byte --out {name}-gz"));
+        let files = |folder: String| json(&at.join(folder).join("data.json"));
+        let [plain, packed] = [files(name.to_owned()), files(format!("{name}-gz"))];
+        assert_eq!([&plain["train"], &plain["valid"]], [&packed["train"], &packed["valid"]], "{name}");
+        let held_out = plain["valid"]["files"][0]["tokens"].as_u64().expect("a number");
+        // Each piece ends within 64 bytes behind its share, or at a word.
+        let share = text.len() as u64 / 10;
+        assert!(held_out.abs_diff(share) <= 10 * (64 + unit), "{name}: {held_out} of {share}");
+    }
+    fs::create_dir(at.join("sub")).unwrap();
+    for again in ["words.txt", "./words.txt", "sub/../words.txt"] {
+        let args = format!("data prepare words.txt few.txt {again} --tokenizer byte --out no");
+        refused(at, &args, &[again, "given twice"]);
+    }
+    // A line or two are no text to hold something out of.
+    write(at, "line.txt", "jetty and fjord");
+    refused(at, "data prepare line.txt --tokenizer byte --out no", &["line.txt", "nothing is held out"]);
 }

@@ -72,8 +72,9 @@ fn damaged_files_are_refused() {
         (
             "text.bin",
             b"Some text that was named like tokens, by mistake.".repeat(2),
-            &["position 0", "vocabulary size"],
+            &["text, not tokens", "data.text"],
         ),
+        ("large.bin", [0x50, 0xc3].repeat(50), &["token 50000 at position 0", "vocabulary size"]),
     ] {
         error_with(Shard::open_any(&file(&dir, name, bytes), Some(20_000)), &[&[name], says].concat());
     }
@@ -177,7 +178,7 @@ fn several_files_are_one_stream() {
     error_with(Tokens::open(&[paths[0].clone(), paths[0].clone()], None), &["part-0.bin", "twice"]);
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    error_with(Tokens::open(std::slice::from_ref(&empty), None), &["empty", "no .bin file"]);
+    error_with(Tokens::open(std::slice::from_ref(&empty), None), &["empty", "no .bin or .npy file"]);
     file(&dir, "empty/data.json", "{}");
     error_with(Tokens::open(&[empty], None), &["data.prepared"]);
     error_with(Tokens::open(&[dir.path().join("none.bin")], None), &["cannot read", "none.bin"]);

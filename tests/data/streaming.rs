@@ -120,7 +120,7 @@ fn files_follow_one_another_and_each_begins_a_document() {
     ];
     let mut wanted = texts.clone();
     wanted[0].insert_str(0, "before\n");
-    let division = || Division::Pieces { total: wanted[0].len() as u64 };
+    let division = || Division::Pieces { total: wanted[0].len() as u64, words: false };
     let mut documents = Documents::new(&inputs[..1], Division::Prefix("== ".to_owned()), "body");
     let mut found: Vec<String> = Vec::new();
     while let Some(part) = documents.next_part().unwrap() {
@@ -262,7 +262,8 @@ fn bad_streams_name_file_place_and_remedy() {
     let sum = flipped.len() - 6;
     flipped[sum] ^= 1;
     error_with(at("flip.gz", &flipped), &["flip.gz", "corrupt gzip"]);
-    error_with(at("not.gz", b"plain text"), &["not.gz", "corrupt gzip"]);
+    error_with(at("not.gz", b"<!DOCTYPE html><p>404"), &["not.gz", "web page"]);
+    error_with(at("short.gz", b"\x1f"), &["short.gz", "corrupt gzip"]);
     error_with(at("latin.gz", &[&whole[..], &gzipped("x")[..]].concat()[..whole.len() + 3]), &["latin.gz", "corrupt"]);
     error_with(at("cut.txt", "é".repeat(9).as_bytes().split_last().unwrap().1), &["cut.txt", "byte 16", "line 1"]);
     error_with(source(&[dir.path().join("none.gz")], Marks::None).survey(), &["cannot read", "none.gz"]);

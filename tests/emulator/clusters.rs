@@ -1,11 +1,11 @@
 //! Clusters of two blocks that bring each other tiles, and what is reported where they do it wrongly.
 
-use super::launch_on;
+use super::{launch_on, region};
 use half::bf16;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Log, Options, Site};
 use vcycle::device::cuda::driver::{Driver, Rows};
-use vcycle::device::cuda::launch::{Launch, Region, TensorMap};
+use vcycle::device::cuda::launch::{Launch, TensorMap};
 use vcycle::device::ops::Access;
 
 const SOURCE: &str = include_str!("kernels/clusters.cu");
@@ -40,7 +40,7 @@ fn run(name: &str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>
     emulator.write(matrix, &bytes).expect("input");
     let width = BLOCKS * 64 * 4;
     let out = Rows { address: emulator.alloc(width).expect("memory"), rows: 1, width, pitch: width };
-    let regions = [(matrix, Access::Read), (out, Access::Write)].map(|(rows, access)| Region { rows, access });
+    let regions = [(matrix, Access::Read), (out, Access::Write)].map(|(rows, access)| region("operand", rows, access));
     emulator.operands(&regions);
     let map = TensorMap::new(matrix.address, [rows, 64], 128, 32);
     let kernel = format!("clusters_{name}").leak();

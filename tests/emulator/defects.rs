@@ -1,7 +1,7 @@
-use super::launch_on;
+use super::{launch_on, region};
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
 use vcycle::device::cuda::driver::{Driver, Rows};
-use vcycle::device::cuda::launch::{Launch, Region};
+use vcycle::device::cuda::launch::Launch;
 use vcycle::device::ops::Access;
 
 const SOURCE: &str = include_str!("kernels/defects.cu");
@@ -104,7 +104,7 @@ fn run(defect: &Defect, twin: &str, options: Options) -> (Emulator, Result<Vec<f
     ]
     .contains(&name);
     let access = if counts { Access::Update } else { Access::Write };
-    emulator.operands(&[Region { rows: rows(data), access: Access::Read }, Region { rows: rows(out), access }]);
+    emulator.operands(&[region("data", rows(data), Access::Read), region("out", rows(out), access)]);
     let launch = Launch::new(kernel, blocks, threads).shared(64 * 4).ptr(data).ptr(out).int(N);
     let done = launch_on(&mut emulator, &launch).map_err(|e| e.to_string()).map(|()| {
         let mut values = vec![0f32; N];
@@ -179,7 +179,7 @@ fn an_output_that_was_written_in_part_is_not_initialised() {
     let [a, b, c] = std::array::from_fn(|_| emulator.alloc(bytes).expect("memory"));
     let rows = |address| Rows { address, rows: 1, width: bytes, pitch: bytes };
     let mut run = |from, to| {
-        let regions = [(from, Access::Read), (to, Access::Write)].map(|(t, access)| Region { rows: rows(t), access });
+        let regions = [(from, Access::Read), (to, Access::Write)].map(|(t, access)| region("operand", rows(t), access));
         emulator.operands(&regions);
         // Writes the first 64 of 128, and reads as many from the middle on where `n` is large.
         launch_on(

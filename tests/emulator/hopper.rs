@@ -1,11 +1,11 @@
 //! The copy engine, mbarriers and wgmma, against products in f64; and what is reported of kernels that use them wrongly.
 
-use super::launch_on;
+use super::{launch_on, region};
 use half::bf16;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Log, Options, Site};
 use vcycle::device::cuda::driver::{Driver, Rows};
-use vcycle::device::cuda::launch::{Launch, Region, TensorMap};
+use vcycle::device::cuda::launch::{Launch, TensorMap};
 use vcycle::device::ops::Access;
 
 const SOURCE: &str = include_str!("kernels/hopper.cu");
@@ -68,8 +68,8 @@ fn run(case: &Case, kernel: &'static str, options: Options) -> (Option<Fault>, R
     };
     let bytes = 64 * columns * 4;
     let out = Rows { address: emulator.alloc(bytes).expect("memory"), rows: 1, width: bytes, pitch: bytes };
-    let reads = [left, right].map(|rows| Region { rows, access: Access::Read });
-    emulator.operands(&[reads[0], reads[1], Region { rows: out, access: Access::Write }]);
+    let reads = [left, right].map(|rows| region("operand", rows, Access::Read));
+    emulator.operands(&[reads[0], reads[1], region("out", out, Access::Write)]);
     let map = |rows: Rows| TensorMap::new(rows.address, [rows.rows, rows.width / 2], rows.pitch, 64);
     let launch = Launch::new(kernel, 1, 160)
         .shared(2 * (64 + columns) * 128)
@@ -279,7 +279,7 @@ fn boxes(kernel: &'static str, [row, column]: [i32; 2], options: Options) -> Res
     let a = matrix(&mut emulator, [rows, columns], |i, j| (100 * i % 128 + j) as f64);
     let bytes = 2 * box_rows * 64 * 4;
     let out = Rows { address: emulator.alloc(bytes).expect("memory"), rows: 1, width: bytes, pitch: bytes };
-    emulator.operands(&[Region { rows: a, access: Access::Read }, Region { rows: out, access: Access::Write }]);
+    emulator.operands(&[region("a", a, Access::Read), region("out", out, Access::Write)]);
     let map = TensorMap::new(a.address, [rows, columns], a.pitch, box_rows);
     let launch = Launch::new(kernel, 1, 32).shared(box_rows * 128).map(map).ptr(out.address);
     launch_on(&mut emulator, &launch.signed(row).signed(column).int(box_rows)).map_err(|e| e.to_string())?;
@@ -324,7 +324,8 @@ fn boxes_of_many_matrices() {
         let from = matrix(&mut emulator, [batches * time, heads * d], |i, j| f64::from((31 * i + 7 * j) as u8));
         let to = matrix(&mut emulator, [batches * time, heads * d], |_, _| -1.0);
         assert_eq!(from.pitch, 2 * pitch);
-        let regions = [(from, Access::Read), (to, Access::Update)].map(|(rows, access)| Region { rows, access });
+        let regions =
+            [(from, Access::Read), (to, Access::Update)].map(|(rows, access)| region("operand", rows, access));
         emulator.operands(&regions);
         let map = |rows: Rows| {
             TensorMap::new(rows.address, [time, d], rows.pitch, box_rows)

@@ -2,6 +2,8 @@
 //! twin passes in all of them.
 #[cfg(emulated)]
 mod clusters;
+#[cfg(all(emulated, unix))]
+mod crashes;
 #[cfg(emulated)]
 mod defects;
 #[cfg(emulated)]
@@ -11,16 +13,20 @@ mod hopper;
 #[cfg(emulated)]
 mod launches;
 #[cfg(emulated)]
+mod reports;
+#[cfg(emulated)]
 mod stores;
 #[cfg(emulated)]
 mod tiles;
 
 #[cfg(emulated)]
-use vcycle::device::cuda::driver::Driver;
-#[cfg(emulated)]
 use vcycle::device::cuda::driver::emulator::{Emulator, Fault, Options};
 #[cfg(emulated)]
-use vcycle::device::cuda::launch::Launch;
+use vcycle::device::cuda::driver::{Driver, Rows};
+#[cfg(emulated)]
+use vcycle::device::cuda::launch::{Launch, Region};
+#[cfg(emulated)]
+use vcycle::device::ops::Access;
 
 #[cfg(emulated)]
 unsafe extern "C" {
@@ -29,6 +35,7 @@ unsafe extern "C" {
     fn vcycle_clusters() -> i32;
     fn vcycle_defects() -> i32;
     fn vcycle_hopper() -> i32;
+    fn vcycle_reports() -> i32;
     fn vcycle_stores() -> i32;
     fn vcycle_tiles() -> i32;
 }
@@ -43,10 +50,11 @@ fn planted_kernels_are_there() {
             + vcycle_clusters()
             + vcycle_defects()
             + vcycle_hopper()
+            + vcycle_reports()
             + vcycle_stores()
             + vcycle_tiles()
     };
-    assert_eq!(linked, 6);
+    assert_eq!(linked, 7);
 }
 
 /// Starts a planted kernel.
@@ -55,6 +63,12 @@ fn launch_on(emulator: &mut Emulator, launch: &Launch) -> vcycle::error::Result<
     // SAFETY: addresses are those of allocations that a test has made in this emulator and not freed. Kernels that stray from them
     // run with checks, which stop a thread before such an access; and launches with made-up addresses are refused before they run.
     unsafe { emulator.launch(launch) }
+}
+
+/// An operand of words.
+#[cfg(emulated)]
+fn region(name: &'static str, rows: Rows, access: Access) -> Region {
+    Region { name, rows, element: 4, access }
 }
 
 /// Lines of a source that a defect is marked on, in that line or in comments before it.

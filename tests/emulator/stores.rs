@@ -1,10 +1,10 @@
 //! Stores and additions by the copy engine, and stmatrix; and what is reported of kernels that use them wrongly.
 
-use super::launch_on;
+use super::{launch_on, region};
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Arrival, Emulator, Fault, Log, Options, Site};
 use vcycle::device::cuda::driver::{Driver, Rows};
-use vcycle::device::cuda::launch::{Launch, Region, TensorMap};
+use vcycle::device::cuda::launch::{Launch, TensorMap};
 use vcycle::device::ops::Access;
 
 const SOURCE: &str = include_str!("kernels/stores.cu");
@@ -35,7 +35,7 @@ fn run(kernel: &'static str, shape: Shape, owned: usize, options: Options) -> Ou
     let all = Rows { address, rows: 1, width: bytes, pitch: bytes };
     emulator.write(all, &UNTOUCHED.to_le_bytes().repeat(rows * pitch)).expect("filled");
     let out = Rows { address, rows: owned, width: columns * 2, pitch: pitch * 2 };
-    emulator.operands(&[Region { rows: out, access: Access::Write }]);
+    emulator.operands(&[region("out", out, Access::Write)]);
     let map = TensorMap::new(address, [rows, columns], pitch * 2, box_rows);
     let (across, down) = (columns.div_ceil(64), rows.div_ceil(box_rows));
     let launch = match kernel {
@@ -184,7 +184,7 @@ fn add(name: &str, shape: Shape, beside: usize, options: Options) -> Outcome {
         "kAddUnwritten" => ("add_kAdds".to_string(), Access::Write),
         _ => (format!("add_{name}"), Access::Update),
     };
-    emulator.operands(&[Region { rows: out, access }]);
+    emulator.operands(&[region("out", out, access)]);
     let map = TensorMap::new(address, [rows, columns], pitch * 4, box_rows);
     let map = if name == "kAddShort" { map } else { map.of_floats() };
     let (across, down) = (columns.div_ceil(32), rows.div_ceil(box_rows));

@@ -69,6 +69,35 @@ fn damaged_shards() {
     });
 }
 
+/// Arrays of NumPy, whose headers are text. Not seen: tokens that become others below the vocabulary's size.
+#[test]
+fn damaged_arrays() {
+    let dir = folder();
+    let path = dir.path().join("tokens.npy");
+    let tokens: Vec<u8> = (0..500u32).flat_map(|i| ((i * i % 300) as u16).to_le_bytes()).collect();
+    let header = format!("{:117}\n", "{'descr': '<u2', 'fortran_order': False, 'shape': (500,), }");
+    let valid = [b"\x93NUMPY\x01\0\x76\0", header.as_bytes(), &tokens].concat();
+    let read = |path: PathBuf| move || content(&Shard::open_any(&path, Some(300))?);
+    write(&path, &valid);
+    let original = read(path.clone())().expect("a valid array");
+    assert_eq!(original.tokens.len(), 500);
+    let mut cases = mutate::bytes(&valid, &[6, 8, 10, 64, 128, valid.len()], 5, 60);
+    cases.extend((0..128 * 8).map(|i| mutate::flip(&valid, i / 8, i as u32 % 8)));
+    for (from, to) in
+        [("500,", "18446744073709551615,"), ("500,", "-1,"), ("500,", ""), ("<u2", "<u4"), ("500,", "250, 2")]
+    {
+        let bytes = String::from_utf8_lossy(&valid[10..128]).replacen(from, to, 1);
+        let length = (bytes.len() as u16).to_le_bytes();
+        cases.push(Case { name: to.to_owned(), bytes: [&valid[..8], &length, bytes.as_bytes(), &tokens].concat() });
+    }
+    for Case { name, bytes } in cases {
+        write(&path, &bytes);
+        let Ok(found) = judge("tokens.npy", &name, read(path.clone())) else { continue };
+        assert_eq!(found.tokens.len(), 500, "{name}");
+        assert!(valid[128..] != bytes[bytes.len() - 1000..] || found == original, "{name}");
+    }
+}
+
 /// What training takes from a prepared folder.
 fn prepared(dir: &Path) -> vcycle::error::Result<[Content; 2]> {
     let spec = DataSpec {

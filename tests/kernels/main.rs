@@ -8,8 +8,12 @@ mod attention_error;
 #[cfg(emulated)]
 mod emulated;
 mod errors;
+mod names;
+mod pitches;
 mod residual;
 mod runs;
+#[cfg(emulated)]
+mod schedules;
 
 use std::collections::BTreeSet;
 use vcycle::device::ops::NAMES;

@@ -1,81 +1,18 @@
 //! Batches. Those of next tokens are cut here; all others are `vcycle::data`'s, which has tests of its own.
 
-use super::config::Config;
+use super::reference::batch::{Batch, Facts, IDS, LABELS, scored};
+use super::reference::config::Config;
 use super::reference::random::choice;
 use std::path::Path;
-use vcycle::data::classify::{Classification, ClassifyBatch, ClassifyConfig, Labels, texts};
+use vcycle::data::classify::{Classification, ClassifyConfig, Labels, texts};
 use vcycle::data::corpus::{Corpus, DataSource};
-use vcycle::data::images::{ImageBatch, ImageFiles, ImageSampler, ImageSpec, Images, PatchShape, prepare};
-use vcycle::data::masking::{MaskedBatch, Masking, MaskingConfig};
+use vcycle::data::images::{ImageFiles, ImageSampler, ImageSpec, Images, LabelPlace, PatchShape, prepare};
+use vcycle::data::masking::{Masking, MaskingConfig};
 use vcycle::data::prepare::DataSpec;
 use vcycle::data::sampler::Sampler;
 use vcycle::data::text::HeldOut;
 use vcycle::data::tokenizer::Tokenizer;
 use vcycle::data::windows::Window;
-
-/// What enters a model; what its family has no use for is empty.
-#[derive(Clone)]
-pub struct Batch {
-    /// Ids, token types, key mask, scored rows of a micro-batch's hidden states, labels, whether segments follow, second labels.
-    pub ints: [Vec<i32>; 7],
-    /// Patches or labels that are numbers, and the first labels' shares.
-    pub floats: [Vec<f32>; 2],
-}
-
-pub const IDS: usize = 0;
-pub const TYPES: usize = 1;
-pub const MASK: usize = 2;
-pub const POSITIONS: usize = 3;
-pub const LABELS: usize = 4;
-pub const NEXT: usize = 5;
-pub const OTHERS: usize = 6;
-pub const PATCHES: usize = 0;
-pub const VALUES: usize = 0;
-pub const SHARE: usize = 1;
-
-impl Batch {
-    /// Micro-batch `i` of `n`.
-    pub fn part(&self, i: usize, n: usize) -> Batch {
-        fn cut<T: Clone>(all: &[T], i: usize, n: usize) -> Vec<T> {
-            all[i * all.len() / n..(i + 1) * all.len() / n].to_vec()
-        }
-        Batch { ints: self.ints.each_ref().map(|v| cut(v, i, n)), floats: self.floats.each_ref().map(|v| cut(v, i, n)) }
-    }
-
-    fn masked(&mut self) -> MaskedBatch<'_> {
-        let [ids, types, mask, positions, labels, next, _] = &mut self.ints;
-        MaskedBatch { ids, types, mask, positions, labels, next }
-    }
-
-    fn labelled(&mut self) -> ClassifyBatch<'_> {
-        let ([ids, types, mask, _, classes, ..], [values, _]) = (&mut self.ints, &mut self.floats);
-        ClassifyBatch { ids, types, mask, classes, values }
-    }
-
-    fn images(&mut self) -> ImageBatch<'_> {
-        let ([.., labels, _, others], [patches, share]) = (&mut self.ints, &mut self.floats);
-        ImageBatch { patches, labels, others, share }
-    }
-}
-
-/// How many are scored.
-pub fn scored(labels: &[i32]) -> usize {
-    labels.iter().filter(|&&label| label != -100).count()
-}
-
-/// What a model must know of its data.
-#[derive(Clone, Copy, Default)]
-pub struct Facts {
-    pub vocab: usize,
-    pub pad: usize,
-    /// 1: labels are numbers.
-    pub classes: usize,
-    pub channels: usize,
-    /// Examples of a step, and of what is computed at a time; tokens of one.
-    pub batch: usize,
-    pub micro: usize,
-    pub context: usize,
-}
 
 enum Kind {
     Next { train: Vec<i32>, valid: Vec<i32> },
@@ -114,7 +51,7 @@ impl Data {
             (kind, ([t, 0, 0, 0, t, 0, 0], [0, 0]))
         } else if c.is("model.family", "deit") {
             let file = path("data.images.train.files.file");
-            let spec = ImageSpec::new(ImageFiles::Csv { file, maximum: None });
+            let spec = ImageSpec::new(ImageFiles::Csv { file, maximum: None, label: LabelPlace::Last });
             let open = || prepare(&spec, &cache, &mut |_| ()).expect("images");
             let every = c.count("data.images.held_out_every", 10);
             let (train, valid) = (open().without_every(every).expect("some"), open().every(every).expect("some"));

@@ -3,15 +3,14 @@
 //! `metrics.jsonl`: every loss, learning rate and gradient norm, FLOPs, evaluations, and what happens between.
 
 mod cases;
-mod config;
 mod data;
 mod measures;
-mod operators;
+#[path = "../reference_model/mod.rs"]
 mod reference;
 mod run;
 
-use config::Config;
 use data::Data;
+use reference::config::Config;
 use run::Run;
 use serde_json::Value;
 use std::path::Path;

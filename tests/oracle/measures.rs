@@ -1,6 +1,6 @@
 //! How well scores agree with labels.
 
-use super::data::{Batch, LABELS, PATCHES, VALUES};
+use super::reference::batch::{Batch, LABELS, PATCHES, VALUES};
 use super::reference::graph::{Mat, one};
 use serde_json::{Value, json};
 

@@ -1,11 +1,12 @@
 //! A V-cycle and its scratch run, as the lines of `metrics.jsonl` that they should leave.
 
-use super::config::Config;
-use super::data::{self, Batch, Data, NEXT};
+use super::data::Data;
 use super::measures::measures;
-use super::operators::{Operators, Quantity};
+use super::reference::batch::{Batch, NEXT, scored};
+use super::reference::config::Config;
 use super::reference::graph::{Graph, Mat};
 use super::reference::models::Model;
+use super::reference::operators::{Operators, Quantity};
 use serde_json::{Value, json};
 
 /// Weights, what AdamW keeps, and after how many updates.
@@ -180,13 +181,13 @@ impl<'a> Run<'a> {
     fn held_out(&mut self, params: &[Mat], most: usize) -> (f64, usize, usize, Vec<(Mat, Batch)>) {
         let (mut totals, mut counts, mut flops, mut all) = ([0.0; 2], [0; 2], 0, Vec::new());
         for index in 0..most {
-            let Some((batch, scored)) = self.data.held_out(index) else { break };
+            let Some((batch, labels)) = self.data.held_out(index) else { break };
             let mut g = Graph::new(params, false, (0, 0));
             let (losses, scores) = self.models[self.level].forward(&mut g, &batch, &batch);
             for (i, &loss) in losses.iter().enumerate() {
                 // Whether segments follow is a mean over rows.
                 let pairs = i == 1 && !batch.ints[NEXT].is_empty();
-                let count = if pairs { data::scored(&batch.ints[NEXT]) } else { scored };
+                let count = if pairs { scored(&batch.ints[NEXT]) } else { labels };
                 totals[i] += count as f64 * g.values[loss].v[0];
                 counts[i] += count;
             }

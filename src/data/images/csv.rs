@@ -1,6 +1,8 @@
-//! Small grey images as text: a line for each, its values row by row and then its label, with commas between.
+//! Small grey images as text: a line for each, its values row by row and its label before or after them, with commas between.
 
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use super::shard::MAX_CLASSES;
 use super::source::{Decoded, Place, Sink};
@@ -10,20 +12,34 @@ use crate::error::Result;
 
 /// The longest line in bytes: an image of some 500 x 500.
 const LONGEST_LINE: usize = 1 << 20;
+/// Characters of a field that an error shows.
+const SHOWN: usize = 24;
 
-/// Calls `each` with the number, from 1, and text of each line that is not blank.
+/// Where in a line its label stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelPlace {
+    First,
+    #[default]
+    Last,
+}
+
+/// Calls `each` with the number, from 1, and text of each line that is not blank. The first one may be a header, and is left out
+/// then.
 fn lines(path: &Path, each: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<()> {
     let mut reader = TextReader::open(path)?;
-    let (mut text, mut number, mut goes_on) = (String::new(), 0, true);
+    let (mut text, mut number, mut goes_on, mut first) = (String::new(), 0, true, true);
     while goes_on {
         goes_on = reader.read(&mut text)?;
         let mut done = 0;
         while let Some(line) = text[done..].split_inclusive('\n').next().filter(|l| l.ends_with('\n') || !goes_on) {
             done += line.len();
             number += 1;
-            if !line.trim().is_empty() {
-                each(number, line.trim())?;
+            let line = line.trim();
+            if line.is_empty() || std::mem::take(&mut first) && is_header(line) {
+                continue;
             }
+            each(number, line)?;
         }
         text.drain(..done);
         if text.len() > LONGEST_LINE {
@@ -33,29 +49,62 @@ fn lines(path: &Path, each: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<(
     Ok(())
 }
 
+/// Names of columns: no number among several, or all their own numbers, as of a table without names.
+fn is_header(line: &str) -> bool {
+    let fields: Vec<&str> = line.split(',').map(field).collect();
+    let numbered = fields.len() > 16 && fields.iter().enumerate().all(|(at, field)| field.parse() == Ok(at));
+    let named = fields.len() > 1 && fields.iter().all(|field| !field.is_empty() && field.parse::<f64>().is_err());
+    numbered || named
+}
+
+/// A field without what programs put around it.
+fn field(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).map_or(text, str::trim)
+}
+
+/// A whole number, also as `5.0`.
+fn whole(text: &str) -> Option<usize> {
+    let digits = match text.split_once('.') {
+        Some((digits, zeros)) if zeros.bytes().all(|b| b == b'0') => digits,
+        _ => text,
+    };
+    digits.parse().ok()
+}
+
 /// Parses the values and the label of a line.
-fn parse(place: &Place<'_>, line: &str, largest: u8, values: &mut Vec<u8>) -> Result<usize> {
+fn parse(place: &Place<'_>, line: &str, (largest, label): (u8, LabelPlace), values: &mut Vec<u8>) -> Result<usize> {
     values.clear();
-    let mut fields = line.split(',').map(str::trim).enumerate().peekable();
-    while let Some((i, field)) = fields.next() {
-        let most = if fields.peek().is_some() { usize::from(largest) } else { MAX_CLASSES - 1 };
-        let Some(value) = field.parse::<usize>().ok().filter(|&value| value <= most) else {
-            let what = if most < MAX_CLASSES - 1 { "a value" } else { "a label" };
+    let mut found = 0;
+    let mut fields = line.split(',').map(field).enumerate().peekable();
+    while let Some((i, text)) = fields.next() {
+        let is_label = match label {
+            LabelPlace::First => i == 0,
+            LabelPlace::Last => fields.peek().is_none(),
+        };
+        let most = if is_label { MAX_CLASSES - 1 } else { usize::from(largest) };
+        let Some(value) = whole(text).filter(|&value| value <= most) else {
+            let shown: String = text.chars().take(SHOWN).collect();
+            let dots = if shown.len() < text.len() { "..." } else { "" };
+            let remedy = match () {
+                () if !line.contains(',') => "columns are separated by commas: write the file with commas",
+                () if i > 0 && text.is_empty() && fields.peek().is_none() => "the line ends with a comma: remove it",
+                () => "give whole numbers, the label last or with label = \"first\" first",
+            };
             bail!(
-                "{place}, column {}: {field:?} is not {what} from 0 to {most}; give whole numbers, the label last, no header",
-                i + 1
+                "{place}, column {}: {:?} is not {} from 0 to {most}; {remedy}",
+                i + 1,
+                format!("{shown}{dots}"),
+                if is_label { "a label" } else { "a value" }
             );
         };
-        match fields.peek() {
-            Some(_) => values.push(value as u8),
-            None => return Ok(value),
-        }
+        if is_label { found = value } else { values.push(value as u8) }
     }
-    unreachable!("splitting gives at least one field")
+    Ok(found)
 }
 
 /// Hands on all images. Values are scaled so that `maximum` becomes 255.
-pub(super) fn read(path: &Path, maximum: Option<u8>, sink: &mut Sink<'_>) -> Result<()> {
+pub(super) fn read(path: &Path, maximum: Option<u8>, label: LabelPlace, sink: &mut Sink<'_>) -> Result<()> {
     if maximum == Some(0) {
         bail!("maximum: 0 leaves no values; give the value of white, as 16 or 255");
     }
@@ -66,7 +115,7 @@ pub(super) fn read(path: &Path, maximum: Option<u8>, sink: &mut Sink<'_>) -> Res
         None => {
             let mut largest = 0;
             lines(path, &mut |number, line| {
-                parse(&place(number), line, 255, &mut values)?;
+                parse(&place(number), line, (255, label), &mut values)?;
                 largest = values.iter().copied().fold(largest, u8::max);
                 Ok(())
             })?;
@@ -76,7 +125,7 @@ pub(super) fn read(path: &Path, maximum: Option<u8>, sink: &mut Sink<'_>) -> Res
     let mut count = None;
     lines(path, &mut |number, line| {
         let place = place(number);
-        let label = parse(&place, line, white, &mut values)?;
+        let label = parse(&place, line, (white, label), &mut values)?;
         let side = values.len().isqrt();
         if side == 0 || side * side != values.len() {
             bail!("{place}: {} values are no square image; give as many columns as rows, and the label", values.len());

@@ -7,15 +7,19 @@ use std::thread;
 use std::time::UNIX_EPOCH;
 
 use image::imageops::{self, FilterType};
-use image::{ImageReader, Limits, RgbImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
 use super::jpeg;
+use super::jpeg_scan;
 use super::shard::MAX_SIDE;
 use super::source::{Decoded, Filter, Sink};
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::prefetch::MORE_THREADS;
+use crate::data::prepare::grouped;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// What a picture may take of memory while it is decoded.
 const DECODED: u64 = 512 << 20;
@@ -37,20 +41,31 @@ pub(super) struct Class {
 /// # Errors
 /// When the folder cannot be read, holds no folder, or one without images.
 pub(super) fn classes(folder: &Path) -> Result<Vec<Class>> {
-    let mut classes = Vec::new();
+    list(folder).map(|(classes, _)| classes)
+}
+
+/// The classes, and what a person may think is read and is not.
+fn list(folder: &Path) -> Result<(Vec<Class>, Vec<PathBuf>)> {
+    let (mut classes, mut others) = (Vec::new(), Vec::new());
     for (name, path) in entries(folder)? {
         if path.is_dir() {
-            let files: Vec<PathBuf> = entries(&path)?.into_iter().map(|e| e.1).filter(|path| is_image(path)).collect();
+            let (files, rest): (Vec<_>, Vec<_>) =
+                entries(&path)?.into_iter().map(|e| e.1).partition(|path| is_image(path));
+            let mut rest: Vec<PathBuf> = rest.into_iter().filter(|path| seems_image(path) || path.is_dir()).collect();
             if files.is_empty() {
-                bail!("{}: no .jpg, .jpeg or .png file in it; remove the folder or fill it", path.display());
+                let but = rest.first().map_or(String::new(), |path| format!(" ({} is not read)", path.display()));
+                bail!("{}: no .jpg, .jpeg or .png file in it{but}; remove the folder or fill it", path.display());
             }
             classes.push(Class { name, files });
+            others.append(&mut rest);
+        } else if is_image(&path) || seems_image(&path) {
+            others.push(path);
         }
     }
     if classes.is_empty() {
         bail!("{}: no folder in it; give one folder for each class, with its images inside", folder.display());
     }
-    Ok(classes)
+    Ok((classes, others))
 }
 
 /// What a folder holds, by name, without what is hidden.
@@ -74,9 +89,19 @@ fn is_image(path: &Path) -> bool {
     matches!(extension.as_str(), "jpg" | "jpeg" | "png")
 }
 
+/// Whether a file is called like an image of a format that is not read.
+fn seems_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let formats = ["webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jfif", "jpe", "jp2", "jxl", "avif", "heic"];
+    formats.contains(&extension.as_str())
+}
+
 /// Adds names, sizes and times of all files: reading millions of them would take as long as decoding.
 pub(super) fn add_to(folder: &Path, print: &mut Fingerprint) -> Result<()> {
-    for class in classes(folder)? {
+    let (classes, others) = list(folder)?;
+    // What is passed over is said when images are read, so it is told again when there is more of it.
+    others.iter().for_each(|path| print.add(path.file_name().unwrap_or_default().as_encoded_bytes()));
+    for class in classes {
         print.add(class.name.as_bytes());
         for file in &class.files {
             let facts = fs::metadata(file).map_err(|e| Error::io("read", file, e))?;
@@ -89,21 +114,21 @@ pub(super) fn add_to(folder: &Path, print: &mut Fingerprint) -> Result<()> {
     Ok(())
 }
 
-/// Hands on all images, decoded by all threads of the machine, class by class and file by file. Returns what is wrong with files
-/// that cannot be decoded; without `skip_broken` the first of them is an error.
+/// Hands on all images, decoded by all threads of the machine, class by class and file by file. Returns what a person should know.
+/// Without `skip_broken` the first file that cannot be decoded is an error.
 pub(super) fn read(
     folder: &Path,
     (size, filter, skip_broken): (usize, Filter, bool),
     sink: &mut Sink<'_>,
-) -> Result<Vec<Error>> {
+) -> Result<Vec<String>> {
     if !(1..=MAX_SIDE).contains(&size) {
         bail!("size: {size} is not in 1..={MAX_SIDE}; give the pixels of a side");
     }
-    let classes = classes(folder)?;
+    let (classes, others) = list(folder)?;
     let files: Vec<(&PathBuf, usize)> =
         classes.iter().enumerate().flat_map(|(label, c)| c.files.iter().map(move |file| (file, label))).collect();
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut broken_files = Vec::new();
+    let (mut broken_files, mut damaged, mut turned) = (Vec::new(), Vec::new(), 0);
     for files in files.chunks(threads * RUN) {
         let decode_run = |run: &[(&PathBuf, usize)]| run.iter().map(|file| whole(file.0, size, filter)).collect();
         let decoded = thread::scope(|scope| {
@@ -119,8 +144,11 @@ pub(super) fn read(
         })?;
         for ((path, label), pixels) in files.iter().zip(decoded.into_iter().flatten()) {
             match pixels? {
-                Ok(pixels) => {
-                    sink(Decoded { pixels: &pixels, shape: [3, size, size], label: *label }, &path.display())?;
+                Ok(Picture { damage: Some(damage), .. }) if skip_broken => broken_files.push(damage),
+                Ok(picture) => {
+                    sink(Decoded { pixels: &picture.pixels, shape: [3, size, size], label: *label }, &path.display())?;
+                    damaged.extend(picture.damage);
+                    turned += usize::from(picture.turned);
                 }
                 Err(error) if skip_broken => broken_files.push(error),
                 Err(error) => bail!(
@@ -130,14 +158,54 @@ pub(super) fn read(
             }
         }
     }
-    Ok(broken_files)
+    let files = |count: usize| format!("{} file{}", grouped(count as u64), if count == 1 { "" } else { "s" });
+    let mut notes = Vec::new();
+    if let Some(first) = broken_files.first() {
+        notes.push(format!("{} passed over, as skip_broken says; the first: {first}", files(broken_files.len())));
+    }
+    if let Some(first) = damaged.first() {
+        notes.push(format!(
+            "warning: {} damaged, and read as far as can be, as other programs do; skip_broken = true beside `folder` passes \
+             over such files; the first: {first}",
+            files(damaged.len())
+        ));
+    }
+    if let Some(first) = others.first() {
+        notes.push(format!(
+            "warning: {} of {} passed over, since only .jpg, .jpeg and .png files that lie directly in the folder of a class \
+             are read; the first: {}",
+            match others.len() {
+                1 => "1 image or folder".to_owned(),
+                count => format!("{} images or folders", grouped(count as u64)),
+            },
+            folder.display(),
+            first.display()
+        ));
+    }
+    if turned > 0 {
+        notes.push(format!(
+            "{} to be turned or mirrored, by what their EXIF data says; that is not heeded, and the pixels are taken as stored",
+            if turned == 1 { "1 file is".to_owned() } else { format!("{} are", files(turned)) }
+        ));
+    }
+    Ok(notes)
+}
+
+/// An image as it is stored in a shard.
+struct Picture {
+    /// `[3, size, size]`.
+    pixels: Vec<u8>,
+    /// What is wrong with a file that could be decoded all the same.
+    damage: Option<Error>,
+    /// Whether the file says that the image is to be turned or mirrored.
+    turned: bool,
 }
 
 /// What a file holds, or why it cannot be decoded.
 ///
 /// # Errors
 /// The file cannot be read, which is no fault of its content: it is never passed over.
-fn whole(path: &Path, size: usize, filter: Filter) -> Result<Result<Vec<u8>>> {
+fn whole(path: &Path, size: usize, filter: Filter) -> Result<Result<Picture>> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
     Ok(decode(path, bytes, size, filter))
 }
@@ -153,8 +221,8 @@ fn too_large(bytes: &[u8]) -> Option<String> {
         .then(|| format!("it claims {width} x {height} pixels, more than {} bytes can be", bytes.len()))
 }
 
-/// Decodes a file: its centre square, resized, `[3, size, size]`.
-fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Vec<u8>> {
+/// Decodes a file: its centre square, resized.
+fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Picture> {
     let bad = |e: &dyn std::fmt::Display| {
         // The decoder's sentences may have several lines.
         let cause = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
@@ -166,17 +234,27 @@ fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Ve
     if bytes.is_empty() {
         return Err(bad(&"the file is empty"));
     }
+    files::check_fetched(path, &bytes)?;
+    if files::is_web_page(&bytes) {
+        return Err(files::web_page(path));
+    }
     // The decoder makes up the pixels of what is missing.
     if bytes.starts_with(jpeg::BEGIN) && !jpeg::is_whole(&bytes) {
         return Err(bad(&"the JPEG is cut short"));
     }
+    let damage = if bytes.starts_with(jpeg::BEGIN) { jpeg_scan::fault(&bytes) } else { None };
+    let damage = damage.map(|fault| Error::new(format!("{}: {}", path.display(), fault.text())));
     let mut reader = ImageReader::new(Cursor::new(bytes));
     // By its first bytes: the names of many sets' files are wrong.
     reader = reader.with_guessed_format().map_err(|e| Error::io("read", path, e))?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODED);
-    reader.limits(limits);
-    let image = reader.decode().map_err(|e| bad(&e))?.into_rgb8();
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().map_err(|e| bad(&e))?;
+    limits.reserve(decoder.total_bytes()).map_err(|e| bad(&e))?;
+    decoder.set_limits(limits).map_err(|e| bad(&e))?;
+    let turned = decoder.orientation().is_ok_and(|orientation| orientation != Orientation::NoTransforms);
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| bad(&e))?.into_rgb8();
     let (width, height) = image.dimensions();
     let side = width.min(height);
     if side == 0 {
@@ -194,5 +272,6 @@ fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Ve
         imageops::resize(&*square, size as u32, size as u32, filter)
     };
     let interleaved = square.into_raw();
-    Ok((0..3).flat_map(|channel| interleaved.iter().skip(channel).step_by(3)).copied().collect())
+    let pixels = (0..3).flat_map(|channel| interleaved.iter().skip(channel).step_by(3)).copied().collect();
+    Ok(Picture { pixels, damage, turned })
 }

@@ -11,6 +11,7 @@ mod csv;
 mod folder;
 mod idx;
 mod jpeg;
+mod jpeg_scan;
 pub mod mixing;
 pub mod randaugment;
 pub mod sampler;
@@ -20,6 +21,7 @@ pub mod source;
 pub mod view;
 
 pub use augment::AugmentConfig;
+pub use csv::LabelPlace;
 pub use sampler::{ImageBatch, ImageSampler, PatchShape};
 pub use shard::Images;
 pub use source::{ImageFiles, ImageSpec, prepare};

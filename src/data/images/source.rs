@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::csv::{self, LabelPlace};
 use super::shard::{ImageWriter, Images, MAX_CLASSES};
-use super::{cifar, csv, folder, idx};
+use super::{cifar, folder, idx};
 use crate::bail;
+use crate::data::classes;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::prepare::grouped;
 use crate::error::{At, Error, Result};
@@ -47,12 +49,15 @@ pub enum ImageFiles {
         #[serde(default)]
         labels: Cifar100Labels,
     },
-    /// A line for each square grey image: its values row by row and then its label, with commas between.
+    /// A line for each square grey image: its values row by row and its label, with commas between.
     Csv {
         file: PathBuf,
         /// The value of white; left out: 16 where no value is larger, else 255.
         #[serde(default)]
         maximum: Option<u8>,
+        /// Where the label stands.
+        #[serde(default, skip_serializing_if = "is_default")]
+        label: LabelPlace,
     },
     /// A folder of folders, one for each class, of JPEG and PNG files; their centre squares are resized.
     Folder {
@@ -120,8 +125,8 @@ impl ImageFiles {
         })
     }
 
-    /// Hands on all images; returns what is wrong with those that were passed over.
-    fn read(&self, sink: &mut Sink<'_>) -> Result<Vec<Error>> {
+    /// Hands on all images; returns what a person should know about the files.
+    fn read(&self, sink: &mut Sink<'_>) -> Result<Vec<String>> {
         match self {
             ImageFiles::Idx { images, labels } => idx::read(images, labels, sink),
             ImageFiles::Cifar10 { files } => cifar::read(files, &cifar::Records::TEN, sink),
@@ -131,7 +136,7 @@ impl ImageFiles {
             ImageFiles::Cifar100 { files, labels: Cifar100Labels::Coarse } => {
                 cifar::read(files, &cifar::Records::HUNDRED_COARSE, sink)
             }
-            ImageFiles::Csv { file, maximum } => csv::read(file, *maximum, sink),
+            ImageFiles::Csv { file, maximum, label } => csv::read(file, *maximum, *label, sink),
             ImageFiles::Folder { folder, size, filter, skip_broken } => {
                 return folder::read(folder, (*size, *filter, *skip_broken), sink);
             }
@@ -154,20 +159,23 @@ impl ImageFiles {
             ImageFiles::Cifar10 { files } => ("cifar10", files.iter().collect()),
             ImageFiles::Cifar100 { files, labels: Cifar100Labels::Fine } => ("cifar100", files.iter().collect()),
             ImageFiles::Cifar100 { files, labels: Cifar100Labels::Coarse } => ("cifar20", files.iter().collect()),
-            ImageFiles::Csv { file, maximum } => {
+            ImageFiles::Csv { file, maximum, label } => {
                 print.add(format!("{maximum:?}").as_bytes());
+                if *label == LabelPlace::First {
+                    print.add(b"label first");
+                }
                 ("csv", vec![file])
             }
             ImageFiles::Folder { folder, size, filter, skip_broken } => {
-                // Older shards may have images that were cut short.
-                let broken = if *skip_broken { "skipped" } else { "refused" };
+                // Older shards may have images that were cut short, or damaged ones.
+                let broken = if *skip_broken { "and damaged skipped" } else { "refused" };
                 print.add(format!("folder {size} {filter:?}, broken {broken}").as_bytes());
                 return folder::add_to(folder, print);
             }
         };
         print.add(kind.as_bytes());
         for file in files {
-            // The name decides how the bytes are read.
+            // The name may decide how the bytes are read.
             let extension = file.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
             print.add(extension.as_bytes());
             print.add_file(file)?;
@@ -184,6 +192,10 @@ impl ImageFiles {
             ImageFiles::Folder { folder, .. } => Some(folder),
         }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn numbers(count: usize) -> Vec<String> {
@@ -258,8 +270,9 @@ fn write(
     let source = spec.files.path().unwrap_or(Path::new("")).display().to_string();
     note(&format!("reading {source}"));
     let known = names.as_ref().map(Vec::len);
-    let (mut writer, mut converted, mut classes) = (None::<ImageWriter>, Vec::new(), 0);
-    let broken = spec.files.read(&mut |image, place| {
+    let (mut writer, mut converted) = (None::<ImageWriter>, Vec::new());
+    let mut present = Vec::new();
+    let notes = spec.files.read(&mut |image, place| {
         if image.label >= known.unwrap_or(MAX_CLASSES) {
             bail!(
                 "{place}: label {} is not below {}; number the classes from 0, or correct `classes`",
@@ -267,7 +280,8 @@ fn write(
                 known.unwrap_or(MAX_CLASSES)
             );
         }
-        classes = classes.max(image.label + 1);
+        present.resize(present.len().max(image.label + 1), false);
+        present[image.label] = true;
         let [_, height, width] = image.shape;
         let writer = match &mut writer {
             Some(writer) => writer,
@@ -280,12 +294,20 @@ fn write(
         }
         Ok(())
     })?;
-    if let Some(first) = broken.first() {
-        let s = if broken.len() == 1 { "" } else { "s" };
-        note(&format!("{} file{s} passed over, as skip_broken says; the first: {first}", grouped(broken.len() as u64)));
+    notes.iter().for_each(|text| note(text));
+    if names.is_none()
+        && let Some(text) = classes::gaps(&present, "image")
+    {
+        let place = match &spec.files {
+            ImageFiles::Csv { label: LabelPlace::Last, .. } => {
+                "; is the label the last column? (label = \"first\": the first one)"
+            }
+            _ => "",
+        };
+        note(&format!("{source}: warning: {text}{place}"));
     }
     match writer {
-        Some(writer) => writer.commit(&names.unwrap_or_else(|| numbers(classes))),
+        Some(writer) => writer.commit(&names.unwrap_or_else(|| numbers(present.len()))),
         None => bail!("{source}: there is no image in it; give a file with images"),
     }
 }

@@ -56,7 +56,7 @@ impl Launch {
     /// The next parameter: an address in device memory; 0 for none.
     #[must_use]
     pub fn ptr(mut self, address: u64) -> Self {
-        self.args.push(address.to_le_bytes());
+        self.args.push(Kind::Address, address.to_le_bytes());
         self
     }
 
@@ -71,21 +71,21 @@ impl Launch {
     #[must_use]
     pub fn int(mut self, value: usize) -> Self {
         self.fits &= i32::try_from(value).is_ok();
-        self.args.push((value as i32).to_le_bytes());
+        self.args.push(Kind::Int, (value as i32).to_le_bytes());
         self
     }
 
     /// The next parameter: `int` of either sign.
     #[must_use]
     pub fn signed(mut self, value: i32) -> Self {
-        self.args.push(value.to_le_bytes());
+        self.args.push(Kind::Int, value.to_le_bytes());
         self
     }
 
     /// The next parameter: `unsigned`.
     #[must_use]
     pub fn word(mut self, value: u32) -> Self {
-        self.args.push(value.to_le_bytes());
+        self.args.push(Kind::Unsigned, value.to_le_bytes());
         self
     }
 
@@ -98,7 +98,7 @@ impl Launch {
     /// The next parameter: `float`.
     #[must_use]
     pub fn float(mut self, value: f64) -> Self {
-        self.args.push((value as f32).to_le_bytes());
+        self.args.push(Kind::Float, (value as f32).to_le_bytes());
         self
     }
 
@@ -185,10 +185,22 @@ impl TensorMap {
     }
 }
 
+/// The type of a parameter, as kernels declare it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    #[default]
+    Address,
+    Map,
+    Int,
+    Unsigned,
+    Float,
+}
+
 /// Parameters, each in a slot of its own.
 #[derive(Clone, Copy, Default)]
 pub struct Args {
     slots: [u64; Args::MOST],
+    kinds: [Kind; Args::MOST],
     sizes: [u8; Args::MOST],
     len: usize,
     maps: [TensorMap; Args::MOST_MAPS],
@@ -203,10 +215,11 @@ impl Args {
 
     /// # Panics
     /// Beyond 32 parameters: their number is written in the program.
-    fn push<const N: usize>(&mut self, bytes: [u8; N]) {
+    fn push<const N: usize>(&mut self, kind: Kind, bytes: [u8; N]) {
         let mut slot = [0; 8];
         slot[..N].copy_from_slice(&bytes);
         self.slots[self.len] = u64::from_le_bytes(slot);
+        self.kinds[self.len] = kind;
         self.sizes[self.len] = N as u8;
         self.len += 1;
     }
@@ -215,6 +228,7 @@ impl Args {
     /// Beyond seven maps, as `push`.
     fn push_map(&mut self, map: TensorMap) {
         self.slots[self.len] = self.maps_len as u64;
+        self.kinds[self.len] = Kind::Map;
         self.sizes[self.len] = TensorMap::BYTES as u8;
         self.len += 1;
         self.maps[self.maps_len] = map;
@@ -226,9 +240,29 @@ impl Args {
         &self.maps[..self.maps_len]
     }
 
+    /// Two parameters of one type change places; of matrices for TMA, if so asked, their pitches alone.
+    ///
+    /// # Panics
+    /// If there are not so many, or they differ in type.
+    #[cfg(emulated)]
+    pub(super) fn exchange(&mut self, [a, b]: [usize; 2], pitches: bool) {
+        assert_eq!(self.kinds()[a], self.kinds()[b], "parameters of one type");
+        if pitches {
+            let [a, b] = [a, b].map(|at| self.slots[at] as usize);
+            (self.maps[a].pitch, self.maps[b].pitch) = (self.maps[b].pitch, self.maps[a].pitch);
+        } else {
+            self.slots.swap(a, b);
+        }
+    }
+
     /// Size in bytes of each.
     pub fn sizes(&self) -> &[u8] {
         &self.sizes[..self.len]
+    }
+
+    /// Type of each.
+    pub fn kinds(&self) -> &[Kind] {
+        &self.kinds[..self.len]
     }
 
     /// Each in the low bytes of a word (devices and the hosts that drive them are little-endian).
@@ -246,6 +280,10 @@ impl fmt::Debug for Args {
 /// What an operation says of one operand's memory, so that the emulator can hold its kernels to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Region {
+    /// The operand's, for messages.
+    pub name: &'static str,
     pub rows: Rows,
+    /// Bytes of an element.
+    pub element: usize,
     pub access: Access,
 }

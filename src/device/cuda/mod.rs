@@ -169,15 +169,17 @@ impl<D: Driver> Cuda<D> {
         launches.retain(|launch| !launch.is_empty());
         launches.iter().try_for_each(Launch::check).map_err(|e| e.at(op.name()))?;
         let (mut regions, mut located) = (Vec::new(), Ok(()));
-        { *op }.operands(&mut |t, access| match self.places.rows(t) {
-            Ok(rows) => regions.push(Region { rows, access }),
+        { *op }.named_operands(&mut |name, t, access| match self.places.rows(t) {
+            Ok(rows) => regions.push(Region { name, rows, element: t.dtype().bytes(), access }),
             Err(e) => located = Err(e),
         });
         located.map_err(|e| e.at(op.name()))?;
         if (variant.workspace)(op) > 0 {
-            regions.push(Region { rows: self.places.workspace_rows(), access: Access::Update });
+            let rows = self.places.workspace_rows();
+            regions.push(Region { name: "workspace", rows, element: 4, access: Access::Update });
         }
-        Ok((Planned { op: *op, flops: op.cost().flops }, Part { name: op.name(), regions, launches }))
+        let part = Part { name: op.name(), variant: variant.name, regions, launches };
+        Ok((Planned { op: *op, flops: op.cost().flops }, part))
     }
 
     /// Sees to it that the workspace has so many bytes.
@@ -235,6 +237,10 @@ unsafe fn run(driver: &mut dyn Driver, planned: &[Planned], parts: &[Part], timi
 impl<D: Driver> Device for Cuda<D> {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn label(&self) -> String {
+        self.driver.label().map_or(self.name.into(), |label| format!("{} ({label})", self.name))
     }
 
     fn float(&self) -> DType {

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_any_floats, expect_rows};
+use super::{Access, Operation, Visit, expect_any_floats, expect_rows};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -16,9 +16,9 @@ pub struct Accumulate {
 impl Operation for Accumulate {
     const NAME: &'static str = "accumulate";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.x, Access::Read);
-        visit(&mut self.out, if self.add { Access::Update } else { Access::Write });
+    fn named_operands(&mut self, visit: Visit) {
+        visit("x", &mut self.x, Access::Read);
+        visit("out", &mut self.out, if self.add { Access::Update } else { Access::Write });
     }
 
     fn check(&self) -> Result<()> {

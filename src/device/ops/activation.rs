@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_floats, expect_rows};
+use super::{Access, Operation, Visit, expect_floats, expect_rows};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -28,10 +28,10 @@ pub struct ActivationBackward {
 impl Operation for ActivationBackward {
     const NAME: &'static str = "activation";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.dout, Access::Read);
-        visit(&mut self.pre, Access::Read);
-        visit(&mut self.dx, Access::Write);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("dout", &mut self.dout, Access::Read);
+        visit("pre", &mut self.pre, Access::Read);
+        visit("dx", &mut self.dx, Access::Write);
     }
 
     fn check(&self) -> Result<()> {

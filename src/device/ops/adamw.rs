@@ -1,5 +1,5 @@
 use super::{
-    ALIGN, Access, Operation, StepState, expect_any_floats, expect_contiguous, expect_dtype, expect_floats,
+    ALIGN, Access, Operation, StepState, Visit, expect_any_floats, expect_contiguous, expect_dtype, expect_floats,
     expect_shape,
 };
 use crate::bail;
@@ -36,15 +36,16 @@ pub struct AdamW {
 impl Operation for AdamW {
     const NAME: &'static str = "adamw";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        for t in [&mut self.grads, &mut self.decay_mask, &mut self.norm, &mut self.state] {
-            visit(t, Access::Read);
-        }
-        for t in [&mut self.params, &mut self.m, &mut self.v] {
-            visit(t, Access::Update);
-        }
+    fn named_operands(&mut self, visit: Visit) {
+        visit("grads", &mut self.grads, Access::Read);
+        visit("decay_mask", &mut self.decay_mask, Access::Read);
+        visit("norm", &mut self.norm, Access::Read);
+        visit("state", &mut self.state, Access::Read);
+        visit("params", &mut self.params, Access::Update);
+        visit("m", &mut self.m, Access::Update);
+        visit("v", &mut self.v, Access::Update);
         if let Some(t) = &mut self.copy {
-            visit(t, Access::Write);
+            visit("copy", t, Access::Write);
         }
     }
 

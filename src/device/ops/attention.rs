@@ -1,4 +1,6 @@
-use super::{Access, Mask, Operation, expect_contiguous, expect_dtype, expect_floats, expect_shape, expect_wide};
+use super::{
+    Access, Mask, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_shape, expect_wide,
+};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -64,15 +66,15 @@ impl Attention {
         b * h * (0..tq).map(|i| self.visible(i)).sum::<usize>()
     }
 
-    fn inputs(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        for t in [&mut self.q, &mut self.k, &mut self.v] {
-            visit(t, Access::Read);
-        }
+    fn inputs(&mut self, visit: Visit) {
+        visit("q", &mut self.q, Access::Read);
+        visit("k", &mut self.k, Access::Read);
+        visit("v", &mut self.v, Access::Read);
         if let Some(t) = &mut self.key_mask {
-            visit(t, Access::Read);
+            visit("key_mask", t, Access::Read);
         }
         if let Some(mask) = &mut self.dropout {
-            visit(&mut mask.state, Access::Read);
+            visit("state", &mut mask.state, Access::Read);
         }
     }
 }
@@ -80,10 +82,10 @@ impl Attention {
 impl Operation for Attention {
     const NAME: &'static str = "attention";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+    fn named_operands(&mut self, visit: Visit) {
         self.inputs(visit);
-        visit(&mut self.out, Access::Write);
-        visit(&mut self.lse, Access::Write);
+        visit("out", &mut self.out, Access::Write);
+        visit("lse", &mut self.lse, Access::Write);
     }
 
     fn check(&self) -> Result<()> {
@@ -122,14 +124,15 @@ impl Operation for Attention {
 impl Operation for AttentionBackward {
     const NAME: &'static str = "attention_backward";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+    fn named_operands(&mut self, visit: Visit) {
         self.forward.inputs(visit);
-        for t in [&mut self.forward.out, &mut self.forward.lse, &mut self.dout] {
-            visit(t, Access::Read);
-        }
-        for t in [&mut self.dq, &mut self.dk, &mut self.dv, &mut self.delta] {
-            visit(t, Access::Write);
-        }
+        visit("out", &mut self.forward.out, Access::Read);
+        visit("lse", &mut self.forward.lse, Access::Read);
+        visit("dout", &mut self.dout, Access::Read);
+        visit("dq", &mut self.dq, Access::Write);
+        visit("dk", &mut self.dk, Access::Write);
+        visit("dv", &mut self.dv, Access::Write);
+        visit("delta", &mut self.delta, Access::Write);
     }
 
     fn check(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_floats, expect_rows, expect_shape, expect_wide};
+use super::{Access, Operation, Visit, expect_floats, expect_rows, expect_shape, expect_wide};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -16,9 +16,9 @@ pub struct ColumnSum {
 impl Operation for ColumnSum {
     const NAME: &'static str = "column_sum";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.x, Access::Read);
-        visit(&mut self.out, if self.accumulate { Access::Update } else { Access::Write });
+    fn named_operands(&mut self, visit: Visit) {
+        visit("x", &mut self.x, Access::Read);
+        visit("out", &mut self.out, if self.accumulate { Access::Update } else { Access::Write });
     }
 
     fn check(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_dtype, expect_floats, expect_rows, expect_shape, expect_wide};
+use super::{Access, Operation, Visit, expect_dtype, expect_floats, expect_rows, expect_shape, expect_wide};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -58,21 +58,21 @@ impl CrossEntropy {
 impl Operation for CrossEntropy {
     const NAME: &'static str = "cross_entropy";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.logits, Access::Read);
-        visit(&mut self.labels, Access::Read);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("logits", &mut self.logits, Access::Read);
+        visit("labels", &mut self.labels, Access::Read);
         if let Some(mix) = &mut self.mix {
-            visit(&mut mix.labels, Access::Read);
-            visit(&mut mix.share, Access::Read);
+            visit("mix.labels", &mut mix.labels, Access::Read);
+            visit("mix.share", &mut mix.share, Access::Read);
         }
         if let Some(t) = &mut self.scored {
-            visit(t, Access::Read);
+            visit("scored", t, Access::Read);
         }
         let whole = self.losses.numel() == self.logits.rows();
-        visit(&mut self.losses, if whole { Access::Write } else { Access::Update });
-        visit(&mut self.loss, Access::Write);
+        visit("losses", &mut self.losses, if whole { Access::Write } else { Access::Update });
+        visit("loss", &mut self.loss, Access::Write);
         if let Some(t) = &mut self.dlogits {
-            visit(t, Access::Write);
+            visit("dlogits", t, Access::Write);
         }
     }
 

@@ -1,4 +1,4 @@
-use super::{Access, Operation, StepState, expect_dtype, expect_floats, expect_rows, expect_shape};
+use super::{Access, Operation, StepState, Visit, expect_dtype, expect_floats, expect_rows, expect_shape};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -44,13 +44,13 @@ pub struct Dropout {
 impl Operation for Dropout {
     const NAME: &'static str = "dropout";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.x, Access::Read);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("x", &mut self.x, Access::Read);
         if let Some(t) = &mut self.residual {
-            visit(t, Access::Read);
+            visit("residual", t, Access::Read);
         }
-        visit(&mut self.mask.state, Access::Read);
-        visit(&mut self.out, Access::Write);
+        visit("state", &mut self.mask.state, Access::Read);
+        visit("out", &mut self.out, Access::Write);
     }
 
     fn check(&self) -> Result<()> {

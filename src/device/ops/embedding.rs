@@ -1,5 +1,5 @@
 use super::{
-    Access, Operation, expect_contiguous, expect_dtype, expect_floats, expect_rows, expect_shape, expect_wide,
+    Access, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_rows, expect_shape, expect_wide,
 };
 use crate::bail;
 use crate::error::Result;
@@ -23,13 +23,13 @@ pub struct Embedding {
 impl Operation for Embedding {
     const NAME: &'static str = "embedding";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.ids, Access::Read);
-        visit(&mut self.table, Access::Read);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("ids", &mut self.ids, Access::Read);
+        visit("table", &mut self.table, Access::Read);
         if let Some(t) = &mut self.positions {
-            visit(t, Access::Read);
+            visit("positions", t, Access::Read);
         }
-        visit(&mut self.out, if self.accumulate { Access::Update } else { Access::Write });
+        visit("out", &mut self.out, if self.accumulate { Access::Update } else { Access::Write });
     }
 
     fn check(&self) -> Result<()> {
@@ -68,14 +68,14 @@ pub struct EmbeddingBackward {
 impl Operation for EmbeddingBackward {
     const NAME: &'static str = "embedding_backward";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.ids, Access::Read);
-        visit(&mut self.dout, Access::Read);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("ids", &mut self.ids, Access::Read);
+        visit("dout", &mut self.dout, Access::Read);
         if let Some(t) = &mut self.dtable {
-            visit(t, if self.accumulate_table { Access::Update } else { Access::Write });
+            visit("dtable", t, if self.accumulate_table { Access::Update } else { Access::Write });
         }
         if let Some(t) = &mut self.dpositions {
-            visit(t, if self.accumulate_positions { Access::Update } else { Access::Write });
+            visit("dpositions", t, if self.accumulate_positions { Access::Update } else { Access::Write });
         }
     }
 

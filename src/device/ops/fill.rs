@@ -1,4 +1,4 @@
-use super::{Access, Operation};
+use super::{Access, Operation, Visit};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -14,8 +14,8 @@ pub struct Fill {
 impl Operation for Fill {
     const NAME: &'static str = "fill";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.out, Access::Write);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("out", &mut self.out, Access::Write);
     }
 
     fn check(&self) -> Result<()> {

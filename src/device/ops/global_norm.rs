@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_contiguous, expect_floats, expect_shape};
+use super::{Access, Operation, Visit, expect_contiguous, expect_floats, expect_shape};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -25,10 +25,10 @@ impl GlobalNorm {
 impl Operation for GlobalNorm {
     const NAME: &'static str = "global_norm";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.x, Access::Read);
-        visit(&mut self.partials, Access::Write);
-        visit(&mut self.norm, Access::Write);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("x", &mut self.x, Access::Read);
+        visit("partials", &mut self.partials, Access::Write);
+        visit("norm", &mut self.norm, Access::Write);
     }
 
     fn check(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_contiguous, expect_floats, expect_rows, expect_shape, expect_wide};
+use super::{Access, Operation, Visit, expect_contiguous, expect_floats, expect_rows, expect_shape, expect_wide};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -27,17 +27,17 @@ pub struct LayerNorm {
 impl Operation for LayerNorm {
     const NAME: &'static str = "layernorm";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.x, Access::Read);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("x", &mut self.x, Access::Read);
         if let (Some(residual), Some(sum)) = (&mut self.residual, &mut self.sum) {
-            visit(residual, Access::Read);
-            visit(sum, Access::Write);
+            visit("residual", residual, Access::Read);
+            visit("sum", sum, Access::Write);
         }
-        visit(&mut self.weight, Access::Read);
-        visit(&mut self.bias, Access::Read);
-        visit(&mut self.out, Access::Write);
-        visit(&mut self.mean, Access::Write);
-        visit(&mut self.rstd, Access::Write);
+        visit("weight", &mut self.weight, Access::Read);
+        visit("bias", &mut self.bias, Access::Read);
+        visit("out", &mut self.out, Access::Write);
+        visit("mean", &mut self.mean, Access::Write);
+        visit("rstd", &mut self.rstd, Access::Write);
     }
 
     fn check(&self) -> Result<()> {
@@ -106,15 +106,17 @@ impl LayerNormBackward {
 impl Operation for LayerNormBackward {
     const NAME: &'static str = "layernorm_backward";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+    fn named_operands(&mut self, visit: Visit) {
         let out = if self.accumulate { Access::Update } else { Access::Write };
-        for t in [&mut self.dout, &mut self.x, &mut self.weight, &mut self.mean, &mut self.rstd] {
-            visit(t, Access::Read);
-        }
-        visit(&mut self.dx, if self.accumulate_dx { Access::Update } else { Access::Write });
-        visit(&mut self.dweight, out);
-        visit(&mut self.dbias, out);
-        visit(&mut self.partials, Access::Write);
+        visit("dout", &mut self.dout, Access::Read);
+        visit("x", &mut self.x, Access::Read);
+        visit("weight", &mut self.weight, Access::Read);
+        visit("mean", &mut self.mean, Access::Read);
+        visit("rstd", &mut self.rstd, Access::Read);
+        visit("dx", &mut self.dx, if self.accumulate_dx { Access::Update } else { Access::Write });
+        visit("dweight", &mut self.dweight, out);
+        visit("dbias", &mut self.dbias, out);
+        visit("partials", &mut self.partials, Access::Write);
     }
 
     fn check(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-use super::{Access, Activation, Operation, expect_floats, expect_shape, expect_wide};
+use super::{Access, Activation, Operation, Visit, expect_floats, expect_shape, expect_wide};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -88,26 +88,26 @@ fn swap((a, b): (usize, usize)) -> (usize, usize) {
 impl Operation for Linear {
     const NAME: &'static str = "linear";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.a, Access::Read);
-        visit(&mut self.b, Access::Read);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("a", &mut self.a, Access::Read);
+        visit("b", &mut self.b, Access::Read);
         if let Some(t) = &mut self.bias {
-            visit(t, Access::Read);
+            visit("bias", t, Access::Read);
         }
         match &mut self.epilogue {
             Epilogue::None | Epilogue::Activate { pre: None, .. } => {}
-            Epilogue::Activate { pre: Some(pre), .. } => visit(pre, Access::Write),
+            Epilogue::Activate { pre: Some(pre), .. } => visit("pre", pre, Access::Write),
             Epilogue::ActivateGrad { pre, value, .. } => {
-                visit(pre, Access::Read);
+                visit("pre", pre, Access::Read);
                 if let Some(t) = value {
-                    visit(t, Access::Write);
+                    visit("value", t, Access::Write);
                 }
             }
         }
         if let Some(t) = &mut self.residual {
-            visit(t, Access::Read);
+            visit("residual", t, Access::Read);
         }
-        visit(&mut self.out, if self.accumulate { Access::Update } else { Access::Write });
+        visit("out", &mut self.out, if self.accumulate { Access::Update } else { Access::Write });
     }
 
     fn check(&self) -> Result<()> {

@@ -58,6 +58,9 @@ pub enum Access {
     Update,
 }
 
+/// What [`Operation::named_operands`] calls with the name of an operand, the operand, and what is done to it.
+pub type Visit<'a> = &'a mut dyn FnMut(&'static str, &mut Tensor, Access);
+
 /// Floating-point operations, and bytes when each operand moves once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -69,8 +72,12 @@ pub struct Cost {
 pub trait Operation {
     /// The stem of the operation's files in every room.
     const NAME: &'static str;
-    /// Visits every operand. Mutable, so that the tape can move virtual buffers to their place.
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access));
+    /// Visits every operand, with the name that its field has. Mutable, so that the tape can move virtual buffers to their place.
+    fn named_operands(&mut self, visit: Visit);
+    /// As [`Operation::named_operands`], without the names.
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        self.named_operands(&mut |_, t, access| visit(t, access));
+    }
     /// Shapes and types fit each other.
     fn check(&self) -> Result<()>;
     /// Floating-point operations. Their definition is the mathematics, not a device's way of computing it.
@@ -111,6 +118,11 @@ macro_rules! operations {
 
             pub fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
                 match self { $(Op::$name(op) => op.operands(visit)),* }
+            }
+
+            /// As [`Op::operands`], with the name of each.
+            pub fn named_operands(&mut self, visit: Visit) {
+                match self { $(Op::$name(op) => op.named_operands(visit)),* }
             }
 
             pub fn in_place(&self) -> Option<(Tensor, Tensor)> {

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_contiguous, expect_dtype, expect_floats, expect_shape};
+use super::{Access, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_shape};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -127,16 +127,16 @@ fn check_map(axis: &str, map: u32, units: usize, src_units: usize, index: &[u32]
 impl Operation for Multilevel {
     const NAME: &'static str = "multilevel";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.src, Access::Read);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("src", &mut self.src, Access::Read);
         if let Some(t) = &mut self.base {
-            visit(t, Access::Read);
+            visit("base", t, Access::Read);
         }
-        for t in [&mut self.items, &mut self.index, &mut self.weight] {
-            visit(t, Access::Read);
-        }
+        visit("items", &mut self.items, Access::Read);
+        visit("index", &mut self.index, Access::Read);
+        visit("weight", &mut self.weight, Access::Read);
         // Padding between parameters is left as it is.
-        visit(&mut self.dst, Access::Update);
+        visit("dst", &mut self.dst, Access::Update);
     }
 
     fn check(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-use super::{Access, Operation, expect_floats, expect_rows, expect_shape, expect_wide};
+use super::{Access, Operation, Visit, expect_floats, expect_rows, expect_shape, expect_wide};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -27,15 +27,15 @@ pub struct SquaredError {
 impl Operation for SquaredError {
     const NAME: &'static str = "squared_error";
 
-    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
-        visit(&mut self.x, Access::Read);
-        visit(&mut self.targets, Access::Read);
+    fn named_operands(&mut self, visit: Visit) {
+        visit("x", &mut self.x, Access::Read);
+        visit("targets", &mut self.targets, Access::Read);
         if let Some(t) = &mut self.scored {
-            visit(t, Access::Read);
+            visit("scored", t, Access::Read);
         }
-        visit(&mut self.loss, Access::Write);
+        visit("loss", &mut self.loss, Access::Write);
         if let Some(t) = &mut self.dx {
-            visit(t, Access::Write);
+            visit("dx", t, Access::Write);
         }
     }
 

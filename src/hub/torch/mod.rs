@@ -4,6 +4,7 @@
 //! numbers of storages. Before, it was a row of pickles: a magic number, a version, facts about the machine, the tensors,
 //! the keys of the storages; and then the storages in that order, each a count of 64 bits and its numbers.
 
+mod known;
 mod pickle;
 mod zip;
 
@@ -26,36 +27,56 @@ const REMEDY: &str = "the file is truncated or damaged; download or save it agai
 const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 const OLD_VERSION: i64 = 1001;
 
-/// Under which keys training scripts keep the weights beside what else they save, the first one first.
-const WRAPPERS: [&str; 5] = ["state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"];
+/// Under which keys training scripts keep the weights beside what else they save, the first one first: as timm does, which takes
+/// averaged weights where there are any. `module` is DeepSpeed's.
+const WRAPPERS: [&str; 6] = ["state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module"];
+/// How many of them are of averaged weights.
+const AVERAGED: usize = 2;
 
 /// Reads every tensor of a file of `torch.save`, in the order of its dictionary.
 ///
-/// The dictionary may lie under `state_dict`, `model` or `model_state_dict` of another one; averaged weights, under `state_dict_ema` or
-/// `model_ema`, count only where there are no others. Views and tied tensors become
-/// tensors of their own. Types convert as in [`tensors::read`], and the same integer tensors are skipped.
+/// The dictionary may lie under `state_dict`, `model`, `model_state_dict` or `module` of another one; averaged weights, under
+/// `state_dict_ema` or `model_ema`, come first. Views and tied tensors become
+/// tensors of their own. Types convert as in [`tensors::read`], and the same buffers are skipped.
 ///
 /// # Errors
 /// When the file is no such file or is damaged, asks for any function beside those that make tensors, holds other
 /// things than tensors, or a value that is not finite. The message names the file and the tensor.
 pub fn read(path: &Path) -> Result<Vec<NamedTensor>> {
+    Ok(read_noting(path)?.tensors)
+}
+
+/// Whether a file begins as one of `torch.save` does.
+pub(super) fn begins(bytes: &[u8]) -> bool {
+    bytes.starts_with(zip::MAGIC) || bytes.starts_with(OLD_MAGIC)
+}
+
+/// What a file holds.
+pub(super) struct Content {
+    pub tensors: Vec<NamedTensor>,
+    /// The keys of two sets of weights: the one that was read, and the other.
+    pub of_two: Option<[&'static str; 2]>,
+}
+
+/// As [`read`], and says which of two sets of weights it is.
+pub(super) fn read_noting(path: &Path) -> Result<Content> {
     let bytes = files::read(path, u64::MAX)?;
     parse(&bytes).at(path.display())
 }
 
-fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
+fn parse(bytes: &[u8]) -> Result<Content> {
     if bytes.starts_with(zip::MAGIC) {
         archive(bytes)
     } else if bytes.starts_with(OLD_MAGIC) {
         old(bytes)
-    } else if bytes.starts_with(b"version https://git-lfs") {
-        bail!("this is a Git LFS pointer and not the weights; fetch them with `git lfs pull`")
+    } else if bytes.trim_ascii_start().starts_with(b"<") {
+        bail!("this is a web page and not the weights; download the file itself")
     } else {
         bail!("neither a zip archive nor a row of pickles, as torch.save writes them; save the weights again")
     }
 }
 
-fn archive(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
+fn archive(bytes: &[u8]) -> Result<Content> {
     const PICKLE: &str = "data.pkl";
     let zip = Zip::open(bytes)?;
     let mut folders = zip.names().filter_map(|n| n.strip_suffix(PICKLE)).filter(|n| n.is_empty() || n.ends_with('/'));
@@ -75,7 +96,7 @@ fn archive(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     collect(&heap, root, zip.size(), |i| zip.read(&format!("{folder}data/{}", heap.storages[i].key)))
 }
 
-fn old(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
+fn old(bytes: &[u8]) -> Result<Content> {
     let mut heap = Heap::default();
     let mut rest = &bytes[OLD_MAGIC.len()..];
     let version = pickled(&mut rest, &mut heap, "version")?;
@@ -130,8 +151,8 @@ fn collect<'a>(
     root: Value<'a>,
     size: usize,
     content: impl Fn(usize) -> Result<Cow<'a, [u8]>>,
-) -> Result<Vec<NamedTensor>> {
-    let named = state_dict(heap, root)?;
+) -> Result<Content> {
+    let (named, of_two) = state_dict(heap, root)?;
     // Views may show the same numbers again and again; tied weights do so two or three times.
     let elements = named.iter().try_fold(0usize, |sum, &(_, i)| {
         let of_one = tensors::elements(&heap.views[i].shape)?;
@@ -155,12 +176,15 @@ fn collect<'a>(
             all.push(NamedTensor { name: name.to_owned(), shape: view.shape.clone(), values });
         }
     }
-    Ok(all)
+    Ok(Content { tensors: all, of_two })
 }
 
+/// Names and views of tensors, and the keys of [`Content::of_two`].
+type Named<'a> = (Vec<(&'a str, usize)>, Option<[&'static str; 2]>);
+
 /// Names and views of the dictionary of tensors, which may lie in others.
-fn state_dict<'a>(heap: &Heap<'a>, root: Value<'a>) -> Result<Vec<(&'a str, usize)>> {
-    let mut at = root;
+fn state_dict<'a>(heap: &Heap<'a>, root: Value<'a>) -> Result<Named<'a>> {
+    let (mut at, mut of_two) = (root, None);
     // A dictionary may hold itself.
     for _ in 0..WRAPPERS.len() {
         let Some(entries) = heap.dict(at) else {
@@ -168,12 +192,13 @@ fn state_dict<'a>(heap: &Heap<'a>, root: Value<'a>) -> Result<Vec<(&'a str, usiz
         };
         let within = |wrapper: &str| {
             let found = entries.iter().find(|(key, _)| matches!(key, Value::Text(text) if *text == wrapper));
-            found.map(|&(_, value)| value).filter(|&value| heap.dict(value).is_some())
+            found.map(|&(_, value)| value).filter(|&value| heap.dict(value).is_some_and(|within| !within.is_empty()))
         };
-        match WRAPPERS.iter().find_map(|wrapper| within(wrapper)) {
-            Some(value) => at = value,
-            None => break,
-        }
+        let mut found = WRAPPERS.iter().enumerate().filter_map(|(i, key)| Some((i, *key, within(key)?)));
+        let Some((i, key, value)) = found.next() else { break };
+        let other = found.next().filter(|_| i < AVERAGED);
+        of_two = other.map(|(_, other, _)| [key, other]).or(of_two);
+        at = value;
     }
     let mut named = Vec::new();
     let mut seen = HashSet::new();
@@ -189,7 +214,7 @@ fn state_dict<'a>(heap: &Heap<'a>, root: Value<'a>) -> Result<Vec<(&'a str, usiz
             ),
         }
     }
-    Ok(named)
+    Ok((named, of_two))
 }
 
 /// The elements of a view in row-major order, out of the bytes of its storage.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use safetensors::Dtype;
 
+use super::known::{Name, known};
 use crate::bail;
 use crate::error::Result;
 
@@ -32,19 +33,8 @@ pub enum Value<'a> {
     Name(Name),
     Storage(usize),
     Tensor(usize),
-    /// What nobody asks for: floats, long integers, bytes, options of a training run.
+    /// What nobody asks for: floats, long integers, bytes, sets, and what [`Name::Data`] makes.
     Other,
-}
-
-/// What a pickle may name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Name {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    Storage(Dtype),
-    /// Options of a training run, kept as [`Value::Other`].
-    Namespace,
 }
 
 /// Numbers in the file that tensors are views of.
@@ -185,7 +175,18 @@ impl<'a> Machine<'a, '_> {
                 let length = u64::from_le_bytes(self.fixed()?);
                 self.text(length, false)?;
             }
-            // BINBYTES, SHORT_BINBYTES.
+            // LONG4.
+            0x8b => {
+                let length = u32::from_le_bytes(self.fixed()?);
+                self.bytes(length.into())?;
+                self.stack.push(Value::Other);
+            }
+            // BINBYTES, SHORT_BINBYTES, BINBYTES8 and BYTEARRAY8.
+            0x8e | 0x96 => {
+                let length = u64::from_le_bytes(self.fixed()?);
+                self.bytes(length)?;
+                self.stack.push(Value::Other);
+            }
             b'B' => {
                 let length = u32::from_le_bytes(self.fixed()?);
                 self.bytes(length.into())?;
@@ -197,6 +198,17 @@ impl<'a> Machine<'a, '_> {
                 self.stack.push(Value::Other);
             }
             b'}' | b']' | b')' | b't' | 0x85..=0x87 | b'a' | b'e' | b's' | b'u' => self.container(code)?,
+            // EMPTY_SET, ADDITEMS, FROZENSET.
+            0x8f => self.stack.push(Value::Other),
+            0x90 | 0x91 => {
+                let from = self.mark()?;
+                self.stack.truncate(from);
+                match (code, self.stack.last()) {
+                    (0x91, _) => self.stack.push(Value::Other),
+                    (_, Some(Value::Other)) => {}
+                    _ => bail!("the pickle puts items into something that is no set; {REMEDY}"),
+                }
+            }
             b'q' | b'r' | b'h' | b'j' | 0x94 => self.remember(code)?,
             // GLOBAL, STACK_GLOBAL.
             b'c' => {
@@ -217,12 +229,12 @@ impl<'a> Machine<'a, '_> {
                 self.stack.push(value);
             }
             0x81 => match (self.pop()?, self.pop()?) {
-                (Value::Tuple(_), Value::Name(Name::Namespace)) => self.stack.push(Value::Other),
+                (Value::Tuple(_), Value::Name(Name::Data)) => self.stack.push(Value::Other),
                 (_, class) => bail!("the pickle asks for an object of {class:?}; {REMEDY}"),
             },
             b'b' => {
                 self.pop()?;
-                // The attributes of an OrderedDict are the versions of modules, those of options are not read.
+                // The attributes of an OrderedDict are the versions of modules, those of other data are not read.
                 let Some(Value::Dict(_) | Value::Other) = self.stack.last() else {
                     bail!("the pickle gives attributes to something that has none; {REMEDY}");
                 };
@@ -263,6 +275,7 @@ impl<'a> Machine<'a, '_> {
                 let items = self.stack.split_off(from);
                 match self.stack.last() {
                     Some(&Value::List(i)) => self.heap.lists[i].extend(items),
+                    Some(Value::Other) => {}
                     _ => bail!("the pickle appends to something that is no list; {REMEDY}"),
                 }
             }
@@ -274,6 +287,7 @@ impl<'a> Machine<'a, '_> {
                     Some(&Value::Dict(i)) if items.len().is_multiple_of(2) => {
                         self.heap.dicts[i].extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
                     }
+                    Some(Value::Other) => {}
                     _ => bail!("the pickle puts items into something that is no dictionary; {REMEDY}"),
                 }
             }
@@ -308,10 +322,11 @@ impl<'a> Machine<'a, '_> {
             bail!("the pickle calls something that is no function; {REMEDY}");
         };
         match (function, arguments) {
-            (Name::OrderedDict, []) => {
+            (Name::OrderedDict, []) | (Name::OtherDict, _) => {
                 self.heap.dicts.push(Vec::new());
                 Ok(Value::Dict(self.heap.dicts.len() - 1))
             }
+            (Name::Data, _) => Ok(Value::Other),
             // Behind these come whether it needs a gradient, hooks and metadata.
             (Name::RebuildTensor, &[Value::Storage(storage), Value::Int(offset), shape, strides, ..]) => {
                 let sizes = |value| {
@@ -444,28 +459,4 @@ fn long<'a>(bytes: &[u8]) -> Value<'a> {
     let mut all = [if negative { 0xff } else { 0 }; 8];
     all[..bytes.len()].copy_from_slice(bytes);
     Value::Int(i64::from_le_bytes(all))
-}
-
-/// Refuses every name but those of plain data.
-fn known(module: &str, name: &str) -> Result<Name> {
-    Ok(match (module, name) {
-        ("collections", "OrderedDict") => Name::OrderedDict,
-        ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Name::RebuildTensor,
-        ("torch._utils", "_rebuild_parameter") => Name::RebuildParameter,
-        ("argparse", "Namespace") => Name::Namespace,
-        ("torch", "FloatStorage") => Name::Storage(Dtype::F32),
-        ("torch", "HalfStorage") => Name::Storage(Dtype::F16),
-        ("torch", "BFloat16Storage") => Name::Storage(Dtype::BF16),
-        ("torch", "DoubleStorage") => Name::Storage(Dtype::F64),
-        ("torch", "LongStorage") => Name::Storage(Dtype::I64),
-        ("torch", "IntStorage") => Name::Storage(Dtype::I32),
-        ("torch", "ShortStorage") => Name::Storage(Dtype::I16),
-        ("torch", "CharStorage") => Name::Storage(Dtype::I8),
-        ("torch", "ByteStorage") => Name::Storage(Dtype::U8),
-        ("torch", "BoolStorage") => Name::Storage(Dtype::BOOL),
-        _ => bail!(
-            "this file asks Python for {module}.{name}, and nothing but tensors is read from it; refused. If you trust it, \
-             save its weights alone: torch.save(model.state_dict(), path)"
-        ),
-    })
 }

@@ -50,6 +50,9 @@ pub trait Driver {
     /// Device to device; equal rows.
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()>;
 
+    /// An operation begins, run by this variant; its operands and launches follow. For messages.
+    fn operation(&mut self, _name: &'static str, _variant: &'static str) {}
+
     /// An operation with these operands begins: its launches follow.
     fn operands(&mut self, regions: &[Region]);
 
@@ -90,6 +93,11 @@ pub trait Driver {
     /// The range that began last ends.
     fn end_range(&mut self) {}
 
+    /// What tells this driver from others of its kind, such as the order in which it runs threads. For messages.
+    fn label(&self) -> Option<String> {
+        None
+    }
+
     /// What the time models know of this device.
     fn chip(&self) -> Chip;
 }
@@ -99,6 +107,8 @@ pub trait Driver {
 pub struct Part {
     /// The operation's name.
     pub name: &'static str,
+    /// The name of what runs it.
+    pub variant: &'static str,
     pub regions: Vec<Region>,
     pub launches: Vec<Launch>,
 }
@@ -112,6 +122,7 @@ impl Part {
     /// # Errors
     /// Names the operation.
     pub unsafe fn start(&self, driver: &mut (impl Driver + ?Sized)) -> Result<()> {
+        driver.operation(self.name, self.variant);
         driver.operands(&self.regions);
         // SAFETY: the caller's promise.
         let mut launch = |launch: &Launch| unsafe { driver.launch(launch) };

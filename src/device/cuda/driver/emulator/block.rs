@@ -7,6 +7,7 @@ use super::ffi;
 use super::mbarriers::Mbarrier;
 use super::meeting::{Barrier, Exchange};
 use super::memory::Memory;
+use super::operands;
 use super::options::{Options, Order, Random};
 use super::products::{Lane, Warp};
 use super::registry::Kernel;
@@ -269,7 +270,8 @@ impl Block {
     pub fn report_for(&mut self, thread: usize, at: At, what: impl Into<String>) {
         if self.fault.is_none() {
             let (kernel, block, thread) = (self.kernel.name, self.id(thread), self.coordinates(thread));
-            self.fault = Some(Fault { kernel, block, thread, at, what: what.into(), there: None });
+            let schedule = self.options.schedule();
+            self.fault = Some(Fault { kernel, block, thread, at, what: what.into(), there: None, schedule });
         }
     }
 
@@ -297,14 +299,19 @@ impl Block {
             }
         };
         let Some(defect) = defect else { return true };
-        let kind = if shared { "shared" } else { "global" };
+        let kind = match self.place(address, bytes, write) {
+            Some(place) if shared => format!("shared memory ({place})"),
+            Some(place) => format!("global memory ({place})"),
+            None if shared => "shared memory".into(),
+            None => "global memory".into(),
+        };
         let there = match defect {
             Defect::Uninitialised => None,
             Defect::Race { pc, .. } | Defect::Proxy { pc, .. } => Some(pc),
         };
         let what = match defect {
             Defect::Uninitialised => {
-                format!("uninitialised: {bytes} bytes of {kind} memory are read that were never written")
+                format!("uninitialised: {bytes} bytes of {kind} are read that were never written")
             }
             Defect::Race { other, wrote, .. } => {
                 let verb = match how {
@@ -321,7 +328,7 @@ impl Block {
                     Actor::Products { .. } => "a product",
                 };
                 format!(
-                    "race: {bytes} bytes of {kind} memory are {verb} by {mine} and {} by {} at {}, with no barrier, \
+                    "race: {bytes} bytes of {kind} are {verb} by {mine} and {} by {} at {}, with no barrier, \
                      fence or wait that orders the two",
                     if wrote { "written" } else { "read" },
                     self.name(other),
@@ -329,7 +336,7 @@ impl Block {
                 )
             }
             Defect::Proxy { other, .. } => format!(
-                "a proxy fence is missing: {bytes} bytes of {kind} memory, written by {} at {}, are used by TMA or wgmma, \
+                "a proxy fence is missing: {bytes} bytes of {kind}, written by {} at {}, are used by TMA or wgmma, \
                  which see what a thread writes to shared memory only after its own fence_async \
                  (fence.proxy.async), and what it writes to global memory only in a later launch",
                 self.name(other),
@@ -341,6 +348,15 @@ impl Block {
             fault.there = fault.there.or(there);
         }
         false
+    }
+
+    /// Where bytes lie that a kernel may touch: operand or shared array, row and column.
+    fn place(&mut self, address: u64, bytes: u64, write: bool) -> Option<String> {
+        match self.shared.iter().find(|one| one.contains(address)) {
+            Some(shared) => shared.place(address),
+            // SAFETY: as in `access_by`.
+            None => operands::inside(unsafe { self.memory.as_ref() }.regions(), address, bytes, write),
+        }
     }
 
     /// Who a stamp stands for.

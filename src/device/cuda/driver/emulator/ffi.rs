@@ -7,6 +7,7 @@ use super::meeting::{Then, Words};
 use super::products::Operands;
 use super::report::{At, Here, Pc, undefined};
 use super::shadow::How;
+use super::shared::Declared;
 use crate::device::cuda::launch::TensorMap;
 use corosensei::Yielder;
 use std::cell::Cell;
@@ -52,6 +53,13 @@ pub fn leave(outer: *mut Block) {
     // SAFETY: this thread's own.
     let current = unsafe { &mut *emu_current() };
     (current.checks, current.fuel) = (0, i64::MAX);
+}
+
+/// Of the block and of the thread that [`identify`] was last told of.
+pub fn coordinates() -> [[u32; 3]; 2] {
+    // SAFETY: this thread's own.
+    let Current { thread, block, .. } = unsafe { &*emu_current() };
+    [block, thread].map(|at| [at.x, at.y, at.z])
 }
 
 /// The block's current thread is the one that runs.
@@ -182,11 +190,21 @@ unsafe extern "C" fn emu_cluster_barrier(file: *const c_char, line: c_int) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn emu_shared_static(key: *const c_char, bytes: c_uint, align: c_uint) -> *mut u8 {
+unsafe extern "C" fn emu_shared_static(
+    name: *const c_char,
+    bytes: c_uint,
+    align: c_uint,
+    element: c_uint,
+    columns: c_uint,
+) -> *mut u8 {
+    let [bytes, align, element, columns] = [bytes, align, element, columns].map(|n| n as usize);
+    // SAFETY: called by kernels with literals, which live as long as the program.
+    let name = unsafe { CStr::from_ptr::<'static>(name) };
+    let declared = Declared { name, bytes, align, element, columns };
     let array = with(|block| {
         let rank = block.rank(block.current);
         // At one place in all blocks of the cluster.
-        let each = block.shared.iter_mut().map(|one| one.array(key as usize, bytes as usize, align as usize));
+        let each = block.shared.iter_mut().map(|one| one.array(declared));
         let arrays = each.collect::<Result<Vec<_>, _>>();
         arrays.map(|all| all[rank]).map_err(|what| block.report(At::Kernel, format!("too much shared memory: {what}")))
     });

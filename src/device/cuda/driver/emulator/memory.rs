@@ -1,6 +1,7 @@
 //! Emulated device memory: allocations of the host, each with its shadow, and what the operation in hand may touch.
 
 use super::clocks::Seen;
+use super::operands;
 use super::shadow::Shadow;
 use crate::bail;
 use crate::device::cuda::driver::Rows;
@@ -11,6 +12,8 @@ use crate::memory;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::{BTreeMap, HashMap};
 
+/// Farther away from an allocation, in bytes, an access has nothing to do with it.
+const NEAR: u64 = 1 << 20;
 /// As cudaMalloc aligns.
 const ALIGNMENT: usize = 256;
 
@@ -138,6 +141,21 @@ impl Memory {
         }
     }
 
+    /// All bytes, by address.
+    pub fn copy_all(&self) -> Vec<(Rows, Vec<u8>)> {
+        let bytes = |(&start, allocation): (&u64, &Allocation)| {
+            let mut bytes = vec![0; allocation.bytes];
+            let rows = Rows { address: start, rows: 1, width: bytes.len(), pitch: bytes.len() };
+            self.read(&rows, &mut bytes).ok().map(|()| (rows, bytes))
+        };
+        self.allocations.iter().filter_map(bytes).collect()
+    }
+
+    /// Puts back what [`Memory::copy_all`] gave, where the allocations are still there.
+    pub fn put_back(&mut self, copy: &[(Rows, Vec<u8>)]) {
+        copy.iter().for_each(|(rows, bytes)| drop(self.write(rows, bytes)));
+    }
+
     /// Every allocation has a shadow from now on.
     pub fn shadow_all(&mut self) {
         for allocation in self.allocations.values_mut().filter(|a| a.shadow.is_none()) {
@@ -156,40 +174,47 @@ impl Memory {
     /// # Errors
     /// What is wrong with the address.
     pub fn locate(&mut self, address: u64, bytes: u64, write: bool) -> Result<(&mut Shadow, usize), String> {
-        let Some((start, _)) = self.find(address, bytes) else { return Err(self.outside(address, bytes)) };
-        if !self.regions.is_empty() && !self.regions.iter().any(|r| allows(r, address, bytes, write)) {
+        let allowed = |r| operands::allows(r, address, bytes, write);
+        let found = self.find(address, bytes);
+        if !self.regions.is_empty() && (found.is_none() || !self.regions.iter().any(allowed)) {
             return Err(self.forbidden(address, bytes, write));
         }
+        let Some((start, _)) = found else { return Err(self.outside(address, bytes, write)) };
         match self.allocations.get_mut(&start).and_then(|a| a.shadow.as_mut()) {
             Some(shadow) => Ok((shadow, (address - start) as usize)),
             None => Err("an access to memory without a shadow".into()),
         }
     }
 
-    fn outside(&self, address: u64, bytes: u64) -> String {
-        let before = self.allocations.range(..=address).next_back();
-        match before {
-            Some((start, a)) if address < start + a.bytes as u64 + (1 << 20) => {
-                let past = (address + bytes - start).saturating_sub(a.bytes as u64);
-                format!("{bytes} bytes end {past} bytes behind a global allocation of {} bytes", a.bytes)
+    /// What an access outside of all allocations is near to, where no operands are known.
+    fn outside(&self, address: u64, bytes: u64, write: bool) -> String {
+        let what = operands::access(bytes, write);
+        let end = |start: &u64, a: &Allocation| start + a.bytes as u64;
+        let before =
+            self.allocations.range(..=address).next_back().map(|(s, a)| (address.saturating_sub(end(s, a)), a.bytes));
+        let after = self.allocations.range(address..).next().map(|(s, a)| (s - address, a.bytes));
+        match (before, after) {
+            (Some((gap, size)), other) if other.is_none_or(|(distance, _)| gap < distance) && gap < NEAR => {
+                format!("{what}, {gap} bytes after the end of an allocation of {size} bytes")
             }
-            _ => match self.allocations.range(address..).next() {
-                Some((start, a)) if start - address < 1 << 20 => {
-                    let short = start - address;
-                    format!("{bytes} bytes begin {short} bytes before a global allocation of {} bytes", a.bytes)
-                }
-                _ => format!("{bytes} bytes at {address:#x}, which is neither global nor shared memory of this block"),
-            },
+            (_, Some((distance, size))) if distance < NEAR => {
+                format!("{what}, {distance} bytes before the start of an allocation of {size} bytes")
+            }
+            _ => format!("{what} at {address:#x}, which is neither global nor shared memory of this block"),
         }
     }
 
     fn forbidden(&self, address: u64, bytes: u64, write: bool) -> String {
-        let verb = if write { "written" } else { "read" };
-        let readable = self.regions.iter().any(|r| allows(r, address, bytes, false));
-        if write && readable {
-            return format!("{bytes} bytes of an operand are written that the operation only reads");
+        let readable = self.regions.iter().any(|r| operands::allows(r, address, bytes, false));
+        match operands::inside(&self.regions, address, bytes, write).filter(|_| write && readable) {
+            Some(place) => format!("{} to {place}, which the operation only reads", operands::access(bytes, true)),
+            None => operands::outside(&self.regions, address, bytes, write),
         }
-        format!("{bytes} bytes are {verb} outside of the operation's operands")
+    }
+
+    /// What the operation in hand may touch.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
     }
 }
 
@@ -198,19 +223,4 @@ impl Drop for Memory {
         let all: Vec<u64> = self.allocations.keys().copied().collect();
         all.into_iter().for_each(|address| self.free(address));
     }
-}
-
-/// The region holds all of these bytes, and may be used so.
-fn allows(region: &Region, address: u64, bytes: u64, write: bool) -> bool {
-    let rows = &region.rows;
-    let Some(offset) = address.checked_sub(rows.address) else { return false };
-    if write && region.access == Access::Read || rows.rows == 0 {
-        return false;
-    }
-    let (pitch, width) = (rows.pitch.max(1) as u64, rows.width as u64);
-    // Rows back to back are one.
-    if pitch == width {
-        return offset + bytes <= width * rows.rows as u64;
-    }
-    offset / pitch < rows.rows as u64 && offset % pitch + bytes <= width
 }

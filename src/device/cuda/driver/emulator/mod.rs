@@ -8,11 +8,13 @@ mod atomics;
 mod block;
 mod clocks;
 mod copies;
+pub mod crash;
 mod engine;
 mod ffi;
 mod mbarriers;
 mod meeting;
 mod memory;
+pub mod operands;
 mod options;
 mod products;
 mod registry;
@@ -20,10 +22,12 @@ mod report;
 mod shadow;
 mod shared;
 mod stores;
+mod watch;
 
-pub use options::{Arrival, Log, Options, Order};
+pub use options::{Arrival, Log, Options, Order, Schedule};
 pub use registry::{Kernel, find, kernels};
 pub use report::{Fault, Site};
+pub use watch::{Exchange, Field, Watch};
 
 use super::{Driver, Part, Rows};
 use crate::bail;
@@ -50,9 +54,13 @@ pub struct Emulator {
     pub options: Options,
     memory: Memory,
     posts: Posts,
+    /// Name and variant of the operation in hand.
+    operation: [&'static str; 2],
     graphs: Vec<Option<Vec<Part>>>,
     stamps: Vec<Instant>,
     stacks: Vec<DefaultStack>,
+    /// Memory before an operation whose parameters were exchanged, to be put back.
+    kept: Option<Vec<(Rows, Vec<u8>)>>,
     /// Blocks that have run with checks.
     instances: u32,
     launches: u64,
@@ -73,6 +81,7 @@ struct Work<'a> {
     kernel: Kernel,
     launch: &'a Launch,
     options: &'a Options,
+    operation: [&'static str; 2],
     clusters: usize,
     /// Another order than by number.
     order: Option<Vec<usize>>,
@@ -121,6 +130,8 @@ impl Work<'_> {
         };
         let args: Vec<_> = launch.args.slots().iter().zip(launch.args.sizes()).map(parameter).collect();
         let [x, y] = [launch.grid[0] / cluster, launch.grid[1]];
+        // SAFETY: the block outlives the guard, which is dropped before it.
+        let running = unsafe { crash::begin(self.operation, &raw const block, &self.kernel, options.checks) };
         while block.fault.is_none() {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             if i >= self.clusters {
@@ -133,6 +144,7 @@ impl Work<'_> {
             // emulator until all workers have ended.
             unsafe { block.run(first, launch.shared, clocks, &args) };
         }
+        drop(running);
         if block.fault.is_some() {
             self.next.store(self.clusters, Ordering::Relaxed);
         }
@@ -225,6 +237,7 @@ impl Emulator {
             kernel,
             launch,
             options: &options,
+            operation: self.operation,
             clusters,
             order: block_order(&options, clusters),
             first,
@@ -290,6 +303,7 @@ impl Driver for Emulator {
     }
 
     fn write(&mut self, to: Rows, bytes: &[u8]) -> Result<()> {
+        self.put_back();
         self.memory.write(&to, bytes)
     }
 
@@ -312,13 +326,22 @@ impl Driver for Emulator {
         self.memory.copy(&from, &to)
     }
 
+    fn operation(&mut self, name: &'static str, variant: &'static str) {
+        self.operation = [name, variant];
+    }
+
     fn operands(&mut self, regions: &[Region]) {
+        self.put_back();
+        self.keep();
         self.memory.operands(regions, self.options.checks);
     }
 
     unsafe fn launch(&mut self, launch: &Launch) -> Result<()> {
+        let changed = self.watched(launch)?;
+        let launch = changed.as_ref().unwrap_or(launch);
         let kernel = Self::check(launch)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; where parameters were exchanged, checks are on, and every access is looked at before it
+        // is made.
         unsafe { self.run(kernel, launch) }
     }
 
@@ -356,6 +379,10 @@ impl Driver for Emulator {
         self.stamps.windows(2).for_each(|pair| each(pair[1].saturating_duration_since(pair[0])));
         self.stamps.clear();
         Ok(())
+    }
+
+    fn label(&self) -> Option<String> {
+        Some(self.options.schedule().to_string())
     }
 
     fn chip(&self) -> Chip {

@@ -1,7 +1,9 @@
 //! How the emulator runs kernels. Any of these schedules is one that hardware might choose.
 
 use super::report::Site;
+use super::watch::Watch;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 /// In which order threads of a block get their turn between two meetings, and blocks of a grid theirs.
@@ -40,6 +42,8 @@ pub struct Options {
     pub threads: usize,
     /// Where to write down what was run.
     pub log: Option<Arc<Mutex<Log>>>,
+    /// Sees every launch, and may have parameters exchanged; needs `checks`, which keep such a kernel from damaging the process.
+    pub watch: Option<Arc<Mutex<Watch>>>,
 }
 
 /// What was run.
@@ -50,7 +54,39 @@ pub struct Log {
     pub sites: BTreeMap<Site, BTreeSet<&'static str>>,
 }
 
+/// In which order things have happened: enough to make them happen again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Schedule {
+    pub order: Order,
+    pub arrival: Arrival,
+    pub seed: u64,
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let copies = match self.arrival {
+            Arrival::Eager => "at once",
+            Arrival::Lazy => "late",
+            Arrival::Random => "at random",
+        };
+        let order = match self.order {
+            Order::Forward => "forward",
+            Order::Reverse => "reverse",
+            Order::Random => "random",
+        };
+        write!(f, "order {order}, copies {copies}")?;
+        match self.order == Order::Random || self.arrival == Arrival::Random {
+            true => write!(f, ", seed {:#x}", self.seed),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Options {
+    pub fn schedule(&self) -> Schedule {
+        Schedule { order: self.order, arrival: self.arrival, seed: self.seed }
+    }
+
     /// The three schedules of every parity test.
     pub fn schedules(checks: bool) -> [Options; 3] {
         [(Order::Forward, Arrival::Lazy), (Order::Reverse, Arrival::Eager), (Order::Random, Arrival::Random)]

@@ -1,5 +1,6 @@
 //! What the emulator found wrong, as a sentence with kernel, block, thread and source line.
 
+use super::options::Schedule;
 use std::ffi::{CStr, c_char};
 use std::fmt;
 
@@ -12,6 +13,11 @@ pub struct Site {
 }
 
 impl Site {
+    /// Of a file that has kernels, not of a header that several share.
+    fn is_kernels(&self) -> bool {
+        self.file.ends_with(".cu")
+    }
+
     /// # Safety
     /// `file` is a string literal of a kernel's source, as `__FILE__` gives it.
     unsafe fn new(file: *const c_char, line: i32) -> Self {
@@ -99,17 +105,20 @@ impl Pc {
 
     /// The innermost line of a kernel's source that this belongs to, from the debug information of this program.
     pub fn site(self) -> Option<Site> {
-        let mut found: Option<Site> = None;
+        self.sites().into_iter().next()
+    }
+
+    /// The lines of kernels' sources that this belongs to, the innermost first: behind it come those that its function was inlined
+    /// into.
+    fn sites(self) -> Vec<Site> {
+        let mut found = Vec::new();
         backtrace::resolve(self.0 as *mut _, |symbol| {
             // An intrinsic, and an instruction of `ptx/`, is inlined into the line that uses it.
             let shim = symbol.filename().is_some_and(|file| {
                 file.ends_with("emulator/shim.h") || file.parent().is_some_and(|folder| folder.ends_with("kernels/ptx"))
             });
-            if found.is_none()
-                && !shim
-                && let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno())
-            {
-                found = Some(Site { file: shorten(&file.to_string_lossy()), line });
+            if !shim && let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
+                found.push(Site { file: shorten(&file.to_string_lossy()), line });
             }
         });
         found
@@ -118,9 +127,12 @@ impl Pc {
 
 impl fmt::Display for Pc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.site() {
-            Some(site) => write!(f, "{site}"),
-            None => write!(f, "code at {:#x} (no debug information: build without strip)", self.0),
+        let sites = self.sites();
+        match (sites.first(), sites.iter().find(|site| site.is_kernels())) {
+            // In a header: of its callers one wants to know which it was.
+            (Some(site), Some(caller)) if site != caller => write!(f, "{site} (called at {caller})"),
+            (Some(site), _) => write!(f, "{site}"),
+            (None, _) => write!(f, "code at {:#x} (no debug information: build without strip)", self.0),
         }
     }
 }
@@ -155,6 +167,8 @@ pub struct Fault {
     /// The access that it meets: its line stands in `what` where [`Fault::THERE`] does, and is looked up when the fault is printed.
     /// That takes more stack than an emulated thread has.
     pub there: Option<Pc>,
+    /// In which it was seen.
+    pub schedule: Schedule,
 }
 
 impl Fault {
@@ -172,9 +186,10 @@ impl fmt::Display for Fault {
         let ([bx, by, bz], [tx, ty, tz]) = (self.block, self.thread);
         write!(f, "{}, block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz}): ", self.kernel)?;
         match self.there {
-            Some(pc) => write!(f, "{}", self.what.replace(Self::THERE, &pc.to_string())),
-            None => write!(f, "{}", self.what),
+            Some(pc) => write!(f, "{}", self.what.replace(Self::THERE, &pc.to_string()))?,
+            None => write!(f, "{}", self.what)?,
         }
+        write!(f, "; seen with {}", self.schedule)
     }
 }
 

@@ -4,6 +4,7 @@
 use super::shadow::Shadow;
 use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc, dealloc};
+use std::ffi::CStr;
 
 /// The most of fixed arrays: the limit of CUDA.
 const MOST_FIXED: usize = 48 << 10;
@@ -16,11 +17,42 @@ const GAPS: usize = 16 << 10;
 /// Between two arrays, so that the end of one is not the start of the next.
 const GAP: usize = 64;
 
+/// How a kernel declares an array: `SMEM(float, tile, [8][32])`.
+#[derive(Clone, Copy)]
+pub struct Declared {
+    /// `tile`. Its address is that of this place in the source, and of this instantiation of the function around it.
+    pub name: &'static CStr,
+    pub bytes: usize,
+    pub align: usize,
+    /// Bytes of an element.
+    pub element: usize,
+    /// Elements of the last dimension.
+    pub columns: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Array {
+    declared: Declared,
+    offset: usize,
+}
+
+impl Array {
+    /// "`tile`, row 2, column 7".
+    fn cell(&self, offset: usize) -> String {
+        let Declared { name, bytes, element, columns, .. } = self.declared;
+        let (name, at) = (name.to_string_lossy(), (offset - self.offset) / element.max(1));
+        match columns * element >= bytes {
+            true => format!("`{name}`, element {at}"),
+            false => format!("`{name}`, row {}, column {}", at / columns, at % columns),
+        }
+    }
+}
+
 /// See the module.
 pub struct Shared {
     start: *mut u8,
-    /// One array for each place in the source that declares it: key, offset, bytes.
-    arrays: Vec<(usize, usize, usize)>,
+    /// One for each place in the source that declares it.
+    arrays: Vec<Array>,
     /// Where fixed arrays end.
     end: usize,
     dynamic: usize,
@@ -62,13 +94,14 @@ impl Shared {
     ///
     /// # Errors
     /// More than 48 KiB of fixed arrays, or more than a block may have.
-    pub fn array(&mut self, key: usize, bytes: usize, align: usize) -> Result<*mut u8, String> {
-        let known = self.arrays.iter().find(|(k, ..)| *k == key).map(|(_, offset, _)| *offset);
-        let offset = known.unwrap_or_else(|| self.end.next_multiple_of(align.max(16)));
+    pub fn array(&mut self, declared: Declared) -> Result<*mut u8, String> {
+        let key = declared.name.as_ptr();
+        let known = self.arrays.iter().find(|a| a.declared.name.as_ptr() == key).map(|a| a.offset);
+        let offset = known.unwrap_or_else(|| self.end.next_multiple_of(declared.align.max(16)));
         if known.is_none() {
-            self.arrays.push((key, offset, bytes));
-            self.end = offset + bytes + GAP;
-            let used: usize = self.arrays.iter().map(|(.., bytes)| bytes).sum();
+            self.arrays.push(Array { declared, offset });
+            self.end = offset + declared.bytes + GAP;
+            let used: usize = self.arrays.iter().map(|a| a.declared.bytes).sum();
             if used > MOST_FIXED || self.end > SIZE || used + self.dynamic > MOST {
                 return Err(format!("{used} bytes of fixed shared memory, beside {} of the launch", self.dynamic));
             }
@@ -100,21 +133,30 @@ impl Shared {
     /// Where they lie.
     pub fn inside(&self, offset: usize, bytes: usize) -> Result<(), String> {
         let end = offset + bytes;
-        let arrays = self.arrays.iter().map(|(_, offset, bytes)| (*offset, *bytes));
+        let arrays = self.arrays.iter().map(|a| (a.offset, a.declared.bytes));
         let inside = |(start, size): (usize, usize)| offset >= start && end <= start + size;
         if arrays.chain([(DYNAMIC_BEGIN, self.dynamic)]).any(inside) {
             return Ok(());
         }
-        let before = self.arrays.iter().filter(|(_, start, size)| (*start..start + size + GAP).contains(&offset));
-        Err(match before.max_by_key(|(_, start, _)| *start) {
-            Some((_, start, size)) => {
+        let behind = |a: &&Array| (a.offset..a.offset + a.declared.bytes + GAP).contains(&offset);
+        Err(match self.arrays.iter().filter(behind).max_by_key(|a| a.offset) {
+            Some(array) => {
+                let (cell, size) = (array.cell(offset), array.declared.bytes);
+                let past = end - array.offset - size;
                 format!(
-                    "{bytes} bytes end {} bytes behind an array of {size} bytes in shared memory",
-                    end - start - size
+                    "{bytes} bytes at {cell} end {past} bytes after the end of this array of {size} bytes in shared memory"
                 )
             }
             None => format!("{bytes} bytes lie outside of the {} bytes of shared memory of the launch", self.dynamic),
         })
+    }
+
+    /// Where bytes that are [inside](Self::inside) lie.
+    pub fn place(&self, address: u64) -> Option<String> {
+        let offset = self.offset(address)?;
+        let array = self.arrays.iter().find(|a| (a.offset..a.offset + a.declared.bytes).contains(&offset));
+        let dynamic = || format!("byte {} of its dynamic part", offset.saturating_sub(DYNAMIC_BEGIN));
+        Some(array.map_or_else(dynamic, |array| array.cell(offset)))
     }
 
     /// The shared address: where it lies from the start on.

@@ -1,9 +1,9 @@
 //! Coalesce, de-coalesce and interpolate as dense matrices, by `docs/multilevel.md`.
 
 use super::config::Config;
-use super::reference::graph::{Mat, one};
-use super::reference::models::{Model, Param};
-use super::reference::random::part;
+use super::graph::{Mat, one};
+use super::models::{Model, Param};
+use super::random::part;
 
 /// What is mapped: gradients by the transposes of the opposite operator, their squares by its squared weights.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,9 +1,9 @@
 //! GPT, BERT and DeiT: which parameters they have, and what they compute.
 
+use super::batch::{Batch, Facts, IDS, LABELS, MASK, NEXT, OTHERS, PATCHES, POSITIONS, SHARE, TYPES, VALUES, scored};
+use super::config::Config;
 use super::graph::{Graph, Mat, Var, one};
 use super::random::normal;
-use crate::config::Config;
-use crate::data::{Batch, Facts, IDS, LABELS, MASK, NEXT, OTHERS, PATCHES, POSITIONS, SHARE, TYPES, VALUES, scored};
 use std::f64::consts::PI;
 
 /// Parameters in their order. A letter is an axis: E the residual stream, Q queries, keys and values, F the inner size; V

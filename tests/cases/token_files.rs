@@ -1,0 +1,111 @@
+//! Token files of other programs, files that are none, and folders that hold both sides.
+
+use super::*;
+
+use vcycle::data::formats::Format;
+use vcycle::data::shard::Shard;
+use vcycle::data::tokens::Tokens;
+
+/// Twenty thousand tokens of GPT-2's vocabulary.
+fn tokens() -> Vec<u32> {
+    (0..20_000u32).map(|i| i.wrapping_mul(2_654_435_761).rotate_left(9) % 50_257).collect()
+}
+
+fn narrow(tokens: &[u32]) -> Vec<u8> {
+    tokens.iter().flat_map(|&t| (t as u16).to_le_bytes()).collect()
+}
+
+/// As `numpy.save` writes an array of one dimension.
+fn npy(kind: &str, count: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({count},), }}");
+    while (header.len() + 11) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), bytes].concat()
+}
+
+fn read(path: &Path) -> Vec<u32> {
+    let shard = Shard::open_any(path, Some(50_257)).unwrap();
+    (0..shard.len()).map(|i| shard.token(i)).collect()
+}
+
+#[track_caller]
+fn no_tokens(path: &Path, parts: &[&str]) {
+    let error = Shard::open_any(path, Some(50_257)).map(drop).expect_err("an error").to_string();
+    assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} are not in: {error}");
+}
+
+#[test]
+fn arrays_of_numpy_are_token_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let tokens = tokens();
+    let wide: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+    for (kind, bytes) in [("<u2", narrow(&tokens)), ("<u4", wide.clone()), ("<i4", wide.clone())] {
+        let path = write(at, "a.npy", npy(kind, tokens.len(), &bytes));
+        assert_eq!(Shard::open_any(&path, Some(50_257)).unwrap().format(), Format::Npy);
+        assert_eq!(read(&path), tokens, "{kind}");
+    }
+    let (said, _) = ok(at, "data show a.npy");
+    assert!(said.contains("NumPy") && said.contains("20,000"), "{said}");
+    no_tokens(&write(at, "b.npy", npy("<i8", 5, &[0; 40])), &["b.npy", "<i8", ".astype"]);
+    no_tokens(&write(at, "c.npy", npy("<u2", 5, &[0; 8])), &["c.npy", "5 tokens", "8 bytes"]);
+    no_tokens(&write(at, "d.npy", b"\x93NUMPY\x01\0\xff\xff"), &["d.npy", "damaged header"]);
+}
+
+/// A file without a header is taken for two-byte tokens, and nearly all numbers are such: these once trained.
+#[test]
+fn what_is_no_token_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let tokens = tokens();
+    assert_eq!(read(&write(at, "u16.bin", narrow(&tokens))), tokens);
+    let wide: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+    no_tokens(&write(at, "u32.bin", &wide), &["u32.bin", "4 bytes each", "numpy.save"]);
+    let long: Vec<u8> = tokens.iter().flat_map(|&t| u64::from(t).to_le_bytes()).collect();
+    no_tokens(&write(at, "i64.bin", &long), &["i64.bin", "8 bytes each"]);
+    // Of Llama 3, beyond two bytes; and of characters.
+    for scale in [1, 1000] {
+        let other: Vec<u8> = tokens.iter().flat_map(|&t| (t * 2 / scale).to_le_bytes()).collect();
+        no_tokens(&write(at, "u32.bin", &other), &["u32.bin", "4 bytes each"]);
+    }
+    for text in ["it is a truth universally known, ".repeat(300), "\u{feff}的一是不了在人有我他".repeat(400)]
+    {
+        no_tokens(&write(at, "a.txt", &text), &["a.txt", "text, not tokens", "data.text"]);
+    }
+    for (name, begin) in [("a.npz", &b"PK\x03\x04"[..]), ("a.parquet", b"PAR1"), ("a.idx", b"MMIDIDX\0\0")] {
+        no_tokens(&write(at, name, [begin, &narrow(&tokens)].concat()), &[name, "not a token file"]);
+    }
+    // A vocabulary of characters has small numbers all over.
+    let characters: Vec<u32> = tokens.iter().map(|t| t % 65).collect();
+    assert_eq!(read(&write(at, "char.bin", narrow(&characters))), characters);
+}
+
+/// llm.c and nanoGPT write both sides into one folder.
+#[test]
+fn a_folder_of_both_sides_is_neither() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let file = narrow(&tokens());
+    let open = |paths: &[&str]| Tokens::open(&paths.iter().map(|path| at.join(path)).collect::<Vec<_>>(), Some(50_257));
+    for (folder, names) in [
+        ("llmc", ["fineweb_train_000001.bin", "fineweb_train_000002.bin", "fineweb_val_000000.bin"]),
+        ("nano", ["train.bin", "train-2.bin", "val.bin"]),
+    ] {
+        names.iter().for_each(|name| drop(write(at, &format!("{folder}/{name}"), &file)));
+        let error = open(&[folder]).map(drop).unwrap_err().to_string();
+        assert!(error.contains("both sides") && error.contains("*train*.bin"), "{error}");
+        assert_eq!(open(&[&format!("{folder}/*train*.bin")]).unwrap().len(), 40_000);
+        assert_eq!(
+            open(&[&format!("{folder}/*val*.bin"), &format!("{folder}/train.bin")]).map(|t| t.len()).ok(),
+            (folder == "nano").then_some(40_000)
+        );
+        assert!(open(&[&format!("{folder}/*test*.bin")]).is_err());
+    }
+    let set = "--set data.train=[\"nano/*.bin\"] --set data.valid=[\"nano/val.bin\"]";
+    let run = "[model]\nfamily='gpt'\nlayers=1\nheads=1\nhead_size=4\ncontext=16\n[data]\nvocab=50257\n[train]\nbatch=1\neval_every=1\neval_batches=1\n[[levels]]\ntrain={steps=1,lr=0}\n";
+    write(at, "run.toml", run);
+    let (_, said) = ok(at, &format!("train run.toml --out run {set}"));
+    assert!(said.contains("data.train and data.valid both have nano/val.bin"), "{said}");
+}

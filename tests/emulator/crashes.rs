@@ -1,0 +1,161 @@
+//! Promise: a kernel that crashes the process without checks is told, with what it did and how to find the line, and the exit code
+//! is that of every error; a process that crashes later says that a kernel may have damaged it; and without kernels a crash stays
+//! what it was.
+
+use super::region;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output};
+use vcycle::device::cuda::driver::emulator::{Emulator, Options};
+use vcycle::device::cuda::driver::{Driver, Part, Rows};
+use vcycle::device::cuda::launch::Launch;
+use vcycle::device::ops::Access;
+
+const CASE: &str = "VCYCLE_TEST_CRASH";
+
+/// What the parent asks for: it runs in a process of its own.
+#[test]
+fn child() {
+    let Ok(case) = std::env::var(CASE) else { return };
+    vcycle::signals::install();
+    let (kernel, options, blocks) = match case.as_str() {
+        "threads" => ("crash_far_bad", Options { threads: 2, ..Options::default() }, 64),
+        "checked" => ("crash_abort_bad", Options { checks: true, ..Options::default() }, 1),
+        "checked_stack" => ("crash_deep_bad", Options { checks: true, ..Options::default() }, 1),
+        "abort_later" | "access_later" | "host_stack_later" | "sent_later" => ("crash_good", Options::default(), 1),
+        "checked_abort_later" => ("crash_good", Options { checks: true, ..Options::default() }, 1),
+        name => (format!("crash_{name}_bad").leak() as &str, Options::default(), 1),
+    };
+    if !case.starts_with("none") {
+        let mut emulator = Emulator::new(options);
+        let rows = |address| Rows { address, rows: 3, width: 16, pitch: 16 };
+        let [x, out] = [0; 2].map(|_| emulator.alloc(48).expect("memory"));
+        let x_given = if kernel == "crash_null_bad" { 0 } else { x };
+        let part = Part {
+            name: "fill",
+            variant: "naive",
+            regions: vec![region("x", rows(x), Access::Read), region("out", rows(out), Access::Write)],
+            launches: vec![Launch::new(kernel, blocks, 32).ptr(x_given).ptr(out).int(1024)],
+        };
+        // SAFETY: parameters are the kernel's; that it leaves its operands is what this process is for.
+        unsafe { part.start(&mut emulator) }.expect("a kernel");
+    }
+    match case.as_str() {
+        "abort_later" | "checked_abort_later" | "none_abort" => std::process::abort(),
+        // SAFETY: none; this process ends here.
+        "access_later" | "none_access" => unsafe { (8 as *mut u8).write_volatile(1) },
+        // SAFETY: sends a signal to this process.
+        "sent_later" => drop(unsafe { libc::kill(libc::getpid(), libc::SIGSEGV) }),
+        "host_stack_later" => println!("{}", endless(1)),
+        _ => {}
+    }
+}
+
+#[allow(unconditional_recursion)]
+fn endless(n: u64) -> u64 {
+    let own = std::hint::black_box([n; 64]);
+    endless(n + 1) + own[(n % 64) as usize]
+}
+
+fn crash(case: &str) -> (Output, String) {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(["crashes::child", "--exact", "--nocapture"]).env(CASE, case);
+    // Operands of this size then lie below all maps of files and libraries, and nothing 1 GiB after them.
+    command.env("MALLOC_ARENA_MAX", "1");
+    let output = command.output().expect("a process");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, text)
+}
+
+/// The process ends with the exit code of errors, and with these words alone.
+fn told(case: &str, expected: &str) {
+    let (output, text) = crash(case);
+    assert_eq!((output.status.code(), text.as_str()), (Some(2), format!("\nerror: {expected}\n").as_str()), "{case}");
+}
+
+const HINT: &str = "`vcycle kernels check fill/naive --shadow` names the operand and the line";
+
+#[test]
+fn a_write_1_gib_after_an_operand() {
+    let far = "accessed memory outside of its operands, 1073741824 bytes after the end of `out`";
+    told(
+        "far",
+        &format!(
+            "fill naive: kernel crash_far_bad, block (0, 0, 0), thread (3, 0, 0), was stopped by SIGSEGV: it {far}; {HINT}"
+        ),
+    );
+    // On whichever thread of the host.
+    told(
+        "threads",
+        &format!(
+            "fill naive: kernel crash_far_bad, block (63, 0, 0), thread (3, 0, 0), was stopped by SIGSEGV: it {far}; {HINT}"
+        ),
+    );
+}
+
+#[test]
+fn a_null_pointer() {
+    told(
+        "null",
+        &format!(
+            "fill naive: kernel crash_null_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by SIGSEGV: it accessed memory \
+             outside of its operands, through a null pointer; {HINT}"
+        ),
+    );
+}
+
+#[test]
+fn a_stack_that_is_used_up() {
+    for (case, name) in [("deep", "deep"), ("wide", "wide"), ("checked_stack", "deep")] {
+        let (output, text) = crash(case);
+        let expected = format!(
+            "\nerror: fill naive: kernel crash_{name}_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by SIGSEGV: it used up \
+             the stack of an emulated thread, 256 KiB: its local arrays are too large, or it calls itself without end\n"
+        );
+        assert_eq!((output.status.code(), text), (Some(2), expected), "{case}");
+    }
+}
+
+#[test]
+fn other_signals() {
+    let who =
+        |name: &str| format!("fill naive: kernel crash_{name}_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by");
+    told(
+        "unreachable",
+        &format!("{} SIGILL: it came to code that the compiler took for unreachable", who("unreachable")),
+    );
+    let gave_up = "SIGABRT: the process gave up, as it does where its memory is damaged";
+    told("abort", &format!("{} {gave_up}; {HINT}", who("abort")));
+    told("checked", &format!("{} {gave_up}, although every access was checked", who("abort")));
+}
+
+#[test]
+fn a_crash_after_kernels_without_checks() {
+    for (case, signal) in [("abort_later", "SIGABRT"), ("access_later", "SIGSEGV")] {
+        told(
+            case,
+            &format!(
+                "the process was stopped by {signal}, perhaps because a kernel has damaged its memory: the emulator has run \
+                 kernels without checks, the last one crash_good; `vcycle kernels check --shadow` names those that access \
+                 memory outside of their operands"
+            ),
+        );
+    }
+}
+
+#[test]
+fn crashes_that_no_kernel_can_have_made() {
+    for (case, signal) in [
+        ("none_abort", libc::SIGABRT),
+        ("none_access", libc::SIGSEGV),
+        ("checked_abort_later", libc::SIGABRT),
+        // Somebody has sent it.
+        ("sent_later", libc::SIGSEGV),
+    ] {
+        let (output, text) = crash(case);
+        assert_eq!((output.status.signal(), text.as_str()), (Some(signal), ""), "{case}");
+    }
+    // Rust tells of stacks of its own.
+    let (output, text) = crash("host_stack_later");
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
+    assert!(text.contains("has overflowed its stack") && !text.contains("kernel"), "{text}");
+}

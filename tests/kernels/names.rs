@@ -1,0 +1,46 @@
+//! Promise: every operand of every operation has the name of its field, so that a report can name it.
+
+use vcycle::device::ops::Op;
+use vcycle::parity::lab::Lab;
+use vcycle::parity::{STEMS, Size};
+use vcycle::tensor::Place;
+
+/// Calls `each` with the name of every operand, and the operation with this operand in a place that no other has.
+fn for_operands(op: &Op, mut each: impl FnMut(&'static str, Op)) {
+    let mut count = 0;
+    { *op }.operands(&mut |_, _| count += 1);
+    for i in 0..count {
+        let (mut marked, mut n, mut found) = (*op, 0, "");
+        marked.named_operands(&mut |name, t, _| {
+            if n == i {
+                (*t, found) = (t.with_place(Place::Buffer(987_654)), name);
+            }
+            n += 1;
+        });
+        each(found, marked);
+    }
+}
+
+#[test]
+fn names_are_those_of_the_fields() {
+    let mut lab = Lab::cpu(&[1], false);
+    for stem in STEMS {
+        let op = (stem.sample)(&mut lab, Size::Small);
+        let mut names = Vec::new();
+        for_operands(&op, |name, marked| {
+            // As `derive(Debug)` prints it.
+            let text = format!("{marked:?}");
+            let (before, _) = text.split_once("Tensor { place: Buffer(987654)").expect("the operand in its field");
+            let before = before.strip_suffix("Some(").unwrap_or(before).strip_suffix(": ").expect("a field");
+            let field = before.rsplit([' ', '(']).next().expect("a word");
+            assert_eq!(name.rsplit('.').next(), Some(field), "{}", stem.name);
+            names.push(name);
+        });
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "{}: two operands of one name", stem.name);
+        lab.clear();
+    }
+    lab.finish().expect("samples are fine");
+}
