@@ -191,12 +191,17 @@ pub fn check_length(tokens: &(impl AsRef<[Shard]> + ?Sized), context: usize) -> 
     }
     match tokens.as_ref().iter().max_by_key(|shard| shard.len()) {
         Some(longest) if longest.len() > context => Ok(()),
+        Some(longest) if longest.len() < 2 => bail!(
+            "{}: {} tokens are too few for any window, which needs one token and the one after it; give more text",
+            longest.path().display(),
+            longest.len()
+        ),
         Some(longest) => bail!(
             "{}: {} tokens are too few for one window of context {context} and the token after it; set context to at \
              most {}, or give more text",
             longest.path().display(),
             longest.len(),
-            longest.len().saturating_sub(1)
+            longest.len() - 1
         ),
         None => bail!("no token file is given; name at least one"),
     }

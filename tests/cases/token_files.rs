@@ -3,6 +3,7 @@
 use super::*;
 
 use vcycle::data::formats::Format;
+use vcycle::data::sampler::check_length;
 use vcycle::data::shard::Shard;
 use vcycle::data::tokens::Tokens;
 
@@ -80,6 +81,19 @@ fn what_is_no_token_file_is_refused() {
     // A vocabulary of characters has small numbers all over.
     let characters: Vec<u32> = tokens.iter().map(|t| t % 65).collect();
     assert_eq!(read(&write(at, "char.bin", narrow(&characters))), characters);
+}
+
+/// Advice is given only where it helps: no context is short enough for a single token.
+#[test]
+fn few_tokens_are_told_from_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for (count, told) in [(0, "give more text"), (1, "give more text"), (2, "at most 1"), (5, "at most 4")] {
+        let path = write(dir.path(), "few.bin", narrow(&tokens()[..count]));
+        let shards = [Shard::open_any(&path, Some(50_257)).unwrap()];
+        let error = check_length(&shards, 5).expect_err("too few").to_string();
+        assert!(error.contains("few.bin") && error.contains(told), "{count}: {error}");
+        assert_eq!(error.contains("context"), count > 1, "{error}");
+    }
 }
 
 /// llm.c and nanoGPT write both sides into one folder.
