@@ -10,17 +10,15 @@ use crate::device::cuda::launch::{Args, Kind};
 use crate::device::cuda::variants::Variant;
 use crate::device::ops::Op;
 use crate::error::Result;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Floating-point operations of the largest case of one attempt and the next.
 const SMALL: [u64; 3] = [5_000, 30_000, QUICK.flops];
 
-/// Two parameters of one launch of a variant.
+/// Two parameters of one launch of a variant. Kernels that launch code chooses from, for types and tiles, count as one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Swap {
-    /// Of kernels that launch code chooses from, for types and tiles, each by itself; none: they count as one.
-    kernel: Option<&'static str>,
     kinds: Vec<Kind>,
     /// Its number among launches of an operation with parameters of these types.
     launch: usize,
@@ -53,8 +51,6 @@ pub struct Survivor {
 #[derive(Debug, Default)]
 pub struct Swaps {
     pub tried: usize,
-    /// Those that differ in more than the kernel.
-    pub places: usize,
     pub survivors: Vec<Survivor>,
 }
 
@@ -63,8 +59,6 @@ struct Trial {
     operation: &'static str,
     watch: Arc<Mutex<Watch>>,
     all: Arc<Mutex<BTreeMap<Swap, State>>>,
-    /// Every kernel by itself.
-    each: bool,
     /// Those to be tried on the operation that ran last.
     next: Vec<(Swap, Exchange)>,
     /// The one that is on.
@@ -107,8 +101,7 @@ impl Trial {
             let kinds = launch.args.kinds();
             let before = launches[..number].iter().filter(|other| other.args.kinds() == kinds).count();
             for (parameters, field) in pairs(kinds) {
-                let kernel = self.each.then_some(launch.kernel);
-                let swap = Swap { kernel, kinds: kinds.to_vec(), launch: before, parameters, field };
+                let swap = Swap { kinds: kinds.to_vec(), launch: before, parameters, field };
                 let state =
                     all.entry(swap.clone()).or_insert(State { kernel: launch.kernel, differ: false, noticed: false });
                 let differ = differ(&launch.args, parameters, field);
@@ -144,12 +137,11 @@ impl Mutants for Trial {
     }
 }
 
-/// Tries all swaps of a variant: on small cases, then, unless these leave but `known` survivors, on larger ones. `each`: at once on
-/// all of the quick ones, and of every kernel by itself.
+/// Tries all swaps of a variant: on small cases, then, unless these leave but `known` survivors, on larger ones.
 ///
 /// # Errors
 /// The cases fail without a swap.
-pub fn swaps(variant: &'static Variant, each: bool, known: &[(&'static str, [usize; 2])]) -> Result<Swaps> {
+pub fn swaps(variant: &'static Variant, known: &[(&'static str, [usize; 2])]) -> Result<Swaps> {
     let watch = Arc::new(Mutex::new(Watch::default()));
     let all = Arc::new(Mutex::new(BTreeMap::new()));
     let options = Options { checks: true, watch: Some(watch.clone()), ..Options::default() };
@@ -158,16 +150,10 @@ pub fn swaps(variant: &'static Variant, each: bool, known: &[(&'static str, [usi
         device.prefer(variant);
         Ok(vec![Box::new(device) as Box<dyn Device>])
     };
-    let trial = || Trial {
-        operation: variant.operation,
-        watch: watch.clone(),
-        all: all.clone(),
-        each,
-        next: Vec::new(),
-        on: None,
-    };
-    for flops in if each { &[QUICK.flops][..] } else { &SMALL } {
-        let choice = Choice { flops: *flops, ..QUICK };
+    let trial =
+        || Trial { operation: variant.operation, watch: watch.clone(), all: all.clone(), next: Vec::new(), on: None };
+    for flops in SMALL {
+        let choice = Choice { flops, ..QUICK };
         let (_, missing) = run(variant, devices, choice, |lab| lab.mutate(Box::new(trial())))?;
         let done = |(swap, state): (&Swap, &State)| {
             state.noticed || known.contains(&(state.kernel, swap.parameters)) && swap.field == Field::All
@@ -177,12 +163,11 @@ pub fn swaps(variant: &'static Variant, each: bool, known: &[(&'static str, [usi
         }
     }
     let all = lock(&all);
-    let places: BTreeSet<_> = all.keys().map(|swap| Swap { kernel: None, ..swap.clone() }).collect();
     let survivors = all.iter().filter(|(_, state)| !state.noticed).map(|(swap, state)| Survivor {
         kernel: state.kernel,
         parameters: swap.parameters,
         field: swap.field,
         differ: state.differ,
     });
-    Ok(Swaps { tried: all.len(), places: places.len(), survivors: survivors.collect() })
+    Ok(Swaps { tried: all.len(), survivors: survivors.collect() })
 }
