@@ -38,7 +38,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         if let Some(weights) = case.accepted(folder::read(&case.dir), "case") {
             for tensor in &weights.tensors {
                 assert!(
-                    tensor.values.len() == tensor.shape.iter().product::<usize>() && tensor.values.iter().all(|v| v.is_finite())
+                    tensor.values.len() == tensor.shape.iter().product::<usize>()
+                        && tensor.values.iter().all(|v| v.is_finite())
                 );
             }
         }

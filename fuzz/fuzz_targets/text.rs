@@ -33,7 +33,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             3 => Marks::Separator("--".into()),
             _ => Marks::Prefix("\u{e9}".into()),
         };
-        let every = 2 + usize::from(data.len() % 3);
+        let every = 2 + data.len() % 3;
         documents(case, name, &marks, every);
         prepared(case, &path, name, &marks, every);
     });
