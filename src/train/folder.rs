@@ -25,7 +25,7 @@ const LOCK: &str = "lock";
 /// A folder that this process alone trains in, until it is dropped.
 pub struct RunFolder {
     pub dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// What a run was started as: `run.json`.
@@ -72,7 +72,7 @@ impl RunFolder {
         write_atomic(&dir.join(ABOUT), |out| out.write_all(json.as_bytes()))?;
         let toml = toml::to_string(config).map_err(|e| Error::new(e.to_string())).at(dir.join(CONFIG).display())?;
         write_atomic(&dir.join(CONFIG), |out| out.write_all(toml.as_bytes()))?;
-        Ok(RunFolder { dir: dir.to_path_buf(), _lock: lock })
+        Ok(RunFolder { dir: dir.to_path_buf(), lock })
     }
 
     /// # Errors
@@ -109,7 +109,14 @@ impl RunFolder {
         remove_temporaries(dir);
         let config = Config::read(&path, &[])?;
         let about = files::read(&dir.join(ABOUT), 1 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Ok((RunFolder { dir: dir.to_path_buf(), _lock: lock }, config, about))
+        Ok((RunFolder { dir: dir.to_path_buf(), lock }, config, about))
+    }
+}
+
+impl Drop for RunFolder {
+    /// Closing the file is not enough: a child process that another thread has just forked holds it open until its exec.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
     }
 }
 
