@@ -182,13 +182,13 @@ pub(super) fn read(
         add(text, number, is_special, flags);
     }
     if let Some((said, text, number)) = other.first() {
-        let why = if id(text).is_some() { "which the vocabulary says" } else { "the first one that is free" };
+        let why = if id(text).is_some() { "its id in the vocabulary" } else { "the first free id" };
         let more = match other.len() - 1 {
             0 => String::new(),
             more => format!(" (and {more} more such)"),
         };
         notes.push(format!(
-            "{}: the token {text:?} is said to have id {said}, and gets {number}, {why}, as in transformers{more}",
+            "{}: the token {text:?} is listed with id {said} but gets {number}, {why}, as in transformers{more}",
             path.display()
         ));
     }

@@ -33,8 +33,8 @@ pub struct ShardsSpec {
     pub vocab: Option<usize>,
 }
 
-/// What is to say where something is on both sides.
-pub const SEEN: &str = "the held-out loss then says nothing of what the model has not seen";
+/// Added to a note about data that is on both sides.
+pub const SEEN: &str = "the held-out loss then does not measure generalization";
 /// Tokens of a file that [`Corpus::name`] looks at.
 const SAMPLED: usize = 4096;
 

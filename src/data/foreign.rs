@@ -1,12 +1,12 @@
-//! Token files of other programs' making, and files that are none: a file without a header is taken for two-byte tokens, and nearly
-//! anything can be read as such.
+//! Token files that other programs write, and files that are no token files: nanoGPT's have no header, and nearly any bytes can be
+//! read as tokens of two bytes.
 
 use std::collections::BTreeSet;
 
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// Bytes that are looked at. Fewer than [`FEWEST`] say nothing.
+/// Bytes that are looked at. Fewer than [`FEWEST`] are too few to tell.
 const LOOKED_AT: usize = 8192;
 const FEWEST: usize = 64;
 /// The upper halves of four-byte tokens are below this: for vocabularies of up to a million.

@@ -65,7 +65,7 @@ pub(super) fn check(json: &Value) -> Result<()> {
     let length = |token: &Value| token["content"].as_str().map_or(0, str::len);
     if let Some(longest) = added.iter().map(length).max().filter(|&longest| longest > MOST_ADDED) {
         bail!(
-            "added_tokens: a token of {longest} bytes, and more than {MOST_ADDED} take the library for ever; remove it"
+            "added_tokens: a token has {longest} bytes; reading more than {MOST_ADDED} would take hours: remove the token"
         );
     }
     for part in ["normalizer", "pre_tokenizer", "decoder"] {

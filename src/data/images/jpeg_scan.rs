@@ -1,8 +1,8 @@
-//! Whether the compressed data of a JPEG is what its header says: all of the blocks, made of codes that there are, and nothing more.
+//! Whether the compressed data of a JPEG is complete: as many blocks as its header announces, valid Huffman codes, nothing after them.
 //!
-//! Decoders make an image of anything: they skip what they cannot read and fill up what is missing. Once something in the data is
-//! wrong, what follows is read at the wrong places, and as good as never ends where the data does. So it is read to its end here, without
-//! making pixels of it. Only sequential Huffman coding is known, which nearly all files have; of progressive ones nothing is said.
+//! Decoders return an image for nearly any data: they skip what they cannot read and fill in what is missing. After a damaged byte the
+//! rest is decoded from wrong bit positions, and hardly ever ends where the data ends. So the codes are read to the end here, without
+//! computing pixels. Only sequential Huffman coding is supported, which nearly all files use; progressive files are not examined.
 
 /// What can be wrong with a file that decoders make an image of.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,9 +21,9 @@ impl Fault {
     pub fn text(&self) -> &'static str {
         match self {
             Fault::Missing => "the JPEG's data ends before its last pixels",
-            Fault::Surplus => "the JPEG has more data than pixels",
-            Fault::Code => "the JPEG has codes that there are not",
-            Fault::Restart => "the JPEG's restarts are out of order",
+            Fault::Surplus => "the JPEG's data continues after its last pixels",
+            Fault::Code => "the JPEG's data has an undefined Huffman code",
+            Fault::Restart => "the JPEG's restart markers are out of order",
         }
     }
 }
