@@ -2,14 +2,14 @@
 //! same weights, step after step, whatever is scored in which micro-batch.
 
 use proptest::prelude::*;
-use vcycle::data::batch::Field;
+use vcycle::data::loader::batch::Field;
 use vcycle::device;
 use vcycle::model::bert::{Bert, BertConfig, BertHead, Norm};
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::model::{BatchShape, Model};
-use vcycle::train::learner::{Learner, OptimizerConfig, Options, StepReport};
+use vcycle::train::state::{Learner, OptimizerConfig, Options, StepReport};
 
 const BATCH: usize = 4;
 const TIME: usize = 8;

@@ -340,7 +340,7 @@ fn texts_and_tokenizers_that_do_not_fit_the_model() {
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
     std::fs::write(at.join("one.txt"), "a").expect("written");
-    vcycle::data::shard::write_shard(&at.join("none.bin"), &[], 256).expect("written");
+    vcycle::data::tokens::shard::write_shard(&at.join("none.bin"), &[], 256).expect("written");
     for (data, says) in [("one.txt", "one.txt holds 1 token;"), ("none.bin", "none.bin holds 0 tokens;")] {
         let (code, text) = eval(data);
         assert!(code == Some(2) && text.contains(says) && text.contains("at least 2"), "{text}");

@@ -1,13 +1,13 @@
 //! `vcycle train --memory` says what a run then takes.
 
 use std::process::Command;
+use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::StepState;
+use vcycle::families::build;
 use vcycle::model::store::Store;
-use vcycle::train::budget::Budget;
-use vcycle::train::config::Config;
-use vcycle::train::learner::{Learner, Options};
-use vcycle::train::levels;
+use vcycle::train::memory_estimate::Budget;
+use vcycle::train::state::{Learner, Options};
 
 const VOCAB: usize = 60;
 
@@ -21,7 +21,7 @@ fn the_budget_is_what_learners_take() {
     for changes in [&[][..], &["train.recompute=true"], &["train.accumulate=2", "model.dropout=0.1"]] {
         let changes: Vec<String> = changes.iter().map(|s| s.to_string()).collect();
         let config = Config::read("configs/gpt-tiny.toml".as_ref(), &changes).expect("a configuration");
-        let all = levels::build(&config, VOCAB).expect("levels");
+        let all = build::build(&config, VOCAB).expect("levels");
         let mut device = Cpu::new(2);
         let budget = Budget::new(&config, &all, &device).expect("a budget");
         let (mut waiting, batch) = (0, config.train.batch / config.train.accumulate);

@@ -2,7 +2,7 @@
 
 #[cfg(emulated)]
 mod captured {
-    use vcycle::data::batch::Field;
+    use vcycle::data::loader::batch::Field;
     use vcycle::device::cuda;
     use vcycle::device::cuda::driver::emulator::Options as Schedule;
     use vcycle::device::{Device, read_f32};
@@ -10,7 +10,7 @@ mod captured {
     use vcycle::model::Model;
     use vcycle::model::gpt::{Gpt, GptConfig};
     use vcycle::model::store::Store;
-    use vcycle::train::learner::{Learner, OptimizerConfig, Options, Precision, StepReport};
+    use vcycle::train::state::{Learner, OptimizerConfig, Options, Precision, StepReport};
 
     /// Three steps of two micro-batches each, and an evaluation.
     fn train(graphs: bool, precision: Precision) -> (Vec<StepReport>, f64, Vec<f32>) {

@@ -3,12 +3,12 @@
 
 use std::path::Path;
 use std::process::Command;
-use vcycle::data::shard::write_shard;
+use vcycle::data::tokens::shard::write_shard;
 use vcycle::device::cpu::Cpu;
 use vcycle::model::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
 use vcycle::model::store::Store;
+use vcycle::runlog::Position;
 use vcycle::train::checkpoint::{Checkpoint, Part, State, prune, save};
-use vcycle::train::metrics::Position;
 
 /// A parameter `[rows, columns]` of this role.
 fn param(name: &str, role: Role, rows: usize, columns: usize) -> Param {

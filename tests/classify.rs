@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use tempfile::TempDir;
-use vcycle::data::classify::{Classification, ClassifyBatch, ClassifyConfig, Labels};
-use vcycle::data::sampler::{IGNORED, Sampler};
+use vcycle::data::labelled::{Classification, ClassifyBatch, ClassifyConfig, Labels};
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::data::tokens::sampler::{IGNORED, Sampler};
 use vcycle::error::Result;
 
 static BYTE: LazyLock<Tokenizer> =

@@ -185,6 +185,6 @@ fn the_tiny_configuration_and_info() {
     assert!(ok(root, &["info"]).contains("devices:"));
     for file in std::fs::read_dir(root.join("configs")).expect("configs") {
         let path = file.expect("a file").path();
-        vcycle::train::config::Config::read(&path, &[]).expect("a configuration that fits");
+        vcycle::config::Config::read(&path, &[]).expect("a configuration that fits");
     }
 }

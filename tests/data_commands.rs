@@ -63,7 +63,7 @@ fn u16_tokens(dir: &Path, side: &str) -> Vec<u8> {
         std::fs::read_dir(dir.join("prep")).expect("a folder").map(|e| e.expect("a file")).collect();
     names.sort_by_key(std::fs::DirEntry::file_name);
     let files = names.iter().filter(|entry| entry.file_name().to_string_lossy().starts_with(side));
-    let shards = files.map(|entry| vcycle::data::shard::Shard::open(&entry.path()).expect("a shard"));
+    let shards = files.map(|entry| vcycle::data::tokens::shard::Shard::open(&entry.path()).expect("a shard"));
     shards.flat_map(|s| (0..s.len()).flat_map(|i| (s.token(i) as u16).to_le_bytes()).collect::<Vec<u8>>()).collect()
 }
 

@@ -4,8 +4,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use vcycle::data::documents::{Division, Documents, text_bytes};
-use vcycle::data::folder::{FolderSpec, prepare_folder};
+use vcycle::data::prepared::folder::{FolderSpec, prepare_folder};
+use vcycle::data::text::documents::{Division, Documents, text_bytes};
 use vcycle::data::text::{FLAGS, Marks, TextSource};
 
 struct Measuring;

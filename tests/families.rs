@@ -4,20 +4,20 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
-use vcycle::data::inputs::Inputs;
+use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::StepState;
 use vcycle::device::{Device, read_floats};
+use vcycle::families::dataset::Data;
 use vcycle::hub::{checkpoint, tensors};
 use vcycle::model::Model;
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
+use vcycle::model::feed::Inputs;
 use vcycle::model::store::Store;
+use vcycle::run::folder::About;
+use vcycle::run::{Outcome, Tools, resume, train};
+use vcycle::runlog::progress::Progress;
 use vcycle::tape::{Mode, Tape};
-use vcycle::train::config::Config;
-use vcycle::train::feed::Data;
-use vcycle::train::folder::About;
-use vcycle::train::progress::Progress;
-use vcycle::train::run::{Outcome, Tools, resume, train};
 
 const FAMILIES: [&str; 2] = ["bert", "deit"];
 

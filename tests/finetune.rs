@@ -8,13 +8,13 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
+use vcycle::config::Config;
 use vcycle::data::text::read_text;
 use vcycle::device::cpu::Cpu;
 use vcycle::eval::metrics::Measures;
-use vcycle::train::config::Config;
-use vcycle::train::folder::About;
-use vcycle::train::progress::Progress;
-use vcycle::train::run::{Outcome, Tools, resume, train};
+use vcycle::run::folder::About;
+use vcycle::run::{Outcome, Tools, resume, train};
+use vcycle::runlog::progress::Progress;
 
 const READY: &str = "configs/bert-finetune-tiny.toml";
 

@@ -2,11 +2,11 @@
 #![cfg(target_os = "linux")]
 
 use std::cell::Cell;
+use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
-use vcycle::train::config::Config;
-use vcycle::train::folder::About;
-use vcycle::train::progress::Progress;
-use vcycle::train::run::{Tools, train};
+use vcycle::run::folder::About;
+use vcycle::run::{Tools, train};
+use vcycle::runlog::progress::Progress;
 
 /// Memory of this process that is not the program's own file, whose pages come in when their code first runs.
 fn resident() -> usize {

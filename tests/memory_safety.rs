@@ -8,15 +8,15 @@ use std::rc::Rc;
 use std::time::Duration;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::cuda::Cuda;
-use vcycle::device::cuda::chip::Chip;
 use vcycle::device::cuda::driver::{Driver, Part, Rows};
+use vcycle::device::cuda::gpu_spec::Chip;
 use vcycle::device::cuda::launch::{Launch, Region};
 use vcycle::device::cuda::variants::ladder;
 use vcycle::device::ops::{ColumnSum, Embedding, Fill, LayerNorm, Linear, Multilevel, Op};
 use vcycle::device::reference::Reference;
 use vcycle::device::{Device, Ticket, alloc_tensor, read_floats, write_floats};
 use vcycle::error::{Error, Result};
-use vcycle::parity::lab::{Choice, Lab};
+use vcycle::parity::harness::{Choice, Lab};
 use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::{DType, Place, Tensor};
 

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 use std::process::Command;
-use vcycle::data::batch::{Field, Source};
-use vcycle::data::shard::{Shard, write_shard};
+use vcycle::config::Config;
+use vcycle::data::loader::batch::{Field, Source};
+use vcycle::data::tokens::shard::{Shard, write_shard};
 use vcycle::device::Device;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
@@ -12,13 +13,12 @@ use vcycle::eval::Forward;
 use vcycle::eval::held_out::held_out;
 use vcycle::eval::metrics::{Agreement, Measures};
 use vcycle::eval::perplexity::perplexity;
+use vcycle::families::dataset::Data;
 use vcycle::hub::checkpoint;
 use vcycle::model::Model;
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
-use vcycle::train::config::Config;
-use vcycle::train::feed::Data;
 
 /// Equal up to the rounding of a few dozen operations on numbers of about 1.
 fn close(found: f64, wanted: f64) {

@@ -14,7 +14,7 @@ mod gradients {
     use vcycle::parity::random::Random;
     use vcycle::tape::{LossOptions, Mode, Tape};
     use vcycle::tensor::DType;
-    use vcycle::train::learner::{Learner, OptimizerConfig, Options, Precision};
+    use vcycle::train::state::{Learner, OptimizerConfig, Options, Precision};
 
     /// Level 1 of configs/gpt-tiny.toml in shape, with head sizes and lengths that no tile divides.
     fn gpt(heads: usize, head: usize, dropout: f32) -> Gpt {

@@ -16,7 +16,7 @@ use vcycle::multilevel::{
 };
 use vcycle::tape::{Mode, Tape};
 use vcycle::tensor::DType;
-use vcycle::train::learner::{Learner, OptimizerConfig, Options};
+use vcycle::train::state::{Learner, OptimizerConfig, Options};
 
 const VOCAB: usize = 29;
 const TIME: usize = 8;

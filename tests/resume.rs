@@ -8,16 +8,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::Op;
 use vcycle::device::timing::Timings;
 use vcycle::device::{Device, Graph, Ticket};
 use vcycle::error::Result;
+use vcycle::run::folder::About;
+use vcycle::run::{Outcome, Tools, resume, train};
+use vcycle::runlog::progress::Progress;
 use vcycle::tensor::{DType, Tensor};
-use vcycle::train::config::Config;
-use vcycle::train::folder::About;
-use vcycle::train::progress::Progress;
-use vcycle::train::run::{Outcome, Tools, resume, train};
 
 /// Two levels, moments carried over, a search, accumulation, checkpoints with models between evaluations: all that has
 /// state.

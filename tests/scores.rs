@@ -1,7 +1,7 @@
 //! Scores beyond the loss of tokens: each is what a hand computes.
 
-use vcycle::data::shard::{Shard, write_shard};
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::data::tokens::shard::{Shard, write_shard};
 use vcycle::device::Device;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;

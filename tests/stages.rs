@@ -6,15 +6,15 @@ use serde_json::Value;
 use std::cell::Cell;
 use std::path::Path;
 use tempfile::TempDir;
+use vcycle::config::Config;
+use vcycle::config::schedule::{Decay, Schedule};
 use vcycle::device::Device;
 use vcycle::device::cpu::Cpu;
+use vcycle::families::build;
 use vcycle::model::store::Store;
-use vcycle::train::config::Config;
-use vcycle::train::folder::About;
-use vcycle::train::levels;
-use vcycle::train::progress::Progress;
-use vcycle::train::run::{Outcome, Tools, train};
-use vcycle::train::schedule::{Decay, Schedule};
+use vcycle::run::folder::About;
+use vcycle::run::{Outcome, Tools, train};
+use vcycle::runlog::progress::Progress;
 
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
@@ -159,7 +159,7 @@ fn rewarming_fills_moments_before_it_touches_weights() {
         file.tensor(&format!("level1.{what}")).expect("a tensor").data().to_vec()
     };
     let mut device = Cpu::new(1);
-    let model = levels::build(&config, 256).expect("levels").remove(0);
+    let model = build::build(&config, 256).expect("levels").remove(0);
     let initial = Store::new(model.table().clone(), &mut device).expect("memory");
     initial.initialise(&mut device, config.seed).expect("values");
     let mut bytes = vec![0; initial.flat().numel() * 4];

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
-use vcycle::train::tensorboard::{FILE, TensorBoard};
+use vcycle::runlog::tensorboard::{FILE, TensorBoard};
 
 const GOLDEN: &[u8] = include_bytes!("tensorboard/events");
 /// The first record: 8 bytes of length, 4 of checksum, 24 of an event with a time (at 13) and a version, 4 of checksum.

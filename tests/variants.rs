@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use vcycle::device::cuda::chip::Chip;
+use vcycle::device::cuda::gpu_spec::Chip;
 use vcycle::device::cuda::variants::{self, VARIANTS};
 use vcycle::device::ops::{Op, StepState};
 use vcycle::model::EachLoss;

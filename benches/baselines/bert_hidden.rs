@@ -4,12 +4,12 @@
 //! `attention_mask`, each rows of one length, and writes `last_hidden_state` `[B, T, C]`.
 
 use std::path::Path;
-use vcycle::data::batch::Field;
-use vcycle::data::inputs::Inputs;
+use vcycle::data::loader::batch::Field;
 use vcycle::device::ops::StepState;
 use vcycle::error::{Error, Result};
 use vcycle::hub::{checkpoint, tensors};
 use vcycle::model::bert::{Bert, BertConfig, BertHead, Tokens};
+use vcycle::model::feed::Inputs;
 use vcycle::model::{BatchShape, Family, Model};
 use vcycle::tape::{Mode, Tape};
 use vcycle::{bail, device};

@@ -14,9 +14,9 @@ use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::train::checkpoint::{Checkpoint, newest_state};
-use vcycle::train::folder::RunFolder;
-use vcycle::train::learner::Moments;
-use vcycle::train::metrics::Metrics;
+use vcycle::run::folder::RunFolder;
+use vcycle::train::state::Moments;
+use vcycle::runlog::Metrics;
 use vcycle::train::settings::{Half, changes, check_run};
 
 fn model() -> &'static Gpt {

@@ -7,7 +7,7 @@
 use flate2::read::DeflateDecoder;
 use harness::{Case, Memory, choice, run, same};
 use std::io::Read;
-use vcycle::data::reader::TextReader;
+use vcycle::data::text::reader::TextReader;
 use vcycle::data::text::read_text;
 
 /// What is inflated here.

@@ -5,9 +5,9 @@
 
 use harness::{Memory, choice, run, same};
 use std::sync::OnceLock;
-use vcycle::data::classes::Checkpoint;
-use vcycle::data::classify::{Classification, ClassifyBatch, ClassifyConfig, Labels, texts};
-use vcycle::data::sampler::Sampler;
+use vcycle::data::labelled::classes::Checkpoint;
+use vcycle::data::labelled::{Classification, ClassifyBatch, ClassifyConfig, Labels, texts};
+use vcycle::data::tokens::sampler::Sampler;
 use vcycle::data::tokenizer::Tokenizer;
 
 const CONTEXT: usize = 12;

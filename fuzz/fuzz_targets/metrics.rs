@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use vcycle::report::compare::{Comparison, choose};
 use vcycle::report::run::Run;
 use vcycle::report::{curves, html};
-use vcycle::train::metrics::Metrics;
+use vcycle::runlog::Metrics;
 
 const FILES: [&str; 4] = ["run/vcycle/metrics.jsonl", "run/scratch/metrics.jsonl", "run/run.json", "run/config.toml"];
 

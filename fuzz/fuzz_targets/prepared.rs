@@ -7,9 +7,9 @@ use harness::{Memory, choice, once, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use vcycle::data::corpus::{Corpus, DataSource};
-use vcycle::data::folder::{FolderSpec, open_folder, prepare_folder, read_facts, verify};
-use vcycle::data::prepare::{DataSpec, open_shard, prepare};
+use vcycle::data::prepared::corpus::{Corpus, DataSource};
+use vcycle::data::prepared::folder::{FolderSpec, open_folder, prepare_folder, read_facts, verify};
+use vcycle::data::prepared::cache::{DataSpec, open_shard, prepare};
 use vcycle::data::text::{FLAGS, HeldOut, Marks, TextSource};
 
 /// A prepared folder, and one of the cache.

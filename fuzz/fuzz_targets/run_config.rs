@@ -5,8 +5,8 @@
 #![no_main]
 
 use harness::{Memory, run, same, texts};
-use vcycle::train::config::Config;
-use vcycle::train::levels;
+use vcycle::config::Config;
+use vcycle::families::build;
 
 /// Parameters for whose tables there is time.
 const SMALL: usize = 64;
@@ -27,7 +27,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let model = &config.model;
         let sizes = [model.layers, model.heads, model.head_size, model.context, model.image.unwrap_or(0)];
         if model.from.is_none() && sizes.iter().all(|&size| size <= SMALL) {
-            case.accepted(levels::build(&config, 256), "").inspect(|all| assert_eq!(all.len(), config.levels.len()));
+            case.accepted(build::build(&config, 256), "").inspect(|all| assert_eq!(all.len(), config.levels.len()));
         }
     });
 });

@@ -7,9 +7,9 @@
 use harness::{Case, Memory, choice, run, same};
 use serde_json::Value;
 use std::path::Path;
-use vcycle::data::documents::is_json_lines;
-use vcycle::data::prepare::{DataSpec, prepare};
-use vcycle::data::shard::Shard;
+use vcycle::data::text::documents::is_json_lines;
+use vcycle::data::prepared::cache::{DataSpec, prepare};
+use vcycle::data::tokens::shard::Shard;
 use vcycle::data::text::{FLAGS, HeldOut, Marks, TextSource, read_text, split};
 use vcycle::data::tokenizer::Tokenizer;
 use vcycle::eval::lambada::read_passages;

@@ -4,9 +4,9 @@
 #![no_main]
 
 use harness::{Memory, run, same};
-use vcycle::data::sampler::{Sampler, overlapping_batch, validation_batch};
-use vcycle::data::shard::Shard;
-use vcycle::data::shard_writer::{Boundaries, ShardWriter};
+use vcycle::data::tokens::sampler::{Sampler, overlapping_batch, validation_batch};
+use vcycle::data::tokens::shard::Shard;
+use vcycle::data::tokens::shard_writer::{Boundaries, ShardWriter};
 
 const CONTEXT: usize = 4;
 const BATCH: usize = 2;

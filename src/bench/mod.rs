@@ -17,7 +17,7 @@ use crate::bail;
 use crate::device::cuda::driver::nvidia::cublaslt;
 use crate::error::{At, Result};
 use crate::tensor::DType;
-use crate::train::learner::Precision;
+use crate::train::state::Precision;
 use machine::{Machine, Wish};
 use measure::Effort;
 use output::Setting;

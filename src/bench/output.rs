@@ -7,7 +7,7 @@ use super::shapes::{Shape, Subject};
 use super::step::Steps;
 use super::table::{Table, milliseconds, significant};
 use crate::device::ops::Cost;
-use crate::train::learner::Precision;
+use crate::train::state::Precision;
 use serde_json::{Value, json};
 
 /// What holds for all measurements of a command.

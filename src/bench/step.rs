@@ -13,8 +13,8 @@ use crate::error::{At, Result};
 use crate::memory;
 use crate::model::store::Store;
 use crate::model::{BatchShape, Model};
-use crate::train::budget;
-use crate::train::learner::{Learner, OptimizerConfig, Options, Precision, StepFlops};
+use crate::train::memory_estimate;
+use crate::train::state::{Learner, OptimizerConfig, Options, Precision, StepFlops};
 use std::time::Instant;
 
 /// What steps took.
@@ -73,7 +73,7 @@ pub fn measure(machine: &mut Machine, shape: &Shape, precision: Precision, effor
 
 /// Bytes that the steps will take.
 fn wanted(model: &dyn Model, device: &dyn Device, shape: BatchShape, precision: Precision) -> Result<usize> {
-    let step = budget::step(model, device, shape, precision, false).at("--precision")?;
+    let step = memory_estimate::step(model, device, shape, precision, false).at("--precision")?;
     let (wide, float) = (device.float().bytes(), precision.of(device)?.bytes());
     let copy = if float < wide { float } else { 0 };
     // Parameters, gradients, two moments.

@@ -3,7 +3,7 @@
 use super::inputs::Random;
 use super::shapes::Shape;
 use crate::bail;
-use crate::data::batch::Field;
+use crate::data::loader::batch::Field;
 use crate::error::Result;
 use crate::memory;
 use crate::model::bert::{Bert, BertConfig, BertHead, Norm};

@@ -6,7 +6,7 @@ use crate::bench::shapes::{self, Subject};
 use crate::bench::{self, Peer, Request, Sink};
 use crate::error::{Error, Result};
 use crate::files::{self, AtomicFile};
-use crate::train::learner::Precision;
+use crate::train::state::Precision;
 use clap::ValueEnum;
 use std::io::Write;
 use std::path::{Path, PathBuf};

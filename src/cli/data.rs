@@ -1,13 +1,14 @@
 use super::say;
 use crate::bail;
-use crate::data::documents::is_json_lines;
-use crate::data::folder::{self, Facts, FolderSpec, Side, prepare_folder, read_facts, verify};
-use crate::data::prepare::grouped;
-use crate::data::shard::Shard;
+use crate::data::prepared::cache::grouped;
+use crate::data::prepared::folder;
+use crate::data::prepared::folder::{Facts, FolderSpec, Side, prepare_folder, read_facts, verify};
+use crate::data::text::documents::is_json_lines;
 use crate::data::text::{FIELD, FLAGS, Marks, TextSource};
 use crate::data::tokenizer::Tokenizer;
+use crate::data::tokens::shard::Shard;
 use crate::error::Result;
-use crate::train::progress::Progress;
+use crate::runlog::progress::Progress;
 use std::path::{Path, PathBuf};
 
 /// Prepare training data from texts of any size, and look at token files

@@ -1,23 +1,23 @@
 use super::rules::note;
 use super::{DeviceArgs, encode, load_gpt, say, tokenizer};
 use crate::bail;
-use crate::data::classes::Checkpoint;
-use crate::data::prepare::open_shard;
-use crate::data::shard::{Shard, write_shard};
+use crate::config::Config;
+use crate::data::labelled::classes::Checkpoint;
+use crate::data::prepared::cache::open_shard;
 use crate::data::text::read_text;
 use crate::data::tokens::is_token_file;
+use crate::data::tokens::shard::{Shard, write_shard};
 use crate::error::{At, Result};
 use crate::eval::Forward;
 use crate::eval::held_out::{HeldOut, held_out};
 use crate::eval::lambada::{LastWords, last_words, read_passages};
 use crate::eval::metrics::Measures;
 use crate::eval::perplexity::{Perplexity, perplexity};
+use crate::families::build;
+use crate::families::dataset::Data;
 use crate::hub::checkpoint::{self, Loaded};
 use crate::model::bert::BertHead;
 use crate::model::{Content, Family, Model};
-use crate::train::config::Config;
-use crate::train::feed::Data;
-use crate::train::levels;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -85,7 +85,7 @@ impl Args {
         let classes = Checkpoint { names: form.classes().unwrap_or_default(), fixed: true };
         let mut note = |text: &str| super::note(format_args!("{text}"));
         let data = Data::open_for(&config, Some(classes), Path::new("runs/data"), &mut note)?;
-        let wanted = levels::build(&config, data.facts())?.remove(0);
+        let wanted = build::build(&config, data.facts())?.remove(0);
         // What a batch brings: a distillation token needs the same whether a head reads it or not.
         let inputs = |model: &dyn Model| {
             let all = model.inputs(config.shape()).into_iter();

@@ -1,6 +1,6 @@
 use super::rules::{WayUp, note, save};
 use crate::bail;
-use crate::data::classes;
+use crate::data::labelled::classes;
 use crate::error::{At, Result};
 use crate::hub::checkpoint::{self, Loaded};
 use crate::multilevel::interpolate;

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::reader::open_file;
+use super::text::reader::open_file;
 use crate::bail;
 use crate::error::{Error, Result};
 

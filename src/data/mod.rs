@@ -9,36 +9,13 @@
 //! tokens. [`classify`] reads labelled texts to fine-tune on, and [`classes`] matches their labels with a checkpoint's classes. [`images`] does for images and their classes what the others do
 //! for text. [`batch`] is what all batches have in common, [`inputs`] brings them to a device, and [`prefetch`] makes them ahead of time.
 
-mod added_tokens;
-pub mod batch;
-pub mod classes;
-pub mod classify;
-pub mod corpus;
-pub mod documents;
-pub mod encoder;
-mod encodings;
 pub mod fingerprint;
-pub mod folder;
-mod foreign;
-pub mod formats;
-mod gzip;
 pub mod images;
-pub mod inputs;
-mod json_line;
-mod labelled_rows;
+pub mod labelled;
+pub mod loader;
 pub mod mapped;
-pub mod masking;
-pub mod prefetch;
-pub mod prepare;
+pub mod prepared;
 pub mod random;
-pub mod reader;
-pub mod sampler;
-pub mod shard;
-pub mod shard_writer;
 pub mod text;
 pub mod tokenizer;
 pub mod tokens;
-mod untrusted;
-mod vocab_files;
-pub mod vocabulary;
-pub mod windows;

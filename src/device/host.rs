@@ -1,8 +1,8 @@
 //! What `reference` and `cpu` share: arenas in host memory, checked views into them, captured lists of operations.
 
 use super::arena::Arena;
+use super::async_reads::Posts;
 use super::ops::Op;
-use super::posts::Posts;
 use super::{Graph, Ticket, bounds};
 use crate::bail;
 use crate::error::Result;

@@ -4,13 +4,13 @@
 //! same ones without. All see the same operations ([`ops`]).
 
 mod arena;
+mod async_reads;
 pub mod bounds;
 pub mod cpu;
 pub mod cuda;
 pub mod energy;
 mod host;
 pub mod ops;
-mod posts;
 pub mod reference;
 pub mod timing;
 
@@ -220,7 +220,7 @@ pub fn read_scalar(device: &mut dyn Device, from: &Tensor) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::ops::ColumnSum;
-    use crate::parity::lab::Lab;
+    use crate::parity::harness::Lab;
     use crate::parity::{STEMS, Size};
 
     /// Run and captured, on one thread and two, beside the reference.

@@ -1,11 +1,11 @@
 //! A model on the held-out side of a run's data: its loss, and of images and labelled texts how well it agrees with the labels.
 
-use crate::data::batch::Source;
-use crate::data::inputs::Inputs;
+use crate::data::loader::batch::Source;
 use crate::device::ops::StepState;
 use crate::device::{self, Device};
 use crate::error::Result;
 use crate::eval::metrics::{Agreement, Measures};
+use crate::model::feed::Inputs;
 use crate::model::store::Store;
 use crate::model::{BatchShape, Model, Scores};
 use crate::tape::{Mode, Tape, Var};

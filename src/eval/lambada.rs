@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::bail;
-use crate::data::documents::{Division, Documents, is_json_lines};
+use crate::data::text::documents::{Division, Documents, is_json_lines};
 use crate::data::text::{FIELD, read_text};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{At, Result};

@@ -1,7 +1,7 @@
 //! How well predictions agree with labels, as GLUE measures it.
 
 use crate::bail;
-use crate::data::batch::Field;
+use crate::data::loader::batch::Field;
 use crate::error::Result;
 use crate::model::bert::BertHead;
 use crate::model::{Family, Model};

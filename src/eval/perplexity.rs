@@ -1,8 +1,8 @@
 //! Perplexity of a text.
 
 use super::Forward;
-use crate::data::sampler::{check_length, overlapping_batch};
-use crate::data::shard::Shard;
+use crate::data::tokens::sampler::{check_length, overlapping_batch};
+use crate::data::tokens::shard::Shard;
 use crate::device::Device;
 use crate::error::Result;
 use crate::memory;

@@ -2,6 +2,7 @@
 
 pub mod bert;
 pub mod deit;
+pub mod feed;
 pub mod gpt;
 mod inputs;
 pub mod params;

@@ -2,7 +2,6 @@
 //! roles of a model's parameters. Nothing here knows a model by name.
 
 pub mod operators;
-pub mod plan;
 pub mod record;
 pub mod rules;
 pub mod scheme;

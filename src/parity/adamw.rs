@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab};
+use super::harness::{EPS, Lab};
 use crate::device::ops::{ALIGN, AdamW, Op, StepState};
 use crate::tensor::Tensor;
 

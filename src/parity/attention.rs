@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{BF16_ROUNDING, EPS, Gap, Lab, WHOLE, dot};
+use super::harness::{BF16_ROUNDING, EPS, Gap, Lab, WHOLE, dot};
 use crate::device::ops::{Attention, AttentionBackward, Mask, Op, StepState};
 use crate::tensor::{DType, Tensor};
 
@@ -244,8 +244,8 @@ pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lab::{Gap, Lab};
     use super::{Options, of};
+    use crate::parity::harness::{Gap, Lab};
 
     /// Dropout's mask itself: with V the identity, the output is the row of dropped probabilities.
     #[test]

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{Gap, Lab, WHOLE, dot};
+use super::harness::{Gap, Lab, WHOLE, dot};
 use crate::device::ops::{ColumnSum, Op};
 
 pub fn cases(lab: &mut Lab) {

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Gap, Lab, WHOLE};
+use super::harness::{EPS, Gap, Lab, WHOLE};
 use crate::device::ops::{CrossEntropy, Mix, Op};
 
 const IGNORE: i32 = -100;

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Gap, Lab, WHOLE};
+use super::harness::{EPS, Gap, Lab, WHOLE};
 use crate::device::ops::{Dropout, Mask, Op, StepState};
 
 fn mask(lab: &mut Lab, p: f32, site: u32, step: u32) -> Mask {
@@ -50,8 +50,8 @@ pub fn sample(lab: &mut Lab, size: Size) -> Op {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lab::Lab;
     use crate::device::ops::{Dropout, Mask, StepState};
+    use crate::parity::harness::Lab;
 
     /// Which elements of a row of ones survive.
     fn kept(p: f32, seed: u64, step: u32, site: u32, n: usize) -> Vec<bool> {

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Gap, Lab, WHOLE};
+use super::harness::{EPS, Gap, Lab, WHOLE};
 use crate::device::ops::{Embedding, EmbeddingBackward, Op};
 use crate::tensor::DType;
 
@@ -77,7 +77,7 @@ pub fn cases_backward(lab: &mut Lab) {
                     for of_activations in [false, true].into_iter().take(if lab.float == DType::BF16 { 2 } else { 1 }) {
                         let op = backward(lab, sizes, gap, which, add, padding, of_activations);
                         // An element is the sum of at most batch x time numbers in -1..1.
-                        lab.check(op, |_, _| super::lab::dot(sizes.0 * sizes.1));
+                        lab.check(op, |_, _| super::harness::dot(sizes.0 * sizes.1));
                         lab.clear();
                     }
                 }

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::Lab;
+use super::harness::Lab;
 use crate::device::ops::{Fill, Op};
 
 pub fn cases(lab: &mut Lab) {

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab};
+use super::harness::{EPS, Lab};
 use crate::device::ops::{GlobalNorm, Op};
 
 fn of(lab: &mut Lab, n: usize) -> GlobalNorm {

@@ -1,6 +1,6 @@
 //! Parity of kernels: one variant at a time, on a GPU or in several schedules of the emulator.
 
-use super::lab::{Choice, Lab};
+use super::harness::{Choice, Lab};
 use super::stem;
 use crate::bail;
 use crate::device::Device;

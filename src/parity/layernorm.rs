@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Gap, Lab, WHOLE, dot};
+use super::harness::{EPS, Gap, Lab, WHOLE, dot};
 use crate::device::ops::{LayerNorm, LayerNormBackward, Op};
 use crate::tensor::{DType, Tensor};
 
@@ -139,12 +139,12 @@ pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
 
 #[cfg(all(test, emulated))]
 mod tests {
-    use super::super::lab::{Choice, Lab};
     use super::*;
     use crate::device::Device;
     use crate::device::cuda;
     use crate::device::cuda::driver::emulator::Options;
     use crate::device::cuda::variants::ladder;
+    use crate::parity::harness::{Choice, Lab};
 
     /// The backward pass computes with mean, rstd and the sum as it was written.
     #[test]

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Gap, Lab, WHOLE, dot};
+use super::harness::{EPS, Gap, Lab, WHOLE, dot};
 use crate::device::ops::{Activation, Epilogue, Linear, Op};
 use crate::tensor::{DType, Tensor};
 

@@ -12,8 +12,8 @@ mod dropout;
 mod embedding;
 mod fill;
 mod global_norm;
+pub mod harness;
 pub mod kernels;
-pub mod lab;
 mod layernorm;
 mod linear;
 mod multilevel;
@@ -23,7 +23,7 @@ mod squared_error;
 pub mod swaps;
 
 use crate::device::ops::Op;
-use lab::Lab;
+use harness::Lab;
 
 /// How large an operation's sample is.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,5 +1,5 @@
 use super::Size;
-use super::lab::{EPS, Lab};
+use super::harness::{EPS, Lab};
 use crate::device::ops::{IDENTITY, Item, Multilevel, Op};
 
 /// The sparse maps of one operation, as they grow.
@@ -236,9 +236,9 @@ pub fn sample(lab: &mut Lab, size: Size) -> Op {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lab::Lab;
     use super::{Base, PARAMS, of};
     use crate::device::ops::{IDENTITY, Item, Multilevel};
+    use crate::parity::harness::Lab;
 
     /// Elements between parameters stay: the generic check takes all of the destination for an output.
     #[test]

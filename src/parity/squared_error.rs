@@ -1,6 +1,6 @@
 use super::Size;
 use super::cross_entropy::Gradient;
-use super::lab::{EPS, Gap, Lab};
+use super::harness::{EPS, Gap, Lab};
 use crate::device::ops::{Op, SquaredError};
 
 /// One of `every` elements is not scored; 0: all are.

@@ -1,8 +1,8 @@
 //! Launch code that takes one parameter for another of its type: every two parameters of every launch of a variant change places,
 //! and the cases must notice.
 
+use super::harness::{Choice, Mutants};
 use super::kernels::{QUICK, run};
-use super::lab::{Choice, Mutants};
 use crate::device::Device;
 use crate::device::cuda;
 use crate::device::cuda::driver::emulator::{Exchange, Field, Options, Watch};

@@ -11,15 +11,15 @@
 //!
 //! Random numbers need no state: batches, dropout and initial weights are functions of the seed and of these counters.
 
-use super::learner::Moments;
-use super::metrics::Position;
 use super::settings::Settings;
+use super::state::Moments;
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::files::{self, write_atomic, write_dir_atomic};
 use crate::model::store::Store;
+use crate::runlog::Position;
 use crate::tensor::{DType, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
@@ -66,7 +66,7 @@ pub struct State {
     /// What is in the other file.
     pub levels: Vec<SavedLevel>,
     /// Time by operation so far.
-    pub operations: Vec<super::metrics::OperationTime>,
+    pub operations: Vec<crate::runlog::OperationTime>,
 }
 
 /// A level whose weights are still needed.

@@ -1,13 +1,13 @@
 //! Text that a model writes at the end of its training, for the report.
 
-use super::metrics::Sample;
-use crate::data::corpus::Corpus;
+use crate::data::prepared::corpus::Corpus;
 use crate::device::Device;
 use crate::error::Result;
 use crate::eval::Forward;
 use crate::eval::generate::{Sampling, generate};
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::model::store::Store;
+use crate::runlog::Sample;
 
 const PROMPT: usize = 24;
 const TOKENS: usize = 120;

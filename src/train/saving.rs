@@ -1,21 +1,22 @@
 //! A side and the disk: it goes on from a checkpoint, writes one, and in the end its model.
 
 use super::checkpoint::{self, Checkpoint, Part, State};
-use super::feed::Data;
-use super::learner::{Learner, Moments};
-use super::metrics::{Event, Metrics, OperationTime};
 use super::sample::sample;
 use super::settings;
-use super::side::{Context, Leg, Side, Waiting};
-use super::soundness::{self, Planned};
+use super::state::{Learner, Moments};
+use super::trainer::{Context, Leg, Side, Waiting};
+use super::validate;
+use super::validate::Planned;
 use crate::bail;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
+use crate::families::dataset::Data;
 use crate::files::write_dir_atomic;
 use crate::hub::checkpoint as hub;
 use crate::memory;
 use crate::model::store::Store;
 use crate::model::{Family, Model};
+use crate::runlog::{Event, Metrics, OperationTime};
 use std::path::Path;
 
 impl Side<'_, '_> {
@@ -41,7 +42,7 @@ impl Side<'_, '_> {
             state.settings.as_ref().map_or(Ok(()), |then| then.same_content(now)).at(checkpoint.dir.display())
         };
         let accept = |checkpoint: &Checkpoint| {
-            soundness::check(&checkpoint.state, &plan, self.keeps_moments)?;
+            validate::check(&checkpoint.state, &plan, self.keeps_moments)?;
             Metrics::resume(&dir, &checkpoint.state)
         };
         let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), fits, accept)?;

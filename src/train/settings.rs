@@ -4,13 +4,13 @@
 //! long, how fast, or how often something is done may, and is reported. `docs/runs.md` has the table.
 
 use super::checkpoint::{self, State};
-use super::config::Config;
-use super::feed::Data;
+use super::plan::v_cycle;
 use crate::bail;
+use crate::config::Config;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::tokenizer::{Tokenizer, spec_file};
 use crate::error::{At, Error, Result};
-use crate::multilevel::plan::v_cycle;
+use crate::families::dataset::Data;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -313,7 +313,7 @@ fn flatten(value: &toml::Value, key: String, all: &mut BTreeMap<String, String>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::metrics::Position;
+    use crate::runlog::Position;
 
     fn state(config: &Config) -> State {
         let settings =

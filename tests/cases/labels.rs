@@ -1,7 +1,7 @@
 //! Labels of texts: matched with a checkpoint's classes by name, and noticed where they are missing. The checkpoint of `nli-labels` was
 //! made by its `make.py` with transformers 5.24, and the labels are its own predictions: accuracy 1, and the loss that `make.py` prints.
 
-use vcycle::data::classes::{Checkpoint, Origin, matched};
+use vcycle::data::labelled::classes::{Checkpoint, Origin, matched};
 
 use super::*;
 

@@ -2,10 +2,10 @@
 
 use super::*;
 
-use vcycle::data::formats::Format;
-use vcycle::data::sampler::check_length;
-use vcycle::data::shard::Shard;
 use vcycle::data::tokens::Tokens;
+use vcycle::data::tokens::formats::Format;
+use vcycle::data::tokens::sampler::check_length;
+use vcycle::data::tokens::shard::Shard;
 
 /// Twenty thousand tokens of GPT-2's vocabulary.
 fn tokens() -> Vec<u32> {

@@ -3,9 +3,9 @@
 use super::*;
 use crate::shard::shard;
 use std::sync::Arc;
-use vcycle::data::formats::Format;
-use vcycle::data::shard_writer::{Boundaries, ShardWriter};
 use vcycle::data::tokens::Tokens;
+use vcycle::data::tokens::formats::Format;
+use vcycle::data::tokens::shard_writer::{Boundaries, ShardWriter};
 
 /// As llm.c's `write_datafile` does.
 fn llm_c(magic: u32, version: u32, tokens: &[u32]) -> Vec<u8> {

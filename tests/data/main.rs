@@ -18,11 +18,11 @@ use std::sync::OnceLock;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
-use vcycle::data::prepare::{DataSpec, Dataset, prepare};
-use vcycle::data::sampler::{IGNORED, Sampler, check_length, overlapping_batch, validation_batch};
-use vcycle::data::shard::{Shard, write_shard};
+use vcycle::data::prepared::cache::{DataSpec, Dataset, prepare};
 use vcycle::data::text::{HeldOut, read_text, split};
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::data::tokens::sampler::{IGNORED, Sampler, check_length, overlapping_batch, validation_batch};
+use vcycle::data::tokens::shard::{Shard, write_shard};
 
 fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")

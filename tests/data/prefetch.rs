@@ -5,8 +5,8 @@ use crate::shard::shard;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use vcycle::data::batch::{Field, NextToken, Source};
-use vcycle::data::prefetch::Prefetch;
+use vcycle::data::loader::batch::{Field, NextToken, Source};
+use vcycle::data::loader::prefetch::Prefetch;
 use vcycle::data::tokens::Tokens;
 use vcycle::error::Result;
 

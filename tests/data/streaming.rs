@@ -5,10 +5,10 @@ use crate::text::compressed;
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use std::io::Write;
-use vcycle::data::documents::{Division, Documents};
-use vcycle::data::encoder::Encoder;
-use vcycle::data::folder::{Facts, FolderSpec, open_folder, prepare_folder, read_facts, verify};
+use vcycle::data::prepared::folder::{Facts, FolderSpec, open_folder, prepare_folder, read_facts, verify};
+use vcycle::data::text::documents::{Division, Documents};
 use vcycle::data::text::{FLAGS, Marks, TextSource};
+use vcycle::data::tokenizer::encoder::Encoder;
 
 pub fn gzipped(text: &str) -> Vec<u8> {
     let mut out = GzEncoder::new(Vec::new(), Level::fast());

@@ -3,18 +3,18 @@
 //! Letters: B examples, T tokens of each, C width, H heads of D, F inner size, L layers, V vocabulary, E elements of the parameters with
 //! their padding.
 
-use vcycle::data::batch::Field;
+use vcycle::config::Config;
+use vcycle::data::loader::batch::Field;
 use vcycle::device::cpu::Cpu;
 use vcycle::eval::held_out::Means;
+use vcycle::families::build;
 use vcycle::model::bert::{Bert, BertConfig, BertHead, Norm};
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::model::{BatchShape, Model};
 use vcycle::multilevel::{Quantity, coalesce, interpolate, interpolate_as};
-use vcycle::train::config::Config;
-use vcycle::train::learner::{Learner, OptimizerConfig, Options, StepFlops};
-use vcycle::train::levels;
+use vcycle::train::state::{Learner, OptimizerConfig, Options, StepFlops};
 
 const ADAMW: OptimizerConfig = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
 
@@ -402,7 +402,7 @@ fn a_step_of_deit() {
 #[test]
 fn the_run_of_the_readme() {
     let config = Config::read("configs/gpt-sotu.toml".as_ref(), &[]).expect("a configuration");
-    let all = levels::build(&config, 512).expect("levels");
+    let all = build::build(&config, 512).expect("levels");
     // 512 + 128 embeddings, four layers of 12 C^2 + 13 C, the last norm; 152 elements of padding for each layer and for what is beside
     // them: every vector of 48 is padded to 64, and one of 144 to 192.
     let parameters = (512 + 128) * 48 + 4 * (12 * 48 * 48 + 13 * 48) + 2 * 48;
@@ -442,7 +442,7 @@ fn the_run_of_the_readme() {
 fn the_operators_of_the_readme() {
     let config = Config::read("configs/gpt-sotu.toml".as_ref(), &[]).expect("a configuration");
     let device = &mut Cpu::new(1);
-    let stores: Vec<Store> = levels::build(&config, 512)
+    let stores: Vec<Store> = build::build(&config, 512)
         .expect("levels")
         .iter()
         .map(|model| Store::new(model.table().clone(), device).expect("memory"))

@@ -2,7 +2,7 @@
 
 use super::operators::models;
 use super::support::{FAMILIES, MODELS, Net, VARIANTS, Variant, compare_checks, devices, distance, published};
-use vcycle::data::batch::Field;
+use vcycle::data::loader::batch::Field;
 use vcycle::device::ops::StepState;
 use vcycle::device::{self, Device};
 use vcycle::model::bert::Tokens;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use vcycle::data::batch::Field;
+use vcycle::data::loader::batch::Field;
 use vcycle::device::{self, Device};
 use vcycle::hub::tensors;
 use vcycle::model::bert::{Bert, BertConfig, BertHead, Norm};

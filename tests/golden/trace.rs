@@ -2,12 +2,12 @@
 //! Adam turns its rounding into steps; see the fixture's README).
 
 use super::support::{FAMILIES, Variant, devices, published};
+use vcycle::config::schedule::{Decay, Schedule};
 use vcycle::device::{self, Device};
 use vcycle::model::Model;
 use vcycle::model::store::Store;
 use vcycle::multilevel::{Rules, coalesce, interpolate};
-use vcycle::train::learner::{Learner, OptimizerConfig, Options};
-use vcycle::train::schedule::{Decay, Schedule};
+use vcycle::train::state::{Learner, OptimizerConfig, Options};
 
 const OPTIMIZER: OptimizerConfig =
     OptimizerConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0 };

@@ -5,13 +5,13 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use tempfile::tempdir;
-use vcycle::data::masking::{MaskedBatch, Masking, MaskingConfig};
-use vcycle::data::sampler::Sampler;
-use vcycle::data::shard::{Shard, write_shard};
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::data::tokens::masking::{MaskedBatch, Masking, MaskingConfig};
+use vcycle::data::tokens::sampler::Sampler;
+use vcycle::data::tokens::shard::{Shard, write_shard};
 
 use super::support::{Folder, masked_rows, words};
-use vcycle::data::batch::Field;
+use vcycle::data::loader::batch::Field;
 
 /// Before the tokens that stand for text.
 const SPECIAL: i32 = 5;

@@ -4,9 +4,9 @@ use std::io::Cursor;
 
 use super::support::*;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
-use vcycle::data::batch::Field;
-use vcycle::data::sampler::IGNORED;
-use vcycle::train::config::Config;
+use vcycle::config::Config;
+use vcycle::data::loader::batch::Field;
+use vcycle::data::tokens::sampler::IGNORED;
 
 /// Grey value of the whole image, and label.
 type Image = (u8, usize);

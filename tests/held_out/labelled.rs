@@ -1,10 +1,10 @@
 //! BERT, fine-tuned on labelled texts: single ones and pairs, classes and numbers.
 
 use super::support::*;
-use vcycle::data::batch::Field;
-use vcycle::data::sampler::IGNORED;
-use vcycle::data::vocabulary::SpecialTokens;
-use vcycle::train::config::Config;
+use vcycle::config::Config;
+use vcycle::data::loader::batch::Field;
+use vcycle::data::tokenizer::vocabulary::SpecialTokens;
+use vcycle::data::tokens::sampler::IGNORED;
 
 const CONTEXT: usize = 24;
 

@@ -5,22 +5,22 @@ use std::fs;
 use std::path::Path;
 
 use super::support::*;
-use vcycle::data::batch::Field;
-use vcycle::data::inputs::Inputs;
-use vcycle::data::masking::{MaskedBatch, Masking, MaskingConfig};
-use vcycle::data::sampler::IGNORED;
-use vcycle::data::shard::{Shard, write_shard};
+use vcycle::config::Config;
+use vcycle::data::loader::batch::Field;
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::data::tokens::masking::{MaskedBatch, Masking, MaskingConfig};
+use vcycle::data::tokens::sampler::IGNORED;
+use vcycle::data::tokens::shard::{Shard, write_shard};
 use vcycle::device::Device;
 use vcycle::device::ops::StepState;
 use vcycle::device::read_scalar;
 use vcycle::device::reference::Reference;
+use vcycle::families::build;
 use vcycle::hub::checkpoint;
+use vcycle::model::feed::Inputs;
 use vcycle::model::store::Store;
 use vcycle::model::{BatchShape, Model};
 use vcycle::tape::{Mode, Tape};
-use vcycle::train::config::Config;
-use vcycle::train::levels;
 
 const CONTEXT: usize = 16;
 
@@ -124,7 +124,7 @@ impl Task {
     fn initial(&self, config: &str, device: &mut dyn Device, seed: u64) -> (Box<dyn Model>, Store) {
         let config = Config::parse(config, &[]).expect("a configuration");
         let facts = self.folder.open(&config).facts();
-        let model = levels::build(&config, facts).expect("models").remove(0);
+        let model = build::build(&config, facts).expect("models").remove(0);
         let store = Store::of(device.float(), model.table().clone(), device).expect("memory");
         store.initialise(device, seed).expect("weights");
         (model, store)

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::support::*;
-use vcycle::data::shard_writer::{Boundaries, ShardWriter};
-use vcycle::data::vocabulary::SpecialTokens;
-use vcycle::train::config::Config;
+use vcycle::config::Config;
+use vcycle::data::tokenizer::vocabulary::SpecialTokens;
+use vcycle::data::tokens::shard_writer::{Boundaries, ShardWriter};
 
 const CONTEXT: usize = 19;
 
@@ -161,7 +161,11 @@ fn check_training(folder: &Folder, data: &str, sides: &Sides, form: Form, is_sen
 }
 
 /// The texts of the first steps, as if nothing was masked.
-fn texts(config: &Config, source: &dyn vcycle::data::batch::Source, special: SpecialTokens) -> Vec<Vec<Vec<i32>>> {
+fn texts(
+    config: &Config,
+    source: &dyn vcycle::data::loader::batch::Source,
+    special: SpecialTokens,
+) -> Vec<Vec<Vec<i32>>> {
     let rows = |fields: Vec<_>| masked_rows(&fields, (CONTEXT, config.train.batch), special);
     let firsts = |fields| rows(fields).into_iter().map(|row| row.segments[0].clone()).collect();
     training(source, config.train.batch, 10).map(firsts).collect()

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 
 use super::support::*;
-use vcycle::data::batch::Field;
-use vcycle::data::classify::{Classification, ClassifyBatch, ClassifyConfig, Column};
 use vcycle::data::images::shard::ImageWriter;
 use vcycle::data::images::{AugmentConfig, ImageBatch, ImageSampler, Images, PatchShape, ViewConfig};
-use vcycle::data::masking::{MaskedBatch, Masking, MaskingConfig};
-use vcycle::data::sampler::Sampler;
-use vcycle::data::shard::{Shard, write_shard};
+use vcycle::data::labelled::{Classification, ClassifyBatch, ClassifyConfig, Column};
+use vcycle::data::loader::batch::Field;
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::data::tokens::masking::{MaskedBatch, Masking, MaskingConfig};
+use vcycle::data::tokens::sampler::Sampler;
+use vcycle::data::tokens::shard::{Shard, write_shard};
 
 const SEEDS: [u64; 3] = [1, 2, u64::MAX];
 const WORLD: usize = 3;

@@ -9,12 +9,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use vcycle::data::batch::{Field, Source};
-use vcycle::data::prefetch::Prefetch;
-use vcycle::data::sampler::IGNORED;
-use vcycle::data::vocabulary::SpecialTokens;
-use vcycle::train::config::Config;
-use vcycle::train::feed::Data;
+use vcycle::config::Config;
+use vcycle::data::loader::batch::{Field, Source};
+use vcycle::data::loader::prefetch::Prefetch;
+use vcycle::data::tokenizer::vocabulary::SpecialTokens;
+use vcycle::data::tokens::sampler::IGNORED;
+use vcycle::families::dataset::Data;
 
 pub struct Folder(TempDir);
 

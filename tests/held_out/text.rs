@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 
 use super::support::*;
-use vcycle::data::sampler::IGNORED;
-use vcycle::data::shard::write_shard;
+use vcycle::data::tokens::sampler::IGNORED;
+use vcycle::data::tokens::shard::write_shard;
 
 const CONTEXT: usize = 9;
 
-fn gpt(data: &str, sizes: Sizes) -> vcycle::train::config::Config {
+fn gpt(data: &str, sizes: Sizes) -> vcycle::config::Config {
     config(&format!("family = \"gpt\"\ncontext = {CONTEXT}"), data, sizes)
 }
 
@@ -32,7 +32,7 @@ impl Sides {
 }
 
 /// What a batch scores: each label with the tokens before it in its row.
-fn scored(fields: &[vcycle::data::batch::Field]) -> Vec<(&[i32], i32)> {
+fn scored(fields: &[vcycle::data::loader::batch::Field]) -> Vec<(&[i32], i32)> {
     let rows = fields[0].as_ints().chunks(CONTEXT).zip(fields[1].as_ints().chunks(CONTEXT));
     rows.flat_map(|(ids, labels)| {
         labels.iter().enumerate().filter(|(_, label)| **label != IGNORED).map(|(at, &label)| (&ids[..=at], label))

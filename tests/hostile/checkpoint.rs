@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+use vcycle::config::Config;
 use vcycle::data::fingerprint::Fingerprint;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
-use vcycle::train::config::Config;
-use vcycle::train::folder::About;
-use vcycle::train::progress::Progress;
-use vcycle::train::run::{Outcome, Tools, resume, train};
+use vcycle::run::folder::About;
+use vcycle::run::{Outcome, Tools, resume, train};
+use vcycle::runlog::progress::Progress;
 
 const CONFIG: &str = r#"
 [model]

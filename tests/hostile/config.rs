@@ -3,12 +3,12 @@
 use crate::judge::{folder, judge, write};
 use crate::mutate::{self, Case};
 use std::path::Path;
+use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
-use vcycle::train::config::Config;
-use vcycle::train::folder::About;
-use vcycle::train::progress::Progress;
-use vcycle::train::run::{Tools, train};
+use vcycle::run::folder::About;
+use vcycle::run::{Tools, train};
+use vcycle::runlog::progress::Progress;
 
 const VALID: &str = r#"seed = 1
 [model]

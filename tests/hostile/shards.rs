@@ -6,9 +6,9 @@
 use crate::judge::{folder, judge, write};
 use crate::mutate::{self, Case};
 use std::path::{Path, PathBuf};
-use vcycle::data::prepare::{DataSpec, open_shard, prepare};
-use vcycle::data::shard::{Shard, write_shard};
+use vcycle::data::prepared::cache::{DataSpec, open_shard, prepare};
 use vcycle::data::text::HeldOut;
+use vcycle::data::tokens::shard::{Shard, write_shard};
 
 /// The whole of a shard.
 #[derive(Clone, Debug, PartialEq)]

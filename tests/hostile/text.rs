@@ -174,14 +174,14 @@ fn damaged_json_lines() {
 /// Tables of labelled texts.
 #[test]
 fn damaged_tables() {
-    use vcycle::data::classify::{Classification, Labels};
+    use vcycle::data::labelled::{Classification, Labels};
     use vcycle::data::tokenizer::Tokenizer;
     let dir = folder();
     let path = dir.path().join("table.tsv");
     let table: String = (0..40).map(|i| format!("text {i}\t{}\n", ["no", "yes", "", "-"][i % 4])).collect();
     for skip in [true, false] {
         let columns = format!("sentence = \"sentence\"\nlabel = \"label\"\nskip_unlabelled = {skip}");
-        let config: vcycle::data::classify::ClassifyConfig = toml::from_str(&columns).expect("columns");
+        let config: vcycle::data::labelled::ClassifyConfig = toml::from_str(&columns).expect("columns");
         let valid = format!("\u{feff}sentence\tlabel\n{table}").into_bytes();
         for Case { name, bytes } in mutate::bytes(&valid, &[1, 3, 12, 19, 40, valid.len()], 5, 150) {
             write(&path, &bytes);

@@ -4,7 +4,7 @@ use super::*;
 use std::collections::HashSet;
 use std::thread;
 use vcycle::data::images::{AugmentConfig, ImageBatch, ImageSampler, PatchShape, ViewConfig};
-use vcycle::data::sampler::IGNORED;
+use vcycle::data::tokens::sampler::IGNORED;
 
 const GREY: PatchShape = PatchShape { image: 4, patch: 2, channels: 1, specials: 1 };
 

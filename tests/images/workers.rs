@@ -2,10 +2,10 @@
 
 use super::*;
 use std::sync::Arc;
-use vcycle::data::batch::{Field, Source};
-use vcycle::data::prefetch::Prefetch;
-use vcycle::train::config::Config;
-use vcycle::train::feed::{Data, ImageClasses};
+use vcycle::config::Config;
+use vcycle::data::loader::batch::{Field, Source};
+use vcycle::data::loader::prefetch::Prefetch;
+use vcycle::families::dataset::{Data, ImageClasses};
 
 /// A vision transformer on images of the test, with every change there is.
 fn config(more: &str) -> Result<Config> {

@@ -1,7 +1,7 @@
 //! An activation made again beside its derivative has the bits of the forward pass, where nothing was rounded in between.
 
 use vcycle::device::ops::{Activation, Epilogue, Linear};
-use vcycle::parity::lab::Lab;
+use vcycle::parity::harness::Lab;
 use vcycle::tensor::DType;
 
 /// Sums are kept in f32 as they are; of one product with 1 also in bf16.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Log, Options, kernels};
 use vcycle::device::cuda::variants::{VARIANTS, ladder};
+use vcycle::parity::harness::{Choice, Lab};
 use vcycle::parity::kernels::emulated;
-use vcycle::parity::lab::{Choice, Lab};
 
 /// An emulator that checks everything, beside the reference.
 pub fn lab() -> Lab {

@@ -5,7 +5,7 @@ use vcycle::device::ops::{
     Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, Epilogue,
     LayerNorm, Linear, Mask, Multilevel, Op, SquaredError, StepState,
 };
-use vcycle::parity::lab::Lab;
+use vcycle::parity::harness::Lab;
 use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::{DType, Place, Tensor};
 

@@ -17,7 +17,7 @@ mod schedules;
 
 use std::collections::BTreeSet;
 use vcycle::device::ops::NAMES;
-use vcycle::parity::lab::Lab;
+use vcycle::parity::harness::Lab;
 use vcycle::parity::{STEMS, Size, Stem};
 
 macro_rules! stems {

@@ -1,7 +1,7 @@
 //! Promise: every operand of every operation has the name of its field, so that a report can name it.
 
 use vcycle::device::ops::Op;
-use vcycle::parity::lab::Lab;
+use vcycle::parity::harness::Lab;
 use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::Place;
 

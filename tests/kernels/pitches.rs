@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use vcycle::device::ops::{NAMES, Op};
-use vcycle::parity::lab::{Choice, Lab};
+use vcycle::parity::harness::{Choice, Lab};
 use vcycle::tensor::{DType, Tensor};
 
 /// Operation, operand, and why it has no pitch that could be another's, although it has several rows.

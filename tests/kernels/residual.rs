@@ -1,7 +1,7 @@
 //! A product has the same bits with its residual in the output and with it elsewhere: which of both it is, the memory plan decides.
 
 use vcycle::device::ops::Linear;
-use vcycle::parity::lab::Lab;
+use vcycle::parity::harness::Lab;
 
 #[test]
 fn in_place_as_apart_on_cpu() {

@@ -12,16 +12,16 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
-use vcycle::data::corpus::{Corpus, DataSource, ShardsSpec};
-use vcycle::data::masking::{MaskedBatch, Masking, MaskingConfig};
-use vcycle::data::prepare::DataSpec;
-use vcycle::data::sampler::{IGNORED, Sampler};
-use vcycle::data::shard::{Shard, write_shard};
-use vcycle::data::shard_writer::{Boundaries, ShardWriter};
+use vcycle::data::prepared::cache::DataSpec;
+use vcycle::data::prepared::corpus::{Corpus, DataSource, ShardsSpec};
 use vcycle::data::text::HeldOut;
 use vcycle::data::tokenizer::Tokenizer;
-use vcycle::data::vocabulary::TokenKind;
-use vcycle::data::windows::{Pack, Window};
+use vcycle::data::tokenizer::vocabulary::TokenKind;
+use vcycle::data::tokens::masking::{MaskedBatch, Masking, MaskingConfig};
+use vcycle::data::tokens::sampler::{IGNORED, Sampler};
+use vcycle::data::tokens::shard::{Shard, write_shard};
+use vcycle::data::tokens::shard_writer::{Boundaries, ShardWriter};
+use vcycle::data::tokens::windows::{Pack, Window};
 
 const SAMPLER: Sampler = Sampler { seed: 7, rank: 0, world: 1 };
 /// The special tokens are the first ids of [`numbers`].

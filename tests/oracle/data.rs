@@ -4,15 +4,15 @@ use super::reference::batch::{Batch, Facts, IDS, LABELS, scored};
 use super::reference::config::Config;
 use super::reference::random::choice;
 use std::path::Path;
-use vcycle::data::classify::{Classification, ClassifyConfig, Labels, texts};
-use vcycle::data::corpus::{Corpus, DataSource};
 use vcycle::data::images::{ImageFiles, ImageSampler, ImageSpec, Images, LabelPlace, PatchShape, prepare};
-use vcycle::data::masking::{Masking, MaskingConfig};
-use vcycle::data::prepare::DataSpec;
-use vcycle::data::sampler::Sampler;
+use vcycle::data::labelled::{Classification, ClassifyConfig, Labels, texts};
+use vcycle::data::prepared::cache::DataSpec;
+use vcycle::data::prepared::corpus::{Corpus, DataSource};
 use vcycle::data::text::HeldOut;
 use vcycle::data::tokenizer::Tokenizer;
-use vcycle::data::windows::Window;
+use vcycle::data::tokens::masking::{Masking, MaskingConfig};
+use vcycle::data::tokens::sampler::Sampler;
+use vcycle::data::tokens::windows::Window;
 
 enum Kind {
     Next { train: Vec<i32>, valid: Vec<i32> },

@@ -1,8 +1,8 @@
 //! What a model is given.
 
-use vcycle::data::classify::ClassifyBatch;
 use vcycle::data::images::ImageBatch;
-use vcycle::data::masking::MaskedBatch;
+use vcycle::data::labelled::ClassifyBatch;
+use vcycle::data::tokens::masking::MaskedBatch;
 
 /// What enters a model; what its family has no use for is empty.
 #[derive(Clone)]

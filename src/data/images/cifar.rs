@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::source::{Decoded, Place, Sink};
 use crate::bail;
-use crate::data::reader::ByteReader;
+use crate::data::text::reader::ByteReader;
 use crate::error::Result;
 
 pub(super) const NAMES_10: [&str; 10] =

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::shard::MAX_CLASSES;
 use super::source::{Decoded, Place, Sink};
 use crate::bail;
-use crate::data::reader::TextReader;
+use crate::data::text::reader::TextReader;
 use crate::error::Result;
 
 /// The longest line in bytes: an image of some 500 x 500.

@@ -16,8 +16,8 @@ use super::shard::MAX_SIDE;
 use super::source::{Decoded, Filter, Sink};
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
-use crate::data::prefetch::MORE_THREADS;
-use crate::data::prepare::grouped;
+use crate::data::loader::prefetch::MORE_THREADS;
+use crate::data::prepared::cache::grouped;
 use crate::error::{Error, Result};
 use crate::files;
 

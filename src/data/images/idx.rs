@@ -6,7 +6,7 @@ use std::path::Path;
 use super::shard::MAX_SIDE;
 use super::source::{Decoded, Place, Sink};
 use crate::bail;
-use crate::data::reader::ByteReader;
+use crate::data::text::reader::ByteReader;
 use crate::error::Result;
 
 /// The type that images and labels have.

@@ -16,7 +16,7 @@ use super::shard::{Images, MAX_SIDE};
 use super::view::{Crop, Resizer, ViewConfig};
 use crate::bail;
 use crate::data::random::{IMAGE_STAGES, Random, shuffled};
-use crate::data::sampler::IGNORED;
+use crate::data::tokens::sampler::IGNORED;
 use crate::error::Result;
 
 /// What a model wants of an image.

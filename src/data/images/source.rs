@@ -9,9 +9,9 @@ use super::csv::{self, LabelPlace};
 use super::shard::{ImageWriter, Images, MAX_CLASSES};
 use super::{cifar, folder, idx};
 use crate::bail;
-use crate::data::classes;
 use crate::data::fingerprint::Fingerprint;
-use crate::data::prepare::grouped;
+use crate::data::labelled::classes;
+use crate::data::prepared::cache::grouped;
 use crate::error::{At, Error, Result};
 
 /// Raised whenever the same inputs would give other shards.

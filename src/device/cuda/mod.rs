@@ -3,35 +3,11 @@
 //! Every operation has a ladder of variants ([`variants`]); the launch code of one stem stands in the file of that stem and
 //! is the same on both drivers.
 
-mod accumulate;
-mod activation;
-mod adamw;
-mod attention;
-mod attention_backward;
-mod attention_backward_sm80;
-mod attention_backward_sm90;
-mod attention_resident_sm90;
-mod attention_sm80;
-mod attention_sm90;
-pub mod chip;
-mod column_sum;
 pub mod compiled;
-mod cross_entropy;
 pub mod cublaslt;
 pub mod driver;
-mod dropout;
-mod elements;
-mod embedding;
-mod fill;
-mod global_norm;
+pub mod gpu_spec;
 pub mod launch;
-mod layernorm;
-mod linear;
-mod linear_sm80;
-mod linear_sm90;
-mod multilevel;
-pub mod places;
-mod squared_error;
 pub mod variants;
 mod workspaces;
 
@@ -43,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
 use driver::{Driver, Part};
+use launch::addresses::Places;
 use launch::{Launch, Region};
-use places::Places;
 use std::time::Instant;
 use variants::Variant;
 use workspaces::Workspaces;

@@ -4,14 +4,12 @@
 //! fastest, or that the environment asks for (`VCYCLE_VARIANT_linear=naive`), where it supports the operation. One that adds in an
 //! order of chance runs only where it is asked for.
 
-use super::chip::Chip;
-use super::launch::Launch;
-use super::linear_sm90::{BOXES64, BOXES128, BOXES192, BOXES256, PAIRS256, WGMMA128, WGMMA256};
-use super::places::Places;
-use super::{accumulate, activation, adamw, attention, attention_backward, attention_backward_sm80};
-use super::{
-    attention_backward_sm90, attention_resident_sm90, attention_sm80, attention_sm90, column_sum, cross_entropy,
-    dropout, embedding, fill, global_norm, layernorm, linear, linear_sm80, linear_sm90, multilevel, squared_error,
+use super::gpu_spec::Chip;
+use super::launch::addresses::Places;
+use super::launch::sm90::linear::{BOXES64, BOXES128, BOXES192, BOXES256, PAIRS256, WGMMA128, WGMMA256};
+use super::launch::{
+    Launch, accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout,
+    embedding, fill, global_norm, layernorm, linear, multilevel, sm80, sm90, squared_error,
 };
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
@@ -117,13 +115,13 @@ variants! {
         "flash" [BF16] => [
             "attention_flash_32_bf16", "attention_flash_64_bf16", "attention_flash_80_bf16", "attention_flash_96_bf16",
             "attention_flash_128_bf16"
-        ], attention_sm80::supports, attention_sm80::flash, attention_sm80::seconds;
+        ], sm80::attention::supports, sm80::attention::flash, sm80::attention::seconds;
         "wgmma" [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
-            attention_sm80::supports, attention_sm90::wgmma, attention_sm90::seconds;
+            sm80::attention::supports, sm90::attention::wgmma, sm90::attention::seconds;
         "resident" [BF16] => [
             "attention_resident_64_128_bf16", "attention_resident_64_256_bf16",
             "attention_resident_128_128_bf16", "attention_resident_128_256_bf16"
-        ], attention_resident_sm90::supports, attention_resident_sm90::resident, attention_sm90::seconds;
+        ], sm90::attention_single_pass::supports, sm90::attention_single_pass::resident, sm90::attention::seconds;
     }
     AttentionBackward {
         "naive" [F32, BF16] => [
@@ -140,16 +138,16 @@ variants! {
             "attention_dq_flash_96_bf16", "attention_dq_flash_128_bf16",
             "attention_dkdv_flash_32_bf16", "attention_dkdv_flash_64_bf16", "attention_dkdv_flash_80_bf16",
             "attention_dkdv_flash_96_bf16", "attention_dkdv_flash_128_bf16"
-        ], attention_backward_sm80::supports, attention_backward_sm80::flash, attention_backward_sm80::seconds;
+        ], sm80::attention_backward::supports, sm80::attention_backward::flash, sm80::attention_backward::seconds;
         "wgmma" [BF16] => [
             "attention_dq_wgmma_64_bf16", "attention_dkdv_wgmma_64_bf16",
             "attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16"
-        ], attention_backward_sm80::supports, attention_backward_sm90::wgmma, attention_backward_sm90::seconds;
+        ], sm80::attention_backward::supports, sm90::attention_backward::wgmma, sm90::attention_backward::seconds;
         "reduce" unordered [BF16] => [
             "attention_delta_bf16", "fill_vector_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dkdvdq_wgmma_128_bf16",
             "attention_dq_round_bf16"
-        ], attention_backward_sm80::supports, attention_backward_sm90::reduce, attention_backward_sm90::seconds,
-            attention_backward_sm90::workspace_reduce;
+        ], sm80::attention_backward::supports, sm90::attention_backward::reduce, sm90::attention_backward::seconds,
+            sm90::attention_backward::workspace_reduce;
     }
     ColumnSum {
         "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
@@ -237,28 +235,28 @@ variants! {
         "mma64" [BF16] => [
             "linear_mma64_nn_bf16", "linear_mma64_nt_bf16", "linear_mma64_tn_bf16", "linear_mma64_tt_bf16",
             "linear_mma64_nn_bf16_f32", "linear_mma64_nt_bf16_f32", "linear_mma64_tn_bf16_f32", "linear_mma64_tt_bf16_f32"
-        ], linear_sm80::aligned, linear_sm80::mma64, linear_sm80::seconds_mma64;
+        ], sm80::linear::aligned, sm80::linear::mma64, sm80::linear::seconds_mma64;
         "mma128" [BF16] => [
             "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
             "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
-        ], linear_sm80::aligned, linear_sm80::mma128, linear_sm80::seconds_mma128;
+        ], sm80::linear::aligned, sm80::linear::mma128, sm80::linear::seconds_mma128;
         "splitk" [BF16] => [
             "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
             "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
-        ], linear_sm80::divided, linear_sm80::splitk, linear_sm80::seconds_splitk, linear_sm80::workspace;
-        "boxes64" [BF16] => *BOXES64.kernels, linear_sm90::supports_boxes,
+        ], sm80::linear::divided, sm80::linear::splitk, sm80::linear::seconds_splitk, sm80::linear::workspace;
+        "boxes64" [BF16] => *BOXES64.kernels, sm90::linear::supports_boxes,
             |op, places, out| BOXES64.launch(op, places, out), |op, chip| BOXES64.seconds(op, chip), |op| BOXES64.workspace(op);
-        "boxes128" [BF16] => *BOXES128.kernels, linear_sm90::supports_boxes,
+        "boxes128" [BF16] => *BOXES128.kernels, sm90::linear::supports_boxes,
             |op, places, out| BOXES128.launch(op, places, out), |op, chip| BOXES128.seconds(op, chip), |op| BOXES128.workspace(op);
-        "boxes192" [BF16] => *BOXES192.kernels, linear_sm90::supports_boxes,
+        "boxes192" [BF16] => *BOXES192.kernels, sm90::linear::supports_boxes,
             |op, places, out| BOXES192.launch(op, places, out), |op, chip| BOXES192.seconds(op, chip), |op| BOXES192.workspace(op);
-        "boxes256" [BF16] => *BOXES256.kernels, linear_sm90::supports_boxes,
+        "boxes256" [BF16] => *BOXES256.kernels, sm90::linear::supports_boxes,
             |op, places, out| BOXES256.launch(op, places, out), |op, chip| BOXES256.seconds(op, chip), |op| BOXES256.workspace(op);
-        "pairs256" [BF16] => *PAIRS256.kernels, linear_sm90::supports_boxes,
+        "pairs256" [BF16] => *PAIRS256.kernels, sm90::linear::supports_boxes,
             |op, places, out| PAIRS256.launch(op, places, out), |op, chip| PAIRS256.seconds(op, chip), |op| PAIRS256.workspace(op);
-        "wgmma256" [BF16] => *WGMMA256.kernels, linear_sm90::supports,
+        "wgmma256" [BF16] => *WGMMA256.kernels, sm90::linear::supports,
             |op, places, out| WGMMA256.launch(op, places, out), |op, chip| WGMMA256.seconds(op, chip), |op| WGMMA256.workspace(op);
-        "wgmma128" [BF16] => *WGMMA128.kernels, linear_sm90::supports,
+        "wgmma128" [BF16] => *WGMMA128.kernels, sm90::linear::supports,
             |op, places, out| WGMMA128.launch(op, places, out), |op, chip| WGMMA128.seconds(op, chip), |op| WGMMA128.workspace(op);
     }
     Multilevel {

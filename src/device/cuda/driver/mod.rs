@@ -4,7 +4,7 @@
 pub mod emulator;
 pub mod nvidia;
 
-use super::chip::Chip;
+use super::gpu_spec::Chip;
 use super::launch::{Launch, Region};
 use crate::device::Ticket;
 use crate::error::Result;

@@ -1,8 +1,8 @@
 //! Atomics on words of global and shared memory, with real ones of the host: blocks may run on several cores.
 
+use super::barriers::Then;
 use super::block::{Block, Status};
 use super::clocks::Actor;
-use super::meeting::Then;
 use super::report::{Here, Pc};
 use super::shadow::How;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};

@@ -1,20 +1,20 @@
 //! One block, or the blocks of a cluster: threads as coroutines, and who may run.
 
+use super::barriers::{Barrier, Exchange};
 use super::clocks::{Actor, Clocks, Party, Stamp, Who};
-use super::copies::Copies;
-use super::engine::Engine;
+use super::cp_async::Copies;
 use super::ffi;
 use super::mbarriers::Mbarrier;
-use super::meeting::{Barrier, Exchange};
 use super::memory::Memory;
 use super::operands;
 use super::options::{Options, Order, Random};
-use super::products::{Lane, Warp};
 use super::registry::Kernel;
 use super::report::{At, Fault, Here, Pc};
 use super::shadow::{Defect, How};
 use super::shared::Shared;
-use super::stores::Stores;
+use super::tma_load::Engine;
+use super::tma_store::Stores;
+use super::wgmma::{Lane, Warp};
 use crate::device::cuda::launch::Launch;
 use crate::error::{Error, Result};
 use corosensei::stack::{DefaultStack, Stack};
@@ -402,7 +402,7 @@ impl Block {
             }
             Status::AtCluster => self.meeting.describe(self, "the barrier of the cluster", 0..self.total()),
             Status::AtMbarrier(number) => (self.mbarriers[number].waits_at(first), String::new()),
-            Status::AtWarp => super::meeting::describe_warp(self, first),
+            Status::AtWarp => super::barriers::describe_warp(self, first),
             _ => (At::Kernel, format!("polls a word that nobody changes; {SPINS} rounds")),
         };
         let others = self.mbarriers.iter().filter_map(Mbarrier::describe);

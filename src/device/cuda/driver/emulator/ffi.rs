@@ -1,13 +1,13 @@
 //! What kernels and the compiler's instrumentation call. These run on a coroutine's stack; where a thread must wait, they
 //! suspend it, and nothing here may unwind.
 
+use super::barriers::{Then, Words};
 use super::block::Block;
 use super::clocks::Actor;
-use super::meeting::{Then, Words};
-use super::products::Operands;
 use super::report::{At, Here, Pc, undefined};
 use super::shadow::How;
 use super::shared::Declared;
+use super::wgmma::Operands;
 use crate::device::cuda::launch::TensorMap;
 use corosensei::Yielder;
 use std::cell::Cell;

@@ -1,8 +1,8 @@
 //! mbarrier: barriers in shared memory that count arrivals, and bytes of the copy engine, phase by phase.
 
+use super::barriers::Then;
 use super::block::{Block, Status};
 use super::clocks::{Actor, Knowledge, MBARRIERS};
-use super::meeting::Then;
 use super::report::{At, Here, Pc};
 use super::shadow::How;
 

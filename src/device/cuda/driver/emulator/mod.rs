@@ -5,24 +5,24 @@
 //! that barriers, fences and waits make. What is wrong is an error that names kernel, block, thread and source line.
 
 mod atomics;
+mod barriers;
 mod block;
 mod clocks;
-mod copies;
+mod cp_async;
 pub mod crash;
-mod engine;
 mod ffi;
 mod mbarriers;
-mod meeting;
 mod memory;
 pub mod operands;
 mod options;
-mod products;
 mod registry;
 mod report;
 mod shadow;
 mod shared;
-mod stores;
+mod tma_load;
+mod tma_store;
 mod watch;
+mod wgmma;
 
 pub use options::{Arrival, Log, Options, Order, Schedule};
 pub use registry::{Kernel, find, kernels};
@@ -32,9 +32,9 @@ pub use watch::{Exchange, Field, Watch};
 use super::{Driver, Part, Rows};
 use crate::bail;
 use crate::device::Ticket;
-use crate::device::cuda::chip::Chip;
+use crate::device::async_reads::Posts;
+use crate::device::cuda::gpu_spec::Chip;
 use crate::device::cuda::launch::{Launch, Region, TensorMap};
-use crate::device::posts::Posts;
 use crate::error::{Error, Result};
 use block::{Block, Setup};
 use clocks::{Clocks, Stamp};

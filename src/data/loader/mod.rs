@@ -1,0 +1,4 @@
+//! TODO
+
+pub mod batch;
+pub mod prefetch;

@@ -1,0 +1,326 @@
+//! Text to shards, once: the result is cached in a folder named by what it was made from.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::folder;
+use crate::bail;
+use crate::data::fingerprint::{Fingerprint, sum_of};
+use crate::data::text::documents::{Division, is_json_lines};
+use crate::data::text::reader::{Compression, TextReader};
+use crate::data::text::{CONFIG, HeldOut, Marks, Survey, TextSource};
+use crate::data::tokenizer::{Tokenizer, spec_file, spec_files};
+use crate::data::tokens::shard::Shard;
+use crate::data::tokens::shard_writer::{Boundaries, ShardWriter};
+use crate::error::{At, Error, Result};
+use crate::files;
+use crate::files::{write_atomic, write_dir_atomic};
+
+/// Raised whenever the same inputs would give other files. Format 2 is that of [`folder`](super::folder).
+const FORMAT: u32 = 1;
+/// Of texts with a byte order mark and of tokenizers that were not trained here, which earlier versions read otherwise: what
+/// these left in the cache is not used.
+const READING: u32 = 3;
+/// The byte order mark in UTF-8.
+const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+const TRAIN: &str = "train.bin";
+const VALID: &str = "valid.bin";
+const TOKENIZER: &str = "tokenizer.json";
+const FACTS: &str = "data.json";
+
+/// What to prepare.
+#[derive(Debug, Clone)]
+pub struct DataSpec {
+    /// A UTF-8 text or JSON lines, either compressed as `.zst` or `.gz` if need be.
+    pub text: PathBuf,
+    /// See [`Tokenizer::from_spec`].
+    pub tokenizer: String,
+    pub held_out: HeldOut,
+    /// The key of a JSON line's text.
+    pub field: String,
+}
+
+impl DataSpec {
+    fn source(&self) -> TextSource {
+        TextSource {
+            inputs: vec![self.text.clone()],
+            marks: self.held_out.prefix.clone().map_or(Marks::None, Marks::Prefix),
+            field: self.field.clone(),
+            every: self.held_out.every,
+            keys: &CONFIG,
+        }
+    }
+
+    /// Whether a side is encoded as one text. Lines of JSON have no line ends between them that would part their words.
+    fn joined(&self) -> bool {
+        !is_json_lines(&self.text)
+    }
+}
+
+/// A prepared text.
+pub struct Dataset {
+    pub train: Shard,
+    pub valid: Shard,
+    pub tokenizer: Tokenizer,
+    /// The folder that holds `train.bin`, `valid.bin`, `tokenizer.json` and `data.json`.
+    pub dir: PathBuf,
+    /// UTF-8 bytes of the training side's text.
+    pub train_bytes: u64,
+    /// UTF-8 bytes of the held-out side's text.
+    pub valid_bytes: u64,
+}
+
+/// The content of `data.json`, which is written last: where it is, the folder is complete.
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    format: u32,
+    text: String,
+    tokenizer: String,
+    prefix: Option<String>,
+    every: usize,
+    vocab_size: usize,
+    train_tokens: usize,
+    valid_tokens: usize,
+    train_bytes: u64,
+    valid_bytes: u64,
+    /// [`Fingerprint`]s of the other files, in hexadecimal.
+    train_sum: String,
+    valid_sum: String,
+    tokenizer_sum: String,
+}
+
+/// Opens the prepared data of `spec` under `cache`, making it first where it is missing or damaged.
+///
+/// The tokenizer is trained on the training side only. `note` gets a short sentence at each stage. Several processes may
+/// prepare the same data at once: each works in its own folder, and the first to finish puts it in place.
+///
+/// # Errors
+/// When the text or tokenizer cannot be read or used, the split leaves a side empty, or `cache` cannot be written.
+pub fn prepare(spec: &DataSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Dataset> {
+    let dir = cache.join(folder_name(spec)?);
+    if dir.join(FACTS).exists() {
+        match open(&dir) {
+            Ok(data) => {
+                note(&format!("using {}: {}", dir.display(), token_counts(&data)));
+                return Ok(data);
+            }
+            Err(error) => note(&format!("preparing the data again: {error}")),
+        }
+    }
+
+    note(&format!("reading {}", spec.text.display()));
+    let source = spec.source();
+    let (division, survey) = source.survey()?;
+
+    if dir.exists() {
+        remove_prepared(&dir);
+    }
+    let written = write_dir_atomic(&dir, |work| fill(work, spec, (&division, &survey), note));
+    // Where another process was first, its folder is as good.
+    let data = open(&dir).or_else(|damage| written.and(Err(damage)))?;
+    note(&token_counts(&data));
+    Ok(data)
+}
+
+/// Writes the four files into `dir`, `data.json` last.
+fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn FnMut(&str)) -> Result<()> {
+    let (source, joined, [train_bytes, valid_bytes]) = (spec.source(), spec.joined(), read.1.bytes);
+    let trained = spec_file(&spec.tokenizer).is_none();
+    note(&format!(
+        "{} {}{}",
+        if trained { "training" } else { "loading" },
+        spec.tokenizer,
+        if trained { format!(" on {:.1} MB", train_bytes as f64 / 1e6) } else { String::new() },
+    ));
+    let tokenizer = source.tokenizer(&spec.tokenizer, read, joined, u64::MAX)?;
+    tokenizer.notes().iter().for_each(|text| note(text));
+    tokenizer.save(&dir.join(TOKENIZER))?;
+
+    note(&format!("encoding {:.1} MB", (train_bytes + valid_bytes) as f64 / 1e6));
+    let boundaries = if joined { Boundaries::Unknown } else { Boundaries::Known { continues: false } };
+    let vocab_size = tokenizer.vocab_size();
+    let shard = |name: &str| ShardWriter::create(&dir.join(name), vocab_size, boundaries);
+    let mut shards = [shard(TRAIN)?, shard(VALID)?];
+    let mut begins = [false; 2];
+    let mut sink = |ids: &[u32], first: bool, side: usize| {
+        begins[side] |= first;
+        // A document without tokens leaves no trace.
+        if !ids.is_empty() && std::mem::take(&mut begins[side]) && !joined {
+            shards[side].begin_document();
+        }
+        shards[side].push(ids)
+    };
+    source.encode(&tokenizer, read, joined, note, &mut sink).at(spec.text.display())?;
+    let counts = [shards[0].len(), shards[1].len()];
+    for (shard, name) in shards.into_iter().zip([TRAIN, VALID]) {
+        if shard.is_empty() {
+            bail!(
+                "{}: tokenizer {} gives no tokens for {name}'s side of the text; use another tokenizer",
+                spec.text.display(),
+                spec.tokenizer
+            );
+        }
+        shard.commit()?;
+    }
+
+    let facts = Facts {
+        format: FORMAT,
+        text: spec.text.display().to_string(),
+        tokenizer: spec.tokenizer.clone(),
+        prefix: spec.held_out.prefix.clone(),
+        every: spec.held_out.every,
+        vocab_size,
+        train_tokens: counts[0] as usize,
+        valid_tokens: counts[1] as usize,
+        train_bytes,
+        valid_bytes,
+        train_sum: sum_of(&dir.join(TRAIN))?,
+        valid_sum: sum_of(&dir.join(VALID))?,
+        tokenizer_sum: sum_of(&dir.join(TOKENIZER))?,
+    };
+    let path = dir.join(FACTS);
+    let json = serde_json::to_string_pretty(&facts)
+        .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
+    write_atomic(&path, |out| out.write_all(json.as_bytes()))
+}
+
+/// Opens a complete folder and checks every file in it against `data.json`.
+pub(in crate::data) fn open(dir: &Path) -> Result<Dataset> {
+    let path = dir.join(FACTS);
+    let facts = read_facts(&path)?;
+    // Sums come afterwards: opening compares lengths, so that no file of any length is read for its sum.
+    let data = Dataset {
+        train: Shard::open(&dir.join(TRAIN))?,
+        valid: Shard::open(&dir.join(VALID))?,
+        tokenizer: Tokenizer::load(&dir.join(TOKENIZER))?,
+        dir: dir.to_owned(),
+        train_bytes: facts.train_bytes,
+        valid_bytes: facts.valid_bytes,
+    };
+    for (name, sum) in [(TRAIN, &facts.train_sum), (VALID, &facts.valid_sum), (TOKENIZER, &facts.tokenizer_sum)] {
+        check_sum(&dir.join(name), sum)?;
+    }
+    let found = (
+        facts.format,
+        data.train.len(),
+        data.valid.len(),
+        [data.train.vocab_size(), data.valid.vocab_size(), data.tokenizer.vocab_size()],
+    );
+    let told = (FORMAT, facts.train_tokens, facts.valid_tokens, [facts.vocab_size; 3]);
+    if found != told {
+        bail!("{}: damaged: its numbers are not those of the files beside it", path.display());
+    }
+    Ok(data)
+}
+
+/// Removes our files and then the folder, which stays if somebody else put something into it.
+fn remove_prepared(dir: &Path) {
+    for name in [FACTS, TRAIN, VALID, TOKENIZER] {
+        // What cannot be removed only takes space.
+        let _ = fs::remove_file(dir.join(name));
+    }
+    let _ = fs::remove_dir(dir);
+}
+
+/// `<stem>-<16 hexadecimal digits>`, the digits from everything the prepared files depend on.
+fn folder_name(spec: &DataSpec) -> Result<String> {
+    // Tells what is wrong with the path before the bytes are taken.
+    TextReader::open(&spec.text)?;
+    let mut print = Fingerprint::default();
+    print.add(&FORMAT.to_le_bytes());
+    print.add_file(&spec.text)?;
+    // The content, and else the name, decides how the bytes are read.
+    let json = is_json_lines(&spec.text);
+    let mut begin = [0; 4];
+    let read = fs::File::open(&spec.text).and_then(|mut file| file.read(&mut begin)).unwrap_or_default();
+    let compression = match Compression::of(&spec.text, &begin[..read]) {
+        Compression::None => 0,
+        Compression::Zstd => 1,
+        Compression::Gzip => 2,
+    };
+    print.add(&[compression | u8::from(json) << 2]);
+    print.add(spec.tokenizer.as_bytes());
+    if begin[..read].starts_with(&MARK) || spec_file(&spec.tokenizer).is_some() {
+        print.add(&READING.to_le_bytes());
+    }
+    for path in spec_files(&spec.tokenizer).at("tokenizer")? {
+        print.add_file(&path).at("tokenizer")?;
+    }
+    print.add(&(spec.held_out.every as u64).to_le_bytes());
+    if let Some(prefix) = &spec.held_out.prefix {
+        print.add(prefix.as_bytes());
+    }
+    if json {
+        print.add(spec.field.as_bytes());
+    }
+    let name = spec.text.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+    let name = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(&name);
+    let stem: String = Path::new(name)
+        .file_stem()
+        .map(|s| s.to_string_lossy())
+        .unwrap_or_default()
+        .chars()
+        .take(64)
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .collect();
+    Ok(format!("{stem}-{}", print.hex()))
+}
+
+/// Opens a token file. One in a prepared folder must have the sum that is written there: damage below the vocabulary's
+/// size shows in nothing else.
+///
+/// # Errors
+/// See [`Shard::open_any`]; another sum than the one written down.
+pub fn open_shard(path: &Path, vocab: Option<usize>) -> Result<Shard> {
+    let shard = Shard::open_any(path, vocab)?;
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !dir.join(FACTS).exists() {
+        return Ok(shard);
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let sum = match folder::read_facts(dir)? {
+        Some(facts) => facts.train.files.into_iter().chain(facts.valid.files).find(|f| f.name == name).map(|f| f.sum),
+        None => {
+            let facts = read_facts(&dir.join(FACTS))?;
+            [(TRAIN, facts.train_sum), (VALID, facts.valid_sum)].into_iter().find(|f| f.0 == name).map(|f| f.1)
+        }
+    };
+    sum.map_or(Ok(()), |sum| check_sum(path, &sum))?;
+    Ok(shard)
+}
+
+fn read_facts(path: &Path) -> Result<Facts> {
+    serde_json::from_slice(&files::read(path, 1 << 20)?).map_err(|e| {
+        Error::new(format!("{}: damaged: {e}; remove its folder to have the data prepared again", path.display()))
+    })
+}
+
+fn check_sum(path: &Path, sum: &str) -> Result<()> {
+    if sum_of(path)? != sum {
+        bail!(
+            "{}: damaged: its content is not what {FACTS} says; remove its folder to have the data prepared again",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn token_counts(data: &Dataset) -> String {
+    format!("{} training tokens, {} held out", grouped(data.train.len() as u64), grouped(data.valid.len() as u64))
+}
+
+/// `3160000` as `3,160,000`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

@@ -1,0 +1,5 @@
+//! TODO
+
+pub mod cache;
+pub mod corpus;
+pub mod folder;

@@ -1,0 +1,415 @@
+//! Texts and their two sides: what is trained on and what is held out.
+
+pub mod documents;
+pub(crate) mod encodings;
+pub(crate) mod gzip;
+pub(crate) mod json_line;
+pub mod reader;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::tokenizer::Tokenizer;
+use super::tokenizer::encoder::{Cutter, Encoder, PIECE_BYTES, TRAINING_CUT};
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::memory;
+use documents::{Division, Documents, check_form, check_mark, is_json_lines, text_bytes};
+use reader::TextReader;
+
+/// The key of a JSON line's text, where none is given.
+pub const FIELD: &str = "text";
+/// A text of so many bytes is cut between words where lines are too long to hold any out; shorter ones are a mistake.
+const FEWEST_FOR_WORDS: u64 = 1 << 14;
+/// Between two notes on how far the encoder is.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// How a text is split into a training side and a held-out (validation) side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldOut {
+    /// A document starts at each line that starts with this. Anything before the first such line belongs to the first
+    /// document. `None`: the text is cut at line ends into 100 roughly equal pieces instead.
+    pub prefix: Option<String>,
+    /// Of the documents or pieces, numbered from zero, numbers `every - 1`, `2 * every - 1`, ... are held out.
+    pub every: usize,
+}
+
+/// Reads a UTF-8 text whole; it may be compressed, as the name says: `.zst` (one or more frames) or `.gz` (one or more
+/// members). Of JSON lines it is the text of each under the key `text`, with line ends between them.
+///
+/// # Errors
+/// What [`TextReader`] and [`Documents`] refuse.
+pub fn read_text(path: &Path) -> Result<String> {
+    // Asked for at once, so that a file beyond all memory is refused in a sentence.
+    let size = fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
+    let mut text =
+        String::from_utf8(memory::with_capacity(usize::try_from(size).unwrap_or(usize::MAX)).at(path.display())?)
+            .unwrap_or_default();
+    if check_form(path)? {
+        let mut documents = Documents::new(&[path.to_owned()], Division::Pieces { total: 0, words: false }, FIELD);
+        while let Some(part) = documents.next_part()? {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(part.text);
+        }
+        return Ok(text);
+    }
+    let mut reader = TextReader::open(path)?;
+    while reader.read(&mut text)? {}
+    Ok(text)
+}
+
+/// Splits `text` into (training side, held-out side), each in the order of the text. See [`HeldOut`].
+///
+/// # Errors
+/// When `every` is less than 2, when `prefix` starts no line, or when one side would be empty.
+pub fn split(text: &str, held_out: &HeldOut) -> Result<(String, String)> {
+    let marks = held_out.prefix.clone().map_or(Marks::None, Marks::Prefix);
+    let source = TextSource { inputs: Vec::new(), marks, field: String::new(), every: held_out.every, keys: &CONFIG };
+    source.check()?;
+    let division = source.division(text.len() as u64);
+    let mut sides = [String::with_capacity(text.len()), String::new()];
+    let mut survey = Survey::default();
+    if !text.trim().is_empty() {
+        let mut documents = Documents::in_memory(text, division);
+        while let Some(part) = documents.next_part()? {
+            let side = source.side(part.document);
+            survey.add(part.text, side);
+            sides[side].push_str(part.text);
+        }
+        (survey.documents, survey.marks) = (documents.count(), documents.marks());
+    }
+    source.check_survey(&survey)?;
+    let [train, valid] = sides;
+    Ok((train, valid))
+}
+
+/// The training side, and the held-out one, in lists of both.
+pub const TRAIN: usize = 0;
+pub const VALID: usize = 1;
+
+/// What tells one document of a plain text from the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Marks {
+    /// See [`Division`].
+    Prefix(String),
+    Separator(String),
+    /// Nothing: pieces take the place of documents.
+    None,
+}
+
+/// What errors call the settings.
+#[derive(Debug)]
+pub struct Keys {
+    pub every: &'static str,
+    pub prefix: &'static str,
+    pub separator: &'static str,
+}
+
+/// In a configuration.
+pub const CONFIG: Keys =
+    Keys { every: "data.held_out_every", prefix: "data.document_prefix", separator: "data.separator" };
+/// On the command line.
+pub const FLAGS: Keys = Keys { every: "--held-out-every", prefix: "--document-prefix", separator: "--separator" };
+
+/// Texts, and how they are divided and held out.
+#[derive(Debug, Clone)]
+pub struct TextSource {
+    pub inputs: Vec<PathBuf>,
+    pub marks: Marks,
+    /// The key of a JSON line's text.
+    pub field: String,
+    /// Of the documents, numbered from zero, numbers `every - 1`, `2 * every - 1`, ... are held out.
+    pub every: usize,
+    pub keys: &'static Keys,
+}
+
+/// What takes tokens: those of a piece of text, whether it begins a document, and its side.
+pub type SideSink<'a> = dyn FnMut(&[u32], bool, usize) -> Result<()> + 'a;
+
+/// What reading all of a source told.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// UTF-8 bytes of each side.
+    pub bytes: [u64; 2],
+    filled: [bool; 2],
+    pub documents: u64,
+    marks: u64,
+}
+
+impl Survey {
+    fn add(&mut self, text: &str, side: usize) {
+        self.bytes[side] += text.len() as u64;
+        self.filled[side] = self.filled[side] || !text.trim().is_empty();
+    }
+}
+
+impl TextSource {
+    /// The side of a document.
+    pub fn side(&self, document: u64) -> usize {
+        let every = self.every as u64;
+        if document % every == every - 1 { VALID } else { TRAIN }
+    }
+
+    /// Reads all of it, once or, when it is cut into pieces, twice or three times.
+    ///
+    /// # Errors
+    /// What [`Documents`] refuses; settings that fit no text, or not this one; a side without text.
+    pub fn survey(&self) -> Result<(Division, Survey)> {
+        self.check()?;
+        let plain = self.inputs.iter().any(|path| !is_json_lines(path));
+        let total = if plain && self.marks == Marks::None { text_bytes(&self.inputs)? } else { 0 };
+        let mut division = self.division(total);
+        let mut survey = self.survey_of(&division)?;
+        // A book in one line is no reason to refuse it.
+        if !survey.filled[VALID] && total >= FEWEST_FOR_WORDS {
+            division = Division::Pieces { total, words: true };
+            survey = self.survey_of(&division)?;
+        }
+        self.check_survey(&survey).at(self.name())?;
+        Ok((division, survey))
+    }
+
+    fn survey_of(&self, division: &Division) -> Result<Survey> {
+        let mut documents = self.documents(division);
+        let mut survey = Survey::default();
+        while let Some(part) = documents.next_part()? {
+            survey.add(part.text, self.side(part.document));
+        }
+        (survey.documents, survey.marks) = (documents.count(), documents.marks());
+        Ok(survey)
+    }
+
+    fn documents(&self, division: &Division) -> Documents {
+        Documents::new(&self.inputs, division.clone(), &self.field)
+    }
+
+    fn division(&self, total: u64) -> Division {
+        match &self.marks {
+            Marks::Prefix(prefix) => Division::Prefix(prefix.clone()),
+            Marks::Separator(line) => Division::Separator(line.clone()),
+            Marks::None => Division::Pieces { total, words: false },
+        }
+    }
+
+    /// For errors.
+    fn name(&self) -> String {
+        match &self.inputs[..] {
+            [] => String::new(),
+            [one] => one.display().to_string(),
+            [first, rest @ ..] => format!("{} and {} more", first.display(), rest.len()),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Keys { every: key, prefix, separator } = self.keys;
+        if self.every < 2 {
+            bail!(
+                "{key} is {}: that leaves nothing to train on; set it to 2 or more (10 holds out a tenth)",
+                self.every
+            );
+        }
+        // Patterns of a shell overlap easily, and what is held out would be trained on as well.
+        let mut seen = HashSet::new();
+        let again = |path: &&PathBuf| fs::canonicalize(path).is_ok_and(|place| !seen.insert(place));
+        if let Some(path) = self.inputs.iter().find(again) {
+            bail!("{} is given twice; name every input once", path.display());
+        }
+        let (mark, key) = match &self.marks {
+            Marks::Prefix(mark) => (mark, prefix),
+            Marks::Separator(mark) => (mark, separator),
+            Marks::None => return Ok(()),
+        };
+        check_mark(mark, key)?;
+        if let Some(json) = self.inputs.iter().find(|path| is_json_lines(path)) {
+            bail!("{}: every line of JSON is a document; leave {key} out", json.display());
+        }
+        Ok(())
+    }
+
+    fn check_survey(&self, survey: &Survey) -> Result<()> {
+        let Keys { every: key, prefix, separator } = self.keys;
+        let every = self.every;
+        match &self.marks {
+            Marks::Prefix(mark) if survey.marks == 0 => bail!(
+                "no line starts with {prefix} {mark:?}; check it against the text, or leave it out to split by size"
+            ),
+            Marks::Separator(mark) if survey.marks == 0 => {
+                bail!("no line is {separator} {mark:?}; check it against the text, or leave it out to split by size")
+            }
+            _ => {}
+        }
+        let count = survey.documents;
+        let json = self.inputs.iter().any(|path| is_json_lines(path));
+        let (unit, check) = match self.marks {
+            Marks::Prefix(_) => ("document", format!("check {prefix}")),
+            Marks::Separator(_) => ("document", format!("check {separator}")),
+            Marks::None if json => ("document", "give a text with more documents".to_owned()),
+            Marks::None => ("piece", "give a text with more lines".to_owned()),
+        };
+        if !survey.filled[VALID] {
+            let remedy = match (count, &self.marks) {
+                (0 | 1, Marks::Prefix(_)) => format!("give a text with at least two, or another {prefix}"),
+                (0 | 1, Marks::Separator(_)) => format!("give a text with at least two, or another {separator}"),
+                (0 | 1, Marks::None) => "give a text with at least two".to_owned(),
+                _ => format!("set {key} to at most {count}, or {check}"),
+            };
+            let s = if count == 1 { "" } else { "s" };
+            bail!("nothing is held out: {key} is {every} and the text has {count} {unit}{s}; {remedy}");
+        }
+        if !survey.filled[TRAIN] {
+            bail!(
+                "nothing is left to train on: {key} is {every} and all {count} {unit}s but the held-out ones are blank; \
+                 set {key} higher or give a longer text"
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes or loads a tokenizer ([`Tokenizer::from_spec`]), trained on the training side: on all of it, or on pieces
+    /// of a few kilobytes from all over it, at most `sample` bytes in all. `joined` as in [`TextSource::encode`].
+    ///
+    /// # Errors
+    /// What [`Documents`] and [`Tokenizer::from_spec`] refuse.
+    pub fn tokenizer(
+        &self,
+        spec: &str,
+        (division, survey): (&Division, &Survey),
+        joined: bool,
+        sample: u64,
+    ) -> Result<Tokenizer> {
+        let mut training = Training {
+            source: self,
+            documents: self.documents(division),
+            cutter: Cutter::new(TRAINING_CUT, PIECE_BYTES),
+            joined,
+            next: None,
+            ended: false,
+            error: None,
+            // All characters are wanted, and a set of them takes no memory.
+            sample: if spec == "char" { u64::MAX } else { sample },
+            total: survey.bytes[TRAIN],
+            seen: 0,
+            taken: 0,
+        };
+        let tokenizer = Tokenizer::from_pieces(spec, &mut training);
+        match training.error {
+            Some(error) => Err(error),
+            None => tokenizer,
+        }
+    }
+
+    /// Encodes everything. `joined`: each side is one text, and its documents are not told apart; otherwise every
+    /// document is encoded by itself. `sink` gets the tokens.
+    ///
+    /// # Errors
+    /// What [`Documents`] and [`Encoder`] refuse; errors of `sink`.
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        (division, survey): (&Division, &Survey),
+        joined: bool,
+        note: &mut dyn FnMut(&str),
+        sink: &mut SideSink<'_>,
+    ) -> Result<()> {
+        let mut documents = self.documents(division);
+        let mut encoders = [Encoder::new(tokenizer), Encoder::new(tokenizer)];
+        let (mut done, mut noted) = (0, Instant::now());
+        let unknown = tokenizer.unknown();
+        // Of all tokens, those that are unknown.
+        let mut counts = [0u64; 2];
+        let mut sink = |ids: &[u32], begins: bool, side: usize| {
+            counts[0] += ids.len() as u64;
+            counts[1] += ids.iter().filter(|&&id| Some(id) == unknown).count() as u64;
+            sink(ids, begins, side)
+        };
+        while let Some(part) = documents.next_part()? {
+            let side = self.side(part.document);
+            let mut to_side = |ids: &[u32], begins: bool| sink(ids, begins, side);
+            if part.begins && !joined {
+                encoders[side].end_document(&mut to_side)?;
+            }
+            encoders[side].push(part.text, &mut to_side)?;
+            done += part.text.len() as u64;
+            if noted.elapsed() > PERIOD {
+                let all = survey.bytes[TRAIN] + survey.bytes[VALID];
+                note(&format!("  {:.1} of {:.1} MB", done as f64 / 1e6, all as f64 / 1e6));
+                noted = Instant::now();
+            }
+        }
+        for (side, encoder) in encoders.iter_mut().enumerate() {
+            encoder.finish(&mut |ids, begins| sink(ids, begins, side))?;
+        }
+        tokenizer.unknown_note(counts[1], counts[0]).iter().for_each(|text| note(text));
+        Ok(())
+    }
+}
+
+/// The training side in pieces, for a tokenizer.
+struct Training<'a> {
+    source: &'a TextSource,
+    documents: Documents,
+    cutter: Cutter,
+    joined: bool,
+    /// The begin of a document that waits for the end of the one before to be given out.
+    next: Option<String>,
+    ended: bool,
+    error: Option<Error>,
+    /// Bytes to take, of how many; those passed over or taken, and those taken.
+    sample: u64,
+    total: u64,
+    seen: u64,
+    taken: u64,
+}
+
+impl Training<'_> {
+    /// Whether a piece belongs to the sample: as soon as that is behind its share.
+    fn takes(&mut self, piece: &str) -> bool {
+        let share = u128::from(self.seen) * u128::from(self.sample);
+        let takes = self.sample >= self.total || u128::from(self.taken) * u128::from(self.total) <= share;
+        self.seen += piece.len() as u64;
+        self.taken += if takes { piece.len() as u64 } else { 0 };
+        takes
+    }
+
+    fn piece(&mut self) -> Result<Option<String>> {
+        loop {
+            if let Some(piece) = self.cutter.next_text(self.ended || self.next.is_some()) {
+                return Ok(Some(piece));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            if let Some(text) = self.next.take() {
+                self.cutter.push(&text);
+            }
+            match self.documents.next_part()? {
+                None => self.ended = true,
+                Some(part) if self.source.side(part.document) == VALID => {}
+                Some(part) if part.begins && !self.joined => self.next = Some(part.text.to_owned()),
+                Some(part) => self.cutter.push(part.text),
+            }
+        }
+    }
+}
+
+impl Iterator for Training<'_> {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        loop {
+            match self.piece() {
+                Ok(Some(piece)) if self.takes(&piece) => return Some(piece),
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(error) => {
+                    self.error = Some(error);
+                    return None;
+                }
+            }
+        }
+    }
+}

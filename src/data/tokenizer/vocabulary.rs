@@ -1,0 +1,226 @@
+//! What the ids of a tokenizer stand for: special tokens, begins of words, and what continues them.
+
+use serde_json::{Map, Value, json};
+use tokenizers::models::ModelWrapper;
+
+use super::added_tokens::{KEYS, content};
+use super::{Tokenizer, failed};
+use crate::bail;
+use crate::data::prepared::cache::grouped;
+use crate::error::{Error, Result};
+
+/// The special tokens of a masked model, in the order of BERT's own vocabulary: a name, and what published tokenizers call
+/// it.
+const FORMS: [(&str, &[&str]); 5] = [
+    ("[PAD]", &["[PAD]", "<pad>"]),
+    ("[UNK]", &["[UNK]", "<unk>"]),
+    ("[CLS]", &["[CLS]", "<cls>", "<s>"]),
+    ("[SEP]", &["[SEP]", "<sep>", "</s>"]),
+    ("[MASK]", &["[MASK]", "<mask>"]),
+];
+/// What ends a text of GPT-2.
+pub(in crate::data) const END_OF_TEXT: &str = "<|endoftext|>";
+/// Which of them not every model needs: byte-level tokenizers know every text.
+const UNKNOWN: &str = "[UNK]";
+/// How pieces begin that begin a word, besides white space: GPT-2's forms of space, line feed, tab and carriage return.
+const BYTE_MARKS: [char; 4] = ['\u{120}', '\u{10a}', '\u{109}', '\u{10d}'];
+/// And SentencePiece's form of a space.
+const SENTENCE_MARK: char = '\u{2581}';
+
+/// Ids of special tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialTokens {
+    pub pad: u32,
+    pub cls: u32,
+    pub sep: u32,
+    pub mask: u32,
+    pub unk: Option<u32>,
+}
+
+impl SpecialTokens {
+    /// Writes everything of a row but the text itself, for segments of these lengths: special tokens, padding, types and
+    /// mask. The first segment begins at 1, the second behind the `[SEP]` after it. Returns the row's length.
+    pub(in crate::data) fn frame(
+        &self,
+        first: usize,
+        second: Option<usize>,
+        ids: &mut [i32],
+        types: &mut [i32],
+        mask: &mut [i32],
+    ) -> usize {
+        let middle = first + 2;
+        let length = second.map_or(middle, |second| middle + second + 1);
+        ids[length..].fill(self.pad as i32);
+        ids[0] = self.cls as i32;
+        for end in [middle, length] {
+            ids[end - 1] = self.sep as i32;
+        }
+        types.fill(0);
+        types[middle..length].fill(1);
+        mask[..length].fill(1);
+        mask[length..].fill(0);
+        length
+    }
+}
+
+/// What a token id is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// The vocabulary skips this id.
+    Absent,
+    /// It stands for no text.
+    Special,
+    /// A word, or the first piece of one.
+    Begins,
+    /// A further piece of the word before.
+    Continues,
+}
+
+impl Tokenizer {
+    /// The special tokens of a masked model, by what they are called: `[MASK]` or `<mask>`, for instance.
+    ///
+    /// # Errors
+    /// Names those that are missing.
+    pub fn special_tokens(&self) -> Result<SpecialTokens> {
+        let ids = FORMS.map(|(_, forms)| forms.iter().find_map(|form| self.inner.token_to_id(form)));
+        match ids {
+            [Some(pad), unk, Some(cls), Some(sep), Some(mask)] => Ok(SpecialTokens { pad, cls, sep, mask, unk }),
+            _ => {
+                let missing = FORMS.iter().zip(ids).filter(|((name, _), id)| id.is_none() && *name != UNKNOWN);
+                let missing: Vec<&str> = missing.map(|((name, _), _)| *name).collect();
+                bail!(
+                    "the tokenizer has no {}, which a masked model needs; use one of a masked model (BERT, RoBERTa), or \
+                     one that is trained on the text: bpe:N, byte or char",
+                    missing.join(", ")
+                )
+            }
+        }
+    }
+
+    /// The token of text that the tokenizer does not know, if it has one.
+    pub fn unknown(&self) -> Option<u32> {
+        FORMS
+            .iter()
+            .filter(|(name, _)| *name == UNKNOWN)
+            .flat_map(|(_, forms)| *forms)
+            .find_map(|f| self.inner.token_to_id(f))
+    }
+
+    /// What is to say when so many of all tokens are the unknown one.
+    pub fn unknown_note(&self, unknown: u64, all: u64) -> Option<String> {
+        let share = 100.0 * unknown as f64 / all.max(1) as f64;
+        (unknown > 0).then(|| {
+            format!(
+                "{}{} of {} tokens ({share:.2} %) stand for text that the tokenizer does not know; is it the right one?",
+                if share < 1.0 { "" } else { "warning: " },
+                grouped(unknown),
+                grouped(all)
+            )
+        })
+    }
+
+    /// The same tokenizer with all special tokens of a masked model: those that are missing get the ids after the last.
+    /// What it reads and writes for others then has `[CLS]` and `[SEP]` around a text.
+    ///
+    /// # Errors
+    /// When some are missing and it has special tokens of its own, or skips ids: its vocabulary is then somebody else's, and
+    /// a model that was trained with it has no rows for more.
+    pub fn with_special_tokens(self) -> Result<Tokenizer> {
+        let missing = self.special_tokens();
+        if missing.is_ok() {
+            return Ok(self);
+        }
+        let own = !self.inner.get_added_tokens_decoder().is_empty();
+        if own || self.inner.get_vocab_size(true) != self.vocab_size() {
+            return missing.map(|_| self);
+        }
+        let text = self.inner.to_string(false).map_err(failed)?;
+        let mut file: Value = serde_json::from_str(&text)
+            .map_err(|e| Error::new(format!("cannot extend the tokenizer: {e}; use one of a masked model")))?;
+        let absent = |forms: &[&str]| forms.iter().all(|form| self.inner.token_to_id(form).is_none());
+        let missing = FORMS.iter().filter(|(_, forms)| absent(forms)).map(|(name, _)| *name);
+        let added = missing.zip(self.vocab_size()..).map(|(name, id)| {
+            json!({"id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        });
+        file["added_tokens"] = added.collect();
+        let extended = self.replaced(&file)?;
+        let special = extended.special_tokens()?;
+        file["post_processor"] = around_texts(special);
+        self.replaced(&file)
+    }
+
+    /// The `tokenizer_config.json` of a model that is written with this tokenizer.
+    pub(in crate::data) fn settings(&self) -> Map<String, Value> {
+        let mut all = Map::new();
+        let mut put = |key: &str, value: Value| drop(all.insert(key.to_owned(), value));
+        put("tokenizer_class", "PreTrainedTokenizerFast".into());
+        put("clean_up_tokenization_spaces", false.into());
+        // transformers 4 takes it to be false where it is not said.
+        let before = serde_json::to_value(self.inner.get_pre_tokenizer()).unwrap_or_default();
+        if let Some(prefix) = before["add_prefix_space"].as_bool() {
+            put("add_prefix_space", prefix.into());
+        }
+        if self.special_tokens().is_ok() {
+            let keys = ["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"];
+            for (key, (_, forms)) in keys.into_iter().zip(FORMS) {
+                if let Some(form) = forms.iter().find(|form| self.inner.token_to_id(form).is_some()) {
+                    put(key, (*form).into());
+                }
+            }
+        } else if self.inner.token_to_id(END_OF_TEXT).is_some() {
+            ["bos_token", "eos_token", "unk_token"].into_iter().for_each(|key| put(key, END_OF_TEXT.into()));
+        }
+        // A special token that the vocabulary does not have would be added to it.
+        let has = |key: &str, value: &Value| {
+            !KEYS.contains(&key) || content(value).is_some_and(|text| self.inner.token_to_id(text).is_some())
+        };
+        for (key, value) in self.kept().iter().filter(|(key, value)| has(key, value)) {
+            put(key, value.clone());
+        }
+        all
+    }
+
+    /// What each id below [`Tokenizer::vocab_size`] is.
+    pub fn kinds(&self) -> Vec<TokenKind> {
+        let prefix = match self.inner.get_model() {
+            ModelWrapper::WordPiece(model) => Some(model.continuing_subword_prefix.as_str()),
+            ModelWrapper::BPE(model) => model.continuing_subword_prefix.as_deref(),
+            ModelWrapper::WordLevel(_) | ModelWrapper::Unigram(_) => None,
+        }
+        .filter(|prefix| !prefix.is_empty());
+        let whole = matches!(self.inner.get_model(), ModelWrapper::WordLevel(_));
+        let decoder = serde_json::to_string(&self.inner.get_decoder()).unwrap_or_default();
+        let (byte_level, sentence) = (decoder.contains("\"ByteLevel\""), decoder.contains(SENTENCE_MARK));
+        let marked =
+            |c: char| c.is_whitespace() || byte_level && BYTE_MARKS.contains(&c) || sentence && c == SENTENCE_MARK;
+        let continues = |token: &str| match prefix {
+            Some(prefix) => token.starts_with(prefix),
+            None => !whole && !token.starts_with(marked),
+        };
+        let mut kinds = vec![TokenKind::Absent; self.vocab_size()];
+        for (token, id) in self.inner.get_vocab(true) {
+            kinds[id as usize] = if continues(&token) { TokenKind::Continues } else { TokenKind::Begins };
+        }
+        let added = self.inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id);
+        let named = FORMS.iter().flat_map(|(_, forms)| forms.iter().filter_map(|form| self.inner.token_to_id(form)));
+        for id in special.chain(named) {
+            kinds[id as usize] = TokenKind::Special;
+        }
+        kinds
+    }
+}
+
+/// The tokenizers library's description of `[CLS] text [SEP]` and `[CLS] text [SEP] text [SEP]`.
+fn around_texts(special: SpecialTokens) -> Value {
+    let token = |name: &str, segment: u32| json!({"SpecialToken": {"id": name, "type_id": segment}});
+    let text = |name: &str, segment: u32| json!({"Sequence": {"id": name, "type_id": segment}});
+    let known = |name: &str, id: u32| json!({"id": name, "ids": [id], "tokens": [name]});
+    json!({
+        "type": "TemplateProcessing",
+        "single": [token("[CLS]", 0), text("A", 0), token("[SEP]", 0)],
+        "pair": [token("[CLS]", 0), text("A", 0), token("[SEP]", 0), text("B", 1), token("[SEP]", 1)],
+        "special_tokens": {"[CLS]": known("[CLS]", special.cls), "[SEP]": known("[SEP]", special.sep)},
+    })
+}

@@ -1,0 +1,51 @@
+//! `accumulate`.
+
+use super::Launch;
+use super::addresses::Places;
+use super::elements::each;
+use super::fill::Rows;
+use crate::device::ops::Accumulate;
+use crate::tensor::DType;
+
+pub fn naive(op: &Accumulate, places: &Places, out: &mut Vec<Launch>) {
+    let rows = Rows::of(&op.out, &[Some(op.x)]);
+    let kernel = match (op.x.dtype(), op.out.dtype()) {
+        (DType::BF16, DType::BF16) => "accumulate_bf16",
+        (DType::BF16, _) => "accumulate_bf16_f32",
+        (_, DType::BF16) => "accumulate_f32_bf16",
+        _ => "accumulate_f32",
+    };
+    out.push(operands(rows.launch(kernel), &rows, op, places));
+}
+
+/// Elements of an access: 16 bytes of the wider type.
+fn vector_of(op: &Accumulate) -> usize {
+    each(&op.x).min(each(&op.out))
+}
+
+pub fn is_whole(op: &Accumulate) -> bool {
+    Rows::whole(&op.out, &[Some(op.x)], vector_of(op))
+}
+
+/// Two accesses of 16 bytes for each thread.
+pub fn vector(op: &Accumulate, places: &Places, out: &mut Vec<Launch>) {
+    let rows = Rows::tiled(&op.out, &[Some(op.x)], 2 * vector_of(op));
+    let kernel = match (op.x.dtype(), op.out.dtype()) {
+        (DType::BF16, DType::BF16) => "accumulate_vector_bf16",
+        (DType::BF16, _) => "accumulate_vector_bf16_f32",
+        (_, DType::BF16) => "accumulate_vector_f32_bf16",
+        _ => "accumulate_vector_f32",
+    };
+    out.push(operands(rows.launch(kernel), &rows, op, places));
+}
+
+fn operands(launch: Launch, rows: &Rows, op: &Accumulate, places: &Places) -> Launch {
+    launch
+        .ptr(places.ptr(&op.x))
+        .ptr(places.ptr(&op.out))
+        .int(rows.width())
+        .int(rows.last())
+        .int(rows.pitch(&op.x))
+        .int(rows.pitch(&op.out))
+        .flag(op.add)
+}

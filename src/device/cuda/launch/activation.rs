@@ -1,0 +1,46 @@
+//! `activation`.
+
+use super::Launch;
+use super::addresses::Places;
+use super::elements::{each, typed};
+use super::fill::Rows;
+use crate::device::ops::{Activation, ActivationBackward};
+
+/// `ActivationKind` of `common/activation.cuh`.
+pub(in crate::device::cuda) fn number(kind: Activation) -> i32 {
+    match kind {
+        Activation::GeluTanh => 0,
+        Activation::GeluErf => 1,
+        Activation::Tanh => 2,
+    }
+}
+
+pub fn naive(op: &ActivationBackward, places: &Places, out: &mut Vec<Launch>) {
+    let rows = Rows::of(&op.dx, &[Some(op.dout), Some(op.pre)]);
+    let kernel = typed(&op.dx, "activation_backward_f32", "activation_backward_bf16");
+    out.push(operands(rows.launch(kernel), &rows, op, places));
+}
+
+pub fn is_whole(op: &ActivationBackward) -> bool {
+    Rows::whole(&op.dx, &[Some(op.dout), Some(op.pre)], each(&op.dx))
+}
+
+/// Two accesses of 16 bytes for each thread.
+pub fn vector(op: &ActivationBackward, places: &Places, out: &mut Vec<Launch>) {
+    let rows = Rows::tiled(&op.dx, &[Some(op.dout), Some(op.pre)], 2 * each(&op.dx));
+    let kernel = typed(&op.dx, "activation_backward_vector_f32", "activation_backward_vector_bf16");
+    out.push(operands(rows.launch(kernel), &rows, op, places));
+}
+
+fn operands(launch: Launch, rows: &Rows, op: &ActivationBackward, places: &Places) -> Launch {
+    launch
+        .ptr(places.ptr(&op.dout))
+        .ptr(places.ptr(&op.pre))
+        .ptr(places.ptr(&op.dx))
+        .int(rows.width())
+        .int(rows.last())
+        .int(rows.pitch(&op.dout))
+        .int(rows.pitch(&op.pre))
+        .int(rows.pitch(&op.dx))
+        .signed(number(op.kind))
+}

@@ -1,0 +1,179 @@
+//! `layernorm` and its backward.
+
+use super::Launch;
+use super::addresses::{Places, TICKETS};
+use super::elements::{each, typed, whole};
+use crate::device::ops::{LayerNorm, LayerNormBackward};
+
+const COLUMN_THREADS: u32 = 128;
+/// Of a block that asks for no more than every GPU gives.
+const SHARED_BYTES: usize = 48 * 1024;
+
+/// A thread for each row.
+pub fn naive(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
+    let kernel = typed(&op.x, "layernorm_naive_f32", "layernorm_naive_bf16");
+    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(64), 64), op, places));
+}
+
+/// A warp for each row.
+pub fn warp(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
+    let kernel = typed(&op.x, "layernorm_warp_f32", "layernorm_warp_bf16");
+    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(4), 4 * 32), op, places));
+}
+
+/// Rows of whole vectors that threads can hold.
+pub fn fits_registers(op: &LayerNorm) -> bool {
+    let all = [Some(op.x), op.residual, op.sum, Some(op.weight), Some(op.bias), Some(op.out)];
+    op.x.width() <= 8192 && all.iter().flatten().all(whole)
+}
+
+/// A warp or a block for each row, which holds it in registers.
+pub fn vector(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
+    let (kernel, rows, threads) = match op.x.width() {
+        0..=512 => (typed(&op.x, "layernorm_vector_512_f32", "layernorm_vector_512_bf16"), 4, 128),
+        513..=1024 => (typed(&op.x, "layernorm_vector_1024_f32", "layernorm_vector_1024_bf16"), 4, 128),
+        1025..=4096 => (typed(&op.x, "layernorm_vector_4096_f32", "layernorm_vector_4096_bf16"), 1, 128),
+        _ => (typed(&op.x, "layernorm_vector_8192_f32", "layernorm_vector_8192_bf16"), 1, 256),
+    };
+    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(rows), threads), op, places));
+}
+
+fn forward(launch: Launch, op: &LayerNorm, places: &Places) -> Launch {
+    launch
+        .ptr(places.ptr(&op.x))
+        .ptr(places.maybe(&op.residual))
+        .ptr(places.maybe(&op.sum))
+        .ptr(places.ptr(&op.weight))
+        .ptr(places.ptr(&op.bias))
+        .ptr(places.ptr(&op.out))
+        .ptr(places.ptr(&op.mean))
+        .ptr(places.ptr(&op.rstd))
+        .int(op.x.rows())
+        .int(op.x.width())
+        .int(op.x.pitch())
+        .int(op.residual.map_or(0, |t| t.pitch()))
+        .int(op.sum.map_or(0, |t| t.pitch()))
+        .int(op.out.pitch())
+        .float(op.eps)
+}
+
+/// Rows of a partial sum.
+fn block(op: &LayerNormBackward) -> usize {
+    op.x.rows().div_ceil(op.partials.rows().max(1))
+}
+
+/// What `dx` is made of, and `dx`.
+fn rows_of(op: &LayerNormBackward, places: &Places, launch: Launch) -> Launch {
+    [&op.dout, &op.x, &op.weight, &op.mean, &op.rstd, &op.dx].into_iter().fold(launch, |l, t| l.ptr(places.ptr(t)))
+}
+
+/// A thread for each row of `dx`, one for each partial sum.
+pub fn backward_naive(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
+    let (rows, width) = (op.x.rows(), op.x.width());
+    out.push(
+        rows_of(
+            op,
+            places,
+            Launch::new(typed(&op.x, "layernorm_dx_naive_f32", "layernorm_dx_naive_bf16"), rows.div_ceil(64), 64),
+        )
+        .int(rows)
+        .int(width)
+        .int(op.dout.pitch())
+        .int(op.x.pitch())
+        .int(op.dx.pitch())
+        .flag(op.accumulate_dx),
+    );
+    out.push(
+        Launch::new(typed(&op.x, "layernorm_partials_naive_f32", "layernorm_partials_naive_bf16"), 1, COLUMN_THREADS)
+            .grid(op.partials.rows(), width.div_ceil(COLUMN_THREADS as usize), 1)
+            .ptr(places.ptr(&op.dout))
+            .ptr(places.ptr(&op.x))
+            .ptr(places.ptr(&op.mean))
+            .ptr(places.ptr(&op.rstd))
+            .ptr(places.ptr(&op.partials))
+            .int(rows)
+            .int(width)
+            .int(block(op))
+            .int(op.dout.pitch())
+            .int(op.x.pitch()),
+    );
+    finish(op, places, out);
+}
+
+/// Bytes of shared memory for the column sums of a block.
+fn shared(op: &LayerNormBackward) -> usize {
+    2 * op.x.width() * size_of::<f32>()
+}
+
+/// Whether the column sums of a block fit into its shared memory.
+pub fn fits_shared(op: &LayerNormBackward) -> bool {
+    shared(op) <= SHARED_BYTES
+}
+
+/// A block of 32 warps for each partial sum.
+pub fn backward_warp(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
+    let kernel = typed(&op.x, "layernorm_backward_warp_f32", "layernorm_backward_warp_bf16");
+    let launch = Launch::new(kernel, op.partials.rows(), 32 * 32).shared(shared(op));
+    out.push(backward(launch, places.ptr(&op.partials), block(op), op, places));
+    finish(op, places, out);
+}
+
+fn backward(launch: Launch, partials: u64, block: usize, op: &LayerNormBackward, places: &Places) -> Launch {
+    rows_of(op, places, launch)
+        .ptr(partials)
+        .int(op.x.rows())
+        .int(op.x.width())
+        .int(block)
+        .int(op.dout.pitch())
+        .int(op.x.pitch())
+        .int(op.dx.pitch())
+        .flag(op.accumulate_dx)
+}
+
+/// Rows of whole vectors, of which a block of threads takes one each.
+pub fn fits_block(op: &LayerNormBackward) -> bool {
+    op.x.width() <= 512 * each(&op.x) && [op.dout, op.x, op.weight, op.dx].iter().all(whole)
+}
+
+/// Threads of a block, blocks, rows of a block: some 65,536 threads in all, four times 132 multiprocessors' 128, and at
+/// least 16 rows for each block, whose partial sums then are an eighth of what it reads or less.
+fn blocks(op: &LayerNormBackward) -> (usize, usize, usize) {
+    let threads = (op.x.width() / each(&op.x)).next_multiple_of(32).max(32);
+    let rows = op.x.rows().div_ceil(65_536 / threads).max(16);
+    (threads, op.x.rows().div_ceil(rows), rows)
+}
+
+/// More partial sums than `partials` has room for.
+pub fn workspace(op: &LayerNormBackward) -> usize {
+    4 * (TICKETS + blocks(op).1 * 2 * op.x.width())
+}
+
+/// A thread for each vector of a row, blocks of rows, and their sum.
+pub fn backward_vector(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
+    let (threads, count, rows) = blocks(op);
+    let kernel = typed(&op.x, "layernorm_backward_vector_f32", "layernorm_backward_vector_bf16");
+    let partials = places.workspace() + 4 * TICKETS as u64;
+    out.push(backward(Launch::new(kernel, count, threads as u32), partials, rows, op, places));
+    out.push(
+        Launch::new("layernorm_finish_tiled_f32", (2 * op.x.width()).div_ceil(32), 32)
+            .block(32, 32)
+            .ptr(partials)
+            .ptr(places.ptr(&op.dweight))
+            .ptr(places.ptr(&op.dbias))
+            .int(count)
+            .int(op.x.width())
+            .flag(op.accumulate),
+    );
+}
+
+fn finish(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
+    out.push(
+        Launch::new("layernorm_finish_f32", op.x.width().div_ceil(COLUMN_THREADS as usize), COLUMN_THREADS)
+            .ptr(places.ptr(&op.partials))
+            .ptr(places.ptr(&op.dweight))
+            .ptr(places.ptr(&op.dbias))
+            .int(op.partials.rows())
+            .int(op.x.width())
+            .flag(op.accumulate),
+    );
+}

@@ -1,0 +1,73 @@
+//! Attention in bf16 by Hopper's warpgroups, of keys that lie whole in shared memory: `kernels/attention_resident_sm90.cu`.
+
+use super::attention::{HALF, THREADS, heads, map, width};
+use crate::device::cuda::launch::Launch;
+use crate::device::cuda::launch::addresses::Places;
+use crate::device::cuda::launch::attention::which;
+use crate::device::cuda::launch::sm80::attention;
+use crate::device::ops::Attention;
+
+/// Keys that pass at a time: `kPart`.
+const PART: usize = 128;
+
+/// Bytes of shared memory: `kForQueries` and `kForKeys`.
+const SHARED: usize = 192 * 1024;
+
+/// Whether heads come in pieces of 16 bytes, with no more keys than a warpgroup has registers for: 64 scores for each.
+pub fn supports(op: &Attention) -> bool {
+    op.sizes().2 <= 2 * PART && attention::supports(op)
+}
+
+/// A block for each multiprocessor, which takes heads after others.
+pub fn resident(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
+    let (batch, _, tk, all, _) = op.sizes();
+    let kernel = match (width(op), tk <= PART) {
+        (64, true) => "attention_resident_64_128_bf16",
+        (64, false) => "attention_resident_64_256_bf16",
+        (_, true) => "attention_resident_128_128_bf16",
+        (_, false) => "attention_resident_128_256_bf16",
+    };
+    let launch = Launch::new(kernel, (batch * all).min(places.sms), THREADS).shared(SHARED);
+    let map = |t, rows| map(op, places, t, rows);
+    let launch = launch.map(map(&op.q, HALF)).map(map(&op.k, PART)).map(map(&op.v, PART)).map(map(&op.out, HALF));
+    out.push(heads(op, which(op, places, launch.ptr(places.ptr(&op.lse))).float(op.scale)));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::device::cuda::gpu_spec::Chip;
+    use crate::device::cuda::variants::{choose, ladder};
+    use crate::device::ops::{Attention, Op};
+    use crate::tensor::{DType, Place, Tensor};
+
+    fn of(tq: usize, tk: usize, d: usize) -> Op {
+        let t = |time| Tensor::new(Place::Arena(0), DType::BF16, 0, &[8, time, 12, d]);
+        let lse = Tensor::new(Place::Arena(0), DType::F32, 0, &[8, 12, tq]);
+        let (causal, scale, dropout, key_mask) = (false, 0.125, None, None);
+        Attention { q: t(tq), k: t(tk), v: t(tk), out: t(tq), lse, key_mask, causal, scale, dropout }.into()
+    }
+
+    #[test]
+    fn only_keys_that_fit_are_taken() {
+        let variant = ladder("attention").find(|v| v.name == "resident").expect("the variant");
+        let takes = |tq, tk, d| (variant.supports)(&of(tq, tk, d));
+        for (tq, tk, d) in
+            [(1, 1, 8), (128, 128, 128), (197, 197, 64), (256, 256, 128), (1000, 256, 32), (1000, 256, 80)]
+        {
+            assert!(takes(tq, tk, d), "{tq} {tk} {d}");
+        }
+        for (tq, tk, d) in [(1, 257, 64), (512, 512, 64), (1, 257, 72), (128, 128, 60), (128, 128, 136)] {
+            assert!(!takes(tq, tk, d), "{tq} {tk} {d}");
+        }
+    }
+
+    /// Until a GPU has measured it.
+    #[test]
+    fn nothing_chooses_it_by_itself() {
+        for chip in [Chip::A100, Chip::H100] {
+            for time in [64, 128, 197, 256] {
+                assert_eq!(choose(&of(time, time, 64), &chip).map(|v| v.name), Some("flash"), "{time}");
+            }
+        }
+    }
+}

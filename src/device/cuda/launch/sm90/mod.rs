@@ -1,0 +1,6 @@
+//! TODO
+
+pub(crate) mod attention;
+pub(crate) mod attention_backward;
+pub(crate) mod attention_single_pass;
+pub(crate) mod linear;

@@ -1,0 +1,154 @@
+//! Labelled texts to fine-tune on: what `data.task` names, and their batches.
+
+use super::dataset::Facts;
+use crate::bail;
+use crate::config::Config;
+use crate::data::fingerprint::Fingerprint;
+use crate::data::labelled;
+use crate::data::labelled::classes;
+use crate::data::labelled::classes::Checkpoint;
+use crate::data::labelled::{Classification, ClassifyBatch, Labels};
+use crate::data::loader::batch::{Field, Source};
+use crate::data::prepared::corpus::SEEN;
+use crate::data::tokenizer::Tokenizer;
+use crate::data::tokens::sampler::Sampler;
+use crate::error::{At, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Both sides, and what their tokens mean.
+pub struct Labelled {
+    pub train: Arc<Classification>,
+    pub valid: Arc<Classification>,
+    pub tokenizer: Tokenizer,
+    /// The token of padding.
+    pad: u32,
+    /// Of the file to train on.
+    path: PathBuf,
+    sum: String,
+}
+
+impl Labelled {
+    /// Reads the files of `data.task`, whose labels are matched with the classes of a checkpoint.
+    ///
+    /// # Errors
+    /// See [`Classification::open_matched`]; no tokenizer for a masked model.
+    pub fn open(config: &Config, checkpoint: Option<Checkpoint<'_>>, note: &mut dyn FnMut(&str)) -> Result<Labelled> {
+        let task = config.data.task()?;
+        let tokenizer = match (&config.data.tokenizer, &config.model.from) {
+            (Some(spec), _) => {
+                let texts = labelled::texts(&task.train, &task.columns()).at("data.task")?;
+                Tokenizer::from_spec(spec, &texts).at("data.tokenizer")?
+            }
+            (None, Some(from)) => Tokenizer::load(from).at("model.from")?,
+            (None, None) => {
+                bail!(
+                    "data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer, or start from a checkpoint"
+                )
+            }
+        };
+        tokenizer.notes().iter().for_each(|text| note(text));
+        let tokenizer = tokenizer.with_special_tokens().at("data.tokenizer")?;
+        let (columns, context) = (task.columns(), config.model.context);
+        let open = |path: &Path, known: Option<&Labels>| {
+            Classification::open_matched(path, &columns, (known, checkpoint), &tokenizer, context).at("data.task")
+        };
+        let train = open(&task.train, None)?;
+        let valid = open(&task.valid, Some(train.labels()))?;
+        let labels = match (train.names(), train.labels()) {
+            (Some(names), _) => format!("{} classes: {}", names.len(), classes::list(names)),
+            (None, Labels::Classes(labels)) => format!("{} classes", labels.len()),
+            (None, Labels::Values) => "numbers".to_owned(),
+        };
+        // A file may be given twice.
+        let same = task.train == task.valid;
+        train.notes().iter().chain(valid.notes().iter().filter(|_| !same)).for_each(|text| note(text));
+        match valid.shared_with(&train) {
+            0 => {}
+            _ if same => note(&format!("data.task.train and valid are one file; {SEEN}")),
+            shared => note(&format!(
+                "warning: {shared} of {} held-out examples are among those to train on as well, by their texts; {SEEN}",
+                valid.len()
+            )),
+        }
+        note(&format!("using {} labelled texts to train on, {} held out: {labels}", train.len(), valid.len()));
+        let mut print = Fingerprint::default();
+        [&train, &valid].iter().for_each(|side| side.add_to(&mut print));
+        print.add(format!("{:?}", train.labels()).as_bytes());
+        let sum = print.hex();
+        let (pad, path) = (tokenizer.special_tokens()?.pad, task.train.clone());
+        Ok(Labelled { train: Arc::new(train), valid: Arc::new(valid), tokenizer, pad, path, sum })
+    }
+
+    pub fn facts(&self) -> Facts {
+        let classes = match self.train.labels() {
+            Labels::Classes(names) => names.len(),
+            // A head of one class is one for numbers.
+            Labels::Values => 1,
+        };
+        Facts { pad: self.pad, classes, ..Facts::from(self.tokenizer.vocab_size()) }
+    }
+
+    /// A name that other examples, tokens or classes would not have.
+    pub fn name(&self) -> String {
+        format!("{} {}, {}", self.sum, self.train.len(), self.valid.len())
+    }
+
+    pub fn source(&self, config: &Config) -> Examples {
+        Examples {
+            train: Arc::clone(&self.train),
+            valid: Arc::clone(&self.valid),
+            sampler: Sampler { seed: config.seed, rank: 0, world: 1 },
+            context: config.model.context,
+            path: self.path.clone(),
+        }
+    }
+}
+
+/// Batches: ids, token types, mask, and classes or numbers.
+pub struct Examples {
+    train: Arc<Classification>,
+    valid: Arc<Classification>,
+    sampler: Sampler,
+    context: usize,
+    path: PathBuf,
+}
+
+/// The fields as a batch, and its number of rows.
+fn batch(fields: &mut [Field], context: usize) -> Result<(ClassifyBatch<'_>, usize)> {
+    let [Field::Ints(ids), Field::Ints(types), Field::Ints(mask), labels] = fields else {
+        bail!("{} fields are given where labelled texts are filled", fields.len());
+    };
+    let rows = ids.len() / context.max(1);
+    let (classes, values): (&mut [i32], &mut [f32]) = match labels {
+        Field::Ints(classes) => (classes, &mut []),
+        Field::Floats(values) => (&mut [], values),
+    };
+    Ok((ClassifyBatch { ids, types, mask, classes, values }, rows))
+}
+
+impl Source for Examples {
+    fn room(&self, rows: usize) -> Result<Vec<Field>> {
+        let mut all = (0..3).map(|_| Field::ints(rows, self.context)).collect::<Result<Vec<_>>>()?;
+        all.push(match self.train.labels() {
+            Labels::Classes(_) => Field::ints(rows, 1)?,
+            Labels::Values => Field::floats(rows, 1)?,
+        });
+        Ok(all)
+    }
+
+    fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()> {
+        let (mut batch, rows) = batch(fields, self.context)?;
+        self.train.training_batch(&self.sampler, step, rows, &mut batch)
+    }
+
+    fn reads(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {
+        let (mut batch, rows) = batch(fields, self.context)?;
+        let scored = self.valid.evaluation_batch(index, rows, &mut batch)?;
+        Ok((scored > 0).then_some(scored))
+    }
+}

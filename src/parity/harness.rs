@@ -1,0 +1,493 @@
+//! One operation on several devices: the same memory on each, poisoned where the operation must write, and a comparison of
+//! all of it afterwards.
+
+mod mutants;
+mod pitch;
+
+pub use mutants::Mutants;
+pub use pitch::{Gap, WHOLE};
+
+use super::differences;
+use super::random::Random;
+use crate::bail;
+use crate::device::cpu::Cpu;
+use crate::device::ops::{Access, Op, StepState};
+use crate::device::reference::Reference;
+use crate::device::{Device, alloc_tensor, read_floats, write_floats};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Place, Tensor};
+use half::bf16;
+use std::collections::BTreeSet;
+
+pub const EPS: f64 = f32::EPSILON as f64;
+
+/// Most that rounding to bf16 changes a number by, relative to it: 8 bits of precision.
+pub const BF16_ROUNDING: f64 = 1.0 / 256.0;
+
+/// Elements before and after every tensor's rows, which no operation may touch.
+const GUARD: usize = 16;
+
+/// NaN with bits of its own, so that "untouched" is not "another NaN".
+const POISON: f64 = f64::from_bits(0x7ff8_beef_beef_beef);
+
+/// Tolerance of a sum of `n` products of numbers in -1..1: partial sums grow like sqrt(n) / 3 and each of the n additions
+/// rounds by eps / 2 of one; such errors walk randomly, to eps n / 6, of which this is six sigma.
+pub fn dot(n: usize) -> f64 {
+    EPS * (n as f64 + 4.0)
+}
+
+/// Rows of random shape: `(dims, pitch)` with pitch 0 for rows back to back.
+pub type Rows<'a> = (&'a [usize], usize);
+
+/// Whether a kernel runs an operation.
+type Supports = fn(&Op) -> bool;
+
+type Visit = Box<dyn FnMut(usize, &Op)>;
+
+/// The bytes of every arena.
+type Memory = Vec<Vec<u8>>;
+
+/// Which cases are run.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// One of so many, by number.
+    pub every: usize,
+    /// None with operations of more floating-point operations than this.
+    pub flops: u64,
+    /// Adds shapes of real models at full size.
+    pub full: bool,
+}
+
+impl Choice {
+    pub const ALL: Choice = Choice { every: 1, flops: u64::MAX, full: false };
+}
+
+/// See the module. The first thing that goes wrong is kept, and nothing is done after it: see [`Lab::finish`].
+pub struct Lab {
+    /// Devices of one arithmetic: their memory must stay the same, bit for bit.
+    subjects: Vec<Box<dyn Device>>,
+    oracle: Option<Reference>,
+    /// The type of operands that are not wide.
+    pub float: DType,
+    /// Subjects add in an order of shapes alone. If not, each is held against the reference, and not one against the other.
+    pub ordered: bool,
+    choice: Choice,
+    /// Operations of this name only where they are supported.
+    supports: Option<(&'static str, Supports)>,
+    pub random: Random,
+    /// Number, type and elements of every arena, on all devices alike.
+    arenas: Vec<(u32, DType, usize)>,
+    /// Of the case's operands of several rows.
+    pitches: Vec<usize>,
+    /// Looks at every operation, with the number of its case.
+    visit: Option<Visit>,
+    mutants: Option<Box<dyn Mutants>>,
+    /// Operations compared with the reference, how often.
+    pub checked: BTreeSet<&'static str>,
+    pub comparisons: usize,
+    /// The largest part of a tolerance that was used.
+    pub worst: f64,
+    /// Cases begun so far, and whether the present one is left out.
+    case: usize,
+    skipped: bool,
+    error: Option<Error>,
+}
+
+impl Lab {
+    /// These devices, with the f64 reference beside them.
+    pub fn new(subjects: Vec<Box<dyn Device>>, choice: Choice) -> Self {
+        Lab {
+            subjects,
+            oracle: Some(Reference::default()),
+            float: DType::F32,
+            ordered: true,
+            choice,
+            supports: None,
+            random: Random::new(0x5eed),
+            arenas: Vec::new(),
+            pitches: Vec::new(),
+            visit: None,
+            mutants: None,
+            checked: BTreeSet::new(),
+            comparisons: 0,
+            worst: 0.0,
+            case: 0,
+            skipped: false,
+            error: None,
+        }
+    }
+
+    /// `cpu` on these numbers of threads.
+    pub fn cpu(threads: &[usize], reference: bool) -> Self {
+        let subjects = threads.iter().map(|&n| Box::new(Cpu::new(n)) as Box<dyn Device>).collect();
+        let mut lab = Lab::new(subjects, Choice::ALL);
+        if !reference {
+            lab.oracle = None;
+        }
+        lab
+    }
+
+    /// No device: shows the operations of the cases, with the number of the case.
+    pub fn walk(float: DType, choice: Choice, visit: impl FnMut(usize, &Op) + 'static) -> Self {
+        let (visit, random): (Option<Visit>, _) = (Some(Box::new(visit)), Random::zeros());
+        Lab { oracle: None, float, visit, random, ..Lab::new(Vec::new(), choice) }
+    }
+
+    /// Leaves out cases whose operations of this name are not supported.
+    pub fn only(&mut self, operation: &'static str, supports: Supports) {
+        self.supports = Some((operation, supports));
+    }
+
+    /// Whether the devices are of this name.
+    pub fn on(&self, name: &str) -> bool {
+        self.subjects.iter().all(|device| device.name() == name)
+    }
+
+    /// Whether shapes of real models are wanted at full size.
+    pub fn full(&self) -> bool {
+        self.choice.full
+    }
+
+    /// # Errors
+    /// The first thing that went wrong.
+    pub fn finish(&mut self) -> Result<()> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    /// Every device.
+    pub fn devices(&mut self) -> impl Iterator<Item = &mut dyn Device> {
+        let oracle = self.oracle.iter_mut().map(|d| d as &mut dyn Device);
+        self.subjects.iter_mut().map(|d| &mut **d as &mut dyn Device).chain(oracle)
+    }
+
+    /// Forgets all tensors; the next case begins.
+    pub fn clear(&mut self) {
+        for (arena, ..) in std::mem::take(&mut self.arenas) {
+            self.devices().for_each(|d| d.free(arena));
+        }
+        self.pitches.clear();
+        self.case += 1;
+        self.skipped = !self.case.is_multiple_of(self.choice.every.max(1));
+    }
+
+    /// Without a device.
+    fn is_empty(&self) -> bool {
+        self.subjects.is_empty() && self.oracle.is_none()
+    }
+
+    fn idle(&self) -> bool {
+        self.skipped || self.error.is_some()
+    }
+
+    /// Keeps the first error.
+    fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// Random numbers in -1..1.
+    pub fn input(&mut self, rows: Rows) -> Tensor {
+        self.input_of(self.float, rows)
+    }
+
+    /// As [`Lab::input`], wide.
+    pub fn wide_input(&mut self, rows: Rows) -> Tensor {
+        self.input_of(self.float.wide(), rows)
+    }
+
+    /// As [`Lab::input`], of this type.
+    pub fn input_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
+        let values = self.random.floats(rows.0.iter().product());
+        self.floats_of(dtype, rows, &values)
+    }
+
+    /// Poison, for an operation to overwrite.
+    pub fn output(&mut self, rows: Rows) -> Tensor {
+        self.output_of(self.float, rows)
+    }
+
+    /// As [`Lab::output`], wide.
+    pub fn wide_output(&mut self, rows: Rows) -> Tensor {
+        self.output_of(self.float.wide(), rows)
+    }
+
+    /// As [`Lab::output`], of this type.
+    pub fn output_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
+        let n = if self.is_empty() { 0 } else { rows.0.iter().product() };
+        self.floats_of(dtype, rows, &vec![POISON; n])
+    }
+
+    /// These numbers, rounded, among poison.
+    pub fn floats(&mut self, rows: Rows, values: &[f64]) -> Tensor {
+        self.floats_of(self.float, rows, values)
+    }
+
+    /// As [`Lab::floats`], of this type.
+    pub fn floats_of(&mut self, dtype: DType, (dims, pitch): Rows, values: &[f64]) -> Tensor {
+        let mut t = Tensor::new(Place::Arena(0), dtype, GUARD, dims);
+        if pitch > 0 {
+            t = t.with_pitch(pitch);
+        }
+        if t.rows() > 1 {
+            self.pitches.push(t.pitch());
+        }
+        let size = 2 * GUARD + t.extent();
+        let round = |v: f64| if dtype == DType::BF16 { bf16::from_f64(v).to_f64() } else { f64::from(v as f32) };
+        let values = if self.is_empty() { &[] } else { values };
+        let rounded: Vec<f64> = values.iter().map(|&v| round(v)).collect();
+        self.place(t, size, |device, t| {
+            let dtype = of_device(device, t.dtype());
+            write_floats(device, &Tensor::new(t.place(), dtype, 0, &[size]), &vec![POISON; size])?;
+            write_floats(device, &t.with_dtype(dtype), &rounded)
+        })
+    }
+
+    pub fn integers(&mut self, dims: &[usize], values: &[i32]) -> Tensor {
+        self.rows_of_integers((dims, dims.last().copied().unwrap_or(1)), values)
+    }
+
+    /// As [`Lab::integers`], in rows so far apart.
+    pub fn rows_of_integers(&mut self, (dims, pitch): Rows, values: &[i32]) -> Tensor {
+        let t = Tensor::new(Place::Arena(0), DType::I32, 0, dims).with_pitch(pitch);
+        self.place(t, t.extent(), |device, t| {
+            (0..t.rows())
+                .zip(values.chunks(t.width().max(1)))
+                .try_for_each(|(r, row)| device.write(&t.row_block(r, 1), bytemuck::cast_slice(row)))
+        })
+    }
+
+    pub fn words(&mut self, dims: &[usize], values: &[u32]) -> Tensor {
+        self.integers(dims, bytemuck::cast_slice(values)).with_dtype(DType::U32)
+    }
+
+    pub fn bytes(&mut self, values: &[u8]) -> Tensor {
+        let t = Tensor::new(Place::Arena(0), DType::U8, 0, &[values.len()]);
+        self.place(t, values.len(), |device, t| device.write(t, values))
+    }
+
+    pub fn state(&mut self, step: &StepState) -> Tensor {
+        self.words(&[StepState::WORDS], bytemuck::cast_slice(bytemuck::bytes_of(step)))
+    }
+
+    /// An arena of `size` elements on every device, filled by `fill`; the tensor lies in it.
+    fn place(&mut self, mut t: Tensor, size: usize, fill: impl Fn(&mut dyn Device, &Tensor) -> Result<()>) -> Tensor {
+        if self.idle() {
+            return t;
+        }
+        let placed = self.devices().try_fold(t.place(), |_, device| {
+            let dtype = of_device(device, t.dtype());
+            let place = alloc_tensor(device, dtype, &[size])?.place();
+            fill(device, &t.with_place(place))?;
+            Ok(place)
+        });
+        if let Some(mut place) = self.keep(placed) {
+            if self.is_empty() {
+                place = Place::Arena(self.arenas.len() as u32);
+            }
+            t = t.with_place(place);
+            if let Place::Arena(number) = place {
+                self.arenas.push((number, t.dtype(), size));
+            }
+        }
+        t
+    }
+
+    /// The numbers of a tensor on the first device.
+    pub fn values(&mut self, t: &Tensor) -> Vec<f64> {
+        let values = match self.subjects.first_mut() {
+            Some(device) if self.error.is_none() => read_floats(&mut **device, t),
+            _ => Ok(Vec::new()),
+        };
+        self.keep(values).unwrap_or_default()
+    }
+
+    /// Runs the operation everywhere, for another one to go on from.
+    pub fn prepare(&mut self, op: impl Into<Op>) {
+        self.check(op, |_, _| f64::INFINITY);
+    }
+
+    /// Runs the operation everywhere and compares: all memory of the subjects bit for bit, where they are ordered (which run it from a
+    /// captured list, but for the first), outputs with the reference within `tolerance(output, value)` of arithmetic in f32 (to which the
+    /// rounding of an output in bf16 is added here), and everything that the operation
+    /// does not write with what was there before. Outputs of the first then go to the others and the reference, so that a next
+    /// operation starts from the same numbers.
+    pub fn check(&mut self, op: impl Into<Op>, tolerance: impl Fn(&Tensor, f64) -> f64) {
+        let op = op.into();
+        let unsupported = |(name, supports): (&str, Supports)| op.name() == name && !supports(&op);
+        self.skipped |= op.cost().flops > self.choice.flops || self.supports.is_some_and(unsupported);
+        if self.idle() {
+            return;
+        }
+        if let Some(visit) = &mut self.visit {
+            visit(self.case, &op);
+        }
+        let mutants = self.mutants.take();
+        let before = if mutants.is_some() { self.memories() } else { Ok(Vec::new()) };
+        let done = self.run(&op).and_then(|()| self.compare(&op, &tolerance));
+        self.keep(done);
+        if let Some(mut mutants) = mutants {
+            let tried = before.and_then(|before| self.try_all(&mut *mutants, &op, &tolerance, &before));
+            self.keep(tried);
+            self.mutants = Some(mutants);
+        }
+    }
+
+    fn run(&mut self, op: &Op) -> Result<()> {
+        let (count, comparisons) = (self.devices().count(), self.comparisons);
+        let before = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
+        for (i, device) in self.devices().enumerate() {
+            let op = retype(op, device);
+            // Where there is one device alone, every other operation is captured.
+            let captured = i > 0 || count == 2 && comparisons % 2 == 1;
+            let done = if !captured {
+                device.run(&op)
+            } else {
+                device.capture(&[op]).and_then(|graph| {
+                    let done = device.replay(graph);
+                    device.release(graph);
+                    done
+                })
+            };
+            done.map_err(|e| Error::new(format!("{e}\nin {op:?} on {}", device.name())))?;
+        }
+        let after = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
+        for (i, memory) in after.iter().enumerate().take(self.subjects.len()).skip(1) {
+            if self.ordered && *memory != after[0] {
+                let [one, first] = [i, 0].map(|i| self.subjects[i].label());
+                let what = differences::first(op, &self.arenas, [memory, &after[0]]);
+                bail!(
+                    "{op:?}: other bits on {one} than on {first}: {what}; perhaps a race, whose lines `vcycle kernels check \
+                     {} --shadow` names",
+                    op.name()
+                );
+            }
+        }
+        let written = self.written(op);
+        let labels: Vec<_> = self.devices().map(|device| device.label()).collect();
+        for ((before, after), label) in before.iter().zip(&after).zip(&labels) {
+            for (((was, is), written), (arena, ..)) in before.iter().zip(after).zip(&written).zip(&self.arenas) {
+                let size = was.len() / written.len().max(1);
+                let untouched = written.iter().enumerate().filter(|(_, written)| !**written);
+                for at in untouched.map(|(e, _)| e * size..(e + 1) * size) {
+                    if was[at.clone()] != is[at.clone()] {
+                        let place = differences::place(op, *arena, at.start / size);
+                        bail!("{op:?}: {place}, which is no output, has changed on {label}");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, op: &Op, tolerance: impl Fn(&Tensor, f64) -> f64) -> Result<()> {
+        let Some(oracle) = self.oracle.as_mut().filter(|_| !self.subjects.is_empty()) else { return Ok(()) };
+        let compared = if self.ordered { 1 } else { self.subjects.len() };
+        self.checked.insert(op.name());
+        self.comparisons += 1;
+        let mut outputs = Vec::new();
+        { *op }.operands(&mut |t, access| outputs.extend((access != Access::Read).then_some(*t)));
+        for out in outputs.iter().filter(|t| Some(**t) != workspace(op)) {
+            let wide = out.with_dtype(DType::F64);
+            let want = read_floats(oracle, &wide)?;
+            let mut first = Vec::new();
+            for subject in self.subjects.iter_mut().take(compared) {
+                let got = read_floats(&mut **subject, out)?;
+                for (e, (&got, &want)) in got.iter().zip(&want).enumerate() {
+                    let mut allowed = tolerance(out, want);
+                    if out.dtype() == DType::BF16 {
+                        allowed += BF16_ROUNDING * (want.abs() + allowed);
+                    }
+                    // Equal infinities have no difference.
+                    let used = if got == want { 0.0 } else { (got - want).abs() / allowed };
+                    if used.is_nan() || used > 1.0 {
+                        bail!("{op:?}\n{out:?}: element {e} is {got}, not {want} within {allowed:e}");
+                    }
+                    self.worst = self.worst.max(used);
+                }
+                if first.is_empty() {
+                    first = got;
+                } else {
+                    write_floats(&mut **subject, out, &first)?;
+                }
+            }
+            write_floats(oracle, &wide, &first)?;
+        }
+        Ok(())
+    }
+
+    /// All devices refuse the operation, now and when it is captured (what only running can tell: in the replay), with a
+    /// message that has all of `words`.
+    pub fn refuses(&mut self, op: &Op, words: &[&str]) {
+        let mut wrong = Vec::new();
+        for device in self.devices() {
+            let (op, name) = (retype(op, device), device.name());
+            let captured = device.capture(&[op]).and_then(|graph| device.replay(graph));
+            for (how, result) in [("run", device.run(&op)), ("capture", captured)] {
+                let text = result.map_or_else(|e| e.to_string(), |()| "nothing".into());
+                if !words.iter().all(|w| text.contains(w)) {
+                    wrong.push(format!("{how} on {name} says {text:?}, which has not all of {words:?}, of {op:?}"));
+                }
+            }
+        }
+        self.keep(wrong.into_iter().next().map_or(Ok(()), |first| Err(Error::new(first))));
+    }
+
+    /// Whether an element of an arena is an output.
+    fn written(&self, op: &Op) -> Vec<Vec<bool>> {
+        let mut all: Vec<_> = self.arenas.iter().map(|(.., size)| vec![false; *size]).collect();
+        { *op }.operands(&mut |t, access| {
+            let arena = self.arenas.iter().position(|(number, ..)| t.place() == Place::Arena(*number));
+            let Some(elements) = arena.map(|arena| &mut all[arena]) else { return };
+            for r in (0..t.rows()).filter(|_| access != Access::Read) {
+                let start = t.offset() + r * t.pitch();
+                elements[start..start + t.width()].fill(true);
+            }
+        });
+        all
+    }
+
+    /// All bytes of all arenas of every device.
+    fn memories(&mut self) -> Result<Vec<Memory>> {
+        (0..self.devices().count()).map(|i| self.memory(i)).collect()
+    }
+
+    /// All bytes of all arenas of a device.
+    fn memory(&mut self, device: usize) -> Result<Memory> {
+        let arenas = self.arenas.clone();
+        let Some(device) = self.devices().nth(device) else { bail!("there is no device {device}") };
+        let read = |(number, dtype, size): (u32, DType, usize)| {
+            let dtype = of_device(device, dtype);
+            let mut bytes = vec![0; size * dtype.bytes()];
+            device.read(&Tensor::new(Place::Arena(number), dtype, 0, &[size]), &mut bytes)?;
+            Ok(bytes)
+        };
+        arenas.into_iter().map(read).collect()
+    }
+}
+
+/// The operation with its floats in the types of a device.
+fn retype(op: &Op, device: &dyn Device) -> Op {
+    let mut op = *op;
+    op.operands(&mut |t, _| *t = t.with_dtype(of_device(device, t.dtype())));
+    op
+}
+
+/// The type in which a device has numbers of this type.
+fn of_device(device: &dyn Device, dtype: DType) -> DType {
+    if dtype.is_float() && !device.computes_in(dtype) { device.float() } else { dtype }
+}
+
+/// What an operation uses as it likes, so that devices differ.
+fn workspace(op: &Op) -> Option<Tensor> {
+    match op {
+        Op::AttentionBackward(op) => Some(op.delta),
+        Op::GlobalNorm(op) => Some(op.partials),
+        Op::LayerNormBackward(op) => Some(op.partials),
+        _ => None,
+    }
+}

@@ -1,0 +1,142 @@
+//! How a side enters a stage: initial weights, or one of the operators, with the moments that belong to them.
+
+use super::Enter;
+use super::alpha_search::search;
+use crate::config::levels::{Alpha, OptimizerState};
+use crate::error::{At, Result};
+use crate::hub::checkpoint::{Begun, begin};
+use crate::model::store::Store;
+use crate::multilevel::{Quantity, coalesce, coalesce_as, interpolate, interpolate_as};
+use crate::runlog::Event;
+use crate::train::state::{Learner, Moments};
+use crate::train::trainer::{Context, Leg, Side};
+use std::time::Instant;
+
+/// Batches of held-out text on which `alpha = "search"` compares.
+const SEARCH_BATCHES: usize = 8;
+
+impl Side<'_, '_> {
+    /// Enters a stage: its weights, its moments, the operator before it.
+    pub(in crate::train) fn begin(&mut self, number: usize) -> Result<Learner> {
+        let Leg { level, enter, stage, .. } = self.legs[number];
+        (self.at.stage, self.at.level, self.stage_step) = (number + 1, level + 1, 0);
+        let begin = Instant::now();
+        let own = self.waiting[level].take();
+        let (params, moments) = own.map_or((None, None), |own| (Some(own.params), own.moments));
+        let mut learner = self.learner(level, params)?;
+        let transfer = stage.optimizer == OptimizerState::Transfer;
+        let (spent, alpha) = match enter {
+            Enter::Initialise => {
+                learner.params.initialise(self.context.device, self.context.config.seed)?;
+                self.start(&learner)?;
+                (0, None)
+            }
+            Enter::Coalesce => (self.coalesce(level, &mut learner, transfer)?, None),
+            Enter::Interpolate => {
+                let (spent, alpha) = self.interpolate(level, &mut learner, moments.filter(|_| transfer))?;
+                (spent, Some(alpha))
+            }
+        };
+        learner.params_changed();
+        self.at.flops += spent;
+        self.at.hardware_flops += spent;
+        self.at.seconds += begin.elapsed().as_secs_f64();
+        let name = match enter {
+            Enter::Initialise => return Ok(learner),
+            Enter::Coalesce => "coalesce",
+            Enter::Interpolate => "interpolate",
+        };
+        self.context.device.timings().mark(name, number as u64 + 1, begin);
+        self.metrics.write(&Event::Operator { at: self.at, name, flops_spent: spent, alpha })?;
+        Ok(learner)
+    }
+
+    /// Writes the weights of the checkpoint that the run begins with, if it does, over the initial ones.
+    fn start(&mut self, learner: &Learner) -> Result<()> {
+        let Context { config, device, progress, .. } = &mut *self.context;
+        let Some(from) = &config.model.from else { return Ok(()) };
+        let Begun { fresh, unused, notes } = begin(from, &*learner.model, &learner.params, *device).at("model.from")?;
+        notes.iter().for_each(|text| progress.note(&format!("  {text}")));
+        let listed = |what: &str, names: &[String]| match names {
+            [] => String::new(),
+            names => format!("; {what}: {}", names.join(", ")),
+        };
+        let text = format!("  weights of {}{}{}", from.display(), listed("new", &fresh), listed("left out", &unused));
+        progress.note(&text);
+        Ok(())
+    }
+
+    /// `level` from the one above. Returns FLOPs.
+    fn coalesce(&mut self, level: usize, small: &mut Learner, transfer: bool) -> Result<u64> {
+        let Context { config, device, .. } = &mut *self.context;
+        let (scheme, rules) = (config.levels[level].scheme(), config.rules());
+        let Some(big) = &self.waiting[level - 1] else { unreachable!("the level above was trained before") };
+        let mut flops = coalesce(*device, &big.params, &small.params, &scheme, &rules)?.flops;
+        if let (true, Some(from)) = (transfer, &big.moments) {
+            let to = &mut small.moments;
+            flops += coalesce_as(Quantity::Gradients, *device, &from.m, &to.m, &scheme, &rules)?.flops;
+            flops += coalesce_as(Quantity::Squares, *device, &from.v, &to.v, &scheme, &rules)?.flops;
+            to.updates = from.updates;
+        }
+        Ok(flops)
+    }
+
+    /// `level` mixed with the one below, which is given back. `moments`: the level's own of before, when they are to be
+    /// mixed too. Returns FLOPs and alpha.
+    fn interpolate(&mut self, level: usize, big: &mut Learner, moments: Option<Moments>) -> Result<(u64, f64)> {
+        let Some(small) = self.waiting[level + 1].take() else { unreachable!("the level below was trained before") };
+        let (mut flops, alpha) = match self.context.config.levels[level + 1].alpha.unwrap_or(Alpha::Fixed(1.0)) {
+            Alpha::Fixed(alpha) => (0, alpha),
+            Alpha::Search(_) => self.search(level, big, &small.params)?,
+        };
+        let Context { config, device, .. } = &mut *self.context;
+        let (scheme, rules) = (config.levels[level + 1].scheme(), config.rules());
+        flops += interpolate(*device, &big.params, &small.params, alpha, &scheme, &rules)?.flops;
+        if let (Some(own), Some(from)) = (moments, &small.moments) {
+            big.adopt(*device, &own)?;
+            let to = &mut big.moments;
+            flops += interpolate_as(Quantity::Gradients, *device, &to.m, &from.m, alpha, &scheme, &rules)?.flops;
+            flops += interpolate_as(Quantity::Squares, *device, &to.v, &from.v, alpha, &scheme, &rules)?.flops;
+            // The bias corrections are those of the moments that weigh more.
+            to.updates = if alpha > 0.5 { from.updates } else { own.updates };
+            own.free(*device);
+        }
+        small.params.free(*device);
+        small.moments.into_iter().for_each(|moments| moments.free(*device));
+        Ok((flops, alpha))
+    }
+
+    /// The alpha with the lowest held-out loss. Leaves `big` as it was. Returns FLOPs and alpha.
+    fn search(&mut self, level: usize, big: &mut Learner, small: &Store) -> Result<(u64, f64)> {
+        let (scheme, rules) = (self.context.config.levels[level + 1].scheme(), self.context.config.rules());
+        let base = Store::new(big.params.table.clone(), self.context.device)?;
+        self.context.device.copy(&big.params.flat(), &base.flat())?;
+        let most = match self.context.config.train.eval_batches {
+            0 => SEARCH_BATCHES,
+            n => n.min(SEARCH_BATCHES),
+        };
+        let mut flops = 0;
+        let found = search(|alpha| {
+            let device = &mut *self.context.device;
+            device.copy(&base.flat(), &big.params.flat())?;
+            flops += interpolate(device, &big.params, small, alpha, &scheme, &rules)?.flops;
+            big.params_changed();
+            let (loss, _, spent) = self.held_out(big, most, None)?;
+            flops += spent;
+            Ok(loss)
+        })?;
+        self.context.device.copy(&base.flat(), &big.params.flat())?;
+        base.free(self.context.device);
+        let loss = |alpha: f64| found.tried.iter().find(|t| t.0 == alpha).map_or(f64::NAN, |t| t.1);
+        self.context.progress.note(&format!(
+            "  alpha by search: {:.3} (held-out loss {:.4}; at 0: {:.4}, at 1: {:.4})",
+            found.alpha,
+            loss(found.alpha),
+            loss(0.0),
+            loss(1.0)
+        ));
+        let (alpha, tried) = (found.alpha, found.tried);
+        self.metrics.write(&Event::Search { at: self.at, alpha, tried, flops_spent: flops })?;
+        Ok((flops, alpha))
+    }
+}

@@ -1,0 +1,507 @@
+//! One model in training on a device: parameters, gradients, moments, the tape, and AdamW.
+
+use crate::bail;
+use crate::data::loader::batch::Field;
+use crate::device;
+use crate::device::ops::{ALIGN, Accumulate, AdamW, GlobalNorm, Op, StepState};
+use crate::device::{Device, Ticket};
+use crate::error::{At, Result};
+use crate::eval::held_out::{Means, read_losses, read_scores};
+use crate::model::feed::Inputs;
+use crate::model::params::ParamTable;
+use crate::model::store::Store;
+use crate::model::{BatchShape, EachLoss, Losses, Model, Scores};
+use crate::tape::{LossOptions, Mode, StepCost, Tape, Var};
+use crate::tensor::{DType, Place, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Constants of AdamW and clipping.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OptimizerConfig {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Largest global norm of the gradients; infinity: no clipping.
+    pub clip: f64,
+}
+
+/// In which type a step computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// All in f32.
+    #[default]
+    F32,
+    /// Activations and their gradients in bf16; sums, statistics, losses, parameters, their gradients and moments in f32.
+    Bf16,
+}
+
+/// How a learner computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Of dropout.
+    pub seed: u64,
+    /// Keep only the inputs of blocks, and compute them again in the backward pass.
+    pub recompute: bool,
+    pub precision: Precision,
+    /// Of labels in training.
+    pub smoothing: f64,
+}
+
+/// What a step reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean over the batch, before the update.
+    pub loss: f64,
+    /// Global norm of the gradients, before clipping.
+    pub grad_norm: f64,
+}
+
+/// A step under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Submitted {
+    ticket: Ticket,
+    /// Losses that it has measured.
+    losses: usize,
+    /// Its number, for messages.
+    update: u64,
+}
+
+/// The running averages of AdamW.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// First moments, laid out as the parameters.
+    pub m: Store,
+    /// Second moments.
+    pub v: Store,
+    /// Updates that made them, for the bias corrections.
+    pub updates: u64,
+}
+
+impl Moments {
+    /// Zeros: no update yet.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(table: &ParamTable, device: &mut dyn Device) -> Result<Self> {
+        let m = Store::new(table.clone(), device).at("first moments")?;
+        let v = Store::new(table.clone(), device).at("second moments")?;
+        Ok(Moments { m, v, updates: 0 })
+    }
+
+    pub fn free(self, device: &mut dyn Device) {
+        self.m.free(device);
+        self.v.free(device);
+    }
+}
+
+/// FLOPs of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepFlops {
+    pub model: u64,
+    /// With what recomputed segments compute a second time.
+    pub hardware: u64,
+}
+
+/// See the module.
+pub struct Learner {
+    pub model: Box<dyn Model>,
+    pub params: Store,
+    pub moments: Moments,
+    grads: Store,
+    /// What steps compute with, in another type than the parameters.
+    compute: Option<Store>,
+    /// The parameters were written and `compute` was not.
+    stale: bool,
+    decay_mask: Tensor,
+    /// The norm of the gradients, then the losses of the step's micro-batches.
+    metrics: Tensor,
+    /// Items that each loss scores in the whole batch of the step.
+    scored: Tensor,
+    /// Room for what a step has measured.
+    measured: Vec<u8>,
+    partials: Tensor,
+    state: Tensor,
+    inputs: Inputs,
+    tape: Tape,
+    vars: Vec<Var>,
+    /// Of the evaluation before, where its examples have labels.
+    scores: Scores,
+    update: [Op; 2],
+    train_cost: StepCost,
+    evaluation_flops: u64,
+    optimizer: OptimizerConfig,
+    options: Options,
+    /// Micro-batches so far: dropout draws anew for each.
+    passes: u32,
+}
+
+impl Learner {
+    /// Takes the parameters; moments start at zero. `shape` is what is computed at a time.
+    ///
+    /// # Errors
+    /// Out of memory; a precision that the device does not have.
+    pub fn new(
+        device: &mut dyn Device,
+        model: Box<dyn Model>,
+        params: Store,
+        shape: impl Into<BatchShape>,
+        optimizer: OptimizerConfig,
+        options: Options,
+    ) -> Result<Self> {
+        let table = model.table().clone();
+        let (n, float) = (table.elements(), options.precision.of(device)?);
+        let compute = match float == device.float() {
+            true => None,
+            false => Some(Store::of(float, table.clone(), device).at("parameters to compute with")?),
+        };
+        let grads = Store::new(table.clone(), device).at("gradients")?;
+        let moments = Moments::new(&table, device)?;
+        let decay_mask = device::alloc_tensor(device, DType::U8, &[n / ALIGN])?;
+        device.write(&decay_mask, &mask(&table))?;
+        let wide = device.float();
+        let metrics = device::alloc_tensor(device, wide, &[3])?;
+        let scored = device::alloc_tensor(device, wide, &[2])?;
+        let partials = device::alloc_tensor(device, wide, &[GlobalNorm::partials(n)])?;
+        let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
+        let inputs = Inputs::new(device, &*model, shape.into(), float)?;
+        let OptimizerConfig { beta1, beta2, eps, weight_decay, clip } = optimizer;
+        let (p, g) = (params.flat(), grads.flat());
+        let norm = element(metrics, 0);
+        let update = [
+            Op::from(GlobalNorm { x: g, partials, norm }),
+            Op::from(AdamW {
+                params: p,
+                grads: g,
+                m: moments.m.flat(),
+                v: moments.v.flat(),
+                copy: compute.as_ref().map(Store::flat),
+                decay_mask,
+                norm,
+                state,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+                max_norm: clip,
+            }),
+        ];
+        Ok(Learner {
+            params,
+            moments,
+            grads,
+            compute,
+            stale: true,
+            decay_mask,
+            metrics,
+            scored,
+            measured: Vec::new(),
+            partials,
+            state,
+            inputs,
+            tape: Tape::new(float, state),
+            vars: Vec::with_capacity(table.params.len()),
+            scores: [None; 2],
+            update,
+            train_cost: StepCost::default(),
+            evaluation_flops: 0,
+            optimizer,
+            options,
+            passes: 0,
+            model,
+        })
+    }
+
+    /// One step of training on `fields`, the inputs that are not fixed, in micro-batches of the shape that [`Learner::new`] was
+    /// given; then one update. Losses and gradients are those of the mean over all scored items of the fields, however many
+    /// micro-batches they are cut into and whichever of these the items are in.
+    ///
+    /// # Errors
+    /// As [`Learner::submit`] and [`Learner::report`].
+    pub fn step(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<StepReport> {
+        let submitted = self.submit(device, fields, lr)?;
+        self.report(device, submitted)
+    }
+
+    /// [`Learner::step`] of a model that predicts the next token: ids and labels `[n batch, time]`.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn step_tokens(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], lr: f64) -> Result<StepReport> {
+        self.step(device, &[Field::Ints(ids.to_vec()), Field::Ints(labels.to_vec())], lr)
+    }
+
+    /// Starts a step. Where the device works on its own, a next one may be started before this one has ended.
+    ///
+    /// # Errors
+    /// Fields that are no whole number of micro-batches. Errors of the device.
+    pub fn submit(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<Submitted> {
+        let micro = self.inputs.micro_batches(fields)?;
+        self.moments.updates += 1;
+        let correction = |beta: f64| (1.0 - beta.powf(self.moments.updates as f64)) as f32;
+        let (bias1, bias2) = (correction(self.optimizer.beta1), correction(self.optimizer.beta2));
+        // A step has at most two losses for each micro-batch.
+        self.make_room(device, 2 * micro)?;
+        self.refresh(device)?;
+        let (mut cost, mut losses) = (StepCost::default(), 0);
+        self.write_scored(device, fields)?;
+        let smoothing = self.options.smoothing;
+        let options = [0, 1].map(|loss| {
+            let scored = Some(element(self.scored, loss));
+            LossOptions { scored, smoothing, ..LossOptions::default() }
+        });
+        for i in 0..micro {
+            self.passes = self.passes.wrapping_add(1);
+            let lr = lr as f32;
+            let state = StepState { step: self.passes, lr, bias1, bias2, ..StepState::with_seed(self.options.seed) };
+            device.write(&self.state, bytemuck::bytes_of(&state))?;
+            let recorded = Recorded { mode: Mode::Train { accumulate: i > 0 }, update: i + 1 == micro };
+            let (first, second) = self.record(device, (fields, i), recorded, options)?;
+            let StepCost { model_flops, hardware_flops, activation_bytes } = self.tape.cost();
+            cost.model_flops += model_flops;
+            cost.hardware_flops += hardware_flops;
+            cost.activation_bytes = cost.activation_bytes.max(activation_bytes);
+            for loss in [Some(first), second].into_iter().flatten() {
+                losses += 1;
+                device.copy(&self.tape.value(loss)?, &element(self.metrics, losses))?;
+            }
+        }
+        self.train_cost = cost;
+        let measured = self.metrics.row_block(0, 1).columns(0, 1 + losses);
+        Ok(Submitted { ticket: device.post(&measured)?, losses, update: self.moments.updates })
+    }
+
+    /// Brings to the device what the losses of a step are means over.
+    fn write_scored(&mut self, device: &mut dyn Device, fields: &[Field]) -> Result<()> {
+        let scored = self.inputs.scored(fields).map(|count| count as f64);
+        match self.scored.dtype() {
+            DType::F64 => device.write(&self.scored, bytemuck::cast_slice(&scored)),
+            // Exact up to 2^24 items, and off by 2^-24 of the mean beyond.
+            _ => device.write(&self.scored, bytemuck::cast_slice(&scored.map(|count| count as f32))),
+        }
+    }
+
+    /// What a step has measured, once it has ended.
+    ///
+    /// # Errors
+    /// A loss or norm that is not finite: training has diverged. Errors of the device.
+    pub fn report(&mut self, device: &mut dyn Device, submitted: Submitted) -> Result<StepReport> {
+        let Submitted { ticket, losses, update } = submitted;
+        let size = self.metrics.dtype().bytes();
+        self.measured.resize((1 + losses) * size, 0);
+        device.collect(ticket, &mut self.measured)?;
+        let number = |bytes: &[u8]| match bytes.try_into() {
+            Ok(double) => f64::from_le_bytes(double),
+            Err(_) => f64::from(bytes.try_into().map_or(f32::NAN, f32::from_le_bytes)),
+        };
+        let mut numbers = self.measured.chunks_exact(size).map(number);
+        let grad_norm = numbers.next().unwrap_or(f64::NAN);
+        let report = StepReport { loss: numbers.sum(), grad_norm };
+        if !report.loss.is_finite() || !report.grad_norm.is_finite() {
+            bail!(
+                "training diverged: loss {} and gradient norm {} at update {update}; lower the learning rate or lengthen the \
+                 warm-up",
+                report.loss,
+                report.grad_norm,
+            );
+        }
+        Ok(report)
+    }
+
+    /// Gradients of the last step, before clipping.
+    pub fn grads(&self) -> &Store {
+        &self.grads
+    }
+
+    /// To be called after the parameters were written from outside.
+    pub fn params_changed(&mut self) {
+        self.stale = true;
+    }
+
+    /// Brings what is computed with up to date with the parameters.
+    fn refresh(&mut self, device: &mut dyn Device) -> Result<()> {
+        if let (Some(compute), true) = (&self.compute, self.stale) {
+            device.run(&Accumulate { x: self.params.flat(), out: compute.flat(), add: false }.into())?;
+        }
+        self.stale = false;
+        Ok(())
+    }
+
+    /// Metrics of as many losses.
+    fn make_room(&mut self, device: &mut dyn Device, losses: usize) -> Result<()> {
+        if self.metrics.numel() <= losses {
+            let wide = self.metrics.dtype();
+            let larger = device::alloc_tensor(device, wide, &[1 + losses])?;
+            free(device, std::mem::replace(&mut self.metrics, larger));
+            if let Op::GlobalNorm(op) = &mut self.update[0] {
+                op.norm = element(larger, 0);
+            }
+            if let Op::AdamW(op) = &mut self.update[1] {
+                op.norm = element(larger, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over moments.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    pub fn adopt(&mut self, device: &mut dyn Device, moments: &Moments) -> Result<()> {
+        device.copy(&moments.m.flat(), &self.moments.m.flat())?;
+        device.copy(&moments.v.flat(), &self.moments.v.flat())?;
+        self.moments.updates = moments.updates;
+        Ok(())
+    }
+
+    /// Goes on as after so many micro-batches.
+    pub fn count_from(&mut self, passes: u32) {
+        self.passes = passes;
+    }
+
+    /// Micro-batches trained on so far.
+    pub fn passes(&self) -> u32 {
+        self.passes
+    }
+
+    /// Adds the losses of a batch to `means`, without dropout and without learning from it.
+    ///
+    /// # Errors
+    /// As [`Learner::submit`], for one micro-batch.
+    pub fn evaluate(&mut self, device: &mut dyn Device, fields: &[Field], means: &mut Means) -> Result<()> {
+        let micro = self.inputs.micro_batches(fields)?;
+        if micro != 1 {
+            bail!("{micro} batches are given where one is evaluated");
+        }
+        self.refresh(device)?;
+        let recorded = Recorded { mode: Mode::Evaluate, update: false };
+        let (first, second) = self.record(device, (fields, 0), recorded, EachLoss::default())?;
+        self.evaluation_flops = self.tape.cost().model_flops;
+        means.add(read_losses(device, &self.tape, [Some(first), second])?, self.inputs.scored(fields));
+        Ok(())
+    }
+
+    /// The scores of the examples of the evaluation before: see [`read_scores`].
+    ///
+    /// # Errors
+    /// Errors of the device; the device or the tape has been used since.
+    pub fn scores(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
+        read_scores(device, &self.tape, self.scores)
+    }
+
+    /// Writes micro-batch `number` of the fields, records its step and runs it.
+    fn record(
+        &mut self,
+        device: &mut dyn Device,
+        (fields, number): (&[Field], usize),
+        Recorded { mode, update }: Recorded,
+        options: EachLoss,
+    ) -> Result<Losses> {
+        self.inputs.write(device, fields, number)?;
+        let tape = &mut self.tape;
+        tape.begin(mode);
+        let inputs = self.inputs.declare(tape);
+        let weights = self.compute.as_ref().unwrap_or(&self.params);
+        match mode {
+            Mode::Evaluate => weights.declare_frozen(tape, &mut self.vars),
+            Mode::Train { .. } => weights.declare(tape, &self.grads, &mut self.vars),
+        }
+        let (losses, scores) = match mode {
+            Mode::Evaluate => self.model.evaluation(tape, &self.vars, inputs),
+            Mode::Train { .. } => {
+                (self.model.loss(tape, &self.vars, inputs, options, self.options.recompute), [None; 2])
+            }
+        };
+        self.scores = scores;
+        let pair = [losses.0, losses.1.unwrap_or(losses.0)];
+        let all = &pair[..1 + usize::from(losses.1.is_some())];
+        match mode {
+            Mode::Evaluate => all.iter().chain(scores.iter().flatten()).for_each(|value| tape.keep(*value)),
+            Mode::Train { .. } => tape.backward(all),
+        }
+        if update {
+            self.update.iter().for_each(|op| tape.append(*op));
+        }
+        tape.run(device)?;
+        Ok(losses)
+    }
+
+    /// FLOPs of the training step before, with its update. Zero before the first step.
+    pub fn step_flops(&self) -> StepFlops {
+        StepFlops { model: self.train_cost.model_flops, hardware: self.train_cost.hardware_flops }
+    }
+
+    /// Memory of the activations of the training step before. Zero before the first one.
+    pub fn activation_bytes(&self) -> usize {
+        self.train_cost.activation_bytes
+    }
+
+    /// FLOPs of the evaluation before. Zero before the first one.
+    pub fn evaluation_flops(&self) -> u64 {
+        self.evaluation_flops
+    }
+
+    /// Ends training: gives back all memory but the parameters.
+    pub fn finish(self, device: &mut dyn Device) -> (Box<dyn Model>, Store) {
+        let (model, params, moments) = self.finish_keeping_moments(device);
+        moments.free(device);
+        (model, params)
+    }
+
+    /// As [`Learner::finish`], with the moments.
+    pub fn finish_keeping_moments(mut self, device: &mut dyn Device) -> (Box<dyn Model>, Store, Moments) {
+        self.tape.forget(device);
+        self.grads.free(device);
+        self.compute.into_iter().for_each(|store| store.free(device));
+        let own = [self.decay_mask, self.metrics, self.scored, self.partials, self.state];
+        for t in own.into_iter().chain(self.inputs.memory()) {
+            free(device, t);
+        }
+        (self.model, self.params, self.moments)
+    }
+}
+
+/// What a step is recorded for, and whether the update follows.
+#[derive(Clone, Copy)]
+struct Recorded {
+    mode: Mode,
+    update: bool,
+}
+
+impl Precision {
+    /// The type on a device.
+    ///
+    /// # Errors
+    /// The device does not compute in it: says which do.
+    pub fn of(self, device: &dyn Device) -> Result<DType> {
+        match self {
+            Precision::F32 => Ok(device.float()),
+            Precision::Bf16 if device.computes_in(DType::BF16) => Ok(DType::BF16),
+            Precision::Bf16 => bail!(
+                "train.precision: the device {} does not compute in bf16; use \"f32\", or --device cuda or emulator",
+                device.name()
+            ),
+        }
+    }
+}
+
+fn element(t: Tensor, i: usize) -> Tensor {
+    Tensor::new(t.place(), t.dtype(), i, &[1])
+}
+
+fn free(device: &mut dyn Device, t: Tensor) {
+    if let Place::Arena(arena) = t.place() {
+        device.free(arena);
+    }
+}
+
+/// One byte for each 64 elements of the arena: whether they decay.
+fn mask(table: &ParamTable) -> Vec<u8> {
+    let mut mask = vec![0; table.elements() / ALIGN];
+    for (i, param) in table.params.iter().enumerate() {
+        let end = if i + 1 < table.params.len() { table.offset(i + 1) } else { table.elements() };
+        mask[table.offset(i) / ALIGN..end / ALIGN].fill(u8::from(param.decay));
+    }
+    mask
+}
