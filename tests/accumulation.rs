@@ -9,7 +9,7 @@ use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::model::{BatchShape, Model};
-use vcycle::train::state::{Learner, OptimizerConfig, Options, StepReport};
+use vcycle::train::state::{OptimizerConfig, Options, StepReport, TrainState};
 
 const BATCH: usize = 4;
 const TIME: usize = 8;
@@ -46,7 +46,7 @@ fn train(name: &str, micro: usize, eps: f64) -> (Vec<StepReport>, Vec<f64>, Vec<
     let before = device::read_floats(device, &params.flat()).expect("values");
     let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps, weight_decay: 0.1, clip: 1.0 };
     let batch = (BATCH / micro, TIME);
-    let mut learner = Learner::new(device, model, params, batch, optimizer, Options::default()).expect("memory");
+    let mut learner = TrainState::new(device, model, params, batch, optimizer, Options::default()).expect("memory");
     let reports = (0..STEPS as i32).map(|step| {
         let ids: Vec<i32> = (0..(BATCH * TIME) as i32).map(|i| (i * i + step * 5) % 29).collect();
         let labels: Vec<i32> = ids.iter().map(|id| (id * 3 + 1) % 29).collect();
@@ -234,7 +234,7 @@ fn step(rows: &Rows, micro: usize) -> (f64, Vec<f64>) {
     params.initialise(device, 5).expect("written");
     let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: f64::INFINITY };
     let shape = BatchShape { batch: micro, ..rows.shape };
-    let mut learner = Learner::new(device, model, params, shape, optimizer, Options::default()).expect("memory");
+    let mut learner = TrainState::new(device, model, params, shape, optimizer, Options::default()).expect("memory");
     let mut fields: Vec<Field> = Vec::new();
     for first in (0..rows.shape.batch).step_by(micro) {
         for (number, part) in (rows.fields)(first..first + micro).into_iter().enumerate() {

@@ -6,13 +6,13 @@ use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::StepState;
 use vcycle::families::build;
 use vcycle::model::store::Store;
-use vcycle::train::memory_estimate::Budget;
-use vcycle::train::state::{Learner, Options};
+use vcycle::train::memory_estimate::MemoryEstimate;
+use vcycle::train::state::{Options, TrainState};
 
 const VOCAB: usize = 60;
 
 /// The bytes of one kind, of each level.
-fn of<'a>(budget: &'a Budget, what: &str) -> &'a [usize] {
+fn of<'a>(budget: &'a MemoryEstimate, what: &str) -> &'a [usize] {
     &budget.lines.iter().find(|line| line.what == what).unwrap_or_else(|| panic!("no line {what}")).bytes
 }
 
@@ -23,7 +23,7 @@ fn the_budget_is_what_learners_take() {
         let config = Config::read("configs/gpt-tiny.toml".as_ref(), &changes).expect("a configuration");
         let all = build::build(&config, VOCAB).expect("levels");
         let mut device = Cpu::new(2);
-        let budget = Budget::new(&config, &all, &device).expect("a budget");
+        let budget = MemoryEstimate::new(&config, &all, &device).expect("a budget");
         let (mut waiting, batch) = (0, config.train.batch / config.train.accumulate);
         for (i, level) in all.into_iter().enumerate() {
             let elements = level.table().elements();
@@ -32,7 +32,7 @@ fn the_budget_is_what_learners_take() {
             let options = Options { seed: 1, recompute: config.train.recompute, ..Options::default() };
             let sizes = (batch, config.model.context);
             let mut learner =
-                Learner::new(&mut device, level, params, sizes, config.optimizer(), options).expect("memory");
+                TrainState::new(&mut device, level, params, sizes, config.optimizer(), options).expect("memory");
             let tokens = vec![1; batch * config.model.context];
             learner.step_tokens(&mut device, &tokens, &tokens, 1e-3).expect("a step");
             assert_eq!(of(&budget, "activations")[i], learner.activation_bytes(), "{changes:?}, level {i}");

@@ -10,7 +10,7 @@ mod captured {
     use vcycle::model::Model;
     use vcycle::model::gpt::{Gpt, GptConfig};
     use vcycle::model::store::Store;
-    use vcycle::train::state::{Learner, OptimizerConfig, Options, Precision, StepReport};
+    use vcycle::train::state::{OptimizerConfig, Options, Precision, StepReport, TrainState};
 
     /// Three steps of two micro-batches each, and an evaluation.
     fn train(graphs: bool, precision: Precision) -> (Vec<StepReport>, f64, Vec<f32>) {
@@ -38,7 +38,7 @@ mod captured {
         let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
         let options = Options { seed: 3, precision, ..Options::default() };
         let mut learner =
-            Learner::new(&mut device, Box::new(gpt), params, (2, 16), optimizer, options).expect("memory");
+            TrainState::new(&mut device, Box::new(gpt), params, (2, 16), optimizer, options).expect("memory");
         let tokens = |step: i32| (0..64).map(|i| (i * 7 + step * 13 + i * i) % 50).collect::<Vec<i32>>();
         let reports = (0..3).map(|step| {
             let (ids, labels) = (tokens(step), tokens(step + 1));

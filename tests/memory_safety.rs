@@ -9,14 +9,14 @@ use std::time::Duration;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::cuda::Cuda;
 use vcycle::device::cuda::driver::{Driver, Part, Rows};
-use vcycle::device::cuda::gpu_spec::Chip;
+use vcycle::device::cuda::gpu_spec::GpuSpec;
 use vcycle::device::cuda::launch::{Launch, Region};
 use vcycle::device::cuda::variants::ladder;
 use vcycle::device::ops::{ColumnSum, Embedding, Fill, LayerNorm, Linear, Multilevel, Op};
 use vcycle::device::reference::Reference;
 use vcycle::device::{Device, Ticket, alloc_tensor, read_floats, write_floats};
 use vcycle::error::{Error, Result};
-use vcycle::parity::harness::{Choice, Lab};
+use vcycle::parity::harness::{Choice, Harness};
 use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::{DType, Place, Tensor};
 
@@ -104,8 +104,8 @@ fn a_view_of_a_freed_arena_is_refused() {
         refused(device.run(&fill(t, 1.0)), &["freed"]);
         refused(device.capture(&[fill(t, 1.0)]), &["freed"]);
         // Refusals take no place among the tensors on their way to the host.
-        (0..9).for_each(|_| refused(device.post(&t), &["freed"]));
-        device.post(&other).expect("a place");
+        (0..9).for_each(|_| refused(device.read_async(&t), &["freed"]));
+        device.read_async(&other).expect("a place");
     }
 }
 
@@ -134,7 +134,7 @@ fn sizes_beyond_any_memory_are_refused_and_do_not_wrap() {
             assert!(device.read(&t, &mut bytes).is_err(), "{t:?}");
             assert!(device.write(&t, &bytes).is_err(), "{t:?}");
             assert!(device.copy(&t, &t).is_err(), "{t:?}");
-            assert!(device.post(&t).is_err(), "{t:?}");
+            assert!(device.read_async(&t).is_err(), "{t:?}");
             assert!(device.run(&fill(t, 1.0)).is_err(), "{t:?}");
             assert!(device.capture(&[fill(t, 1.0)]).is_err(), "{t:?}");
             let dtype = t.dtype();
@@ -162,9 +162,9 @@ fn row_blocks_stay_in_the_tensor() {
 }
 
 /// A small mapping, on all devices of a lab.
-fn mapping(lab: &mut Lab) -> Multilevel {
+fn mapping(harness: &mut Harness) -> Multilevel {
     let stem = STEMS.iter().find(|stem| stem.name == "multilevel").expect("a stem");
-    match (stem.sample)(lab, Size::Small) {
+    match (stem.sample)(harness, Size::Small) {
         Op::Multilevel(mapping) => mapping,
         other => panic!("{other:?}"),
     }
@@ -174,9 +174,9 @@ fn mapping(lab: &mut Lab) -> Multilevel {
 fn tables_of_a_mapping_are_looked_at_again() {
     for device in devices() {
         let float = device.float();
-        let mut lab = Lab::new(vec![device], Choice::ALL);
-        let mut op = mapping(&mut lab);
-        let device = lab.devices().next().expect("a device");
+        let mut harness = Harness::new(vec![device], Choice::ALL);
+        let mut op = mapping(&mut harness);
+        let device = harness.devices().next().expect("a device");
         for t in [&mut op.src, &mut op.dst, &mut op.weight].into_iter().chain(&mut op.base) {
             *t = t.with_dtype(float);
         }
@@ -199,7 +199,7 @@ fn tables_of_a_mapping_are_looked_at_again() {
             refused(device.capture(&[over, op.into()]), &["fill", "table"]);
             refused(device.capture(&[op.into(), over]), &["fill", "table"]);
         }
-        lab.finish().expect("a sample");
+        harness.finish().expect("a sample");
     }
 }
 
@@ -231,7 +231,7 @@ fn addresses_of_no_allocation_are_refused() {
         assert!(driver.read(wrong, &mut bytes).is_err(), "{wrong:?}");
         assert!(driver.copy(wrong, good).is_err(), "{wrong:?}");
         assert!(driver.copy(good, wrong).is_err(), "{wrong:?}");
-        (0..9).for_each(|_| assert!(driver.post(wrong).is_err(), "{wrong:?}"));
+        (0..9).for_each(|_| assert!(driver.read_async(wrong).is_err(), "{wrong:?}"));
     }
     assert!(driver.write(good, &bytes[..63]).is_err() && driver.read(good, &mut bytes[..63]).is_err());
     assert_eq!(bytes, [7; 64]);
@@ -277,11 +277,11 @@ impl Driver for Fake {
         Ok(())
     }
 
-    fn post(&mut self, _: Rows) -> Result<Ticket> {
+    fn read_async(&mut self, _: Rows) -> Result<Ticket> {
         Ok(Ticket(0))
     }
 
-    fn collect(&mut self, _: Ticket, _: &mut [u8]) -> Result<()> {
+    fn wait_read(&mut self, _: Ticket, _: &mut [u8]) -> Result<()> {
         Ok(())
     }
 
@@ -327,8 +327,8 @@ impl Driver for Fake {
         Ok(())
     }
 
-    fn chip(&self) -> Chip {
-        Chip::A100
+    fn gpu(&self) -> GpuSpec {
+        GpuSpec::A100
     }
 }
 

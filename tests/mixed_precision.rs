@@ -14,7 +14,7 @@ mod gradients {
     use vcycle::parity::random::Random;
     use vcycle::tape::{LossOptions, Mode, Tape};
     use vcycle::tensor::DType;
-    use vcycle::train::state::{Learner, OptimizerConfig, Options, Precision};
+    use vcycle::train::state::{OptimizerConfig, Options, Precision, TrainState};
 
     /// Level 1 of configs/gpt-tiny.toml in shape, with head sizes and lengths that no tile divides.
     fn gpt(heads: usize, head: usize, dropout: f32) -> Gpt {
@@ -43,7 +43,7 @@ mod gradients {
         params.initialise(device, 7).expect("written");
         let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
         let options = Options { seed: 3, precision, ..Options::default() };
-        let mut learner = Learner::new(device, Box::new(gpt), params, (3, 37), optimizer, options).expect("memory");
+        let mut learner = TrainState::new(device, Box::new(gpt), params, (3, 37), optimizer, options).expect("memory");
         let tokens = |add: i32| (0..111).map(|i| (i * i + 5 * i + add) % 61).collect::<Vec<i32>>();
         let report = learner.step_tokens(device, &tokens(0), &tokens(3), 1e-3).expect("a step");
         let count = learner.grads().table.params.len();

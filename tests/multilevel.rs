@@ -16,7 +16,7 @@ use vcycle::multilevel::{
 };
 use vcycle::tape::{Mode, Tape};
 use vcycle::tensor::DType;
-use vcycle::train::state::{Learner, OptimizerConfig, Options};
+use vcycle::train::state::{OptimizerConfig, Options, TrainState};
 
 const VOCAB: usize = 29;
 const TIME: usize = 8;
@@ -358,7 +358,7 @@ fn random_shares_break_the_symmetry_and_equal_ones_keep_it() {
         let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
         let model = Box::new(gpt(1, 4, 4));
         let mut learner =
-            Learner::new(&mut *device, model, grown, (2, TIME), optimizer, Options::default()).expect("memory");
+            TrainState::new(&mut *device, model, grown, (2, TIME), optimizer, Options::default()).expect("memory");
         for step in 0..50i32 {
             let ids: Vec<i32> = (0..2 * TIME as i32).map(|i| (i * i + step * 5) % VOCAB as i32).collect();
             let labels: Vec<i32> = ids.iter().map(|id| (id * 3 + 1) % VOCAB as i32).collect();

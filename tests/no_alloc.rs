@@ -34,7 +34,7 @@ use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::tape::{Mode, Tape, Var};
 use vcycle::tensor::{DType, Tensor};
-use vcycle::train::state::{Learner, OptimizerConfig, Options};
+use vcycle::train::state::{OptimizerConfig, Options, TrainState};
 
 struct Counting;
 
@@ -210,7 +210,7 @@ fn gpt_steps(recompute: bool) {
     let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
     let options = Options { seed: 1, recompute, ..Options::default() };
     let mut learner =
-        Learner::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, options).expect("memory");
+        TrainState::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, options).expect("memory");
     let mut number = 0;
     let mut step = || {
         let fields = batches.next(number).expect("a batch");

@@ -111,13 +111,13 @@ impl Device for Counting {
         self.count(Call::Read { bytes: bytes.len() });
         self.inner.read(from, bytes)
     }
-    fn post(&mut self, from: &Tensor) -> Result<Ticket> {
+    fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
         self.count(Call::Read { bytes: from.numel() * from.dtype().bytes() });
-        self.inner.post(from)
+        self.inner.read_async(from)
     }
 
-    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        self.inner.collect(ticket, bytes)
+    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.inner.wait_read(ticket, bytes)
     }
 
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use vcycle::device::cuda::gpu_spec::Chip;
+use vcycle::device::cuda::gpu_spec::GpuSpec;
 use vcycle::device::cuda::variants::{self, VARIANTS};
 use vcycle::device::ops::{Op, StepState};
 use vcycle::model::EachLoss;
@@ -46,11 +46,11 @@ fn gpt2_step(float: DType) -> Vec<Op> {
 
 #[test]
 fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
-    for chip in [Chip::A100, Chip::H100, Chip::of(114, 1.755e9, 2.0e12, (9, 0))] {
+    for gpu in [GpuSpec::A100, GpuSpec::H100, GpuSpec::of(114, 1.755e9, 2.0e12, (9, 0))] {
         for op in gpt2_step(DType::BF16) {
-            let chosen = variants::choose(&op, &chip).expect("a variant");
+            let chosen = variants::choose(&op, &gpu).expect("a variant");
             let wanted: &[&str] = match op.name() {
-                "linear" if chip.hopper => &["mma64", "wgmma128", "wgmma256"],
+                "linear" if gpu.hopper => &["mma64", "wgmma128", "wgmma256"],
                 "linear" => &["mma64", "mma128", "splitk"],
                 "attention" | "attention_backward" => &["flash"],
                 "embedding_backward" => &["owner"],
@@ -59,7 +59,7 @@ fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
             assert!(wanted.contains(&chosen.name), "{} for {op:?}", chosen.name);
         }
         for op in gpt2_step(DType::F32) {
-            let chosen = variants::choose(&op, &chip).expect("a variant");
+            let chosen = variants::choose(&op, &gpu).expect("a variant");
             assert_ne!(chosen.name, "naive", "{op:?}");
         }
     }
@@ -69,7 +69,7 @@ fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
 #[test]
 fn nothing_adds_in_an_order_of_chance_by_itself() {
     for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
-        assert!(variants::choose(&op, &Chip::H100).is_some_and(|v| v.ordered), "{op:?}");
+        assert!(variants::choose(&op, &GpuSpec::H100).is_some_and(|v| v.ordered), "{op:?}");
     }
     let unordered: Vec<_> = VARIANTS.iter().filter(|v| !v.ordered).map(|v| (v.operation, v.name)).collect();
     assert_eq!(unordered, [("attention_backward", "reduce")]);
@@ -78,9 +78,9 @@ fn nothing_adds_in_an_order_of_chance_by_itself() {
 /// What the time model expects is a time, and better hardware is never expected to be slower.
 #[test]
 fn expected_seconds_are_finite_and_fall_with_better_hardware() {
-    let once = Chip::H100;
+    let once = GpuSpec::H100;
     let (tensor, vector, bandwidth) = (2.0 * once.tensor, 2.0 * once.vector, 2.0 * once.bandwidth);
-    let twice = Chip { tensor, vector, bandwidth, ..once };
+    let twice = GpuSpec { tensor, vector, bandwidth, ..once };
     for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
         for variant in VARIANTS.iter().filter(|v| (v.supports)(&op)) {
             let (slow, fast) = ((variant.seconds)(&op, &once), (variant.seconds)(&op, &twice));

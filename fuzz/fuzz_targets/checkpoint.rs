@@ -17,7 +17,7 @@ use vcycle::train::checkpoint::{Checkpoint, newest_state};
 use vcycle::run::folder::RunFolder;
 use vcycle::train::state::Moments;
 use vcycle::runlog::Metrics;
-use vcycle::train::settings::{Half, changes, check_run};
+use vcycle::train::settings::{Branch, changes, check_run};
 
 fn model() -> &'static Gpt {
     static MODEL: OnceLock<Gpt> = OnceLock::new();
@@ -68,7 +68,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         if let Some(Some((_, state))) = case.accepted(newest_state(&side), "run") {
             if let Some((_, config, _)) = &opened {
                 case.accepted(check_run(&run, config), "");
-                for half in Half::ALL {
+                for half in Branch::ALL {
                     case.accepted(changes(&dir, &state, config, half), "");
                 }
             }

@@ -87,7 +87,7 @@ impl<'a> Maker<'a> {
     }
 
     /// As [`Maker::input`], each number through `f`.
-    pub fn wide_input(&mut self, dims: &[usize], f: fn(f32) -> f32) -> Result<Tensor> {
+    pub fn f32_input(&mut self, dims: &[usize], f: fn(f32) -> f32) -> Result<Tensor> {
         let t = self.alloc(self.float.wide(), dims, 1)?;
         self.fill(&t, f)?;
         Ok(t)
@@ -97,7 +97,7 @@ impl<'a> Maker<'a> {
         self.alloc(self.float, dims, pad)
     }
 
-    pub fn wide_output(&mut self, dims: &[usize], pad: usize) -> Result<Tensor> {
+    pub fn f32_output(&mut self, dims: &[usize], pad: usize) -> Result<Tensor> {
         self.alloc(self.float.wide(), dims, pad)
     }
 

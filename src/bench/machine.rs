@@ -29,7 +29,7 @@ impl Machine {
             #[cfg(emulated)]
             "emulator" => {
                 let options = device::cuda::driver::emulator::Options { threads, ..Default::default() };
-                Ok(Machine::Emulator(Box::new(device::cuda::emulated(options).as_asked()?)))
+                Ok(Machine::Emulator(Box::new(device::cuda::emulated(options).with_requested_variants()?)))
             }
             _ => Ok(Machine::Host(device::open(name, threads)?)),
         }

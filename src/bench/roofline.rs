@@ -91,8 +91,8 @@ impl Roofline {
 fn moves(maker: &mut Maker, cache: usize, part: f64) -> Result<[f64; 2]> {
     let wide = maker.float.wide();
     let count = (4 * cache).max(1 << 20) / wide.bytes();
-    let x = maker.wide_input(&[count], |x| x)?;
-    let out = maker.wide_output(&[count], 1)?;
+    let x = maker.f32_input(&[count], |x| x)?;
+    let out = maker.f32_output(&[count], 1)?;
     let [copy, add] = [false, true].map(|add| best(maker, Accumulate { x, out, add }.into(), part, |cost| cost.bytes));
     maker.free();
     Ok([copy?, add?])

@@ -14,7 +14,7 @@ use crate::memory;
 use crate::model::store::Store;
 use crate::model::{BatchShape, Model};
 use crate::train::memory_estimate;
-use crate::train::state::{Learner, OptimizerConfig, Options, Precision, StepFlops};
+use crate::train::state::{OptimizerConfig, Options, Precision, StepFlops, TrainState};
 use std::time::Instant;
 
 /// What steps took.
@@ -60,7 +60,7 @@ pub fn measure(machine: &mut Machine, shape: &Shape, precision: Precision, effor
     store.initialise(device, 1)?;
     let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: f64::INFINITY };
     let options = Options { seed: 1, precision, ..Options::default() };
-    let mut learner = Learner::new(device, model, store, shape, optimizer, options)?;
+    let mut learner = TrainState::new(device, model, store, shape, optimizer, options)?;
     let Timed { seconds, loss, joules } = timed(device, &mut learner, &mut batches, effort, &mut meter)?;
     let operations = apart(device, &mut learner, &mut batches)?;
     let Some(summary) = Summary::of(&seconds) else { bail!("no step was measured") };
@@ -84,7 +84,7 @@ fn wanted(model: &dyn Model, device: &dyn Device, shape: BatchShape, precision: 
     Ok(parts.into_iter().fold(all, usize::saturating_add))
 }
 
-fn step(device: &mut dyn Device, learner: &mut Learner, batches: &mut Batches) -> Result<f64> {
+fn step(device: &mut dyn Device, learner: &mut TrainState, batches: &mut Batches) -> Result<f64> {
     Ok(learner.step(device, batches.renew(), 3e-4)?.loss)
 }
 
@@ -100,7 +100,7 @@ struct Timed {
 
 fn timed(
     device: &mut dyn Device,
-    learner: &mut Learner,
+    learner: &mut TrainState,
     batches: &mut Batches,
     effort: Effort,
     meter: &mut Option<Meter>,
@@ -123,7 +123,7 @@ fn timed(
 }
 
 /// Seconds of a step by kind of operation, the longest first.
-fn apart(device: &mut dyn Device, learner: &mut Learner, batches: &mut Batches) -> Result<Vec<(&'static str, f64)>> {
+fn apart(device: &mut dyn Device, learner: &mut TrainState, batches: &mut Batches) -> Result<Vec<(&'static str, f64)>> {
     // Operations then run one by one, and not as a graph.
     device.timings().record(0);
     device.timings().reset();

@@ -1,7 +1,7 @@
 //! What `reference` and `cpu` share: arenas in host memory, checked views into them, captured lists of operations.
 
 use super::arena::Arena;
-use super::async_reads::Posts;
+use super::async_reads::AsyncReads;
 use super::ops::Op;
 use super::{Graph, Ticket, bounds};
 use crate::bail;
@@ -17,7 +17,7 @@ pub struct Host {
     /// By number; a number is given once.
     arenas: Vec<Option<Arena>>,
     graphs: Vec<Option<Captured>>,
-    posts: Posts,
+    async_reads: AsyncReads,
 }
 
 /// A captured list.
@@ -111,20 +111,20 @@ impl Host {
         Ok(())
     }
 
-    pub fn post(&mut self, from: &Tensor) -> Result<Ticket> {
+    pub fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
         // Before a place is taken.
         self.locate(from)?;
-        let mut posts = std::mem::take(&mut self.posts);
-        let posted = posts.post(from.bytes()).and_then(|(ticket, bytes)| {
+        let mut async_reads = std::mem::take(&mut self.async_reads);
+        let posted = async_reads.read_async(from.bytes()).and_then(|(ticket, bytes)| {
             self.read(from, bytes)?;
             Ok(ticket)
         });
-        self.posts = posts;
+        self.async_reads = async_reads;
         posted
     }
 
-    pub fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        self.posts.collect(ticket, bytes)
+    pub fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.async_reads.wait_read(ticket, bytes)
     }
 
     /// Calls `each` with the first byte of every row and where the row lies in a packed buffer.

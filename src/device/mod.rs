@@ -66,15 +66,15 @@ pub trait Device {
     /// Device to host, after the work in flight: the rows of `from` back to back.
     fn read(&mut self, from: &Tensor, bytes: &mut [u8]) -> Result<()>;
 
-    /// Starts to bring a tensor to the host, after the work in flight, and does not wait. At most [`POSTS`] may be under way;
+    /// Starts to bring a tensor to the host, after the work in flight, and does not wait. At most [`MAX_ASYNC_READS`] may be under way;
     /// each is to be collected.
     ///
     /// # Errors
     /// Too many under way.
-    fn post(&mut self, from: &Tensor) -> Result<Ticket>;
+    fn read_async(&mut self, from: &Tensor) -> Result<Ticket>;
 
     /// The rows of a posted tensor back to back, as they were after the work then in flight. Waits for that work and none later.
-    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
+    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
 
     /// Device to device; equal rows and types, which do not overlap.
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()>;
@@ -110,7 +110,7 @@ pub trait Device {
 }
 
 /// Tensors that may be on their way to the host at one time.
-pub const POSTS: usize = 4;
+pub const MAX_ASYNC_READS: usize = 4;
 
 /// Names that [`open`] knows, for messages and `vcycle info`.
 pub const NAMES: &[&str] = &["cpu", "reference", "cuda", "emulator"];
@@ -132,7 +132,7 @@ pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
 #[cfg(emulated)]
 fn emulator(threads: usize) -> Result<Box<dyn Device>> {
     let options = cuda::driver::emulator::Options { threads, ..Default::default() };
-    Ok(Box::new(cuda::emulated(options).as_asked()?))
+    Ok(Box::new(cuda::emulated(options).with_requested_variants()?))
 }
 
 #[cfg(not(emulated))]
@@ -220,26 +220,26 @@ pub fn read_scalar(device: &mut dyn Device, from: &Tensor) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::ops::ColumnSum;
-    use crate::parity::harness::Lab;
+    use crate::parity::harness::Harness;
     use crate::parity::{STEMS, Size};
 
     /// Run and captured, on one thread and two, beside the reference.
     #[test]
     fn every_operation_leaves_the_same_bits_on_two_threads() {
-        let mut lab = Lab::cpu(&[1, 2], true);
+        let mut harness = Harness::cpu(&[1, 2], true);
         for stem in STEMS {
             let op = match stem.name {
                 // The sample is of rows far apart, which take Miri minutes to look through.
                 "column_sum" => {
-                    let (x, out) = (lab.input((&[5, 7], 9)), lab.wide_input((&[7], 0)));
+                    let (x, out) = (harness.input((&[5, 7], 9)), harness.f32_input((&[7], 0)));
                     ColumnSum { x, out, accumulate: true }.into()
                 }
-                _ => (stem.sample)(&mut lab, Size::Small),
+                _ => (stem.sample)(&mut harness, Size::Small),
             };
-            lab.check(op, |_, _| f64::INFINITY);
-            lab.clear();
+            harness.check(op, |_, _| f64::INFINITY);
+            harness.clear();
         }
-        lab.finish().expect("operations that fit");
-        assert_eq!(lab.checked.len(), STEMS.len());
+        harness.finish().expect("operations that fit");
+        assert_eq!(harness.checked.len(), STEMS.len());
     }
 }

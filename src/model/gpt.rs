@@ -3,7 +3,7 @@
 //!
 //! Names and layout are those of Hugging Face's `GPT2LMHeadModel`: weights `[in, out]`.
 
-use super::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
+use super::params::{Axis, Fan, Init, Kind, Param, ParamTable, Role};
 use super::{BatchShape, EachLoss, Family, Input, Losses, Model, check_sizes};
 use crate::device::ops::Activation;
 use crate::error::Result;
@@ -152,8 +152,8 @@ impl GptConfig {
 fn params(config: &GptConfig) -> Vec<Param> {
     let &GptConfig { vocab, context, width, layers, ffn, init_std, .. } = config;
     let (out, input) =
-        (|role, size| Axis::new(Side::Out, &[(role, size)]), |role, size| Axis::new(Side::In, &[(role, size)]));
-    let qkv = || Axis::new(Side::Out, &[(Role::QueryKey, width), (Role::QueryKey, width), (Role::Value, width)]);
+        (|role, size| Axis::new(Fan::Out, &[(role, size)]), |role, size| Axis::new(Fan::In, &[(role, size)]));
+    let qkv = || Axis::new(Fan::Out, &[(Role::QueryKey, width), (Role::QueryKey, width), (Role::Value, width)]);
     let embed = || out(Role::Embed, width);
     let (normal, scaled) = (Init::Normal(init_std), Init::Normal(init_std / (2.0 * layers as f64).sqrt()));
     let (zero, one) = (Init::Constant(0.0), Init::Constant(1.0));

@@ -35,7 +35,7 @@ impl Role {
 
 /// Whether an axis produces or consumes what its role names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
+pub enum Fan {
     Out,
     In,
 }
@@ -43,12 +43,12 @@ pub enum Side {
 /// One axis of a parameter. Several parts where projections are fused: Q, K and V of one weight are mapped apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Axis {
-    pub side: Side,
+    pub side: Fan,
     pub parts: Vec<(Role, usize)>,
 }
 
 impl Axis {
-    pub fn new(side: Side, parts: &[(Role, usize)]) -> Self {
+    pub fn new(side: Fan, parts: &[(Role, usize)]) -> Self {
         Axis { side, parts: parts.to_vec() }
     }
 

@@ -15,7 +15,7 @@ use super::scheme::{Grouping, Groups};
 use crate::bail;
 use crate::device::ops::philox::philox;
 use crate::error::Result;
-use crate::model::params::{Kind, ParamTable, Side};
+use crate::model::params::{Fan, Kind, ParamTable};
 use serde::{Deserialize, Serialize};
 
 /// How width is mapped.
@@ -99,7 +99,7 @@ impl Rules {
     }
 
     /// Weight of a big unit in the sum that makes its small unit, along one axis of a parameter.
-    pub(super) fn coalesce_width(&self, kind: Kind, side: Side, group: usize) -> f64 {
+    pub(super) fn coalesce_width(&self, kind: Kind, side: Fan, group: usize) -> f64 {
         match self.width_kind(kind, side) {
             WidthKind::Produces => 1.0 / group as f64,
             WidthKind::Consumes => 1.0,
@@ -108,7 +108,7 @@ impl Rules {
     }
 
     /// Weight of a small unit in one of its big units; `share` is that unit's.
-    pub(super) fn decoalesce_width(&self, kind: Kind, side: Side, share: f64) -> f64 {
+    pub(super) fn decoalesce_width(&self, kind: Kind, side: Fan, share: f64) -> f64 {
         match self.width_kind(kind, side) {
             WidthKind::Produces => 1.0,
             WidthKind::Consumes => share,
@@ -117,14 +117,14 @@ impl Rules {
     }
 
     /// Whether the members of a group take shares along this axis.
-    pub(super) fn has_shares(&self, kind: Kind, side: Side) -> bool {
+    pub(super) fn has_shares(&self, kind: Kind, side: Fan) -> bool {
         self.width_kind(kind, side) == WidthKind::Consumes
     }
 
-    fn width_kind(&self, kind: Kind, side: Side) -> WidthKind {
+    fn width_kind(&self, kind: Kind, side: Fan) -> WidthKind {
         match (self.width, kind, side) {
-            (WidthRule::Paper, Kind::Embedding, Side::Out) => WidthKind::PaperEmbedding,
-            (WidthRule::Exact, Kind::HeadNorm, _) | (_, _, Side::In) => WidthKind::Consumes,
+            (WidthRule::Paper, Kind::Embedding, Fan::Out) => WidthKind::PaperEmbedding,
+            (WidthRule::Exact, Kind::HeadNorm, _) | (_, _, Fan::In) => WidthKind::Consumes,
             _ => WidthKind::Produces,
         }
     }

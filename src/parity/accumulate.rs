@@ -1,8 +1,8 @@
 use super::Size;
-use super::harness::{EPS, Gap, Lab, WHOLE};
+use super::harness::{EPS, Gap, Harness, WHOLE};
 use crate::device::ops::{Accumulate, Op};
 
-pub fn cases(lab: &mut Lab) {
+pub fn cases(harness: &mut Harness) {
     // 4104: a vector more than a block takes at once, in f32 and in bf16.
     for dims in
         [&[1usize][..], &[1, 1], &[3, 5], &[7, 64], &[2, 3, 17], &[129, 131], &[8], &[4104], &[3, 24], &[2, 4104]]
@@ -18,25 +18,25 @@ pub fn cases(lab: &mut Lab) {
             (true, Gap::None, WHOLE),
             (true, WHOLE, WHOLE),
         ] {
-            let (px, po) = (lab.pitch(width, of_x), lab.pitch(width, of_out));
-            let x = lab.input((dims, px));
-            let out = if add { lab.input((dims, po)) } else { lab.output((dims, po)) };
+            let (px, po) = (harness.pitch(width, of_x), harness.pitch(width, of_out));
+            let x = harness.input((dims, px));
+            let out = if add { harness.input((dims, po)) } else { harness.output((dims, po)) };
             // One addition, rounded once; a copy not at all.
             let rounding = if add { EPS } else { 0.0 };
-            lab.check(Accumulate { x, out, add }, |_, want| rounding * want.abs());
-            lab.clear();
+            harness.check(Accumulate { x, out, add }, |_, want| rounding * want.abs());
+            harness.clear();
         }
     }
     // Rows that begin beside a multiple of 16 bytes.
-    let (x, out) = (lab.input((&[3, 17], 24)).columns(1, 16), lab.output((&[3, 16], 0)));
-    lab.check(Accumulate { x, out, add: false }, |_, _| 0.0);
-    lab.clear();
-    mixed(lab);
+    let (x, out) = (harness.input((&[3, 17], 24)).columns(1, 16), harness.output((&[3, 16], 0)));
+    harness.check(Accumulate { x, out, add: false }, |_, _| 0.0);
+    harness.clear();
+    mixed(harness);
 }
 
 /// From one type to another.
-fn mixed(lab: &mut Lab) {
-    let (float, wide) = (lab.float, lab.float.wide());
+fn mixed(harness: &mut Harness) {
+    let (float, wide) = (harness.float, harness.float.wide());
     if float == wide {
         return;
     }
@@ -52,24 +52,24 @@ fn mixed(lab: &mut Lab) {
                 (true, Gap::UpTo(4), Gap::None),
                 (true, Gap::UpTo(4), Gap::UpTo(4)),
             ] {
-                let (px, po) = (lab.pitch(width, of_x), lab.pitch(width, of_out));
-                let x = lab.input_of(from, (dims, px));
-                let out = if add { lab.input_of(to, (dims, po)) } else { lab.output_of(to, (dims, po)) };
+                let (px, po) = (harness.pitch(width, of_x), harness.pitch(width, of_out));
+                let x = harness.input_of(from, (dims, px));
+                let out = if add { harness.input_of(to, (dims, po)) } else { harness.output_of(to, (dims, po)) };
                 let rounding = if add { EPS } else { 0.0 };
-                lab.check(Accumulate { x, out, add }, |_, want| rounding * want.abs());
-                lab.clear();
+                harness.check(Accumulate { x, out, add }, |_, want| rounding * want.abs());
+                harness.clear();
             }
         }
     }
     // Rows that begin beside a multiple of four elements.
     for (from, to) in [(float, wide), (wide, float)] {
-        let (x, out) = (lab.input_of(from, (&[3, 10], 12)).columns(2, 8), lab.output_of(to, (&[3, 8], 0)));
-        lab.check(Accumulate { x, out, add: false }, |_, _| 0.0);
-        lab.clear();
+        let (x, out) = (harness.input_of(from, (&[3, 10], 12)).columns(2, 8), harness.output_of(to, (&[3, 8], 0)));
+        harness.check(Accumulate { x, out, add: false }, |_, _| 0.0);
+        harness.clear();
     }
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
     let rows = if size == Size::Large { 999 } else { 3 };
-    Accumulate { x: lab.input((&[rows, 101], 0)), out: lab.input((&[rows, 101], 103)), add: true }.into()
+    Accumulate { x: harness.input((&[rows, 101], 0)), out: harness.input((&[rows, 101], 103)), add: true }.into()
 }

@@ -1,5 +1,5 @@
 use super::Size;
-use super::harness::{BF16_ROUNDING, EPS, Gap, Lab, WHOLE, dot};
+use super::harness::{BF16_ROUNDING, EPS, Gap, Harness, WHOLE, dot};
 use crate::device::ops::{Attention, AttentionBackward, Mask, Op, StepState};
 use crate::tensor::{DType, Tensor};
 
@@ -110,25 +110,25 @@ struct Options {
     gap: Gap,
 }
 
-fn of(lab: &mut Lab, (batch, tq, tk, heads, d): Sizes, with: Options) -> Attention {
+fn of(harness: &mut Harness, (batch, tq, tk, heads, d): Sizes, with: Options) -> Attention {
     let [like_q, like_k] = [[batch, tq, heads, d], [batch, tk, heads, d]];
     let [q, k, v] = if with.fused {
         let [batch, time, heads, d] = like_q;
-        split(rows(lab, [batch, time, 3, heads * d], with.gap, false), heads)
+        split(rows(harness, [batch, time, 3, heads * d], with.gap, false), heads)
     } else {
-        [like_q, like_k, like_k].map(|dims| rows(lab, dims, with.gap, false))
+        [like_q, like_k, like_k].map(|dims| rows(harness, dims, with.gap, false))
     };
-    let out = rows(lab, like_q, with.gap, true);
-    let lse = lab.wide_output((&[batch, heads, tq], 0));
+    let out = rows(harness, like_q, with.gap, true);
+    let lse = harness.f32_output((&[batch, heads, tq], 0));
     let key_mask = with.key_mask.then(|| {
-        let mut seen = lab.random.ids(batch * tk, 3);
+        let mut seen = harness.random.ids(batch * tk, 3);
         // The last sequence has no key at all: zeros, and a log-sum-exp of -infinity.
         seen[(batch - 1) * tk..].fill(if batch > 1 { 0 } else { 1 });
-        let pitch = lab.pitch(tk, with.gap).max(tk);
-        lab.rows_of_integers((&[batch, tk], pitch), &seen)
+        let pitch = harness.pitch(tk, with.gap).max(tk);
+        harness.rows_of_integers((&[batch, tk], pitch), &seen)
     });
     let dropout = (with.dropout > 0.0).then(|| {
-        let state = lab.state(&StepState { step: 5, ..StepState::with_seed(77) });
+        let state = harness.state(&StepState { step: 5, ..StepState::with_seed(77) });
         Mask { p: with.dropout, site: 2, state }
     });
     let scale = 1.0 / (d as f64).sqrt();
@@ -136,10 +136,10 @@ fn of(lab: &mut Lab, (batch, tq, tk, heads, d): Sizes, with: Options) -> Attenti
 }
 
 /// `[B, T, H, D]` with a gap after all heads of a time.
-fn rows(lab: &mut Lab, [batch, time, heads, d]: [usize; 4], gap: Gap, poison: bool) -> Tensor {
-    let pitch = lab.pitch(heads * d, gap);
+fn rows(harness: &mut Harness, [batch, time, heads, d]: [usize; 4], gap: Gap, poison: bool) -> Tensor {
+    let pitch = harness.pitch(heads * d, gap);
     let shape = (&[batch, time, heads * d][..], pitch);
-    let t = if poison { lab.output(shape) } else { lab.input(shape) };
+    let t = if poison { harness.output(shape) } else { harness.input(shape) };
     t.reshape(&[batch, time, heads, d])
 }
 
@@ -150,25 +150,25 @@ fn split(fused: Tensor, heads: usize) -> [Tensor; 3] {
     std::array::from_fn(|i| fused.columns(i * width, width).reshape(&[batch, time, heads, width / heads]))
 }
 
-fn backward(lab: &mut Lab, sizes: Sizes, forward: Attention, with: Options) -> AttentionBackward {
+fn backward(harness: &mut Harness, sizes: Sizes, forward: Attention, with: Options) -> AttentionBackward {
     let (batch, tq, tk, heads, d) = sizes;
     let [like_q, like_k] = [[batch, tq, heads, d], [batch, tk, heads, d]];
     // Rows of a fused buffer are not the heads back to back, and then nothing is.
     let gap = if with.fused && with.gap == Gap::None { WHOLE } else { with.gap };
-    let dout = rows(lab, like_q, gap, false);
+    let dout = rows(harness, like_q, gap, false);
     let [dq, dk, dv] = if with.fused {
-        split(rows(lab, [batch, tq, 3, heads * d], gap, true), heads)
+        split(rows(harness, [batch, tq, 3, heads * d], gap, true), heads)
     } else {
-        [like_q, like_k, like_k].map(|dims| rows(lab, dims, gap, true))
+        [like_q, like_k, like_k].map(|dims| rows(harness, dims, gap, true))
     };
-    AttentionBackward { forward, dout, dq, dk, dv, delta: lab.wide_output((&[batch, heads, tq], 0)) }
+    AttentionBackward { forward, dout, dq, dk, dv, delta: harness.f32_output((&[batch, heads, tq], 0)) }
 }
 
-fn check(lab: &mut Lab, sizes: Sizes, with: Options) {
+fn check(harness: &mut Harness, sizes: Sizes, with: Options) {
     let (_, tq, tk, _, d) = sizes;
-    let op = of(lab, sizes, with);
+    let op = of(harness, sizes, with);
     // Weights of a product on tensor cores are rounded before it.
-    let weight = if lab.float == DType::BF16 { WEIGHT_ROUNDING } else { 0.0 };
+    let weight = if harness.float == DType::BF16 { WEIGHT_ROUNDING } else { 0.0 };
     // A score is scale times a sum of D products; it is below sqrt(D). Through the exponential its error is a relative one
     // of the probability (twice: of the total too), beside 4 roundings and the sum over Tk / 16 steps of 16 lanes.
     let score = op.scale * dot(d) + EPS * (d as f64).sqrt();
@@ -176,8 +176,8 @@ fn check(lab: &mut Lab, sizes: Sizes, with: Options) {
     let kept = 1.0 / (1.0 - f64::from(with.dropout));
     // Probabilities sum to one and |v| <= 1, so the output is off by as much, and the sum over keys rounds.
     let out = kept * (probability + weight + EPS * (tk as f64).sqrt());
-    lab.check(op, |t, _| if *t == op.lse { probability + 4.0 * EPS } else { out });
-    let back = backward(lab, sizes, op, with);
+    harness.check(op, |t, _| if *t == op.lse { probability + 4.0 * EPS } else { out });
+    let back = backward(harness, sizes, op, with);
     // dP is a sum of D products below 2 sqrt(D), and so is delta, which has the output as it was rounded; dS = P (dP - delta).
     let size = kept * 2.0 * (d as f64).sqrt();
     let delta = (out + kept * weight) * (d as f64).sqrt();
@@ -185,28 +185,28 @@ fn check(lab: &mut Lab, sizes: Sizes, with: Options) {
     // dQ sums it over keys, where probabilities sum to one; dK and dV over queries, where they sum to Tq at the most, and
     // to about Tq / Tk with many keys.
     let column = 1.0 + tq as f64 / (tk as f64).sqrt();
-    lab.check(back, |t, _| match *t {
+    harness.check(back, |t, _| match *t {
         t if t == back.dq => op.scale * (ds + size * EPS * (tk as f64).sqrt()),
         t if t == back.dk => column * op.scale * (ds + size * EPS),
         _ => column * kept * (probability + weight + 2.0 * EPS),
     });
-    lab.clear();
+    harness.clear();
 }
 
-pub fn cases(lab: &mut Lab) {
-    let runs = if lab.on("cpu") { &RUNS[..] } else { &[] };
+pub fn cases(harness: &mut Harness) {
+    let runs = if harness.on("cpu") { &RUNS[..] } else { &[] };
     for sizes in SIZES.iter().chain(runs).copied() {
         let (_, tq, tk, ..) = sizes;
         for (i, dropout) in [0.0, 0.2].into_iter().enumerate() {
             for (causal, key_mask) in [(false, false), (true, false), (false, true), (true, true)] {
                 if !causal || tq <= tk {
                     let gap = [Gap::None, Gap::Elements(3)][(i + usize::from(causal)) % 2];
-                    check(lab, sizes, Options { causal, key_mask, dropout, fused: tq == tk, gap });
+                    check(harness, sizes, Options { causal, key_mask, dropout, fused: tq == tk, gap });
                 }
             }
         }
     }
-    let (tiles, short) = if lab.float == DType::BF16 { (&TILES[..], &SHORT[..]) } else { (&[][..], &[][..]) };
+    let (tiles, short) = if harness.float == DType::BF16 { (&TILES[..], &SHORT[..]) } else { (&[][..], &[][..]) };
     for (i, sizes) in tiles.iter().enumerate().chain(short.iter().enumerate()) {
         let (_, tq, tk, ..) = *sizes;
         // The small ones with all options, for runs that leave out the others.
@@ -215,13 +215,13 @@ pub fn cases(lab: &mut Lab) {
         for (n, (causal, key_mask)) in options.into_iter().enumerate().take(some) {
             if !causal || tq <= tk {
                 let (dropout, gap) = ([0.0, 0.2][(i + n + n / 2) % 2], [Gap::None, WHOLE][n % 2]);
-                check(lab, *sizes, Options { causal, key_mask, dropout, fused: tq == tk, gap });
+                check(harness, *sizes, Options { causal, key_mask, dropout, fused: tq == tk, gap });
             }
         }
     }
-    for sizes in if lab.full() { &FULL[..] } else { &[] } {
+    for sizes in if harness.full() { &FULL[..] } else { &[] } {
         for (causal, key_mask, dropout) in [(true, false, 0.0), (false, true, 0.1)] {
-            check(lab, *sizes, Options { causal, key_mask, dropout, fused: true, gap: Gap::None });
+            check(harness, *sizes, Options { causal, key_mask, dropout, fused: true, gap: Gap::None });
         }
     }
 }
@@ -232,34 +232,34 @@ fn sample_sizes(size: Size) -> Sizes {
 
 const ALL: Options = Options { causal: true, key_mask: true, dropout: 0.1, fused: true, gap: Gap::Elements(1) };
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
-    of(lab, sample_sizes(size), ALL).into()
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
+    of(harness, sample_sizes(size), ALL).into()
 }
 
-pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
-    let forward = of(lab, sample_sizes(size), ALL);
-    lab.prepare(forward);
-    backward(lab, sample_sizes(size), forward, ALL).into()
+pub fn sample_backward(harness: &mut Harness, size: Size) -> Op {
+    let forward = of(harness, sample_sizes(size), ALL);
+    harness.prepare(forward);
+    backward(harness, sample_sizes(size), forward, ALL).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Options, of};
-    use crate::parity::harness::{Gap, Lab};
+    use crate::parity::harness::{Gap, Harness};
 
     /// Dropout's mask itself: with V the identity, the output is the row of dropped probabilities.
     #[test]
     fn both_devices_drop_the_same_probabilities() {
-        let mut lab = Lab::cpu(&[1, 2], true);
+        let mut harness = Harness::cpu(&[1, 2], true);
         let (time, heads) = (67, 3);
         let with = Options { causal: true, key_mask: false, dropout: 0.5, fused: false, gap: Gap::None };
-        let mut op = of(&mut lab, (2, time, time, heads, time), with);
+        let mut op = of(&mut harness, (2, time, time, heads, time), with);
         let identity = |i: usize| if (i / (heads * time)) % time == i % time { 1.0 } else { 0.0 };
         let ones: Vec<f64> = (0..2 * time * heads * time).map(identity).collect();
-        op.v = lab.floats((&[2, time, heads, time], 0), &ones);
+        op.v = harness.floats((&[2, time, heads, time], 0), &ones);
         // Probabilities are above e^-2 sqrt(D) / 67 > 1e-9, an eighth power of ten above a dropped one.
-        lab.check(op, |t, want| if *t == op.lse { f64::INFINITY } else { 1e-4 * want.abs() });
-        let dropped = lab.values(&op.out).iter().filter(|p| **p == 0.0).count();
+        harness.check(op, |t, want| if *t == op.lse { f64::INFINITY } else { 1e-4 * want.abs() });
+        let dropped = harness.values(&op.out).iter().filter(|p| **p == 0.0).count();
         let visible = 2 * heads * time * (time + 1) / 2;
         let dropped = dropped - (2 * heads * time * time - visible);
         let sigma = (visible as f64 / 4.0).sqrt();

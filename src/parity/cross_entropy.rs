@@ -1,20 +1,20 @@
 use super::Size;
-use super::harness::{EPS, Gap, Lab, WHOLE};
+use super::harness::{EPS, Gap, Harness, WHOLE};
 use crate::device::ops::{CrossEntropy, Mix, Op};
 
 const IGNORE: i32 = -100;
 
 /// Labels of which every third is ignored, or all.
-fn labels(lab: &mut Lab, rows: usize, vocab: usize, all_ignored: bool) -> Vec<i32> {
-    let ids = lab.random.ids(rows, vocab);
+fn labels(harness: &mut Harness, rows: usize, vocab: usize, all_ignored: bool) -> Vec<i32> {
+    let ids = harness.random.ids(rows, vocab);
     ids.iter().enumerate().map(|(i, &id)| if all_ignored || i % 3 == 1 { IGNORE } else { id }).collect()
 }
 
 /// Second labels, among them those that are the first, and what is outside where `labels` ignores the row; shares with both
 /// ends.
-fn mix(lab: &mut Lab, labels: &[i32], vocab: usize) -> Mix {
+fn mix(harness: &mut Harness, labels: &[i32], vocab: usize) -> Mix {
     let rows = labels.len();
-    let (mut others, mut share) = (lab.random.ids(rows, vocab), lab.random.floats(rows));
+    let (mut others, mut share) = (harness.random.ids(rows, vocab), harness.random.floats(rows));
     for (i, (other, share)) in others.iter_mut().zip(&mut share).enumerate() {
         match i % 5 {
             0 => *other = labels[i],
@@ -27,7 +27,10 @@ fn mix(lab: &mut Lab, labels: &[i32], vocab: usize) -> Mix {
         }
         *share = share.abs();
     }
-    Mix { labels: lab.integers(&[rows], &others), share: lab.floats_of(lab.float.wide(), (&[rows], 0), &share) }
+    Mix {
+        labels: harness.integers(&[rows], &others),
+        share: harness.floats_of(harness.float.wide(), (&[rows], 0), &share),
+    }
 }
 
 /// What becomes of the gradient.
@@ -39,80 +42,80 @@ pub(super) enum Gradient {
 }
 
 fn of(
-    lab: &mut Lab,
+    harness: &mut Harness,
     (rows, vocab): (usize, usize),
     gap: Gap,
     gradient: Gradient,
     all_ignored: bool,
     mixed: bool,
 ) -> CrossEntropy {
-    let (pitch, of_gradient) = (lab.pitch(vocab, gap), lab.pitch(vocab, gap));
-    let wide: Vec<f64> = lab.random.floats(rows * vocab).iter().map(|z| 6.0 * z).collect();
-    let logits = lab.floats((&[rows, vocab], pitch), &wide);
-    let labels = labels(lab, rows, vocab, all_ignored);
-    let mix = mixed.then(|| mix(lab, &labels, vocab));
-    let labels = lab.integers(&[rows], &labels);
+    let (pitch, of_gradient) = (harness.pitch(vocab, gap), harness.pitch(vocab, gap));
+    let wide: Vec<f64> = harness.random.floats(rows * vocab).iter().map(|z| 6.0 * z).collect();
+    let logits = harness.floats((&[rows, vocab], pitch), &wide);
+    let labels = labels(harness, rows, vocab, all_ignored);
+    let mix = mixed.then(|| mix(harness, &labels, vocab));
+    let labels = harness.integers(&[rows], &labels);
     let dlogits = match gradient {
         Gradient::None => None,
-        Gradient::Apart => Some(lab.output((&[rows, vocab], of_gradient))),
+        Gradient::Apart => Some(harness.output((&[rows, vocab], of_gradient))),
         Gradient::InPlace => Some(logits),
     };
-    let (losses, loss) = (lab.wide_output((&[rows], 0)), lab.wide_output((&[1], 0)));
+    let (losses, loss) = (harness.f32_output((&[rows], 0)), harness.f32_output((&[1], 0)));
     let (ignore, smoothing, weight) = (IGNORE, 0.0, 1.0);
     CrossEntropy { logits, labels, mix, scored: None, losses, loss, first: 0, dlogits, ignore, smoothing, weight }
 }
 
-pub fn cases(lab: &mut Lab) {
+pub fn cases(harness: &mut Harness) {
     let shapes: [(usize, usize); 9] =
         [(1, 1), (1, 2), (5, 16), (4, 17), (33, 64), (7, 1001), (2, 5003), (3, 16_385), (2, 20_011)];
     // GPT-2's vocabulary.
-    let full: &[_] = if lab.full() { &[(256, 50_257)] } else { &[] };
+    let full: &[_] = if harness.full() { &[(256, 50_257)] } else { &[] };
     for &(rows, vocab) in shapes.iter().chain(full) {
         for gradient in [Gradient::None, Gradient::Apart, Gradient::InPlace] {
             for (smoothing, weight, all_ignored, mixed) in
                 [(0.0, 1.0, false, false), (0.1, 0.25, false, false), (0.3, 1.0, true, false), (0.2, 0.5, false, true)]
             {
                 for gap in [Gap::None, Gap::Elements(5), WHOLE] {
-                    let op = of(lab, (rows, vocab), gap, gradient, all_ignored, mixed);
-                    check(lab, CrossEntropy { smoothing, weight, ..op });
+                    let op = of(harness, (rows, vocab), gap, gradient, all_ignored, mixed);
+                    check(harness, CrossEntropy { smoothing, weight, ..op });
                 }
             }
         }
     }
     // A label that is ignored although the vocabulary has it.
-    let op = of(lab, (9, 3), Gap::None, Gradient::Apart, false, false);
-    let labels = lab.integers(&[9], &[0, 1, 2, 0, 1, 2, 0, 0, 1]);
-    check(lab, CrossEntropy { labels, ignore: 0, ..op });
+    let op = of(harness, (9, 3), Gap::None, Gradient::Apart, false, false);
+    let labels = harness.integers(&[9], &[0, 1, 2, 0, 1, 2, 0, 0, 1]);
+    check(harness, CrossEntropy { labels, ignore: 0, ..op });
     // A micro-batch of a batch with more scored rows, of any number here.
     for all_ignored in [false, true] {
-        let op = of(lab, (9, 67), Gap::None, Gradient::Apart, all_ignored, false);
-        let scored = Some(lab.floats_of(lab.float.wide(), (&[1], 0), &[37.0]));
-        check(lab, CrossEntropy { scored, ..op });
+        let op = of(harness, (9, 67), Gap::None, Gradient::Apart, all_ignored, false);
+        let scored = Some(harness.floats_of(harness.float.wide(), (&[1], 0), &[37.0]));
+        check(harness, CrossEntropy { scored, ..op });
     }
     // Only the last row is scored.
-    let op = of(lab, (9, 3), Gap::None, Gradient::InPlace, true, false);
-    let labels = lab.integers(&[9], &[-1, -1, -1, -1, -1, -1, -1, -1, 2]);
-    check(lab, CrossEntropy { labels, ignore: -1, ..op });
+    let op = of(harness, (9, 3), Gap::None, Gradient::InPlace, true, false);
+    let labels = harness.integers(&[9], &[-1, -1, -1, -1, -1, -1, -1, -1, 2]);
+    check(harness, CrossEntropy { labels, ignore: -1, ..op });
     for (first, rows, all) in [(0, 3, 7), (3, 3, 7), (6, 1, 7), (5, 0, 7), (128, 70, 1100)] {
         for (smoothing, all_ignored, mixed) in
             [(0.0, false, false), (0.1, false, false), (0.0, true, false), (0.0, false, true)]
         {
-            let op = strip(lab, first, rows, all, all_ignored, mixed);
-            check(lab, CrossEntropy { smoothing, weight: 0.5, ..op });
+            let op = strip(harness, first, rows, all, all_ignored, mixed);
+            check(harness, CrossEntropy { smoothing, weight: 0.5, ..op });
         }
     }
 }
 
 /// A strip of more rows, of which those before it have their losses.
-fn strip(lab: &mut Lab, first: usize, rows: usize, all: usize, all_ignored: bool, mixed: bool) -> CrossEntropy {
-    let op = of(lab, (rows, 67), Gap::None, Gradient::InPlace, false, false);
-    let labels = labels(lab, all, 67, all_ignored);
-    let mix = mixed.then(|| mix(lab, &labels, 67));
-    let labels = lab.integers(&[all], &labels);
-    CrossEntropy { labels, mix, losses: lab.wide_input((&[all], 0)), first, ..op }
+fn strip(harness: &mut Harness, first: usize, rows: usize, all: usize, all_ignored: bool, mixed: bool) -> CrossEntropy {
+    let op = of(harness, (rows, 67), Gap::None, Gradient::InPlace, false, false);
+    let labels = labels(harness, all, 67, all_ignored);
+    let mix = mixed.then(|| mix(harness, &labels, 67));
+    let labels = harness.integers(&[all], &labels);
+    CrossEntropy { labels, mix, losses: harness.f32_input((&[all], 0)), first, ..op }
 }
 
-fn check(lab: &mut Lab, op: CrossEntropy) {
+fn check(harness: &mut Harness, op: CrossEntropy) {
     // Differences of logits are up to 12 and round by eps / 2 of that: a probability, and the sum of them, is off by 6 eps and
     // 2 units for the exponential; its logarithm by as much, beside the rounding of a loss of up to 12 + ln V. The sum of
     // V / 16 exponentials per lane walks randomly. Two logits of up to 6 with their shares: products and a sum, off by 9 units.
@@ -120,7 +123,7 @@ fn check(lab: &mut Lab, op: CrossEntropy) {
     let lanes = EPS * (vocab / 16.0).sqrt();
     let mixing = if op.mix.is_some() { 1.0 } else { 0.0 };
     let probability = (8.0 + 2.0 * mixing) * EPS + lanes;
-    lab.check(op, |out, want| {
+    harness.check(op, |out, want| {
         let gradient = Some(*out) == op.dlogits;
         if gradient {
             probability * op.weight
@@ -128,10 +131,11 @@ fn check(lab: &mut Lab, op: CrossEntropy) {
             probability + 2.0 * EPS * want.abs() + (12.0 + 9.0 * mixing) * EPS
         }
     });
-    lab.clear();
+    harness.clear();
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
-    let op = of(lab, if size == Size::Large { (300, 1009) } else { (4, 9) }, Gap::None, Gradient::Apart, false, true);
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
+    let op =
+        of(harness, if size == Size::Large { (300, 1009) } else { (4, 9) }, Gap::None, Gradient::Apart, false, true);
     CrossEntropy { smoothing: 0.1, ..op }.into()
 }

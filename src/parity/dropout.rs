@@ -1,12 +1,12 @@
 use super::Size;
-use super::harness::{EPS, Gap, Lab, WHOLE};
+use super::harness::{EPS, Gap, Harness, WHOLE};
 use crate::device::ops::{Dropout, Mask, Op, StepState};
 
-fn mask(lab: &mut Lab, p: f32, site: u32, step: u32) -> Mask {
-    Mask { p, site, state: lab.state(&StepState { step, ..StepState::with_seed(0x1234_5678_9abc_def0) }) }
+fn mask(harness: &mut Harness, p: f32, site: u32, step: u32) -> Mask {
+    Mask { p, site, state: harness.state(&StepState { step, ..StepState::with_seed(0x1234_5678_9abc_def0) }) }
 }
 
-pub fn cases(lab: &mut Lab) {
+pub fn cases(harness: &mut Harness) {
     for (rows, width) in [(1, 1), (1, 7), (3, 5), (7, 64), (5, 129), (33, 1000), (1, 8), (3, 2056)] {
         // One by one; neighbours, a row, some rows and a part of one together.
         for (p, unit) in [(0.0, 1), (0.1, 1), (0.5, 1), (0.97, 1), (0.5, 3), (0.4, width), (0.6, 2 * width + 1)] {
@@ -21,37 +21,37 @@ pub fn cases(lab: &mut Lab) {
                 (None, true, WHOLE),
             ] {
                 let dims = &[rows, width];
-                let pitch = lab.pitch(width, gap);
-                let x = lab.input((dims, pitch));
+                let pitch = harness.pitch(width, gap);
+                let x = harness.input((dims, pitch));
                 let residual = residual.map(|gap| {
-                    let pitch = lab.pitch(width, gap);
-                    lab.input((dims, pitch))
+                    let pitch = harness.pitch(width, gap);
+                    harness.input((dims, pitch))
                 });
-                let pitch = lab.pitch(width, gap);
-                let out = if in_place { x } else { lab.output((dims, pitch)) };
-                let mask = mask(lab, p, 3, 17);
+                let pitch = harness.pitch(width, gap);
+                let out = if in_place { x } else { harness.output((dims, pitch)) };
+                let mask = mask(harness, p, 3, 17);
                 // The factor, the product and the sum round once each. No kept element is as small as the tolerance (inputs
                 // lie on a grid of 2^-23 away from zero), so equal within it means equal masks.
                 let largest = 1.0 + 1.0 / (1.0 - f64::from(p));
                 let bare = residual.is_none();
                 let tolerance = move |want: f64| if bare { 3.0 * EPS * want.abs() } else { 3.0 * EPS * largest };
-                lab.check(Dropout { x, residual, out, mask, unit }, |_, want| tolerance(want));
-                lab.clear();
+                harness.check(Dropout { x, residual, out, mask, unit }, |_, want| tolerance(want));
+                harness.clear();
             }
         }
     }
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
     let dims = &[if size == Size::Large { 210 } else { 3 }, 99];
-    let (x, residual, out) = (lab.input((dims, 0)), lab.input((dims, 101)), lab.output((dims, 104)));
-    Dropout { x, residual: Some(residual), out, mask: mask(lab, 0.3, 1, 2), unit: 1 }.into()
+    let (x, residual, out) = (harness.input((dims, 0)), harness.input((dims, 101)), harness.output((dims, 104)));
+    Dropout { x, residual: Some(residual), out, mask: mask(harness, 0.3, 1, 2), unit: 1 }.into()
 }
 
 #[cfg(test)]
 mod tests {
     use crate::device::ops::{Dropout, Mask, StepState};
-    use crate::parity::harness::Lab;
+    use crate::parity::harness::Harness;
 
     /// Which elements of a row of ones survive.
     fn kept(p: f32, seed: u64, step: u32, site: u32, n: usize) -> Vec<bool> {
@@ -65,12 +65,12 @@ mod tests {
         (rows, width): (usize, usize),
         unit: usize,
     ) -> Vec<bool> {
-        let mut lab = Lab::cpu(&[2], false);
-        let x = lab.floats((&[rows, width], width + 3), &vec![1.0; rows * width]);
-        let out = lab.output((&[rows, width], 0));
-        let state = lab.state(&StepState { step, ..StepState::with_seed(seed) });
-        lab.check(Dropout { x, residual: None, out, mask: Mask { p, site, state }, unit }, |_, _| 0.0);
-        lab.values(&out).iter().map(|v| *v != 0.0).collect()
+        let mut harness = Harness::cpu(&[2], false);
+        let x = harness.floats((&[rows, width], width + 3), &vec![1.0; rows * width]);
+        let out = harness.output((&[rows, width], 0));
+        let state = harness.state(&StepState { step, ..StepState::with_seed(seed) });
+        harness.check(Dropout { x, residual: None, out, mask: Mask { p, site, state }, unit }, |_, _| 0.0);
+        harness.values(&out).iter().map(|v| *v != 0.0).collect()
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use super::Size;
-use super::harness::{EPS, Gap, Lab, WHOLE};
+use super::harness::{EPS, Gap, Harness, WHOLE};
 use crate::device::ops::{Embedding, EmbeddingBackward, Op};
 use crate::tensor::DType;
 
@@ -18,34 +18,40 @@ const SIZES: [Sizes; 8] = [
     (1, 5, 520, 3),
 ];
 
-fn of(lab: &mut Lab, (batch, time, width, vocab): Sizes, gap: Gap, with_positions: bool, add: bool) -> Embedding {
-    let ids = lab.random.ids(batch * time, vocab);
-    let ids = lab.integers(&[batch, time], &ids);
-    let [of_table, of_positions, of_out] = std::array::from_fn(|_| lab.pitch(width, gap));
-    let table = lab.input((&[vocab, width], of_table));
+fn of(
+    harness: &mut Harness,
+    (batch, time, width, vocab): Sizes,
+    gap: Gap,
+    with_positions: bool,
+    add: bool,
+) -> Embedding {
+    let ids = harness.random.ids(batch * time, vocab);
+    let ids = harness.integers(&[batch, time], &ids);
+    let [of_table, of_positions, of_out] = std::array::from_fn(|_| harness.pitch(width, gap));
+    let table = harness.input((&[vocab, width], of_table));
     // More positions than are used.
-    let positions = with_positions.then(|| lab.input((&[time + 2, width], of_positions)));
+    let positions = with_positions.then(|| harness.input((&[time + 2, width], of_positions)));
     let out = (&[batch, time, width][..], of_out);
-    let out = if add { lab.input(out) } else { lab.output(out) };
+    let out = if add { harness.input(out) } else { harness.output(out) };
     Embedding { ids, table, positions, out, accumulate: add }
 }
 
-pub fn cases(lab: &mut Lab) {
+pub fn cases(harness: &mut Harness) {
     for sizes in SIZES {
         for (with_positions, add) in [(false, false), (true, false), (false, true), (true, true)] {
             for gap in [Gap::None, Gap::Elements(3), WHOLE] {
-                let op = of(lab, sizes, gap, with_positions, add);
+                let op = of(harness, sizes, gap, with_positions, add);
                 // At most two additions of numbers up to 3; a bare look-up is a copy.
                 let rounding = if with_positions || add { 3.0 * EPS } else { 0.0 };
-                lab.check(op, |_, _| rounding);
-                lab.clear();
+                harness.check(op, |_, _| rounding);
+                harness.clear();
             }
         }
     }
 }
 
 fn backward(
-    lab: &mut Lab,
+    harness: &mut Harness,
     (batch, time, width, vocab): Sizes,
     gap: Gap,
     (table, positions): (bool, bool),
@@ -53,32 +59,34 @@ fn backward(
     padding: Option<u32>,
     of_activations: bool,
 ) -> EmbeddingBackward {
-    let ids = lab.random.ids(batch * time, vocab);
-    let ids = lab.integers(&[batch, time], &ids);
-    let pitch = lab.pitch(width, gap);
-    let dout = lab.input((&[batch, time, width], pitch));
-    let wide = lab.float.wide();
+    let ids = harness.random.ids(batch * time, vocab);
+    let ids = harness.integers(&[batch, time], &ids);
+    let pitch = harness.pitch(width, gap);
+    let dout = harness.input((&[batch, time, width], pitch));
+    let wide = harness.float.wide();
     let mut target = |dtype: DType, rows: usize, add: bool| {
-        let pitch = lab.pitch(width, gap);
+        let pitch = harness.pitch(width, gap);
         let rows = (&[rows, width][..], pitch);
-        if add { lab.input_of(dtype, rows) } else { lab.output_of(dtype, rows) }
+        if add { harness.input_of(dtype, rows) } else { harness.output_of(dtype, rows) }
     };
     let dtable = table.then(|| target(if of_activations { dout.dtype() } else { wide }, vocab, accumulate_table));
     let dpositions = positions.then(|| target(wide, time + 2, accumulate_positions));
     EmbeddingBackward { ids, dout, dtable, dpositions, accumulate_table, accumulate_positions, padding }
 }
 
-pub fn cases_backward(lab: &mut Lab) {
+pub fn cases_backward(harness: &mut Harness) {
     for sizes in SIZES {
         for which in [(true, false), (false, true), (true, true)] {
             for add in [(false, false), (true, false), (false, true), (true, true)] {
                 for (gap, padding) in [(Gap::None, None), (Gap::Elements(3), Some(0)), (Gap::None, Some(99))] {
                     // In f32 there is but one type.
-                    for of_activations in [false, true].into_iter().take(if lab.float == DType::BF16 { 2 } else { 1 }) {
-                        let op = backward(lab, sizes, gap, which, add, padding, of_activations);
+                    for of_activations in
+                        [false, true].into_iter().take(if harness.float == DType::BF16 { 2 } else { 1 })
+                    {
+                        let op = backward(harness, sizes, gap, which, add, padding, of_activations);
                         // An element is the sum of at most batch x time numbers in -1..1.
-                        lab.check(op, |_, _| super::harness::dot(sizes.0 * sizes.1));
-                        lab.clear();
+                        harness.check(op, |_, _| super::harness::dot(sizes.0 * sizes.1));
+                        harness.clear();
                     }
                 }
             }
@@ -86,12 +94,12 @@ pub fn cases_backward(lab: &mut Lab) {
     }
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
     let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
-    of(lab, sizes, Gap::None, true, true).into()
+    of(harness, sizes, Gap::None, true, true).into()
 }
 
-pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
+pub fn sample_backward(harness: &mut Harness, size: Size) -> Op {
     let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
-    backward(lab, sizes, Gap::None, (true, true), (false, true), None, false).into()
+    backward(harness, sizes, Gap::None, (true, true), (false, true), None, false).into()
 }

@@ -1,8 +1,8 @@
 use super::Size;
-use super::harness::Lab;
+use super::harness::Harness;
 use crate::device::ops::{Fill, Op};
 
-pub fn cases(lab: &mut Lab) {
+pub fn cases(harness: &mut Harness) {
     for (dims, pitch) in [
         (&[1usize][..], 0),
         (&[3, 5], 0),
@@ -16,15 +16,15 @@ pub fn cases(lab: &mut Lab) {
         (&[3, 24], 25),
     ] {
         for value in [0.0, -1.5] {
-            let out = lab.output((dims, pitch));
+            let out = harness.output((dims, pitch));
             // Both values are floats of either type: exact.
-            lab.check(Fill { out, value }, |_, _| 0.0);
-            lab.clear();
+            harness.check(Fill { out, value }, |_, _| 0.0);
+            harness.clear();
         }
     }
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
     let rows = if size == Size::Large { 999 } else { 3 };
-    Fill { out: lab.output((&[rows, 101], 103)), value: 2.0 }.into()
+    Fill { out: harness.output((&[rows, 101], 103)), value: 2.0 }.into()
 }

@@ -1,24 +1,24 @@
 use super::Size;
-use super::harness::{EPS, Lab};
+use super::harness::{EPS, Harness};
 use crate::device::ops::{GlobalNorm, Op};
 
-fn of(lab: &mut Lab, n: usize) -> GlobalNorm {
-    let x = lab.input((&[n], 0));
-    let partials = lab.output((&[GlobalNorm::partials(n)], 0));
-    GlobalNorm { x, partials, norm: lab.output((&[1], 0)) }
+fn of(harness: &mut Harness, n: usize) -> GlobalNorm {
+    let x = harness.input((&[n], 0));
+    let partials = harness.output((&[GlobalNorm::partials(n)], 0));
+    GlobalNorm { x, partials, norm: harness.output((&[1], 0)) }
 }
 
-pub fn cases(lab: &mut Lab) {
+pub fn cases(harness: &mut Harness) {
     const BLOCK: usize = GlobalNorm::BLOCK;
     for n in [1, 2, 15, 16, 17, 997, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 100] {
-        let op = of(lab, n);
+        let op = of(harness, n);
         // A block is added up in 16 lanes of 1024 squares. Each addition rounds by eps / 2 of a lane's sum, so that the sum
         // is off by a random walk of sqrt(1024) eps / 2, twice that at the worst; the root halves it. Rest: 4 roundings.
-        lab.check(op, |_, want| 20.0 * EPS * want);
-        lab.clear();
+        harness.check(op, |_, want| 20.0 * EPS * want);
+        harness.clear();
     }
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
-    of(lab, if size == Size::Large { 10 * GlobalNorm::BLOCK + 5 } else { 70 }).into()
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
+    of(harness, if size == Size::Large { 10 * GlobalNorm::BLOCK + 5 } else { 70 }).into()
 }

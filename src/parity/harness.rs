@@ -62,8 +62,8 @@ impl Choice {
     pub const ALL: Choice = Choice { every: 1, flops: u64::MAX, full: false };
 }
 
-/// See the module. The first thing that goes wrong is kept, and nothing is done after it: see [`Lab::finish`].
-pub struct Lab {
+/// See the module. The first thing that goes wrong is kept, and nothing is done after it: see [`Harness::finish`].
+pub struct Harness {
     /// Devices of one arithmetic: their memory must stay the same, bit for bit.
     subjects: Vec<Box<dyn Device>>,
     oracle: Option<Reference>,
@@ -93,10 +93,10 @@ pub struct Lab {
     error: Option<Error>,
 }
 
-impl Lab {
+impl Harness {
     /// These devices, with the f64 reference beside them.
     pub fn new(subjects: Vec<Box<dyn Device>>, choice: Choice) -> Self {
-        Lab {
+        Harness {
             subjects,
             oracle: Some(Reference::default()),
             float: DType::F32,
@@ -120,17 +120,17 @@ impl Lab {
     /// `cpu` on these numbers of threads.
     pub fn cpu(threads: &[usize], reference: bool) -> Self {
         let subjects = threads.iter().map(|&n| Box::new(Cpu::new(n)) as Box<dyn Device>).collect();
-        let mut lab = Lab::new(subjects, Choice::ALL);
+        let mut harness = Harness::new(subjects, Choice::ALL);
         if !reference {
-            lab.oracle = None;
+            harness.oracle = None;
         }
-        lab
+        harness
     }
 
     /// No device: shows the operations of the cases, with the number of the case.
     pub fn walk(float: DType, choice: Choice, visit: impl FnMut(usize, &Op) + 'static) -> Self {
         let (visit, random): (Option<Visit>, _) = (Some(Box::new(visit)), Random::zeros());
-        Lab { oracle: None, float, visit, random, ..Lab::new(Vec::new(), choice) }
+        Harness { oracle: None, float, visit, random, ..Harness::new(Vec::new(), choice) }
     }
 
     /// Leaves out cases whose operations of this name are not supported.
@@ -195,12 +195,12 @@ impl Lab {
         self.input_of(self.float, rows)
     }
 
-    /// As [`Lab::input`], wide.
-    pub fn wide_input(&mut self, rows: Rows) -> Tensor {
+    /// As [`Harness::input`], wide.
+    pub fn f32_input(&mut self, rows: Rows) -> Tensor {
         self.input_of(self.float.wide(), rows)
     }
 
-    /// As [`Lab::input`], of this type.
+    /// As [`Harness::input`], of this type.
     pub fn input_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
         let values = self.random.floats(rows.0.iter().product());
         self.floats_of(dtype, rows, &values)
@@ -211,12 +211,12 @@ impl Lab {
         self.output_of(self.float, rows)
     }
 
-    /// As [`Lab::output`], wide.
-    pub fn wide_output(&mut self, rows: Rows) -> Tensor {
+    /// As [`Harness::output`], wide.
+    pub fn f32_output(&mut self, rows: Rows) -> Tensor {
         self.output_of(self.float.wide(), rows)
     }
 
-    /// As [`Lab::output`], of this type.
+    /// As [`Harness::output`], of this type.
     pub fn output_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
         let n = if self.is_empty() { 0 } else { rows.0.iter().product() };
         self.floats_of(dtype, rows, &vec![POISON; n])
@@ -227,7 +227,7 @@ impl Lab {
         self.floats_of(self.float, rows, values)
     }
 
-    /// As [`Lab::floats`], of this type.
+    /// As [`Harness::floats`], of this type.
     pub fn floats_of(&mut self, dtype: DType, (dims, pitch): Rows, values: &[f64]) -> Tensor {
         let mut t = Tensor::new(Place::Arena(0), dtype, GUARD, dims);
         if pitch > 0 {
@@ -251,7 +251,7 @@ impl Lab {
         self.rows_of_integers((dims, dims.last().copied().unwrap_or(1)), values)
     }
 
-    /// As [`Lab::integers`], in rows so far apart.
+    /// As [`Harness::integers`], in rows so far apart.
     pub fn rows_of_integers(&mut self, (dims, pitch): Rows, values: &[i32]) -> Tensor {
         let t = Tensor::new(Place::Arena(0), DType::I32, 0, dims).with_pitch(pitch);
         self.place(t, t.extent(), |device, t| {

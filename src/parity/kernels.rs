@@ -1,6 +1,6 @@
 //! Parity of kernels: one variant at a time, on a GPU or in several schedules of the emulator.
 
-use super::harness::{Choice, Lab};
+use super::harness::{Choice, Harness};
 use super::stem;
 use crate::bail;
 use crate::device::Device;
@@ -109,24 +109,24 @@ pub(super) fn run(
     variant: &'static Variant,
     devices: impl Fn() -> Result<Vec<Box<dyn Device>>>,
     choice: Choice,
-    prepare: impl Fn(&mut Lab),
+    prepare: impl Fn(&mut Harness),
 ) -> Result<(Outcome, Option<DType>)> {
     let name = variant.operation;
     let Some(stem) = stem(name) else { bail!("there are no cases of {name}") };
     let (mut outcome, mut missing) = (Outcome { comparisons: 0, worst: 0.0 }, None);
     for &float in variant.floats {
-        let mut lab = Lab::new(devices()?, choice);
-        lab.float = float;
-        lab.ordered = variant.ordered;
-        lab.only(name, variant.supports);
-        prepare(&mut lab);
-        (stem.cases)(&mut lab);
-        lab.finish()?;
-        if !lab.checked.contains(name) {
+        let mut harness = Harness::new(devices()?, choice);
+        harness.float = float;
+        harness.ordered = variant.ordered;
+        harness.only(name, variant.supports);
+        prepare(&mut harness);
+        (stem.cases)(&mut harness);
+        harness.finish()?;
+        if !harness.checked.contains(name) {
             missing = Some(float);
         }
-        outcome.comparisons += lab.comparisons;
-        outcome.worst = outcome.worst.max(lab.worst);
+        outcome.comparisons += harness.comparisons;
+        outcome.worst = outcome.worst.max(harness.worst);
     }
     Ok((outcome, missing))
 }

@@ -1,5 +1,5 @@
 use super::Size;
-use super::harness::{EPS, Gap, Lab, WHOLE, dot};
+use super::harness::{EPS, Gap, Harness, WHOLE, dot};
 use crate::device::ops::{LayerNorm, LayerNormBackward, Op};
 use crate::tensor::{DType, Tensor};
 
@@ -28,27 +28,28 @@ enum Sum {
     InPlace,
 }
 
-fn of(lab: &mut Lab, (rows, width): (usize, usize), gap: Gap, how: Sum, offset: f64) -> LayerNorm {
+fn of(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, how: Sum, offset: f64) -> LayerNorm {
     let dims = &[rows, width];
-    let [of_x, of_residual, of_sum, of_out] = std::array::from_fn(|_| lab.pitch(width, gap));
+    let [of_x, of_residual, of_sum, of_out] = std::array::from_fn(|_| harness.pitch(width, gap));
     // A sum in bf16 is rounded before it is normalised, which the reference does not do: sums that bf16 has.
-    let step = match lab.float {
+    let step = match harness.float {
         DType::BF16 if how != Sum::None && offset > 0.0 => 0.5,
         DType::BF16 if how != Sum::None => 1.0 / 16.0,
         _ => 0.0,
     };
     let on_grid = |x: &f64| if step > 0.0 { (x / step).round() * step } else { *x };
-    let values: Vec<f64> = lab.random.floats(rows * width).iter().map(|x| on_grid(x) + offset).collect();
-    let x = lab.floats((dims, of_x), &values);
-    let others: Vec<f64> = lab.random.floats(rows * width).iter().map(on_grid).collect();
-    let residual = (how != Sum::None).then(|| lab.floats((dims, of_residual), &others));
+    let values: Vec<f64> = harness.random.floats(rows * width).iter().map(|x| on_grid(x) + offset).collect();
+    let x = harness.floats((dims, of_x), &values);
+    let others: Vec<f64> = harness.random.floats(rows * width).iter().map(on_grid).collect();
+    let residual = (how != Sum::None).then(|| harness.floats((dims, of_residual), &others));
     let sum = match how {
         Sum::None => None,
-        Sum::Apart => Some(lab.output((dims, of_sum))),
+        Sum::Apart => Some(harness.output((dims, of_sum))),
         Sum::InPlace => residual,
     };
-    let (weight, bias) = (lab.input((&[width], 0)), lab.input((&[width], 0)));
-    let (out, mean, rstd) = (lab.output((dims, of_out)), lab.wide_output((&[rows], 0)), lab.wide_output((&[rows], 0)));
+    let (weight, bias) = (harness.input((&[width], 0)), harness.input((&[width], 0)));
+    let (out, mean, rstd) =
+        (harness.output((dims, of_out)), harness.f32_output((&[rows], 0)), harness.f32_output((&[rows], 0)));
     LayerNorm { x, residual, sum, weight, bias, out, mean, rstd, eps: 1e-5 }
 }
 
@@ -61,52 +62,52 @@ fn rstd_of(width: usize) -> f64 {
 const FULL: [(usize, usize); 2] = [(2048, 768), (1024, 1024)];
 
 /// Shapes that are wanted.
-fn shapes(lab: &Lab) -> Vec<(usize, usize)> {
-    [&SHAPES[..], &WIDE, if lab.full() { &FULL } else { &[] }].concat()
+fn shapes(harness: &Harness) -> Vec<(usize, usize)> {
+    [&SHAPES[..], &WIDE, if harness.full() { &FULL } else { &[] }].concat()
 }
 
-pub fn cases(lab: &mut Lab) {
-    for (rows, width) in shapes(lab) {
+pub fn cases(harness: &mut Harness) {
+    for (rows, width) in shapes(harness) {
         for how in [Sum::None, Sum::Apart, Sum::InPlace] {
             for (gap, offset) in [(Gap::None, 0.0), (Gap::Elements(3), 0.0), (WHOLE, 0.0), (Gap::None, 64.0)] {
-                let op = of(lab, (rows, width), gap, how, offset);
+                let op = of(harness, (rows, width), gap, how, offset);
                 // Values are up to 2 + offset; they, and their mean over width / 16 steps of 16 lanes, round by eps / 2 of that
                 // each, and rstd magnifies the difference. The rest is relative to h, which is at most sqrt(width).
                 let value = EPS * (2.0 + offset) * (2.0 + (width as f64 / 16.0).sqrt());
                 let (rstd, h) = (rstd_of(width), (width as f64).sqrt());
                 let difference = rstd * value;
-                lab.check(op, |out, want| match *out {
+                harness.check(op, |out, want| match *out {
                     out if out == op.mean || Some(out) == op.sum => value,
                     // d rstd = rstd^3 |x - mean| dx
                     out if out == op.rstd => want * (2.0 * difference * h + 8.0 * EPS),
                     _ => (difference + 8.0 * EPS * (h + 1.0)) * (1.0 + h),
                 });
-                lab.clear();
+                harness.clear();
             }
         }
     }
 }
 
-fn backward(lab: &mut Lab, (rows, width): (usize, usize), gap: Gap, add: (bool, bool)) -> LayerNormBackward {
-    let forward = of(lab, (rows, width), gap, Sum::None, 0.0);
-    lab.prepare(forward);
+fn backward(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, add: (bool, bool)) -> LayerNormBackward {
+    let forward = of(harness, (rows, width), gap, Sum::None, 0.0);
+    harness.prepare(forward);
     let LayerNorm { x, weight, mean, rstd, .. } = forward;
-    let (of_dx, of_dout) = (lab.pitch(width, gap), lab.pitch(width, gap));
+    let (of_dx, of_dout) = (harness.pitch(width, gap), harness.pitch(width, gap));
     let mut target = |dtype: DType, dims: &[usize], pitch: usize, add: bool| -> Tensor {
-        if add { lab.input_of(dtype, (dims, pitch)) } else { lab.output_of(dtype, (dims, pitch)) }
+        if add { harness.input_of(dtype, (dims, pitch)) } else { harness.output_of(dtype, (dims, pitch)) }
     };
     let (dims, float, wide) = (&[rows, width], x.dtype(), x.dtype().wide());
     let dx = target(float, dims, of_dx, add.0);
     let (dweight, dbias) = (target(wide, &[width], 0, add.1), target(wide, &[width], 0, add.1));
-    let dout = lab.input((dims, of_dout));
-    let partials = lab.wide_output((&[LayerNormBackward::partials(rows), 2 * width], 0));
+    let dout = harness.input((dims, of_dout));
+    let partials = harness.f32_output((&[LayerNormBackward::partials(rows), 2 * width], 0));
     let (accumulate_dx, accumulate) = add;
     LayerNormBackward { dout, x, weight, mean, rstd, dx, accumulate_dx, dweight, dbias, accumulate, partials }
 }
 
-pub fn cases_backward(lab: &mut Lab) {
+pub fn cases_backward(harness: &mut Harness) {
     // 2100 rows: more than 64 blocks of 32, which then grow.
-    for (rows, width) in shapes(lab).into_iter().chain([(32, 5), (2100, 6), (2100, 8)]) {
+    for (rows, width) in shapes(harness).into_iter().chain([(32, 5), (2100, 6), (2100, 8)]) {
         for (gap, add) in [
             (Gap::None, (false, false)),
             (Gap::Elements(3), (true, false)),
@@ -115,26 +116,26 @@ pub fn cases_backward(lab: &mut Lab) {
             (Gap::Elements(5), (true, true)),
             (WHOLE, (true, true)),
         ] {
-            let op = backward(lab, (rows, width), gap, add);
+            let op = backward(harness, (rows, width), gap, add);
             // h = (x - mean) rstd is given: it rounds twice and is at most sqrt(width), as are its products with |dout| <= 1.
             let (rstd, h) = (rstd_of(width), (width as f64).sqrt());
             let column = dot(rows) * h;
             // Two means over the row of up to h, then a difference of three such numbers, times rstd.
             let element = 8.0 * EPS * rstd * (1.0 + h) * h;
-            lab.check(op, |out, _| if *out == op.dx { element + 2.0 * EPS } else { column });
-            lab.clear();
+            harness.check(op, |out, _| if *out == op.dx { element + 2.0 * EPS } else { column });
+            harness.clear();
         }
     }
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
     let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
-    of(lab, shape, Gap::None, Sum::Apart, 0.0).into()
+    of(harness, shape, Gap::None, Sum::Apart, 0.0).into()
 }
 
-pub fn sample_backward(lab: &mut Lab, size: Size) -> Op {
+pub fn sample_backward(harness: &mut Harness, size: Size) -> Op {
     let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
-    backward(lab, shape, Gap::None, (true, true)).into()
+    backward(harness, shape, Gap::None, (true, true)).into()
 }
 
 #[cfg(all(test, emulated))]
@@ -144,7 +145,7 @@ mod tests {
     use crate::device::cuda;
     use crate::device::cuda::driver::emulator::Options;
     use crate::device::cuda::variants::ladder;
-    use crate::parity::harness::{Choice, Lab};
+    use crate::parity::harness::{Choice, Harness};
 
     /// The backward pass computes with mean, rstd and the sum as it was written.
     #[test]
@@ -152,20 +153,20 @@ mod tests {
         for variant in ladder("layernorm") {
             let mut device = cuda::emulated(Options::default());
             device.prefer(variant);
-            let mut lab = Lab::new(vec![Box::new(device) as Box<dyn Device>], Choice::ALL);
-            lab.float = DType::BF16;
+            let mut harness = Harness::new(vec![Box::new(device) as Box<dyn Device>], Choice::ALL);
+            harness.float = DType::BF16;
             let (rows, width) = (4, 24);
             let dims = &[rows, width];
-            let (x, residual) = (lab.input((dims, 0)), lab.input((dims, 0)));
+            let (x, residual) = (harness.input((dims, 0)), harness.input((dims, 0)));
             let op = LayerNorm {
                 x,
                 residual: Some(residual),
-                sum: Some(lab.output((dims, 0))),
-                ..of(&mut lab, (rows, width), Gap::None, Sum::Apart, 0.0)
+                sum: Some(harness.output((dims, 0))),
+                ..of(&mut harness, (rows, width), Gap::None, Sum::Apart, 0.0)
             };
-            lab.prepare(op);
-            let (sum, mean) = (lab.values(&op.sum.expect("given")), lab.values(&op.mean));
-            lab.finish().expect("a layernorm in bf16");
+            harness.prepare(op);
+            let (sum, mean) = (harness.values(&op.sum.expect("given")), harness.values(&op.mean));
+            harness.finish().expect("a layernorm in bf16");
             for (row, mean) in sum.chunks(width).zip(mean) {
                 let want = row.iter().sum::<f64>() / width as f64;
                 // The sum of rounded numbers is exact but for its own additions; rounding moves the mean a hundred times as far.

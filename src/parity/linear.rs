@@ -1,5 +1,5 @@
 use super::Size;
-use super::harness::{EPS, Gap, Lab, WHOLE, dot};
+use super::harness::{EPS, Gap, Harness, WHOLE, dot};
 use crate::device::ops::{Activation, Epilogue, Linear, Op};
 use crate::tensor::{DType, Tensor};
 
@@ -117,64 +117,71 @@ const AROUND: [Around; 16] = [
 
 const TRANSPOSES: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
 
-fn of(lab: &mut Lab, batch: usize, (m, n, k): Sizes, (ta, tb): (bool, bool), gap: Gap, around: Around) -> Linear {
+fn of(
+    harness: &mut Harness,
+    batch: usize,
+    (m, n, k): Sizes,
+    (ta, tb): (bool, bool),
+    gap: Gap,
+    around: Around,
+) -> Linear {
     let mut matrix = |t: bool, rows: usize, columns: usize| -> Tensor {
         let dims = if t { [batch * columns, rows] } else { [batch * rows, columns] };
-        let pitch = lab.pitch(dims[1], gap);
-        lab.input((&dims, pitch))
+        let pitch = harness.pitch(dims[1], gap);
+        harness.input((&dims, pitch))
     };
     let (a, b) = (matrix(ta, m, k), matrix(tb, k, n));
-    let [of_out, of_residual, of_pre, of_value] = std::array::from_fn(|_| lab.pitch(n, gap));
+    let [of_out, of_residual, of_pre, of_value] = std::array::from_fn(|_| harness.pitch(n, gap));
     let dims = &[batch * m, n];
     let mut op = Linear::product(a, b, a, (ta, tb)).batched(batch);
     match around {
         Around::Nothing | Around::Wide(false) => {}
-        Around::Bias => op.bias = Some(lab.input((&[n], 0))),
+        Around::Bias => op.bias = Some(harness.input((&[n], 0))),
         Around::WideActivate => {
-            op.bias = Some(lab.input((&[n], 0)));
-            op.epilogue = Epilogue::Activate { kind: TANH, pre: Some(lab.output((dims, of_pre))) };
-            op.residual = Some(lab.input((dims, of_residual)));
+            op.bias = Some(harness.input((&[n], 0)));
+            op.epilogue = Epilogue::Activate { kind: TANH, pre: Some(harness.output((dims, of_pre))) };
+            op.residual = Some(harness.input((dims, of_residual)));
         }
         Around::Activate(kind, keep, residual) => {
-            op.bias = Some(lab.input((&[n], 0)));
-            let pre = keep.then(|| lab.output((dims, of_pre)));
+            op.bias = Some(harness.input((&[n], 0)));
+            let pre = keep.then(|| harness.output((dims, of_pre)));
             op.epilogue = Epilogue::Activate { kind, pre };
-            op.residual = residual.then(|| lab.input((dims, of_residual)));
+            op.residual = residual.then(|| harness.input((dims, of_residual)));
         }
         Around::Gradient(kind, rest, again) => {
-            let pre = lab.input((dims, of_pre));
+            let pre = harness.input((dims, of_pre));
             let value = match again {
                 Again::Nowhere => None,
-                Again::Apart => Some(lab.output((dims, of_value))),
+                Again::Apart => Some(harness.output((dims, of_value))),
                 Again::InPlace => Some(pre),
             };
             op.epilogue = Epilogue::ActivateGrad { kind, pre, value };
-            op.bias = rest.then(|| lab.input((&[n], 0)));
-            op.residual = rest.then(|| lab.input((dims, of_residual)));
+            op.bias = rest.then(|| harness.input((&[n], 0)));
+            op.residual = rest.then(|| harness.input((dims, of_residual)));
         }
-        Around::Residual => op.residual = Some(lab.input((dims, of_residual))),
+        Around::Residual => op.residual = Some(harness.input((dims, of_residual))),
         Around::InPlace => {
-            op.bias = Some(lab.input((&[n], 0)));
-            op.residual = Some(lab.input((dims, of_residual)));
+            op.bias = Some(harness.input((&[n], 0)));
+            op.residual = Some(harness.input((dims, of_residual)));
         }
         Around::Accumulate | Around::Wide(true) => op.accumulate = true,
     }
     op.out = match around {
-        Around::Accumulate => lab.input((dims, of_out)),
-        Around::Wide(true) => lab.wide_input((dims, of_out)),
-        Around::Wide(false) | Around::WideActivate => lab.wide_output((dims, of_out)),
+        Around::Accumulate => harness.input((dims, of_out)),
+        Around::Wide(true) => harness.f32_input((dims, of_out)),
+        Around::Wide(false) | Around::WideActivate => harness.f32_output((dims, of_out)),
         Around::InPlace => op.residual.expect("given above"),
-        _ => lab.output((dims, of_out)),
+        _ => harness.output((dims, of_out)),
     };
     op
 }
 
-fn check(lab: &mut Lab, sizes: Sizes, transposes: (bool, bool), gap: Gap, around: Around) {
-    check_batch(lab, 1, sizes, transposes, gap, around);
+fn check(harness: &mut Harness, sizes: Sizes, transposes: (bool, bool), gap: Gap, around: Around) {
+    check_batch(harness, 1, sizes, transposes, gap, around);
 }
 
-fn check_batch(lab: &mut Lab, batch: usize, sizes: Sizes, transposes: (bool, bool), gap: Gap, around: Around) {
-    let op = of(lab, batch, sizes, transposes, gap, around);
+fn check_batch(harness: &mut Harness, batch: usize, sizes: Sizes, transposes: (bool, bool), gap: Gap, around: Around) {
+    let op = of(harness, batch, sizes, transposes, gap, around);
     // The product with bias and residual; slopes of both activations stay below 1.13. An activation itself is off by a few
     // units of z, a sum of K products in -1..1 that is below 2 sqrt(K) + 3.
     let z = 2.0 * (sizes.2 as f64).sqrt() + 3.0;
@@ -182,8 +189,8 @@ fn check_batch(lab: &mut Lab, batch: usize, sizes: Sizes, transposes: (bool, boo
     let pointwise = if op.epilogue == Epilogue::None { 0.0 } else { 0.13 * product + 4.0 * EPS * z };
     let again = value(&op);
     // An activation made again comes of no sum, but of an input in -1..1.
-    lab.check(op, |t, _| if Some(*t) == again { 4.0 * EPS } else { product + pointwise });
-    lab.clear();
+    harness.check(op, |t, _| if Some(*t) == again { 4.0 * EPS } else { product + pointwise });
+    harness.clear();
 }
 
 /// What is made again beside a derivative.
@@ -195,31 +202,32 @@ fn value(op: &Linear) -> Option<Tensor> {
 }
 
 /// Activations far into both tails: a product with 1 puts any z there, and beside a derivative any input will do.
-fn tails(lab: &mut Lab) {
+fn tails(harness: &mut Harness) {
     let z: Vec<f64> = (-120..=120).map(|i| f64::from(i) / 2.0).collect();
     let dims = &[z.len(), 1];
     for kind in [TANH, ERF, Activation::Tanh] {
         for pre in [false, true] {
-            let (a, b, out) = (lab.floats((dims, 0), &z), lab.floats((&[1, 1], 0), &[1.0]), lab.output((dims, 0)));
-            let pre = pre.then(|| lab.output((dims, 0)));
+            let (a, b, out) =
+                (harness.floats((dims, 0), &z), harness.floats((&[1, 1], 0), &[1.0]), harness.output((dims, 0)));
+            let pre = pre.then(|| harness.output((dims, 0)));
             let op =
                 Linear { epilogue: Epilogue::Activate { kind, pre }, ..Linear::product(a, b, out, (false, false)) };
             // z times a factor in 0..1 whose absolute error is two units; the pre-activation is exact.
-            lab.check(op, |_, want| 2.0 * EPS * want.abs().max(6.0));
-            lab.clear();
+            harness.check(op, |_, want| 2.0 * EPS * want.abs().max(6.0));
+            harness.clear();
         }
-        let (a, b, out) = (lab.input((dims, 0)), lab.input((&[1, 1], 0)), lab.output((dims, 0)));
-        let (pre, again) = (lab.floats((dims, 0), &z), Some(lab.output((dims, 0))));
+        let (a, b, out) = (harness.input((dims, 0)), harness.input((&[1, 1], 0)), harness.output((dims, 0)));
+        let (pre, again) = (harness.floats((dims, 0), &z), Some(harness.output((dims, 0))));
         let epilogue = Epilogue::ActivateGrad { kind, pre, value: again };
         let op = Linear { epilogue, ..Linear::product(a, b, out, (false, false)) };
         // The derivative's two terms, of 6 and less where they are not the one alone, are off by as many units.
-        lab.check(op, |t, want| 2.0 * EPS * if Some(*t) == again { want.abs().max(6.0) } else { 6.0 });
-        lab.clear();
+        harness.check(op, |t, want| 2.0 * EPS * if Some(*t) == again { want.abs().max(6.0) } else { 6.0 });
+        harness.clear();
     }
 }
 
 /// tanh in front of and behind a product: for each kernel, with each transpose, whole tiles and parts of them, a long K.
-fn tanh(lab: &mut Lab) {
+fn tanh(harness: &mut Harness) {
     const KIND: Activation = Activation::Tanh;
     const AROUND: [Around; 4] = [
         Around::Activate(KIND, true, true),
@@ -231,85 +239,91 @@ fn tanh(lab: &mut Lab) {
         [((5, 17, 33), Gap::Elements(3)), ((70, 66, 24), WHOLE), ((16, 16, 512), WHOLE)].into_iter().enumerate()
     {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
-            check(lab, sizes, transposes, gap, AROUND[(s + i) % 4]);
+            check(harness, sizes, transposes, gap, AROUND[(s + i) % 4]);
         }
     }
 }
 
-pub fn cases(lab: &mut Lab) {
-    tails(lab);
-    tanh(lab);
+pub fn cases(harness: &mut Harness) {
+    tails(harness);
+    tanh(harness);
     const GAPS: [Gap; 3] = [Gap::None, Gap::Elements(3), Gap::Elements(5)];
     for (s, sizes) in SIZES.into_iter().enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
             // Over all sizes, every surrounding at least twice with every transpose.
             for more in 0..3 {
-                check(lab, sizes, transposes, GAPS[(s + i + more) % 3], AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
+                check(
+                    harness,
+                    sizes,
+                    transposes,
+                    GAPS[(s + i + more) % 3],
+                    AROUND[(3 * s + i + 5 * more) % AROUND.len()],
+                );
             }
         }
     }
     for (s, sizes) in LARGE.into_iter().enumerate() {
         for (i, around) in AROUND.into_iter().skip(s).step_by(2).enumerate() {
-            check(lab, sizes, TRANSPOSES[i % 4], GAPS[1], around);
+            check(harness, sizes, TRANSPOSES[i % 4], GAPS[1], around);
         }
     }
-    let full = if lab.full() { &FULL[..] } else { &[] };
-    let step = if lab.full() { 1 } else { 2 };
+    let full = if harness.full() { &FULL[..] } else { &[] };
+    let step = if harness.full() { 1 } else { 2 };
     for (s, &sizes) in REAL.iter().chain(full).enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate().skip((s + 1) % step).step_by(step) {
-            check(lab, sizes, transposes, GAPS[0], AROUND[(3 * s + i) % AROUND.len()]);
+            check(harness, sizes, transposes, GAPS[0], AROUND[(3 * s + i) % AROUND.len()]);
         }
     }
-    if lab.float == DType::BF16 {
-        tiles(lab);
+    if harness.float == DType::BF16 {
+        tiles(harness);
     }
-    exact(lab);
-    batches(lab);
-    outer_dimensions(lab);
-    apart(lab);
+    exact(harness);
+    batches(harness);
+    outer_dimensions(harness);
+    apart(harness);
 }
 
-fn batches(lab: &mut Lab) {
+fn batches(harness: &mut Harness) {
     for (s, (batch, sizes)) in BATCHES.into_iter().enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
             // Every surrounding, each with two transposes; some factors are not as tensor cores want them.
             for (gap, more) in [(WHOLE, 0), (if i == s % 4 { Gap::Elements(3) } else { WHOLE }, 8)] {
-                check_batch(lab, batch, sizes, transposes, gap, AROUND[(s + 3 * i + more) % AROUND.len()]);
+                check_batch(harness, batch, sizes, transposes, gap, AROUND[(s + 3 * i + more) % AROUND.len()]);
             }
         }
     }
     for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
-        check_batch(lab, DEEP_BATCH.0, DEEP_BATCH.1, transposes, WHOLE, AROUND[(12 + i) % AROUND.len()]);
+        check_batch(harness, DEEP_BATCH.0, DEEP_BATCH.1, transposes, WHOLE, AROUND[(12 + i) % AROUND.len()]);
     }
     // Rows back to back.
-    check_batch(lab, 2, (16, 8, 24), (false, true), Gap::None, Around::Activate(TANH, true, true));
+    check_batch(harness, 2, (16, 8, 24), (false, true), Gap::None, Around::Activate(TANH, true, true));
     // On `cpu`, several blocks of a product and several products of a block.
-    check_batch(lab, 3, (97, 40, 50), (true, false), Gap::Elements(5), Around::InPlace);
-    check_batch(lab, 50, (7, 5, 9), (false, false), WHOLE, Around::Bias);
+    check_batch(harness, 3, (97, 40, 50), (true, false), Gap::Elements(5), Around::InPlace);
+    check_batch(harness, 50, (7, 5, 9), (false, false), WHOLE, Around::Bias);
 }
 
-fn tiles(lab: &mut Lab) {
+fn tiles(harness: &mut Harness) {
     for (s, sizes) in TILES.into_iter().chain(DEEP).enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
             // Every surrounding with every transpose, over all sizes.
             for more in 0..if s < TILES.len() { 2 } else { 1 } {
-                check(lab, sizes, transposes, WHOLE, AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
+                check(harness, sizes, transposes, WHOLE, AROUND[(3 * s + i + 5 * more) % AROUND.len()]);
             }
         }
     }
-    let full = if lab.full() { &FULL_TURNS[..] } else { &[] };
+    let full = if harness.full() { &FULL_TURNS[..] } else { &[] };
     for (s, &sizes) in TURNS.iter().chain(full).enumerate() {
         for (i, transposes) in TRANSPOSES.into_iter().enumerate() {
-            check(lab, sizes, transposes, WHOLE, AROUND[(5 * s + 3 * i) % AROUND.len()]);
+            check(harness, sizes, transposes, WHOLE, AROUND[(5 * s + 3 * i) % AROUND.len()]);
         }
     }
-    check(lab, DEEP_TILES, (false, true), WHOLE, Around::Activate(TANH, true, true));
-    check(lab, DEEP_TILES, (true, false), WHOLE, Around::Wide(true));
-    check(lab, DEEP_TILES, (false, true), WHOLE, Around::Gradient(ERF, true, Again::InPlace));
+    check(harness, DEEP_TILES, (false, true), WHOLE, Around::Activate(TANH, true, true));
+    check(harness, DEEP_TILES, (true, false), WHOLE, Around::Wide(true));
+    check(harness, DEEP_TILES, (false, true), WHOLE, Around::Gradient(ERF, true, Again::InPlace));
 }
 
 /// Small integers, of which every sum is one that bf16 has: no rounding anywhere, so any order gives the same bits.
-fn exact(lab: &mut Lab) {
+fn exact(harness: &mut Harness) {
     // No difference is within this.
     const EXACTLY: f64 = f64::NAN;
     const SIMPLE: [Around; 5] =
@@ -321,10 +335,10 @@ fn exact(lab: &mut Lab) {
                 let mut integers = |wide: bool, rows: usize, columns: usize| {
                     let rows = batch * rows;
                     let values: Vec<f64> =
-                        lab.random.floats(rows * columns).iter().map(|v| (1.9 * v).trunc()).collect();
-                    let dtype = if wide { lab.float.wide() } else { lab.float };
-                    let pitch = lab.pitch(columns, WHOLE);
-                    lab.floats_of(dtype, (&[rows, columns], pitch), &values)
+                        harness.random.floats(rows * columns).iter().map(|v| (1.9 * v).trunc()).collect();
+                    let dtype = if wide { harness.float.wide() } else { harness.float };
+                    let pitch = harness.pitch(columns, WHOLE);
+                    harness.floats_of(dtype, (&[rows, columns], pitch), &values)
                 };
                 let a = if ta { integers(false, k, m) } else { integers(false, m, k) };
                 let b = if tb { integers(false, n, k) } else { integers(false, k, n) };
@@ -333,51 +347,51 @@ fn exact(lab: &mut Lab) {
                 let residual = (around == Around::Residual).then(|| integers(false, m, n));
                 let out = integers(wide, m, n);
                 let product = Linear::product(a, b, out, (ta, tb)).batched(batch);
-                lab.check(Linear { accumulate, residual, ..product }, |_, _| EXACTLY);
-                lab.clear();
+                harness.check(Linear { accumulate, residual, ..product }, |_, _| EXACTLY);
+                harness.clear();
             }
         }
     }
 }
 
 /// Factors that begin and lie as tensor cores want them, among others that do not.
-fn apart(lab: &mut Lab) {
+fn apart(harness: &mut Harness) {
     let (m, n, k) = (20, 24, 40);
     for begin in [0, 1, 8] {
         for around in
             [Around::Activate(TANH, true, true), Around::Gradient(ERF, true, Again::Apart), Around::Accumulate]
         {
-            let mut op = of(lab, 1, (m, n, k), (false, true), WHOLE, around);
+            let mut op = of(harness, 1, (m, n, k), (false, true), WHOLE, around);
             // Columns of wider buffers: `out` at any place, the factors at multiples of 16 bytes or beside them.
-            let (a, b) = (lab.input((&[m, k + 8], 56)), lab.input((&[n, k + 8], 64)));
+            let (a, b) = (harness.input((&[m, k + 8], 56)), harness.input((&[n, k + 8], 64)));
             (op.a, op.b) = (a.columns(begin, k), b.columns(8, k));
-            let (out, pre) = (lab.input((&[m, n + 3], 40)), lab.input((&[m, n + 8], 32)));
+            let (out, pre) = (harness.input((&[m, n + 3], 40)), harness.input((&[m, n + 8], 32)));
             (op.out, op.residual) =
-                (out.columns(3, n), op.residual.map(|_| lab.input((&[m, n + 1], 48)).columns(1, n)));
+                (out.columns(3, n), op.residual.map(|_| harness.input((&[m, n + 1], 48)).columns(1, n)));
             match &mut op.epilogue {
                 Epilogue::Activate { pre: kept, .. } => *kept = Some(pre.columns(8, n)),
                 Epilogue::ActivateGrad { pre: kept, value, .. } => {
                     *kept = pre.columns(8, n);
-                    *value = Some(lab.input((&[m, n + 5], 72)).columns(5, n));
+                    *value = Some(harness.input((&[m, n + 5], 72)).columns(5, n));
                 }
                 Epilogue::None => {}
             }
-            lab.check(op, |_, _| 1.13 * dot(k + 2) + 4.0 * EPS * 16.0);
-            lab.clear();
+            harness.check(op, |_, _| 1.13 * dot(k + 2) + 4.0 * EPS * 16.0);
+            harness.clear();
         }
     }
 }
 
 /// Outer dimensions count as rows, and a column block of a wider buffer is a matrix.
-fn outer_dimensions(lab: &mut Lab) {
-    let wide = lab.input((&[2, 7, 30], 32));
-    let (a, b) = (wide.columns(5, 10), lab.input((&[10, 6], 0)));
-    let fused = lab.output((&[2, 7, 18], 0));
-    lab.check(Linear::product(a, b, fused.columns(6, 6), (false, false)), |_, _| dot(10));
-    lab.clear();
+fn outer_dimensions(harness: &mut Harness) {
+    let wide = harness.input((&[2, 7, 30], 32));
+    let (a, b) = (wide.columns(5, 10), harness.input((&[10, 6], 0)));
+    let fused = harness.output((&[2, 7, 18], 0));
+    harness.check(Linear::product(a, b, fused.columns(6, 6), (false, false)), |_, _| dot(10));
+    harness.clear();
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
     let sizes = if size == Size::Large { (300, 200, 150) } else { (3, 5, 7) };
-    of(lab, 1, sizes, (false, true), Gap::Elements(3), Around::Activate(TANH, true, true)).into()
+    of(harness, 1, sizes, (false, true), Gap::Elements(3), Around::Activate(TANH, true, true)).into()
 }

@@ -23,7 +23,7 @@ mod squared_error;
 pub mod swaps;
 
 use crate::device::ops::Op;
-use harness::Lab;
+use harness::Harness;
 
 /// How large an operation's sample is.
 #[derive(Clone, Copy, PartialEq)]
@@ -38,9 +38,9 @@ pub enum Size {
 pub struct Stem {
     pub name: &'static str,
     /// Compares many shapes and options with the reference.
-    pub cases: fn(&mut Lab),
+    pub cases: fn(&mut Harness),
     /// One operation with as many optional operands as go together.
-    pub sample: fn(&mut Lab, Size) -> Op,
+    pub sample: fn(&mut Harness, Size) -> Op,
 }
 
 macro_rules! stems {

@@ -1,5 +1,5 @@
 use super::Size;
-use super::harness::{EPS, Lab};
+use super::harness::{EPS, Harness};
 use crate::device::ops::{IDENTITY, Item, Multilevel, Op};
 
 /// The sparse maps of one operation, as they grow.
@@ -17,11 +17,11 @@ impl Maps {
     }
 
     /// A map of `units` onto `src_units`: groups of 0 to 3 random source units with random weights.
-    fn random(&mut self, lab: &mut Lab, units: usize, src_units: usize) -> u32 {
+    fn random(&mut self, harness: &mut Harness, units: usize, src_units: usize) -> u32 {
         let groups: Vec<Vec<i32>> = (0..units)
             .map(|_| {
-                let n = lab.random.ids(1, 4)[0] as usize;
-                lab.random.ids(n, src_units)
+                let n = harness.random.ids(1, 4)[0] as usize;
+                harness.random.ids(n, src_units)
             })
             .collect();
         let pointers = self.index.len() as u32;
@@ -31,7 +31,7 @@ impl Maps {
         for (i, group) in groups.iter().enumerate() {
             self.index[pointers as usize + i] = self.index.len() as u32;
             for &unit in group {
-                self.push(unit as u32, lab.random.float());
+                self.push(unit as u32, harness.random.float());
             }
         }
         self.index[pointers as usize + units] = self.index.len() as u32;
@@ -40,7 +40,7 @@ impl Maps {
 
     /// A map as between models: two heads of a unit's side, each made of as many heads, whole, as the source has for it, or
     /// heads that are copies of the source's two.
-    fn heads(&mut self, lab: &mut Lab, units: usize, src_units: usize) -> u32 {
+    fn heads(&mut self, harness: &mut Harness, units: usize, src_units: usize) -> u32 {
         let of_unit = |unit: usize| -> Vec<usize> {
             let (block, members) = (units.min(src_units) / 2, src_units / units);
             match members {
@@ -56,7 +56,7 @@ impl Maps {
         }
         self.push(entry, 0.0);
         for source in (0..units).flat_map(of_unit) {
-            self.push(source as u32, lab.random.float());
+            self.push(source as u32, harness.random.float());
         }
         pointers
     }
@@ -81,42 +81,42 @@ enum Base {
 }
 
 /// Makes the map of units of the destination and of the source.
-type Map = fn(&mut Maps, &mut Lab, usize, usize) -> u32;
+type Map = fn(&mut Maps, &mut Harness, usize, usize) -> u32;
 
 /// Where parameters and their rows begin.
 #[derive(Clone, Copy, PartialEq)]
-enum Places {
+enum Addresses {
     Anywhere,
     /// At multiples of four elements, as in models.
     Whole,
 }
 
 /// Parameters one behind the other with padding between, each with random maps, or carried over where sizes are equal.
-fn of(lab: &mut Lab, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
-    mapped_by(Maps::random, Places::Anywhere, lab, params, base, alpha, fill)
+fn of(harness: &mut Harness, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
+    mapped_by(Maps::random, Addresses::Anywhere, harness, params, base, alpha, fill)
 }
 
 fn mapped_by(
     mapped: Map,
-    places: Places,
-    lab: &mut Lab,
+    places: Addresses,
+    harness: &mut Harness,
     params: &[Sizes],
     base: Base,
     alpha: f64,
     fill: f32,
 ) -> Multilevel {
     let (mut maps, mut items) = (Maps::default(), Vec::new());
-    let place = |n: usize| if places == Places::Whole { n.next_multiple_of(4) } else { n };
+    let place = |n: usize| if places == Addresses::Whole { n.next_multiple_of(4) } else { n };
     let (mut src, mut dst) = (place(3), place(5));
     for &(rows, cols, src_rows, src_cols, layers) in params {
         let pitch = place(cols + 2);
         // Another one than of the destination, and of `base`, which lies as that.
         let src_pitch = if place(src_cols + 1) == pitch { pitch + place(1) } else { place(src_cols + 1) };
         let starts: Vec<_> =
-            (0..layers).map(|l| ((src + l * src_rows * src_pitch) as u32, lab.random.float())).collect();
+            (0..layers).map(|l| ((src + l * src_rows * src_pitch) as u32, harness.random.float())).collect();
         let mut map = |units: usize, src_units: usize| match units == src_units {
             true => IDENTITY,
-            false => mapped(&mut maps, lab, units, src_units),
+            false => mapped(&mut maps, harness, units, src_units),
         };
         let (row_map, col_map) = (map(rows, src_rows), map(cols, src_cols));
         let (layer_start, layers) = maps.layers(&starts);
@@ -137,17 +137,17 @@ fn mapped_by(
         src = place(src + layers as usize * src_rows * src_pitch + 7);
         dst = place(dst + rows * pitch + 11);
     }
-    let src = lab.input((&[src], 0));
+    let src = harness.input((&[src], 0));
     // Padding between parameters keeps what is there, so the destination is an operand to read as well.
-    let target = lab.input((&[dst], 0));
+    let target = harness.input((&[dst], 0));
     let base = match base {
         Base::None => None,
-        Base::Apart => Some(lab.input((&[dst], 0))),
+        Base::Apart => Some(harness.input((&[dst], 0))),
         Base::InPlace => Some(target),
     };
-    let index = lab.words(&[maps.index.len()], &maps.index);
-    let weight = lab.floats((&[maps.weight.len()], 0), &maps.weight);
-    let items = lab.words(&[items.len(), Item::WORDS], bytemuck::cast_slice(&items));
+    let index = harness.words(&[maps.index.len()], &maps.index);
+    let weight = harness.floats((&[maps.weight.len()], 0), &maps.weight);
+    let items = harness.words(&[items.len(), Item::WORDS], bytemuck::cast_slice(&items));
     Multilevel { src, dst: target, base, alpha, items, index, weight }
 }
 
@@ -188,27 +188,27 @@ const TILES: &[Sizes] = &[
 /// GPT-Base: a part of its embeddings, and one layer's product down and up.
 const BASE: &[Sizes] = &[(5_000, 384, 5_000, 768, 1), (384, 384, 768, 768, 2), (768, 3_072, 384, 1_536, 1)];
 
-pub fn cases(lab: &mut Lab) {
+pub fn cases(harness: &mut Harness) {
     for base in [Base::None, Base::Apart, Base::InPlace] {
         let alpha = if base == Base::None { 1.0 } else { 0.25 };
         for (places, sizes, terms) in [
-            (Places::Anywhere, HEADS, 12),
-            (Places::Whole, HEADS, 12),
-            (Places::Whole, TILES, 40),
-            (Places::Whole, BASE, 8),
+            (Addresses::Anywhere, HEADS, 12),
+            (Addresses::Whole, HEADS, 12),
+            (Addresses::Whole, TILES, 40),
+            (Addresses::Whole, BASE, 8),
         ] {
-            if sizes == BASE && !lab.full() {
+            if sizes == BASE && !harness.full() {
                 continue;
             }
-            let op = mapped_by(Maps::heads, places, lab, sizes, base, alpha, 0.3);
+            let op = mapped_by(Maps::heads, places, harness, sizes, base, alpha, 0.3);
             // So many terms below 1, each of 4 factors, and the interpolation.
-            lab.check(op, |_, _| EPS * 3.0 * (f64::from(terms).sqrt() + 4.0));
-            lab.clear();
+            harness.check(op, |_, _| EPS * 3.0 * (f64::from(terms).sqrt() + 4.0));
+            harness.clear();
         }
         // Maps that are no runs.
-        let op = mapped_by(Maps::random, Places::Whole, lab, PARAMS, base, alpha, 0.3);
-        lab.check(op, |_, _| EPS * 3.0 * (9.0f64.sqrt() + 4.0));
-        lab.clear();
+        let op = mapped_by(Maps::random, Addresses::Whole, harness, PARAMS, base, alpha, 0.3);
+        harness.check(op, |_, _| EPS * 3.0 * (9.0f64.sqrt() + 4.0));
+        harness.clear();
     }
     for params in [&PARAMS[..1], &PARAMS[1..4], PARAMS] {
         for (base, alpha) in [
@@ -220,34 +220,34 @@ pub fn cases(lab: &mut Lab) {
             (Base::InPlace, 0.7),
         ] {
             for fill in [0.0, 0.3] {
-                let op = of(lab, params, base, alpha, fill);
+                let op = of(harness, params, base, alpha, fill);
                 // At most 3 layers x 3 x 3 terms below 1, each of 4 factors, and the interpolation.
-                lab.check(op, |_, _| EPS * 3.0 * (9.0f64.sqrt() + 4.0));
-                lab.clear();
+                harness.check(op, |_, _| EPS * 3.0 * (9.0f64.sqrt() + 4.0));
+                harness.clear();
             }
         }
     }
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
     let large = &[(300, 200, 150, 100, 2), (1, 999, 1, 333, 1), (64, 700, 64, 350, 1)];
-    of(lab, if size == Size::Large { large } else { PARAMS }, Base::Apart, 0.25, 0.0).into()
+    of(harness, if size == Size::Large { large } else { PARAMS }, Base::Apart, 0.25, 0.0).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Base, PARAMS, of};
     use crate::device::ops::{IDENTITY, Item, Multilevel};
-    use crate::parity::harness::Lab;
+    use crate::parity::harness::Harness;
 
     /// Elements between parameters stay: the generic check takes all of the destination for an output.
     #[test]
     fn padding_between_parameters_is_left_alone() {
-        let mut lab = Lab::cpu(&[2], true);
-        let op = of(&mut lab, PARAMS, Base::None, 1.0, 0.5);
-        let before = lab.values(&op.dst);
-        lab.check(op, |_, _| 1e-5);
-        let after = lab.values(&op.dst);
+        let mut harness = Harness::cpu(&[2], true);
+        let op = of(&mut harness, PARAMS, Base::None, 1.0, 0.5);
+        let before = harness.values(&op.dst);
+        harness.check(op, |_, _| 1e-5);
+        let after = harness.values(&op.dst);
         let mut inside = vec![false; before.len()];
         let mut start = 5;
         for &(rows, cols, ..) in PARAMS {
@@ -262,15 +262,15 @@ mod tests {
     /// What no map of ours says, so that a damaged one is refused rather than read.
     #[test]
     fn maps_that_lead_outside_are_refused() {
-        let mut lab = Lab::cpu(&[2], true);
+        let mut harness = Harness::cpu(&[2], true);
         let mut refused = |change: &dyn Fn(&mut Item), word: &str| {
-            let mut lab_op = of(&mut lab, &[(18, 12, 6, 4, 1)], Base::None, 1.0, 0.0);
-            let words: Vec<u32> = read_words(&mut lab, &lab_op);
+            let mut lab_op = of(&mut harness, &[(18, 12, 6, 4, 1)], Base::None, 1.0, 0.0);
+            let words: Vec<u32> = read_words(&mut harness, &lab_op);
             let mut item: Item = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words));
             change(&mut item);
-            lab_op.items = lab.words(&[1, Item::WORDS], bytemuck::cast_slice(&[item]));
-            lab.refuses(&lab_op.into(), &["multilevel", "item 0", word]);
-            lab.clear();
+            lab_op.items = harness.words(&[1, Item::WORDS], bytemuck::cast_slice(&[item]));
+            harness.refuses(&lab_op.into(), &["multilevel", "item 0", word]);
+            harness.clear();
         };
         refused(&|item| item.dst_offset = 1_000_000, "destination");
         refused(&|item| item.rows += 1, "destination");
@@ -286,20 +286,20 @@ mod tests {
 
     #[test]
     fn parameters_that_overlap_are_refused() {
-        let mut lab = Lab::cpu(&[2], true);
-        let mut op = of(&mut lab, &[(2, 12, 2, 4, 1), (1, 9, 1, 3, 1)], Base::None, 1.0, 0.0);
-        let words = read_words(&mut lab, &op);
+        let mut harness = Harness::cpu(&[2], true);
+        let mut op = of(&mut harness, &[(2, 12, 2, 4, 1), (1, 9, 1, 3, 1)], Base::None, 1.0, 0.0);
+        let words = read_words(&mut harness, &op);
         let item = |words: &[u32]| bytemuck::pod_read_unaligned(bytemuck::cast_slice(words));
         let mut items: Vec<Item> = words.chunks(Item::WORDS).map(item).collect();
         items.swap(0, 1);
         items[0].dst_offset = items[1].dst_offset + 25;
-        op.items = lab.words(&[2, Item::WORDS], bytemuck::cast_slice(&items));
-        lab.refuses(&op.into(), &["multilevel", "item 0", "within item 1"]);
+        op.items = harness.words(&[2, Item::WORDS], bytemuck::cast_slice(&items));
+        harness.refuses(&op.into(), &["multilevel", "item 0", "within item 1"]);
     }
 
-    fn read_words(lab: &mut Lab, op: &Multilevel) -> Vec<u32> {
+    fn read_words(harness: &mut Harness, op: &Multilevel) -> Vec<u32> {
         let mut words = vec![0u32; op.items.numel()];
-        let device = lab.devices().next().expect("a device");
+        let device = harness.devices().next().expect("a device");
         device.read(&op.items, bytemuck::cast_slice_mut(&mut words)).expect("items");
         words
     }

@@ -1,58 +1,58 @@
 use super::Size;
 use super::cross_entropy::Gradient;
-use super::harness::{EPS, Gap, Lab};
+use super::harness::{EPS, Gap, Harness};
 use crate::device::ops::{Op, SquaredError};
 
 /// One of `every` elements is not scored; 0: all are.
 fn of(
-    lab: &mut Lab,
+    harness: &mut Harness,
     (rows, width): (usize, usize),
     gap: Gap,
     gradient: Gradient,
     every: usize,
     weight: f64,
 ) -> SquaredError {
-    let [of_x, of_targets, of_dx] = std::array::from_fn(|_| lab.pitch(width, gap));
-    let x = lab.input((&[rows, width], of_x));
+    let [of_x, of_targets, of_dx] = std::array::from_fn(|_| harness.pitch(width, gap));
+    let x = harness.input((&[rows, width], of_x));
     // Scores of similarity are 0 to 5.
-    let scores = lab.random.floats(rows * width);
+    let scores = harness.random.floats(rows * width);
     let scores = scores.iter().enumerate().map(|(i, v)| match every > 0 && i % every == every - 1 {
         true => f64::NAN,
         false => 2.5 + 2.5 * v,
     });
     let scores: Vec<f64> = scores.collect();
-    let targets = lab.floats_of(lab.float.wide(), (&[rows, width], of_targets), &scores);
+    let targets = harness.floats_of(harness.float.wide(), (&[rows, width], of_targets), &scores);
     let dx = match gradient {
         Gradient::None => None,
-        Gradient::Apart => Some(lab.output((&[rows, width], of_dx))),
+        Gradient::Apart => Some(harness.output((&[rows, width], of_dx))),
         Gradient::InPlace => Some(x),
     };
-    SquaredError { x, targets, scored: None, loss: lab.wide_output((&[1], 0)), dx, weight }
+    SquaredError { x, targets, scored: None, loss: harness.f32_output((&[1], 0)), dx, weight }
 }
 
-pub fn cases(lab: &mut Lab) {
+pub fn cases(harness: &mut Harness) {
     for (rows, width) in [(1, 1), (7, 1), (32, 1), (1, 9), (5, 3), (300, 1), (130, 5)] {
         for gradient in [Gradient::None, Gradient::Apart, Gradient::InPlace] {
             for (every, weight) in [(0, 1.0), (3, 0.25), (1, 1.0)] {
                 for gap in [Gap::None, Gap::Elements(7)] {
-                    let op = of(lab, (rows, width), gap, gradient, every, weight);
+                    let op = of(harness, (rows, width), gap, gradient, every, weight);
                     // The difference is rounded to half a unit, which its square has twice; sums are in f64; then the loss is
                     // rounded. The gradient: the difference, the factor and their product.
-                    lab.check(op, |_, want| 2.0 * EPS * want.abs());
-                    lab.clear();
+                    harness.check(op, |_, want| 2.0 * EPS * want.abs());
+                    harness.clear();
                 }
             }
         }
     }
     // A micro-batch of a batch with more scored elements, of any number here.
     for every in [0, 1, 3] {
-        let op = of(lab, (7, 1), Gap::None, Gradient::Apart, every, 1.0);
-        let scored = Some(lab.floats_of(lab.float.wide(), (&[1], 0), &[29.0]));
-        lab.check(SquaredError { scored, ..op }, |_, want| 2.0 * EPS * want.abs());
-        lab.clear();
+        let op = of(harness, (7, 1), Gap::None, Gradient::Apart, every, 1.0);
+        let scored = Some(harness.floats_of(harness.float.wide(), (&[1], 0), &[29.0]));
+        harness.check(SquaredError { scored, ..op }, |_, want| 2.0 * EPS * want.abs());
+        harness.clear();
     }
 }
 
-pub fn sample(lab: &mut Lab, size: Size) -> Op {
-    of(lab, (if size == Size::Large { 9000 } else { 5 }, 3), Gap::None, Gradient::Apart, 4, 0.5).into()
+pub fn sample(harness: &mut Harness, size: Size) -> Op {
+    of(harness, (if size == Size::Large { 9000 } else { 5 }, 3), Gap::None, Gradient::Apart, 4, 0.5).into()
 }

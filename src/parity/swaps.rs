@@ -154,7 +154,7 @@ pub fn swaps(variant: &'static Variant, known: &[(&'static str, [usize; 2])]) ->
         || Trial { operation: variant.operation, watch: watch.clone(), all: all.clone(), next: Vec::new(), on: None };
     for flops in SMALL {
         let choice = Choice { flops, ..QUICK };
-        let (_, missing) = run(variant, devices, choice, |lab| lab.mutate(Box::new(trial())))?;
+        let (_, missing) = run(variant, devices, choice, |harness| harness.mutate(Box::new(trial())))?;
         let done = |(swap, state): (&Swap, &State)| {
             state.noticed || known.contains(&(state.kernel, swap.parameters)) && swap.field == Field::All
         };

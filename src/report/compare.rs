@@ -2,7 +2,7 @@
 
 use super::configs::differences;
 use super::measures::{Reached, reached};
-use super::run::{Eval, Side, gather, sides};
+use super::run::{BranchLog, Eval, gather, sides};
 use super::savings::{self, Point};
 use super::text::{engineering, in_seconds, percent};
 use crate::bail;
@@ -81,7 +81,7 @@ pub struct Comparison {
 ///
 /// # Errors
 /// As [`gather`]; a baseline that is neither a name among the runs nor a path.
-pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<Side>, Vec<usize>)> {
+pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<BranchLog>, Vec<usize>)> {
     let mut all = gather(paths)?;
     if all.is_empty() {
         bail!("nothing to compare; give the folder of a run");
@@ -95,7 +95,7 @@ pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<Side>, Vec<us
         files.push(baseline(text, &all).at(format_args!("--baseline {text}"))?);
     }
     // By file, because a name may grow where another run has the same.
-    let position = |all: &[Side], file: &PathBuf| all.iter().position(|side| same(&side.path, file));
+    let position = |all: &[BranchLog], file: &PathBuf| all.iter().position(|side| same(&side.path, file));
     if files.iter().any(|file| position(&all, file).is_none()) {
         all = gather(&[paths, &files].concat())?;
     }
@@ -109,7 +109,7 @@ pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<Side>, Vec<us
 }
 
 /// The metrics that a baseline's name or path stands for.
-fn baseline(text: &str, all: &[Side]) -> Result<PathBuf> {
+fn baseline(text: &str, all: &[BranchLog]) -> Result<PathBuf> {
     if let Some(side) = all.iter().find(|side| side.name == text) {
         return Ok(side.path.clone());
     }
@@ -118,7 +118,7 @@ fn baseline(text: &str, all: &[Side]) -> Result<PathBuf> {
         bail!("neither a path nor one of the runs, which are {}", names.join(", "));
     }
     let mut found = sides(Path::new(text))?;
-    let at = found.iter().position(Side::is_scratch).unwrap_or(0);
+    let at = found.iter().position(BranchLog::is_scratch).unwrap_or(0);
     Ok(found.swap_remove(at).path)
 }
 
@@ -131,7 +131,7 @@ impl Comparison {
     ///
     /// # Errors
     /// A side that was never evaluated at level 1.
-    pub fn of(sides: &[Side], baselines: &[usize]) -> Result<Self> {
+    pub fn of(sides: &[BranchLog], baselines: &[usize]) -> Result<Self> {
         let mut runs = Vec::with_capacity(sides.len());
         for side in sides {
             runs.push(Standing::of(side)?);
@@ -148,7 +148,7 @@ impl Comparison {
 }
 
 impl Standing {
-    fn of(side: &Side) -> Result<Self> {
+    fn of(side: &BranchLog) -> Result<Self> {
         let evals: Vec<&Eval> = side.of_target().collect();
         let (Some(best), Some(last)) = (savings::best(&side.points()), evals.last()) else {
             bail!(
@@ -171,7 +171,7 @@ impl Standing {
 }
 
 impl Against {
-    fn of(side: &Side, run: &Standing, base: &Standing) -> Self {
+    fn of(side: &BranchLog, run: &Standing, base: &Standing) -> Self {
         let target = base.best.loss;
         let reached = side.of_target().find(|eval| eval.loss <= target).map(Mark::of);
         let saved = reached.map(|mark| savings::saved(&mark.point(), &base.best.point()));

@@ -1,6 +1,6 @@
 //! Which keys of the configurations of runs differ.
 
-use super::run::Side;
+use super::run::BranchLog;
 use crate::files;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ const MOST: usize = 20;
 const BYTES: u64 = 1 << 20;
 
 /// A line for each key whose value is not the same in all runs that have a configuration: `key: value (run), value (run)`.
-pub fn differences(sides: &[Side]) -> Vec<String> {
+pub fn differences(sides: &[BranchLog]) -> Vec<String> {
     let mut runs: BTreeMap<PathBuf, (String, BTreeMap<String, String>)> = BTreeMap::new();
     for side in sides {
         // Two sides of a run have one.

@@ -2,7 +2,7 @@
 
 use super::measures::Measured;
 use super::plot::{Curve, Panel, Picture, Segment, Shade, Ticks, range};
-use super::run::{Eval, Position, Side, Step};
+use super::run::{BranchLog, Eval, Position, Step};
 use super::savings;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +18,14 @@ fn seconds(at: &Position) -> f64 {
 }
 
 /// Held-out loss of runs, against FLOPs and against seconds, with a line across at the best of each baseline.
-pub fn held_out(sides: &[&Side], baselines: &[usize]) -> Picture {
-    let best = |side: &Side| savings::best(&side.points()).map(|at| side.points()[at].loss);
+pub fn held_out(sides: &[&BranchLog], baselines: &[usize]) -> Picture {
+    let best = |side: &BranchLog| savings::best(&side.points()).map(|at| side.points()[at].loss);
     let levels: Vec<(f64, usize)> = baselines.iter().filter_map(|&i| Some((best(sides[i])?, i))).collect();
     let losses = losses_shown(sides, &levels);
     let panel = |title: &str, x_label: &str, axis: Axis, x_ticks: Ticks| {
         let end = sides.iter().flat_map(|side| &side.evals).map(|eval| axis(&eval.at)).fold(0.0, f64::max);
-        let curve = |(colour, side): (usize, &&Side)| Curve { colour, segments: evaluations(side, axis), marked: true };
+        let curve =
+            |(colour, side): (usize, &&BranchLog)| Curve { colour, segments: evaluations(side, axis), marked: true };
         Panel {
             title: title.to_string(),
             x_label: x_label.to_string(),
@@ -38,7 +39,7 @@ pub fn held_out(sides: &[&Side], baselines: &[usize]) -> Picture {
             shades: shades(sides, axis),
         }
     };
-    let name = |(i, side): (usize, &&Side)| match best(side) {
+    let name = |(i, side): (usize, &&BranchLog)| match best(side) {
         Some(loss) => (format!("{}: best {loss:.4}", side.name), i),
         None => (side.name.clone(), i),
     };
@@ -55,10 +56,10 @@ pub fn held_out(sides: &[&Side], baselines: &[usize]) -> Picture {
 }
 
 /// What was measured beside the loss, a panel for each measure. `None` where nothing was.
-pub fn measures(sides: &[&Side]) -> Option<Picture> {
+pub fn measures(sides: &[&BranchLog]) -> Option<Picture> {
     let panel = |number: usize| {
         let value = |eval: &Eval| Some((eval.at, eval.at.step as f64, eval.measures.values()[number]?));
-        let curve = |(colour, side): (usize, &&Side)| Curve {
+        let curve = |(colour, side): (usize, &&BranchLog)| Curve {
             colour,
             segments: segments(side.evals.iter().filter_map(value)),
             marked: true,
@@ -90,7 +91,7 @@ pub fn measures(sides: &[&Side]) -> Option<Picture> {
 
 /// From the lowest loss to one that leaves the steep beginnings out: of each level, what nine of ten evaluations stay below,
 /// after the first fifth of its part of the run. A small level may end where a large one begins.
-fn losses_shown(sides: &[&Side], levels: &[(f64, usize)]) -> std::ops::Range<f64> {
+fn losses_shown(sides: &[&BranchLog], levels: &[(f64, usize)]) -> std::ops::Range<f64> {
     let mut late: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     let mut lowest = f64::INFINITY;
     for side in sides {
@@ -118,7 +119,7 @@ fn losses_shown(sides: &[&Side], levels: &[(f64, usize)]) -> std::ops::Range<f64
 }
 
 /// Evaluations, joined within each stage: the loss jumps between them, with the model.
-fn evaluations(side: &Side, axis: Axis) -> Vec<Segment> {
+fn evaluations(side: &BranchLog, axis: Axis) -> Vec<Segment> {
     let points = side.evals.iter().filter(|eval| eval.loss.is_finite());
     segments(points.map(|eval| (eval.at, axis(&eval.at), eval.loss)))
 }
@@ -137,7 +138,7 @@ fn segments(points: impl Iterator<Item = (Position, f64, f64)>) -> Vec<Segment> 
 }
 
 /// The stretches below level 1, where one run alone has such: those of several would hide one another.
-fn shades(sides: &[&Side], axis: Axis) -> Vec<Shade> {
+fn shades(sides: &[&BranchLog], axis: Axis) -> Vec<Shade> {
     let mut deep = sides.iter().filter(|side| side.evals.iter().any(|eval| eval.at.level > 1));
     let (Some(side), None) = (deep.next(), deep.next()) else { return Vec::new() };
     let mut all: Vec<(usize, Shade)> = Vec::new();
@@ -153,12 +154,12 @@ fn shades(sides: &[&Side], axis: Axis) -> Vec<Shade> {
 }
 
 /// Training loss, gradient norm, learning rate and time of a step. `None` without steps, as in committed results.
-pub fn training(sides: &[&Side]) -> Option<Picture> {
+pub fn training(sides: &[&BranchLog]) -> Option<Picture> {
     let most = sides.iter().map(|side| side.steps.len()).max().filter(|&n| n > 0)?;
     // As many points as a panel has pixels to tell apart; each is the mean of as many steps.
     let bin = most.div_ceil(400);
-    let panel = |title: &str, y_label: &str, from_zero: bool, value: &dyn Fn(&Side, usize) -> f64| {
-        let curve = |(colour, side): (usize, &&Side)| {
+    let panel = |title: &str, y_label: &str, from_zero: bool, value: &dyn Fn(&BranchLog, usize) -> f64| {
+        let curve = |(colour, side): (usize, &&BranchLog)| {
             let points = |i: usize| (side.steps[i].at, value(side, i));
             Curve { colour, segments: averaged((0..side.steps.len()).map(points), bin), marked: false }
         };
@@ -178,7 +179,7 @@ pub fn training(sides: &[&Side]) -> Option<Picture> {
             shades: shades(sides, |at| at.step as f64),
         }
     };
-    let step = |side: &Side, i: usize| -> Step { side.steps[i] };
+    let step = |side: &BranchLog, i: usize| -> Step { side.steps[i] };
     Some(Picture {
         description: "Training loss, gradient norm, learning rate and time of a step, against steps".to_string(),
         legend: sides.iter().enumerate().map(|(i, side)| (side.name.clone(), i)).collect(),
@@ -192,7 +193,7 @@ pub fn training(sides: &[&Side]) -> Option<Picture> {
 }
 
 /// What a step took; not known of a stage's first, before which other things take time.
-fn milliseconds(side: &Side, i: usize) -> f64 {
+fn milliseconds(side: &BranchLog, i: usize) -> f64 {
     let at = side.steps[i].at;
     match i.checked_sub(1).map(|before| side.steps[before].at).filter(|before| before.stage == at.stage) {
         Some(before) => 1e3 * (at.seconds - before.seconds),
@@ -256,12 +257,14 @@ mod tests {
             (0..count).map(move |i| (level, from + i * 10, begin + (end - begin) * i as f64 / (count - 1) as f64))
         };
         let points = down(1, 0, 5, 9.0, 4.5).chain(down(3, 60, 4, 8.0, 6.0)).chain(down(1, 100, 40, 4.0, 3.0));
-        let side = Side { evals: points.map(eval).collect(), ..Side::default() };
+        let side = BranchLog { evals: points.map(eval).collect(), ..BranchLog::default() };
         let shown = losses_shown(&[&side], &[(3.0, 0)]);
         // All of level 3 but its first fifth, and not the 9 of the beginning.
         assert!(shown.start < 3.0 && shown.end > 7.3 && shown.end < 8.0, "{shown:?}");
-        let above =
-            Side { evals: side.evals.iter().filter(|eval| eval.at.level == 1).copied().collect(), ..Side::default() };
+        let above = BranchLog {
+            evals: side.evals.iter().filter(|eval| eval.at.level == 1).copied().collect(),
+            ..BranchLog::default()
+        };
         assert!(losses_shown(&[&above], &[(3.0, 0)]).end < 4.5);
     }
 }

@@ -1,6 +1,6 @@
 //! What evaluations measured beside the loss: how well images and labelled texts got their labels.
 
-use super::run::Side;
+use super::run::BranchLog;
 use serde::{Deserialize, Serialize};
 
 /// The measures of one evaluation, those it has. Of all of them more is better.
@@ -51,7 +51,7 @@ impl Reached {
 }
 
 /// What a side has measured, in the order of [`Measured::NAMES`].
-pub fn reached(side: &Side) -> Vec<Reached> {
+pub fn reached(side: &BranchLog) -> Vec<Reached> {
     let of = |(number, measure): (usize, &&'static str)| {
         let mut values = side.of_target().filter_map(|eval| Some((eval.at.step, eval.measures.values()[number]?)));
         let (step, first) = values.next()?;

@@ -2,7 +2,7 @@
 
 use super::canvas::Drawing;
 use super::measures::{Reached, reached};
-use super::run::{Operation, Operator, Position, Run, Sample, Side, Stage};
+use super::run::{BranchLog, Operation, Operator, Position, Run, Sample, Stage};
 use super::savings::{Point, Savings, saved};
 use super::text::{duration, engineering, escape, in_seconds, percent};
 use serde_json::Value;
@@ -146,8 +146,8 @@ pub fn savings(page: &mut Page, run: &Run) {
 }
 
 /// What was measured beside the loss: the best and the last of it.
-pub fn measures(page: &mut Page, sides: &[&Side]) {
-    let of_side = |side: &&Side| {
+pub fn measures(page: &mut Page, sides: &[&BranchLog]) {
+    let of_side = |side: &&BranchLog| {
         let row = |reached: &Reached| [vec![side.name.clone()], reached.cells().to_vec()].concat();
         reached(side).iter().map(row).collect::<Vec<_>>()
     };
@@ -157,7 +157,7 @@ pub fn measures(page: &mut Page, sides: &[&Side]) {
 }
 
 /// The first and the last position of a stage, from whatever lines speak of it.
-fn span(side: &Side, stage: usize) -> (Position, Position) {
+fn span(side: &BranchLog, stage: usize) -> (Position, Position) {
     let begun = side.stages.iter().map(|stage| stage.at);
     let lines = begun.chain(side.steps.iter().map(|step| step.at)).chain(side.evals.iter().map(|eval| eval.at));
     let of_stage: Vec<Position> = lines.filter(|at| at.stage == stage).collect();
@@ -166,7 +166,7 @@ fn span(side: &Side, stage: usize) -> (Position, Position) {
     (first, of_stage.iter().max_by_key(order).copied().unwrap_or_default())
 }
 
-fn stage_row(side: &Side, number: usize) -> Vec<String> {
+fn stage_row(side: &BranchLog, number: usize) -> Vec<String> {
     let (first, last) = span(side, number);
     let begun = side.stages.iter().find(|stage| stage.at.stage == number);
     let of_begun = |value: &dyn Fn(&Stage) -> Option<String>| begun.and_then(value).unwrap_or_default();
@@ -200,7 +200,7 @@ fn entered_by(operator: &Operator) -> String {
     }
 }
 
-pub fn stages(page: &mut Page, sides: &[&Side]) {
+pub fn stages(page: &mut Page, sides: &[&BranchLog]) {
     let mut rows = Vec::new();
     for side in sides {
         let lines = side.evals.iter().map(|eval| eval.at.stage).chain(side.stages.iter().map(|stage| stage.at.stage));
@@ -225,8 +225,8 @@ pub fn stages(page: &mut Page, sides: &[&Side]) {
     page.table("", &header, &rows);
 }
 
-pub fn speed(page: &mut Page, sides: &[&Side]) {
-    let row = |side: &&Side| {
+pub fn speed(page: &mut Page, sides: &[&BranchLog]) {
+    let row = |side: &&BranchLog| {
         let summary = side.summary.as_ref();
         let seen = side.evals.iter().filter_map(|eval| eval.resident_bytes).max();
         let memory = summary.and_then(|summary| summary.resident_bytes).max(seen);
@@ -250,7 +250,7 @@ pub fn speed(page: &mut Page, sides: &[&Side]) {
 }
 
 /// A bar and a row for every operation, the longest first.
-pub fn operations(page: &mut Page, sides: &[&Side]) {
+pub fn operations(page: &mut Page, sides: &[&BranchLog]) {
     for side in sides {
         let Some(summary) = &side.summary else { continue };
         // Steps that a GPU runs as one graph: only what is done between them was timed.
@@ -285,7 +285,7 @@ pub fn operations(page: &mut Page, sides: &[&Side]) {
     }
 }
 
-pub fn samples(page: &mut Page, sides: &[&Side]) {
+pub fn samples(page: &mut Page, sides: &[&BranchLog]) {
     let samples = sides.iter().filter_map(|side| Some((*side, side.summary.as_ref()?.sample.as_ref()?)));
     for (number, (side, Sample { prompt, text })) in samples.enumerate() {
         if number == 0 {

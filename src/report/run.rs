@@ -147,7 +147,7 @@ enum Line {
 
 /// One side of a run, or any file of metrics.
 #[derive(Clone, Debug, Default)]
-pub struct Side {
+pub struct BranchLog {
     /// For tables and legends: `gpt-sotu/vcycle`.
     pub name: String,
     /// The file it was read from.
@@ -163,7 +163,7 @@ pub struct Side {
     pub note: Option<String>,
 }
 
-impl Side {
+impl BranchLog {
     /// Reads a `metrics.jsonl`. A damaged last line, as a killed run leaves it, becomes a note.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ impl Side {
     pub fn read(path: &Path, name: &str) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let mut lines = BufReader::new(file);
-        let mut side = Side { name: one_line(name), path: path.to_path_buf(), ..Side::default() };
+        let mut side = BranchLog { name: one_line(name), path: path.to_path_buf(), ..BranchLog::default() };
         let mut damaged: Option<(usize, String)> = None;
         let mut text = Vec::new();
         let mut known = false;
@@ -250,18 +250,18 @@ impl Side {
 /// The sides that a path stands for: of a run folder both, of a side's folder or a file one.
 ///
 /// # Errors
-/// As [`Side::read`]; a folder without metrics.
-pub fn sides(path: &Path) -> Result<Vec<Side>> {
+/// As [`BranchLog::read`]; a folder without metrics.
+pub fn sides(path: &Path) -> Result<Vec<BranchLog>> {
     let kind = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     let own = folder_name(path);
     if !kind.is_dir() {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = if path.ends_with(METRICS) { side_name(parent) } else { stem };
-        return Ok(vec![Side::read(path, &name)?]);
+        return Ok(vec![BranchLog::read(path, &name)?]);
     }
     if path.join(METRICS).is_file() {
-        return Ok(vec![Side::read(&path.join(METRICS), &side_name(path))?]);
+        return Ok(vec![BranchLog::read(&path.join(METRICS), &side_name(path))?]);
     }
     let files = SIDES.map(|side| (side, path.join(side).join(METRICS)));
     let found: Vec<_> = files.iter().filter(|(_, file)| file.is_file()).collect();
@@ -271,7 +271,7 @@ pub fn sides(path: &Path) -> Result<Vec<Side>> {
             path.display()
         );
     }
-    found.into_iter().map(|(side, file)| Side::read(file, &format!("{own}/{side}"))).collect()
+    found.into_iter().map(|(side, file)| BranchLog::read(file, &format!("{own}/{side}"))).collect()
 }
 
 /// `gpt-sotu/vcycle` for a side of a run, the folder's own name for any other.
@@ -294,8 +294,8 @@ fn folder_name(path: &Path) -> String {
 ///
 /// # Errors
 /// As [`sides`].
-pub fn gather(paths: &[PathBuf]) -> Result<Vec<Side>> {
-    let mut all: Vec<Side> = Vec::new();
+pub fn gather(paths: &[PathBuf]) -> Result<Vec<BranchLog>> {
+    let mut all: Vec<BranchLog> = Vec::new();
     let mut seen = HashSet::new();
     for path in paths {
         let new = sides(path)?;
@@ -315,8 +315,8 @@ pub fn gather(paths: &[PathBuf]) -> Result<Vec<Side>> {
 pub struct Run {
     pub dir: PathBuf,
     pub name: String,
-    pub vcycle: Option<Side>,
-    pub scratch: Option<Side>,
+    pub vcycle: Option<BranchLog>,
+    pub scratch: Option<BranchLog>,
     /// The resolved configuration, as text; runs of earlier versions have none.
     pub config: Option<String>,
     /// `run.json`; the same.
@@ -356,7 +356,7 @@ impl Run {
     }
 
     /// Those it has, the V-cycle first.
-    pub fn sides(&self) -> Vec<&Side> {
+    pub fn sides(&self) -> Vec<&BranchLog> {
         self.vcycle.iter().chain(&self.scratch).collect()
     }
 }

@@ -15,10 +15,10 @@ use crate::runlog::Metrics;
 use crate::runlog::progress::Progress;
 use crate::signals;
 use crate::train::checkpoint;
-use crate::train::memory_estimate::Budget;
+use crate::train::memory_estimate::MemoryEstimate;
 use crate::train::settings;
-use crate::train::settings::{Half, Settings};
-use crate::train::trainer::{Context, Ended, Side, points};
+use crate::train::settings::{Branch, Settings};
+use crate::train::trainer::{Context, Ended, Trainer, points};
 use folder::{About, RunFolder};
 use std::path::{Path, PathBuf};
 
@@ -102,10 +102,10 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
 ///
 /// # Errors
 /// As [`train`], before anything is written.
-pub fn budget(config: &Config, tools: &mut Tools<'_>) -> Result<Budget> {
+pub fn budget(config: &Config, tools: &mut Tools<'_>) -> Result<MemoryEstimate> {
     build::build(config, 1)?;
     let data = open_data(config, tools.cache, tools.progress)?;
-    Budget::new(config, &build::build(config, data.facts())?, tools.device)
+    MemoryEstimate::new(config, &build::build(config, data.facts())?, tools.device)
 }
 
 fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<Data> {
@@ -128,18 +128,18 @@ fn both(
     signals::training(dir);
     let (mut sides, mut measures) = (Vec::new(), None);
     for (half, stage) in
-        [(Half::VCycle, None)].into_iter().chain(config.scratch.iter().map(|stage| (Half::Scratch, Some(stage))))
+        [(Branch::VCycle, None)].into_iter().chain(config.scratch.iter().map(|stage| (Branch::Scratch, Some(stage))))
     {
         let dir = dir.join(half.folder());
-        if Side::is_finished(&dir) {
+        if Trainer::is_finished(&dir) {
             context.progress.note(&format!("{}: finished before", dir.display()));
             sides.push(points(&Metrics::finished(&dir)?));
             continue;
         }
         let levels = build::build(config, facts)?;
         let mut side = match stage {
-            None => Side::v_cycle(&mut context, &dir, levels)?,
-            Some(stage) => Side::scratch(&mut context, &dir, levels, stage)?,
+            None => Trainer::v_cycle(&mut context, &dir, levels)?,
+            Some(stage) => Trainer::scratch(&mut context, &dir, levels, stage)?,
         };
         let ended = side.run(resume).map_err(|e| how_to_go_on(e, &folder.dir, &dir))?;
         match ended {

@@ -21,14 +21,14 @@ pub struct Line {
 }
 
 /// See the module.
-pub struct Budget {
+pub struct MemoryEstimate {
     pub lines: Vec<Line>,
 }
 
 /// Stands for memory that a recording is not going to touch.
 const NOWHERE: u32 = u32::MAX;
 
-impl Budget {
+impl MemoryEstimate {
     /// Records a step of every level and places its buffers, without taking any memory of the device.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Budget {
         // Weights, and moments where a stage takes them over, of the levels above.
         let waiting = if keeps { 3 } else { 1 };
         lines.push(line("levels that wait", each(&|i| waiting * wide * elements[..i].iter().sum::<usize>())));
-        Ok(Budget { lines })
+        Ok(MemoryEstimate { lines })
     }
 
     /// Bytes while each level trains.
@@ -107,7 +107,7 @@ pub fn step(
     Ok(Step { inputs: bytes, activations: tape.expected_cost().activation_bytes, scratch })
 }
 
-impl fmt::Display for Budget {
+impl fmt::Display for MemoryEstimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let totals = self.totals();
         let mib = |bytes: &usize| format!("{:.2}", *bytes as f64 / f64::from(1 << 20));

@@ -3,8 +3,8 @@
 use super::checkpoint::{self, Checkpoint, Part, State};
 use super::sample::sample;
 use super::settings;
-use super::state::{Learner, Moments};
-use super::trainer::{Context, Leg, Side, Waiting};
+use super::state::{Moments, TrainState};
+use super::trainer::{Context, IdleLevel, PlannedStage, Trainer};
 use super::validate;
 use super::validate::Planned;
 use crate::bail;
@@ -19,12 +19,12 @@ use crate::model::{Family, Model};
 use crate::runlog::{Event, Metrics, OperationTime};
 use std::path::Path;
 
-impl Side<'_, '_> {
+impl Trainer<'_, '_> {
     /// Puts the side where its newest usable checkpoint was. `None`: there is none, so it begins at the beginning.
-    pub(super) fn resume(&mut self) -> Result<Option<Learner>> {
+    pub(super) fn resume(&mut self) -> Result<Option<TrainState>> {
         let dir = self.dir.clone();
         let Context { data, progress, config, settings: now, .. } = &mut *self.context;
-        let planned = |leg: &Leg| Planned { level: leg.level + 1, steps: leg.stage.steps };
+        let planned = |leg: &PlannedStage| Planned { level: leg.level + 1, steps: leg.stage.steps };
         let plan: Vec<Planned> = self.legs.iter().map(planned).collect();
         let name = data.name();
         // All of this before the metrics are cut back to where the checkpoint was.
@@ -68,7 +68,7 @@ impl Side<'_, '_> {
         self.restore(&checkpoint).map(Some)
     }
 
-    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<Learner> {
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<TrainState> {
         let state = &checkpoint.state;
         let level = state.at.level - 1;
         for saved in state.levels.iter().filter(|l| l.level != level + 1) {
@@ -79,7 +79,7 @@ impl Side<'_, '_> {
                 None => None,
             };
             checkpoint.restore(saved.level, &params, moments.as_mut(), self.context.device)?;
-            self.waiting[saved.level - 1] = Some(Waiting { params, moments });
+            self.waiting[saved.level - 1] = Some(IdleLevel { params, moments });
         }
         let mut learner = self.learner(level, None)?;
         let (params, moments) = (&learner.params, &mut learner.moments);
@@ -89,7 +89,7 @@ impl Side<'_, '_> {
     }
 
     /// Writes a checkpoint and removes those that are not to be kept.
-    pub(super) fn save(&mut self, learner: &Learner, valid_here: bool) -> Result<()> {
+    pub(super) fn save(&mut self, learner: &TrainState, valid_here: bool) -> Result<()> {
         // A checkpoint vouches for the steps before it.
         self.context.data.check_unchanged()?;
         let (metrics_bytes, tensorboard_bytes) = self.metrics.sync()?;
@@ -100,7 +100,7 @@ impl Side<'_, '_> {
             .iter()
             .enumerate()
             .filter_map(|(level, waiting)| {
-                let Waiting { params, moments } = waiting.as_ref()?;
+                let IdleLevel { params, moments } = waiting.as_ref()?;
                 Some(Part { level: level + 1, params, moments: moments.as_ref() })
             })
             .collect();
@@ -133,7 +133,7 @@ impl Side<'_, '_> {
     }
 
     /// The last line of the metrics, and `model/`.
-    pub(super) fn finish(&mut self, learner: &Learner) -> Result<()> {
+    pub(super) fn finish(&mut self, learner: &TrainState) -> Result<()> {
         let operations = self.operation_times();
         let Context { data, device, config, .. } = &mut *self.context;
         let sample = match (learner.model.family(), data) {

@@ -31,27 +31,27 @@ pub struct Settings {
 
 /// One of the two sides of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
+pub enum Branch {
     VCycle,
     Scratch,
 }
 
-impl Half {
-    pub const ALL: [Half; 2] = [Half::VCycle, Half::Scratch];
+impl Branch {
+    pub const ALL: [Branch; 2] = [Branch::VCycle, Branch::Scratch];
 
     /// Its folder in that of the run.
     pub fn folder(self) -> &'static str {
         match self {
-            Half::VCycle => "vcycle",
-            Half::Scratch => "scratch",
+            Branch::VCycle => "vcycle",
+            Branch::Scratch => "scratch",
         }
     }
 
     /// The tables of its stages, in the order in which they are trained.
     fn stages(self, levels: usize) -> Vec<String> {
         match self {
-            Half::Scratch => vec!["scratch".into()],
-            Half::VCycle => v_cycle(levels)
+            Branch::Scratch => vec!["scratch".into()],
+            Branch::VCycle => v_cycle(levels)
                 .iter()
                 .map(|leg| format!("levels[{}].{}", leg.level, if leg.last { "train" } else { "before" }))
                 .collect(),
@@ -165,7 +165,7 @@ impl Settings {
 /// # Errors
 /// Keys that decide the function or the data, with both values.
 pub fn check_run(run: &Path, now: &Config) -> Result<()> {
-    for half in Half::ALL {
+    for half in Branch::ALL {
         let side = run.join(half.folder());
         if let Some((dir, state)) = checkpoint::newest_state(&side)? {
             changes(&dir, &state, now, half)?;
@@ -179,7 +179,7 @@ pub fn check_run(run: &Path, now: &Config) -> Result<()> {
 ///
 /// # Errors
 /// As [`check_run`].
-pub fn changes(dir: &Path, state: &State, now: &Config, half: Half) -> Result<Vec<Change>> {
+pub fn changes(dir: &Path, state: &State, now: &Config, half: Branch) -> Result<Vec<Change>> {
     let Some(settings) = &state.settings else { return Ok(Vec::new()) };
     let then = Config::parse(&settings.config, &[]);
     let then = then.map_err(|e| {
@@ -206,17 +206,17 @@ pub fn changes(dir: &Path, state: &State, now: &Config, half: Half) -> Result<Ve
 fn compare(
     then: &Config,
     now: &Config,
-    half: Half,
+    half: Branch,
     state: &State,
     finished: bool,
 ) -> Result<(Vec<Change>, Vec<Change>)> {
     let change =
         |key: &str, from: String, to: String, remark: &str| Change { key: key.into(), from, to, remark: remark.into() };
     let (was, is) = (then.levels.len(), now.levels.len());
-    if was != is && half == Half::VCycle {
+    if was != is && half == Branch::VCycle {
         return Ok((Vec::new(), vec![change("levels", was.to_string(), is.to_string(), " of them")]));
     }
-    if half == Half::Scratch && then.scratch.is_some() && now.scratch.is_none() {
+    if half == Branch::Scratch && then.scratch.is_some() && now.scratch.is_none() {
         let removed = change("scratch", "set".into(), "not set".into(), " (that run has begun)");
         return Ok((Vec::new(), vec![removed]));
     }
@@ -232,8 +232,8 @@ fn compare(
     let (mut allowed, mut refused) = (Vec::new(), Vec::new());
     for key in keys {
         let other = match half {
-            Half::VCycle => key.starts_with("scratch."),
-            Half::Scratch => key.starts_with("levels["),
+            Branch::VCycle => key.starts_with("scratch."),
+            Branch::Scratch => key.starts_with("levels["),
         };
         let (from, to) = (old.get(key), new.get(key));
         if other || from == to {
@@ -401,7 +401,7 @@ mod tests {
             each_change(&toml::Value::try_from(&config).expect("TOML"), &mut |changed, key| {
                 // What is of another type or word is refused by the parser.
                 let Ok(now) = changed.clone().try_into::<Config>() else { return };
-                let halves = Half::ALL.map(|half| compare(&config, &now, half, &state, false).expect("compared"));
+                let halves = Branch::ALL.map(|half| compare(&config, &now, half, &state, false).expect("compared"));
                 let [may, may_not] = [0, 1].map(|which| {
                     let lists = halves.iter().map(|(may, may_not)| if which == 0 { may } else { may_not });
                     lists.flatten().map(|change| change.key.clone()).collect::<BTreeSet<_>>()

@@ -60,7 +60,7 @@ pub struct StepReport {
 
 /// A step under way.
 #[derive(Clone, Copy, Debug)]
-pub struct Submitted {
+pub struct PendingStep {
     ticket: Ticket,
     /// Losses that it has measured.
     losses: usize,
@@ -105,7 +105,7 @@ pub struct StepFlops {
 }
 
 /// See the module.
-pub struct Learner {
+pub struct TrainState {
     pub model: Box<dyn Model>,
     pub params: Store,
     pub moments: Moments,
@@ -137,7 +137,7 @@ pub struct Learner {
     passes: u32,
 }
 
-impl Learner {
+impl TrainState {
     /// Takes the parameters; moments start at zero. `shape` is what is computed at a time.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ impl Learner {
                 max_norm: clip,
             }),
         ];
-        Ok(Learner {
+        Ok(TrainState {
             params,
             moments,
             grads,
@@ -213,21 +213,21 @@ impl Learner {
         })
     }
 
-    /// One step of training on `fields`, the inputs that are not fixed, in micro-batches of the shape that [`Learner::new`] was
+    /// One step of training on `fields`, the inputs that are not fixed, in micro-batches of the shape that [`TrainState::new`] was
     /// given; then one update. Losses and gradients are those of the mean over all scored items of the fields, however many
     /// micro-batches they are cut into and whichever of these the items are in.
     ///
     /// # Errors
-    /// As [`Learner::submit`] and [`Learner::report`].
+    /// As [`TrainState::submit`] and [`TrainState::report`].
     pub fn step(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<StepReport> {
-        let submitted = self.submit(device, fields, lr)?;
+        let submitted = self.launch_step(device, fields, lr)?;
         self.report(device, submitted)
     }
 
-    /// [`Learner::step`] of a model that predicts the next token: ids and labels `[n batch, time]`.
+    /// [`TrainState::step`] of a model that predicts the next token: ids and labels `[n batch, time]`.
     ///
     /// # Errors
-    /// As [`Learner::step`].
+    /// As [`TrainState::step`].
     pub fn step_tokens(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], lr: f64) -> Result<StepReport> {
         self.step(device, &[Field::Ints(ids.to_vec()), Field::Ints(labels.to_vec())], lr)
     }
@@ -236,7 +236,7 @@ impl Learner {
     ///
     /// # Errors
     /// Fields that are no whole number of micro-batches. Errors of the device.
-    pub fn submit(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<Submitted> {
+    pub fn launch_step(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<PendingStep> {
         let micro = self.inputs.micro_batches(fields)?;
         self.moments.updates += 1;
         let correction = |beta: f64| (1.0 - beta.powf(self.moments.updates as f64)) as f32;
@@ -269,7 +269,7 @@ impl Learner {
         }
         self.train_cost = cost;
         let measured = self.metrics.row_block(0, 1).columns(0, 1 + losses);
-        Ok(Submitted { ticket: device.post(&measured)?, losses, update: self.moments.updates })
+        Ok(PendingStep { ticket: device.read_async(&measured)?, losses, update: self.moments.updates })
     }
 
     /// Brings to the device what the losses of a step are means over.
@@ -286,11 +286,11 @@ impl Learner {
     ///
     /// # Errors
     /// A loss or norm that is not finite: training has diverged. Errors of the device.
-    pub fn report(&mut self, device: &mut dyn Device, submitted: Submitted) -> Result<StepReport> {
-        let Submitted { ticket, losses, update } = submitted;
+    pub fn report(&mut self, device: &mut dyn Device, submitted: PendingStep) -> Result<StepReport> {
+        let PendingStep { ticket, losses, update } = submitted;
         let size = self.metrics.dtype().bytes();
         self.measured.resize((1 + losses) * size, 0);
-        device.collect(ticket, &mut self.measured)?;
+        device.wait_read(ticket, &mut self.measured)?;
         let number = |bytes: &[u8]| match bytes.try_into() {
             Ok(double) => f64::from_le_bytes(double),
             Err(_) => f64::from(bytes.try_into().map_or(f32::NAN, f32::from_le_bytes)),
@@ -368,7 +368,7 @@ impl Learner {
     /// Adds the losses of a batch to `means`, without dropout and without learning from it.
     ///
     /// # Errors
-    /// As [`Learner::submit`], for one micro-batch.
+    /// As [`TrainState::submit`], for one micro-batch.
     pub fn evaluate(&mut self, device: &mut dyn Device, fields: &[Field], means: &mut Means) -> Result<()> {
         let micro = self.inputs.micro_batches(fields)?;
         if micro != 1 {
@@ -449,7 +449,7 @@ impl Learner {
         (model, params)
     }
 
-    /// As [`Learner::finish`], with the moments.
+    /// As [`TrainState::finish`], with the moments.
     pub fn finish_keeping_moments(mut self, device: &mut dyn Device) -> (Box<dyn Model>, Store, Moments) {
         self.tape.forget(device);
         self.grads.free(device);

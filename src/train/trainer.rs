@@ -1,8 +1,8 @@
 //! One side of a run, in one folder: the V-cycle, or its scratch twin. The same loop over stages serves both.
 
-use super::plan::{Enter, v_cycle};
-use super::settings::{Half, Settings};
-use super::state::{Learner, Moments, Options, StepReport, Submitted};
+use super::plan::{Transition, v_cycle};
+use super::settings::{Branch, Settings};
+use super::state::{Moments, Options, PendingStep, StepReport, TrainState};
 use crate::bail;
 use crate::config::Config;
 use crate::config::levels::{OptimizerState, Stage};
@@ -47,10 +47,10 @@ pub enum Ended {
 }
 
 /// A stage with its place in the plan.
-pub(super) struct Leg {
+pub(super) struct PlannedStage {
     /// From 0.
     pub level: usize,
-    pub enter: Enter,
+    pub enter: Transition,
     pub stage: Stage,
     /// Steps of the level before this stage.
     before: u64,
@@ -58,29 +58,29 @@ pub(super) struct Leg {
 }
 
 /// A level that waits for its next stage.
-pub(super) struct Waiting {
+pub(super) struct IdleLevel {
     pub params: Store,
     pub moments: Option<Moments>,
 }
 
 /// See the module.
-pub struct Side<'a, 'b> {
+pub struct Trainer<'a, 'b> {
     pub(super) context: &'a mut Context<'b>,
     /// Which one.
-    pub(super) half: Half,
+    pub(super) half: Branch,
     pub(super) dir: PathBuf,
     pub(super) metrics: Metrics,
     pub(super) batches: Prefetch,
-    pub(super) legs: Vec<Leg>,
+    pub(super) legs: Vec<PlannedStage>,
     /// Beside the levels: the models that no stage is using, and the weights that a later stage needs.
     pub(super) models: Vec<Option<Box<dyn Model>>>,
-    pub(super) waiting: Vec<Option<Waiting>>,
+    pub(super) waiting: Vec<Option<IdleLevel>>,
     /// Some stage takes over moments.
     pub(super) keeps_moments: bool,
     pub(super) at: Position,
     pub(super) stage_step: u64,
     /// A step that was started and not yet reported: where it ended, and its learning rate.
-    pending: Option<(Submitted, Position, f64)>,
+    pending: Option<(PendingStep, Position, f64)>,
     pub(super) valid: f64,
     /// Of the last evaluation in this process, of images and labelled texts.
     pub measures: Option<Measures>,
@@ -94,7 +94,7 @@ pub struct Side<'a, 'b> {
     held_out: Vec<Field>,
 }
 
-impl<'a, 'b> Side<'a, 'b> {
+impl<'a, 'b> Trainer<'a, 'b> {
     /// Which folder of the run, and whether all its stages are over: the final model comes last.
     pub fn is_finished(dir: &Path) -> bool {
         dir.join("model").exists()
@@ -113,25 +113,31 @@ impl<'a, 'b> Side<'a, 'b> {
                 _ => format!("V-cycle, stage {} of {count}: level {}", number + 1, leg.level + 1),
             };
             let name = title_of(&title, &*levels[leg.level], &stage);
-            Leg { level: leg.level, enter: leg.enter, stage, before: before.map_or(0, |b| b.steps), name }
+            PlannedStage { level: leg.level, enter: leg.enter, stage, before: before.map_or(0, |b| b.steps), name }
         });
         let legs = legs.collect();
-        Self::new(context, Half::VCycle, dir, levels, legs)
+        Self::new(context, Branch::VCycle, dir, levels, legs)
     }
 
     /// The twin: level 1 from initial weights.
     pub fn scratch(context: &'a mut Context<'b>, dir: &Path, mut levels: Levels, stage: &Stage) -> Result<Self> {
         levels.truncate(1);
         let name = title_of("Scratch: level 1 alone", &*levels[0], stage);
-        let legs = vec![Leg { level: 0, enter: Enter::Initialise, stage: *stage, before: 0, name }];
-        Self::new(context, Half::Scratch, dir, levels, legs)
+        let legs = vec![PlannedStage { level: 0, enter: Transition::Initialise, stage: *stage, before: 0, name }];
+        Self::new(context, Branch::Scratch, dir, levels, legs)
     }
 
-    fn new(context: &'a mut Context<'b>, half: Half, dir: &Path, levels: Levels, legs: Vec<Leg>) -> Result<Self> {
+    fn new(
+        context: &'a mut Context<'b>,
+        half: Branch,
+        dir: &Path,
+        levels: Levels,
+        legs: Vec<PlannedStage>,
+    ) -> Result<Self> {
         let train = &context.config.train;
         let source = context.data.source(context.config)?;
         let held_out = source.room(train.batch / train.accumulate)?;
-        Ok(Side {
+        Ok(Trainer {
             half,
             dir: dir.to_path_buf(),
             metrics: Metrics::new(dir),
@@ -182,7 +188,7 @@ impl<'a, 'b> Side<'a, 'b> {
             };
             let level = self.legs[number].level;
             self.models[level] = Some(model);
-            self.waiting[level] = Some(Waiting { params, moments });
+            self.waiting[level] = Some(IdleLevel { params, moments });
         }
         for number in 0..self.waiting.len() {
             self.release(number);
@@ -196,7 +202,7 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// A learner of a level with these weights, or with memory for them.
-    pub(super) fn learner(&mut self, level: usize, params: Option<Store>) -> Result<Learner> {
+    pub(super) fn learner(&mut self, level: usize, params: Option<Store>) -> Result<TrainState> {
         let Context { config, device, .. } = &mut *self.context;
         let Some(model) = self.models[level].take() else { unreachable!("a stage gives its model back") };
         let params = match params {
@@ -209,19 +215,19 @@ impl<'a, 'b> Side<'a, 'b> {
             precision: config.train.precision,
             smoothing: config.train.label_smoothing,
         };
-        Learner::new(*device, model, params, config.shape(), config.optimizer(), options)
+        TrainState::new(*device, model, params, config.shape(), config.optimizer(), options)
     }
 
     fn release(&mut self, level: usize) {
-        if let Some(Waiting { params, moments }) = self.waiting[level].take() {
+        if let Some(IdleLevel { params, moments }) = self.waiting[level].take() {
             params.free(self.context.device);
             moments.into_iter().for_each(|moments| moments.free(self.context.device));
         }
     }
 
     /// Trains the rest of one stage. Returns early when told to stop.
-    fn stage(&mut self, number: usize, learner: &mut Learner) -> Result<Option<Ended>> {
-        let Leg { stage, before, level, ref name, .. } = self.legs[number];
+    fn stage(&mut self, number: usize, learner: &mut TrainState) -> Result<Option<Ended>> {
+        let PlannedStage { stage, before, level, ref name, .. } = self.legs[number];
         let last = number + 1 == self.legs.len();
         self.context.progress.begin(name, stage.steps);
         if self.stage_step == 0 {
@@ -288,10 +294,10 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// Starts a step and reports the one before. Returns the seconds that both took.
-    fn step(&mut self, learner: &mut Learner, lr: f64) -> Result<f64> {
+    fn step(&mut self, learner: &mut TrainState, lr: f64) -> Result<f64> {
         let begin = Instant::now();
         let fields = self.batches.next(self.at.step)?;
-        let submitted = learner.submit(self.context.device, fields, lr)?;
+        let submitted = learner.launch_step(self.context.device, fields, lr)?;
         if let Some((before, at, lr)) = self.pending.take() {
             self.write_step(learner, before, at, lr)?;
         }
@@ -308,7 +314,7 @@ impl<'a, 'b> Side<'a, 'b> {
     }
 
     /// Waits for the step under way and reports it.
-    fn report(&mut self, learner: &mut Learner) -> Result<()> {
+    fn report(&mut self, learner: &mut TrainState) -> Result<()> {
         let Some((submitted, at, lr)) = self.pending.take() else { return Ok(()) };
         let begin = Instant::now();
         self.context.device.sync()?;
@@ -316,7 +322,7 @@ impl<'a, 'b> Side<'a, 'b> {
         self.write_step(learner, submitted, Position { seconds: self.at.seconds, ..at }, lr)
     }
 
-    fn write_step(&mut self, learner: &mut Learner, submitted: Submitted, at: Position, lr: f64) -> Result<()> {
+    fn write_step(&mut self, learner: &mut TrainState, submitted: PendingStep, at: Position, lr: f64) -> Result<()> {
         let StepReport { loss, grad_norm } = learner.report(self.context.device, submitted)?;
         self.metrics.write(&Event::Step { at, lr, loss, grad_norm })
     }
@@ -324,7 +330,7 @@ impl<'a, 'b> Side<'a, 'b> {
     /// Mean loss over up to `most` held-out batches, the tokens that were scored, and FLOPs; predictions go to `agreement`.
     pub(super) fn held_out(
         &mut self,
-        learner: &mut Learner,
+        learner: &mut TrainState,
         most: usize,
         mut agreement: Option<&mut Agreement>,
     ) -> Result<(f64, usize, u64)> {
@@ -343,7 +349,7 @@ impl<'a, 'b> Side<'a, 'b> {
         Ok((means.loss(), means.scored(), flops))
     }
 
-    fn evaluate(&mut self, learner: &mut Learner) -> Result<()> {
+    fn evaluate(&mut self, learner: &mut TrainState) -> Result<()> {
         let most = match self.context.config.train.eval_batches {
             0 => usize::MAX,
             n => n,

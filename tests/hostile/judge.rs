@@ -16,7 +16,7 @@ const BUDGET: usize = 1 << 30;
 /// Cases take milliseconds; the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-struct Budget;
+struct MemoryEstimate;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
@@ -35,7 +35,7 @@ fn admit(bytes: usize) -> bool {
 }
 
 // SAFETY: every call that is let through goes to the system's allocator as it came, and null means no memory.
-unsafe impl GlobalAlloc for Budget {
+unsafe impl GlobalAlloc for MemoryEstimate {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         if admit(layout.size()) { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
@@ -63,7 +63,7 @@ unsafe impl GlobalAlloc for Budget {
 }
 
 #[global_allocator]
-static ALLOCATOR: Budget = Budget;
+static ALLOCATOR: MemoryEstimate = MemoryEstimate;
 
 /// A temporary folder, in memory where the system has a place for that: what is accepted is then written and synced, many
 /// hundred times.

@@ -1,32 +1,32 @@
 //! An activation made again beside its derivative has the bits of the forward pass, where nothing was rounded in between.
 
 use vcycle::device::ops::{Activation, Epilogue, Linear};
-use vcycle::parity::harness::Lab;
+use vcycle::parity::harness::Harness;
 use vcycle::tensor::DType;
 
 /// Sums are kept in f32 as they are; of one product with 1 also in bf16.
-fn same_bits(lab: &mut Lab) {
-    for (m, n, k) in [(67, 40, if lab.float == DType::BF16 { 1 } else { 9 }), (5, 3, 1)] {
+fn same_bits(harness: &mut Harness) {
+    for (m, n, k) in [(67, 40, if harness.float == DType::BF16 { 1 } else { 9 }), (5, 3, 1)] {
         for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
             for in_place in [false, true] {
                 // From -20 to 20 down the rows, and something more from each other column.
-                let mut far = lab.random.floats(m * k);
+                let mut far = harness.random.floats(m * k);
                 (0..m).for_each(|i| far[i * k] = 40.0 * (i as f64 / (m - 1) as f64 - 0.5));
-                let (a, b) = (lab.floats((&[m, k], 0), &far), lab.floats((&[k, n], 0), &vec![1.0; k * n]));
-                let [value, pre, out, apart] = [(); 4].map(|()| lab.output((&[m, n], 0)));
+                let (a, b) = (harness.floats((&[m, k], 0), &far), harness.floats((&[k, n], 0), &vec![1.0; k * n]));
+                let [value, pre, out, apart] = [(); 4].map(|()| harness.output((&[m, n], 0)));
                 let forward = Epilogue::Activate { kind, pre: Some(pre) };
-                lab.prepare(Linear { epilogue: forward, ..Linear::product(a, b, value, (false, false)) });
+                harness.prepare(Linear { epilogue: forward, ..Linear::product(a, b, value, (false, false)) });
                 let again = if in_place { pre } else { apart };
                 let backward = Epilogue::ActivateGrad { kind, pre, value: Some(again) };
-                lab.prepare(Linear { epilogue: backward, ..Linear::product(a, b, out, (false, false)) });
-                let [value, again] = [value, again].map(|t| lab.values(&t));
-                lab.finish().expect("two products");
+                harness.prepare(Linear { epilogue: backward, ..Linear::product(a, b, out, (false, false)) });
+                let [value, again] = [value, again].map(|t| harness.values(&t));
+                harness.finish().expect("two products");
                 let different = value.iter().zip(&again).find(|(value, again)| value.to_bits() != again.to_bits());
                 assert_eq!(different, None, "{kind:?}, {m} x {n} x {k}, in place: {in_place}");
                 let (large, small) = if kind == Activation::Tanh { (0.99, 0.5) } else { (5.0, 1e-3) };
                 assert!(value.len() == m * n && value.iter().any(|v| *v > large));
                 assert!(value.iter().any(|v| v.abs() < small));
-                lab.clear();
+                harness.clear();
             }
         }
     }
@@ -34,15 +34,15 @@ fn same_bits(lab: &mut Lab) {
 
 #[test]
 fn cpu() {
-    same_bits(&mut Lab::cpu(&[1, 3], true));
+    same_bits(&mut Harness::cpu(&[1, 3], true));
 }
 
 #[cfg(emulated)]
 #[test]
 fn emulator() {
     for float in [DType::F32, DType::BF16] {
-        let mut lab = crate::emulated::lab();
-        lab.float = float;
-        same_bits(&mut lab);
+        let mut harness = crate::emulated::harness();
+        harness.float = float;
+        same_bits(&mut harness);
     }
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Log, Options, kernels};
 use vcycle::device::cuda::variants::{VARIANTS, ladder};
-use vcycle::parity::harness::{Choice, Lab};
+use vcycle::parity::harness::{Choice, Harness};
 use vcycle::parity::kernels::emulated;
 
 /// An emulator that checks everything, beside the reference.
-pub fn lab() -> Lab {
+pub fn harness() -> Harness {
     let options = Options { checks: true, ..Options::default() };
-    Lab::new(vec![Box::new(vcycle::device::cuda::emulated(options))], Choice::ALL)
+    Harness::new(vec![Box::new(vcycle::device::cuda::emulated(options))], Choice::ALL)
 }
 
 /// As large as the slowest variants allow within the time of all tests.

@@ -5,14 +5,14 @@ use vcycle::device::ops::{
     Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, Epilogue,
     LayerNorm, Linear, Mask, Multilevel, Op, SquaredError, StepState,
 };
-use vcycle::parity::harness::Lab;
+use vcycle::parity::harness::Harness;
 use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::{DType, Place, Tensor};
 
-/// As [`Lab::refuses`].
-fn refused(lab: &mut Lab, op: &Op, words: &[&str]) {
-    lab.refuses(op, words);
-    lab.finish().expect("a refusal that says why");
+/// As [`Harness::refuses`].
+fn refused(harness: &mut Harness, op: &Op, words: &[&str]) {
+    harness.refuses(op, words);
+    harness.finish().expect("a refusal that says why");
 }
 
 fn operands(op: &Op) -> Vec<(Tensor, Access)> {
@@ -34,54 +34,54 @@ fn with(op: &Op, number: usize, change: impl Fn(&mut Tensor)) -> Op {
 }
 
 /// Calls `each` with a small sample of every operation.
-fn for_all(mut each: impl FnMut(&mut Lab, Op)) {
+fn for_all(mut each: impl FnMut(&mut Harness, Op)) {
     let labs = [
-        Lab::cpu(&[2], true),
+        Harness::cpu(&[2], true),
         #[cfg(emulated)]
-        crate::emulated::lab(),
+        crate::emulated::harness(),
     ];
-    for mut lab in labs {
+    for mut harness in labs {
         for stem in STEMS {
-            let op = (stem.sample)(&mut lab, Size::Small);
-            each(&mut lab, op);
-            lab.clear();
+            let op = (stem.sample)(&mut harness, Size::Small);
+            each(&mut harness, op);
+            harness.clear();
         }
-        lab.finish().expect("samples are fine");
+        harness.finish().expect("samples are fine");
     }
 }
 
 #[test]
 fn samples_are_fine() {
-    for_all(|lab, op| lab.check(op, |_, _| f64::INFINITY));
+    for_all(|harness, op| harness.check(op, |_, _| f64::INFINITY));
 }
 
 #[test]
 fn a_buffer_without_a_place() {
-    for_all(|lab, op| {
+    for_all(|harness, op| {
         for i in 0..operands(&op).len() {
-            refused(lab, &with(&op, i, |t| *t = t.with_place(Place::Buffer(i as u32))), &[op.name(), "no place"]);
+            refused(harness, &with(&op, i, |t| *t = t.with_place(Place::Buffer(i as u32))), &[op.name(), "no place"]);
         }
     });
 }
 
 #[test]
 fn outside_of_the_arena() {
-    for_all(|lab, op| {
+    for_all(|harness, op| {
         for i in 0..operands(&op).len() {
-            refused(lab, &with(&op, i, |t| *t = t.with_offset(t.offset() + 100_000)), &[op.name(), "byte"]);
-            refused(lab, &with(&op, i, |t| *t = t.with_place(Place::Arena(9_999))), &[op.name(), "freed"]);
+            refused(harness, &with(&op, i, |t| *t = t.with_offset(t.offset() + 100_000)), &[op.name(), "byte"]);
+            refused(harness, &with(&op, i, |t| *t = t.with_place(Place::Arena(9_999))), &[op.name(), "freed"]);
         }
     });
 }
 
 #[test]
 fn another_type() {
-    for_all(|lab, op| {
+    for_all(|harness, op| {
         for (i, (t, _)) in operands(&op).iter().enumerate() {
             let other = if t.dtype().is_float() { DType::I32 } else { DType::F32 };
-            refused(lab, &with(&op, i, |t| *t = t.with_dtype(other)), &[op.name()]);
+            refused(harness, &with(&op, i, |t| *t = t.with_dtype(other)), &[op.name()]);
             let signed = if t.dtype() == DType::I32 { DType::U32 } else { DType::I32 };
-            refused(lab, &with(&op, i, |t| *t = t.with_dtype(signed)), &[op.name()]);
+            refused(harness, &with(&op, i, |t| *t = t.with_dtype(signed)), &[op.name()]);
         }
     });
 }
@@ -95,8 +95,8 @@ fn doubles(op: &Op) -> Op {
 
 #[test]
 fn floats_of_another_device() {
-    for_all(|lab, op| {
-        let wide = lab.devices().next().map(|d| d.run(&doubles(&op)));
+    for_all(|harness, op| {
+        let wide = harness.devices().next().map(|d| d.run(&doubles(&op)));
         assert!(wide.is_some_and(|r| r.is_err_and(|e| e.to_string().contains(op.name()))), "{op:?}");
     });
 }
@@ -105,7 +105,7 @@ fn floats_of_another_device() {
 fn a_shape_that_does_not_fit() {
     // Operands of any size: what is filled, the norm's elements as far as they fill as many blocks, the source of a mapping.
     let free = |name: &str, i: usize| matches!((name, i), ("fill" | "global_norm" | "multilevel", 0));
-    for_all(|lab, op| {
+    for_all(|harness, op| {
         for (i, (t, _)) in operands(&op).iter().enumerate() {
             let last = t.shape().last();
             let resized =
@@ -113,13 +113,13 @@ fn a_shape_that_does_not_fit() {
             if free(op.name(), i) {
                 continue;
             }
-            refused(lab, &resized(last + 1), &[op.name()]);
+            refused(harness, &resized(last + 1), &[op.name()]);
             if last > 1 {
-                refused(lab, &resized(last - 1), &[op.name()]);
+                refused(harness, &resized(last - 1), &[op.name()]);
             }
             let flat = with(&op, i, |t| *t = Tensor::new(t.place(), t.dtype(), t.offset(), &[t.numel(), 1, 1]));
             if t.numel() > 1 {
-                refused(lab, &flat, &[op.name()]);
+                refused(harness, &flat, &[op.name()]);
             }
         }
     });
@@ -131,7 +131,7 @@ fn changed(t: &Tensor, last: usize) -> Vec<usize> {
 
 #[test]
 fn an_output_over_another_operand() {
-    for_all(|lab, op| {
+    for_all(|harness, op| {
         let all = operands(&op);
         for (i, (out, _)) in all.iter().enumerate().filter(|(_, (_, access))| *access != Access::Read) {
             for (_, (other, _)) in all.iter().enumerate().filter(|(j, _)| *j != i) {
@@ -140,10 +140,10 @@ fn an_output_over_another_operand() {
                 let to = |offset: usize| with(&op, i, |t| *t = t.with_place(other.place()).with_offset(offset));
                 // In place is the very same view or none.
                 if op.in_place().is_none_or(|pair| pair != (*other, *out)) || !same_rows(other, out) {
-                    refused(lab, &to(start), &[op.name(), "overlaps"]);
+                    refused(harness, &to(start), &[op.name(), "overlaps"]);
                 }
                 if other.byte_range().len() > size {
-                    refused(lab, &to(start + 1), &[op.name(), "overlaps"]);
+                    refused(harness, &to(start + 1), &[op.name(), "overlaps"]);
                 }
             }
         }
@@ -158,22 +158,22 @@ fn same_rows(a: &Tensor, b: &Tensor) -> bool {
 fn ids_and_labels_out_of_range() {
     for name in ["embedding", "embedding_backward", "cross_entropy"] {
         for id in [-1, 9, i32::MIN, i32::MAX] {
-            let mut lab = Lab::cpu(&[2], true);
+            let mut harness = Harness::cpu(&[2], true);
             let stem = STEMS.iter().find(|s| s.name == name).expect("a stem");
-            let op = (stem.sample)(&mut lab, Size::Small);
+            let op = (stem.sample)(&mut harness, Size::Small);
             // The ids or labels are the only integers; a loss may have two.
             let all = operands(&op);
             let integers = || all.iter().enumerate().filter(|(_, (t, _))| t.dtype() == DType::I32);
             let mut right = op;
             for (i, (ids, _)) in integers() {
-                let ones = lab.integers(ids.dims(), &vec![1; ids.numel()]);
+                let ones = harness.integers(ids.dims(), &vec![1; ids.numel()]);
                 right = with(&right, i, |t| *t = ones);
             }
             for (i, (ids, _)) in integers() {
                 let mut values = vec![1; ids.numel()];
                 values[2] = id;
-                let wrong = lab.integers(ids.dims(), &values);
-                refused(&mut lab, &with(&right, i, |t| *t = wrong), &[name, &id.to_string(), "2"]);
+                let wrong = harness.integers(ids.dims(), &values);
+                refused(&mut harness, &with(&right, i, |t| *t = wrong), &[name, &id.to_string(), "2"]);
             }
         }
     }
@@ -182,11 +182,11 @@ fn ids_and_labels_out_of_range() {
 /// An operation that overwrites one input in place may not read it as another one too.
 #[test]
 fn in_place_with_a_third_operand() {
-    let mut lab = Lab::cpu(&[2], true);
-    let (x, w, out) = (lab.input((&[4, 4], 0)), lab.input((&[4, 4], 0)), lab.output((&[4, 4], 0)));
-    let state = lab.state(&StepState::default());
-    let [row, vector] = [&[4][..], &[4]].map(|dims| lab.input((dims, 0)));
-    let (mean, rstd) = (lab.output((&[4], 0)), lab.output((&[4], 0)));
+    let mut harness = Harness::cpu(&[2], true);
+    let (x, w, out) = (harness.input((&[4, 4], 0)), harness.input((&[4, 4], 0)), harness.output((&[4, 4], 0)));
+    let state = harness.state(&StepState::default());
+    let [row, vector] = [&[4][..], &[4]].map(|dims| harness.input((dims, 0)));
+    let (mean, rstd) = (harness.output((&[4], 0)), harness.output((&[4], 0)));
     let mask = Mask { p: 0.5, site: 1, state };
     let gradient = |pre: Tensor| Epilogue::ActivateGrad { kind: Activation::GeluTanh, pre, value: Some(x) };
     let product = Linear::product(w, w, out, (false, false));
@@ -201,15 +201,15 @@ fn in_place_with_a_third_operand() {
         LayerNorm { x, residual: Some(x), sum: Some(x), weight: row, bias: vector, out, mean, rstd, eps: 1e-5 }.into(),
     ];
     for op in ops {
-        refused(&mut lab, &op, &[op.name(), "overlaps"]);
+        refused(&mut harness, &op, &[op.name(), "overlaps"]);
     }
 }
 
 /// Options out of their range, and rows that lie where an operation cannot follow.
 #[test]
 fn options_and_strides() {
-    let mut lab = Lab::cpu(&[2], true);
-    for_all(|lab, op| {
+    let mut harness = Harness::cpu(&[2], true);
+    for_all(|harness, op| {
         let wrong: Vec<(Op, &str)> = match op {
             Op::Dropout(op) => [-0.1, 1.0, f32::NAN]
                 .map(|p| (Op::from(Dropout { mask: Mask { p, ..op.mask }, ..op }), "dropout probability"))
@@ -237,20 +237,20 @@ fn options_and_strides() {
             Op::SquaredError(op) => vec![(SquaredError { weight: f64::NAN, ..op }.into(), "weight")],
             _ => return,
         };
-        wrong.iter().for_each(|(wrong, word)| refused(lab, wrong, &[op.name(), word]));
+        wrong.iter().for_each(|(wrong, word)| refused(harness, wrong, &[op.name(), word]));
     });
     // Ids in rows that lie apart, and rows of several dimensions where single ones are needed.
-    let (table, out) = (lab.input((&[9, 5], 0)), lab.output((&[2, 3, 5], 0)));
-    let ids = lab.integers(&[2, 4], &[1; 8]).columns(0, 3);
+    let (table, out) = (harness.input((&[9, 5], 0)), harness.output((&[2, 3, 5], 0)));
+    let ids = harness.integers(&[2, 4], &[1; 8]).columns(0, 3);
     refused(
-        &mut lab,
+        &mut harness,
         &Embedding { ids, table, positions: None, out, accumulate: false }.into(),
         &["embedding", "contiguous"],
     );
-    let wide = lab.input((&[2, 15], 17)).reshape(&[2, 3, 5]);
-    refused(&mut lab, &Accumulate { x: wide, out, add: false }.into(), &["accumulate", "rows"]);
+    let wide = harness.input((&[2, 15], 17)).reshape(&[2, 3, 5]);
+    refused(&mut harness, &Accumulate { x: wide, out, add: false }.into(), &["accumulate", "rows"]);
     refused(
-        &mut lab,
+        &mut harness,
         &ColumnSum { x: wide, out: table.row_block(0, 1).reshape(&[5]), accumulate: false }.into(),
         &["column_sum", "rows"],
     );
@@ -259,15 +259,15 @@ fn options_and_strides() {
 /// Nothing to do is done, not refused: sums of no rows are zero.
 #[test]
 fn no_rows_at_all() {
-    let mut lab = Lab::cpu(&[2], true);
-    let (x, more, column) = (lab.output((&[0, 5], 0)), lab.output((&[0, 5], 0)), lab.output((&[5], 0)));
-    let labels = lab.integers(&[0], &[]);
-    let (losses, loss) = (lab.output((&[0], 0)), lab.output((&[1], 0)));
-    lab.check(Accumulate { x, out: more, add: true }, |_, _| 0.0);
-    lab.check(ColumnSum { x, out: column, accumulate: false }, |_, _| 0.0);
+    let mut harness = Harness::cpu(&[2], true);
+    let (x, more, column) = (harness.output((&[0, 5], 0)), harness.output((&[0, 5], 0)), harness.output((&[5], 0)));
+    let labels = harness.integers(&[0], &[]);
+    let (losses, loss) = (harness.output((&[0], 0)), harness.output((&[1], 0)));
+    harness.check(Accumulate { x, out: more, add: true }, |_, _| 0.0);
+    harness.check(ColumnSum { x, out: column, accumulate: false }, |_, _| 0.0);
     let (ignore, smoothing, weight) = (-100, 0.0, 1.0);
     let dlogits = Some(more);
-    lab.check(
+    harness.check(
         CrossEntropy {
             logits: x,
             labels,
@@ -283,8 +283,8 @@ fn no_rows_at_all() {
         },
         |_, _| 0.0,
     );
-    let (targets, error) = (lab.output((&[0, 5], 0)), lab.output((&[1], 0)));
-    lab.check(SquaredError { x, targets, scored: None, loss: error, dx: dlogits, weight }, |_, _| 0.0);
-    assert_eq!((lab.values(&column), lab.values(&loss)), (vec![0.0; 5], vec![0.0]));
-    assert_eq!(lab.values(&error), [0.0]);
+    let (targets, error) = (harness.output((&[0, 5], 0)), harness.output((&[1], 0)));
+    harness.check(SquaredError { x, targets, scored: None, loss: error, dx: dlogits, weight }, |_, _| 0.0);
+    assert_eq!((harness.values(&column), harness.values(&loss)), (vec![0.0; 5], vec![0.0]));
+    assert_eq!(harness.values(&error), [0.0]);
 }

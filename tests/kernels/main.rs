@@ -17,7 +17,7 @@ mod schedules;
 
 use std::collections::BTreeSet;
 use vcycle::device::ops::NAMES;
-use vcycle::parity::harness::Lab;
+use vcycle::parity::harness::Harness;
 use vcycle::parity::{STEMS, Size, Stem};
 
 macro_rules! stems {
@@ -44,29 +44,29 @@ fn stem(name: &str) -> &'static Stem {
 }
 
 /// Panics with what went wrong; says how much of the tolerances was used, when asked.
-fn report(lab: &mut Lab, name: &str) {
-    if let Err(error) = lab.finish() {
+fn report(harness: &mut Harness, name: &str) {
+    if let Err(error) = harness.finish() {
         panic!("{error}");
     }
     if std::env::var_os("VCYCLE_TOLERANCES").is_some() {
-        println!("{name}: {} comparisons, {:.3} of the tolerance", lab.comparisons, lab.worst);
+        println!("{name}: {} comparisons, {:.3} of the tolerance", harness.comparisons, harness.worst);
     }
 }
 
 fn compare(name: &str) {
-    let mut lab = Lab::cpu(&[1, 3], true);
-    (stem(name).cases)(&mut lab);
-    report(&mut lab, name);
-    assert!(lab.checked.contains(name), "the cases of {name} compare no such operation");
+    let mut harness = Harness::cpu(&[1, 3], true);
+    (stem(name).cases)(&mut harness);
+    report(&mut harness, name);
+    assert!(harness.checked.contains(name), "the cases of {name} compare no such operation");
 }
 
 fn thread_counts(name: &str) {
-    let mut lab = Lab::cpu(&[1, 2, 3, 5], false);
-    let op = (stem(name).sample)(&mut lab, Size::Large);
+    let mut harness = Harness::cpu(&[1, 2, 3, 5], false);
+    let op = (stem(name).sample)(&mut harness, Size::Large);
     assert_eq!(op.name(), name);
     // Without a reference, `check` compares all memory of all devices bit for bit.
-    lab.check(op, |_, _| 0.0);
-    report(&mut lab, name);
+    harness.check(op, |_, _| 0.0);
+    report(&mut harness, name);
 }
 
 #[test]

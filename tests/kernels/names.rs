@@ -1,7 +1,7 @@
 //! Promise: every operand of every operation has the name of its field, so that a report can name it.
 
 use vcycle::device::ops::Op;
-use vcycle::parity::harness::Lab;
+use vcycle::parity::harness::Harness;
 use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::Place;
 
@@ -23,9 +23,9 @@ fn for_operands(op: &Op, mut each: impl FnMut(&'static str, Op)) {
 
 #[test]
 fn names_are_those_of_the_fields() {
-    let mut lab = Lab::cpu(&[1], false);
+    let mut harness = Harness::cpu(&[1], false);
     for stem in STEMS {
-        let op = (stem.sample)(&mut lab, Size::Small);
+        let op = (stem.sample)(&mut harness, Size::Small);
         let mut names = Vec::new();
         for_operands(&op, |name, marked| {
             // As `derive(Debug)` prints it.
@@ -40,7 +40,7 @@ fn names_are_those_of_the_fields() {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count, "{}: two operands of one name", stem.name);
-        lab.clear();
+        harness.clear();
     }
-    lab.finish().expect("samples are fine");
+    harness.finish().expect("samples are fine");
 }

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use vcycle::device::ops::{NAMES, Op};
-use vcycle::parity::harness::{Choice, Lab};
+use vcycle::parity::harness::{Choice, Harness};
 use vcycle::tensor::{DType, Tensor};
 
 /// Operation, operand, and why it has no pitch that could be another's, although it has several rows.
@@ -102,13 +102,13 @@ fn name(op: &str, t: &Tensor) -> String {
 fn seen(operation: &str, float: DType) -> Seen {
     let seen = Rc::new(RefCell::new(Seen::default()));
     let (kept, own) = (seen.clone(), operation.to_string());
-    let mut lab = Lab::walk(float, Choice { full: true, ..Choice::ALL }, move |case, op| {
+    let mut harness = Harness::walk(float, Choice { full: true, ..Choice::ALL }, move |case, op| {
         if op.name() == own {
             kept.borrow_mut().look(case, op);
         }
     });
-    (stem(operation).cases)(&mut lab);
-    lab.finish().expect("cases");
+    (stem(operation).cases)(&mut harness);
+    harness.finish().expect("cases");
     seen.take()
 }
 

@@ -1,27 +1,28 @@
 //! A product has the same bits with its residual in the output and with it elsewhere: which of both it is, the memory plan decides.
 
 use vcycle::device::ops::Linear;
-use vcycle::parity::harness::Lab;
+use vcycle::parity::harness::Harness;
 
 #[test]
 fn in_place_as_apart_on_cpu() {
-    let mut lab = Lab::cpu(&[1, 3], true);
+    let mut harness = Harness::cpu(&[1, 3], true);
     // Beyond one run of 512, and beyond one strip of 384 columns.
     for (m, n, k) in [(5, 3, 1), (67, 40, 700), (230, 390, 1030)] {
-        let [a, b, x] = [&[m, k], &[k, n], &[m, n]].map(|dims| lab.random.floats(dims[0] * dims[1]));
-        let bias = lab.random.floats(n);
-        let (a, b, bias) = (lab.floats((&[m, k], 0), &a), lab.floats((&[k, n], 0), &b), lab.floats((&[n], 0), &bias));
-        let [elsewhere, there] = [(); 2].map(|()| lab.floats((&[m, n], 0), &x));
-        let apart = lab.output((&[m, n], 0));
+        let [a, b, x] = [&[m, k], &[k, n], &[m, n]].map(|dims| harness.random.floats(dims[0] * dims[1]));
+        let bias = harness.random.floats(n);
+        let (a, b, bias) =
+            (harness.floats((&[m, k], 0), &a), harness.floats((&[k, n], 0), &b), harness.floats((&[n], 0), &bias));
+        let [elsewhere, there] = [(); 2].map(|()| harness.floats((&[m, n], 0), &x));
+        let apart = harness.output((&[m, n], 0));
         for (residual, out) in [(elsewhere, apart), (there, there)] {
             let product = Linear::product(a, b, out, (false, false));
-            lab.prepare(Linear { bias: Some(bias), residual: Some(residual), ..product });
+            harness.prepare(Linear { bias: Some(bias), residual: Some(residual), ..product });
         }
-        let [apart, there] = [apart, there].map(|t| lab.values(&t));
-        lab.finish().expect("two products");
+        let [apart, there] = [apart, there].map(|t| harness.values(&t));
+        harness.finish().expect("two products");
         let different = apart.iter().zip(&there).find(|(apart, there)| apart.to_bits() != there.to_bits());
         assert_eq!(different, None, "{m} x {n} x {k}");
         assert!(apart.iter().zip(x).any(|(out, x)| *out != x), "a product was added");
-        lab.clear();
+        harness.clear();
     }
 }

@@ -49,7 +49,7 @@ impl Gemm {
 
     fn dw(self, maker: &mut Maker) -> Result<Prepared> {
         let (x, dy) = (maker.input(&[self.m, self.k], ROWS)?, maker.input(&[self.m, self.n], self.pad())?);
-        let dw = maker.wide_output(&self.weight(), ROWS)?;
+        let dw = maker.f32_output(&self.weight(), ROWS)?;
         let (a, b) = if self.tied { (dy, x) } else { (x, dy) };
         Ok(Op::from(Linear::product(a, b, dw, (true, false))).into())
     }

@@ -28,7 +28,7 @@ fn forward(maker: &mut Maker, sizes: Sizes, causal: bool) -> Result<Attention> {
     let width = heads * size;
     let [q, k, v] = split(maker.input(&[batch, time, 3 * width], 8)?, sizes);
     let out = maker.output(&[batch, time, width], 8)?.reshape(&[batch, time, heads, size]);
-    let lse = maker.wide_output(&[batch, heads, time], 1)?;
+    let lse = maker.f32_output(&[batch, heads, time], 1)?;
     let scale = 1.0 / (size as f64).sqrt();
     Ok(Attention { q, k, v, out, lse, key_mask: None, causal, scale, dropout: None })
 }
@@ -40,7 +40,7 @@ fn backward(maker: &mut Maker, sizes: Sizes, causal: bool) -> Result<Prepared> {
     maker.device.run(&forward.into())?;
     let dout = maker.input(&[batch, time, heads * size], 8)?.reshape(&[batch, time, heads, size]);
     let [dq, dk, dv] = split(maker.output(&[batch, time, 3 * heads * size], 8)?, sizes);
-    let delta = maker.wide_output(&[batch, heads, time], 1)?;
+    let delta = maker.f32_output(&[batch, heads, time], 1)?;
     Ok(Op::from(AttentionBackward { forward, dout, dq, dk, dv, delta }).into())
 }
 
@@ -55,7 +55,7 @@ fn norm(maker: &mut Maker, rows: usize, width: usize) -> Result<LayerNorm> {
     let x = maker.input(&[rows, width], 8)?;
     let (weight, bias) = (maker.input(&[width], 1)?, maker.input(&[width], 1)?);
     let out = maker.output(&[rows, width], 8)?;
-    let (mean, rstd) = (maker.wide_output(&[rows], 1)?, maker.wide_output(&[rows], 1)?);
+    let (mean, rstd) = (maker.f32_output(&[rows], 1)?, maker.f32_output(&[rows], 1)?);
     Ok(LayerNorm { x, residual: None, sum: None, weight, bias, out, mean, rstd, eps: 1e-5 })
 }
 
@@ -64,8 +64,8 @@ fn norm_backward(maker: &mut Maker, rows: usize, width: usize) -> Result<Prepare
     maker.device.run(&forward.into())?;
     let LayerNorm { x, weight, mean, rstd, .. } = forward;
     let (dout, dx) = (maker.input(&[rows, width], 8)?, maker.input(&[rows, width], 8)?);
-    let (dweight, dbias) = (maker.wide_output(&[width], 1)?, maker.wide_output(&[width], 1)?);
-    let partials = maker.wide_output(&[LayerNormBackward::partials(rows), 2 * width], 1)?;
+    let (dweight, dbias) = (maker.f32_output(&[width], 1)?, maker.f32_output(&[width], 1)?);
+    let partials = maker.f32_output(&[LayerNormBackward::partials(rows), 2 * width], 1)?;
     let op = LayerNormBackward {
         dout,
         x,
@@ -86,7 +86,7 @@ pub fn cross_entropy(rows: usize, vocab: usize) -> Vec<Case> {
     vec![case("loss and gradient", CrossEntropy::NAME, move |maker| {
         let (fresh, logits) = (maker.input(&[rows, vocab], 128)?, maker.output(&[rows, vocab], 128)?);
         let labels = maker.integers(rows, vocab)?;
-        let (losses, loss) = (maker.wide_output(&[rows], 1)?, maker.wide_output(&[1], 1)?);
+        let (losses, loss) = (maker.f32_output(&[rows], 1)?, maker.f32_output(&[1], 1)?);
         let (dlogits, ignore) = (Some(logits), -100);
         let op = CrossEntropy {
             logits,

@@ -14,17 +14,17 @@ use crate::multilevel::{Rules, Scheme};
 pub fn adamw(count: usize) -> Vec<Case> {
     vec![case("update", AdamW::NAME, move |maker| {
         let n = count.next_multiple_of(ALIGN);
-        let params = maker.wide_input(&[n], |x| 0.1 * x)?;
-        let grads = maker.wide_input(&[n], |x| 0.01 * x)?;
-        let m = maker.wide_input(&[n], |x| 0.01 * x)?;
+        let params = maker.f32_input(&[n], |x| 0.1 * x)?;
+        let grads = maker.f32_input(&[n], |x| 0.01 * x)?;
+        let m = maker.f32_input(&[n], |x| 0.01 * x)?;
         // Second moments are means of squares.
-        let v = maker.wide_input(&[n], |x| 1e-4 * x * x)?;
+        let v = maker.f32_input(&[n], |x| 1e-4 * x * x)?;
         let copy = match maker.float == maker.float.wide() {
             true => None,
             false => Some(maker.output(&[n], 1)?),
         };
         let decay_mask = maker.mask(n / ALIGN)?;
-        let norm = maker.wide_input(&[1], |x| 2.0 + x)?;
+        let norm = maker.f32_input(&[1], |x| 2.0 + x)?;
         let (beta1, beta2) = (0.9, 0.95);
         let correction = |beta: f64| (1.0 - beta.powi(10)) as f32;
         let state =

@@ -44,14 +44,14 @@ pub struct Facts {
     pub field: String,
     pub every: usize,
     pub vocab_size: usize,
-    pub train: Side,
-    pub valid: Side,
+    pub train: Split,
+    pub valid: Split,
     /// A hash of `tokenizer.json`, in hexadecimal.
     pub tokenizer_sum: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Side {
+pub struct Split {
     /// UTF-8 bytes of the text.
     pub bytes: u64,
     pub files: Vec<File>,
@@ -67,7 +67,7 @@ pub struct File {
     pub sum: String,
 }
 
-impl Side {
+impl Split {
     pub fn tokens(&self) -> u64 {
         self.files.iter().map(|file| file.tokens).sum()
     }
@@ -138,7 +138,7 @@ fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Fac
             let name = if side == TRAIN { "training" } else { "held-out" };
             bail!("tokenizer {} gives no tokens for the {name} side; use another tokenizer", spec.tokenizer);
         }
-        written.push(Side { bytes: survey.bytes[side], files });
+        written.push(Split { bytes: survey.bytes[side], files });
     }
     let (Some(valid), Some(train)) = (written.pop(), written.pop()) else { unreachable!("both sides were written") };
     let (prefix, separator) = match source.marks.clone() {
@@ -216,7 +216,7 @@ pub fn open_folder(dir: &Path, facts: &Facts) -> Result<([Tokens; 2], Tokenizer)
             dir.join(TOKENIZER).display()
         );
     }
-    let open = |side: &Side| -> Result<Tokens> {
+    let open = |side: &Split| -> Result<Tokens> {
         let paths: Vec<PathBuf> = side.files.iter().map(|file| dir.join(&file.name)).collect();
         let tokens = Tokens::open(&paths, None).at(dir.join(FACTS).display())?;
         for (shard, file) in tokens.as_ref().iter().zip(&side.files) {

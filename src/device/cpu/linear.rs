@@ -29,7 +29,7 @@ fn block((m, n, k): (usize, usize, usize), batch: usize, threads: usize) -> (usi
 impl Cpu {
     pub(super) fn linear(&self, op: &Linear) -> Result<()> {
         let (m, n, k) = op.sizes();
-        let around = Surroundings::new(self, op)?;
+        let around = EpilogueOperands::new(self, op)?;
         let matrix = |view: View<'_, f32>, transposed: bool| {
             let rows = Matrix::rows(view.pointer(), view.pitch());
             if transposed { rows.transposed() } else { rows }
@@ -67,7 +67,7 @@ impl Cpu {
 
 /// The surroundings of one product of a batch, which begins at a row.
 struct From<'a> {
-    around: &'a Surroundings<'a>,
+    around: &'a EpilogueOperands<'a>,
     row: usize,
 }
 
@@ -86,7 +86,7 @@ impl Finish for From<'_> {
 }
 
 /// Bias, epilogue and residual of a block.
-struct Surroundings<'a> {
+struct EpilogueOperands<'a> {
     epilogue: Epilogue,
     bias: Option<&'a [f32]>,
     /// A residual that is added after an epilogue.
@@ -102,7 +102,7 @@ struct Surroundings<'a> {
     out: View<'a, f32>,
 }
 
-impl<'a> Surroundings<'a> {
+impl<'a> EpilogueOperands<'a> {
     fn new(cpu: &'a Cpu, op: &Linear) -> Result<Self> {
         let out = cpu.f(&op.out)?;
         let (raw, pre) = match op.epilogue {
@@ -117,7 +117,7 @@ impl<'a> Surroundings<'a> {
         let residual = cpu.maybe(&op.residual)?;
         let bare = op.epilogue == Epilogue::None;
         let bias = op.bias.as_ref().map(|t| cpu.slice(t)).transpose()?;
-        Ok(Surroundings {
+        Ok(EpilogueOperands {
             epilogue: op.epilogue,
             bias,
             residual: residual.filter(|_| !bare),

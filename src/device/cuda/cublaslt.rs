@@ -63,7 +63,7 @@ impl Cuda<Nvidia> {
         if !self.driver.made(products) {
             bail!("these products of cuBLASLt were made for another device");
         }
-        bounds::check_arenas(arenas, |arena| self.places.bytes(arena))?;
+        bounds::check_arenas(arenas, |arena| self.addresses.bytes(arena))?;
         let mut start = || -> Result<()> {
             self.driver.stamp()?;
             for number in 0..products.len() {
@@ -82,14 +82,14 @@ impl Cuda<Nvidia> {
     }
 
     fn product(&self, op: &Op) -> Result<Product> {
-        bounds::check(op, &[DType::F32, DType::BF16], |arena| self.places.bytes(arena))?;
+        bounds::check(op, &[DType::F32, DType::BF16], |arena| self.addresses.bytes(arena))?;
         let bare = |l: &Linear| *l == Linear::product(l.a, l.b, l.out, (l.ta, l.tb));
         let Op::Linear(linear) = op else { bail!("cuBLASLt has no {}", op.name()) };
         if !bare(linear) {
             bail!("cuBLASLt is measured on bare products of {} alone", Linear::NAME);
         }
         let matrix = |t: &Tensor| Matrix {
-            address: self.places.ptr(t),
+            address: self.addresses.ptr(t),
             dtype: t.dtype(),
             rows: t.rows(),
             width: t.width(),

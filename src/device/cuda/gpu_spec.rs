@@ -2,7 +2,7 @@
 
 /// Rates that a GPU reaches at its best.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Chip {
+pub struct GpuSpec {
     /// Multiprocessors.
     pub sms: usize,
     /// Products of tensor cores in bf16, in FLOP/s.
@@ -17,14 +17,14 @@ pub struct Chip {
     pub hopper: bool,
 }
 
-impl Chip {
+impl GpuSpec {
     /// NVIDIA A100 SXM, 40 GB (its data sheet): what is assumed where nothing is known, and by the emulator.
-    pub const A100: Chip =
-        Chip { sms: 108, tensor: 312e12, vector: 19.5e12, bandwidth: 1.555e12, launch: 2e-6, hopper: false };
+    pub const A100: GpuSpec =
+        GpuSpec { sms: 108, tensor: 312e12, vector: 19.5e12, bandwidth: 1.555e12, launch: 2e-6, hopper: false };
 
     /// NVIDIA H100 SXM (its data sheet): for what is to depend on shapes alone, whatever Hopper runs it.
-    pub const H100: Chip =
-        Chip { sms: 132, tensor: 989e12, vector: 61.8e12, bandwidth: 3.35e12, launch: 2e-6, hopper: true };
+    pub const H100: GpuSpec =
+        GpuSpec { sms: 132, tensor: 989e12, vector: 61.8e12, bandwidth: 3.35e12, launch: 2e-6, hopper: true };
 
     /// From what a driver says: multiprocessors, their clock in Hz, bytes/s of memory and compute capability. Multiply-adds of a
     /// multiprocessor and clock are NVIDIA's (CUDA C++ programming guide, arithmetic throughput; white papers for bf16).
@@ -38,7 +38,7 @@ impl Chip {
         };
         let rate = |multiply_adds: f64| 2.0 * multiply_adds * sms as f64 * clock;
         let hopper = capability == (9, 0);
-        Chip { sms, tensor: rate(tensor), vector: rate(vector), bandwidth, hopper, ..Chip::A100 }
+        GpuSpec { sms, tensor: rate(tensor), vector: rate(vector), bandwidth, hopper, ..GpuSpec::A100 }
     }
 
     /// Products in bf16 by `mma.sync`, in FLOP/s: it gets no more of newer tensor cores, which want `wgmma`.
@@ -66,14 +66,14 @@ impl Chip {
 
 #[cfg(test)]
 mod tests {
-    use super::Chip;
+    use super::GpuSpec;
 
     #[test]
     fn data_sheets_follow_from_clocks() {
         let near = |a: f64, b: f64| (a / b - 1.0).abs() < 0.01;
-        let a100 = Chip::of(108, 1.41e9, 1.555e12, (8, 0));
+        let a100 = GpuSpec::of(108, 1.41e9, 1.555e12, (8, 0));
         assert!(near(a100.tensor, 312e12) && near(a100.vector, 19.5e12), "{a100:?}");
-        let h100 = Chip::of(132, 1.83e9, 3.35e12, (9, 0));
+        let h100 = GpuSpec::of(132, 1.83e9, 3.35e12, (9, 0));
         assert!(near(h100.tensor, 989e12) && near(h100.vector, 61.8e12), "{h100:?}");
         assert!(near(a100.mma(), 312e12) && near(h100.mma(), 607e12), "{h100:?}");
     }

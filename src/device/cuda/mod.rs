@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::memory;
 use crate::tensor::{DType, Tensor};
 use driver::{Driver, Part};
-use launch::addresses::Places;
+use launch::addresses::Addresses;
 use launch::{Launch, Region};
 use std::time::Instant;
 use variants::Variant;
@@ -30,7 +30,7 @@ use workspaces::Workspaces;
 /// # Errors
 /// No libcuda, no GPU, or no device code in this build: says which, and what runs instead.
 pub fn open() -> Result<Cuda<driver::nvidia::Nvidia>> {
-    Cuda::new("cuda", driver::nvidia::Nvidia::open()?).as_asked()
+    Cuda::new("cuda", driver::nvidia::Nvidia::open()?).with_requested_variants()
 }
 
 /// The device `emulator`.
@@ -38,7 +38,7 @@ pub fn open() -> Result<Cuda<driver::nvidia::Nvidia>> {
 pub fn emulated(options: driver::emulator::Options) -> Cuda<driver::emulator::Emulator> {
     let mut device = Cuda::new("emulator", driver::emulator::Emulator::new(options));
     // So few that blocks which stay have several tiles each.
-    device.places.sms = 2;
+    device.addresses.sms = 2;
     device
 }
 
@@ -65,7 +65,7 @@ struct Captured {
 pub struct Cuda<D: Driver> {
     name: &'static str,
     driver: D,
-    places: Places,
+    addresses: Addresses,
     workspaces: Workspaces,
     captured: Vec<Option<Captured>>,
     /// Captured lists are started as graphs, and not one operation after another.
@@ -77,11 +77,11 @@ pub struct Cuda<D: Driver> {
 
 impl<D: Driver> Cuda<D> {
     pub fn new(name: &'static str, driver: D) -> Self {
-        let places = Places::new(driver.chip().sms);
+        let addresses = Addresses::new(driver.gpu().sms);
         Cuda {
             name,
             driver,
-            places,
+            addresses,
             workspaces: Workspaces::default(),
             captured: Vec::new(),
             graphs: true,
@@ -101,12 +101,12 @@ impl<D: Driver> Cuda<D> {
         self.preferred.push(variant);
     }
 
-    /// As the environment asks: see [`variants::asked_for`]; `VCYCLE_GRAPHS=0` starts operations one by one.
+    /// As the environment asks: see [`variants::requested`]; `VCYCLE_GRAPHS=0` starts operations one by one.
     ///
     /// # Errors
     /// A variable that asks for what there is not.
-    pub fn as_asked(mut self) -> Result<Self> {
-        self.preferred = variants::asked_for()?;
+    pub fn with_requested_variants(mut self) -> Result<Self> {
+        self.preferred = variants::requested()?;
         match std::env::var("VCYCLE_GRAPHS").as_deref() {
             Ok("0") => self.graphs = false,
             Ok("1") | Err(_) => {}
@@ -125,14 +125,14 @@ impl<D: Driver> Cuda<D> {
     /// What runs an operation.
     pub fn variant(&self, op: &Op) -> Option<&'static Variant> {
         let preferred = self.preferred.iter().copied().find(|v| (v.supports)(op));
-        preferred.or_else(|| variants::choose(op, &self.driver.chip()))
+        preferred.or_else(|| variants::choose(op, &self.driver.gpu()))
     }
 
     /// What is to run a checked operation.
     fn chosen(&mut self, op: &Op) -> Result<&'static Variant> {
-        bounds::check(op, &[DType::F32, DType::BF16], |arena| self.places.bytes(arena))?;
+        bounds::check(op, &[DType::F32, DType::BF16], |arena| self.addresses.bytes(arena))?;
         if let Op::Multilevel(op) = op {
-            check_maps(&mut self.driver, &self.places, op).map_err(|e| e.at(Multilevel::NAME))?;
+            check_maps(&mut self.driver, &self.addresses, op).map_err(|e| e.at(Multilevel::NAME))?;
         }
         let none = || Error::new(format!("no kernel runs these shapes: {op:?}")).at(op.name());
         self.variant(op).ok_or_else(none)
@@ -141,17 +141,17 @@ impl<D: Driver> Cuda<D> {
     /// The launches of an operation, once the workspace is there.
     fn plan(&self, op: &Op, variant: &Variant) -> Result<(Planned, Part)> {
         let mut launches = Vec::new();
-        (variant.launch)(op, &self.places, &mut launches);
+        (variant.launch)(op, &self.addresses, &mut launches);
         launches.retain(|launch| !launch.is_empty());
         launches.iter().try_for_each(Launch::check).map_err(|e| e.at(op.name()))?;
         let (mut regions, mut located) = (Vec::new(), Ok(()));
-        { *op }.named_operands(&mut |name, t, access| match self.places.rows(t) {
+        { *op }.named_operands(&mut |name, t, access| match self.addresses.rows(t) {
             Ok(rows) => regions.push(Region { name, rows, element: t.dtype().bytes(), access }),
             Err(e) => located = Err(e),
         });
         located.map_err(|e| e.at(op.name()))?;
         if (variant.workspace)(op) > 0 {
-            let rows = self.places.workspace_rows();
+            let rows = self.addresses.workspace_rows();
             regions.push(Region { name: "workspace", rows, element: 4, access: Access::Update });
         }
         let part = Part { name: op.name(), variant: variant.name, regions, launches };
@@ -163,17 +163,17 @@ impl<D: Driver> Cuda<D> {
         let bytes = if bytes > self.workspaces.present().1 { with_reserve(bytes) } else { bytes };
         let reserved = self.workspaces.reserve(&mut self.driver, bytes);
         let (address, bytes) = self.workspaces.present();
-        self.places.set_workspace(address, bytes);
+        self.addresses.set_workspace(address, bytes);
         reserved.map_err(|e| e.at("workspace of kernels"))
     }
 }
 
 /// Maps lead nowhere outside. They are read back for that: models are mapped a few times in a run.
-fn check_maps(driver: &mut impl Driver, places: &Places, op: &Multilevel) -> Result<()> {
+fn check_maps(driver: &mut impl Driver, addresses: &Addresses, op: &Multilevel) -> Result<()> {
     let mut items = memory::zeros::<Item>(op.items.rows())?;
     let mut index = memory::zeros::<u32>(op.index.numel())?;
-    driver.read(places.rows(&op.items)?, bytemuck::cast_slice_mut(&mut items))?;
-    driver.read(places.rows(&op.index)?, bytemuck::cast_slice_mut(&mut index))?;
+    driver.read(addresses.rows(&op.items)?, bytemuck::cast_slice_mut(&mut items))?;
+    driver.read(addresses.rows(&op.index)?, bytemuck::cast_slice_mut(&mut index))?;
     Item::check_all(&items, &index, op.src.numel(), op.dst.numel())
 }
 
@@ -229,36 +229,36 @@ impl<D: Driver> Device for Cuda<D> {
 
     fn alloc(&mut self, bytes: usize) -> Result<u32> {
         let address = self.driver.alloc(bytes)?;
-        Ok(self.places.add(address, bytes))
+        Ok(self.addresses.add(address, bytes))
     }
 
     fn free(&mut self, arena: u32) {
-        if let Some(address) = self.places.remove(arena) {
+        if let Some(address) = self.addresses.remove(arena) {
             self.driver.free(address);
         }
     }
 
     fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()> {
-        self.driver.write(self.places.packed(to, bytes.len())?, bytes)
+        self.driver.write(self.addresses.packed(to, bytes.len())?, bytes)
     }
 
     fn read(&mut self, from: &Tensor, bytes: &mut [u8]) -> Result<()> {
-        self.driver.read(self.places.packed(from, bytes.len())?, bytes)
+        self.driver.read(self.addresses.packed(from, bytes.len())?, bytes)
     }
 
-    fn post(&mut self, from: &Tensor) -> Result<Ticket> {
-        self.driver.post(self.places.rows(from)?)
+    fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
+        self.driver.read_async(self.addresses.rows(from)?)
     }
 
-    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        self.driver.collect(ticket, bytes)
+    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.driver.wait_read(ticket, bytes)
     }
 
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
         if (from.rows(), from.width(), from.dtype()) != (to.rows(), to.width(), to.dtype()) {
             bail!("{from:?} cannot be copied to {to:?}");
         }
-        self.driver.copy(self.places.rows(from)?, self.places.rows(to)?)
+        self.driver.copy(self.addresses.rows(from)?, self.addresses.rows(to)?)
     }
 
     fn run(&mut self, op: &Op) -> Result<()> {
@@ -301,10 +301,10 @@ impl<D: Driver> Device for Cuda<D> {
         let Some(Some(captured)) = self.captured.get(graph.0 as usize) else {
             bail!("this captured list was released")
         };
-        bounds::check_arenas(&captured.arenas, |arena| self.places.bytes(arena))?;
+        bounds::check_arenas(&captured.arenas, |arena| self.addresses.bytes(arena))?;
         for Planned { op, .. } in &captured.planned {
             if let Op::Multilevel(op) = op {
-                check_maps(&mut self.driver, &self.places, op).map_err(|e| e.at(Multilevel::NAME))?;
+                check_maps(&mut self.driver, &self.addresses, op).map_err(|e| e.at(Multilevel::NAME))?;
             }
         }
         // SAFETY: what `capture` has checked still holds. The arenas are there (above); the workspace is, because the list keeps
@@ -341,6 +341,6 @@ impl<D: Driver> Drop for Cuda<D> {
             self.driver.release(captured.graph);
         }
         self.workspaces.free(&mut self.driver);
-        self.places.drain().for_each(|address| self.driver.free(address));
+        self.addresses.drain().for_each(|address| self.driver.free(address));
     }
 }

@@ -4,8 +4,8 @@
 //! fastest, or that the environment asks for (`VCYCLE_VARIANT_linear=naive`), where it supports the operation. One that adds in an
 //! order of chance runs only where it is asked for.
 
-use super::gpu_spec::Chip;
-use super::launch::addresses::Places;
+use super::gpu_spec::GpuSpec;
+use super::launch::addresses::Addresses;
 use super::launch::sm90::linear::{BOXES64, BOXES128, BOXES192, BOXES256, PAIRS256, WGMMA128, WGMMA256};
 use super::launch::{
     Launch, accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout,
@@ -34,11 +34,11 @@ pub struct Variant {
     /// Whether it runs this operation.
     pub supports: fn(&Op) -> bool,
     /// What the time model expects this operation to take. It ranks variants of one operation; nobody has measured it.
-    pub seconds: fn(&Op, &Chip) -> f64,
-    /// Bytes of [`Places::workspace`] that it needs for this operation.
+    pub seconds: fn(&Op, &GpuSpec) -> f64,
+    /// Bytes of [`Addresses::workspace`] that it needs for this operation.
     pub workspace: fn(&Op) -> usize,
     /// The launches, in order.
-    pub launch: fn(&Op, &Places, &mut Vec<Launch>),
+    pub launch: fn(&Op, &Addresses, &mut Vec<Launch>),
 }
 
 /// [`Variant::ordered`], from the word `unordered` or none.
@@ -71,16 +71,16 @@ macro_rules! variants {
                 }
                 _ => false,
             },
-            seconds: |op, chip| match op {
-                Op::$operation(op) => ($seconds as fn(&crate::device::ops::$operation, &Chip) -> f64)(op, chip),
+            seconds: |op, gpu| match op {
+                Op::$operation(op) => ($seconds as fn(&crate::device::ops::$operation, &GpuSpec) -> f64)(op, gpu),
                 _ => f64::INFINITY,
             },
             workspace: |op| match op {
                 $(Op::$operation(op) => ($workspace as fn(&crate::device::ops::$operation) -> usize)(op),)?
                 _ => { let _ = op; 0 }
             },
-            launch: |op, places, out| if let Op::$operation(op) = op {
-                ($launch as fn(&crate::device::ops::$operation, &Places, &mut Vec<Launch>))(op, places, out)
+            launch: |op, addresses, out| if let Op::$operation(op) = op {
+                ($launch as fn(&crate::device::ops::$operation, &Addresses, &mut Vec<Launch>))(op, addresses, out)
             },
         }),+),+];
     };
@@ -89,23 +89,23 @@ macro_rules! variants {
 variants! {
     Accumulate {
         "naive" [F32, BF16] => ["accumulate_f32", "accumulate_bf16", "accumulate_f32_bf16", "accumulate_bf16_f32"],
-            |_| true, accumulate::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+            |_| true, accumulate::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
         "vector" [F32, BF16] => [
             "accumulate_vector_f32", "accumulate_vector_bf16",
             "accumulate_vector_f32_bf16", "accumulate_vector_bf16_f32"
-        ], accumulate::is_whole, accumulate::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+        ], accumulate::is_whole, accumulate::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     ActivationBackward {
         "naive" [F32, BF16] => ["activation_backward_f32", "activation_backward_bf16"],
-            |_| true, activation::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+            |_| true, activation::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
         "vector" [F32, BF16] => ["activation_backward_vector_f32", "activation_backward_vector_bf16"],
-            activation::is_whole, activation::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+            activation::is_whole, activation::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     AdamW {
         "naive" [F32, BF16] => ["adamw_f32"],
-            adamw::fits_copy, adamw::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+            adamw::fits_copy, adamw::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
         "vector" [F32, BF16] => ["adamw_vector_f32"],
-            adamw::is_whole, adamw::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+            adamw::is_whole, adamw::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     Attention {
         "naive" [F32, BF16] => ["attention_naive_f32", "attention_naive_bf16"],
@@ -151,87 +151,87 @@ variants! {
     }
     ColumnSum {
         "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
-            |_| true, column_sum::naive, |op, chip| chip.memory(bytes(*op), 0.1, 1);
+            |_| true, column_sum::naive, |op, gpu| gpu.memory(bytes(*op), 0.1, 1);
         "tiled" [F32, BF16] => ["column_sum_tiled_f32", "column_sum_tiled_bf16"],
-            |_| true, column_sum::tiled, |op, chip| chip.memory(bytes(*op), 0.5 * column_sum::occupied(op, chip), 1);
+            |_| true, column_sum::tiled, |op, gpu| gpu.memory(bytes(*op), 0.5 * column_sum::occupied(op, gpu), 1);
         "vector" [F32, BF16] => ["column_sum_vector_f32", "column_sum_vector_bf16", "column_sum_tiled_f32"],
-            column_sum::is_whole, column_sum::vector, |op, chip| chip.memory(bytes(*op), 0.85, 2),
+            column_sum::is_whole, column_sum::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 2),
             column_sum::workspace;
     }
     CrossEntropy {
         "naive" [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_naive_f32", "cross_entropy_naive_bf16", "cross_entropy_loss_f32"
-        ], |_| true, cross_entropy::naive, |op, chip| chip.memory(bytes(*op), 0.05, 3);
+        ], |_| true, cross_entropy::naive, |op, gpu| gpu.memory(bytes(*op), 0.05, 3);
         "block" [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_block_f32", "cross_entropy_block_bf16", "cross_entropy_loss_f32"
-        ], |_| true, cross_entropy::block, |op, chip| chip.memory(bytes(*op), 0.6, 3);
+        ], |_| true, cross_entropy::block, |op, gpu| gpu.memory(bytes(*op), 0.6, 3);
         "vector" [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_loss_f32",
             "cross_entropy_vector_128_f32", "cross_entropy_vector_128_bf16",
             "cross_entropy_vector_512_f32", "cross_entropy_vector_512_bf16"
-        ], cross_entropy::is_aligned, cross_entropy::vector, |op, chip| chip.memory(bytes(*op), 0.85, 3);
+        ], cross_entropy::is_aligned, cross_entropy::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 3);
     }
     Dropout {
         "naive" [F32, BF16] => ["dropout_f32", "dropout_bf16", "dropout_unit_f32", "dropout_unit_bf16"],
-            |_| true, dropout::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+            |_| true, dropout::naive, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
         "vector" [F32, BF16] => [
             "dropout_vector_f32", "dropout_vector_bf16", "dropout_unit_vector_f32", "dropout_unit_vector_bf16"
-        ], dropout::is_whole, dropout::vector, |op, chip| chip.memory(bytes(*op), 0.8, 1);
+        ], dropout::is_whole, dropout::vector, |op, gpu| gpu.memory(bytes(*op), 0.8, 1);
     }
     Embedding {
         "naive" [F32, BF16] => ["embedding_f32", "embedding_bf16"],
-            |_| true, embedding::naive, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+            |_| true, embedding::naive, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
         "vector" [F32, BF16] => ["embedding_vector_f32", "embedding_vector_bf16"],
-            embedding::is_whole, embedding::vector, |op, chip| chip.memory(bytes(*op), 0.85, 1);
+            embedding::is_whole, embedding::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 1);
     }
     EmbeddingBackward {
         "naive" [F32, BF16] => [
             "embedding_backward_naive_f32", "embedding_backward_naive_bf16", "embedding_backward_naive_bf16_f32",
             "embedding_positions_f32", "embedding_positions_bf16"
-        ], |_| true, embedding::backward_naive, |op, chip| chip.memory(bytes(*op), 0.02, 2);
+        ], |_| true, embedding::backward_naive, |op, gpu| gpu.memory(bytes(*op), 0.02, 2);
         "owner" [F32, BF16] => [
             "embedding_clear_f32", "embedding_clear_bf16",
             "embedding_backward_owner_f32", "embedding_backward_owner_bf16", "embedding_backward_owner_bf16_f32",
             "embedding_positions_f32", "embedding_positions_bf16"
-        ], |_| true, embedding::backward_owner, |op, chip| chip.memory(bytes(*op), 0.2, 3);
+        ], |_| true, embedding::backward_owner, |op, gpu| gpu.memory(bytes(*op), 0.2, 3);
     }
     Fill {
         "naive" [F32, BF16] => ["fill_f32", "fill_bf16"],
-            |_| true, fill::naive, |op, chip| chip.memory(bytes(*op), 0.7, 1);
+            |_| true, fill::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
         "vector" [F32, BF16] => ["fill_vector_f32", "fill_vector_bf16"],
-            fill::is_whole, fill::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+            fill::is_whole, fill::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
-    GlobalNorm { "block" [F32] => ["global_norm_partials_f32", "global_norm_finish_f32"], |_| true, global_norm::block, |op, chip| chip.memory(bytes(*op), 0.7, 2); }
+    GlobalNorm { "block" [F32] => ["global_norm_partials_f32", "global_norm_finish_f32"], |_| true, global_norm::block, |op, gpu| gpu.memory(bytes(*op), 0.7, 2); }
     LayerNorm {
         "naive" [F32, BF16] => ["layernorm_naive_f32", "layernorm_naive_bf16"],
-            |_| true, layernorm::naive, |op, chip| chip.memory(bytes(*op), 0.05, 1);
+            |_| true, layernorm::naive, |op, gpu| gpu.memory(bytes(*op), 0.05, 1);
         "warp" [F32, BF16] => ["layernorm_warp_f32", "layernorm_warp_bf16"],
-            |_| true, layernorm::warp, |op, chip| chip.memory(bytes(*op), 0.5, 1);
+            |_| true, layernorm::warp, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
         "vector" [F32, BF16] => [
             "layernorm_vector_512_f32", "layernorm_vector_1024_f32",
             "layernorm_vector_4096_f32", "layernorm_vector_8192_f32",
             "layernorm_vector_512_bf16", "layernorm_vector_1024_bf16",
             "layernorm_vector_4096_bf16", "layernorm_vector_8192_bf16"
-        ], layernorm::fits_registers, layernorm::vector, |op, chip| chip.memory(bytes(*op), 0.9, 1);
+        ], layernorm::fits_registers, layernorm::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     LayerNormBackward {
         "naive" [F32, BF16] => [
             "layernorm_dx_naive_f32", "layernorm_dx_naive_bf16",
             "layernorm_partials_naive_f32", "layernorm_partials_naive_bf16", "layernorm_finish_f32"
-        ], |_| true, layernorm::backward_naive, |op, chip| chip.memory(bytes(*op), 0.03, 3);
+        ], |_| true, layernorm::backward_naive, |op, gpu| gpu.memory(bytes(*op), 0.03, 3);
         "warp" [F32, BF16] => ["layernorm_backward_warp_f32", "layernorm_backward_warp_bf16", "layernorm_finish_f32"],
-            layernorm::fits_shared, layernorm::backward_warp, |op, chip| chip.memory(bytes(*op), 0.3, 2);
+            layernorm::fits_shared, layernorm::backward_warp, |op, gpu| gpu.memory(bytes(*op), 0.3, 2);
         "vector" [F32, BF16] => [
             "layernorm_backward_vector_f32", "layernorm_backward_vector_bf16", "layernorm_finish_tiled_f32"
-        ], layernorm::fits_block, layernorm::backward_vector, |op, chip| chip.memory(bytes(*op), 0.8, 2),
+        ], layernorm::fits_block, layernorm::backward_vector, |op, gpu| gpu.memory(bytes(*op), 0.8, 2),
             layernorm::workspace;
     }
     Linear {
         "naive" [F32, BF16] => ["linear_naive_f32", "linear_naive_bf16", "linear_naive_bf16_f32"],
-            |_| true, linear::naive, |op, chip| arithmetic(*op, chip, 0.05, 1);
-        "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared, |op, chip| arithmetic(*op, chip, 0.15, 1);
+            |_| true, linear::naive, |op, gpu| arithmetic(*op, gpu, 0.05, 1);
+        "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared, |op, gpu| arithmetic(*op, gpu, 0.15, 1);
         "tiled" [F32] => ["linear_tiled_nn_f32", "linear_tiled_nt_f32", "linear_tiled_tn_f32", "linear_tiled_tt_f32"],
-            |op| op.sizes().2 > 0, linear::tiled, |op, chip| arithmetic(*op, chip, 0.5, 1);
+            |op| op.sizes().2 > 0, linear::tiled, |op, gpu| arithmetic(*op, gpu, 0.5, 1);
         "mma64" [BF16] => [
             "linear_mma64_nn_bf16", "linear_mma64_nt_bf16", "linear_mma64_tn_bf16", "linear_mma64_tt_bf16",
             "linear_mma64_nn_bf16_f32", "linear_mma64_nt_bf16_f32", "linear_mma64_tn_bf16_f32", "linear_mma64_tt_bf16_f32"
@@ -245,19 +245,19 @@ variants! {
             "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
         ], sm80::linear::divided, sm80::linear::splitk, sm80::linear::seconds_splitk, sm80::linear::workspace;
         "boxes64" [BF16] => *BOXES64.kernels, sm90::linear::supports_boxes,
-            |op, places, out| BOXES64.launch(op, places, out), |op, chip| BOXES64.seconds(op, chip), |op| BOXES64.workspace(op);
+            |op, addresses, out| BOXES64.launch(op, addresses, out), |op, gpu| BOXES64.seconds(op, gpu), |op| BOXES64.workspace(op);
         "boxes128" [BF16] => *BOXES128.kernels, sm90::linear::supports_boxes,
-            |op, places, out| BOXES128.launch(op, places, out), |op, chip| BOXES128.seconds(op, chip), |op| BOXES128.workspace(op);
+            |op, addresses, out| BOXES128.launch(op, addresses, out), |op, gpu| BOXES128.seconds(op, gpu), |op| BOXES128.workspace(op);
         "boxes192" [BF16] => *BOXES192.kernels, sm90::linear::supports_boxes,
-            |op, places, out| BOXES192.launch(op, places, out), |op, chip| BOXES192.seconds(op, chip), |op| BOXES192.workspace(op);
+            |op, addresses, out| BOXES192.launch(op, addresses, out), |op, gpu| BOXES192.seconds(op, gpu), |op| BOXES192.workspace(op);
         "boxes256" [BF16] => *BOXES256.kernels, sm90::linear::supports_boxes,
-            |op, places, out| BOXES256.launch(op, places, out), |op, chip| BOXES256.seconds(op, chip), |op| BOXES256.workspace(op);
+            |op, addresses, out| BOXES256.launch(op, addresses, out), |op, gpu| BOXES256.seconds(op, gpu), |op| BOXES256.workspace(op);
         "pairs256" [BF16] => *PAIRS256.kernels, sm90::linear::supports_boxes,
-            |op, places, out| PAIRS256.launch(op, places, out), |op, chip| PAIRS256.seconds(op, chip), |op| PAIRS256.workspace(op);
+            |op, addresses, out| PAIRS256.launch(op, addresses, out), |op, gpu| PAIRS256.seconds(op, gpu), |op| PAIRS256.workspace(op);
         "wgmma256" [BF16] => *WGMMA256.kernels, sm90::linear::supports,
-            |op, places, out| WGMMA256.launch(op, places, out), |op, chip| WGMMA256.seconds(op, chip), |op| WGMMA256.workspace(op);
+            |op, addresses, out| WGMMA256.launch(op, addresses, out), |op, gpu| WGMMA256.seconds(op, gpu), |op| WGMMA256.workspace(op);
         "wgmma128" [BF16] => *WGMMA128.kernels, sm90::linear::supports,
-            |op, places, out| WGMMA128.launch(op, places, out), |op, chip| WGMMA128.seconds(op, chip), |op| WGMMA128.workspace(op);
+            |op, addresses, out| WGMMA128.launch(op, addresses, out), |op, gpu| WGMMA128.seconds(op, gpu), |op| WGMMA128.workspace(op);
     }
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, multilevel::seconds_naive;
@@ -267,7 +267,7 @@ variants! {
     }
     SquaredError {
         "block" [F32, BF16] => ["squared_error_f32", "squared_error_bf16"],
-            |_| true, squared_error::block, |op, chip| chip.memory(bytes(*op), 0.005, 1);
+            |_| true, squared_error::block, |op, gpu| gpu.memory(bytes(*op), 0.005, 1);
     }
 }
 
@@ -282,16 +282,16 @@ fn bytes(op: impl Into<Op>) -> u64 {
 }
 
 /// Seconds of products in f32 without tensor cores.
-fn arithmetic(op: impl Into<Op>, chip: &Chip, part: f64, launches: usize) -> f64 {
+fn arithmetic(op: impl Into<Op>, gpu: &GpuSpec, part: f64, launches: usize) -> f64 {
     let cost = op.into().cost();
-    chip.arithmetic(cost.flops, cost.bytes, part, launches)
+    gpu.arithmetic(cost.flops, cost.bytes, part, launches)
 }
 
 /// The variant that runs this operation: of those that support it, and add in a fixed order, the fastest by the time model; where
 /// two are alike, the later.
-pub fn choose(op: &Op, chip: &Chip) -> Option<&'static Variant> {
+pub fn choose(op: &Op, gpu: &GpuSpec) -> Option<&'static Variant> {
     let supporting = ladder(NAMES[op.number()]).filter(|v| v.ordered && (v.supports)(op)).rev();
-    supporting.min_by(|a, b| (a.seconds)(op, chip).total_cmp(&(b.seconds)(op, chip)))
+    supporting.min_by(|a, b| (a.seconds)(op, gpu).total_cmp(&(b.seconds)(op, gpu)))
 }
 
 /// Before the stem of an operation, the name of a variable of the environment: which variant runs it.
@@ -301,7 +301,7 @@ pub const VARIABLE: &str = "VCYCLE_VARIANT_";
 ///
 /// # Errors
 /// A variable for an operation or a variant that there is not: says which there are.
-pub fn asked_for() -> Result<Vec<&'static Variant>> {
+pub fn requested() -> Result<Vec<&'static Variant>> {
     let mut all = Vec::new();
     for (name, value) in std::env::vars_os() {
         let (name, value) = (name.to_string_lossy(), value.to_string_lossy());

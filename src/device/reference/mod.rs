@@ -94,12 +94,12 @@ impl Device for Reference {
         self.host.read(from, bytes)
     }
 
-    fn post(&mut self, from: &Tensor) -> Result<Ticket> {
-        self.host.post(from)
+    fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
+        self.host.read_async(from)
     }
 
-    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        self.host.collect(ticket, bytes)
+    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.host.wait_read(ticket, bytes)
     }
 
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {

@@ -1,16 +1,16 @@
 //! The parameters, under the names of Hugging Face.
 
 use super::{BertConfig, BertHead, Norm};
-use crate::model::params::{Axis, Init, Kind, Param, Role, Side};
+use crate::model::params::{Axis, Fan, Init, Kind, Param, Role};
 
 /// The table, in forward order.
 pub fn params(config: &BertConfig) -> Vec<Param> {
     let &BertConfig { vocab, context, types, width, layers, ffn, init_std, norm, head, .. } = config;
     let (normal, zero, one) = (Init::Normal(init_std), Init::Constant(0.0), Init::Constant(1.0));
-    let embed = || Axis::new(Side::Out, &[(Role::Embed, width)]);
-    let out = |role, size| Axis::new(Side::Out, &[(role, size)]);
-    let input = |role, size| Axis::new(Side::In, &[(role, size)]);
-    let qkv = || Axis::new(Side::Out, &[(Role::QueryKey, width), (Role::QueryKey, width), (Role::Value, width)]);
+    let embed = || Axis::new(Fan::Out, &[(Role::Embed, width)]);
+    let out = |role, size| Axis::new(Fan::Out, &[(role, size)]);
+    let input = |role, size| Axis::new(Fan::In, &[(role, size)]);
+    let qkv = || Axis::new(Fan::Out, &[(Role::QueryKey, width), (Role::QueryKey, width), (Role::Value, width)]);
     let table = |stem: &str, role, rows| Param::new(stem, vec![out(role, rows), embed()], Kind::Embedding, normal);
     // A weight `[out, in]` and its bias.
     let dense = |stem: &str, out: Axis, input: Axis, kind| {

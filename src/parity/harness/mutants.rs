@@ -1,6 +1,6 @@
 //! Wrong changes of how a device runs operations, each of which the comparison must notice.
 
-use super::{Lab, Memory, of_device};
+use super::{Harness, Memory, of_device};
 use crate::device::ops::Op;
 use crate::error::Result;
 use crate::tensor::{Place, Tensor};
@@ -15,7 +15,7 @@ pub trait Mutants {
     fn judge(&mut self, noticed: bool);
 }
 
-impl Lab {
+impl Harness {
     /// From now on these are tried.
     pub fn mutate(&mut self, mutants: Box<dyn Mutants>) {
         self.mutants = Some(mutants);
@@ -42,7 +42,7 @@ impl Lab {
         self.overwrite(&after)
     }
 
-    /// Puts back what [`Lab::memories`] gave.
+    /// Puts back what [`Harness::memories`] gave.
     fn overwrite(&mut self, memories: &[Memory]) -> Result<()> {
         let arenas = self.arenas.clone();
         for (device, memory) in self.devices().zip(memories) {

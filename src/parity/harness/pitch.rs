@@ -1,6 +1,6 @@
 //! Every operand of a case has a pitch of its own: a kernel that takes the one for the other is noticed.
 
-use super::Lab;
+use super::Harness;
 
 /// What lies between the rows of an operand.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,7 +17,7 @@ pub enum Gap {
 /// As accesses of 16 bytes want it in any type.
 pub const WHOLE: Gap = Gap::UpTo(8);
 
-impl Lab {
+impl Harness {
     /// A pitch for rows of this width that no other operand of the case has yet; 0 for rows back to back.
     pub fn pitch(&mut self, width: usize, gap: Gap) -> usize {
         let (mut pitch, step) = match gap {

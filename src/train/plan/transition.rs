@@ -1,6 +1,6 @@
 //! How a side enters a stage: initial weights, or one of the operators, with the moments that belong to them.
 
-use super::Enter;
+use super::Transition;
 use super::alpha_search::search;
 use crate::config::levels::{Alpha, OptimizerState};
 use crate::error::{At, Result};
@@ -8,17 +8,17 @@ use crate::hub::checkpoint::{Begun, begin};
 use crate::model::store::Store;
 use crate::multilevel::{Quantity, coalesce, coalesce_as, interpolate, interpolate_as};
 use crate::runlog::Event;
-use crate::train::state::{Learner, Moments};
-use crate::train::trainer::{Context, Leg, Side};
+use crate::train::state::{Moments, TrainState};
+use crate::train::trainer::{Context, PlannedStage, Trainer};
 use std::time::Instant;
 
 /// Batches of held-out text on which `alpha = "search"` compares.
 const SEARCH_BATCHES: usize = 8;
 
-impl Side<'_, '_> {
+impl Trainer<'_, '_> {
     /// Enters a stage: its weights, its moments, the operator before it.
-    pub(in crate::train) fn begin(&mut self, number: usize) -> Result<Learner> {
-        let Leg { level, enter, stage, .. } = self.legs[number];
+    pub(in crate::train) fn begin(&mut self, number: usize) -> Result<TrainState> {
+        let PlannedStage { level, enter, stage, .. } = self.legs[number];
         (self.at.stage, self.at.level, self.stage_step) = (number + 1, level + 1, 0);
         let begin = Instant::now();
         let own = self.waiting[level].take();
@@ -26,13 +26,13 @@ impl Side<'_, '_> {
         let mut learner = self.learner(level, params)?;
         let transfer = stage.optimizer == OptimizerState::Transfer;
         let (spent, alpha) = match enter {
-            Enter::Initialise => {
+            Transition::Initialise => {
                 learner.params.initialise(self.context.device, self.context.config.seed)?;
                 self.start(&learner)?;
                 (0, None)
             }
-            Enter::Coalesce => (self.coalesce(level, &mut learner, transfer)?, None),
-            Enter::Interpolate => {
+            Transition::Coalesce => (self.coalesce(level, &mut learner, transfer)?, None),
+            Transition::Interpolate => {
                 let (spent, alpha) = self.interpolate(level, &mut learner, moments.filter(|_| transfer))?;
                 (spent, Some(alpha))
             }
@@ -42,9 +42,9 @@ impl Side<'_, '_> {
         self.at.hardware_flops += spent;
         self.at.seconds += begin.elapsed().as_secs_f64();
         let name = match enter {
-            Enter::Initialise => return Ok(learner),
-            Enter::Coalesce => "coalesce",
-            Enter::Interpolate => "interpolate",
+            Transition::Initialise => return Ok(learner),
+            Transition::Coalesce => "coalesce",
+            Transition::Interpolate => "interpolate",
         };
         self.context.device.timings().mark(name, number as u64 + 1, begin);
         self.metrics.write(&Event::Operator { at: self.at, name, flops_spent: spent, alpha })?;
@@ -52,7 +52,7 @@ impl Side<'_, '_> {
     }
 
     /// Writes the weights of the checkpoint that the run begins with, if it does, over the initial ones.
-    fn start(&mut self, learner: &Learner) -> Result<()> {
+    fn start(&mut self, learner: &TrainState) -> Result<()> {
         let Context { config, device, progress, .. } = &mut *self.context;
         let Some(from) = &config.model.from else { return Ok(()) };
         let Begun { fresh, unused, notes } = begin(from, &*learner.model, &learner.params, *device).at("model.from")?;
@@ -67,7 +67,7 @@ impl Side<'_, '_> {
     }
 
     /// `level` from the one above. Returns FLOPs.
-    fn coalesce(&mut self, level: usize, small: &mut Learner, transfer: bool) -> Result<u64> {
+    fn coalesce(&mut self, level: usize, small: &mut TrainState, transfer: bool) -> Result<u64> {
         let Context { config, device, .. } = &mut *self.context;
         let (scheme, rules) = (config.levels[level].scheme(), config.rules());
         let Some(big) = &self.waiting[level - 1] else { unreachable!("the level above was trained before") };
@@ -83,7 +83,7 @@ impl Side<'_, '_> {
 
     /// `level` mixed with the one below, which is given back. `moments`: the level's own of before, when they are to be
     /// mixed too. Returns FLOPs and alpha.
-    fn interpolate(&mut self, level: usize, big: &mut Learner, moments: Option<Moments>) -> Result<(u64, f64)> {
+    fn interpolate(&mut self, level: usize, big: &mut TrainState, moments: Option<Moments>) -> Result<(u64, f64)> {
         let Some(small) = self.waiting[level + 1].take() else { unreachable!("the level below was trained before") };
         let (mut flops, alpha) = match self.context.config.levels[level + 1].alpha.unwrap_or(Alpha::Fixed(1.0)) {
             Alpha::Fixed(alpha) => (0, alpha),
@@ -107,7 +107,7 @@ impl Side<'_, '_> {
     }
 
     /// The alpha with the lowest held-out loss. Leaves `big` as it was. Returns FLOPs and alpha.
-    fn search(&mut self, level: usize, big: &mut Learner, small: &Store) -> Result<(u64, f64)> {
+    fn search(&mut self, level: usize, big: &mut TrainState, small: &Store) -> Result<(u64, f64)> {
         let (scheme, rules) = (self.context.config.levels[level + 1].scheme(), self.context.config.rules());
         let base = Store::new(big.params.table.clone(), self.context.device)?;
         self.context.device.copy(&big.params.flat(), &base.flat())?;

@@ -4,7 +4,7 @@
 pub mod emulator;
 pub mod nvidia;
 
-use super::gpu_spec::Chip;
+use super::gpu_spec::GpuSpec;
 use super::launch::{Launch, Region};
 use crate::device::Ticket;
 use crate::error::Result;
@@ -42,10 +42,10 @@ pub trait Driver {
     fn read(&mut self, from: Rows, bytes: &mut [u8]) -> Result<()>;
 
     /// Starts to bring rows to the host, after the work in flight: [`Device::post`](crate::device::Device::post).
-    fn post(&mut self, from: Rows) -> Result<Ticket>;
+    fn read_async(&mut self, from: Rows) -> Result<Ticket>;
 
     /// Waits for posted rows.
-    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
+    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
 
     /// Device to device; equal rows.
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()>;
@@ -99,7 +99,7 @@ pub trait Driver {
     }
 
     /// What the time models know of this device.
-    fn chip(&self) -> Chip;
+    fn gpu(&self) -> GpuSpec;
 }
 
 /// The launches of one operation, and its operands.

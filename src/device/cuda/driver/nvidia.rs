@@ -14,7 +14,7 @@ use crate::bail;
 use crate::device::Ticket;
 use crate::device::cuda::compiled::{COMPILED, NVCC};
 use crate::device::cuda::cublaslt::Product;
-use crate::device::cuda::gpu_spec::Chip;
+use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::{Args, Launch, Region, TensorMap};
 use crate::error::{At, Error, Result};
 use cudarc::driver::result::{self, DriverError};
@@ -56,11 +56,11 @@ pub struct Nvidia {
     stages: Vec<Pinned>,
     stage: usize,
     /// What is on its way to the host.
-    posts: Vec<Pinned>,
+    async_reads: Vec<Pinned>,
     graphs: Vec<Option<CUgraphExec>>,
     stamps: Stamps,
     ranges: Ranges,
-    chip: Chip,
+    gpu: GpuSpec,
     /// The kernels started last, since all were last known to have ended well.
     recent: VecDeque<&'static str>,
     /// How many were started since then.
@@ -111,7 +111,7 @@ impl Nvidia {
                 OLDEST.1
             );
         }
-        let chip = chip(&context, capability).map_err(failed("asking what the GPU can do"))?;
+        let gpu = gpu(&context, capability).map_err(failed("asking what the GPU can do"))?;
         let stream = context.new_stream().map_err(failed("creating a stream"))?;
         let mut this = Nvidia {
             functions: HashMap::new(),
@@ -121,11 +121,11 @@ impl Nvidia {
             live: BTreeMap::new(),
             stages: Vec::new(),
             stage: 0,
-            posts: Vec::new(),
+            async_reads: Vec::new(),
             graphs: Vec::new(),
             stamps: Stamps::default(),
             ranges: Ranges::new(),
-            chip,
+            gpu,
             recent: VecDeque::with_capacity(RECENT),
             started: 0,
             recording: false,
@@ -306,12 +306,12 @@ impl Driver for Nvidia {
         self.copy_out(from, bytes)
     }
 
-    fn post(&mut self, from: Rows) -> Result<Ticket> {
-        self.post_out(from)
+    fn read_async(&mut self, from: Rows) -> Result<Ticket> {
+        self.copy_out_async(from)
     }
 
-    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        self.collect_out(ticket, bytes)
+    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.wait_copy_out(ticket, bytes)
     }
 
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()> {
@@ -438,8 +438,8 @@ impl Driver for Nvidia {
         self.ranges.end();
     }
 
-    fn chip(&self) -> Chip {
-        self.chip
+    fn gpu(&self) -> GpuSpec {
+        self.gpu
     }
 }
 
@@ -449,7 +449,7 @@ impl Drop for Nvidia {
         (0..self.graphs.len() as u32).for_each(|graph| self.release(graph));
         let _ = self.bind();
         self.stages.clear();
-        self.posts.clear();
+        self.async_reads.clear();
         self.stamps = Stamps::default();
         while let Some((&address, _)) = self.live.first_key_value() {
             self.free(address);
@@ -489,7 +489,7 @@ fn parameters(function: &CudaFunction, driver: i32) -> Option<Vec<u8>> {
 }
 
 /// Rates of the GPU, for the time models.
-fn chip(context: &CudaContext, capability: (i32, i32)) -> Result<Chip, DriverError> {
+fn gpu(context: &CudaContext, capability: (i32, i32)) -> Result<GpuSpec, DriverError> {
     let ask = |what| context.attribute(what).map(f64::from);
     let sms = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let clock = 1e3 * ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
@@ -497,10 +497,10 @@ fn chip(context: &CudaContext, capability: (i32, i32)) -> Result<Chip, DriverErr
     let width = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
     // Virtual GPUs and integrated ones may keep their clocks to themselves.
     if sms * clock * memory * width == 0.0 {
-        return Ok(Chip::A100);
+        return Ok(GpuSpec::A100);
     }
     // Two transfers a clock.
-    Ok(Chip::of(sms as usize, clock, 2.0 * memory * width, capability))
+    Ok(GpuSpec::of(sms as usize, clock, 2.0 * memory * width, capability))
 }
 
 /// The newest CUDA that the driver is for: 1000 times its major plus 10 times its minor version; 0 where it is silent.

@@ -1,13 +1,13 @@
 //! `accumulate`.
 
 use super::Launch;
-use super::addresses::Places;
+use super::addresses::Addresses;
 use super::elements::each;
 use super::fill::Rows;
 use crate::device::ops::Accumulate;
 use crate::tensor::DType;
 
-pub fn naive(op: &Accumulate, places: &Places, out: &mut Vec<Launch>) {
+pub fn naive(op: &Accumulate, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.out, &[Some(op.x)]);
     let kernel = match (op.x.dtype(), op.out.dtype()) {
         (DType::BF16, DType::BF16) => "accumulate_bf16",
@@ -15,7 +15,7 @@ pub fn naive(op: &Accumulate, places: &Places, out: &mut Vec<Launch>) {
         (_, DType::BF16) => "accumulate_f32_bf16",
         _ => "accumulate_f32",
     };
-    out.push(operands(rows.launch(kernel), &rows, op, places));
+    out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
 /// Elements of an access: 16 bytes of the wider type.
@@ -28,7 +28,7 @@ pub fn is_whole(op: &Accumulate) -> bool {
 }
 
 /// Two accesses of 16 bytes for each thread.
-pub fn vector(op: &Accumulate, places: &Places, out: &mut Vec<Launch>) {
+pub fn vector(op: &Accumulate, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[Some(op.x)], 2 * vector_of(op));
     let kernel = match (op.x.dtype(), op.out.dtype()) {
         (DType::BF16, DType::BF16) => "accumulate_vector_bf16",
@@ -36,13 +36,13 @@ pub fn vector(op: &Accumulate, places: &Places, out: &mut Vec<Launch>) {
         (_, DType::BF16) => "accumulate_vector_f32_bf16",
         _ => "accumulate_vector_f32",
     };
-    out.push(operands(rows.launch(kernel), &rows, op, places));
+    out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
-fn operands(launch: Launch, rows: &Rows, op: &Accumulate, places: &Places) -> Launch {
+fn operands(launch: Launch, rows: &Rows, op: &Accumulate, addresses: &Addresses) -> Launch {
     launch
-        .ptr(places.ptr(&op.x))
-        .ptr(places.ptr(&op.out))
+        .ptr(addresses.ptr(&op.x))
+        .ptr(addresses.ptr(&op.out))
         .int(rows.width())
         .int(rows.last())
         .int(rows.pitch(&op.x))

@@ -1,7 +1,7 @@
 //! `activation`.
 
 use super::Launch;
-use super::addresses::Places;
+use super::addresses::Addresses;
 use super::elements::{each, typed};
 use super::fill::Rows;
 use crate::device::ops::{Activation, ActivationBackward};
@@ -15,10 +15,10 @@ pub(in crate::device::cuda) fn number(kind: Activation) -> i32 {
     }
 }
 
-pub fn naive(op: &ActivationBackward, places: &Places, out: &mut Vec<Launch>) {
+pub fn naive(op: &ActivationBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.dx, &[Some(op.dout), Some(op.pre)]);
     let kernel = typed(&op.dx, "activation_backward_f32", "activation_backward_bf16");
-    out.push(operands(rows.launch(kernel), &rows, op, places));
+    out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
 pub fn is_whole(op: &ActivationBackward) -> bool {
@@ -26,17 +26,17 @@ pub fn is_whole(op: &ActivationBackward) -> bool {
 }
 
 /// Two accesses of 16 bytes for each thread.
-pub fn vector(op: &ActivationBackward, places: &Places, out: &mut Vec<Launch>) {
+pub fn vector(op: &ActivationBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.dx, &[Some(op.dout), Some(op.pre)], 2 * each(&op.dx));
     let kernel = typed(&op.dx, "activation_backward_vector_f32", "activation_backward_vector_bf16");
-    out.push(operands(rows.launch(kernel), &rows, op, places));
+    out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
-fn operands(launch: Launch, rows: &Rows, op: &ActivationBackward, places: &Places) -> Launch {
+fn operands(launch: Launch, rows: &Rows, op: &ActivationBackward, addresses: &Addresses) -> Launch {
     launch
-        .ptr(places.ptr(&op.dout))
-        .ptr(places.ptr(&op.pre))
-        .ptr(places.ptr(&op.dx))
+        .ptr(addresses.ptr(&op.dout))
+        .ptr(addresses.ptr(&op.pre))
+        .ptr(addresses.ptr(&op.dx))
         .int(rows.width())
         .int(rows.last())
         .int(rows.pitch(&op.dout))

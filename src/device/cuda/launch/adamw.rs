@@ -1,7 +1,7 @@
 //! `adamw`.
 
 use super::Launch;
-use super::addresses::Places;
+use super::addresses::Addresses;
 use super::elements::begin_at;
 use crate::device::ops::{ALIGN, AdamW};
 use crate::tensor::DType;
@@ -14,8 +14,8 @@ pub fn fits_copy(op: &AdamW) -> bool {
 }
 
 /// Four elements for each thread.
-pub fn naive(op: &AdamW, places: &Places, out: &mut Vec<Launch>) {
-    out.push(operands("adamw_f32", 4, op, places));
+pub fn naive(op: &AdamW, addresses: &Addresses, out: &mut Vec<Launch>) {
+    out.push(operands("adamw_f32", 4, op, addresses));
 }
 
 /// As [`fits_copy`], and every four elements are 16 bytes, or 8 of the copy, at a multiple of as many.
@@ -25,21 +25,21 @@ pub fn is_whole(op: &AdamW) -> bool {
 }
 
 /// Two times four elements for each thread.
-pub fn vector(op: &AdamW, places: &Places, out: &mut Vec<Launch>) {
-    out.push(operands("adamw_vector_f32", 8, op, places));
+pub fn vector(op: &AdamW, addresses: &Addresses, out: &mut Vec<Launch>) {
+    out.push(operands("adamw_vector_f32", 8, op, addresses));
 }
 
-fn operands(kernel: &'static str, each: usize, op: &AdamW, places: &Places) -> Launch {
+fn operands(kernel: &'static str, each: usize, op: &AdamW, addresses: &Addresses) -> Launch {
     let n = op.params.numel();
     Launch::new(kernel, n.div_ceil(each * THREADS), THREADS as u32)
-        .ptr(places.ptr(&op.params))
-        .ptr(places.ptr(&op.grads))
-        .ptr(places.ptr(&op.m))
-        .ptr(places.ptr(&op.v))
-        .ptr(places.ptr(&op.decay_mask))
-        .ptr(places.ptr(&op.norm))
-        .ptr(places.ptr(&op.state))
-        .ptr(places.maybe(&op.copy))
+        .ptr(addresses.ptr(&op.params))
+        .ptr(addresses.ptr(&op.grads))
+        .ptr(addresses.ptr(&op.m))
+        .ptr(addresses.ptr(&op.v))
+        .ptr(addresses.ptr(&op.decay_mask))
+        .ptr(addresses.ptr(&op.norm))
+        .ptr(addresses.ptr(&op.state))
+        .ptr(addresses.maybe(&op.copy))
         .int(n / ALIGN)
         .float(op.beta1)
         .float(1.0 - op.beta1)

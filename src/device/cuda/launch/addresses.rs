@@ -11,7 +11,7 @@ pub const TICKETS: usize = 16_384;
 
 /// The arenas of a device.
 #[derive(Default)]
-pub struct Places {
+pub struct Addresses {
     /// Address and bytes.
     arenas: Vec<Option<(u64, usize)>>,
     workspace: (u64, usize),
@@ -19,10 +19,10 @@ pub struct Places {
     pub sms: usize,
 }
 
-impl Places {
+impl Addresses {
     /// None yet, on a device of so many multiprocessors.
     pub fn new(sms: usize) -> Self {
-        Places { sms, ..Places::default() }
+        Addresses { sms, ..Addresses::default() }
     }
 
     pub fn add(&mut self, address: u64, bytes: usize) -> u32 {
@@ -67,7 +67,7 @@ impl Places {
         arena.map_or(0, |(address, _)| address + (t.offset() * t.dtype().bytes()) as u64)
     }
 
-    /// As [`Places::ptr`], 0 for none.
+    /// As [`Addresses::ptr`], 0 for none.
     pub fn maybe(&self, t: &Option<Tensor>) -> u64 {
         t.as_ref().map_or(0, |t| self.ptr(t))
     }
@@ -79,7 +79,7 @@ impl Places {
         Ok(Rows { address: self.ptr(t), rows: t.rows(), width: t.width() * size, pitch: t.pitch() * size })
     }
 
-    /// As [`Places::rows`], for as many bytes as the view has.
+    /// As [`Addresses::rows`], for as many bytes as the view has.
     pub fn packed(&self, t: &Tensor, bytes: usize) -> Result<Rows> {
         if bytes != t.bytes() {
             bail!("{bytes} bytes for {t:?}, which has {}", t.bytes());

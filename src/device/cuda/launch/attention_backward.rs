@@ -1,32 +1,32 @@
 //! The gradient of attention: `kernels/attention_backward.cu`.
 
 use super::Launch;
-use super::addresses::Places;
+use super::addresses::Addresses;
 use super::attention::{COLUMNS, aligned, arithmetic, grid, is_bf16, pairs, rows};
-use crate::device::cuda::gpu_spec::Chip;
+use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::ops::{AttentionBackward, Op};
 
 /// A warp per query for dq, a warp per key for dk and dv.
-pub fn naive(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
+pub fn naive(op: &AttentionBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (_, tq, tk, ..) = op.forward.sizes();
     let (for_delta, for_queries, for_keys) = if is_bf16(&op.forward) {
         ("attention_delta_bf16", "attention_dq_naive_bf16", "attention_dkdv_naive_bf16")
     } else {
         ("attention_delta_f32", "attention_dq_naive_f32", "attention_dkdv_naive_f32")
     };
-    out.push(delta(op, places, for_delta));
-    out.push(dq(op, places, grid(&op.forward, for_queries, tq, 4, 128)));
-    out.push(dkdv(op, places, grid(&op.forward, for_keys, tk, 4, 128)));
+    out.push(delta(op, addresses, for_delta));
+    out.push(dq(op, addresses, grid(&op.forward, for_queries, tq, 4, 128)));
+    out.push(dkdv(op, addresses, grid(&op.forward, for_keys, tk, 4, 128)));
 }
 
 /// What `naive` is expected to take.
-pub fn naive_seconds(op: &AttentionBackward, chip: &Chip) -> f64 {
-    arithmetic(Op::from(*op), chip, 0.01, 3)
+pub fn naive_seconds(op: &AttentionBackward, gpu: &GpuSpec) -> f64 {
+    arithmetic(Op::from(*op), gpu, 0.01, 3)
 }
 
 /// What `tiled` is expected to take.
-pub fn tiled_seconds(op: &AttentionBackward, chip: &Chip) -> f64 {
-    arithmetic(Op::from(*op), chip, 0.3, 3)
+pub fn tiled_seconds(op: &AttentionBackward, gpu: &GpuSpec) -> f64 {
+    arithmetic(Op::from(*op), gpu, 0.3, 3)
 }
 
 /// Whether a head fits the widest tile.
@@ -35,7 +35,7 @@ pub fn fits_tile(op: &AttentionBackward) -> bool {
 }
 
 /// A block per 64 or 32 queries for dq, as many keys for dk and dv.
-pub fn tiled(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
+pub fn tiled(op: &AttentionBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let f = &op.forward;
     let (_, tq, tk, _, d) = f.sizes();
     // Rows that a block owns: `kRows` in the kernels.
@@ -45,32 +45,32 @@ pub fn tiled(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
         _ => ("attention_dq_tiled_128_f32", "attention_dkdv_tiled_128_f32", 128, 32),
     };
     let (threads, bytes) = (2 * owned as u32, 4 * (2 * (owned + COLUMNS) * width + owned * COLUMNS));
-    let aligned = aligned(f, places, &[&f.q, &f.k, &f.v, &op.dout]);
+    let aligned = aligned(f, addresses, &[&f.q, &f.k, &f.v, &op.dout]);
     let grid = |kernel, time| grid(f, kernel, time, owned, threads).shared(bytes);
-    out.push(delta(op, places, "attention_delta_f32"));
-    out.push(dq(op, places, grid(for_queries, tq)).flag(aligned));
-    out.push(dkdv(op, places, grid(for_keys, tk)).flag(aligned));
+    out.push(delta(op, addresses, "attention_delta_f32"));
+    out.push(dq(op, addresses, grid(for_queries, tq)).flag(aligned));
+    out.push(dkdv(op, addresses, grid(for_keys, tk)).flag(aligned));
 }
 
-pub(in crate::device::cuda) fn delta(op: &AttentionBackward, places: &Places, kernel: &'static str) -> Launch {
+pub(in crate::device::cuda) fn delta(op: &AttentionBackward, addresses: &Addresses, kernel: &'static str) -> Launch {
     let f = &op.forward;
     let (_, tq, _, _, d) = f.sizes();
-    let launch = rows(f, places, grid(f, kernel, tq, 4, 128), &op.dout);
-    rows(f, places, launch, &f.out).ptr(places.ptr(&op.delta)).int(tq).int(d)
+    let launch = rows(f, addresses, grid(f, kernel, tq, 4, 128), &op.dout);
+    rows(f, addresses, launch, &f.out).ptr(addresses.ptr(&op.delta)).int(tq).int(d)
 }
 
-fn dq(op: &AttentionBackward, places: &Places, launch: Launch) -> Launch {
-    rows(&op.forward, places, inputs(op, places, launch), &op.dq)
+fn dq(op: &AttentionBackward, addresses: &Addresses, launch: Launch) -> Launch {
+    rows(&op.forward, addresses, inputs(op, addresses, launch), &op.dq)
 }
 
-pub(in crate::device::cuda) fn dkdv(op: &AttentionBackward, places: &Places, launch: Launch) -> Launch {
-    let launch = rows(&op.forward, places, inputs(op, places, launch), &op.dk);
-    rows(&op.forward, places, launch, &op.dv)
+pub(in crate::device::cuda) fn dkdv(op: &AttentionBackward, addresses: &Addresses, launch: Launch) -> Launch {
+    let launch = rows(&op.forward, addresses, inputs(op, addresses, launch), &op.dk);
+    rows(&op.forward, addresses, launch, &op.dv)
 }
 
 /// `INPUT_PARAMETERS`.
-fn inputs(op: &AttentionBackward, places: &Places, launch: Launch) -> Launch {
+fn inputs(op: &AttentionBackward, addresses: &Addresses, launch: Launch) -> Launch {
     let f = &op.forward;
-    let launch = [&f.q, &f.k, &f.v, &op.dout].into_iter().fold(launch, |launch, t| rows(f, places, launch, t));
-    pairs(f, places, launch.ptr(places.ptr(&f.lse)).ptr(places.ptr(&op.delta)))
+    let launch = [&f.q, &f.k, &f.v, &op.dout].into_iter().fold(launch, |launch, t| rows(f, addresses, launch, t));
+    pairs(f, addresses, launch.ptr(addresses.ptr(&f.lse)).ptr(addresses.ptr(&op.delta)))
 }

@@ -1,32 +1,32 @@
 //! `column_sum`.
 
 use super::Launch;
-use super::addresses::{Places, TICKETS};
+use super::addresses::{Addresses, TICKETS};
 use super::elements::{each, typed, whole};
-use crate::device::cuda::gpu_spec::Chip;
+use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::ops::ColumnSum;
 
 /// A thread for each column.
-pub fn naive(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
+pub fn naive(op: &ColumnSum, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "column_sum_naive_f32", "column_sum_naive_bf16");
-    out.push(operands(Launch::new(kernel, op.x.width().div_ceil(128), 128), op, places));
+    out.push(operands(Launch::new(kernel, op.x.width().div_ceil(128), 128), op, addresses));
 }
 
 /// A block for every 32 columns.
-pub fn tiled(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
+pub fn tiled(op: &ColumnSum, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "column_sum_tiled_f32", "column_sum_tiled_bf16");
-    out.push(operands(Launch::new(kernel, op.x.width().div_ceil(32), 32).block(32, 32), op, places));
+    out.push(operands(Launch::new(kernel, op.x.width().div_ceil(32), 32).block(32, 32), op, addresses));
 }
 
 /// The part of a GPU's multiprocessors that [`tiled`] has blocks for.
-pub fn occupied(op: &ColumnSum, chip: &Chip) -> f64 {
-    (op.x.width().div_ceil(32) as f64 / chip.sms as f64).min(1.0)
+pub fn occupied(op: &ColumnSum, gpu: &GpuSpec) -> f64 {
+    (op.x.width().div_ceil(32) as f64 / gpu.sms as f64).min(1.0)
 }
 
-fn operands(launch: Launch, op: &ColumnSum, places: &Places) -> Launch {
+fn operands(launch: Launch, op: &ColumnSum, addresses: &Addresses) -> Launch {
     launch
-        .ptr(places.ptr(&op.x))
-        .ptr(places.ptr(&op.out))
+        .ptr(addresses.ptr(&op.x))
+        .ptr(addresses.ptr(&op.out))
         .int(op.x.rows())
         .int(op.x.width())
         .int(op.x.pitch())
@@ -51,13 +51,13 @@ pub fn workspace(op: &ColumnSum) -> usize {
 }
 
 /// Blocks of rows leave partial sums, then as [`tiled`].
-pub fn vector(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
+pub fn vector(op: &ColumnSum, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (columns, rows, block) = blocks(op);
-    let partials = places.workspace() + 4 * TICKETS as u64;
+    let partials = addresses.workspace() + 4 * TICKETS as u64;
     out.push(
         Launch::new(typed(&op.x, "column_sum_vector_f32", "column_sum_vector_bf16"), 1, 256)
             .grid(columns, rows, 1)
-            .ptr(places.ptr(&op.x))
+            .ptr(addresses.ptr(&op.x))
             .ptr(partials)
             .int(op.x.rows())
             .int(op.x.width())
@@ -68,7 +68,7 @@ pub fn vector(op: &ColumnSum, places: &Places, out: &mut Vec<Launch>) {
         Launch::new("column_sum_tiled_f32", op.x.width().div_ceil(32), 32)
             .block(32, 32)
             .ptr(partials)
-            .ptr(places.ptr(&op.out))
+            .ptr(addresses.ptr(&op.out))
             .int(rows)
             .int(op.x.width())
             .int(op.x.width())

@@ -1,7 +1,7 @@
 //! `fill`, and how all pointwise kernels cut their operands.
 
 use super::Launch;
-use super::addresses::Places;
+use super::addresses::Addresses;
 use super::elements::{each, typed};
 use crate::device::ops::Fill;
 use crate::tensor::{DType, Place, Tensor};
@@ -70,9 +70,9 @@ pub(in crate::device::cuda) fn tiles(columns: usize, of_a_block: usize) -> usize
     columns.div_ceil(of_a_block).min(65_535)
 }
 
-pub fn naive(op: &Fill, places: &Places, out: &mut Vec<Launch>) {
+pub fn naive(op: &Fill, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.out, &[]);
-    out.push(operands(rows.launch(typed(&op.out, "fill_f32", "fill_bf16")), &rows, op, places));
+    out.push(operands(rows.launch(typed(&op.out, "fill_f32", "fill_bf16")), &rows, op, addresses));
 }
 
 pub fn is_whole(op: &Fill) -> bool {
@@ -80,9 +80,9 @@ pub fn is_whole(op: &Fill) -> bool {
 }
 
 /// Four 16-byte stores for each thread.
-pub fn vector(op: &Fill, places: &Places, out: &mut Vec<Launch>) {
+pub fn vector(op: &Fill, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[], 4 * each(&op.out));
-    out.push(operands(rows.launch(typed(&op.out, "fill_vector_f32", "fill_vector_bf16")), &rows, op, places));
+    out.push(operands(rows.launch(typed(&op.out, "fill_vector_f32", "fill_vector_bf16")), &rows, op, addresses));
 }
 
 /// Zeros into so many floats of scratch memory, a multiple of four, by `fill_vector_f32`.
@@ -92,6 +92,6 @@ pub(in crate::device::cuda) fn zeros(address: u64, floats: usize) -> Launch {
     launch.int(rows.width()).int(rows.last()).int(rows.width()).float(0.0)
 }
 
-fn operands(launch: Launch, rows: &Rows, op: &Fill, places: &Places) -> Launch {
-    launch.ptr(places.ptr(&op.out)).int(rows.width()).int(rows.last()).int(rows.pitch(&op.out)).float(op.value)
+fn operands(launch: Launch, rows: &Rows, op: &Fill, addresses: &Addresses) -> Launch {
+    launch.ptr(addresses.ptr(&op.out)).int(rows.width()).int(rows.last()).int(rows.pitch(&op.out)).float(op.value)
 }

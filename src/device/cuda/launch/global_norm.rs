@@ -1,25 +1,25 @@
 //! `global_norm`.
 
 use super::Launch;
-use super::addresses::Places;
+use super::addresses::Addresses;
 use crate::device::ops::GlobalNorm;
 
 /// A block for each partial sum, one for all of them.
-pub fn block(op: &GlobalNorm, places: &Places, out: &mut Vec<Launch>) {
+pub fn block(op: &GlobalNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let n = op.x.numel();
     let pieces = GlobalNorm::partials(n);
     let last = n - pieces.saturating_sub(1) * GlobalNorm::BLOCK;
     out.push(
         Launch::new("global_norm_partials_f32", pieces, 256)
-            .ptr(places.ptr(&op.x))
-            .ptr(places.ptr(&op.partials))
+            .ptr(addresses.ptr(&op.x))
+            .ptr(addresses.ptr(&op.partials))
             .int(GlobalNorm::BLOCK)
             .int(last),
     );
     out.push(
         Launch::new("global_norm_finish_f32", 1, 1024)
-            .ptr(places.ptr(&op.partials))
-            .ptr(places.ptr(&op.norm))
+            .ptr(addresses.ptr(&op.partials))
+            .ptr(addresses.ptr(&op.norm))
             .int(pieces),
     );
 }

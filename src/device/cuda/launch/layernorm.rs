@@ -1,7 +1,7 @@
 //! `layernorm` and its backward.
 
 use super::Launch;
-use super::addresses::{Places, TICKETS};
+use super::addresses::{Addresses, TICKETS};
 use super::elements::{each, typed, whole};
 use crate::device::ops::{LayerNorm, LayerNormBackward};
 
@@ -10,15 +10,15 @@ const COLUMN_THREADS: u32 = 128;
 const SHARED_BYTES: usize = 48 * 1024;
 
 /// A thread for each row.
-pub fn naive(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
+pub fn naive(op: &LayerNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "layernorm_naive_f32", "layernorm_naive_bf16");
-    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(64), 64), op, places));
+    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(64), 64), op, addresses));
 }
 
 /// A warp for each row.
-pub fn warp(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
+pub fn warp(op: &LayerNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "layernorm_warp_f32", "layernorm_warp_bf16");
-    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(4), 4 * 32), op, places));
+    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(4), 4 * 32), op, addresses));
 }
 
 /// Rows of whole vectors that threads can hold.
@@ -28,26 +28,26 @@ pub fn fits_registers(op: &LayerNorm) -> bool {
 }
 
 /// A warp or a block for each row, which holds it in registers.
-pub fn vector(op: &LayerNorm, places: &Places, out: &mut Vec<Launch>) {
+pub fn vector(op: &LayerNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (kernel, rows, threads) = match op.x.width() {
         0..=512 => (typed(&op.x, "layernorm_vector_512_f32", "layernorm_vector_512_bf16"), 4, 128),
         513..=1024 => (typed(&op.x, "layernorm_vector_1024_f32", "layernorm_vector_1024_bf16"), 4, 128),
         1025..=4096 => (typed(&op.x, "layernorm_vector_4096_f32", "layernorm_vector_4096_bf16"), 1, 128),
         _ => (typed(&op.x, "layernorm_vector_8192_f32", "layernorm_vector_8192_bf16"), 1, 256),
     };
-    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(rows), threads), op, places));
+    out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(rows), threads), op, addresses));
 }
 
-fn forward(launch: Launch, op: &LayerNorm, places: &Places) -> Launch {
+fn forward(launch: Launch, op: &LayerNorm, addresses: &Addresses) -> Launch {
     launch
-        .ptr(places.ptr(&op.x))
-        .ptr(places.maybe(&op.residual))
-        .ptr(places.maybe(&op.sum))
-        .ptr(places.ptr(&op.weight))
-        .ptr(places.ptr(&op.bias))
-        .ptr(places.ptr(&op.out))
-        .ptr(places.ptr(&op.mean))
-        .ptr(places.ptr(&op.rstd))
+        .ptr(addresses.ptr(&op.x))
+        .ptr(addresses.maybe(&op.residual))
+        .ptr(addresses.maybe(&op.sum))
+        .ptr(addresses.ptr(&op.weight))
+        .ptr(addresses.ptr(&op.bias))
+        .ptr(addresses.ptr(&op.out))
+        .ptr(addresses.ptr(&op.mean))
+        .ptr(addresses.ptr(&op.rstd))
         .int(op.x.rows())
         .int(op.x.width())
         .int(op.x.pitch())
@@ -63,17 +63,17 @@ fn block(op: &LayerNormBackward) -> usize {
 }
 
 /// What `dx` is made of, and `dx`.
-fn rows_of(op: &LayerNormBackward, places: &Places, launch: Launch) -> Launch {
-    [&op.dout, &op.x, &op.weight, &op.mean, &op.rstd, &op.dx].into_iter().fold(launch, |l, t| l.ptr(places.ptr(t)))
+fn rows_of(op: &LayerNormBackward, addresses: &Addresses, launch: Launch) -> Launch {
+    [&op.dout, &op.x, &op.weight, &op.mean, &op.rstd, &op.dx].into_iter().fold(launch, |l, t| l.ptr(addresses.ptr(t)))
 }
 
 /// A thread for each row of `dx`, one for each partial sum.
-pub fn backward_naive(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
+pub fn backward_naive(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (rows, width) = (op.x.rows(), op.x.width());
     out.push(
         rows_of(
             op,
-            places,
+            addresses,
             Launch::new(typed(&op.x, "layernorm_dx_naive_f32", "layernorm_dx_naive_bf16"), rows.div_ceil(64), 64),
         )
         .int(rows)
@@ -86,18 +86,18 @@ pub fn backward_naive(op: &LayerNormBackward, places: &Places, out: &mut Vec<Lau
     out.push(
         Launch::new(typed(&op.x, "layernorm_partials_naive_f32", "layernorm_partials_naive_bf16"), 1, COLUMN_THREADS)
             .grid(op.partials.rows(), width.div_ceil(COLUMN_THREADS as usize), 1)
-            .ptr(places.ptr(&op.dout))
-            .ptr(places.ptr(&op.x))
-            .ptr(places.ptr(&op.mean))
-            .ptr(places.ptr(&op.rstd))
-            .ptr(places.ptr(&op.partials))
+            .ptr(addresses.ptr(&op.dout))
+            .ptr(addresses.ptr(&op.x))
+            .ptr(addresses.ptr(&op.mean))
+            .ptr(addresses.ptr(&op.rstd))
+            .ptr(addresses.ptr(&op.partials))
             .int(rows)
             .int(width)
             .int(block(op))
             .int(op.dout.pitch())
             .int(op.x.pitch()),
     );
-    finish(op, places, out);
+    finish(op, addresses, out);
 }
 
 /// Bytes of shared memory for the column sums of a block.
@@ -111,15 +111,15 @@ pub fn fits_shared(op: &LayerNormBackward) -> bool {
 }
 
 /// A block of 32 warps for each partial sum.
-pub fn backward_warp(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
+pub fn backward_warp(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "layernorm_backward_warp_f32", "layernorm_backward_warp_bf16");
     let launch = Launch::new(kernel, op.partials.rows(), 32 * 32).shared(shared(op));
-    out.push(backward(launch, places.ptr(&op.partials), block(op), op, places));
-    finish(op, places, out);
+    out.push(backward(launch, addresses.ptr(&op.partials), block(op), op, addresses));
+    finish(op, addresses, out);
 }
 
-fn backward(launch: Launch, partials: u64, block: usize, op: &LayerNormBackward, places: &Places) -> Launch {
-    rows_of(op, places, launch)
+fn backward(launch: Launch, partials: u64, block: usize, op: &LayerNormBackward, addresses: &Addresses) -> Launch {
+    rows_of(op, addresses, launch)
         .ptr(partials)
         .int(op.x.rows())
         .int(op.x.width())
@@ -149,29 +149,29 @@ pub fn workspace(op: &LayerNormBackward) -> usize {
 }
 
 /// A thread for each vector of a row, blocks of rows, and their sum.
-pub fn backward_vector(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
+pub fn backward_vector(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (threads, count, rows) = blocks(op);
     let kernel = typed(&op.x, "layernorm_backward_vector_f32", "layernorm_backward_vector_bf16");
-    let partials = places.workspace() + 4 * TICKETS as u64;
-    out.push(backward(Launch::new(kernel, count, threads as u32), partials, rows, op, places));
+    let partials = addresses.workspace() + 4 * TICKETS as u64;
+    out.push(backward(Launch::new(kernel, count, threads as u32), partials, rows, op, addresses));
     out.push(
         Launch::new("layernorm_finish_tiled_f32", (2 * op.x.width()).div_ceil(32), 32)
             .block(32, 32)
             .ptr(partials)
-            .ptr(places.ptr(&op.dweight))
-            .ptr(places.ptr(&op.dbias))
+            .ptr(addresses.ptr(&op.dweight))
+            .ptr(addresses.ptr(&op.dbias))
             .int(count)
             .int(op.x.width())
             .flag(op.accumulate),
     );
 }
 
-fn finish(op: &LayerNormBackward, places: &Places, out: &mut Vec<Launch>) {
+fn finish(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(
         Launch::new("layernorm_finish_f32", op.x.width().div_ceil(COLUMN_THREADS as usize), COLUMN_THREADS)
-            .ptr(places.ptr(&op.partials))
-            .ptr(places.ptr(&op.dweight))
-            .ptr(places.ptr(&op.dbias))
+            .ptr(addresses.ptr(&op.partials))
+            .ptr(addresses.ptr(&op.dweight))
+            .ptr(addresses.ptr(&op.dbias))
             .int(op.partials.rows())
             .int(op.x.width())
             .flag(op.accumulate),

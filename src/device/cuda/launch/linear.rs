@@ -2,50 +2,50 @@
 
 use super::Launch;
 use super::activation;
-use super::addresses::Places;
+use super::addresses::Addresses;
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
 
 /// One output per thread, in blocks of 8 x 32.
-pub fn naive(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+pub fn naive(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = match (op.a.dtype(), op.out.dtype()) {
         (DType::BF16, DType::BF16) => "linear_naive_bf16",
         (DType::BF16, _) => "linear_naive_bf16_f32",
         _ => "linear_naive_f32",
     };
-    out.push(parameters(op, places, kernel, (8, 32), 256).flag(op.ta).flag(op.tb));
+    out.push(parameters(op, addresses, kernel, (8, 32), 256).flag(op.ta).flag(op.tb));
 }
 
 /// Tiles of 32 x 32 in shared memory.
-pub fn shared(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    out.push(parameters(op, places, "linear_shared_f32", (32, 32), 1024).flag(op.ta).flag(op.tb));
+pub fn shared(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
+    out.push(parameters(op, addresses, "linear_shared_f32", (32, 32), 1024).flag(op.ta).flag(op.tb));
 }
 
 /// Tiles of 64 x 64, of which a thread has 4 x 4 in registers.
-pub fn tiled(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+pub fn tiled(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = match (op.ta, op.tb) {
         (false, false) => "linear_tiled_nn_f32",
         (false, true) => "linear_tiled_nt_f32",
         (true, false) => "linear_tiled_tn_f32",
         (true, true) => "linear_tiled_tt_f32",
     };
-    out.push(parameters(op, places, kernel, (64, 64), 256));
+    out.push(parameters(op, addresses, kernel, (64, 64), 256));
 }
 
 /// `LINEAR_PARAMETERS`, for blocks that make so many rows and columns; the products of a batch along z.
-fn parameters(op: &Linear, places: &Places, kernel: &'static str, block: (usize, usize), threads: u32) -> Launch {
-    with_pitches([op.a.pitch(), op.b.pitch()], op, places, tiles(op, kernel, block, threads))
+fn parameters(op: &Linear, addresses: &Addresses, kernel: &'static str, block: (usize, usize), threads: u32) -> Launch {
+    with_pitches([op.a.pitch(), op.b.pitch()], op, addresses, tiles(op, kernel, block, threads))
 }
 
 /// As `parameters`, with these pitches of the factors.
 pub(in crate::device::cuda) fn with_pitches(
     [a, b]: [usize; 2],
     op: &Linear,
-    places: &Places,
+    addresses: &Addresses,
     launch: Launch,
 ) -> Launch {
-    let factors = launch.ptr(places.ptr(&op.a)).int(a).ptr(places.ptr(&op.b)).int(b);
-    surroundings(factors, op, places)
+    let factors = launch.ptr(addresses.ptr(&op.a)).int(a).ptr(addresses.ptr(&op.b)).int(b);
+    surroundings(factors, op, addresses)
 }
 
 /// A block for each tile of the output, the products of a batch along z.
@@ -56,7 +56,7 @@ pub(in crate::device::cuda) fn tiles(op: &Linear, kernel: &'static str, block: (
 }
 
 /// Those of `LINEAR_PARAMETERS` that follow the factors.
-pub(in crate::device::cuda) fn surroundings(launch: Launch, op: &Linear, places: &Places) -> Launch {
+pub(in crate::device::cuda) fn surroundings(launch: Launch, op: &Linear, addresses: &Addresses) -> Launch {
     let (m, n, k) = op.sizes();
     let (epilogue, kind, pre, value) = match op.epilogue {
         Epilogue::None => (0, None, None, None),
@@ -65,16 +65,16 @@ pub(in crate::device::cuda) fn surroundings(launch: Launch, op: &Linear, places:
     };
     let pitch = |t: &Option<Tensor>| t.as_ref().map_or(0, |t| t.pitch());
     launch
-        .ptr(places.ptr(&op.out))
+        .ptr(addresses.ptr(&op.out))
         .int(op.out.pitch())
-        .ptr(places.maybe(&op.bias))
+        .ptr(addresses.maybe(&op.bias))
         .int(epilogue)
         .signed(kind.map_or(0, activation::number))
-        .ptr(places.maybe(&pre))
+        .ptr(addresses.maybe(&pre))
         .int(pitch(&pre))
-        .ptr(places.maybe(&value))
+        .ptr(addresses.maybe(&value))
         .int(pitch(&value))
-        .ptr(places.maybe(&op.residual))
+        .ptr(addresses.maybe(&op.residual))
         .int(pitch(&op.residual))
         .flag(op.accumulate)
         .int(m)

@@ -2,7 +2,7 @@
 
 use super::barriers::{Barrier, Exchange};
 use super::clocks::{Actor, Clocks, Party, Stamp, Who};
-use super::cp_async::Copies;
+use super::cp_async::CpAsync;
 use super::ffi;
 use super::mbarriers::Mbarrier;
 use super::memory::Memory;
@@ -12,8 +12,8 @@ use super::registry::Kernel;
 use super::report::{At, Fault, Here, Pc};
 use super::shadow::{Defect, How};
 use super::shared::Shared;
-use super::tma_load::Engine;
-use super::tma_store::Stores;
+use super::tma_load::TmaLoads;
+use super::tma_store::TmaStores;
 use super::wgmma::{Lane, Warp};
 use crate::device::cuda::launch::Launch;
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ pub struct State {
     /// Addresses of its stack.
     pub stack: Range<usize>,
     coroutine: Option<Thread>,
-    pub copies: Copies,
+    pub copies: CpAsync,
     pub products: Lane,
 }
 
@@ -90,8 +90,8 @@ pub struct Block {
     /// Of every warp, the meetings that lanes wait in.
     pub warps: Vec<Vec<Exchange>>,
     pub mbarriers: Vec<Mbarrier>,
-    pub engine: Engine,
-    pub stores: Stores,
+    pub engine: TmaLoads,
+    pub stores: TmaStores,
     /// Of every warp.
     pub products: Vec<Warp>,
     pub random: Random,
@@ -138,8 +138,8 @@ impl Block {
             meeting: Barrier::default(),
             warps: Vec::new(),
             mbarriers: Vec::new(),
-            engine: Engine::default(),
-            stores: Stores::default(),
+            engine: TmaLoads::default(),
+            stores: TmaStores::default(),
             products: Vec::new(),
             random: Random::new(options.seed),
             fault: None,
@@ -213,8 +213,8 @@ impl Block {
         self.meeting = Barrier::default();
         self.warps = (0..count.div_ceil(32)).map(|_| Vec::new()).collect();
         self.mbarriers.clear();
-        self.engine = Engine::default();
-        self.stores = Stores::default();
+        self.engine = TmaLoads::default();
+        self.stores = TmaStores::default();
         self.products = (0..count.div_ceil(32)).map(|_| Warp::default()).collect();
         (self.spins, self.rounds) = (0, 0);
         let (run, args) = (self.kernel.run, args.as_ptr());
@@ -227,7 +227,7 @@ impl Block {
             };
             let range = stack.limit().get()..stack.base().get();
             let coroutine = Some(Coroutine::with_stack(stack, body));
-            let (copies, products) = (Copies::default(), Lane::default());
+            let (copies, products) = (CpAsync::default(), Lane::default());
             let (status, yielder) = (Status::Ready, null());
             self.threads.push(State { status, yielder, stack: range, coroutine, copies, products });
         }
@@ -323,7 +323,7 @@ impl Block {
                 let mine = match who.actor {
                     Actor::Thread => "this thread",
                     Actor::Copy => "an asynchronous copy",
-                    Actor::Engine { .. } => "the copy engine",
+                    Actor::TmaLoads { .. } => "the copy engine",
                     Actor::StoreReads { .. } | Actor::StoreWrites { .. } => "a store by the copy engine",
                     Actor::Products { .. } => "a product",
                 };
@@ -372,9 +372,9 @@ impl Block {
         };
         match clocks.party(stamp.who()) {
             Party::Thread(t) => thread(t),
-            Party::Copies(t) => format!("an asynchronous copy of {}", thread(t)),
+            Party::CpAsync(t) => format!("an asynchronous copy of {}", thread(t)),
             Party::Products(warp) => format!("a product of warp {warp}{block}"),
-            Party::Engine(number) => match self.mbarriers.get(number).filter(|_| block.is_empty()) {
+            Party::TmaLoads(number) => match self.mbarriers.get(number).filter(|_| block.is_empty()) {
                 Some(barrier) => format!("the copy engine, counted by {}", barrier.name()),
                 None => format!("the copy engine{block}"),
             },

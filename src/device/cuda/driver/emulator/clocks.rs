@@ -71,7 +71,7 @@ pub enum Actor {
     /// The copies by which the thread fills its current group.
     Copy,
     /// The copy engine, whose bytes an mbarrier counts in this phase.
-    Engine {
+    TmaLoads {
         mbarrier: usize,
         phase: u32,
     },
@@ -110,11 +110,11 @@ pub struct Who {
 pub enum Party {
     Thread(usize),
     /// Copies of this thread.
-    Copies(usize),
+    CpAsync(usize),
     /// Products of this warp.
     Products(usize),
     /// The copy engine for this mbarrier.
-    Engine(usize),
+    TmaLoads(usize),
     /// A store of the thread of this number among those that store.
     Store(usize),
 }
@@ -204,9 +204,9 @@ impl Clocks {
         let n = self.threads;
         match who {
             _ if who < n => Party::Thread(who),
-            _ if who < 2 * n => Party::Copies(who - n),
+            _ if who < 2 * n => Party::CpAsync(who - n),
             _ if who < self.engine_of(0) => Party::Products(who - 2 * n),
-            _ if who < self.stores_of(0) => Party::Engine(who - self.engine_of(0)),
+            _ if who < self.stores_of(0) => Party::TmaLoads(who - self.engine_of(0)),
             _ => Party::Store((who - self.stores_of(0)) / 2),
         }
     }
@@ -216,7 +216,7 @@ impl Clocks {
         let (clock, who) = match actor {
             Actor::Thread => (self.own[thread], thread),
             Actor::Copy => (self.group[thread], self.threads + thread),
-            Actor::Engine { mbarrier, phase } => (phase + 1, self.engine_of(mbarrier)),
+            Actor::TmaLoads { mbarrier, phase } => (phase + 1, self.engine_of(mbarrier)),
             Actor::Products { group } => (group, self.products_of(thread)),
             Actor::StoreReads { storer, group } => (group, self.stores_of(storer)),
             Actor::StoreWrites { storer, group } => (group, self.stores_of(storer) + 1),
@@ -448,7 +448,7 @@ mod tests {
     fn mbarriers_pass_on_arrivals_and_the_copies_that_they_count() {
         let mut clocks = Clocks::new(1, 1, 64);
         let written = clocks.stamp(by(0, Actor::Thread), 15, false);
-        let [early, late] = [0, 1].map(|phase| clocks.stamp(by(0, Actor::Engine { mbarrier: 3, phase }), 15, false));
+        let [early, late] = [0, 1].map(|phase| clocks.stamp(by(0, Actor::TmaLoads { mbarrier: 3, phase }), 15, false));
         let mut phase = Knowledge::default();
         clocks.publish(0, &mut phase);
         clocks.arrived(3, 0, &mut phase);

@@ -30,7 +30,7 @@ impl Copy {
 
 /// A thread's copies.
 #[derive(Default)]
-pub struct Copies {
+pub struct CpAsync {
     open: Vec<Copy>,
     /// Committed groups by number, the oldest first.
     groups: VecDeque<(u32, Vec<Copy>)>,

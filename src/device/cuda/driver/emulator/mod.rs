@@ -32,8 +32,8 @@ pub use watch::{Exchange, Field, Watch};
 use super::{Driver, Part, Rows};
 use crate::bail;
 use crate::device::Ticket;
-use crate::device::async_reads::Posts;
-use crate::device::cuda::gpu_spec::Chip;
+use crate::device::async_reads::AsyncReads;
+use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::{Launch, Region, TensorMap};
 use crate::error::{Error, Result};
 use block::{Block, Setup};
@@ -53,7 +53,7 @@ use std::time::{Duration, Instant};
 pub struct Emulator {
     pub options: Options,
     memory: Memory,
-    posts: Posts,
+    async_reads: AsyncReads,
     /// Name and variant of the operation in hand.
     operation: [&'static str; 2],
     graphs: Vec<Option<Vec<Part>>>,
@@ -311,15 +311,15 @@ impl Driver for Emulator {
         self.memory.read(&from, bytes)
     }
 
-    fn post(&mut self, from: Rows) -> Result<Ticket> {
+    fn read_async(&mut self, from: Rows) -> Result<Ticket> {
         self.memory.check(&from)?;
-        let (ticket, bytes) = self.posts.post(from.bytes())?;
+        let (ticket, bytes) = self.async_reads.read_async(from.bytes())?;
         self.memory.read(&from, bytes)?;
         Ok(ticket)
     }
 
-    fn collect(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        self.posts.collect(ticket, bytes)
+    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        self.async_reads.wait_read(ticket, bytes)
     }
 
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()> {
@@ -385,7 +385,7 @@ impl Driver for Emulator {
         Some(self.options.schedule().to_string())
     }
 
-    fn chip(&self) -> Chip {
-        Chip::A100
+    fn gpu(&self) -> GpuSpec {
+        GpuSpec::A100
     }
 }

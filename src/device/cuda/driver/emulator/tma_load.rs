@@ -66,11 +66,11 @@ struct Load {
 
 /// Copies that have not moved their bytes yet, the oldest first.
 #[derive(Default)]
-pub struct Engine {
+pub struct TmaLoads {
     pending: Vec<Load>,
 }
 
-impl Engine {
+impl TmaLoads {
     /// Thread and place of the first copy on its way.
     pub fn first(&self) -> Option<(usize, Here)> {
         self.pending.first().map(|load| (load.thread, load.site))
@@ -139,7 +139,7 @@ impl Block {
     fn start(&mut self, (_, pc): (Here, Pc), load: Load) -> bool {
         let Load { window, mbarrier, .. } = load;
         if self.options.checks {
-            let actor = Actor::Engine { mbarrier, phase: self.mbarriers[mbarrier].phase() };
+            let actor = Actor::TmaLoads { mbarrier, phase: self.mbarriers[mbarrier].phase() };
             let mut rows = (0..window.rows()).filter_map(|r| window.inside(r));
             let to = self.shared[window.rank].at(window.tile) as u64;
             let fine = self.access(actor, (to, window.bytes() as u64), How::Write, pc)

@@ -40,12 +40,12 @@ struct Storer {
 
 /// Stores of a block that are not both written and waited for, the oldest first.
 #[derive(Default)]
-pub struct Stores {
+pub struct TmaStores {
     storers: Vec<Storer>,
     started: Vec<Store>,
 }
 
-impl Stores {
+impl TmaStores {
     /// The thread of a number among those that store.
     pub fn thread(&self, storer: usize) -> Option<usize> {
         self.storers.get(storer).map(|storer| storer.thread)

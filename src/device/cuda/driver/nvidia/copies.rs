@@ -4,7 +4,7 @@ use super::faults::failed;
 use super::pinned::Pinned;
 use super::{Driver, Nvidia, Rows};
 use crate::bail;
-use crate::device::{POSTS, Ticket};
+use crate::device::{MAX_ASYNC_READS, Ticket};
 use crate::error::Result;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUDA_MEMCPY2D, CUmemorytype};
@@ -73,42 +73,42 @@ impl Nvidia {
         waited
     }
 
-    pub(super) fn post_out(&mut self, from: Rows) -> Result<Ticket> {
+    pub(super) fn copy_out_async(&mut self, from: Rows) -> Result<Ticket> {
         self.check(from, from.bytes())?;
         self.bind()?;
         let failed = failed("making room for what comes from the GPU");
-        while self.posts.len() < POSTS {
-            self.posts.push(Pinned::new().map_err(&failed)?);
+        while self.async_reads.len() < MAX_ASYNC_READS {
+            self.async_reads.push(Pinned::new().map_err(&failed)?);
         }
-        let Some(number) = self.posts.iter().position(|post| !post.taken) else {
-            bail!("{POSTS} tensors are on their way to the host already; collect one first")
+        let Some(number) = self.async_reads.iter().position(|post| !post.taken) else {
+            bail!("{MAX_ASYNC_READS} tensors are on their way to the host already; collect one first")
         };
         let bytes = from.bytes();
-        self.posts[number].reserve(bytes.max(1)).map_err(&failed)?;
+        self.async_reads[number].reserve(bytes.max(1)).map_err(&failed)?;
         let copy = self.start(&CUDA_MEMCPY2D {
             srcMemoryType: CUmemorytype::CU_MEMORYTYPE_DEVICE,
             srcDevice: from.address,
             srcPitch: from.pitch,
             dstMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
-            dstHost: self.posts[number].pointer(),
+            dstHost: self.async_reads[number].pointer(),
             dstPitch: from.width,
             ..whole(from)
         });
-        let started = self.posts[number].started(copy, self.stream.cu_stream());
+        let started = self.async_reads[number].started(copy, self.stream.cu_stream());
         started.map_err(|error| self.fault("copying from the GPU", error))?;
-        let post = &mut self.posts[number];
+        let post = &mut self.async_reads[number];
         (post.taken, post.len) = (true, bytes);
         Ok(Ticket(number as u32))
     }
 
-    pub(super) fn collect_out(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    pub(super) fn wait_copy_out(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
         self.bind()?;
         let number = ticket.0 as usize;
-        let Some(post) = self.posts.get(number).filter(|post| post.taken && post.len == bytes.len()) else {
+        let Some(post) = self.async_reads.get(number).filter(|post| post.taken && post.len == bytes.len()) else {
             bail!("no tensor of {} bytes was posted as {ticket:?}", bytes.len())
         };
         post.wait().map_err(|error| self.fault("copying from the GPU", error))?;
-        let post = &mut self.posts[number];
+        let post = &mut self.async_reads[number];
         bytes.copy_from_slice(post.bytes());
         post.taken = false;
         Ok(())

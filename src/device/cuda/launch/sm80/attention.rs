@@ -1,8 +1,8 @@
 //! Attention in bf16 on tensor cores: `kernels/attention_sm80.cu`. What its backward pass asks alike is here too.
 
-use crate::device::cuda::gpu_spec::Chip;
+use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::Launch;
-use crate::device::cuda::launch::addresses::Places;
+use crate::device::cuda::launch::addresses::Addresses;
 use crate::device::cuda::launch::attention::{grid, parameters, pitch};
 use crate::device::ops::Attention;
 use crate::tensor::Tensor;
@@ -36,7 +36,7 @@ pub(in crate::device::cuda) fn width(d: usize) -> usize {
 }
 
 /// A block per 128 queries.
-pub fn flash(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
+pub fn flash(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (_, tq, _, _, d) = op.sizes();
     // Beside the queries, two tiles each of keys and values.
     let (kernel, keys) = match width(d) {
@@ -47,32 +47,32 @@ pub fn flash(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
         _ => ("attention_flash_128_bf16", 32),
     };
     let launch = grid(op, kernel, tq, QUERIES, THREADS).shared(2 * width(d) * (QUERIES + 4 * keys));
-    out.push(parameters(op, places, launch));
+    out.push(parameters(op, addresses, launch));
 }
 
 /// What the kernel is expected to take.
-pub fn seconds(op: &Attention, chip: &Chip) -> f64 {
-    products(op, chip, QUERIES, 2.0, 0.6) + chip.launch
+pub fn seconds(op: &Attention, gpu: &GpuSpec) -> f64 {
+    products(op, gpu, QUERIES, 2.0, 0.6) + gpu.launch
 }
 
 /// Seconds of so many products of Tq Tk D multiply-adds by blocks that own `rows`, two of them on a multiprocessor at
 /// a time, which together reach `part` of its tensor cores; with dropout, beside 30 instructions a score.
-pub(in crate::device::cuda) fn products(op: &Attention, chip: &Chip, rows: usize, products: f64, part: f64) -> f64 {
+pub(in crate::device::cuda) fn products(op: &Attention, gpu: &GpuSpec, rows: usize, products: f64, part: f64) -> f64 {
     let (batch, tq, tk, heads, d) = op.sizes();
     // Of a causal square, half and the diagonal of tiles.
     let seen = if op.causal { (1.0 - tq.saturating_sub(rows) as f64 / (2 * tk) as f64).max(0.5) } else { 1.0 };
     let tiles = batch * heads * tq.div_ceil(rows);
-    let score = 2.0 * products * width(d) as f64 / (chip.mma() * part);
-    let drawn = if op.dropout.is_some() { 2.0 * 30.0 / chip.vector } else { 0.0 };
+    let score = 2.0 * products * width(d) as f64 / (gpu.mma() * part);
+    let drawn = if op.dropout.is_some() { 2.0 * 30.0 / gpu.vector } else { 0.0 };
     // Scores of one multiprocessor's blocks: whole waves when they are few, an even share when they are many.
-    let (slots, tile) = (2 * chip.sms, (rows * tk.next_multiple_of(32)) as f64 * seen);
+    let (slots, tile) = (2 * gpu.sms, (rows * tk.next_multiple_of(32)) as f64 * seen);
     let waves = (tiles as f64 / slots as f64).max(1.0) + if tiles > slots { 0.5 } else { 0.0 };
     waves * slots as f64 * tile * (score + drawn)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::device::cuda::gpu_spec::Chip;
+    use crate::device::cuda::gpu_spec::GpuSpec;
     use crate::device::cuda::variants::choose;
     use crate::device::ops::{Attention, AttentionBackward, Op};
     use crate::tensor::{DType, Place, Tensor};
@@ -95,7 +95,7 @@ mod tests {
             let forward = Attention { q: t, k: t, v: t, out: t, lse: wide, key_mask, causal, scale, dropout };
             let backward = AttentionBackward { forward, dout: t, dq: t, dk: t, dv: t, delta: wide };
             for op in [Op::from(forward), Op::from(backward)] {
-                let chosen = choose(&op, &Chip::A100).map(|v| (v.name, (v.seconds)(&op, &Chip::A100)));
+                let chosen = choose(&op, &GpuSpec::A100).map(|v| (v.name, (v.seconds)(&op, &GpuSpec::A100)));
                 assert!(chosen.is_some_and(|(chosen, s)| chosen == name && s > 0.0), "{time} {d}: {chosen:?}");
             }
         }

@@ -1,9 +1,9 @@
 //! The gradient of attention in bf16 on tensor cores: `kernels/attention_backward_sm80.cu`.
 
 use super::attention::{THREADS, fits, products, width};
-use crate::device::cuda::gpu_spec::Chip;
+use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::Launch;
-use crate::device::cuda::launch::addresses::Places;
+use crate::device::cuda::launch::addresses::Addresses;
 use crate::device::cuda::launch::attention::{grid, pairs, rows};
 use crate::device::cuda::launch::attention_backward::dkdv;
 use crate::device::ops::AttentionBackward;
@@ -20,7 +20,7 @@ fn owned(width: usize) -> usize {
 }
 
 /// A block per 128 or 64 queries for delta and dq, then as many keys for dk and dv.
-pub fn flash(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
+pub fn flash(op: &AttentionBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let f = &op.forward;
     let (_, tq, tk, _, d) = f.sizes();
     let width = width(d);
@@ -35,15 +35,16 @@ pub fn flash(op: &AttentionBackward, places: &Places, out: &mut Vec<Launch>) {
     // Two tiles of what is owned, twice two of what passes by; twice lse and delta of its queries.
     let tiles = 2 * width * (2 * owned(width) + 4 * passing);
     let launch = grid(f, for_queries, tq, owned(width), THREADS).shared(tiles);
-    let launch = [&f.q, &f.k, &f.v, &op.dout, &f.out].into_iter().fold(launch, |launch, t| rows(f, places, launch, t));
-    let launch = pairs(f, places, launch.ptr(places.ptr(&f.lse)).ptr(places.ptr(&op.delta)));
-    out.push(rows(f, places, launch, &op.dq));
-    out.push(dkdv(op, places, grid(f, for_keys, tk, owned(width), THREADS).shared(tiles + 4 * 4 * passing)));
+    let launch =
+        [&f.q, &f.k, &f.v, &op.dout, &f.out].into_iter().fold(launch, |launch, t| rows(f, addresses, launch, t));
+    let launch = pairs(f, addresses, launch.ptr(addresses.ptr(&f.lse)).ptr(addresses.ptr(&op.delta)));
+    out.push(rows(f, addresses, launch, &op.dq));
+    out.push(dkdv(op, addresses, grid(f, for_keys, tk, owned(width), THREADS).shared(tiles + 4 * 4 * passing)));
 }
 
 /// What the two kernels are expected to take.
-pub fn seconds(op: &AttentionBackward, chip: &Chip) -> f64 {
+pub fn seconds(op: &AttentionBackward, gpu: &GpuSpec) -> f64 {
     let f = &op.forward;
     // Seven products instead of the five that there are: scores and dP are computed twice.
-    products(f, chip, owned(width(f.sizes().4)), 7.0, 0.5) + 2.0 * chip.launch
+    products(f, gpu, owned(width(f.sizes().4)), 7.0, 0.5) + 2.0 * gpu.launch
 }

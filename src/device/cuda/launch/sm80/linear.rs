@@ -1,8 +1,8 @@
 //! Matrix products in bf16 on tensor cores: `kernels/linear_sm80.cu`.
 
-use crate::device::cuda::gpu_spec::Chip;
+use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::Launch;
-use crate::device::cuda::launch::addresses::{Places, TICKETS};
+use crate::device::cuda::launch::addresses::{Addresses, TICKETS};
 use crate::device::cuda::launch::linear;
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
@@ -29,19 +29,19 @@ pub fn divided(op: &Linear) -> bool {
 }
 
 /// Tiles of 128 x 128 in blocks of four warps.
-pub fn mma128(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    out.push(launch(op, places, 128).int(depth(sizes(op))).ptr(0));
+pub fn mma128(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
+    out.push(launch(op, addresses, 128).int(depth(sizes(op))).ptr(0));
 }
 
 /// Tiles of 64 x 64.
-pub fn mma64(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
-    out.push(launch(op, places, 64));
+pub fn mma64(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
+    out.push(launch(op, addresses, 64));
 }
 
 /// Tiles of 128 x 128, K in parts.
-pub fn splitk(op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+pub fn splitk(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     let parts = parts(sizes(op));
-    let whole = launch(op, places, 128).int(depth(sizes(op)).div_ceil(parts)).ptr(places.workspace());
+    let whole = launch(op, addresses, 128).int(depth(sizes(op)).div_ceil(parts)).ptr(addresses.workspace());
     let [x, _, z] = whole.grid;
     out.push(whole.grid(x as usize, parts, z as usize));
 }
@@ -52,7 +52,7 @@ pub fn workspace(op: &Linear) -> usize {
     4 * (TICKETS + parts(sizes) * tiles(sizes, 128) * 128 * 128)
 }
 
-fn launch(op: &Linear, places: &Places, side: usize) -> Launch {
+fn launch(op: &Linear, addresses: &Addresses, side: usize) -> Launch {
     let kernel = match (side, op.ta, op.tb, op.out.dtype()) {
         (128, false, false, DType::F32) => "linear_mma128_nn_bf16_f32",
         (128, false, true, DType::F32) => "linear_mma128_nt_bf16_f32",
@@ -75,7 +75,7 @@ fn launch(op: &Linear, places: &Places, side: usize) -> Launch {
     // A single row may have any pitch: 0, so that the addresses of rows beyond it, which are not read, are aligned too.
     let pitch = |t: &Tensor| if t.rows() < 2 { 0 } else { t.pitch() };
     let launch = linear::tiles(op, kernel, (side, side), 128).shared(shared);
-    linear::with_pitches([pitch(&op.a), pitch(&op.b)], op, places, launch)
+    linear::with_pitches([pitch(&op.a), pitch(&op.b)], op, addresses, launch)
 }
 
 /// Products, and M, N, K of each.
@@ -99,10 +99,10 @@ fn depth([.., k]: Sizes) -> usize {
 /// In how many parts `splitk` cuts K: those that take the least time on an A100, whatever runs it, since the order of sums
 /// follows. Never more than fill it four times, which bounds the workspace to 28 MiB, nor fewer than four tiles in a part.
 fn parts(sizes: Sizes) -> usize {
-    let chip = &Chip::A100;
+    let gpu = &GpuSpec::A100;
     let (tiles, depth) = (tiles(sizes, 128), depth(sizes));
-    let most = (depth / 4).min(4 * chip.sms / tiles.max(1)).min(32);
-    let seconds = |parts: &usize| MMA128.products(sizes, *parts, chip) + adding(sizes, *parts, chip);
+    let most = (depth / 4).min(4 * gpu.sms / tiles.max(1)).min(32);
+    let seconds = |parts: &usize| MMA128.products(sizes, *parts, gpu) + adding(sizes, *parts, gpu);
     // No part is empty.
     let all = (1..=most).filter(|&parts| depth.div_ceil(depth.div_ceil(parts)) == parts);
     all.min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or(1)
@@ -124,9 +124,9 @@ const MMA64: Tiles = Tiles { side: 64, resident: 4, alone: 0.3, together: 0.45 }
 
 impl Tiles {
     /// The products alone: the SM with most blocks is the last.
-    fn products(&self, sizes: Sizes, parts: usize, chip: &Chip) -> f64 {
-        let rate = chip.mma() / chip.sms as f64;
-        let blocks = (tiles(sizes, self.side) * parts).div_ceil(chip.sms);
+    fn products(&self, sizes: Sizes, parts: usize, gpu: &GpuSpec) -> f64 {
+        let rate = gpu.mma() / gpu.sms as f64;
+        let blocks = (tiles(sizes, self.side) * parts).div_ceil(gpu.sms);
         let depth = depth(sizes).div_ceil(parts);
         let flops = 2 * self.side * self.side * DEPTH * depth;
         let part = (self.alone * blocks.min(self.resident) as f64).min(self.together);
@@ -135,7 +135,7 @@ impl Tiles {
         FILL + blocks as f64 * flops as f64 / (rate * part)
     }
 
-    fn seconds(&self, op: &Linear, parts: usize, chip: &Chip) -> f64 {
+    fn seconds(&self, op: &Linear, parts: usize, gpu: &GpuSpec) -> f64 {
         let sizes = sizes(op);
         let [batch, m, n, _] = sizes;
         let bytes = |t: &Tensor| t.bytes() as f64;
@@ -148,41 +148,41 @@ impl Tiles {
         };
         let writes = if op.accumulate { 2.0 } else { 1.0 };
         let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + kept;
-        let all = (bytes(&op.a) + bytes(&op.b) + around) / chip.bandwidth;
+        let all = (bytes(&op.a) + bytes(&op.b) + around) / gpu.bandwidth;
         // Epilogues hide behind the products of other blocks, but for those of the last wave.
-        let waves = (tiles(sizes, self.side) * parts).div_ceil(chip.sms * self.resident).max(1) as f64;
-        let last = (around / chip.bandwidth + pointwise as f64 / chip.vector) / waves;
-        chip.launch + self.products(sizes, parts, chip).max(all) + last
+        let waves = (tiles(sizes, self.side) * parts).div_ceil(gpu.sms * self.resident).max(1) as f64;
+        let last = (around / gpu.bandwidth + pointwise as f64 / gpu.vector) / waves;
+        gpu.launch + self.products(sizes, parts, gpu).max(all) + last
     }
 }
 
 /// The sums of all parts written, and read by the block that comes last: through the second-level cache, of which an SM has
 /// three times its part of the memory's bandwidth.
-fn adding(sizes: Sizes, parts: usize, chip: &Chip) -> f64 {
+fn adding(sizes: Sizes, parts: usize, gpu: &GpuSpec) -> f64 {
     if parts < 2 {
         return 0.0;
     }
     let tile = (4 * 128 * 128) as f64;
-    let (cache, sms) = (3.0 * chip.bandwidth, chip.sms as f64);
+    let (cache, sms) = (3.0 * gpu.bandwidth, gpu.sms as f64);
     let written = (tiles(sizes, 128) * parts) as f64 * tile / cache;
-    let rounds = tiles(sizes, 128).div_ceil(chip.sms) * parts;
+    let rounds = tiles(sizes, 128).div_ceil(gpu.sms) * parts;
     2e-6 + written + rounds as f64 * tile / (cache / sms)
 }
 
 /// Seconds of `mma128`.
-pub fn seconds_mma128(op: &Linear, chip: &Chip) -> f64 {
-    MMA128.seconds(op, 1, chip)
+pub fn seconds_mma128(op: &Linear, gpu: &GpuSpec) -> f64 {
+    MMA128.seconds(op, 1, gpu)
 }
 
 /// Seconds of `mma64`.
-pub fn seconds_mma64(op: &Linear, chip: &Chip) -> f64 {
-    MMA64.seconds(op, 1, chip)
+pub fn seconds_mma64(op: &Linear, gpu: &GpuSpec) -> f64 {
+    MMA64.seconds(op, 1, gpu)
 }
 
 /// Seconds of `splitk`.
-pub fn seconds_splitk(op: &Linear, chip: &Chip) -> f64 {
+pub fn seconds_splitk(op: &Linear, gpu: &GpuSpec) -> f64 {
     let parts = parts(sizes(op));
-    MMA128.seconds(op, parts, chip) + adding(sizes(op), parts, chip)
+    MMA128.seconds(op, parts, gpu) + adding(sizes(op), parts, gpu)
 }
 
 #[cfg(test)]
@@ -198,7 +198,7 @@ mod tests {
         let matrix = |dtype, rows, columns| Tensor::new(Place::Arena(0), dtype, 0, &[rows, columns]);
         let (a, b) = (matrix(DType::BF16, batch * m, k), matrix(DType::BF16, batch * k, n));
         let op: Op = Linear::product(a, b, matrix(out, batch * m, n), (false, false)).batched(batch).into();
-        let chosen = variants::choose(&op, &Chip::A100).expect("a variant");
+        let chosen = variants::choose(&op, &GpuSpec::A100).expect("a variant");
         (chosen.name, if chosen.name == "splitk" { parts(sizes) } else { 1 })
     }
 

@@ -2,7 +2,7 @@
 
 use super::attention::{HALF, THREADS, heads, map, width};
 use crate::device::cuda::launch::Launch;
-use crate::device::cuda::launch::addresses::Places;
+use crate::device::cuda::launch::addresses::Addresses;
 use crate::device::cuda::launch::attention::which;
 use crate::device::cuda::launch::sm80::attention;
 use crate::device::ops::Attention;
@@ -19,7 +19,7 @@ pub fn supports(op: &Attention) -> bool {
 }
 
 /// A block for each multiprocessor, which takes heads after others.
-pub fn resident(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
+pub fn resident(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (batch, _, tk, all, _) = op.sizes();
     let kernel = match (width(op), tk <= PART) {
         (64, true) => "attention_resident_64_128_bf16",
@@ -27,15 +27,15 @@ pub fn resident(op: &Attention, places: &Places, out: &mut Vec<Launch>) {
         (_, true) => "attention_resident_128_128_bf16",
         (_, false) => "attention_resident_128_256_bf16",
     };
-    let launch = Launch::new(kernel, (batch * all).min(places.sms), THREADS).shared(SHARED);
-    let map = |t, rows| map(op, places, t, rows);
+    let launch = Launch::new(kernel, (batch * all).min(addresses.sms), THREADS).shared(SHARED);
+    let map = |t, rows| map(op, addresses, t, rows);
     let launch = launch.map(map(&op.q, HALF)).map(map(&op.k, PART)).map(map(&op.v, PART)).map(map(&op.out, HALF));
-    out.push(heads(op, which(op, places, launch.ptr(places.ptr(&op.lse))).float(op.scale)));
+    out.push(heads(op, which(op, addresses, launch.ptr(addresses.ptr(&op.lse))).float(op.scale)));
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::device::cuda::gpu_spec::Chip;
+    use crate::device::cuda::gpu_spec::GpuSpec;
     use crate::device::cuda::variants::{choose, ladder};
     use crate::device::ops::{Attention, Op};
     use crate::tensor::{DType, Place, Tensor};
@@ -64,9 +64,9 @@ mod tests {
     /// Until a GPU has measured it.
     #[test]
     fn nothing_chooses_it_by_itself() {
-        for chip in [Chip::A100, Chip::H100] {
+        for gpu in [GpuSpec::A100, GpuSpec::H100] {
             for time in [64, 128, 197, 256] {
-                assert_eq!(choose(&of(time, time, 64), &chip).map(|v| v.name), Some("flash"), "{time}");
+                assert_eq!(choose(&of(time, time, 64), &gpu).map(|v| v.name), Some("flash"), "{time}");
             }
         }
     }

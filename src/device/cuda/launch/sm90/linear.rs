@@ -1,7 +1,7 @@
 //! Matrix products in bf16 by Hopper's warpgroups: `kernels/linear_sm90.cu`.
 
-use crate::device::cuda::gpu_spec::Chip;
-use crate::device::cuda::launch::addresses::{Places, TICKETS};
+use crate::device::cuda::gpu_spec::GpuSpec;
+use crate::device::cuda::launch::addresses::{Addresses, TICKETS};
 use crate::device::cuda::launch::linear;
 use crate::device::cuda::launch::sm80::linear::{aligned, begins_at};
 use crate::device::cuda::launch::{Launch, TensorMap};
@@ -45,7 +45,7 @@ pub struct Tiles {
     pub kernels: &'static [&'static str; 8],
     /// The copy engine writes outputs.
     boxes: bool,
-    /// A GPU has run it; if not, see [`Chip::unproven`].
+    /// A GPU has run it; if not, see [`GpuSpec::unproven`].
     proven: bool,
     /// Part of the tensor cores' rate that a multiprocessor reaches between begin and end of a tile.
     part: f64,
@@ -101,13 +101,13 @@ pub const PAIRS256: Tiles = Tiles { cluster: 2, kernels: kernels!("pairs256"), .
 
 impl Tiles {
     /// The product.
-    pub fn launch(&self, op: &Linear, places: &Places, out: &mut Vec<Launch>) {
+    pub fn launch(&self, op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
         let (parts, depth) = (self.parts(op), depth(op));
-        let blocks = (self.tiles(op) * parts).min((places.sms / self.cluster).max(1) * self.cluster);
+        let blocks = (self.tiles(op) * parts).min((addresses.sms / self.cluster).max(1) * self.cluster);
         let wide = usize::from(op.out.dtype() == DType::F32);
         let kernel = self.kernels[4 * wide + 2 * usize::from(op.ta) + usize::from(op.tb)];
         let launch = Launch::new(kernel, blocks, 384).shared(SHARED);
-        let factor = |t, across, rows| map(t, places, if across { DEPTH } else { rows });
+        let factor = |t, across, rows| map(t, addresses, if across { DEPTH } else { rows });
         let mut launch =
             launch.map(factor(&op.a, op.ta, self.rows)).map(factor(&op.b, !op.tb, self.width / self.cluster));
         if self.boxes {
@@ -116,10 +116,10 @@ impl Tiles {
                 Epilogue::Activate { pre, .. } => pre.as_ref(),
                 Epilogue::ActivateGrad { value, .. } => value.as_ref(),
             };
-            launch = launch.map(map(&op.out, places, BOX)).map(map(kept.unwrap_or(&op.out), places, BOX));
+            launch = launch.map(map(&op.out, addresses, BOX)).map(map(kept.unwrap_or(&op.out), addresses, BOX));
         }
-        let workspace = if parts > 1 { places.workspace() } else { 0 };
-        out.push(linear::surroundings(launch, op, places).int(depth.div_ceil(parts)).int(parts).ptr(workspace));
+        let workspace = if parts > 1 { addresses.workspace() } else { 0 };
+        out.push(linear::surroundings(launch, op, addresses).int(depth.div_ceil(parts)).int(parts).ptr(workspace));
     }
 
     /// Those of a cluster all count, be some of them empty.
@@ -139,38 +139,38 @@ impl Tiles {
     /// In how many parts K is cut: those that take the least time on an H100, whatever runs it, since the order of sums
     /// follows. None has fewer than eight stages; all of them together fill the chip at most four times.
     fn parts(&self, op: &Linear) -> usize {
-        let (tiles, depth, chip) = (self.tiles(op), depth(op), &Chip::H100);
-        let most = (depth / 8).min(4 * chip.sms / tiles.max(1)).min(32);
+        let (tiles, depth, gpu) = (self.tiles(op), depth(op), &GpuSpec::H100);
+        let most = (depth / 8).min(4 * gpu.sms / tiles.max(1)).min(32);
         let all = (1..=most).filter(|&parts| depth.div_ceil(depth.div_ceil(parts)) == parts);
-        let seconds = |parts: &usize| self.products(op, *parts, chip);
+        let seconds = |parts: &usize| self.products(op, *parts, gpu);
         all.min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or(1)
     }
 
     /// The products, and the sums of all parts: the multiprocessor with most tiles is the last.
-    fn products(&self, op: &Linear, parts: usize, chip: &Chip) -> f64 {
+    fn products(&self, op: &Linear, parts: usize, gpu: &GpuSpec) -> f64 {
         // Until the first stages are there.
         const FILL: f64 = 2e-6;
-        let rounds = (self.tiles(op) * parts).div_ceil(chip.sms) as f64;
+        let rounds = (self.tiles(op) * parts).div_ceil(gpu.sms) as f64;
         let flops = (2 * self.rows * self.width * DEPTH * depth(op).div_ceil(parts)) as f64;
-        let tile = flops / (self.part * chip.tensor / chip.sms as f64) + self.idle;
-        FILL + rounds * tile + self.adding(op, parts, chip)
+        let tile = flops / (self.part * gpu.tensor / gpu.sms as f64) + self.idle;
+        FILL + rounds * tile + self.adding(op, parts, gpu)
     }
 
     /// Sums of all parts written, and read by whoever comes last: through the second-level cache, of which a multiprocessor has
     /// three times its part of the memory's bandwidth.
-    fn adding(&self, op: &Linear, parts: usize, chip: &Chip) -> f64 {
+    fn adding(&self, op: &Linear, parts: usize, gpu: &GpuSpec) -> f64 {
         if parts < 2 {
             return 0.0;
         }
-        let (tile, cache) = ((4 * self.rows * self.width) as f64, 3.0 * chip.bandwidth);
+        let (tile, cache) = ((4 * self.rows * self.width) as f64, 3.0 * gpu.bandwidth);
         let tiles = self.tiles(op);
-        let read = (tiles.div_ceil(chip.sms) * parts * chip.sms) as f64;
+        let read = (tiles.div_ceil(gpu.sms) * parts * gpu.sms) as f64;
         2e-6 + ((tiles * parts) as f64 + read) * tile / cache
     }
 
     /// Expected seconds.
-    pub fn seconds(&self, op: &Linear, chip: &Chip) -> f64 {
-        if !chip.hopper {
+    pub fn seconds(&self, op: &Linear, gpu: &GpuSpec) -> f64 {
+        if !gpu.hopper {
             return f64::INFINITY;
         }
         let bytes = |t: &Tensor| t.bytes() as f64;
@@ -181,9 +181,9 @@ impl Tiles {
         };
         let writes = if op.accumulate { 2.0 } else { 1.0 };
         let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + kept;
-        let all = (bytes(&op.a) + bytes(&op.b) + around) / chip.bandwidth;
-        let seconds = chip.launch + self.products(op, self.parts(op), chip).max(all);
-        if self.proven { seconds } else { chip.unproven(seconds) }
+        let all = (bytes(&op.a) + bytes(&op.b) + around) / gpu.bandwidth;
+        let seconds = gpu.launch + self.products(op, self.parts(op), gpu).max(all);
+        if self.proven { seconds } else { gpu.unproven(seconds) }
     }
 }
 
@@ -194,10 +194,10 @@ fn depth(op: &Linear) -> usize {
 
 /// A matrix in boxes of 128 bytes and so many rows: a factor of all rows of a tile where K lies along them, else of a stage's
 /// steps of K.
-fn map(t: &Tensor, places: &Places, rows: usize) -> TensorMap {
+fn map(t: &Tensor, addresses: &Addresses, rows: usize) -> TensorMap {
     // A single row may have any pitch.
     let pitch = if t.rows() < 2 { t.width().next_multiple_of(8) } else { t.pitch() };
-    let map = TensorMap::new(places.ptr(t), [t.rows(), t.width()], pitch * t.dtype().bytes(), rows);
+    let map = TensorMap::new(addresses.ptr(t), [t.rows(), t.width()], pitch * t.dtype().bytes(), rows);
     if t.dtype() == DType::F32 { map.of_floats() } else { map }
 }
 
@@ -214,19 +214,19 @@ mod tests {
         Linear::product(a, b, matrix(out, m, n), (false, false))
     }
 
-    fn choice(sizes: [usize; 3], out: DType, chip: &Chip) -> &'static str {
+    fn choice(sizes: [usize; 3], out: DType, gpu: &GpuSpec) -> &'static str {
         let op: Op = product(sizes, out).into();
-        variants::choose(&op, chip).expect("a variant").name
+        variants::choose(&op, gpu).expect("a variant").name
     }
 
     #[test]
     fn tiles_follow_from_the_shape() {
         // GPT-2's layers over 4096 tokens.
-        assert_eq!(choice([4096, 2304, 768], DType::BF16, &Chip::H100), "wgmma128");
-        assert_eq!(choice([4096, 768, 3072], DType::BF16, &Chip::H100), "wgmma256");
-        assert_eq!(choice([4096, 2304, 768], DType::BF16, &Chip::A100), "mma128");
+        assert_eq!(choice([4096, 2304, 768], DType::BF16, &GpuSpec::H100), "wgmma128");
+        assert_eq!(choice([4096, 768, 3072], DType::BF16, &GpuSpec::H100), "wgmma256");
+        assert_eq!(choice([4096, 2304, 768], DType::BF16, &GpuSpec::A100), "mma128");
         // The copy engine wants rows that begin at multiples of 16 bytes.
-        assert_eq!(choice([4096, 2304, 765], DType::BF16, &Chip::H100), "naive");
+        assert_eq!(choice([4096, 2304, 765], DType::BF16, &GpuSpec::H100), "naive");
     }
 
     #[test]
