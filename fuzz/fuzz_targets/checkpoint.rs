@@ -1,7 +1,7 @@
 //! A checkpoint and what lies beside it: `state.json`, the tensors, `metrics.jsonl`, `config.toml`. Sums agree, and the folder has the
 //! name that the state asks for, since no mutation would find these.
 //!
-//! Sources: src/train/checkpoint.rs src/train/metrics.rs src/train/settings.rs src/train/folder.rs src/train/tensorboard.rs src/train/config.rs
+//! Sources: src/train/checkpoint.rs src/runlog/mod.rs src/train/settings.rs src/run/folder.rs src/runlog/tensorboard.rs src/config/mod.rs
 #![no_main]
 
 use harness::{Memory, parts, run};

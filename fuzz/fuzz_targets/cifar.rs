@@ -1,6 +1,6 @@
 //! The binary versions of CIFAR-10 and CIFAR-100. The first byte chooses among them.
 //!
-//! Sources: src/data/images src/data/reader.rs src/data/mapped.rs
+//! Sources: src/data/images src/data/text/reader.rs src/data/mapped.rs
 #![no_main]
 
 use harness::{Memory, choice, images, run, same};

@@ -1,7 +1,7 @@
 //! gzip and Zstandard. The first byte chooses: the file as it is, under one of two names, or raw deflate data that becomes a
 //! member of a gzip file with the right sum, since no mutation would find that.
 //!
-//! Sources: src/data/reader.rs src/data/gzip.rs src/data/encodings.rs src/data/documents.rs
+//! Sources: src/data/text/reader.rs src/data/text/gzip.rs src/data/text/encodings.rs src/data/text/documents.rs
 #![no_main]
 
 use flate2::read::DeflateDecoder;
@@ -15,7 +15,7 @@ const MOST: u64 = 1 << 20;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = choice(data) else { return };
-    // Up to 64 MiB of text are never refused, however small the file (`SMALL_TEXT` in src/data/reader.rs).
+    // Up to 64 MiB of text are never refused, however small the file (`SMALL_TEXT` in src/data/text/reader.rs).
     run(data, Memory { mib: 200, per_byte: 64 }, |case| match which % 4 {
         0 => drop(read(case, "text.gz", data)),
         1 => drop(read(case, "text.zst", data)),

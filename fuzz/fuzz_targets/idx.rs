@@ -1,6 +1,6 @@
 //! IDX, MNIST's format: a file of images and one of labels.
 //!
-//! Sources: src/data/images src/data/reader.rs src/data/mapped.rs
+//! Sources: src/data/images src/data/text/reader.rs src/data/mapped.rs
 #![no_main]
 
 use harness::{Memory, images, parts, run};

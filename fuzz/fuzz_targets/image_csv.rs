@@ -1,6 +1,6 @@
 //! Small grey images as lines of numbers. The first byte chooses the value of white, and where the label stands.
 //!
-//! Sources: src/data/images src/data/reader.rs src/data/encodings.rs src/data/mapped.rs
+//! Sources: src/data/images src/data/text/reader.rs src/data/text/encodings.rs src/data/mapped.rs
 #![no_main]
 
 use harness::{Memory, choice, images, run};

@@ -1,6 +1,6 @@
 //! Tables of labelled texts. The first byte chooses the columns.
 //!
-//! Sources: src/data/classify.rs src/data/labelled_rows.rs src/data/classes.rs src/data/reader.rs
+//! Sources: src/data/labelled/mod.rs src/data/labelled/rows.rs src/data/labelled/classes.rs src/data/text/reader.rs
 #![no_main]
 
 use harness::{Memory, choice, run, same};

@@ -1,7 +1,7 @@
 //! What a run left, as `report` and `compare` read it: metrics of both sides, `run.json` and `config.toml`, with lines `%%`
 //! between them.
 //!
-//! Sources: src/report src/train/metrics.rs
+//! Sources: src/report src/runlog/mod.rs
 #![no_main]
 
 use harness::{Memory, run, texts};

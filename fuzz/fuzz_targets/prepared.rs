@@ -1,6 +1,6 @@
 //! `data.json` of prepared data, of both formats, beside files that are sound. The first byte chooses which files.
 //!
-//! Sources: src/data/folder.rs src/data/prepare.rs src/data/corpus.rs src/data/tokens.rs
+//! Sources: src/data/prepared/folder.rs src/data/prepared/cache.rs src/data/prepared/corpus.rs src/data/tokens/mod.rs
 #![no_main]
 
 use harness::{Memory, choice, once, run};

@@ -1,7 +1,7 @@
 //! Run configurations: a text of TOML, and after lines `%%` the changes of `--set`. What is accepted is written and read again, as
 //! a resumed run does, and its levels are laid out.
 //!
-//! Sources: src/train/config.rs src/train/data_config.rs src/train/level_config.rs src/train/schedule.rs src/train/levels.rs src/data/images/augment.rs src/data/images/mixing.rs src/data/images/source.rs src/data/images/view.rs src/data/images/randaugment.rs src/data/masking.rs src/data/classify.rs src/multilevel
+//! Sources: src/config/mod.rs src/config/data.rs src/config/levels.rs src/config/schedule.rs src/families/build.rs src/data/images/augment.rs src/data/images/mixing.rs src/data/images/source.rs src/data/images/view.rs src/data/images/randaugment.rs src/data/tokens/masking.rs src/data/labelled/mod.rs src/multilevel
 #![no_main]
 
 use harness::{Memory, run, same, texts};

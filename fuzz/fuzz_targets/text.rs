@@ -1,7 +1,7 @@
 //! Texts, plain and as JSON lines: divided into documents, split, prepared with a tokenizer and decoded again. The first byte
 //! chooses the file's name, the second what divides documents.
 //!
-//! Sources: src/data/documents.rs src/data/json_line.rs src/data/text.rs src/data/reader.rs src/data/encodings.rs src/data/prepare.rs src/eval/lambada.rs
+//! Sources: src/data/text/documents.rs src/data/text/json_line.rs src/data/text/mod.rs src/data/text/reader.rs src/data/text/encodings.rs src/data/prepared/cache.rs src/eval/lambada.rs
 #![no_main]
 
 use harness::{Case, Memory, choice, run, same};

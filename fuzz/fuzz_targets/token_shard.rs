@@ -1,6 +1,6 @@
 //! Token files: ours of both versions, llm.c's, nanoGPT's. What is accepted is read whole, sampled, and written again.
 //!
-//! Sources: src/data/shard.rs src/data/formats.rs src/data/mapped.rs src/data/shard_writer.rs src/data/sampler.rs src/data/foreign.rs
+//! Sources: src/data/tokens/shard.rs src/data/tokens/formats.rs src/data/mapped.rs src/data/tokens/shard_writer.rs src/data/tokens/sampler.rs src/data/tokens/foreign.rs
 #![no_main]
 
 use harness::{Memory, run, same};

@@ -1,7 +1,7 @@
 //! Tokenizers from before `tokenizer.json`, and what lies beside a vocabulary. Each part of the input, with lines `%%` between them,
 //! is a file; its first line is the name.
 //!
-//! Sources: fuzz/fuzz_targets/tokenizers.rs src/data/tokenizer.rs src/data/vocab_files.rs src/data/added_tokens.rs src/data/vocabulary.rs src/data/untrusted.rs src/data/encoder.rs
+//! Sources: fuzz/fuzz_targets/tokenizers.rs src/data/tokenizer/mod.rs src/data/tokenizer/vocab_files.rs src/data/tokenizer/added_tokens.rs src/data/tokenizer/vocabulary.rs src/data/tokenizer/untrusted.rs src/data/tokenizer/encoder.rs
 #![no_main]
 
 use harness::{Memory, run, texts};

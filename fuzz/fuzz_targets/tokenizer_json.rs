@@ -1,6 +1,6 @@
 //! A `tokenizer.json`. What is accepted encodes and decodes, and is the same after being written and read again.
 //!
-//! Sources: fuzz/fuzz_targets/tokenizers.rs src/data/tokenizer.rs src/data/untrusted.rs src/data/encoder.rs src/data/vocabulary.rs src/data/added_tokens.rs src/data/vocab_files.rs
+//! Sources: fuzz/fuzz_targets/tokenizers.rs src/data/tokenizer/mod.rs src/data/tokenizer/untrusted.rs src/data/tokenizer/encoder.rs src/data/tokenizer/vocabulary.rs src/data/tokenizer/added_tokens.rs src/data/tokenizer/vocab_files.rs
 #![no_main]
 
 use harness::{Memory, run};

@@ -1,6 +1,6 @@
 //! A run's total is its steps, its operators and its searches, each the number that a hand finds: of the real binary's metrics.jsonl.
 //!
-//! A search for alpha is counted once, within the operator that it belongs to: `Side::interpolate` in src/train/enter.rs begins its
+//! A search for alpha is counted once, within the operator that it belongs to: `Side::interpolate` in src/train/plan/transition.rs begins its
 //! sum with what `search` returns, adds the operator itself, and writes the whole as `flops_spent` of the `operator` line. The `search`
 //! line before it repeats the search's part, at the position of before.
 
