@@ -1,6 +1,11 @@
 //! Text, tokenizers, shards, batches, the cache, streams, files of others and reading ahead, from outside.
 
+mod classify;
+mod commands;
 mod formats;
+mod held_out;
+mod images;
+mod masking;
 mod prefetch;
 mod prepare;
 mod sampler;

@@ -241,7 +241,7 @@ fn bad_streams_name_file_place_and_remedy() {
         ("[1]", &["not a JSON object"]),
         (r#"{"text": "x", "id": 1}"#, &["no key \"body\"", "\"id\", \"text\""]),
         ("{}", &["no key \"body\"", "none"]),
-        (r#"{"body": 7}"#, &["\"body\" is no string"]),
+        (r#"{"body": 7}"#, &["\"body\" is not a string"]),
         (r#"{"body": "a"} x"#, &["not a JSON object", "trailing"]),
     ] {
         let all = format!("{good}\n\n{good}\r\n{line}\n{good}\n");

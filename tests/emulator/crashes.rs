@@ -108,8 +108,9 @@ fn a_stack_that_is_used_up() {
     for (case, name) in [("deep", "deep"), ("wide", "wide"), ("checked_stack", "deep")] {
         let (output, text) = crash(case);
         let expected = format!(
-            "\nerror: fill naive: kernel crash_{name}_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by SIGSEGV: it used up \
-             the stack of an emulated thread, 256 KiB: its local arrays are too large, or it calls itself without end\n"
+            "\nerror: fill naive: kernel crash_{name}_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by SIGSEGV: it \
+             overflowed the stack of an emulated thread (256 KiB): its local arrays are too large, or its recursion does \
+             not end\n"
         );
         assert_eq!((output.status.code(), text), (Some(2), expected), "{case}");
     }
@@ -121,9 +122,9 @@ fn other_signals() {
         |name: &str| format!("fill naive: kernel crash_{name}_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by");
     told(
         "unreachable",
-        &format!("{} SIGILL: it came to code that the compiler took for unreachable", who("unreachable")),
+        &format!("{} SIGILL: it reached code that the compiler assumed to be unreachable", who("unreachable")),
     );
-    let gave_up = "SIGABRT: the process gave up, as it does where its memory is damaged";
+    let gave_up = "SIGABRT: the process aborted, as it does when its memory is damaged";
     told("abort", &format!("{} {gave_up}; {HINT}", who("abort")));
     told("checked", &format!("{} {gave_up}, although every access was checked", who("abort")));
 }
@@ -134,7 +135,7 @@ fn a_crash_after_kernels_without_checks() {
         told(
             case,
             &format!(
-                "the process was stopped by {signal}, perhaps because a kernel has damaged its memory: the emulator has run \
+                "the process was stopped by {signal}, perhaps because a kernel damaged its memory: the emulator has run \
                  kernels without checks, the last one crash_good; `vcycle kernels check --shadow` names those that access \
                  memory outside of their operands"
             ),

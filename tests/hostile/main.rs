@@ -8,6 +8,7 @@
 //! is a tokenizer. Token shards have sums beside them, so theirs is seen.
 
 mod binary;
+mod cases;
 mod checkpoint;
 mod config;
 mod images;

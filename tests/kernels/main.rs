@@ -5,15 +5,25 @@
 mod again;
 #[cfg(emulated)]
 mod attention_error;
+mod captured;
 #[cfg(emulated)]
 mod emulated;
+mod energy;
 mod errors;
+mod memory_safety;
+mod mutants;
 mod names;
+mod nvcc_output;
 mod pitches;
 mod residual;
 mod runs;
+mod sass;
 #[cfg(emulated)]
 mod schedules;
+#[cfg(emulated)]
+mod swaps;
+mod timing;
+mod variants;
 
 use std::collections::BTreeSet;
 use vcycle::device::ops::NAMES;

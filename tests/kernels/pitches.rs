@@ -1,5 +1,5 @@
 //! Promise: no two operands of a parity case share a pitch, so that a kernel, or its launch code, that takes the one for the other
-//! gives a wrong result. `tests/mutants/swaps.rs` tries that for the launch code of every variant.
+//! gives a wrong result. `tests/kernels/swaps.rs` tries that for the launch code of every variant.
 
 use super::stem;
 use std::cell::RefCell;

@@ -6,10 +6,10 @@
     python3 tests/mutation/run.py --check          # only check that every mutant still applies
     python3 tests/mutation/run.py --table FILE     # all mutants; write the table of docs/mutants.md
 
-`mutants.toml` beside this file lists the mutants: in `file`, the expression `before` becomes `after`; the test binaries in
-`tests` are expected to notice. A rebuild for each mutant would take hours, so all of them go into one build: a copy of the
+`mutants.toml` beside this file lists the mutants: in `file`, the expression `before` becomes `after`; the tests in `tests` are
+expected to notice. They are named as `binary::module`, or `binary` for all tests of a binary. A rebuild for each mutant would take hours, so all of them go into one build: a copy of the
 tree in `target/mutation`, in which each `before` reads `if mutation::on(N) { after } else { before }`. The environment
-variable VCYCLE_MUTANT then chooses one. A mutant is noticed when a test binary fails, or takes longer than --timeout.
+variable VCYCLE_MUTANT then chooses one. A mutant is noticed when a test fails, or when the tests take longer than --timeout.
 
 Needs Python 3.11 or later, and what `cargo test` needs. The build takes about as long as that of the tests, a mutant a few
 seconds; binaries run on two threads.
@@ -124,8 +124,9 @@ def make_tree(mutants):
             path.unlink()
 
 
-def build(names):
-    """Builds test binaries; their paths by name. `lib` is that of the library's unit tests."""
+def build(tests):
+    """Builds the binaries of tests; their paths by name. `lib` has the library's unit tests."""
+    names = {name.split("::")[0] for name in tests}
     chosen = ["--lib"] if "lib" in names else []
     for name in sorted(names - {"lib"}):
         chosen += ["--test", name]
@@ -148,13 +149,15 @@ def build(names):
     return found
 
 
-def run(binary, number, timeout):
-    """Whether the tests of a binary pass with a mutant on, the name of the first that fails, and seconds."""
+def run(binaries, name, number, timeout):
+    """Whether tests pass with a mutant on, the name of the first that fails, and seconds."""
+    binary, _, module = name.partition("::")
     env = {**os.environ, "VCYCLE_MUTANT": str(number), "RUST_TEST_THREADS": "1", "RUST_BACKTRACE": "0"}
     env["CARGO_MANIFEST_DIR"] = str(TREE)
     begin = time.monotonic()
     try:
-        done = subprocess.run([binary], cwd=TREE, env=env, capture_output=True, timeout=timeout)
+        command = [binaries[binary], *([f"{module}::"] if module else [])]
+        done = subprocess.run(command, cwd=TREE, env=env, capture_output=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return False, f"(longer than {timeout} s)", time.monotonic() - begin
     failed = [line.split()[1] for line in done.stdout.decode(errors="replace").splitlines()
@@ -166,9 +169,9 @@ def try_mutant(mutant, binaries, timeout, everywhere):
     """Who noticed: test binary and test, or None."""
     names = list(mutant["tests"]) + [name for name in everywhere if name not in mutant["tests"]]
     for name in names:
-        passed, failed, _ = run(binaries[name], mutant["number"], timeout)
+        passed, failed, _ = run(binaries, name, mutant["number"], timeout)
         if not passed:
-            return f"{name}: {failed}"
+            return f"{name.split('::')[0]}: {failed}"
     return None
 
 
@@ -199,9 +202,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("numbers", nargs="*", help="numbers of mutants, or ranges such as 3-7; default: all")
     parser.add_argument("--check", action="store_true", help="only check that every mutant applies")
-    parser.add_argument("--everywhere", action="store_true", help="try all binaries on what the expected ones do not notice")
+    parser.add_argument("--everywhere", action="store_true", help="try all tests on what the expected ones do not notice")
     parser.add_argument("--table", type=Path, help="write the table of mutants here, as Markdown")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for one test binary (default: 300)")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for the tests of one name (default: 300)")
     options = parser.parse_args()
     mutants = read_mutants()
     make_tree(mutants)
@@ -209,9 +212,10 @@ def main():
         return print(f"{len(mutants)} mutants apply")
     chosen = [m for m in mutants if m["number"] in numbers(options.numbers, len(mutants))]
     binaries = build({name for mutant in mutants for name in mutant["tests"]})
-    needed = sorted(binaries if options.everywhere else {name for mutant in chosen for name in mutant["tests"]})
+    named = mutants if options.everywhere else chosen
+    needed = sorted({name for mutant in named for name in mutant["tests"]})
     with ThreadPoolExecutor(2) as pool:
-        for name, (passed, failed, seconds) in zip(needed, pool.map(lambda n: run(binaries[n], 0, options.timeout), needed)):
+        for name, (passed, failed, seconds) in zip(needed, pool.map(lambda n: run(binaries, n, 0, options.timeout), needed)):
             print(f"without a mutant: {name} {'passes' if passed else 'FAILS: ' + failed} in {seconds:.1f} s", flush=True)
             if not passed:
                 sys.exit("tests must pass without a mutant")

@@ -1,0 +1,11 @@
+//! The commands: their output, help, reports and pages, and what they say about bad input.
+
+mod bad_input;
+mod bench;
+mod bench_report;
+mod commands;
+mod figures;
+mod gpu_suite;
+mod report;
+mod tensorboard;
+mod xml;

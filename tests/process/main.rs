@@ -1,0 +1,9 @@
+//! What only a process of its own shows: signals, kills, locks, limits of the operating system. Every test here starts the
+//! `vcycle` binary.
+
+#[cfg(target_os = "linux")]
+mod resources;
+#[cfg(target_os = "linux")]
+mod run_folder;
+#[cfg(target_os = "linux")]
+mod signals;
