@@ -1,4 +1,5 @@
-//! Builds the kernels twice: with nvcc into device code, where there is one, and with the host's C++ compiler for the emulator.
+//! Builds the kernels twice: into device code with nvcc, if there is one, and for the emulator with the host's C++
+//! compiler.
 
 #[cfg(feature = "emulator")]
 #[path = "build/emulator.rs"]
@@ -15,7 +16,7 @@ fn main() {
     println!("cargo:rerun-if-changed=tests/emulator/kernels");
     println!("cargo:rustc-check-cfg=cfg(emulated)");
     println!("cargo:rustc-check-cfg=cfg(sass)");
-    // Set by `.ci/memory` alone.
+    // Set only by `.ci/memory`.
     println!("cargo:rustc-check-cfg=cfg(heap_arenas)");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let kernels = files(Path::new("kernels"));
@@ -24,7 +25,7 @@ fn main() {
     emulator::build(&kernels, &files(Path::new("tests/emulator/kernels")));
 }
 
-/// The `.cu` files of a folder, in order.
+/// Returns the `.cu` files of a folder, sorted.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).map(|all| all.flatten().map(|entry| entry.path()).collect::<Vec<_>>());
     let mut files = entries.unwrap_or_default();

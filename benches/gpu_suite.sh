@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# All that a GPU can tell in a few minutes: parity, benchmarks beside peers, a training run. `benches/gpu_suite.sh --help` says how.
+# Parity, benchmarks with peers and a training run on a GPU, in a few minutes. See `benches/gpu_suite.sh --help`.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-Parity of every kernel on the chip, benchmarks with peers in the same run, and a V-cycle of GPT-Base beside its scratch twin: from a
-prebuilt vcycle, without cargo and without network. For a machine that is there for minutes only: what does not fit in these is left out,
-and what is asked for most comes first. Parity has a quarter of them, measurements have half, the run has a quarter; --only leaves parts
-out.
+Checks the parity of every kernel on the GPU, runs benchmarks together with peers, and trains GPT-Base in a V-cycle and its
+scratch baseline. It needs a prebuilt vcycle, but neither cargo nor network. It is made for a machine that is available for
+minutes only: the most important parts run first, and what does not fit into the time is left out. Parity gets a quarter of the
+time, benchmarks get half, and training gets a quarter. --only selects parts.
 
     benches/gpu_suite.sh [--out runs/gpu] [--device cuda|emulator] [--only "parity bench step peers train"] [--minutes 8]
 
-DIR/parity.txt holds a line for every variant, DIR/ours.jsonl and DIR/peers.jsonl a line of JSON for every measurement, DIR/report.md and
-its pictures compare them, DIR/train/ is the run. What fails, or takes longer than it may, is left out and named in DIR/left-out.txt;
-the rest goes on. Exit code 0: all was done; 1: something was left out.
+DIR/parity.txt has one line per variant, DIR/ours.jsonl and DIR/peers.jsonl have one line of JSON per measurement, DIR/report.md
+and its plots compare them, and DIR/train/ is the training run. What fails or exceeds its time limit is listed in
+DIR/left-out.txt, and the rest continues. The exit code is 0 if everything was done and 1 if something was left out.
 
---device emulator goes the same way with tiny shapes on emulated hardware and says nothing about speed: a rehearsal, within an hour.
+--device emulator does the same with tiny shapes on emulated hardware, within an hour: a rehearsal that says nothing about speed.
 
 Environment:
     VCYCLE   a prebuilt vcycle [target/release/vcycle]. For cuBLASLt, built with --features cublaslt
     PYTHON   a python with torch, for the peers [python3]
-    DATA     a folder that `vcycle data prepare` wrote, to train on [the addresses in data/, with a vocabulary of 8192]
+    DATA     training data prepared by `vcycle data prepare` [the State of the Union addresses in data/, with a vocabulary of 8192]
 TEXT
 }
 
@@ -44,14 +44,14 @@ while (($#)); do
     *) fail "$1: no such option; see --help" ;;
     esac
 done
-[[ $device == cuda || $device == emulator ]] || fail "--device $device: cuda or emulator"
+[[ $device == cuda || $device == emulator ]] || fail "--device $device: must be cuda or emulator"
 [[ -n $minutes ]] || minutes=$([[ $device == cuda ]] && echo 8 || echo 60)
-[[ $minutes =~ ^[1-9][0-9]{0,3}$ ]] || fail "--minutes $minutes: a whole number from 1 to 9999"
+[[ $minutes =~ ^[1-9][0-9]{0,3}$ ]] || fail "--minutes $minutes: must be a whole number from 1 to 9999"
 for part in $only; do
-    [[ $part =~ ^(parity|bench|step|peers|train)$ ]] || fail "--only $part: parity, bench, step, peers or train"
+    [[ $part =~ ^(parity|bench|step|peers|train)$ ]] || fail "--only $part: must be parity, bench, step, peers or train"
 done
 
-# Paths of the caller mean what they say; all others are from the repository's root.
+# The caller's paths are relative to the current folder, all others to the repository root.
 [[ -n $out ]] && out=$(realpath -m -- "$out")
 [[ -n ${VCYCLE:-} && $VCYCLE == */* ]] && VCYCLE=$(realpath -m -- "$VCYCLE")
 [[ -n ${DATA:-} ]] && DATA=$(realpath -m -- "$DATA")
@@ -60,8 +60,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${out:-$PWD/runs/gpu}
 VCYCLE=${VCYCLE:-target/release/vcycle}
 PYTHON=${PYTHON:-python3}
-command -v "$VCYCLE" >/dev/null || fail "no vcycle at $VCYCLE; name a prebuilt one in VCYCLE"
-[[ -e $out ]] && fail "$out is there already; name another folder with --out"
+command -v "$VCYCLE" >/dev/null || fail "no vcycle at $VCYCLE; set VCYCLE to a prebuilt one"
+[[ -e $out ]] && fail "$out exists already; choose another folder with --out"
 mkdir -p "$out/parity"
 
 say() { echo "== ${SECONDS}s: $*"; }
@@ -71,20 +71,20 @@ leave_out() {
 }
 wants() { [[ " $only " == *" $1 "* ]]; }
 
-# Seconds from the start, by which what is under way has to end.
+# Deadlines in seconds from the start: `until` of the current part, `measured` of all measurements.
 until=0 measured=$((minutes * 60))
 wants train && measured=$((minutes * 45))
 
-# share LIMIT: how long something may take; 0 where that is not worth a start.
+# share LIMIT: prints the seconds that something may take, at most LIMIT; 0 if too little time is left to start it.
 share() {
     local left=$((until - SECONDS))
     echo $((left < 3 ? 0 : left < $1 ? left : $1))
 }
 
-# within SECONDS COMMAND...: vcycle train ends by itself when it is told to; a kernel that hangs does not.
+# within SECONDS COMMAND...: runs a command with a time limit. vcycle train stops on SIGTERM; a hung kernel needs the SIGKILL.
 within() { timeout -k 5 "$@"; }
 
-# attempt NAME LIMIT FILE COMMAND...: what it prints goes to FILE, what it complains of to FILE.err. Says why where it fails.
+# attempt NAME LIMIT FILE COMMAND...: runs a command with stdout to FILE and stderr to FILE.err. Records the reason if it fails.
 attempt() {
     local name=$1 limit file=$3 status=0
     limit=$(share "$2")
@@ -99,7 +99,7 @@ attempt() {
         rm "$file.err"
         return 0
         ;;
-    124 | 137) leave_out "$name: takes longer than $limit s" ;;
+    124 | 137) leave_out "$name: took longer than $limit s" ;;
     *) leave_out "$name: $(cat "$file" "$file.err" | tail -n 1 | cut -c1-200)" ;;
     esac
     return 1
@@ -109,15 +109,15 @@ within 60 "$VCYCLE" info | tee "$out/machine.txt"
 if [[ $device == cuda ]]; then
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$out/machine.txt" || true
     grep -q '^gpu: .*compute capability' "$out/machine.txt" || fail "no GPU to measure: see above"
-    # The toolkit's cuBLASLt, never the stubs that stand beside it for linking.
+    # Use the toolkit's cuBLASLt, not the stubs next to it, which are for linking only.
     for folder in /usr/local/cuda*/targets/*/lib; do
         [[ -e $folder/libcublasLt.so ]] && export LD_LIBRARY_PATH=$folder:${LD_LIBRARY_PATH:-}
     done
 fi
 
-# ---- Parity: in as many processes as there are cores, since the f64 reference takes nearly all of the time. ----------------------
+# ---- Parity: one process per core, since the f64 reference takes nearly all of the time. -----------------------------------------
 
-# The f64 reference of real models' sizes takes these minutes.
+# The f64 reference takes minutes for these at full size.
 slow=" adamw cross_entropy linear "
 
 # check OPERATION VARIANT
@@ -131,7 +131,7 @@ check() {
 if wants parity; then
     say "parity"
     until=$((minutes * 15))
-    # `kernels list` names operations and variants at the begin of a line.
+    # `kernels list` prints operation and variant at the start of a line.
     while read -r operation variant; do
         while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n || true; done
         check "$operation" "$variant" &
@@ -139,13 +139,13 @@ if wants parity; then
     wait
     find "$out/parity" -name '*.txt' -exec cat {} + | sort -u >"$out/parity.txt"
     right=$(grep -c ' ok: ' "$out/parity.txt" || true)
-    echo "$right variants are right"
-    ((right)) || leave_out "parity: no variant was found right"
+    echo "$right variants passed"
+    ((right)) || leave_out "parity: no variant passed"
 fi
 
 # ---- Benchmarks -------------------------------------------------------------------------------------------------------------------
 
-# bench NAME SECONDS ARGUMENTS...: lines to ours.jsonl.
+# bench NAME SECONDS ARGUMENTS...: runs `vcycle bench` and appends its lines to ours.jsonl.
 bench() {
     local name=$1 limit=$2
     shift 2
@@ -166,11 +166,11 @@ if wants bench; then
             peer=()
         }
         variants=mma128,wgmma128,wgmma256,boxes64,boxes128,boxes192,boxes256,pairs256
-        # BERT's are GPT-2's.
+        # BERT-Base has the shapes of GPT-2.
         for shape in gpt2-{qkv,proj,fc,out,logits} deit-{qkv,proj,fc,out} bert-large-{qkv,proj,fc,out}; do
             bench "gemm $shape" 20 gemm --shape "$shape" --precision bf16 --seconds 0.4 --variant "$variants" "${peer[@]}"
         done
-        # With the keys that `resident` takes: DeiT's, and BERT's first ones.
+        # `resident` supports at most 256 keys: DeiT, and the first phase of BERT (128 tokens).
         for shape in gpt2 bert deit 32x12x128x64:full 16x12x256x64:full 4x8x2048x128; do
             bench "attention $shape" 20 attention --shape "$shape" --precision bf16 --seconds 0.4 --variant flash,wgmma,resident,reduce
         done
@@ -189,7 +189,7 @@ if wants bench; then
     fi
 fi
 
-# step SHAPE LABEL [OPERATION=VARIANT...]: with variants that nothing chooses by itself yet.
+# step SHAPE LABEL [OPERATION=VARIANT...]: benchmarks a step with variants that are not chosen automatically yet.
 step() {
     local shape=$1 label=$2 how=(--precision bf16 --seconds 3)
     [[ $device == emulator ]] && how=(--precision bf16 --seconds 0 --rounds 1)
@@ -200,7 +200,7 @@ step() {
     )
 }
 
-# The last two have at most 256 tokens, which `resident` takes.
+# The last `short` shapes have at most 256 tokens, as `resident` needs.
 steps=(gpt2-gpu bert-512 deit-b bert-128) short=2
 [[ $device == emulator ]] && steps=(1,1,16,16,1,32 1,1,16,16,1,32:bert 1,1,16,32,1,8:deit) short=1
 hopper=(attention=wgmma attention_backward=wgmma)
@@ -214,7 +214,7 @@ fi
 
 # ---- Peers ------------------------------------------------------------------------------------------------------------------------
 
-# peer NAME SECONDS ARGUMENTS...: lines to peers.jsonl.
+# peer NAME SECONDS ARGUMENTS...: runs a Python script and appends its lines to peers.jsonl.
 peer() {
     local name=$1 limit=$2
     shift 2
@@ -236,18 +236,18 @@ if wants peers && [[ $device == cuda ]]; then
         if [[ -s $out/cases.jsonl ]]; then
             peer "torch_ops.py" 60 benches/baselines/torch_ops.py "$out/cases.jsonl" --seconds 0.05
         else
-            leave_out "torch_ops.py: it runs the cases of bench, and there are none"
+            leave_out "torch_ops.py: it runs the cases of the part bench, which has no results"
         fi
         rm -f "$out/cases.jsonl"
         for shape in "${steps[@]}"; do
             peer "torch_step.py $shape --compile" 90 "${torch_step[@]}" --shape "$shape" --compile
         done
     else
-        leave_out "PyTorch: $PYTHON has no torch; name one that has in PYTHON"
+        leave_out "PyTorch: $PYTHON has no torch; set PYTHON to one that has"
     fi
 fi
 
-# ---- What else there is time for: kernels one by one, and PyTorch as it is without its compiler. ------------------------------------
+# ---- If time is left: single kernels, and PyTorch without its compiler. -------------------------------------------------------------
 
 if wants step; then
     say "more steps"
@@ -275,7 +275,7 @@ fi
 # ---- Training ---------------------------------------------------------------------------------------------------------------------
 
 if wants train; then
-    say "a V-cycle beside its scratch twin"
+    say "training a V-cycle and its scratch baseline"
     config=(benches/gpu_suite.toml)
     [[ $device == emulator ]] && config=(configs/gpt-tiny.toml --set train.precision=bf16)
     if [[ -n ${DATA:-} && $device == cuda ]]; then config+=(--set "data={prepared=\"$DATA\"}"); fi

@@ -1,25 +1,26 @@
 #!/usr/bin/env bash
-# Ours and theirs, interleaved round by round, and one report. `benches/run.sh --help` says how.
+# Benchmarks vcycle and its peers in interleaved rounds and writes one report. See `benches/run.sh --help`.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-Training steps (and operations) of vcycle and its peers, interleaved round by round, and one report.
+Benchmarks training steps (and operations) of vcycle and its peers in interleaved rounds, and writes one report.
 
     benches/run.sh [--rounds 5] [--threads "1 2"] [--shapes "char small gpt2"] [--peers "torch torch-compile candle"]
                    [--ops "gemm attention ..."] [--device cpu|cuda] [--precision f32|bf16] [--seconds 5] [--out runs/bench]
 
-In every round each contender runs once for each shape and number of threads, in a process of its own: our step, PyTorch
-eager, PyTorch compiled, candle; who begins changes from round to round. Then the operations of --ops, if any, ours and
-PyTorch's. DIR/ours.jsonl and DIR/peers.jsonl hold a line of JSON for every measurement, with its round; at the end
-`vcycle bench report` makes DIR/report.md and its pictures of them. Files of an earlier run in DIR are replaced.
+In every round, each contender (vcycle, eager PyTorch, compiled PyTorch, candle) runs a step once per shape and number of
+threads, in a process of its own. The order rotates from round to round. The operations of --ops follow, if any, for vcycle
+and PyTorch. DIR/ours.jsonl and DIR/peers.jsonl get one line of JSON per measurement, including its round. At the end,
+`vcycle bench report` turns them into DIR/report.md and plots. Files of an earlier run in DIR are overwritten.
 
-A peer that is not there, or that fails, is left out and named; the others go on. candle runs on the cpu in f32 only.
-On cuda only the first number of threads counts, and --shapes is gpt2-gpu unless given.
+A peer that is missing or fails is skipped and listed; the others continue. candle only runs on the cpu in f32. On cuda, only
+the first number of threads is used, and --shapes defaults to gpt2-gpu.
 
 Environment:
-    PYTHON   a python with torch [python3]      VCYCLE   a prebuilt vcycle [target/release/vcycle, built if cargo is there]
-    CANDLE   a prebuilt candle-step [benches/baselines/candle, built if cargo is there]
+    PYTHON   a python with torch [python3]
+    VCYCLE   a prebuilt vcycle [target/release/vcycle, built if cargo is available]
+    CANDLE   a prebuilt candle-step [benches/baselines/candle, built if cargo is available]
 TEXT
 }
 
@@ -45,53 +46,53 @@ while (($#)); do
     *) fail "$1: no such option; see --help" ;;
     esac
 done
-[[ $rounds =~ ^[1-9][0-9]{0,3}$ ]] || fail "--rounds $rounds: a number from 1 to 9999"
-[[ $seconds =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--seconds $seconds: a number of seconds"
-[[ $device == cpu || $device == cuda ]] || fail "--device $device: cpu or cuda"
-[[ $precision == f32 || $precision == bf16 ]] || fail "--precision $precision: f32 or bf16"
+[[ $rounds =~ ^[1-9][0-9]{0,3}$ ]] || fail "--rounds $rounds: must be a number from 1 to 9999"
+[[ $seconds =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--seconds $seconds: must be a number of seconds"
+[[ $device == cpu || $device == cuda ]] || fail "--device $device: must be cpu or cuda"
+[[ $precision == f32 || $precision == bf16 ]] || fail "--precision $precision: must be f32 or bf16"
 read -ra threads <<<"$threads"
-((${#threads[@]})) || fail "--threads: at least one number"
-for n in "${threads[@]}"; do [[ $n =~ ^[1-9][0-9]{0,3}$ ]] || fail "--threads $n: a number of threads"; done
+((${#threads[@]})) || fail "--threads: needs at least one number"
+for n in "${threads[@]}"; do [[ $n =~ ^[1-9][0-9]{0,3}$ ]] || fail "--threads $n: must be a number of threads from 1 to 9999"; done
 if [[ $device == cuda ]]; then
     threads=("${threads[0]}")
     shapes=${shapes:-gpt2-gpu}
 fi
 read -ra shapes <<<"${shapes:-char small gpt2}"
-((${#shapes[@]})) || fail "--shapes: at least one; \`vcycle bench --help\` lists them"
+((${#shapes[@]})) || fail "--shapes: needs at least one; \`vcycle bench --help\` lists them"
 read -ra ops <<<"$ops"
 for op in "${ops[@]}"; do
     [[ $op =~ ^(gemm|attention|layernorm|cross-entropy|adamw)$ ]] ||
-        fail "--ops $op: gemm, attention, layernorm, cross-entropy or adamw"
+        fail "--ops $op: must be gemm, attention, layernorm, cross-entropy or adamw"
 done
 for peer in $peers; do
-    [[ $peer =~ ^(torch|torch-compile|candle)$ ]] || fail "--peers $peer: torch, torch-compile or candle"
+    [[ $peer =~ ^(torch|torch-compile|candle)$ ]] || fail "--peers $peer: must be torch, torch-compile or candle"
 done
 
-# Paths of the caller mean what they say; all others are from the repository's root.
+# The caller's paths are relative to the current folder, all others to the repository root.
 [[ -n $out ]] && out=$(realpath -m -- "$out")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -n ${VCYCLE:-} && $VCYCLE == */* ]] && VCYCLE=$(realpath -m -- "$VCYCLE")
 [[ -n ${CANDLE:-} && $CANDLE == */* ]] && CANDLE=$(realpath -m -- "$CANDLE")
-# Not its target: a virtual environment knows itself by the path of its link.
+# Do not resolve the link: Python finds its virtual environment by the path of the link.
 [[ -n ${PYTHON:-} && $PYTHON == */* && $PYTHON != /* ]] && PYTHON=$PWD/$PYTHON
 cd "$here"
 out=${out:-$here/runs/bench}
 baselines=benches/baselines
 
-# What is there.
+# Find or build the contenders.
 if [[ -z ${VCYCLE:-} ]]; then
     VCYCLE=${CARGO_TARGET_DIR:-target}/release/vcycle
     if command -v cargo >/dev/null; then
         say "building vcycle"
-        cargo build --release --quiet || fail "vcycle does not build; or name a prebuilt one in VCYCLE"
+        cargo build --release --quiet || fail "vcycle does not build; fix that, or set VCYCLE to a prebuilt one"
     fi
 fi
-command -v "$VCYCLE" >/dev/null || fail "no vcycle at $VCYCLE: install cargo, or name a prebuilt one in VCYCLE"
+command -v "$VCYCLE" >/dev/null || fail "no vcycle at $VCYCLE: install cargo, or set VCYCLE to a prebuilt one"
 
 declare -A gone=()
 leave_out() {
     gone[$1]=1
-    say "left out: $1: $2"
+    say "skipped: $1: $2"
 }
 
 PYTHON=${PYTHON:-python3}
@@ -101,7 +102,7 @@ if [[ $peers == *torch* || ${#ops[@]} -gt 0 ]]; then
     if "$PYTHON" -c 'import torch' 2>/dev/null; then
         torch=1
     else
-        say "left out: PyTorch: $PYTHON has no torch; name one that has in PYTHON"
+        say "skipped: PyTorch: $PYTHON has no torch; set PYTHON to one that has"
     fi
 fi
 for peer in $peers; do
@@ -109,16 +110,16 @@ for peer in $peers; do
     torch | torch-compile) ((torch)) && contenders+=("$peer") ;;
     candle)
         if [[ $device == cuda || $precision == bf16 ]]; then
-            leave_out candle "it runs on the cpu in f32 here"
+            leave_out candle "it only runs on the cpu in f32"
             continue
         fi
         if [[ -z ${CANDLE:-} ]]; then
             if ! command -v cargo >/dev/null; then
-                leave_out candle "no cargo to build it with; or name a prebuilt candle-step in CANDLE"
+                leave_out candle "no cargo to build it; install cargo, or set CANDLE to a prebuilt candle-step"
                 continue
             fi
             say "building candle"
-            # From within: its .cargo/config.toml counts where cargo starts.
+            # From within its folder, because cargo looks for .cargo/config.toml from the current folder on.
             if ! (cd $baselines/candle && CARGO_TARGET_DIR=target cargo build --release --locked --quiet); then
                 leave_out candle "it does not build"
                 continue
@@ -136,7 +137,7 @@ trap 'rm -rf "$log"' EXIT
 : >"$out/ours.jsonl"
 : >"$out/peers.jsonl"
 
-# measure FILE ROUND COMMAND...: runs it and appends its lines, with their round, to FILE.
+# measure FILE ROUND COMMAND...: runs the command and appends its JSON lines, with the round added, to FILE.
 measure() {
     local file=$1 round=$2
     shift 2
@@ -145,7 +146,7 @@ measure() {
         return 1
     fi
     grep '^{' "$log/out" >"$log/lines" || {
-        say "no line of JSON from: $*"
+        say "no line of JSON in the output of: $*"
         return 1
     }
     sed "s/}[[:space:]]*\$/, \"round\": $round}/" "$log/lines" >>"$file" || return 1
@@ -200,11 +201,11 @@ for ((round = 1; round <= rounds; round++)); do
     for n in "${threads[@]}"; do
         for op in "${ops[@]}"; do operation "$op" "$n" "$round"; done
     done
-    # Whoever began is the last in the next round.
+    # The first contender of this round is the last of the next.
     contenders=("${contenders[@]:1}" "${contenders[0]}")
 done
 
 files=("$out/ours.jsonl")
 [[ -s $out/peers.jsonl ]] && files+=("$out/peers.jsonl")
 "$VCYCLE" bench report "${files[@]}" --out "$out" || fail "no report; the measurements are in ${files[*]}"
-if ((${#gone[@]})); then say "left out: ${!gone[*]}"; fi
+if ((${#gone[@]})); then say "skipped: ${!gone[*]}"; fi

@@ -1,6 +1,7 @@
-//! Device code at build time: finds nvcc, compiles every kernel file to a fatbin, and writes the table of them.
+//! Compiles device code: finds nvcc, compiles every kernel file to a fatbin, and writes a table of them.
 //!
-//! No GPU is asked for. Without nvcc the table is empty, the crate builds, and `--device cuda` says why it is missing.
+//! This needs no GPU. Without nvcc the table is empty, the crate still builds, and `--device cuda` says why it cannot
+//! run.
 
 #[path = "ptxas.rs"]
 mod ptxas;
@@ -17,17 +18,19 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Flags of every compilation. NVCC_CCBIN (the host compiler) and other variables of VARIABLES nvcc reads itself.
+/// Flags of every compilation. nvcc itself reads NVCC_CCBIN (the host compiler) and the other NVCC_ variables in
+/// [`VARIABLES`].
 const FLAGS: [&str; 6] = ["-std=c++17", "--fatbin", "-lineinfo", "-Werror", "all-warnings", "--resource-usage"];
 
-/// Variables that change what nvcc makes.
+/// Environment variables that change the output of nvcc.
 const VARIABLES: [&str; 4] = ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "VCYCLE_CUDA_ARCHS"];
 
 /// Compiles `kernels` (`.cu` files of one folder) and writes `out_dir/compiled.rs`, which `src/device/cuda/compiled.rs`
-/// includes. What has not changed is not compiled again.
+/// includes. Unchanged files are not recompiled.
 ///
-/// Fails the build where nvcc is too old or fails, an architecture is unknown, or the code spills, needs a stack or was
-/// serialised: says which kernel, and what to do. Finding no nvcc at all is a warning.
+/// Fails the build if nvcc is too old or fails, if an architecture is unknown, or if a kernel spills, needs a stack
+/// frame or has serialized wgmmas. The message names the kernel and says what to do. If there is no nvcc at all, it
+/// only warns.
 pub fn build(kernels: &[PathBuf], out_dir: &Path) {
     if let Err(message) = try_build(kernels, out_dir) {
         for line in message.lines() {
@@ -45,7 +48,7 @@ fn try_build(kernels: &[PathBuf], out_dir: &Path) -> Result<(), String> {
     }
     let Some(nvcc) = find()? else {
         println!(
-            "cargo::warning=no nvcc, so no device code: --device cuda will not run, all else does. To get one: \
+            "cargo::warning=no nvcc found, so no device code: everything but --device cuda works. To get nvcc: \
              python3 -m venv .cuda-venv && .cuda-venv/bin/pip install {} && touch build.rs (or set NVCC or CUDA_HOME)",
             ptxas::PIP_PACKAGES
         );
@@ -68,14 +71,14 @@ fn try_build(kernels: &[PathBuf], out_dir: &Path) -> Result<(), String> {
     let modules = in_parallel(&jobs, |job| job.compiled(&nvcc, &version, &headers))?;
     unique(&modules)?;
     if let Some(cuobjdump) = cuobjdump(&nvcc).filter(|_| !modules.is_empty()) {
-        // tests/sass.rs, which is ignored otherwise.
+        // Enables tests/kernels/sass.rs, which is ignored otherwise.
         println!("cargo::rustc-cfg=sass");
         println!("cargo::rustc-env=VCYCLE_CUOBJDUMP={}", cuobjdump.display());
     }
     write_table(out_dir, Some(&version), &modules)
 }
 
-/// Where cuobjdump is, which shows what the assembler made: `CUOBJDUMP`, beside nvcc, or on `PATH`.
+/// Finds cuobjdump, which disassembles device code: `CUOBJDUMP`, next to nvcc, or on `PATH`.
 fn cuobjdump(nvcc: &Path) -> Option<PathBuf> {
     println!("cargo::rerun-if-env-changed=CUOBJDUMP");
     let name = format!("cuobjdump{}", env::consts::EXE_SUFFIX);
@@ -86,13 +89,13 @@ fn cuobjdump(nvcc: &Path) -> Option<PathBuf> {
         on_path(&env::var_os("PATH").unwrap_or_default(), Path::new(&name))
     };
     let found = named.or_else(beside).or_else(usual)?;
-    // Tests run in the project's folder, as the build does; only a relative NVCC needs that to be so.
+    // A relative NVCC gives a relative path. It is resolved here, where the current folder is the project's.
     found.canonicalize().ok()
 }
 
-/// Where nvcc is: `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, `/usr/local/cuda`, the pip packages of `VIRTUAL_ENV`, those
-/// of `.cuda-venv`. A variable is watched only if it was looked at, so that another PATH does not rebuild what it
-/// cannot change.
+/// Finds nvcc: `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, `/usr/local/cuda`, the pip packages of `VIRTUAL_ENV`, those of
+/// `.cuda-venv`. Cargo watches only the variables that were read, so that a changed `PATH`, for instance, does not
+/// cause a rebuild when `NVCC` is set.
 fn find() -> Result<Option<PathBuf>, String> {
     let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
     let looked_at = |variable: &str| {
@@ -104,7 +107,7 @@ fn find() -> Result<Option<PathBuf>, String> {
         let found = if bare { on_path(&looked_at("PATH").unwrap_or_default(), &named) } else { Some(named.clone()) };
         return match found.filter(|file| file.is_file()) {
             Some(file) => Ok(Some(file)),
-            None => Err(format!("NVCC is {}, and there is no such file; correct it or unset it", named.display())),
+            None => Err(format!("NVCC is {}, but there is no such file; correct or unset it", named.display())),
         };
     }
     for variable in ["CUDA_HOME", "CUDA_PATH"] {
@@ -123,23 +126,28 @@ fn find() -> Result<Option<PathBuf>, String> {
     Ok(environments.flat_map(|venv| in_environment(&venv, &name)).find(|file| file.is_file()))
 }
 
+/// Searches a list of folders for a file.
 fn on_path(path: &OsStr, name: &Path) -> Option<PathBuf> {
     env::split_paths(path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Where the pip packages put nvcc, for each Python of an environment.
+/// Returns the paths where the pip packages install a program, one for each Python of a virtual environment.
 fn in_environment(venv: &Path, name: &str) -> Vec<PathBuf> {
     let pythons = fs::read_dir(venv.join("lib")).into_iter().flatten().flatten();
     pythons.map(|python| python.path().join("site-packages/nvidia/cu13/bin").join(name)).collect()
 }
 
+/// Returns the version of nvcc.
+///
+/// # Errors
+/// Fails if it is not nvcc or too old.
 fn version(nvcc: &Path) -> Result<String, String> {
     let text = output(Command::new(nvcc).arg("--version"))?;
     let version = ptxas::version(&text)
-        .ok_or_else(|| format!("{} --version names no version; is it nvcc? It says:\n{text}", nvcc.display()))?;
+        .ok_or_else(|| format!("{} --version prints no version; is it nvcc? It prints:\n{text}", nvcc.display()))?;
     if ptxas::major(&version) < ptxas::OLDEST_NVCC {
         return Err(format!(
-            "{} is version {version}; the kernels need {}.0 or newer. Install one, and name it in NVCC",
+            "{} is version {version}, but the kernels need {}.0 or newer; install one and set NVCC to it",
             nvcc.display(),
             ptxas::OLDEST_NVCC
         ));
@@ -147,21 +155,22 @@ fn version(nvcc: &Path) -> Result<String, String> {
     Ok(version)
 }
 
-/// What a command that succeeds writes, to either stream.
+/// Runs a command and returns its output from both streams.
 ///
 /// # Errors
-/// What one that fails writes.
+/// If the command fails, the error has its output.
 fn output(command: &mut Command) -> Result<String, String> {
-    // Compilers translate their messages, and these are read by a program.
+    // Untranslated messages, since `ptxas::read` parses them.
     let done = command.env("LC_ALL", "C").output().map_err(|e| format!("cannot run {command:?}: {e}"))?;
     let text = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
     match done.status.success() {
         true => Ok(text.into_owned()),
-        false => Err(format!("{}\nso ended: {command:?}", ptxas::complaints(&text))),
+        false => Err(format!("{}\ncommand: {command:?}", ptxas::complaints(&text))),
     }
 }
 
-/// Names and contents of what kernels include. `emulator/` is the host's side, which nvcc never sees.
+/// Returns the paths and contents of all headers that kernels may include, sorted. Skips `emulator/`, which nvcc never
+/// reads.
 fn headers(kernels: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
     let mut folders: Vec<PathBuf> =
         kernels.first().and_then(|k| k.parent()).map(Path::to_path_buf).into_iter().collect();
@@ -192,16 +201,17 @@ fn write(path: &Path, content: &str) -> Result<(), String> {
     fs::write(path, content).map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
-/// One source file and what it is compiled for.
+/// One source file to compile.
 struct Job<'a> {
     source: &'a Path,
-    /// Of the fatbin, the stamp, and what ptxas said.
+    /// The folder for the fatbin, the stamp (a hash of all inputs) and the output of ptxas.
     folder: &'a Path,
     stem: String,
+    /// The values of `-gencode`.
     gencode: Vec<String>,
 }
 
-/// One source file, compiled.
+/// One compiled source file.
 struct Module {
     file: String,
     stem: String,
@@ -209,6 +219,7 @@ struct Module {
 }
 
 impl Job<'_> {
+    /// Compiles the file, unless the stamp shows that nothing has changed, and checks the report of ptxas.
     fn compiled(&self, nvcc: &Path, version: &str, headers: &[(PathBuf, Vec<u8>)]) -> Result<Module, String> {
         let at = |extension: &str| self.folder.join(format!("{}.{extension}", self.stem));
         let (fatbin, stamp, said) = (at("fatbin"), at("stamp"), at("ptxas"));
@@ -224,7 +235,8 @@ impl Job<'_> {
         VARIABLES.map(env::var_os).hash(&mut hash);
         let fresh = hash.finish().to_string();
         if !fatbin.is_file() || fs::read_to_string(&stamp).ok().as_ref() != Some(&fresh) || !said.is_file() {
-            // While the files do not belong together, the fatbin is absent: a build may be stopped at any point.
+            // The build may be killed at any point, so the fatbin is removed first and written last: it exists only
+            // together with a matching stamp and report.
             match fs::remove_file(&fatbin) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(format!("cannot remove {}: {e}", fatbin.display()));
@@ -241,14 +253,14 @@ impl Job<'_> {
         }
         let report = ptxas::read(&String::from_utf8_lossy(&read(&said)?));
         if !report.faults.is_empty() {
-            return Err(format!("{}: unfit device code:\n  {}", self.source.display(), report.faults.join("\n  ")));
+            return Err(format!("{}: rejected device code:\n  {}", self.source.display(), report.faults.join("\n  ")));
         }
         let file = self.source.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Module { file, stem: self.stem.clone(), usages: report.usages })
     }
 }
 
-/// Runs the jobs on as many threads as cargo allows; results in the order of the jobs, or all errors.
+/// Runs the jobs on as many threads as cargo allows. Returns the results in the order of the jobs, or all errors.
 fn in_parallel<'a, J: Sync, T: Send>(
     jobs: &'a [J],
     run: impl Fn(&'a J) -> Result<T, String> + Sync,
@@ -278,12 +290,13 @@ fn in_parallel<'a, J: Sync, T: Send>(
     if errors.is_empty() { Ok(results) } else { Err(errors.join("\n")) }
 }
 
+/// Returns the next job and its index, `None` when all jobs have been taken.
 fn next_job<'a, J>(next: &AtomicUsize, jobs: &'a [J]) -> (usize, Option<&'a J>) {
     let at = next.fetch_add(1, Ordering::Relaxed);
     (at, jobs.get(at))
 }
 
-/// Kernels are found by name, whatever file they are in.
+/// Checks that no kernel name occurs in two files, since kernels are found by name alone.
 fn unique(modules: &[Module]) -> Result<(), String> {
     let mut files = HashMap::new();
     for module in modules {
@@ -297,10 +310,11 @@ fn unique(modules: &[Module]) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes the table; an empty one without a version.
+/// Writes the table of modules and the nvcc version; without nvcc, an empty table and `None`.
 fn write_table(out_dir: &Path, version: Option<&str>, modules: &[Module]) -> Result<(), String> {
-    let mut text = format!("/// The nvcc that made the device code.\npub const NVCC: Option<&str> = {version:?};\n\n");
-    text += "/// The device code of this build, one module a file of `kernels/`.\npub const COMPILED: &[Module] = &[\n";
+    let mut text =
+        format!("/// The nvcc that compiled the device code.\npub const NVCC: Option<&str> = {version:?};\n\n");
+    text += "/// The device code of this build, one module per kernel file.\npub const COMPILED: &[Module] = &[\n";
     for Module { file, stem, usages } in modules {
         let fatbin = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/kernels/{stem}.fatbin\"))");
         let _ = writeln!(text, "    Module {{ file: {file:?}, fatbin: {fatbin}, kernels: &[");

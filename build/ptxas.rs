@@ -1,48 +1,52 @@
-//! What nvcc and ptxas say, read: pure functions, which `tests/nvcc_output.rs` holds to outputs of real compilers.
+//! Parses the output of nvcc and ptxas. These are pure functions, which `tests/kernels/nvcc_output.rs` checks against
+//! real output.
 
 use std::fmt::Write;
 
-/// The oldest nvcc that knows sm_90a.
+/// The oldest major version of nvcc that supports sm_90a.
 pub const OLDEST_NVCC: u32 = 12;
 
-/// The oldest architecture that the kernels are written for.
+/// The oldest architecture that the kernels support.
 const OLDEST_ARCH: u32 = 80;
 
-/// Cubins of every build that does not say otherwise, where nvcc knows them: Ampere (Ada runs it too), Hopper,
-/// Blackwell of data centres. That of desks (120) runs the PTX: ptxas warns of launch bounds beyond its 1536 threads.
+/// The default architectures, as far as nvcc supports them: Ampere (which Ada runs, too), Hopper and data-center
+/// Blackwell. Consumer Blackwell (120) runs the PTX, because ptxas warns about launch bounds beyond its 1536 threads
+/// per SM.
 const USUAL: [&str; 3] = ["80", "90a", "100"];
 
 /// The pip packages that hold a whole nvcc.
 pub const PIP_PACKAGES: &str = "nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
                                 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85";
 
-/// What one kernel takes on one architecture.
+/// The resource usage of one kernel on one architecture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// The name of the kernel.
     pub kernel: String,
-    /// As ptxas writes it: `sm_80`.
+    /// The architecture in the notation of ptxas, such as `sm_80`.
     pub arch: String,
-    /// Of one thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of a block, without what the launch adds.
+    /// Static shared memory per block, in bytes.
     pub shared: u32,
 }
 
-/// What ptxas said of one source file.
+/// The ptxas report on one source file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// The resource usage of each kernel on each architecture.
     pub usages: Vec<Usage>,
-    /// Why the code is not to be used: each names kernel and architecture.
+    /// Why the code is unacceptable. Each message names the kernel and architecture as far as ptxas does.
     pub faults: Vec<String>,
 }
 
-/// Reads the output of `nvcc --resource-usage` for any number of architectures, one after the other.
+/// Parses the output of `nvcc --resource-usage` for any number of architectures, one after the other.
 ///
-/// Faults are spills, stack frames, and every note of the C75xx family: there ptxas has dropped a `setmaxnreg`, made
-/// wgmma wait after each instruction, or put in fences and waits that the source lacks.
+/// Faults are spills, stack frames and every note of the C75xx family, which says that ptxas has ignored a
+/// `setmaxnreg`, serialized wgmma instructions, or inserted fences and waits that the source lacks.
 pub fn read(output: &str) -> Report {
     let mut report = Report::default();
-    // Notes stand before the kernels of their architecture, which they do not name.
+    // Notes precede the kernels of their architecture and do not name it.
     let mut notes: Vec<Note> = Vec::new();
     let mut function = String::new();
     for line in output.lines() {
@@ -75,7 +79,7 @@ pub fn read(output: &str) -> Report {
     report
 }
 
-/// The rest of a line after `mark`.
+/// Returns the rest of a line after `mark`.
 fn after<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
     line.split_once(mark).map(|(_, rest)| rest)
 }
@@ -84,12 +88,13 @@ fn after<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
 struct Note {
     code: String,
     text: String,
-    /// Empty where ptxas does not say.
+    /// The kernel; empty if ptxas does not name it.
     function: String,
     times: usize,
 }
 
 impl Note {
+    /// Formats the note as a fault.
     fn fault(&self, arch: &str) -> String {
         let mut fault = String::new();
         if !self.function.is_empty() {
@@ -106,7 +111,7 @@ impl Note {
     }
 }
 
-/// `ptxas info    : (C7519) warpgroup.arrive is injected ... in function 'name'`.
+/// Parses a note such as `ptxas info    : (C7519) warpgroup.arrive is injected ... in function 'name'`.
 fn note(line: &str) -> Option<Note> {
     let (code, text) = after(line, "(C75")?.split_once(')')?;
     if !line.starts_with("ptxas") || code.len() != 2 {
@@ -117,30 +122,31 @@ fn note(line: &str) -> Option<Note> {
     Some(Note { code: format!("C75{code}"), text: text.trim().into(), function: function.into(), times: 1 })
 }
 
-/// `16 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads`, where it is not all zero.
+/// Returns a fault for a line such as `16 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads`, unless all are
+/// zero.
 fn memory_fault(line: &str, function: &str, arch: &str) -> Option<String> {
     let used: Vec<&str> = line.split(", ").map(str::trim).filter(|part| !part.starts_with("0 ")).collect();
     let remedy = if line.contains(" 0 bytes spill stores") {
         "index local arrays by constants (unroll the loops over them), and inline the functions that take them"
     } else {
-        "use a smaller tile, or let KERNEL promise fewer threads or blocks"
+        "use a smaller tile, or lower the threads or blocks in the KERNEL macro"
     };
     (!used.is_empty()).then(|| format!("kernel {function} for {arch}: {}; {remedy}", used.join(", ")))
 }
 
-/// The version in the output of `nvcc --version`: `13.0.88`.
+/// Returns the version in the output of `nvcc --version`, such as `13.0.88`.
 pub fn version(output: &str) -> Option<String> {
     let line = output.lines().find(|line| line.contains("release "))?;
     let version = after(line, ", V")?.split_whitespace().next()?;
     version.split('.').all(|part| part.parse::<u32>().is_ok()).then(|| version.into())
 }
 
-/// The first number of a version; 0 where there is none.
+/// Returns the first number of a version; 0 if there is none.
 pub fn major(version: &str) -> u32 {
     version.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// The architectures in the output of `nvcc --list-gpu-code`, without their suffixes: 75, 80, ...
+/// Returns the architectures in the output of `nvcc --list-gpu-code`, sorted and without their suffixes: 75, 80, ...
 pub fn known(output: &str) -> Vec<u32> {
     let mut all: Vec<u32> = output.split_whitespace().filter_map(|word| number(word.strip_prefix("sm_")?)).collect();
     all.sort_unstable();
@@ -148,18 +154,20 @@ pub fn known(output: &str) -> Vec<u32> {
     all
 }
 
-/// 90 of `90a`.
+/// Returns the number of an architecture: 90 for `90a`.
 fn number(arch: &str) -> Option<u32> {
     arch.strip_suffix(['a', 'f']).unwrap_or(arch).parse().ok()
 }
 
-/// What `-gencode` is given for one source file, in order; nothing where no architecture wanted runs the file.
+/// Returns the values of `-gencode` for one source file, in order; empty if none of the requested architectures can run
+/// the file.
 ///
-/// `wanted` is the value of `VCYCLE_CUDA_ARCHS` (`80,90a`): these and no others. Without it the usual ones that this
-/// nvcc knows, and PTX for GPUs newer than all of them. A file named `*_sm90.cu` is for sm_90a alone.
+/// `wanted` is the value of `VCYCLE_CUDA_ARCHS`, such as `80,90a`: exactly these are compiled. Without it, the defaults
+/// are the architectures in `USUAL` that this nvcc supports, and PTX for all other GPUs. A file named `*_sm90.cu` is
+/// compiled for sm_90a only.
 ///
 /// # Errors
-/// What `wanted` asks for is no architecture, too old, or unknown to this nvcc.
+/// Fails if `wanted` names something that is not an architecture, is too old, or is not supported by this nvcc.
 pub fn gencode(stem: &str, known: &[u32], wanted: Option<&str>) -> Result<Vec<String>, String> {
     let hopper = stem.ends_with("_sm90");
     let wanted = wanted.filter(|list| !list.trim().is_empty());
@@ -170,12 +178,12 @@ pub fn gencode(stem: &str, known: &[u32], wanted: Option<&str>) -> Result<Vec<St
     for arch in &archs {
         let list = known.iter().filter(|&&n| n >= OLDEST_ARCH).map(u32::to_string).collect::<Vec<_>>().join(", ");
         match number(arch) {
-            None => return Err(format!("VCYCLE_CUDA_ARCHS: {arch:?} is no architecture; write for instance 80,90a")),
+            None => return Err(format!("VCYCLE_CUDA_ARCHS: {arch:?} is not an architecture; use for instance 80,90a")),
             Some(n) if n < OLDEST_ARCH => {
                 return Err(format!("VCYCLE_CUDA_ARCHS: {arch} is too old; the kernels need 80 (Ampere) or newer"));
             }
             Some(n) if !known.contains(&n) => {
-                return Err(format!("VCYCLE_CUDA_ARCHS: this nvcc does not know {arch}; it knows {list}"));
+                return Err(format!("VCYCLE_CUDA_ARCHS: this nvcc does not support {arch}; it supports {list}"));
             }
             Some(_) => {}
         }
@@ -190,32 +198,30 @@ pub fn gencode(stem: &str, known: &[u32], wanted: Option<&str>) -> Result<Vec<St
     Ok(all)
 }
 
-/// The output of an nvcc that failed, without what it says of code that is well.
+/// Returns the output of a failed nvcc without the lines on resource usage.
 pub fn complaints(output: &str) -> String {
-    let told = |line: &&str| !line.starts_with("ptxas info") && !line.contains("bytes stack frame");
-    output.lines().filter(told).collect::<Vec<_>>().join("\n")
+    let relevant = |line: &&str| !line.starts_with("ptxas info") && !line.contains("bytes stack frame");
+    output.lines().filter(relevant).collect::<Vec<_>>().join("\n")
 }
 
-/// What to do about nvcc's output, where that does not say it itself.
+/// Returns what to do about an error in nvcc's output that does not say so itself.
 pub fn remedy(output: &str) -> Option<String> {
     let has = |text: &str| output.contains(text);
     if has("unsupported GNU version") || has("unsupported clang version") {
         return Some(
-            "the host compiler is newer than this nvcc takes. Install an older one and name it in NVCC_CCBIN (for \
-                     instance NVCC_CCBIN=g++-14), or use a newer nvcc"
+            "the host compiler is too new for this nvcc. Install an older one and set NVCC_CCBIN to it (for instance \
+             NVCC_CCBIN=g++-14), or use a newer nvcc"
                 .into(),
         );
     }
     if has("Unsupported gpu architecture") {
-        return Some("this nvcc does not know one of the architectures; name others in VCYCLE_CUDA_ARCHS".into());
+        return Some("this nvcc does not support one of the architectures; set VCYCLE_CUDA_ARCHS to others".into());
     }
     if has("cuda_runtime.h") || has("cicc: not found") || has("ptxas: not found") || has("crt/host_config.h: No such") {
-        return Some(format!("this nvcc lacks parts of itself. With pip they come as {PIP_PACKAGES}"));
+        return Some(format!("this nvcc installation is incomplete. With pip, all parts are {PIP_PACKAGES}"));
     }
     if has("Failed to preprocess host compiler properties") {
-        return Some(
-            "nvcc found no host compiler. Install g++, or name one in NVCC_CCBIN (which nvcc reads itself)".into(),
-        );
+        return Some("nvcc found no host compiler. Install g++, or set NVCC_CCBIN to a compiler".into());
     }
     None
 }

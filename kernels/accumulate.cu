@@ -1,12 +1,13 @@
-// out = x, or out += x: a second gradient for the same tensor, a copy of one that two tensors share, or, where x and
-// out are of two types, a cast.
+// out = x, or out += x: adds a second gradient for the same tensor, copies a gradient that two tensors share, or, where
+// x and out have different types, casts.
 //
 // x and out: [N, C] in rows, as in fill.cu; each float or bf16. The sum is rounded once.
 //
-// Roofline: x and out move once, out twice for a sum, for at most one addition: 8 or 12 bytes per element in f32, 4 or
-// 6 in bf16: bound by memory. To cover its latency (about 600 ns at 25 bytes a nanosecond: an H100 gives a
-// multiprocessor no more) some 16 KB must be on their way to each: 2048 threads with one load of 4 bytes are 8 KB. A
-// thread of `vector` has two loads of 16 bytes in flight, or four for a sum: 64 KB and more.
+// Roofline: x is read once and out written once, and for a sum out is also read; at most one addition per element. That
+// is 8 or 12 bytes per element in f32, 4 or 6 in bf16: memory-bound. To hide the latency of memory (about 600 ns at 25
+// bytes per nanosecond, which is all that an H100 can give an SM), each SM needs some 16 KB in flight: 2048 threads
+// with one load of 4 bytes are 8 KB. A thread of `vector` has two loads of 16 bytes in flight, or four for a sum: 64 KB
+// and more.
 #include "common/vector.cuh"
 
 constexpr int kThreads = 256;
@@ -21,7 +22,7 @@ DEVICE void accumulate(ACCUMULATE_PARAMETERS(X, Out)) {
   out += row_start(blockIdx.x, out_pitch);
   for (int c = blockIdx.y * kThreads + threadIdx.x; c < columns; c += gridDim.y * kThreads) {
     float value = to_float(x[c]);
-    // A copy must not read what it overwrites: it may be uninitialised, and it costs a third of the bytes.
+    // A copy must not read what it overwrites: that may be uninitialised, and reading it would be a third of all bytes.
     out[c] = to<Out>(add ? to_float(out[c]) + value : value);
   }
 }
@@ -42,27 +43,27 @@ KERNEL(accumulate_bf16_f32, kThreads, 8, ACCUMULATE_PARAMETERS(bf16, float)) {
   accumulate(x, out, width, last, x_pitch, out_pitch, add);
 }
 
-// Elements of one access: 16 bytes of either; of two types four elements, 16 bytes of the floats and 8 of the others,
-// so that a warp's access is one run of whole sectors.
+// An access is 16 bytes where both types are the same. Where they differ it is four elements, 16 bytes of the floats
+// and 8 of the bf16, so that a warp accesses a contiguous run of whole sectors.
 template <class T>
-DEVICE Raw<T> load_beside(const T* p, const T*) {
+DEVICE Raw<T> load_matched(const T* p, const T*) {
   return load_raw(p);
 }
-DEVICE float4 load_beside(const float* p, const bf16*) { return load_raw4(p); }
-DEVICE uint2 load_beside(const bf16* p, const float*) { return load_raw4(p); }
-DEVICE void store_beside(bf16* p, const Vec<bf16>& x) { store(p, x); }
+DEVICE float4 load_matched(const float* p, const bf16*) { return load_raw4(p); }
+DEVICE uint2 load_matched(const bf16* p, const float*) { return load_raw4(p); }
+DEVICE void store_matched(bf16* p, const Vec<bf16>& x) { store(p, x); }
 template <class T>
-DEVICE void store_beside(T* p, const Vec<float>& x) {
+DEVICE void store_matched(T* p, const Vec<float>& x) {
   store4(p, x);
 }
 
-// Accesses of a thread before the first is waited for.
+// Accesses that a thread issues before it waits for the first.
 constexpr int kVectors = 2;
 
-// Rows that begin and end at whole accesses.
+// For rows that begin and end at a multiple of the access size.
 template <class X, class Out>
 DEVICE void accumulate_vector(ACCUMULATE_PARAMETERS(X, Out)) {
-  using V = decltype(unpack(load_beside(x, out)));
+  using V = decltype(unpack(load_matched(x, out)));
   constexpr int kStride = V::kSize * kThreads;
   int columns = blockIdx.x + 1 < gridDim.x ? width : last;
   x += row_start(blockIdx.x, x_pitch);
@@ -70,14 +71,14 @@ DEVICE void accumulate_vector(ACCUMULATE_PARAMETERS(X, Out)) {
   const Out* old = out;
   for (int first = blockIdx.y * kVectors * kStride + threadIdx.x * V::kSize; first < columns;
        first += gridDim.y * kVectors * kStride) {
-    decltype(load_beside(x, old)) values[kVectors];
-    decltype(load_beside(old, x)) olds[kVectors];
+    decltype(load_matched(x, old)) values[kVectors];
+    decltype(load_matched(old, x)) olds[kVectors];
 #pragma unroll
     for (int k = 0; k < kVectors; k++) {
       int c = first + k * kStride;
       if (c < columns) {
-        values[k] = load_beside(x + c, old);
-        if (add) olds[k] = load_beside(old + c, x);
+        values[k] = load_matched(x + c, old);
+        if (add) olds[k] = load_matched(old + c, x);
       }
     }
 #pragma unroll
@@ -90,7 +91,7 @@ DEVICE void accumulate_vector(ACCUMULATE_PARAMETERS(X, Out)) {
 #pragma unroll
           for (int j = 0; j < V::kSize; j++) value.v[j] = before.v[j] + value.v[j];
         }
-        store_beside(out + c, value);
+        store_matched(out + c, value);
       }
     }
   }

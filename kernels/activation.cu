@@ -1,13 +1,13 @@
-// dx = dout f'(pre), for an activation f whose gradient no matrix product computes in its epilogue
+// dx = dout f'(pre), for an activation f whose gradient is not computed in the epilogue of a matrix product
 // (common/activation.cuh).
 //
 // dout, pre and dx: [N, C] in rows, as in fill.cu, all float or all bf16. dx may be dout itself, which is why neither
 // is __restrict__: each element is read before the same thread writes it.
 //
-// Roofline: 12 bytes per element (6 in bf16) for about twenty operations and an exponential: bound by memory, in bf16
-// not by far: an H100's memory feeds a multiprocessor 2.4 elements a cycle, at which 40 instructions for each would
-// take three of four issue slots. `vector` leaves these slots to the arithmetic: 16 bytes in each access, four loads of
-// a thread in flight, 64 KB for each multiprocessor with half of its warps.
+// Roofline: 12 bytes per element (6 in bf16) for about twenty operations and an exponential: memory-bound, in bf16 only
+// just. An H100's memory feeds an SM 2.4 elements per cycle, at which rate 40 instructions per element would take three
+// of four issue slots. `vector` leaves these slots to the arithmetic: accesses of 16 bytes, four loads in flight per
+// thread, 64 KB per SM with half of its warps.
 #include "common/activation.cuh"
 #include "common/vector.cuh"
 
@@ -36,10 +36,10 @@ KERNEL(activation_backward_bf16, kThreads, 4, ACTIVATION_PARAMETERS(bf16)) {
   activation_backward(dout, pre, dx, width, last, dout_pitch, pre_pitch, dx_pitch, kind);
 }
 
-// Accesses of a thread, of dout and of pre, before the first is waited for.
+// Accesses to dout and to pre that a thread issues before it waits for the first.
 constexpr int kVectors = 2;
 
-// Rows that begin and end at multiples of 16 bytes.
+// For rows that begin and end at multiples of 16 bytes.
 template <class T>
 DEVICE void activation_backward_vector(ACTIVATION_PARAMETERS(T)) {
   constexpr int kEach = Vec<T>::kSize, kStride = kEach * kThreads;

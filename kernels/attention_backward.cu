@@ -1,29 +1,30 @@
-// The gradient of attention: dq, dk and dv from dout, with the probabilities computed anew from q, k and lse.
+// The gradient of attention: dq, dk and dv from dout. The probabilities are recomputed from q, k and lse.
 //
-// P = exp(scale Q K^T - lse), dP = dout V^T, delta = rowsum(dout out), and then dV = P^T dout, dS = P (dP - delta),
-// dQ = scale dS K, dK = scale dS^T Q. Dropout masks P in dV, and dP, by the words that the forward pass drew. delta
-// is the sum over a row of P dP, which needs no pass over the keys since out is P V.
+// P = exp(scale Q K^T - lse), dP = dout V^T, delta = rowsum(dout out), and then dV = P^T dout, dS = P (dP - delta), dQ
+// = scale dS K, dK = scale dS^T Q. Dropout masks P in dV, and dP, with the words that the forward pass drew. delta is
+// the sum over a row of P dP, which needs no pass over the keys since out is P V.
 //
 // q, dout, dq [B, Tq, H, D], k, v, dk, dv [B, Tk, H, D], lse, delta [B, H, Tq].
 //
-// Every output has one owner: a kernel that goes over the keys makes dQ, and one that goes over the queries makes dK
-// and dV. Scores and dP are computed in both, 14 Tq Tk D FLOPs instead of 10, which is the price of adding in a fixed
-// order without atomics. What a row that sees nothing would divide by does not matter: none of its pairs counts.
+// Every output has one owner: one kernel iterates over the keys and computes dQ, another iterates over the queries and
+// computes dK and dV. Both compute scores and dP, so the total is 14 Tq Tk D FLOPs instead of 10. This is the price of
+// adding in a fixed order without atomics. A row that sees no key would divide by zero, but none of its pairs is used.
 //
-// Roofline. 14 Tq Tk D FLOPs for 4 (5 Tq + 6 Tk) D bytes, per head: bound by the multiply-add pipes, as the forward
+// Roofline. 14 Tq Tk D FLOPs for 4 (5 Tq + 6 Tk) D bytes per head: bound by the multiply-add pipes, like the forward
 // pass.
 //
-// In bf16 see attention_backward_sm80.cu; naive is there for the heads that do not fit its pieces of 16 bytes.
+// For bf16 see attention_backward_sm80.cu; `naive` handles the heads that cannot be accessed 16 bytes at a time.
 //
 //   naive   a warp per query, then a warp per key; any head size.
-//   tiled   a block per 64 queries, then one per 64 keys (32 at D = 128: four tiles of 64 rows are too much for
-//           shared memory); what it does not own passes by 32 rows at a time. Needs D <= 128.
+//   tiled   a block per 64 queries, then a block per 64 keys (32 at D = 128, where four tiles of 64 rows exceed shared
+//           memory). The other operands are streamed 32 rows at a time. Needs D <= 128.
 #include "common/attention.cuh"
 
-// A probability's weight of dout in dv, and of k in dq (q in dk): (dropped p, dS), from a score in units of log2 e.
+// The weight of dout in dv, and that of k in dq (and of q in dk), for one pair: (P after dropout, dS), from a score in
+// units of log2 e.
 DEVICE float2 pair_weights(float score, float log_sum, float dp, float delta, bool keeps, float keep_scale) {
-  const float p = exp2f(score - log_sum), kept = keeps ? keep_scale : 0.0f;
-  return make_float2(p * kept, p * (dp * kept - delta));
+  const float p = exp2f(score - log_sum), keep_factor = keeps ? keep_scale : 0.0f;
+  return make_float2(p * keep_factor, p * (dp * keep_factor - delta));
 }
 
 #define DELTA_PARAMETERS(T)                                                                                            \
@@ -46,8 +47,8 @@ DEVICE void attention_delta(DELTA_PARAMETERS(T)) {
 KERNEL(attention_delta_f32, 128, 1, DELTA_PARAMETERS(float)) { attention_delta<float>(DELTA_ARGUMENTS); }
 KERNEL(attention_delta_bf16, 128, 1, DELTA_PARAMETERS(bf16)) { attention_delta<bf16>(DELTA_ARGUMENTS); }
 
-// dq, from sums that are complete (`reduce` of attention_backward_sm90.cu): eight neighbours a thread. Rows of both hold
-// all heads.
+// Scales complete sums (`reduce` in attention_backward_sm90.cu) and rounds them to dq, eight neighbours per thread.
+// Rows of both hold all heads.
 KERNEL(attention_dq_round_bf16, 256, 1, const float* __restrict__ sums, bf16* __restrict__ dq, int dq_pitch, int rows,
        int width, float scale) {
   const long long piece = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
@@ -64,12 +65,12 @@ KERNEL(attention_dq_round_bf16, 256, 1, const float* __restrict__ sums, bf16* __
 
 // ---- naive --------------------------------------------------------------------------------------------------------
 
-// The weights of one pair; zeros if it does not count.
+// The weights of one pair; zeros if it is masked.
 template <class T>
 DEVICE float2 naive_weights(const Pairs& pairs, int i, int j, const T* __restrict__ query, const T* __restrict__ key,
                             const T* __restrict__ value, const T* __restrict__ gradient, float log_sum,
                             float delta, float scale, int d) {
-  if (!key_counts(pairs, j) || !sees(pairs, i, j)) return make_float2(0.0f, 0.0f);
+  if (!key_valid(pairs, j) || !sees(pairs, i, j)) return make_float2(0.0f, 0.0f);
   const bool keeps = dropout_keeps(pairs.drop, pair_index(pairs, i, j));
   const float score = scale * kLog2E * dot(query, key, d);
   return pair_weights(score, log_sum * kLog2E, dot(gradient, value, d), delta, keeps, pairs.drop.scale);
@@ -85,7 +86,7 @@ DEVICE void attention_dq_naive(INPUT_PARAMETERS(T), T* __restrict__ dq, int dq_p
   const T* keys = head_rows(k, k_pitch, tk, d);
   const T* values = head_rows(v, v_pitch, tk, d);
   T* row = head_rows(dq, dq_pitch, tq, d) + row_start(i, dq_pitch);
-  const float log_sum = lse[head_number() * tq + i], mean = delta[head_number() * tq + i];
+  const float log_sum = lse[head_number() * tq + i], row_delta = delta[head_number() * tq + i];
   const int seen = keys_until(pairs, i);
   for (int first = 0; first < d; first += 32) {
     const int e = first + lane;
@@ -93,7 +94,7 @@ DEVICE void attention_dq_naive(INPUT_PARAMETERS(T), T* __restrict__ dq, int dq_p
     for (int start = 0; start < seen; start += 32) {
       const int j = start + lane, count = min(32, seen - start);
       const float2 weights = naive_weights(pairs, i, j, query, keys + row_start(j, k_pitch),
-                                           values + row_start(j, v_pitch), gradient, log_sum, mean, scale, d);
+                                           values + row_start(j, v_pitch), gradient, log_sum, row_delta, scale, d);
       for (int n = 0; n < count; n++) {
         const float ds = __shfl_sync(kAllLanes, weights.y, n);
         if (e < d) sum += ds * to_float(keys[row_start(start + n, k_pitch) + e]);
@@ -163,13 +164,13 @@ KERNEL(attention_dkdv_naive_bf16, 128, 1, INPUT_PARAMETERS(bf16), bf16* __restri
 
 // ---- tiled --------------------------------------------------------------------------------------------------------
 
-// Rows that a block owns; a thread has four of them together with 7 others.
+// Rows that a block owns. Eight threads share four rows.
 template <int D>
 constexpr int kRows = D <= 64 ? 64 : 32;
 template <int D>
 constexpr int kThreads = kRows<D> * 2;
 
-// A block owns queries and dq; keys and values pass by.
+// A block owns queries and dq; keys and values are streamed.
 template <int D>
 DEVICE void attention_dq_tiled(INPUT_PARAMETERS(float), float* __restrict__ dq, int dq_pitch, int aligned) {
   constexpr int ROWS = kRows<D>, THREADS = kThreads<D>;
@@ -181,10 +182,10 @@ DEVICE void attention_dq_tiled(INPUT_PARAMETERS(float), float* __restrict__ dq, 
   const Pairs pairs = pairs_of(PAIR_ARGUMENTS);
   const float* keys = head_rows(k, k_pitch, tk, d);
   const float* values = head_rows(v, v_pitch, tk, d);
-  // When causal the last queries see the most keys: they begin first.
+  // With a causal mask the last queries see the most keys, so they are processed first.
   const int first = (gridDim.x - 1 - blockIdx.x) * ROWS;
   const int seen = keys_until(pairs, first + ROWS - 1);
-  const float unit = scale * kLog2E;
+  const float scale_log2 = scale * kLog2E;
 
   load_rows<ROWS, D, THREADS>(tile_dout, head_rows(dout, dout_pitch, tq, d), dout_pitch, first, tq, d, aligned);
   load_rows<kColumns, D, THREADS>(tile_v, values, v_pitch, 0, tk, d, aligned);
@@ -193,23 +194,24 @@ DEVICE void attention_dq_tiled(INPUT_PARAMETERS(float), float* __restrict__ dq, 
   load_rows<kColumns, D, THREADS>(tile_k, keys, k_pitch, 0, tk, d, aligned);
   cp_async_commit();
 
-  float log_sum[4], mean[4];
+  float log_sum[4], row_delta[4];
   float4 sum[4][D / 32] = {};
 #pragma unroll
   for (int r = 0; r < 4; r++) {
     const int i = first + thread_row() + r;
     log_sum[r] = i < tq ? lse[head_number() * tq + i] * kLog2E : 0.0f;
-    mean[r] = i < tq ? delta[head_number() * tq + i] : 0.0f;
+    row_delta[r] = i < tq ? delta[head_number() * tq + i] : 0.0f;
   }
 
   for (int start = 0; start < seen; start += kColumns) {
     const int next = start + kColumns;
     float s[4][4], dp[4][4];
-    // V is there, K perhaps not yet: it is the latest group of copies.
+    // V has arrived, K perhaps not yet: it is in the latest group of copies.
     cp_async_wait<1>();
     __syncthreads();
     multiply_rows<D>(dp, tile_dout, tile_v);
-    // K is there, and V done with. Groups are counted, so one is made even when nothing is left to copy.
+    // K has arrived, and V is no longer needed. Waits count groups, so each iteration commits one even if nothing is
+    // left to copy.
     cp_async_wait<0>();
     __syncthreads();
     if (next < seen) load_rows<kColumns, D, THREADS>(tile_v, values, v_pitch, next, tk, d, aligned);
@@ -217,9 +219,9 @@ DEVICE void attention_dq_tiled(INPUT_PARAMETERS(float), float* __restrict__ dq, 
     multiply_rows<D>(s, tile_q, tile_k);
 
     const int j = start + thread_column();
-    bool counts[4];
+    bool valid[4];
 #pragma unroll
-    for (int c = 0; c < 4; c++) counts[c] = key_counts(pairs, j + c);
+    for (int c = 0; c < 4; c++) valid[c] = key_valid(pairs, j + c);
 #pragma unroll
     for (int r = 0; r < 4; r++) {
       const int i = first + thread_row() + r;
@@ -227,8 +229,9 @@ DEVICE void attention_dq_tiled(INPUT_PARAMETERS(float), float* __restrict__ dq, 
       keeps4(pairs, pair_index(pairs, i, j), keeps);
 #pragma unroll
       for (int c = 0; c < 4; c++) {
-        const float2 w = pair_weights(s[r][c] * unit, log_sum[r], dp[r][c], mean[r], keeps[c], pairs.drop.scale);
-        s[r][c] = counts[c] && sees(pairs, i, j + c) ? w.y : 0.0f;
+        const float2 w =
+            pair_weights(s[r][c] * scale_log2, log_sum[r], dp[r][c], row_delta[r], keeps[c], pairs.drop.scale);
+        s[r][c] = valid[c] && sees(pairs, i, j + c) ? w.y : 0.0f;
       }
     }
     share_weights(weights, s);
@@ -246,8 +249,8 @@ DEVICE void attention_dq_tiled(INPUT_PARAMETERS(float), float* __restrict__ dq, 
   }
 }
 
-// A block owns keys, values and their gradients; queries and dout pass by. Tiles of scores are transposed: rows are
-// keys.
+// A block owns keys, values and their gradients; queries and dout are streamed. Tiles of scores are transposed: rows
+// are keys.
 template <int D>
 DEVICE void attention_dkdv_tiled(INPUT_PARAMETERS(float), float* __restrict__ dk, int dk_pitch, float* __restrict__ dv,
                                  int dv_pitch, int aligned) {
@@ -263,9 +266,9 @@ DEVICE void attention_dkdv_tiled(INPUT_PARAMETERS(float), float* __restrict__ dk
   const float* head_lse = lse + head_number() * tq;
   const float* head_delta = delta + head_number() * tq;
   const int first = blockIdx.x * ROWS;
-  // Queries before this see none of the keys.
+  // Earlier queries see none of the keys.
   const int begin = max(0, first - pairs.ahead) / kColumns * kColumns;
-  const float unit = scale * kLog2E;
+  const float scale_log2 = scale * kLog2E;
 
   load_rows<ROWS, D, THREADS>(tile_v, head_rows(v, v_pitch, tk, d), v_pitch, first, tk, d, aligned);
   load_rows<kColumns, D, THREADS>(tile_dout, gradients, dout_pitch, begin, tq, d, aligned);
@@ -274,16 +277,16 @@ DEVICE void attention_dkdv_tiled(INPUT_PARAMETERS(float), float* __restrict__ dk
   load_rows<kColumns, D, THREADS>(tile_q, queries, q_pitch, begin, tq, d, aligned);
   cp_async_commit();
 
-  bool counts[4];
+  bool valid[4];
   float4 key_sum[4][D / 32] = {}, value_sum[4][D / 32] = {};
   const int j = first + thread_row();
 #pragma unroll
-  for (int r = 0; r < 4; r++) counts[r] = key_counts(pairs, j + r);
+  for (int r = 0; r < 4; r++) valid[r] = key_valid(pairs, j + r);
 
   for (int start = begin; start < tq; start += kColumns) {
     const int next = start + kColumns;
     float p[4][4], ds[4][4];
-    // As in dq: dout is there, then q.
+    // As in dq: dout arrives first, then q.
     cp_async_wait<1>();
     __syncthreads();
     multiply_rows<D>(ds, tile_v, tile_dout);
@@ -294,13 +297,13 @@ DEVICE void attention_dkdv_tiled(INPUT_PARAMETERS(float), float* __restrict__ dk
 #pragma unroll
     for (int c = 0; c < 4; c++) {
       const int i = start + thread_column() + c;
-      const float log_sum = i < tq ? head_lse[i] * kLog2E : 0.0f, mean = i < tq ? head_delta[i] : 0.0f;
+      const float log_sum = i < tq ? head_lse[i] * kLog2E : 0.0f, row_delta = i < tq ? head_delta[i] : 0.0f;
       bool keeps[4];
       keeps4(pairs, pair_index(pairs, i, j), keeps);
 #pragma unroll
       for (int r = 0; r < 4; r++) {
-        const float2 w = pair_weights(p[r][c] * unit, log_sum, ds[r][c], mean, keeps[r], pairs.drop.scale);
-        const bool pair = counts[r] && sees(pairs, i, j + r);
+        const float2 w = pair_weights(p[r][c] * scale_log2, log_sum, ds[r][c], row_delta, keeps[r], pairs.drop.scale);
+        const bool pair = valid[r] && sees(pairs, i, j + r);
         p[r][c] = pair ? w.x : 0.0f;
         ds[r][c] = pair ? w.y : 0.0f;
       }

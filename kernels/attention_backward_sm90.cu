@@ -1,72 +1,71 @@
 // The gradient of attention in bf16 by Hopper's warpgroups (sm_90a). The formulas and operands are those of
-// attention_backward.cu; sums, lse and delta are in f32, P and dS are rounded to bf16 before the products that they are weights of.
+// attention_backward.cu. Sums, lse and delta are in f32; P and dS are rounded to bf16 before they are multiplied.
 //
-// In `wgmma` every output has one owner, as in attention_backward_sm80.cu: one kernel makes delta and dQ, 128 queries at a time,
-// then another dK and dV of 128 keys. Scores and dP are computed in both, 14 D FLOPs a pair instead of 10: the price of adding in a
-// fixed order, without a second pass over an f32 dQ in memory, and with all weights in registers, where products leave them.
+// In `wgmma` every output has one owner, as in attention_backward_sm80.cu: one kernel computes delta and dQ of 128
+// queries at a time, another dK and dV of 128 keys. Both compute scores and dP, 14 D FLOPs per pair instead of 10: the
+// price of adding in a fixed order, without a second pass over an f32 dQ in memory, with all weights in registers.
 //
-// Roofline. At D = 64 14 D FLOPs take a multiprocessor's tensor cores 0.22 clocks a pair, two exponentials 0.13. `reduce` makes
-// 10 D FLOPs, 0.16 clocks, and one exponential, 0.06, and adds 4 D bytes to dQ for 128 pairs: 2 bytes a pair, which the
-// second-level cache takes from all multiprocessors.
+// Roofline. At D = 64, 14 D FLOPs take an SM's tensor cores 0.22 clocks per pair, two exponentials 0.13. `reduce` needs
+// 10 D FLOPs, 0.16 clocks, and one exponential, 0.06, and all SMs add 4 D bytes per 128 pairs, 2 per pair, to dQ in L2.
 //
-//   wgmma   Two warpgroups own 64 rows each (common/attention_sm90.cuh). While P is made of scores, dP is computed; while dS is
-//           made of both, the kernel for keys adds to dV; dQ is added to while the next scores are computed. The kernel for keys
-//           computes S^T = K Q^T and dP^T = V dout^T, so that P^T and dS^T are left operands as they are. It reads lse and delta
-//           of a tile's queries from memory, a lane two of each, and hands them over by shuffles. Outputs take the place of what
-//           their owner had, from where the copy engine writes them.
-//   reduce  The kernel for keys makes dQ too. Both warpgroups leave dS^T of a tile's queries in shared memory. With all 128 keys it is
-//           multiplied by one of them, in turns, or at D > 64 by each for 64 of the columns; the copy engine adds the products to an
-//           f32 dQ [B, Tq, H, D] in the workspace, zero before, which a last kernel scales and rounds. In which order works add is
-//           chance: dQ may differ in its last bits from run to run, dK and dV do not. delta comes from attention_backward.cu, zeros
-//           from fill.cu. At D > 64 memory has one place for what works own.
+//   wgmma   Two warpgroups own 64 rows each (common/attention_sm90.cuh). dP is computed while scores become P; in the
+//           kernel for keys, dV is accumulated while dS is computed; dQ is accumulated while the next scores are
+//           computed. The kernel for keys computes S^T = K Q^T and dP^T = V dout^T, so that P^T and dS^T are left
+//           operands as they are. Each lane reads lse and delta of two queries of a tile, and shares them by shuffles.
+//           Outputs replace the operands that their owner held, from where TMA stores them.
+//   reduce  The kernel for keys computes dQ as well. Both warpgroups store dS^T of a tile's queries to shared memory,
+//           and take turns in multiplying it with all 128 keys; at D > 64 each does 64 of the columns. TMA adds the
+//           products to an f32 dQ [B, Tq, H, D] in the workspace (zero before), which a last kernel scales and rounds.
+//           The order of additions is nondeterministic: dQ may differ in its last bits from run to run, dK and dV do
+//           not. delta comes from attention_backward.cu, the zeros from fill.cu. At D > 64 there is only one slot.
 #include "common/attention_sm90.cuh"
 #include "common/float_boxes.cuh"
 
-// Rows that pass by at a time.
-constexpr int kPassing = 64;
+// Rows of a streamed tile.
+constexpr int kStreamed = 64;
 
-// Of a work two operands are owned; each warpgroup has 64 rows of either.
-// Where in `tiles` they are, of operand `which` in one of its places.
+// Operand `which`, of the two that a work tile owns, in a slot of `tiles`: 64 rows of it for each warpgroup.
 template <int WIDTH>
-DEVICE unsigned char* owned_tile(unsigned char* tiles, int place, int which, int group) {
-  return tiles + ((2 * place + which) * 2 + group) * tile_bytes<WIDTH>(kHalf);
+DEVICE unsigned char* owned_tile(unsigned char* tiles, int slot, int which, int group) {
+  return tiles + ((2 * slot + which) * 2 + group) * tile_bytes<WIDTH>(kGroupRows);
 }
 
-// Bytes of them in so many places.
 template <int WIDTH>
-DEVICE constexpr int owned_bytes(int places) {
-  return places * 4 * tile_bytes<WIDTH>(kHalf);
+DEVICE constexpr int owned_bytes(int slots) {
+  return slots * 4 * tile_bytes<WIDTH>(kGroupRows);
 }
 
-// By the thread that copies: two operands' rows from work.first on.
-template <int WIDTH, int PLACES>
-DEVICE void send_owned(unsigned char* tiles, const TensorMap& a, const TensorMap& b, const Places& places, int number,
-                       const Work& work) {
-  const int place = number % PLACES;
-  mbarrier_wait(places.done + place, (number / PLACES & 1) ^ 1);
-  mbarrier_arrive_expect(places.there + place, owned_bytes<WIDTH>(1));
+// Producer: loads the rows of both owned operands from work.first on.
+template <int WIDTH, int SLOTS>
+DEVICE void produce_owned(unsigned char* tiles, const TensorMap& a, const TensorMap& b, const Slots& slots, int number,
+                          const WorkTile& work) {
+  const int slot = number % SLOTS;
+  mbarrier_wait(slots.released + slot, (number / SLOTS & 1) ^ 1);
+  mbarrier_arrive_expect(slots.loaded + slot, owned_bytes<WIDTH>(1));
 #pragma unroll
   for (int g = 0; g < 2; g++) {
-    copy_rows<WIDTH, kHalf>(owned_tile<WIDTH>(tiles, place, 0, g), a, places.there + place, work.first + g * kHalf, work);
-    copy_rows<WIDTH, kHalf>(owned_tile<WIDTH>(tiles, place, 1, g), b, places.there + place, work.first + g * kHalf, work);
+    copy_rows<WIDTH, kGroupRows>(owned_tile<WIDTH>(tiles, slot, 0, g), a, slots.loaded + slot,
+                                 work.first + g * kGroupRows, work);
+    copy_rows<WIDTH, kGroupRows>(owned_tile<WIDTH>(tiles, slot, 1, g), b, slots.loaded + slot,
+                                 work.first + g * kGroupRows, work);
   }
 }
 
 // ---- dQ -----------------------------------------------------------------------------------------------------------
 
-// P of the lane's two rows, in place of scores; 0 where a pair does not count.
-DEVICE void probabilities(float (&s)[kPassing / 2], const float (&log_sum)[2], const Pairs& pairs, int mine, int start,
-                          float unit) {
+// Turns the scores of the lane's two rows into P, in place; 0 where a pair is masked.
+DEVICE void probabilities(float (&s)[kStreamed / 2], const float (&log_sum)[2], const Pairs& pairs, int warp_row,
+                          int start, float scale_log2) {
 #pragma unroll
-  for (int i = 0; i < kPassing / 2; i++) s[i] = exp2_approx(s[i] * unit - log_sum[i / 2 % 2]);
-  if (hides<kPassing>(pairs, mine, start)) hide_pairs<kPassing>(s, pairs, mine, start, 0.0f);
+  for (int i = 0; i < kStreamed / 2; i++) s[i] = exp2_approx(s[i] * scale_log2 - log_sum[i / 2 % 2]);
+  if (may_mask<kStreamed>(pairs, warp_row, start)) mask_pairs<kStreamed>(s, pairs, warp_row, start, 0.0f);
 }
 
-// Dropout's part of dP.
-DEVICE void drop_gradients(float (&ds)[kPassing / 2], const Pairs& pairs, int mine, int start) {
+// Applies dropout to dP.
+DEVICE void drop_gradients(float (&ds)[kStreamed / 2], const Pairs& pairs, int warp_row, int start) {
 #pragma unroll
-  for (int h = 0; h < kPassing / 32; h++) {
-    const unsigned keeps = keeps_of_queries<1>(pairs, mine, start + 32 * h);
+  for (int h = 0; h < kStreamed / 32; h++) {
+    const unsigned keeps = keeps_of_queries<1>(pairs, warp_row, start + 32 * h);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
 #pragma unroll
@@ -89,10 +88,10 @@ DEVICE void attention_dq_wgmma(const TensorMap& q, const TensorMap& k, const Ten
                                const bf16* __restrict__ out, int out_pitch, const float* __restrict__ lse,
                                float* __restrict__ delta, PAIR_PARAMETERS, float scale, int d, int heads, int batches) {
   SMEM_DYN(unsigned char, tiles);
-  Places places;
-  Ring<WIDTH, kPassing, STAGES> ring;
-  open_block(places, ring, tiles + owned_bytes<WIDTH>(2));
-  const int count = works(tq, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
+  Slots slots;
+  Ring<WIDTH, kStreamed, STAGES> ring;
+  init_pipeline(slots, ring, tiles + owned_bytes<WIDTH>(2));
+  const int count = tile_count(tq, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
   if (group == 2) {
     give_registers<40>();
     if (threadIdx.x != 256) return;
@@ -102,13 +101,13 @@ DEVICE void attention_dq_wgmma(const TensorMap& q, const TensorMap& k, const Ten
     tma_prefetch(dout_map);
 #pragma unroll 1
     for (int t = blockIdx.x, number = 0; t < count; t += gridDim.x, number++) {
-      const Work work = work_at(t, tq, heads, batches, false);
-      send_owned<WIDTH, 2>(tiles, q, dout_map, places, number, work);
-      const int seen = min(tk, min(work.first + kOwned, tq) + ahead);
+      const WorkTile work = work_tile(t, tq, heads, batches, false);
+      produce_owned<WIDTH, 2>(tiles, q, dout_map, slots, number, work);
+      const int seen = min(tk, min(work.first + kTileRows, tq) + ahead);
 #pragma unroll 1
-      for (int start = 0; start < seen; start += kPassing) {
-        send(ring, k, start, work);
-        send(ring, v, start, work);
+      for (int start = 0; start < seen; start += kStreamed) {
+        produce(ring, k, start, work);
+        produce(ring, v, start, work);
       }
     }
     return;
@@ -116,70 +115,70 @@ DEVICE void attention_dq_wgmma(const TensorMap& q, const TensorMap& k, const Ten
 
   take_registers<232>();
   const Dropout drop = dropout_of(state, site, p);
-  const float unit = scale * kLog2E;
+  const float scale_log2 = scale * kLog2E;
 #pragma unroll 1
   for (int t = blockIdx.x, number = 0; t < count; t += gridDim.x, number++) {
-    const Work work = work_at(t, tq, heads, batches, false);
-    const Pairs pairs = pairs_of_work(work, key_mask, mask_pitch, drop, causal, tq, tk);
-    const int place = number % 2, seen = keys_until(pairs, min(work.first + kOwned, tq) - 1);
-    const int first = work.first + group * kHalf, mine = first + threadIdx.x % 128 / 32 * 16;
-    float mean[1][2], log_sum[2];
+    const WorkTile work = work_tile(t, tq, heads, batches, false);
+    const Pairs pairs = pairs_of_tile(work, key_mask, mask_pitch, drop, causal, tq, tk);
+    const int slot = number % 2, seen = keys_until(pairs, min(work.first + kTileRows, tq) - 1);
+    const int first = work.first + group * kGroupRows, warp_row = first + threadIdx.x % 128 / 32 * 16;
+    float row_delta[1][2], log_sum[2];
     const long long row = static_cast<long long>(work.batch) * tq;
-    row_deltas<1>(mean, dout + row_start(row, dout_pitch) + row_start(work.head, d), dout_pitch,
-                  out + row_start(row, out_pitch) + row_start(work.head, d), out_pitch, mine, tq, d);
+    row_deltas<1>(row_delta, dout + row_start(row, dout_pitch) + row_start(work.head, d), dout_pitch,
+                  out + row_start(row, out_pitch) + row_start(work.head, d), out_pitch, warp_row, tq, d);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      const int i = mine + 8 * r + lane_row();
+      const int i = warp_row + 8 * r + lane_row();
       log_sum[r] = i < tq ? lse[work.all * tq + i] * kLog2E : 0.0f;
-      if (lane_column() == 0 && i < tq) delta[work.all * tq + i] = mean[0][r];
+      if (lane_column() == 0 && i < tq) delta[work.all * tq + i] = row_delta[0][r];
     }
 
-    unsigned char* queries = owned_tile<WIDTH>(tiles, place, 0, group);
-    const unsigned char* gradients = owned_tile<WIDTH>(tiles, place, 1, group);
-    float s[kPassing / 2], ds[kPassing / 2], sum[WIDTH / 2];
-    unsigned weights[kPassing / 16][4];
-    int before = 0;
-    mbarrier_wait(places.there + place, number / 2 & 1);
+    unsigned char* queries = owned_tile<WIDTH>(tiles, slot, 0, group);
+    const unsigned char* gradients = owned_tile<WIDTH>(tiles, slot, 1, group);
+    float s[kStreamed / 2], ds[kStreamed / 2], sum[WIDTH / 2];
+    unsigned weights[kStreamed / 16][4];
+    int previous = 0;
+    mbarrier_wait(slots.loaded + slot, number / 2 & 1);
 #pragma unroll 1
-    for (int start = 0; start < seen; start += kPassing) {
-      const int keys = receive(ring), values = receive(ring);
+    for (int start = 0; start < seen; start += kStreamed) {
+      const int keys = consumer_wait(ring), values = consumer_wait(ring);
       wgmma_fence();
-      multiply_rows<WIDTH, kPassing>(s, queries, tile_of(ring, keys));
+      multiply_rows<WIDTH, kStreamed>(s, queries, tile_of(ring, keys));
       wgmma_commit();
-      multiply_rows<WIDTH, kPassing>(ds, gradients, tile_of(ring, values));
+      multiply_rows<WIDTH, kStreamed>(ds, gradients, tile_of(ring, values));
       wgmma_commit();
       wgmma_wait<1>();
       wgmma_hold(s);
       wgmma_hold(weights);
-      // Products of the weights of before, too.
-      if (start > 0) release(ring, before);
-      probabilities(s, log_sum, pairs, mine, start, unit);
+      // The product with the previous weights is complete, too.
+      if (start > 0) consumer_release(ring, previous);
+      probabilities(s, log_sum, pairs, warp_row, start, scale_log2);
       wgmma_wait<0>();
       wgmma_hold(ds);
-      release(ring, values);
-      if (pairs.drop.threshold) drop_gradients(ds, pairs, mine, start);
+      consumer_release(ring, values);
+      if (pairs.drop.threshold) drop_gradients(ds, pairs, warp_row, start);
 #pragma unroll
-      for (int i = 0; i < kPassing / 2; i++) ds[i] = s[i] * (ds[i] - mean[0][i / 2 % 2]);
-      pack_weights<kPassing>(weights, ds);
+      for (int i = 0; i < kStreamed / 2; i++) ds[i] = s[i] * (ds[i] - row_delta[0][i / 2 % 2]);
+      pack_weights<kStreamed>(weights, ds);
       wgmma_hold(weights);
       wgmma_fence();
-      add_products<WIDTH, kPassing>(sum, weights, tile_of(ring, keys), start > 0);
+      add_products<WIDTH, kStreamed>(sum, weights, tile_of(ring, keys), start > 0);
       wgmma_commit();
-      before = keys;
+      previous = keys;
     }
     wgmma_wait<0>();
     wgmma_hold(sum);
     if (seen > 0) {
-      release(ring, before);
+      consumer_release(ring, previous);
     } else {
 #pragma unroll
       for (int i = 0; i < WIDTH / 2; i++) sum[i] = 0.0f;
     }
     const float scales[2] = {scale, scale};
-    // All of the warpgroup is done with its queries.
+    // The whole warpgroup has finished reading its queries.
     named_barrier(1 + group, 128);
-    put_rows<WIDTH>(queries, sum, scales);
-    give_back(places.done + place, 1 + group, [&] { store_rows<WIDTH>(dq, queries, first, work); });
+    stage_rows<WIDTH>(queries, sum, scales);
+    store_and_release(slots.released + slot, 1 + group, [&] { store_rows<WIDTH>(dq, queries, first, work); });
   }
 }
 
@@ -194,59 +193,59 @@ DQ(128, 6)
 
 // ---- dK and dV ----------------------------------------------------------------------------------------------------
 
-// Of a tile's queries: lse, times log2 e, and delta; a lane has those of queries `lane` and 32 + `lane`, and asks the others for its
-// columns'. Zeros beyond the last: with these, and dout zero, such a query adds nothing: P is 1, and dS is 0.
+// lse, times log2 e, and delta of a tile's queries. A lane holds those of queries `lane` and 32 + `lane`; others get
+// them by shuffles. Zeros beyond the end: with these, and dout zero, a query adds nothing, since P is 1 and dS is 0.
 struct Statistics {
-  float log_sum[kPassing / 32], mean[kPassing / 32];
+  float log_sum[kStreamed / 32], row_delta[kStreamed / 32];
 };
 
-DEVICE void take_statistics(Statistics& of, const float* __restrict__ lse, const float* __restrict__ delta, int start,
-                            int count) {
+DEVICE void load_statistics(Statistics& stats, const float* __restrict__ lse, const float* __restrict__ delta,
+                            int start, int count) {
 #pragma unroll
-  for (int h = 0; h < kPassing / 32; h++) {
+  for (int h = 0; h < kStreamed / 32; h++) {
     const int query = start + 32 * h + lane_number();
-    of.log_sum[h] = query < count ? lse[query] * kLog2E : 0.0f;
-    of.mean[h] = query < count ? delta[query] : 0.0f;
+    stats.log_sum[h] = query < count ? lse[query] * kLog2E : 0.0f;
+    stats.row_delta[h] = query < count ? delta[query] : 0.0f;
   }
 }
 
-// That of the lane's column 8 n + 2 (lane % 4) + c.
-DEVICE float of_column(const float (&all)[kPassing / 32], int n, int c) {
+// The value for the lane's column 8 n + 2 (lane % 4) + c.
+DEVICE float column_value(const float (&all)[kStreamed / 32], int n, int c) {
   return __shfl_sync(kAllLanes, all[n / 4], n % 4 * 8 + lane_column() + c);
 }
 
-// P^T in place of scores; 0 where a query does not see a key. A key that the mask hides, or beyond the end, is computed with like
-// any other, since its rows of sums are its own, and is left out when these are written.
-DEVICE void key_probabilities(float (&s)[kPassing / 2], const Statistics& of, const Pairs& pairs, int mine, int start,
-                              float unit) {
+// Turns scores into P^T, in place; 0 where a query does not see a key. A key that is masked, or beyond the end, is
+// computed like any other: it only affects its own rows of the sums, which are set to zero in the end.
+DEVICE void key_probabilities(float (&s)[kStreamed / 2], const Statistics& stats, const Pairs& pairs, int warp_row,
+                              int start, float scale_log2) {
 #pragma unroll
-  for (int n = 0; n < kPassing / 8; n++) {
+  for (int n = 0; n < kStreamed / 8; n++) {
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-      const float log_sum = of_column(of.log_sum, n, c);
-      s[4 * n + c] = exp2_approx(s[4 * n + c] * unit - log_sum);
-      s[4 * n + 2 + c] = exp2_approx(s[4 * n + 2 + c] * unit - log_sum);
+      const float log_sum = column_value(stats.log_sum, n, c);
+      s[4 * n + c] = exp2_approx(s[4 * n + c] * scale_log2 - log_sum);
+      s[4 * n + 2 + c] = exp2_approx(s[4 * n + 2 + c] * scale_log2 - log_sum);
     }
   }
   // The first query sees the last key.
-  if (start + pairs.ahead >= mine + 15) return;
+  if (start + pairs.ahead >= warp_row + 15) return;
 #pragma unroll
-  for (int i = 0; i < kPassing / 2; i++) {
-    const int query = start + i / 4 * 8 + lane_column() + i % 2, key = mine + i / 2 % 2 * 8 + lane_row();
+  for (int i = 0; i < kStreamed / 2; i++) {
+    const int query = start + i / 4 * 8 + lane_column() + i % 2, key = warp_row + i / 2 % 2 * 8 + lane_row();
     if (query + pairs.ahead < key) s[i] = 0.0f;
   }
 }
 
-// Which pairs dropout keeps: bit 8 i + 2 n + c of word h for the lane's key 8 i + lane / 4 and query 32 h + 8 n + 2 (lane % 4) + c.
-DEVICE void draw_keys(unsigned (&keeps)[kPassing / 32], const Pairs& pairs, int mine, int start) {
+// What dropout keeps: bit 8 i + 2 n + c of word h is key 8 i + lane / 4 and query 32 h + 8 n + 2 (lane % 4) + c.
+DEVICE void draw_keys(unsigned (&keeps)[kStreamed / 32], const Pairs& pairs, int warp_row, int start) {
 #pragma unroll
-  for (int h = 0; h < kPassing / 32; h++) keeps[h] = keeps_of_keys<1, 32>(pairs, mine, start + 32 * h);
+  for (int h = 0; h < kStreamed / 32; h++) keeps[h] = keeps_of_keys<1, 32>(pairs, warp_row, start + 32 * h);
 }
 
-// Drops weights of dV.
-DEVICE void drop_weights(unsigned (&weights)[kPassing / 16][4], const unsigned (&keeps)[kPassing / 32]) {
+// Applies dropout to the weights of dV.
+DEVICE void drop_weights(unsigned (&weights)[kStreamed / 16][4], const unsigned (&keeps)[kStreamed / 32]) {
 #pragma unroll
-  for (int n = 0; n < kPassing / 8; n++) {
+  for (int n = 0; n < kStreamed / 8; n++) {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       const unsigned both = keeps[n / 4] >> (8 * r + n % 4 * 2);
@@ -255,95 +254,94 @@ DEVICE void drop_weights(unsigned (&weights)[kPassing / 16][4], const unsigned (
   }
 }
 
-// Dropout's part of dP^T.
-DEVICE void drop_key_gradients(float (&ds)[kPassing / 2], const unsigned (&keeps)[kPassing / 32], float scale) {
+DEVICE void drop_key_gradients(float (&ds)[kStreamed / 2], const unsigned (&keeps)[kStreamed / 32], float scale) {
 #pragma unroll
-  for (int i = 0; i < kPassing / 2; i++) {
+  for (int i = 0; i < kStreamed / 2; i++) {
     ds[i] *= keeps[i / 16] >> (i / 2 % 2 * 8 + i / 4 % 4 * 2 + i % 2) & 1 ? scale : 0.0f;
   }
 }
 
-// ---- dQ beside them -----------------------------------------------------------------------------------------------
+// ---- dQ, for `reduce` ---------------------------------------------------------------------------------------------
 
-constexpr int kFloats = 32;          // Columns of a box of f32.
-constexpr int kTile = kHalf * kRow;  // Bytes of it, of 64 rows, and of weights of a warpgroup.
+constexpr int kFloatColumns = 32;                   // Columns of a box of f32.
+constexpr int kTileBytes = kGroupRows * kRowBytes;  // Bytes of such a box of 64 rows, and of a warpgroup's weights.
 
-// Where behind all stages dS^T of a warpgroup's keys and a tile's queries is, in one of two places; and behind these its boxes of dQ.
-DEVICE unsigned char* weights_of(unsigned char* behind, int number, int group) {
-  return behind + (number % 2 * 2 + group) * kTile;
+// Behind all stages: two buffers for dS^T of each warpgroup's keys and a tile's queries, then each warpgroup's dQ boxes.
+DEVICE unsigned char* ds_buffer(unsigned char* buffers, int number, int group) {
+  return buffers + (number % 2 * 2 + group) * kTileBytes;
 }
 
-DEVICE unsigned char* boxes_of(unsigned char* behind, int group) { return behind + (4 + 2 * group) * kTile; }
+DEVICE unsigned char* dq_boxes(unsigned char* buffers, int group) { return buffers + (4 + 2 * group) * kTileBytes; }
 
-// Nor does a key that does not count give anything to dQ.
-DEVICE void hide_keys(float (&s)[kPassing / 2], const bool (&counts)[2]) {
-  if (counts[0] && counts[1]) return;
+// Masked keys must not contribute to dQ.
+DEVICE void mask_keys(float (&s)[kStreamed / 2], const bool (&valid)[2]) {
+  if (valid[0] && valid[1]) return;
 #pragma unroll
-  for (int i = 0; i < kPassing / 2; i++) {
-    if (!counts[i / 2 % 2]) s[i] = 0.0f;
+  for (int i = 0; i < kStreamed / 2; i++) {
+    if (!valid[i / 2 % 2]) s[i] = 0.0f;
   }
 }
 
-// dS^T of the warpgroup's keys: a row for each.
-DEVICE void put_weights(unsigned char* tile, const unsigned (&weights)[kPassing / 16][4]) {
+// Stages dS^T of the warpgroup's keys, one row per key.
+DEVICE void stage_weights(unsigned char* tile, const unsigned (&weights)[kStreamed / 16][4]) {
   const int lane = lane_number(), line = threadIdx.x % 128 / 32 * 16 + lane % 16;
 #pragma unroll
-  for (int n = 0; n < kPassing / 16; n++) {
-    stmatrix_x4(tile + line * kRow + ((2 * n + lane / 16) ^ line % 8) * 16, weights[n]);
+  for (int n = 0; n < kStreamed / 16; n++) {
+    stmatrix_x4(tile + line * kRowBytes + ((2 * n + lane / 16) ^ line % 8) * 16, weights[n]);
   }
 }
 
-// 64 columns of a tile's queries, by one warpgroup: dQ += dS K over the keys of both, whose weights and tiles follow one another.
+// By one warpgroup, for 64 columns of a tile's queries: dQ += dS K over the keys of both, whose buffers are contiguous.
 template <int WIDTH>
-DEVICE void add_queries(const TensorMap& dq, const unsigned char* weights, const unsigned char* keys,
-                        unsigned char* boxes, int column, int start, const Work& work, int barrier) {
+DEVICE void add_dq(const TensorMap& dq, const unsigned char* weights, const unsigned char* keys,
+                   unsigned char* boxes, int column, int start, const WorkTile& work, int barrier) {
   float sum[32];
   wgmma_fence();
 #pragma unroll
   for (int g = 0; g < 2; g++) {
 #pragma unroll
-    for (int step = 0; step < kHalf / 16; step++) {
-      wgmma_bf16<true, true>(sum, along_rows<kHalf>(weights + g * kTile, step),
-                             along_rows<kHalf>(keys + g * tile_bytes<WIDTH>(kHalf), step), g > 0 || step > 0);
+    for (int step = 0; step < kGroupRows / 16; step++) {
+      wgmma_bf16<true, true>(sum, mn_major<kGroupRows>(weights + g * kTileBytes, step),
+                             mn_major<kGroupRows>(keys + g * tile_bytes<WIDTH>(kGroupRows), step), g > 0 || step > 0);
     }
   }
   wgmma_commit();
-  // What was in the boxes has been read.
+  // The previous additions have read the boxes.
   if (threadIdx.x % 128 == 0) tma_store_wait_read<0>();
   named_barrier(barrier, 128);
   wgmma_wait<0>();
   wgmma_hold(sum);
 #pragma unroll
   for (int b = 0; b < 2; b++) {
-    put_floats(boxes + b * kTile, reinterpret_cast<const float(&)[4][4]>(sum[b * kFloats / 2]));
+    stage_floats(boxes + b * kTileBytes, reinterpret_cast<const float(&)[4][4]>(sum[b * kFloatColumns / 2]));
   }
   fence_async();
   named_barrier(barrier, 128);
   if (threadIdx.x % 128 == 0) {
 #pragma unroll
     for (int b = 0; b < 2; b++) {
-      tma_add(dq, boxes + b * kTile, column + b * kFloats, start, work.head, work.batch);
+      tma_add(dq, boxes + b * kTileBytes, column + b * kFloatColumns, start, work.head, work.batch);
     }
     tma_store_commit();
   }
 }
 
-// ---- Works of keys ------------------------------------------------------------------------------------------------
+// ---- dK and dV, and dQ for `reduce` -------------------------------------------------------------------------------
 
-// `dq`: none where another kernel makes it.
-template <int WIDTH, int STAGES, bool WITH_QUERIES>
+// `dq`: null if another kernel computes it.
+template <int WIDTH, int STAGES, bool WITH_DQ>
 DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const TensorMap& k, const TensorMap& v,
                                  const TensorMap& dout, const TensorMap& dk, const TensorMap& dv,
                                  const float* __restrict__ lse, const float* __restrict__ delta, PAIR_PARAMETERS,
                                  float scale, int heads, int batches) {
-  // What works own has one place where dQ takes the other.
-  constexpr int kPlaces = WITH_QUERIES && WIDTH > 64 ? 1 : 2;
+  // With dQ in wide heads, shared memory has only one slot for owned operands.
+  constexpr int kSlots = WITH_DQ && WIDTH > 64 ? 1 : 2;
   SMEM_DYN(unsigned char, tiles);
-  unsigned char* behind = tiles + owned_bytes<WIDTH>(kPlaces) + STAGES * tile_bytes<WIDTH>(kPassing);
-  Places places;
-  Ring<WIDTH, kPassing, STAGES> ring;
-  open_block<kPlaces>(places, ring, tiles + owned_bytes<WIDTH>(kPlaces));
-  const int count = works(tk, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
+  unsigned char* buffers = tiles + owned_bytes<WIDTH>(kSlots) + STAGES * tile_bytes<WIDTH>(kStreamed);
+  Slots slots;
+  Ring<WIDTH, kStreamed, STAGES> ring;
+  init_pipeline<kSlots>(slots, ring, tiles + owned_bytes<WIDTH>(kSlots));
+  const int count = tile_count(tk, heads, batches), ahead = causal ? tk - tq : tk, group = threadIdx.x / 128;
   if (group == 2) {
     give_registers<24>();
     if (threadIdx.x != 256) return;
@@ -353,122 +351,124 @@ DEVICE void attention_dkdv_wgmma(const TensorMap* dq, const TensorMap& q, const 
     tma_prefetch(dout);
 #pragma unroll 1
     for (int t = blockIdx.x, number = 0; t < count; t += gridDim.x, number++) {
-      const Work work = work_at(t, tk, heads, batches, true);
-      send_owned<WIDTH, kPlaces>(tiles, k, v, places, number, work);
-      // Queries before these see none of the keys.
+      const WorkTile work = work_tile(t, tk, heads, batches, true);
+      produce_owned<WIDTH, kSlots>(tiles, k, v, slots, number, work);
+      // Earlier queries see none of the keys.
 #pragma unroll 1
-      for (int start = max(0, work.first - ahead) / kPassing * kPassing; start < tq; start += kPassing) {
-        send(ring, q, start, work);
-        send(ring, dout, start, work);
+      for (int start = max(0, work.first - ahead) / kStreamed * kStreamed; start < tq; start += kStreamed) {
+        produce(ring, q, start, work);
+        produce(ring, dout, start, work);
       }
     }
     return;
   }
 
-  // Sums of 128 columns take all that there are.
+  // The sums of 128 columns take all registers there are.
   take_registers<240>();
   const Dropout drop = dropout_of(state, site, p);
-  const float unit = scale * kLog2E;
+  const float scale_log2 = scale * kLog2E;
 #pragma unroll 1
   for (int t = blockIdx.x, number = 0; t < count; t += gridDim.x, number++) {
-    const Work work = work_at(t, tk, heads, batches, true);
-    const Pairs pairs = pairs_of_work(work, key_mask, mask_pitch, drop, causal, tq, tk);
-    const int place = number % kPlaces, first = work.first + group * kHalf, mine = first + threadIdx.x % 128 / 32 * 16;
-    const int begin = max(0, work.first - ahead) / kPassing * kPassing;
+    const WorkTile work = work_tile(t, tk, heads, batches, true);
+    const Pairs pairs = pairs_of_tile(work, key_mask, mask_pitch, drop, causal, tq, tk);
+    const int slot = number % kSlots, first = work.first + group * kGroupRows;
+    const int warp_row = first + threadIdx.x % 128 / 32 * 16;
+    const int begin = max(0, work.first - ahead) / kStreamed * kStreamed;
     const float *head_lse = lse + work.all * tq, *head_delta = delta + work.all * tq;
-    unsigned char *keys = owned_tile<WIDTH>(tiles, place, 0, group), *values = owned_tile<WIDTH>(tiles, place, 1, group);
-    float s[kPassing / 2], ds[kPassing / 2], key_sum[WIDTH / 2], value_sum[WIDTH / 2];
-    unsigned value_weights[kPassing / 16][4], key_weights[kPassing / 16][4];
-    bool counting[2] = {};
-    if constexpr (WITH_QUERIES) {
+    unsigned char *keys = owned_tile<WIDTH>(tiles, slot, 0, group), *values = owned_tile<WIDTH>(tiles, slot, 1, group);
+    float s[kStreamed / 2], ds[kStreamed / 2], key_sum[WIDTH / 2], value_sum[WIDTH / 2];
+    unsigned value_weights[kStreamed / 16][4], key_weights[kStreamed / 16][4];
+    bool valid_rows[2] = {};
+    if constexpr (WITH_DQ) {
 #pragma unroll
-      for (int r = 0; r < 2; r++) counting[r] = key_counts(pairs, mine + 8 * r + lane_row());
+      for (int r = 0; r < 2; r++) valid_rows[r] = key_valid(pairs, warp_row + 8 * r + lane_row());
     }
-    mbarrier_wait(places.there + place, number / kPlaces & 1);
+    mbarrier_wait(slots.loaded + slot, number / kSlots & 1);
 #pragma unroll 1
-    for (int start = begin; start < tq; start += kPassing) {
-      // Before the scores take their registers.
-      unsigned keeps[kPassing / 32] = {};
-      if (pairs.drop.threshold) draw_keys(keeps, pairs, mine, start);
-      Statistics of;
-      take_statistics(of, head_lse, head_delta, start, tq);
-      const int queries = receive(ring), gradients = receive(ring);
+    for (int start = begin; start < tq; start += kStreamed) {
+      // Computed before the scores take their registers.
+      unsigned keeps[kStreamed / 32] = {};
+      if (pairs.drop.threshold) draw_keys(keeps, pairs, warp_row, start);
+      Statistics stats;
+      load_statistics(stats, head_lse, head_delta, start, tq);
+      const int queries = consumer_wait(ring), gradients = consumer_wait(ring);
       wgmma_fence();
-      multiply_rows<WIDTH, kPassing>(s, keys, tile_of(ring, queries));
+      multiply_rows<WIDTH, kStreamed>(s, keys, tile_of(ring, queries));
       wgmma_commit();
-      multiply_rows<WIDTH, kPassing>(ds, values, tile_of(ring, gradients));
+      multiply_rows<WIDTH, kStreamed>(ds, values, tile_of(ring, gradients));
       wgmma_commit();
       wgmma_wait<1>();
       wgmma_hold(s);
-      key_probabilities(s, of, pairs, mine, start, unit);
-      if constexpr (WITH_QUERIES) hide_keys(s, counting);
-      pack_weights<kPassing>(value_weights, s);
+      key_probabilities(s, stats, pairs, warp_row, start, scale_log2);
+      if constexpr (WITH_DQ) mask_keys(s, valid_rows);
+      pack_weights<kStreamed>(value_weights, s);
       if (pairs.drop.threshold) drop_weights(value_weights, keeps);
       wgmma_hold(value_weights);
       wgmma_fence();
-      add_products<WIDTH, kPassing>(value_sum, value_weights, tile_of(ring, gradients), start > begin);
+      add_products<WIDTH, kStreamed>(value_sum, value_weights, tile_of(ring, gradients), start > begin);
       wgmma_commit();
       wgmma_wait<1>();
       wgmma_hold(ds);
       if (pairs.drop.threshold) drop_key_gradients(ds, keeps, pairs.drop.scale);
 #pragma unroll
-      for (int n = 0; n < kPassing / 8; n++) {
+      for (int n = 0; n < kStreamed / 8; n++) {
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-          const float mean = of_column(of.mean, n, c);
-          ds[4 * n + c] = s[4 * n + c] * (ds[4 * n + c] - mean);
-          ds[4 * n + 2 + c] = s[4 * n + 2 + c] * (ds[4 * n + 2 + c] - mean);
+          const float row_delta = column_value(stats.row_delta, n, c);
+          ds[4 * n + c] = s[4 * n + c] * (ds[4 * n + c] - row_delta);
+          ds[4 * n + 2 + c] = s[4 * n + 2 + c] * (ds[4 * n + 2 + c] - row_delta);
         }
       }
-      pack_weights<kPassing>(key_weights, ds);
-      const int passed = (start - begin) / kPassing;
-      if constexpr (WITH_QUERIES) {
-        put_weights(weights_of(behind, passed, group), key_weights);
+      pack_weights<kStreamed>(key_weights, ds);
+      const int iteration = (start - begin) / kStreamed;
+      if constexpr (WITH_DQ) {
+        stage_weights(ds_buffer(buffers, iteration, group), key_weights);
         fence_async();
       }
       wgmma_hold(key_weights);
       wgmma_fence();
-      add_products<WIDTH, kPassing>(key_sum, key_weights, tile_of(ring, queries), start > begin);
+      add_products<WIDTH, kStreamed>(key_sum, key_weights, tile_of(ring, queries), start > begin);
       wgmma_commit();
-      // Weights of both are there; those of the tile before, whoever multiplied them, have been read.
-      if constexpr (WITH_QUERIES) named_barrier(3, 256);
-      // Nor are there registers for the next scores meanwhile.
+      // The weights of both warpgroups are staged; those of the previous tile have been read, by whichever warpgroup.
+      if constexpr (WITH_DQ) named_barrier(3, 256);
+      // There are no registers for the next scores until these products are complete.
       wgmma_wait<0>();
       wgmma_hold(key_sum);
       wgmma_hold(value_sum);
-      release(ring, queries);
-      release(ring, gradients);
-      if constexpr (WITH_QUERIES) {
+      consumer_release(ring, queries);
+      consumer_release(ring, gradients);
+      if constexpr (WITH_DQ) {
         const int column = WIDTH > 64 ? 64 * group : 0;
-        if (WIDTH > 64 || passed % 2 == group) {
-          add_queries<WIDTH>(*dq, weights_of(behind, passed, 0), owned_tile<WIDTH>(tiles, place, 0, 0) + column / 64 * kTile,
-                             boxes_of(behind, group), column, start, work, 1 + group);
+        if (WIDTH > 64 || iteration % 2 == group) {
+          add_dq<WIDTH>(*dq, ds_buffer(buffers, iteration, 0),
+                        owned_tile<WIDTH>(tiles, slot, 0, 0) + column / 64 * kTileBytes, dq_boxes(buffers, group),
+                        column, start, work, 1 + group);
         }
       }
     }
     float key_scales[2], value_scales[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      const bool counts = begin < tq && key_counts(pairs, mine + 8 * r + lane_row());
-      key_scales[r] = counts ? scale : 0.0f;
-      value_scales[r] = counts ? pairs.drop.scale : 0.0f;
-      if (!counts) {
-        // What a hidden key was given may be infinite; what no query sees was given nothing.
+      const bool valid = begin < tq && key_valid(pairs, warp_row + 8 * r + lane_row());
+      key_scales[r] = valid ? scale : 0.0f;
+      value_scales[r] = valid ? pairs.drop.scale : 0.0f;
+      if (!valid) {
+        // The sums of a masked key may be infinite; those of a key that no query sees were never written.
 #pragma unroll
         for (int i = 0; i < WIDTH / 2; i++) {
           if (i / 2 % 2 == r) key_sum[i] = value_sum[i] = 0.0f;
         }
       }
     }
-    // All of the warpgroup is done with its keys and values; so is the other, where it multiplied them.
-    if constexpr (WITH_QUERIES) {
+    // The warpgroup has finished reading its keys and values; with dQ, so has the other one, which reads them too.
+    if constexpr (WITH_DQ) {
       named_barrier(3, 256);
     } else {
       named_barrier(1 + group, 128);
     }
-    put_rows<WIDTH>(keys, key_sum, key_scales);
-    put_rows<WIDTH>(values, value_sum, value_scales);
-    give_back(places.done + place, 1 + group, [&] {
+    stage_rows<WIDTH>(keys, key_sum, key_scales);
+    stage_rows<WIDTH>(values, value_sum, value_scales);
+    store_and_release(slots.released + slot, 1 + group, [&] {
       store_rows<WIDTH>(dk, keys, first, work);
       store_rows<WIDTH>(dv, values, first, work);
     });

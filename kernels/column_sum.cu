@@ -1,22 +1,22 @@
 // out[c] (+)= sum over rows n of x[n, c]: the gradient of a bias.
 //
-// x: [N, C] in rows `pitch` apart, float or bf16; out: [C], float in any case. Without rows the sum is zero. Each
-// element of `out` is added up in an order that depends on N and C alone: the same bits every time.
+// x: [N, C] in rows `pitch` apart, float or bf16; out: [C], always float. Without rows the sum is zero. Each element of
+// `out` is added up in an order that depends on N and C alone: the result has the same bits every time.
 //
-// Roofline: 4 bytes (2 in bf16) and one addition per element of x: bound by memory, once there are enough loads in
-// flight, 16 KB for each of an H100's 132 multiprocessors. `naive` and `tiled` spread only columns over blocks, so a
-// narrow x (C < 32 x multiprocessors) leaves multiprocessors idle. `vector` cuts the rows as well, into some 500 blocks
-// in all, each of which leaves a row of partial sums in the workspace, and a second launch adds those up: at C = 768 in
-// bf16 and N = 8192, 3 x 128 blocks of 256 threads with four 16-byte loads in flight, 16 KB each; the partial sums are
-// 0.4 MB next to the 12.6 MB of x, and do not leave the second-level cache.
+// Roofline: 4 bytes (2 in bf16) and one addition per element of x: memory-bound, if enough loads are in flight, 16 KB
+// for each of an H100's 132 SMs. `naive` and `tiled` distribute only columns over blocks, so a narrow x (C < 32 x SMs)
+// leaves SMs idle. `vector` also splits the rows, into some 500 blocks in all. Each of these writes a row of partial
+// sums to the workspace, and a second launch adds these up. At C = 768 in bf16 and N = 8192 there are 3 x 128 blocks of
+// 256 threads with four 16-byte loads in flight, 16 KB each; the partial sums are 0.4 MB, compared to the 12.6 MB of x,
+// and stay in L2.
 #include "common/columns.cuh"
 #include "common/vector.cuh"
 
 #define COLUMN_SUM_PARAMETERS(T) \
   const T* __restrict__ x, float* __restrict__ out, int rows, int width, int pitch, int accumulate
 
-// One thread for each column. A warp reads 128 contiguous bytes of a row at a time, but there are only C threads to
-// hide the latency of memory.
+// One thread per column. A warp reads 128 contiguous bytes of a row at a time, but there are only C threads to hide the
+// latency of memory.
 constexpr int kNaiveThreads = 128;
 
 template <class T>
@@ -36,7 +36,7 @@ KERNEL(column_sum_naive_bf16, kNaiveThreads, 8, COLUMN_SUM_PARAMETERS(bf16)) {
   column_sum_naive(x, out, rows, width, pitch, accumulate);
 }
 
-// A block for every 32 columns, in which 32 warps share the rows.
+// One block for every 32 columns, in which 32 warps share the rows.
 constexpr int kTiledThreads = kColumns * kRowLanes;
 
 template <class T>
@@ -54,9 +54,9 @@ KERNEL(column_sum_tiled_bf16, kTiledThreads, 1, COLUMN_SUM_PARAMETERS(bf16)) {
   column_sum_tiled(x, out, rows, width, pitch, accumulate);
 }
 
-// The first launch of `vector`: partials[p, c] = sum over the rows of block p (blockIdx.y), `block` neighbours. The
-// second is column_sum_tiled_f32 over the partial sums. A lane has one vector of columns, so that a warp reads 512
-// contiguous bytes of a row, and the 8 warps share the rows.
+// The first launch of `vector`: partials[p, c] = sum over the rows of block p (blockIdx.y), `block` neighbouring rows.
+// The second launch is column_sum_tiled_f32 over the partial sums. A lane has one vector of columns, so a warp reads
+// 512 contiguous bytes of a row, and the 8 warps share the rows.
 constexpr int kVectorWarps = 8;
 constexpr int kVectorThreads = 32 * kVectorWarps;
 

@@ -1,33 +1,34 @@
-// Softmax, cross-entropy and the gradient of the logits. With s the smoothing, q = (1 - s) target + s / V, and the target
-// onehot(label), or share onehot(label) + (1 - share) onehot(other) where there is a second label for each row:
+// Softmax, cross-entropy and the gradient of the logits. With label smoothing s, q = (1 - s) target + s / V, where
+// target is onehot(label), or share onehot(label) + (1 - share) onehot(other) if there is a second label for each row:
 //
 //   losses[n] = sum over v of q[v] (lse - logits[n, v]) = (1 - s) (lse - target logits[n]) + s (lse - mean of the row)
 //   loss = weight (sum over n of losses[n]) / scored
 //   dlogits[n, v] = weight (exp(logits[n, v] - lse) - q[v]) / scored
 //
-// lse: the row's log-sum-exp, with the largest logit taken out; scored: *batch_scored where it is given (the count of the
-// whole batch, of which these rows are a micro-batch), else the number of rows whose label is not `ignore`; at least 1. The
-// other rows have loss and gradient 0. A label outside the vocabulary makes its row NaN, and with it
-// the loss: a device has no other way to complain.
+// lse is the row's log-sum-exp, computed with the largest logit subtracted. scored is *batch_scored if given (the count
+// of the whole batch, of which these rows are a micro-batch), else the number of rows whose label is not `ignore`; at
+// least 1. The other rows have loss and gradient 0. A label outside the vocabulary makes its row, and with it
+// the loss, NaN: a device has no other way to report an error.
 //
-// logits, dlogits: [N, V] in rows of their own pitch, both float or both bf16; labels: [N]; others and share: [N], or null;
-// share, losses: [N], loss and batch_scored (or null): [1], float in any case. dlogits may be absent (null), or logits itself,
-// which is why neither is __restrict__: what a row needs of other elements than its own is read before a barrier (or by the
-// same thread) and before the row is overwritten.
+// logits, dlogits: [N, V] in rows of their own pitch, both float or both bf16; labels: [N]; others and share: [N], or
+// null; share, losses: [N], loss and batch_scored (or null): [1], always float. dlogits may be absent (null), or logits
+// itself, which is why neither is __restrict__: what the gradient of an element needs of other elements of the row is
+// read before a barrier (or by the same thread), before the row is overwritten.
 //
-// Three launches, because the gradient needs `scored` first: cross_entropy_count leaves it in loss[0], the rows read it
-// there, and cross_entropy_loss replaces it by the loss. Where the logits are a strip of more rows, the first launch goes
-// over the labels of all, the second one over the strip, and the third one over the losses of all rows up to its end.
+// There are three launches, because the gradient needs `scored` first: cross_entropy_count writes it to loss[0], the
+// kernels for rows read it there, and cross_entropy_loss replaces it by the loss. Where the logits are a strip of more
+// rows, the first launch covers the labels of all rows, the second one the strip, and the third one the losses of all
+// rows up to the end of the strip.
 //
-// Roofline: 8 bytes per logit, 12 where a row of 4 V bytes has left the cache before it is read again for the gradient,
-// half of that in bf16; two exponentials and some ten operations: bound by memory. In bf16 an H100's memory delivers
-// 3.6 logits a cycle to each multiprocessor, and two exponentials for each are 7 of the 16 that its special function
-// unit makes: so `vector` rescales its sum once in 16 or 32 logits and not for each, and its exponentials are the fast
-// ones, off by 2 + 1.2 |z| units for exp(z), z <= 0, which is at most 2 units of the largest term. Two blocks of 512
-// threads on a multiprocessor (64 registers), each thread with four loads of 16 bytes in flight, ask for 64 KB at a
-// time, where 16 KB cover the latency of memory. Their rows, of 100 KB for GPT-2's vocabulary in bf16, stay in the
-// second-level cache until they are read again: 132 x 2 x 100 KB are 26 of its 50 MB; in f32 they just do not. Rows
-// that are ignored (85 % of BERT's) cost 4 or 2 bytes per logit, to write zeros.
+// Roofline: 8 bytes per logit, or 12 if a row of 4 V bytes has left the cache before it is read again for the gradient;
+// half of that in bf16; two exponentials and some ten operations: memory-bound. In bf16 an H100's memory delivers 3.6
+// logits per cycle to each SM, and two exponentials for each are 7 of the 16 that its special function units compute.
+// So `vector` rescales its sum once per 16 or 32 logits and not for each, and uses the fast exponential, with an error
+// of 2 + 1.2 |z| ulp for exp(z), z <= 0, which is at most 2 ulp of the largest term. Two blocks of 512 threads per SM
+// (64 registers), with four loads of 16 bytes in flight per thread, keep 64 KB in flight, where 16 KB cover the latency
+// of memory. Their rows, of 100 KB for GPT-2's vocabulary in bf16, stay in L2 until they are read again: 132 x 2 x 100
+// KB are 26 of its 50 MB; in f32 they just do not fit. Rows that are ignored (85 % of BERT's) cost 4 or 2 bytes per
+// logit, to write zeros.
 #include "common/reduce.cuh"
 #include "common/vector.cuh"
 
@@ -48,12 +49,13 @@ KERNEL(cross_entropy_loss_f32, kLossThreads, 1, const float* __restrict__ losses
   if (threadIdx.x == 0) *loss = (float)(weight * sum / fmaxf(*loss, 1.0f));
 }
 
-// A running log-sum-exp: sum over what was seen of exp(z - largest), and the sum of z itself for label smoothing.
+// A running log-sum-exp over the logits seen so far: their maximum, the sum of exp(z - largest), and the sum of z, for
+// label smoothing.
 struct Softmax {
-  float largest, sum, plain;
+  float largest, sum, logit_sum;
 };
 
-// Finite, so that a logit of -infinity is a probability of 0 even where it comes first.
+// Finite, so that a logit of -infinity has probability 0 even if it comes first.
 DEVICE Softmax softmax_empty() { return {-3.402823466e38f, 0.0f, 0.0f}; }
 
 DEVICE void softmax_add(Softmax& row, float z) {
@@ -63,14 +65,14 @@ DEVICE void softmax_add(Softmax& row, float z) {
   } else {
     row.sum += expf(z - row.largest);
   }
-  row.plain += z;
+  row.logit_sum += z;
 }
 
 DEVICE void softmax_merge(Softmax& row, const Softmax& other) {
   float largest = fmaxf(row.largest, other.largest);
   row.sum = row.sum * expf(row.largest - largest) + other.sum * expf(other.largest - largest);
   row.largest = largest;
-  row.plain += other.plain;
+  row.logit_sum += other.logit_sum;
 }
 
 template <class T>
@@ -78,10 +80,10 @@ DEVICE float logit_of(const T* logits, int label, int vocab) {
   return label >= 0 && label < vocab ? to_float(logits[label]) : __uint_as_float(0x7fc00000u);
 }
 
-// What a row should be.
+// The target distribution of a row.
 struct Target {
   int label, other;  // other: -1 for none
-  float share;       // of the first label
+  float share;       // weight of the first label
 };
 
 DEVICE Target target_of(const int* labels, const int* others, const float* share, int n) {
@@ -93,7 +95,7 @@ DEVICE Target target_of(const int* labels, const int* others, const float* share
   return target;
 }
 
-// The logits by the parts of the target. A second label outside the vocabulary makes it NaN, as a first one does.
+// The logits weighted by the target. A second label outside the vocabulary makes this NaN, just as a first one does.
 template <class T>
 DEVICE float logit_at(const T* logits, const Target& target, bool mixed, int vocab) {
   const float z = logit_of(logits, target.label, vocab);
@@ -103,16 +105,17 @@ DEVICE float logit_at(const T* logits, const Target& target, bool mixed, int voc
 DEVICE float loss_of(const Softmax& row, float at_label, int vocab, float smoothing) {
   float lse = row.largest + logf(row.sum);
   float loss = (1.0f - smoothing) * (lse - at_label);
-  // The mean is no number where a logit is -infinity, which without smoothing does not matter.
-  return smoothing > 0.0f ? loss + smoothing * (lse - row.plain / vocab) : loss;
+  // The mean of the row is -infinity where a logit is, which must not matter without smoothing.
+  return smoothing > 0.0f ? loss + smoothing * (lse - row.logit_sum / vocab) : loss;
 }
 
-// The gradient of one row: exp(z - largest) scale - off, less `hit` at the label, less `other_hit` at the other.
+// The gradient of one row: exp(z - largest) scale - off, minus `hit` at the label, minus `other_hit` at the other
+// label.
 struct Gradient {
   float scale, off, hit, other_hit;
 };
 
-// `at_label` that is no number makes all of the row's gradient none.
+// If `at_label` is NaN, so is the whole gradient of the row.
 DEVICE Gradient gradient_of(const Softmax& row, float at_label, const Target& target, int vocab, float smoothing,
                             float each) {
   if (at_label != at_label) each = at_label;
@@ -120,7 +123,7 @@ DEVICE Gradient gradient_of(const Softmax& row, float at_label, const Target& ta
   return {each / row.sum, each * smoothing / vocab, hit * target.share, hit * (1.0f - target.share)};
 }
 
-// `d` less what belongs to column `v`; both labels may be one column.
+// Subtracts from `d` the target at column `v`; both labels may be the same column.
 DEVICE float less_target(const Gradient& gradient, const Target& target, float d, int v) {
   if (v == target.label) d -= gradient.hit;
   if (v == target.other) d -= gradient.other_hit;
@@ -131,17 +134,19 @@ DEVICE float gradient_at(const Gradient& gradient, const Softmax& row, const Tar
   return less_target(gradient, target, fmaf(expf(z - row.largest), gradient.scale, -gradient.off), v);
 }
 
-// One thread for each row: neighbouring threads read V elements apart, so every load fetches a sector for each.
+// One thread per row. Neighbouring threads read V elements apart, so each thread's load fetches a sector of its own.
 constexpr int kNaiveThreads = 64;
-// Logits that are added up by themselves: the many small exponentials, next to a sum of thousands, would all be rounded
-// away.
+// Logits that are summed separately: many small exponentials would be rounded away if they were added to a sum of
+// thousands one by one.
 constexpr int kRun = 128;
 
 #define NAIVE_PARAMETERS(T) \
   const T* logits, const int* __restrict__ labels, const int* __restrict__ others, const float* __restrict__ share, \
-      const float* __restrict__ loss, float* __restrict__ losses, T* dlogits, int rows, int vocab, int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight
+      const float* __restrict__ loss, float* __restrict__ losses, T* dlogits, int rows, int vocab, \
+      int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight
 #define NAIVE_ARGUMENTS \
-  logits, labels, others, share, loss, losses, dlogits, rows, vocab, logits_pitch, dlogits_pitch, ignore, smoothing, weight
+  logits, labels, others, share, loss, losses, dlogits, rows, vocab, logits_pitch, dlogits_pitch, ignore, smoothing, \
+      weight
 
 template <class T>
 DEVICE void cross_entropy_naive(NAIVE_PARAMETERS(T)) {
@@ -173,14 +178,15 @@ KERNEL(cross_entropy_naive_f32, kNaiveThreads, 4, NAIVE_PARAMETERS(float)) { cro
 
 KERNEL(cross_entropy_naive_bf16, kNaiveThreads, 4, NAIVE_PARAMETERS(bf16)) { cross_entropy_naive(NAIVE_ARGUMENTS); }
 
-// One block for each row. The first pass reads it coalesced, each thread with a running log-sum-exp of its own, so that
-// one pass finds the largest logit and the sum; the second one reads it again, mostly from cache, and writes the
+// One block per row. The first pass reads it with coalesced loads, and each thread keeps a running log-sum-exp, so that
+// one pass finds the maximum and the sum. The second pass reads the row again, mostly from cache, and writes the
 // gradient.
 constexpr int kThreads = 256;
 
 #define ROW_PARAMETERS(T) \
   const T* logits, const int* __restrict__ labels, const int* __restrict__ others, const float* __restrict__ share, \
-      const float* __restrict__ loss, float* __restrict__ losses, T* dlogits, int vocab, int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight
+      const float* __restrict__ loss, float* __restrict__ losses, T* dlogits, int vocab, \
+      int logits_pitch, int dlogits_pitch, int ignore, float smoothing, float weight
 #define ROW_ARGUMENTS \
   logits, labels, others, share, loss, losses, dlogits, vocab, logits_pitch, dlogits_pitch, ignore, smoothing, weight
 
@@ -190,19 +196,19 @@ DEVICE void cross_entropy_block(ROW_PARAMETERS(T)) {
   const Target target = target_of(labels, others, share, n);
   logits += row_start(n, logits_pitch);
   if (dlogits) dlogits += row_start(n, dlogits_pitch);
-  // The same branch for all threads of the block, barriers included.
+  // All threads of the block take the same branch, barriers included.
   if (target.label == ignore) {
     if (threadIdx.x == 0) losses[n] = 0.0f;
     for (int v = threadIdx.x; dlogits && v < vocab; v += kThreads) dlogits[v] = to<T>(0.0f);
   } else {
     Softmax own = softmax_empty();
     for (int v = threadIdx.x; v < vocab; v += kThreads) softmax_add(own, to_float(logits[v]));
-    // Read here, before the barriers inside the reductions: after them its owner may overwrite it.
+    // Read before the barriers in the reductions: after them the owner of this element may overwrite it.
     float at_label = logit_at(logits, target, others != nullptr, vocab);
     Softmax row;
     row.largest = block_max<kThreads>(own.largest);
     row.sum = block_sum<kThreads>(own.sum * expf(own.largest - row.largest));
-    row.plain = block_sum<kThreads>(own.plain);
+    row.logit_sum = block_sum<kThreads>(own.logit_sum);
     if (threadIdx.x == 0) losses[n] = loss_of(row, at_label, vocab, smoothing);
     Gradient gradient = gradient_of(row, at_label, target, vocab, smoothing, weight / fmaxf(*loss, 1.0f));
     for (int v = threadIdx.x; dlogits && v < vocab; v += kThreads) {
@@ -215,20 +221,20 @@ KERNEL(cross_entropy_block_f32, kThreads, 4, ROW_PARAMETERS(float)) { cross_entr
 
 KERNEL(cross_entropy_block_bf16, kThreads, 4, ROW_PARAMETERS(bf16)) { cross_entropy_block(ROW_ARGUMENTS); }
 
-// As `block`, 16 bytes at a time; rows begin at multiples of 16 bytes and end anywhere: the first threads take what is
-// left behind the last whole vector.
+// As `block`, 16 bytes at a time. Rows begin at multiples of 16 bytes and end anywhere: the first threads take the
+// elements after the last whole vector.
 
-// Vectors of a thread that are asked for at a time, and share one rescaling of the sum.
+// Vectors that a thread loads at a time, which share one rescaling of the sum.
 constexpr int kStrip = 4;
 
-// COUNT vectors `stride` elements apart.
+// Adds COUNT vectors `stride` elements apart.
 template <int COUNT, class T>
 DEVICE void softmax_add_strip(Softmax& row, const T* logits, int stride) {
   constexpr int kEach = Vec<T>::kSize;
   Raw<T> raw[COUNT];
 #pragma unroll
   for (int k = 0; k < COUNT; k++) raw[k] = load_raw(logits + k * stride);
-  float largest = row.largest, sum = 0.0f, plain = 0.0f;
+  float largest = row.largest, sum = 0.0f, logit_sum = 0.0f;
 #pragma unroll
   for (int k = 0; k < COUNT; k++) {
     const Vec<T> z = unpack(raw[k]);
@@ -241,12 +247,12 @@ DEVICE void softmax_add_strip(Softmax& row, const T* logits, int stride) {
 #pragma unroll
     for (int j = 0; j < kEach; j++) {
       sum += __expf(z.v[j] - largest);
-      plain += z.v[j];
+      logit_sum += z.v[j];
     }
   }
   row.sum = fmaf(row.sum, __expf(row.largest - largest), sum);
   row.largest = largest;
-  row.plain += plain;
+  row.logit_sum += logit_sum;
 }
 
 template <int COUNT, class T>
@@ -269,11 +275,11 @@ DEVICE void write_gradient_strip(const Gradient& gradient, const Softmax& row, c
   }
 }
 
-// Over all lanes of a warp, in place.
+// Combines those of all lanes of a warp, in place.
 DEVICE void softmax_warp(Softmax& row) {
   float largest = warp_max(row.largest);
   row.sum = warp_sum(row.sum * __expf(row.largest - largest));
-  row.plain = warp_sum(row.plain);
+  row.logit_sum = warp_sum(row.logit_sum);
   row.largest = largest;
 }
 
@@ -283,11 +289,11 @@ DEVICE void cross_entropy_vector(ROW_PARAMETERS(T)) {
   SMEM(Softmax, partial, [THREADS / 32]);
   int n = blockIdx.x;
   const Target target = target_of(labels, others, share, n);
-  // Where the last whole vector ends; the columns of this thread before it, and its one behind it.
+  // The end of the last whole vector; the first column of this thread, and its column after `whole`.
   int whole = vocab / kEach * kEach, begin = threadIdx.x * kEach, tail = whole + threadIdx.x;
   logits += row_start(n, logits_pitch);
   if (dlogits) dlogits += row_start(n, dlogits_pitch);
-  // The same branch for all threads of the block, barrier included.
+  // All threads of the block take the same branch, barrier included.
   if (target.label == ignore) {
     if (threadIdx.x == 0) losses[n] = 0.0f;
     if (dlogits) {
@@ -303,7 +309,7 @@ DEVICE void cross_entropy_vector(ROW_PARAMETERS(T)) {
   }
   for (; v < whole; v += kStride) softmax_add_strip<1>(row, logits + v, kStride);
   if (tail < vocab) softmax_add(row, to_float(logits[tail]));
-  // Read here, before the barrier: after it its owner may overwrite it.
+  // Read before the barrier: after it the owner of this element may overwrite it.
   float at_label = logit_at(logits, target, others != nullptr, vocab);
   softmax_warp(row);
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = row;

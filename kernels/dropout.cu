@@ -1,21 +1,23 @@
-// out = residual + keep(x) / (1 - p). Its own backward: dx = keep(dout) / (1 - p) with the same mask.
+// out = residual + keep(x) / (1 - p). The backward pass is the same operation: dx = keep(dout) / (1 - p) with the same
+// mask.
 //
-// x, residual and out: [N, C] in rows, as in fill.cu, all float or all bf16; residual may be absent (null), out may be
-// x itself, which is why neither is __restrict__: each element is read before the same thread writes it. No mask is
+// x, residual and out: [N, C] in rows, as in fill.cu, all float or all bf16. residual may be absent (null), and out may
+// be x itself, which is why neither is __restrict__: each element is read before the same thread writes it. No mask is
 // stored: whether element (n, c) survives is a pure function of seed, step, site and the index n C + c
-// (common/philox.cuh). Seed and step are read from device memory, which lets a captured graph be replayed at every
+// (common/philox.cuh). Seed and step are read from device memory, so that a captured graph can be replayed at every
 // step.
 //
-// Roofline: 8 bytes per element, 12 with a residual, half of that in bf16. Philox makes four words at a time from some
-// 70 integer instructions: one call for each element would take longer than its bytes. So a warp of `naive` takes 128
-// neighbours: each lane draws four of them at once, as four bits, and a shuffle gives every lane the bit of the element
-// that it loads: 20 instructions instead of 70, and loads and stores stay coalesced. A thread of `vector` has four or
-// eight neighbours in one 16-byte access anyway: one or two calls and no shuffle. In bf16 without a residual that is
-// just about what the memory delivers (3.6 elements a cycle for each multiprocessor of an H100, 128 instructions).
+// Roofline: 8 bytes per element, 12 with a residual, half of that in bf16. Philox computes four words at a time with
+// some 70 integer instructions, so one call per element would take longer than the memory traffic. A warp of `naive`
+// therefore takes 128 neighbours: each lane draws four of them at once, as four bits, and a shuffle gives every lane
+// the bit of the element that it loads. That takes 20 instructions instead of 70, and loads and stores stay coalesced.
+// A thread of `vector` has four or eight neighbours in one 16-byte access anyway: one or two calls and no shuffle. In
+// bf16 without a residual this is just about what the memory delivers (3.6 elements per cycle for each SM of an H100,
+// 128 instructions).
 //
 // The kernels named `unit` keep or drop `unit` neighbours together, by the index (n C + c) / unit: stochastic depth,
-// where they are all elements of a sample. The index is the same for nearly all of a warp, but each thread computes it:
-// one call of Philox and one division for a vector.
+// where a unit is all elements of a sample. The index is the same for nearly all of a warp, but each thread computes
+// it: one call of Philox and one division per vector.
 #include "common/philox.cuh"
 #include "common/reduce.cuh"
 #include "common/vector.cuh"
@@ -34,10 +36,11 @@ DEVICE void dropout(DROPOUT_PARAMETERS(T)) {
   x += row_start(blockIdx.x, x_pitch);
   if (residual) residual += row_start(blockIdx.x, residual_pitch);
   out += row_start(blockIdx.x, out_pitch);
-  // Words come in blocks of four by index, and a row may begin within one: count from where that block begins.
+  // Words come in blocks of four by index, and a row may begin within a block, so columns are counted from the start of
+  // that block.
   long long index = row_start(blockIdx.x, width);
   int shift = index % 4, lane = threadIdx.x % 32;
-  // The same trip count for all lanes of a warp: they meet in shuffles.
+  // All lanes of a warp have the same trip count, since they take part in shuffles.
   for (int first = (blockIdx.y * kThreads + threadIdx.x - lane) * 4; first < columns + shift;
        first += gridDim.y * kThreads * 4) {
     uint4 words = dropout_words(drop, (index - shift + first) / 4 + lane);
@@ -60,7 +63,7 @@ KERNEL(dropout_f32, kThreads, 4, DROPOUT_PARAMETERS(float)) { dropout(DROPOUT_AR
 
 KERNEL(dropout_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16)) { dropout(DROPOUT_ARGUMENTS); }
 
-// Rows that begin and end at multiples of 16 bytes, and so at whole blocks of four words.
+// For rows that begin and end at multiples of 16 bytes, and so at whole blocks of four words.
 template <class T>
 DEVICE void dropout_vector(DROPOUT_PARAMETERS(T)) {
   constexpr int kEach = Vec<T>::kSize;
@@ -71,7 +74,7 @@ DEVICE void dropout_vector(DROPOUT_PARAMETERS(T)) {
   out += row_start(blockIdx.x, out_pitch);
   long long index = row_start(blockIdx.x, width);
   for (int c = (blockIdx.y * kThreads + threadIdx.x) * kEach; c < columns; c += gridDim.y * kThreads * kEach) {
-    // On their way while Philox computes.
+    // These loads are in flight while Philox computes.
     const Raw<T> values = load_raw(x + c);
     Raw<T> old = {};
     if (residual) old = load_raw(residual + c);
@@ -116,7 +119,7 @@ KERNEL(dropout_unit_f32, kThreads, 4, DROPOUT_PARAMETERS(float), int unit) { dro
 
 KERNEL(dropout_unit_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16), int unit) { dropout_unit(DROPOUT_ARGUMENTS, unit); }
 
-// Rows that begin and end at multiples of 16 bytes.
+// For rows that begin and end at multiples of 16 bytes.
 template <class T>
 DEVICE void dropout_unit_vector(DROPOUT_PARAMETERS(T), int unit) {
   constexpr int kEach = Vec<T>::kSize;
@@ -127,11 +130,11 @@ DEVICE void dropout_unit_vector(DROPOUT_PARAMETERS(T), int unit) {
   out += row_start(blockIdx.x, out_pitch);
   long long index = row_start(blockIdx.x, width);
   for (int c = (blockIdx.y * kThreads + threadIdx.x) * kEach; c < columns; c += gridDim.y * kThreads * kEach) {
-    // On their way while Philox computes.
+    // These loads are in flight while Philox computes.
     const Raw<T> values = load_raw(x + c);
     Raw<T> old = {};
     if (residual) old = load_raw(residual + c);
-    // The unit of the first element, and how many elements are left of it.
+    // The unit of the first element, and how many of its elements remain.
     long long number = (index + c) / unit;
     int left = (int)((number + 1) * unit - (index + c));
     bool keeps = dropout_keeps(drop, number);

@@ -1,16 +1,16 @@
-// Look-up: out[b, t] (+)= table[ids[b, t]] + positions[t], and its gradients
+// Embedding look-up: out[b, t] (+)= table[ids[b, t]] + positions[t], and its gradients
 //   dtable[ids[b, t]] (+)= dout[b, t] in the order of (b, t),   dpositions[t] (+)= sum over b of dout[b, t].
 //
-// ids: [B, T], seen as `tokens` = B T in a row; table: [V, C]; positions: [P, C], P >= T; out and dout: [B T, C]; all
-// in rows of their own pitch. table, positions, out and dout are all float or all bf16; dpositions is float in any case,
-// dtable too unless the table is rows of activations: then it is as dout. Sums are float, and rounded once. An id outside the table gives NaN forward, which no loss survives unnoticed, and nothing
-// backward: a device has no other way to complain. The look-ups of the id `padding` give no gradient (-1: every id
-// does).
+// ids: [B, T], as a row of `tokens` = B T; table: [V, C]; positions: [P, C], P >= T; out and dout: [B T, C]; all in
+// rows of their own pitch. table, positions, out and dout are all float or all bf16. dpositions is always float; dtable
+// too, unless the table holds activations: then it has the type of dout. Sums are float, and rounded once. An id
+// outside the table gives NaN in the forward pass, which makes the loss NaN, and nothing in the backward pass, since a
+// device has no other way to report an error. Look-ups of the id `padding` give no gradient (-1: every id does).
 //
-// Roofline: forward 8 bytes per element of out (4 in bf16), half of that more for the table's positions where they miss
-// the cache; backward 4 bytes (2) per element of dout and 8 per element of a row that is touched: bound by memory, no
-// arithmetic to speak of. `vector` gives each token a warp with 16-byte accesses, two of each operand in flight: 32
-// warps of a multiprocessor ask for 64 KB at a time, where 16 KB cover the latency of an H100's memory.
+// Roofline: forward 8 bytes per element of out (4 in bf16), plus half of that for the positions where they miss the
+// cache; backward 4 bytes (2) per element of dout and 8 per element of a row that is touched: memory-bound, with hardly
+// any arithmetic. `vector` gives each token a warp with 16-byte accesses, two of each operand in flight: the 32 warps
+// of an SM have 64 KB in flight, where 16 KB cover the latency of an H100's memory.
 #include "common/reduce.cuh"
 #include "common/vector.cuh"
 
@@ -22,7 +22,7 @@ constexpr int kThreads = 128;
 #define EMBEDDING_ARGUMENTS \
   ids, table, positions, out, tokens, vocab, time, width, table_pitch, positions_pitch, out_pitch, accumulate
 
-// A row of blocks (blockIdx.y) for each token.
+// A row of blocks (blockIdx.y) per token.
 template <class T>
 DEVICE void embedding(EMBEDDING_PARAMETERS(T)) {
   int id = ids[blockIdx.x];
@@ -42,10 +42,10 @@ KERNEL(embedding_f32, kThreads, 8, EMBEDDING_PARAMETERS(float)) { embedding(EMBE
 
 KERNEL(embedding_bf16, kThreads, 8, EMBEDDING_PARAMETERS(bf16)) { embedding(EMBEDDING_ARGUMENTS); }
 
-// Accesses of a lane, to each operand, before the first is waited for.
+// Accesses to each operand that a lane issues before it waits for the first.
 constexpr int kVectors = 2;
 
-// One warp for each token; rows begin and end at multiples of 16 bytes.
+// One warp per token; rows begin and end at multiples of 16 bytes.
 template <class T>
 DEVICE void embedding_vector(EMBEDDING_PARAMETERS(T)) {
   constexpr int kEach = Vec<T>::kSize, kStride = 32 * kEach;
@@ -89,7 +89,7 @@ KERNEL(embedding_vector_f32, kThreads, 8, EMBEDDING_PARAMETERS(float)) { embeddi
 
 KERNEL(embedding_vector_bf16, kThreads, 8, EMBEDDING_PARAMETERS(bf16)) { embedding_vector(EMBEDDING_ARGUMENTS); }
 
-// One thread for each element of dtable, which looks through all ids: V C B T comparisons, for small vocabularies only.
+// One thread per element of dtable, which searches all ids: V C B T comparisons, for small vocabularies only.
 #define NAIVE_PARAMETERS(T, Out) \
   const int* __restrict__ ids, const T* __restrict__ dout, Out* __restrict__ dtable, int tokens, int width, \
       int dout_pitch, int table_pitch, int padding, int accumulate
@@ -133,14 +133,13 @@ KERNEL(embedding_clear_bf16, kThreads, 8, bf16* __restrict__ dtable, int width, 
   embedding_clear(dtable, width, table_pitch);
 }
 
-// Without atomics, and yet with work for the tokens there are rather than for the vocabulary: a row of blocks for each
-// token n. The first token of an id owns the id's row of dtable; blocks of later ones find that out and end. The owner
-// adds up the gradients of all tokens of its id, in their order, in registers, and writes the row once: 128 threads x 8
-// columns in each block (blockIdx.y).
+// Without atomics, and yet with work proportional to the tokens rather than to the vocabulary: a row of blocks for each
+// token n. The first token with an id owns the id's row of dtable; the blocks of later tokens with that id detect this
+// and exit. The owner adds up the gradients of all tokens with its id, in their order, in registers, and writes the row
+// once: 128 threads x 8 columns in each block (blockIdx.y).
 //
-// Every block reads ids before or behind its own: B T (B T) / 2 words in all, 128 MB for 8192 tokens, but from the
-// second-level cache. A very frequent token keeps one block busy for as long as its gradients take to arrive one after
-// the other.
+// Every block reads the ids before or after its own: B T (B T) / 2 words in all, 128 MB for 8192 tokens, but from L2. A
+// very frequent token keeps one block busy for as long as it takes to read all its gradients one after the other.
 constexpr int kEach = 8;
 constexpr int kWarps = kThreads / 32;
 
@@ -162,7 +161,7 @@ DEVICE void embedding_backward_owner(OWNER_PARAMETERS(T, Out)) {
   bool owner = id >= 0 && id < vocab && id != padding;
   for (int w = 0; w < kWarps; w++) owner = owner && found[w] == 0;
 
-  // All threads agree on `owner`, and on the number of tiles, so that all meet at the barriers or none does.
+  // All threads agree on `owner`, and on the number of tiles, so either all of them reach the barriers or none does.
   if (owner) {
     int first = blockIdx.y * (kEach * kThreads) + threadIdx.x;
     float sums[kEach];
@@ -173,7 +172,7 @@ DEVICE void embedding_backward_owner(OWNER_PARAMETERS(T, Out)) {
     for (int tile = token; tile < tokens; tile += kThreads) {
       int n = tile + threadIdx.x;
       votes = __ballot_sync(kAllLanes, n < tokens && ids[n] == id);
-      // Words of the tile before may still be read.
+      // The words of the previous tile may still be in use.
       __syncthreads();
       if (threadIdx.x % 32 == 0) found[warp] = votes;
       __syncthreads();
@@ -209,7 +208,7 @@ KERNEL(embedding_backward_owner_bf16_f32, kThreads, 4, OWNER_PARAMETERS(bf16, fl
   embedding_backward_owner(ids, dout, dtable, tokens, vocab, width, dout_pitch, table_pitch, padding);
 }
 
-// A row of blocks for each of the P positions; those from T on have no tokens.
+// A row of blocks for each of the P positions; positions from T on have no tokens.
 #define POSITIONS_PARAMETERS(T) \
   const T* __restrict__ dout, float* __restrict__ dpositions, int batch, int time, int width, int dout_pitch, \
       int positions_pitch, int accumulate

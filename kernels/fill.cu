@@ -1,13 +1,14 @@
 // out = value, for tensors of any shape.
 //
-// Layout, here and in the other pointwise kernels: rows of `width` elements `pitch` apart, one row of blocks
-// (blockIdx.y) for each (blockIdx.x). Memory between rows belongs to others. The launch code cuts tensors without gaps
-// into short rows, so that a vector of billions of elements is no special case; only there is the last row shorter: it
-// has `last` elements.
+// Layout, here and in the other pointwise kernels: rows of `width` elements, `pitch` apart, with a row of blocks
+// (blockIdx.y) for each row (blockIdx.x). The memory between rows belongs to other tensors. The launch code cuts
+// tensors without gaps into short rows, so that a vector of billions of elements is no special case; only then can the
+// last row be shorter: it has `last` elements.
 //
-// Roofline: 4 bytes written per element (2 of a bf16) and nothing computed, so the memory's write bandwidth is the
-// bound. Neighbouring threads write neighbouring elements: a warp's store is one 128-byte line. `vector` stores 16
-// bytes at a time, a quarter of the instructions (an eighth for bf16): then one warp in four keeps memory as busy.
+// Roofline: 4 bytes written per element (2 for bf16) and nothing computed, so the bound is the write bandwidth of
+// memory. Neighbouring threads write neighbouring elements: a warp's store is one 128-byte line. `vector` stores 16
+// bytes at a time, with a quarter of the instructions (an eighth for bf16), so one warp in four keeps memory equally
+// busy.
 #include "common/element.cuh"
 
 constexpr int kThreads = 256;
@@ -27,7 +28,7 @@ KERNEL(fill_bf16, kThreads, 8, bf16* __restrict__ out, int width, int last, int 
   fill(out, width, last, pitch, value);
 }
 
-// Rows that begin and end at multiples of 16 bytes.
+// For rows that begin and end at multiples of 16 bytes.
 template <class T>
 DEVICE void fill_vector(T* out, int width, int last, int pitch, float value) {
   constexpr int kEach = Vec<T>::kSize;

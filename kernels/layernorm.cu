@@ -3,18 +3,18 @@
 //   sum = x + residual,   out = (sum - mean) rstd weight + bias,   rstd = 1 / sqrt(variance + eps)
 //
 // x, residual, sum, out: [N, C] in rows of their own pitch; weight, bias: [C]; all float or all bf16. mean, rstd: [N],
-// float in any case. residual and sum are absent (null) or both there, and may be the same memory, which is why neither
-// is __restrict__: each element is read before the same thread writes it. A bf16 sum is normalised as it was rounded,
-// so that mean and rstd belong to the sum that the backward pass reads.
+// always float. residual and sum are both absent (null) or both present, and may be the same memory, which is why
+// neither is __restrict__: each element is read before the same thread writes it. A bf16 sum is rounded before it is
+// normalised, so that mean and rstd belong to the sum that the backward pass reads.
 //
 // The variance is the mean of squared deviations, in a second pass over the row: E[x^2] - E[x]^2 would lose all digits
 // where the mean is large.
 //
-// Roofline: 8 bytes per element, 16 with a residual, half of that in bf16; some ten operations per element: bound by
-// memory. In `naive` and `warp` the passes after the first find a row (4 C bytes) in the first-level cache. `vector`
-// holds it in registers, up to 32 elements of a thread, so that memory is read once, all of it in flight before
-// anything is added: a row of 768 in bf16 is three loads of 16 bytes for each lane, six with a residual. With 32 warps
-// (64 registers; 24 in f32) a multiprocessor asks for 48 to 96 KB at a time, where 16 KB cover the latency of an H100.
+// Roofline: 8 bytes per element, 16 with a residual, half of that in bf16; some ten operations per element:
+// memory-bound. In `naive` and `warp` the passes after the first find the row (4 C bytes) in L1. `vector` holds it in
+// registers, up to 32 elements per thread, so that memory is read once, with all loads in flight before anything is
+// added: a row of 768 in bf16 is three loads of 16 bytes per lane, six with a residual. With 32 warps (64 registers; 24
+// warps in f32) an SM has 48 to 96 KB in flight, where 16 KB cover the latency of an H100.
 #include "common/reduce.cuh"
 #include "common/vector.cuh"
 
@@ -27,7 +27,7 @@
 
 constexpr int kNaiveThreads = 64;
 
-// One thread for each row.
+// One thread per row.
 template <class T>
 DEVICE void layernorm_naive(LAYERNORM_PARAMETERS(T)) {
   int n = blockIdx.x * kNaiveThreads + threadIdx.x;
@@ -43,7 +43,7 @@ DEVICE void layernorm_naive(LAYERNORM_PARAMETERS(T)) {
   float mu = 0.0f;
   for (int c = 0; c < width; c++) mu += to_float(row[c]);
   mu /= width;
-  // One long sum of C elements rounds so often that the mean is off by `rest`, which the deviations show.
+  // A sequential sum of C elements rounds so often that the mean is off by `rest`, which the deviations reveal.
   float squares = 0.0f, rest = 0.0f;
   for (int c = 0; c < width; c++) {
     float d = to_float(row[c]) - mu;
@@ -64,13 +64,13 @@ KERNEL(layernorm_naive_f32, kNaiveThreads, 8, LAYERNORM_PARAMETERS(float)) { lay
 
 KERNEL(layernorm_naive_bf16, kNaiveThreads, 8, LAYERNORM_PARAMETERS(bf16)) { layernorm_naive(LAYERNORM_ARGUMENTS); }
 
-// One warp for each row: neighbouring lanes read neighbouring elements, and sums need no shared memory and no barrier.
+// One warp per row: neighbouring lanes read neighbouring elements, and sums need no shared memory and no barrier.
 constexpr int kWarps = 4;
 
 template <class T>
 DEVICE void layernorm_warp(LAYERNORM_PARAMETERS(T)) {
   int lane = threadIdx.x % 32, n = blockIdx.x * kWarps + threadIdx.x / 32;
-  // All lanes of the warp or none: those that go on meet in shuffles.
+  // Either all lanes of a warp return or none: the others take part in shuffles.
   if (n >= rows) return;
   const T* row = x + row_start(n, x_pitch);
   out += row_start(n, out_pitch);
@@ -83,7 +83,7 @@ DEVICE void layernorm_warp(LAYERNORM_PARAMETERS(T)) {
       sum[c] = value;
       mu += to_float(value);
     }
-    // A lane reads again only what it wrote itself.
+    // A lane only reads back what it has written itself.
     row = sum;
   } else {
     for (int c = lane; c < width; c += 32) mu += to_float(row[c]);
@@ -105,7 +105,7 @@ KERNEL(layernorm_warp_f32, kWarps * 32, 8, LAYERNORM_PARAMETERS(float)) { layern
 
 KERNEL(layernorm_warp_bf16, kWarps * 32, 8, LAYERNORM_PARAMETERS(bf16)) { layernorm_warp(LAYERNORM_ARGUMENTS); }
 
-// Over the LANES threads of a row: a warp, or the block.
+// The sum over the LANES threads of a row: a warp, or the block.
 template <int LANES>
 DEVICE float row_sum(float value) {
   if constexpr (LANES == 32) {
@@ -115,8 +115,8 @@ DEVICE float row_sum(float value) {
   }
 }
 
-// LANES threads hold a row of at most LANES x EACH elements, which begins at a multiple of 16 bytes and is as many
-// bytes long: a warp up to 1024 of them, four rows in a block; wider rows have a block of their own.
+// LANES threads hold a row of at most LANES x EACH elements, which begins and ends at a multiple of 16 bytes. A warp
+// holds rows of up to 1024 elements, four rows per block; each wider row has a block of its own.
 template <int LANES, int EACH, class T>
 DEVICE void layernorm_vector(LAYERNORM_PARAMETERS(T)) {
   constexpr int kSize = Vec<T>::kSize, kCount = EACH / kSize;
@@ -154,7 +154,7 @@ DEVICE void layernorm_vector(LAYERNORM_PARAMETERS(T)) {
     for (int k = 0; k < kCount; k++) row[k] = unpack(raw[k]);
   }
 
-  // What lies beyond the row is zero, which the sum does not mind.
+  // Elements beyond the row are zero and do not change the sum.
   float mu = 0.0f;
 #pragma unroll
   for (int k = 0; k < kCount; k++) {

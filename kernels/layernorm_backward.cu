@@ -1,20 +1,19 @@
-// The backward of LayerNorm (layernorm.cu). With h = (x - mean) rstd and g = dout weight:
+// The backward pass of LayerNorm (layernorm.cu). With h = (x - mean) rstd and g = dout weight:
 //
 //   dx (+)= rstd (g - mean(g) - h mean(g h)),   dweight (+)= sum over n of dout h,   dbias (+)= sum over n of dout
 //
 // dout, x, dx: [N, C] in rows of their own pitch; weight: [C]; all float or all bf16. mean, rstd: [N]; dweight, dbias:
 // [C]; partials: [P, 2 C] without gaps, P sums over blocks of `block` neighbouring rows, for dweight and for dbias; all
-// of these float in any case. dweight and dbias are added up in an order that depends on N and C alone: the same bits
-// every time.
+// of these are always float. dweight and dbias are added up in an order that depends on N and C alone: the result has
+// the same bits every time.
 //
 // Roofline: 12 bytes per element, or 16 when accumulating, half of that in bf16; some twenty operations per element:
-// bound by memory. `warp` reads a row twice from the first-level cache, and a tile of 32 rows once more for the sums of
-// columns; its 64 blocks leave half of an H100's multiprocessors idle. In `vector` a thread keeps its columns for all
-// rows of the block: their weights and both of their sums stay in registers, every byte is read once, and all that
-// threads tell each other are the two sums over each row, for several rows at one barrier. 8192 rows of 768 in bf16 are
-// 512 blocks of 96 threads, 3.9 on each multiprocessor (of 5 that 128 registers allow), each thread with 8 to 12 loads
-// of 16 bytes in flight: 48 KB and more, where 16 KB cover the latency of memory. The 512 partial sums, 3 MB next to
-// 38, stay in the second-level cache, for a short launch that adds them up.
+// memory-bound. `warp` reads a row twice from L1, and a tile of 32 rows once more for the column sums; its 64 blocks
+// leave half of an H100's SMs idle. In `vector` a thread keeps its columns for all rows of the block: their weights and
+// both of their sums stay in registers, and every byte is read once. Threads only exchange the two sums over each row,
+// for several rows per barrier. 8192 rows of 768 in bf16 are 512 blocks of 96 threads, 3.9 per SM (of 5 that 128
+// registers allow), with 8 to 12 loads of 16 bytes in flight per thread: 48 KB and more, where 16 KB cover the latency
+// of memory. The 512 partial sums, 3 MB compared to 38, stay in L2 for a short launch that adds them up.
 #include "common/columns.cuh"
 #include "common/reduce.cuh"
 #include "common/vector.cuh"
@@ -27,7 +26,7 @@ constexpr int kNaiveThreads = 64;
       int dx_pitch, int accumulate_dx
 #define DX_ARGUMENTS dout, x, weight, mean, rstd, dx, rows, width, dout_pitch, x_pitch, dx_pitch, accumulate_dx
 
-// One thread for each row.
+// One thread per row.
 template <class T>
 DEVICE void layernorm_dx_naive(DX_PARAMETERS(T)) {
   int n = blockIdx.x * kNaiveThreads + threadIdx.x;
@@ -61,7 +60,7 @@ constexpr int kColumnThreads = 128;
       const float* __restrict__ rstd, float* __restrict__ partials, int rows, int width, int block, int dout_pitch, \
       int x_pitch
 
-// One thread for each block of rows (blockIdx.x) and column.
+// One thread per block of rows (blockIdx.x) and column.
 template <class T>
 DEVICE void layernorm_partials_naive(PARTIALS_PARAMETERS(T)) {
   int p = blockIdx.x, c = blockIdx.y * kColumnThreads + threadIdx.x;
@@ -85,7 +84,7 @@ KERNEL(layernorm_partials_naive_bf16, kColumnThreads, 8, PARTIALS_PARAMETERS(bf1
   layernorm_partials_naive(dout, x, mean, rstd, partials, rows, width, block, dout_pitch, x_pitch);
 }
 
-// One thread for each column adds up the P partial sums.
+// One thread per column adds up the P partial sums.
 KERNEL(layernorm_finish_f32, kColumnThreads, 8, const float* __restrict__ partials, float* __restrict__ dweight,
        float* __restrict__ dbias, int count, int width, int accumulate) {
   int c = blockIdx.x * kColumnThreads + threadIdx.x;
@@ -100,11 +99,12 @@ KERNEL(layernorm_finish_f32, kColumnThreads, 8, const float* __restrict__ partia
 }
 
 // Everything but the last sum in one pass over memory: a thread block for each block of rows, 32 rows at a time. First
-// each warp computes dx of one of them; then each thread adds all 32 to the sums of the columns that it owns, from the
-// cache that the warps have just filled. The sums lie in shared memory (2 C floats) because a thread owns any number of
-// columns; no other thread touches them, so there is no barrier.
+// each warp computes dx of one of them. Then each thread adds all 32 rows to the sums of the columns that it owns, from
+// the cache that the warps have just filled. The sums are in shared memory (2 C floats) because a thread owns any
+// number of columns; no other thread accesses them, so there is no barrier.
 //
-// There are no more than 64 blocks, for a short sum at the end: 32 warps each keep as many loads in flight as they can.
+// There are at most 64 blocks, so that the sum at the end is short; each of their 32 warps keeps as many loads in
+// flight as it can.
 constexpr int kBackwardWarps = 32;
 constexpr int kBackwardThreads = 32 * kBackwardWarps;
 
@@ -126,7 +126,7 @@ DEVICE void layernorm_backward_warp(BACKWARD_PARAMETERS(T)) {
   int end = min((int)(blockIdx.x + 1) * block, rows);
   for (int tile = blockIdx.x * block; tile < end; tile += kBackwardWarps) {
     int n = tile + warp;
-    // The same for all lanes of the warp: those that go in meet in shuffles.
+    // The same for all lanes of the warp, which take part in shuffles.
     if (n < end) {
       const T* dout_row = dout + row_start(n, dout_pitch);
       const T* x_row = x + row_start(n, x_pitch);
@@ -171,8 +171,8 @@ KERNEL(layernorm_backward_warp_bf16, kBackwardThreads, 1, BACKWARD_PARAMETERS(bf
   layernorm_backward_warp(BACKWARD_ARGUMENTS);
 }
 
-// The sums of COUNT numbers over a warp, each in its own group of 32 / COUNT lanes. A lane gives half of its numbers
-// away for the other half's counterparts, until it has one: 9 shuffles for 8 numbers, not 40.
+// The sums of COUNT numbers over a warp, each in its own group of 32 / COUNT lanes. In each step a lane exchanges half
+// of its numbers for the counterparts of the other half, until it has one left: 9 shuffles for 8 numbers instead of 40.
 template <int COUNT>
 DEVICE float warp_sums(float (&values)[COUNT]) {
   int lane = threadIdx.x % 32, distance = 16;
@@ -188,44 +188,45 @@ DEVICE float warp_sums(float (&values)[COUNT]) {
   return warp_sum<32 / COUNT>(values[0]);
 }
 
-// Rows of `pitch` apart: the sums of a value, and next to each other those of the next one, so that the lanes of a
-// warp, COUNT groups, read from different banks.
+// For each value, one sum per warp. The rows are padded so that the lanes of a warp, COUNT groups, read from different
+// banks.
 template <int COUNT>
 struct RowSums {
-  float of[COUNT][32 + 32 / COUNT];
+  float value[COUNT][32 + 32 / COUNT];
 };
 
-// Over a block of up to 32 warps; every thread gets them all. `room` must not be one that others may still read.
+// Sums over a block of up to 32 warps; every thread receives all of them. No thread may still be reading `buffer` from
+// an earlier call.
 template <int COUNT>
-DEVICE void block_sums(float (&values)[COUNT], RowSums<COUNT>& room) {
+DEVICE void block_sums(float (&values)[COUNT], RowSums<COUNT>& buffer) {
   constexpr int kGroup = 32 / COUNT;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   float sum = warp_sums(values);
-  if (lane % kGroup == 0) room.of[lane / kGroup][warp] = sum;
+  if (lane % kGroup == 0) buffer.value[lane / kGroup][warp] = sum;
   __syncthreads();
   sum = 0.0f;
-  for (int w = lane % kGroup; w < warps; w += kGroup) sum += room.of[lane / kGroup][w];
+  for (int w = lane % kGroup; w < warps; w += kGroup) sum += buffer.value[lane / kGroup][w];
   sum = warp_sum<kGroup>(sum);
 #pragma unroll
   for (int i = 0; i < COUNT; i++) values[i] = __shfl_sync(kAllLanes, sum, i * kGroup);
 }
 
 // A thread for each 16 bytes of a row, up to 512, and a thread block for each block of rows, four at a time. Rows begin
-// and end at multiples of 16 bytes. The threads beyond the row take part with zeros.
+// and end at multiples of 16 bytes. Threads beyond the row take part with zeros.
 constexpr int kRows = 4;
 
 template <class T>
 DEVICE void layernorm_backward_vector(BACKWARD_PARAMETERS(T)) {
   constexpr int kEach = Vec<T>::kSize;
-  // Two in turn: when one is written again, all have passed the barrier after they read it.
-  SMEM(RowSums<2 * kRows>, rooms, [2]);
-  int c = threadIdx.x * kEach, turn = 0;
+  // Two buffers, used alternately: before one is written again, all threads have passed a barrier after reading it.
+  SMEM(RowSums<2 * kRows>, buffers, [2]);
+  int c = threadIdx.x * kEach, current = 0;
   bool inside = c < width;
   Vec<T> w = {};
   if (inside) w = load(weight + c);
   float dweight[kEach] = {}, dbias[kEach] = {};
   int end = min((int)(blockIdx.x + 1) * block, rows);
-  for (int tile = blockIdx.x * block; tile < end; tile += kRows, turn ^= 1) {
+  for (int tile = blockIdx.x * block; tile < end; tile += kRows, current ^= 1) {
     Raw<T> douts[kRows], inputs[kRows], olds[kRows];
     float mu[kRows], scale[kRows];
 #pragma unroll
@@ -260,7 +261,7 @@ DEVICE void layernorm_backward_vector(BACKWARD_PARAMETERS(T)) {
         dbias[j] += d.v[j];
       }
     }
-    block_sums(sums, rooms[turn]);
+    block_sums(sums, buffers[current]);
 #pragma unroll
     for (int r = 0; r < kRows; r++) {
       if (tile + r < end && inside) {
@@ -298,7 +299,7 @@ KERNEL(layernorm_backward_vector_bf16, 512, 1, BACKWARD_PARAMETERS(bf16)) {
   layernorm_backward_vector(BACKWARD_ARGUMENTS);
 }
 
-// The sum of many partial sums: columns of dweight, then of dbias, side by side as they lie in `partials`.
+// Adds up many partial sums: columns of dweight, then of dbias, side by side as in `partials`.
 KERNEL(layernorm_finish_tiled_f32, kColumns * kRowLanes, 1, const float* __restrict__ partials,
        float* __restrict__ dweight, float* __restrict__ dbias, int count, int width, int accumulate) {
   int c = blockIdx.x * kColumns + threadIdx.x;

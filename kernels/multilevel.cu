@@ -2,37 +2,38 @@
 //
 //   dst[i, j] = keep base[i, j] + alpha (fill + sum over l, a, b of w[l] A[i, a] B[j, b] src_l[a, b])
 //
-// with keep = 1 - alpha (Zou, Han, Deng, arXiv 2404.07999, Algorithms 2 to 4). The de-coalesced model never exists in
-// memory.
+// with keep = 1 - alpha (Zou, Han, Deng, arXiv 2404.07999, Algorithms 2 to 4). The de-coalesced model is never
+// materialised.
 //
-// src, dst, base: arenas of parameters; base may be absent (null), or dst itself, which is why neither is __restrict__:
+// src, dst, base: arenas of parameters. base may be absent (null), or dst itself, which is why neither is __restrict__:
 // each element of base is read just before the same thread writes it to dst. `items`: one Item for each parameter of
 // dst (src/device/ops/multilevel.rs); blockIdx.y is its number. A, B and the layers w are sparse, in `index` and
 // `weight`: a map that starts at p has its row pointers at index[p ..= p + n]; unit i sums the entries index[e],
-// weight[e] of e in index[p + i] .. index[p + i + 1]. A map kIdentity has one entry of weight 1 for each unit: itself.
+// weight[e] of e in index[p + i] .. index[p + i + 1]. With the map kIdentity each unit has one entry of weight 1:
+// itself.
 //
-// Elements of dst that belong to no item are left alone: arenas are padded between parameters.
+// Elements of dst that belong to no item are not written: arenas are padded between parameters.
 //
-// Roofline: 4 bytes per element of dst written and, with a base, read; each element of src read once for each unit
-// whose group names it (once when coalescing): bound by memory. Maps are a few KB and stay in the first-level cache.
-// An H100 copies 2.99 TB/s, 23 bytes a nanosecond and multiprocessor, after 600 ns or more: of each multiprocessor 16 KB
-// must be on their way at all times.
+// Roofline: 4 bytes per element of dst written and, with a base, read; each element of src is read once for each unit
+// whose group contains it (once when coalescing): memory-bound. Maps are a few KB and stay in L1. An H100 copies 2.99
+// TB/s, which is 23 bytes per nanosecond and SM, with a latency of 600 ns or more: each SM needs 16 KB in flight at all
+// times.
 //
-// `row` reached 22 to 28 % of that there. Why, as far as the code tells: for an element of dst it loads two row pointers,
-// an entry and a weight of the column map, and then 4 bytes. So (1) most of its accesses move nothing that is mapped, and
-// the first-level cache, which serves 128 bytes a clock, is busy with them; (2) each waits for the one before: pointer,
-// entry, source, base, with one or two on their way in a thread, and two barriers before them; (3) a row of 384 columns
-// gives the second pass of 256 threads work for half of them; (4) each parameter has as many blocks, by the mean size of
-// all, so that the embeddings, a third of GPT-Base, are left to 256.
+// `row` reached 22 to 28 % of that there. The likely reasons, judging from the code: for each element of dst it loads
+// two row pointers, an entry and a weight of the column map, and then 4 bytes. So (1) most of its accesses move no
+// parameters, and L1, which serves 128 bytes per clock, is busy with them; (2) each access depends on the one before:
+// pointer, entry, source, base, with one or two in flight per thread, and two barriers before them; (3) with a row of
+// 384 columns, half of the 256 threads are idle in the second pass; (4) every parameter gets the same number of blocks,
+// chosen for the mean size, so that the embeddings, a third of GPT-Base, are left to 256 blocks.
 //
-// `vector` divides all parameters into tiles of about equal work, deals them out to the warps of blocks that stay, and
-// looks at maps once for a tile: see there.
+// `vector` divides all parameters into tiles with about equal work, distributes them over the warps of persistent
+// blocks, and looks at maps once per tile; see there.
 #include "common/vector.cuh"
 
 constexpr int kThreads = 256;
 constexpr unsigned kIdentity = 0xffffffffu;
 
-// Offsets and pitches in elements, in the order of the launch code's Item.
+// Offsets and pitches are in elements; the order is that of Item in the launch code.
 struct Item {
   unsigned dst_offset, rows, cols, dst_pitch;
   unsigned src_rows, src_cols, src_pitch;
@@ -41,7 +42,7 @@ struct Item {
   float fill;
 };
 
-// The entries of one unit: those at begin, begin + 1, .. up to before end.
+// The entries of one unit: `begin` to `end` - 1.
 struct Group {
   unsigned map, unit, begin, end;
 };
@@ -61,7 +62,7 @@ DEVICE void interpolate(float* dst, const float* base, unsigned long long at, fl
   dst[at] = base ? fmaf(keep, base[at], alpha * mapped) : alpha * mapped;
 }
 
-// The sum of the formula, by itself for one element.
+// The sum in the formula, for one element.
 DEVICE float mapped_at(const float* src, const unsigned* index, const float* weight, const Item& item,
                        const Group& rows, const Group& cols) {
   float mapped = item.fill;
@@ -77,7 +78,7 @@ DEVICE float mapped_at(const float* src, const unsigned* index, const float* wei
   return mapped;
 }
 
-// The formula as it stands, one element of dst after the other: blocks stride over rows, threads over columns.
+// The formula as written, one element of dst after the other: blocks stride over rows, threads over columns.
 KERNEL(multilevel_naive_f32, kThreads, 4, const float* __restrict__ src, float* dst, const float* base,
        const Item* __restrict__ items, const unsigned* __restrict__ index, const float* __restrict__ weight, float keep,
        float alpha) {
@@ -92,10 +93,10 @@ KERNEL(multilevel_naive_f32, kThreads, 4, const float* __restrict__ src, float* 
   }
 }
 
-// What a row of dst needs of src is the same for all its columns: the rows a of all layers l, with weights w[l] A[i,
-// a]. The block lists these terms in shared memory once, kTerms at a time (more than a group has, except in general
-// dense maps), instead of chasing them through the maps for every column. Neighbouring threads then read neighbouring
-// columns of a source row, and B is read once for each column instead of once for each term.
+// All columns of a row of dst need the same rows of src: rows a of all layers l, with weights w[l] A[i, a]. The block
+// lists these terms in shared memory once, kTerms at a time (more than a group has, except in general dense maps),
+// instead of following the maps for every column. Neighbouring threads then read neighbouring columns of a source row,
+// and B is read once per column instead of once per term.
 constexpr unsigned kTerms = 256;
 
 KERNEL(multilevel_row_f32, kThreads, 3, const float* __restrict__ src, float* dst, const float* base,
@@ -107,7 +108,8 @@ KERNEL(multilevel_row_f32, kThreads, 3, const float* __restrict__ src, float* ds
   for (unsigned i = blockIdx.x; i < item.rows; i += gridDim.x) {
     Group rows = group_of(index, item.row_map, i);
     unsigned members = rows.end - rows.begin, terms = members * item.layers;
-    // Every trip count up to here, and of the next two loops, is the same for all threads: they meet at the barriers.
+    // All trip counts up to here, and of the next two loops, are the same for all threads, so all of them reach the
+    // barriers.
     for (unsigned first = 0; first < item.cols; first += kThreads) {
       unsigned j = first + threadIdx.x;
       Group cols = {kIdentity, 0, 0, 0};
@@ -115,7 +117,7 @@ KERNEL(multilevel_row_f32, kThreads, 3, const float* __restrict__ src, float* ds
       float mapped = item.fill;
       for (unsigned tile = 0; tile < terms; tile += kTerms) {
         unsigned count = min(kTerms, terms - tile);
-        // All have read the tile before.
+        // All threads have read the previous tile.
         __syncthreads();
         for (unsigned t = threadIdx.x; t < count; t += kThreads) {
           unsigned layer = item.layer_start + (tile + t) / members, r = rows.begin + (tile + t) % members;
@@ -137,35 +139,38 @@ KERNEL(multilevel_row_f32, kThreads, 3, const float* __restrict__ src, float* ds
   }
 }
 
-// ---- 16 bytes at a time -------------------------------------------------------------------------------------------------
+// ---- 16 bytes at a time ---------------------------------------------------------------------------------------------
 //
-// Between models maps are runs: heads are mapped whole, so that four neighbours of an axis have groups of one size whose
-// members are neighbours too, and parameters and their rows begin at multiples of 16 bytes. A warp takes a tile of 128
-// columns, four for each lane, and up to kHeight rows, fewer where a row of dst is the sum of several rows of src:
+// Maps between models are runs: heads are mapped as a whole, so four neighbouring units of an axis have groups of the
+// same size whose members are neighbours too, and parameters and their rows begin at multiples of 16 bytes. A warp
+// takes a tile of 128 columns, four per lane, and up to kHeight rows, fewer where a row of dst is the sum of several
+// rows of src:
 //
-//   once for a tile     each lane looks up its four columns: where their members lie, and weights, in registers
-//   once for 32 terms   each lane looks up one term, a row of src in a row of dst, and hands it to the others by shuffles
-//   for each term       16 bytes for each member, some eight of these loads and of base on their way before the first is
-//                       used: 24 warps of a multiprocessor have up to 96 KB on their way; nothing is divided
-//   for each row        16 bytes of dst
+//   once per tile      each lane looks up its four columns: the positions and weights of their members, in registers
+//   once per 32 terms  each lane looks up one term, a row of src in a row of dst, and shares it with the others by
+//                      shuffles
+//   for each term      16 bytes per member, with some eight of these loads and of base in flight before the first is
+//                      used: the 24 warps of an SM have up to 96 KB in flight; there are no divisions
+//   for each row       16 bytes of dst
 //
-// A warp accesses 512 contiguous bytes, whole lines, and its neighbours in the block those beside them. Tiles are some 16
-// terms each, 60,000 for GPT-Base, so blocks that stay and take every n-th tile end together. Only base and dst are
-// marked to leave the caches first: de-coalescing reads each element of src up to eight times, soon after one another.
+// A warp accesses 512 contiguous bytes, whole lines, and its neighbours in the block access those next to them. A tile
+// has some 16 terms, and GPT-Base has 60,000 tiles, so persistent blocks that take every n-th tile finish together.
+// Only base and dst are marked as evict-first: de-coalescing reads each element of src up to eight times, within a
+// short time.
 //
-// Where that does not hold of a tile (another map, rows at odd places, groups of more than kMembers, more than 32 terms
-// a row, the end of a row of 4 n + 1) its warp takes the elements one by one.
+// Where a tile does not meet these conditions (another map, misaligned rows, groups of more than kMembers, more than 32
+// terms per row, the end of a row of 4 n + 1) its warp processes it element by element.
 //
-// The sum over members comes before that over terms; the order depends on maps alone.
+// The sum over members comes before the sum over terms; the order depends on the maps alone.
 
-constexpr unsigned kAll = 0xffffffffu;
+constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr unsigned kWarps = kThreads / 32;
-constexpr unsigned kWide = 4 * 32;
+constexpr unsigned kTileColumns = 4 * 32;
 constexpr unsigned kHeight = 16;
 constexpr unsigned kMembers = 4;
-// Parameters, and those of a thread when tiles are counted.
+// The maximum number of parameters, and how many of them a thread counts the tiles of.
 constexpr unsigned kItems = 1024;
-constexpr unsigned kEach = kItems / kThreads;
+constexpr unsigned kItemsPerThread = kItems / kThreads;
 
 struct Operands {
   const float* src;
@@ -176,7 +181,8 @@ struct Operands {
   float keep, alpha;
 };
 
-// Columns j to j + 3 of dst, each with so many members: those of column j + k are entries begin + members k and on.
+// Columns j to j + 3 of dst, each with `members` members: those of column j + k are the entries from begin + members k
+// on.
 struct Columns {
   unsigned j, begin, members;
 };
@@ -186,7 +192,8 @@ struct Rows {
   unsigned first, rows, members, terms;
 };
 
-// Whether columns j to j + 3 are a run, or beyond the row. Loops stay loops: many loads side by side would cost registers.
+// Whether columns j to j + 3 are a run, or beyond the row. The loops are not unrolled: many loads side by side would
+// cost registers.
 DEVICE bool look_up(const Operands& op, const Item& item, unsigned j, Columns& columns) {
   columns = {j, 0, 0};
   if (j >= item.cols) return true;
@@ -215,23 +222,23 @@ DEVICE bool look_up(const Operands& op, const Item& item, unsigned j, Columns& c
 
 DEVICE float part(const float4& x, int k) { return unpack(x).v[k]; }
 
-// A tile of up to N members a column, TERMS terms at a time.
+// A tile with up to N members per column, TERMS terms at a time.
 template <int N, int TERMS, bool BASE>
 DEVICE void map_runs(const Operands& op, const Item& item, const Columns& columns, const Rows& rows) {
   const unsigned lane = threadIdx.x % 32;
   const bool inside = columns.j < item.cols;
   const unsigned batch = 32 / rows.terms;
-  // Column sources[m] + k of src is member m of column j + k. What there is no member for is column 0 or the first member
-  // once more, with weight 0: these loads then depend on no condition, which would keep registers of theirs for all lanes.
+  // Column sources[m] + k of src is member m of column j + k. Missing members are replaced by column 0 or the first
+  // member, with weight 0: these loads then depend on no condition, which would take registers in all lanes.
   unsigned sources[N];
   float weights[N][4];
 #pragma unroll
   for (unsigned m = 0; m < N; m++) {
-    const bool is = m < columns.members, identity = item.col_map == kIdentity;
-    sources[m] = !inside ? 0 : identity ? columns.j : op.index[columns.begin + (is ? m : 0)];
+    const bool present = m < columns.members, identity = item.col_map == kIdentity;
+    sources[m] = !inside ? 0 : identity ? columns.j : op.index[columns.begin + (present ? m : 0)];
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      weights[m][k] = !is ? 0.0f : identity ? 1.0f : op.weight[columns.begin + k * columns.members + m];
+      weights[m][k] = !present ? 0.0f : identity ? 1.0f : op.weight[columns.begin + k * columns.members + m];
     }
   }
 #pragma unroll 1
@@ -250,7 +257,7 @@ DEVICE void map_runs(const Operands& op, const Item& item, const Columns& column
       at = item.dst_offset + i * item.dst_pitch;
     }
     // The terms that end a row.
-    const unsigned ends = __ballot_sync(kAll, lane < count && lane % rows.terms == rows.terms - 1);
+    const unsigned ends = __ballot_sync(kAllLanes, lane < count && lane % rows.terms == rows.terms - 1);
 
     float mapped[4] = {item.fill, item.fill, item.fill, item.fill};
 #pragma unroll 1
@@ -258,23 +265,23 @@ DEVICE void map_runs(const Operands& op, const Item& item, const Columns& column
       float4 x[TERMS][N], old[TERMS];
 #pragma unroll
       for (int t = 0; t < TERMS; t++) {
-        // Beyond the last term the last once more.
+        // Beyond the last term, the last one is loaded again.
         const unsigned term = min(first + t, count - 1);
-        const float* row = op.src + __shfl_sync(kAll, start, term);
-        const unsigned to = __shfl_sync(kAll, at, term);
+        const float* row = op.src + __shfl_sync(kAllLanes, start, term);
+        const unsigned to = __shfl_sync(kAllLanes, at, term);
 #pragma unroll
         for (int m = 0; m < N; m++) x[t][m] = load_raw(row + sources[m]);
-        // Not what another warp writes.
+        // Lanes beyond the row must not read what another warp writes.
         old[t] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (BASE && inside) old[t] = load_once(op.base + to + columns.j);
       }
 #pragma unroll
       for (int t = 0; t < TERMS; t++) {
-        // Below 32, as TERMS divides it. Beyond the last term the share is 0; a condition here would let the compiler put each
-        // load behind it, one at a time.
+        // `term` is below 32, since TERMS divides 32. Beyond the last term the share is 0; with a condition here the
+        // compiler could move each load behind it, one at a time.
         const unsigned term = first + t;
-        const float weight = __shfl_sync(kAll, share, term);
-        const unsigned to = __shfl_sync(kAll, at, term);
+        const float weight = __shfl_sync(kAllLanes, share, term);
+        const unsigned to = __shfl_sync(kAllLanes, at, term);
 #pragma unroll
         for (int k = 0; k < 4; k++) {
           float sum = weights[0][k] * part(x[t][0], k);
@@ -297,16 +304,16 @@ DEVICE void map_runs(const Operands& op, const Item& item, const Columns& column
   }
 }
 
-// One warp, rows `first` to `first + count - 1` and the kWide columns from `column` on.
+// One warp: rows `first` to `first + count - 1` and the kTileColumns columns from `column` on.
 template <bool BASE>
 DEVICE void map_tile(const Operands& op, const Item& item, unsigned first, unsigned count, unsigned column) {
   const unsigned lane = threadIdx.x % 32;
   Columns columns;
   bool regular = look_up(op, item, column + 4 * lane, columns);
-  // Each lane a row, and a layer.
+  // Each lane checks a row, and a layer.
   Group group = group_of(op.index, item.row_map, first + min(lane, count - 1));
   const unsigned members = group.end - group.begin;
-  Rows rows = {first, count, __shfl_sync(kAll, members, 0), 0};
+  Rows rows = {first, count, __shfl_sync(kAllLanes, members, 0), 0};
   const bool few = rows.members <= 32 && item.layers <= 32;
   if (few) rows.terms = rows.members * item.layers;
   regular = regular && members == rows.members && few && rows.terms > 0 && rows.terms <= 32;
@@ -314,44 +321,45 @@ DEVICE void map_tile(const Operands& op, const Item& item, unsigned first, unsig
   regular = regular && (item.src_rows == 1 || item.src_pitch % 4 == 0);
   if (lane < item.layers) regular = regular && op.index[item.layer_start + lane] % 4 == 0;
 
-  if (!__all_sync(kAll, regular)) {
-    const unsigned end = column + min(kWide, item.cols - column);
+  if (!__all_sync(kAllLanes, regular)) {
+    const unsigned end = column + min(kTileColumns, item.cols - column);
     for (unsigned i = first; i < first + count; i++) {
-      Group mine = group_of(op.index, item.row_map, i);
+      Group row_group = group_of(op.index, item.row_map, i);
       for (unsigned j = column + lane; j < end; j += 32) {
-        float mapped = mapped_at(op.src, op.index, op.weight, item, mine, group_of(op.index, item.col_map, j));
+        float mapped = mapped_at(op.src, op.index, op.weight, item, row_group, group_of(op.index, item.col_map, j));
         interpolate(op.dst, op.base, item.dst_offset + row_start(i, item.dst_pitch) + j, op.keep, op.alpha, mapped);
       }
     }
-  } else if (!__any_sync(kAll, columns.members > 1)) {
+  } else if (!__any_sync(kAllLanes, columns.members > 1)) {
     map_runs<1, BASE ? 4 : 8, BASE>(op, item, columns, rows);
-  } else if (!__any_sync(kAll, columns.members > 2)) {
+  } else if (!__any_sync(kAllLanes, columns.members > 2)) {
     map_runs<2, BASE ? 2 : 4, BASE>(op, item, columns, rows);
   } else {
     map_runs<kMembers, 1, BASE>(op, item, columns, rows);
   }
 }
 
-// Rows of a tile: as many as its first row has terms for.
+// Rows of a tile: kHeight, divided by the number of terms of the item's first row.
 DEVICE unsigned height_of(const Item& item, const unsigned* index) {
   Group first = group_of(index, item.row_map, 0);
   return max(1u, kHeight / max(1u, item.layers * (first.end - first.begin)));
 }
 
-// Leaves in ends[n] how many tiles items 0 to n have, in heights[n] the rows of a tile of item n, for all threads.
+// Writes the number of tiles of items 0 to n to ends[n], and the rows of a tile of item n to heights[n], for all
+// threads.
 DEVICE void count_tiles(const Item* items, unsigned count, const unsigned* index, unsigned* ends, unsigned* heights) {
   SMEM(unsigned, totals, [kWarps]);
-  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = threadIdx.x * kEach;
-  unsigned tiles[kEach], sum = 0;
+  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = threadIdx.x * kItemsPerThread;
+  unsigned tiles[kItemsPerThread], sum = 0;
 #pragma unroll
-  for (unsigned n = 0; n < kEach; n++) {
+  for (unsigned n = 0; n < kItemsPerThread; n++) {
     tiles[n] = 0;
     if (first + n < count) {
       const Item item = items[first + n];
       if (item.rows > 0 && item.cols > 0) {
         const unsigned height = height_of(item, index);
         heights[first + n] = height;
-        tiles[n] = ((item.rows - 1) / height + 1) * ((item.cols - 1) / kWide + 1);
+        tiles[n] = ((item.rows - 1) / height + 1) * ((item.cols - 1) / kTileColumns + 1);
       }
     }
     sum += tiles[n];
@@ -359,7 +367,7 @@ DEVICE void count_tiles(const Item* items, unsigned count, const unsigned* index
   unsigned before = sum;
 #pragma unroll
   for (unsigned step = 1; step < 32; step *= 2) {
-    unsigned others = __shfl_up_sync(kAll, before, step);
+    unsigned others = __shfl_up_sync(kAllLanes, before, step);
     if (lane >= step) before += others;
   }
   if (lane == 31) totals[warp] = before;
@@ -367,7 +375,7 @@ DEVICE void count_tiles(const Item* items, unsigned count, const unsigned* index
   before -= sum;
   for (unsigned w = 0; w < warp; w++) before += totals[w];
 #pragma unroll
-  for (unsigned n = 0; n < kEach; n++) {
+  for (unsigned n = 0; n < kItemsPerThread; n++) {
     before += tiles[n];
     ends[first + n] = before;
   }
@@ -381,7 +389,7 @@ DEVICE void map_all(const Operands& op, const Item* items, unsigned count) {
   count_tiles(items, count, op.index, ends, heights);
   const unsigned tiles = ends[kItems - 1];
   for (unsigned tile = blockIdx.x * kWarps + threadIdx.x / 32; tile < tiles; tile += gridDim.x * kWarps) {
-    // The first item that ends behind the tile.
+    // The first item that ends after the tile.
     unsigned n = 0;
 #pragma unroll
     for (unsigned step = kItems / 2; step > 0; step /= 2) {
@@ -389,15 +397,15 @@ DEVICE void map_all(const Operands& op, const Item* items, unsigned count) {
     }
     const Item item = items[n];
     const unsigned number = n == 0 ? tile : tile - ends[n - 1];
-    // Side by side before one below the other: warps of a block share rows.
-    const unsigned across = (item.cols - 1) / kWide + 1;
+    // Tiles are numbered across before down: the warps of a block share rows.
+    const unsigned across = (item.cols - 1) / kTileColumns + 1;
     const unsigned first = number / across * heights[n];
-    map_tile<BASE>(op, item, first, min(heights[n], item.rows - first), number % across * kWide);
+    map_tile<BASE>(op, item, first, min(heights[n], item.rows - first), number % across * kTileColumns);
   }
 }
 
-// src is not __restrict__: if the compiler knew that no store changes it, it would move loads behind the stores of rows
-// before (nvcc 13.0 for sm_90a does), and few would be on their way at a time.
+// src is not __restrict__: if the compiler knew that no store changes it, it would move loads behind the stores of the
+// previous rows (nvcc 13.0 for sm_90a does), and few would be in flight at a time.
 #define VECTOR_PARAMETERS \
   const float* src, float* dst, const float* base, const Item* __restrict__ items, \
       const unsigned* __restrict__ index, const float* __restrict__ weight, float keep, float alpha, unsigned count

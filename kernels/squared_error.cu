@@ -3,18 +3,18 @@
 //   loss = weight (sum of (x - target)^2) / scored
 //   dx = 2 weight (x - target) / scored
 //
-// scored: *batch_scored where it is given (the count of the whole batch, of which these are a micro-batch), else the number
-// of these elements; at least 1. Where the target is NaN the gradient is 0.
+// scored is *batch_scored if given (the count of the whole batch, of which these elements are a micro-batch), else the
+// number of these elements; at least 1. Where the target is NaN the gradient is 0.
 //
 // x, dx: [N, C] in rows of their own pitch, both float or both bf16; targets: [N, C], loss and batch_scored (or null):
-// [1], float in any case. dx
-// may be absent (null), or x itself, which is why neither is __restrict__: each thread reads an element before it
-// overwrites it, and no other thread touches it.
+// [1], always float. dx may be absent (null), or x itself, which is why neither is __restrict__: each thread reads an
+// element before it overwrites it, and no other thread accesses it.
 //
-// One block, since the gradient needs `scored` first and a regression head makes one number for each example of a
-// batch. Sums are in double precision, in an order that depends on the shape alone.
+// There is one block, since the gradient needs `scored` first and a regression head produces one number per example of
+// a batch. Sums are in double precision, in an order that depends on the shape alone.
 //
-// Roofline: 12 bytes per element (8 in bf16) for four operations; at a batch's size the launch itself takes longer.
+// Roofline: 12 bytes per element (8 in bf16) for four operations; for the elements of a batch the launch itself takes
+// longer.
 #include "common/element.cuh"
 #include "common/reduce.cuh"
 

@@ -1,13 +1,13 @@
-//! The allocator of the binary: it ends the process with a clear error when the system refuses memory.
+//! The allocator of the binary: it ends the process with a clear error when an allocation fails.
 //!
-//! By default Rust aborts with SIGABRT and a message without a remedy, and stable Rust has no hook to change that. So the
-//! check is here, before Rust sees the null pointer. Code that asks whether there is memory ([`memory::with_capacity`]) still
-//! gets an error back.
+//! By default Rust aborts with SIGABRT and a message without a remedy, and stable Rust has no hook to change that. The
+//! allocator therefore checks for null before Rust sees it. Fallible allocations ([`memory::with_capacity`]) still
+//! return an error.
 
 use crate::{memory, signals};
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The system's allocator, see the module.
+/// The system allocator, which ends the process with exit code 2 on a failed allocation.
 pub struct Allocator;
 
 fn checked(start: *mut u8, bytes: usize) -> *mut u8 {
@@ -17,26 +17,26 @@ fn checked(start: *mut u8, bytes: usize) -> *mut u8 {
     start
 }
 
-// SAFETY: every call goes to the system's allocator as it came, and its answer comes back as it is. What happens in between
-// when that is null takes no memory and does not return.
+// SAFETY: every call is forwarded to the system allocator and its result returned unchanged. The code that handles a
+// null pointer does not allocate, and does not return.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         checked(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         checked(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         checked(unsafe { System.realloc(start, layout, size) }, size)
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.dealloc(start, layout) }
     }
 }

@@ -1,58 +1,60 @@
-//! One error type for the whole crate: a sentence for a person, with the places it passed through.
+//! The error type of the crate: a message for the user, prefixed with the context it passed through.
 
 use std::fmt;
 use std::path::Path;
 
-/// What went wrong, where, and what to do about it.
+/// A message that says what went wrong, where, and what to do about it.
 ///
-/// The message names the file, key or tensor at fault and the remedy. The binary prints it and exits with code 2.
+/// It names the file, key or tensor at fault and the remedy. The binary prints it and exits with code 2.
 pub struct Error {
     message: String,
 }
 
+/// A `Result` whose error is [`Error`] by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Makes an error from a message. A message of more than 4,000 bytes loses its middle.
     pub fn new(message: impl Into<String>) -> Self {
         Error { message: shortened(message.into()) }
     }
 
-    /// An operating-system error on `path`, for instance `cannot read data/a.txt: No such file or directory`.
+    /// Makes an error from an I/O error on `path`, for instance `cannot read data/a.txt: No such file or directory`.
     pub fn io(action: &str, path: &Path, error: std::io::Error) -> Self {
         Error::new(format!("cannot {action} {}: {error}{}", path.display(), remedy(&error)))
     }
 
-    /// The same error, with the place in front: `configs/a.toml: levels[1].heads: ...`.
+    /// Returns the error with a prefix that says where it happened: `configs/a.toml: levels[1].heads: ...`.
     #[must_use]
     pub fn at(self, place: impl fmt::Display) -> Self {
         Error::new(format!("{place}: {}", self.message))
     }
 }
 
-/// What to do about errors that are about this process or machine, not about a path.
+/// Returns the remedy for errors whose cause is the process or the machine and not the path, else an empty string.
 fn remedy(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;
-    // EMFILE and ENFILE have no kind of their own, and libraries put them into errors that have no number.
+    // EMFILE and ENFILE have no `ErrorKind`, and libraries wrap them in errors without an OS error code.
     let handles = || {
         let text = error.to_string();
         cfg!(unix) && ["(os error 23)", "(os error 24)"].iter().any(|number| text.contains(number))
     };
     match error.kind() {
-        ErrorKind::FileTooLarge => "; files of this process are limited in size: raise `ulimit -f`",
-        ErrorKind::StorageFull => "; make room on that disk",
-        ErrorKind::QuotaExceeded => "; make room within the quota on that disk",
-        ErrorKind::NotADirectory => "; part of this path is a file where a folder is needed: move it away",
-        ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written to",
+        ErrorKind::FileTooLarge => "; this process has a file size limit: raise `ulimit -f`",
+        ErrorKind::StorageFull => "; free some space on that disk",
+        ErrorKind::QuotaExceeded => "; free some space within the quota on that disk",
+        ErrorKind::NotADirectory => "; part of this path is a file where a folder is needed: move that file away",
+        ErrorKind::ReadOnlyFilesystem => "; choose a writable path",
         ErrorKind::OutOfMemory => "; give the process more memory",
-        _ if handles() => "; the process may have no more files open: raise `ulimit -n`",
+        _ if handles() => "; the process has too many files open: raise `ulimit -n`",
         _ => "",
     }
 }
 
-/// The longest message, in bytes. A file's content may be part of it, and that may be as long as it likes.
+/// Longest message in bytes. A message may quote the content of a file, which can be of any length.
 const LONGEST: usize = 4_000;
 
-/// The message without its middle where it is too long.
+/// Replaces the middle of a message that is too long by ` ... `.
 fn shortened(message: String) -> String {
     if message.len() <= LONGEST {
         return message;
@@ -76,14 +78,18 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {}
 
-/// Returns early with an [`Error`] made like `format!` makes its string.
+/// Returns early with an [`Error`] whose message is formatted as by `format!`.
 #[macro_export]
 macro_rules! bail {
     ($($arg:tt)*) => { return Err($crate::error::Error::new(format!($($arg)*))) };
 }
 
-/// Adds a place to the error of a `Result`.
+/// Adds context to the error of a `Result`.
 pub trait At<T> {
+    /// Returns the result with `place` in front of the error's message, as [`Error::at`] does.
+    ///
+    /// # Errors
+    /// If `self` is an error.
     fn at(self, place: impl fmt::Display) -> Result<T>;
 }
 

@@ -1,9 +1,9 @@
-//! Files and folders that appear whole or not at all, and files read whole or not at all.
+//! Atomic writing of files and folders, and reading of whole files with a size limit.
 //!
-//! A run that is killed, or a disk that fills up, must never leave half a checkpoint under the name of a whole one.
-//! Everything is therefore written under a temporary name next to its destination and renamed once it is on disk. What is
-//! under such a name is locked by the process that writes it; the system lets go of the lock when that ends, however it does,
-//! and whoever writes into the same folder next removes what nobody holds.
+//! A run that is killed, or a disk that fills up, must never leave half a checkpoint under its final name. Everything
+//! is therefore written under a temporary name next to its destination and renamed once it is on disk. The writing
+//! process holds a lock on the temporary entry, which the system releases when the process ends for any reason. The
+//! next process that writes into the same folder removes temporary entries that are not locked.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Seek, Write};
@@ -13,22 +13,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// The bytes of a regular file of at most `most` bytes.
+/// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
 ///
-/// When it cannot be read, is longer, or is no regular file: reading a pipe might never end.
+/// If the file cannot be read, is longer, is not a regular file (reading a pipe might never end), is a Git LFS pointer,
+/// or is a web page.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if facts.is_dir() {
-        bail!("cannot read {}: it is a folder, not a file; name one file in it", path.display());
+        bail!("cannot read {}: it is a folder, not a file; give a file in it", path.display());
     }
     if !facts.is_file() {
-        bail!("cannot read {}: it is not a file but a pipe or a device; save its content to a file", path.display());
+        bail!(
+            "cannot read {}: it is a pipe or a device, not a regular file; save its content to a file",
+            path.display()
+        );
     }
     if facts.len() > most {
         bail!(
-            "cannot read {}: {} bytes, and such a file has at most {most}; is it the right one?",
+            "cannot read {}: it has {} bytes, but such a file has at most {most}; check that it is the right file",
             path.display(),
             facts.len()
         );
@@ -41,24 +45,25 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What stands in a repository for a large file until that is fetched.
+/// Start of a Git LFS pointer, which stands for a large file in a repository until the file is fetched.
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// Checks that a file is there itself, by its first bytes.
+/// Checks by its first bytes that a file is not a Git LFS pointer.
 ///
 /// # Errors
-/// It is a pointer of Git LFS, which nothing should be read from.
+/// If it is one: the file itself has not been fetched.
 pub fn check_fetched(path: &Path, first: &[u8]) -> Result<()> {
     if first.starts_with(POINTER) {
         bail!(
-            "{} is a pointer of Git LFS and not the file itself; fetch that with `git lfs pull` in its repository, or download it",
+            "{} is a Git LFS pointer and not the file itself; fetch the file with `git lfs pull` in its repository, or \
+             download it",
             path.display()
         );
     }
     Ok(())
 }
 
-/// Whether a file begins as a web page does: a download that went wrong often is one.
+/// Returns whether a file starts like an HTML page, as the result of a failed download often does.
 pub fn is_web_page(first: &[u8]) -> bool {
     let first = first.trim_ascii_start();
     ["<!doctype html", "<html"]
@@ -66,19 +71,19 @@ pub fn is_web_page(first: &[u8]) -> bool {
         .any(|tag| first.get(..tag.len()).is_some_and(|b| b.eq_ignore_ascii_case(tag.as_bytes())))
 }
 
-/// Of a file that is a web page where none can be meant.
+/// Returns the error for a file that turned out to be an HTML page.
 pub fn web_page(path: &Path) -> Error {
     Error::new(format!(
-        "{} is a web page (HTML), perhaps of a failed download; download the file again",
+        "{} is a web page (HTML), perhaps from a failed download; download the file again",
         path.display()
     ))
 }
 
-/// As [`read`], as text, without a byte order mark.
+/// Reads a text file like [`read`] and strips its byte order mark.
 ///
 /// # Errors
 ///
-/// As [`read`]; when the bytes are not UTF-8.
+/// As for [`read`], and if the bytes are not valid UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String> {
     let bytes = read(path, most)?;
     match str::from_utf8(without_mark(&bytes)) {
@@ -90,19 +95,19 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
     }
 }
 
-/// Content without the byte order mark that some programs put before UTF-8: it is never text.
+/// Strips the byte order mark that some programs put before UTF-8 text.
 pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// A path as a shell takes it, for commands that are printed: in quotes where it has more than letters, digits and the usual marks.
+/// Quotes a path for a shell command that is printed. Paths of letters, digits and common punctuation stay unquoted.
 pub fn shell_quote(path: &Path) -> String {
     let text = path.display().to_string();
-    // A command would take it for an option.
+    // A leading dash would be parsed as an option.
     if text.starts_with('-') { shell_quote_text(&format!("./{text}")) } else { shell_quote_text(&text) }
 }
 
-/// As [`shell_quote`], of a text that is no path.
+/// Quotes an arbitrary argument like [`shell_quote`].
 pub fn shell_quote_text(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
@@ -111,23 +116,24 @@ pub fn shell_quote_text(text: &str) -> String {
     }
 }
 
-/// Writes the file `path` through `write`, replacing an existing file only once the new one is complete.
+/// Writes the file `path` through `write` and replaces an existing file only once the new one is complete.
 ///
-/// The bytes go, buffered, to a temporary file in the same folder, which is synced to disk and renamed to `path`; then
-/// the folder is synced where the system allows it. Missing parent folders are created, and stay on failure. A symbolic
-/// link at `path` is replaced, not followed.
+/// The bytes go through a buffer to a temporary file in the same folder, which is synced to disk and renamed to `path`;
+/// then the folder is synced if the system supports it. Missing parent folders are created and are not removed on
+/// failure. A symbolic link at `path` is replaced, not followed.
 ///
 /// # Errors
 ///
-/// When the system refuses a step or `write` returns an error. The temporary file is removed and an existing `path` is
-/// left as it was.
+/// If a system call fails or `write` returns an error. The temporary file is then removed and an existing `path` is
+/// left unchanged.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let mut file = AtomicFile::create(path)?;
     write(&mut file.out).map_err(|e| Error::io("write", path, e))?;
     file.commit()
 }
 
-/// A file that is written bit by bit and appears whole: [`write_atomic`] for writers that cannot be one function.
+/// A file that is written in several calls and appears atomically: [`write_atomic`] for writers that are not one
+/// closure.
 pub struct AtomicFile {
     path: PathBuf,
     folder: PathBuf,
@@ -136,11 +142,12 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Opens a temporary file beside `path`, where it appears with [`AtomicFile::commit`]; dropped before, it is removed.
+    /// Opens a temporary file next to `path`. [`AtomicFile::commit`] renames it to `path`; dropping it before removes
+    /// it.
     ///
     /// # Errors
     ///
-    /// As [`write_atomic`].
+    /// If a parent folder or the temporary file cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
         let folder = prepare_parent(path)?;
         let (temporary, file) = Temporary::file(&folder)?;
@@ -151,46 +158,47 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// When the disk is full, for instance.
+    /// If the write fails, for instance on a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
     }
 
-    /// Replaces the first bytes, as of a header whose counts are known at the end. What is written then goes behind them.
+    /// Overwrites the first bytes, for instance a header whose counts are known only at the end. Further writes
+    /// continue right after these bytes.
     ///
     /// # Errors
     ///
-    /// As [`AtomicFile::write`].
+    /// As for [`AtomicFile::write`].
     pub fn write_at_start(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.seek(io::SeekFrom::Start(0)).map_err(|e| Error::io("write", &self.path, e))?;
         self.write(bytes)
     }
 
-    /// Syncs the file to disk and gives it its name.
+    /// Syncs the file to disk and renames it to its destination.
     ///
     /// # Errors
     ///
-    /// As [`write_atomic`].
+    /// If writing, syncing or renaming fails.
     pub fn commit(self) -> Result<()> {
         let AtomicFile { path, folder, temporary, out } = self;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error);
         let file = file.and_then(|file| file.sync_all().map(|()| file)).map_err(|e| Error::io("write", &path, e))?;
         let renamed = temporary.rename_to(&path, &folder);
-        // Locked until it has its name: whoever cleans up in between would take it for abandoned.
+        // Keep the lock until the rename: another process would otherwise remove the file as abandoned.
         drop(file);
         renamed
     }
 }
 
-/// Makes the folder `dir` with the contents that `fill` writes into the folder it is given.
+/// Creates the folder `dir` with the contents that `fill` writes into the folder passed to it.
 ///
 /// `fill` works in a temporary sibling of `dir`, which is synced to disk and renamed to `dir` once `fill` succeeds.
-/// Missing parent folders are created, and stay on failure.
+/// Missing parent folders are created and are not removed on failure.
 ///
 /// # Errors
 ///
-/// When `dir` exists already, in any form, when the system refuses a step, or when `fill` returns an error. The
-/// temporary folder is removed with all it holds, and `dir` does not appear.
+/// If `dir` already exists as anything, a system call fails, or `fill` returns an error. The temporary folder is then
+/// removed with its contents, and `dir` is not created.
 pub fn write_dir_atomic(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if fs::symlink_metadata(dir).is_ok() {
         bail!("{} exists already; choose another --out or remove it", dir.display());
@@ -202,8 +210,8 @@ pub fn write_dir_atomic(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> R
     temporary.rename_to(dir, &folder)
 }
 
-/// Removes what killed processes left below `folder` under temporary names. Only for who knows that no other process
-/// writes there.
+/// Removes temporary files and folders that killed processes left anywhere below `folder`. The caller must know that no
+/// other process writes there: locks are not checked.
 pub fn remove_temporaries(folder: &Path) {
     // What cannot be read or removed only takes space.
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -217,7 +225,7 @@ pub fn remove_temporaries(folder: &Path) {
     }
 }
 
-/// How temporary names begin.
+/// Prefix of temporary names.
 const TEMPORARY: &str = ".vcycle-";
 
 fn is_temporary(entry: &fs::DirEntry) -> bool {
@@ -226,21 +234,22 @@ fn is_temporary(entry: &fs::DirEntry) -> bool {
     name.starts_with(TEMPORARY) && name.ends_with(".tmp")
 }
 
-/// Removes what killed processes left in `folder` under temporary names: what is not locked. Where the file system knows no
-/// locks all of it stays.
+/// Removes temporary files and folders that killed processes left in `folder`: those that are not locked. On a file
+/// system without locks nothing is removed.
 fn remove_abandoned(folder: &Path) {
     // What cannot be read or removed only takes space.
     for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_temporary) {
         let path = entry.path();
-        // Anything else is not ours, and a pipe would be waited for.
+        // Other kinds are not ours, and opening a pipe could block.
         let Some(kind) = entry.file_type().ok().filter(|kind| kind.is_dir() || kind.is_file()) else { continue };
-        // The lock is held meanwhile: a process that has just made the entry and not yet locked it sees that it is gone.
+        // Hold the lock while removing: a process that has created the entry but not locked it yet finds that it is
+        // gone.
         let Some(_lock) = File::open(&path).ok().filter(|file| file.try_lock().is_ok()) else { continue };
         let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
     }
 }
 
-/// The folder that holds `path`, created if need be.
+/// Returns the parent folder of `path` and creates it if it is missing.
 fn prepare_parent(path: &Path) -> Result<PathBuf> {
     if path.file_name().is_none() {
         bail!(
@@ -260,26 +269,26 @@ fn prepare_parent(path: &Path) -> Result<PathBuf> {
 struct Temporary {
     path: PathBuf,
     renamed: bool,
-    /// Of a folder; a file is locked through the handle that writes it.
+    /// The lock of a folder. A file is locked through the handle that writes it.
     _lock: Option<File>,
 }
 
-/// Whether the new entry at `path`, opened as `file`, is this process's to write.
+/// Locks the new entry at `path`, opened as `file`, for this process.
 ///
 /// # Errors
-/// It was taken for one that a killed process left, and is gone.
+/// `NotFound` if another process took the entry for abandoned and is removing or has removed it.
 fn claim(path: &Path, file: &File) -> io::Result<()> {
     match file.try_lock() {
-        // Before the entry was removed, or after.
+        // We may have got the lock after another process removed the entry: check that it is still the same one.
         Ok(()) if identity(&fs::symlink_metadata(path)?) == identity(&file.metadata()?) => Ok(()),
         Ok(()) => Err(io::ErrorKind::NotFound.into()),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::NotFound.into()),
-        // Nobody can lock it, so nobody removes it.
+        // The file system has no locks, so no process removes the entry.
         Err(TryLockError::Error(_)) => Ok(()),
     }
 }
 
-/// Device and number of a file, where the system tells.
+/// Returns the device and inode number of a file; without Unix, 0 and its length.
 fn identity(facts: &fs::Metadata) -> (u64, u64) {
     #[cfg(unix)]
     return (std::os::unix::fs::MetadataExt::dev(facts), std::os::unix::fs::MetadataExt::ino(facts));
@@ -300,13 +309,13 @@ impl Temporary {
     fn folder(folder: &Path) -> Result<Self> {
         let create = |path: &Path| {
             fs::create_dir(path)?;
-            // Not every system opens a folder, and then none locks it.
+            // Other systems may not open folders, so their folders are not locked.
             if !cfg!(unix) {
                 return Ok(None);
             }
             let lock = File::open(path)
                 .and_then(|lock| claim(path, &lock).map(|()| lock))
-                // With no handle left, for instance.
+                // For instance if there are too many open files.
                 .inspect_err(|_| drop(fs::remove_dir(path)));
             lock.map(Some)
         };
@@ -314,20 +323,21 @@ impl Temporary {
         Ok(Temporary { path, renamed: false, _lock })
     }
 
-    /// Makes a new entry in `folder` by calling `create` with names until one is free.
+    /// Creates a new entry in `folder` by calling `create` with new names until one is free.
     fn create<T>(folder: &Path, create: impl Fn(&Path) -> io::Result<T>) -> Result<(PathBuf, T)> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         remove_abandoned(folder);
         let mut gone = 0;
         loop {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-            // Not derived from the destination's name, which may already be as long as the file system allows.
+            // The name does not include the destination's, which may already be as long as the file system allows.
             let path = folder.join(format!("{TEMPORARY}{}-{count}.tmp", std::process::id()));
             match create(&path) {
                 Ok(made) => return Ok((path, made)),
-                // Left by a killed process that had the same id, as happens in containers.
+                // A killed process with the same id left it, as happens in containers.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                // Another process was cleaning up. The folder itself may be what is gone.
+                // Another process removed it while cleaning up. Retries are limited because the folder itself may be
+                // gone.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && gone < 16 => gone += 1,
                 Err(e) => return Err(Error::io("create a temporary file in", folder, e)),
             }
@@ -345,7 +355,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.renamed {
-            // The error that brought us here is the one to report.
+            // Ignore errors here: the one that led to this drop is reported.
             let _ = match fs::symlink_metadata(&self.path) {
                 Ok(found) if found.is_dir() => fs::remove_dir_all(&self.path),
                 _ => fs::remove_file(&self.path),
@@ -354,15 +364,15 @@ impl Drop for Temporary {
     }
 }
 
-/// Makes a rename in `folder` durable. Not every file system can sync a folder and the rename has already taken place,
-/// so a refusal is not an error.
+/// Makes a rename in `folder` durable. Not every file system can sync a folder, and the rename has already happened, so
+/// errors are ignored.
 fn sync_folder(folder: &Path) {
     if cfg!(unix) {
         let _ = File::open(folder).and_then(|f| f.sync_all());
     }
 }
 
-/// Syncs every file below `folder`: `fill` may have made some of them by other means than [`write_atomic`].
+/// Syncs every file below `folder`: `fill` may have written some of them without [`write_atomic`].
 fn sync_tree(folder: &Path) -> io::Result<()> {
     // Windows syncs only files that are open for writing.
     if !cfg!(unix) {

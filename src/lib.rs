@@ -1,17 +1,30 @@
-//! Transformers trained in multi-level V-cycles, with no framework underneath.
+//! Trains transformers in multi-level V-cycles on its own CUDA and CPU kernels, without a deep-learning framework.
 //!
-//! Rooms, from the bottom up; a room knows only those below it:
+//! The modules, from the bottom up:
 //!
-//! - [`tensor`]: views into arenas.
-//! - [`device`]: memory, and the operations that run on it. [`device::ops`] defines each operation once, for all devices.
-//! - [`parity`]: every operation of a device against the f64 reference.
-//! - [`tape`]: the operations of a step, recorded, placed, walked backwards.
-//! - [`model`]: tables of parameters with roles, and forward code. [`multilevel`]: coalesce, de-coalesce, interpolate over
-//!   these roles. [`data`]: text to tokens, images to patches, both to batches. [`hub`]: Hugging Face form.
-//! - [`train`], [`eval`], [`report`]: runs, and what they are worth. [`mod@bench`]: what operations and steps take.
-//! - [`cli`]: the commands.
+//! - [`tensor`]: typed, strided views into memory arenas.
+//! - [`device`]: memory arenas and the operations that run on them. [`device::ops`] defines each operation once; the
+//!   f64 reference, the CPU and CUDA (on a GPU or in the emulator) implement it.
+//! - [`parity`]: compares every operation of a device with the f64 reference.
+//! - [`tape`]: records the operations of a training step, plans their memory and derives the backward pass.
+//! - [`data`]: readers for text and images, tokenizers, token shards, labelled data, the loader that builds batches.
+//! - [`model`]: GPT, BERT and DeiT: parameter tables and forward code.
+//! - [`hub`]: reads and writes checkpoints in the Hugging Face and timm formats.
+//! - [`multilevel`]: the operators of a V-cycle: coalesce, de-coalesce and interpolate.
+//! - [`eval`]: held-out loss, perplexity, accuracy metrics and text generation.
+//! - [`families`]: what differs between model families outside of the forward code: building levels, opening data,
+//!   starting from a checkpoint.
+//! - [`config`]: the TOML configuration of a run and its checks.
+//! - [`train`]: training: the plan of stages, optimizer steps, evaluation, checkpoints, memory estimates.
+//! - [`run`]: the folder of a run: start, resume, lock, final report.
+//! - [`runlog`]: the metrics log (`metrics.jsonl`), TensorBoard events and progress output.
+//! - [`report`]: compares runs and renders `report.html`.
+//! - [`mod@bench`]: benchmarks of operations and of whole training steps.
+//! - [`cli`]: the subcommands of the `vcycle` binary.
 //!
-//! `docs/architecture.md` shows the path of one step through them.
+//! [`error`], [`files`], [`memory`], [`signals`] and [`allocator`] support all of them.
+//!
+//! `docs/architecture.md` follows one training step through these modules.
 
 #![warn(clippy::undocumented_unsafe_blocks)]
 

@@ -1,4 +1,4 @@
-//! The thin binary over the library.
+//! The `vcycle` binary: parses the command line and calls the library.
 
 use clap::Parser;
 use std::io::Write;
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     match vcycle::cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            // Nobody may be reading.
+            // Standard error may be closed.
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(2)
         }

@@ -1,4 +1,4 @@
-//! Memory in proportion to what a file or an option claims: taken where it is there, refused in a sentence where not.
+//! Allocations whose size depends on a file or an option: they return an error if the memory is not available.
 
 use crate::bail;
 use crate::error::{Error, Result};
@@ -9,50 +9,50 @@ thread_local! {
     static ASKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is asking for memory that it may do without: a refusal is then an answer, not the end.
+/// Returns whether this thread is in an allocation that may fail: the allocator then must not end the process.
 pub fn is_asking() -> bool {
     ASKING.get()
 }
 
-/// Below this a request is not worth a look at what is left.
+/// Requests below this many bytes are not checked against the available memory.
 const SMALL: usize = 64 << 20;
 
-/// Refuses more than the system has left. Memory is handed out before it exists, and a process that then uses it is killed
-/// without a word.
+/// Checks that `bytes` of memory are available. The system overcommits: it grants allocations that it cannot back, and
+/// kills the process without a message when it uses them.
 ///
 /// # Errors
-/// Says how much was wanted and how much is there.
+/// If less memory is available; the message says how much is needed and how much is left.
 pub fn require(bytes: usize) -> Result<()> {
     if bytes < SMALL {
         return Ok(());
     }
     match available() {
         Some(left) if bytes as u64 > left => {
-            bail!("out of memory: {} wanted and {} left; use a smaller batch or model", mib(bytes as u64), mib(left))
+            bail!("out of memory: {} needed, {} available; use a smaller batch or model", mib(bytes as u64), mib(left))
         }
         _ => Ok(()),
     }
 }
 
-/// The error where `bytes` were refused.
+/// Returns the error for a failed allocation of `bytes`.
 pub fn refused(bytes: usize) -> Error {
-    Error::new(format!("out of memory: {} wanted; use a smaller batch or model", mib(bytes as u64)))
+    Error::new(format!("out of memory: {} needed; use a smaller batch or model", mib(bytes as u64)))
 }
 
-/// `count` zeros.
+/// Allocates a vector of `count` zeros.
 ///
 /// # Errors
-/// Out of memory: says how much was wanted.
+/// If there is not enough memory; the message says how much is needed.
 pub fn zeros<T: bytemuck::Zeroable + Clone>(count: usize) -> Result<Vec<T>> {
     let mut all = with_capacity(count)?;
     all.resize(count, T::zeroed());
     Ok(all)
 }
 
-/// An empty vector with room for `count`.
+/// Allocates an empty vector with capacity for `count` elements.
 ///
 /// # Errors
-/// As [`zeros`].
+/// If there is not enough memory; the message says how much is needed.
 pub fn with_capacity<T>(count: usize) -> Result<Vec<T>> {
     let bytes = count.saturating_mul(size_of::<T>());
     require(bytes)?;
@@ -68,7 +68,8 @@ fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }
 
-/// Bytes that the system can still give to this process, where it says so.
+/// Returns the bytes that this process can still allocate: the least of what the machine, `ulimit -v` and cgroups
+/// leave. `None` without `/proc`.
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let free = kilobytes(&text, "MemAvailable:")?;
@@ -76,23 +77,23 @@ fn available() -> Option<u64> {
     Some(least)
 }
 
-/// The field `name` of a file of /proc, in bytes.
+/// Returns the field `name` of a `/proc` file in bytes.
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What `ulimit -v` leaves.
+/// Returns the bytes that `ulimit -v` leaves.
 fn of_process() -> Option<u64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
-    // "unlimited" is no number.
+    // "unlimited" does not parse, which means no limit.
     let most = line.split_whitespace().next()?.parse::<u64>().ok()?;
     let size = kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
     Some(most.saturating_sub(size))
 }
 
-/// What the limits of containers leave: that of this process's group, and of all around it.
+/// Returns the bytes that cgroup limits leave: the least over the cgroup of this process and its ancestors.
 fn of_groups() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
@@ -102,7 +103,7 @@ fn of_groups() -> Option<u64> {
     all.filter_map(|group| {
         let most = number(group.join("memory.max"))?;
         let used = number(group.join("memory.current")).unwrap_or(0);
-        // The system drops cached files when memory is asked for.
+        // The page cache counts as used, but the system drops it when memory is needed.
         let facts = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
         let cached = |name: &str| facts.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
         let cached: u64 = ["active_file ", "inactive_file "].iter().filter_map(|name| cached(name)).sum();
@@ -111,7 +112,7 @@ fn of_groups() -> Option<u64> {
     .min()
 }
 
-/// Memory of this process in bytes: now, and the most it ever was. `None` where the system does not tell.
+/// Returns the resident memory of this process in bytes: current and peak. `None` without `/proc`.
 pub fn resident() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     Some((kilobytes(&text, "VmRSS:")?, kilobytes(&text, "VmHWM:")?))

@@ -1,8 +1,9 @@
-// GELU in both of its forms, tanh, and their derivatives (src/device/ops/activation.rs).
+// Both forms of GELU, tanh, and their derivatives (src/device/ops/activation.rs).
 //
-// tanh form: x s(2u) with the logistic function s and u = sqrt(2/pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 =
-// s(2u): one exponential and one division, and both tails come out right without a branch. erf form: x Phi(x), Phi
-// the normal distribution function. tanh: (1 - e) / (1 + e) with e = exp(-2 |x|), its derivative 4 e / (1 + e)^2.
+// GELU, tanh form: x s(2u), where s is the logistic function and u = sqrt(2/pi) (x + 0.044715 x^3), since (1 + tanh u)
+// / 2 = s(2u). This takes one exponential and one division, and both tails come out right without a branch. GELU, erf
+// form: x Phi(x), where Phi is the normal distribution function. tanh: (1 - e) / (1 + e) with e = exp(-2 |x|); its
+// derivative is 4 e / (1 + e)^2.
 #pragma once
 
 #include "kernel.cuh"
@@ -14,30 +15,30 @@ constexpr float kTanhCubic = 0.044715f;
 
 DEVICE float gelu_tanh_argument(float x) { return kTanhSlope * x * (1.0f + kTanhCubic * x * x); }
 
-// For a result that is rounded to bf16, SHORT: exp and division in a few instructions, which are off by some units of
-// float (of exp: relative to it, and more of them the larger its argument, where the result hardly depends on it). A
-// tile of a product has an epilogue of 16,384 elements, beside which the usual ones would show.
-template <bool SHORT>
+// FAST, for results that are rounded to bf16: exp and division in a few instructions. Their error is a few ulp of float
+// (for exp it is relative, and grows with the magnitude of the argument, where the result hardly depends on it). The
+// epilogue of a GEMM tile has 16,384 elements, where the cost of the accurate versions would show.
+template <bool FAST>
 DEVICE float exponential(float x) {
-  return SHORT ? __expf(x) : expf(x);
+  return FAST ? __expf(x) : expf(x);
 }
 
-// `y` is positive. SHORT: 0 beyond 2^126, which is as good here.
-template <bool SHORT>
+// `y` is positive. FAST: 0 for y above 2^126, which makes no difference here.
+template <bool FAST>
 DEVICE float quotient(float x, float y) {
-  return SHORT ? __fdividef(x, y) : x / y;
+  return FAST ? __fdividef(x, y) : x / y;
 }
 
-// f(x) and f'(x), which share their exponential: who wants one gets only what that takes.
+// f(x) and f'(x), which share an exponential. If only one of them is used, the compiler drops the work for the other.
 struct Activated {
   float value, grad;
 };
 
-template <bool SHORT = false>
+template <bool FAST = false>
 DEVICE Activated gelu_tanh(float x) {
   // Clamped, so that far in the left tail e s is 1 and not infinity times zero.
-  const float e = exponential<SHORT>(fminf(-gelu_tanh_argument(x), 80.0f));
-  const float s = quotient<SHORT>(1.0f, 1.0f + e);
+  const float e = exponential<FAST>(fminf(-gelu_tanh_argument(x), 80.0f));
+  const float s = quotient<FAST>(1.0f, 1.0f + e);
   const float slope = kTanhSlope * (1.0f + 3.0f * kTanhCubic * x * x);
   // e s is 1 - s without the cancellation, which x times the slope would magnify.
   return {x * s, s + x * slope * s * (e * s)};
@@ -45,16 +46,16 @@ DEVICE Activated gelu_tanh(float x) {
 
 DEVICE float normal_distribution(float x) { return 0.5f * (1.0f + erff(0.70710678f * x)); }
 
-template <bool SHORT = false>
+template <bool FAST = false>
 DEVICE Activated gelu_erf(float x) {
-  const float density = 0.39894228f * exponential<SHORT>(-0.5f * x * x), s = normal_distribution(x);
+  const float density = 0.39894228f * exponential<FAST>(-0.5f * x * x), s = normal_distribution(x);
   return {x * s, s + x * density};
 }
 
-template <bool SHORT = false>
+template <bool FAST = false>
 DEVICE Activated hyperbolic_tangent(float x) {
-  const float a = fabsf(x), e = exponential<SHORT>(-2.0f * a), s = quotient<SHORT>(1.0f, 1.0f + e);
-  // Near zero 1 - e would cancel: a series there, fitted by Chebyshev interpolation, off by less than a unit.
+  const float a = fabsf(x), e = exponential<FAST>(-2.0f * a), s = quotient<FAST>(1.0f, 1.0f + e);
+  // Near zero 1 - e would cancel. There it uses a series, fitted by Chebyshev interpolation, with an error below 1 ulp.
   const float square = a * a;
   float series = 2.292745e-3f;
   series = series * square - 8.343945e-3f;
@@ -66,14 +67,14 @@ DEVICE Activated hyperbolic_tangent(float x) {
   return {copysignf(value, x), 4.0f * e * s * s};
 }
 
-// `kind` is the same in all threads: no divergence.
-template <bool SHORT = false>
+// `kind` is the same for all threads, so there is no divergence.
+template <bool FAST = false>
 DEVICE Activated activate(int kind, float x) {
-  if (kind == kGeluTanh) return gelu_tanh<SHORT>(x);
-  return kind == kGeluErf ? gelu_erf<SHORT>(x) : hyperbolic_tangent<SHORT>(x);
+  if (kind == kGeluTanh) return gelu_tanh<FAST>(x);
+  return kind == kGeluErf ? gelu_erf<FAST>(x) : hyperbolic_tangent<FAST>(x);
 }
 
-// Of several: x becomes f(x), and `slope` is multiplied by f'(x).
+// For N elements: replaces x by f(x), and multiplies `slope` by f'(x).
 template <Activated (&F)(float), int N>
 DEVICE void apply(float (&x)[N], float (&slope)[N]) {
 #pragma unroll
@@ -84,14 +85,14 @@ DEVICE void apply(float (&x)[N], float (&slope)[N]) {
   }
 }
 
-// One test of `kind` for all, and the code of each function once for each element.
-template <bool SHORT, int N>
+// Tests `kind` once for all elements, so that the code of each function is there once per element.
+template <bool FAST, int N>
 DEVICE void activate_all(int kind, float (&x)[N], float (&slope)[N]) {
   if (kind == kGeluTanh) {
-    apply<gelu_tanh<SHORT>>(x, slope);
+    apply<gelu_tanh<FAST>>(x, slope);
   } else if (kind == kGeluErf) {
-    apply<gelu_erf<SHORT>>(x, slope);
+    apply<gelu_erf<FAST>>(x, slope);
   } else {
-    apply<hyperbolic_tangent<SHORT>>(x, slope);
+    apply<hyperbolic_tangent<FAST>>(x, slope);
   }
 }

@@ -1,8 +1,9 @@
-// What the attention kernels share: which pairs of query and key count, and products of tiles in shared memory.
+// Shared by the attention kernels: which pairs of query and key are masked, and matrix products of tiles in shared
+// memory.
 //
 // Operands are [B, T, H, D]: the row of (b, t) holds all heads, and rows are `pitch` elements apart. A block works on
-// one head of one batch: blockIdx.y and blockIdx.z. Scores are kept in units of log2 e, since the hardware's
-// exponential is 2^x.
+// one head (blockIdx.y) of one batch (blockIdx.z). Scores are in units of log2 e, since the hardware's exponential is
+// 2^x.
 #pragma once
 
 #include "../ptx/cp_async.cuh"
@@ -13,10 +14,10 @@
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 
-// The block's head among all of the batch.
+// The index of the block's head among the heads of all batches.
 DEVICE long long head_number() { return static_cast<long long>(blockIdx.z) * gridDim.y + blockIdx.y; }
 
-// The rows of the block's head.
+// The first row of the block's head.
 template <class T>
 DEVICE T* head_rows(T* x, int pitch, int time, int d) {
   return x + row_start(static_cast<long long>(blockIdx.z) * time, pitch) + row_start(blockIdx.y, d);
@@ -29,7 +30,7 @@ DEVICE T* head_rows(T* x, int pitch, int time, int d) {
       int causal, int tq, int tk
 #define PAIR_ARGUMENTS key_mask, mask_pitch, state, site, p, causal, tq, tk
 
-// What a forward pass is given, and what a kernel of the backward pass reads.
+// The parameters of a forward pass, and the inputs of a kernel of the backward pass.
 #define FORWARD_PARAMETERS(T)                                                                                          \
   const T *__restrict__ q, int q_pitch, const T *__restrict__ k, int k_pitch, const T *__restrict__ v, int v_pitch,    \
       T *__restrict__ out, int out_pitch, float *__restrict__ lse, PAIR_PARAMETERS, float scale, int d
@@ -44,36 +45,36 @@ DEVICE T* head_rows(T* x, int pitch, int time, int d) {
 
 struct Pairs {
   int tq, tk;
-  // Query i sees no key beyond i + ahead.
+  // Query i sees keys j <= i + ahead.
   int ahead;
-  // Of this batch; null hides none.
+  // The mask of this batch; null masks no key.
   const int* key_mask;
-  // The head among all of the batch.
+  // Index of the head among the heads of all batches.
   long long head;
   Dropout drop;
 };
 
-// Those of the block's head.
+// The pairs of the block's head.
 DEVICE Pairs pairs_of(PAIR_PARAMETERS) {
   const int* mask = key_mask ? key_mask + row_start(blockIdx.z, mask_pitch) : nullptr;
   return {tq, tk, causal ? tk - tq : tk, mask, head_number(), dropout_of(state, site, p)};
 }
 
-DEVICE bool key_counts(const Pairs& pairs, int j) {
+DEVICE bool key_valid(const Pairs& pairs, int j) {
   return j < pairs.tk && (!pairs.key_mask || pairs.key_mask[j] != 0);
 }
 
 DEVICE bool sees(const Pairs& pairs, int i, int j) { return i < pairs.tq && j <= i + pairs.ahead; }
 
-// Keys that query i, and those before it, may see.
+// The number of keys that query i, and those before it, may see.
 DEVICE int keys_until(const Pairs& pairs, int i) { return min(pairs.tk, i + pairs.ahead + 1); }
 
-// Dropout's index of a probability.
+// The index of a probability for dropout.
 DEVICE unsigned long long pair_index(const Pairs& pairs, int i, int j) {
   return (pairs.head * pairs.tq + i) * pairs.tk + j;
 }
 
-// Four pairs from `index` on.
+// Whether dropout keeps the four pairs from `index` on.
 DEVICE void keeps4(const Pairs& pairs, unsigned long long index, bool (&keeps)[4]) {
   if (pairs.drop.threshold) {
     dropout_keeps4(pairs.drop, index, keeps);
@@ -82,7 +83,7 @@ DEVICE void keeps4(const Pairs& pairs, unsigned long long index, bool (&keeps)[4
   }
 }
 
-// exp(x - m) is 0 for x = -infinity, also when all of the row is: then m counts as 0.
+// exp(x - m) must be 0 for x = -infinity, even if the whole row is -infinity; m then counts as 0.
 DEVICE float finite(float m) { return m == -INFINITY ? 0.0f : m; }
 
 template <class T>
@@ -94,14 +95,13 @@ DEVICE float dot(const T* __restrict__ x, const T* __restrict__ y, int d) {
 
 // ---- Tiles in shared memory ---------------------------------------------------------------------------------------
 //
-// All products are made by one arrangement: 8 threads side by side and 4 in a warp below one another. A thread has 4
-// rows (`thread_row`) and 4 columns of a tile of scores, or every eighth group of 4 columns of a tile as wide as a
-// head.
+// All matrix products share one thread arrangement: a warp is 8 threads across and 4 down. A thread owns 4 rows
+// (`thread_row`) and 4 columns of a tile of scores, or every eighth group of 4 columns of a tile as wide as a head.
 //
-// A tile is [rows][WIDTH]. In each four rows its groups of 4 columns change places (xor), or else the 8 threads of a
-// row, which read the same columns of rows 4, 8, 12 ... apart, would all ask the same 4 banks.
+// A tile is [rows][WIDTH]. Within every four rows the groups of 4 columns are permuted (xor). Otherwise the 8 threads
+// across, which read the same columns of rows 4, 8, 12 ... apart, would all access the same 4 banks.
 
-constexpr int kColumns = 32;  // Rows of the tiles that pass by, which are the columns of scores.
+constexpr int kColumns = 32;  // Rows of the streamed tiles, which are the columns of the scores.
 
 DEVICE int thread_row() { return threadIdx.x / 8 * 4; }
 DEVICE int thread_column() { return threadIdx.x % 8 * 4; }
@@ -113,8 +113,8 @@ DEVICE int at(int row, int column) {
 
 DEVICE float4 load4(const float* shared) { return *reinterpret_cast<const float4*>(shared); }
 
-// Asks for rows `first` .. `first` + ROWS of `count` rows of d <= WIDTH elements; what is beyond becomes zeros, which
-// add nothing to any product. `aligned`: d, pitch and addresses are multiples of 4 elements.
+// Starts to copy rows `first` to `first` + ROWS - 1, of `count` rows of d <= WIDTH elements. Elements beyond become
+// zeros, which add nothing to a product. `aligned`: d, pitch and addresses are multiples of 4 elements.
 template <int ROWS, int WIDTH, int THREADS>
 DEVICE void load_rows(float* tile, const float* __restrict__ rows, int pitch, int first, int count, int d,
                       int aligned) {
@@ -165,8 +165,8 @@ DEVICE void multiply_rows(float (&z)[4][4], const float* a, const float* b) {
   }
 }
 
-// Hands the thread's 4 x 4 weights to the threads of its rows, which are in its warp. Whoever read the weights before
-// is past a barrier.
+// Shares the thread's 4 x 4 weights with the threads of the same rows, which are in its warp. A barrier must separate
+// this from earlier reads of `weights`.
 DEVICE void share_weights(float* weights, const float (&w)[4][4]) {
 #pragma unroll
   for (int r = 0; r < 4; r++) {
@@ -183,7 +183,7 @@ DEVICE void add_scaled(float4& sum, float w, float4 x) {
   sum.w += w * x.w;
 }
 
-// Adds the thread's part of weights b, for weights [..][kColumns] and b [kColumns][WIDTH]; `sum[r][g]` are the
+// Adds the thread's part of weights b, for weights [..][kColumns] and b [kColumns][WIDTH]; `sum[r][g]` holds the four
 // columns from thread_column() + 32 g on.
 template <int WIDTH>
 DEVICE void add_weighted(float4 (&sum)[4][WIDTH / 32], const float* weights, const float* b) {
@@ -209,7 +209,7 @@ DEVICE void add_weighted(float4 (&sum)[4][WIDTH / 32], const float* weights, con
   }
 }
 
-// The thread's columns of one row of a head, times `scale`.
+// Stores the thread's columns of one row of a head, times `scale`.
 template <int WIDTH>
 DEVICE void store_row(float* row, const float4 (&sum)[WIDTH / 32], float scale, int d) {
 #pragma unroll

@@ -1,38 +1,39 @@
-// What the attention kernels on tensor cores share: which pairs count, dropout's words for the pairs of a warp, and delta of its
+// Shared by the attention kernels on tensor cores: masks as bits, dropout for the pairs of a warp, and delta of its
 // queries.
 //
-// A warp has tiles of scores of 16 M rows. Of every 16 x 8 of them a lane has rows lane / 4 and lane / 4 + 8 and columns
-// 2 (lane % 4) and the next, as mma and wgmma leave them (ptx/).
+// A warp has tiles of scores of 16 M rows. In each 16 x 8 of them a lane holds rows lane / 4 and lane / 4 + 8 and
+// columns 2 (lane % 4) and 2 (lane % 4) + 1, as mma and wgmma leave them (ptx/).
 #pragma once
 
 #include "attention.cuh"
 
 DEVICE int lane_number() { return threadIdx.x % 32; }
-// The first of the lane's rows in a tile of 16, and of its columns in one of 8.
+// The first of the lane's rows in a tile of 16 rows, and the first of its columns in a tile of 8 columns.
 DEVICE int lane_row() { return lane_number() / 4; }
 DEVICE int lane_column() { return lane_number() % 4 * 2; }
 
 // ---- Pairs --------------------------------------------------------------------------------------------------------
 
-// Of 32 keys from `start` on, those that count: bit n for key start + n.
-DEVICE unsigned counting_keys(const Pairs& pairs, int start) {
-  return __ballot_sync(kAllLanes, key_counts(pairs, start + lane_number()));
+// The valid keys among the 32 from `start` on (inside the sequence and not masked): bit n is key start + n.
+DEVICE unsigned valid_keys(const Pairs& pairs, int start) {
+  return __ballot_sync(kAllLanes, key_valid(pairs, start + lane_number()));
 }
 
-// The lowest n bits.
+// A mask of the lowest n bits.
 DEVICE unsigned low_bits(int n) { return n >= 32 ? 0xffffffffu : (1u << max(n, 0)) - 1; }
 
-// Of the 32 keys from `start` on, those that query i sees.
-DEVICE unsigned seen_keys(const Pairs& pairs, unsigned counting, int i, int start) {
-  return counting & low_bits(i + pairs.ahead + 1 - start);
+// The keys that query i sees, among the 32 from `start` on of which `valid` are valid.
+DEVICE unsigned visible_keys(const Pairs& pairs, unsigned valid, int i, int start) {
+  return valid & low_bits(i + pairs.ahead + 1 - start);
 }
 
 // ---- Dropout ------------------------------------------------------------------------------------------------------
 //
-// A call of Philox decides four neighbours in a row of P, a lane has two: a lane decides for others and all trade by
-// shuffles, 8 calls for 32 elements. A row begins anywhere in its first block of four, so there may be a ninth.
+// One call of Philox decides four neighbours in a row of P, of which a lane holds two. So each lane decides for others
+// as well, and the lanes exchange bits by shuffles: 8 calls for 32 elements. Where a row does not begin at a block of
+// four there is a ninth call.
 
-// Whether the COUNT elements from `index` on survive, one a bit.
+// One bit for each of COUNT elements from `index` on: whether dropout keeps it.
 template <int COUNT>
 DEVICE unsigned keep_bits(const Dropout& drop, unsigned long long index) {
   const unsigned shift = index % 4;
@@ -47,8 +48,8 @@ DEVICE unsigned keep_bits(const Dropout& drop, unsigned long long index) {
   return static_cast<unsigned>(bits >> shift) & low_bits(COUNT);
 }
 
-// Of queries `first` to `first` + 16 M - 1 and the 32 keys from `start` on: bit 8 n + 2 i + c for the lane's row
-// 8 i + lane / 4 and key 8 n + 2 (lane % 4) + c. The four lanes of a row divide it among themselves.
+// For queries `first` to `first` + 16 M - 1 and the 32 keys from `start` on: bit 8 n + 2 i + c is the lane's row 8 i +
+// lane / 4 and key 8 n + 2 (lane % 4) + c. The four lanes of a row divide the calls among themselves.
 template <int M>
 DEVICE unsigned keeps_of_queries(const Pairs& pairs, int first, int start) {
   static_assert(M == 1 || M == 2);
@@ -64,8 +65,8 @@ DEVICE unsigned keeps_of_queries(const Pairs& pairs, int first, int start) {
   return keeps;
 }
 
-// Of keys `first` to `first` + 16 M - 1 and GROUP queries from `start` on: bit 8 i + 2 n + c for the lane's key
-// 8 i + lane / 4 and query 8 n + 2 (lane % 4) + c. Lanes draw for one query each; where there are 16, half of its keys.
+// For keys `first` to `first` + 16 M - 1 and GROUP queries from `start` on: bit 8 i + 2 n + c is the lane's key 8 i +
+// lane / 4 and query 8 n + 2 (lane % 4) + c. Each lane draws for one query; with 16 queries, for half of its keys.
 template <int M, int GROUP>
 DEVICE unsigned keeps_of_keys(const Pairs& pairs, int first, int start) {
   constexpr int kBits = M * GROUP / 2;
@@ -87,7 +88,8 @@ DEVICE unsigned keeps_of_keys(const Pairs& pairs, int first, int start) {
 
 // ---- Delta --------------------------------------------------------------------------------------------------------
 
-// rowsum(dout out) of the lane's rows, by the four lanes of a row, which all get it; 0 beyond `count`.
+// rowsum(dout out) of the lane's rows. The four lanes of a row compute it together and all receive it; 0 for rows from
+// `count` on.
 template <int M>
 DEVICE void row_deltas(float (&delta)[M][2], const bf16* __restrict__ dout, int dout_pitch,
                        const bf16* __restrict__ out, int out_pitch, int first, int count, int d) {

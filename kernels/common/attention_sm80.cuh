@@ -1,8 +1,8 @@
-// What the attention kernels by mma share: tiles of bf16 in shared memory, and operands of mma from them.
+// Shared by the attention kernels that use mma: bf16 tiles in shared memory, and mma operands loaded from them.
 //
-// A block has four warps. A warp owns 16 M rows (queries, or keys) and the products of these with all of a tile, so
-// that no number passes from warp to warp. In what mma leaves behind, a lane has of every 16 x 8 tile the rows
-// lane / 4 and lane / 4 + 8 and the columns 2 (lane % 4) and the next (ptx/mma.cuh); r = 0, 1 counts these rows below.
+// A block has four warps. A warp owns 16 M rows (queries, or keys) and computes their products with all of a tile, so
+// that no data passes between warps. In the output of mma a lane holds, of every 16 x 8 tile, rows lane / 4 and lane /
+// 4 + 8 and columns 2 (lane % 4) and 2 (lane % 4) + 1 (ptx/mma.cuh). Below, r = 0, 1 selects one of these two rows.
 #pragma once
 
 #include "../ptx/exp2.cuh"
@@ -15,78 +15,82 @@ constexpr int kFlashThreads = 32 * kWarps;
 
 // ---- Tiles in shared memory ---------------------------------------------------------------------------------------
 //
-// A tile is [rows][WIDTH], WIDTH / 8 = 4, 8, 10, 12 or 16 pieces of 16 bytes a row; heads that are narrower are
-// filled up with zeros. ldmatrix reads one piece of eight rows at a time, which lie in other banks only if
-// (row WIDTH / 8 + piece) % 8 differs. With g the greatest power of two, at most 8, that divides WIDTH / 8, rows 8 / g
-// apart begin at one bank, and all of them g pieces apart. So pieces change places within groups of g (xor with
-// row / (8 / g) % g), and all eight differ. A copy writes neighbouring pieces: whole groups, to other banks too.
+// A tile is [rows][WIDTH], with WIDTH / 8 = 4, 8, 10, 12 or 16 chunks of 16 bytes per row; narrower heads are padded
+// with zeros. ldmatrix reads the same chunk of eight rows at a time. These are in different banks only if (row WIDTH /
+// 8 + chunk) % 8 differs. Let g be the greatest power of two, at most 8, that divides WIDTH / 8: then rows 8 / g apart
+// begin at the same bank, and the starts of all rows are multiples of g chunks apart. So chunks are permuted within
+// groups of g (xor with row / (8 / g) % g), and all eight differ. A copy writes neighbouring chunks, which are whole
+// groups, and therefore different banks too.
 
 template <int WIDTH>
 DEVICE int swizzle(int row) {
-  constexpr int kPieces = WIDTH / 8;
-  constexpr int kGroup = kPieces % 8 == 0 ? 8 : kPieces % 4 == 0 ? 4 : 2;
+  constexpr int kChunks = WIDTH / 8;
+  constexpr int kGroup = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;
   return static_cast<unsigned>(row) / (8 / kGroup) % kGroup;
 }
 
-// Asks for rows `first` .. `first` + ROWS of `count` rows of d <= WIDTH elements; what is beyond becomes zeros.
+// Starts to copy rows `first` to `first` + ROWS - 1, of `count` rows of d <= WIDTH elements. Elements beyond become
+// zeros.
 template <int ROWS, int WIDTH>
 DEVICE void load_tile(bf16* tile, const bf16* __restrict__ rows, int pitch, int first, int count, int d) {
-  constexpr unsigned kPieces = WIDTH / 8, kCount = ROWS * kPieces;
+  constexpr unsigned kChunks = WIDTH / 8, kCount = ROWS * kChunks;
 #pragma unroll 2
   for (unsigned n = threadIdx.x; n < kCount; n += kFlashThreads) {
-    const int row = n / kPieces, piece = n % kPieces;
-    const bool valid = first + row < count && 8 * piece < d;
-    cp_async_16(tile + row * WIDTH + (piece ^ swizzle<WIDTH>(row)) * 8,
-                rows + (valid ? row_start(first + row, pitch) + 8 * piece : 0), valid);
+    const int row = n / kChunks, chunk = n % kChunks;
+    const bool valid = first + row < count && 8 * chunk < d;
+    cp_async_16(tile + row * WIDTH + (chunk ^ swizzle<WIDTH>(row)) * 8,
+                rows + (valid ? row_start(first + row, pitch) + 8 * chunk : 0), valid);
   }
 }
 
-// Operand a: rows `row` to `row` + 15, columns 16 k to 16 k + 15 of a tile. `row` is a multiple of 16, here and
-// below, so that the swizzle is the lane's alone.
+// Operand a: rows `row` to `row` + 15 and columns 16 k to 16 k + 15 of a tile. Here and below `row` is a multiple of
+// 16, so that the swizzle depends on the lane only.
 template <int WIDTH>
-DEVICE void load_left(unsigned (&a)[4], const bf16* tile, int row, int k) {
+DEVICE void load_a(unsigned (&a)[4], const bf16* tile, int row, int k) {
   const int lane = lane_number(), r = lane % 16;
   ldmatrix_x4(a, tile + (row + r) * WIDTH + ((2 * k + lane / 16) ^ swizzle<WIDTH>(r)) * 8);
 }
 
-// Operand b of a product with the tile transposed: columns of b are rows `row` to `row` + 15 of the tile, the first
-// eight in b[0], b[1], the others in b[2], b[3]; columns 16 k to 16 k + 15 are summed over.
+// Operand b of a product with the transposed tile: the columns of b are rows `row` to `row` + 15 of the tile, the first
+// eight in b[0] and b[1], the others in b[2] and b[3]. The sum runs over columns 16 k to 16 k + 15.
 template <int WIDTH>
-DEVICE void load_right(unsigned (&b)[4], const bf16* tile, int row, int k) {
+DEVICE void load_b(unsigned (&b)[4], const bf16* tile, int row, int k) {
   const int lane = lane_number(), r = lane / 16 * 8 + lane % 8;
   ldmatrix_x4(b, tile + (row + r) * WIDTH + ((2 * k + lane / 8 % 2) ^ swizzle<WIDTH>(r)) * 8);
 }
 
-// Operand b of a product with the tile as it lies: rows `row` to `row` + 15 are summed over, columns are 16 n to 16 n
-// + 15.
+// Operand b of a product with the tile itself: the sum runs over rows `row` to `row` + 15, and the columns are 16 n to
+// 16 n + 15.
 template <int WIDTH>
-DEVICE void load_right_trans(unsigned (&b)[4], const bf16* tile, int row, int n) {
+DEVICE void load_b_trans(unsigned (&b)[4], const bf16* tile, int row, int n) {
   const int lane = lane_number(), r = lane % 16;
   ldmatrix_x4_trans(b, tile + (row + r) * WIDTH + ((2 * n + lane / 16) ^ swizzle<WIDTH>(r)) * 8);
 }
 
-// The warp's rows as operand a of products: in registers (KEPT), or read again each time where these are scarce.
-template <int WIDTH, int M, bool KEPT>
-struct Left {
+// The warp's rows as operand a of several products: kept in registers (IN_REGISTERS), or loaded again each time where
+// registers are scarce.
+template <int WIDTH, int M, bool IN_REGISTERS>
+struct OperandA {
   const bf16* tile;
-  unsigned kept[KEPT ? WIDTH / 16 : 1][M][4];
+  unsigned fragments[IN_REGISTERS ? WIDTH / 16 : 1][M][4];
 };
 
-template <int WIDTH, int M, bool KEPT>
-DEVICE void take_left(Left<WIDTH, M, KEPT>& left, const bf16* tile) {
+template <int WIDTH, int M, bool IN_REGISTERS>
+DEVICE void load_operand_a(OperandA<WIDTH, M, IN_REGISTERS>& left, const bf16* tile) {
   left.tile = tile;
-  if constexpr (KEPT) {
+  if constexpr (IN_REGISTERS) {
 #pragma unroll
     for (int k = 0; k < WIDTH / 16; k++) {
 #pragma unroll
-      for (int m = 0; m < M; m++) load_left<WIDTH>(left.kept[k][m], tile, 16 * m, k);
+      for (int m = 0; m < M; m++) load_a<WIDTH>(left.fragments[k][m], tile, 16 * m, k);
     }
   }
 }
 
-// s = left b^T for rows `row` to `row` + 8 N - 1 of tile b.
-template <int WIDTH, int M, bool KEPT, int N>
-DEVICE void multiply_rows(float (&s)[M][N][4], const Left<WIDTH, M, KEPT>& left, const bf16* tile, int row) {
+// s = left b^T, where b is rows `row` to `row` + 8 N - 1 of the tile.
+template <int WIDTH, int M, bool IN_REGISTERS, int N>
+DEVICE void multiply_rows(float (&s)[M][N][4], const OperandA<WIDTH, M, IN_REGISTERS>& left, const bf16* tile,
+                          int row) {
 #pragma unroll
   for (int m = 0; m < M; m++) {
 #pragma unroll
@@ -97,17 +101,17 @@ DEVICE void multiply_rows(float (&s)[M][N][4], const Left<WIDTH, M, KEPT>& left,
     unsigned a[M][4];
 #pragma unroll
     for (int m = 0; m < M; m++) {
-      if constexpr (KEPT) {
+      if constexpr (IN_REGISTERS) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) a[m][i] = left.kept[k][m][i];
+        for (int i = 0; i < 4; i++) a[m][i] = left.fragments[k][m][i];
       } else {
-        load_left<WIDTH>(a[m], left.tile, 16 * m, k);
+        load_a<WIDTH>(a[m], left.tile, 16 * m, k);
       }
     }
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       unsigned b[4];
-      load_right<WIDTH>(b, tile, row + 8 * n, k);
+      load_b<WIDTH>(b, tile, row + 8 * n, k);
 #pragma unroll
       for (int m = 0; m < M; m++) {
         mma_bf16(s[m][n], a[m], b[0], b[1]);
@@ -117,7 +121,7 @@ DEVICE void multiply_rows(float (&s)[M][N][4], const Left<WIDTH, M, KEPT>& left,
   }
 }
 
-// Weights of 16 K columns as operands a: what mma left behind, rounded.
+// Rounds 16 K columns of weights, in the layout that mma produces, to a operands.
 template <int M, int K>
 DEVICE void pack_weights(unsigned (&a)[K][M][4], const float (&w)[M][2 * K][4]) {
 #pragma unroll
@@ -132,7 +136,7 @@ DEVICE void pack_weights(unsigned (&a)[K][M][4], const float (&w)[M][2 * K][4]) 
   }
 }
 
-// sum += weights b for rows `row` to `row` + 16 K - 1 of tile b.
+// sum += weights b, where b is rows `row` to `row` + 16 K - 1 of the tile.
 template <int WIDTH, int M, int K>
 DEVICE void add_products(float (&sum)[M][WIDTH / 8][4], const unsigned (&a)[K][M][4], const bf16* tile, int row) {
 #pragma unroll
@@ -140,7 +144,7 @@ DEVICE void add_products(float (&sum)[M][WIDTH / 8][4], const unsigned (&a)[K][M
 #pragma unroll
     for (int n = 0; n < WIDTH / 16; n++) {
       unsigned b[4];
-      load_right_trans<WIDTH>(b, tile, row + 16 * k, n);
+      load_b_trans<WIDTH>(b, tile, row + 16 * k, n);
 #pragma unroll
       for (int m = 0; m < M; m++) {
         mma_bf16(sum[m][2 * n], a[k][m], b[0], b[1]);
@@ -150,8 +154,9 @@ DEVICE void add_products(float (&sum)[M][WIDTH / 8][4], const unsigned (&a)[K][M
   }
 }
 
-// Writes sum times scale to rows `first` to `first` + 16 M - 1 of `count`. Neighbouring lanes trade, the even one for
-// columns of one tile of 8 and the odd one for the next, so that each has 8 bytes and four have a whole sector of 32.
+// Writes sum times scale to rows `first` to `first` + 16 M - 1 of `count`. Neighbouring lanes exchange halves: the even
+// lane takes columns of one tile of 8 and the odd lane columns of the next, so that each has 8 bytes and four lanes
+// fill a sector of 32 bytes.
 template <int WIDTH, int M>
 DEVICE void store_tile(bf16* __restrict__ rows, int pitch, int first, int count, int d,
                        const float (&sum)[M][WIDTH / 8][4], const float (&scale)[M][2]) {

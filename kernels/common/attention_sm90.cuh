@@ -1,12 +1,13 @@
-// What the attention kernels for Hopper share: work for blocks that stay, tiles that the copy engine brings, and products of
-// these by a warpgroup.
+// Shared by the attention kernels for Hopper: the work tiles of persistent blocks, tiles loaded by TMA, and warpgroup
+// products of them.
 //
-// A block has two warpgroups that compute, each for 64 rows (queries, or keys) of its own, and a third of which one thread
-// copies. It takes one work after another: a head, and 128 rows of it. What a work owns lies in one of two places (or more), so that
-// the next work's is on its way while this one is computed; what passes by goes through a ring of stages.
+// A block has two consumer warpgroups, each of which computes 64 rows (queries, or keys) of its own, and a third
+// warpgroup in which one thread is the producer of loads. A persistent block processes one work tile after another: 128
+// rows of a head. The operands that a tile owns lie in one of two slots (or more), so that those of the next tile are
+// loaded while this one is computed. The streamed operands go through a ring of stages.
 //
-// A tile of R rows of a head lies as WIDTH / 64 boxes of [R][64] ("swizzle 128B", ptx/tma.cuh). Rows beyond the head's last
-// one, and columns beyond its width, are zeros.
+// A tile of R rows of a head is stored as WIDTH / 64 boxes of [R][64] ("swizzle 128B", ptx/tma.cuh). Rows beyond the
+// end of the head, and columns beyond its width, are zeros.
 #pragma once
 
 #include "../ptx/barrier.cuh"
@@ -19,107 +20,108 @@
 #include "attention_lanes.cuh"
 #include "turn.cuh"
 
-constexpr int kRow = 128;              // Bytes of a row of a box.
-constexpr int kHalf = 64;              // Rows of a warpgroup.
-constexpr int kOwned = 2 * kHalf;      // Rows of a work.
-constexpr int kReaders = 8;            // Warps that compute.
+constexpr int kRowBytes = 128;             // Bytes of a row of a box.
+constexpr int kGroupRows = 64;             // Rows of a warpgroup.
+constexpr int kTileRows = 2 * kGroupRows;  // Rows of a work tile.
+constexpr int kReaders = 8;                // Consumer warps.
 
-// Bytes of a tile.
+// Bytes of a tile of `rows` rows.
 template <int WIDTH>
 DEVICE constexpr int tile_bytes(int rows) {
   return rows * WIDTH * 2;
 }
 
-// ---- Work ---------------------------------------------------------------------------------------------------------
+// ---- Work tiles ---------------------------------------------------------------------------------------------------
 
-// Heads whose works follow one another: what passes by of all of them fits the second-level cache.
-constexpr int kTogether = 64;
+// Heads whose tiles are processed together: the operands that all of them stream fit in L2.
+constexpr int kHeadGroup = 64;
 
-// 128 rows from `first` on of a head of a batch; `all`: its number among those of all batches.
-struct Work {
+// 128 rows, from `first` on, of a head of a batch. `all`: index of the head among the heads of all batches.
+struct WorkTile {
   int first, head, batch;
   long long all;
 };
 
-// Work number `t`. Of heads that follow one another, the rows with most to do come first: when causal the last queries, or
-// (`ascending`) the first keys.
-DEVICE Work work_at(int t, int time, int heads, int batches, bool ascending) {
-  const int across = (time + kOwned - 1) / kOwned, together = kTogether * across;
-  const int base = t / together * kTogether, height = min(kTogether, heads * batches - base);
+// Work tile number `t`. Within a group of heads, the rows with the most work come first: if causal, the last queries,
+// or (`ascending`) the first keys.
+DEVICE WorkTile work_tile(int t, int time, int heads, int batches, bool ascending) {
+  const int across = (time + kTileRows - 1) / kTileRows, together = kHeadGroup * across;
+  const int base = t / together * kHeadGroup, height = min(kHeadGroup, heads * batches - base);
   const int within = t % together, number = within / height, all = base + within % height;
-  return {(ascending ? number : across - 1 - number) * kOwned, all % heads, all / heads, all};
+  return {(ascending ? number : across - 1 - number) * kTileRows, all % heads, all / heads, all};
 }
 
-DEVICE int works(int time, int heads, int batches) { return (time + kOwned - 1) / kOwned * heads * batches; }
+DEVICE int tile_count(int time, int heads, int batches) { return (time + kTileRows - 1) / kTileRows * heads * batches; }
 
-// Which pairs of the work's head count.
-DEVICE Pairs pairs_of_work(const Work& work, const int* key_mask, int mask_pitch, const Dropout& drop, int causal, int tq,
-                           int tk) {
+// The pairs of the tile's head.
+DEVICE Pairs pairs_of_tile(const WorkTile& work, const int* key_mask, int mask_pitch, const Dropout& drop, int causal,
+                           int tq, int tk) {
   const int* mask = key_mask ? key_mask + row_start(work.batch, mask_pitch) : nullptr;
   return {tq, tk, causal ? tk - tq : tk, mask, work.all, drop};
 }
 
 // ---- Tiles --------------------------------------------------------------------------------------------------------
 
-// Starts to copy a tile of ROWS rows.
+// Starts to load a tile of ROWS rows.
 template <int WIDTH, int ROWS>
-DEVICE void copy_rows(unsigned char* tile, const TensorMap& map, mbarrier* full, int row, const Work& work) {
+DEVICE void copy_rows(unsigned char* tile, const TensorMap& map, mbarrier* full, int row, const WorkTile& work) {
 #pragma unroll
   for (int c = 0; c < WIDTH / 64; c++) {
-    tma_load(tile + c * ROWS * kRow, map, full, 64 * c, row, work.head, work.batch);
+    tma_load(tile + c * ROWS * kRowBytes, map, full, 64 * c, row, work.head, work.batch);
   }
 }
 
-// Barriers of what works own: `there` in one of its places, and `done` with by both warpgroups.
-struct Places {
-  mbarrier *there, *done;
+// The barriers of the slots, one pair per slot: its operands are loaded, and both warpgroups have released it.
+struct Slots {
+  mbarrier *loaded, *released;
 };
 
-// By the thread that copies: the queries that a work owns, from work.first on, once their place is free. In `tiles` it has a tile
-// for each of the warpgroups.
+// Producer: loads the queries that a work tile owns, from work.first on, once their slot is free. A slot in `tiles` is
+// a tile for each of the warpgroups.
 template <int WIDTH>
-DEVICE void send_queries(unsigned char* tiles, const TensorMap& q, const Places& places, const Turn& place,
-                         const Work& work) {
-  constexpr int kQueries = tile_bytes<WIDTH>(kHalf);
-  mbarrier* there = places.there + place.stage;
-  mbarrier_wait(places.done + place.stage, place.parity ^ 1);
-  mbarrier_arrive_expect(there, 2 * kQueries);
+DEVICE void produce_queries(unsigned char* tiles, const TensorMap& q, const Slots& slots, const PipelineState& slot,
+                            const WorkTile& work) {
+  constexpr int kQueryBytes = tile_bytes<WIDTH>(kGroupRows);
+  mbarrier* loaded = slots.loaded + slot.stage;
+  mbarrier_wait(slots.released + slot.stage, slot.parity ^ 1);
+  mbarrier_arrive_expect(loaded, 2 * kQueryBytes);
 #pragma unroll
   for (int g = 0; g < 2; g++) {
-    copy_rows<WIDTH, kHalf>(tiles + (2 * place.stage + g) * kQueries, q, there, work.first + g * kHalf, work);
+    copy_rows<WIDTH, kGroupRows>(tiles + (2 * slot.stage + g) * kQueryBytes, q, loaded, work.first + g * kGroupRows,
+                                 work);
   }
 }
 
-// Stages for tiles of ROWS rows that pass by, their barriers, and where the walk over them is.
+// A ring of stages for streamed tiles of ROWS rows, with its barriers and the current stage and phase.
 template <int WIDTH, int ROWS, int STAGES>
 struct Ring {
   unsigned char* tiles;
   mbarrier *full, *empty;
-  Turn turn;
+  PipelineState state;
 };
 
-// By the thread that copies: the next stage, once it has been read, takes the tile from `row` on.
+// Producer: loads the tile from `row` on into the next stage, once that has been released.
 template <int WIDTH, int ROWS, int STAGES>
-DEVICE void send(Ring<WIDTH, ROWS, STAGES>& ring, const TensorMap& map, int row, const Work& work) {
-  mbarrier* full = ring.full + ring.turn.stage;
-  mbarrier_wait(ring.empty + ring.turn.stage, ring.turn.parity ^ 1);
+DEVICE void produce(Ring<WIDTH, ROWS, STAGES>& ring, const TensorMap& map, int row, const WorkTile& work) {
+  mbarrier* full = ring.full + ring.state.stage;
+  mbarrier_wait(ring.empty + ring.state.stage, ring.state.parity ^ 1);
   mbarrier_arrive_expect(full, tile_bytes<WIDTH>(ROWS));
-  copy_rows<WIDTH, ROWS>(ring.tiles + ring.turn.stage * tile_bytes<WIDTH>(ROWS), map, full, row, work);
-  advance<STAGES>(ring.turn, 1);
+  copy_rows<WIDTH, ROWS>(ring.tiles + ring.state.stage * tile_bytes<WIDTH>(ROWS), map, full, row, work);
+  advance<STAGES>(ring.state, 1);
 }
 
-// By those who compute: the number of the next stage, once its tile is there.
+// Consumer: waits until the tile of the next stage is loaded, and returns the number of the stage.
 template <int WIDTH, int ROWS, int STAGES>
-DEVICE int receive(Ring<WIDTH, ROWS, STAGES>& ring) {
-  const int stage = ring.turn.stage;
-  mbarrier_wait(ring.full + stage, ring.turn.parity);
-  advance<STAGES>(ring.turn, 1);
+DEVICE int consumer_wait(Ring<WIDTH, ROWS, STAGES>& ring) {
+  const int stage = ring.state.stage;
+  mbarrier_wait(ring.full + stage, ring.state.parity);
+  advance<STAGES>(ring.state, 1);
   return stage;
 }
 
-// This warp has read it.
+// Consumer: this warp has finished reading the stage.
 template <int WIDTH, int ROWS, int STAGES>
-DEVICE void release(const Ring<WIDTH, ROWS, STAGES>& ring, int stage) {
+DEVICE void consumer_release(const Ring<WIDTH, ROWS, STAGES>& ring, int stage) {
   if (lane_number() == 0) mbarrier_arrive(ring.empty + stage);
 }
 
@@ -128,18 +130,18 @@ DEVICE const unsigned char* tile_of(const Ring<WIDTH, ROWS, STAGES>& ring, int s
   return ring.tiles + stage * tile_bytes<WIDTH>(ROWS);
 }
 
-// The barriers of a kernel's places and stages, made. By the whole block, once.
-template <int PLACES = 2, int WIDTH, int ROWS, int STAGES>
-DEVICE void open_block(Places& places, Ring<WIDTH, ROWS, STAGES>& ring, unsigned char* stages) {
+// Initialises the barriers of the slots and stages. Called once by the whole block.
+template <int SLOTS = 2, int WIDTH, int ROWS, int STAGES>
+DEVICE void init_pipeline(Slots& slots, Ring<WIDTH, ROWS, STAGES>& ring, unsigned char* stages) {
   SMEM(mbarrier, full, [STAGES]);
   SMEM(mbarrier, empty, [STAGES]);
-  SMEM(mbarrier, there, [PLACES]);
-  SMEM(mbarrier, done, [PLACES]);
+  SMEM(mbarrier, loaded, [SLOTS]);
+  SMEM(mbarrier, released, [SLOTS]);
   if (threadIdx.x == 0) {
 #pragma unroll
-    for (int i = 0; i < PLACES; i++) {
-      mbarrier_init(there + i, 1);
-      mbarrier_init(done + i, 2);
+    for (int i = 0; i < SLOTS; i++) {
+      mbarrier_init(loaded + i, 1);
+      mbarrier_init(released + i, 2);
     }
 #pragma unroll
     for (int s = 0; s < STAGES; s++) {
@@ -149,30 +151,30 @@ DEVICE void open_block(Places& places, Ring<WIDTH, ROWS, STAGES>& ring, unsigned
     mbarrier_fence();
   }
   __syncthreads();
-  places = {there, done};
+  slots = {loaded, released};
   ring = {stages, full, empty, {0, 0}};
 }
 
-// ---- Products -----------------------------------------------------------------------------------------------------
+// ---- Matrix products ----------------------------------------------------------------------------------------------
 
-// Columns 16 `step` on of a tile of ROWS rows, which are rows of a or columns of b.
+// A K-major descriptor: columns from 16 `step` on of a tile of ROWS rows, which are rows of a or columns of b.
 template <int ROWS>
-DEVICE unsigned long long along_columns(const unsigned char* tile, int step) {
-  return matrix_descriptor(tile + step / 4 * (ROWS * kRow) + step % 4 * 32, ROWS * kRow, 8 * kRow);
+DEVICE unsigned long long k_major(const unsigned char* tile, int step) {
+  return matrix_descriptor(tile + step / 4 * (ROWS * kRowBytes) + step % 4 * 32, ROWS * kRowBytes, 8 * kRowBytes);
 }
 
-// Rows 16 `step` on of a tile of ROWS rows, whose columns are columns of b.
+// A descriptor of a transposed operand: rows from 16 `step` on of a tile of ROWS rows, whose columns are those of b.
 template <int ROWS>
-DEVICE unsigned long long along_rows(const unsigned char* tile, int step) {
-  return matrix_descriptor(tile + step * (16 * kRow), ROWS * kRow, 8 * kRow);
+DEVICE unsigned long long mn_major(const unsigned char* tile, int step) {
+  return matrix_descriptor(tile + step * (16 * kRowBytes), ROWS * kRowBytes, 8 * kRowBytes);
 }
 
-// s [64, ROWS] = a b^T, for tiles a of 64 rows and b of ROWS.
+// s [64, ROWS] = a b^T, for tiles a of 64 rows and b of ROWS rows.
 template <int WIDTH, int ROWS>
 DEVICE void multiply_rows(float (&s)[ROWS / 2], const unsigned char* a, const unsigned char* b) {
 #pragma unroll
   for (int step = 0; step < WIDTH / 16; step++) {
-    wgmma_bf16<false, false>(s, along_columns<kHalf>(a, step), along_columns<ROWS>(b, step), step > 0);
+    wgmma_bf16<false, false>(s, k_major<kGroupRows>(a, step), k_major<ROWS>(b, step), step > 0);
   }
 }
 
@@ -182,11 +184,11 @@ DEVICE void add_products(float (&sum)[WIDTH / 2], const unsigned (&weights)[ROWS
                          int add) {
 #pragma unroll
   for (int step = 0; step < ROWS / 16; step++) {
-    wgmma_bf16<true>(sum, weights[step], along_rows<ROWS>(b, step), add || step > 0);
+    wgmma_bf16<true>(sum, weights[step], mn_major<ROWS>(b, step), add || step > 0);
   }
 }
 
-// Products as weights of others, rounded.
+// Rounds the result of a product to the left operand of the next one.
 template <int ROWS>
 DEVICE void pack_weights(unsigned (&a)[ROWS / 16][4], const float (&w)[ROWS / 2]) {
 #pragma unroll
@@ -198,42 +200,42 @@ DEVICE void pack_weights(unsigned (&a)[ROWS / 16][4], const float (&w)[ROWS / 2]
 
 // ---- Pairs --------------------------------------------------------------------------------------------------------
 
-// Whether some pair of queries `mine` to `mine` + 15 and ROWS keys from `start` on does not count: of the ragged end, of the mask,
-// or beyond what the first query sees.
+// Whether some pair of the 16 queries from `warp_row` on and the ROWS keys from `start` on may be masked: by the end of
+// the sequence, by the key mask, or by causality.
 template <int ROWS>
-DEVICE bool hides(const Pairs& pairs, int mine, int start) {
-  return pairs.key_mask || start + ROWS > pairs.tk || start + ROWS - 1 > mine + pairs.ahead;
+DEVICE bool may_mask(const Pairs& pairs, int warp_row, int start) {
+  return pairs.key_mask || start + ROWS > pairs.tk || start + ROWS - 1 > warp_row + pairs.ahead;
 }
 
-// Puts `hidden` in place of those that do not, among the h-th 32 of the tile's keys: they begin at key `start`, and of them
-// `counting` count for some query.
+// Replaces the masked scores among keys 32 h to 32 h + 31 of the tile by `masked`. These keys begin at key `start`, and
+// `valid` are the valid ones.
 template <int ROWS>
-DEVICE void hide_32(float (&s)[ROWS / 2], int h, unsigned counting, const Pairs& pairs, int mine, int start,
-                    float hidden) {
+DEVICE void mask_32(float (&s)[ROWS / 2], int h, unsigned valid, const Pairs& pairs, int warp_row, int start,
+                    float masked) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    const unsigned bits = seen_keys(pairs, counting, mine + 8 * r + lane_row(), start) >> lane_column();
+    const unsigned bits = visible_keys(pairs, valid, warp_row + 8 * r + lane_row(), start) >> lane_column();
 #pragma unroll
     for (int c = 0; c < 8; c++) {
-      if (!(bits >> (c / 2 * 8 + c % 2) & 1)) s[16 * h + c / 2 * 4 + 2 * r + c % 2] = hidden;
+      if (!(bits >> (c / 2 * 8 + c % 2) & 1)) s[16 * h + c / 2 * 4 + 2 * r + c % 2] = masked;
     }
   }
 }
 
-// So among all of them.
+// Replaces the masked scores among all keys of the tile.
 template <int ROWS>
-DEVICE void hide_pairs(float (&s)[ROWS / 2], const Pairs& pairs, int mine, int start, float hidden) {
+DEVICE void mask_pairs(float (&s)[ROWS / 2], const Pairs& pairs, int warp_row, int start, float masked) {
 #pragma unroll
   for (int h = 0; h < ROWS / 32; h++) {
-    hide_32<ROWS>(s, h, counting_keys(pairs, start + 32 * h), pairs, mine, start + 32 * h, hidden);
+    mask_32<ROWS>(s, h, valid_keys(pairs, start + 32 * h), pairs, warp_row, start + 32 * h, masked);
   }
 }
 
 // ---- Outputs ------------------------------------------------------------------------------------------------------
 
-// The warpgroup's sums, each row times its `scale`, into a tile of its 64 rows.
+// Stages the warpgroup's sums, each row times its `scale`, in a tile of its 64 rows.
 template <int WIDTH>
-DEVICE void put_rows(unsigned char* tile, const float (&sum)[WIDTH / 2], const float (&scale)[2]) {
+DEVICE void stage_rows(unsigned char* tile, const float (&sum)[WIDTH / 2], const float (&scale)[2]) {
   const int lane = lane_number(), line = threadIdx.x % 128 / 32 * 16 + lane % 16;
 #pragma unroll
   for (int c = 0; c < WIDTH / 8; c += 2) {
@@ -242,28 +244,30 @@ DEVICE void put_rows(unsigned char* tile, const float (&sum)[WIDTH / 2], const f
     for (int i = 0; i < 4; i++) {
       four[i] = pack_bf16(sum[4 * c + 2 * i] * scale[i % 2], sum[4 * c + 2 * i + 1] * scale[i % 2]);
     }
-    stmatrix_x4(tile + c / 8 * (kHalf * kRow) + line * kRow + ((c % 8 + lane / 16) ^ line % 8) * 16, four);
+    stmatrix_x4(tile + c / 8 * (kGroupRows * kRowBytes) + line * kRowBytes + ((c % 8 + lane / 16) ^ line % 8) * 16,
+                four);
   }
 }
 
-// Starts to write the tile from `row` on. By one thread.
+// Starts to store the tile to the rows from `row` on. Called by one thread.
 template <int WIDTH>
-DEVICE void store_rows(const TensorMap& map, const unsigned char* tile, int row, const Work& work) {
+DEVICE void store_rows(const TensorMap& map, const unsigned char* tile, int row, const WorkTile& work) {
 #pragma unroll
   for (int c = 0; c < WIDTH / 64; c++) {
-    tma_store(map, tile + c * (kHalf * kRow), 64 * c, row, work.head, work.batch);
+    tma_store(map, tile + c * (kGroupRows * kRowBytes), 64 * c, row, work.head, work.batch);
   }
 }
 
-// The warpgroup is done with what it owns, and has put outputs there: `store` starts to write them, by one thread.
+// The warpgroup has staged its outputs in place of the operands that it owns. One thread starts to store them
+// (`store`), and releases the slot once they have been read.
 template <class Store>
-DEVICE void give_back(mbarrier* done, int barrier, const Store& store) {
+DEVICE void store_and_release(mbarrier* released, int barrier, const Store& store) {
   fence_async();
   named_barrier(barrier, 128);
   if (threadIdx.x % 128 == 0) {
     store();
     tma_store_commit();
     tma_store_wait_read<0>();
-    mbarrier_arrive(done);
+    mbarrier_arrive(released);
   }
 }

@@ -1,11 +1,12 @@
-// Sums of columns: how partial sums of rows, or the rows themselves, become one row.
+// Column sums of rows, or of partial sums of rows.
 #pragma once
 
 #include "element.cuh"
 
-// A block of 32 x 32 threads for 32 columns, of which the caller's is c (the same in a column of threads): warp w adds
-// up rows w, w + 32, ..., each lane its column; the warps' sums then meet in shared memory. Threads with threadIdx.y ==
-// 0 get the sum, of columns before `width`. In an order that depends on the number of rows alone.
+// The column sums of 32 columns, by a block of 32 x 32 threads. c is the caller's column (the same for a column of
+// threads). Warp w adds up rows w, w + 32, ..., each lane its own column; the sums of the warps are then added in
+// shared memory. Threads with threadIdx.y == 0 receive the sum, for columns before `width`. The order of additions
+// depends on the number of rows alone.
 constexpr int kColumns = 32;
 constexpr int kRowLanes = 32;
 
@@ -14,7 +15,7 @@ DEVICE float tiled_column_sum(const T* __restrict__ x, int rows, int pitch, int 
   SMEM(float, sums, [kRowLanes][kColumns]);
   float sum = 0.0f;
   if (c < width) {
-    // Loads of eight rows in flight: the additions still follow each other.
+    // Eight rows are loaded at a time; the additions still follow one another.
 #pragma unroll 8
     for (int n = threadIdx.y; n < rows; n += kRowLanes) sum += to_float(x[row_start(n, pitch) + c]);
   }

@@ -1,5 +1,5 @@
-// The two types of elements that kernels read and write: float, and bf16 (8 bits of exponent as a float has, 8 of precision).
-// All arithmetic is in float; a bf16 is rounded to nearest even when it is written.
+// The two element types that kernels read and write: float and bf16 (8 bits of exponent, as float has, and 8 bits of
+// precision). All arithmetic is in float; a bf16 is rounded to nearest even when it is written.
 //
 //   to_float(x), to<bf16>(y)                            one element
 //   load(p), store(p, v)                                16 bytes, 4 floats or 8 bf16, as floats: Vec<T>
@@ -19,7 +19,7 @@ DEVICE float to_float(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); 
 DEVICE float low_half(unsigned pair) { return __uint_as_float(pair << 16); }
 DEVICE float high_half(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-// x as an element.
+// Converts x to an element.
 template <class T>
 DEVICE T to(float x) {
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -29,13 +29,13 @@ DEVICE T to(float x) {
   }
 }
 
-// What is left of x after it was written and read again.
+// The value of x after it has been written as T and read again.
 template <class T>
 DEVICE float rounded(float x) {
   return to_float(to<T>(x));
 }
 
-// As many elements as 16 bytes hold.
+// As many elements as fit in 16 bytes.
 template <class T>
 struct Vec {
   static constexpr int kSize = 16 / sizeof(T);

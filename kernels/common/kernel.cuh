@@ -1,21 +1,22 @@
-// What every kernel is written in: CUDA C++ for two compilers.
+// The dialect in which kernels are written: CUDA C++ for two compilers.
 //
-// nvcc makes device code of it. The host's C++ compiler makes the emulated kernels of it, against emulator/shim.h, which run
-// thread for thread on a machine without a GPU and are checked access by access. What both must see alike goes through the
-// names here:
+// nvcc compiles it to device code. The host's C++ compiler compiles it to emulated kernels, against emulator/shim.h;
+// these run thread by thread on a machine without a GPU, where every access can be checked. What differs between the
+// two is behind these names:
 //
-//   KERNEL(name, threads, min_blocks, parameters...) { ... }    an extern "C" kernel for blocks of at most `threads`, of which
-//                                                               `min_blocks` should fit a multiprocessor
-//   KERNEL_OF_CLUSTERS(name, blocks, threads, min_blocks, ...)  the same in clusters of 2 blocks along x (sm_90), of which
-//                                                               grids have a whole number: ptx/cluster.cuh; or 1, none
+//   KERNEL(name, threads, min_blocks, parameters...) { ... }    an extern "C" kernel for blocks of at most `threads`,
+//                                                               of which `min_blocks` should fit on an SM
+//   KERNEL_OF_CLUSTERS(name, blocks, threads, min_blocks, ...)  the same in clusters of 2 blocks along x (sm_90;
+//                                                               ptx/cluster.cuh), of which a grid has a whole number;
+//                                                               1: no clusters
 //   SMEM(float, tile, [8][32]);                                 shared memory of a fixed size
-//   SMEM_DYN(float, tile);                                      the shared memory that the launch asks for
-//   DEVICE float f(...) { ... }                                 a function for kernels
+//   SMEM_DYN(float, tile);                                      the dynamic shared memory of the launch
+//   DEVICE float f(...) { ... }                                 a device function, always inlined
 //
-// Rules: no <<<>>>, no raw __shared__, no cooperative groups; assembly only in ptx/; a kernel's parameters are pointers, int,
-// unsigned, float, double and `const __grid_constant__ TensorMap`, which the launch code (src/device/cuda/) pushes in the same
-// order. Every pointer parameter is `__restrict__` unless two may be the same. Barriers are called by all threads of a block
-// from one line.
+// Rules: no <<<>>>, no raw __shared__, no cooperative groups; assembly only in ptx/. A kernel's parameters are
+// pointers, int, unsigned, float, double and `const __grid_constant__ TensorMap`, which the launch code
+// (src/device/cuda/) passes in the same order. Every pointer parameter is `__restrict__` unless two may point to the
+// same memory. All threads of a block must call __syncthreads from the same source line.
 #pragma once
 
 #ifdef __CUDACC__
@@ -38,5 +39,6 @@ extern __shared__ __align__(1024) unsigned char vcycle_dynamic_shared[];
 
 #endif
 
-// Elements before `row` in rows `pitch` apart, in 64 bits: logits of a large batch have more than 2^31 elements.
+// The offset in elements of `row`, for rows `pitch` apart, in 64 bits: the logits of a large batch have more than 2^31
+// elements.
 DEVICE long long row_start(long long row, int pitch) { return row * pitch; }

@@ -1,30 +1,32 @@
-// A warp's sums, as the tensor cores leave them, through shared memory into rows of 16 bytes a lane, with their epilogue.
+// The epilogue of a warp's sums, in the layout of the tensor cores, through shared memory: lanes then write rows 16
+// bytes at a time.
 #pragma once
 
 #include "epilogue.cuh"
 
-// Where an output of a warp lies in its WIDTH columns of shared memory. A row is groups of 8 columns (32 bytes), of
-// which group j of row r lies at j ^ r (modulo the groups of a row), and its halves are swapped where the comment says.
+// The offset of an output in a warp's WIDTH columns of shared memory. A row consists of groups of 8 columns (32 bytes).
+// Group j of row r is stored at j ^ r (modulo the groups of a row), and its halves are swapped in the case given below.
 // Banks:
-//   - sums are written in pairs, by 16 lanes at a time: 4 neighbouring rows, 8 columns of one group. The four groups
-//     lie at j ^ 0 .. 3, different modulo 4, so at different banks; swapped halves stay within a group.
-//   - 4 columns a lane (float) are read by 8 lanes at a time: 4 neighbouring groups of a row, or all of one.
-//   - 8 columns a lane (bf16) are read in two halves, by 8 lanes at a time: one half each of 8 groups, which are twice
-//     around the banks. The second time around (groups 4 to 7, or the second row, where a row has 4 groups) the halves
-//     are swapped.
+//   - Sums are written in pairs, by 16 lanes at a time: 4 neighbouring rows, 8 columns of one group. The four groups
+//     are stored at j ^ 0 .. 3, which differ modulo 4, so they are in different banks. Swapped halves stay within a
+//     group.
+//   - With 4 columns per lane (float), 8 lanes read at a time: 4 neighbouring groups of a row, or all groups of a row.
+//   - With 8 columns per lane (bf16), each lane reads two halves, and 8 lanes read at a time: one half of each of 8
+//     groups, which cover the banks twice. For the second half of them (groups 4 to 7, or the second row, where a row
+//     has 4 groups) the halves are swapped.
 template <int WIDTH>
 DEVICE int output_at(int r, int c) {
   constexpr int kGroups = WIDTH / 8;
-  static_assert(kGroups == 4 || kGroups == 8, "see above");
+  static_assert(kGroups == 4 || kGroups == 8, "the swizzle is defined for 4 or 8 groups per row");
   const int group = c >> 3 ^ (r & kGroups - 1);
   const int half = (c >> 2 & 1) ^ (kGroups == 8 ? group >> 2 : r & 1);
   return r * WIDTH + group * 8 + half * 4 + (c & 3);
 }
 
-// A warp's sums into its own part of shared memory, so that lanes write neighbouring columns, 16 bytes each, and so
-// that the epilogue with its exponentials stands here once.
+// Stages a warp's sums in its own part of shared memory, so that each lane writes 16 bytes next to those of its
+// neighbours, and so that the code of the epilogue with its exponentials is there only once.
 template <int HEIGHT, int WIDTH>
-DEVICE void leave_sums(float* outputs, const float (&z)[HEIGHT / 16][WIDTH / 8][4]) {
+DEVICE void stage_sums(float* outputs, const float (&z)[HEIGHT / 16][WIDTH / 8][4]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int i = 0; i < HEIGHT / 16; i++) {
@@ -40,44 +42,44 @@ DEVICE void leave_sums(float* outputs, const float (&z)[HEIGHT / 16][WIDTH / 8][
   __syncwarp();
 }
 
-// ROWS: rows of a lane at a time, each with 4 to 12 registers of what surrounds it.
+// ROWS: rows that a lane processes at a time, each with 4 to 12 registers of epilogue operands.
 template <int HEIGHT, int WIDTH, int ROWS, class Out>
-DEVICE void write_sums(const Epilogue<bf16, Out>& around, const float* outputs, int row, int column, int m, int n) {
-  constexpr int kPiece = Vec<Out>::kSize, kLanes = WIDTH / kPiece;
+DEVICE void write_sums(const Epilogue<bf16, Out>& epilogue, const float* outputs, int row, int column, int m, int n) {
+  constexpr int kVector = Vec<Out>::kSize, kLanes = WIDTH / kVector;
   const int lane = threadIdx.x % 32;
-  const int c = lane % kLanes * kPiece, here = column + c;
-  const bool whole = in_pieces(around) && here + kPiece <= n;
+  const int c = lane % kLanes * kVector, first = column + c;
+  const bool vectorized = vectorizable(epilogue) && first + kVector <= n;
   Vec<Out> bias = {};
   if constexpr (sizeof(Out) == sizeof(bf16)) {
-    if (whole && around.bias) bias = load(around.bias + here);
+    if (vectorized && epilogue.bias) bias = load(epilogue.bias + first);
   }
-  constexpr int kApart = 32 / kLanes;
-  static_assert(HEIGHT % (ROWS * kApart) == 0, "whole rounds");
-  if (whole) {
+  constexpr int kRowStride = 32 / kLanes;
+  static_assert(HEIGHT % (ROWS * kRowStride) == 0, "all lanes must have the same number of iterations");
+  if (vectorized) {
 #pragma unroll 1
-    for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += ROWS * kApart) {
-      Around<Out> near[ROWS];
-      load_around(near, around, row + r, kApart, here, m);
+    for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += ROWS * kRowStride) {
+      EpilogueOperands<Out> operands[ROWS];
+      load_epilogue_operands(operands, epilogue, row + r, kRowStride, first, m);
 #pragma unroll
       for (int s = 0; s < ROWS; s++) {
-        const int at = r + s * kApart;
+        const int at = r + s * kRowStride;
         if (row + at >= m) break;
-        Vec<Out> piece;
+        Vec<Out> vector;
 #pragma unroll
-        for (int q = 0; q < kPiece; q += 4) {
+        for (int q = 0; q < kVector; q += 4) {
           const Vec<float> four = load(outputs + output_at<WIDTH>(at, c + q));
 #pragma unroll
-          for (int e = 0; e < 4; e++) piece.v[q + e] = four.v[e];
+          for (int e = 0; e < 4; e++) vector.v[q + e] = four.v[e];
         }
-        finish(around, near[s], row + at, here, piece, bias);
+        write_out_vector(epilogue, operands[s], row + at, first, vector, bias);
       }
     }
   } else {
 #pragma unroll 1
-    for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += kApart) {
+    for (int r = lane / kLanes; r < HEIGHT && row + r < m; r += kRowStride) {
 #pragma unroll 1
-      for (int e = 0; e < kPiece && here + e < n; e++) {
-        write_out(around, row + r, here + e, outputs[output_at<WIDTH>(r, c + e)]);
+      for (int e = 0; e < kVector && first + e < n; e++) {
+        write_out(epilogue, row + r, first + e, outputs[output_at<WIDTH>(r, c + e)]);
       }
     }
   }

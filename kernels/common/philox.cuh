@@ -1,13 +1,14 @@
-// Philox4x32-10 (Salmon et al., SC 2011), and dropout by it: src/device/ops/philox.rs, word for word.
+// Philox4x32-10 (Salmon et al., SC 2011), and dropout masks drawn from it; word for word as in
+// src/device/ops/philox.rs.
 //
-// A mask is never stored. Whether an element survives is a pure function of (seed, step, site, index), so that the
-// backward pass draws what the forward pass drew, on any device and in any order. About 70 integer instructions make
-// four words: take four neighbours at once (`dropout_keeps4`) where a thread has them.
+// A mask is never stored. Whether an element survives is a pure function of (seed, step, site, index), so the backward
+// pass draws the same mask as the forward pass, on any device and in any order. About 70 integer instructions produce
+// four words: where a thread has four neighbours, take them at once (`dropout_keeps4`).
 #pragma once
 
 #include "kernel.cuh"
 
-// src/device/ops/state.rs: what the host writes before each step and kernels read by address.
+// The layout of src/device/ops/state.rs: the host writes it before each step, and kernels read it through a pointer.
 struct StepState {
   unsigned seed[2];
   unsigned step;
@@ -28,17 +29,17 @@ DEVICE uint4 philox(unsigned k0, unsigned k1, uint4 c) {
   return c;
 }
 
-// One dropout of the model at one step.
+// One dropout site of the model at one step.
 struct Dropout {
   unsigned seed0, seed1, step, site;
   // The smallest word that is kept; 0 keeps all.
   unsigned threshold;
-  // 1 / (1 - p), of what is kept.
+  // 1 / (1 - p), the factor of the elements that are kept.
   float scale;
 };
 
-// Without a state nothing is dropped. A word is kept from p 2^32 on: scaling by a power of two is exact, and so is
-// rounding up (floats beyond 2^24 are integers), which turns the comparison of reals into one of integers.
+// Without a state nothing is dropped. Words from p 2^32 on are kept. Scaling by a power of two is exact, and so is
+// rounding up (floats beyond 2^24 are integers), which turns a comparison of reals into one of integers.
 DEVICE Dropout dropout_of(const StepState* state, unsigned site, float p) {
   if (!state) return {0, 0, 0, 0, 0, 1.0f};
   const unsigned threshold = (unsigned)ceilf(p * 4294967296.0f);
@@ -56,11 +57,11 @@ DEVICE bool dropout_keeps(const Dropout& drop, unsigned long long index) {
   return (index & 2 ? high : low) >= drop.threshold;
 }
 
-// Of the four elements from `index` on: one call of Philox where they start a block of four, else two.
+// For the four elements from `index` on: one call of Philox where they begin a block of four, else two.
 DEVICE void dropout_keeps4(const Dropout& drop, unsigned long long index, bool (&keeps)[4]) {
   uint4 a = dropout_words(drop, index / 4), b = a;
   if (index & 3) b = dropout_words(drop, index / 4 + 1);
-  // Eight words moved down by 0 to 3 places, without an index that would put them into memory.
+  // Shifts eight words down by 0 to 3 positions, without a dynamic index, which would place them in local memory.
   if (index & 1) {
     a = make_uint4(a.y, a.z, a.w, b.x);
     b = make_uint4(b.y, b.z, b.w, b.w);

@@ -1,6 +1,6 @@
-// Sums and maxima over a warp or a block, in a fixed order. Every thread takes part and every thread gets the result:
-// after the butterfly of __shfl_xor_sync all lanes have added the same numbers, in trees that are mirror images of
-// each other, and a + b is b + a bit for bit.
+// Sums and maxima over a warp or a block, in a fixed order. Every thread must take part, and every thread receives the
+// result: after the butterfly of __shfl_xor_sync all lanes have added the same numbers, in trees that mirror each
+// other, and a + b is b + a bit for bit.
 #pragma once
 
 #include "kernel.cuh"
@@ -24,8 +24,8 @@ DEVICE float warp_max(float value) {
   return value;
 }
 
-// Over a one-dimensional block of THREADS threads, a multiple of 32: each warp, then one number of each warp. The
-// first barrier lets all threads finish reading what the use before has left in `partial`.
+// Over a one-dimensional block of THREADS threads, a multiple of 32: first within each warp, then over one number per
+// warp. The first barrier makes sure that all threads have finished reading `partial` after the previous call.
 template <int THREADS, class T>
 DEVICE T block_sum(T value) {
   SMEM(T, partial, [32]);

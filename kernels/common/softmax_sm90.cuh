@@ -1,39 +1,39 @@
-// The softmax of scores as a warpgroup's product leaves them in registers (ptx/wgmma.cuh): a lane has KEYS / 4 of each of two rows,
-// and the four lanes of a row meet by shuffles. Exponentials are powers of 2, of scores in units of log2 e.
+// The softmax of scores in the layout of wgmma (ptx/wgmma.cuh): a lane holds KEYS / 4 scores of each of two rows, and
+// the four lanes of a row combine theirs by shuffles. Exponentials are powers of 2, of scores in units of log2 e.
 #pragma once
 
 #include "attention_sm90.cuh"
 
-// The highest of row r's scores in the lane's columns.
+// The maximum of row r's scores in the lane's columns.
 template <int KEYS>
-DEVICE float highest(const float (&s)[KEYS / 2], int r) {
-  float high = s[2 * r];
+DEVICE float lane_max(const float (&s)[KEYS / 2], int r) {
+  float result = s[2 * r];
 #pragma unroll
-  for (int n = 0; n < KEYS / 8; n++) high = fmaxf(high, fmaxf(s[4 * n + 2 * r], s[4 * n + 2 * r + 1]));
-  return high;
+  for (int n = 0; n < KEYS / 8; n++) result = fmaxf(result, fmaxf(s[4 * n + 2 * r], s[4 * n + 2 * r + 1]));
+  return result;
 }
 
-// Row r's scores times `unit` to exponentials, in place, of what they are below `top`. Adds those in the lane's columns to `total`;
-// the row's four lanes meet at the end.
+// Replaces row r's scores, times `scale_log2`, by the exponentials of their differences to `top`. Returns `total` plus
+// those in the lane's columns; the four lanes of the row are summed at the end.
 template <int KEYS>
-DEVICE float exponentials(float (&s)[KEYS / 2], int r, float unit, float top, float total) {
+DEVICE float exponentials(float (&s)[KEYS / 2], int r, float scale_log2, float top, float total) {
 #pragma unroll
   for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
     for (int i = 4 * n + 2 * r; i < 4 * n + 2 * r + 2; i++) {
-      s[i] = exp2_approx(s[i] * unit - top);
+      s[i] = exp2_approx(s[i] * scale_log2 - top);
       total += s[i];
     }
   }
   return total;
 }
 
-// Drops exponentials of queries `mine` to `mine` + 15 and the keys from `start` on.
+// Applies dropout to the exponentials of the 16 queries from `warp_row` on and the keys from `start` on.
 template <int KEYS>
-DEVICE void drop_scores(float (&s)[KEYS / 2], const Pairs& pairs, int mine, int start) {
+DEVICE void drop_scores(float (&s)[KEYS / 2], const Pairs& pairs, int warp_row, int start) {
 #pragma unroll
   for (int h = 0; h < KEYS / 32; h++) {
-    const unsigned keeps = keeps_of_queries<1>(pairs, mine, start + 32 * h);
+    const unsigned keeps = keeps_of_queries<1>(pairs, warp_row, start + 32 * h);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
 #pragma unroll
@@ -44,15 +44,15 @@ DEVICE void drop_scores(float (&s)[KEYS / 2], const Pairs& pairs, int mine, int 
   }
 }
 
-// Of the lane's two rows the highest scores are known, in units of log2 e, and the sums of exponentials in its columns: writes lse,
-// and says what makes outputs of their sums.
-DEVICE void end_softmax(float (&scales)[2], const float (&high)[2], const float (&totals)[2], const Pairs& pairs,
-                        int mine, float* __restrict__ lse) {
+// Takes the maxima of the lane's two rows, in units of log2 e, and the sums of exponentials in its columns. Writes lse,
+// and returns in `scales` the factors that turn the weighted sums of V into outputs.
+DEVICE void finish_softmax(float (&scales)[2], const float (&row_max)[2], const float (&row_sum)[2], const Pairs& pairs,
+                           int warp_row, float* __restrict__ lse) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    const int query = mine + 8 * r + lane_row();
-    const float total = warp_sum<4>(totals[r]);
-    if (lane_column() == 0 && query < pairs.tq) lse[pairs.head * pairs.tq + query] = (high[r] + log2f(total)) * kLn2;
+    const int query = warp_row + 8 * r + lane_row();
+    const float total = warp_sum<4>(row_sum[r]);
+    if (lane_column() == 0 && query < pairs.tq) lse[pairs.head * pairs.tq + query] = (row_max[r] + log2f(total)) * kLn2;
     scales[r] = total > 0.0f ? pairs.drop.scale / total : 0.0f;
   }
 }

@@ -1,17 +1,17 @@
-// A walk over stages of shared memory, which the copy engine fills one after another, round and round.
+// The state of a pipeline: a ring of stages in shared memory that TMA fills one after another.
 #pragma once
 
 #include "kernel.cuh"
 
-// Where a walk over the stages is.
-struct Turn {
+// The current stage, and the parity of its current phase.
+struct PipelineState {
   int stage;
-  unsigned parity;  // Of the phase that `full` is in.
+  unsigned parity;  // Parity of the phase of `full`.
 };
 
 template <int STAGES>
-DEVICE void advance(Turn& turn, int by) {
-  const int to = turn.stage + by;
-  turn.parity ^= to / STAGES & 1;
-  turn.stage = to % STAGES;
+DEVICE void advance(PipelineState& state, int by) {
+  const int to = state.stage + by;
+  state.parity ^= to / STAGES & 1;
+  state.stage = to % STAGES;
 }

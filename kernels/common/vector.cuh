@@ -1,11 +1,11 @@
-// 16 bytes as they lie in memory, beside common/element.cuh: a thread that wants several loads on their way at a time
-// must not touch what the first has brought before it has asked for the last, so it unpacks them later. Until then a
-// bf16 takes half the registers that its float does.
+// Raw loads of 16 bytes, in addition to common/element.cuh. A thread that wants several loads in flight must not use
+// the result of the first before it has issued the last, so it unpacks them later. Until then a bf16 takes half the
+// registers of a float.
 //
 //   load_raw(p), unpack(raw)                  16 bytes: Raw<T>, to Vec<T>
-//   load_raw4(p), unpack(raw), store4(p, v)   four elements, where operands of both types meet: 16 bytes, or 8
-//   load_once(p), store_once(p, v)            four floats that the kernel does not read again: the first to leave the
-//                                             caches, so that others stay
+//   load_raw4(p), unpack(raw), store4(p, v)   four elements, where operands of both types are combined: 16 bytes, or 8
+//   load_once(p), store_once(p, v)            four floats that the kernel does not access again: evicted first from the
+//                                             caches, so that other data stays
 #pragma once
 
 #include "element.cuh"

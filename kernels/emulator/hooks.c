@@ -1,10 +1,10 @@
-// What the compiler's instrumentation calls. Kernels are compiled with -fsanitize=thread and parts of
-// -fsanitize=undefined, but neither runtime is linked: these functions take their place. Each access of an emulated thread
-// comes here with the address it was made from, which names the source line.
+// The functions that the compiler's instrumentation calls. Kernels are compiled with -fsanitize=thread and parts of
+// -fsanitize=undefined, but neither runtime is linked; these functions take their place. Each access of an emulated
+// thread arrives here together with its return address, which identifies the source line.
 #include <stddef.h>
 #include <stdint.h>
 
-// Written in Rust: src/device/cuda/driver/emulator/ffi.rs.
+// Implemented in Rust: src/device/cuda/driver/emulator/ffi.rs.
 void emu_access(const void* address, size_t bytes, int write, const void* pc);
 void emu_watchdog(const void* pc);
 void emu_undefined(int kind, const void* pc);
@@ -25,8 +25,9 @@ typedef struct {
   unsigned x, y, z;
 } dim3;
 
-// The emulated thread that runs on this thread of the host. `checks`: accesses go to the shadow memory. `fuel`: accesses until
-// the watchdog looks whether the thread spins. Outside of kernels `checks` is 0 and `fuel` never runs out.
+// The emulated thread that runs on this host thread. `checks`: accesses are checked against shadow memory. `fuel`:
+// accesses left until the watchdog checks whether the thread spins. Outside kernels `checks` is 0 and `fuel` never runs
+// out.
 typedef struct {
   dim3 thread, block, block_dim, grid_dim;
   int checks;
@@ -42,7 +43,7 @@ dim3 emu_block_idx(void) { return current.block; }
 dim3 emu_block_dim(void) { return current.block_dim; }
 dim3 emu_grid_dim(void) { return current.grid_dim; }
 
-// The list that static constructors of the kernels' files build.
+// The list of kernels, which static constructors in the kernels' files build.
 const void* emu_kernels = NULL;
 
 #define ACCESS(address, bytes, write)                                                             \
@@ -83,7 +84,7 @@ void __tsan_vptr_update(void** a, void* b) {
   (void)b;
 }
 
-// clang calls these in place of the library's functions; gcc leaves memcpy and memset as they are.
+// clang calls these in place of the library functions; gcc leaves memcpy and memset as they are.
 void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
   ACCESS((void*)from, bytes, 0);
   ACCESS(to, bytes, 1);
@@ -109,7 +110,7 @@ UNDEFINED(shift_out_of_bounds, 2)
 UNDEFINED(divrem_overflow, 3)
 UNDEFINED(pointer_overflow, 0)
 
-// With the place that they are called from, for whoever races with them.
+// These pass on their return address, which is the call site in the kernel, so that a race with them can name it.
 uint32_t emu_atomic(const char* file, int line, void* address, int operation, uint32_t value, uint32_t compare) {
   if (--current.fuel <= 0) emu_watchdog(__builtin_return_address(0));
   return emu_atomic_at(file, line, address, operation, value, compare, __builtin_return_address(0));
@@ -126,8 +127,8 @@ void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned byt
 void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity) {
   emu_mbarrier_wait_at(file, line, barrier, parity, __builtin_return_address(0));
 }
-void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row, int head,
-                  int batch, unsigned blocks) {
+void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
+                  int head, int batch, unsigned blocks) {
   emu_tma_load_at(file, line, shared, map, barrier, column, row, head, batch, blocks, __builtin_return_address(0));
 }
 void emu_tma_store(const char* file, int line, int adds, const void* shared, const void* map, int column, int row,

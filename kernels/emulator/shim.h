@@ -1,13 +1,13 @@
-// The CUDA that kernels use, for the host's C++ compiler. Each CUDA thread is a coroutine (src/device/cuda/driver/emulator/);
-// what needs other threads goes through the emu_* functions, which are written in Rust. Loads and stores are instrumented by the
-// compiler (-fsanitize=thread) and arrive at hooks.c.
+// The subset of CUDA that kernels use, for the host's C++ compiler. Each CUDA thread is a coroutine
+// (src/device/cuda/driver/emulator/). What involves other threads goes through the emu_* functions, which are
+// implemented in Rust. Loads and stores are instrumented by the compiler (-fsanitize=thread) and arrive in hooks.c.
 #pragma once
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-// Calls of these would pass by the emulator.
+// Calls of these would bypass the emulator.
 #pragma GCC poison memcpy memset memmove
 
 #define __device__
@@ -20,14 +20,14 @@
 #define __grid_constant__
 #define DEVICE static inline __attribute__((always_inline, unused))
 
-// ---- Identity -------------------------------------------------------------------------------------------------------------
+// ---- Identity -------------------------------------------------------------------------------------------------------
 
 struct dim3 {
   unsigned x, y, z;
 };
 
 extern "C" {
-// Constant for a coroutine: the compiler may keep what it returned.
+// Constant within a coroutine, so the compiler may reuse the result.
 dim3 emu_thread_idx() __attribute__((const));
 dim3 emu_block_idx() __attribute__((const));
 dim3 emu_block_dim() __attribute__((const));
@@ -39,17 +39,17 @@ void* emu_shared_dynamic();
 void emu_barrier(const char* file, int line, int id, int threads);
 void emu_syncwarp(const char* file, int line, unsigned mask);
 void emu_fence(const char* file, int line);
-// Every lane of `mask` leaves `bits`; `out` gets those of all 32.
+// Every lane of `mask` contributes `bits`; `out` receives those of all 32.
 void emu_exchange(const char* file, int line, unsigned mask, const char* what, uint64_t bits, uint64_t out[32]);
-// The same with up to 4 words of each lane: `out[w * 32 + l]` is word w of lane l.
+// The same with up to 4 words per lane: `out[w * 32 + l]` is word w of lane l.
 void emu_exchange_words(const char* file, int line, unsigned mask, const char* what, const uint64_t* mine, int words,
                         uint64_t* out);
-// An instruction was given an address that is not in shared memory, or no multiple of `bytes`.
+// Reports an instruction whose address is not in shared memory, or is not a multiple of `bytes`.
 void emu_bad_address(const char* file, int line, int in_shared, int bytes);
 int emu_is_shared(const void* address);
-// `lane` was not among those that took part in the exchange.
+// Reports that `lane` was not among those that took part in the exchange.
 void emu_bad_lane(const char* file, int line, unsigned mask, int lane);
-// In hooks.c, as the next but one.
+// In hooks.c, as is emu_cp_async.
 uint32_t emu_atomic(const char* file, int line, void* address, int operation, uint32_t value, uint32_t compare);
 void emu_cp_async(const char* file, int line, void* shared, const void* global, int bytes, int from_global);
 void emu_cp_async_commit(const char* file, int line);
@@ -58,27 +58,27 @@ void emu_trap(const char* file, int line);
 unsigned emu_cluster_rank() __attribute__((const));
 void emu_cluster_barrier(const char* file, int line);
 void emu_mbarrier_fence(const char* file, int line);
-// Where in shared memory a tile lies, as descriptors say it.
+// The address of a tile in shared memory, as descriptors encode it.
 unsigned emu_shared_address(const char* file, int line, const void* address);
 void emu_wgmma_fence(const char* file, int line);
 void emu_wgmma_commit(const char* file, int line);
 void emu_wgmma_wait(const char* file, int line, int groups_in_flight);
 void emu_fence_async(const char* file, int line);
 void emu_tma_store_commit(const char* file, int line);
-// `complete`: written too, not only read.
+// `complete`: wait until the matrix is written, not only until the tile is read.
 void emu_tma_store_wait(const char* file, int line, int groups_in_flight, int complete);
-// In hooks.c, as all that follow.
+// In hooks.c, like all that follow.
 void emu_mbarrier_init(const char* file, int line, void* barrier, unsigned count);
-// `rank`: of the block whose barrier it is; negative: the thread's own.
+// `rank`: the block whose barrier it is; negative: the thread's own block.
 void emu_mbarrier_arrive(const char* file, int line, void* barrier, unsigned bytes, int rank = -1);
 void emu_mbarrier_wait(const char* file, int line, void* barrier, unsigned parity);
-// `blocks`: one bit for each block of the cluster that gets the box; 0: the thread's own.
+// `blocks`: one bit for each block of the cluster that receives the box; 0: the thread's own block.
 void emu_tma_load(const char* file, int line, void* shared, const void* map, void* barrier, int column, int row,
                   int head = -1, int batch = -1, unsigned blocks = 0);
 void emu_tma_store(const char* file, int line, int adds, const void* shared, const void* map, int column, int row,
                    int head = -1, int batch = -1);
-// Of the whole warp; `shape`: whether `a` is where the thread's registers are, columns, TB, TA, and whether to add, in bits 12,
-// 3 on, 2, 1 and 0.
+// Called by the whole warp. `shape`: whether `a` points to the thread's registers, the columns, TB, TA, and whether to
+// add, in bits 12, 3 and up, 2, 1 and 0.
 void emu_wgmma(const char* file, int line, float* d, unsigned shape, uint64_t a, uint64_t b);
 // Reports the line that it is called from.
 void emu_aligned(const void* address, int bytes);
@@ -90,7 +90,7 @@ void emu_aligned(const void* address, int bytes);
 #define gridDim emu_grid_dim()
 #define warpSize 32
 
-// ---- Shared memory --------------------------------------------------------------------------------------------------------
+// ---- Shared memory --------------------------------------------------------------------------------------------------
 
 namespace emu {
 
@@ -104,14 +104,14 @@ constexpr unsigned columns<T[N][M]> = columns<T[M]>;
 
 }  // namespace emu
 
-// The address of its name stands for the array: one for each instantiation of the function that it stands in.
+// The address of the name string identifies the array: there is one for each instantiation of the enclosing function.
 #define SMEM(T, name, dims)                                                                            \
   static const char name##_name[] = #name;                                                             \
   T(&name) dims = *reinterpret_cast<T(*) dims>(                                                         \
       emu_shared_static(name##_name, sizeof(T dims), alignof(T), sizeof(T), emu::columns<T dims>))
 #define SMEM_DYN(T, name) T* name = reinterpret_cast<T*>(emu_shared_dynamic())
 
-// ---- Barriers, fences -----------------------------------------------------------------------------------------------------
+// ---- Barriers, fences -----------------------------------------------------------------------------------------------
 
 #define __syncthreads() emu_barrier(__FILE__, __LINE__, 0, -1)
 #define __syncwarp(...) emu_syncwarp(__FILE__, __LINE__, emu::mask(__VA_ARGS__))
@@ -142,13 +142,13 @@ inline unsigned lane() {
   return (t.x + b.x * (t.y + b.y * t.z)) & 31;
 }
 
-// The operand of an instruction that reads or writes rows of `bytes` bytes of shared memory.
+// Checks the operand of an instruction that reads or writes rows of `bytes` bytes of shared memory.
 inline __attribute__((always_inline)) void aligned_shared(const char* file, int line, const void* row, int bytes) {
   const int in_shared = emu_is_shared(row);
   if (!in_shared || (uintptr_t)row % bytes) emu_bad_address(file, line, in_shared, bytes);
 }
 
-// ---- Shuffles and votes ---------------------------------------------------------------------------------------------------
+// ---- Shuffles and votes ---------------------------------------------------------------------------------------------
 
 enum Shuffle { kIndex, kUp, kDown, kXor };
 
@@ -186,7 +186,7 @@ inline unsigned ballot(const char* file, int line, unsigned mask, int predicate)
 #define __any_sync(mask, p) (emu::ballot(__FILE__, __LINE__, mask, p) != 0)
 #define __all_sync(m, p) (emu::ballot(__FILE__, __LINE__, m, p) == (m))
 
-// ---- Atomics --------------------------------------------------------------------------------------------------------------
+// ---- Atomics --------------------------------------------------------------------------------------------------------
 
 namespace emu {
 
@@ -229,10 +229,10 @@ inline __attribute__((always_inline)) T exchange(const char* f, int l, T* p, T v
 #define atomicExch(p, v) emu::exchange(__FILE__, __LINE__, p, v)
 #define atomicCAS(p, c, v) emu::atomic(__FILE__, __LINE__, emu::kCompare, p, v, c)
 
-// ---- Types and arithmetic -------------------------------------------------------------------------------------------------
+// ---- Types and arithmetic -------------------------------------------------------------------------------------------
 
-// A vector is loaded and stored in one piece, so its address must be a multiple of its size. Compilers may split the copy of a
-// struct, and then check nothing: the copy asks.
+// A vector is loaded and stored in one access, so its address must be a multiple of its size. Compilers may split the
+// copy of a struct into smaller accesses, which check nothing; so the copy checks.
 template <int BYTES>
 struct alignas(BYTES) Vector {
   Vector() = default;
@@ -261,7 +261,7 @@ inline float2 make_float2(float x, float y) { return {{}, x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {{}, x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {{}, x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {{}, x, y, z, w}; }
-// There are no caches to say anything to.
+// There are no caches to give hints to.
 DEVICE float4 __ldcs(const float4* p) { return *p; }
 DEVICE void __stcs(float4* p, const float4& x) { *p = x; }
 
@@ -277,15 +277,15 @@ DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 DEVICE unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 DEVICE unsigned __float_as_uint(float x) { return emu::bits<unsigned>(x); }
 DEVICE float __uint_as_float(unsigned x) { return emu::bits<float>(x); }
-// glibc declares functions of these names.
+// A macro, since glibc declares a function of this name.
 #define __expf(x) expf(x)
 DEVICE float __fdividef(float x, float y) { return x / y; }
 
-// ---- Kernels --------------------------------------------------------------------------------------------------------------
+// ---- Kernels --------------------------------------------------------------------------------------------------------
 
 namespace emu {
 
-// What the launcher knows of a kernel. The order is that of src/device/cuda/driver/emulator/registry.rs.
+// What the launcher knows about a kernel. The order is that of src/device/cuda/driver/emulator/registry.rs.
 struct Kernel {
   const char* name;
   const char* file;
@@ -316,7 +316,7 @@ struct Describe<F> {
     using type = Indices<I...>;
   };
 
-  // Not instrumented: parameters are no memory of the device's.
+  // Not instrumented: parameters are not in device memory.
   template <unsigned... I>
   __attribute__((no_sanitize("thread"))) static void call(const void* const* p, Indices<I...>) {
     F(*static_cast<const T*>(p[I])...);

@@ -1,11 +1,11 @@
-// Addresses as instructions take them.
+// Addresses in the form that PTX instructions take.
 #pragma once
 
 #include "../common/kernel.cuh"
 
 #ifdef __CUDACC__
 
-// Within shared memory (PTX ISA, state spaces): 32 bits.
+// A 32-bit address within the shared state space (PTX ISA, state spaces).
 DEVICE unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
 
 #endif

@@ -1,5 +1,5 @@
-// Named barriers (PTX ISA, bar.sync): `threads` threads of a block, a multiple of 32, meet at barrier `id` (1 to 15; 0 is
-// __syncthreads).
+// Named barriers (PTX ISA, bar.sync): `threads` threads of a block, a multiple of 32, synchronise at barrier `id` (1 to
+// 15; barrier 0 is __syncthreads).
 #pragma once
 
 #include "../common/kernel.cuh"

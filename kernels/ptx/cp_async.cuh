@@ -1,7 +1,8 @@
 // Asynchronous copies from global to shared memory (PTX ISA, cp.async; sm_80 and later).
 //
-// A thread's copies since its last commit form a group. `cp_async_wait<N>` returns when all but the thread's N latest groups
-// have arrived; other threads see the bytes after a barrier that follows the wait. Both addresses are multiples of the size.
+// The copies that a thread has issued since its last commit form a group. `cp_async_wait<N>` returns when all but the
+// thread's N latest groups have arrived. Other threads see the bytes only after a barrier that follows the wait. Both
+// addresses must be multiples of the size.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -9,22 +10,22 @@
 
 #ifdef __CUDACC__
 
-// 16 bytes past the first-level cache; zeros instead, without a read, when `valid` is false.
+// Copies 16 bytes, bypassing L1. If `valid` is false it writes zeros and does not read.
 DEVICE void cp_async_16(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                "r"(valid ? 16 : 0)
                : "memory");
 }
 
-// 16 bytes of which the first `bytes`, 0 to 16, are read and the others are zeros. What it fetches beside them from memory
-// (whole lines of 128 bytes, which a later copy may want) goes no further than the second-level cache.
+// Copies the first `bytes` (0 to 16) of 16 bytes and fills the rest with zeros. It prefetches whole lines of 128 bytes
+// into L2 only, since a later copy may need them.
 DEVICE void cp_async_16_part(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                "r"(bytes)
                : "memory");
 }
 
-// 4 bytes; zeros when `valid` is false.
+// Copies 4 bytes; writes zeros if `valid` is false.
 DEVICE void cp_async_4(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global),
                "r"(valid ? 4 : 0)
@@ -40,7 +41,7 @@ DEVICE void cp_async_wait() {
 
 #else
 
-// Macros, so that a report names the kernel's line.
+// Macros, so that reports name the line in the kernel.
 #define cp_async_16(shared, global, valid) emu_cp_async(__FILE__, __LINE__, shared, global, 16, (valid) ? 16 : 0)
 #define cp_async_16_part(shared, global, bytes) emu_cp_async(__FILE__, __LINE__, shared, global, 16, bytes)
 #define cp_async_4(shared, global, valid) emu_cp_async(__FILE__, __LINE__, shared, global, 4, (valid) ? 4 : 0)

@@ -1,5 +1,5 @@
-// 2^x in one instruction (PTX ISA, ex2.approx.ftz.f32; any GPU): off by at most 2 units of the last place,
-// and 0 for what is below 2^-126. exp2f keeps such results, for three instructions more.
+// 2^x in one instruction (PTX ISA, ex2.approx.ftz.f32; any GPU), with an error of at most 2 ulp. Results below 2^-126
+// are flushed to 0; exp2f keeps these subnormals, for three more instructions.
 #pragma once
 
 #include "../common/kernel.cuh"

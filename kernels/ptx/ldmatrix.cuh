@@ -1,9 +1,10 @@
-// Tiles of 8 x 8 elements of 2 bytes from shared memory into registers (PTX ISA, ldmatrix; sm_75 and later).
+// Loads tiles of 8 x 8 elements of 2 bytes from shared memory into registers (PTX ISA, ldmatrix; sm_75 and later).
 //
-// Lanes 8 m to 8 m + 7 give the addresses of the eight rows of tile m, each 16 bytes and a multiple of 16. Afterwards
-// lane l has in register m the elements (row l / 4, columns 2 (l % 4) and the next) of tile m, the first in the low half:
-// what mma takes. `trans`: those of the transposed tile, rows 2 (l % 4) and the next of column l / 4. The whole warp takes
-// part. Rows must be visible to all lanes, by a barrier.
+// Lanes 8 m to 8 m + 7 supply the addresses of the eight rows of tile m. A row is 16 bytes, and its address a multiple
+// of 16. Afterwards register m of lane l holds the elements in row l / 4, columns 2 (l % 4) and 2 (l % 4) + 1 of tile
+// m, the first in the low half: the layout that mma takes. With `trans` the tile is transposed: the register holds rows
+// 2 (l % 4) and 2 (l % 4) + 1 of column l / 4. The whole warp must take part, and a barrier must have made the rows
+// visible to all lanes.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -29,8 +30,8 @@ DEVICE void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
 
 namespace emu {
 
-// Each lane reads what it gets, so that a row which is not visible to it is reported as its own race; volatile, because the
-// hardware also reads what nobody uses.
+// Each lane reads the elements that it receives, so that a row which is not visible to it is reported as a race of that
+// lane. The reads are volatile because the hardware also reads what nobody uses.
 template <bool TRANS>
 DEVICE void ldmatrix(const char* file, int line, unsigned (&r)[4], const void* row) {
   aligned_shared(file, line, row, 16);

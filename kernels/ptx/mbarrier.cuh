@@ -1,32 +1,33 @@
 // Barriers in shared memory that also count the bytes of asynchronous copies (PTX ISA, mbarrier; sm_90).
 //
-// A barrier goes through phases. One ends when `count` arrivals and all bytes that were announced have come; the next then
-// begins with the same count. `mbarrier_wait(barrier, parity)` returns once the phase of that parity (0 for the first, 1 for the
-// second, 0 for the third ...) has ended, so that a wait for parity 1 of a fresh barrier returns at once. What was done
-// before an arrival, and what announced copies wrote, is visible after the wait. Others of the cluster (cluster.cuh) may arrive too.
+// A barrier goes through phases. A phase completes when `count` threads have arrived and all announced bytes have been
+// copied; the next phase then begins with the same count. `mbarrier_wait(barrier, parity)` returns once the phase of
+// that parity (0 for the first phase, 1 for the second, 0 for the third ...) has completed, so a wait for parity 1 on a
+// fresh barrier returns at once. What a thread did before it arrived, and what the announced copies wrote, is visible
+// after the wait. Threads of other blocks of the cluster (cluster.cuh) may arrive too.
 #pragma once
 
 #include "../common/kernel.cuh"
 #include "address.cuh"
 
-// 8 bytes of shared memory, at a multiple of 8.
+// 8 bytes of shared memory, aligned to 8 bytes.
 using mbarrier = unsigned long long;
 
 #ifdef __CUDACC__
 
-// By one thread, before anybody else uses it: see `mbarrier_fence`.
+// Initialises a barrier. Called by one thread before any thread uses the barrier; see `mbarrier_fence`.
 DEVICE void mbarrier_init(mbarrier* barrier, unsigned count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 }
 
-// Makes fresh barriers known to asynchronous copies; other threads know them after a barrier of the block that follows.
+// Makes initialised barriers visible to asynchronous copies. Other threads see them after a block barrier that follows.
 DEVICE void mbarrier_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 DEVICE void mbarrier_arrive(mbarrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Arrives at the barrier that lies here in the shared memory of another block of the cluster, or of this.
+// Arrives at the barrier at the same shared memory offset in block `rank` of the cluster, which may be this block.
 DEVICE void mbarrier_arrive_at(mbarrier* barrier, unsigned rank) {
   asm volatile(
       "{\n"
@@ -38,7 +39,7 @@ DEVICE void mbarrier_arrive_at(mbarrier* barrier, unsigned rank) {
       : "memory");
 }
 
-// Arrives, and announces copies of so many bytes to this phase.
+// Arrives, and announces copies of `bytes` bytes to the current phase.
 DEVICE void mbarrier_arrive_expect(mbarrier* barrier, unsigned bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");

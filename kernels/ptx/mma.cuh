@@ -1,16 +1,18 @@
 // The product of two tiles by a warp's tensor core (PTX ISA, mma.sync.m16n8k16, bf16 in, f32 out; sm_80 and later).
 //
-// d [16, 8] += a [16, 16] b [16, 8]. With g = lane / 4 and c = 2 (lane % 4), a lane holds pairs of neighbours, the first in
-// the low half:
+// d [16, 8] += a [16, 16] b [16, 8]. With g = lane / 4 and c = 2 (lane % 4), each register of a and b holds a pair of
+// neighbours, the first in the low half:
 //
 //   a[0] = a(g, c .. c + 1)   a[1] = a(g + 8, c ..)   a[2] = a(g, c + 8 ..)   a[3] = a(g + 8, c + 8 ..)
 //   b0 = b(c .. c + 1, g)     b1 = b(c + 8 .., g)
 //   d[0], d[1] = d(g, c), d(g, c + 1)                 d[2], d[3] = d(g + 8, c), d(g + 8, c + 1)
 //
-// So ldmatrix_x4 of a tile of a that lies row by row gives a[0 .. 3] from the addresses of rows 0-7, 8-15 (columns 0 on) and
-// rows 0-7, 8-15 (columns 8 on); ldmatrix of a b whose columns lie one after another gives b0, b1; and two neighbouring d,
-// rounded and packed, are an a. The whole warp takes part. Sums are in f32, in an order and with a rounding that are the
-// hardware's own.
+// Consequently:
+//   - ldmatrix_x4 of a row-major tile of a yields a[0 .. 3] if the lanes supply the addresses of rows 0-7 and 8-15
+//     (from column 0) and then of rows 0-7 and 8-15 (from column 8);
+//   - ldmatrix of a column-major tile of b yields b0 and b1;
+//   - two neighbouring elements of d, rounded and packed, are a register of an a operand.
+// The whole warp must take part. Sums are in f32; their order and rounding are the hardware's own.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -30,7 +32,7 @@ namespace emu {
 
 DEVICE float half_of(uint64_t word, int high) { return bits<float>((uint32_t)(word >> (16 * high)) << 16); }
 
-// Not instrumented: operands are registers.
+// Not instrumented: the operands are registers.
 __attribute__((no_sanitize("thread"))) inline void mma_bf16(const char* file, int line, float (&d)[4],
                                                            const unsigned (&a)[4], unsigned b0, unsigned b1) {
   uint64_t all[3][32];

@@ -1,8 +1,8 @@
-// What threads have written, for the copy engine and wgmma to read (PTX ISA, fence.proxy.async; sm_90).
+// Makes what threads have written visible to TMA and wgmma (PTX ISA, fence.proxy.async; sm_90).
 //
-// They reach shared memory by another way ("proxy") than loads and stores of threads. What this thread wrote to shared
-// memory before `fence_async` can be read by tma_store and wgmma of whoever comes after the fence, by a barrier or an
-// arrival. Each thread fences what it has written itself.
+// TMA and wgmma access shared memory through the async proxy, not through the generic proxy of ordinary loads and
+// stores. After `fence_async`, what this thread wrote to shared memory before the fence can be read by a tma_store or
+// wgmma that is ordered after the fence by a barrier or an arrival. Each thread must fence its own writes.
 #pragma once
 
 #include "../common/kernel.cuh"

@@ -1,5 +1,6 @@
-// Registers move from one warpgroup to another (PTX ISA, setmaxnreg; sm_90a): N for each thread, a multiple of 8 from 24 to
-// 256. `take` waits until there are enough. All warps of the warpgroup run it together.
+// Moves registers from one warpgroup to another (PTX ISA, setmaxnreg; sm_90a). N is the new number of registers per
+// thread, a multiple of 8 from 24 to 256. `take_registers` waits until enough are free. All warps of the warpgroup must
+// execute it together.
 #pragma once
 
 #include "../common/kernel.cuh"

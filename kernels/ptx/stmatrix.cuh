@@ -1,8 +1,10 @@
-// Tiles of 8 x 8 elements of 2 bytes from registers into shared memory (PTX ISA, stmatrix; sm_90): ldmatrix backwards.
+// Stores tiles of 8 x 8 elements of 2 bytes from registers to shared memory (PTX ISA, stmatrix; sm_90): the reverse of
+// ldmatrix.
 //
-// Lanes 8 m to 8 m + 7 give the addresses of the eight rows of tile m, each 16 bytes and a multiple of 16. Lane l has
-// in register m the elements (row l / 4, columns 2 (l % 4) and the next) of tile m, the first in the low half: where
-// wgmma leaves its results. The whole warp takes part. Other lanes see the rows after a barrier, `__syncwarp` at least.
+// Lanes 8 m to 8 m + 7 supply the addresses of the eight rows of tile m. A row is 16 bytes, and its address a multiple
+// of 16. Register m of lane l holds the elements in row l / 4, columns 2 (l % 4) and 2 (l % 4) + 1 of tile m, the first
+// in the low half: the layout in which wgmma leaves its results. The whole warp must take part. Other lanes see the
+// rows after a barrier, at least `__syncwarp`.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -20,8 +22,8 @@ DEVICE void stmatrix_x4(void* row, const unsigned (&r)[4]) {
 
 namespace emu {
 
-// Each lane writes what it holds, so that all have to fence it and to meet whoever reads it; volatile, for the hooks to
-// see each write as it is.
+// Each lane writes the elements that it holds, so that every lane must fence its writes and synchronise with the
+// readers. The writes are volatile so that the hooks see each of them.
 DEVICE void stmatrix(const char* file, int line, void* row, const unsigned (&r)[4]) {
   aligned_shared(file, line, row, 16);
   uint64_t all[32];

@@ -1,8 +1,8 @@
-// Tickets by which blocks hand their results to the one that comes last (PTX ISA, atom.acq_rel; sm_70 and later).
+// Tickets by which blocks hand their results to the block that finishes last (PTX ISA, atom.acq_rel; sm_70 and later).
 //
-// The next number of a ticket. What this thread did or saw before (so what its block wrote before a barrier) is visible
-// to whoever draws a later number, and to the block of that thread after a barrier. It is __threadfence, atomicAdd and
-// another __threadfence in one, and says that neither is to be left out.
+// Draws the next number of a ticket. What this thread did or saw before (and so what its block wrote before a barrier)
+// is visible to any thread that draws a later number, and after a barrier to the block of that thread. It combines
+// __threadfence, atomicAdd and another __threadfence in one instruction, so that neither fence can be forgotten.
 #pragma once
 
 #include "../common/kernel.cuh"

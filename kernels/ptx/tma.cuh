@@ -1,23 +1,23 @@
-// Copies of boxes between a matrix in global memory and a tile in shared memory, by the copy engine (PTX ISA,
-// cp.async.bulk.tensor, cp.reduce.async.bulk.tensor; sm_90).
+// TMA copies of boxes between a matrix in global memory and a tile in shared memory (PTX ISA, cp.async.bulk.tensor,
+// cp.reduce.async.bulk.tensor; sm_90).
 //
-// A `TensorMap` (src/device/cuda/launch.rs) describes the matrix: address and pitch of its rows (multiples of 16
-// bytes), rows, columns, and the box, whose rows here always have 128 bytes: 64 elements of bf16, or 32 of f32. What lies outside
-// of the matrix arrives as zeros, and is not written. It may be one of many, those of the heads of a batch: boxes are then asked for by
-// head and batch too, and stay within that matrix.
+// A `TensorMap` (src/device/cuda/launch/mod.rs) describes the matrix: the address and pitch of its rows (multiples of
+// 16 bytes), the number of rows and columns, and the box. Rows of a box always have 128 bytes here: 64 elements of
+// bf16, or 32 of f32. Elements outside the matrix arrive as zeros and are not written. The matrix may be one of many,
+// such as those of the heads of a batch; a box then also has a head and a batch index, and stays within that matrix.
 //
-// In shared memory (at a multiple of 1024 bytes) a row of the box is 128 bytes, and rows follow one another. Of the
-// eight pieces of 16 bytes of row r, piece p lies at p ^ (r % 8): "swizzle 128B", which lets wgmma and ldmatrix read
-// columns of pieces without bank conflicts.
+// A tile in shared memory is aligned to 1024 bytes. Each row of the box takes 128 bytes, and rows follow one another.
+// Of the eight 16-byte chunks of row r, chunk c is stored at position c ^ (r % 8) ("swizzle 128B"), which lets wgmma
+// and ldmatrix read columns of chunks without bank conflicts.
 //
-// A thread's stores since its last commit form a group. `tma_store_wait_read<N>` returns when all but the thread's N
-// latest groups have read their tiles, which may then be filled again; `tma_store_wait<N>` when they have also written
-// the matrix, for this thread to see. Only the thread that has started and committed stores can wait for them. Tiles
-// are to be read before the block ends. Threads that fill a tile run `fence_async` (proxy.cuh), then a barrier, then one
-// thread starts the store.
+// The stores that a thread has started since its last commit form a group. `tma_store_wait_read<N>` returns when all
+// but the thread's N latest groups have read their tiles, which may then be overwritten; `tma_store_wait<N>` returns
+// when they have also written the matrix, and this thread can see it. Only the thread that started and committed the
+// stores can wait for them. All tiles must have been read before the block exits. To store a tile, each thread that
+// writes to it runs `fence_async` (proxy.cuh), then all of them pass a barrier, then one thread starts the store.
 //
-// `tma_add` is a store that adds a tile of f32 to what the matrix has. Each element is added to as by an atomic, so that any
-// number of them may be on their way to one box, in an order that nobody knows.
+// `tma_add` is a store that adds a tile of f32 to the matrix. Each element is added atomically, so any number of these
+// may be in flight to the same box, in an unspecified order.
 #pragma once
 
 #include "../common/kernel.cuh"
@@ -25,18 +25,18 @@
 
 #ifdef __CUDACC__
 
-// As cuTensorMapEncodeTiled made it.
+// The format that cuTensorMapEncodeTiled writes.
 struct __align__(64) TensorMap {
   unsigned long long opaque[16];
 };
 
-// Brings the description itself nearer.
+// Prefetches the descriptor.
 DEVICE void tma_prefetch(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// By one thread: starts to copy the box whose first element is (row, column); `barrier` counts its bytes, all of them, also
-// those outside of the matrix.
+// Starts to load the box whose first element is (row, column). Called by one thread. `barrier` counts all bytes of the
+// box, including those outside the matrix.
 DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int column, int row) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
@@ -45,8 +45,8 @@ DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int 
       : "memory");
 }
 
-// The same to every block of the cluster whose bit is set in `blocks`: to where the tile lies in this block, counted by the barrier
-// that lies where this one does.
+// As `tma_load`, but multicasts the box to every block of the cluster whose bit is set in `blocks`: to the shared
+// memory offset of `shared` in each of them, counted by the barrier at the offset of `barrier`.
 DEVICE void tma_load_all(void* shared, const TensorMap& map, mbarrier* barrier, int column, int row, unsigned blocks) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
@@ -55,7 +55,7 @@ DEVICE void tma_load_all(void* shared, const TensorMap& map, mbarrier* barrier, 
       : "memory");
 }
 
-// Of one of many matrices.
+// As `tma_load`, for one of many matrices.
 DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int column, int row, int head, int batch) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
@@ -64,28 +64,28 @@ DEVICE void tma_load(void* shared, const TensorMap& map, mbarrier* barrier, int 
       : "memory");
 }
 
-// By one thread: starts to copy the tile to the box whose first element is (row, column).
+// Starts to store the tile to the box whose first element is (row, column). Called by one thread.
 DEVICE void tma_store(const TensorMap& map, const void* shared, int column, int row) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
                "r"(shared_address(shared)), "r"(column), "r"(row)
                : "memory");
 }
 
-// Of one of many matrices.
+// As `tma_store`, for one of many matrices.
 DEVICE void tma_store(const TensorMap& map, const void* shared, int column, int row, int head, int batch) {
   asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
                "r"(shared_address(shared)), "r"(column), "r"(head), "r"(row), "r"(batch)
                : "memory");
 }
 
-// As `tma_store`, but adds the tile, of f32, to the box.
+// As `tma_store`, but adds the f32 tile to the box.
 DEVICE void tma_add(const TensorMap& map, const void* shared, int column, int row) {
   asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
                "r"(shared_address(shared)), "r"(column), "r"(row)
                : "memory");
 }
 
-// Of one of many matrices.
+// As `tma_add`, for one of many matrices.
 DEVICE void tma_add(const TensorMap& map, const void* shared, int column, int row, int head, int batch) {
   asm volatile(
       "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
@@ -107,7 +107,7 @@ DEVICE void tma_store_wait() {
 
 #else
 
-// As src/device/cuda/launch.rs lays it out.
+// The layout of src/device/cuda/launch/mod.rs.
 struct __align__(64) TensorMap {
   unsigned long long address, rows, columns, pitch, box_rows, heads, head_pitch, batches, batch_pitch, element,
       unused[6];
@@ -115,7 +115,7 @@ struct __align__(64) TensorMap {
 
 DEVICE void tma_prefetch(const TensorMap&) {}
 
-// The place of the box: column and row, or head and batch too.
+// The variable arguments are the position of the box: column and row, or column, row, head and batch.
 #define tma_load(shared, map, barrier, ...) emu_tma_load(__FILE__, __LINE__, shared, &(map), barrier, __VA_ARGS__)
 
 #define tma_load_all(shared, map, barrier, column, row, blocks) \

@@ -1,32 +1,34 @@
-// Products of tiles in shared memory by the tensor cores of a warpgroup (PTX ISA, wgmma.mma_async, bf16 in, f32 out; sm_90a).
+// Matrix products of tiles by the tensor cores of a warpgroup (PTX ISA, wgmma.mma_async, bf16 in, f32 out; sm_90a).
 //
-// d [64, N] = a [64, 16] b [16, N] (+ d, if `add`). A warpgroup is four warps, the first of them a multiple of four. Warp w of
-// the four holds rows 16 w to 16 w + 15: with g = lane % 32 / 4 and c = 2 (lane % 4),
+// d [64, N] = a [64, 16] b [16, N] (+ d, if `add`). A warpgroup is four consecutive warps; the number of the first is a
+// multiple of four. Warp w of the four holds rows 16 w to 16 w + 15: with g = lane % 32 / 4 and c = 2 (lane % 4),
 //
 //   d[4 j + 2 h + e] = d(16 w + 8 h + g, 8 j + c + e),   h, e = 0, 1,  j = 0 .. N / 8 - 1
 //
-// a and b are read from shared memory, as descriptors tell: tiles that `tma_load` brought. Either an operand's K lies along
-// the 128 bytes of a row ("K-major": rows of a, columns of b), or its other axis does (TA, TB: transposed). In a K-major tile
-// eight rows of 128 bytes follow each other (`stride` 1024 bytes from one eight to the next), and 16 further steps of K are 32
-// bytes further on. In a transposed tile a row is one step of K and has 64 elements of the other axis; eight steps
-// are `stride` (1024) bytes apart, the next 64 elements `leading` bytes, and 16 further steps 2048 bytes.
+// a and b are read from tiles in shared memory that `tma_load` has loaded, through descriptors. In a K-major tile, K
+// runs along the 128 bytes of a row (the rows are rows of a, or columns of b). Groups of eight rows are `stride` (1024)
+// bytes apart, and the next 16 steps of K begin 32 bytes further on. In a transposed tile (TA, TB) a row is one step of
+// K and holds 64 elements of the other axis. Groups of eight steps are `stride` (1024) bytes apart, the next 64
+// elements of the other axis `leading` bytes, and the next 16 steps of K 2048 bytes.
 //
-// Or a is in registers, where mma has it (mma.cuh): a[2 i + h] are the elements of row 16 w + 8 h + g at steps 8 i + c and the
-// next, the first in the low half. So sums of columns 16 s to 16 s + 15 of one product, packed in pairs, are step s of another.
-// These registers are not to be written either until the product is complete.
+// Alternatively a is in registers, in the layout of mma (mma.cuh): a[2 i + h] holds the elements of row 16 w + 8 h + g
+// at steps 8 i + c and 8 i + c + 1, the first in the low half. So columns 16 s to 16 s + 15 of one product, packed in
+// pairs, are step s of the next product. These registers must not be written until that product is complete.
 //
-// It runs beside the warps. `wgmma_fence` comes before the first product and whenever registers of d or a were touched otherwise;
-// products between two `wgmma_commit` are a group, and `wgmma_wait<N>` returns when all but the last N groups are complete:
-// until then d is not to be touched and tiles are not to be overwritten. All threads of a warp run each of these together.
-// `wgmma_hold` of registers, before a fence or after a wait, keeps the compiler from moving what is done to them across it.
-// `wgmma_begin` of those of d, before the fence of a product that adds to nothing: what they held is of no use any more. The assembler
-// does not know that such a product reads no d, and in a loop keeps registers for it from one round to the next.
+// wgmma runs asynchronously to the warps. `wgmma_fence` must come before the first product, and again after registers
+// of d or a have been accessed in any other way. The products between two `wgmma_commit` form a group, and
+// `wgmma_wait<N>` returns when all but the latest N groups are complete. Until then d must not be accessed and the
+// tiles must not be overwritten. All threads of a warp must execute each of these together. `wgmma_hold` on registers,
+// before a fence or after a wait, keeps the compiler from moving accesses to them across it. `wgmma_begin` on the
+// registers of d, before the fence of a product that does not add, marks their old values as dead: the assembler does
+// not know that such a product does not read d, and would otherwise keep the registers alive from one loop iteration to
+// the next.
 #pragma once
 
 #include "../common/kernel.cuh"
 #include "address.cuh"
 
-// A descriptor of "swizzle 128B" of what begins at a shared address.
+// A "swizzle 128B" descriptor of a tile at a shared memory address.
 DEVICE unsigned long long pack_descriptor(unsigned start, int leading, int stride) {
   const auto field = [](unsigned bytes) { return static_cast<unsigned long long>((bytes & 0x3ffff) >> 4); };
   return field(start) | field(leading) << 16 | field(stride) << 32 | 1ull << 62;
@@ -34,7 +36,7 @@ DEVICE unsigned long long pack_descriptor(unsigned start, int leading, int strid
 
 #ifdef __CUDACC__
 
-// Of a tile. `shared` points to the first of the 16 steps of K.
+// The descriptor of a tile. `shared` points to the first of the 16 steps of K.
 DEVICE unsigned long long matrix_descriptor(const void* shared, int leading, int stride) {
   return pack_descriptor(shared_address(shared), leading, stride);
 }
@@ -68,7 +70,7 @@ DEVICE void wgmma_hold(unsigned (&registers)[N][4]) {
   }
 }
 
-// Lists of a statement's registers in PTX, and of the variables that they stand for.
+// The registers of an asm statement as PTX names them, and as lists of the variables bound to them.
 #define WGMMA_NAMES_32 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -88,7 +90,8 @@ DEVICE void wgmma_hold(unsigned (&registers)[N][4]) {
 #define WGMMA_96(d) WGMMA_64(d), WGMMA_16(d, 64), WGMMA_16(d, 80)
 #define WGMMA_128(d) WGMMA_96(d), WGMMA_16(d, 96), WGMMA_16(d, 112)
 
-// `registers` of d for `columns` of b; the other operands' numbers follow.
+// Products with `columns` columns of b, whose d takes `registers` registers; the remaining arguments are the operand
+// numbers that follow.
 #define WGMMA_SHARED(columns, registers, left, right, sum, left_across, right_across)                              \
   template <bool TA, bool TB>                                                                                      \
   DEVICE void wgmma_bf16(float (&d)[registers], unsigned long long a, unsigned long long b, int add) {             \
@@ -145,7 +148,7 @@ struct Wgmma {
   const char* file;
   int line;
 
-  // Inlined, so that what hooks.c is called from is the kernel's line.
+  // Inlined, so that hooks.c sees the kernel's line as the call site.
   template <bool TA, bool TB, int REGISTERS>
   __attribute__((always_inline)) void bf16(float (&d)[REGISTERS], uint64_t a, uint64_t b, int add) const {
     static_assert(REGISTERS == 32 || REGISTERS == 64 || REGISTERS == 96 || REGISTERS == 128);

@@ -1,4 +1,4 @@
-//! Operands with random numbers, never zeros.
+//! Allocates operands and fills them with random numbers that are never zero.
 
 use crate::device::ops::StepState;
 use crate::device::{self, Device};
@@ -6,10 +6,11 @@ use crate::error::{At, Result};
 use crate::memory;
 use crate::tensor::{DType, Place, Tensor};
 
-/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): a gigabyte of operands is made in a second.
+/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), which generates about a gigabyte of operands per second.
 pub struct Random(u64);
 
 impl Random {
+    /// Starts the generator from a seed.
     pub fn new(seed: u64) -> Self {
         Random(seed)
     }
@@ -22,22 +23,23 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform in -1..1, never zero.
+    /// Returns a number uniform in -1..1 and never zero.
     pub fn float(&mut self) -> f32 {
         ((self.bits() >> 40) | 1) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    /// Uniform in `0..below`, to within what nobody can measure.
+    /// Returns an integer uniform in `0..below`, with a negligible bias.
     pub fn below(&mut self, below: usize) -> usize {
         ((u128::from(self.bits()) * below as u128) >> 64) as usize
     }
 }
 
-/// Numbers that are made at a time.
+/// Numbers that are generated at a time.
 const BLOCK: usize = 1 << 20;
 
-/// Makes operands on a device, and gives all of them back.
+/// Allocates operands on a device and keeps track of their arenas, to free them together.
 pub struct Maker<'a> {
+    /// The device that holds the operands.
     pub device: &'a mut dyn Device,
     /// The type in which the operation computes.
     pub float: DType,
@@ -46,21 +48,22 @@ pub struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
+    /// Makes operands of type `float` on `device`, with a fixed seed.
     pub fn new(device: &'a mut dyn Device, float: DType) -> Self {
         Maker { device, float, random: Random::new(1), arenas: Vec::new() }
     }
 
-    /// Gives back all that was made.
+    /// Frees all operands.
     pub fn free(&mut self) {
         self.arenas.drain(..).for_each(|arena| self.device.free(arena));
     }
 
-    /// What was made, for who frees it later.
+    /// Returns the arenas of all operands, for the caller to free.
     pub fn into_arenas(self) -> Vec<u32> {
         self.arenas
     }
 
-    /// Gives this tensor's arena back with the others.
+    /// Adds the arena of a tensor to those that [`Maker::free`] frees, and returns the tensor.
     pub fn adopt(&mut self, t: Tensor) -> Tensor {
         if let Place::Arena(arena) = t.place() {
             self.arenas.push(arena);
@@ -68,7 +71,7 @@ impl<'a> Maker<'a> {
         t
     }
 
-    /// Rows whose length is a multiple of `pad` in memory.
+    /// Allocates a tensor whose rows are padded to a multiple of `pad` elements.
     fn alloc(&mut self, dtype: DType, dims: &[usize], pad: usize) -> Result<Tensor> {
         let mut t = Tensor::new(Place::Arena(0), dtype, 0, dims);
         if dims.len() > 1 {
@@ -79,29 +82,47 @@ impl<'a> Maker<'a> {
         Ok(self.adopt(t.with_place(Place::Arena(arena))))
     }
 
-    /// Random floats; rows are padded to a multiple of `pad` elements, as in a model.
+    /// Allocates a tensor of random floats. Rows are padded to a multiple of `pad` elements, as in a model.
+    ///
+    /// # Errors
+    /// If memory runs out or a transfer fails.
     pub fn input(&mut self, dims: &[usize], pad: usize) -> Result<Tensor> {
         let t = self.alloc(self.float, dims, pad)?;
         self.fill(&t, |x| x)?;
         Ok(t)
     }
 
-    /// As [`Maker::input`], each number through `f`.
+    /// Allocates a tensor of the accumulator type (f32, or f64 on the reference device) with random numbers mapped by
+    /// `f`.
+    ///
+    /// # Errors
+    /// As for [`Maker::input`].
     pub fn f32_input(&mut self, dims: &[usize], f: fn(f32) -> f32) -> Result<Tensor> {
         let t = self.alloc(self.float.wide(), dims, 1)?;
         self.fill(&t, f)?;
         Ok(t)
     }
 
+    /// Allocates an output of the type in which the operation computes.
+    ///
+    /// # Errors
+    /// If memory runs out.
     pub fn output(&mut self, dims: &[usize], pad: usize) -> Result<Tensor> {
         self.alloc(self.float, dims, pad)
     }
 
+    /// Allocates an output of the accumulator type (f32, or f64 on the reference device).
+    ///
+    /// # Errors
+    /// If memory runs out.
     pub fn f32_output(&mut self, dims: &[usize], pad: usize) -> Result<Tensor> {
         self.alloc(self.float.wide(), dims, pad)
     }
 
-    /// Integers in `0..below`.
+    /// Allocates `count` random integers in `0..below`.
+    ///
+    /// # Errors
+    /// As for [`Maker::input`].
     pub fn integers(&mut self, count: usize, below: usize) -> Result<Tensor> {
         let t = self.alloc(DType::I32, &[count], 1)?;
         let mut values: Vec<i32> = memory::zeros(count)?;
@@ -110,7 +131,10 @@ impl<'a> Maker<'a> {
         Ok(t)
     }
 
-    /// Zeros and ones.
+    /// Allocates `count` random bytes of 0 or 1.
+    ///
+    /// # Errors
+    /// As for [`Maker::input`].
     pub fn mask(&mut self, count: usize) -> Result<Tensor> {
         let t = self.alloc(DType::U8, &[count], 1)?;
         let mut values: Vec<u8> = memory::zeros(count)?;
@@ -119,13 +143,20 @@ impl<'a> Maker<'a> {
         Ok(t)
     }
 
+    /// Copies the state of a step to the device.
+    ///
+    /// # Errors
+    /// As for [`Maker::input`].
     pub fn state(&mut self, state: &StepState) -> Result<Tensor> {
         let t = self.alloc(DType::U32, &[StepState::WORDS], 1)?;
         self.device.write(&t, bytemuck::bytes_of(state))?;
         Ok(t)
     }
 
-    /// Random numbers for all elements, some rows or some elements at a time.
+    /// Fills a tensor with random numbers mapped by `f`, a block of rows or elements at a time.
+    ///
+    /// # Errors
+    /// If host memory runs out or a transfer fails.
     pub fn fill(&mut self, t: &Tensor, f: fn(f32) -> f32) -> Result<()> {
         let (count, width) = match t.is_contiguous() {
             true => (t.numel(), 1),

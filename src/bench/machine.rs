@@ -1,4 +1,4 @@
-//! The device under measurement, and which of its variants runs what.
+//! The device under measurement and the choice of kernel variants.
 
 use crate::bail;
 use crate::device::cuda::Cuda;
@@ -11,18 +11,22 @@ use crate::device::{self, Device};
 use crate::error::Result;
 use crate::memory;
 
-/// See the module.
+/// A device under measurement.
 pub enum Machine {
-    /// `cpu` and `reference`: one way to run every operation.
+    /// `cpu` or `reference`, which have one variant of every operation.
     Host(Box<dyn Device>),
+    /// A GPU.
     Nvidia(Box<Cuda<Nvidia>>),
+    /// The CUDA kernels on emulated hardware.
     #[cfg(emulated)]
     Emulator(Box<Cuda<device::cuda::driver::emulator::Emulator>>),
 }
 
 impl Machine {
+    /// Opens a device by name. `threads` are those of the host; 0 means all.
+    ///
     /// # Errors
-    /// As [`device::open`].
+    /// As for [`device::open`].
     pub fn open(name: &str, threads: usize) -> Result<Self> {
         match name {
             "cuda" => Ok(Machine::Nvidia(Box::new(device::cuda::open()?))),
@@ -35,6 +39,7 @@ impl Machine {
         }
     }
 
+    /// Returns the device for operations that do not depend on its kind.
     pub fn device(&mut self) -> &mut dyn Device {
         match self {
             Machine::Host(device) => &mut **device,
@@ -44,22 +49,22 @@ impl Machine {
         }
     }
 
-    /// Whether its seconds say anything about speed: those of the emulator do not.
+    /// Returns whether times on this device are meaningful. Those of the emulator are not.
     pub fn is_timed(&mut self) -> bool {
         self.device().name() != "emulator"
     }
 
-    /// Bytes of the caches that a measurement must not live in.
+    /// Returns the size in bytes of the caches that operands must exceed.
     pub fn cache(&mut self) -> usize {
         match self.device().name() {
             "cpu" => last_level_cache(),
-            // The largest second-level cache of a GPU yet has 126 MB.
+            // The largest L2 of a GPU so far has 126 MB.
             "cuda" => 128 << 20,
             _ => 0,
         }
     }
 
-    /// What counts its energy, where something does: there is none of emulated hardware.
+    /// Returns the energy meter of the device, if there is one. Emulated hardware has none.
     pub fn meter(&self) -> Option<Meter> {
         match self {
             Machine::Host(_) => Meter::cpu(),
@@ -69,17 +74,19 @@ impl Machine {
         }
     }
 
+    /// Checks that the host has `bytes` of memory left. Always succeeds on a GPU.
+    ///
     /// # Errors
-    /// Host memory that is not there: it is handed out before it exists.
+    /// If there is less: the system would grant the allocation and kill the process when it uses the memory.
     pub fn require(&mut self, bytes: usize) -> Result<()> {
         match self {
-            // A GPU refuses by itself.
+            // A failed allocation on a GPU is an error already.
             Machine::Nvidia(_) => Ok(()),
             _ => memory::require(bytes),
         }
     }
 
-    /// From now on this variant runs its operation.
+    /// Makes this variant run its operation from now on.
     pub fn prefer(&mut self, variant: &'static Variant) {
         match self {
             Machine::Host(_) => {}
@@ -89,7 +96,7 @@ impl Machine {
         }
     }
 
-    /// What would run this operation now.
+    /// Returns the variant that would run this operation now; `None` on `cpu` and `reference`.
     pub fn variant(&self, op: &Op) -> Option<&'static Variant> {
         match self {
             Machine::Host(_) => None,
@@ -99,10 +106,10 @@ impl Machine {
         }
     }
 
-    /// A list of bare products as cuBLASLt runs it.
+    /// Prepares a list of plain matrix products (no bias or epilogue) for cuBLASLt.
     ///
     /// # Errors
-    /// Another device; no cuBLASLt, or what it refuses.
+    /// If the device is not `cuda`, cuBLASLt is missing, or it rejects a product.
     pub fn cublaslt(&mut self, list: &[Op]) -> Result<PeerProducts> {
         match self {
             Machine::Nvidia(device) => device.cublaslt(list),
@@ -110,10 +117,10 @@ impl Machine {
         }
     }
 
-    /// Appends the seconds of each of its products.
+    /// Runs products with cuBLASLt and appends the seconds of each.
     ///
     /// # Errors
-    /// Those of the device.
+    /// If the device is not `cuda` or fails.
     pub fn run_cublaslt(&mut self, products: &PeerProducts, into: &mut Vec<f64>) -> Result<()> {
         match self {
             Machine::Nvidia(device) => device.run_cublaslt(products, into),
@@ -121,16 +128,16 @@ impl Machine {
         }
     }
 
-    /// Refuses a wish that this device cannot grant for any of these operations.
+    /// Checks that each requested variant exists for at least one of these operations.
     ///
     /// # Errors
-    /// Names the variants that there are.
+    /// If one does not; the message lists the existing variants.
     pub fn admit(&mut self, wish: &Wish, operations: &[&str]) -> Result<()> {
         let Wish::Named(names) = wish else { return Ok(()) };
         if let Machine::Host(device) = self {
             bail!(
-                "--variant {}: the device {} has one variant of every operation; leave it out, or use --device cuda or \
-                 emulator",
+                "--variant {}: the device {} has only one variant of every operation; leave --variant out, or use \
+                 --device cuda or emulator",
                 names.join(","),
                 device.name()
             );
@@ -140,7 +147,7 @@ impl Machine {
             known.sort_unstable();
             known.dedup();
             bail!(
-                "--variant {name}: {} has no such variant; choose all, or some of {}",
+                "--variant {name}: {} has no such variant; use all, or one or more of {}",
                 operations[0],
                 known.join(", ")
             );
@@ -149,17 +156,18 @@ impl Machine {
     }
 }
 
-/// Which variants are to run.
+/// The requested variants.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Wish {
     /// The one that the device chooses.
     Chosen,
+    /// All variants of the operation.
     All,
-    /// Those of these names that the operation has.
+    /// Those with these names, as far as the operation has them.
     Named(Vec<String>),
 }
 
-/// Bytes of the largest cache that the system tells of, or what is usual.
+/// Returns the size in bytes of the largest CPU cache that Linux reports, or 32 MiB.
 fn last_level_cache() -> usize {
     let size = |i: u32| {
         let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{i}/size")).ok()?;

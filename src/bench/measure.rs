@@ -1,4 +1,5 @@
-//! Running what is measured: warm-up, then rounds in which all contenders take turns, so that drift hits all alike.
+//! Measures operations: a warm-up, then rounds in which all contenders run in turn, so that drift affects all of them
+//! equally.
 
 use super::Peer;
 use super::cases::{Case, Prepared};
@@ -14,37 +15,49 @@ use crate::error::{At, Result};
 use crate::tensor::DType;
 use std::time::Instant;
 
-/// How long to measure: until both are reached.
+/// How long to measure: until both limits are reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
+    /// Least number of rounds.
     pub rounds: usize,
+    /// Least duration in seconds.
     pub seconds: f64,
 }
 
-/// What a variant of a case took.
+/// The times of one variant of a case.
 pub struct Measured {
+    /// Name of the case.
     pub case: &'static str,
-    /// `cpu` has no name for its only one.
+    /// Name of the variant; `None` on `cpu` and `reference`, which have only one, and for a peer.
     pub variant: Option<&'static str>,
-    /// Who ran it, and in which version, where it was not us.
+    /// The peer and its version, if a peer ran it.
     pub peer: Option<(Peer, String)>,
+    /// FLOPs and bytes of the operation.
     pub cost: Cost,
-    /// Sets of operands that took turns.
+    /// Number of operand sets that were used in turn.
     pub sets: usize,
+    /// Statistics of the seconds.
     pub summary: Summary,
 }
 
-/// The measurements of a case, and the variants that do not run it.
+/// The measurements of a case.
 pub struct Outcome {
+    /// One entry for each variant and peer.
     pub measured: Vec<Measured>,
+    /// Requested variants that do not support the case.
     pub unsupported: Vec<&'static str>,
 }
 
-/// Operations in a list at most, and measurements of a variant.
+/// Largest number of operand sets.
 const MOST_SETS: usize = 64;
+/// Number of measurements of each variant that ends the rounds early.
 const MOST_SAMPLES: usize = 1 << 20;
 
-/// Runs a captured list and appends the seconds of its operations of this name, as the device measures them.
+/// Runs a captured list of `ops` operations and appends the seconds of those called `name`, as the device measures
+/// them.
+///
+/// # Errors
+/// If the device fails.
 pub fn samples(device: &mut dyn Device, graph: Graph, (name, ops): (&str, usize), into: &mut Vec<f64>) -> Result<()> {
     device.timings().record(ops);
     device.replay(graph)?;
@@ -54,10 +67,10 @@ pub fn samples(device: &mut dyn Device, graph: Graph, (name, ops): (&str, usize)
     Ok(())
 }
 
-/// Measures a case in all variants that are wished for, and beside them as a peer runs it.
+/// Measures a case in all requested variants, and in the same rounds with a peer if one is given.
 ///
 /// # Errors
-/// Out of memory; errors of the device.
+/// If memory runs out or the device fails.
 pub fn measure(
     machine: &mut Machine,
     float: DType,
@@ -74,7 +87,7 @@ pub fn measure(
     measured
 }
 
-/// As many sets of operands as exceed the caches twice, so that none is still there when its turn comes again.
+/// Makes enough sets of operands to exceed the caches twice, so that no set is still cached when it is used again.
 fn sets(maker: &mut Maker, case: &Case, cache: usize) -> Result<Vec<Prepared>> {
     let first = (case.build)(maker)?;
     let bytes = (first.op.cost().bytes as usize).max(1);
@@ -86,7 +99,7 @@ fn sets(maker: &mut Maker, case: &Case, cache: usize) -> Result<Vec<Prepared>> {
     Ok(all)
 }
 
-/// A variant or a peer in the race.
+/// A variant or a peer under measurement.
 struct Contender {
     variant: Option<&'static Variant>,
     entry: Entry,
@@ -99,7 +112,7 @@ enum Entry {
 }
 
 impl Contender {
-    /// Runs its list once.
+    /// Runs the list once and records the seconds.
     fn run(&mut self, machine: &mut Machine, what: (&str, usize)) -> Result<()> {
         match &self.entry {
             Entry::Graph(graph) => samples(machine.device(), *graph, what, &mut self.seconds),
@@ -140,7 +153,7 @@ fn race(
     Ok(Outcome { measured, unsupported })
 }
 
-/// The variants that take part, and those that were asked for and cannot.
+/// Returns the variants to measure and the names of requested variants that do not support the operation.
 fn choose(machine: &Machine, op: &Op, wish: &Wish) -> (Vec<Option<&'static Variant>>, Vec<&'static str>) {
     if matches!(machine, Machine::Host(_)) || *wish == Wish::Chosen {
         return (vec![machine.variant(op)], Vec::new());
@@ -152,7 +165,7 @@ fn choose(machine: &Machine, op: &Op, wish: &Wish) -> (Vec<Option<&'static Varia
     (can.into_iter().map(Some).collect(), cannot.into_iter().map(|v| v.name).collect())
 }
 
-/// Captures the list once for each variant, and makes the peer's of it.
+/// Captures the list once for each variant and prepares it for the peer.
 fn line_up(
     machine: &mut Machine,
     list: &[Op],
@@ -172,7 +185,7 @@ fn line_up(
 }
 
 fn rounds(machine: &mut Machine, what: (&str, usize), contenders: &mut [Contender], effort: Effort) -> Result<()> {
-    // Warm-up: pages are touched, clocks rise, tables are built.
+    // Warm-up: touches pages, raises clocks and builds tables.
     contenders.iter_mut().try_for_each(|c| c.run(machine, what))?;
     contenders.iter_mut().for_each(|c| c.seconds.clear());
     let (begin, mut round) = (Instant::now(), 0);

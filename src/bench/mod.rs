@@ -1,4 +1,5 @@
-//! What operations and training steps take, beside what the device gives at its best. How it measures: docs/benchmarks.md.
+//! Benchmarks of operations and training steps, with the roofline of the device. `docs/benchmarks.md` describes the
+//! method.
 
 pub mod cases;
 pub mod inputs;
@@ -24,69 +25,78 @@ use output::Setting;
 use roofline::Roofline;
 use shapes::{Shape, Subject};
 
-/// Somebody else's operations.
+/// A library to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
+    /// NVIDIA's cuBLASLt, for matrix products.
     CublasLt,
 }
 
 impl Peer {
+    /// Returns the name of the peer on the command line and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Peer::CublasLt => "cublaslt",
         }
     }
 
-    /// Refuses what it cannot run, before anything else is done.
+    /// Checks that the peer can run the request, before anything is measured.
     fn admit(self, request: &Request) -> Result<()> {
         let name = self.name();
         if request.subject != Subject::Gemm {
-            bail!("--peer {name}: it has matrix products alone; measure gemm");
+            bail!("--peer {name} supports only matrix products; use it with gemm");
         }
         if request.device != "cuda" {
-            bail!("--peer {name}: it runs on an NVIDIA GPU, and the device is {}; add --device cuda", request.device);
+            bail!("--peer {name} needs an NVIDIA GPU, but the device is {}; add --device cuda", request.device);
         }
         cublaslt::admit().map_err(|e| e.at(format_args!("--peer {name}")))
     }
 }
 
-/// What is asked for.
+/// A request for measurements.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// What to measure.
     pub subject: Subject,
-    /// The subject's own if none.
+    /// Name or sizes; if `None`, the default shape of the subject.
     pub shape: Option<String>,
+    /// Kernel variants to measure.
     pub variant: Wish,
+    /// Name of the device.
     pub device: String,
+    /// Threads of the host.
     pub threads: usize,
+    /// Precision of the computation.
     pub precision: Precision,
-    /// Measured beside ours, round by round.
+    /// A peer to measure in the same rounds.
     pub peer: Option<Peer>,
-    /// At least so many rounds.
+    /// Least number of rounds.
     pub rounds: usize,
-    /// At least so many seconds; if none, as long as makes sense.
+    /// Least number of seconds for every case; if `None`, 1 for operations and 15 for steps.
     pub seconds: Option<f64>,
-    /// Tells this version from others in a report.
+    /// Label that tells this version from others in a report.
     pub label: Option<String>,
 }
 
-/// Takes text for people, and lines of JSON, as they come.
+/// Receives the output as it is produced.
 pub struct Sink<'a> {
+    /// Receives tables and notes for the user.
     pub say: &'a mut dyn FnMut(&str) -> Result<()>,
+    /// Receives one object for each measurement.
     pub json: &'a mut dyn FnMut(&serde_json::Value) -> Result<()>,
 }
 
-/// Measures all that was asked for.
+/// Measures everything in the request.
 ///
 /// # Errors
-/// A shape, variant, precision or device that there is not; out of memory; errors of the device.
+/// If the shape, variant, precision or device is unknown or unsupported, memory runs out, or the device fails.
 pub fn run(request: &Request, sink: &mut Sink) -> Result<()> {
     let shapes = request.subject.shapes(request.shape.as_deref())?;
     request.peer.map_or(Ok(()), |peer| peer.admit(request))?;
     let mut machine = Machine::open(&request.device, request.threads)?;
     let float = float(request, &mut machine)?;
     if !machine.is_timed() {
-        (sink.say)("emulated hardware: its times say nothing about the speed of a GPU\n")?;
+        (sink.say)("emulated hardware: these times say nothing about the speed of a GPU\n")?;
     }
     if request.subject == Subject::Step {
         return shapes.iter().try_for_each(|shape| steps(request, &mut machine, float, shape, sink));
@@ -104,31 +114,31 @@ pub fn run(request: &Request, sink: &mut Sink) -> Result<()> {
         measured += operation(&setting, &mut machine, float, shape, sink).at(&shape.name)?;
     }
     if measured == 0 {
-        bail!("no variant that was asked for runs these shapes in this precision; --variant all shows which do");
+        bail!("no requested variant supports these shapes in this precision; --variant all shows which do");
     }
     Ok(())
 }
 
-/// The type in which to compute.
+/// Returns the type in which to compute.
 fn float(request: &Request, machine: &mut Machine) -> Result<DType> {
     let device = machine.device();
     match request.precision {
         Precision::F32 => Ok(device.float()),
         Precision::Bf16 if request.subject == Subject::Multilevel => {
-            bail!("--precision bf16: multilevel maps the parameters, which are f32 in any run; leave it out")
+            bail!("--precision bf16: multilevel operators work on the f32 parameters; leave --precision out")
         }
         Precision::Bf16 if device.computes_in(DType::BF16) => Ok(DType::BF16),
         Precision::Bf16 => {
             let name = device.name();
-            bail!("--precision bf16: the device {name} does not compute in it; use f32, or --device cuda or emulator")
+            bail!("--precision bf16: the device {name} does not support it; use f32, or --device cuda or emulator")
         }
     }
 }
 
-/// What the roofline may take.
+/// Most seconds for measuring the roofline.
 const ROOFLINE_SECONDS: f64 = 2.0;
 
-/// None on the emulator, where it would mean nothing.
+/// Measures the roofline; `None` on the emulator, where it would be meaningless.
 fn roofline(request: &Request, machine: &mut Machine, float: DType) -> Result<Option<Roofline>> {
     let seconds = request.seconds.unwrap_or(ROOFLINE_SECONDS).min(ROOFLINE_SECONDS);
     match machine.is_timed() {
@@ -137,7 +147,7 @@ fn roofline(request: &Request, machine: &mut Machine, float: DType) -> Result<Op
     }
 }
 
-/// All cases of a shape. Returns how many variants were measured.
+/// Measures all cases of a shape. Returns the number of measurements.
 fn operation(setting: &Setting, machine: &mut Machine, float: DType, shape: &Shape, sink: &mut Sink) -> Result<usize> {
     let request = setting.request;
     let effort = Effort { rounds: request.rounds, seconds: request.seconds.unwrap_or(1.0) };
@@ -145,7 +155,7 @@ fn operation(setting: &Setting, machine: &mut Machine, float: DType, shape: &Sha
     for case in cases::of(request.subject, shape) {
         let outcome = measure::measure(machine, float, &case, (&request.variant, request.peer), effort)?;
         for name in &outcome.unsupported {
-            notes += &format!("{} {name} does not run {} in this precision\n", case.operation, shape.name);
+            notes += &format!("{} {name} does not support {} in this precision\n", case.operation, shape.name);
         }
         outcomes.extend(outcome.measured);
     }
@@ -157,10 +167,10 @@ fn operation(setting: &Setting, machine: &mut Machine, float: DType, shape: &Sha
     Ok(outcomes.len())
 }
 
-/// Steps first, and the roofline behind them: its operands would count as memory of the steps.
+/// Measures steps, and only then the roofline, whose operands would otherwise count as memory of the steps.
 fn steps(request: &Request, machine: &mut Machine, float: DType, shape: &Shape, sink: &mut Sink) -> Result<()> {
     if request.variant != Wish::Chosen {
-        bail!("--variant: a step runs many operations; VCYCLE_VARIANT_linear=naive, and so on, choose theirs");
+        bail!("--variant: a step runs many operations; set VCYCLE_VARIANT_linear=naive and so on to choose theirs");
     }
     let effort = Effort { rounds: request.rounds, seconds: request.seconds.unwrap_or(15.0) };
     let steps = step::measure(machine, shape, request.precision, effort).at(&shape.name)?;

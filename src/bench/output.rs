@@ -1,4 +1,4 @@
-//! Measurements as a table, and as lines of JSON.
+//! Formats measurements as tables and as lines of JSON.
 
 use super::Request;
 use super::measure::Measured;
@@ -10,10 +10,10 @@ use crate::device::ops::Cost;
 use crate::train::state::Precision;
 use serde_json::{Value, json};
 
-/// What holds for all measurements of a command.
+/// The request and the roofline, which all measurements of a command share.
 pub struct Setting<'a> {
     pub request: &'a Request,
-    /// None where times mean nothing.
+    /// `None` on the emulator, whose times are meaningless.
     pub roofline: Option<Roofline>,
 }
 
@@ -28,12 +28,12 @@ impl Setting<'_> {
         }
     }
 
-    /// What the device gives at its best, in a line.
+    /// Returns the line with the device and its roofline.
     pub fn head(&self, roofline: &Roofline) -> String {
         let Request { device, threads, .. } = self.request;
         let threads = if device == "cuda" { String::new() } else { format!(", {threads} threads") };
         format!(
-            "{device}{threads}, {}; roofline: {} GB/s ({what}; copy {}), {} GFLOP/s (products of {side} x {side} x {side})\n",
+            "{device}{threads}, {}; roofline: {} GB/s ({what}; copy {}), {} GFLOP/s (GEMM {side} x {side} x {side})\n",
             self.precision(),
             significant(roofline.bytes / 1e9),
             significant(roofline.copy / 1e9),
@@ -43,6 +43,7 @@ impl Setting<'_> {
         )
     }
 
+    /// Returns the table of a shape, with warnings about doubtful measurements.
     pub fn table(&self, shape: &Shape, all: &[Measured]) -> String {
         let head = ["shape", "case", "variant", "ms", "best", "spread", "GFLOP/s", "GB/s", "roofline", "by", "runs"];
         let mut table = Table::new(&head, 3);
@@ -74,7 +75,7 @@ impl Setting<'_> {
         table.text() + &warnings.collect::<String>()
     }
 
-    /// What all lines have.
+    /// Returns the keys that all lines have.
     fn common(&self, subject: Subject, shape: &Shape) -> Value {
         json!({
             "bench": subject.name(),
@@ -94,6 +95,7 @@ impl Setting<'_> {
         })
     }
 
+    /// Returns the line of one measurement of an operation.
     pub fn json(&self, shape: &Shape, m: &Measured) -> Value {
         let rate = |count: u64| count as f64 / m.summary.median / 1e9;
         let own = json!({
@@ -118,23 +120,13 @@ impl Setting<'_> {
         theirs.map_or(ours.clone(), |theirs| merged(ours, theirs))
     }
 
+    /// Returns the tables of a step: its time, and the time of each operation.
     pub fn step_text(&self, shape: &Shape, s: &Steps) -> String {
         let median = s.summary.median;
         let mut table = Table::new(
             &[
-                "shape",
-                "device",
-                "ms",
-                "best",
-                "spread",
-                "tokens/s",
-                "GFLOP/s",
-                "of products",
-                "MiB",
-                "at start",
-                "J",
-                "loss",
-                "steps",
+                "shape", "device", "ms", "best", "spread", "tokens/s", "GFLOP/s", "of GEMM", "MiB", "at start", "J",
+                "loss", "steps",
             ],
             2,
         );
@@ -154,7 +146,7 @@ impl Setting<'_> {
             format!("{:.4}", s.loss),
             s.summary.runs.to_string(),
         ]);
-        let mut apart = Table::new(&["operation", "ms a step", "part"], 1);
+        let mut apart = Table::new(&["operation", "ms/step", "share"], 1);
         let all: f64 = s.operations.iter().map(|o| o.1).sum();
         for (name, seconds) in &s.operations {
             let part = format!("{:.1} %", 100.0 * seconds / all.max(f64::MIN_POSITIVE));
@@ -166,6 +158,7 @@ impl Setting<'_> {
         format!("{head}\n{}{warning}\n{}", table.text(), apart.text())
     }
 
+    /// Returns the line of the measurement of a step.
     pub fn step_json(&self, shape: &Shape, s: &Steps) -> Value {
         let median = s.summary.median;
         let rate = |flops: u64| flops as f64 / median / 1e9;
@@ -193,19 +186,22 @@ impl Setting<'_> {
     }
 }
 
-/// Above this much of the roofline, in percent, something else was measured; a little above it is chance.
+/// Percentage of the roofline above which a measurement is doubtful. A little above 100 % is noise.
 const BEYOND: f64 = 110.0;
-/// Times that spread more, as a part of their median, are not worth comparing.
+/// Spread, as a fraction of the median, above which times are not worth comparing.
 const SPREAD: f64 = 0.5;
 
-/// What makes a measurement doubtful, in a line.
+/// Returns a warning that says why a measurement is doubtful, if it is.
 fn warning(what: &str, percent: f64, spread: f64) -> Option<String> {
     let beyond = (percent > BEYOND).then(|| {
-        format!("{percent:.0} % of the roofline: its operands stay in a cache, or the clock changed since the roofline was measured")
+        format!(
+            "{percent:.0} % of the roofline: the operands stay in cache, or the clock changed since the roofline was \
+             measured"
+        )
     });
     let wide = (spread > SPREAD).then(|| {
         format!(
-            "a spread of {:.0} %: something else runs on the machine, or too few runs; measure again",
+            "a spread of {:.0} %: other programs use the machine, or there are too few runs; measure again",
             100.0 * spread
         )
     });
@@ -213,7 +209,7 @@ fn warning(what: &str, percent: f64, spread: f64) -> Option<String> {
     if causes.is_empty() { None } else { Some(format!("warning: {what}: {}\n", causes.join("; "))) }
 }
 
-/// One object of two.
+/// Merges two objects; keys of the second win.
 fn merged(mut all: Value, own: Value) -> Value {
     if let (Value::Object(all), Value::Object(own)) = (&mut all, own) {
         all.extend(own);

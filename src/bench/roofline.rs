@@ -1,4 +1,4 @@
-//! What the device gives at its best, measured in the same process: bytes a second of a copy or a sum, FLOPs a second of
+//! The roofline of the device, measured in the same process: memory bandwidth of a copy or a sum, and FLOP/s of matrix
 //! products.
 
 use super::inputs::Maker;
@@ -10,29 +10,32 @@ use crate::error::{At, Result};
 use crate::tensor::DType;
 use std::time::Instant;
 
-/// See the module.
+/// The best rates that the device reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Roofline {
-    /// Bytes a second, read and written: the better of the next two.
+    /// Bytes per second, read and written: the better of `copy` and `add`.
     pub bytes: f64,
-    /// Of `out = x`. A cpu first reads the lines that it is about to overwrite, which nobody counts.
+    /// Bytes per second of `out = x`. A CPU also reads the cache lines that it overwrites, which are not counted.
     pub copy: f64,
-    /// Of `out += x`, where that reading counts.
+    /// Bytes per second of `out += x`, which counts the read of `out`.
     pub add: f64,
-    /// FLOPs a second of square products.
+    /// FLOPs per second of the best square matrix product.
     pub flops: f64,
-    /// The side of the square that gave them.
+    /// Size of that square product.
     pub side: usize,
 }
 
-/// What bounds an operation.
+/// What limits an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
+    /// Memory bandwidth.
     Memory,
+    /// FLOP/s.
     Arithmetic,
 }
 
 impl Bound {
+    /// Returns the name in tables and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Bound::Memory => "memory",
@@ -41,23 +44,24 @@ impl Bound {
     }
 }
 
-/// Sides of the squares, as far as the time reaches.
+/// Sizes of the square products, tried in order until the time is up.
 const SIDES: [usize; 5] = [256, 512, 1024, 2048, 4096];
-/// Runs of one thing at least, and the part of the time that it goes on for.
+/// Least number of runs of each measurement.
 const RUNS: usize = 5;
+/// Least duration of each measurement, as a fraction of the total time.
 const PART: f64 = 0.05;
 
 impl Roofline {
-    /// Measures for about `seconds`, at least a copy and one product.
+    /// Measures for about `seconds`: a copy, a sum and at least one matrix product.
     ///
     /// # Errors
-    /// Those of the device.
+    /// If memory runs out or the device fails.
     pub fn measure(machine: &mut Machine, float: DType, seconds: f64) -> Result<Self> {
         let cache = machine.cache();
         let mut maker = Maker::new(machine.device(), float);
         let part = PART * seconds;
         let measured = moves(&mut maker, cache, part).and_then(|[copy, add]| {
-            // Operands come from the host, which for a GPU takes longer than to measure them.
+            // Includes making the operands on the host, which for a GPU takes longer than measuring them.
             let begin = Instant::now();
             let mut roofline = Roofline { bytes: copy.max(add), copy, add, flops: 0.0, side: 0 };
             for side in SIDES {
@@ -75,19 +79,19 @@ impl Roofline {
         measured.at("roofline")
     }
 
-    /// The least seconds that an operation could take, and why.
+    /// Returns the least seconds that an operation could take and what limits it.
     pub fn least(&self, cost: Cost) -> (f64, Bound) {
         let (moved, computed) = (cost.bytes as f64 / self.bytes, cost.flops as f64 / self.flops);
         if computed > moved { (computed, Bound::Arithmetic) } else { (moved, Bound::Memory) }
     }
 
-    /// How much of the roofline an operation reaches in so many seconds, in percent.
+    /// Returns the percentage of the roofline that an operation reaches if it takes `seconds`.
     pub fn percent(&self, cost: Cost, seconds: f64) -> f64 {
         100.0 * self.least(cost).0 / seconds.max(1e-9)
     }
 }
 
-/// Bytes a second of a copy and of a sum of four times the caches.
+/// Measures bytes per second of a copy and of a sum, over vectors of four times the cache size.
 fn moves(maker: &mut Maker, cache: usize, part: f64) -> Result<[f64; 2]> {
     let wide = maker.float.wide();
     let count = (4 * cache).max(1 << 20) / wide.bytes();
@@ -98,6 +102,7 @@ fn moves(maker: &mut Maker, cache: usize, part: f64) -> Result<[f64; 2]> {
     Ok([copy?, add?])
 }
 
+/// Measures FLOPs per second of a square matrix product.
 fn product(maker: &mut Maker, side: usize, part: f64) -> Result<f64> {
     let dims = [side, side];
     let (a, b, out) = (maker.input(&dims, 8)?, maker.input(&dims, 8)?, maker.output(&dims, 8)?);
@@ -106,7 +111,7 @@ fn product(maker: &mut Maker, side: usize, part: f64) -> Result<f64> {
     rate
 }
 
-/// The rate of the fastest run.
+/// Returns the rate of the fastest run of an operation.
 fn best(maker: &mut Maker, op: Op, part: f64, what: fn(Cost) -> u64) -> Result<f64> {
     let graph = maker.device.capture(&[op])?;
     let done = repeated(maker, graph, op.name(), part);
@@ -115,7 +120,7 @@ fn best(maker: &mut Maker, op: Op, part: f64, what: fn(Cost) -> u64) -> Result<f
     Ok(what(op.cost()) as f64 / least.max(1e-9))
 }
 
-/// Seconds of some runs after one that warms up.
+/// Returns the seconds of several runs after a warm-up.
 fn repeated(maker: &mut Maker, graph: Graph, name: &str, part: f64) -> Result<Vec<f64>> {
     let mut seconds = Vec::new();
     samples(maker.device, graph, (name, 1), &mut Vec::new())?;

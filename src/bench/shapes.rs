@@ -1,51 +1,60 @@
-//! Shapes by name, of GPT-2, BERT and DeiT and of the steps in docs/benchmarks.md, or by their sizes.
+//! Shapes to measure: named shapes of GPT-2, BERT and DeiT and of the steps in `docs/benchmarks.md`, or explicit sizes.
 
 use crate::bail;
 use crate::error::Result;
 
-/// What can be measured.
+/// An operation or step that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
+    /// A linear layer: forward, gradient of the input, gradient of the weight.
     Gemm,
+    /// Attention, forward and backward.
     Attention,
+    /// LayerNorm, forward and backward.
     LayerNorm,
+    /// Cross-entropy loss and gradient.
     CrossEntropy,
+    /// An AdamW update.
     AdamW,
+    /// The multi-level operators coalesce and interpolate.
     Multilevel,
+    /// A training step.
     Step,
 }
 
 /// One shape of a subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// As it was asked for.
+    /// The name or sizes as requested.
     pub name: String,
+    /// Sizes in the order that the subject defines.
     pub sizes: Vec<usize>,
-    /// The word behind the sizes.
+    /// The suffix of the sizes, if any: `tied`, `full`, `bert` or `deit`.
     pub mark: Option<&'static str>,
 }
 
+/// The shapes of a subject.
 struct Kind {
     subject: Subject,
     name: &'static str,
-    /// What the sizes are.
+    /// The form of the sizes.
     fields: &'static str,
-    /// Words that may stand behind the sizes, and their meaning.
+    /// Suffixes that the sizes may have, and their meaning.
     marks: &'static [(&'static str, &'static str)],
     default: &'static str,
-    /// What is measured of a shape.
+    /// What is measured for a shape.
     cases: &'static str,
-    /// Names, sizes, marks.
+    /// Names, sizes and suffixes.
     known: &'static [(&'static str, &'static [usize], Option<&'static str>)],
 }
 
-/// Sequences of a step: 4 x 1024 (GPT-2), 8 x 512 (BERT), 32 x 197 (DeiT).
+/// All subjects. Sequences of a batch are 4 x 1024 tokens (GPT-2), 8 x 512 (BERT) and 32 x 197 (DeiT).
 const KINDS: &[Kind] = &[
     Kind {
         subject: Subject::Gemm,
         name: "gemm",
         fields: "MxNxK",
-        marks: &[("tied", "the weight is [N, K], as of a head that is tied to the embeddings")],
+        marks: &[("tied", "the weight is [N, K], as for an output layer tied to the embeddings")],
         default: "gpt2",
         cases: "forward y[M,N] = x[M,K] W[K,N], dx = dy W^T, dw = x^T dy (in bf16 to f32)",
         known: &[
@@ -102,7 +111,7 @@ const KINDS: &[Kind] = &[
         fields: "ROWSxVOCABULARY",
         marks: &[],
         default: "gpt2",
-        cases: "loss and gradient in one pass, in place of the logits, which a copy brings before each run",
+        cases: "loss and gradient in one pass; the gradient overwrites the logits, restored by a copy before each run",
         known: &[
             ("gpt2", &[4096, 50257], None),
             ("bert", &[4096, 30522], None),
@@ -117,7 +126,7 @@ const KINDS: &[Kind] = &[
         fields: "PARAMETERS",
         marks: &[],
         default: "gpt2",
-        cases: "one update of a whole arena (in bf16 with the rounded copy)",
+        cases: "one update of all parameters (in bf16 including the rounded copy)",
         known: &[
             ("gpt2", &[124_439_808], None),
             ("bert", &[109_482_240], None),
@@ -131,7 +140,7 @@ const KINDS: &[Kind] = &[
         fields: "L,H,C,T,V",
         marks: &[],
         default: "gpt2",
-        cases: "coalesce a GPT to half its layers and heads; interpolate with the de-coalesced (f32)",
+        cases: "coalesce a GPT to half its layers and heads; interpolate it with the de-coalesced model (f32)",
         known: &[
             ("char", &[6, 6, 384, 256, 65], None),
             ("small", &[4, 4, 256, 128, 8192], None),
@@ -144,11 +153,11 @@ const KINDS: &[Kind] = &[
         name: "step",
         fields: "L,H,C,T,B,V",
         marks: &[
-            ("bert", "a BERT that is scored at 15 % of the tokens"),
-            ("deit", "a DeiT of V classes, images of T x T, patches of 16 x 16"),
+            ("bert", "a BERT with a loss at 15 % of the tokens"),
+            ("deit", "a DeiT with V classes, images of T x T, patches of 16 x 16"),
         ],
         default: "char",
-        cases: "forward, backward and AdamW on random data, of a GPT without a mark",
+        cases: "forward, backward and AdamW on random data; a GPT unless a suffix says otherwise",
         known: &[
             ("char", &[6, 6, 384, 256, 8, 65], None),
             ("small", &[4, 4, 256, 128, 16, 8192], None),
@@ -161,28 +170,30 @@ const KINDS: &[Kind] = &[
     },
 ];
 
-/// Products of sizes beyond it are beyond any device: a quadrillion multiply-adds.
+/// Largest product of sizes: about a quadrillion multiply-adds.
 const MOST: u128 = 1 << 50;
 
 impl Subject {
     fn kind(self) -> &'static Kind {
-        // Every subject stands in the table; a test walks them.
+        // Every subject is in the table; a test checks that.
         KINDS.iter().find(|kind| kind.subject == self).unwrap_or(&KINDS[0])
     }
 
+    /// Returns the name on the command line and in JSON.
     pub fn name(self) -> &'static str {
         self.kind().name
     }
 
-    /// Those of all subjects.
+    /// Returns the names of all subjects.
     pub fn names() -> impl Iterator<Item = &'static str> {
         KINDS.iter().map(|kind| kind.name)
     }
 
-    /// Shapes by a name, the first part of some names (`bert`: all of BERT's), or sizes.
+    /// Returns the shapes for a name, a model (for gemm: `bert` means all shapes of BERT), or sizes; the default
+    /// without.
     ///
     /// # Errors
-    /// Lists the names and says how sizes are written; sizes of zero or beyond any device.
+    /// If the shape is unknown (the message lists the names and the form of sizes), or a size is zero or too large.
     pub fn shapes(self, wanted: Option<&str>) -> Result<Vec<Shape>> {
         let kind = self.kind();
         let wanted = wanted.unwrap_or(kind.default);
@@ -214,7 +225,7 @@ impl Subject {
         Ok(vec![Shape { name: wanted.into(), sizes, mark }])
     }
 
-    /// No count of elements, bytes or FLOPs of these sizes overflows.
+    /// Checks that no count of elements, bytes or FLOPs overflows for these sizes.
     fn check(self, sizes: &[usize]) -> Result<()> {
         let product = |which: &[usize]| which.iter().try_fold(1u128, |all, &i| all.checked_mul(sizes[i] as u128));
         let products: &[&[usize]] = match self {
@@ -227,11 +238,11 @@ impl Subject {
         };
         for &size in sizes {
             if size == 0 || size >= 1 << 31 {
-                bail!("--shape: {size} is no size; sizes are at least 1 and below 2^31");
+                bail!("--shape: invalid size {size}; sizes must be at least 1 and below 2^31");
             }
         }
         if products.iter().any(|which| product(which).is_none_or(|n| n > MOST)) {
-            bail!("--shape: {sizes:?} is beyond any device; use smaller sizes");
+            bail!("--shape: {sizes:?} is too large for any device; use smaller sizes");
         }
         Ok(())
     }
@@ -243,10 +254,10 @@ impl Kind {
         let marks: Vec<_> = self.marks.iter().map(|(mark, _)| format!(":{mark}")).collect();
         let mark = match marks.is_empty() {
             true => String::new(),
-            false => format!(", with {} behind it or without", marks.join(" or ")),
+            false => format!(", optionally followed by {}", marks.join(" or ")),
         };
         bail!(
-            "--shape {wanted:?}: {} knows {}; or give its sizes as {}{mark}",
+            "--shape {wanted:?}: unknown; use one of the {} shapes {}, or give sizes as {}{mark}",
             self.name,
             names.join(", "),
             self.fields
@@ -254,10 +265,9 @@ impl Kind {
     }
 }
 
-/// The names and sizes of all shapes, for `--help`.
+/// Returns the names and sizes of all shapes, for `--help`.
 pub fn help() -> String {
-    let mut text =
-        String::from("What is measured, and the shapes by name (or give the sizes; x and , both part them):\n");
+    let mut text = String::from("What is measured, and the named shapes (or give sizes, separated by x or commas):\n");
     for kind in KINDS {
         text += &format!("\n{} {}: {}\n", kind.name, kind.fields, kind.cases);
         for (mark, meaning) in kind.marks {
@@ -272,7 +282,7 @@ pub fn help() -> String {
         }
     }
     text + "\nB batch, T time, H heads, D head size, C width, L layers, V vocabulary. For gemm, gpt2 (the default), bert,\n\
-            bert-large and deit are all shapes of that model."
+            bert-large and deit each select all shapes of that model."
 }
 
 #[cfg(test)]

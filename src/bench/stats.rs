@@ -1,17 +1,20 @@
-//! What many measurements of one thing say.
+//! Statistics of repeated measurements.
 
-/// Median, best and spread of seconds.
+/// Median, minimum and spread of measurements.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
+    /// The median.
     pub median: f64,
+    /// The minimum.
     pub best: f64,
-    /// The distance between the quartiles, over the median.
+    /// The interquartile range divided by the median.
     pub spread: f64,
+    /// Number of measurements.
     pub runs: usize,
 }
 
 impl Summary {
-    /// `None` without measurements.
+    /// Summarizes measurements; `None` if there are none.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -23,7 +26,7 @@ impl Summary {
     }
 }
 
-/// The value below which a part of the sorted numbers lies, on the line between the two nearest.
+/// Returns the quantile `part` of sorted numbers, linearly interpolated between the two nearest.
 fn quantile(sorted: &[f64], part: f64) -> f64 {
     let at = part * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);

@@ -1,21 +1,23 @@
-//! Figures for people, in columns.
+//! Plain-text tables.
 
-/// Rows of cells under a head; the first columns are words, the others numbers.
+/// A header and rows of cells. The first `words` columns hold text, the others numbers.
 pub struct Table {
     rows: Vec<Vec<String>>,
     words: usize,
 }
 
 impl Table {
+    /// Makes a table with a header.
     pub fn new(head: &[&str], words: usize) -> Self {
         Table { rows: vec![head.iter().map(|cell| (*cell).to_string()).collect()], words }
     }
 
+    /// Appends a row.
     pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    /// Words to the left, numbers to the right.
+    /// Returns the table with text left-aligned and numbers right-aligned.
     pub fn text(&self) -> String {
         let count = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |i: usize| self.rows.iter().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max();
@@ -32,12 +34,12 @@ impl Table {
     }
 }
 
-/// Seconds as milliseconds with four significant digits.
+/// Formats seconds as milliseconds with four significant digits.
 pub fn milliseconds(seconds: f64) -> String {
     significant(seconds * 1e3)
 }
 
-/// Four significant digits, without an exponent where numbers are of a usual size.
+/// Formats a number with four significant digits, without an exponent and with at most nine decimals.
 pub fn significant(x: f64) -> String {
     let digits = if x > 0.0 { 3 - x.log10().floor() as i32 } else { 0 };
     format!("{x:.*}", digits.clamp(0, 9) as usize)

@@ -1,4 +1,4 @@
-//! What a training step is measured on: a model of one family by its sizes, and random batches for it.
+//! The workload of a measured training step: a model with given sizes, and random batches for it.
 
 use super::inputs::Random;
 use super::shapes::Shape;
@@ -11,44 +11,50 @@ use crate::model::deit::{Deit, DeitConfig, Distillation};
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::model::{BatchShape, Model};
 
-/// A model and what a step of it computes.
+/// A model and the size of its training step.
 pub struct Workload {
+    /// The model.
     pub model: Box<dyn Model>,
+    /// The shape of a batch.
     pub shape: BatchShape,
-    /// Of a step; of an image its patches and the class token.
+    /// Tokens per step. For images: the patches and the class token of each.
     pub tokens: usize,
-    /// Of a step, by the formula of `benches/baselines/torch_step.py`: 6 for each token and parameter that it meets, of a layer's
-    /// attention 12 T C a token.
+    /// FLOPs per step by the formula of `benches/baselines/torch_step.py`: 6 for each token and parameter that the
+    /// token uses, and 12 T C per token for the attention of a layer.
     pub flops: u64,
     data: Data,
 }
 
-/// What its batches are made of.
+/// The kind of its batches, named by their fields.
 #[derive(Clone, Copy)]
 enum Data {
-    /// Ids, labels: windows of random tokens.
+    /// GPT: ids and labels, from windows of random tokens.
     Windows { vocab: usize },
-    /// Ids, (types, mask,) positions, labels.
+    /// BERT: ids, types, mask, positions and labels. Types and mask stay constant.
     Holes { vocab: usize },
-    /// (Patches,) labels: random pixels are as good for one step as for the next. `pixels` of a patch.
+    /// DeiT: patches, labels and mixing. Only the labels change between steps. `pixels` is the number of values of a
+    /// patch.
     Images { classes: usize, pixels: usize },
 }
 
-/// Percent of BERT's tokens that are scored, as published; rounded down.
+/// Percentage of BERT's tokens that the loss covers, as published. The count is rounded down.
 const SCORED: usize = 15;
 /// Height and width of DeiT's patches.
 const PATCH: usize = 16;
+/// Channels of an image.
 const CHANNELS: usize = 3;
-/// A side of an image, for counts that do not overflow.
+/// Largest height and width of an image, so that counts do not overflow.
 const LARGEST: usize = 4096;
+/// Tokens per step must be below this.
 const MOST_TOKENS: usize = 1 << 28;
 
 impl Workload {
-    /// Of `[layers, heads, width, time, batch, vocabulary]`: a GPT without dropout; marked `bert` a BERT that is scored at 15 % of
-    /// the tokens; marked `deit` a vision transformer of images of `time` x `time` and as many classes as `vocabulary`.
+    /// Builds the workload for the sizes `[layers, heads, width, time, batch, vocabulary]`: a GPT without dropout; with
+    /// suffix `bert` a BERT with a loss at 15 % of the tokens; with suffix `deit` a vision transformer for images of
+    /// `time` x `time` with `vocabulary` classes.
     ///
     /// # Errors
-    /// Sizes that do not fit.
+    /// If the sizes do not fit together or are too large.
     pub fn new(shape: &Shape) -> Result<Self> {
         let &[layers, heads, width, time, batch, vocab] = shape.sizes.as_slice() else { bail!("a step has six sizes") };
         let sizes = [layers, heads, width, time, vocab];
@@ -57,24 +63,26 @@ impl Workload {
             Some("deit") => of_deit(sizes, batch),
             _ => of_gpt(sizes, batch),
         }?;
-        // Tables of rows have one for each of them.
+        // Tables of rows have an entry for each token.
         match workload.tokens {
             0..MOST_TOKENS => Ok(workload),
-            tokens => bail!("--shape: {tokens} tokens a step are beyond any device; use smaller sizes"),
+            tokens => bail!("--shape: {tokens} tokens per step are too many for any device; use smaller sizes"),
         }
     }
 
+    /// Returns a generator of random batches for the workload.
+    ///
     /// # Errors
-    /// Out of memory.
+    /// If host memory runs out.
     pub fn batches(&self) -> Result<Batches> {
         Batches::new(self.data, self.shape)
     }
 }
 
-/// A GPT of `[layers, heads, width, context, vocabulary]`, without dropout.
+/// Builds a GPT with the sizes `[layers, heads, width, context, vocabulary]`, without dropout.
 ///
 /// # Errors
-/// Sizes that do not fit.
+/// If the sizes do not fit together.
 pub fn gpt([layers, heads, width, context, vocab]: [usize; 5]) -> Result<Gpt> {
     Gpt::new(GptConfig {
         vocab,
@@ -102,7 +110,7 @@ fn of_gpt([layers, heads, width, time, vocab]: [usize; 5], batch: usize) -> Resu
     Ok(Workload { model: Box::new(gpt), shape, tokens, flops, data: Data::Windows { vocab } })
 }
 
-/// 6 for each token and parameter of the layers, and attention's.
+/// Returns the FLOPs of the layers: 6 for each token and parameter, and those of attention.
 fn of_layers(layers: usize, width: usize, time: usize, tokens: usize) -> u64 {
     tokens as u64 * (layers * (6 * (12 * width * width + 13 * width) + 12 * time * width)) as u64
 }
@@ -133,7 +141,7 @@ fn of_bert([layers, heads, width, time, vocab]: [usize; 5], batch: usize) -> Res
 
 fn of_deit([layers, heads, width, image, classes]: [usize; 5], batch: usize) -> Result<Workload> {
     if image > LARGEST {
-        bail!("images of {image} x {image}: choose {LARGEST} or less");
+        bail!("--shape: images of {image} x {image} are too large; use {LARGEST} or less");
     }
     let config = DeitConfig {
         image,
@@ -159,17 +167,17 @@ fn of_deit([layers, heads, width, image, classes]: [usize; 5], batch: usize) -> 
     Ok(Workload { model: Box::new(deit), shape, tokens, flops, data: Data::Images { classes, pixels } })
 }
 
-/// Random batches, each another one.
+/// A generator of random batches.
 pub struct Batches {
     data: Data,
     shape: BatchShape,
     random: Random,
-    /// Of which windows are taken.
+    /// The tokens that windows are taken from.
     tokens: Vec<i32>,
     fields: Vec<Field>,
 }
 
-/// Tokens there are beside a window.
+/// Number of random tokens, not counting the length of a window.
 const TOKENS: usize = 200_000;
 
 impl Batches {
@@ -205,7 +213,7 @@ impl Batches {
         Ok(Batches { data, shape, random, tokens, fields })
     }
 
-    /// The next one, in place of the last.
+    /// Overwrites the batch with the next one and returns it.
     pub fn renew(&mut self) -> &[Field] {
         let Batches { data, shape, random, tokens, fields } = self;
         let BatchShape { time, scored, .. } = *shape;
@@ -220,7 +228,7 @@ impl Batches {
             (Data::Holes { vocab }, [Field::Ints(ids), _, _, Field::Ints(positions), Field::Ints(labels)]) => {
                 ids.iter_mut().chain(labels).for_each(|id| *id = random.below(vocab) as i32);
                 for (row, positions) in positions.chunks_exact_mut(scored).enumerate() {
-                    // One of each run of positions, in order.
+                    // Divide the positions into `scored` ranges and draw one from each, in order.
                     for (i, position) in positions.iter_mut().enumerate() {
                         let (first, end) = (i * time / scored, (i + 1) * time / scored);
                         *position = (row * time + first + random.below(end - first)) as i32;
@@ -230,7 +238,7 @@ impl Batches {
             (Data::Images { classes, .. }, [_, Field::Ints(labels), ..]) => {
                 labels.iter_mut().for_each(|label| *label = random.below(classes) as i32);
             }
-            _ => unreachable!("fields as they were made"),
+            _ => unreachable!("the fields are those that `new` made"),
         }
         fields
     }

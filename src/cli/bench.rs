@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What operations and training steps take: median, best, spread, rates, and the part of what this device gives at its best
+/// Measure operations and training steps: median and best time, spread, rates, and percentage of the roofline
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = shapes::help(), after_long_help = format!("{HOW}\n\n{}", shapes::help()))]
@@ -21,30 +21,31 @@ pub struct Args {
     /// What to measure
     #[arg(value_enum, required = true)]
     subject: Option<What>,
-    /// A name, or sizes: see below
+    /// Named shape or sizes; see the list below
     #[arg(long, value_name = "NAME|SIZES")]
     shape: Option<String>,
-    /// Variants of the kernels, side by side: some, parted by commas, or `all`; without it the one that the device chooses
+    /// Kernel variants to compare: a comma-separated list, or `all` [default: the one that the device chooses]
     #[arg(long, value_name = "NAMES|all")]
     variant: Option<String>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// In what to compute (bf16: cuda and emulator)
+    /// Precision of the computation (bf16 only on cuda and emulator)
     #[arg(long, value_enum, default_value_t = In::F32)]
     precision: In,
-    /// Measure a peer in the same rounds: cublaslt, for gemm on cuda, in a build with the feature of that name
+    /// Also measure a peer in the same rounds: cublaslt, for gemm on cuda, in a build with the feature `cublaslt`
     #[arg(long, value_enum)]
     peer: Option<Theirs>,
-    /// At least so many rounds
+    /// Least number of rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rounds: u32,
-    /// At least so many seconds for every case [default: 1, for a step 15]
+    /// Least number of seconds for every case [default: 1; for a step 15]
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
-    /// Written into the lines of JSON: tells this version from others, as before and after a change, in `vcycle bench report`
+    /// Label for the lines of JSON, by which `vcycle bench report` distinguishes versions (before and after a change)
     #[arg(long, value_name = "TEXT", value_parser = label)]
     label: Option<String>,
-    /// A line of JSON for every case into this file, where lines of other labels stay, or with `-` to standard output (the table then goes to standard error)
+    /// Write a line of JSON for every case to this file, keeping its lines with other labels; with - to standard
+    /// output, and the table to standard error
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
 }
@@ -55,11 +56,13 @@ enum Other {
 }
 
 const HOW: &str = "\
-How it measures. Operands are random, laid out as in a step. As many sets of them take turns as exceed the caches twice (64 at \
-most), since a step meets its operands after all others; tiny shapes may stay in cache all the same. After a warm-up all variants \
-run in turn, round by round. Seconds of operations are the device's own (on cuda between events of the stream); those of a step \
-are the host's, from batch to loss. The roofline is measured in the same process: bytes a second of a copy or a sum \
-larger than the caches, whichever is better, and FLOPs a second of the best square product. Times of the emulator say nothing about speed.";
+Method. Operands are random and laid out as in a training step. Each run uses another set of operands; there
+are enough sets to exceed the caches twice (64 at most), because in a step the operands of an operation are
+rarely in cache. Tiny shapes may stay in cache anyway. After a warm-up, all variants run in turn, round by
+round. Operations are timed by the device (on cuda with events on the stream), steps by the host, from batch
+to loss. The roofline is measured in the same process: the bandwidth of a copy or a sum larger than the caches,
+whichever is faster, and the FLOP/s of the best square matrix product. Times of the emulator say nothing about
+speed.";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
@@ -89,18 +92,18 @@ enum In {
 fn seconds(text: &str) -> Result<f64> {
     match text.parse::<f64>() {
         Ok(n) if (0.0..=86_400.0).contains(&n) => Ok(n),
-        _ => bail!("{text:?} is no number of seconds from 0 to 86400"),
+        _ => bail!("{text:?} is not a number of seconds from 0 to 86400"),
     }
 }
 
 fn label(text: &str) -> Result<String> {
     match text.chars().count() {
         1..=LONGEST if !text.trim().is_empty() => Ok(text.into()),
-        n => bail!("a label has 1 to {LONGEST} characters, and not only spaces; this one has {n}"),
+        n => bail!("a label needs 1 to {LONGEST} characters that are not all spaces; this one has {n}"),
     }
 }
 
-/// The lines of a file that were measured under another label: they stay, so that one file may hold what is to be compared.
+/// Returns the lines of a file that have another label. They are kept, so that one file can hold versions to compare.
 fn of_other_labels(path: &Path, label: Option<&str>) -> Result<String> {
     if !path.is_file() {
         return Ok(String::new());
@@ -110,7 +113,7 @@ fn of_other_labels(path: &Path, label: Option<&str>) -> Result<String> {
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let Ok(value) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line) else {
             bail!(
-                "--json {}: line {} is none of `vcycle bench --json`; name another file, or remove this one",
+                "--json {}: line {} was not written by `vcycle bench --json`; choose another file, or remove this one",
                 path.display(),
                 number + 1
             );
@@ -159,9 +162,9 @@ impl Args {
         if let Some(Other::Report(report)) = self.other.take() {
             return report.run();
         }
-        let Some(subject) = self.subject else { bail!("what to measure? `vcycle bench --help` lists all") };
+        let Some(subject) = self.subject else { bail!("nothing to measure; `vcycle bench --help` lists all subjects") };
         let to_stdout = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
-        // Opened first: nobody wants to hear after minutes that it cannot be.
+        // Open the file first, so that an error is reported before minutes of measurements.
         let mut file = match &self.json {
             Some(path) if !to_stdout => {
                 let others = of_other_labels(path, self.label.as_deref())?;

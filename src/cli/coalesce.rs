@@ -8,25 +8,25 @@ use crate::multilevel::scheme::ModelShape;
 use crate::multilevel::{Record, Rules, Scheme, coalesce};
 use std::path::PathBuf;
 
-/// Make a smaller model of a larger one; writes vcycle.json beside it
+/// Coalesce a model into a smaller one, and record how in its vcycle.json
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder with config.json and model.safetensors
     model: PathBuf,
-    /// Scheme with the groups of heads and layers
+    /// Scheme file with the groups of heads and layers to merge
     #[arg(long, required_unless_present_any = ["layers", "heads"])]
     scheme: Option<PathBuf>,
-    /// Layers of the smaller model, in the default scheme: neighbours together
+    /// Layers of the smaller model; the default scheme merges neighbours
     #[arg(long)]
     layers: Option<usize>,
-    /// Heads of the smaller model, in the default scheme: head i with head i + N
+    /// Heads of the smaller model, N; the default scheme merges head i with head i + N
     #[arg(long)]
     heads: Option<usize>,
     #[command(flatten)]
     rules: RuleArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Folder for the smaller model, which must not exist
+    /// Folder for the smaller model; must not exist
     #[arg(long)]
     out: PathBuf,
 }
@@ -44,7 +44,7 @@ impl Args {
         scheme.resolve(shape, ModelShape { layers, heads, ..shape }).at("coalesce")?;
         if (layers, heads) == (shape.layers, shape.heads) {
             bail!(
-                "{layers} layers and {heads} heads are the model's own; give --layers or --heads below them, or a scheme"
+                "{layers} layers and {heads} heads are the model's own; give a smaller --layers or --heads, or a scheme"
             );
         }
         let small = model.resized(layers, heads).at("coalesce")?;

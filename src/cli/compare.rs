@@ -5,19 +5,19 @@ use crate::report::compare::{Comparison, choose};
 use crate::report::curves::held_out;
 use std::path::{Path, PathBuf};
 
-/// Compare runs: FLOPs and seconds to be as good as a baseline at its best
+/// Compare runs: FLOPs and seconds needed to reach a baseline's best held-out loss
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run folders (both sides count), folders of one side, or metrics.jsonl files
+    /// Run folders (for both branches, vcycle and scratch), folders of one branch, or metrics.jsonl files
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Side to compare with, by name (run/scratch) or path (may be repeated); default: all scratch sides, else the first
+    /// Baseline, by name (RUN/scratch) or path; may be repeated [default: all scratch branches, else the first run]
     #[arg(long, value_name = "NAME|PATH")]
     baseline: Vec<String>,
-    /// Draw held-out loss against FLOPs and seconds into this file
+    /// Plot held-out loss against FLOPs and seconds to this file
     #[arg(long, value_name = "OUT.svg")]
     plot: Option<PathBuf>,
-    /// Write all numbers as JSON into this file; -: to standard output, in place of the tables
+    /// Write all numbers as JSON to this file, or with - to standard output instead of the tables
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
 }

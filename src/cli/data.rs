@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::runlog::progress::Progress;
 use std::path::{Path, PathBuf};
 
-/// Prepare training data from texts of any size, and look at token files
+/// Prepare training data from texts of any size, and inspect token files
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -24,32 +24,33 @@ enum Command {
     Show(Show),
 }
 
-/// Turn texts into token shards with a training and a held-out side, for `data.prepared` of a configuration
+/// Tokenize texts into shards with a training and a held-out split, for `data.prepared` in a configuration
 #[derive(clap::Args)]
 struct Prepare {
-    /// Texts or JSON lines (whose first line is a JSON object), also compressed (gzip, Zstandard)
+    /// Text or JSON Lines files (by name, or by a JSON object in the first line); may be compressed (gzip, Zstandard)
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
-    /// char, byte, bpe:N (trained on at most 256 MiB of the training side), or the path of a tokenizer.json, a
-    /// vocab.json with merges.txt, a vocab.txt (BERT; uncased:PATH or cased:PATH), or their folder, with added tokens
+    /// char, byte, bpe:N (trained on at most 256 MiB of the training split), or the path of a tokenizer.json, a
+    /// vocab.json with merges.txt, a vocab.txt (BERT; uncased:PATH or cased:PATH), or a folder with one of these
+    /// and its added tokens
     #[arg(long, value_name = "SPEC")]
     tokenizer: String,
-    /// Folder to write, which must not exist
+    /// Output folder; must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Key of the text in a line of JSON; each line is a document [default: text]
+    /// Key of the text in JSON Lines, where each line is a document [default: text]
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     field: Option<String>,
-    /// A line that is exactly this parts two documents, for instance '<|endoftext|>'
+    /// Line that separates two documents, for instance '<|endoftext|>'
     #[arg(long, value_name = "LINE", conflicts_with = "document_prefix", allow_hyphen_values = true)]
     separator: Option<String>,
-    /// A line that begins with this begins a document; with neither, a text is cut into a hundred pieces
+    /// Prefix of the first line of each document; without this and --separator, a text is cut into 100 pieces
     #[arg(long, value_name = "P", allow_hyphen_values = true)]
     document_prefix: Option<String>,
-    /// Hold every n-th document out
+    /// Hold out every N-th document
     #[arg(long, value_name = "N", default_value_t = 10)]
     held_out_every: usize,
-    /// Tokens of a file; what is more goes into further ones
+    /// Tokens per shard file
     #[arg(long, value_name = "N", default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     shard_tokens: u64,
     /// Print results only
@@ -57,12 +58,12 @@ struct Prepare {
     quiet: bool,
 }
 
-/// Say what a token file is, or check a folder of prepared data against its hashes
+/// Describe a token file, or check a folder of prepared data against its hashes
 #[derive(clap::Args)]
 struct Show {
-    /// A token file of vcycle, llm.c, nanoGPT (.bin) or NumPy (.npy), or a folder that `data prepare` wrote
+    /// A token file of vcycle, llm.c, nanoGPT (.bin) or NumPy (.npy), or a folder written by `vcycle data prepare`
     file: PathBuf,
-    /// How many of the first tokens to print
+    /// Number of tokens to print from the start of the file
     #[arg(long, value_name = "N", default_value_t = 16)]
     tokens: usize,
 }
@@ -79,7 +80,9 @@ impl Args {
 impl Prepare {
     fn run(self) -> Result<()> {
         if self.field.is_some() && !self.inputs.iter().any(|path| is_json_lines(path)) {
-            bail!("--field is the key of JSON lines, but no input has any; leave it out, or name the input .jsonl");
+            bail!(
+                "--field is the key of JSON lines, but no input has any; leave it out, or rename the input to .jsonl"
+            );
         }
         let marks = match (self.document_prefix, self.separator) {
             (Some(prefix), _) => Marks::Prefix(prefix),
@@ -124,11 +127,11 @@ impl Show {
         }
         match shard.documents() {
             Some(count) => {
-                // Looks at each of them, so that damage is told.
+                // Read the start of every document, so that damage is reported.
                 for number in 0..count {
                     shard.document_start(number)?;
                 }
-                let before = if shard.continues() { ", after the rest of one of the file before" } else { "" };
+                let before = if shard.continues() { ", after the end of one from the previous file" } else { "" };
                 say(format_args!("documents:    {}{before}", grouped(count as u64)))?;
             }
             None => say(format_args!("documents:    not stated"))?,
@@ -144,7 +147,7 @@ impl Show {
     }
 }
 
-/// The largest id of all, each checked against the vocabulary.
+/// Returns the largest token id; reading checks each one against the vocabulary.
 fn largest(shard: &Shard) -> Result<Option<i32>> {
     let mut part = vec![0; shard.len().min(1 << 16)];
     let mut largest = None;
@@ -158,10 +161,10 @@ fn largest(shard: &Shard) -> Result<Option<i32>> {
 
 fn show_folder(dir: &Path) -> Result<()> {
     let Some(facts) = read_facts(dir)? else {
-        bail!("{} is a cache of data.text; name one of the files in it", dir.display());
+        bail!("{} is a cache of data.text; give one of the files in it", dir.display());
     };
     verify(dir, &facts)?;
     say(format_args!("texts:        {}", facts.inputs.join(", ")))?;
     say_facts(&facts)?;
-    say(format_args!("all files are as they were written"))
+    say(format_args!("all files match their hashes"))
 }

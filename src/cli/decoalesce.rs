@@ -10,12 +10,12 @@ use crate::multilevel::{Record, decoalesce};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// Make a larger model of a smaller one, of the shape that it was coalesced from or of another model
+/// De-coalesce a model into a larger one, with the shape that it was coalesced from or that of another model
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of the smaller model
     small: PathBuf,
-    /// Folder of a model (its config.json is enough) with the shape of the result; default: what vcycle.json says
+    /// Folder of a model with the shape of the result (its config.json is enough) [default: as in SMALL/vcycle.json]
     #[arg(long)]
     like: Option<PathBuf>,
     #[command(flatten)]
@@ -36,7 +36,8 @@ impl Args {
                 let ModelShape { layers, heads, head_size } = ModelShape::of(like.table());
                 if head_size != shape.head_size {
                     bail!(
-                        "{place}: the head size is {head_size} but the smaller model's {}; give a model of the same family",
+                        "{place}: its head size is {head_size}, but that of the smaller model is {}; give a model with \
+                         the same head size",
                         shape.head_size
                     );
                 }
@@ -47,8 +48,8 @@ impl Args {
                 let place = self.small.join(Record::FILE).display().to_string();
                 if parent.head_size != shape.head_size {
                     bail!(
-                        "{place}: parent.head_size is {} but the model beside it has heads of {}; coalesce again, or give \
-                         --like BIG",
+                        "{place}: parent.head_size is {}, but the head size of the model next to it is {}; coalesce \
+                         again, or give --like BIG",
                         parent.head_size,
                         shape.head_size
                     );
@@ -62,7 +63,7 @@ impl Args {
             ),
         };
         let big = model.resized(layers, heads).at(&place)?;
-        // Before memory is taken for a model that the scheme may not reach.
+        // Check the scheme before allocating the larger model.
         scheme.resolve(ModelShape::of(big.table()), shape).at(&place)?;
         let store = Store::new(big.table().clone(), &mut *device)?;
         decoalesce(&mut *device, &small, &store, &scheme, &rules).at("decoalesce")?;
@@ -70,7 +71,7 @@ impl Args {
     }
 }
 
-/// Whether the larger model is what the smaller one becomes: the result takes nothing else from it.
+/// Checks that the model of `--like` has the tensors and the eps of the de-coalesced model.
 fn agree(like: &dyn Model, big: &dyn Model) -> Result<()> {
     let tensors = |model: &dyn Model| -> BTreeSet<_> {
         let params = model.table().params.iter().flat_map(Param::published);
@@ -78,10 +79,10 @@ fn agree(like: &dyn Model, big: &dyn Model) -> Result<()> {
     };
     let (theirs, ours) = (tensors(like), tensors(big));
     if let Some(other) = theirs.difference(&ours).next() {
-        bail!("it has {other}, which the de-coalesced model has not; give a model of the same family");
+        bail!("it has {other}, but the de-coalesced model does not; give a model of the same family");
     }
     if let Some(other) = ours.difference(&theirs).next() {
-        bail!("it has no {other}, which the de-coalesced model has; give a model of the same family");
+        bail!("it has no {other}, but the de-coalesced model does; give a model of the same family");
     }
     let eps = |model: &dyn Model| match model.family() {
         Family::Gpt(c) => c.eps,
@@ -89,7 +90,11 @@ fn agree(like: &dyn Model, big: &dyn Model) -> Result<()> {
         Family::Deit(c) => c.eps,
     };
     if eps(like) != eps(big) {
-        bail!("its norms add {:e} but the smaller model's {:e}; give a model of the same family", eps(like), eps(big));
+        bail!(
+            "its LayerNorm eps is {:e}, but that of the smaller model is {:e}; give a model with the same eps",
+            eps(like),
+            eps(big)
+        );
     }
     Ok(())
 }

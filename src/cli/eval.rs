@@ -21,27 +21,28 @@ use crate::model::{Content, Family, Model};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-/// Loss and perplexity of a model on a text or a token shard, or what it reaches on a run's held-out data
+/// Evaluate a model: loss and perplexity on a text or token file, or loss and metrics on a run's held-out data
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder with config.json, model.safetensors and, for texts, tokenizer.json
+    /// Folder with config.json, model.safetensors and, for text, tokenizer.json
     model: PathBuf,
-    /// A text or JSON lines (.txt, .jsonl, also .gz and .zst), or a token file of vcycle, llm.c, nanoGPT (.bin,
-    /// for instance runs/data/NAME/valid.bin) or NumPy (.npy)
+    /// Text or JSON Lines (.txt, .jsonl, also .gz and .zst), or a token file of vcycle, llm.c, nanoGPT (.bin, for
+    /// instance runs/data/NAME/valid.bin) or NumPy (.npy)
     #[arg(long, required_unless_present = "run")]
     data: Option<PathBuf>,
-    /// The held-out side of a run's data instead: its configuration (.toml). Any family: the loss as in training, of
-    /// images top-1 and top-5, of labelled texts accuracy, F1 and Matthews' or Pearson's and Spearman's correlation
+    /// Evaluate on the held-out split of the data of a run, given its configuration (.toml). Works for all families:
+    /// loss as in training; for images top-1 and top-5; for labelled texts accuracy, F1 and Matthews correlation, or
+    /// Pearson and Spearman correlation
     #[arg(long, value_name = "CONFIG", conflicts_with_all = ["data", "last_word"])]
     run: Option<PathBuf>,
-    /// Score the last word of each line, given the line before it, as LAMBADA asks
+    /// Score the last word of each line, given the rest of the line, as in LAMBADA
     #[arg(long, conflicts_with = "batch")]
     last_word: bool,
-    /// Tokens from the begin of one window of text to that of the next, at most the model's context (the default, in
-    /// which windows do not overlap). Smaller ones give each token more text before it, and take longer
+    /// Tokens between the starts of consecutive windows, at most the model's context (the default: no overlap). Smaller
+    /// strides give each token more context, and take longer
     #[arg(long, value_name = "TOKENS", conflicts_with_all = ["run", "last_word"])]
     stride: Option<NonZeroUsize>,
-    /// Sequences computed at a time
+    /// Sequences per batch
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     #[command(flatten)]
@@ -53,7 +54,7 @@ impl Args {
         if let Some(config) = &self.run {
             return self.score_held_out(config);
         }
-        let Some(data) = &self.data else { unreachable!("one of both is given") };
+        let Some(data) = &self.data else { unreachable!("clap requires --data or --run") };
         if self.last_word {
             let result = self.score_last_words(data)?;
             say(format_args!("words scored:         {} ({} tokens)", result.words, result.tokens))?;
@@ -77,7 +78,7 @@ impl Args {
 
     fn score_held_out(&self, path: &Path) -> Result<()> {
         let mut config = Config::read(path, &[])?;
-        // As many examples at a time as the command says.
+        // Use the batch size of the command line.
         (config.train.batch, config.train.accumulate) = (usize::from(self.batch), 1);
         let mut device = self.device.open()?;
         let Loaded { model, store, form, unused, notes } = checkpoint::load(&self.model, &mut *device)?;
@@ -86,7 +87,8 @@ impl Args {
         let mut note = |text: &str| super::note(format_args!("{text}"));
         let data = Data::open_for(&config, Some(classes), Path::new("runs/data"), &mut note)?;
         let wanted = build::build(&config, data.facts())?.remove(0);
-        // What a batch brings: a distillation token needs the same whether a head reads it or not.
+        // Compare only what a batch must contain: fixed inputs do not come from it, and a distillation token needs the
+        // same inputs whether a head reads it or not.
         let inputs = |model: &dyn Model| {
             let all = model.inputs(config.shape()).into_iter();
             let all = all.filter(|input| !matches!(input.content, Content::Fixed(_)));
@@ -94,8 +96,8 @@ impl Args {
         };
         if inputs(&*model) != inputs(&*wanted) || head(&*model) != head(&*wanted) {
             bail!(
-                "{} is not of the family and the sizes of {}: the model takes other inputs; give the configuration it was \
-                 trained with",
+                "{} does not match the family and sizes in {}: the model takes other inputs or has another head; give \
+                 the configuration it was trained with",
                 self.model.display(),
                 path.display()
             );
@@ -118,7 +120,7 @@ impl Args {
 
     fn score_last_words(&self, data: &Path) -> Result<LastWords> {
         if is_token_file(data) {
-            bail!("--last-word: {} holds tokens, not lines; give the text", data.display());
+            bail!("--last-word: {} is a token file, which has no lines; give a text", data.display());
         }
         let passages = read_passages(data)?;
         let mut device = self.device.open()?;
@@ -129,9 +131,9 @@ impl Args {
         let mut padded = Vec::with_capacity(context);
         let mut logits = |ids: &[i32]| -> Result<Vec<f32>> {
             if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
-                bail!("token {id} is beyond the model's {vocab}; use the tokenizer it was trained with");
+                bail!("token {id} is outside the model's vocabulary of {vocab}; use the tokenizer it was trained with");
             }
-            // A causal model does not see padding, and few lengths are planned.
+            // Pad to few distinct lengths, each of which needs a plan. A causal model does not see padding at the end.
             padded.clear();
             padded.extend_from_slice(ids);
             padded.resize(ids.len().next_multiple_of(LENGTHS).min(context), 0);
@@ -142,7 +144,7 @@ impl Args {
         last_words(&passages, &tokenizer, context, &mut logits).at(data.display())
     }
 
-    /// The score and, of a text, its size.
+    /// Returns the score and, for a text, its size.
     fn score(&self, data: &Path) -> Result<(Perplexity, Option<Size>)> {
         let batch = usize::from(self.batch);
         let mut device = self.device.open()?;
@@ -151,11 +153,11 @@ impl Args {
         let stride = self.stride.map_or(most, NonZeroUsize::get);
         if stride > most {
             bail!(
-                "--stride: {stride} tokens are more than the model's context of {most}, and would pass over some; give at \
-                 most {most}"
+                "--stride: {stride} tokens are more than the model's context of {most}, so some would be skipped; give \
+                 at most {most}"
             );
         }
-        // Before the shard, so that it is dropped after it: a mapped file cannot be removed everywhere.
+        // Declared before the shard, so that it is dropped after it: not every system can remove a mapped file.
         let temporary;
         let (shard, size) = if is_token_file(data) {
             (open_shard(data, Some(vocab))?, None)
@@ -164,10 +166,10 @@ impl Args {
             let (_, tokens) = encode(&self.model, vocab, &text)?;
             check_length(data, tokens.len())?;
             let folder = std::env::temp_dir();
-            // Writing would make it, and nobody would look for it there.
+            // Writing the file would create the folder, and nobody would look for it there.
             if !folder.is_dir() {
                 bail!(
-                    "the folder for temporary files, {}, is not there; create it, or set TMPDIR to another",
+                    "the folder for temporary files, {}, does not exist; create it, or set TMPDIR to another folder",
                     folder.display()
                 );
             }
@@ -177,7 +179,7 @@ impl Args {
             (Shard::open(&temporary.0)?, Some(size))
         };
         check_length(data, shard.len())?;
-        // A text shorter than the context is scored in one window of its own length.
+        // A text shorter than the context is scored in one window as long as the text.
         let context = most.min(shard.len() - 1);
         let mut forward = Forward::new(&mut *device, &gpt, &store, (batch, context))?;
         let stride = stride.min(context);
@@ -187,7 +189,7 @@ impl Args {
     }
 }
 
-/// What a model makes of its hidden states, as far as its inputs do not tell.
+/// Returns the head of a BERT, which its inputs do not determine; `None` for other families.
 fn head(model: &dyn Model) -> Option<BertHead> {
     if let Family::Bert(config) = model.family() { Some(config.head) } else { None }
 }
@@ -195,32 +197,33 @@ fn head(model: &dyn Model) -> Option<BertHead> {
 fn check_length(data: &Path, tokens: usize) -> Result<()> {
     if tokens < 2 {
         let s = if tokens == 1 { "" } else { "s" };
-        bail!("{} holds {tokens} token{s}; at least 2 are needed, give a longer text", data.display());
+        bail!("{} has {tokens} token{s}, but at least 2 are needed; give a longer text", data.display());
     }
     Ok(())
 }
 
-/// Lengths of passages are rounded up to multiples of this.
+/// Lengths of passages are rounded up to multiples of this number of tokens.
 const LENGTHS: usize = 64;
 
-/// Four digits, or all before the point: a word's tokens multiply, and so do their errors.
+/// Formats a number with four significant digits, or all digits before the point if these are more: the perplexity of a
+/// word is a product over its tokens, so further digits mean little.
 fn digits(number: f64) -> String {
     format!("{number:.*}", (3.0 - number.log10().floor()).clamp(0.0, 3.0) as usize)
 }
 
-/// Of a text.
+/// The size of a text.
 struct Size {
     bytes: usize,
-    /// What white space parts.
+    /// Words separated by white space.
     words: usize,
 }
 
-/// A file that goes when this does, on whichever way out.
+/// A file that is removed on drop.
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What is left in the temporary folder does no harm; the result counts.
+        // A file left in the temporary folder does no harm.
         let _ = std::fs::remove_file(&self.0);
     }
 }

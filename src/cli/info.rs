@@ -5,7 +5,7 @@ use crate::device::{NAMES, cpu::Cpu, ops};
 use crate::error::Result;
 use std::collections::BTreeSet;
 
-/// Build, devices, operations, CPU features
+/// Show the version, devices, operations, kernels, GPU and CPU features
 #[derive(clap::Args)]
 pub struct Args {}
 
@@ -27,7 +27,7 @@ impl Args {
     }
 }
 
-/// What `cuda` and `emulator` could run.
+/// Returns the number of kernels and how they were compiled.
 fn kernels() -> String {
     let named: BTreeSet<_> = VARIANTS.iter().flat_map(|v| v.kernels).collect();
     let device = match NVCC {

@@ -6,7 +6,7 @@ use crate::hub::checkpoint::{self, Loaded};
 use crate::multilevel::interpolate;
 use std::path::PathBuf;
 
-/// Mix a model with a smaller one: (1 - alpha) BIG + alpha x the de-coalesced SMALL
+/// Interpolate between a model and a smaller one: (1 - alpha) x BIG + alpha x de-coalesced SMALL
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of the larger model

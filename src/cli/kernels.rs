@@ -9,7 +9,7 @@ use clap::{Subcommand, ValueEnum};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// The CUDA kernels of this build: list them, or hold them against the f64 reference
+/// List the CUDA kernels of this build, or check them against the f64 reference
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -18,31 +18,32 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Every kernel by operation and variant, with registers, shared memory and occupancy as compiled
+    /// List every kernel by operation and variant, with registers, shared memory and occupancy as compiled
     List,
     Check(Check),
 }
 
-/// Run kernels over the cases of the tests and compare with the f64 reference
+/// Run kernels on the test cases and compare the results with the f64 reference
 #[derive(clap::Args)]
 struct Check {
-    /// Part of an operation's, a variant's or a kernel's name, or OPERATION/VARIANT; without it all kernels
+    /// Part of the name of an operation or kernel, the name of a variant, or OPERATION/VARIANT [default: all kernels]
     name: Option<String>,
     /// Where the kernels run
     #[arg(long, value_enum, default_value_t = Where::Emulator)]
     device: Where,
-    /// In which order emulated threads run; all three must give the same bits, but of variants that add in an order of chance
+    /// Order in which emulated threads run; all orders must give the same bits, except for nondeterministic variants
     #[arg(long, value_enum, default_value_t = Orders::All)]
     orders: Orders,
-    /// Check every access of emulated threads: bounds, initialisation, races; a report names operand, row, column and the line.
-    /// Without it, a kernel that strays from its operands may damage or crash the process
+    /// Check every memory access of emulated threads for bounds, uninitialised reads and races; reports name the
+    /// operand, row, column and source line. Without it, a kernel that accesses memory outside its operands may
+    /// corrupt memory or crash the process
     #[arg(long)]
     shadow: bool,
-    /// Sizes of real models too (minutes for each operation)
+    /// Also check the sizes of real models (takes minutes for each operation)
     #[arg(long)]
     full: bool,
-    /// Leave out one barrier, fence, wait or commit, such as kernels/linear.cu:147, and see whether that is noticed: exit code
-    /// 0 when it is, 1 when not. Implies --shadow
+    /// Leave out the barrier, fence, wait or commit at this source line, for instance kernels/linear.cu:147, and report
+    /// whether the check notices: exit code 0 if it does, 1 if not. Implies --shadow
     #[arg(long, value_name = "FILE:LINE")]
     drop: Option<String>,
 }
@@ -82,7 +83,7 @@ fn list() -> Result<()> {
     let threads = |name: &str| threads(name).map_or("?".to_string(), |n| n.to_string());
     for variant in VARIANTS {
         let floats: Vec<_> = variant.floats.iter().map(|float| format!("{float:?}").to_lowercase()).collect();
-        let order = if variant.ordered { "" } else { ", adds in an order of chance: only where it is asked for" };
+        let order = if variant.ordered { "" } else { ", nondeterministic: runs only if requested" };
         say(format_args!("{} {} ({}){order}", variant.operation, variant.name, floats.join(", ")))?;
         for name in variant.kernels {
             say(format_args!("    {name}, {} threads", threads(name)))?;
@@ -90,7 +91,7 @@ fn list() -> Result<()> {
                 let busy = self::threads(name)
                     .and_then(|threads| occupancy(kernel.arch, kernel.registers, kernel.shared, threads))
                     .map_or(String::new(), |(blocks, part)| {
-                        format!(", {blocks} blocks an SM, {:.0} % of its warps", 100.0 * part)
+                        format!(", {blocks} blocks per SM, {:.0} % of its warps", 100.0 * part)
                     });
                 say(format_args!(
                     "        {:<7} {:>3} registers, {:>6} B shared, no spills{busy}",
@@ -102,7 +103,7 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-/// The most threads of a block, as the kernel declares it.
+/// Returns the maximum threads per block that the kernel declares.
 #[cfg(emulated)]
 fn threads(kernel: &str) -> Option<u32> {
     crate::device::cuda::driver::emulator::find(kernel).map(|k| k.threads)
@@ -126,10 +127,10 @@ impl Check {
         let variants: Vec<_> = VARIANTS.iter().filter(wanted).collect();
         if variants.is_empty() {
             let name = self.name.as_deref().unwrap_or_default();
-            bail!("no operation, variant or kernel is called like {name:?}; `vcycle kernels list` names them");
+            bail!("no operation, variant or kernel matches {name:?}; `vcycle kernels list` lists them");
         }
         if self.device == Where::Cuda && (self.shadow || self.drop.is_some()) {
-            bail!("--shadow and --drop are for emulated hardware; leave out --device cuda");
+            bail!("--shadow and --drop work only on the emulator; leave out --device cuda");
         }
         let choice = Choice { every: 1, flops: if self.full { u64::MAX } else { 30_000_000 }, full: self.full };
         match &self.drop {
@@ -143,7 +144,7 @@ impl Check {
         for variant in variants {
             let begin = Instant::now();
             let done = match self.device {
-                // The GPU has no reason to leave large shapes out.
+                // A GPU is fast enough for large shapes.
                 Where::Cuda => kernels::on_gpu(variant, Choice { flops: u64::MAX, ..choice }),
                 Where::Emulator => self.emulated(variant, None, choice),
             };
@@ -154,7 +155,7 @@ impl Check {
                     done.comparisons,
                     100.0 * done.worst
                 ))?,
-                // Without the device, nothing can be said of any kernel.
+                // Without the device, no kernel can be checked.
                 Err(error) if !self.is_there() => return Err(error),
                 Err(error) => {
                     failed += 1;
@@ -179,7 +180,7 @@ impl Check {
     fn emulated(&self, variant: &'static Variant, drop: Option<&str>, choice: Choice) -> Result<kernels::Outcome> {
         use crate::device::cuda::driver::emulator::{Options, Order, Site};
         let drop = match drop.map(|text| (text, Site::parse(text))) {
-            Some((text, None)) => bail!("--drop is {text:?}; it takes FILE:LINE, such as kernels/linear.cu:147"),
+            Some((text, None)) => bail!("--drop {text:?}: expected FILE:LINE, for instance kernels/linear.cu:147"),
             Some((_, site)) => site,
             None => None,
         };
@@ -200,11 +201,13 @@ impl Check {
         crate::device::open("emulator", 0).map(|_| kernels::Outcome { comparisons: 0, worst: 0.0 })
     }
 
-    /// Runs with one barrier, fence, wait or commit left out.
+    /// Runs the variants that reach `site` with the barrier, fence, wait or commit there left out.
     fn without(&self, site: &str, variants: &[&'static Variant], choice: Choice) -> Result<ExitCode> {
         let reached = kernels::reaching(site, variants)?;
         if reached.is_empty() {
-            bail!("no kernel reaches a barrier, fence, wait or commit at {site}; give file and line as in a report");
+            bail!(
+                "--drop {site}: no kernel reaches a barrier, fence, wait or commit there; give FILE:LINE as in a report"
+            );
         }
         let mut noticed = true;
         for variant in reached {

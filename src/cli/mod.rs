@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand, no logic of its own.
+//! The command line: one file per subcommand. It parses options, calls the library and prints results.
 
 mod bench;
 mod bench_report;
@@ -28,7 +28,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The arguments of the binary.
+/// The arguments of the `vcycle` binary.
 #[derive(Parser)]
 #[command(name = "vcycle", version, about, max_term_width = 110)]
 pub struct Cli {
@@ -52,13 +52,13 @@ enum Command {
     Info(info::Args),
 }
 
-/// Where computation happens.
+/// The options that select the device.
 #[derive(clap::Args)]
 pub struct DeviceArgs {
-    /// Device to compute on: cpu, cuda, emulator (the kernels of cuda without a GPU, slow), or reference (f64, slow)
+    /// Device to compute on: cpu, cuda, emulator (runs the CUDA kernels without a GPU; slow), or reference (f64; slow)
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads of the cpu device and of the emulator; 0: as many as the machine has. Results do not depend on it
+    /// Threads of the cpu device and the emulator; 0 uses all cores. Results do not depend on it
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
     threads: u16,
 }
@@ -68,7 +68,7 @@ impl DeviceArgs {
         crate::device::open(&self.device, usize::from(self.threads))
     }
 
-    /// Threads that the device will have.
+    /// Returns the number of threads that the device will use.
     fn threads(&self) -> usize {
         match self.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -82,37 +82,37 @@ fn say(line: fmt::Arguments<'_>) -> Result<()> {
     print(format_args!("{line}\n"))
 }
 
-/// Prints text as it is, at once. The macros of the standard library would panic where the reader has gone.
+/// Prints text and flushes. The macros of the standard library would panic if the reader has closed the pipe.
 fn print(text: fmt::Arguments<'_>) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_fmt(text).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        // Who reads has enough, as in `| head`: no failure, and nothing of what would follow is wanted. Commands print
-        // when their files are whole and their temporary ones gone, so nothing is lost by leaving here.
+        // The reader has closed the pipe, as in `| head`: not a failure, and no more output is needed. Commands print
+        // only after their files are complete and temporary files removed, so nothing is lost by exiting here.
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(e) => bail!("cannot write to standard output: {e}; check where it leads"),
+        Err(e) => bail!("cannot write to standard output: {e}; check where it is redirected"),
     }
 }
 
-/// Prints a line on standard error. Nobody reading it is no reason to fail.
+/// Prints a line on standard error. Errors are ignored: standard error may be closed.
 fn note(line: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// A model that goes on with a text; what a person should know about its folder goes to standard error.
+/// Loads a GPT for evaluation or generation and prints notes about its folder on standard error.
 fn load_gpt(model: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
     checkpoint::load_gpt_noting(model, device, &mut |text| note(format_args!("note: {text}")))
 }
 
-/// Where the tokenizer of a model folder lies, and the tokenizer.
+/// Loads the tokenizer of a model folder. Returns its path, too.
 fn tokenizer(model: &Path) -> Result<(PathBuf, Tokenizer)> {
     let mut path = model.join(checkpoint::TOKENIZER);
     if !path.exists() && Tokenizer::is_in(model) {
         path = model.to_owned();
     } else if model.is_dir() && !path.exists() {
         bail!(
-            "{} has no {}, so it can read no text: it was trained on token files without data.tokenizer; put the \
-             tokenizer.json of those tokens there",
+            "{} has no {}, so it cannot read text: it was trained on token files without data.tokenizer; put the \
+             tokenizer.json of these tokens there",
             model.display(),
             checkpoint::TOKENIZER
         );
@@ -122,7 +122,8 @@ fn tokenizer(model: &Path) -> Result<(PathBuf, Tokenizer)> {
     Ok((path, tokenizer))
 }
 
-/// The tokens of a text in the vocabulary of a model folder, and the tokenizer that lies there.
+/// Encodes a text with the tokenizer of a model folder. Returns the tokenizer and the tokens, all of which are below
+/// `vocab`.
 fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>)> {
     let (path, tokenizer) = tokenizer(model)?;
     let tokens = tokenizer.encode(text).at(path.display())?;
@@ -131,7 +132,8 @@ fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>
     tokenizer.unknown_note(count, tokens.len() as u64).iter().for_each(|text| note(format_args!("{text}")));
     match tokens.iter().find(|&&t| t as usize >= vocab) {
         Some(id) => bail!(
-            "{} gives token {id}, but the model knows {vocab} tokens; use the tokenizer it was trained with",
+            "{} returns token {id}, but the model has a vocabulary of {vocab} tokens; use the tokenizer it was trained \
+             with",
             path.display()
         ),
         None => Ok((tokenizer, tokens)),
@@ -139,10 +141,10 @@ fn encode(model: &Path, vocab: usize, text: &str) -> Result<(Tokenizer, Vec<u32>
 }
 
 impl Cli {
-    /// Runs the subcommand. Gives the exit code of a command that did what it was told.
+    /// Runs the subcommand and returns its exit code.
     ///
     /// # Errors
-    /// Whatever went wrong, as a sentence for a person.
+    /// If the command fails; the error is a message for the user.
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Train(args) => return args.run(),

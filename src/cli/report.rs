@@ -3,10 +3,10 @@ use crate::error::Result;
 use crate::report::html;
 use std::path::PathBuf;
 
-/// Write a run's report.html anew, from what the run left
+/// Write a run's report.html again from the files of the run
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder of a run, for instance runs/gpt-sotu
+    /// Folder of the run, for instance runs/gpt-sotu
     run: PathBuf,
 }
 

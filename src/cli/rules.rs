@@ -1,4 +1,4 @@
-//! Options that the three operators share.
+//! Options shared by the operators coalesce, decoalesce and interpolate.
 
 use super::DeviceArgs;
 use super::say;
@@ -34,29 +34,34 @@ pub enum ShareKind {
     Random,
 }
 
-/// Rules; what is not given comes from the small model's vcycle.json, and else is paper, copy, equal.
+/// The options for the mapping rules. Defaults are those in the small model's vcycle.json, or else paper, copy and
+/// equal.
 #[derive(clap::Args)]
 pub struct RuleArgs {
-    /// How width is mapped: as published (default), or keeping the function
+    /// Mapping of width: paper as published, or exact to preserve the function of the model [default: as in
+    /// SMALL/vcycle.json, else paper]
     #[arg(long, value_enum, value_name = "RULE")]
     width: Option<Width>,
-    /// How depth is mapped: copies (default), split branches, or identity layers
+    /// Mapping of depth: copied layers, split residual branches, or identity layers [default: as in SMALL/vcycle.json,
+    /// else copy]
     #[arg(long, value_enum, value_name = "RULE")]
     depth: Option<Depth>,
 }
 
-/// How copies share the weights of what consumes them.
+/// The options for how copies share the weights of the layers that consume them.
 #[derive(clap::Args)]
 pub struct ShareArgs {
-    /// Shares of copies in what consumes them: 1/n each, or random ones that let copies part in training
+    /// How n copies share the weights that consume them: 1/n each, or random shares, so that copies can diverge in
+    /// training [default: as in SMALL/vcycle.json, else equal]
     #[arg(long, value_enum)]
     shares: Option<ShareKind>,
-    /// Seed of random shares
+    /// Seed of the random shares [default: 1]
     #[arg(long)]
     seed: Option<u64>,
 }
 
 impl RuleArgs {
+    /// Returns `rules` with the options applied.
     pub fn over(&self, mut rules: Rules) -> Rules {
         if let Some(width) = self.width {
             rules.width = match width {
@@ -76,22 +81,26 @@ impl RuleArgs {
 }
 
 impl ShareArgs {
+    /// Returns `rules` with the options applied.
+    ///
+    /// # Errors
+    /// If --seed is given without random shares.
     pub fn over(&self, mut rules: Rules) -> Result<Rules> {
         rules.shares = match (self.shares, self.seed, rules.shares) {
             (None, None, shares) => shares,
             (Some(ShareKind::Random), seed, _) => Shares::Random { seed: seed.unwrap_or(1) },
             (None, Some(seed), Shares::Random { .. }) => Shares::Random { seed },
             (Some(ShareKind::Equal), None, _) => Shares::Equal,
-            (_, Some(_), _) => bail!("--seed belongs to --shares random"),
+            (_, Some(_), _) => bail!("--seed needs --shares random"),
         };
         Ok(rules)
     }
 }
 
-/// What the two ways up share: from a smaller model to a larger one.
+/// Options shared by decoalesce and interpolate, which go from a smaller model to a larger one.
 #[derive(clap::Args)]
 pub struct WayUp {
-    /// Scheme; default: that of vcycle.json
+    /// Scheme file [default: the scheme in SMALL/vcycle.json]
     #[arg(long)]
     scheme: Option<PathBuf>,
     #[command(flatten)]
@@ -100,13 +109,17 @@ pub struct WayUp {
     shares: ShareArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Folder for the result, which must not exist
+    /// Folder for the result; must not exist
     #[arg(long)]
     pub out: PathBuf,
 }
 
 impl WayUp {
-    /// The small model's record, and the scheme and rules that hold: options, else the record, else the defaults.
+    /// Returns the record of the small model, and the scheme and rules to use: those of the options, else of the
+    /// record, else the defaults.
+    ///
+    /// # Errors
+    /// If the record or scheme cannot be read, or --seed is given without random shares.
     pub fn read(&self, small: &Path) -> Result<(Option<Record>, Scheme, Rules)> {
         let record = Record::read(small)?;
         let scheme = match (&self.scheme, &record) {
@@ -120,7 +133,7 @@ impl WayUp {
     }
 }
 
-/// Says what a person should know about a folder, and which tensors of it were left out.
+/// Prints notes about a model folder and its tensors that were not used.
 pub fn note(dir: &Path, notes: &[String], unused: &[String]) {
     notes.iter().for_each(|text| super::note(format_args!("note: {text}")));
     if !unused.is_empty() {
@@ -128,17 +141,20 @@ pub fn note(dir: &Path, notes: &[String], unused: &[String]) {
     }
 }
 
-/// Says that a tokenizer was left out: the operators do not need one, and which it is nobody said.
+/// Notes that a tokenizer of unknown case is not copied.
 fn note_unknown_case(vocab: &Path) {
     super::note(format_args!(
-        "note: {}: left out, as nothing says whether its text is in lower case; to take it along, put do_lower_case \
-         into tokenizer_config.json beside it",
+        "note: {}: not copied, because it is unknown whether its text is lower case; to copy it, set do_lower_case in \
+         a tokenizer_config.json next to it",
         vocab.display()
     ));
 }
 
-/// Writes a model folder whole, in the form of its source, with the tokenizer that lay beside its source, but for a
-/// `vocab.txt` of unknown case.
+/// Writes a model folder atomically, in the format of its source, with a copy of the source's tokenizer unless that is
+/// a `vocab.txt` of unknown case.
+///
+/// # Errors
+/// If `out` exists or cannot be written, or the tokenizer cannot be read.
 pub fn save(
     out: &Path,
     (model, store, form): (&dyn Model, &Store, Form),

@@ -17,31 +17,31 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Train a model in a V-cycle, and its scratch twin, as a configuration says
+/// Train a model in a V-cycle and, as its baseline, from scratch, as described by a configuration
 #[derive(clap::Args)]
 pub struct Args {
-    /// Configuration, for instance configs/gpt-sotu.toml
+    /// Configuration file, for instance configs/gpt-sotu.toml
     #[arg(required_unless_present = "resume")]
     config: Option<PathBuf>,
-    /// Go on with a run that was stopped or killed: its folder
+    /// Resume the run in this folder, which was stopped or killed
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "out", "set", "seed"])]
     resume: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Folder for the run, which must not exist; default: runs/NAME, or runs/NAME-2 and so on
+    /// Folder for the run; must not exist [default: runs/NAME, or runs/NAME-2 and so on]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Change one key, for instance --set levels.0.train.steps=500 (may be repeated)
+    /// Override a key of the configuration, for instance --set levels.0.train.steps=500; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Seed; the same as --set seed=N
-    // TOML, through which the seed goes, has signed integers.
+    // The seed becomes a TOML value, and TOML integers are signed.
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
     seed: Option<u64>,
-    /// Time every operation: print a table and write OUT/trace.json for chrome://tracing or ui.perfetto.dev
+    /// Time every operation; prints a table and writes OUT/trace.json for chrome://tracing or ui.perfetto.dev
     #[arg(long)]
     profile: bool,
-    /// Print what the run would take of the device's memory, by level, and train nothing
+    /// Print an estimate of the device memory that the run needs, by level, without training
     #[arg(long, conflicts_with_all = ["resume", "profile"])]
     memory: bool,
     /// Print results only
@@ -77,7 +77,7 @@ impl Args {
                 train(&config, &about, &out, tools)?
             }
             (None, Some(dir)) => resume(dir, tools)?,
-            (None, None) => bail!("give a configuration, or --resume with the folder of a run"),
+            (None, None) => bail!("nothing to train: give a configuration, or --resume with the folder of a run"),
         };
         if self.profile {
             profile(&outcome.dir().join("trace.json"), device.timings())?;
@@ -90,12 +90,12 @@ impl Args {
                 let (model, report) = (dir.join("vcycle/model"), dir.join(html::FILE));
                 let measures = measures.map_or(String::new(), |measures| format!(", {measures}"));
                 say(format_args!("model: {} (held-out loss {loss:.4}{measures})", model.display()))?;
-                // Without room on the disk there is none, which was said.
+                // There is no report if the disk was full, which was reported.
                 if report.exists() {
                     say(format_args!("report: {}", report.display()))?;
                 }
                 match checkpoint::load_config(&model)?.family() {
-                    // Token files alone have no tokenizer, without which nothing is generated.
+                    // Text generation needs a tokenizer, which data of token files alone does not have.
                     Family::Gpt(_) if model.join(checkpoint::TOKENIZER).exists() => {
                         let prompt = prompt(&dir.join("vcycle")).unwrap_or_else(|| "The".to_owned());
                         let (model, prompt) = (shell_quote(&model), shell_quote_text(&prompt));
@@ -111,16 +111,16 @@ impl Args {
                 Ok(ExitCode::SUCCESS)
             }
             Outcome::Stopped { dir, step } => {
-                // A closed terminal shows nothing any more.
+                // Ignore errors: the terminal may be closed.
                 let text =
-                    format!("stopped after step {step}; go on with: vcycle train --resume {}", shell_quote(&dir));
+                    format!("stopped after step {step}; resume with: vcycle train --resume {}", shell_quote(&dir));
                 let _ = writeln!(std::io::stdout(), "{text}");
                 Ok(ExitCode::from(signals::STOPPED))
             }
         }
     }
 
-    /// Configuration and folder of a new run.
+    /// Returns the configuration and folder of a new run.
     fn start(&self, path: &Path) -> Result<(Config, PathBuf)> {
         let mut changes = self.set.clone();
         changes.extend(self.seed.map(|seed| format!("seed={seed}")));
@@ -133,33 +133,34 @@ impl Args {
     }
 }
 
-/// The first words of the held-out text that the model went on with at the end of its training.
+/// Returns the first words of the held-out text that the model continued at the end of training.
 fn prompt(side: &Path) -> Option<String> {
     let sample = sides(side).ok()?.pop()?.summary?.sample?;
     let line = sample.prompt.lines().max_by_key(|line| line.split_whitespace().count())?;
     let words: Vec<&str> = line.split_whitespace().filter(|word| !word.contains(char::is_control)).collect();
-    // The last token may end within a word.
+    // The last word may be incomplete, because a token may end within a word.
     let whole = if sample.prompt.ends_with(line) { words.len().saturating_sub(1).max(1) } else { words.len() };
     let prompt = words.get(..whole.min(PROMPT_WORDS))?.join(" ");
     if prompt.is_empty() { None } else { Some(prompt) }
 }
 
+/// Words of the suggested prompt.
 const PROMPT_WORDS: usize = 6;
 
-/// Prints where the time went and writes the trace.
+/// Prints the time of each operation and writes the trace.
 fn profile(path: &Path, timings: &Timings) -> Result<()> {
     trace::write(path, timings)?;
     say(format_args!("{}", trace::Table(timings)))?;
     let more = match timings.spans().1 {
         0 => String::new(),
-        n => format!(" (the first {} operations; {n} more had no room)", trace::SPANS),
+        n => format!(" (the first {} operations; {n} more were not recorded)", trace::SPANS),
     };
     say(format_args!("trace: {}{more}", path.display()))
 }
 
-/// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3` ... that does not exist.
+/// Returns `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3` and so on that does not exist.
 fn free_folder(config: &Path) -> Result<PathBuf> {
-    let Some(name) = config.file_stem() else { bail!("{} names no file", config.display()) };
+    let Some(name) = config.file_stem() else { bail!("{} has no file name; give a file", config.display()) };
     let first = Path::new("runs").join(name);
     if !first.exists() {
         return Ok(first);
@@ -167,6 +168,6 @@ fn free_folder(config: &Path) -> Result<PathBuf> {
     let numbered = |n: usize| Path::new("runs").join(format!("{}-{n}", name.to_string_lossy()));
     match (2..10_000).map(numbered).find(|path| !path.exists()) {
         Some(path) => Ok(path),
-        None => bail!("runs/ holds 10,000 runs of this name; give --out or remove some"),
+        None => bail!("runs/ has 10,000 runs of this name; give --out or remove some"),
     }
 }

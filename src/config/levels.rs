@@ -1,4 +1,4 @@
-//! The levels of a configuration and their stages.
+//! The levels of a configuration and the stages they are trained in.
 
 use super::schedule::{DEFAULT_COOLDOWN, Decay, Schedule};
 use crate::bail;
@@ -6,26 +6,33 @@ use crate::error::{At, Result};
 use crate::multilevel::Scheme;
 use serde::{Deserialize, Serialize};
 
-/// One level. Sizes and scheme belong to levels 2 and below; so does `alpha`, with which a level returns to the one above.
+/// A level. Sizes, schemes and `alpha` are only set on levels 2 and below.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Level {
+    /// Number of layers. `None`: as `depth_scheme` says, or as the level above.
     pub layers: Option<usize>,
+    /// Number of heads. `None`: as `width_scheme` says, or as the level above.
     pub heads: Option<usize>,
+    /// Groups of heads of the level above. See [`Scheme::width_scheme`].
     pub width_scheme: Option<Vec<Vec<usize>>>,
+    /// Groups of layers of the level above. See [`Scheme::depth_scheme`].
     pub depth_scheme: Option<Vec<Vec<usize>>>,
+    /// The weight of this level when it is interpolated into the one above.
     pub alpha: Option<Alpha>,
-    /// Before coalescing; not on the last level.
+    /// The stage before the level is coalesced. Not on the last level.
     pub before: Option<Stage>,
-    /// After interpolation; on the last level all of its training.
+    /// The stage after interpolation; on the last level, its only stage.
     pub train: Stage,
 }
 
 impl Level {
+    /// Returns the scheme that maps the level above to this one.
     pub fn scheme(&self) -> Scheme {
         Scheme { width_scheme: self.width_scheme.clone(), depth_scheme: self.depth_scheme.clone(), head_size: None }
     }
 
+    /// Checks level `number` (counted from 0); `last` is the number of the last level.
     pub(crate) fn check(&self, number: usize, last: usize) -> Result<()> {
         let first = |stage: &Stage| if number == 0 { stage.check_first() } else { stage.check() };
         match number < last {
@@ -52,7 +59,8 @@ impl Level {
         if number > 0 {
             if !sizes && !schemes {
                 bail!(
-                    "give layers and heads, or width_scheme and depth_scheme, so that the level is smaller than the one above"
+                    "give layers and heads, or width_scheme and depth_scheme, so that the level is smaller than the \
+                     one above"
                 );
             }
             match self.alpha {
@@ -71,37 +79,47 @@ impl Level {
     }
 }
 
-/// The weight of the lower level on the way up.
+/// The weight of the lower level in an interpolation.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(untagged, expecting = "expected a number from 0 to 1, or \"search\"")]
 pub enum Alpha {
+    /// This value, from 0 to 1.
     Fixed(f64),
+    /// The value with the lowest held-out loss, found by a line search.
     Search(Search),
 }
 
-/// The word for a line search.
+/// The word `search`, as a value of `alpha`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Search {
     Search,
 }
 
-/// Steps of training under one schedule.
+/// A stage: training steps with one learning-rate schedule. See [`Schedule`] for the fields.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
+    /// Number of steps.
     pub steps: u64,
+    /// The highest learning rate.
     pub lr: f64,
+    /// Steps of linear warm-up.
     #[serde(default)]
     pub warmup: u64,
+    /// The form of the decay after warm-up.
     #[serde(default = "cosine")]
     pub decay: Decay,
+    /// The final learning rate as a fraction of `lr`.
     #[serde(default = "tenth")]
     pub floor: f64,
+    /// The fraction of the steps in which `wsd` decays.
     #[serde(default = "cooldown")]
     pub cooldown: f64,
+    /// Where in its schedule the stage begins.
     #[serde(default)]
     pub schedule: Course,
+    /// The AdamW moments that the stage begins with.
     #[serde(default)]
     pub optimizer: OptimizerState,
 }
@@ -117,16 +135,17 @@ pub enum Course {
     Continue,
 }
 
-/// With which moments of AdamW a stage begins.
+/// The AdamW moments that a stage begins with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerState {
     /// Zeros.
     #[default]
     Reset,
-    /// Those of the level the weights come from, mapped as gradients and their squares are.
+    /// The moments of the level that the weights come from, mapped like gradients and their squares.
     Transfer,
-    /// Zeros, which the steps of the warm-up fill at rate zero; then the schedule begins at its full rate.
+    /// Zeros. The warm-up steps run at learning rate zero and only fill the moments; then the schedule starts at its
+    /// full rate.
     Rewarm,
 }
 
@@ -143,7 +162,7 @@ fn cooldown() -> f64 {
 }
 
 impl Stage {
-    /// The stage's own schedule; `before` steps of the level came earlier.
+    /// Returns the schedule of the stage. The level was trained for `before` steps in an earlier stage.
     fn schedule(&self, before: u64) -> Schedule {
         let Stage { steps, lr, warmup, decay, floor, cooldown, .. } = *self;
         let steps = match self.schedule {
@@ -153,7 +172,8 @@ impl Stage {
         Schedule { base: lr, warmup, steps, decay, floor, cooldown }
     }
 
-    /// The learning rate of `step` of the stage, when the level trained for `before` steps earlier.
+    /// Returns the learning rate of `step`, counted from 0 in the stage. The level was trained for `before` steps
+    /// earlier.
     pub fn rate(&self, step: u64, before: u64) -> f64 {
         let at = match self.schedule {
             Course::Restart => step,
@@ -165,11 +185,12 @@ impl Stage {
         }
     }
 
+    /// Checks the values of the schedule.
     fn check(&self) -> Result<()> {
         self.schedule(0).check()
     }
 
-    /// For a stage that begins with initial weights.
+    /// Checks a stage that begins with initial weights.
     pub(crate) fn check_first(&self) -> Result<()> {
         self.check()?;
         if self.optimizer == OptimizerState::Transfer {

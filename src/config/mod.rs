@@ -1,4 +1,7 @@
-//! A run's configuration: TOML, checked before anything is written.
+//! The configuration of a run: a TOML file, checked before anything is written.
+//!
+//! [`Config`] is the whole file; [`data`] has its section `data`, [`levels`] the levels and their stages, and
+//! [`schedule`] the learning rate of a stage. `docs/configuration.md` lists every key.
 
 pub mod data;
 pub mod levels;
@@ -18,30 +21,37 @@ use levels::{Level, Stage};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+/// Largest number of levels.
 const MOST_LEVELS: usize = 16;
 
-/// The whole file. Every key is listed in `docs/configuration.md`.
+/// A whole configuration file. `docs/configuration.md` lists every key.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Of initial weights, batches, dropout and random shares.
+    /// Seed of initial weights, batches, dropout and random shares.
     #[serde(default = "one")]
     pub seed: u64,
+    /// The model at level 1.
     pub model: ModelConfig,
+    /// The data to train and to evaluate on.
     pub data: DataConfig,
+    /// Batches, evaluations and checkpoints.
     pub train: TrainConfig,
+    /// Hyperparameters of AdamW.
     #[serde(default)]
     pub optimizer: Adam,
+    /// Rules of the multi-level operators.
     #[serde(default)]
     pub rules: RulesConfig,
-    /// How a masked model's text is masked.
+    /// Masking of text for masked models (BERT).
     pub masking: Option<MaskingConfig>,
-    /// How images are changed before they are trained on, and how they are seen.
+    /// Augmentation of training images.
     pub augment: Option<AugmentConfig>,
+    /// Cropping, resizing and normalisation of all images.
     pub view: Option<ViewConfig>,
-    /// Level 1 first. One level: plain training.
+    /// The levels, level 1 first. With one level, training is plain training.
     pub levels: Vec<Level>,
-    /// The twin: level 1 trained from scratch, for comparison.
+    /// The stage of the baseline, which trains level 1 from scratch for comparison. `None`: no baseline.
     pub scratch: Option<Stage>,
 }
 
@@ -49,41 +59,46 @@ fn one() -> u64 {
     1
 }
 
-/// Level 1.
+/// The section `model`: the model at level 1.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
+    /// The model family.
     pub family: Family,
-    /// A model folder, whose weights and sizes level 1 begins with.
+    /// A checkpoint folder. Level 1 starts with its weights and sizes.
     pub from: Option<PathBuf>,
-    /// Sizes; may be left out where `from` says them.
+    /// Number of layers. May be left out (0) with `from`, like `heads` and `head_size`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub layers: usize,
+    /// Number of attention heads.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub heads: usize,
+    /// Size of a head. The width is `heads * head_size`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub head_size: usize,
-    /// Tokens of a sequence.
+    /// Tokens of a sequence (GPT, BERT).
     #[serde(default)]
     pub context: usize,
-    /// Pixels of a side of an image, and of a patch.
+    /// Side length of an image in pixels (DeiT).
     pub image: Option<usize>,
+    /// Side length of a patch in pixels (DeiT).
     pub patch: Option<usize>,
-    /// A distillation token with a head of its own.
+    /// Whether there is a distillation token with its own head (DeiT).
     #[serde(default)]
     pub distilled: bool,
-    /// Stochastic depth of the last layer.
+    /// Stochastic-depth rate of the last layer (DeiT).
     #[serde(default)]
     pub drop_path: f32,
-    /// Where the norms of BERT's layers stand.
+    /// Position of the layer norms (BERT).
     #[serde(default)]
     pub norm: NormConfig,
-    /// GPT's head is its embeddings; `false`: a weight of its own.
+    /// Whether the head shares the weight of the token embeddings (GPT).
     #[serde(default = "yes")]
     pub tied: bool,
-    /// Of embeddings, attention weights and residual branches alike.
+    /// Dropout rate of embeddings, attention weights and residual branches.
     #[serde(default)]
     pub dropout: f32,
+    /// Standard deviation of initial weights.
     #[serde(default = "init_std")]
     pub init_std: f64,
 }
@@ -96,19 +111,26 @@ fn init_std() -> f64 {
     0.02
 }
 
+/// `model.family`.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
+    /// A GPT-2, which predicts the next token.
     Gpt,
+    /// A BERT, for masked text or labelled texts.
     Bert,
+    /// A DeiT, for labelled images.
     Deit,
 }
 
+/// `model.norm`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum NormConfig {
+    /// After each residual sum.
     #[default]
     Post,
+    /// Before each branch, and once at the end.
     Pre,
 }
 
@@ -116,38 +138,39 @@ fn yes() -> bool {
     true
 }
 
+/// The section `train`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Sequences of a step.
+    /// Sequences or images per step.
     pub batch: usize,
-    /// Steps between evaluations; one more is made at the begin and at the end of every stage.
+    /// Steps between evaluations. There is one more at the beginning and at the end of every stage.
     pub eval_every: u64,
-    /// Batches of an evaluation; 0: the whole held-out text.
+    /// Batches per evaluation. 0: all held-out data.
     #[serde(default)]
     pub eval_batches: usize,
-    /// Keep only the inputs of blocks and compute them again in the backward pass.
+    /// Activation recomputation: save only the inputs of blocks, and recompute the blocks in the backward pass.
     #[serde(default)]
     pub recompute: bool,
-    /// In which type steps compute.
+    /// The data type that steps compute in.
     #[serde(default)]
     pub precision: Precision,
-    /// Micro-batches that a step's batch is computed in, one after another.
+    /// Gradient accumulation: number of micro-batches that the batch of a step is divided into.
     #[serde(default = "one_batch")]
     pub accumulate: usize,
-    /// Of labels: this share of a target goes to all classes alike.
+    /// Label smoothing: the share of the target that is spread evenly over all classes.
     #[serde(default)]
     pub label_smoothing: f64,
-    /// A run's last stage ends at the first evaluation that is no worse.
+    /// The last stage ends at the first evaluation with at most this loss.
     #[serde(default)]
     pub target_loss: Option<f64>,
-    /// Steps between checkpoints; left out: at every evaluation. One more is written at the end of every stage.
+    /// Steps between checkpoints; `None`: at every evaluation. One more is written at the end of every stage.
     #[serde(default)]
     pub checkpoint_every: Option<u64>,
-    /// Checkpoints that stay.
+    /// Number of most recent checkpoints to keep.
     #[serde(default = "two")]
     pub keep_last: usize,
-    /// The checkpoint of level 1 with the lowest held-out loss stays as well.
+    /// Whether to keep the checkpoint of level 1 with the lowest held-out loss as well.
     #[serde(default)]
     pub keep_best: bool,
 }
@@ -160,13 +183,19 @@ fn two() -> usize {
     2
 }
 
+/// The section `optimizer`: hyperparameters of AdamW.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Adam {
+    /// Decay rate of the first moments.
     pub beta1: f64,
+    /// Decay rate of the second moments.
     pub beta2: f64,
+    /// Added to the square root of the second moment.
     pub eps: f64,
+    /// Decoupled weight decay of matrices and tables.
     pub weight_decay: f64,
+    /// Largest global norm of the gradients; infinity disables clipping.
     pub clip: f64,
 }
 
@@ -176,36 +205,45 @@ impl Default for Adam {
     }
 }
 
+/// The section `rules`: how the multi-level operators map weights.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RulesConfig {
+    /// How width is mapped.
     pub width: WidthRule,
+    /// How depth is mapped.
     pub depth: DepthRule,
+    /// How fan-in weights are divided among copies.
     pub shares: SharesConfig,
 }
 
+/// `rules.shares`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum SharesConfig {
+    /// Equal shares.
     #[default]
     Equal,
+    /// Random shares, drawn with the seed of the run.
     Random,
 }
 
 impl Config {
-    /// Reads a file, applies `key=value` changes (dotted keys, `levels.0.train.steps=10`), and checks.
+    /// Reads a file, applies `key=value` changes (dotted keys, such as `levels.0.train.steps=10`), and checks the
+    /// result.
     ///
     /// # Errors
-    /// An unreadable file; TOML or keys that are wrong, with line and column; values that do not fit, by key.
+    /// The file cannot be read; invalid TOML or unknown keys, reported with line and column; invalid values, reported
+    /// by key.
     pub fn read(path: &Path, changes: &[String]) -> Result<Self> {
         let text = read_text(path, 1 << 20)?;
         Self::parse(&text, changes).at(path.display())
     }
 
-    /// As [`Config::read`], from text.
+    /// Like [`Config::read`], from a string.
     ///
     /// # Errors
-    /// As [`Config::read`].
+    /// Those of [`Config::read`].
     pub fn parse(text: &str, changes: &[String]) -> Result<Self> {
         let config: Config = if changes.is_empty() {
             toml::from_str(text).map_err(unusable)?
@@ -220,6 +258,7 @@ impl Config {
         Ok(config)
     }
 
+    /// Checks all values that can be checked without the data.
     fn check(&self) -> Result<()> {
         let train = &self.train;
         self.model.check_sizes()?;
@@ -234,7 +273,7 @@ impl Config {
             bail!("model.init_std: {} must be positive; 0.02 is usual", self.model.init_std);
         }
         if train.batch == 0 || train.eval_every == 0 {
-            bail!("train: batch and eval_every must be at least 1; give both a number");
+            bail!("train: batch and eval_every must be at least 1; set both");
         }
         if train.accumulate == 0 || !train.batch.is_multiple_of(train.accumulate) {
             bail!(
@@ -249,12 +288,12 @@ impl Config {
         if let Some(target) = train.target_loss
             && !target.is_finite()
         {
-            bail!("train.target_loss: {target} is no loss; leave it out to train for all steps");
+            bail!("train.target_loss: {target} is not finite; leave it out to train for all steps");
         }
         let tokens = train.batch.checked_mul(self.model.context.max(1)).filter(|n| *n < 1 << 31);
         if tokens.is_none() {
             bail!(
-                "train.batch: {} sequences of {} tokens are beyond reason; make it or model.context smaller",
+                "train.batch: {} sequences of {} tokens are not below 2^31 tokens; lower train.batch or model.context",
                 train.batch,
                 self.model.context
             );
@@ -269,19 +308,19 @@ impl Config {
             if value.is_nan() || value <= 0.0 {
                 bail!(
                     "optimizer.{key}: {value} must be above 0; {}",
-                    if key == "clip" { "inf is no clipping" } else { "1e-8 is usual" }
+                    if key == "clip" { "inf disables clipping" } else { "1e-8 is usual" }
                 );
             }
         }
         if !(adam.weight_decay >= 0.0 && adam.weight_decay.is_finite()) {
-            bail!("optimizer.weight_decay: {} must be finite and not negative; 0 is none", adam.weight_decay);
+            bail!("optimizer.weight_decay: {} must be finite and not negative; 0 disables it", adam.weight_decay);
         }
         if self.levels.is_empty() {
-            bail!("levels: none is given; level 1 is needed, as [[levels]] with a table levels.train");
+            bail!("levels: missing; give at least level 1, as [[levels]] with a table levels.train");
         }
-        // All levels are in memory at once, and no published cycle has more than three.
+        // All levels are in memory at once, and no published V-cycle has more than three.
         if self.levels.len() > MOST_LEVELS {
-            bail!("levels: {} of them are beyond reason; use at most {MOST_LEVELS}", self.levels.len());
+            bail!("levels: {} levels are too many; use at most {MOST_LEVELS}", self.levels.len());
         }
         let last = self.levels.len() - 1;
         for (i, level) in self.levels.iter().enumerate() {
@@ -293,7 +332,7 @@ impl Config {
         Ok(())
     }
 
-    /// Every key belongs to the model's family, and what it needs is there.
+    /// Checks that every key applies to the model family, and that the keys it needs are set.
     fn check_family(&self) -> Result<()> {
         let model = &self.model;
         let family = model.family;
@@ -312,29 +351,29 @@ impl Config {
             ("train.label_smoothing", self.train.label_smoothing != 0.0, &[Family::Deit]),
         ];
         if let Some((key, ..)) = keys.iter().find(|(_, given, families)| *given && !families.contains(&family)) {
-            bail!("{key}: a model of this family has none; leave it out");
+            bail!("{key}: does not apply to this model family; leave it out");
         }
         if !(0.0..1.0).contains(&model.drop_path) {
             bail!("model.drop_path: {} is outside 0..1; 0 drops nothing", model.drop_path);
         }
         if family == Family::Deit {
             if model.image.is_none_or(|n| n == 0 || n >= 1 << 15) || model.patch.is_none_or(|n| n == 0) {
-                bail!("model: image and patch must be given, in pixels of a side, each at least 1 and below 32768");
+                bail!("model: image and patch must be set to side lengths in pixels, each at least 1 and below 32768");
             }
             return self.images().map(drop);
         }
         if model.context == 0 {
-            bail!("model.context: must be at least 1; give it a size");
+            bail!("model.context: must be at least 1; set it to the tokens of a sequence");
         }
         if self.data.task.is_some() {
             if self.masking.is_some() {
-                bail!("masking: labelled texts are not masked; leave it out, or data.task");
+                bail!("masking: cannot be combined with data.task: labelled texts are not masked; remove one of them");
             }
             self.data.task()?;
             return match (&self.data.tokenizer, &model.from) {
                 (None, None) => bail!(
-                    "data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer, or start from a checkpoint \
-                     (model.from)"
+                    "data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer, or start from a \
+                     checkpoint (model.from)"
                 ),
                 _ => Ok(()),
             };
@@ -343,20 +382,20 @@ impl Config {
         self.data_source().map(drop)
     }
 
-    /// How text is masked.
+    /// Returns the masking of text.
     pub fn masking(&self) -> MaskingConfig {
         self.masking.unwrap_or_default()
     }
 
-    /// The images of a run.
+    /// Returns the section `data.images`.
     ///
     /// # Errors
-    /// None are given, or other data beside them.
+    /// It is missing, invalid, or combined with other data.
     pub fn images(&self) -> Result<&ImagesConfig> {
         self.data.images()
     }
 
-    /// How images are cut into patches.
+    /// Returns how images of this number of channels are cut into patches.
     pub fn patches(&self, channels: usize) -> PatchShape {
         let ModelConfig { image, patch, distilled, .. } = self.model;
         PatchShape {
@@ -367,15 +406,15 @@ impl Config {
         }
     }
 
-    /// Where the run's data comes from.
+    /// Returns where the text of the run comes from.
     ///
     /// # Errors
-    /// Keys of `data` that do not go together; a configuration that was read has none.
+    /// Keys of `data` that cannot be combined. [`Config::read`] has checked this already.
     pub fn data_source(&self) -> Result<DataSource> {
         self.data.source()
     }
 
-    /// What a step computes at a time.
+    /// Returns the shape of a micro-batch.
     pub fn shape(&self) -> BatchShape {
         let (batch, time) = (self.train.batch / self.train.accumulate, self.model.context);
         let masked = self.model.family == Family::Bert && self.data.task.is_none();
@@ -383,11 +422,13 @@ impl Config {
         BatchShape { batch, time, scored }
     }
 
+    /// Returns the hyperparameters of the optimizer.
     pub fn optimizer(&self) -> OptimizerConfig {
         let Adam { beta1, beta2, eps, weight_decay, clip } = self.optimizer;
         OptimizerConfig { beta1, beta2, eps, weight_decay, clip }
     }
 
+    /// Returns the rules of the multi-level operators, with the seed of random shares.
     pub fn rules(&self) -> Rules {
         let shares = match self.rules.shares {
             SharesConfig::Equal => Shares::Equal,
@@ -397,7 +438,8 @@ impl Config {
     }
 }
 
-/// What the parser found: line, column and a picture of the place, or the key where there is no text.
+/// Converts an error of the TOML parser. The message has line, column and an excerpt, or just the key if there is no
+/// text.
 fn unusable(error: toml::de::Error) -> Error {
     let text = error.to_string();
     match error.span() {
@@ -406,9 +448,10 @@ fn unusable(error: toml::de::Error) -> Error {
     }
 }
 
-/// Puts `value` (TOML, or a bare string) at a dotted key. `scratch=none` drops the scratch run.
+/// Applies a change `key=value` to `root`, where the value is TOML or a bare string. `scratch=none` removes the
+/// baseline.
 fn set(root: &mut toml::Value, change: &str) -> Result<()> {
-    let Some((key, text)) = change.split_once('=') else { bail!("no = in it; a change looks like train.batch=8") };
+    let Some((key, text)) = change.split_once('=') else { bail!("missing `=`; a change looks like train.batch=8") };
     if let (Some(table), "scratch", "false" | "none" | "\"none\"") = (root.as_table_mut(), key.trim(), text.trim()) {
         table.remove("scratch");
         return Ok(());
@@ -417,10 +460,10 @@ fn set(root: &mut toml::Value, change: &str) -> Result<()> {
         toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut t| t.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_string()));
     let mut at = root;
-    // Also as errors write it, `levels[0].train.steps`, and with quotes, as TOML does.
+    // Also accept `levels[0].train.steps`, as in error messages, and quoted parts, as in TOML.
     let dotted = key.trim().replace('[', ".").replace(']', "");
     let parts: Vec<&str> = dotted.split('.').map(|part| part.trim().trim_matches(['"', '\''])).collect();
-    // Far more than any key has; tables nested without end would overflow the stack.
+    // No key has this many parts. Tables that are nested too deeply would overflow the stack.
     if parts.len() > 16 {
         bail!("the key has {} parts; a change looks like levels.0.train.steps=10", parts.len());
     }
@@ -445,10 +488,10 @@ fn set(root: &mut toml::Value, change: &str) -> Result<()> {
                         return Ok(());
                     }
                     Some(item) => item,
-                    None => bail!("{part:?} is no element of a list of {count}; count from 0"),
+                    None => bail!("{part:?} is not an index into a list of {count}; indices start at 0"),
                 }
             }
-            _ => bail!("{part:?} lies below a value that is no table; docs/configuration.md lists all keys"),
+            _ => bail!("{part:?} is below a value that is not a table; docs/configuration.md lists all keys"),
         };
     }
     Ok(())

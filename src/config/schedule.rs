@@ -5,10 +5,10 @@ use std::f64::consts::PI;
 use crate::bail;
 use crate::error::Result;
 
-/// The usual [`Schedule::cooldown`].
+/// The default of [`Schedule::cooldown`].
 pub const DEFAULT_COOLDOWN: f64 = 0.2;
 
-/// The form of the decay after warmup. With `x` the fraction of the decay that is over, in `[0, 1]`, and `f` the
+/// The form of the decay after warmup. With `x` the completed fraction of the decay, in `[0, 1]`, and `f` the
 /// [`floor`](Schedule::floor), the rate is `base` times:
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -32,6 +32,7 @@ pub struct Schedule {
     pub warmup: u64,
     /// Steps of the whole run.
     pub steps: u64,
+    /// The form of the decay.
     pub decay: Decay,
     /// The rate at step `steps` as a fraction of `base`, in `[0, 1]`. Not used by [`Decay::Constant`].
     pub floor: f64,

@@ -1,4 +1,4 @@
-//! A hash of files and settings, to find again what was made from them.
+//! A hash of files and settings, which identifies what was built from them.
 
 use std::io::Read;
 use std::path::Path;
@@ -7,14 +7,16 @@ use super::text::reader::open_file;
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// A 64-bit hash that stays the same across machines and versions; against accidents, not against an adversary.
+/// A 64-bit hash that is the same on all machines and in all versions. It detects accidental changes and is not
+/// cryptographically secure.
 #[derive(Default)]
 pub struct Fingerprint {
     state: u64,
 }
 
 impl Fingerprint {
-    /// Adds one field. The length goes in first, so that bytes cannot move between fields unnoticed.
+    /// Adds one field: its length, then its bytes. The length makes sure that moving bytes from one field to the next
+    /// changes the hash.
     pub fn add(&mut self, field: &[u8]) {
         self.word(field.len() as u64);
         self.words(field);
@@ -23,12 +25,12 @@ impl Fingerprint {
     /// Adds the bytes of a file as one field.
     ///
     /// # Errors
-    /// When the file cannot be read, or changes meanwhile.
+    /// Fails if the file cannot be read, or if its size changes while it is read.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let mut file = open_file(path)?;
         let size = file.get_ref().metadata().map_err(|e| Error::io("read", path, e))?.len();
         self.word(size);
-        // A multiple of a word, so that only the last part has a word that is not full.
+        // Parts are multiples of a word, so that only the last part can end in a partial word.
         let mut part = Vec::with_capacity(1 << 18);
         let mut read = 0;
         loop {
@@ -42,7 +44,7 @@ impl Fingerprint {
             self.words(&part);
         }
         if read != size {
-            bail!("{} changed while it was read; try again when nothing writes to it", path.display());
+            bail!("{} changed while it was being read; try again when no other program writes to it", path.display());
         }
         Ok(())
     }
@@ -61,6 +63,7 @@ impl Fingerprint {
         self.state = state ^ (state >> 32);
     }
 
+    /// Returns the hash of the fields so far as 16 hexadecimal digits. More fields can be added afterwards.
     pub fn hex(&self) -> String {
         let mut last = Fingerprint { state: self.state };
         last.word(0);
@@ -69,7 +72,10 @@ impl Fingerprint {
     }
 }
 
-/// The [`Fingerprint`] of a file alone, in hexadecimal.
+/// Returns the [`Fingerprint`] of a single file, in hexadecimal.
+///
+/// # Errors
+/// See [`Fingerprint::add_file`].
 pub(super) fn sum_of(path: &Path) -> Result<String> {
     let mut print = Fingerprint::default();
     print.add_file(path)?;

@@ -1,8 +1,8 @@
-//! Files that are mapped into memory: what they were when they were opened, and where they lie.
+//! Memory-mapped files, with checks for changes made by other programs.
 //!
-//! Nothing keeps other programs from writing to a file that is mapped here. What they write is seen at once, and reading what
-//! they cut off ends the process by SIGBUS. So whoever reads for long asks from time to time whether the file is as it was
-//! ([`Mapped::check_unchanged`]), and the handler of that signal finds a file's name by an address ([`name_at`]).
+//! Other programs can write to a file while it is mapped here. Their writes are visible at once, and a read beyond the
+//! end of a truncated file kills the process with SIGBUS. So long-running readers call [`Mapped::check_unchanged`] from
+//! time to time, and the SIGBUS handler looks up the name of the mapped file by the faulting address with [`name_at`].
 
 use std::fs::{self, File, Metadata};
 use std::ops::Deref;
@@ -16,25 +16,26 @@ use crate::bail;
 use crate::error::{Error, Result};
 use crate::files::check_fetched;
 
-/// A file, mapped read-only.
+/// A read-only memory-mapped file.
 #[derive(Debug)]
 pub struct Mapped {
     map: Mmap,
     path: PathBuf,
-    opened: Facts,
-    /// Of [`PLACES`]; `None`: there was none left.
-    place: Option<usize>,
+    opened: Stamp,
+    /// Index into [`SLOTS`], or `None` if the table was full.
+    slot: Option<usize>,
 }
 
-/// What tells that a file was written to, or is another one.
+/// The metadata that shows whether a file was written to or replaced.
 #[derive(Debug, PartialEq, Eq)]
-struct Facts {
+struct Stamp {
     bytes: u64,
     modified: Option<SystemTime>,
+    /// Device and inode.
     identity: (u64, u64),
 }
 
-impl Facts {
+impl Stamp {
     fn of(facts: &Metadata) -> Self {
         #[cfg(unix)]
         let identity = {
@@ -43,7 +44,7 @@ impl Facts {
         };
         #[cfg(not(unix))]
         let identity = (0, 0);
-        Facts { bytes: facts.len(), modified: facts.modified().ok(), identity }
+        Stamp { bytes: facts.len(), modified: facts.modified().ok(), identity }
     }
 }
 
@@ -56,117 +57,125 @@ impl Deref for Mapped {
 }
 
 impl Mapped {
-    /// Maps a file of data; `what` it is, for errors.
+    /// Maps a file. `what` describes the expected kind of file in error messages ("a token file").
     ///
     /// # Errors
-    /// When it cannot be read or is no regular file.
+    /// Fails if the file cannot be read, is not a regular file, or is a placeholder for data that was not fetched (such
+    /// as a Git LFS pointer).
     pub fn open(path: &Path, what: &str) -> Result<Self> {
-        // A pipe would be waited for.
+        // Opening a pipe would block.
         let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
         if !facts.is_file() {
             bail!("cannot read {}: it is not a regular file; give {what}", path.display());
         }
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-        let opened = Facts::of(&file.metadata().map_err(|e| Error::io("read", path, e))?);
-        // SAFETY: the map is read-only, and this program never writes to such a file in place: it renames a new one over it,
-        // which leaves the mapped one alone. Every access is bounds-checked against the map, and any byte is a valid u8. Another
-        // program may write to the file, as to any mapped file: `check_unchanged` tells of that, and SIGBUS of a file cut short.
+        let opened = Stamp::of(&file.metadata().map_err(|e| Error::io("read", path, e))?);
+        // SAFETY: the map is read-only, and this program never writes to such a file in place: it renames a new file
+        // over it, which leaves the mapped one unchanged. Every access is bounds-checked against the map, and any byte
+        // is a valid u8. Another program may write to the file, as to any mapped file: `check_unchanged` detects that,
+        // and accessing a truncated file raises SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
         check_fetched(path, &map)?;
-        let place = register(&map, path);
-        Ok(Mapped { map, path: path.to_owned(), opened, place })
+        let slot = register(&map, path);
+        Ok(Mapped { map, path: path.to_owned(), opened, slot })
     }
 
-    /// Nobody has written to the file. One that was removed or replaced by another is still mapped as it was.
+    /// Checks that no program has written to the file since it was opened. A file that was removed or replaced by
+    /// another one passes, because the old content is still mapped.
     ///
     /// # Errors
-    /// How it differs from what was opened, and what to do.
+    /// Fails if the size or the modification time of the file changed.
     pub fn check_unchanged(&self) -> Result<()> {
         let Ok(now) = fs::metadata(&self.path) else { return Ok(()) };
-        let now = Facts::of(&now);
+        let now = Stamp::of(&now);
         if now == self.opened || now.identity != self.opened.identity {
             return Ok(());
         }
         let (path, then) = (self.path.display(), self.opened.bytes);
         let how = match now.bytes == then {
             true => "it was written to".to_owned(),
-            false => format!("it had {then} bytes and has {}", now.bytes),
+            false => format!("it had {then} bytes and now has {}", now.bytes),
         };
-        bail!("{path} changed while it was read: {how}; bring it back as it was, and let nothing write to it meanwhile")
+        bail!("{path} changed while it was in use: {how}; restore the file, and do not write to it during a run")
     }
 }
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            PLACES[place].start.store(FREE, Ordering::Release);
+        if let Some(slot) = self.slot {
+            SLOTS[slot].start.store(FREE, Ordering::Release);
         }
     }
 }
 
-/// Where a file is mapped. Made of atomics, since a signal handler reads it and can wait for nobody.
-struct Place {
-    /// Its first address, [`FREE`], or [`TAKEN`] while it is written.
+/// The address range and name of one mapped file. All fields are atomics, because a signal handler reads them and must
+/// not take locks.
+struct Slot {
+    /// The first address of the map, [`FREE`], or [`TAKEN`] while the slot is being written.
     start: AtomicUsize,
+    /// The length of the map in bytes.
     bytes: AtomicUsize,
+    /// The length of the name in bytes.
     length: AtomicUsize,
     name: [AtomicU8; NAME],
 }
 
 const FREE: usize = 0;
 const TAKEN: usize = 1;
-/// Bytes of a name; of longer ones the end is kept.
+/// The capacity for a file's name in bytes. Only the end of a longer name is stored.
 pub const NAME: usize = 232;
 
-static PLACES: [Place; 4096] = [const {
-    Place {
+static SLOTS: [Slot; 4096] = [const {
+    Slot {
         start: AtomicUsize::new(FREE),
         bytes: AtomicUsize::new(0),
         length: AtomicUsize::new(0),
         name: [const { AtomicU8::new(0) }; NAME],
     }
 }; 4096];
-/// Some file found no place.
-static MORE: AtomicBool = AtomicBool::new(false);
+/// Set once a file was mapped while all slots were taken.
+static OVERFLOWED: AtomicBool = AtomicBool::new(false);
 
 fn register(map: &[u8], path: &Path) -> Option<usize> {
-    let free = |place: &Place| place.start.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok();
-    let Some(number) = PLACES.iter().position(free) else {
-        MORE.store(true, Ordering::Relaxed);
+    let free = |slot: &Slot| slot.start.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok();
+    let Some(number) = SLOTS.iter().position(free) else {
+        OVERFLOWED.store(true, Ordering::Relaxed);
         return None;
     };
-    let place = &PLACES[number];
+    let slot = &SLOTS[number];
     let name = path.as_os_str().as_encoded_bytes();
     let name = &name[name.len().saturating_sub(NAME)..];
-    place.name.iter().zip(name).for_each(|(to, byte)| to.store(*byte, Ordering::Relaxed));
-    place.length.store(name.len(), Ordering::Relaxed);
-    place.bytes.store(map.len(), Ordering::Relaxed);
-    place.start.store(map.as_ptr().addr(), Ordering::Release);
+    slot.name.iter().zip(name).for_each(|(to, byte)| to.store(*byte, Ordering::Relaxed));
+    slot.length.store(name.len(), Ordering::Relaxed);
+    slot.bytes.store(map.len(), Ordering::Relaxed);
+    slot.start.store(map.as_ptr().addr(), Ordering::Release);
     Some(number)
 }
 
-/// What is mapped at an address.
+/// What [`name_at`] found at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A file whose name has so many bytes.
+    /// A mapped file, with the number of bytes of its name that were written.
     Name(usize),
-    /// Perhaps a file: not all had a place in the table.
+    /// No known file, but some mapped files did not fit into the table.
     Perhaps,
+    /// No mapped file.
     Nothing,
 }
 
-/// Finds the file that is mapped at `address`, and writes its name. Takes no lock and no memory: a signal handler may call it.
+/// Finds the file that is mapped at `address` and writes its name to the front of `name`. Async-signal-safe: it neither
+/// locks nor allocates.
 pub fn name_at(address: usize, name: &mut [u8; NAME]) -> Found {
-    let holds = |place: &&Place| {
-        let start = place.start.load(Ordering::Acquire);
-        start > TAKEN && address.checked_sub(start).is_some_and(|at| at < place.bytes.load(Ordering::Relaxed))
+    let holds = |slot: &&Slot| {
+        let start = slot.start.load(Ordering::Acquire);
+        start > TAKEN && address.checked_sub(start).is_some_and(|at| at < slot.bytes.load(Ordering::Relaxed))
     };
-    match PLACES.iter().find(holds) {
-        Some(place) => {
-            name.iter_mut().zip(&place.name).for_each(|(to, byte)| *to = byte.load(Ordering::Relaxed));
-            Found::Name(place.length.load(Ordering::Relaxed).min(NAME))
+    match SLOTS.iter().find(holds) {
+        Some(slot) => {
+            name.iter_mut().zip(&slot.name).for_each(|(to, byte)| *to = byte.load(Ordering::Relaxed));
+            Found::Name(slot.length.load(Ordering::Relaxed).min(NAME))
         }
-        None if MORE.load(Ordering::Relaxed) => Found::Perhaps,
+        None if OVERFLOWED.load(Ordering::Relaxed) => Found::Perhaps,
         None => Found::Nothing,
     }
 }
@@ -176,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_by_any_address_of_its_file_and_gone_with_it() {
+    fn a_name_is_found_at_any_address_of_its_file_until_the_file_is_unmapped() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("tokens.bin");
         fs::write(&path, vec![7; 10_000]).expect("written");
@@ -197,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_and_a_replacement_is_none() {
+    fn a_change_is_an_error_and_a_replacement_is_not() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("tokens.bin");
         let ago = SystemTime::now() - std::time::Duration::from_secs(60);
@@ -208,13 +217,13 @@ mod tests {
         written(5_000);
         let mapped = Mapped::open(&path, "a file").expect("mapped");
         mapped.check_unchanged().expect("nothing happened");
-        // In place, with the same length: the time of the change is all that tells.
+        // Written in place with the same length: only the modification time differs.
         fs::write(&path, vec![8; 5_000]).expect("written");
         let said = mapped.check_unchanged().expect_err("it was written to").to_string();
         assert!(said.contains("tokens.bin") && said.contains("written to") && said.contains("; "), "{said}");
         written(3_000);
         let said = mapped.check_unchanged().expect_err("it is shorter").to_string();
-        assert!(said.contains("had 5000 bytes and has 3000"), "{said}");
+        assert!(said.contains("had 5000 bytes and now has 3000"), "{said}");
         drop(mapped);
         written(5_000);
         let mapped = Mapped::open(&path, "a file").expect("mapped");

@@ -1,13 +1,18 @@
-//! From text or token files to batches of token ids, and from images to batches of patches.
+//! Everything between data files and batches in host memory: batches of token ids from text, batches of patches from
+//! images.
 //!
-//! [`reader`] streams a file's text and [`documents`] divides it, [`text`] holds part of it out, [`tokenizer`] and
-//! [`encoder`] turn text into tokens (`vocab_files` knows older forms of tokenizers), [`shard`] keeps the tokens in a
-//! memory-mapped file ([`shard_writer`] writes it, [`formats`] knows those of others, and `foreign` what is none). [`prepare`] does all this once for a
-//! configuration's text and caches the result, [`folder`] does it for `vcycle data prepare`. [`tokens`] makes one stream of
-//! many shards, [`corpus`] has both sides of what a run reads, and [`sampler`] cuts training and validation batches out of
-//! it. [`masking`] makes the batches of masked models, of rows that [`windows`] cuts; [`vocabulary`] knows their special
-//! tokens. [`classify`] reads labelled texts to fine-tune on, and [`classes`] matches their labels with a checkpoint's classes. [`images`] does for images and their classes what the others do
-//! for text. [`batch`] is what all batches have in common, [`inputs`] brings them to a device, and [`prefetch`] makes them ahead of time.
+//! | folder        | contents                                                                              |
+//! |---------------|---------------------------------------------------------------------------------------|
+//! | [`text`]      | readers (plain, gzip, Zstandard, JSON lines), documents, the training/held-out split  |
+//! | [`tokenizer`] | loading and training tokenizers, encoding text of any length, special tokens          |
+//! | [`tokens`]    | token shards and foreign token files, samplers of rows, masking for masked models     |
+//! | [`labelled`]  | labelled texts to fine-tune on, and matching their labels with a checkpoint's classes |
+//! | [`loader`]    | what all batches have in common, and prefetching them on another thread               |
+//! | [`prepared`]  | data tokenized once and kept on disk: the cache, data folders, a run's corpus         |
+//! | [`images`]    | image files, image shards, augmentation, and batches of patches                       |
+//!
+//! Three modules serve all of them: [`mapped`] maps files into memory, [`random`] computes reproducible random numbers
+//! and permutations, and [`fingerprint`] hashes files and settings. `crate::model::feed` copies batches to a device.
 
 pub mod fingerprint;
 pub mod images;

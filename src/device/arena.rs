@@ -1,32 +1,34 @@
-//! One allocation of a host device.
+//! A single allocation of a host device.
 
 use crate::error::{Error, Result};
 use crate::memory;
 use std::ptr::NonNull;
 
-/// Cache lines, and the widest vector load.
+/// Bytes of a cache line, and of the widest vector load.
 const ALIGNMENT: usize = 64;
 
-/// Zeros at first, then what operations wrote. Freed when dropped.
+/// A block of memory, initialised to zeros and freed when dropped.
 pub struct Arena {
     start: NonNull<u8>,
     bytes: usize,
-    /// Owns the memory.
+    /// Owner of the memory, which frees it.
     _pages: pages::Pages,
 }
 
-// SAFETY: an arena owns its allocation as a `Vec<u8>` does, and gives out no reference to it, only its address.
+// SAFETY: an arena owns its allocation like a `Vec<u8>`, and hands out only its address, never a reference.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
 
 impl Arena {
+    /// Allocates `bytes` zeros.
+    ///
     /// # Errors
-    /// Out of memory.
+    /// When memory runs out.
     pub fn new(bytes: usize) -> Result<Self> {
         if bytes > isize::MAX as usize {
             return Err(Error::new(format!(
-                "an arena of {bytes} bytes is beyond any memory; use a smaller batch or model"
+                "an arena of {bytes} bytes exceeds the address space; use a smaller batch or model"
             )));
         }
         memory::require(bytes)?;
@@ -34,11 +36,12 @@ impl Arena {
         Ok(Arena { start, bytes, _pages: pages })
     }
 
-    /// Of the first byte. It lives as long as the arena, wherever that is moved.
+    /// Returns the address of the first byte. It stays valid while the arena lives, even when the arena is moved.
     pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 
+    /// Returns the size in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -52,23 +55,24 @@ mod pages {
 
     pub type Pages = MmapMut;
 
-    /// Smaller arenas gain nothing by large pages.
+    /// Size of a large page in bytes. Smaller arenas gain nothing from large pages.
     #[cfg(target_os = "linux")]
     const LARGE_PAGE: usize = 2 << 20;
 
-    /// In pages as large as the system gives: fewer faults at first touch, fewer misses of the translation buffer.
+    /// Maps zeros, on large pages if the system has them: fewer page faults at first touch and fewer TLB misses.
     pub fn zeros(bytes: usize) -> Option<(NonNull<u8>, Pages)> {
         let mut pages = MmapMut::map_anon(bytes.max(ALIGNMENT)).ok()?;
         #[cfg(target_os = "linux")]
         if bytes >= LARGE_PAGE {
-            // A wish: a system without large pages goes on with small ones.
+            // Only a hint: a system without large pages uses small ones.
             let _ = pages.advise(memmap2::Advice::HugePage);
         }
         Some((NonNull::new(pages.as_mut_ptr())?, pages))
     }
 }
 
-/// For Miri, which has no such mappings, and AddressSanitizer: both see accesses past the end of an allocation of exactly this size.
+/// For Miri, which does not support anonymous mappings, and AddressSanitizer. Both detect accesses past the end of a
+/// heap allocation of the exact size.
 #[cfg(any(miri, heap_arenas))]
 mod pages {
     use super::ALIGNMENT;
@@ -86,7 +90,7 @@ mod pages {
 
     impl Drop for Pages {
         fn drop(&mut self) {
-            // SAFETY: allocated in `zeros` with this layout.
+            // SAFETY: `zeros` allocated it with this layout.
             unsafe { dealloc(self.0.as_ptr(), self.1) }
         }
     }

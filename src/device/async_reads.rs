@@ -1,30 +1,31 @@
-//! Tensors on their way to the host, for devices whose work is done when a call returns.
+//! Asynchronous reads on devices that run synchronously: the data is copied at once and held until it is waited for.
 
 use super::{MAX_ASYNC_READS, Ticket};
 use crate::bail;
 use crate::error::Result;
 
-/// Bytes that wait to be collected.
+/// Pending asynchronous reads.
 #[derive(Default)]
 pub struct AsyncReads {
     slots: [Slot; MAX_ASYNC_READS],
 }
 
+/// Buffer of one pending read.
 #[derive(Default)]
 struct Slot {
     taken: bool,
-    /// Kept for the next post: a step allocates nothing.
+    /// Reused by the next read, so that a training step allocates nothing.
     bytes: Vec<u8>,
 }
 
 impl AsyncReads {
-    /// Room for so many bytes, to be filled now.
+    /// Takes a free slot and returns its ticket and a buffer of `bytes` bytes, which the caller fills.
     ///
     /// # Errors
-    /// Too many under way.
+    /// When [`MAX_ASYNC_READS`] reads are pending.
     pub fn read_async(&mut self, bytes: usize) -> Result<(Ticket, &mut [u8])> {
         let Some(number) = self.slots.iter().position(|slot| !slot.taken) else {
-            bail!("{MAX_ASYNC_READS} tensors are on their way to the host already; collect one first")
+            bail!("{MAX_ASYNC_READS} asynchronous reads are pending already; call wait_read for one of them first")
         };
         let slot = &mut self.slots[number];
         slot.taken = true;
@@ -32,11 +33,13 @@ impl AsyncReads {
         Ok((Ticket(number as u32), &mut slot.bytes))
     }
 
+    /// Copies the data of a pending read into `bytes` and frees its slot.
+    ///
     /// # Errors
-    /// Nothing was posted under this ticket, or something of another size.
+    /// When no read of this size is pending under `ticket`.
     pub fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
         let slot = self.slots.get_mut(ticket.0 as usize).filter(|slot| slot.taken && slot.bytes.len() == bytes.len());
-        let Some(slot) = slot else { bail!("no tensor of {} bytes was posted as {ticket:?}", bytes.len()) };
+        let Some(slot) = slot else { bail!("no read of {} bytes is pending as {ticket:?}", bytes.len()) };
         bytes.copy_from_slice(&slot.bytes);
         slot.taken = false;
         Ok(())

@@ -1,4 +1,4 @@
-//! What `reference` and `cpu` share: arenas in host memory, checked views into them, captured lists of operations.
+//! Shared by `reference` and `cpu`: arenas in host memory, checked views into them, and captured lists of operations.
 
 use super::arena::Arena;
 use super::async_reads::AsyncReads;
@@ -11,10 +11,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// Memory and captured lists of a host device.
+/// The memory and captured lists of a host device.
 #[derive(Default)]
 pub struct Host {
-    /// By number; a number is given once.
+    /// Indexed by arena number; `None` once freed, because numbers are never reused.
     arenas: Vec<Option<Arena>>,
     graphs: Vec<Option<Captured>>,
     async_reads: AsyncReads,
@@ -22,37 +22,42 @@ pub struct Host {
 
 /// A captured list.
 struct Captured {
-    /// Operations with their FLOPs.
+    /// The operations, each with its FLOPs.
     ops: Vec<(Op, u64)>,
-    /// That their operands lie in.
+    /// The arenas that their operands lie in.
     arenas: Vec<u32>,
 }
 
 impl Host {
+    /// Implements [`Device::alloc`](super::Device::alloc).
     pub fn alloc(&mut self, bytes: usize) -> Result<u32> {
         self.arenas.push(Some(Arena::new(bytes)?));
         Ok(self.arenas.len() as u32 - 1)
     }
 
+    /// Implements [`Device::free`](super::Device::free).
     pub fn free(&mut self, arena: u32) {
         if let Some(slot) = self.arenas.get_mut(arena as usize) {
             *slot = None;
         }
     }
 
-    /// First byte of a view that lies within its arena.
+    /// Checks that a view lies inside its arena and returns the address of its first byte.
     fn locate(&self, t: &Tensor) -> Result<NonNull<u8>> {
         let number = bounds::locate(t, |arena| self.bytes(arena))?;
-        let Some(Some(arena)) = self.arenas.get(number as usize) else { bail!("{t:?} lies in no arena") };
+        let Some(Some(arena)) = self.arenas.get(number as usize) else { bail!("{t:?} does not lie in an arena") };
         let range = t.byte_range();
-        // SAFETY: `bounds::locate` has found the view's bytes within the arena's.
+        // SAFETY: `bounds::locate` checked that the view's bytes lie inside the arena.
         Ok(unsafe { arena.start().add(range.start) })
     }
 
-    /// A typed view.
+    /// Returns a typed view of a tensor.
+    ///
+    /// # Errors
+    /// When `T` is not the tensor's type, or the tensor does not lie inside an arena or is not aligned for `T`.
     pub fn view<T: Element>(&self, t: &Tensor) -> Result<View<'_, T>> {
         if t.dtype() != T::DTYPE {
-            bail!("{t:?} was taken for {:?}", T::DTYPE);
+            bail!("{t:?} cannot be viewed as {:?}", T::DTYPE);
         }
         let start = self.locate(t)?.cast::<T>();
         if !start.is_aligned() {
@@ -61,45 +66,51 @@ impl Host {
         Ok(View { start, rows: t.rows(), width: t.width(), pitch: t.pitch(), arena: PhantomData })
     }
 
-    /// As [`Host::view`], to be read and written element by element on one thread.
+    /// Like [`Host::view`], for reading and writing element by element on one thread.
     ///
     /// # Safety
-    /// While cells of this host are there, nobody makes slices of its arenas, and no other thread reads or writes them.
+    /// While cells of this host exist, nothing may create slices of its arenas, and no other thread may read or write
+    /// them.
     pub unsafe fn cells<T: Element>(&self, t: &Tensor) -> Result<Cells<'_, T>> {
         Ok(Cells { view: self.view(t)?, thread: PhantomData })
     }
 
-    /// Operands fit each other, lie inside their arenas, and floats have the device's type.
+    /// Checks that the operands of an operation fit each other, lie inside their arenas, and have floats of type
+    /// `float`.
     pub fn check(&self, op: &Op, float: DType) -> Result<()> {
         bounds::check(op, &[float], |arena| self.bytes(arena))
     }
 
+    /// Returns the size of an arena, or `None` if it was freed.
     fn bytes(&self, arena: u32) -> Option<usize> {
         self.arenas.get(arena as usize)?.as_ref().map(Arena::bytes)
     }
 
+    /// Implements [`Device::write`](super::Device::write).
     pub fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()> {
         self.rows(to, bytes.len(), |row, at| {
-            // SAFETY: `rows` gives each row inside the arena and inside `bytes`; `&mut self` excludes other access.
+            // SAFETY: `rows` yields rows inside the arena and inside `bytes`; `&mut self` excludes other accesses.
             unsafe { std::ptr::copy_nonoverlapping(bytes[at.clone()].as_ptr(), row, at.len()) }
         })
     }
 
+    /// Implements [`Device::read`](super::Device::read).
     pub fn read(&self, from: &Tensor, bytes: &mut [u8]) -> Result<()> {
         self.rows(from, bytes.len(), |row, at| {
-            // SAFETY: as in `write`; arenas are always initialised, and whoever writes them has `&mut self`.
+            // SAFETY: as in `write`. Arenas are always initialised, and writing to them requires `&mut self`.
             unsafe { std::ptr::copy_nonoverlapping(row, bytes[at.clone()].as_mut_ptr(), at.len()) }
         })
     }
 
+    /// Implements [`Device::copy`](super::Device::copy). The tensors may overlap here.
     pub fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
         if (from.rows(), from.width(), from.dtype()) != (to.rows(), to.width(), to.dtype()) {
-            bail!("{from:?} cannot be copied to {to:?}");
+            bail!("cannot copy {from:?} to {to:?}: they differ in rows, width or type");
         }
         let (source, target) = (self.locate(from)?.as_ptr(), self.locate(to)?.as_ptr());
         let size = from.dtype().bytes();
         for row in 0..from.rows() {
-            // SAFETY: both views lie inside their arenas (`locate`); `copy` allows them to overlap.
+            // SAFETY: both views lie inside their arenas (`locate`), and `ptr::copy` allows them to overlap.
             unsafe {
                 std::ptr::copy(
                     source.add(row * from.pitch() * size),
@@ -111,37 +122,41 @@ impl Host {
         Ok(())
     }
 
+    /// Implements [`Device::read_async`](super::Device::read_async).
     pub fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
-        // Before a place is taken.
+        // A refused read must not occupy a slot.
         self.locate(from)?;
         let mut async_reads = std::mem::take(&mut self.async_reads);
-        let posted = async_reads.read_async(from.bytes()).and_then(|(ticket, bytes)| {
+        let ticket = async_reads.read_async(from.bytes()).and_then(|(ticket, bytes)| {
             self.read(from, bytes)?;
             Ok(ticket)
         });
         self.async_reads = async_reads;
-        posted
+        ticket
     }
 
+    /// Implements [`Device::wait_read`](super::Device::wait_read).
     pub fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
         self.async_reads.wait_read(ticket, bytes)
     }
 
-    /// Calls `each` with the first byte of every row and where the row lies in a packed buffer.
+    /// Calls `each` for every row with the address of its first byte and its byte range in a packed buffer of `packed`
+    /// bytes.
     fn rows(&self, t: &Tensor, packed: usize, mut each: impl FnMut(*mut u8, Range<usize>)) -> Result<()> {
         let size = t.dtype().bytes();
         if packed != t.bytes() {
-            bail!("{packed} bytes for {t:?}, which has {}", t.bytes());
+            bail!("a buffer of {packed} bytes does not match {t:?}, which has {}", t.bytes());
         }
         let start = self.locate(t)?.as_ptr();
         let width = t.width() * size;
         for row in 0..t.rows() {
-            // SAFETY: rows lie inside the view's byte range, which `locate` has checked.
+            // SAFETY: rows lie inside the view's byte range, which `locate` checked.
             each(unsafe { start.add(row * t.pitch() * size) }, row * width..(row + 1) * width);
         }
         Ok(())
     }
 
+    /// Implements [`Device::capture`](super::Device::capture); `float` is the float type of the device.
     pub fn capture(&mut self, ops: &[Op], float: DType) -> Result<Graph> {
         for op in ops {
             self.check(op, float)?;
@@ -153,15 +168,18 @@ impl Host {
         Ok(Graph(self.graphs.len() as u32 - 1))
     }
 
-    /// A captured list may be replayed.
+    /// Checks that a captured list can be replayed.
     ///
     /// # Errors
-    /// It was released, or an arena that it uses was freed.
+    /// When the list was released or one of its arenas was freed.
     pub fn check_captured(&self, graph: Graph) -> Result<()> {
         bounds::check_arenas(&self.graph(graph)?.arenas, |arena| self.bytes(arena))
     }
 
-    /// The operation number `i` of a captured list, and its FLOPs; `None` after the last.
+    /// Returns operation `i` of a captured list and its FLOPs, or `None` past the last operation.
+    ///
+    /// # Errors
+    /// When the list was released.
     pub fn captured(&self, graph: Graph, i: usize) -> Result<Option<(Op, u64)>> {
         Ok(self.graph(graph)?.ops.get(i).copied())
     }
@@ -173,6 +191,7 @@ impl Host {
         }
     }
 
+    /// Implements [`Device::release`](super::Device::release).
     pub fn release(&mut self, graph: Graph) {
         if let Some(slot) = self.graphs.get_mut(graph.0 as usize) {
             *slot = None;
@@ -180,8 +199,9 @@ impl Host {
     }
 }
 
-/// Types that arenas hold.
+/// Rust types of the elements that arenas hold.
 pub trait Element: Copy + Send + Sync {
+    /// The element type of tensors that hold this type.
     const DTYPE: DType;
 }
 
@@ -191,7 +211,7 @@ macro_rules! elements {
 
 elements!(f64 => F64, f32 => F32, i32 => I32, u32 => U32, u8 => U8);
 
-/// Rows of elements somewhere in an arena. Shared by threads that write different rows.
+/// A typed view of rows of elements in an arena. Threads that write different rows may share it.
 #[derive(Clone, Copy)]
 pub struct View<'a, T> {
     start: NonNull<T>,
@@ -201,30 +221,33 @@ pub struct View<'a, T> {
     arena: PhantomData<&'a Host>,
 }
 
-// SAFETY: a view is a pointer into an arena that outlives it. Reading by `get` is safe on any thread, because all that write
-// (`set`, `row_mut`, `span_mut`, and who uses `pointer`) promise that nobody reads there meanwhile.
+// SAFETY: a view is a pointer into an arena that outlives it. Reading with `get` is safe on any thread, because callers
+// of everything that writes (`set`, `row_mut`, `span_mut`, writes through `pointer`) guarantee that nothing else
+// accesses those elements at the same time.
 unsafe impl<T: Send> Send for View<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for View<'_, T> {}
 
 impl<'a, T: Element> View<'a, T> {
+    /// Returns the number of rows.
     #[inline(always)]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Returns the number of elements in a row.
     #[inline(always)]
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Elements from one row to the next.
+    /// Returns the number of elements from the start of one row to the start of the next.
     #[inline(always)]
     pub fn pitch(&self) -> usize {
         self.pitch
     }
 
-    /// The element in row `r`, column `c`.
+    /// Returns the element in row `r`, column `c`.
     #[inline]
     pub fn get(&self, r: usize, c: usize) -> T {
         assert!(r < self.rows && c < self.width);
@@ -232,90 +255,100 @@ impl<'a, T: Element> View<'a, T> {
         unsafe { self.start.as_ptr().add(r * self.pitch + c).read() }
     }
 
+    /// Writes the element in row `r`, column `c`.
+    ///
     /// # Safety
-    /// Nobody else reads or writes this element meanwhile, and there is no slice of it.
+    /// Nothing else may read or write this element at the same time, and no slice may contain it.
     #[inline]
     pub unsafe fn set(&self, r: usize, c: usize, value: T) {
         assert!(r < self.rows && c < self.width);
-        // SAFETY: in range; the rest is the caller's promise.
+        // SAFETY: in range; the caller guarantees the rest.
         unsafe { self.start.as_ptr().add(r * self.pitch + c).write(value) }
     }
 
+    /// Returns the address of the first element.
     #[inline]
     pub fn pointer(&self) -> *mut T {
         self.start.as_ptr()
     }
 
-    /// Row `r`.
+    /// Returns row `r`.
     ///
     /// # Safety
-    /// Nobody writes this row while the slice lives.
+    /// Nothing may write to this row while the slice lives.
     #[inline(always)]
     pub unsafe fn row(&self, r: usize) -> &'a [T] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.span(r, 0..self.width) }
     }
 
+    /// Returns row `r` for writing.
+    ///
     /// # Safety
-    /// Nobody else reads or writes this row while the slice lives.
+    /// Nothing else may read or write this row while the slice lives.
     #[inline(always)]
-    #[allow(clippy::mut_from_ref)] // The point of a view: threads write different rows of one arena.
+    #[allow(clippy::mut_from_ref)] // The purpose of a view: threads write different rows of one arena.
     pub unsafe fn row_mut(&self, r: usize) -> &'a mut [T] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.span_mut(r, 0..self.width) }
     }
 
-    /// A part of row `r`.
+    /// Returns a range of columns of row `r`.
     ///
     /// # Safety
-    /// Nobody writes these elements while the slice lives.
+    /// Nothing may write to these elements while the slice lives.
     #[inline(always)]
     pub unsafe fn span(&self, r: usize, columns: Range<usize>) -> &'a [T] {
         assert!(r < self.rows && columns.start <= columns.end && columns.end <= self.width);
-        // SAFETY: in range and initialised; the rest is the caller's.
+        // SAFETY: in range and initialised; the caller guarantees the rest.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(r * self.pitch + columns.start), columns.len()) }
     }
 
+    /// Returns a range of columns of row `r` for writing.
+    ///
     /// # Safety
-    /// Nobody else reads or writes these elements while the slice lives.
+    /// Nothing else may read or write these elements while the slice lives.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)] // As in `row_mut`.
     pub unsafe fn span_mut(&self, r: usize, columns: Range<usize>) -> &'a mut [T] {
         assert!(r < self.rows && columns.start <= columns.end && columns.end <= self.width);
-        // SAFETY: in range and initialised; the rest is the caller's.
+        // SAFETY: in range and initialised; the caller guarantees the rest.
         unsafe {
             std::slice::from_raw_parts_mut(self.start.as_ptr().add(r * self.pitch + columns.start), columns.len())
         }
     }
 }
 
-/// A [`View`] for plain loops: read and written element by element, like a slice of `Cell`s, and so on one thread alone.
+/// A [`View`] for simple loops on a single thread: like a slice of `Cell`s, it is read and written element by element.
 #[derive(Clone, Copy)]
 pub struct Cells<'a, T> {
     view: View<'a, T>,
-    /// Neither `Send` nor `Sync`.
+    /// Makes this type neither `Send` nor `Sync`.
     thread: PhantomData<*const T>,
 }
 
 impl<T: Element> Cells<'_, T> {
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.view.rows
     }
 
+    /// Returns the number of elements in a row.
     pub fn width(&self) -> usize {
         self.view.width
     }
 
-    /// The element in row `r`, column `c`.
+    /// Returns the element in row `r`, column `c`.
     #[inline]
     pub fn get(&self, r: usize, c: usize) -> T {
         self.view.get(r, c)
     }
 
+    /// Writes the element in row `r`, column `c`.
     #[inline]
     pub fn set(&self, r: usize, c: usize, value: T) {
-        // SAFETY: this thread alone reads and writes the arena, and there are no slices of it: the promise of the caller of
-        // `Host::cells`.
+        // SAFETY: the caller of `Host::cells` guarantees that only this thread accesses the arena and that no slices of
+        // it exist.
         unsafe { self.view.set(r, c, value) }
     }
 }
@@ -338,7 +371,7 @@ mod tests {
         values
     }
 
-    /// Rows interleave in memory: even ones are written, odd ones are read meanwhile.
+    /// Rows interleave in memory: even rows are written while odd rows are read.
     #[test]
     fn threads_share_an_arena_row_by_row() {
         let mut host = Host::default();
@@ -350,7 +383,7 @@ mod tests {
         for _ in 0..3 {
             let (from, to) = (host.view::<f32>(&odd).expect("a view"), host.view::<f32>(&even).expect("a view"));
             pool.run(8, |r| {
-                // SAFETY: this chunk alone writes row r of `to`, and `from` is only read.
+                // SAFETY: only this chunk writes row r of `to`, and `from` is only read.
                 let (from, to) = unsafe { (from.row(r), to.row_mut(r)) };
                 to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
             });
@@ -359,7 +392,7 @@ mod tests {
         assert_eq!(floats(&host, &odd), [3.0; 64]);
     }
 
-    /// As attention's heads do: threads have columns of the same rows.
+    /// Like the heads of attention, threads write different columns of the same rows.
     #[test]
     fn threads_share_rows_column_by_column() {
         let mut host = Host::default();
@@ -367,7 +400,7 @@ mod tests {
         let view = host.view::<f32>(&t).expect("a view");
         Pool::new(4).run(4, |c| {
             for r in 0..4 {
-                // SAFETY: this chunk alone has these columns.
+                // SAFETY: only this chunk accesses these columns.
                 unsafe { view.span_mut(r, 2 * c..2 * c + 2) }.fill(c as f32);
             }
         });
@@ -378,7 +411,7 @@ mod tests {
     fn cells_read_what_other_cells_wrote() {
         let mut host = Host::default();
         let t = tensor(&mut host, &[2, 3]);
-        // SAFETY: one thread, and no slices.
+        // SAFETY: there is one thread, and no slices exist.
         let (a, b) = unsafe { (host.cells::<f32>(&t).expect("cells"), host.cells::<f32>(&t).expect("cells")) };
         a.set(1, 2, 5.0);
         b.set(0, 0, b.get(1, 2) + 1.0);
@@ -421,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn captured_lists_end_with_their_arenas() {
+    fn captured_lists_are_refused_once_an_arena_is_freed() {
         let mut host = Host::default();
         let (x, out) = (tensor(&mut host, &[4]), tensor(&mut host, &[4]));
         let ops = [Fill { out: x, value: 1.0 }.into(), Accumulate { x, out, add: true }.into()];

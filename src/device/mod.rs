@@ -1,7 +1,7 @@
-//! Devices: memory in arenas, and operations run on it.
+//! Devices: they hold memory in arenas and run operations on it.
 //!
-//! `reference` is the f64 oracle, `cpu` the embedded default, `cuda` runs the kernels of `kernels/` on a GPU and `emulator` the
-//! same ones without. All see the same operations ([`ops`]).
+//! `cpu` is the default and `reference` the slow f64 oracle. `cuda` runs the kernels in `kernels/` on a GPU; `emulator`
+//! runs the same kernels without one. All devices run the same operations ([`ops`]).
 
 mod arena;
 mod async_reads;
@@ -22,70 +22,86 @@ use half::bf16;
 use ops::Op;
 use timing::Timings;
 
-/// A captured list of operations, by number.
+/// Handle of a captured list of operations ([`Device::capture`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Graph(pub u32);
 
-/// Numbers on their way to the host: see [`Device::post`].
+/// Handle of an asynchronous read ([`Device::read_async`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(pub u32);
 
-/// Something that holds memory and runs operations.
+/// Memory, and the operations that run on it.
 ///
-/// Work may be asynchronous: `read`, `sync` and dropping wait for it. The same operations on the same bytes give the same
-/// bytes, whatever the number of threads.
+/// Work may be asynchronous; `read`, `sync` and dropping the device wait for it. Results are deterministic: the same
+/// operations on the same bytes give the same bytes, whatever the number of threads.
 pub trait Device {
+    /// Returns the device's name, one of [`NAMES`].
     fn name(&self) -> &'static str;
 
-    /// Its name, and what tells it from others of that name, for messages.
+    /// Returns the name with whatever distinguishes this device from others of that name, for messages.
     fn label(&self) -> String {
         self.name().into()
     }
 
-    /// The type in which this device keeps parameters, and computes if not told otherwise.
+    /// Returns the type of parameters on this device, in which it also computes by default.
     fn float(&self) -> DType;
 
-    /// Whether it also computes in this type.
+    /// Returns whether the device can compute in `dtype`.
     fn computes_in(&self, dtype: DType) -> bool {
         dtype == self.float()
     }
 
-    /// A new arena of zeros, aligned for any access.
+    /// Allocates an arena of zeros, aligned for any access, and returns its number.
     ///
     /// # Errors
-    /// Out of memory: says how much was wanted.
+    /// When memory runs out; the message says how much was requested.
     fn alloc(&mut self, bytes: usize) -> Result<u32>;
 
-    /// Gives an arena back, after the work in flight. Its number is not given again; views of it and captured lists that use it
-    /// are refused from now on. Dropping the device frees all.
+    /// Frees an arena once the work in flight is done. Its number is never reused: from now on, views of the arena and
+    /// captured lists that use it are refused. Dropping the device frees all arenas.
     fn free(&mut self, arena: u32);
 
-    /// Host to device: `bytes` holds the rows of `to` back to back.
+    /// Copies from host to device. `bytes` holds the rows of `to` packed, without padding.
+    ///
+    /// # Errors
+    /// When `to` does not lie in an arena, or the sizes differ.
     fn write(&mut self, to: &Tensor, bytes: &[u8]) -> Result<()>;
 
-    /// Device to host, after the work in flight: the rows of `from` back to back.
+    /// Waits for the work in flight, then copies from device to host. `bytes` receives the rows of `from` packed,
+    /// without padding.
+    ///
+    /// # Errors
+    /// When `from` does not lie in an arena, or the sizes differ.
     fn read(&mut self, from: &Tensor, bytes: &mut [u8]) -> Result<()>;
 
-    /// Starts to bring a tensor to the host, after the work in flight, and does not wait. At most [`MAX_ASYNC_READS`] may be under way;
-    /// each is to be collected.
+    /// Queues a copy of `from` to the host behind the work in flight and returns without waiting. Pass the ticket to
+    /// [`Device::wait_read`]; at most [`MAX_ASYNC_READS`] reads may be pending.
     ///
     /// # Errors
-    /// Too many under way.
+    /// When `from` does not lie in an arena, or too many reads are pending.
     fn read_async(&mut self, from: &Tensor) -> Result<Ticket>;
 
-    /// The rows of a posted tensor back to back, as they were after the work then in flight. Waits for that work and none later.
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
-
-    /// Device to device; equal rows and types, which do not overlap.
-    fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()>;
-
-    /// Runs one operation now.
+    /// Waits for an asynchronous read and returns its rows packed, as they were when the work queued before
+    /// [`Device::read_async`] was done. Work queued after that is not waited for.
     ///
     /// # Errors
-    /// Operands that do not fit, or lie outside their arenas; on host devices also an id or a label out of range.
+    /// When no read of this size is pending under `ticket`.
+    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies between two tensors on the device, which must have equal rows, widths and types and must not overlap.
+    ///
+    /// # Errors
+    /// When the tensors differ in any of these, or do not lie in an arena.
+    fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()>;
+
+    /// Runs one operation.
+    ///
+    /// # Errors
+    /// When operands do not fit each other or lie outside their arenas; on host devices also when an id or a label is
+    /// out of range.
     fn run(&mut self, op: &Op) -> Result<()>;
 
-    /// Bytes that the device takes for itself to run an operation; operations share them.
+    /// Returns the bytes of scratch memory that the device allocates to run `op`. Operations share the scratch memory.
     fn scratch(&self, _op: &Op) -> usize {
         0
     }
@@ -93,39 +109,44 @@ pub trait Device {
     /// Waits for the work in flight.
     fn sync(&mut self) -> Result<()>;
 
-    /// Checks a list of operations once and keeps it for [`Device::replay`].
-    fn capture(&mut self, ops: &[Op]) -> Result<Graph>;
-
-    /// Runs a captured list, in order. Allocates nothing, unless a mapping's tables are to be checked again.
+    /// Checks a list of operations and stores it for [`Device::replay`].
     ///
     /// # Errors
-    /// The list was released, or an arena that it uses was freed: then nothing runs. On host devices also as [`Device::run`].
+    /// When an operation does not pass the checks of [`Device::run`], or writes a table that a multilevel operation of
+    /// the same list reads.
+    fn capture(&mut self, ops: &[Op]) -> Result<Graph>;
+
+    /// Runs a captured list in order. Allocates nothing, except to check the tables of multilevel operations again.
+    ///
+    /// # Errors
+    /// When the list was released or one of its arenas was freed; then nothing runs. On host devices also when an id or
+    /// a label is out of range.
     fn replay(&mut self, graph: Graph) -> Result<()>;
 
-    /// Forgets a captured list.
+    /// Discards a captured list.
     fn release(&mut self, graph: Graph);
 
-    /// Where the time of `run` and `replay` went.
+    /// Returns the time spent in `run` and `replay`, by operation.
     fn timings(&mut self) -> &mut Timings;
 }
 
-/// Tensors that may be on their way to the host at one time.
+/// Maximum number of pending asynchronous reads.
 pub const MAX_ASYNC_READS: usize = 4;
 
-/// Names that [`open`] knows, for messages and `vcycle info`.
+/// Device names that [`open`] accepts, for messages and `vcycle info`.
 pub const NAMES: &[&str] = &["cpu", "reference", "cuda", "emulator"];
 
-/// Opens a device by name. `threads` 0: as many as the machine has.
+/// Opens a device by name. `threads` is the number of CPU threads that it uses; 0 means one for each core.
 ///
 /// # Errors
-/// An unknown name, or a device that is not here.
+/// When the name is unknown, or the device is not available here.
 pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
     match name {
         "cpu" => Ok(Box::new(cpu::Cpu::new(threads))),
         "reference" => Ok(Box::new(reference::Reference::default())),
         "cuda" => Ok(Box::new(cuda::open()?)),
         "emulator" => emulator(threads),
-        other => bail!("device {other:?} is unknown; choose one of {}", NAMES.join(", ")),
+        other => bail!("unknown device {other:?}; choose one of {}", NAMES.join(", ")),
     }
 }
 
@@ -138,18 +159,18 @@ fn emulator(threads: usize) -> Result<Box<dyn Device>> {
 #[cfg(not(emulated))]
 fn emulator(_threads: usize) -> Result<Box<dyn Device>> {
     bail!(
-        "this build has no emulator: it needs the cargo feature `emulator` (on by default), Linux, and g++ 12, clang 14 or \
-         later when it is built; see the warnings of `cargo build`"
+        "this build has no emulator: it requires Linux, the cargo feature `emulator` (on by default), and g++ 12+ or \
+         clang 14+ at build time; see the warnings of `cargo build`"
     )
 }
 
-/// Allocates an arena for one contiguous tensor.
+/// Allocates an arena that holds one contiguous tensor, and returns the tensor.
 pub fn alloc_tensor(device: &mut dyn Device, dtype: DType, dims: &[usize]) -> Result<Tensor> {
     let t = Tensor::new(Place::Arena(0), dtype, 0, dims);
     Ok(t.with_place(Place::Arena(device.alloc(t.bytes())?)))
 }
 
-/// Writes floats, converted to the tensor's own type.
+/// Converts `values` to the type of `to` (F64, F32 or BF16) and writes them.
 pub fn write_floats(device: &mut dyn Device, to: &Tensor, values: &[f64]) -> Result<()> {
     match to.dtype() {
         DType::F64 => device.write(to, bytemuck::cast_slice(values)),
@@ -161,11 +182,11 @@ pub fn write_floats(device: &mut dyn Device, to: &Tensor, values: &[f64]) -> Res
             let bits: Vec<u16> = values.iter().map(|&v| bf16::from_f64(v).to_bits()).collect();
             device.write(to, bytemuck::cast_slice(&bits))
         }
-        other => bail!("floats cannot be written to a tensor of {other:?}"),
+        other => bail!("cannot write floats to a tensor of type {other:?}"),
     }
 }
 
-/// As [`write_floats`], from f32.
+/// Like [`write_floats`], for f32 values.
 pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result<()> {
     if to.dtype() == DType::F32 {
         return device.write(to, bytemuck::cast_slice(values));
@@ -173,7 +194,7 @@ pub fn write_f32(device: &mut dyn Device, to: &Tensor, values: &[f32]) -> Result
     write_floats(device, to, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())
 }
 
-/// Reads floats of any type.
+/// Reads a tensor of type F64, F32 or BF16 as f64.
 pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
     if from.dtype() == DType::F64 {
         let mut values: Vec<f64> = memory::zeros(from.numel())?;
@@ -183,7 +204,7 @@ pub fn read_floats(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f64>> {
     Ok(read_f32(device, from)?.into_iter().map(f64::from).collect())
 }
 
-/// As [`read_floats`], to f32.
+/// Reads a tensor of type F64, F32 or BF16 as f32.
 pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
     match from.dtype() {
         DType::F32 => {
@@ -197,11 +218,11 @@ pub fn read_f32(device: &mut dyn Device, from: &Tensor) -> Result<Vec<f32>> {
             device.read(from, bytemuck::cast_slice_mut(&mut bits))?;
             Ok(bits.into_iter().map(|b| bf16::from_bits(b).to_f32()).collect())
         }
-        other => bail!("a tensor of {other:?} holds no floats"),
+        other => bail!("cannot read floats from a tensor of type {other:?}"),
     }
 }
 
-/// Reads one float; allocates nothing.
+/// Reads a tensor of one F64 or F32 element. Allocates nothing.
 pub fn read_scalar(device: &mut dyn Device, from: &Tensor) -> Result<f64> {
     match from.dtype() {
         DType::F64 => {
@@ -223,13 +244,13 @@ mod tests {
     use crate::parity::harness::Harness;
     use crate::parity::{STEMS, Size};
 
-    /// Run and captured, on one thread and two, beside the reference.
+    /// Runs every operation directly and captured, on one and two threads, next to the reference.
     #[test]
     fn every_operation_leaves_the_same_bits_on_two_threads() {
         let mut harness = Harness::cpu(&[1, 2], true);
         for stem in STEMS {
             let op = match stem.name {
-                // The sample is of rows far apart, which take Miri minutes to look through.
+                // The usual sample has a large pitch, which takes Miri minutes to scan.
                 "column_sum" => {
                     let (x, out) = (harness.input((&[5, 7], 9)), harness.f32_input((&[7], 0)));
                     ColumnSum { x, out, accumulate: true }.into()
@@ -239,7 +260,7 @@ mod tests {
             harness.check(op, |_, _| f64::INFINITY);
             harness.clear();
         }
-        harness.finish().expect("operations that fit");
+        harness.finish().expect("every operation passes");
         assert_eq!(harness.checked.len(), STEMS.len());
     }
 }

@@ -1,42 +1,51 @@
-//! Where a device's time goes: calls, seconds and FLOPs of every kind of operation, always; each single operation as a
-//! span, when asked for. Timing allocates nothing.
+//! Time spent on a device. Calls, seconds and FLOPs are always totalled by operation name; on request, every single
+//! operation is also recorded as a span. Adding a measurement allocates nothing.
 
 use super::ops::{Access, NAMES, Op};
 use crate::tensor::Shape;
 use std::time::{Duration, Instant};
 
-/// All operations of one name.
+/// Totals over all operations of one name.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Total {
+    /// Name of the operation, one of [`NAMES`].
     pub name: &'static str,
+    /// Number of times it ran.
     pub calls: u64,
+    /// Total time in seconds.
     pub seconds: f64,
+    /// Total FLOPs ([`Op::cost`]).
     pub flops: u64,
 }
 
-/// What a [`Span`] is.
+/// What ran during a [`Span`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Work {
-    /// An operation: its FLOPs and the shape of what it writes.
+    /// An operation, with its FLOPs and the shape of the first operand that it writes.
     Operation { flops: u64, shape: Shape },
-    /// A part of a run, such as step 7: see [`Timings::mark`].
+    /// A part of a run, such as step 7 ([`Timings::mark`]).
     Mark { number: u64 },
 }
 
-/// From when to when something ran.
+/// A time span during which an operation, or a part of a run, was running.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
+    /// Name of the operation or of the mark.
     pub name: &'static str,
-    /// Since [`Timings::record`].
+    /// Start, measured from the call of [`Timings::record`].
     pub start: Duration,
+    /// Duration.
     pub length: Duration,
+    /// What ran.
     pub work: Work,
 }
 
+/// Recorded spans.
 struct Recorder {
     origin: Instant,
-    /// Never grows beyond the capacity that it began with.
+    /// Never grows beyond its initial capacity.
     spans: Vec<Span>,
+    /// Number of spans that did not fit.
     left_out: u64,
 }
 
@@ -51,9 +60,9 @@ impl Recorder {
     }
 }
 
-/// See the module. A device adds to it; who runs the device reads it.
+/// Time spent on a device: the device adds measurements, the user of the device reads them.
 pub struct Timings {
-    /// Beside [`NAMES`].
+    /// Calls, time and FLOPs by operation, in the order of [`NAMES`].
     totals: [(u64, Duration, u64); NAMES.len()],
     recorder: Option<Recorder>,
 }
@@ -65,14 +74,15 @@ impl Default for Timings {
 }
 
 impl Timings {
-    /// An operation of so many FLOPs ran from `begin` until now. Returns now, where the next one begins.
+    /// Adds an operation of `flops` FLOPs that ran from `begin` until now. Returns the current time, at which the next
+    /// operation begins.
     pub fn add(&mut self, op: &Op, flops: u64, begin: Instant) -> Instant {
         let end = Instant::now();
         self.add_span(op, flops, begin, end.saturating_duration_since(begin));
         end
     }
 
-    /// An operation of so many FLOPs ran for `length`.
+    /// Adds an operation of `flops` FLOPs that ran for `length` from `begin` on.
     pub fn add_span(&mut self, op: &Op, flops: u64, begin: Instant, length: Duration) {
         let (calls, time, all) = &mut self.totals[op.number()];
         *calls += 1;
@@ -83,29 +93,30 @@ impl Timings {
         }
     }
 
-    /// Whether single operations are wanted as spans.
+    /// Returns whether spans are being recorded.
     pub fn is_recording(&self) -> bool {
         self.recorder.is_some()
     }
 
-    /// Something else that ran from `begin` until now: a step, an evaluation. Only recorded spans know of it.
+    /// Records a span for a part of a run, such as a step or an evaluation, that ran from `begin` until now. Totals do
+    /// not include it; without [`Timings::record`] it is ignored.
     pub fn mark(&mut self, name: &'static str, number: u64, begin: Instant) {
         if let Some(recorder) = &mut self.recorder {
             recorder.push(name, (begin, Instant::now()), Work::Mark { number });
         }
     }
 
-    /// From now on keeps the first `most` spans, for which it takes memory at once; forgets those of before.
+    /// Starts to record up to `most` spans, for which it allocates memory now, and discards those recorded before.
     pub fn record(&mut self, most: usize) {
         self.recorder = Some(Recorder { origin: Instant::now(), spans: Vec::with_capacity(most), left_out: 0 });
     }
 
-    /// Recorded spans in the order in which they ended, and how many more there was no room for.
+    /// Returns the recorded spans in the order in which they ended, and the number of spans that did not fit.
     pub fn spans(&self) -> (&[Span], u64) {
         self.recorder.as_ref().map_or((&[], 0), |r| (&r.spans, r.left_out))
     }
 
-    /// One for each name, in the order of [`NAMES`].
+    /// Returns the totals of all operations, in the order of [`NAMES`].
     pub fn totals(&self) -> impl Iterator<Item = Total> {
         let all = NAMES.iter().zip(&self.totals);
         all.map(|(name, (calls, time, flops))| Total {
@@ -116,13 +127,13 @@ impl Timings {
         })
     }
 
-    /// Totals start again at zero; recorded spans stay.
+    /// Resets the totals to zero. Recorded spans stay.
     pub fn reset(&mut self) {
         self.totals = Timings::default().totals;
     }
 }
 
-/// Shape of the first operand that is written.
+/// Returns the shape of the first operand that is written.
 fn written(op: &Op) -> Shape {
     let (mut shape, mut op) = (None, *op);
     op.operands(&mut |t, access| {

@@ -1,4 +1,4 @@
-//! Text from a model, token by token.
+//! Generates text with a model, token by token.
 
 use super::Forward;
 use crate::bail;
@@ -6,21 +6,24 @@ use crate::device::Device;
 use crate::device::ops::philox::philox;
 use crate::error::Result;
 
-/// How the next token is drawn.
+/// How the next token is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// 0: always the likeliest token.
+    /// Softmax temperature. 0: always the most likely token.
     pub temperature: f64,
-    /// Only the k likeliest tokens; 0: all.
+    /// Sample from the k most likely tokens only. 0: from all.
     pub top_k: usize,
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// Only tokens below this: a model may be padded beyond what its tokenizer knows.
+    /// Sample ids below this only: the vocabulary of a model may be padded beyond that of its tokenizer.
     pub vocabulary: usize,
 }
 
 impl Sampling {
+    /// Checks the values.
+    ///
     /// # Errors
-    /// A temperature that is negative or not finite.
+    /// The temperature is negative or not finite.
     pub fn check(&self) -> Result<()> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             bail!("a temperature of {} is not possible; use 0 or more", self.temperature);
@@ -29,13 +32,14 @@ impl Sampling {
     }
 }
 
-/// Sequences are padded to multiples of this, so that few lengths are planned.
+/// Sequences are padded to a multiple of this, so that the tape plans few different lengths.
 const STEP: usize = 64;
 
-/// Continues `prompt` by `count` tokens, which `each` sees as they come. The model sees the last `context` tokens.
+/// Continues `prompt` by `count` tokens and passes each to `each` at once. The model sees the last `context` tokens.
 ///
 /// # Errors
-/// An empty prompt or vocabulary, a temperature that is negative or not finite; errors of the device and of `each`.
+/// The prompt or the vocabulary is empty; the temperature is negative or not finite; errors of the device and of
+/// `each`.
 pub fn generate(
     device: &mut dyn Device,
     model: &mut Forward<'_>,
@@ -49,7 +53,7 @@ pub fn generate(
     }
     sampling.check()?;
     if sampling.vocabulary == 0 {
-        bail!("a vocabulary of 0 leaves no token to draw; use the tokenizer's size");
+        bail!("the vocabulary is empty, so there is no token to sample; use the tokenizer's size");
     }
     let context = model.gpt.config.context;
     let mut tokens: Vec<i32> = prompt.iter().map(|&t| t as i32).collect();
@@ -68,7 +72,7 @@ pub fn generate(
     Ok(())
 }
 
-/// A token from logits: a function of the seed and the token's number.
+/// Samples a token from logits, as a function of the seed and the token's number.
 fn draw(logits: &[f32], sampling: Sampling, number: u64) -> u32 {
     let mut order: Vec<u32> = (0..logits.len().min(sampling.vocabulary) as u32).collect();
     order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));

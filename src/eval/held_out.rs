@@ -1,4 +1,4 @@
-//! A model on the held-out side of a run's data: its loss, and of images and labelled texts how well it agrees with the labels.
+//! Evaluates a model on the held-out split: its loss and, for images and labelled texts, metrics such as accuracy.
 
 use crate::data::loader::batch::Source;
 use crate::device::ops::StepState;
@@ -11,18 +11,18 @@ use crate::model::{BatchShape, Model, Scores};
 use crate::tape::{Mode, Tape, Var};
 use crate::tensor::Place;
 
-/// What a model reaches.
+/// The results of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeldOut {
-    /// Labels that were scored.
+    /// Number of scored labels.
     pub scored: usize,
-    /// Nats per label; of numbers, the mean squared error.
+    /// Mean loss in nats per label; for regression, the mean squared error.
     pub loss: f64,
-    /// Of images and labelled texts.
+    /// Metrics for images and labelled texts.
     pub measures: Option<Measures>,
 }
 
-/// Means over the items of several batches, of each loss apart: what is reported is their sum.
+/// Accumulates the mean of each loss over the items of several batches. The reported loss is the sum of the means.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Means {
     totals: [f64; 2],
@@ -30,7 +30,7 @@ pub struct Means {
 }
 
 impl Means {
-    /// Adds a batch: the mean of each loss over the items that it scores there.
+    /// Adds a batch: the mean of each loss, and the number of items that it scores.
     pub fn add(&mut self, losses: [Option<f64>; 2], scored: [usize; 2]) {
         for (number, loss) in losses.into_iter().enumerate() {
             self.totals[number] += loss.unwrap_or(0.0) * scored[number] as f64;
@@ -38,21 +38,21 @@ impl Means {
         }
     }
 
-    /// The sum of the losses' means.
+    /// Returns the sum of the mean losses.
     pub fn loss(&self) -> f64 {
         self.totals.iter().zip(self.scored).map(|(total, scored)| total / scored.max(1) as f64).sum()
     }
 
-    /// Items that the first loss has scored.
+    /// Returns the number of items that the first loss has scored.
     pub fn scored(&self) -> usize {
         self.scored[0]
     }
 }
 
-/// Scores all held-out batches.
+/// Evaluates a model on all held-out batches of `source`. `shape` is the shape of a batch.
 ///
 /// # Errors
-/// Data that does not fit the model; errors of the device.
+/// The data does not fit the model; errors of the device.
 pub fn held_out(
     device: &mut dyn Device,
     model: &dyn Model,
@@ -93,7 +93,7 @@ pub fn held_out(
     Ok(HeldOut { scored: means.scored(), loss: means.loss(), measures })
 }
 
-/// The losses of a step.
+/// Reads the losses of the last recording.
 ///
 /// # Errors
 /// Errors of the device; the tape has been used since.
@@ -105,7 +105,8 @@ pub fn read_losses(device: &mut dyn Device, tape: &Tape, losses: [Option<Var>; 2
     Ok(values)
 }
 
-/// The scores of a batch's examples, row by row; of two heads, their sums. None of a model that gives none.
+/// Reads the scores of a batch in row-major order, summed over the heads. Returns an empty vector for models without
+/// scores.
 ///
 /// # Errors
 /// Errors of the device; the tape has been used since.

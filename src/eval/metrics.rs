@@ -1,4 +1,4 @@
-//! How well predictions agree with labels, as GLUE measures it.
+//! Metrics on labelled examples: accuracy, F1, Matthews correlation, correlations, and top-k accuracy.
 
 use crate::bail;
 use crate::data::loader::batch::Field;
@@ -8,25 +8,38 @@ use crate::model::{Family, Model};
 use serde::Serialize;
 use std::fmt;
 
-/// How well a model labels examples, as GLUE measures its tasks and ImageNet's its.
+/// The metrics of an evaluation: those of GLUE for labelled texts, and those of ImageNet for images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Measures {
+    /// Classified texts.
     Classes {
+        /// Share of correct predictions.
         accuracy: f64,
-        /// Of class 1, where there are two.
+        /// F1 of class 1, if there are two classes.
         #[serde(skip_serializing_if = "Option::is_none")]
         f1: Option<f64>,
+        /// Matthews correlation coefficient.
         matthews: f64,
     },
-    /// NaN where all predictions are one number.
-    Values { pearson: f64, spearman: f64 },
-    /// The shares of images whose class has the highest score, and one of the five highest.
-    Images { top1: f64, top5: f64 },
+    /// Texts with numbers as labels. NaN if all predictions are equal.
+    Values {
+        /// Pearson correlation coefficient.
+        pearson: f64,
+        /// Spearman rank correlation coefficient.
+        spearman: f64,
+    },
+    /// Classified images.
+    Images {
+        /// Share of images whose class has the highest score.
+        top1: f64,
+        /// Share of images whose class has one of the five highest scores.
+        top5: f64,
+    },
 }
 
 impl Measures {
-    /// Each by its name in `metrics.jsonl`.
+    /// Returns each metric with its name in `metrics.jsonl`.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let all = match *self {
             Measures::Classes { accuracy, f1, matthews } => {
@@ -48,27 +61,36 @@ impl fmt::Display for Measures {
     }
 }
 
-/// Predictions beside labels, as batches bring them.
+/// Accumulates predictions and labels over batches.
 #[derive(Clone, Debug)]
 pub enum Agreement {
+    /// Classified texts.
     Classes {
+        /// Number of classes.
         classes: usize,
+        /// Predicted class of each example.
         predicted: Vec<usize>,
+        /// Class of each example.
         labels: Vec<usize>,
     },
+    /// Texts with numbers as labels.
     Values {
+        /// Predicted number of each example.
         predicted: Vec<f64>,
+        /// Label of each example.
         labels: Vec<f64>,
     },
-    /// How often the class was the first, and among the first five, of so many images.
+    /// Classified images.
     Images {
+        /// Number of images whose class had the highest score, and one of the five highest.
         hits: [usize; 2],
+        /// Number of images.
         images: usize,
     },
 }
 
 impl Agreement {
-    /// For a model that is trained on labelled texts or images.
+    /// Returns an empty accumulator for a model that is trained on labelled examples, else `None`.
     pub fn of(model: &dyn Model) -> Option<Agreement> {
         let config = match model.family() {
             Family::Bert(config) => config,
@@ -84,10 +106,11 @@ impl Agreement {
         }
     }
 
-    /// Adds the first `count` examples of a batch of these inputs: their scores, row by row. Of equal scores the first class is
-    /// predicted.
+    /// Adds the first `count` examples of a batch with the inputs `fields`; `scores` are row-major. If scores are
+    /// equal, the first class is predicted.
     pub fn add(&mut self, scores: &[f32], fields: &[Field], count: usize) {
-        // Of images, patches come before the labels, and what they are mixed with behind them.
+        // The fields of images are patches, labels, and what the images are mixed with; labels of texts are the last
+        // field.
         let field = match self {
             Agreement::Images { .. } => fields.get(1),
             Agreement::Classes { .. } | Agreement::Values { .. } => fields.last(),
@@ -117,8 +140,10 @@ impl Agreement {
         }
     }
 
+    /// Computes the metrics of all examples so far.
+    ///
     /// # Errors
-    /// As [`accuracy`].
+    /// There are no examples.
     pub fn measures(&self) -> Result<Measures> {
         Ok(match self {
             Agreement::Classes { classes, predicted, labels } => Measures::Classes {
@@ -138,20 +163,21 @@ impl Agreement {
     }
 }
 
-/// The share of predictions that are right.
+/// Returns the share of correct predictions.
 ///
 /// # Errors
-/// When there are none, or not as many as labels.
+/// There are no predictions, or not as many as labels.
 pub fn accuracy(predicted: &[usize], labels: &[usize]) -> Result<f64> {
     check(predicted.len(), labels.len())?;
     let right = predicted.iter().zip(labels).filter(|(a, b)| a == b).count();
     Ok(right as f64 / labels.len() as f64)
 }
 
-/// The harmonic mean of precision and recall of the class `positive`; 0 where nobody has that class.
+/// Returns the F1 score of the class `positive`: the harmonic mean of precision and recall. It is 0 if the class does
+/// not occur.
 ///
 /// # Errors
-/// As [`accuracy`].
+/// Those of [`accuracy`].
 pub fn f1(predicted: &[usize], labels: &[usize], positive: usize) -> Result<f64> {
     check(predicted.len(), labels.len())?;
     let named = |classes: &[usize]| classes.iter().filter(|&&class| class == positive).count();
@@ -160,51 +186,53 @@ pub fn f1(predicted: &[usize], labels: &[usize], positive: usize) -> Result<f64>
     Ok(if all == 0 { 0.0 } else { 2.0 * both as f64 / all as f64 })
 }
 
-/// Matthews' correlation, of any number of classes (Gorodkin 2004); 0 where either side has one class only.
+/// Returns the Matthews correlation coefficient for any number of classes (Gorodkin 2004). It is 0 if the predictions
+/// or the labels are all of one class.
 ///
 /// # Errors
-/// As [`accuracy`].
+/// Those of [`accuracy`].
 pub fn matthews(predicted: &[usize], labels: &[usize]) -> Result<f64> {
     check(predicted.len(), labels.len())?;
     let classes = predicted.iter().chain(labels).max().map_or(0, |&most| most + 1);
-    let counts = |side: &[usize]| {
+    let counts = |values: &[usize]| {
         let mut counts = vec![0.0; classes];
-        side.iter().for_each(|&class| counts[class] += 1.0);
+        values.iter().for_each(|&class| counts[class] += 1.0);
         counts
     };
     let (p, t) = (counts(predicted), counts(labels));
     let all = labels.len() as f64;
     let right = predicted.iter().zip(labels).filter(|(a, b)| a == b).count() as f64;
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let spread = |side: &[f64]| all * all - product(side, side);
+    let spread = |values: &[f64]| all * all - product(values, values);
     let scale = (spread(&p) * spread(&t)).sqrt();
     Ok(if scale == 0.0 { 0.0 } else { (right * all - product(&p, &t)) / scale })
 }
 
-/// Pearson's correlation; NaN where either side is constant.
+/// Returns the Pearson correlation coefficient. It is NaN if the predictions or the labels are constant.
 ///
 /// # Errors
-/// As [`accuracy`].
+/// Those of [`accuracy`].
 pub fn pearson(predicted: &[f64], labels: &[f64]) -> Result<f64> {
     check(predicted.len(), labels.len())?;
-    let centred = |side: &[f64]| {
-        let mean = side.iter().sum::<f64>() / side.len() as f64;
-        side.iter().map(|x| x - mean).collect::<Vec<_>>()
+    let centred = |values: &[f64]| {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        values.iter().map(|x| x - mean).collect::<Vec<_>>()
     };
     let (a, b) = (centred(predicted), centred(labels));
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     Ok(product(&a, &b) / (product(&a, &a).sqrt() * product(&b, &b).sqrt()))
 }
 
-/// Spearman's correlation: Pearson's of the ranks, of which equal values share the mean; NaN where either side is constant.
+/// Returns the Spearman rank correlation coefficient: the Pearson correlation of the ranks, where equal values get
+/// their mean rank. It is NaN if the predictions or the labels are constant.
 ///
 /// # Errors
-/// As [`accuracy`].
+/// Those of [`accuracy`].
 pub fn spearman(predicted: &[f64], labels: &[f64]) -> Result<f64> {
     pearson(&ranks(predicted), &ranks(labels))
 }
 
-/// From 1 on.
+/// Returns the ranks of the values, starting at 1. Equal values get their mean rank.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
@@ -218,6 +246,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
+/// Checks that there are as many predictions as labels, and at least one.
 fn check(predicted: usize, labels: usize) -> Result<()> {
     if predicted != labels || labels == 0 {
         bail!("{predicted} predictions for {labels} labels; give one for each, and at least one");
@@ -225,7 +254,8 @@ fn check(predicted: usize, labels: usize) -> Result<()> {
     Ok(())
 }
 
-/// How many classes have a higher score than `label`; equal ones count as higher when they come first.
+/// Returns the number of classes that rank above `label`: those with a higher score, and those before it with an equal
+/// score.
 fn rank(scores: &[f32], label: i32) -> usize {
     let Some(own) = usize::try_from(label).ok().and_then(|label| scores.get(label)) else { return usize::MAX };
     let before = scores.iter().take(label as usize).filter(|score| *score >= own);
@@ -241,7 +271,7 @@ mod tests {
         let scores = [0.5, 2.0, 0.5, -1.0];
         assert_eq!([0, 1, 2, 3].map(|label| rank(&scores, label)), [1, 0, 2, 3]);
         assert_eq!([rank(&scores, -100), rank(&scores, 4)], [usize::MAX; 2]);
-        // A score that is no number is higher than none, and none is higher than it.
+        // A NaN score ranks neither above nor below another score.
         assert_eq!(rank(&[f32::NAN, 1.0], 1), 0);
     }
 }

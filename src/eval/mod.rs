@@ -1,4 +1,5 @@
-//! What a model is worth: perplexity on text, last words of passages, text of its own, agreement with labels.
+//! Evaluates models: held-out loss, perplexity, last-word prediction (LAMBADA), metrics on labelled examples, and text
+//! generation.
 
 pub mod generate;
 pub mod held_out;
@@ -15,8 +16,9 @@ use crate::model::{EachLoss, Model};
 use crate::tape::{Mode, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 
-/// A GPT on a device, for forward passes alone.
+/// A GPT on a device, for forward passes without gradients.
 pub struct Forward<'a> {
+    /// The model.
     pub gpt: &'a Gpt,
     store: &'a Store,
     tape: Tape,
@@ -27,10 +29,10 @@ pub struct Forward<'a> {
 }
 
 impl<'a> Forward<'a> {
-    /// For up to `batch` sequences of up to `time` tokens.
+    /// Allocates memory for up to `batch` sequences of up to `time` tokens.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Out of device memory.
     pub fn new(device: &mut dyn Device, gpt: &'a Gpt, store: &'a Store, (batch, time): (usize, usize)) -> Result<Self> {
         let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
         let ids = device::alloc_tensor(device, DType::I32, &[batch, time])?;
@@ -38,6 +40,7 @@ impl<'a> Forward<'a> {
         Ok(Forward { gpt, store, tape: Tape::new(device.float(), state), vars: Vec::new(), state, ids, labels })
     }
 
+    /// Begins a recording and declares the parameters and the ids, of shape `dims`.
     fn inputs(&mut self, device: &mut dyn Device, ids: &[i32], dims: [usize; 2]) -> Result<Var> {
         let view = Tensor::new(self.ids.place(), DType::I32, 0, &dims);
         device.write(&view, bytemuck::cast_slice(ids))?;
@@ -46,7 +49,7 @@ impl<'a> Forward<'a> {
         Ok(self.tape.input(view))
     }
 
-    /// Mean loss of a batch `[B, T]`.
+    /// Returns the mean loss of a batch; `dims` is `[B, T]`.
     ///
     /// # Errors
     /// Ids outside the vocabulary; errors of the device.
@@ -62,10 +65,10 @@ impl<'a> Forward<'a> {
         device::read_scalar(device, &self.tape.value(loss)?)
     }
 
-    /// Logits of a batch, `[B T, V]` row by row.
+    /// Returns the logits of a batch, `[B * T, V]` in row-major order; `dims` is `[B, T]`.
     ///
     /// # Errors
-    /// As [`Forward::loss`].
+    /// Those of [`Forward::loss`].
     pub fn logits(&mut self, device: &mut dyn Device, ids: &[i32], dims: [usize; 2]) -> Result<Vec<f32>> {
         let input = self.inputs(device, ids, dims)?;
         let hidden = self.gpt.hidden(&mut self.tape, &self.vars, input, false, |_, _| {});
@@ -75,15 +78,15 @@ impl<'a> Forward<'a> {
         device::read_f32(device, &self.tape.value(logits)?)
     }
 
-    /// Logits `[V]` after the last token of one sequence, which may be shorter than `dims` were: what follows is padding
-    /// that a causal model does not see.
+    /// Returns the logits `[V]` for the token after position `last` of one sequence. The tokens behind `last` are
+    /// padding, which a causal model does not see.
     ///
     /// # Errors
-    /// As [`Forward::loss`].
+    /// Those of [`Forward::loss`].
     pub fn next(&mut self, device: &mut dyn Device, ids: &[i32], last: usize) -> Result<Vec<f32>> {
         let input = self.inputs(device, ids, [1, ids.len()])?;
         let hidden = self.gpt.hidden(&mut self.tape, &self.vars, input, false, |_, _| {});
-        // The head sees one row: over the whole padded sequence it would cost T times as much.
+        // Apply the head to one row only: on the whole padded sequence it would cost T times as much.
         let last = self.tape.row(hidden, last);
         let logits = self.gpt.logits(&mut self.tape, &self.vars, last);
         self.tape.keep(logits);
@@ -91,7 +94,7 @@ impl<'a> Forward<'a> {
         device::read_f32(device, &self.tape.value(logits)?)
     }
 
-    /// Gives back all memory.
+    /// Frees all device memory except the parameters.
     pub fn free(mut self, device: &mut dyn Device) {
         self.tape.forget(device);
         for t in [self.state, self.ids, self.labels] {

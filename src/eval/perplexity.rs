@@ -1,4 +1,4 @@
-//! Perplexity of a text.
+//! Computes the perplexity of a text.
 
 use super::Forward;
 use crate::data::tokens::sampler::{check_length, overlapping_batch};
@@ -7,33 +7,37 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::memory;
 
-/// Mean loss per token, each token seen with at most `context` before it.
+/// The mean loss per token. Each token is predicted from at most `context` tokens before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Perplexity {
+    /// Number of scored tokens.
     pub tokens: usize,
-    /// Nats per token.
+    /// Mean loss in nats per token.
     pub loss: f64,
 }
 
 impl Perplexity {
+    /// Returns the perplexity per token.
     pub fn perplexity(&self) -> f64 {
         self.loss.exp()
     }
 
-    /// Of a text with so many words: the loss of all scored tokens together, over the number of words, exponentiated. Unlike
-    /// that per token it compares models with different tokenizers.
+    /// Returns the perplexity per word of a text with this number of words: exp(total loss of all scored tokens /
+    /// words). Unlike the perplexity per token, it can be compared between models with different tokenizers.
     pub fn per_word(&self, words: usize) -> f64 {
         (self.loss * self.tokens as f64 / words as f64).exp()
     }
 }
 
-/// Scores a whole shard in windows of `context` tokens, `batch` at a time. Each begins `stride` tokens after the one before
-/// and scores what that one did not: with a stride of `context` windows do not overlap, with smaller ones tokens see more
-/// of what is before them, and `context / stride` times as much is computed.
+/// Scores a whole shard in windows of `context` tokens, `batch` windows at a time.
+///
+/// Each window begins `stride` tokens after the previous one and scores only the tokens that the previous one did not.
+/// With a stride of `context`, windows do not overlap. With a smaller stride, tokens are predicted from more context,
+/// at `context / stride` times the cost.
 ///
 /// # Errors
-/// A shard shorter than a window, or with tokens that the model does not have; a stride of 0 or beyond the context; errors
-/// of the device.
+/// The shard is shorter than a window or has tokens outside the model's vocabulary; the stride is 0 or larger than the
+/// context; errors of the device.
 pub fn perplexity(
     device: &mut dyn Device,
     model: &mut Forward<'_>,

@@ -1,4 +1,4 @@
-//! The models of all levels, from a configuration.
+//! Builds the models of all levels from a configuration.
 
 use super::dataset::Facts;
 use crate::config::{Config, Family, NormConfig};
@@ -10,14 +10,14 @@ use crate::model::deit::{Deit, DeitConfig, Distillation};
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::multilevel::scheme::ModelShape;
 
-/// Level 1 first, each no larger than the one above and reachable from it by its scheme.
+/// The models of all levels, level 1 first. Each is smaller than the one above and its scheme maps the one above to it.
 pub type Levels = Vec<Box<dyn Model>>;
 
-/// Finds everything that can be wrong with a configuration's sizes, before anything is written.
+/// Builds the models of all levels. This checks all sizes of a configuration before anything is written.
 ///
 /// # Errors
-/// Sizes beyond reason; a level that is no smaller than the one above; schemes that do not fit or that the rules do not
-/// admit. By key.
+/// Sizes that are too large; a level that is not smaller than the one above; schemes that do not fit the sizes or that
+/// the rules do not support. The message names the key.
 pub fn build(config: &Config, facts: impl Into<Facts>) -> Result<Levels> {
     let mut levels: Levels = vec![first(config, facts.into())?];
     for (i, level) in config.levels.iter().enumerate().skip(1) {
@@ -29,7 +29,7 @@ pub fn build(config: &Config, facts: impl Into<Facts>) -> Result<Levels> {
         let small = levels[i - 1].resized(layers, heads).at(&place)?;
         let shapes = (ModelShape::of(above), ModelShape::of(small.table()));
         if shapes.0 == shapes.1 {
-            crate::bail!("{place}: the level is no smaller than the one above; give fewer layers or heads");
+            crate::bail!("{place}: the level is not smaller than the one above; give fewer layers or heads");
         }
         let grouping = level.scheme().resolve(shapes.0, shapes.1).at(&place)?;
         config.rules().admit(&grouping, above).at(&place)?;
@@ -38,14 +38,14 @@ pub fn build(config: &Config, facts: impl Into<Facts>) -> Result<Levels> {
     Ok(levels)
 }
 
-/// Level 1.
+/// Builds level 1.
 fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
     let m = &config.model;
     if let Some(from) = &m.from {
         return super::from_pretrained::model(config, from, facts);
     }
     let width = m.heads.checked_mul(m.head_size).filter(|w| *w < 1 << 24);
-    let width = width.ok_or_else(|| Error::new("model: heads x head_size is beyond reason; use smaller numbers"))?;
+    let width = width.ok_or_else(|| Error::new("model: heads x head_size must be below 2^24; use smaller numbers"))?;
     let (layers, heads, ffn, init_std) = (m.layers, m.heads, 4 * width, m.init_std);
     let model: Result<Box<dyn Model>> = match m.family {
         Family::Gpt => boxed(Gpt::new(GptConfig {
@@ -105,7 +105,7 @@ fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
     model.at("model")
 }
 
-/// What a run trains a BERT for.
+/// Returns the head that a run trains a BERT with.
 pub(crate) fn bert_head(config: &Config, facts: Facts) -> BertHead {
     match (config.data.task.is_some(), config.masking().next_sentence) {
         (true, _) => BertHead::Classify { labels: facts.classes },
@@ -114,6 +114,7 @@ pub(crate) fn bert_head(config: &Config, facts: Facts) -> BertHead {
     }
 }
 
+/// Boxes a model as a trait object.
 fn boxed<M: Model + 'static>(model: Result<M>) -> Result<Box<dyn Model>> {
     model.map(|model| Box::new(model) as Box<dyn Model>)
 }

@@ -1,4 +1,4 @@
-//! What a run is trained on, by the family of its model, and the batches that are cut out of it.
+//! Opens the data of a run, which depends on the model family, and cuts it into batches.
 
 use super::labelled::Labelled;
 use super::sources::{Masked, Patches};
@@ -20,34 +20,46 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// Both sides of a run's data.
+/// The data of a run: its training and held-out splits.
 pub enum Data {
+    /// Text for GPT and for BERT's pretraining.
     Text(Box<Corpus>),
-    Images { train: Arc<Images>, valid: Arc<Images>, classes: ImageClasses },
+    /// Labelled images for DeiT.
+    Images {
+        /// Images to train on.
+        train: Arc<Images>,
+        /// Held-out images.
+        valid: Arc<Images>,
+        /// How labels map to the classes of the model.
+        classes: ImageClasses,
+    },
+    /// Labelled texts for fine-tuning BERT.
     Labelled(Box<Labelled>),
 }
 
-/// Bytes of all token files that are summed at most: a disk gives them in seconds.
+/// Largest number of bytes of token files to hash: a disk reads them in seconds.
 const SUMMED: usize = 1 << 30;
 
-/// What the classes of images are to a model.
+/// How the labels of images map to the classes of a model.
 #[derive(Debug)]
 pub struct ImageClasses {
+    /// Number of classes.
     count: usize,
-    /// Of each; `None`: they only have numbers.
+    /// Name of each class. `None`: classes only have numbers.
     names: Option<Vec<String>>,
-    /// The class of each label of the images, where that is not the label itself.
+    /// The class of each label. `None`: the label is the class.
     by_label: Option<Arc<[i32]>>,
-    /// The same of the held-out images, where these have other labels.
+    /// The class of each label of the held-out images, if these are labelled differently.
     held_out: Option<Arc<[i32]>>,
 }
 
 impl ImageClasses {
-    /// As the images have them.
+    /// Returns the classes of `images` themselves: each label is its own class.
     pub fn of(images: &Images) -> Self {
         ImageClasses { count: images.classes(), names: None, by_label: None, held_out: None }
     }
 
+    /// Matches the classes of `images` with those of `checkpoint`, if given. Returns a note for the user as well.
     fn new(spec: &ImagesConfig, images: &Images, checkpoint: Option<Checkpoint<'_>>) -> Result<(Self, Option<String>)> {
         let named = images.names().to_vec();
         let origin = match spec.train.names {
@@ -61,14 +73,15 @@ impl ImageClasses {
         }
         let place = |name| places.get(name).copied();
         let by_label: Vec<i32> = images.names().iter().filter_map(place).collect();
-        // Of names that are there twice, none was matched.
+        // Names that occur twice cannot be matched.
         let same = by_label.len() != images.classes() || by_label.iter().zip(0..).all(|(&to, from)| to == from);
         let distinct: BTreeSet<i32> = by_label.iter().copied().collect();
         let by_label = (!same && distinct.len() == by_label.len()).then(|| by_label.into());
         Ok((ImageClasses { count: labels.len(), names, by_label, held_out: None }, note))
     }
 
-    /// Finds the classes of the held-out images among those to train on, by name. They may lack some.
+    /// Maps the labels of the held-out images to the classes of the training images, by name. Some classes may be
+    /// missing there. Returns a note if the names differ.
     fn match_held_out(&mut self, train: &Images, valid: &Images) -> Result<Option<String>> {
         if train.names() == valid.names() {
             return Ok(None);
@@ -77,7 +90,8 @@ impl ImageClasses {
         let unknown: Vec<&String> = valid.names().iter().filter(|name| place(name).is_none()).collect();
         if !unknown.is_empty() {
             bail!(
-                "valid has classes that train does not have: {}; train has: {}; give both the same names, or leave these out",
+                "valid has classes that train does not have: {}; train has: {}; give both the same names, or \
+                 leave these out",
                 list(&unknown),
                 list(train.names())
             );
@@ -88,29 +102,34 @@ impl ImageClasses {
     }
 }
 
-/// What a model must know of the data it is trained on.
+/// What a model must know about the data it is trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Tokens of the vocabulary.
+    /// Vocabulary size; 1 for images.
     pub vocab: usize,
-    /// The token of padding.
+    /// Id of the padding token.
     pub pad: u32,
+    /// Number of classes; 1 for text without labels.
     pub classes: usize,
+    /// Number of image channels; 1 for text.
     pub channels: usize,
 }
 
 impl From<usize> for Facts {
-    /// Of text with so many tokens.
+    /// Returns the facts of text with a vocabulary of this size. `Facts::from(1)` is a placeholder for data that is not
+    /// open yet.
     fn from(vocab: usize) -> Self {
         Facts { vocab, pad: 0, classes: 1, channels: 1 }
     }
 }
 
 impl Data {
-    /// Opens what a configuration names, preparing it in `cache` first where that was not done before.
+    /// Opens the data that a configuration names. Data that is not in `cache` yet is prepared there first. `note`
+    /// receives notes and warnings for the user.
     ///
     /// # Errors
-    /// See [`Corpus::open`] and [`prepare`]; data too short for the model; two sets of images that do not belong together.
+    /// Those of [`Corpus::open`], [`Labelled::open`] and [`prepare`]; data that is too short for the model; training
+    /// and held-out images that do not match.
     pub fn open(config: &Config, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Data> {
         let names = match &config.model.from {
             Some(from) => class_names(from).at("model.from")?,
@@ -119,10 +138,10 @@ impl Data {
         Self::open_for(config, names.as_deref().map(|names| Checkpoint { names, fixed: false }), cache, note)
     }
 
-    /// As [`Data::open`], with the classes of a checkpoint in place of those of `model.from`.
+    /// Like [`Data::open`], but with the classes of `checkpoint` instead of those of `model.from`.
     ///
     /// # Errors
-    /// As [`Data::open`].
+    /// Those of [`Data::open`].
     pub fn open_for(
         config: &Config,
         checkpoint: Option<Checkpoint<'_>>,
@@ -167,15 +186,15 @@ impl Data {
                 text.iter().for_each(|text| note(text));
                 if classes.count < 2 {
                     bail!(
-                        "data.images.train: all images have the class {}; there is nothing to tell apart: give images of two or \
-                         more classes (of a table, the label is the last column, or with label = \"first\" the first)",
+                        "data.images.train: all images have the class {}; give images of two or more classes (in a \
+                         table, the label is the last column, or the first one with label = \"first\")",
                         train.names()[0]
                     );
                 }
                 let text = classes.match_held_out(&train, &valid).at("data.images")?;
                 text.iter().for_each(|text| note(text));
                 if spec.valid.as_ref().is_some_and(|valid| valid.files == spec.train.files) {
-                    note(&format!("data.images.train and valid are the same; {SEEN}"));
+                    note(&format!("data.images.train and data.images.valid are the same; {SEEN}"));
                 }
                 note(&format!("using {} images to train on, {} held out", train.len(), valid.len()));
                 Ok(Data::Images { train: Arc::new(train), valid: Arc::new(valid), classes })
@@ -183,6 +202,7 @@ impl Data {
         }
     }
 
+    /// Returns what a model must know about this data.
     pub fn facts(&self) -> Facts {
         match self {
             Data::Text(corpus) => {
@@ -196,7 +216,7 @@ impl Data {
         }
     }
 
-    /// A name that other data would not have.
+    /// Returns a name that is unique to this data.
     pub fn name(&self) -> String {
         match self {
             Data::Text(corpus) => corpus.name(),
@@ -211,24 +231,25 @@ impl Data {
         }
     }
 
-    /// A sum of the tokens of a text: of all, or of a sample of so large a text that reading it would take long.
+    /// Returns a hash of the tokens of a text, or `None` for other data. Of a very large text, only a sample is hashed.
     pub fn tokens_sum(&self) -> Option<String> {
         let Data::Text(corpus) = self else { return None };
         let mut print = Fingerprint::default();
-        let shards = || [&corpus.train, &corpus.valid].into_iter().flat_map(|side| (**side).as_ref());
+        let shards = || [&corpus.train, &corpus.valid].into_iter().flat_map(|split| (**split).as_ref());
         let most = SUMMED / shards().count().max(1);
         shards().for_each(|shard| shard.add_to(&mut print, most));
         Some(print.hex())
     }
 
-    /// The mapped files are what they were when they were opened. Labelled texts are in memory.
+    /// Checks that the memory-mapped files have not changed since they were opened. Labelled texts are in memory, so
+    /// there is nothing to check.
     ///
     /// # Errors
-    /// The first file that was written to, and what to do.
+    /// A file was written to.
     pub fn check_unchanged(&self) -> Result<()> {
         match self {
             Data::Text(corpus) => {
-                let mut shards = [&corpus.train, &corpus.valid].into_iter().flat_map(|side| (**side).as_ref());
+                let mut shards = [&corpus.train, &corpus.valid].into_iter().flat_map(|split| (**split).as_ref());
                 shards.try_for_each(Shard::check_unchanged)
             }
             Data::Images { train, valid, .. } => train.check_unchanged().and_then(|()| valid.check_unchanged()),
@@ -236,6 +257,7 @@ impl Data {
         }
     }
 
+    /// Returns the tokenizer, if the data has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         match self {
             Data::Text(corpus) => corpus.tokenizer.as_ref(),
@@ -244,7 +266,7 @@ impl Data {
         }
     }
 
-    /// The names of the classes, if they have any: a checkpoint that is written has them.
+    /// Returns the names of the classes, if they have any, to be written to checkpoints.
     pub fn class_names(&self) -> Option<&[String]> {
         match self {
             Data::Text(_) => None,
@@ -253,10 +275,10 @@ impl Data {
         }
     }
 
-    /// Batches of a configuration.
+    /// Returns the batches of this data for a configuration.
     ///
     /// # Errors
-    /// Settings that make no sense, by key; data that is too short.
+    /// Invalid settings of masking or augmentation, reported by key; data that is too short.
     pub fn source(&self, config: &Config) -> Result<Arc<dyn Source>> {
         let sampler = Sampler { seed: config.seed, rank: 0, world: 1 };
         let context = config.model.context;

@@ -1,4 +1,5 @@
-//! Level 1 with the sizes of a checkpoint, which `model.from` names. Its weights follow when the first stage begins.
+//! Builds level 1 with the sizes of the checkpoint that `model.from` names. Its weights are loaded when the first stage
+//! begins.
 
 use super::build::bert_head;
 use super::dataset::Facts;
@@ -14,34 +15,39 @@ use crate::model::gpt::{Gpt, GptConfig};
 use std::path::Path;
 
 impl ModelConfig {
+    /// Returns the sizes with their keys.
     fn sizes(&self) -> [(&'static str, usize); 3] {
         [("layers", self.layers), ("heads", self.heads), ("head_size", self.head_size)]
     }
 
-    /// The sizes are there, or a checkpoint says them.
+    /// Checks that the sizes are given, or a checkpoint to take them from.
+    ///
+    /// # Errors
+    /// A size is missing, or a key is given that the checkpoint determines.
     pub(crate) fn check_sizes(&self) -> Result<()> {
         if self.from.is_none() {
             return match self.sizes().iter().find(|(_, size)| *size == 0) {
                 Some((key, _)) => {
-                    bail!("model.{key}: must be at least 1; give it a size, or a checkpoint to start from (model.from)")
+                    bail!("model.{key}: must be at least 1; set it, or give a checkpoint to start from (model.from)")
                 }
                 None => Ok(()),
             };
         }
         if self.norm != NormConfig::default() {
-            bail!("model.norm: the checkpoint of model.from says it; leave it out");
+            bail!("model.norm: determined by the checkpoint in model.from; leave it out");
         }
         if !self.tied {
-            bail!("model.tied: the checkpoint of model.from says it; leave it out");
+            bail!("model.tied: determined by the checkpoint in model.from; leave it out");
         }
         Ok(())
     }
 }
 
-/// The model in `from`, with the head and the dropout of this run.
+/// Builds the model of the checkpoint folder `from`, with the head, dropout and `init_std` of this run.
 ///
 /// # Errors
-/// A folder without a readable `config.json`, of another family, or of sizes that do not fit data and configuration: by key.
+/// The folder has no readable `config.json`, is of another family, or has sizes that do not fit the data and the
+/// configuration. The message names the key.
 pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model>> {
     let base = checkpoint::load_config(from).at("model.from")?;
     let (m, table) = (&config.model, base.table());
@@ -53,7 +59,7 @@ pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model
     if m.family != family {
         let [there, here] = [family, m.family].map(|family| format!("{family:?}").to_lowercase());
         bail!(
-            "model.from: the checkpoint in {} is a {there}, and model.family is {here}; give one of these",
+            "model.from: the checkpoint in {} is a {there}, but model.family is {here}; change one of them",
             from.display()
         );
     }
@@ -67,8 +73,8 @@ pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model
         false => Ok(()),
     };
     let fits = |context, vocab| {
-        most("model.context", m.context, context, "give no more")?;
-        most("data.tokenizer, tokens of the vocabulary", facts.vocab, vocab, "use the checkpoint's own tokenizer")
+        most("model.context", m.context, context, "use at most that")?;
+        most("data.tokenizer, size of the vocabulary", facts.vocab, vocab, "use the checkpoint's own tokenizer")
     };
     Ok(match (m.family, base.family()) {
         (Family::Gpt, model::Family::Gpt(c)) => {
@@ -95,7 +101,7 @@ pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model
             })?)
         }
         (Family::Deit, model::Family::Deit(c)) => {
-            // Of data that is not open yet, nothing is known.
+            // The placeholder facts mean that the data is not open yet, so the number of channels is unknown.
             let channels = if facts == Facts::from(1) { c.channels } else { facts.channels };
             let here = (m.image.unwrap_or(0), m.patch.unwrap_or(0), m.distilled, channels);
             let there = (c.image, c.patch, c.distillation != Distillation::None, c.channels);
@@ -109,6 +115,6 @@ pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model
             let (dropout, drop_path, init_std) = (m.dropout, m.drop_path, m.init_std);
             Box::new(Deit::new(DeitConfig { classes: facts.classes, dropout, drop_path, init_std, ..c.clone() })?)
         }
-        _ => unreachable!("of one family"),
+        _ => unreachable!("both are of the same family"),
     })
 }

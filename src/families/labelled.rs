@@ -1,4 +1,4 @@
-//! Labelled texts to fine-tune on: what `data.task` names, and their batches.
+//! Labelled texts for fine-tuning: opens the files of `data.task` and cuts them into batches.
 
 use super::dataset::Facts;
 use crate::bail;
@@ -16,23 +16,28 @@ use crate::error::{At, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Both sides, and what their tokens mean.
+/// The training and held-out examples, and their tokenizer.
 pub struct Labelled {
+    /// Examples to train on.
     pub train: Arc<Classification>,
+    /// Held-out examples.
     pub valid: Arc<Classification>,
+    /// The tokenizer of both.
     pub tokenizer: Tokenizer,
-    /// The token of padding.
+    /// Id of the padding token.
     pad: u32,
-    /// Of the file to train on.
+    /// The file to train on.
     path: PathBuf,
+    /// Hash of all examples and labels.
     sum: String,
 }
 
 impl Labelled {
-    /// Reads the files of `data.task`, whose labels are matched with the classes of a checkpoint.
+    /// Reads the files of `data.task` and matches their labels with the classes of `checkpoint`, if given.
     ///
     /// # Errors
-    /// See [`Classification::open_matched`]; no tokenizer for a masked model.
+    /// Those of [`Classification::open_matched`]; the tokenizer is missing or lacks the special tokens of a masked
+    /// model.
     pub fn open(config: &Config, checkpoint: Option<Checkpoint<'_>>, note: &mut dyn FnMut(&str)) -> Result<Labelled> {
         let task = config.data.task()?;
         let tokenizer = match (&config.data.tokenizer, &config.model.from) {
@@ -43,7 +48,8 @@ impl Labelled {
             (None, Some(from)) => Tokenizer::load(from).at("model.from")?,
             (None, None) => {
                 bail!(
-                    "data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer, or start from a checkpoint"
+                    "data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer, or start from a \
+                     checkpoint"
                 )
             }
         };
@@ -60,40 +66,42 @@ impl Labelled {
             (None, Labels::Classes(labels)) => format!("{} classes", labels.len()),
             (None, Labels::Values) => "numbers".to_owned(),
         };
-        // A file may be given twice.
+        // If both files are the same, report its notes once.
         let same = task.train == task.valid;
         train.notes().iter().chain(valid.notes().iter().filter(|_| !same)).for_each(|text| note(text));
         match valid.shared_with(&train) {
             0 => {}
-            _ if same => note(&format!("data.task.train and valid are one file; {SEEN}")),
+            _ if same => note(&format!("data.task.train and data.task.valid are the same file; {SEEN}")),
             shared => note(&format!(
-                "warning: {shared} of {} held-out examples are among those to train on as well, by their texts; {SEEN}",
+                "warning: {shared} of {} held-out examples have the same text as a training example; {SEEN}",
                 valid.len()
             )),
         }
         note(&format!("using {} labelled texts to train on, {} held out: {labels}", train.len(), valid.len()));
         let mut print = Fingerprint::default();
-        [&train, &valid].iter().for_each(|side| side.add_to(&mut print));
+        [&train, &valid].iter().for_each(|split| split.add_to(&mut print));
         print.add(format!("{:?}", train.labels()).as_bytes());
         let sum = print.hex();
         let (pad, path) = (tokenizer.special_tokens()?.pad, task.train.clone());
         Ok(Labelled { train: Arc::new(train), valid: Arc::new(valid), tokenizer, pad, path, sum })
     }
 
+    /// Returns what a model must know about the data: vocabulary size, padding token and number of classes.
     pub fn facts(&self) -> Facts {
         let classes = match self.train.labels() {
             Labels::Classes(names) => names.len(),
-            // A head of one class is one for numbers.
+            // A head with one class predicts a number.
             Labels::Values => 1,
         };
         Facts { pad: self.pad, classes, ..Facts::from(self.tokenizer.vocab_size()) }
     }
 
-    /// A name that other examples, tokens or classes would not have.
+    /// Returns a name that is unique to these examples, tokens and classes.
     pub fn name(&self) -> String {
         format!("{} {}, {}", self.sum, self.train.len(), self.valid.len())
     }
 
+    /// Returns the batches of these examples.
     pub fn source(&self, config: &Config) -> Examples {
         Examples {
             train: Arc::clone(&self.train),
@@ -105,7 +113,7 @@ impl Labelled {
     }
 }
 
-/// Batches: ids, token types, mask, and classes or numbers.
+/// Batches of labelled texts. The fields are ids, token types, attention mask, and classes or numbers.
 pub struct Examples {
     train: Arc<Classification>,
     valid: Arc<Classification>,
@@ -114,10 +122,10 @@ pub struct Examples {
     path: PathBuf,
 }
 
-/// The fields as a batch, and its number of rows.
+/// Returns the fields as a batch, and its number of rows.
 fn batch(fields: &mut [Field], context: usize) -> Result<(ClassifyBatch<'_>, usize)> {
     let [Field::Ints(ids), Field::Ints(types), Field::Ints(mask), labels] = fields else {
-        bail!("{} fields are given where labelled texts are filled", fields.len());
+        bail!("expected the 4 fields of a batch of labelled texts, got {} fields", fields.len());
     };
     let rows = ids.len() / context.max(1);
     let (classes, values): (&mut [i32], &mut [f32]) = match labels {

@@ -1,4 +1,4 @@
-//! Batches of masked text and of images, as the trainer takes them.
+//! Batches of masked text and of image patches, as the trainer consumes them.
 
 use crate::bail;
 use crate::data::images::{ImageBatch, ImageSampler, Images};
@@ -10,29 +10,36 @@ use crate::data::tokens::windows::Window;
 use crate::error::Result;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Text with holes: ids, token types, mask, scored positions, labels, and what next-sentence prediction has to tell.
+/// Batches of masked text. The fields are ids, token types, attention mask, scored positions, labels and, for
+/// next-sentence prediction, whether the second segment follows the first.
 pub struct Masked {
+    /// Tokens to train on.
     pub train: Arc<Tokens>,
+    /// Held-out tokens.
     pub valid: Arc<Tokens>,
+    /// Draws the rows of training batches.
     pub sampler: Sampler,
-    /// Of the thread that reads ahead.
+    /// The masking of training batches, used by the prefetching thread.
     pub training: Mutex<Masking>,
-    /// Of evaluations.
+    /// The masking of held-out batches.
     pub held_out: Mutex<Masking>,
+    /// The windows of held-out text.
     pub windows: Vec<Window>,
-    /// Sequences of a micro-batch.
+    /// Sequences per micro-batch.
     pub micro: usize,
+    /// Tokens per sequence.
     pub context: usize,
-    /// Next-sentence prediction.
+    /// Whether there is next-sentence prediction.
     pub next: bool,
 }
 
 impl Masked {
+    /// Returns the number of scored positions per sequence.
     fn slots(&self) -> usize {
         self.held_out.lock().unwrap_or_else(PoisonError::into_inner).slots()
     }
 
-    /// The fields as a batch, and its number of sequences.
+    /// Returns the fields as a batch, and its number of sequences.
     fn batch<'a>(&self, fields: &'a mut [Field]) -> Result<(MaskedBatch<'a>, usize)> {
         match fields {
             [
@@ -50,7 +57,7 @@ impl Masked {
                 };
                 Ok((MaskedBatch { ids, types, mask, positions, labels, next }, rows))
             }
-            other => bail!("{} fields are given where masked text is filled", other.len()),
+            other => bail!("expected the fields of a batch of masked text, got {} fields", other.len()),
         }
     }
 }
@@ -82,26 +89,31 @@ impl Source for Masked {
     }
 }
 
-/// Images that a worker makes at a time, even because neighbours are mixed: few, so that they are still in its cache when it
-/// copies them into their batch.
-const GRAIN: usize = 8;
+/// Number of images that a worker prepares at a time. It is even, because neighbouring images are mixed, and small, so
+/// that the images are still in the CPU cache when the worker copies them into the batch.
+const CHUNK: usize = 8;
 
-/// Images: patches, labels, other labels, shares.
+/// Batches of images. The fields are patches, labels, the labels of the images mixed in, and the shares of the first
+/// labels.
 pub struct Patches {
+    /// Images to train on.
     pub train: Arc<Images>,
+    /// Held-out images.
     pub valid: Arc<Images>,
+    /// Draws, augments and cuts images into patches.
     pub sampler: ImageSampler,
-    /// The class of each label, where that is not the label itself.
+    /// The class of each label of the training images. `None`: the label is the class.
     pub classes: Option<Arc<[i32]>>,
-    /// The same of the held-out images.
+    /// The class of each label of the held-out images. `None`: the label is the class.
     pub held_out_classes: Option<Arc<[i32]>>,
 }
 
 impl Patches {
-    /// Puts classes in the place of labels.
+    /// Replaces labels by classes.
     fn renumber(classes: Option<&[i32]>, fields: &mut [Field]) {
         let Some(classes) = classes else { return };
-        // The labels, and the others of mixed images; of a row without an image it is below zero.
+        // There are two fields of labels: the images' own, and those of the images mixed in. The label of an empty row
+        // is negative.
         for field in fields {
             let Field::Ints(labels) = field else { continue };
             for label in labels {
@@ -113,12 +125,13 @@ impl Patches {
     }
 }
 
+/// Returns the fields as a batch of images.
 fn images(fields: &mut [Field]) -> Result<ImageBatch<'_>> {
     match fields {
         [Field::Floats(patches), Field::Ints(labels), Field::Ints(others), Field::Floats(share)] => {
             Ok(ImageBatch { patches, labels, others, share })
         }
-        other => bail!("{} fields are given where images are filled", other.len()),
+        other => bail!("expected the 4 fields of a batch of images, got {} fields", other.len()),
     }
 }
 
@@ -135,7 +148,7 @@ impl Source for Patches {
     }
 
     fn grain(&self) -> Option<usize> {
-        Some(GRAIN)
+        Some(CHUNK)
     }
 
     fn training_rows(&self, step: u64, batch: usize, first: usize, fields: &mut [Field]) -> Result<()> {

@@ -1,8 +1,8 @@
-//! The `config.json` of a BERT model in Hugging Face form.
+//! The `config.json` of a BERT model in the format of `transformers`.
 //!
-//! Two keys are of this crate, and `transformers` ignores them: `norm`, which is `"pre"` for a model whose norms stand
-//! before the branches, and `add_pooling_layer`, which is false for a `BertModel` without its pooler (there an argument
-//! of the constructor).
+//! Two keys are specific to this crate, and `transformers` ignores them: `norm`, which is `"pre"` for a pre-norm model,
+//! and `add_pooling_layer`, which is false for a `BertModel` without its pooler (in `transformers` an argument of the
+//! constructor).
 
 use std::path::Path;
 
@@ -20,22 +20,23 @@ const ARCHITECTURES: &str =
 
 /// Reads a `config.json`.
 ///
-/// Sizes must be there; other keys default to the values `transformers` takes when they are absent, and keys that do not
-/// change the function are ignored.
+/// `vocab_size`, `hidden_size`, `num_attention_heads`, `num_hidden_layers` and `intermediate_size` must be present;
+/// other keys take the defaults of `transformers` if they are absent. Keys that do not change the function of the model
+/// are ignored.
 ///
 /// # Errors
-/// When the file cannot be read or is not a JSON object, when a key is missing, of the wrong type or out of range, or
-/// when it asks for a function that is not implemented. The message names the file and the key.
+/// The file cannot be read or is not a JSON object; a key is missing, of the wrong type or out of range; or a key
+/// requires a function that is not supported. The message names the file and the key.
 pub fn read(path: &Path) -> Result<BertConfig> {
     from_json(&keys::read(path, MODEL)?).at(path.display())
 }
 
-/// The configuration in an already parsed `config.json`; same rules and errors as [`read`].
+/// Converts an already parsed `config.json`, with the same rules and errors as [`read`].
 pub fn from_json(value: &Value) -> Result<BertConfig> {
     let map = keys::object(value, MODEL)?;
     match map.get("model_type") {
         Some(Value::String(kind)) if kind == "bert" => {}
-        Some(other) => bail!("model_type is {other}, and \"bert\" is wanted; give a BERT checkpoint"),
+        Some(other) => bail!("model_type is {other}, but \"bert\" is expected; give a BERT checkpoint"),
         None => bail!("missing key model_type; add \"model_type\": \"bert\" if this is a BERT checkpoint"),
     }
     let head = head(map)?;
@@ -58,15 +59,15 @@ pub fn from_json(value: &Value) -> Result<BertConfig> {
         init_std: number(map, "initializer_range", 0.02)?,
         dropout_hidden: probability("hidden_dropout_prob")?,
         dropout_attention: probability("attention_probs_dropout_prob")?,
-        // Null and -1, as for no padding token: padding is masked, whatever stands there.
+        // Null and -1 mean no padding token. Padding is masked, so any token will do.
         pad: match u32::try_from(if no_token(map.get("pad_token_id")) { 0 } else { or("pad_token_id", 0)? }) {
             Ok(id) => id,
-            Err(_) => bail!("pad_token_id is {}; give the id of a token", map["pad_token_id"]),
+            Err(_) => bail!("pad_token_id is {}; it must be a token id", map["pad_token_id"]),
         },
         norm: match text(map, "norm")? {
             None | Some("post") => Norm::Post,
             Some("pre") => Norm::Pre,
-            Some(other) => bail!("norm is {other:?}; give \"post\" or \"pre\""),
+            Some(other) => bail!("norm is {other:?}; it must be \"post\" or \"pre\""),
         },
         head,
     };
@@ -74,32 +75,34 @@ pub fn from_json(value: &Value) -> Result<BertConfig> {
     Ok(config)
 }
 
+/// Whether a token id is null or -1, which mean no token.
 fn no_token(value: Option<&Value>) -> bool {
     value.is_some_and(|value| value.is_null() || value.as_i64() == Some(-1))
 }
 
+/// Reads the head from `architectures`.
 fn head(map: &Map<String, Value>) -> Result<BertHead> {
     let architecture = match map.get("architectures") {
         Some(Value::Array(all)) if all.len() == 1 => all[0].as_str().unwrap_or_default(),
-        None | Some(Value::Null) => bail!("missing key architectures; add it with one of {ARCHITECTURES}, in brackets"),
-        Some(other) => bail!("architectures is {other}; give one name in brackets"),
+        None | Some(Value::Null) => bail!("missing key architectures; set it to a list with one of {ARCHITECTURES}"),
+        Some(other) => bail!("architectures is {other}; it must be a list with one name"),
     };
     Ok(match architecture {
         "BertModel" => match map.get("add_pooling_layer") {
             None | Some(Value::Bool(true)) => BertHead::Pooler,
             Some(Value::Bool(false)) => BertHead::None,
-            Some(other) => bail!("add_pooling_layer is {other}; give true or false"),
+            Some(other) => bail!("add_pooling_layer is {other}; it must be true or false"),
         },
         "BertForMaskedLM" => BertHead::Masked,
         "BertForPreTraining" => BertHead::Pretraining,
         "BertForSequenceClassification" => BertHead::Classify { labels: keys::labels(map)? },
         other => bail!(
-            "architectures is {other:?}, and only {ARCHITECTURES} are implemented; give a checkpoint of one of them"
+            "architectures is {other:?}, but only {ARCHITECTURES} are supported; give a checkpoint of one of them"
         ),
     })
 }
 
-/// Refuses the values under which the model would compute something else than this crate does.
+/// Fails if a key requires the model to compute something that this crate does not support.
 fn refuse_other_functions(map: &Map<String, Value>, head: BertHead) -> Result<()> {
     keys::only(map, "hidden_act", &keys::gelu())?;
     keys::only(map, "position_embedding_type", &[json!("absolute")])?;
@@ -120,8 +123,8 @@ fn refuse_other_functions(map: &Map<String, Value>, head: BertHead) -> Result<()
 /// Checks ranges and the relations between keys.
 ///
 /// # Errors
-/// A size of zero or beyond reason, heads that do not divide the width, a rate that is none, a padding token beyond the
-/// vocabulary.
+/// A size is zero or above 2^31, the heads do not divide the width, the model has more than 2^40 parameters, a rate is
+/// out of range, or the padding token is outside the vocabulary.
 pub fn check(c: &BertConfig) -> Result<()> {
     let labels = if let BertHead::Classify { labels } = c.head { labels } else { 1 };
     keys::check_sizes(&[
@@ -139,7 +142,7 @@ pub fn check(c: &BertConfig) -> Result<()> {
     }
     let [rows, width, layers, ffn] = [c.vocab + c.context + c.types, c.width, c.layers, c.ffn].map(|n| n as u128);
     let layer = 4 * width * width + 4 * width + 2 * width * ffn + ffn + 5 * width;
-    // Enough for any head.
+    // An upper bound for all heads.
     let head = 2 * (width + 1) * width + c.vocab as u128 + (labels as u128 + 4) * (width + 1);
     keys::check_parameters(
         (rows + 2) * width + layers * layer + head,
@@ -150,12 +153,13 @@ pub fn check(c: &BertConfig) -> Result<()> {
     keys::check_probability("hidden_dropout_prob", c.dropout_hidden.into())?;
     keys::check_probability("attention_probs_dropout_prob", c.dropout_attention.into())?;
     if c.pad as usize >= c.vocab {
-        bail!("pad_token_id is {}, and vocab_size = {} ends before; give the id of a token", c.pad, c.vocab);
+        bail!("pad_token_id is {}; it must be below vocab_size = {}", c.pad, c.vocab);
     }
     Ok(())
 }
 
-/// The contents of a `config.json` from which `transformers` builds the same model (if its norms are where they are there).
+/// Returns the content of a `config.json` from which `transformers` builds the same model (for post-norm models; it has
+/// no pre-norm).
 pub fn to_json(c: &BertConfig) -> Value {
     let architecture = match c.head {
         BertHead::None | BertHead::Pooler => "BertModel",
@@ -200,18 +204,18 @@ pub fn to_json(c: &BertConfig) -> Value {
     json
 }
 
-/// Writes [`to_json`], indented, to `path`; the file appears whole or not at all.
+/// Writes [`to_json`], indented, to `path`, atomically.
 ///
 /// # Errors
-/// When [`check`] fails or the file cannot be written.
+/// [`check`] fails, or the file cannot be written.
 pub fn write(config: &BertConfig, path: &Path) -> Result<()> {
     write_named(config, None, path)
 }
 
-/// As [`write()`], with the names of the classes, if any.
+/// Writes a configuration like [`write()`], with class names if there are any and the model is a classifier.
 ///
 /// # Errors
-/// As [`write()`].
+/// Fails like [`write()`].
 pub fn write_named(config: &BertConfig, names: Option<&[String]>, path: &Path) -> Result<()> {
     check(config).at(format_args!("writing {}", path.display()))?;
     let mut json = to_json(config);

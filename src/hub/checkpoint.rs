@@ -1,4 +1,4 @@
-//! A model folder: `config.json`, the weights ([`super::folder`] has their forms), and what else its maker put beside them.
+//! Loads and saves model folders: `config.json` and the weights, whose formats [`super::folder`] describes.
 
 use super::config::{self, Config};
 use super::gpt2_config::Gpt2Config;
@@ -17,8 +17,11 @@ use crate::model::store::Store;
 use crate::model::{Family, Model};
 use std::path::Path;
 
+/// File name of the model configuration.
 pub const CONFIG: &str = "config.json";
+/// File name of the weights that are written.
 pub const WEIGHTS: &str = "model.safetensors";
+/// File name of the tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
 
 impl From<&Gpt2Config> for GptConfig {
@@ -63,29 +66,33 @@ impl From<&GptConfig> for Gpt2Config {
     }
 }
 
-/// Whose names and keys a model folder has. By default those of `transformers` for GPT-2 and BERT, and timm's for DeiT, but
-/// for a distillation token without a head, which timm does not have.
+/// The tensor names and `config.json` keys of a model folder. By default those of `transformers` for GPT-2 and BERT,
+/// and those of timm for DeiT. A DeiT with a distillation token but no head for it uses those of `transformers`, since
+/// timm has no such model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Form {
     names: Names,
     vit: vit_config::Form,
-    /// The names of the classes, where they have any, in the order of their numbers.
+    /// Class names in the order of their numbers, if there are any.
     classes: Option<Vec<String>>,
 }
 
-/// What a model folder holds.
+/// A loaded model folder.
 pub struct Loaded {
+    /// The model that `config.json` describes.
     pub model: Box<dyn Model>,
+    /// Its weights.
     pub store: Store,
-    /// To write a folder of the same form.
+    /// The form of the folder, to write another one like it.
     pub form: Form,
-    /// Tensors of heads that the architecture in `config.json` does not have, by name: they were left out.
+    /// Names of tensors that were left out, because they belong to heads that the model does not have.
     pub unused: Vec<String>,
-    /// What else a person should know about the folder, each in a sentence.
+    /// Notes about the folder for the user.
     pub notes: Vec<String>,
 }
 
 impl Form {
+    /// Returns the default form of a family.
     fn of(family: Family<'_>) -> Self {
         let names = match family {
             Family::Gpt(_) => Names::Gpt2,
@@ -98,28 +105,29 @@ impl Form {
         Form { names, vit, classes: None }
     }
 
-    /// The names of the classes, where `config.json` names each of them.
+    /// Returns the class names if `config.json` names every class.
     pub fn classes(&self) -> Option<&[String]> {
         self.classes.as_deref()
     }
 }
 
-/// The model that a folder's `config.json` describes, without its weights.
+/// Builds the model that the `config.json` of a folder describes, without its weights.
 ///
 /// # Errors
-/// See [`config::read`].
+/// Fails like [`config::read`], and if the model cannot be built.
 pub fn load_config(dir: &Path) -> Result<Box<dyn Model>> {
     Ok(described(dir)?.0)
 }
 
-/// The names of the classes of a folder's model, where it has a head for classes and its `config.json` names each of them.
+/// Returns the class names of a folder's model if it has a classification head and its `config.json` names every class.
 ///
 /// # Errors
-/// See [`config::read`].
+/// Fails like [`config::read`].
 pub fn class_names(dir: &Path) -> Result<Option<Vec<String>>> {
     Ok(config::read_named(&dir.join(CONFIG))?.1)
 }
 
+/// Reads the model and the form of a folder from its `config.json`.
 fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
     let path = dir.join(CONFIG);
     let (config, classes) = config::read_named(&path)?;
@@ -132,32 +140,33 @@ fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
     Ok((model, Form { vit: vit.unwrap_or(form.vit), classes, ..form }))
 }
 
-/// A model and its weights.
+/// Loads a model and its weights.
 ///
 /// # Errors
-/// Missing, unknown or misshapen tensors, all by name; what [`folder::read`] refuses.
+/// Fails like [`load_config`] and [`folder::read`], and if tensors are missing, unknown or of a wrong shape; the
+/// message names them.
 pub fn load(dir: &Path, device: &mut dyn Device) -> Result<Loaded> {
     let (model, form) = described(dir)?;
     let Read { store, names, unused, notes } = weights(dir, &*model, device)?;
     Ok(Loaded { model, store, form: Form { names, ..form }, unused, notes })
 }
 
-/// [`load`] of a model that goes on with a text.
+/// Loads a GPT-2 model and its weights.
 ///
 /// # Errors
-/// As [`load`]; a model of another family.
+/// Fails like [`load`], and for models of other families.
 pub fn load_gpt(dir: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
     load_gpt_noting(dir, device, &mut |_| ())
 }
 
-/// As [`load_gpt`]; `note` gets what a person should know about the folder, each in a sentence.
+/// Loads a GPT-2 model like [`load_gpt`], and passes notes about the folder to `note`.
 ///
 /// # Errors
-/// As [`load_gpt`].
+/// Fails like [`load_gpt`].
 pub fn load_gpt_noting(dir: &Path, device: &mut dyn Device, note: &mut dyn FnMut(&str)) -> Result<(Gpt, Store)> {
     let path = dir.join(CONFIG);
     let Config::Gpt2(config) = config::read(&path)? else {
-        bail!("{}: the model is not a GPT-2, and only these go on with a text; give another one", path.display());
+        bail!("{}: the model is not a GPT-2; this command supports only GPT-2 models", path.display());
     };
     let gpt = Gpt::new(GptConfig::from(&config)).at(path.display())?;
     let Read { store, unused, notes, .. } = weights(dir, &gpt, device)?;
@@ -168,7 +177,7 @@ pub fn load_gpt_noting(dir: &Path, device: &mut dyn Device, note: &mut dyn FnMut
     Ok((gpt, store))
 }
 
-/// Whose names the tensors of a model have, and these names with shapes.
+/// Returns the family of a model and the published names and shapes of its tensors.
 fn wanted(model: &dyn Model) -> (names::Family, Vec<(String, Vec<usize>)>) {
     let family = match model.family() {
         Family::Gpt(_) => names::Family::Gpt2,
@@ -179,27 +188,27 @@ fn wanted(model: &dyn Model) -> (names::Family, Vec<(String, Vec<usize>)>) {
     (family, parts.map(|part| (part.name, part.shape)).collect())
 }
 
-/// Says which tensors of heads were left out.
+/// Returns a note about tensors of heads that were left out.
 pub fn left_out(dir: &Path, unused: &[String]) -> String {
     format!("{}: left out, because the model has no such head: {}", dir.display(), unused.join(", "))
 }
 
-/// What a model with another head than its checkpoint's did not find there, and what it left.
+/// The result of [`begin`]: which tensors of heads were not found, and which were not used.
 #[derive(Debug)]
 pub struct Begun {
-    /// Tensors that keep the values they had, by name.
+    /// Names of tensors of the model that were not in the folder and keep their values.
     pub fresh: Vec<String>,
-    /// Tensors of the file's heads that the model does not have, by name.
+    /// Names of tensors in the folder that belong to heads that the model does not have, or has in another shape.
     pub unused: Vec<String>,
-    /// As [`Loaded::notes`].
+    /// Notes about the folder for the user.
     pub notes: Vec<String>,
 }
 
-/// Writes the weights of a folder over those of `store`. Tensors of heads stay as they are where the folder has none of this
+/// Overwrites `store` with the weights of a folder. Tensors of heads keep their values if the folder has none of this
 /// name and shape.
 ///
 /// # Errors
-/// As [`load`], of all tensors but those of heads.
+/// Fails like [`load`], except for tensors of heads.
 pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<Begun> {
     let (family, parts) = wanted(model);
     let weights = folder::read(dir)?;
@@ -219,7 +228,7 @@ pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Devi
     Ok(Begun { fresh, unused: found.unused, notes })
 }
 
-/// What was read of a folder's weights.
+/// The weights of a folder in a store.
 struct Read {
     store: Store,
     names: Names,
@@ -227,24 +236,26 @@ struct Read {
     notes: Vec<String>,
 }
 
+/// Returns the notes of a folder, including one about wrappers in the tensor names.
 fn notes(weights: &folder::Weights) -> Vec<String> {
     let (wrappers, path) = (weights.wrappers.join(" and "), weights.path.display());
     let mut notes = weights.notes.clone();
     match weights.wrappers.len() {
         0 => {}
-        1 => notes.push(format!("{path}: {wrappers} was taken out of the tensors' names")),
-        _ => notes.push(format!("{path}: {wrappers} were taken out of the tensors' names")),
+        1 => notes.push(format!("{path}: {wrappers} was removed from the tensor names")),
+        _ => notes.push(format!("{path}: {wrappers} were removed from the tensor names")),
     }
     notes
 }
 
+/// Reads the weights of a folder into a new store.
 fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<Read> {
     let (family, parts) = wanted(model);
     let weights = folder::read(dir)?;
     let notes = notes(&weights);
     let table = model.table();
     let found = names::select(family, weights.tensors, &parts).at(weights.path.display())?;
-    // Shapes are checked before memory is taken, so a config cannot ask for more than its file holds.
+    // Shapes are checked before memory is allocated, so a config cannot request more than its file holds.
     let store = Store::new(table.clone(), device)?;
     let mut tensors = found.tensors.into_iter();
     for (i, param) in table.params.iter().enumerate() {
@@ -255,18 +266,18 @@ fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<Rea
     Ok(Read { store, names: found.names, unused: found.unused, notes })
 }
 
-/// Writes config and weights into a folder that exists.
+/// Writes `config.json` and the weights, as F32, into an existing folder.
 ///
 /// # Errors
-/// Values that are not finite, by tensor; files that cannot be written.
+/// A value is not finite (the message names the tensor), or a file cannot be written.
 pub fn save(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<()> {
     save_named(dir, model, store, device, None)
 }
 
-/// As [`save`], with the names of the model's classes.
+/// Saves a model like [`save`], with the names of its classes.
 ///
 /// # Errors
-/// As [`save`].
+/// Fails like [`save`].
 pub fn save_named(
     dir: &Path,
     model: &dyn Model,
@@ -278,10 +289,10 @@ pub fn save_named(
     save_as(dir, model, store, device, form, StoreType::F32)
 }
 
-/// As [`save`], with these names and keys, and numbers of this type.
+/// Saves a model like [`save`], with the tensor names and keys of `form` and with values of type `kind`.
 ///
 /// # Errors
-/// As [`save`]; a form of another family; values that the type does not hold.
+/// Fails like [`save`], and if `form` belongs to another family or a value is out of range for the type.
 pub fn save_as(
     dir: &Path,
     model: &dyn Model,

@@ -1,13 +1,13 @@
-//! The names of classes in a `config.json`: `id2label` of `transformers`, `label_names` of timm.
+//! Class names in a `config.json`: `id2label` in `transformers`, `label_names` in timm.
 
 use serde_json::{Map, Value, json};
 
-/// The key of timm, which `transformers` ignores.
+/// The key in timm. `transformers` ignores it.
 const TIMM: &str = "label_names";
 
-/// The names of `count` classes in the order of their numbers; `None`: no key names each of them.
+/// Returns the names of `count` classes in the order of their numbers, or `None` if no key names all of them.
 ///
-/// As in `transformers`, `label2id` counts only where there is no `id2label`.
+/// As in `transformers`, `label2id` is used only if there is no `id2label`.
 pub(super) fn read(map: &Map<String, Value>, count: usize) -> Option<Vec<String>> {
     let timm = || map.get(TIMM).or_else(|| map.get("pretrained_cfg")?.get(TIMM));
     let names = match (map.get("id2label"), map.get("label2id")) {
@@ -35,7 +35,7 @@ fn by_name(numbers: &Map<String, Value>) -> Option<Vec<String>> {
     names.into_iter().collect()
 }
 
-/// Some files have numbers for names.
+/// Converts a name, which is a number in some files.
 fn text(name: &Value) -> Option<String> {
     match name {
         Value::String(name) => Some(name.clone()),
@@ -44,7 +44,8 @@ fn text(name: &Value) -> Option<String> {
     }
 }
 
-/// Puts names into a `config.json` that has those of [`keys::label_names`](super::keys::label_names), or none.
+/// Writes the names into a `config.json`: over those of [`keys::label_names`](super::keys::label_names) if it has them,
+/// else under the key of timm.
 pub(super) fn put(json: &mut Value, names: &[String]) {
     if json.get("id2label").is_none() {
         json[TIMM] = names.into();
@@ -52,7 +53,7 @@ pub(super) fn put(json: &mut Value, names: &[String]) {
     }
     let by_number: Map<String, Value> =
         names.iter().enumerate().map(|(number, name)| (number.to_string(), json!(name))).collect();
-    // Of a name that is there twice the last number stays, as in transformers.
+    // If a name appears twice, the last number is kept, as in transformers.
     let by_name: Map<String, Value> =
         names.iter().enumerate().map(|(number, name)| (name.clone(), json!(number))).collect();
     json["id2label"] = by_number.into();

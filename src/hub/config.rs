@@ -1,4 +1,4 @@
-//! The `config.json` of any model that this crate has, told apart by its keys.
+//! Reads the `config.json` of any supported model. The keys of the file tell which kind of model it is.
 
 use std::path::Path;
 
@@ -17,29 +17,33 @@ const MODEL: &str = "a GPT-2, BERT, ViT or DeiT model";
 /// The configuration of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Config {
+    /// A GPT-2 model.
     Gpt2(Gpt2Config),
+    /// A BERT model.
     Bert(BertConfig),
+    /// A ViT or DeiT model, and the format of the file.
     Vit(DeitConfig, Form),
 }
 
 /// Reads a `config.json`.
 ///
 /// # Errors
-/// A file that cannot be read or is no JSON object, a kind of model that is not implemented, and what the reader of its
-/// kind refuses. The message names the file and the key.
+/// The file cannot be read or is not a JSON object, the kind of model is not supported, or the reader of that kind
+/// rejects the file. The message names the file and the key.
 pub fn read(path: &Path) -> Result<Config> {
     Ok(read_named(path)?.0)
 }
 
-/// As [`read`], with the names of the classes, where the model has a head for classes and the file names each of them.
+/// Reads a `config.json` like [`read`], and also returns the class names if the model has a classification head and the
+/// file names every class.
 ///
 /// # Errors
-/// As [`read`].
+/// Fails like [`read`].
 pub fn read_named(path: &Path) -> Result<(Config, Option<Vec<String>>)> {
     let folder = path.parent().unwrap_or(Path::new(""));
     if !path.exists() && folder.join("snapshots").is_dir() {
         bail!(
-            "{}: this folder of the Hugging Face cache has the model in a folder of its snapshots; give that one",
+            "{}: this is a folder of the Hugging Face cache; give the folder of the model inside its snapshots folder",
             folder.display()
         );
     }
@@ -55,11 +59,11 @@ pub fn read_named(path: &Path) -> Result<(Config, Option<Vec<String>>)> {
     Ok((config, names))
 }
 
-/// The configuration in an already parsed `config.json`; same rules and errors as [`read`].
+/// Converts an already parsed `config.json`, with the same rules and errors as [`read`].
 pub fn from_json(value: &Value) -> Result<Config> {
     let map = keys::object(value, MODEL)?;
     let vit = || vit_config::from_json(value).map(|(config, form)| Config::Vit(config, form));
-    // timm's forms have no model_type, or any.
+    // The forms of timm may have no model_type, or any value in it.
     if map.contains_key("architecture") || map.contains_key("embed_dim") {
         return vit();
     }
@@ -68,11 +72,11 @@ pub fn from_json(value: &Value) -> Result<Config> {
         Some(Ok("bert")) => bert_config::from_json(value).map(Config::Bert),
         Some(Ok("vit" | "deit")) => vit(),
         Some(Ok(other)) => bail!(
-            "model_type is {other:?}, and only \"gpt2\", \"bert\", \"vit\" and \"deit\" are implemented; give {MODEL}"
+            "model_type is {other:?}, but only \"gpt2\", \"bert\", \"vit\" and \"deit\" are supported; give {MODEL}"
         ),
-        Some(Err(other)) => bail!("model_type is {other}; give a text in quotes"),
+        Some(Err(other)) => bail!("model_type is {other}; it must be a string"),
         None => {
-            bail!("missing key model_type; add it as \"gpt2\", \"bert\", \"vit\" or \"deit\", whichever the model is")
+            bail!("missing key model_type; set it to \"gpt2\", \"bert\", \"vit\" or \"deit\", according to the model")
         }
     }
 }

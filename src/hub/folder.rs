@@ -1,4 +1,4 @@
-//! The tensors of a model folder, in whichever form its maker saved them.
+//! Reads the tensors of a model folder in any published format.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -19,32 +19,36 @@ use crate::files;
 const INDEX: &str = "model.safetensors.index.json";
 const TORCH: &str = "pytorch_model.bin";
 const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
-/// An entry for each tensor; the largest published models have a hundred thousand.
+/// Largest size of an index file in bytes. It has an entry for each tensor; the largest published models have 100,000.
 const INDEX_BYTES: u64 = 64 << 20;
 
-/// Tensors, and the file that holds them or says which files do.
+/// The tensors of a model folder.
 #[derive(Debug)]
 pub struct Weights {
+    /// The file that contains the tensors, or the index of the files that do.
     pub path: PathBuf,
+    /// The tensors, with wrappers removed from their names.
     pub tensors: Vec<NamedTensor>,
-    /// What wrappers of the model put into the tensors' names, and was taken out of them.
+    /// Name parts of model wrappers that were removed from the tensor names, for example `module.`.
     pub wrappers: Vec<&'static str>,
-    /// What else a person should know, each in a sentence.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// What `torch.compile`, FSDP and activation checkpoints put into names wherever they wrap a module.
+/// Name parts that `torch.compile`, FSDP and activation checkpointing insert wherever they wrap a module.
 const WITHIN: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
-/// What `DataParallel` and `DistributedDataParallel` put before all of them.
+/// Prefix that `DataParallel` and `DistributedDataParallel` add to all names.
 const BEFORE: &str = "module.";
-/// What a program calls the model that it trains, as those of Lightning do: counts only where all names have it.
+/// Attributes that hold the model in training programs such as those of Lightning. Removed only if all names begin with
+/// one.
 const MEMBERS: [&str; 3] = ["_forward_module.", "model.", "net."];
-/// Bytes that tell what a file is.
-const MOST_MAGIC: u64 = 64;
-/// How deep such names may lie in each other.
-const MOST_MEMBERS: usize = 4;
-/// What lies beside weights without being any: states of optimizers, schedules and random numbers, options, adapters.
-const OTHERS: [&str; 9] = [
+/// Number of bytes that identify the format of a file.
+const MAGIC_BYTES: u64 = 64;
+/// Largest number of nested wrappers.
+const MAX_NESTING: usize = 4;
+/// Prefixes of files next to the weights that are not weights: states of optimizers, schedulers and random number
+/// generators, options, adapters.
+const NOT_WEIGHTS: [&str; 9] = [
     "training_args",
     "optimizer",
     "scheduler",
@@ -55,19 +59,19 @@ const OTHERS: [&str; 9] = [
     "onnx_model",
     "trainer_state",
 ];
-/// Weights of other libraries, and how transformers 4 reads them.
+/// Weight files of other frameworks, and the option of transformers 4 that reads them.
 const FOREIGN: [(&str, &str); 2] = [("tf_model.h5", "from_tf=True"), ("flax_model.msgpack", "from_flax=True")];
-/// What training scripts of timm call their files, the one to take first.
+/// File names used by timm's training scripts, in order of preference.
 const TIMM: [&str; 3] = ["model_best.pth.tar", "last.pth.tar", "checkpoint.pth.tar"];
 
-/// Takes wrappers out of the names; returns which.
+/// Removes the parts of wrappers from the names. Returns which ones it found.
 fn unwrap(tensors: &mut [NamedTensor]) -> Vec<&'static str> {
     let mut found = Vec::new();
-    // A wrapper may be around a whole program, and another one around the model in it.
-    for _ in 0..MOST_MEMBERS {
+    // Wrappers may be nested: one around the training program, another around its model.
+    for _ in 0..MAX_NESTING {
         for tensor in tensors.iter_mut() {
             for wrapper in WITHIN {
-                // Whole parts of names only.
+                // Only match whole name parts.
                 if tensor.name.split_inclusive('.').any(|part| part == wrapper) {
                     tensor.name = tensor.name.split_inclusive('.').filter(|part| *part != wrapper).collect();
                     found.push(wrapper);
@@ -89,16 +93,17 @@ fn unwrap(tensors: &mut [NamedTensor]) -> Vec<&'static str> {
     found
 }
 
-/// Reads the weights of a folder, or of one file.
+/// Reads the weights of a folder, or a single file.
 ///
-/// Of a folder, the first of these that is there: `model.safetensors`, `model.safetensors.index.json` with the files it
-/// names, `pytorch_model.bin`, `pytorch_model.bin.index.json` with its files, timm's `model_best.pth.tar`, `last.pth.tar` or
-/// `checkpoint.pth.tar`, the one `.safetensors`, `.bin`, `.pt`, `.pth`, `.ckpt` or `.pth.tar` file that is not known to be something
-/// else. What `torch.compile`, parallel wrappers and Lightning put into the tensors' names is taken out.
+/// In a folder, it reads the first of these that exists: `model.safetensors`; `model.safetensors.index.json` with its
+/// files; `pytorch_model.bin`; `pytorch_model.bin.index.json` with its files; timm's `model_best.pth.tar`,
+/// `last.pth.tar` or `checkpoint.pth.tar`; the only `.safetensors`, `.bin`, `.pt`, `.pth`, `.ckpt` or `.pth.tar` file
+/// that is not known to be something else. Name parts that `torch.compile`, parallel wrappers and Lightning add to
+/// tensor names are removed.
 ///
 /// # Errors
-/// No weights, or several files that may be them; what [`tensors::read`] and [`torch::read`] refuse; an index that names a
-/// file outside of the folder, or does not agree with the files. The message names the file and the tensor.
+/// There are no weights, or several files that may be the weights; [`tensors::read`] or [`torch::read`] rejects a file;
+/// an index names a file outside of the folder, or does not match the files. The message names the file and the tensor.
 pub fn read(path: &Path) -> Result<Weights> {
     let path = if path.is_dir() { find(path)? } else { path.to_owned() };
     let mut notes = Vec::new();
@@ -110,10 +115,11 @@ pub fn read(path: &Path) -> Result<Weights> {
     Ok(Weights { path, tensors, wrappers, notes })
 }
 
+/// Finds the weight file or index of a folder.
 fn find(dir: &Path) -> Result<PathBuf> {
     for name in [WEIGHTS, INDEX, TORCH, TORCH_INDEX].into_iter().chain(TIMM) {
         let path = dir.join(name);
-        // A link that leads nowhere is an error, not a reason to take another file.
+        // A dangling link is an error, not a reason to read another file.
         if std::fs::symlink_metadata(&path).is_ok() {
             return Ok(path);
         }
@@ -122,7 +128,7 @@ fn find(dir: &Path) -> Result<PathBuf> {
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let is_other = |path: &Path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        OTHERS.iter().any(|other| name.starts_with(other))
+        NOT_WEIGHTS.iter().any(|other| name.starts_with(other))
     };
     let mut found: Vec<PathBuf> =
         paths.filter(|path| (is_torch(path) || has_extension(path, &["safetensors"])) && !is_other(path)).collect();
@@ -131,18 +137,18 @@ fn find(dir: &Path) -> Result<PathBuf> {
     match (found.as_slice(), foreign) {
         ([path], _) => Ok(path.clone()),
         ([], Some((name, how))) => bail!(
-            "{}: {name} is not of PyTorch, and there is no {WEIGHTS} or {TORCH}; load it with transformers 4 \
-             (from_pretrained, {how}) and save it with save_pretrained",
+            "{}: {name} does not contain PyTorch weights, and there is no {WEIGHTS} or {TORCH}; load it with \
+             transformers 4 (from_pretrained with {how}) and save it with save_pretrained",
             dir.display()
         ),
-        // The name that a model folder of this program has.
+        // Name the file that this program writes.
         ([], None) => bail!(
-            "cannot read {}: No such file or directory; nor is there {TORCH} or another file of weights",
+            "cannot read {}: No such file or directory; there is no {TORCH} or other weight file either",
             dir.join(WEIGHTS).display()
         ),
         ([first, second, ..], _) => bail!(
-            "{}: no {WEIGHTS} or {INDEX}, and both {} and {} may be the weights; rename the one to {WEIGHTS} or {TORCH}, or bring the \
-             index of its parts",
+            "{}: no {WEIGHTS} or {INDEX}, and both {} and {} may be the weights; rename one of them to {WEIGHTS} or \
+             {TORCH}, or add the index of the shards",
             dir.display(),
             first.display(),
             second.display()
@@ -150,23 +156,27 @@ fn find(dir: &Path) -> Result<PathBuf> {
     }
 }
 
+/// Whether a path has one of these extensions.
 fn has_extension(path: &Path, any: &[&str]) -> bool {
     path.extension().is_some_and(|found| any.iter().any(|extension| found == *extension))
 }
 
+/// Whether a path has an extension of `torch.save` files.
 fn is_torch(path: &Path) -> bool {
     let within = path.file_stem().is_some_and(|stem| has_extension(Path::new(stem), &["pt", "pth"]));
     has_extension(path, &["bin", "pt", "pth", "ckpt"]) || has_extension(path, &["tar"]) && within
 }
 
+/// Reads the tensors of one file.
 fn one(path: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
-    // People rename files: the content decides, and only where it does not the name.
+    // Files may be renamed, so the content decides on the format. The extension is used only if the content is
+    // inconclusive.
     let mut begin = Vec::new();
-    // Opening a pipe might never end. What cannot be read is told below.
+    // Opening a pipe could block forever. Read errors are reported by the reader below.
     if path.is_file()
         && let Ok(file) = File::open(path)
     {
-        let _ = file.take(MOST_MAGIC).read_to_end(&mut begin);
+        let _ = file.take(MAGIC_BYTES).read_to_end(&mut begin);
     }
     let header = begin.get(8..).is_some_and(|header| header.starts_with(b"{"));
     if header || !is_torch(path) && !torch::begins(&begin) {
@@ -175,20 +185,20 @@ fn one(path: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
     let torch::Content { tensors, of_two } = torch::read_noting(path)?;
     if let Some([read, other]) = of_two {
         notes.push(format!(
-            "{}: the averaged weights under {read} were read, as timm does, and not those under {other}",
+            "{}: using the averaged weights under {read}, as timm does, not those under {other}",
             path.display()
         ));
     }
     Ok(tensors)
 }
 
-/// Where each tensor is, as an index says it.
+/// An index of sharded weights.
 #[derive(Deserialize)]
 struct Index {
     weight_map: Map,
 }
 
-/// File names by tensor. A tensor that is named twice is an error here, where a map would keep the second.
+/// File names by tensor. Unlike in a plain map, a tensor that appears twice is an error.
 struct Map(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Map {
@@ -218,12 +228,14 @@ impl<'de> Deserialize<'de> for Map {
     }
 }
 
-/// A tensor that a model shares with another one may be named without being there, or be there without being named: writers keep one of
-/// both, and some write the index before.
+/// Reads all files of an index.
+///
+/// A tied tensor may be in the index but not in the files, or the other way round: writers drop one of two tied
+/// tensors, some of them after writing the index.
 fn sharded(index: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
     let bytes = files::read(index, INDEX_BYTES)?;
     let Index { weight_map: Map(files_by_tensor) } = serde_json::from_slice(files::without_mark(&bytes))
-        .map_err(|e| Error::new(format!("not an index of weights: {e}; download it again")))
+        .map_err(|e| Error::new(format!("not an index of weight files: {e}; download it again")))
         .at(index.display())?;
     let folder = index.parent().unwrap_or(Path::new(""));
     let mut tensors_by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -235,10 +247,10 @@ fn sharded(index: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
     }
     let mut all = Vec::with_capacity(files_by_tensor.len());
     for (file, named) in tensors_by_file {
-        // Separators of every system: the folder may have been made on another one.
+        // Reject the path separators of all systems: the folder may come from another one.
         if file.is_empty() || file.contains(['/', '\\', ':', '\0']) || file == "." || file == ".." {
             bail!(
-                "{}: weight_map names {file:?} for tensor {:?}, and only files of the same folder are read; correct it",
+                "{}: weight_map names {file:?} for tensor {:?}, but only files in the same folder are read; correct it",
                 index.display(),
                 named[0]
             );
@@ -251,10 +263,10 @@ fn sharded(index: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
         for tensor in named {
             match found.remove(tensor) {
                 Some(tensor) => all.push(tensor),
-                // It was skipped there.
+                // The reader skipped it, or the file has only the other one of two tied tensors.
                 None if tensors::is_buffer(tensor) || may_be_shared(tensor) => {}
                 None => bail!(
-                    "{}: tensor {tensor:?} is not in {file}, where weight_map says; download both again",
+                    "{}: tensor {tensor:?} is not in {file}, contrary to weight_map; download both again",
                     index.display()
                 ),
             }

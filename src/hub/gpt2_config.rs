@@ -1,4 +1,4 @@
-//! The `config.json` of a GPT-2 model in Hugging Face form.
+//! The `config.json` of a GPT-2 model in the format of `transformers`.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::error::{At, Result};
 
 const MODEL: &str = "a GPT-2 model";
 
-/// What `transformers` calls the tanh approximation of GELU: five ways to compute the same function.
+/// The names in `transformers` for the tanh approximation of GELU: five ways to compute the same function.
 const ACTIVATIONS: [&str; 5] = ["gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"];
 
-/// The sizes and rates of a GPT-2 model, under the names that `transformers` gives them.
+/// The sizes and rates of a GPT-2 model, named as in `transformers`.
 ///
 /// The rest of the function is fixed: pre-norm blocks, learned positions, attention scaled by the root of the head
 /// size, and GELU in its tanh approximation.
@@ -27,6 +27,7 @@ pub struct Gpt2Config {
     pub n_embd: usize,
     /// Attention heads per layer.
     pub n_head: usize,
+    /// Number of layers.
     pub n_layer: usize,
     /// Width of the feed-forward layer; `None` means `4 * n_embd`.
     pub n_inner: Option<usize>,
@@ -40,36 +41,36 @@ pub struct Gpt2Config {
     pub embd_pdrop: f64,
     /// Dropout probability of the attention weights, in `[0, 1)`.
     pub attn_pdrop: f64,
-    /// Whether the output layer is the token embedding, as published.
+    /// Whether the output layer shares the weights of the token embedding, as in the published models.
     pub tie_word_embeddings: bool,
-    /// Token that begins a text. It changes nothing here: generators that read the checkpoint go by it.
+    /// Token that begins a text. This crate only copies it to the checkpoints it writes, where text generators read it.
     pub bos_token_id: Option<u64>,
-    /// Token that ends a text.
+    /// Token that ends a text, likewise.
     pub eos_token_id: Option<u64>,
 }
 
 impl Gpt2Config {
     /// Reads a `config.json`.
     ///
-    /// Keys that do not change the function are ignored. The sizes must be present; the other keys default to the
-    /// values `transformers` takes when they are absent.
+    /// Keys that do not change the function of the model are ignored. The sizes must be present; the other keys take
+    /// the defaults of `transformers` if they are absent.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or is not a JSON object, when a key is missing, of the wrong type or out of range,
-    /// or when it asks for a function that is not implemented. The message names the file and the key.
+    /// The file cannot be read or is not a JSON object; a key is missing, of the wrong type or out of range; or a key
+    /// requires a function that is not supported. The message names the file and the key.
     pub fn read(path: &Path) -> Result<Self> {
         Self::from_json(&keys::read(path, MODEL)?).at(path.display())
     }
 
-    /// The configuration in an already parsed `config.json`; same rules and errors as [`Gpt2Config::read`].
+    /// Converts an already parsed `config.json`, with the same rules and errors as [`Gpt2Config::read`].
     pub fn from_json(value: &Value) -> Result<Self> {
         let map = keys::object(value, MODEL)?;
         refuse_other_functions(map)?;
         let positions = if map.contains_key("n_positions") { "n_positions" } else { "n_ctx" };
         let n_positions = match size(map, positions)? {
             Some(n) => n,
-            None => bail!("missing key n_positions; add it as a positive whole number"),
+            None => bail!("missing key n_positions; set it to a positive integer"),
         };
         let config = Gpt2Config {
             vocab_size: required_size(map, "vocab_size")?,
@@ -86,7 +87,7 @@ impl Gpt2Config {
             tie_word_embeddings: match map.get("tie_word_embeddings") {
                 None => true,
                 Some(&Value::Bool(tied)) => tied,
-                Some(other) => bail!("tie_word_embeddings is {other}; give true or false"),
+                Some(other) => bail!("tie_word_embeddings is {other}; it must be true or false"),
             },
             bos_token_id: token(map, "bos_token_id")?,
             eos_token_id: token(map, "eos_token_id")?,
@@ -99,8 +100,8 @@ impl Gpt2Config {
     ///
     /// # Errors
     ///
-    /// When a size is zero or above 2^31, `n_head` does not divide `n_embd`, the model would have more than 2^40
-    /// parameters, a probability is outside `[0, 1)`, or another rate is not finite or out of range.
+    /// A size is zero or above 2^31, `n_head` does not divide `n_embd`, the model would have more than 2^40 parameters,
+    /// a probability is outside `[0, 1)`, or another rate is not finite or out of range.
     pub fn check(&self) -> Result<()> {
         keys::check_sizes(&[
             ("vocab_size", self.vocab_size),
@@ -124,7 +125,7 @@ impl Gpt2Config {
         Ok(())
     }
 
-    /// The number of parameters.
+    /// Returns the number of parameters.
     fn parameters(&self) -> u128 {
         let [vocab, positions, width, layers] =
             [self.vocab_size, self.n_positions, self.n_embd, self.n_layer].map(|n| n as u128);
@@ -135,7 +136,7 @@ impl Gpt2Config {
         head + (vocab + positions) * width + layers * (attention + feed_forward + 4 * width) + 2 * width
     }
 
-    /// The contents of a `config.json` from which `transformers` builds the same model.
+    /// Returns the content of a `config.json` from which `transformers` builds the same model.
     pub fn to_json(&self) -> Value {
         json!({
             "architectures": ["GPT2LMHeadModel"],
@@ -165,28 +166,28 @@ impl Gpt2Config {
         })
     }
 
-    /// Writes [`Gpt2Config::to_json`], indented, to `path`; the file appears whole or not at all.
+    /// Writes [`Gpt2Config::to_json`], indented, to `path`, atomically.
     ///
     /// # Errors
     ///
-    /// When [`Gpt2Config::check`] fails or the file cannot be written.
+    /// [`Gpt2Config::check`] fails, or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check().at(format_args!("writing {}", path.display()))?;
         keys::write(path, &self.to_json())
     }
 }
 
-/// Refuses the values under which the model would compute something else than this crate does.
+/// Fails if a key requires the model to compute something that this crate does not support.
 fn refuse_other_functions(map: &Map<String, Value>) -> Result<()> {
     match map.get("model_type") {
         Some(Value::String(kind)) if kind == "gpt2" => {}
-        Some(other) => bail!("model_type is {other}, and only \"gpt2\" is implemented; give a GPT-2 checkpoint"),
+        Some(other) => bail!("model_type is {other}, but \"gpt2\" is expected; give a GPT-2 checkpoint"),
         None => bail!("missing key model_type; add \"model_type\": \"gpt2\" if this is a GPT-2 checkpoint"),
     }
     match map.get("activation_function") {
         Some(Value::String(name)) if ACTIVATIONS.contains(&name.as_str()) => {}
         Some(other) => bail!(
-            "activation_function is {other}, and only {} are implemented; give a checkpoint that uses one of them",
+            "activation_function is {other}, but only {} are supported; give a checkpoint that uses one of them",
             ACTIVATIONS.join(", ")
         ),
         None => {}
@@ -198,15 +199,19 @@ fn refuse_other_functions(map: &Map<String, Value>) -> Result<()> {
             None => {}
             Some(Value::Bool(set)) if *set == implemented => {}
             Some(Value::Bool(set)) => {
-                bail!("{key} is {set}, and only {implemented} is implemented; give a checkpoint without this variation")
+                bail!(
+                    "{key} is {set}, but only {implemented} is supported; use a checkpoint that does not change this \
+                     setting"
+                )
             }
-            Some(other) => bail!("{key} is {other}; give true or false"),
+            Some(other) => bail!("{key} is {other}; it must be true or false"),
         }
     }
     keys::not_pruned(map)
 }
 
-/// Absent, null and -1 are the same: no such token. Of several, any of which ends a text, the first one.
+/// Reads a token id. Returns `None` if it is absent, null or -1. If there are several, any of which ends a text,
+/// returns the first one.
 fn token(map: &Map<String, Value>, key: &str) -> Result<Option<u64>> {
     let value = match map.get(key) {
         Some(Value::Array(several)) if several.iter().all(Value::is_u64) => several.first(),
@@ -217,7 +222,7 @@ fn token(map: &Map<String, Value>, key: &str) -> Result<Option<u64>> {
         Some(value) if value.as_i64() == Some(-1) => Ok(None),
         Some(value) => match value.as_u64() {
             Some(id) => Ok(Some(id)),
-            None => bail!("{key} is {value}; give a whole number that is not negative, or null"),
+            None => bail!("{key} is {value}; it must be a non-negative integer or null"),
         },
     }
 }

@@ -1,5 +1,5 @@
-//! Checkpoints of `transformers`, timm and PyTorch: `config.json` ([`config`]), weights in any published form ([`folder`]),
-//! and whichever names their tensors have ([`names`]).
+//! Reads and writes checkpoints of `transformers`, timm and PyTorch: `config.json` ([`config`]), weights in any
+//! published format ([`folder`]), and the tensor names of each library ([`names`]).
 //!
 //! Everything read here comes from outside and may be truncated, damaged or hostile. The readers check it in full,
 //! never panic, and allocate in proportion to the size of the file, not to what the file claims.

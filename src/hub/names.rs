@@ -1,8 +1,8 @@
-//! Names of tensors in files, and the names that the tables of models have for them.
+//! Maps the tensor names in files to the names in the parameter tables of the models, and back.
 //!
-//! The tables have the names of `GPT2LMHeadModel` and of `BertForPreTraining` of `transformers`, and of timm's
-//! `VisionTransformer`. Files may leave out a prefix, have names of older versions or, for vision transformers, those of
-//! `transformers`, where queries, keys and values are apart.
+//! The tables use the names of `GPT2LMHeadModel` and `BertForPreTraining` in `transformers`, and of `VisionTransformer`
+//! in timm. Files may omit a prefix, use the names of older versions or, for vision transformers, those of
+//! `transformers`, which stores queries, keys and values in separate tensors.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +11,8 @@ use super::tensors::{NamedTensor, is_buffer};
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// How the tensors of a file are named. Of vision transformers the last of them is meant that a name in the file tells.
+/// The naming scheme of a file. If the tensors of a vision transformer match several schemes, the last one listed here
+/// is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Names {
     /// `GPT2LMHeadModel`: `transformer.h.0...`.
@@ -32,27 +33,30 @@ pub enum Names {
     DeitWithTeacher,
 }
 
-/// Models whose files share names.
+/// Model families. The files of a family share one table of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
+    /// GPT-2.
     Gpt2,
+    /// BERT.
     Bert,
+    /// ViT and DeiT.
     Vit,
 }
 
-/// The tensors of a model, out of those of a file.
+/// The tensors of a model, selected from those of a file.
 #[derive(Debug)]
 pub struct Selected {
-    /// Under the names of the table, in its order.
+    /// The tensors under their names in the table, in table order.
     pub tensors: Vec<NamedTensor>,
-    /// Names in the file of heads that this model does not have, sorted: worth a note.
+    /// Names in the file of tensors of heads that the model does not have, sorted. Callers should report them.
     pub unused: Vec<String>,
-    /// How the file names its tensors.
+    /// The naming scheme of the file.
     pub names: Names,
 }
 
-/// Layers of the names of `transformers`, and of timm. A dot at the end stands for `.weight` and `.bias`. `transformers` 5 has other
-/// names within a program, and writes these: it reads both.
+/// Prefixes of the layers in `transformers` and in timm. In the tables below, a trailing dot stands for `.weight` and
+/// `.bias`. `transformers` 5 uses other names in memory but writes these to files; it reads both.
 const VIT_LAYERS: [&str; 2] = ["encoder.layer.", "blocks."];
 const VIT_IN_LAYER: [(&str, &str); 6] = [
     ("layernorm_before.", "norm1."),
@@ -62,7 +66,7 @@ const VIT_IN_LAYER: [(&str, &str); 6] = [
     ("output.dense.", "mlp.fc2."),
     ("attention.attention.", "attn.qkv."),
 ];
-/// Layers as `transformers` 5 names them within a program: `torch.save(model.state_dict())` writes these names.
+/// Prefix of the layers in the in-memory names of `transformers` 5, which `torch.save(model.state_dict())` writes.
 const VIT_LAYERS_5: &str = "layers.";
 const VIT_IN_LAYER_5: [(&str, &str); 6] = [
     ("layernorm_before.", "norm1."),
@@ -86,7 +90,7 @@ const PARTS: [&str; 3] = ["query.", "key.", "value."];
 const PARTS_5: [&str; 3] = ["q_proj.", "k_proj.", "v_proj."];
 
 impl Family {
-    /// How tensors begin that have no prefix of the encoder in any file.
+    /// Returns the prefixes of tensors that never have the prefix of the encoder.
     fn heads(self) -> &'static [&'static str] {
         match self {
             Family::Gpt2 => &["lm_head.", "score.", "classifier.", "multiple_choice_head."],
@@ -95,10 +99,11 @@ impl Family {
         }
     }
 
-    /// Tensors that models without a use for them may leave out, by their names in the table.
+    /// Whether a tensor, by its name in the table, belongs to a head that models may ignore.
     fn is_optional(self, name: &str) -> bool {
         let optional: &[&str] = match self {
-            // Of `GPT2ForSequenceClassification` and its like, without which the model goes on with a text as GPT-2 does.
+            // Heads of `GPT2ForSequenceClassification` and similar models, which GPT-2 as a language model does not
+            // need.
             Family::Gpt2 => &["score.", "classifier.", "multiple_choice_head."],
             Family::Bert => &["cls.", "classifier.", "qa_outputs.", "bert.pooler."],
             Family::Vit => &["pooler."],
@@ -106,7 +111,7 @@ impl Family {
         optional.iter().any(|head| name.starts_with(head))
     }
 
-    /// Tensors that some files have twice: the second name, and the one in the table.
+    /// Returns the tied tensors that some files store twice, as pairs of the second name and the name in the table.
     fn tied(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Family::Gpt2 => &[("lm_head.weight", "transformer.wte.weight")],
@@ -118,7 +123,7 @@ impl Family {
         }
     }
 
-    /// Tensors of heads, by their names in the table: a model may begin with new ones.
+    /// Whether a tensor, by its name in the table, belongs to a head, which a model may initialise anew.
     fn is_head(self, name: &str) -> bool {
         let heads: &[&str] = match self {
             Family::Gpt2 => &[],
@@ -128,6 +133,7 @@ impl Family {
         heads.iter().any(|head| name.starts_with(head))
     }
 
+    /// Returns the naming scheme of a file with these tensor names.
     fn names<'a>(self, mut names: impl Iterator<Item = &'a str>) -> Names {
         match self {
             Family::Gpt2 if names.any(|n| n.starts_with("transformer.")) => Names::Gpt2,
@@ -147,7 +153,7 @@ impl Family {
     }
 }
 
-/// Where a tensor of a file belongs: a name of the table and, of a fused one, which part.
+/// Maps the name of a tensor in a file to a name in the table and, for a part of a fused tensor, the index of the part.
 fn place(family: Family, name: &str) -> (String, Option<usize>) {
     let prefixed = |prefix: &str| {
         let has = name.starts_with(prefix) || family.heads().iter().any(|head| name.starts_with(head));
@@ -165,7 +171,7 @@ fn place(family: Family, name: &str) -> (String, Option<usize>) {
     }
 }
 
-/// Whether a model of any family may share this tensor with another one, so that a writer may have kept only one of them.
+/// Whether a model of any family may tie this tensor to another one, so that a file may contain only one of the two.
 pub(super) fn may_be_shared(name: &str) -> bool {
     let pairs = [Family::Gpt2, Family::Bert].into_iter().flat_map(Family::tied);
     pairs.flat_map(|&(second, first)| [second, first]).any(|shared| {
@@ -174,6 +180,7 @@ pub(super) fn may_be_shared(name: &str) -> bool {
     })
 }
 
+/// Does [`place`] for vision transformers.
 fn vit_place(name: &str) -> (String, Option<usize>) {
     let [theirs, ours] = VIT_LAYERS;
     let bare = name.strip_prefix("vit.").or_else(|| name.strip_prefix("deit.")).unwrap_or(name);
@@ -198,38 +205,40 @@ fn vit_place(name: &str) -> (String, Option<usize>) {
     (found.unwrap_or_else(|| bare.to_owned()), None)
 }
 
-/// Finds the tensors of a table, given by `wanted` as names and shapes, among those of a file.
+/// Selects the tensors of a table, given by `wanted` as names and shapes, from those of a file.
 ///
-/// Buffers are skipped, weights that the model shares must be equal where a file has them twice, and heads that the
-/// model does not have are left out and listed.
+/// Buffers are skipped. If a file stores tied weights twice, both copies must be equal. Heads that the model does not
+/// have are left out and listed in [`Selected::unused`].
 ///
 /// # Errors
-/// A tensor that is missing, unknown, there twice, of another shape, or not equal to the one it should share. The message
-/// names it as the file does where the file has it.
+/// A tensor is missing, is unknown, appears twice, has another shape, or differs from the one it is tied to. The
+/// message uses the name in the file if the file has the tensor.
 pub fn select(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<usize>)]) -> Result<Selected> {
     let Begun { tensors, unused, names } = find(family, tensors, wanted, |_| false)?;
     Ok(Selected { tensors: tensors.into_iter().flatten().collect(), unused, names })
 }
 
-/// The tensors of a model that begins with those of a file but may have other heads.
+/// The tensors of a model that is initialised from a file but may have different heads.
 #[derive(Debug)]
 pub struct Begun {
-    /// Under the names of the table, in its order; `None`: one of a head, which the file does not have in this shape.
+    /// The tensors under their names in the table, in table order. `None` for a tensor of a head that the file does not
+    /// have in this shape.
     pub tensors: Vec<Option<NamedTensor>>,
-    /// As [`Selected::unused`].
+    /// Names in the file of tensors of heads that the model does not have, or has in another shape, sorted.
     pub unused: Vec<String>,
-    /// How the file names its tensors.
+    /// The naming scheme of the file.
     pub names: Names,
 }
 
-/// As [`select`], but tensors of heads may be missing, or be of another shape and then left out.
+/// Selects tensors like [`select`], but tensors of heads may be missing, or have another shape and are then left out.
 ///
 /// # Errors
-/// As [`select`], of all tensors but those of heads.
+/// Fails like [`select`], except for tensors of heads.
 pub fn begin(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<usize>)]) -> Result<Begun> {
     find(family, tensors, wanted, |name| family.is_head(name))
 }
 
+/// Selects the tensors in `wanted`. Those that satisfy `may_be_new` may be missing or have another shape.
 fn find(
     family: Family,
     tensors: Vec<NamedTensor>,
@@ -250,13 +259,13 @@ fn find(
             Some(tensor) => {
                 let remedy = match family {
                     Family::Gpt2 => {
-                        format!("if the model has a head of its own, set tie_word_embeddings to false in {CONFIG}")
+                        format!("if the model has an untied head, set tie_word_embeddings to false in {CONFIG}")
                     }
-                    _ => "a head of its own is not supported, tie the weights".to_owned(),
+                    _ => "an untied head is not supported; tie the weights".to_owned(),
                 };
-                bail!("{} differs from {}, with which the model shares it; {remedy}", copy.name, tensor.name)
+                bail!("{} differs from {}, to which the model ties it; {remedy}", copy.name, tensor.name)
             }
-            // Writers keep one of the two, not always the same.
+            // The file has only the second one of the two.
             None => drop(left.insert(first.to_owned(), copy)),
         }
     }
@@ -270,7 +279,7 @@ fn find(
             }
             None => missing.push(name.clone()),
             Some(tensor) if tensor.shape != *shape => bail!(
-                "{} is {:?} but {CONFIG} asks for {shape:?}; is it the one that belongs to these weights?",
+                "{} has shape {:?}, but {CONFIG} requires {shape:?}; does it belong to these weights?",
                 tensor.name,
                 tensor.shape
             ),
@@ -280,8 +289,8 @@ fn find(
     if !missing.is_empty() {
         if missing.iter().all(|name| family.is_head(name)) {
             bail!(
-                "these are weights of a model without a head, and {} are missing; a run may start from them (model.from), and \
-                 then makes a new head",
+                "these are the weights of a model without a head: {} are missing; to train from them with a new head, \
+                 set model.from",
                 missing.join(", ")
             );
         }
@@ -300,7 +309,7 @@ fn find(
     Ok(Begun { tensors: found, unused: in_file(optional, replaced), names })
 }
 
-/// The tensors by their names in the table; each keeps the one of the file.
+/// Returns the tensors by their names in the table. Each tensor keeps its name in the file.
 fn canonical(family: Family, tensors: Vec<NamedTensor>) -> Result<HashMap<String, NamedTensor>> {
     let mut all: HashMap<String, NamedTensor> = HashMap::new();
     let mut parts: BTreeMap<String, [Option<NamedTensor>; 3]> = BTreeMap::new();
@@ -311,19 +320,19 @@ fn canonical(family: Family, tensors: Vec<NamedTensor>) -> Result<HashMap<String
             None => all.insert(name, tensor),
         };
         if let Some(other) = taken {
-            bail!("{} is there twice, under names of old and new or with and without a prefix; keep one", other.name);
+            bail!("{} appears twice: under its old and new name, or with and without a prefix; keep one", other.name);
         }
     }
     for (name, parts) in parts {
         let joined = join(&name, parts)?;
         if all.insert(name, joined).is_some() {
-            bail!("queries, keys and values are there twice, joined and apart; keep one");
+            bail!("queries, keys and values appear twice: fused and separate; keep one");
         }
     }
     Ok(all)
 }
 
-/// One tensor out of queries, keys and values.
+/// Fuses queries, keys and values into one tensor.
 fn join(name: &str, parts: [Option<NamedTensor>; 3]) -> Result<NamedTensor> {
     if let Some((there, known)) = parts.iter().enumerate().find_map(|(i, part)| Some((i, part.as_ref()?))) {
         let lacking = (0..PARTS.len()).filter(|&i| parts[i].is_none());
@@ -334,11 +343,11 @@ fn join(name: &str, parts: [Option<NamedTensor>; 3]) -> Result<NamedTensor> {
         }
     }
     let mut parts = parts.into_iter().flatten();
-    let Some(mut whole) = parts.next() else { bail!("no part of {name}") };
+    let Some(mut whole) = parts.next() else { bail!("{name} has no parts") };
     for part in parts {
         if part.shape.is_empty() || part.shape.get(1..) != whole.shape.get(1..) {
             bail!(
-                "{} is {:?} beside {} of {:?}; both should have one shape",
+                "{} has shape {:?}, but {} has {:?}; both must have one shape",
                 part.name,
                 part.shape,
                 whole.name,
@@ -352,10 +361,10 @@ fn join(name: &str, parts: [Option<NamedTensor>; 3]) -> Result<NamedTensor> {
 }
 
 impl Names {
-    /// The tensors of a table as files of this kind have them.
+    /// Converts the tensors of a table to the names and shapes of this scheme.
     ///
     /// # Errors
-    /// A fused tensor whose first axis has no three equal parts.
+    /// A tensor has no name in this scheme, or the first axis of a fused tensor cannot be split into three equal parts.
     pub fn publish(self, tensors: Vec<NamedTensor>) -> Result<Vec<NamedTensor>> {
         let mut all = Vec::with_capacity(tensors.len());
         for tensor in tensors {
@@ -373,6 +382,7 @@ impl Names {
     }
 }
 
+/// Converts one tensor to the names of `transformers` and appends the result to `all`.
 fn publish_vit(prefix: &str, heads: &[(&str, &str)], tensor: NamedTensor, all: &mut Vec<NamedTensor>) -> Result<()> {
     let [theirs, ours] = VIT_LAYERS;
     let Some((layer, rest)) = tensor.name.strip_prefix(ours).and_then(|rest| rest.split_once('.')) else {
@@ -380,14 +390,14 @@ fn publish_vit(prefix: &str, heads: &[(&str, &str)], tensor: NamedTensor, all: &
             table.iter().find_map(|(hf, timm)| Some(format!("{prefix}{hf}{}", tensor.name.strip_prefix(timm)?)))
         };
         let Some(name) = renamed(heads, "").or_else(|| renamed(&VIT_OUTSIDE, prefix)) else {
-            bail!("{} has no name in transformers; save the model in the form of timm", tensor.name);
+            bail!("{} has no name in transformers; save the model in the timm format", tensor.name);
         };
         all.push(NamedTensor { name, ..tensor });
         return Ok(());
     };
     let found = VIT_IN_LAYER.iter().find_map(|(hf, timm)| Some((hf, *timm == FUSED, rest.strip_prefix(timm)?)));
     let Some((hf, fused, kind)) = found else {
-        bail!("{} has no name in transformers; save the model in the form of timm", tensor.name);
+        bail!("{} has no name in transformers; save the model in the timm format", tensor.name);
     };
     let name = |part: &str| format!("{prefix}{theirs}{layer}.{hf}{part}{kind}");
     if !fused {
@@ -395,7 +405,7 @@ fn publish_vit(prefix: &str, heads: &[(&str, &str)], tensor: NamedTensor, all: &
         return Ok(());
     }
     let Some(rows) = tensor.shape.first().filter(|n| n.is_multiple_of(3)).map(|n| n / 3) else {
-        bail!("{} is {:?}, not queries, keys and values of one size", tensor.name, tensor.shape);
+        bail!("{} has shape {:?}, which cannot be split into queries, keys and values", tensor.name, tensor.shape);
     };
     let elements = tensor.values.len() / 3;
     for (i, part) in PARTS.iter().enumerate() {
@@ -407,8 +417,9 @@ fn publish_vit(prefix: &str, heads: &[(&str, &str)], tensor: NamedTensor, all: &
     Ok(())
 }
 
+/// Builds an error with a list of names.
 fn listed(what: &str, names: Vec<String>) -> Error {
     let shown = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
     let more = if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
-    Error::new(format!("{what}: {shown}{more}; is {CONFIG} the one that belongs to these weights?"))
+    Error::new(format!("{what}: {shown}{more}; does {CONFIG} belong to these weights?"))
 }

@@ -1,4 +1,4 @@
-//! Named tensors in a safetensors file.
+//! Reads and writes safetensors files.
 //!
 //! The format: a little-endian `u64` header length, a JSON header that gives each tensor's dtype, shape and byte range,
 //! and the data, which the ranges cover without holes or overlaps. The header is checked here and not by
@@ -28,47 +28,51 @@ const MAX_HEADER: usize = 100_000_000;
 /// A tensor with its name in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
+    /// Name in the file.
     pub name: String,
-    /// Empty for a scalar. The product, which does not overflow, is the number of `values`.
+    /// Shape; empty for a scalar. The product, which does not overflow, is the number of `values`.
     pub shape: Vec<usize>,
-    /// Row-major, all finite.
+    /// Row-major values, all finite.
     pub values: Vec<f32>,
 }
 
-/// Whether `name` is that of a buffer, which old checkpoints store with the weights: the causal mask of GPT-2, the numbers
-/// of the positions of BERT.
+/// Whether `name` is that of a buffer, which old checkpoints store with the weights: the causal mask of GPT-2 or the
+/// position ids of BERT.
 ///
-/// [`read`] skips these when they hold integers or booleans, or values that are not finite: -1e9 as f16 is minus infinity. Some public
-/// files hold them in floating point; those are returned, and a model loader should ignore them.
+/// [`read`] skips buffers of integers or booleans, and those with values that are not finite (-1e9 as f16 is minus
+/// infinity). Some public files store buffers as finite floating-point values; those are returned, and a model loader
+/// should ignore them.
 pub fn is_buffer(name: &str) -> bool {
     [".attn.bias", ".attn.masked_bias", "embeddings.position_ids"].iter().any(|end| name.ends_with(end))
 }
 
 /// Reads every tensor of a safetensors file, in the order of its header.
 ///
-/// F32 is kept bit for bit; F16 and BF16 convert exactly and F64 is rounded to the nearest f32. Buffers ([`is_buffer`]) are skipped
-/// when they are integers, booleans or not finite.
+/// F32 is kept bit for bit, F16 and BF16 are converted exactly, and F64 is rounded to the nearest f32. Buffers
+/// ([`is_buffer`]) are skipped if they are integers, booleans or not finite.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, is truncated or malformed in any way, holds a tensor of another dtype, or holds a
-/// value that is not finite in f32. The message names the file, the tensor if there is one, and the remedy.
+/// The file cannot be read, is truncated or malformed in any way, or contains a tensor of another dtype or a value that
+/// is not finite in f32. The message names the file, the tensor if there is one, and the remedy.
 pub fn read(path: &Path) -> Result<Vec<NamedTensor>> {
     parse(&files::read(path, u64::MAX)?).at(path.display())
 }
 
-/// The type in which a file keeps its numbers.
+/// The type of the values in a file that is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreType {
+    /// Values are written unchanged.
     #[default]
     F32,
-    /// Rounded to nearest, ties to even; beyond 65,504 is an error.
+    /// Values are rounded to nearest, ties to even. A value that rounds to beyond 65,504 is an error.
     F16,
-    /// Rounded to nearest, ties to even; beyond 3.39e38 is an error.
+    /// Values are rounded to nearest, ties to even. A value that rounds to beyond 3.39e38 is an error.
     Bf16,
 }
 
 impl StoreType {
+    /// Returns the dtype in the safetensors header.
     fn dtype(self) -> Dtype {
         match self {
             StoreType::F32 => Dtype::F32,
@@ -77,7 +81,7 @@ impl StoreType {
         }
     }
 
-    /// Whether a finite value stays finite.
+    /// Whether a finite value stays finite in this type.
     fn holds(self, value: f32) -> bool {
         match self {
             StoreType::F32 => value.is_finite(),
@@ -87,16 +91,16 @@ impl StoreType {
     }
 }
 
-/// Writes tensors, each a name, a shape and row-major values, as F32 to the safetensors file `path`.
+/// Writes tensors, each with a name, a shape and row-major values, as F32 to the safetensors file `path`.
 ///
-/// Takes owned parts, `(String, Vec<usize>, Vec<f32>)`, as well as borrowed ones, `(&str, &[usize], &[f32])`. The data
-/// is ordered by name and the metadata is `{"format": "pt"}`, as `transformers` requires. The file appears whole or
-/// not at all ([`files::write_atomic`]), and equal tensors give equal bytes.
+/// Accepts owned tuples, `(String, Vec<usize>, Vec<f32>)`, as well as borrowed ones, `(&str, &[usize], &[f32])`. The
+/// data is ordered by name and the metadata is `{"format": "pt"}`, as `transformers` requires. The file is written
+/// atomically ([`files::write_atomic`]), and equal tensors give equal bytes.
 ///
 /// # Errors
 ///
-/// When a name is repeated or reserved, a shape does not match the number of values, a value is not finite, or the
-/// file cannot be written.
+/// A name is repeated or reserved, a shape does not match the number of values, a value is not finite, or the file
+/// cannot be written.
 pub fn write<N, S, V>(path: &Path, tensors: &[(N, S, V)]) -> Result<()>
 where
     N: AsRef<str>,
@@ -106,11 +110,11 @@ where
     write_as(path, tensors, StoreType::F32)
 }
 
-/// As [`write()`], in another type.
+/// Writes tensors like [`write()`], with values of type `kind`.
 ///
 /// # Errors
 ///
-/// As [`write()`], and when a value is beyond the range of the type.
+/// Fails like [`write()`], and if a value is out of range for the type.
 pub fn write_as<N, S, V>(path: &Path, tensors: &[(N, S, V)], kind: StoreType) -> Result<()>
 where
     N: AsRef<str>,
@@ -130,7 +134,7 @@ fn write_sorted(path: &Path, mut tensors: Vec<(&str, &[usize], &[f32])>, kind: S
     })
 }
 
-/// The header of a file with these tensors, which are sorted by name.
+/// Builds the header of a file with these tensors, which are sorted by name.
 fn header(tensors: &[(&str, &[usize], &[f32])], kind: StoreType) -> Result<Vec<u8>> {
     if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         bail!("two tensors are named {:?}; give each its own name", pair[0].0);
@@ -146,7 +150,7 @@ fn header(tensors: &[(&str, &[usize], &[f32])], kind: StoreType) -> Result<Vec<u
         }
         check_finite(name, values)?;
         if let Some(at) = values.iter().position(|&value| !kind.holds(value)) {
-            bail!("tensor {name:?}: value {at} is {}, beyond the range of {kind:?}; store it as F32", values[at]);
+            bail!("tensor {name:?}: value {at} is {}, outside the range of {kind:?}; store it as F32", values[at]);
         }
         let end = start + values.len() * kind.dtype().bitsize() / 8;
         infos.push((
@@ -157,9 +161,7 @@ fn header(tensors: &[(&str, &[usize], &[f32])], kind: StoreType) -> Result<Vec<u
     }
     let about = HashMap::from([("format".to_string(), "pt".to_string())]);
     let mut header = Metadata::new(Some(about), infos)
-        .map_err(|e| {
-            Error::new(format!("the tensors do not make a safetensors header: {e}; write fewer or smaller ones"))
-        })
+        .map_err(|e| Error::new(format!("cannot build a safetensors header: {e}; write fewer or smaller tensors")))
         .and_then(|metadata| serde_json::to_vec(&metadata).map_err(|e| Error::new(format!("bad header: {e}"))))?;
     // The data starts at a multiple of 8 bytes, so that readers may map it into memory.
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -178,7 +180,7 @@ fn write_values(out: &mut dyn Write, values: &[f32], kind: StoreType) -> io::Res
     }
 }
 
-/// The product of `shape`, or `None` on overflow.
+/// Returns the product of `shape`, or `None` on overflow.
 pub(super) fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
 }
@@ -186,15 +188,15 @@ pub(super) fn elements(shape: &[usize]) -> Option<usize> {
 fn check_finite(name: &str, values: &[f32]) -> Result<()> {
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
         bail!(
-            "tensor {name:?}: value {at} is {}, not a finite 32-bit number; the weights are damaged or the run diverged, \
-             use an earlier checkpoint",
+            "tensor {name:?}: value {at} is {}, not a finite 32-bit number; the weights are damaged or the run \
+             diverged; use an earlier checkpoint",
             values[at]
         );
     }
     Ok(())
 }
 
-/// The tensors of a header, in its order. Names are unique; nothing else is checked.
+/// The tensors of a header, in its order. Deserialising checks only that names are unique.
 struct Header(Vec<(String, TensorInfo)>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -230,6 +232,7 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
+/// Parses the content of a safetensors file.
 fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     const REMEDY: &str = "the file is truncated, damaged or not a safetensors file; download or write it again";
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
@@ -239,9 +242,9 @@ fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     let split = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER).and_then(|n| rest.split_at_checked(n));
     let Some((header, data)) = split else {
         if bytes.trim_ascii_start().starts_with(b"<") {
-            bail!("this is a web page and not the weights; download the file itself");
+            bail!("this is a web page, not weights; download the file itself");
         }
-        bail!("the header claims {length} bytes and {} follow; {REMEDY}", rest.len());
+        bail!("the header claims {length} bytes, but {} follow; {REMEDY}", rest.len());
     };
     let Header(tensors) =
         serde_json::from_slice(header).map_err(|e| Error::new(format!("bad header: {e}; {REMEDY}")))?;
@@ -257,10 +260,10 @@ fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>> {
     Ok(read)
 }
 
-/// The numbers of a tensor; `None` for a buffer that is to be skipped.
+/// Converts the bytes of a tensor to f32. Returns `None` for a buffer that is skipped.
 ///
 /// # Errors
-/// Other types, and values that are not finite.
+/// The dtype is not supported, or a value is not finite.
 pub(super) fn values(name: &str, dtype: Dtype, raw: &[u8]) -> Result<Option<Vec<f32>>> {
     let values = match dtype {
         Dtype::F32 => convert(raw, f32::from_le_bytes)?,
@@ -269,7 +272,7 @@ pub(super) fn values(name: &str, dtype: Dtype, raw: &[u8]) -> Result<Option<Vec<
         Dtype::F64 => convert(raw, |b| f64::from_le_bytes(b) as f32)?,
         dtype if is_integer(dtype) && is_buffer(name) => return Ok(None),
         dtype => bail!(
-            "tensor {name:?} has dtype {dtype:?}, and only F32, F16, BF16 and F64 are read; \
+            "tensor {name:?} has dtype {dtype:?}, but only F32, F16, BF16 and F64 are supported; \
              convert the checkpoint to one of these"
         ),
     };
@@ -289,11 +292,11 @@ fn check_ranges(tensors: &[(String, TensorInfo)], length: usize) -> Result<()> {
     for ((start, end), name, info) in sorted {
         if start != covered || end < start || end > length {
             bail!(
-                "tensor {name:?}: bytes {start} to {end} do not continue from byte {covered} within {length} bytes of data"
+                "tensor {name:?}: bytes {start} to {end} do not continue at byte {covered} of {length} bytes of data"
             );
         }
         let bits = elements(&info.shape).and_then(|n| n.checked_mul(info.dtype.bitsize()));
-        // The range lies within a buffer in memory, so its number of bits fits.
+        // The range lies within a buffer in memory, so its number of bits does not overflow.
         if bits.is_none() || bits != (end - start).checked_mul(8) {
             bail!(
                 "tensor {name:?}: shape {:?} of dtype {:?} does not match its {} bytes",

@@ -1,4 +1,5 @@
-//! The two forms in which timm describes a vision transformer: the arguments of its class, and what it puts on the hub.
+//! The two formats in which timm describes a vision transformer: constructor arguments, and the `config.json` of the
+//! Hugging Face hub.
 
 use serde_json::{Map, Value, json};
 
@@ -10,8 +11,8 @@ use crate::model::deit::{DeitConfig, Distillation};
 
 const MODEL: &str = "a timm VisionTransformer";
 
-/// Arguments that change the function unless they have this value, which is also what timm takes where they are absent.
-/// `Null` beside another value: either will do.
+/// Returns the arguments that would change the function of the model, each with its supported values. Every argument
+/// defaults to a supported value in timm.
 fn fixed_arguments() -> Vec<(&'static str, Vec<Value>)> {
     let zero = || vec![json!(0.0)];
     vec![
@@ -40,7 +41,7 @@ fn fixed_arguments() -> Vec<(&'static str, Vec<Value>)> {
     ]
 }
 
-/// Arguments that are read, and keys beside the arguments that do not change the function.
+/// Arguments that are read, and other keys that do not change the function of the model.
 const READ: [&str; 20] = [
     "model_type",
     "architectures",
@@ -64,37 +65,36 @@ const READ: [&str; 20] = [
     "strict_img_size",
 ];
 
-/// The arguments of `VisionTransformer`. Every unknown one is refused: it could change the function.
+/// Reads the arguments of `VisionTransformer`. Unknown arguments are errors, since they could change the function of
+/// the model.
 pub(super) fn from_arguments(map: &Map<String, Value>) -> Result<DeitConfig> {
     let fixed = fixed_arguments();
     for key in map.keys() {
         if !READ.contains(&key.as_str()) && fixed.iter().all(|(known, _)| known != key) {
-            bail!("{key} is not an argument of {MODEL} that is implemented; give a checkpoint without it");
+            bail!("{key} is not a supported argument of {MODEL}; use a checkpoint without it");
         }
     }
     for (key, values) in &fixed {
         keys::only(map, key, values)?;
     }
-    let distilled = match (
-        map.get("distilled"),
-        map.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str),
-    ) {
-        (Some(&Value::Bool(distilled)), _) => distilled,
-        (Some(other), _) => bail!("distilled is {other}; give true or false"),
-        (None, None | Some("VisionTransformer")) => false,
-        (None, Some("VisionTransformerDistilled")) => true,
-        (None, Some(other)) => bail!(
-            "architectures is {other:?}, and only \"VisionTransformer\" and \"VisionTransformerDistilled\" are implemented; \
-             give a checkpoint of one of them"
-        ),
-    };
+    let distilled =
+        match (map.get("distilled"), map.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str)) {
+            (Some(&Value::Bool(distilled)), _) => distilled,
+            (Some(other), _) => bail!("distilled is {other}; it must be true or false"),
+            (None, None | Some("VisionTransformer")) => false,
+            (None, Some("VisionTransformerDistilled")) => true,
+            (None, Some(other)) => bail!(
+                "architectures is {other:?}, but only \"VisionTransformer\" and \"VisionTransformerDistilled\" are \
+                 supported; give a checkpoint of one of them"
+            ),
+        };
     let or = |key: &str, default: usize| Ok(size(map, key)?.unwrap_or(default));
     let width = or("embed_dim", 768)?;
     let ratio = number(map, "mlp_ratio", 4.0)?;
-    // As timm computes it; 2^53 is where whole numbers end to be exact.
+    // Computed as in timm. The limit is below 2^53, up to which f64 represents all integers exactly.
     let ffn = (width as f64 * ratio).trunc();
     if !(1.0..9e15).contains(&ffn) {
-        bail!("mlp_ratio is {ratio}; give a positive number such as 4");
+        bail!("mlp_ratio is {ratio}; it must be a positive number, such as 4");
     }
     let probability = |key: &str| -> Result<f32> {
         let value = number(map, key, 0.0)?;
@@ -103,13 +103,13 @@ pub(super) fn from_arguments(map: &Map<String, Value>) -> Result<DeitConfig> {
     };
     let dropout = probability("proj_drop_rate")?;
     if probability("pos_drop_rate")? != dropout {
-        bail!("pos_drop_rate differs from proj_drop_rate, and only one rate for both is implemented; make them equal");
+        bail!("pos_drop_rate differs from proj_drop_rate, but only one rate for both is supported; make them equal");
     }
     Ok(DeitConfig {
         image: square(map, "img_size")?.unwrap_or(224),
         patch: square(map, "patch_size")?.unwrap_or(16),
         channels: or("in_chans", 3)?,
-        // timm's 0 is a model without a head, which one with a head may start from.
+        // In timm, 0 means a model without a head, from which one with a head may be initialised.
         classes: or("num_classes", 1000)?.max(1),
         width,
         heads: or("num_heads", 12)?,
@@ -123,22 +123,23 @@ pub(super) fn from_arguments(map: &Map<String, Value>) -> Result<DeitConfig> {
     })
 }
 
-/// What timm puts on the hub: an architecture, whose name stands for arguments, and `model_args`, which override them.
+/// Reads the format of the Hugging Face hub: an architecture, whose name implies arguments, and `model_args`, which
+/// override them.
 pub(super) fn from_hub(map: &Map<String, Value>) -> Result<DeitConfig> {
     let Some(architecture) = map["architecture"].as_str() else {
-        bail!("architecture is {}; give a name in quotes", map["architecture"]);
+        bail!("architecture is {}; it must be a string", map["architecture"]);
     };
     let Some(mut arguments) = named(architecture) else {
         bail!(
-            "architecture is {architecture:?}, and only names like vit_base_patch16_224, deit_small_patch16_224 and \
-             deit_tiny_distilled_patch16_224 are implemented; give a checkpoint of one of them"
+            "architecture is {architecture:?}, but only names like vit_base_patch16_224, deit_small_patch16_224 and \
+             deit_tiny_distilled_patch16_224 are supported; give a checkpoint of one of them"
         );
     };
     let nothing = Map::new();
     let overriding = match map.get("model_args") {
         None | Some(Value::Null) => &nothing,
         Some(Value::Object(overriding)) => overriding,
-        Some(other) => bail!("model_args is {other}; give an object with the arguments of {MODEL}"),
+        Some(other) => bail!("model_args is {other}; it must be an object with the arguments of {MODEL}"),
     };
     for key in ["num_classes", "global_pool", "initializer_range"] {
         if let Some(value) = map.get(key) {
@@ -156,13 +157,14 @@ pub(super) fn from_hub(map: &Map<String, Value>) -> Result<DeitConfig> {
     let wanted = json!([config.channels, config.image, config.image]);
     if let Some(input) = input.filter(|&input| *input != wanted) {
         bail!(
-            "pretrained_cfg.input_size is {input}, and {architecture} with its model_args takes {wanted}; add img_size to model_args"
+            "pretrained_cfg.input_size is {input}, but {architecture} with its model_args takes {wanted}; add \
+             img_size to model_args"
         );
     }
     Ok(config)
 }
 
-/// Sizes by name: width, layers, heads.
+/// `[width, layers, heads]` of the named model sizes.
 const NAMED: [(&str, [usize; 3]); 5] = [
     ("tiny", [192, 12, 3]),
     ("small", [384, 12, 6]),
@@ -171,7 +173,7 @@ const NAMED: [(&str, [usize; 3]); 5] = [
     ("huge", [1280, 32, 16]),
 ];
 
-/// The arguments that `vit_base_patch16_224` and its like stand for.
+/// Returns the arguments implied by an architecture name such as `vit_base_patch16_224`.
 fn named(architecture: &str) -> Option<Map<String, Value>> {
     let (family, rest) = architecture.split_once('_')?;
     let (name, rest) = rest.split_once('_')?;
@@ -197,11 +199,13 @@ fn named(architecture: &str) -> Option<Map<String, Value>> {
     arguments.as_object().cloned()
 }
 
-/// A distillation token without a head is nothing that timm has: `vit_config::check` refuses it.
+/// Whether the model is distilled in the sense of timm. A distillation token without a head is rejected by
+/// `vit_config::check`.
 fn distilled(c: &DeitConfig) -> bool {
     c.distillation == Distillation::Head
 }
 
+/// Returns the content of a `config.json` with constructor arguments.
 pub(super) fn to_arguments(c: &DeitConfig) -> Value {
     let mut json = Value::Object(arguments(c));
     json["model_type"] = "deit".into();
@@ -214,12 +218,13 @@ pub(super) fn to_arguments(c: &DeitConfig) -> Value {
     json
 }
 
+/// Returns the content of a `config.json` in the format of the Hugging Face hub.
 pub(super) fn to_hub(c: &DeitConfig) -> Value {
-    // Every size is an argument, so the name only has to be one of the right class.
+    // All sizes are given as arguments, so any architecture name of the right class will do.
     let architecture = if distilled(c) { "deit_base_distilled_patch16_224" } else { "vit_base_patch16_224" };
     let mut arguments = arguments(c);
     if c.eps != 1e-6 {
-        // timm has no such argument, and better refuses it than computes something else.
+        // timm has no such argument. It should reject the model rather than compute something else.
         arguments.insert("layer_norm_eps".into(), c.eps.into());
     }
     json!({
@@ -238,7 +243,7 @@ pub(super) fn to_hub(c: &DeitConfig) -> Value {
     })
 }
 
-/// The arguments that both forms have.
+/// Returns the arguments that both formats share.
 fn arguments(c: &DeitConfig) -> Map<String, Value> {
     let mut all = Map::new();
     let mut put = |key: &str, value: Value| drop(all.insert(key.to_owned(), value));
@@ -257,12 +262,12 @@ fn arguments(c: &DeitConfig) -> Map<String, Value> {
     all
 }
 
-/// What `width` must be multiplied with so that it is `ffn` when cut to a whole number.
+/// Returns the ratio for which `width * ratio`, truncated to an integer, is `ffn`.
 fn ratio(width: usize, ffn: usize) -> Value {
     if ffn.is_multiple_of(width) {
         return (ffn / width).into();
     }
-    // The division may come out a little too small.
+    // Rounding may make the quotient slightly too small.
     let ratio = ffn as f64 / width as f64;
     let ratio = if (width as f64 * ratio).trunc() as usize == ffn { ratio } else { ratio.next_up() };
     ratio.into()

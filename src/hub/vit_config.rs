@@ -1,7 +1,7 @@
-//! The `config.json` of a vision transformer: of `transformers` (ViT, DeiT) and of timm.
+//! The `config.json` of a vision transformer, in the formats of `transformers` (ViT, DeiT) and of timm.
 //!
-//! Keys of this crate alone, which the other libraries ignore: `drop_path_rate` in the form of `transformers`, and
-//! `initializer_range` in the forms of timm.
+//! Two keys are specific to this crate, and the other libraries ignore them: `drop_path_rate` in the format of
+//! `transformers`, and `initializer_range` in the formats of timm.
 
 use std::path::Path;
 
@@ -18,28 +18,30 @@ pub(super) const MODEL: &str = "a ViT or DeiT model";
 const ARCHITECTURES: &str =
     "\"ViTForImageClassification\", \"DeiTForImageClassification\" and \"DeiTForImageClassificationWithTeacher\"";
 
-/// Whose keys and tensor names a model folder has.
+/// The format of a `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `ViTForImageClassification`; where there is a distillation token `DeiTForImageClassificationWithTeacher`, and
-    /// without a head for it `DeiTForImageClassification`.
+    /// The format of `transformers`: `ViTForImageClassification`, `DeiTForImageClassificationWithTeacher` with a
+    /// distillation token and a head for it, or `DeiTForImageClassification` with a distillation token but no head for
+    /// it.
     HuggingFace,
-    /// The arguments of timm's `VisionTransformer`.
+    /// The constructor arguments of timm's `VisionTransformer`.
     TimmArguments,
-    /// What timm puts on the Hugging Face hub and `timm.create_model("local-dir:...")` reads: `architecture`, `model_args`.
+    /// The format of timm models on the Hugging Face hub, with the keys `architecture` and `model_args`.
+    /// `timm.create_model("local-dir:...")` reads it.
     TimmHub,
 }
 
-/// Reads a `config.json` of any form.
+/// Reads a `config.json` of any format.
 ///
 /// # Errors
-/// When the file cannot be read or is not a JSON object, when a key is missing, of the wrong type or out of range, or
-/// when it asks for a function that is not implemented. The message names the file and the key.
+/// The file cannot be read or is not a JSON object; a key is missing, of the wrong type or out of range; or a key
+/// requires a function that is not supported. The message names the file and the key.
 pub fn read(path: &Path) -> Result<(DeitConfig, Form)> {
     from_json(&keys::read(path, MODEL)?).at(path.display())
 }
 
-/// The configuration in an already parsed `config.json`; same rules and errors as [`read`].
+/// Converts an already parsed `config.json`, with the same rules and errors as [`read`].
 pub fn from_json(value: &Value) -> Result<(DeitConfig, Form)> {
     let map = keys::object(value, MODEL)?;
     let form = form_of(map);
@@ -52,6 +54,7 @@ pub fn from_json(value: &Value) -> Result<(DeitConfig, Form)> {
     Ok((config, form))
 }
 
+/// Detects the format from the keys of a file.
 fn form_of(map: &Map<String, Value>) -> Form {
     if map.contains_key("architecture") {
         Form::TimmHub
@@ -62,11 +65,12 @@ fn form_of(map: &Map<String, Value>) -> Form {
     }
 }
 
+/// Reads the format of `transformers`.
 fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
     let kind = match text(map, "model_type")? {
         Some(kind @ ("vit" | "deit")) => kind,
         Some(other) => {
-            bail!("model_type is {other:?}, and \"vit\" or \"deit\" is wanted; give a ViT or DeiT checkpoint")
+            bail!("model_type is {other:?}, but \"vit\" or \"deit\" is expected; give a ViT or DeiT checkpoint")
         }
         None => bail!("missing key model_type; add \"model_type\": \"vit\" or \"deit\" if it is such a checkpoint"),
     };
@@ -75,17 +79,17 @@ fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
             ("vit", "ViTForImageClassification") => Distillation::None,
             ("deit", "DeiTForImageClassification") => Distillation::Token,
             ("deit", "DeiTForImageClassificationWithTeacher") => Distillation::Head,
-            // Without a head: what a model with a head may start from.
+            // Models without a head, from which one with a head may be initialised.
             ("vit", "ViTModel") => Distillation::None,
             ("deit", "DeiTModel") => Distillation::Token,
             _ => {
                 bail!(
-                    "architectures is {name:?} in a model of type {kind:?}, and only {ARCHITECTURES} are implemented; give a \
-                     checkpoint of one of them"
+                    "architectures is {name:?} in a model of type {kind:?}, but only {ARCHITECTURES} are supported; \
+                     give a checkpoint of one of them"
                 )
             }
         },
-        _ => bail!("architectures must be one name in brackets; give {ARCHITECTURES}"),
+        _ => bail!("architectures must be a list with one name; give one of {ARCHITECTURES}"),
     };
     keys::only(map, "hidden_act", &keys::gelu())?;
     for (key, only) in [
@@ -121,18 +125,18 @@ fn from_hugging_face(map: &Map<String, Value>) -> Result<DeitConfig> {
     })
 }
 
-/// A side, or two equal ones.
+/// Reads a side length, which may be given as a list of two equal numbers.
 pub(super) fn square(map: &Map<String, Value>, key: &str) -> Result<Option<usize>> {
     match map.get(key) {
         Some(Value::Array(sides)) => match sides.as_slice() {
             [a, b] if a == b && a.is_u64() => Ok(a.as_u64().and_then(|n| usize::try_from(n).ok())),
-            _ => bail!("{key} is {}, and only squares are implemented; give one number", map[key]),
+            _ => bail!("{key} is {}, but only squares are supported; give one number", map[key]),
         },
         _ => size(map, key),
     }
 }
 
-/// The key of each size, for messages.
+/// The key of each size in a format, for error messages.
 struct Keys {
     image: &'static str,
     patch: &'static str,
@@ -166,15 +170,19 @@ const TIMM: Keys = Keys {
     ffn: "mlp_ratio",
 };
 
-/// Checks ranges and the relations between sizes; errors name the keys of `form`.
+/// Checks ranges and the relations between sizes. Error messages use the keys of `form`.
 ///
 /// # Errors
-/// A size of zero or beyond reason, heads that do not divide the width, patches that do not divide the image, a rate that
-/// is none; a distillation token without a head in a form of timm.
+/// A size is zero or above 2^31, the heads do not divide the width, the patch size does not divide the image size, the
+/// model has more than 2^40 parameters, a rate is out of range, or a format of timm is used for a distillation token
+/// without a head.
 pub fn check(c: &DeitConfig, form: Form) -> Result<()> {
     let k = if form == Form::HuggingFace { HUGGING_FACE } else { TIMM };
     if c.distillation == Distillation::Token && form != Form::HuggingFace {
-        bail!("distilled: timm has no distillation token without a head; save the model in the form of transformers");
+        bail!(
+            "distilled: timm does not support a distillation token without a head; save the model in the \
+             transformers format"
+        );
     }
     keys::check_sizes(&[
         (k.image, c.image),
@@ -196,9 +204,9 @@ pub fn check(c: &DeitConfig, form: Form) -> Result<()> {
         [c.image, c.patch, c.channels, c.classes, c.width, c.layers, c.ffn].map(|n| n as u128);
     let layer = 4 * width * width + 4 * width + 2 * width * ffn + ffn + 5 * width;
     let rows = (image / patch).pow(2) + 4 + 2 * classes;
-    // Each factor is at most 2^31, so four of them overflow only here.
+    // Each factor is at most 2^31, so only this product of four can overflow.
     let Some(patches) = (patch * patch).checked_mul(channels).and_then(|n| n.checked_mul(width)) else {
-        bail!("{} = {} is beyond reason; give a smaller number", k.patch, c.patch);
+        bail!("{} = {} is too large; use a smaller number", k.patch, c.patch);
     };
     let all =
         (rows.saturating_mul(width)).saturating_add(layers * layer).saturating_add(patches).saturating_add(classes);
@@ -209,7 +217,8 @@ pub fn check(c: &DeitConfig, form: Form) -> Result<()> {
     keys::check_probability("drop_path_rate", c.drop_path.into())
 }
 
-/// The contents of a `config.json` from which the library of `form` builds the same model, if [`check`] admits it.
+/// Returns the content of a `config.json` from which the library of `form` builds the same model, if [`check`] accepts
+/// it.
 pub fn to_json(config: &DeitConfig, form: Form) -> Value {
     match form {
         Form::HuggingFace => to_hugging_face(config),
@@ -218,6 +227,7 @@ pub fn to_json(config: &DeitConfig, form: Form) -> Value {
     }
 }
 
+/// Returns the content in the format of `transformers`.
 fn to_hugging_face(c: &DeitConfig) -> Value {
     let (kind, architecture) = match c.distillation {
         Distillation::None => ("vit", "ViTForImageClassification"),
@@ -251,18 +261,18 @@ fn to_hugging_face(c: &DeitConfig) -> Value {
     json
 }
 
-/// Writes [`to_json`], indented, to `path`; the file appears whole or not at all.
+/// Writes [`to_json`], indented, to `path`, atomically.
 ///
 /// # Errors
-/// When [`check`] fails or the file cannot be written.
+/// [`check`] fails, or the file cannot be written.
 pub fn write(config: &DeitConfig, form: Form, path: &Path) -> Result<()> {
     write_named(config, form, None, path)
 }
 
-/// As [`write()`], with the names of the classes, if any.
+/// Writes a configuration like [`write()`], with class names if there are any.
 ///
 /// # Errors
-/// As [`write()`].
+/// Fails like [`write()`].
 pub fn write_named(config: &DeitConfig, form: Form, names: Option<&[String]>, path: &Path) -> Result<()> {
     check(config, form).at(format_args!("writing {}", path.display()))?;
     let mut json = to_json(config, form);

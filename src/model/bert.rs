@@ -1,9 +1,9 @@
-//! BERT as published (Devlin et al., 2019): post-LN, erf GELU, learned positions, token types, a head for masked tokens
-//! that is tied to the embeddings.
+//! BERT (Devlin et al., 2019): post-LN, erf GELU, learned positions, token types, and a head for masked tokens that is
+//! tied to the token embeddings.
 //!
-//! Names and layout are those of Hugging Face's `BertForMaskedLM` and its relatives: weights `[out, in]`. Queries, keys and
-//! values, three tensors there, are one weight here. With [`Norm::Pre`] the norms stand before the branches, as in GPT-2,
-//! and one more at the end (Xiong et al., arXiv 2002.04745).
+//! Parameter names and layout are those of Hugging Face's `BertForMaskedLM` and related classes: weights are
+//! `[out, in]`. The weights of queries, keys and values, three tensors there, are fused here. With [`Norm::Pre`] the
+//! norms are before the branches, as in GPT-2, with one more at the end (Xiong et al., arXiv 2002.04745).
 
 mod heads;
 mod table;
@@ -14,82 +14,96 @@ use crate::device::ops::Activation;
 use crate::error::Result;
 use crate::tape::{Affine, Tape, Var, Weight};
 
-/// Where the norms of a layer stand.
+/// Position of the layer norms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Norm {
-    /// After each sum, as published.
+    /// After each residual sum, as published.
     #[default]
     Post,
-    /// Before each branch.
+    /// Before each branch, and once at the end.
     Pre,
 }
 
-/// What is made of the hidden states.
+/// The head on top of the hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BertHead {
-    /// Nothing (`BertModel` without its pooler).
+    /// No head (`BertModel` without its pooler).
     None,
     /// The pooled first token (`BertModel`).
     Pooler,
     /// Scores of masked tokens (`BertForMaskedLM`).
     Masked,
-    /// Scores of masked tokens, and whether the second segment follows the first (`BertForPreTraining`).
+    /// Scores of masked tokens, and of whether the second segment follows the first (`BertForPreTraining`).
     Pretraining,
-    /// Scores of so many classes of the pooled first token (`BertForSequenceClassification`). Of one "class": a number to be
-    /// approximated, as there.
-    Classify { labels: usize },
+    /// Class scores of the pooled first token (`BertForSequenceClassification`). With one label, the score is the
+    /// prediction of a regression, as there.
+    Classify {
+        /// Number of classes; 1 for regression.
+        labels: usize,
+    },
 }
 
-/// Sizes and constants.
+/// Sizes and constants of a BERT.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BertConfig {
-    /// V: tokens of the vocabulary.
+    /// V: vocabulary size.
     pub vocab: usize,
-    /// Longest sequence.
+    /// Longest sequence in tokens.
     pub context: usize,
-    /// Token types, usually 2.
+    /// Number of token types, usually 2.
     pub types: usize,
     /// C: size of the residual stream.
     pub width: usize,
-    /// H.
+    /// H: number of attention heads.
     pub heads: usize,
-    /// L.
+    /// L: number of layers.
     pub layers: usize,
     /// F: inner size of the feed-forward block, usually 4 C.
     pub ffn: usize,
+    /// Epsilon of the layer norms.
     pub eps: f64,
     /// Standard deviation of initial weights.
     pub init_std: f64,
+    /// Dropout rate of the embeddings, the residual branches and the pooled token.
     pub dropout_hidden: f32,
+    /// Dropout rate of the attention weights.
     pub dropout_attention: f32,
-    /// The token of padding: looking it up gives no gradient.
+    /// Id of the padding token. Its embedding gets no gradient from lookups.
     pub pad: u32,
+    /// Position of the layer norms.
     pub norm: Norm,
+    /// The head.
     pub head: BertHead,
 }
 
-/// The model: its sizes and its table.
+/// A BERT: its configuration and parameter table.
 pub struct Bert {
+    /// Sizes and constants.
     pub config: BertConfig,
     table: ParamTable,
 }
 
-/// Parameters of a layer, and before the first one.
+/// Number of parameters per layer.
 const PER_LAYER: usize = 12;
+/// Number of parameters before the first layer.
 const BEFORE: usize = 5;
 
-/// What enters the encoder, each `[B, T]`.
+/// The inputs of the encoder, each `[B, T]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens {
+    /// Token ids.
     pub ids: Var,
+    /// Token types.
     pub types: Var,
-    /// 0 hides a token.
+    /// Attention mask: 0 hides a token.
     pub mask: Var,
 }
 
 impl Bert {
+    /// Builds the parameter table.
+    ///
     /// # Errors
-    /// Sizes of zero, a width that the heads do not divide, too many parameters.
+    /// A size is zero, the heads do not divide the width, or there are too many parameters.
     pub fn new(config: BertConfig) -> Result<Self> {
         let BertConfig { vocab, context, types, width, heads, layers, ffn, .. } = config;
         let labels = if let BertHead::Classify { labels } = config.head { labels } else { 1 };
@@ -99,7 +113,8 @@ impl Bert {
         Ok(Bert { config, table })
     }
 
-    /// Hidden states: `[B, T, C]`. `each` sees the stream before every layer.
+    /// Records the encoder. Returns the hidden states `[B, T, C]`. `each` is called with the residual stream before
+    /// every layer.
     pub fn hidden(
         &self,
         t: &mut Tape,
@@ -124,7 +139,7 @@ impl Bert {
         }
     }
 
-    /// One layer: `[B, T, C]` -> `[B, T, C]`.
+    /// Records one layer: `[B, T, C]` -> `[B, T, C]`.
     fn layer(&self, t: &mut Tape, p: &[Var], x: Var, mask: Var) -> Var {
         let c = &self.config;
         let &[qkv_w, qkv_b, proj_w, proj_b, ln_1_w, ln_1_b, fc_w, fc_b, out_w, out_b, ln_2_w, ln_2_b] = p else {
@@ -142,7 +157,7 @@ impl Bert {
         if pre { x } else { t.layernorm(x, ln_2_w, ln_2_b, c.eps) } // [B, T, C]
     }
 
-    /// `x + dropout(branch W^T + b)`, in the product's epilogue where nothing is dropped.
+    /// Records `x + dropout(branch W^T + b)`. Without dropout, the sum is fused into the GEMM's epilogue.
     fn add(&self, t: &mut Tape, branch: Var, w: Var, b: Var, x: Var) -> Var {
         let p = self.config.dropout_hidden;
         if p == 0.0 || !t.is_training() {
@@ -152,12 +167,13 @@ impl Bert {
         t.dropout(branch, Some(x), p)
     }
 
+    /// Returns the index of a parameter outside the layers.
     fn find(&self, stem: &str) -> usize {
         self.table.find(stem, None).unwrap_or_else(|| unreachable!("the table of this head has {stem}"))
     }
 }
 
-/// With a weight as Hugging Face stores it.
+/// Returns the options of a linear layer with a bias and a weight `[out, in]`, as Hugging Face stores it.
 fn dense(bias: Var) -> Affine {
     Affine { weight: Weight::OutIn, ..Affine::bias(bias) }
 }
@@ -206,10 +222,12 @@ impl Model for Bert {
 }
 
 impl Bert {
+    /// Whether the model has a head for masked tokens.
     fn is_masked(&self) -> bool {
         matches!(self.config.head, BertHead::Masked | BertHead::Pretraining)
     }
 
+    /// Whether the model has a head on the pooled token.
     fn has_classes(&self) -> bool {
         matches!(self.config.head, BertHead::Pretraining | BertHead::Classify { .. })
     }

@@ -1,12 +1,12 @@
-//! DeiT (Touvron et al., arXiv 2012.12877): a vision transformer (Dosovitskiy et al., arXiv 2010.11929) with a class token
-//! and, distilled, a second token, mostly with a head of its own. Pre-LN, erf GELU, learned positions, stochastic
-//! depth.
+//! DeiT (Touvron et al., arXiv 2012.12877): a vision transformer (Dosovitskiy et al., arXiv 2010.11929) with a class
+//! token and, if distilled, a distillation token, which usually has its own head. Pre-LN, erf GELU, learned positions,
+//! stochastic depth.
 //!
-//! Names and layout are those of timm's `VisionTransformer`: weights `[out, in]`.
+//! Parameter names and layout are those of timm's `VisionTransformer`: weights are `[out, in]`.
 //!
-//! The convolution that makes tokens of patches is a product: its stride is its size. Rows of the input that stand for
-//! special tokens are zero, and what is added to a row comes from one table of look-ups: the convolution's bias for
-//! patches, the class token, the distillation token.
+//! The patch embedding, a convolution whose stride equals its kernel size, is computed as a GEMM. The input rows of
+//! special tokens are zero. What is added to each row comes from one lookup table: the convolution's bias for patches,
+//! the class token, and the distillation token.
 
 mod table;
 
@@ -17,95 +17,105 @@ use crate::device::ops::Activation;
 use crate::error::Result;
 use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
 
-/// Sizes and constants.
+/// Sizes and constants of a DeiT.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeitConfig {
     /// S: height and width of an image.
     pub image: usize,
     /// p: height and width of a patch.
     pub patch: usize,
+    /// Channels of an image.
     pub channels: usize,
+    /// Number of classes.
     pub classes: usize,
     /// C: size of the residual stream.
     pub width: usize,
-    /// H.
+    /// H: number of attention heads.
     pub heads: usize,
-    /// L.
+    /// L: number of layers.
     pub layers: usize,
     /// F: inner size of the feed-forward block, usually 4 C.
     pub ffn: usize,
+    /// Epsilon of the layer norms.
     pub eps: f64,
     /// Standard deviation of initial weights.
     pub init_std: f64,
+    /// The distillation token.
     pub distillation: Distillation,
-    /// Of the sum of tokens and positions, and of what branches add.
+    /// Dropout rate of the embeddings and of the residual branches.
     pub dropout: f32,
-    /// Stochastic depth of the last layer; that of layer l of L is l / (L - 1) of it.
+    /// Stochastic-depth rate of the last layer. Layer l of L, counted from 0, has l / (L - 1) of it.
     pub drop_path: f32,
 }
 
-/// The second special token.
+/// The distillation token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Distillation {
-    /// There is none.
+    /// There is no distillation token.
     #[default]
     None,
-    /// It takes part in attention, and no head reads it.
+    /// There is one without a head: it only takes part in attention.
     Token,
-    /// It has a head of its own.
+    /// There is one with its own head.
     Head,
 }
 
-/// The model: its sizes and its table.
+/// A DeiT: its configuration and parameter table.
 pub struct Deit {
+    /// Sizes and constants.
     pub config: DeitConfig,
     table: ParamTable,
 }
 
-/// Parameters of a layer, and before the first one.
+/// Number of parameters per layer.
 const PER_BLOCK: usize = 12;
+/// Number of parameters before the first layer.
 const BEFORE: usize = 3;
 
 impl DeitConfig {
-    /// Class token, and distillation token where there is one.
+    /// Returns the number of special tokens: the class token and the distillation token, if any.
     pub fn specials(&self) -> usize {
         1 + usize::from(self.distillation != Distillation::None)
     }
 
-    /// Special tokens that a head reads: the first ones.
+    /// Returns the number of special tokens with a head. They come first.
     pub fn heads_of_classes(&self) -> usize {
         1 + usize::from(self.distillation == Distillation::Head)
     }
 
-    /// N: special tokens and patches.
+    /// Returns N, the number of tokens: special tokens and patches.
     pub fn tokens(&self) -> usize {
         self.specials() + (self.image / self.patch.max(1)).pow(2)
     }
 
-    /// K: numbers of a patch.
+    /// Returns K, the number of values in a patch.
     pub fn pixels(&self) -> usize {
         self.channels * self.patch * self.patch
     }
 }
 
 impl Deit {
+    /// Builds the parameter table.
+    ///
     /// # Errors
-    /// Sizes of zero, patches that do not divide an image, a width that the heads do not divide, too many parameters.
+    /// A size is zero or too large, the patch size does not divide the image size, the heads do not divide the width,
+    /// or there are too many parameters.
     pub fn new(config: DeitConfig) -> Result<Self> {
         let DeitConfig { image, patch, channels, classes, width, heads, layers, ffn, .. } = config;
         let sizes = [("image", image), ("patch", patch), ("channels", channels), ("classes", classes)];
         check_sizes(&sizes, (layers, heads, width, ffn))?;
         if !image.is_multiple_of(patch) || image >= 1 << 15 || channels > 1 << 10 {
             bail!(
-                "patches of {patch} x {patch} do not divide {channels} channels of {image} x {image}; choose a divisor"
+                "cannot cut {channels} channels of {image} x {image} into patches of {patch} x {patch}; use at most \
+                 1024 channels and an image size below 32768 that the patch size divides"
             );
         }
         let table = ParamTable::new(table::params(&config), heads, width / heads, layers)?;
         Ok(Deit { config, table })
     }
 
-    /// Hidden states: patches `[B, N, K]`, the kind of each token `[B, N]` -> `[B, N, C]`. `each` sees the stream before
-    /// every block, and before the last norm.
+    /// Records the forward pass up to the heads: patches `[B, N, K]` and the kind of each token `[B, N]` -> hidden
+    /// states `[B, N, C]`. `each` is called with the residual stream before every layer and before the last norm.
     pub fn hidden(
         &self,
         t: &mut Tape,
@@ -132,7 +142,7 @@ impl Deit {
         t.layernorm(x, p[norm], p[norm + 1], c.eps) // [B, N, C]
     }
 
-    /// Layer `number`: `[B, N, C]` -> `[B, N, C]`.
+    /// Records layer `number`, counted from 0: `[B, N, C]` -> `[B, N, C]`.
     fn block(&self, t: &mut Tape, p: &[Var], x: Var, number: usize) -> Var {
         let c = &self.config;
         let &[ln_1_w, ln_1_b, qkv_w, qkv_b, proj_w, proj_b, ln_2_w, ln_2_b, fc_w, fc_b, out_w, out_b] = p else {
@@ -147,7 +157,8 @@ impl Deit {
         self.add(t, (m, out_w, out_b), x, number) // [B, N, C]
     }
 
-    /// `x + drop(branch W^T + b)`, in the product's epilogue where nothing is dropped.
+    /// Records `x + drop(branch W^T + b)`. Without dropout and stochastic depth, the sum is fused into the GEMM's
+    /// epilogue.
     fn add(&self, t: &mut Tape, (branch, w, b): (Var, Var, Var), x: Var, number: usize) -> Var {
         let DeitConfig { layers, dropout, drop_path, .. } = self.config;
         let path = drop_path * number as f32 / layers.saturating_sub(1).max(1) as f32;
@@ -164,8 +175,8 @@ impl Deit {
         }
     }
 
-    /// Scores of the classes: hidden `[B, N, C]`, the rows of the tokens with a head `[B, 1]` each -> `[B, 1, classes]`
-    /// of the class token and, where it has a head, of the other one.
+    /// Records the class scores: hidden `[B, N, C]` and, for each token with a head, its rows `[B, 1]` ->
+    /// `[B, 1, classes]` of the class token and, if it has a head, of the distillation token.
     pub fn scores(&self, t: &mut Tape, p: &[Var], hidden: Var, rows: &[Var]) -> (Var, Option<Var>) {
         let head = BEFORE + PER_BLOCK * self.config.layers + 2;
         let mut scores = |row: Var, w: Var, b: Var| {
@@ -177,7 +188,7 @@ impl Deit {
     }
 }
 
-/// With a weight as timm stores it.
+/// Returns the options of a linear layer with a bias and a weight `[out, in]`, as timm stores it.
 fn dense(bias: Var) -> Affine {
     Affine { weight: Weight::OutIn, ..Affine::bias(bias) }
 }
@@ -224,7 +235,7 @@ impl Model for Deit {
 }
 
 impl Deit {
-    /// The losses, and the scores of [`Deit::scores`].
+    /// Records the losses and the scores of [`Deit::scores`].
     fn labelled(
         &self,
         t: &mut Tape,
@@ -238,7 +249,7 @@ impl Deit {
         };
         let hidden = self.hidden(t, p, (patches, kinds), recompute, |_, _| {}); // [B, N, C]
         let (class, distilled) = self.scores(t, p, hidden, rows); // [B, 1, classes]
-        // Both heads learn the labels, as without a teacher.
+        // Both heads learn the labels: there is no teacher.
         let heads = self.config.heads_of_classes() as f64;
         let mut loss = |scores, options: LossOptions| {
             let options = LossOptions { weight: options.weight / heads, ..options };

@@ -1,4 +1,4 @@
-//! The inputs of a model in the memory of a device.
+//! Device memory for the inputs of a model, and copying batches there.
 
 use super::{BatchShape, Content, Model};
 use crate::bail;
@@ -9,30 +9,30 @@ use crate::error::{At, Result};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 
-/// Memory of one input.
+/// The device memory of one input.
 #[derive(Debug)]
 struct Slot {
     name: &'static str,
     memory: Tensor,
-    /// It never changes.
+    /// Whether the input is the same for every step.
     fixed: bool,
-    /// The losses that are scored on it.
+    /// The losses, by number, for which this input holds the labels.
     scores: &'static [usize],
 }
 
-/// Memory for the inputs of one micro-batch, in the order in which the model takes them.
+/// Device memory for the inputs of one micro-batch, in the order of [`Model::inputs`].
 #[derive(Debug)]
 pub struct Inputs {
     slots: Vec<Slot>,
-    /// Them on the tape.
+    /// The inputs on the tape.
     vars: Vec<Var>,
 }
 
 impl Inputs {
-    /// For steps of this shape that compute in `float`. What never changes is written.
+    /// Allocates the inputs for steps of this shape that compute in `float`, and writes the fixed ones.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Out of device memory.
     pub fn new(device: &mut dyn Device, model: &dyn Model, shape: BatchShape, float: DType) -> Result<Self> {
         let mut slots = Vec::new();
         for input in model.inputs(shape) {
@@ -46,33 +46,34 @@ impl Inputs {
         Ok(Inputs { vars: Vec::with_capacity(slots.len()), slots })
     }
 
-    /// The inputs that change.
+    /// Returns the inputs that change from step to step.
     fn changing(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().filter(|slot| !slot.fixed)
     }
 
-    /// How many micro-batches the fields hold.
+    /// Returns the number of micro-batches in `fields`, which are the changing inputs.
     ///
     /// # Errors
-    /// Fields that are not the model's, or no whole number of batches.
+    /// The number of fields is wrong, or they do not hold the same whole number of micro-batches.
     pub fn micro_batches(&self, fields: &[Field]) -> Result<usize> {
         let count = self.changing().count();
         if fields.len() != count {
-            bail!("{} fields are given but the model takes {count}", fields.len());
+            bail!("got {} fields, but the model takes {count}", fields.len());
         }
         let mut micro = None;
         for (slot, values) in self.changing().zip(fields) {
             let size = slot.memory.numel();
             let here = values.len() / size.max(1);
             if values.is_empty() || !values.len().is_multiple_of(size) || micro.is_some_and(|n| n != here) {
-                bail!("{} values of {} are no whole number of batches of {size}", values.len(), slot.name);
+                bail!("{} values of {} are not a whole number of batches of {size}", values.len(), slot.name);
             }
             micro = Some(here);
         }
         Ok(micro.unwrap_or(0))
     }
 
-    /// How many items each loss scores in all of the fields: what its mean is over, however a batch is cut into micro-batches.
+    /// Returns the number of items that each loss scores in `fields`. The mean loss is over these, however the batch is
+    /// divided into micro-batches.
     pub fn scored(&self, fields: &[Field]) -> [usize; 2] {
         let mut scored = [0; 2];
         for (slot, values) in self.changing().zip(fields) {
@@ -81,7 +82,7 @@ impl Inputs {
         scored
     }
 
-    /// Writes micro-batch `number` of the fields.
+    /// Copies micro-batch `number` of `fields` to the device.
     ///
     /// # Errors
     /// Errors of the device.
@@ -97,14 +98,14 @@ impl Inputs {
         Ok(())
     }
 
-    /// Declares them on a tape.
+    /// Declares the inputs on a tape.
     pub fn declare(&mut self, tape: &mut Tape) -> &[Var] {
         self.vars.clear();
         self.vars.extend(self.slots.iter().map(|slot| tape.input(slot.memory)));
         &self.vars
     }
 
-    /// Their memory, each in an arena of its own.
+    /// Returns the tensors of the inputs. Each has its own arena.
     pub fn memory(&self) -> impl Iterator<Item = Tensor> {
         self.slots.iter().map(|slot| slot.memory)
     }

@@ -1,7 +1,7 @@
-//! GPT-2 as published (Radford et al., 2019): pre-LN, tanh GELU, learned positions, head tied to the embeddings
-//! unless the configuration gives it weights of its own.
+//! GPT-2 (Radford et al., 2019): pre-LN, tanh GELU, learned positions, and a head that is tied to the token embeddings
+//! unless the configuration unties it.
 //!
-//! Names and layout are those of Hugging Face's `GPT2LMHeadModel`: weights `[in, out]`.
+//! Parameter names and layout are those of Hugging Face's `GPT2LMHeadModel`: weights are `[in, out]`.
 
 use super::params::{Axis, Fan, Init, Kind, Param, ParamTable, Role};
 use super::{BatchShape, EachLoss, Family, Input, Losses, Model, check_sizes};
@@ -9,47 +9,56 @@ use crate::device::ops::Activation;
 use crate::error::Result;
 use crate::tape::{Affine, Tape, Var, Weight};
 
-/// Sizes and constants.
+/// Sizes and constants of a GPT-2.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GptConfig {
-    /// V: tokens of the vocabulary.
+    /// V: vocabulary size.
     pub vocab: usize,
-    /// Longest sequence.
+    /// Longest sequence in tokens.
     pub context: usize,
     /// C: size of the residual stream.
     pub width: usize,
-    /// H.
+    /// H: number of attention heads.
     pub heads: usize,
-    /// L.
+    /// L: number of layers.
     pub layers: usize,
     /// F: inner size of the feed-forward block, usually 4 C.
     pub ffn: usize,
+    /// Epsilon of the layer norms.
     pub eps: f64,
-    /// Standard deviation of initial weights; residual projections have it over sqrt(2 L).
+    /// Standard deviation of initial weights; divided by sqrt(2 L) for residual projections.
     pub init_std: f64,
+    /// Dropout rate of the embeddings.
     pub dropout_embedding: f32,
+    /// Dropout rate of the attention weights.
     pub dropout_attention: f32,
+    /// Dropout rate of the residual branches.
     pub dropout_residual: f32,
-    /// Ids of the tokens that begin and end a text, where the vocabulary has such: kept for who reads the checkpoint.
+    /// Id of the beginning-of-text token, if any. Not used here, only passed on to checkpoints.
     pub bos: Option<u64>,
+    /// Id of the end-of-text token, if any. Not used here, only passed on to checkpoints.
     pub eos: Option<u64>,
-    /// The head is the embeddings, as published; else a weight of its own.
+    /// Whether the head shares the weight of the token embeddings, as published.
     pub tied: bool,
 }
 
-/// The model: its sizes and its table.
+/// A GPT-2: its configuration and parameter table.
 pub struct Gpt {
+    /// Sizes and constants.
     pub config: GptConfig,
     table: ParamTable,
 }
 
-/// Parameters of a block, and before the first one.
+/// Number of parameters per block.
 const PER_BLOCK: usize = 12;
+/// Number of parameters before the first block.
 const BEFORE: usize = 2;
 
 impl Gpt {
+    /// Builds the parameter table.
+    ///
     /// # Errors
-    /// Sizes of zero, a width that the heads do not divide, too many parameters.
+    /// A size is zero, the heads do not divide the width, or there are too many parameters.
     pub fn new(config: GptConfig) -> Result<Self> {
         let GptConfig { vocab, context, width, heads, layers, ffn, .. } = config;
         check_sizes(&[("vocabulary", vocab), ("context", context)], (layers, heads, width, ffn))?;
@@ -57,7 +66,8 @@ impl Gpt {
         Ok(Gpt { config, table })
     }
 
-    /// Hidden states before the head: ids `[B, T]` -> `[B, T, C]`. `each` sees the stream before every block.
+    /// Records the forward pass up to the head: ids `[B, T]` -> hidden states `[B, T, C]`. `each` is called with the
+    /// residual stream before every block.
     pub fn hidden(
         &self,
         t: &mut Tape,
@@ -77,7 +87,7 @@ impl Gpt {
         t.layernorm(x, p[norm], p[norm + 1], c.eps) // [B, T, C]
     }
 
-    /// One layer: `[B, T, C]` -> `[B, T, C]`.
+    /// Records one block: `[B, T, C]` -> `[B, T, C]`.
     fn block(&self, t: &mut Tape, p: &[Var], x: Var) -> Var {
         let c = &self.config;
         let &[ln_1_w, ln_1_b, attn_w, attn_b, proj_w, proj_b, ln_2_w, ln_2_b, fc_w, fc_b, out_w, out_b] = p else {
@@ -92,7 +102,7 @@ impl Gpt {
         self.add(t, m, out_w, out_b, x) // [B, T, C]
     }
 
-    /// `x + dropout(branch W + b)`, in the product's epilogue where nothing is dropped.
+    /// Records `x + dropout(branch W + b)`. Without dropout, the sum is fused into the GEMM's epilogue.
     fn add(&self, t: &mut Tape, branch: Var, w: Var, b: Var, x: Var) -> Var {
         let p = self.config.dropout_residual;
         if p == 0.0 || !t.is_training() {
@@ -102,12 +112,13 @@ impl Gpt {
         t.dropout(branch, Some(x), p)
     }
 
-    /// Scores of the next token: hidden `[B, T, C]` -> `[B, T, V]`, rows padded to 128 in memory.
+    /// Records the logits of the next token: hidden `[B, T, C]` -> `[B, T, V]`. In memory, rows are padded to a
+    /// multiple of 128.
     pub fn logits(&self, t: &mut Tape, p: &[Var], hidden: Var) -> Var {
         t.linear(hidden, p[self.head()], Affine { weight: Weight::OutIn, pad: 128, ..Affine::default() })
     }
 
-    /// Number of the head's weight `[V, C]`: the embeddings unless it has its own.
+    /// Returns the index of the head's weight `[V, C]`, which is that of the token embeddings if the head is tied.
     fn head(&self) -> usize {
         if self.config.tied { 0 } else { self.table.params.len() - 1 }
     }
@@ -138,17 +149,18 @@ impl Model for Gpt {
 }
 
 impl GptConfig {
-    /// The same with other numbers of layers and heads; head size and the inner size per head stay.
+    /// Returns the same configuration with another number of layers and heads. The head size and the ffn size per head
+    /// stay.
     ///
     /// # Errors
-    /// More heads than a width can hold.
+    /// The sizes overflow.
     pub fn resized(&self, layers: usize, heads: usize) -> Result<Self> {
         let (width, ffn) = super::resized((self.width, self.ffn), self.heads, heads)?;
         Ok(GptConfig { layers, heads, width, ffn, ..self.clone() })
     }
 }
 
-/// The table, in forward order.
+/// Returns the parameters in forward order.
 fn params(config: &GptConfig) -> Vec<Param> {
     let &GptConfig { vocab, context, width, layers, ffn, init_std, .. } = config;
     let (out, input) =

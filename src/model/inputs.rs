@@ -1,56 +1,61 @@
-//! What goes into a model beside its parameters.
+//! Descriptions of a model's inputs.
 
 use crate::tensor::DType;
 
 /// One input of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
-    /// For messages.
+    /// Name, for error messages.
     pub name: &'static str,
-    /// The batch first.
+    /// Dimensions, the batch first.
     pub dims: Vec<usize>,
+    /// Its kind and type.
     pub content: Content,
-    /// The losses, by number, that are scored on it: where it holds labels.
+    /// The losses, by number, for which this input holds the labels.
     pub scores: &'static [usize],
 }
 
-/// What an input holds.
+/// The content of an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Ids, labels, positions, masks: new ones for every step.
+    /// Integers that change every step: ids, labels, positions, masks.
     Ints,
-    /// Pixels: new ones for every step, in the type in which the step computes.
+    /// Floats that change every step, in the type that the step computes in: pixels.
     Floats,
-    /// Shares: new ones for every step, in the type of losses.
+    /// Floats that change every step, in the type of losses (the accumulator type): mixing shares, regression targets.
     Wide,
-    /// The same for every step.
+    /// Integers that are the same for every step.
     Fixed(Vec<i32>),
 }
 
 impl Input {
+    /// Describes an input of integers.
     pub fn ints(name: &'static str, dims: &[usize]) -> Self {
         Input { name, dims: dims.to_vec(), content: Content::Ints, scores: &[] }
     }
 
+    /// Describes an input of floats in the compute type.
     pub fn floats(name: &'static str, dims: &[usize]) -> Self {
         Input { name, dims: dims.to_vec(), content: Content::Floats, scores: &[] }
     }
 
+    /// Describes an input of floats in the accumulator type.
     pub fn wide(name: &'static str, dims: &[usize]) -> Self {
         Input { name, dims: dims.to_vec(), content: Content::Wide, scores: &[] }
     }
 
+    /// Describes an input of integers that are the same for every step.
     pub fn fixed(name: &'static str, dims: &[usize], values: Vec<i32>) -> Self {
         Input { name, dims: dims.to_vec(), content: Content::Fixed(values), scores: &[] }
     }
 
-    /// The same as the labels of these losses: those that are not -100, or numbers that are not NaN, are scored.
+    /// Marks the input as the labels of these losses. Integers other than -100, and floats other than NaN, are scored.
     #[must_use]
     pub fn labels_of(self, losses: &'static [usize]) -> Self {
         Input { scores: losses, ..self }
     }
 
-    /// Its type in a step that computes in `float`.
+    /// Returns the data type of the input in a step that computes in `float`.
     pub fn dtype(&self, float: DType) -> DType {
         match self.content {
             Content::Ints | Content::Fixed(_) => DType::I32,
@@ -59,24 +64,25 @@ impl Input {
         }
     }
 
+    /// Returns the number of elements.
     pub fn numel(&self) -> usize {
         self.dims.iter().product()
     }
 }
 
-/// Sizes of what is computed at a time.
+/// The shape of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchShape {
-    /// Examples: sequences or images.
+    /// Number of examples: sequences or images.
     pub batch: usize,
-    /// Tokens of a sequence; images bring their own number.
+    /// Tokens per sequence. Not used for images, whose size is fixed by the model.
     pub time: usize,
-    /// Of each sequence, the positions that a masked model is scored at.
+    /// Scored positions per sequence of a masked model.
     pub scored: usize,
 }
 
 impl From<(usize, usize)> for BatchShape {
-    /// Examples and tokens of each.
+    /// Converts from `(examples, tokens per example)`.
     fn from((batch, time): (usize, usize)) -> Self {
         BatchShape { batch, time, scored: 0 }
     }

@@ -1,4 +1,7 @@
-//! Models: a table of parameters, and forward code that records on a tape. Nothing here computes or trains.
+//! Model definitions: parameter tables, and forward code that is recorded on a tape.
+//!
+//! [`gpt`], [`bert`] and [`deit`] are the families. [`params`] describes parameters and their roles, [`store`] holds
+//! parameters in device memory, and [`feed`] copies batches to the device.
 
 pub mod bert;
 pub mod deit;
@@ -15,54 +18,63 @@ use crate::error::Result;
 use crate::tape::{LossOptions, Tape, Var};
 use params::ParamTable;
 
-/// A model's configuration, by family.
+/// The configuration of a model, by family.
 #[derive(Clone, Copy, Debug)]
 pub enum Family<'a> {
+    /// A GPT-2.
     Gpt(&'a gpt::GptConfig),
+    /// A BERT.
     Bert(&'a bert::BertConfig),
+    /// A DeiT.
     Deit(&'a deit::DeitConfig),
 }
 
-/// A loss, `[1]`, and a second one of models that learn two things at once: what is minimised is their sum.
+/// The loss `[1]`, and a second loss for models that learn two tasks at once. Training minimises their sum.
 pub type Losses = (Var, Option<Var>);
 
-/// The options of the first loss and of the second.
+/// The options of the first and of the second loss.
 pub type EachLoss = [LossOptions; 2];
 
-/// What the heads of a model give each example: of every head `[B, 1, classes]`, or one number `[B, 1, 1]`.
+/// The scores that the heads of a model give each example: per head `[B, 1, classes]`, or `[B, 1, 1]` for regression.
 pub type Scores = [Option<Var>; 2];
 
-/// What the trainer needs of a model, whatever its family.
+/// A model of any family, as training and evaluation use it.
 pub trait Model {
-    /// Parameters in forward order.
+    /// Returns the table of parameters, in forward order.
     fn table(&self) -> &ParamTable;
 
-    /// Its sizes, by family: what a checkpoint stores beside the weights.
+    /// Returns the configuration, which checkpoints store next to the weights.
     fn family(&self) -> Family<'_>;
 
-    /// The same model with other numbers of layers and heads, at the same head size.
+    /// Returns the same model with another number of layers and heads. The head size and the ffn size per head stay.
     ///
     /// # Errors
-    /// Sizes that do not fit.
+    /// The sizes are invalid or too large.
     fn resized(&self, layers: usize, heads: usize) -> Result<Box<dyn Model>>;
 
-    /// What [`Model::loss`] takes, in its order.
+    /// Returns the inputs of [`Model::loss`], in order.
     fn inputs(&self, shape: BatchShape) -> Vec<Input>;
 
-    /// Records the forward pass and the loss of `inputs`, as [`Model::inputs`] lists them; `params` beside the table, `options` of
-    /// each loss. `recompute`: blocks are segments of the tape, so only their inputs are kept for the backward pass.
+    /// Records the forward pass and the loss. `params` are in the order of [`Model::table`], `inputs` in that of
+    /// [`Model::inputs`]. With `recompute`, each block is a segment of the tape, so that only its input is saved for
+    /// the backward pass.
     fn loss(&self, tape: &mut Tape, params: &[Var], inputs: &[Var], options: EachLoss, recompute: bool) -> Losses;
 
-    /// Records an evaluation: as [`Model::loss`], with the scores that the labels are compared with, where examples have labels.
+    /// Records an evaluation: [`Model::loss`] and, for models of labelled examples, the scores to compare with the
+    /// labels.
     fn evaluation(&self, tape: &mut Tape, params: &[Var], inputs: &[Var]) -> (Losses, Scores) {
         (self.loss(tape, params, inputs, EachLoss::default(), false), [None; 2])
     }
 }
 
-/// Ten times the deepest transformer that anybody published; tables of more would take gigabytes before any weight.
+/// Ten times the depth of the deepest published transformer. For more layers, the parameter table alone would take
+/// gigabytes.
 const MOST_LAYERS: usize = 10_000;
 
-/// What every family asks of its sizes: of `layers`, `heads`, `width` and `ffn`, and of `others` by name.
+/// Checks the sizes of a model: `layers`, `heads`, `width`, `ffn`, and `others` by name.
+///
+/// # Errors
+/// A size is zero or too large, or the heads do not divide the width and the ffn size.
 fn check_sizes(others: &[(&str, usize)], (layers, heads, width, ffn): (usize, usize, usize, usize)) -> Result<()> {
     let sizes = [("heads", heads), ("width", width), ("layers", layers), ("ffn", ffn)];
     for (what, size) in others.iter().chain(&sizes) {
@@ -71,22 +83,22 @@ fn check_sizes(others: &[(&str, usize)], (layers, heads, width, ffn): (usize, us
         }
     }
     if !width.is_multiple_of(heads) || !ffn.is_multiple_of(heads) {
-        bail!("{heads} heads do not divide a width of {width} and an inner size of {ffn}; choose a multiple");
+        bail!("width {width} and ffn size {ffn} must be multiples of the {heads} heads; change one of them");
     }
     if layers > MOST_LAYERS {
-        bail!("{layers} layers are beyond reason; use at most {MOST_LAYERS}");
+        bail!("{layers} layers are too many; use at most {MOST_LAYERS}");
     }
     Ok(())
 }
 
-/// `(width, ffn)` for `to` heads in place of `from`; head size and the inner size per head stay.
+/// Returns `(width, ffn)` for `to` heads instead of `from`. The head size and the ffn size per head stay.
 ///
 /// # Errors
-/// More heads than a width can hold.
+/// The sizes overflow.
 fn resized((width, ffn): (usize, usize), from: usize, to: usize) -> Result<(usize, usize)> {
     let per_head = |size: usize| (size / from).checked_mul(to);
     match (per_head(width), per_head(ffn)) {
         (Some(width), Some(ffn)) => Ok((width, ffn)),
-        _ => bail!("{to} heads are beyond reason; use fewer"),
+        _ => bail!("{to} heads are too many; use fewer"),
     }
 }

@@ -1,4 +1,7 @@
-//! Coalesce, de-coalesce and interpolate, from the tables of two models.
+//! The operators coalesce, de-coalesce and interpolate, derived from the parameter tables of two models.
+//!
+//! All parameters are mapped by one device operation ([`Multilevel`]). `Maps` computes its index and weight tables on
+//! the host.
 
 use super::rules::Rules;
 use super::scheme::{Grouping, Groups, ModelShape, Scheme};
@@ -11,36 +14,38 @@ use crate::model::store::Store;
 use crate::tensor::{DType, Tensor};
 
 impl ModelShape {
+    /// Returns the shape of the model with this parameter table.
     pub fn of(table: &ParamTable) -> Self {
         ModelShape { layers: table.layers, heads: table.heads, head_size: table.head_size }
     }
 }
 
-/// What lies in the arenas that are mapped: it decides the weights.
+/// The quantity that is mapped, which determines the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantity {
-    /// By the rules as they stand.
+    /// Weights, mapped by the rules.
     Weights,
-    /// Gradients, and averages of them: by the chain rule through the opposite operator. When `big = D(small)`, the gradient
-    /// of small is the transpose of D, with equal shares, applied to that of big; when `small = C(big)`, that of big is the
-    /// transpose of C applied to that of small.
+    /// Gradients and averages of them, mapped by the chain rule through the opposite operator. If `big = D(small)`, the
+    /// gradient of small is the transpose of D (with equal shares) applied to the gradient of big. If `small = C(big)`,
+    /// the gradient of big is the transpose of C applied to the gradient of small.
     Gradients,
-    /// Squares of gradients, and averages of them: the weights of gradients, squared, as for independent numbers.
+    /// Squares of gradients and averages of them, mapped with the squared weights of gradients, as for independent
+    /// gradients.
     Squares,
 }
 
-/// `small = C(big)`. Returns what it cost.
+/// Coalesces: `small = C(big)`. Returns the cost of the operation.
 ///
 /// # Errors
-/// Tables that do not belong to one family, a scheme that does not fit or that the rules do not admit.
+/// The tables are of different model families; the scheme does not fit the models or is not supported by the rules.
 pub fn coalesce(device: &mut dyn Device, big: &Store, small: &Store, scheme: &Scheme, rules: &Rules) -> Result<Cost> {
     coalesce_as(Quantity::Weights, device, big, small, scheme, rules)
 }
 
-/// As [`coalesce`], for what belongs to the weights.
+/// Like [`coalesce`], for a quantity that belongs to the weights, such as a moment.
 ///
 /// # Errors
-/// As [`coalesce`].
+/// Those of [`coalesce`].
 pub fn coalesce_as(
     quantity: Quantity,
     device: &mut dyn Device,
@@ -53,19 +58,19 @@ pub fn coalesce_as(
     maps.run(device, big, small, None)
 }
 
-/// `big = D(small)`.
+/// De-coalesces: `big = D(small)`. Returns the cost of the operation.
 ///
 /// # Errors
-/// As [`coalesce`].
+/// Those of [`coalesce`].
 pub fn decoalesce(device: &mut dyn Device, small: &Store, big: &Store, scheme: &Scheme, rules: &Rules) -> Result<Cost> {
     let maps = Maps::new(Direction::Decoalesce, Quantity::Weights, &big.table, &small.table, scheme, rules)?;
     maps.run(device, small, big, None)
 }
 
-/// `big = (1 - alpha) big + alpha D(small)`, in one pass.
+/// Interpolates: `big = (1 - alpha) big + alpha D(small)`, in one pass. Returns the cost of the operation.
 ///
 /// # Errors
-/// As [`coalesce`]; alpha outside 0..=1.
+/// Those of [`coalesce`]; `alpha` is outside 0..=1.
 pub fn interpolate(
     device: &mut dyn Device,
     big: &Store,
@@ -77,10 +82,10 @@ pub fn interpolate(
     interpolate_as(Quantity::Weights, device, big, small, alpha, scheme, rules)
 }
 
-/// As [`interpolate`], for what belongs to the weights.
+/// Like [`interpolate`], for a quantity that belongs to the weights, such as a moment.
 ///
 /// # Errors
-/// As [`interpolate`].
+/// Those of [`interpolate`].
 pub fn interpolate_as(
     quantity: Quantity,
     device: &mut dyn Device,
@@ -100,20 +105,24 @@ enum Direction {
     Decoalesce,
 }
 
-/// The tables of [`Multilevel`], on the host.
+/// The tables of [`Multilevel`], built on the host.
 struct Maps<'a> {
     direction: Direction,
     quantity: Quantity,
     rules: &'a Rules,
     grouping: Grouping,
+    /// Layer lists and axis maps; see [`Multilevel`].
     index: Vec<u32>,
+    /// The weight of each entry of `index`.
     weight: Vec<f64>,
+    /// One item per parameter of the destination.
     items: Vec<Item>,
-    /// Maps that several parameters share.
+    /// Axis maps that several parameters share, with their start in `index`.
     known: Vec<(Axis, Kind, u32)>,
 }
 
 impl<'a> Maps<'a> {
+    /// Builds the tables of an operator in this direction between models with tables `big` and `small`.
     fn new(
         direction: Direction,
         quantity: Quantity,
@@ -133,7 +142,7 @@ impl<'a> Maps<'a> {
         Ok(maps)
     }
 
-    /// One parameter of the destination.
+    /// Adds parameter `i` of the destination.
     fn add(&mut self, i: usize, src: &ParamTable, dst: &ParamTable) -> Result<()> {
         let param = &dst.params[i];
         let (layers, fill) = self.source_layers(param);
@@ -141,16 +150,19 @@ impl<'a> Maps<'a> {
         let mut first = None;
         for &(layer, weight) in &layers {
             let Some(source) = src.find(&param.stem, layer) else {
-                bail!("the source has no parameter {} in layer {layer:?}; are both models of one family?", param.stem)
+                bail!(
+                    "the source has no parameter {} in layer {layer:?}; are both models of the same family?",
+                    param.stem
+                )
             };
             self.push(src.offset(source) as u32, weight);
             first = first.or(Some(source));
         }
-        let Some(first) = first else { bail!("no layer of the source belongs to {}", param.name()) };
+        let Some(first) = first else { bail!("no layer of the source maps to {}", param.name()) };
         let source = &src.params[first];
         let mut maps = [IDENTITY; 2];
         for (axis, (to, from)) in param.axes.iter().zip(&source.axes).enumerate() {
-            // A vector is one row: its only axis is that of the columns.
+            // A vector is a matrix with one row, so its only axis is the column axis.
             let slot = if param.axes.len() == 1 { 1 } else { axis };
             maps[slot] = self.axis(i as u32, param.kind, to, from).map_err(|e| e.at(param.name()))?;
         }
@@ -175,7 +187,8 @@ impl<'a> Maps<'a> {
         Ok(())
     }
 
-    /// Layers of the source that make this parameter, with weights, and what is added to their sum.
+    /// Returns the source layers of this parameter with their weights, and a constant that is added to the weighted
+    /// sum.
     fn source_layers(&self, param: &Param) -> (Vec<(Option<usize>, f64)>, f32) {
         let (Some(layer), Some(groups)) = (param.layer, &self.grouping.depth) else {
             return (vec![(param.layer, 1.0)], 0.0);
@@ -200,7 +213,8 @@ impl<'a> Maps<'a> {
         (layers, 0.0)
     }
 
-    /// The norms of post-LN layers under the rule `identity`: C takes them from where D puts them.
+    /// Like `source_layers`, for post-LN norms under the rule `identity`. C takes them from the layers that D moves
+    /// them to.
     fn moved_norm(&self, param: &Param, groups: &Groups, layer: usize) -> (Vec<(Option<usize>, f64)>, f32) {
         let home = |group| Rules::norm_home(param.kind, groups, group);
         if self.direction == Direction::Coalesce {
@@ -208,7 +222,7 @@ impl<'a> Maps<'a> {
         }
         match (0..groups.len()).find(|&group| home(group) == layer) {
             Some(group) => (vec![(Some(group), 1.0)], 0.0),
-            // Nothing of the source: a norm that does nothing to what another has just normalised.
+            // No source: weight 1 and bias 0, which leave an input unchanged that has just been normalised.
             None => {
                 let fill = match (self.quantity, param.init) {
                     (Quantity::Weights, Init::Constant(value)) => value as f32,
@@ -219,7 +233,7 @@ impl<'a> Maps<'a> {
         }
     }
 
-    /// The weight between a unit and a member of its group, which is `down` in C and `up` in D.
+    /// Returns the weight between a small unit and a member of its group, given its weights `down` in C and `up` in D.
     fn weight(&self, down: f64, up: f64) -> f64 {
         let (own, opposite) = match self.direction {
             Direction::Coalesce => (down, up),
@@ -232,7 +246,7 @@ impl<'a> Maps<'a> {
         }
     }
 
-    /// The map of one axis: where it starts in `index`, or [`IDENTITY`].
+    /// Builds the map of one axis of parameter `number`. Returns its start in `index`, or [`IDENTITY`].
     fn axis(&mut self, number: u32, kind: Kind, to: &Axis, from: &Axis) -> Result<u32> {
         if to.parts.iter().map(|p| p.0).ne(from.parts.iter().map(|p| p.0)) || to.side != from.side {
             bail!("the axes differ in role: {to:?} and {from:?}");
@@ -240,7 +254,7 @@ impl<'a> Maps<'a> {
         let width = self.grouping.width.clone();
         let groups = match &width {
             Some(groups) if to.parts.iter().any(|p| p.0.has_heads()) => groups,
-            _ if to != from => bail!("the sizes differ where nothing is mapped: {to:?} and {from:?}"),
+            _ if to != from => bail!("the sizes differ on an axis that is not mapped: {to:?} and {from:?}"),
             _ => return Ok(IDENTITY),
         };
         let own = self.direction == Direction::Decoalesce
@@ -258,7 +272,11 @@ impl<'a> Maps<'a> {
             if !role.has_heads() {
                 units.extend((0..size).map(|u| vec![(origin + u, 1.0)]));
             } else if !big.is_multiple_of(groups.big()) || big / groups.big() * groups.len() != small {
-                bail!("{role:?} of {big} and {small} do not fall into {} and {} heads", groups.big(), groups.len());
+                bail!(
+                    "{role:?} axes of {big} and {small} cannot be divided into {} and {} heads",
+                    groups.big(),
+                    groups.len()
+                );
             } else {
                 let block = big / groups.big();
                 units.extend((0..size).map(|u| self.unit(number, kind, to, groups, block, origin, u)));
@@ -279,8 +297,9 @@ impl<'a> Maps<'a> {
         Ok(start)
     }
 
-    /// Source units, with weights, of unit `u` of a part that begins at `origin` in the source.
-    #[allow(clippy::too_many_arguments)] // They are the loop variables of `axis`.
+    /// Returns the source units, with weights, of unit `u` of a part of an axis. The part begins at `origin` in the
+    /// source and has `block` elements per head.
+    #[allow(clippy::too_many_arguments)] // These are the loop variables of `axis`.
     fn unit(
         &self,
         number: u32,
@@ -297,7 +316,7 @@ impl<'a> Maps<'a> {
         let down = self.rules.coalesce_width(kind, axis.side, members.len());
         match self.direction {
             Direction::Coalesce => {
-                // Random shares differ from layer to layer; what is coalesced was not made by them.
+                // Random shares are not used here: they differ between layers, and `big` was not produced by them.
                 let up = self.rules.decoalesce_width(kind, axis.side, 1.0 / members.len() as f64);
                 let weight = self.weight(down, up);
                 members.iter().map(|m| (origin + m * block + within, weight)).collect()
@@ -311,12 +330,13 @@ impl<'a> Maps<'a> {
         }
     }
 
+    /// Appends an entry to `index` and `weight`.
     fn push(&mut self, index: u32, weight: f64) {
         self.index.push(index);
         self.weight.push(weight);
     }
 
-    /// Brings the tables to the device and runs the operation.
+    /// Copies the tables to the device, runs the operation and waits for it.
     fn run(&self, device: &mut dyn Device, from: &Store, to: &Store, alpha: Option<f64>) -> Result<Cost> {
         let placed = self.place(device, from, to, alpha)?;
         let done = device.run(&placed.op).and_then(|()| device.sync());
@@ -325,7 +345,7 @@ impl<'a> Maps<'a> {
         done.map(|()| cost)
     }
 
-    /// Brings the tables to the device.
+    /// Copies the tables to the device.
     fn place(&self, device: &mut dyn Device, from: &Store, to: &Store, alpha: Option<f64>) -> Result<Placed> {
         let items = device::alloc_tensor(device, DType::U32, &[self.items.len(), Item::WORDS])?;
         let index = device::alloc_tensor(device, DType::U32, &[self.index.len()])?;
@@ -341,17 +361,18 @@ impl<'a> Maps<'a> {
     }
 }
 
-/// An operator with its tables in the memory of a device, to be run as often as one likes.
+/// An operator whose tables are in device memory, so that it can be run repeatedly.
 pub struct Placed {
+    /// The operation to run.
     pub op: Op,
     tables: [Tensor; 3],
 }
 
 impl Placed {
-    /// [`coalesce`], or with `alpha` [`interpolate`], without running it.
+    /// Prepares [`coalesce`] or, with `alpha`, [`interpolate`], without running it.
     ///
     /// # Errors
-    /// As [`coalesce`].
+    /// Those of [`coalesce`].
     pub fn new(
         device: &mut dyn Device,
         (big, small): (&Store, &Store),
@@ -366,11 +387,12 @@ impl Placed {
         Maps::new(direction, Quantity::Weights, &big.table, &small.table, scheme, rules)?.place(device, from, to, alpha)
     }
 
-    /// The tables, each in an arena of its own.
+    /// Returns the tables. Each has its own arena.
     pub fn tables(&self) -> impl Iterator<Item = Tensor> {
         self.tables.into_iter()
     }
 
+    /// Frees the device memory of the tables.
     pub fn free(self, device: &mut dyn Device) {
         for table in self.tables() {
             if let crate::tensor::Place::Arena(arena) = table.place() {

@@ -1,4 +1,4 @@
-//! Which heads and which layers form a group.
+//! Schemes: which heads and which layers form a group.
 
 use crate::bail;
 use crate::error::{At, Result};
@@ -6,33 +6,35 @@ use crate::files::read_text;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The published implementation's JSON. `null` or absent: the default, heads i and i + n of n groups together, and
-/// neighbouring layers together.
+/// A scheme, in the JSON format of the published implementation. A key that is `null` or absent means the default: of n
+/// groups, group i has the heads i, i + n, i + 2n, ..., and layers are grouped with their neighbours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scheme {
-    /// Groups of head numbers; group g becomes head g of the smaller model.
+    /// Groups of head numbers. Group g becomes head g of the smaller model.
     #[serde(default)]
     pub width_scheme: Option<Vec<Vec<usize>>>,
-    /// Groups of layer numbers.
+    /// Groups of layer numbers. Group g becomes layer g of the smaller model.
     #[serde(default)]
     pub depth_scheme: Option<Vec<Vec<usize>>>,
-    /// Must be the model's when given.
+    /// If given, it must equal the model's head size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_size: Option<usize>,
 }
 
-/// Units of the larger model in groups, one per unit of the smaller model.
+/// The units (heads or layers) of the larger model in groups, one group per unit of the smaller model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Groups {
     members: Vec<Vec<usize>>,
     group_of: Vec<usize>,
 }
 
-/// A scheme resolved for two model shapes. `None`: this dimension is carried over as it is.
+/// A scheme resolved for two model shapes. `None` means that a dimension is not mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grouping {
+    /// Groups of heads.
     pub width: Option<Groups>,
+    /// Groups of layers.
     pub depth: Option<Groups>,
 }
 
@@ -40,14 +42,19 @@ pub struct Grouping {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelShape {
+    /// Number of layers.
     pub layers: usize,
+    /// Number of heads.
     pub heads: usize,
+    /// Size of a head.
     pub head_size: usize,
 }
 
 impl Scheme {
+    /// Reads a scheme from a JSON file.
+    ///
     /// # Errors
-    /// An unreadable file, or JSON that is not a scheme: names file and place.
+    /// The file cannot be read or is not a scheme. The message has the file, line and column.
     pub fn read(path: &Path) -> Result<Self> {
         let text = read_text(path, 16 << 20)?;
         match serde_json::from_str(&text) {
@@ -59,20 +66,21 @@ impl Scheme {
         }
     }
 
-    /// Layers and heads of the smaller model, where this scheme says so.
+    /// Returns the number of layers and of heads of the smaller model, if the scheme determines them.
     pub fn small(&self) -> (Option<usize>, Option<usize>) {
         (self.depth_scheme.as_ref().map(Vec::len), self.width_scheme.as_ref().map(Vec::len))
     }
 
-    /// The groups between two models.
+    /// Returns the groups that map model `big` to model `small`.
     ///
     /// # Errors
-    /// A unit that is missing, repeated or out of range; a number of groups that is not the smaller model's; head sizes that
-    /// differ; a default that does not divide.
+    /// A unit is missing, repeated or out of range; the number of groups is not that of the smaller model; the head
+    /// sizes differ; the default scheme does not divide the layers evenly.
     pub fn resolve(&self, big: ModelShape, small: ModelShape) -> Result<Grouping> {
         if big.head_size != small.head_size {
             bail!(
-                "the head sizes are {} and {}; models of one cycle share the head size, only the number of heads changes",
+                "the head sizes {} and {} differ; all levels must have the same head size, only the \
+                 number of heads changes",
                 big.head_size,
                 small.head_size
             );
@@ -90,7 +98,7 @@ impl Scheme {
         let smaller = (1..big.layers).contains(&small.layers);
         if self.depth_scheme.is_none() && smaller && !big.layers.is_multiple_of(small.layers) {
             bail!(
-                "depth_scheme: {} layers do not fall into {} equal groups; give a depth_scheme or other numbers",
+                "depth_scheme: {} layers cannot be divided into {} equal groups; give a depth_scheme or other numbers",
                 big.layers,
                 small.layers
             );
@@ -101,6 +109,7 @@ impl Scheme {
     }
 }
 
+/// Resolves one dimension. Returns `None` if both models have the same number of units.
 fn groups(
     key: &str,
     what: &str,
@@ -126,7 +135,7 @@ fn groups(
     }
     if small == big {
         if groups.members.iter().enumerate().any(|(i, g)| g[0] != i) {
-            bail!("{key}: as many groups as {what} only reorder them, which no operator does; leave the key out");
+            bail!("{key}: as many groups as {what} would only reorder them, which is not supported; leave the key out");
         }
         return Ok(None);
     }
@@ -134,8 +143,10 @@ fn groups(
 }
 
 impl Groups {
+    /// Creates groups from their members. `what` names the units in error messages.
+    ///
     /// # Errors
-    /// An empty group; a unit that is missing, repeated or not below `big`.
+    /// A group is empty; a unit is missing, repeated, or not below `big`.
     pub fn new(mut members: Vec<Vec<usize>>, big: usize, what: &str) -> Result<Self> {
         let mut group_of = vec![usize::MAX; big];
         for (g, group) in members.iter_mut().enumerate() {
@@ -146,46 +157,48 @@ impl Groups {
             for &unit in group.iter() {
                 match group_of.get_mut(unit) {
                     None => bail!(
-                        "group {g} names {unit}, but the {what} are 0 to {}; name each of these once",
+                        "group {g} has {unit}, but the {what} are 0 to {}; list each of these once",
                         big as i64 - 1
                     ),
                     Some(seen) if *seen != usize::MAX => {
-                        bail!("{unit} is in group {seen} and in group {g}; name it once")
+                        bail!("{unit} is in group {seen} and in group {g}; list it once")
                     }
                     Some(seen) => *seen = g,
                 }
             }
         }
         if let Some(unit) = group_of.iter().position(|&g| g == usize::MAX) {
-            bail!("{unit} is in no group; all {what} from 0 to {} must be named", big - 1);
+            bail!("{unit} is in no group; all {what} from 0 to {} must be listed", big - 1);
         }
         Ok(Groups { members, group_of })
     }
 
-    /// Number of groups: units of the smaller model.
+    /// Returns the number of groups, that is, of units of the smaller model.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
+    /// Whether there are no groups.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Units of the larger model.
+    /// Returns the number of units of the larger model.
     pub fn big(&self) -> usize {
         self.group_of.len()
     }
 
-    /// Members of group `g`, ascending.
+    /// Returns the members of group `g` in ascending order.
     pub fn members(&self, g: usize) -> &[usize] {
         &self.members[g]
     }
 
+    /// Returns the group of a unit of the larger model.
     pub fn group_of(&self, unit: usize) -> usize {
         self.group_of[unit]
     }
 
-    /// All groups have one size.
+    /// Whether all groups have the same size.
     pub fn are_even(&self) -> bool {
         self.members.iter().all(|g| g.len() == self.members[0].len())
     }

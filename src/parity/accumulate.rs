@@ -1,9 +1,9 @@
 use super::Size;
-use super::harness::{EPS, Gap, Harness, WHOLE};
+use super::harness::{ALIGNED, EPS, Gap, Harness};
 use crate::device::ops::{Accumulate, Op};
 
 pub fn cases(harness: &mut Harness) {
-    // 4104: a vector more than a block takes at once, in f32 and in bf16.
+    // 4104: one vector more than a block processes at once, in f32 and in bf16.
     for dims in
         [&[1usize][..], &[1, 1], &[3, 5], &[7, 64], &[2, 3, 17], &[129, 131], &[8], &[4104], &[3, 24], &[2, 4104]]
     {
@@ -14,27 +14,27 @@ pub fn cases(harness: &mut Harness) {
             (false, Gap::Elements(3), Gap::None),
             (true, Gap::None, Gap::Elements(5)),
             (true, Gap::Elements(3), Gap::Elements(3)),
-            (false, WHOLE, Gap::None),
-            (true, Gap::None, WHOLE),
-            (true, WHOLE, WHOLE),
+            (false, ALIGNED, Gap::None),
+            (true, Gap::None, ALIGNED),
+            (true, ALIGNED, ALIGNED),
         ] {
             let (px, po) = (harness.pitch(width, of_x), harness.pitch(width, of_out));
             let x = harness.input((dims, px));
             let out = if add { harness.input((dims, po)) } else { harness.output((dims, po)) };
-            // One addition, rounded once; a copy not at all.
+            // An addition is rounded once; a copy is exact.
             let rounding = if add { EPS } else { 0.0 };
             harness.check(Accumulate { x, out, add }, |_, want| rounding * want.abs());
             harness.clear();
         }
     }
-    // Rows that begin beside a multiple of 16 bytes.
+    // Rows that are not aligned to 16 bytes.
     let (x, out) = (harness.input((&[3, 17], 24)).columns(1, 16), harness.output((&[3, 16], 0)));
     harness.check(Accumulate { x, out, add: false }, |_, _| 0.0);
     harness.clear();
     mixed(harness);
 }
 
-/// From one type to another.
+/// Accumulating and copying between types.
 fn mixed(harness: &mut Harness) {
     let (float, wide) = (harness.float, harness.float.wide());
     if float == wide {
@@ -61,7 +61,7 @@ fn mixed(harness: &mut Harness) {
             }
         }
     }
-    // Rows that begin beside a multiple of four elements.
+    // Rows that are not aligned to four elements.
     for (from, to) in [(float, wide), (wide, float)] {
         let (x, out) = (harness.input_of(from, (&[3, 10], 12)).columns(2, 8), harness.output_of(to, (&[3, 8], 0)));
         harness.check(Accumulate { x, out, add: false }, |_, _| 0.0);

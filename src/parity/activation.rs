@@ -1,5 +1,5 @@
 use super::Size;
-use super::harness::{EPS, Gap, Harness, WHOLE};
+use super::harness::{ALIGNED, EPS, Gap, Harness};
 use crate::device::ops::{Activation, ActivationBackward, Op};
 
 pub fn cases(harness: &mut Harness) {
@@ -10,22 +10,22 @@ pub fn cases(harness: &mut Harness) {
                 (Gap::None, Gap::None, true),
                 (Gap::Elements(3), Gap::None, true),
                 (Gap::Elements(3), Gap::Elements(3), false),
-                (WHOLE, Gap::None, false),
-                (WHOLE, Gap::None, true),
-                (WHOLE, WHOLE, false),
+                (ALIGNED, Gap::None, false),
+                (ALIGNED, Gap::None, true),
+                (ALIGNED, ALIGNED, false),
             ] {
                 let dims = &[rows, width];
                 let pitch = harness.pitch(width, gap);
                 let dout = harness.input((dims, pitch));
-                // Both tails: the derivative is flat beyond 5, and the exponential inside saturates beyond 10.
+                // Cover both tails: the derivative is flat beyond 5, and the exponential inside saturates beyond 10.
                 let reach = if in_place { 8.0 } else { 60.0 };
                 let wide: Vec<f64> = harness.random.floats(rows * width).iter().map(|x| reach * x).collect();
                 let pitch = harness.pitch(width, if in_place { other } else { gap });
                 let pre = harness.floats((dims, pitch), &wide);
                 let pitch = harness.pitch(width, other);
                 let dx = if in_place { dout } else { harness.output((dims, pitch)) };
-                // |dout| <= 1 and |f'| < 1.13; a unit each for the polynomial, exponential, quotient, two products and sums,
-                // of terms up to x f''(x) < 1.
+                // |dout| <= 1, |f'| < 1.13. One eps each for the polynomial, exponential, quotient, two products and
+                // sums, of terms up to x f''(x) < 1.
                 harness.check(ActivationBackward { kind, dout, pre, dx }, |_, _| 8.0 * EPS);
                 harness.clear();
             }

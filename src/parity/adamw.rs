@@ -3,13 +3,14 @@ use super::harness::{EPS, Harness};
 use crate::device::ops::{ALIGN, AdamW, Op, StepState};
 use crate::tensor::Tensor;
 
-/// `clip`: the largest norm as a part of the norm there is.
+/// Creates an update. `clip` is the maximum norm as a fraction of the gradients' norm.
 fn of(harness: &mut Harness, blocks: usize, clip: f64, step: i32) -> AdamW {
     let (n, wide) = (blocks * ALIGN, harness.float.wide());
     let params = harness.f32_input((&[n], 0));
     let grads = harness.f32_input((&[n], 0));
     let m = harness.f32_input((&[n], 0));
-    // Second moments are means of squares. Not below 0.01, so that a step is at most ten times the learning rate.
+    // Second moments are means of squares. They are at least 0.01, so that a step is at most ten times the learning
+    // rate.
     let squares: Vec<f64> = harness.random.floats(n).iter().map(|x| x * x + 0.01).collect();
     let v = harness.floats_of(wide, (&[n], 0), &squares);
     let decays: Vec<u8> = harness.random.ids(blocks, 2).iter().map(|&b| b as u8).collect();
@@ -23,19 +24,20 @@ fn of(harness: &mut Harness, blocks: usize, clip: f64, step: i32) -> AdamW {
         ..StepState::default()
     });
     let max_norm = 3.7 * clip;
-    // Of a step in bf16: the parameters that it computes with.
+    // In bf16, the rounded copy of the parameters that the model computes with.
     let copy = (harness.float != wide).then(|| harness.output((&[n], 0)));
     AdamW { params, grads, m, v, copy, decay_mask, norm, state, beta1, beta2, eps: 1e-8, weight_decay: 0.07, max_norm }
 }
 
 pub fn cases(harness: &mut Harness) {
-    // 257 blocks: one more than a chunk of `cpu`.
+    // 257 blocks: one more than `cpu` processes in a chunk.
     let blocks: &[usize] = if harness.full() { &[1, 2, 3, 257, 200_000] } else { &[1, 2, 3, 257] };
     for &blocks in blocks {
         for (clip, step) in [(f64::INFINITY, 1), (f64::INFINITY, 1000), (2.0, 10), (0.3, 10)] {
             let op = of(harness, blocks, clip, step);
-            // All moments are below 1.01: a rounding for the clipped gradient, its products and the sum. The parameter's step
-            // is lr / bias1 m / sqrt(v / bias2), ten roundings of a number below lr / bias1 x 1 / 0.1.
+            // All moments are below 1.01: one rounding each for the clipped gradient, its products and the sum. The
+            // parameter's step is lr / bias1 m / sqrt(v / bias2), which takes ten roundings of a number below
+            // lr / bias1 x 1 / 0.1.
             let largest = 1e-2 / (1.0 - f64::powi(0.9, step)) * 10.0;
             let step = 10.0 * EPS * largest;
             let of_params = |out: &Tensor| *out == op.params || Some(*out) == op.copy;

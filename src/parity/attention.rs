@@ -1,12 +1,12 @@
 use super::Size;
-use super::harness::{BF16_ROUNDING, EPS, Gap, Harness, WHOLE, dot};
+use super::harness::{ALIGNED, BF16_ROUNDING, EPS, Gap, Harness, dot};
 use crate::device::ops::{Attention, AttentionBackward, Mask, Op, StepState};
 use crate::tensor::{DType, Tensor};
 
 /// Batch, queries, keys, heads, head size.
 type Sizes = (usize, usize, usize, usize, usize);
 
-/// Ones, primes, the neighbours of blocks of 64 queries, fewer queries than keys, and head sizes in use.
+/// Ones, primes, block sizes of 64 queries plus and minus one, fewer queries than keys, and head sizes in use.
 const SIZES: [Sizes; 15] = [
     (1, 1, 1, 1, 1),
     (1, 1, 7, 1, 2),
@@ -25,8 +25,9 @@ const SIZES: [Sizes; 15] = [
     (1, 17, 17, 12, 64),
 ];
 
-/// Around and beyond the runs of 480 keys and 512 elements of a head that `cpu` makes of longer ones.
-const RUNS: [Sizes; 6] = [
+/// For `cpu`, which splits longer sequences into chunks of 480 keys and larger heads into chunks of 512 elements: sizes
+/// around and above these.
+const CPU_CHUNKS: [Sizes; 6] = [
     (1, 100, 500, 1, 5),
     (1, 13, 481, 1, 3),
     (1, 481, 481, 1, 4),
@@ -35,8 +36,8 @@ const RUNS: [Sizes; 6] = [
     (1, 13, 14, 1, 1030),
 ];
 
-/// GPT-2's, BERT's and DeiT's lengths, with fewer heads, which are all alike; a head beyond any tile; and more heads than three
-/// times the multiprocessors of a GPU, for blocks that stay.
+/// Sequence lengths of GPT-2, BERT and DeiT, with fewer heads, because all heads are alike; a head larger than any
+/// tile; and more than three heads per SM of a GPU, for persistent blocks.
 const FULL: [Sizes; 9] = [
     (1, 1024, 1024, 2, 64),
     (2, 512, 512, 2, 64),
@@ -49,8 +50,9 @@ const FULL: [Sizes; 9] = [
     (40, 130, 130, 12, 8),
 ];
 
-/// For tiles of 128 or 64 rows in bf16, passed by 128, 64 or 32 at a time; operands in pieces of 16 bytes. The first, the
-/// eighth and the ninth have several tiles for each block that stays, the last more tiles of queries than are on their way.
+/// For bf16 kernels with tiles of 128 or 64 rows, which loop over the other operand 128, 64 or 32 rows at a time and
+/// access 16 bytes at a time. The first, the eighth and the ninth have several tiles for each persistent block, the
+/// last has more tiles of queries than pipeline stages.
 const TILES: [Sizes; 20] = [
     (3, 5, 7, 4, 8),
     (1, 2, 650, 1, 8),
@@ -74,8 +76,9 @@ const TILES: [Sizes; 20] = [
     (1, 330, 8, 1, 8),
 ];
 
-/// Of at most 256 keys, which lie in shared memory whole, in one part or two of 128, for bf16. A block that stays has ten heads of the
-/// first, six of the second, three of the third, with two tiles of queries each, and of the fifth, and four of the fourth and the sixth.
+/// For bf16 kernels that keep all keys, at most 256, in shared memory, in one or two parts of 128. A persistent block
+/// processes ten heads of the first size, six of the second, three of the third (with two tiles of queries each) and of
+/// the fifth, and four of the fourth and the sixth.
 const SHORT: [Sizes; 16] = [
     (4, 3, 9, 5, 8),
     (3, 2, 130, 4, 8),
@@ -95,8 +98,8 @@ const SHORT: [Sizes; 16] = [
     (2, 3, 5, 2, 8),
 ];
 
-/// What rounding a row's weights to bf16 may change their sum by, relative to it: half of the most that it changes one of them by,
-/// since their errors have either sign.
+/// Tolerance for the relative error of a sum of attention weights that are rounded to bf16: half of the largest error
+/// of a single weight, because the errors have either sign.
 const WEIGHT_ROUNDING: f64 = BF16_ROUNDING / 2.0;
 
 #[derive(Clone, Copy)]
@@ -104,9 +107,9 @@ struct Options {
     causal: bool,
     key_mask: bool,
     dropout: f32,
-    /// Q, K and V as columns of one buffer.
+    /// Q, K and V are columns of one buffer.
     fused: bool,
-    /// Between the heads of one time and the next.
+    /// The gap after the heads of each position.
     gap: Gap,
 }
 
@@ -122,7 +125,7 @@ fn of(harness: &mut Harness, (batch, tq, tk, heads, d): Sizes, with: Options) ->
     let lse = harness.f32_output((&[batch, heads, tq], 0));
     let key_mask = with.key_mask.then(|| {
         let mut seen = harness.random.ids(batch * tk, 3);
-        // The last sequence has no key at all: zeros, and a log-sum-exp of -infinity.
+        // The last sequence has no key at all: its outputs are zeros, and its log-sum-exp is -infinity.
         seen[(batch - 1) * tk..].fill(if batch > 1 { 0 } else { 1 });
         let pitch = harness.pitch(tk, with.gap).max(tk);
         harness.rows_of_integers((&[batch, tk], pitch), &seen)
@@ -135,7 +138,7 @@ fn of(harness: &mut Harness, (batch, tq, tk, heads, d): Sizes, with: Options) ->
     Attention { q, k, v, out, lse, key_mask, causal: with.causal, scale, dropout }
 }
 
-/// `[B, T, H, D]` with a gap after all heads of a time.
+/// Creates a tensor `[B, T, H, D]` with a gap after the heads of each position. `poison`: filled with NaN.
 fn rows(harness: &mut Harness, [batch, time, heads, d]: [usize; 4], gap: Gap, poison: bool) -> Tensor {
     let pitch = harness.pitch(heads * d, gap);
     let shape = (&[batch, time, heads * d][..], pitch);
@@ -143,7 +146,7 @@ fn rows(harness: &mut Harness, [batch, time, heads, d]: [usize; 4], gap: Gap, po
     t.reshape(&[batch, time, heads, d])
 }
 
-/// Q, K and V of one buffer.
+/// Splits a buffer into Q, K and V.
 fn split(fused: Tensor, heads: usize) -> [Tensor; 3] {
     let &[batch, time, _, width] = fused.dims() else { return [fused; 3] };
     let fused = fused.reshape(&[batch, time, 3 * width]);
@@ -153,8 +156,8 @@ fn split(fused: Tensor, heads: usize) -> [Tensor; 3] {
 fn backward(harness: &mut Harness, sizes: Sizes, forward: Attention, with: Options) -> AttentionBackward {
     let (batch, tq, tk, heads, d) = sizes;
     let [like_q, like_k] = [[batch, tq, heads, d], [batch, tk, heads, d]];
-    // Rows of a fused buffer are not the heads back to back, and then nothing is.
-    let gap = if with.fused && with.gap == Gap::None { WHOLE } else { with.gap };
+    // The rows of a fused buffer have gaps, so the other operands have gaps, too.
+    let gap = if with.fused && with.gap == Gap::None { ALIGNED } else { with.gap };
     let dout = rows(harness, like_q, gap, false);
     let [dq, dk, dv] = if with.fused {
         split(rows(harness, [batch, tq, 3, heads * d], gap, true), heads)
@@ -167,23 +170,25 @@ fn backward(harness: &mut Harness, sizes: Sizes, forward: Attention, with: Optio
 fn check(harness: &mut Harness, sizes: Sizes, with: Options) {
     let (_, tq, tk, _, d) = sizes;
     let op = of(harness, sizes, with);
-    // Weights of a product on tensor cores are rounded before it.
+    // Attention weights are rounded before a matmul on tensor cores.
     let weight = if harness.float == DType::BF16 { WEIGHT_ROUNDING } else { 0.0 };
-    // A score is scale times a sum of D products; it is below sqrt(D). Through the exponential its error is a relative one
-    // of the probability (twice: of the total too), beside 4 roundings and the sum over Tk / 16 steps of 16 lanes.
+    // A score is scale times a sum of D products, and below sqrt(D). The exponential turns its error into a relative
+    // error of the probability (counted twice, because it affects the total as well); add 4 roundings and the sum over
+    // Tk / 16 steps of 16 lanes.
     let score = op.scale * dot(d) + EPS * (d as f64).sqrt();
     let probability = 2.0 * score + EPS * (4.0 + (tk as f64 / 16.0).sqrt());
     let kept = 1.0 / (1.0 - f64::from(with.dropout));
-    // Probabilities sum to one and |v| <= 1, so the output is off by as much, and the sum over keys rounds.
+    // Probabilities sum to one and |v| <= 1, so the output has the same error, plus the rounding of the sum over keys.
     let out = kept * (probability + weight + EPS * (tk as f64).sqrt());
     harness.check(op, |t, _| if *t == op.lse { probability + 4.0 * EPS } else { out });
     let back = backward(harness, sizes, op, with);
-    // dP is a sum of D products below 2 sqrt(D), and so is delta, which has the output as it was rounded; dS = P (dP - delta).
+    // dP is a sum of D products below 2 sqrt(D), and so is delta, which is computed from the rounded output.
+    // dS = P (dP - delta).
     let size = kept * 2.0 * (d as f64).sqrt();
     let delta = (out + kept * weight) * (d as f64).sqrt();
     let ds = kept * 2.0 * dot(d) + kept * delta + 2.0 * size * (probability + weight + EPS);
-    // dQ sums it over keys, where probabilities sum to one; dK and dV over queries, where they sum to Tq at the most, and
-    // to about Tq / Tk with many keys.
+    // dQ sums dS over keys, where probabilities sum to one. dK and dV sum over queries, where probabilities sum to at
+    // most Tq, and to about Tq / Tk with many keys.
     let column = 1.0 + tq as f64 / (tk as f64).sqrt();
     harness.check(back, |t, _| match *t {
         t if t == back.dq => op.scale * (ds + size * EPS * (tk as f64).sqrt()),
@@ -194,8 +199,8 @@ fn check(harness: &mut Harness, sizes: Sizes, with: Options) {
 }
 
 pub fn cases(harness: &mut Harness) {
-    let runs = if harness.on("cpu") { &RUNS[..] } else { &[] };
-    for sizes in SIZES.iter().chain(runs).copied() {
+    let chunks = if harness.on("cpu") { &CPU_CHUNKS[..] } else { &[] };
+    for sizes in SIZES.iter().chain(chunks).copied() {
         let (_, tq, tk, ..) = sizes;
         for (i, dropout) in [0.0, 0.2].into_iter().enumerate() {
             for (causal, key_mask) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -209,12 +214,12 @@ pub fn cases(harness: &mut Harness) {
     let (tiles, short) = if harness.float == DType::BF16 { (&TILES[..], &SHORT[..]) } else { (&[][..], &[][..]) };
     for (i, sizes) in tiles.iter().enumerate().chain(short.iter().enumerate()) {
         let (_, tq, tk, ..) = *sizes;
-        // The small ones with all options, for runs that leave out the others.
+        // Small sizes get all options, for test runs that skip the larger ones.
         let some = if i < 8 { 4 } else { 2 };
         let options = [(true, false), (false, true), (false, false), (true, true)];
         for (n, (causal, key_mask)) in options.into_iter().enumerate().take(some) {
             if !causal || tq <= tk {
-                let (dropout, gap) = ([0.0, 0.2][(i + n + n / 2) % 2], [Gap::None, WHOLE][n % 2]);
+                let (dropout, gap) = ([0.0, 0.2][(i + n + n / 2) % 2], [Gap::None, ALIGNED][n % 2]);
                 check(harness, *sizes, Options { causal, key_mask, dropout, fused: tq == tk, gap });
             }
         }
@@ -247,7 +252,7 @@ mod tests {
     use super::{Options, of};
     use crate::parity::harness::{Gap, Harness};
 
-    /// Dropout's mask itself: with V the identity, the output is the row of dropped probabilities.
+    /// Checks the dropout mask itself: if V is the identity, the output is the matrix of probabilities after dropout.
     #[test]
     fn both_devices_drop_the_same_probabilities() {
         let mut harness = Harness::cpu(&[1, 2], true);
@@ -257,7 +262,7 @@ mod tests {
         let identity = |i: usize| if (i / (heads * time)) % time == i % time { 1.0 } else { 0.0 };
         let ones: Vec<f64> = (0..2 * time * heads * time).map(identity).collect();
         op.v = harness.floats((&[2, time, heads, time], 0), &ones);
-        // Probabilities are above e^-2 sqrt(D) / 67 > 1e-9, an eighth power of ten above a dropped one.
+        // Probabilities are above e^(-2 sqrt(D)) / 67 > 1e-9; dropped ones are zero.
         harness.check(op, |t, want| if *t == op.lse { f64::INFINITY } else { 1e-4 * want.abs() });
         let dropped = harness.values(&op.out).iter().filter(|p| **p == 0.0).count();
         let visible = 2 * heads * time * (time + 1) / 2;

@@ -1,12 +1,12 @@
 use super::Size;
-use super::harness::{Gap, Harness, WHOLE, dot};
+use super::harness::{ALIGNED, Gap, Harness, dot};
 use crate::device::ops::{ColumnSum, Op};
 
 pub fn cases(harness: &mut Harness) {
     for (rows, width) in
         [(1, 1), (1, 65), (2, 63), (17, 64), (129, 3), (1000, 130), (65, 8), (200, 136), (65, 264), (1000, 24)]
     {
-        for (accumulate, gap) in [(false, Gap::None), (true, Gap::None), (false, Gap::Elements(1)), (true, WHOLE)] {
+        for (accumulate, gap) in [(false, Gap::None), (true, Gap::None), (false, Gap::Elements(1)), (true, ALIGNED)] {
             let pitch = harness.pitch(width, gap);
             let x = harness.input((&[rows, width], pitch));
             let out = if accumulate { harness.f32_input((&[width], 0)) } else { harness.f32_output((&[width], 0)) };

@@ -1,17 +1,17 @@
 use super::Size;
-use super::harness::{EPS, Gap, Harness, WHOLE};
+use super::harness::{ALIGNED, EPS, Gap, Harness};
 use crate::device::ops::{CrossEntropy, Mix, Op};
 
 const IGNORE: i32 = -100;
 
-/// Labels of which every third is ignored, or all.
+/// Creates random labels, of which every third is ignored, or all.
 fn labels(harness: &mut Harness, rows: usize, vocab: usize, all_ignored: bool) -> Vec<i32> {
     let ids = harness.random.ids(rows, vocab);
     ids.iter().enumerate().map(|(i, &id)| if all_ignored || i % 3 == 1 { IGNORE } else { id }).collect()
 }
 
-/// Second labels, among them those that are the first, and what is outside where `labels` ignores the row; shares with both
-/// ends.
+/// Creates second labels and their shares. Some labels equal the first, ignored rows have a label outside of the
+/// vocabulary, and some shares are 0 or 1.
 fn mix(harness: &mut Harness, labels: &[i32], vocab: usize) -> Mix {
     let rows = labels.len();
     let (mut others, mut share) = (harness.random.ids(rows, vocab), harness.random.floats(rows));
@@ -33,7 +33,7 @@ fn mix(harness: &mut Harness, labels: &[i32], vocab: usize) -> Mix {
     }
 }
 
-/// What becomes of the gradient.
+/// Where the gradient is written.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Gradient {
     None,
@@ -75,18 +75,18 @@ pub fn cases(harness: &mut Harness) {
             for (smoothing, weight, all_ignored, mixed) in
                 [(0.0, 1.0, false, false), (0.1, 0.25, false, false), (0.3, 1.0, true, false), (0.2, 0.5, false, true)]
             {
-                for gap in [Gap::None, Gap::Elements(5), WHOLE] {
+                for gap in [Gap::None, Gap::Elements(5), ALIGNED] {
                     let op = of(harness, (rows, vocab), gap, gradient, all_ignored, mixed);
                     check(harness, CrossEntropy { smoothing, weight, ..op });
                 }
             }
         }
     }
-    // A label that is ignored although the vocabulary has it.
+    // The ignored label is in the vocabulary.
     let op = of(harness, (9, 3), Gap::None, Gradient::Apart, false, false);
     let labels = harness.integers(&[9], &[0, 1, 2, 0, 1, 2, 0, 0, 1]);
     check(harness, CrossEntropy { labels, ignore: 0, ..op });
-    // A micro-batch of a batch with more scored rows, of any number here.
+    // A micro-batch of a batch that has more scored rows; their number is arbitrary.
     for all_ignored in [false, true] {
         let op = of(harness, (9, 67), Gap::None, Gradient::Apart, all_ignored, false);
         let scored = Some(harness.floats_of(harness.float.wide(), (&[1], 0), &[37.0]));
@@ -106,7 +106,8 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-/// A strip of more rows, of which those before it have their losses.
+/// Creates an operation on a strip of `rows` rows, starting at `first`, of a batch of `all` rows. The rows before it
+/// already have their losses.
 fn strip(harness: &mut Harness, first: usize, rows: usize, all: usize, all_ignored: bool, mixed: bool) -> CrossEntropy {
     let op = of(harness, (rows, 67), Gap::None, Gradient::InPlace, false, false);
     let labels = labels(harness, all, 67, all_ignored);
@@ -116,9 +117,10 @@ fn strip(harness: &mut Harness, first: usize, rows: usize, all: usize, all_ignor
 }
 
 fn check(harness: &mut Harness, op: CrossEntropy) {
-    // Differences of logits are up to 12 and round by eps / 2 of that: a probability, and the sum of them, is off by 6 eps and
-    // 2 units for the exponential; its logarithm by as much, beside the rounding of a loss of up to 12 + ln V. The sum of
-    // V / 16 exponentials per lane walks randomly. Two logits of up to 6 with their shares: products and a sum, off by 9 units.
+    // Differences of logits are up to 12 and round by eps / 2 of that. So a probability, and the sum of them, has an
+    // error of 6 eps, plus 2 eps for the exponential. Its logarithm has the same error, plus the rounding of a loss of
+    // up to 12 + ln V. The sum of V / 16 exponentials per lane adds a random walk. Mixing two logits of up to 6 takes
+    // products and a sum: an error of 9 eps.
     let vocab = op.logits.width() as f64;
     let lanes = EPS * (vocab / 16.0).sqrt();
     let mixing = if op.mix.is_some() { 1.0 } else { 0.0 };

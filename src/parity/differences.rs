@@ -1,10 +1,11 @@
-//! Which element of which operand a difference is in, for messages.
+//! Describes for messages which element of which operand differs.
 
 use crate::device::ops::Op;
 use crate::tensor::{DType, Place};
 use half::bf16;
 
-/// The first element in which two devices' memory differs, and what each has there. `arenas`: number, type and elements of each.
+/// Describes the first element in which the memory of two devices differs, with both values. `arenas` has the number,
+/// type and size in elements of each arena; `one` and `other` have the bytes of each arena.
 pub fn first(op: &Op, arenas: &[(u32, DType, usize)], [one, other]: [&[Vec<u8>]; 2]) -> String {
     for ((one, other), (arena, dtype, elements)) in one.iter().zip(other).zip(arenas) {
         let size = one.len() / elements.max(&1);
@@ -16,9 +17,9 @@ pub fn first(op: &Op, arenas: &[(u32, DType, usize)], [one, other]: [&[Vec<u8>];
     "nothing".into()
 }
 
-/// "row 3, column 5 of `out`": where an element of an arena lies.
+/// Describes where an element of an arena lies, such as "row 3, column 5 of `out`".
 pub fn place(op: &Op, arena: u32, element: usize) -> String {
-    // Of operands that share memory, the one that holds the element, else the nearest.
+    // The operand that contains the element, otherwise the nearest one.
     let mut best: Option<(usize, String)> = None;
     { *op }.named_operands(&mut |name, t, _| {
         if t.place() != Place::Arena(arena) || t.numel() == 0 {
@@ -38,10 +39,10 @@ pub fn place(op: &Op, arena: u32, element: usize) -> String {
             best = Some((distance, text));
         }
     });
-    best.map_or_else(|| format!("element {element} of an arena that is no operand's"), |(_, text)| text)
+    best.map_or_else(|| format!("element {element} of an arena without operands"), |(_, text)| text)
 }
 
-/// An element as a number; NaN with its bits.
+/// Formats an element; NaN with its bits.
 fn number(dtype: DType, bytes: &[u8]) -> String {
     let float = |value: f64| match value.is_nan() {
         true => format!("NaN ({})", bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>()),
@@ -61,14 +62,14 @@ mod tests {
     use crate::device::ops::{ColumnSum, Op};
     use crate::tensor::{DType, Tensor};
 
-    /// 2 rows of 3, 5 apart, from element 4 of arena 7 on; their sum in arena 8.
+    /// `x`: 2 rows of 3 elements, 5 apart, from element 4 of arena 7. `out`: their sum, in arena 8.
     fn op() -> Op {
         let tensor = |arena, offset, dims: &[usize]| Tensor::new(Place::Arena(arena), DType::F32, offset, dims);
         ColumnSum { x: tensor(7, 4, &[2, 3]).with_pitch(5), out: tensor(8, 0, &[3]), accumulate: false }.into()
     }
 
     #[test]
-    fn elements_have_a_row_and_a_column_or_lie_beside() {
+    fn elements_are_described_inside_and_outside_of_operands() {
         let expected = [
             (10, "row 1, column 1 of `x`"),
             (7, "the gap after row 0 of `x`"),
@@ -77,7 +78,7 @@ mod tests {
         ];
         expected.iter().for_each(|(element, text)| assert_eq!(place(&op(), 7, *element), *text));
         assert_eq!(place(&op(), 8, 2), "row 0, column 2 of `out`");
-        assert_eq!(place(&op(), 9, 2), "element 2 of an arena that is no operand's");
+        assert_eq!(place(&op(), 9, 2), "element 2 of an arena without operands");
     }
 
     #[test]

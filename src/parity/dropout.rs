@@ -1,5 +1,5 @@
 use super::Size;
-use super::harness::{EPS, Gap, Harness, WHOLE};
+use super::harness::{ALIGNED, EPS, Gap, Harness};
 use crate::device::ops::{Dropout, Mask, Op, StepState};
 
 fn mask(harness: &mut Harness, p: f32, site: u32, step: u32) -> Mask {
@@ -8,7 +8,7 @@ fn mask(harness: &mut Harness, p: f32, site: u32, step: u32) -> Mask {
 
 pub fn cases(harness: &mut Harness) {
     for (rows, width) in [(1, 1), (1, 7), (3, 5), (7, 64), (5, 129), (33, 1000), (1, 8), (3, 2056)] {
-        // One by one; neighbours, a row, some rows and a part of one together.
+        // Units of one element, of neighbours, of a row, and of two rows and one element.
         for (p, unit) in [(0.0, 1), (0.1, 1), (0.5, 1), (0.97, 1), (0.5, 3), (0.4, width), (0.6, 2 * width + 1)] {
             for (residual, in_place, gap) in [
                 (None, false, Gap::None),
@@ -16,9 +16,9 @@ pub fn cases(harness: &mut Harness) {
                 (None, true, Gap::Elements(2)),
                 (Some(Gap::None), true, Gap::None),
                 (Some(Gap::None), false, Gap::Elements(3)),
-                (Some(Gap::None), false, WHOLE),
-                (Some(WHOLE), false, WHOLE),
-                (None, true, WHOLE),
+                (Some(Gap::None), false, ALIGNED),
+                (Some(ALIGNED), false, ALIGNED),
+                (None, true, ALIGNED),
             ] {
                 let dims = &[rows, width];
                 let pitch = harness.pitch(width, gap);
@@ -30,8 +30,8 @@ pub fn cases(harness: &mut Harness) {
                 let pitch = harness.pitch(width, gap);
                 let out = if in_place { x } else { harness.output((dims, pitch)) };
                 let mask = mask(harness, p, 3, 17);
-                // The factor, the product and the sum round once each. No kept element is as small as the tolerance (inputs
-                // lie on a grid of 2^-23 away from zero), so equal within it means equal masks.
+                // The factor, the product and the sum round once each. Without a residual the tolerance is relative and
+                // inputs are nonzero, so results within it imply equal masks.
                 let largest = 1.0 + 1.0 / (1.0 - f64::from(p));
                 let bare = residual.is_none();
                 let tolerance = move |want: f64| if bare { 3.0 * EPS * want.abs() } else { 3.0 * EPS * largest };
@@ -53,12 +53,12 @@ mod tests {
     use crate::device::ops::{Dropout, Mask, StepState};
     use crate::parity::harness::Harness;
 
-    /// Which elements of a row of ones survive.
+    /// Returns which elements of a row of ones are kept.
     fn kept(p: f32, seed: u64, step: u32, site: u32, n: usize) -> Vec<bool> {
         kept_together(p, (seed, step, site), (1, n), 1)
     }
 
-    /// Which elements of rows of ones survive, so many together.
+    /// Returns which elements of rows of ones are kept, with `unit` elements kept or dropped together.
     fn kept_together(
         p: f32,
         (seed, step, site): (u64, u32, u32),
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_that_asked_for() {
+    fn the_rate_is_as_requested() {
         let n = 200_000;
         for (i, p) in [0.01f32, 0.1, 0.5, 0.9].into_iter().enumerate() {
             let rate = kept(p, 99, i as u32, 1, n).iter().filter(|k| **k).count() as f64 / n as f64;
@@ -84,7 +84,7 @@ mod tests {
         }
     }
 
-    /// A unit survives as the element of its number does where each is dropped by itself.
+    /// A unit is kept exactly if the element with the unit's number is kept when elements are dropped one by one.
     #[test]
     fn units_are_kept_or_dropped_whole() {
         let (rows, width) = (7, 30);
@@ -104,13 +104,13 @@ mod tests {
         assert_eq!(masks[0], kept(0.5, 1, 1, 1, n), "the same seed, step and site give the same mask");
         for i in 0..masks.len() {
             for j in 0..i {
-                // Independent fair coins agree n / 2 times, give or take five sigma of sqrt(n) / 2.
+                // Independent fair coins agree n / 2 times, within five sigma of sqrt(n) / 2.
                 let agree = masks[i].iter().zip(&masks[j]).filter(|(a, b)| a == b).count() as f64;
                 let n = n as f64;
                 assert!((agree - n / 2.0).abs() < 2.5 * n.sqrt(), "{:?} and {:?} agree {agree} times", all[i], all[j]);
             }
         }
-        // Neighbours are independent too: no lag up to a Philox block repeats.
+        // Neighbours are independent, too: the mask does not repeat at any lag up to a Philox block.
         for lag in 1..=8 {
             let agree = masks[0].iter().zip(&masks[0][lag..]).filter(|(a, b)| a == b).count() as f64;
             let n = (n - lag) as f64;

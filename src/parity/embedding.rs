@@ -1,5 +1,5 @@
 use super::Size;
-use super::harness::{EPS, Gap, Harness, WHOLE};
+use super::harness::{ALIGNED, EPS, Gap, Harness};
 use crate::device::ops::{Embedding, EmbeddingBackward, Op};
 use crate::tensor::DType;
 
@@ -14,7 +14,7 @@ const SIZES: [Sizes; 8] = [
     (2, 33, 130, 11),
     (4, 16, 63, 1),
     (1, 3, 8, 2),
-    // A vector more than a warp takes at once.
+    // One vector more than a warp processes at once.
     (1, 5, 520, 3),
 ];
 
@@ -29,7 +29,7 @@ fn of(
     let ids = harness.integers(&[batch, time], &ids);
     let [of_table, of_positions, of_out] = std::array::from_fn(|_| harness.pitch(width, gap));
     let table = harness.input((&[vocab, width], of_table));
-    // More positions than are used.
+    // The table has more positions than are used.
     let positions = with_positions.then(|| harness.input((&[time + 2, width], of_positions)));
     let out = (&[batch, time, width][..], of_out);
     let out = if add { harness.input(out) } else { harness.output(out) };
@@ -39,9 +39,9 @@ fn of(
 pub fn cases(harness: &mut Harness) {
     for sizes in SIZES {
         for (with_positions, add) in [(false, false), (true, false), (false, true), (true, true)] {
-            for gap in [Gap::None, Gap::Elements(3), WHOLE] {
+            for gap in [Gap::None, Gap::Elements(3), ALIGNED] {
                 let op = of(harness, sizes, gap, with_positions, add);
-                // At most two additions of numbers up to 3; a bare look-up is a copy.
+                // At most two additions of numbers up to 3; a plain lookup is a copy.
                 let rounding = if with_positions || add { 3.0 * EPS } else { 0.0 };
                 harness.check(op, |_, _| rounding);
                 harness.clear();
@@ -79,7 +79,7 @@ pub fn cases_backward(harness: &mut Harness) {
         for which in [(true, false), (false, true), (true, true)] {
             for add in [(false, false), (true, false), (false, true), (true, true)] {
                 for (gap, padding) in [(Gap::None, None), (Gap::Elements(3), Some(0)), (Gap::None, Some(99))] {
-                    // In f32 there is but one type.
+                    // In f32 both targets have the same type.
                     for of_activations in
                         [false, true].into_iter().take(if harness.float == DType::BF16 { 2 } else { 1 })
                     {

@@ -17,7 +17,7 @@ pub fn cases(harness: &mut Harness) {
     ] {
         for value in [0.0, -1.5] {
             let out = harness.output((dims, pitch));
-            // Both values are floats of either type: exact.
+            // Both types represent both values exactly.
             harness.check(Fill { out, value }, |_, _| 0.0);
             harness.clear();
         }

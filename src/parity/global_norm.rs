@@ -12,8 +12,9 @@ pub fn cases(harness: &mut Harness) {
     const BLOCK: usize = GlobalNorm::BLOCK;
     for n in [1, 2, 15, 16, 17, 997, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 100] {
         let op = of(harness, n);
-        // A block is added up in 16 lanes of 1024 squares. Each addition rounds by eps / 2 of a lane's sum, so that the sum
-        // is off by a random walk of sqrt(1024) eps / 2, twice that at the worst; the root halves it. Rest: 4 roundings.
+        // A block is summed in 16 lanes of 1024 squares each. Each addition rounds by eps / 2 of a lane's sum, a random
+        // walk of sqrt(1024) eps / 2, at most twice that; the root halves it. The remaining 4 eps are for other
+        // roundings.
         harness.check(op, |_, want| 20.0 * EPS * want);
         harness.clear();
     }

@@ -1,11 +1,11 @@
-//! One operation on several devices: the same memory on each, poisoned where the operation must write, and a comparison of
-//! all of it afterwards.
+//! Runs an operation on several devices: each gets the same memory, filled with NaN where the operation must write, and
+//! all of it is compared afterwards.
 
 mod mutants;
 mod pitch;
 
 pub use mutants::Mutants;
-pub use pitch::{Gap, WHOLE};
+pub use pitch::{ALIGNED, Gap};
 
 use super::differences;
 use super::random::Random;
@@ -19,27 +19,28 @@ use crate::tensor::{DType, Place, Tensor};
 use half::bf16;
 use std::collections::BTreeSet;
 
+/// The machine epsilon of f32: twice the largest relative rounding error.
 pub const EPS: f64 = f32::EPSILON as f64;
 
-/// Most that rounding to bf16 changes a number by, relative to it: 8 bits of precision.
+/// Tolerance for rounding to bf16, relative to the number: bf16 has 8 bits of precision.
 pub const BF16_ROUNDING: f64 = 1.0 / 256.0;
 
-/// Elements before and after every tensor's rows, which no operation may touch.
+/// Elements before and after the rows of every tensor that no operation may change.
 const GUARD: usize = 16;
 
-/// NaN with bits of its own, so that "untouched" is not "another NaN".
+/// A NaN with distinctive bits, so that an untouched element can be told from another NaN.
 const POISON: f64 = f64::from_bits(0x7ff8_beef_beef_beef);
 
-/// Tolerance of a sum of `n` products of numbers in -1..1: partial sums grow like sqrt(n) / 3 and each of the n additions
-/// rounds by eps / 2 of one; such errors walk randomly, to eps n / 6, of which this is six sigma.
+/// Returns the tolerance for a sum of `n` products of numbers in -1..1. Partial sums grow like sqrt(n) / 3, and each of
+/// n additions rounds by eps / 2 of one: a random walk to eps n / 6, of which the tolerance is six sigma.
 pub fn dot(n: usize) -> f64 {
     EPS * (n as f64 + 4.0)
 }
 
-/// Rows of random shape: `(dims, pitch)` with pitch 0 for rows back to back.
+/// The shape of a tensor: `(dims, pitch)`, in elements. Pitch 0 means rows without gaps.
 pub type Rows<'a> = (&'a [usize], usize);
 
-/// Whether a kernel runs an operation.
+/// Returns whether a variant supports an operation.
 type Supports = fn(&Op) -> bool;
 
 type Visit = Box<dyn FnMut(usize, &Op)>;
@@ -47,54 +48,58 @@ type Visit = Box<dyn FnMut(usize, &Op)>;
 /// The bytes of every arena.
 type Memory = Vec<Vec<u8>>;
 
-/// Which cases are run.
+/// Selects the cases to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice {
-    /// One of so many, by number.
+    /// Run one case in this many, by number.
     pub every: usize,
-    /// None with operations of more floating-point operations than this.
+    /// Skip cases that have an operation of more FLOPs than this.
     pub flops: u64,
-    /// Adds shapes of real models at full size.
+    /// Also run shapes of real models at full size.
     pub full: bool,
 }
 
 impl Choice {
+    /// All cases except those at full size.
     pub const ALL: Choice = Choice { every: 1, flops: u64::MAX, full: false };
 }
 
-/// See the module. The first thing that goes wrong is kept, and nothing is done after it: see [`Harness::finish`].
+/// Runs cases on several devices. After the first error nothing more is run; [`Harness::finish`] returns it.
 pub struct Harness {
-    /// Devices of one arithmetic: their memory must stay the same, bit for bit.
+    /// The devices under test. Their memory must stay the same, bit for bit, if `ordered`.
     subjects: Vec<Box<dyn Device>>,
     oracle: Option<Reference>,
-    /// The type of operands that are not wide.
+    /// The type of the operands that do not have the accumulator type: f32 or bf16.
     pub float: DType,
-    /// Subjects add in an order of shapes alone. If not, each is held against the reference, and not one against the other.
+    /// Whether the order of the devices' additions depends only on shapes. If not, each device is compared with the
+    /// reference, and the devices are not compared with each other.
     pub ordered: bool,
     choice: Choice,
-    /// Operations of this name only where they are supported.
+    /// Skip cases whose operation of this name is not supported.
     supports: Option<(&'static str, Supports)>,
+    /// Random numbers for the cases.
     pub random: Random,
-    /// Number, type and elements of every arena, on all devices alike.
+    /// Number, type and size in elements of every arena; the same on all devices.
     arenas: Vec<(u32, DType, usize)>,
-    /// Of the case's operands of several rows.
+    /// Pitches of the current case's operands that have several rows.
     pitches: Vec<usize>,
-    /// Looks at every operation, with the number of its case.
+    /// Called for every operation, with the number of its case.
     visit: Option<Visit>,
     mutants: Option<Box<dyn Mutants>>,
-    /// Operations compared with the reference, how often.
+    /// Names of the operations that were compared with the reference.
     pub checked: BTreeSet<&'static str>,
+    /// How many operations were compared with the reference.
     pub comparisons: usize,
-    /// The largest part of a tolerance that was used.
+    /// The largest error, as a fraction of its tolerance.
     pub worst: f64,
-    /// Cases begun so far, and whether the present one is left out.
+    /// The number of cases begun, and whether the current one is skipped.
     case: usize,
     skipped: bool,
     error: Option<Error>,
 }
 
 impl Harness {
-    /// These devices, with the f64 reference beside them.
+    /// Creates a harness that compares these devices with the f64 reference.
     pub fn new(subjects: Vec<Box<dyn Device>>, choice: Choice) -> Self {
         Harness {
             subjects,
@@ -117,7 +122,7 @@ impl Harness {
         }
     }
 
-    /// `cpu` on these numbers of threads.
+    /// Creates a harness for one `cpu` device for each of these numbers of threads, with or without the f64 reference.
     pub fn cpu(threads: &[usize], reference: bool) -> Self {
         let subjects = threads.iter().map(|&n| Box::new(Cpu::new(n)) as Box<dyn Device>).collect();
         let mut harness = Harness::new(subjects, Choice::ALL);
@@ -127,40 +132,40 @@ impl Harness {
         harness
     }
 
-    /// No device: shows the operations of the cases, with the number of the case.
+    /// Creates a harness without devices that only passes every operation, with the number of its case, to `visit`.
     pub fn walk(float: DType, choice: Choice, visit: impl FnMut(usize, &Op) + 'static) -> Self {
         let (visit, random): (Option<Visit>, _) = (Some(Box::new(visit)), Random::zeros());
         Harness { oracle: None, float, visit, random, ..Harness::new(Vec::new(), choice) }
     }
 
-    /// Leaves out cases whose operations of this name are not supported.
+    /// Skips cases whose operation of this name is not supported.
     pub fn only(&mut self, operation: &'static str, supports: Supports) {
         self.supports = Some((operation, supports));
     }
 
-    /// Whether the devices are of this name.
+    /// Returns whether all devices have this name.
     pub fn on(&self, name: &str) -> bool {
         self.subjects.iter().all(|device| device.name() == name)
     }
 
-    /// Whether shapes of real models are wanted at full size.
+    /// Returns whether shapes of real models are to be run at full size.
     pub fn full(&self) -> bool {
         self.choice.full
     }
 
     /// # Errors
-    /// The first thing that went wrong.
+    /// The first failure of a device, or the first difference between devices.
     pub fn finish(&mut self) -> Result<()> {
         self.error.take().map_or(Ok(()), Err)
     }
 
-    /// Every device.
+    /// Iterates over all devices; the reference comes last.
     pub fn devices(&mut self) -> impl Iterator<Item = &mut dyn Device> {
         let oracle = self.oracle.iter_mut().map(|d| d as &mut dyn Device);
         self.subjects.iter_mut().map(|d| &mut **d as &mut dyn Device).chain(oracle)
     }
 
-    /// Forgets all tensors; the next case begins.
+    /// Ends the current case: frees all tensors.
     pub fn clear(&mut self) {
         for (arena, ..) in std::mem::take(&mut self.arenas) {
             self.devices().for_each(|d| d.free(arena));
@@ -170,7 +175,6 @@ impl Harness {
         self.skipped = !self.case.is_multiple_of(self.choice.every.max(1));
     }
 
-    /// Without a device.
     fn is_empty(&self) -> bool {
         self.subjects.is_empty() && self.oracle.is_none()
     }
@@ -179,7 +183,6 @@ impl Harness {
         self.skipped || self.error.is_some()
     }
 
-    /// Keeps the first error.
     fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -190,44 +193,44 @@ impl Harness {
         }
     }
 
-    /// Random numbers in -1..1.
+    /// Creates a tensor of random numbers in -1..1.
     pub fn input(&mut self, rows: Rows) -> Tensor {
         self.input_of(self.float, rows)
     }
 
-    /// As [`Harness::input`], wide.
+    /// Like [`Harness::input`], in the accumulator type.
     pub fn f32_input(&mut self, rows: Rows) -> Tensor {
         self.input_of(self.float.wide(), rows)
     }
 
-    /// As [`Harness::input`], of this type.
+    /// Like [`Harness::input`], in this type.
     pub fn input_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
         let values = self.random.floats(rows.0.iter().product());
         self.floats_of(dtype, rows, &values)
     }
 
-    /// Poison, for an operation to overwrite.
+    /// Creates a tensor of NaNs, for an operation to overwrite.
     pub fn output(&mut self, rows: Rows) -> Tensor {
         self.output_of(self.float, rows)
     }
 
-    /// As [`Harness::output`], wide.
+    /// Like [`Harness::output`], in the accumulator type.
     pub fn f32_output(&mut self, rows: Rows) -> Tensor {
         self.output_of(self.float.wide(), rows)
     }
 
-    /// As [`Harness::output`], of this type.
+    /// Like [`Harness::output`], in this type.
     pub fn output_of(&mut self, dtype: DType, rows: Rows) -> Tensor {
         let n = if self.is_empty() { 0 } else { rows.0.iter().product() };
         self.floats_of(dtype, rows, &vec![POISON; n])
     }
 
-    /// These numbers, rounded, among poison.
+    /// Creates a tensor of these numbers, rounded to its type, with NaN around its rows.
     pub fn floats(&mut self, rows: Rows, values: &[f64]) -> Tensor {
         self.floats_of(self.float, rows, values)
     }
 
-    /// As [`Harness::floats`], of this type.
+    /// Like [`Harness::floats`], in this type.
     pub fn floats_of(&mut self, dtype: DType, (dims, pitch): Rows, values: &[f64]) -> Tensor {
         let mut t = Tensor::new(Place::Arena(0), dtype, GUARD, dims);
         if pitch > 0 {
@@ -247,11 +250,12 @@ impl Harness {
         })
     }
 
+    /// Creates a tensor of i32, with rows without gaps.
     pub fn integers(&mut self, dims: &[usize], values: &[i32]) -> Tensor {
         self.rows_of_integers((dims, dims.last().copied().unwrap_or(1)), values)
     }
 
-    /// As [`Harness::integers`], in rows so far apart.
+    /// Like [`Harness::integers`], with a pitch.
     pub fn rows_of_integers(&mut self, (dims, pitch): Rows, values: &[i32]) -> Tensor {
         let t = Tensor::new(Place::Arena(0), DType::I32, 0, dims).with_pitch(pitch);
         self.place(t, t.extent(), |device, t| {
@@ -261,20 +265,23 @@ impl Harness {
         })
     }
 
+    /// Creates a tensor of u32.
     pub fn words(&mut self, dims: &[usize], values: &[u32]) -> Tensor {
         self.integers(dims, bytemuck::cast_slice(values)).with_dtype(DType::U32)
     }
 
+    /// Creates a vector of bytes.
     pub fn bytes(&mut self, values: &[u8]) -> Tensor {
         let t = Tensor::new(Place::Arena(0), DType::U8, 0, &[values.len()]);
         self.place(t, values.len(), |device, t| device.write(t, values))
     }
 
+    /// Creates a tensor with the state of a step.
     pub fn state(&mut self, step: &StepState) -> Tensor {
         self.words(&[StepState::WORDS], bytemuck::cast_slice(bytemuck::bytes_of(step)))
     }
 
-    /// An arena of `size` elements on every device, filled by `fill`; the tensor lies in it.
+    /// Allocates an arena of `size` elements on every device, places `t` in it and calls `fill`.
     fn place(&mut self, mut t: Tensor, size: usize, fill: impl Fn(&mut dyn Device, &Tensor) -> Result<()>) -> Tensor {
         if self.idle() {
             return t;
@@ -297,7 +304,7 @@ impl Harness {
         t
     }
 
-    /// The numbers of a tensor on the first device.
+    /// Returns the elements of a tensor on the first device.
     pub fn values(&mut self, t: &Tensor) -> Vec<f64> {
         let values = match self.subjects.first_mut() {
             Some(device) if self.error.is_none() => read_floats(&mut **device, t),
@@ -306,16 +313,16 @@ impl Harness {
         self.keep(values).unwrap_or_default()
     }
 
-    /// Runs the operation everywhere, for another one to go on from.
+    /// Runs an operation on all devices whose outputs another operation needs. They are not checked for accuracy.
     pub fn prepare(&mut self, op: impl Into<Op>) {
         self.check(op, |_, _| f64::INFINITY);
     }
 
-    /// Runs the operation everywhere and compares: all memory of the subjects bit for bit, where they are ordered (which run it from a
-    /// captured list, but for the first), outputs with the reference within `tolerance(output, value)` of arithmetic in f32 (to which the
-    /// rounding of an output in bf16 is added here), and everything that the operation
-    /// does not write with what was there before. Outputs of the first then go to the others and the reference, so that a next
-    /// operation starts from the same numbers.
+    /// Runs an operation on all devices. Compares all memory of the devices under test bit for bit (if `ordered`),
+    /// outputs with the reference, and memory that the operation must not write with its previous contents.
+    /// `tolerance(output, value)` is for arithmetic in f32; the rounding of outputs in bf16 is added to it. All devices
+    /// but the first run the operation from a captured list. The outputs of the first are then copied to the others and
+    /// to the reference, so that the next operation starts from the same numbers.
     pub fn check(&mut self, op: impl Into<Op>, tolerance: impl Fn(&Tensor, f64) -> f64) {
         let op = op.into();
         let unsupported = |(name, supports): (&str, Supports)| op.name() == name && !supports(&op);
@@ -337,12 +344,13 @@ impl Harness {
         }
     }
 
+    /// Runs an operation on all devices and compares their memory with each other and with its previous contents.
     fn run(&mut self, op: &Op) -> Result<()> {
         let (count, comparisons) = (self.devices().count(), self.comparisons);
         let before = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
         for (i, device) in self.devices().enumerate() {
             let op = retype(op, device);
-            // Where there is one device alone, every other operation is captured.
+            // With only one device under test, every other operation is captured.
             let captured = i > 0 || count == 2 && comparisons % 2 == 1;
             let done = if !captured {
                 device.run(&op)
@@ -361,8 +369,8 @@ impl Harness {
                 let [one, first] = [i, 0].map(|i| self.subjects[i].label());
                 let what = differences::first(op, &self.arenas, [memory, &after[0]]);
                 bail!(
-                    "{op:?}: other bits on {one} than on {first}: {what}; perhaps a race, whose lines `vcycle kernels check \
-                     {} --shadow` names",
+                    "{op:?}: {one} and {first} give different bits: {what}; possibly a race: `vcycle kernels check {} \
+                     --shadow` names its lines",
                     op.name()
                 );
             }
@@ -376,7 +384,7 @@ impl Harness {
                 for at in untouched.map(|(e, _)| e * size..(e + 1) * size) {
                     if was[at.clone()] != is[at.clone()] {
                         let place = differences::place(op, *arena, at.start / size);
-                        bail!("{op:?}: {place}, which is no output, has changed on {label}");
+                        bail!("{op:?}: {place} has changed on {label}, but it is not an output");
                     }
                 }
             }
@@ -402,10 +410,10 @@ impl Harness {
                     if out.dtype() == DType::BF16 {
                         allowed += BF16_ROUNDING * (want.abs() + allowed);
                     }
-                    // Equal infinities have no difference.
+                    // The difference of equal infinities is NaN.
                     let used = if got == want { 0.0 } else { (got - want).abs() / allowed };
                     if used.is_nan() || used > 1.0 {
-                        bail!("{op:?}\n{out:?}: element {e} is {got}, not {want} within {allowed:e}");
+                        bail!("{op:?}\n{out:?}: element {e} is {got}, expected {want} within {allowed:e}");
                     }
                     self.worst = self.worst.max(used);
                 }
@@ -420,8 +428,8 @@ impl Harness {
         Ok(())
     }
 
-    /// All devices refuse the operation, now and when it is captured (what only running can tell: in the replay), with a
-    /// message that has all of `words`.
+    /// Checks that all devices reject an operation, both when it is run and when it is captured or replayed, with an
+    /// error that contains all of `words`.
     pub fn refuses(&mut self, op: &Op, words: &[&str]) {
         let mut wrong = Vec::new();
         for device in self.devices() {
@@ -430,14 +438,14 @@ impl Harness {
             for (how, result) in [("run", device.run(&op)), ("capture", captured)] {
                 let text = result.map_or_else(|e| e.to_string(), |()| "nothing".into());
                 if !words.iter().all(|w| text.contains(w)) {
-                    wrong.push(format!("{how} on {name} says {text:?}, which has not all of {words:?}, of {op:?}"));
+                    wrong.push(format!("{how} of {op:?} on {name}: {text:?} does not contain all of {words:?}"));
                 }
             }
         }
         self.keep(wrong.into_iter().next().map_or(Ok(()), |first| Err(Error::new(first))));
     }
 
-    /// Whether an element of an arena is an output.
+    /// Returns for each element of each arena whether it is an output.
     fn written(&self, op: &Op) -> Vec<Vec<bool>> {
         let mut all: Vec<_> = self.arenas.iter().map(|(.., size)| vec![false; *size]).collect();
         { *op }.operands(&mut |t, access| {
@@ -451,12 +459,11 @@ impl Harness {
         all
     }
 
-    /// All bytes of all arenas of every device.
+    /// Returns the bytes of all arenas of every device.
     fn memories(&mut self) -> Result<Vec<Memory>> {
         (0..self.devices().count()).map(|i| self.memory(i)).collect()
     }
 
-    /// All bytes of all arenas of a device.
     fn memory(&mut self, device: usize) -> Result<Memory> {
         let arenas = self.arenas.clone();
         let Some(device) = self.devices().nth(device) else { bail!("there is no device {device}") };
@@ -470,19 +477,19 @@ impl Harness {
     }
 }
 
-/// The operation with its floats in the types of a device.
+/// Converts the operands of an operation to the types of a device.
 fn retype(op: &Op, device: &dyn Device) -> Op {
     let mut op = *op;
     op.operands(&mut |t, _| *t = t.with_dtype(of_device(device, t.dtype())));
     op
 }
 
-/// The type in which a device has numbers of this type.
+/// Returns the type in which a device stores numbers of this type: f64 on the reference.
 fn of_device(device: &dyn Device, dtype: DType) -> DType {
     if dtype.is_float() && !device.computes_in(dtype) { device.float() } else { dtype }
 }
 
-/// What an operation uses as it likes, so that devices differ.
+/// Returns the operand that an operation uses as scratch memory, whose contents may differ between devices.
 fn workspace(op: &Op) -> Option<Tensor> {
     match op {
         Op::AttentionBackward(op) => Some(op.delta),

@@ -1,4 +1,4 @@
-//! Parity of kernels: one variant at a time, on a GPU or in several schedules of the emulator.
+//! Parity of kernels: checks one variant at a time, on a GPU or in several schedules of the emulator.
 
 use super::harness::{Choice, Harness};
 use super::stem;
@@ -9,18 +9,18 @@ use crate::device::cuda::variants::Variant;
 use crate::error::Result;
 use crate::tensor::DType;
 
-/// What a variant's cases gave.
+/// The result of a variant's cases.
 pub struct Outcome {
-    /// Operations that were compared with the reference.
+    /// How many operations were compared with the reference.
     pub comparisons: usize,
-    /// The largest part of a tolerance that was used.
+    /// The largest error, as a fraction of its tolerance.
     pub worst: f64,
 }
 
-/// All cases of a variant on the GPU.
+/// Runs all cases of a variant on the GPU.
 ///
 /// # Errors
-/// No GPU, or the first difference.
+/// There is no GPU, or a case fails.
 pub fn on_gpu(variant: &'static Variant, choice: Choice) -> Result<Outcome> {
     let devices = || {
         let mut device = cuda::open()?;
@@ -30,8 +30,8 @@ pub fn on_gpu(variant: &'static Variant, choice: Choice) -> Result<Outcome> {
     check(variant, devices, choice)
 }
 
-/// All cases of a variant, in each of these schedules; results must be the same bits in all, or near the reference in each where
-/// the variant's sums have no order.
+/// Runs all cases of a variant in each of these schedules. All must give the same bits or, if the variant is
+/// nondeterministic, each must agree with the reference within the tolerance.
 ///
 /// # Errors
 /// The first fault or difference.
@@ -49,10 +49,10 @@ pub fn emulated(
     check(variant, || Ok(schedules.iter().map(device).collect()), choice)
 }
 
-/// Barriers, fences, waits and commits that a variant's kernels reach in its cases.
+/// Returns the barriers, fences, waits and commits that a variant's kernels reach in its cases.
 ///
 /// # Errors
-/// As [`emulated`].
+/// A case fails.
 #[cfg(emulated)]
 pub fn sites(variant: &'static Variant) -> Result<std::collections::BTreeSet<cuda::driver::emulator::Site>> {
     use cuda::driver::emulator::{Log, Options};
@@ -63,19 +63,19 @@ pub fn sites(variant: &'static Variant) -> Result<std::collections::BTreeSet<cud
     Ok(log.sites.iter().filter(|(_, kernels)| own(kernels)).map(|(site, _)| site.clone()).collect())
 }
 
-/// Small operations only.
+/// Only cases with small operations.
 #[cfg(emulated)]
 pub const QUICK: Choice = Choice { every: 1, flops: 300_000, full: false };
 
-/// The variants whose cases reach a barrier, fence, wait or commit.
+/// Returns the variants whose cases reach the barrier, fence, wait or commit at `site`, written as FILE:LINE.
 ///
 /// # Errors
-/// No emulator, or no such way to write a place.
+/// This build has no emulator, `site` cannot be parsed, or a case fails.
 pub fn reaching(site: &str, variants: &[&'static Variant]) -> Result<Vec<&'static Variant>> {
     #[cfg(emulated)]
     {
         let Some(site) = cuda::driver::emulator::Site::parse(site) else {
-            bail!("{site:?} is no FILE:LINE, such as kernels/linear.cu:147")
+            bail!("{site:?} is not of the form FILE:LINE, such as kernels/linear.cu:147")
         };
         let mut all = Vec::new();
         for &variant in variants {
@@ -92,6 +92,7 @@ pub fn reaching(site: &str, variants: &[&'static Variant]) -> Result<Vec<&'stati
     }
 }
 
+/// Runs all cases of a variant; fails if a type of the variant has none.
 fn check(
     variant: &'static Variant,
     devices: impl Fn() -> Result<Vec<Box<dyn Device>>>,
@@ -99,12 +100,13 @@ fn check(
 ) -> Result<Outcome> {
     let (outcome, missing) = run(variant, devices, choice, |_| {})?;
     if let Some(float) = missing {
-        bail!("the cases of {} compare no operation in {float:?} that {} supports", variant.operation, variant.name);
+        bail!("the cases of {} have no operation in {float:?} that {} supports", variant.operation, variant.name);
     }
     Ok(outcome)
 }
 
-/// All cases of a variant, in labs that `prepare` sees first, and a type in which none of them was compared.
+/// Runs all cases of a variant, calling `prepare` on each harness first. Also returns a type in which no case was
+/// compared, if there is one.
 pub(super) fn run(
     variant: &'static Variant,
     devices: impl Fn() -> Result<Vec<Box<dyn Device>>>,
@@ -112,7 +114,7 @@ pub(super) fn run(
     prepare: impl Fn(&mut Harness),
 ) -> Result<(Outcome, Option<DType>)> {
     let name = variant.operation;
-    let Some(stem) = stem(name) else { bail!("there are no cases of {name}") };
+    let Some(stem) = stem(name) else { bail!("there are no parity cases for {name}") };
     let (mut outcome, mut missing) = (Outcome { comparisons: 0, worst: 0.0 }, None);
     for &float in variant.floats {
         let mut harness = Harness::new(devices()?, choice);

@@ -1,11 +1,11 @@
 use super::Size;
-use super::harness::{EPS, Gap, Harness, WHOLE, dot};
+use super::harness::{ALIGNED, EPS, Gap, Harness, dot};
 use crate::device::ops::{LayerNorm, LayerNormBackward, Op};
 use crate::tensor::{DType, Tensor};
 
 const SHAPES: [(usize, usize); 9] = [(1, 1), (3, 2), (5, 3), (1, 16), (2, 17), (33, 64), (7, 97), (65, 130), (31, 768)];
 
-/// As wide as a kernel that holds a row in registers allows, and a little wider.
+/// The largest widths for which a kernel can hold a row in registers, and slightly larger ones.
 const WIDE: [(usize, usize); 11] = [
     (5, 8),
     (6, 512),
@@ -20,7 +20,7 @@ const WIDE: [(usize, usize); 11] = [
     (1, 8200),
 ];
 
-/// Where the sum with the residual goes.
+/// Where the sum with the residual is written.
 #[derive(Clone, Copy, PartialEq)]
 enum Sum {
     None,
@@ -31,7 +31,8 @@ enum Sum {
 fn of(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, how: Sum, offset: f64) -> LayerNorm {
     let dims = &[rows, width];
     let [of_x, of_residual, of_sum, of_out] = std::array::from_fn(|_| harness.pitch(width, gap));
-    // A sum in bf16 is rounded before it is normalised, which the reference does not do: sums that bf16 has.
+    // In bf16, the sum is rounded before it is normalised, which the reference does not do. So use sums that bf16
+    // represents exactly.
     let step = match harness.float {
         DType::BF16 if how != Sum::None && offset > 0.0 => 0.5,
         DType::BF16 if how != Sum::None => 1.0 / 16.0,
@@ -53,15 +54,15 @@ fn of(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, how: Sum, 
     LayerNorm { x, residual, sum, weight, bias, out, mean, rstd, eps: 1e-5 }
 }
 
-/// Bounds of 1 / standard deviation: a few numbers may happen to be equal, many cannot.
+/// Returns an upper bound of 1 / standard deviation: a few numbers may happen to be equal, many cannot.
 fn rstd_of(width: usize) -> f64 {
     if width < 16 { 1e-5f64.sqrt().recip() } else { 4.0 }
 }
 
-/// GPT-2's, and BERT-Large's.
+/// Shapes of GPT-2 and of BERT-Large.
 const FULL: [(usize, usize); 2] = [(2048, 768), (1024, 1024)];
 
-/// Shapes that are wanted.
+/// Returns the shapes to run.
 fn shapes(harness: &Harness) -> Vec<(usize, usize)> {
     [&SHAPES[..], &WIDE, if harness.full() { &FULL } else { &[] }].concat()
 }
@@ -69,10 +70,11 @@ fn shapes(harness: &Harness) -> Vec<(usize, usize)> {
 pub fn cases(harness: &mut Harness) {
     for (rows, width) in shapes(harness) {
         for how in [Sum::None, Sum::Apart, Sum::InPlace] {
-            for (gap, offset) in [(Gap::None, 0.0), (Gap::Elements(3), 0.0), (WHOLE, 0.0), (Gap::None, 64.0)] {
+            for (gap, offset) in [(Gap::None, 0.0), (Gap::Elements(3), 0.0), (ALIGNED, 0.0), (Gap::None, 64.0)] {
                 let op = of(harness, (rows, width), gap, how, offset);
-                // Values are up to 2 + offset; they, and their mean over width / 16 steps of 16 lanes, round by eps / 2 of that
-                // each, and rstd magnifies the difference. The rest is relative to h, which is at most sqrt(width).
+                // Values are up to 2 + offset. They, and their mean over width / 16 steps of 16 lanes, round by eps / 2
+                // of that each, and rstd magnifies the error of the difference. The rest is relative to h, which is at
+                // most sqrt(width).
                 let value = EPS * (2.0 + offset) * (2.0 + (width as f64 / 16.0).sqrt());
                 let (rstd, h) = (rstd_of(width), (width as f64).sqrt());
                 let difference = rstd * value;
@@ -106,21 +108,21 @@ fn backward(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, add:
 }
 
 pub fn cases_backward(harness: &mut Harness) {
-    // 2100 rows: more than 64 blocks of 32, which then grow.
+    // 2100 rows: more than 64 blocks of 32 rows, so blocks get larger.
     for (rows, width) in shapes(harness).into_iter().chain([(32, 5), (2100, 6), (2100, 8)]) {
         for (gap, add) in [
             (Gap::None, (false, false)),
             (Gap::Elements(3), (true, false)),
-            (WHOLE, (true, false)),
+            (ALIGNED, (true, false)),
             (Gap::None, (false, true)),
             (Gap::Elements(5), (true, true)),
-            (WHOLE, (true, true)),
+            (ALIGNED, (true, true)),
         ] {
             let op = backward(harness, (rows, width), gap, add);
-            // h = (x - mean) rstd is given: it rounds twice and is at most sqrt(width), as are its products with |dout| <= 1.
+            // h = (x - mean) rstd rounds twice and is at most sqrt(width), and so are its products with |dout| <= 1.
             let (rstd, h) = (rstd_of(width), (width as f64).sqrt());
             let column = dot(rows) * h;
-            // Two means over the row of up to h, then a difference of three such numbers, times rstd.
+            // Two means over the row of numbers up to h, then a difference of three such numbers, times rstd.
             let element = 8.0 * EPS * rstd * (1.0 + h) * h;
             harness.check(op, |out, _| if *out == op.dx { element + 2.0 * EPS } else { column });
             harness.clear();
@@ -147,9 +149,10 @@ mod tests {
     use crate::device::cuda::variants::ladder;
     use crate::parity::harness::{Choice, Harness};
 
-    /// The backward pass computes with mean, rstd and the sum as it was written.
+    /// The backward pass uses the mean, the rstd and the sum as rounded to bf16, so the mean must be that of the
+    /// rounded sum.
     #[test]
-    fn a_rounded_sum_has_the_mean_that_was_kept() {
+    fn the_saved_mean_is_that_of_the_rounded_sum() {
         for variant in ladder("layernorm") {
             let mut device = cuda::emulated(Options::default());
             device.prefer(variant);
@@ -169,7 +172,7 @@ mod tests {
             harness.finish().expect("a layernorm in bf16");
             for (row, mean) in sum.chunks(width).zip(mean) {
                 let want = row.iter().sum::<f64>() / width as f64;
-                // The sum of rounded numbers is exact but for its own additions; rounding moves the mean a hundred times as far.
+                // Rounding to bf16 would move the mean a hundred times farther than the additions do.
                 assert!((mean - want).abs() < 24.0 * EPS, "{}: a mean of {mean}, not {want}", variant.name);
             }
         }

@@ -1,5 +1,5 @@
-//! Parity: every operation of a device against the f64 reference, over shapes, options and strides. The cases of the tests and of
-//! `vcycle kernels check`.
+//! Parity: compares every operation of a device with the f64 reference, over shapes, options and strides. The cases are
+//! used by the tests and by `vcycle kernels check`.
 
 mod accumulate;
 mod activation;
@@ -25,27 +25,28 @@ pub mod swaps;
 use crate::device::ops::Op;
 use harness::Harness;
 
-/// How large an operation's sample is.
+/// The size of an operation's sample.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Size {
-    /// For tests of what is refused.
+    /// For tests of invalid operations.
     Small,
-    /// Enough for many chunks on `cpu`.
+    /// Large enough for many chunks on `cpu`.
     Large,
 }
 
 /// The cases of one operation.
 pub struct Stem {
+    /// The operation's name.
     pub name: &'static str,
     /// Compares many shapes and options with the reference.
     pub cases: fn(&mut Harness),
-    /// One operation with as many optional operands as go together.
+    /// Returns one operation with as many optional operands as can be combined.
     pub sample: fn(&mut Harness, Size) -> Op,
 }
 
 macro_rules! stems {
     ($($stem:ident: $cases:path, $sample:path;)*) => {
-        /// One for each operation.
+        /// The cases of all operations.
         pub const STEMS: &[Stem] = &[$(Stem { name: stringify!($stem), cases: $cases, sample: $sample }),*];
     };
 }
@@ -70,7 +71,7 @@ stems! {
     squared_error: squared_error::cases, squared_error::sample;
 }
 
-/// The cases of an operation.
+/// Finds the cases of an operation by its name.
 pub fn stem(name: &str) -> Option<&'static Stem> {
     STEMS.iter().find(|s| s.name == name)
 }

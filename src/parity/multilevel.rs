@@ -2,7 +2,7 @@ use super::Size;
 use super::harness::{EPS, Harness};
 use crate::device::ops::{IDENTITY, Item, Multilevel, Op};
 
-/// The sparse maps of one operation, as they grow.
+/// Builds the sparse maps of one operation.
 #[derive(Default)]
 struct Maps {
     index: Vec<u32>,
@@ -10,13 +10,15 @@ struct Maps {
 }
 
 impl Maps {
+    /// Adds an entry. Returns its position.
     fn push(&mut self, index: u32, weight: f64) -> u32 {
         self.index.push(index);
         self.weight.push(weight);
         self.index.len() as u32 - 1
     }
 
-    /// A map of `units` onto `src_units`: groups of 0 to 3 random source units with random weights.
+    /// Adds a map from `src_units` to `units`: groups of 0 to 3 random source units with random weights. Returns its
+    /// position.
     fn random(&mut self, harness: &mut Harness, units: usize, src_units: usize) -> u32 {
         let groups: Vec<Vec<i32>> = (0..units)
             .map(|_| {
@@ -38,8 +40,8 @@ impl Maps {
         pointers
     }
 
-    /// A map as between models: two heads of a unit's side, each made of as many heads, whole, as the source has for it, or
-    /// heads that are copies of the source's two.
+    /// Adds a map like those between models, where the smaller axis has two heads: each head of `units` combines
+    /// several whole heads of `src_units`, or is a copy of one of its two. Returns its position.
     fn heads(&mut self, harness: &mut Harness, units: usize, src_units: usize) -> u32 {
         let of_unit = |unit: usize| -> Vec<usize> {
             let (block, members) = (units.min(src_units) / 2, src_units / units);
@@ -61,6 +63,7 @@ impl Maps {
         pointers
     }
 
+    /// Adds the offsets and weights of source layers. Returns the position of the first, and their number.
     fn layers(&mut self, starts: &[(u32, f64)]) -> (u32, u32) {
         let first = self.index.len() as u32;
         starts.iter().for_each(|&(start, weight)| {
@@ -70,7 +73,8 @@ impl Maps {
     }
 }
 
-/// Rows and columns of the destination, of the source, and how many layers of the source are summed.
+/// Rows and columns of the destination, rows and columns of the source, and the number of source layers that are
+/// summed.
 type Sizes = (usize, usize, usize, usize, usize);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -80,25 +84,26 @@ enum Base {
     InPlace,
 }
 
-/// Makes the map of units of the destination and of the source.
+/// Adds a map, given the units of the destination and of the source.
 type Map = fn(&mut Maps, &mut Harness, usize, usize) -> u32;
 
-/// Where parameters and their rows begin.
+/// The alignment of parameters and of their rows.
 #[derive(Clone, Copy, PartialEq)]
 enum Addresses {
     Anywhere,
-    /// At multiples of four elements, as in models.
-    Whole,
+    /// Multiples of four elements, as in models.
+    Aligned,
 }
 
-/// Parameters one behind the other with padding between, each with random maps, or carried over where sizes are equal.
+/// Creates parameters with padding between them, each with random maps, or the identity if sizes are equal.
 fn of(harness: &mut Harness, params: &[Sizes], base: Base, alpha: f64, fill: f32) -> Multilevel {
     mapped_by(Maps::random, Addresses::Anywhere, harness, params, base, alpha, fill)
 }
 
+/// Like [`of`], with maps made by `mapped` and addresses as in `alignment`.
 fn mapped_by(
     mapped: Map,
-    places: Addresses,
+    alignment: Addresses,
     harness: &mut Harness,
     params: &[Sizes],
     base: Base,
@@ -106,12 +111,12 @@ fn mapped_by(
     fill: f32,
 ) -> Multilevel {
     let (mut maps, mut items) = (Maps::default(), Vec::new());
-    let place = |n: usize| if places == Addresses::Whole { n.next_multiple_of(4) } else { n };
-    let (mut src, mut dst) = (place(3), place(5));
+    let align = |n: usize| if alignment == Addresses::Aligned { n.next_multiple_of(4) } else { n };
+    let (mut src, mut dst) = (align(3), align(5));
     for &(rows, cols, src_rows, src_cols, layers) in params {
-        let pitch = place(cols + 2);
-        // Another one than of the destination, and of `base`, which lies as that.
-        let src_pitch = if place(src_cols + 1) == pitch { pitch + place(1) } else { place(src_cols + 1) };
+        let pitch = align(cols + 2);
+        // Different from the pitch of the destination, which `base` shares.
+        let src_pitch = if align(src_cols + 1) == pitch { pitch + align(1) } else { align(src_cols + 1) };
         let starts: Vec<_> =
             (0..layers).map(|l| ((src + l * src_rows * src_pitch) as u32, harness.random.float())).collect();
         let mut map = |units: usize, src_units: usize| match units == src_units {
@@ -134,11 +139,11 @@ fn mapped_by(
             layers,
             fill,
         });
-        src = place(src + layers as usize * src_rows * src_pitch + 7);
-        dst = place(dst + rows * pitch + 11);
+        src = align(src + layers as usize * src_rows * src_pitch + 7);
+        dst = align(dst + rows * pitch + 11);
     }
     let src = harness.input((&[src], 0));
-    // Padding between parameters keeps what is there, so the destination is an operand to read as well.
+    // Padding between parameters must not change, so the destination has initial contents.
     let target = harness.input((&[dst], 0));
     let base = match base {
         Base::None => None,
@@ -162,7 +167,7 @@ const PARAMS: &[Sizes] = &[
     (3, 3, 2, 2, 0),
 ];
 
-/// Sides are even, and one of each pair is a multiple of the other.
+/// Sizes for [`Maps::heads`]: even, and one of each pair is a multiple of the other.
 const HEADS: &[Sizes] = &[
     (1, 64, 1, 128, 2),
     (5, 160, 5, 480, 1),
@@ -172,8 +177,8 @@ const HEADS: &[Sizes] = &[
     (1, 60, 1, 30, 1),
 ];
 
-/// Several tiles of kernels that divide parameters into such of 128 columns: ends of rows in all places, several terms a
-/// row, more members than tiles admit of columns (5) and of rows (40).
+/// For kernels that divide parameters into tiles of 128 columns: several tiles, rows that end anywhere in a tile,
+/// several terms per row, and more members than a tile supports per column (5) and per row (40).
 const TILES: &[Sizes] = &[
     (33, 260, 33, 260, 2),
     (1, 131, 1, 131, 1),
@@ -185,28 +190,28 @@ const TILES: &[Sizes] = &[
     (2, 128, 80, 64, 1),
 ];
 
-/// GPT-Base: a part of its embeddings, and one layer's product down and up.
+/// GPT-Base: a part of its embeddings, a weight that is coalesced, and one that is de-coalesced.
 const BASE: &[Sizes] = &[(5_000, 384, 5_000, 768, 1), (384, 384, 768, 768, 2), (768, 3_072, 384, 1_536, 1)];
 
 pub fn cases(harness: &mut Harness) {
     for base in [Base::None, Base::Apart, Base::InPlace] {
         let alpha = if base == Base::None { 1.0 } else { 0.25 };
-        for (places, sizes, terms) in [
+        for (alignment, sizes, terms) in [
             (Addresses::Anywhere, HEADS, 12),
-            (Addresses::Whole, HEADS, 12),
-            (Addresses::Whole, TILES, 40),
-            (Addresses::Whole, BASE, 8),
+            (Addresses::Aligned, HEADS, 12),
+            (Addresses::Aligned, TILES, 40),
+            (Addresses::Aligned, BASE, 8),
         ] {
             if sizes == BASE && !harness.full() {
                 continue;
             }
-            let op = mapped_by(Maps::heads, places, harness, sizes, base, alpha, 0.3);
-            // So many terms below 1, each of 4 factors, and the interpolation.
+            let op = mapped_by(Maps::heads, alignment, harness, sizes, base, alpha, 0.3);
+            // `terms` terms below 1, each of 4 factors, and the interpolation.
             harness.check(op, |_, _| EPS * 3.0 * (f64::from(terms).sqrt() + 4.0));
             harness.clear();
         }
-        // Maps that are no runs.
-        let op = mapped_by(Maps::random, Addresses::Whole, harness, PARAMS, base, alpha, 0.3);
+        // Maps that are not runs of neighbouring units.
+        let op = mapped_by(Maps::random, Addresses::Aligned, harness, PARAMS, base, alpha, 0.3);
         harness.check(op, |_, _| EPS * 3.0 * (9.0f64.sqrt() + 4.0));
         harness.clear();
     }
@@ -240,7 +245,8 @@ mod tests {
     use crate::device::ops::{IDENTITY, Item, Multilevel};
     use crate::parity::harness::Harness;
 
-    /// Elements between parameters stay: the generic check takes all of the destination for an output.
+    /// Elements between parameters must not change. [`Harness::check`] cannot tell, because the whole destination is an
+    /// output.
     #[test]
     fn padding_between_parameters_is_left_alone() {
         let mut harness = Harness::cpu(&[2], true);
@@ -259,17 +265,17 @@ mod tests {
         }
     }
 
-    /// What no map of ours says, so that a damaged one is refused rather than read.
+    /// Corrupted maps are rejected instead of read.
     #[test]
     fn maps_that_lead_outside_are_refused() {
         let mut harness = Harness::cpu(&[2], true);
         let mut refused = |change: &dyn Fn(&mut Item), word: &str| {
-            let mut lab_op = of(&mut harness, &[(18, 12, 6, 4, 1)], Base::None, 1.0, 0.0);
-            let words: Vec<u32> = read_words(&mut harness, &lab_op);
+            let mut op = of(&mut harness, &[(18, 12, 6, 4, 1)], Base::None, 1.0, 0.0);
+            let words: Vec<u32> = read_words(&mut harness, &op);
             let mut item: Item = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words));
             change(&mut item);
-            lab_op.items = harness.words(&[1, Item::WORDS], bytemuck::cast_slice(&[item]));
-            harness.refuses(&lab_op.into(), &["multilevel", "item 0", word]);
+            op.items = harness.words(&[1, Item::WORDS], bytemuck::cast_slice(&[item]));
+            harness.refuses(&op.into(), &["multilevel", "item 0", word]);
             harness.clear();
         };
         refused(&|item| item.dst_offset = 1_000_000, "destination");

@@ -3,7 +3,7 @@ use super::cross_entropy::Gradient;
 use super::harness::{EPS, Gap, Harness};
 use crate::device::ops::{Op, SquaredError};
 
-/// One of `every` elements is not scored; 0: all are.
+/// Creates an operation in which one of `every` elements is not scored; 0: all are scored.
 fn of(
     harness: &mut Harness,
     (rows, width): (usize, usize),
@@ -14,7 +14,7 @@ fn of(
 ) -> SquaredError {
     let [of_x, of_targets, of_dx] = std::array::from_fn(|_| harness.pitch(width, gap));
     let x = harness.input((&[rows, width], of_x));
-    // Scores of similarity are 0 to 5.
+    // Targets are in 0..5, like similarity scores.
     let scores = harness.random.floats(rows * width);
     let scores = scores.iter().enumerate().map(|(i, v)| match every > 0 && i % every == every - 1 {
         true => f64::NAN,
@@ -36,15 +36,15 @@ pub fn cases(harness: &mut Harness) {
             for (every, weight) in [(0, 1.0), (3, 0.25), (1, 1.0)] {
                 for gap in [Gap::None, Gap::Elements(7)] {
                     let op = of(harness, (rows, width), gap, gradient, every, weight);
-                    // The difference is rounded to half a unit, which its square has twice; sums are in f64; then the loss is
-                    // rounded. The gradient: the difference, the factor and their product.
+                    // The difference rounds by eps / 2, which its square doubles; sums are in f64; then the loss is
+                    // rounded. The gradient takes three roundings: of the difference, the factor and their product.
                     harness.check(op, |_, want| 2.0 * EPS * want.abs());
                     harness.clear();
                 }
             }
         }
     }
-    // A micro-batch of a batch with more scored elements, of any number here.
+    // A micro-batch of a batch that has more scored elements; their number is arbitrary.
     for every in [0, 1, 3] {
         let op = of(harness, (7, 1), Gap::None, Gradient::Apart, every, 1.0);
         let scored = Some(harness.floats_of(harness.float.wide(), (&[1], 0), &[29.0]));

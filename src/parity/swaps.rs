@@ -1,5 +1,5 @@
-//! Launch code that takes one parameter for another of its type: every two parameters of every launch of a variant change places,
-//! and the cases must notice.
+//! Mutants that swap two kernel parameters of the same type, as if the launch code confused them. Every pair of every
+//! launch of a variant is tried, and the cases must notice.
 
 use super::harness::{Choice, Mutants};
 use super::kernels::{QUICK, run};
@@ -13,63 +13,66 @@ use crate::error::Result;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Floating-point operations of the largest case of one attempt and the next.
+/// The largest cases, in FLOPs, of the first attempt and of the following ones.
 const SMALL: [u64; 3] = [5_000, 30_000, QUICK.flops];
 
-/// Two parameters of one launch of a variant. Kernels that launch code chooses from, for types and tiles, count as one.
+/// A pair of parameters of one launch of a variant. Kernels with the same parameter types, such as for other element
+/// types or tiles, count as the same launch.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Swap {
     kinds: Vec<Kind>,
-    /// Its number among launches of an operation with parameters of these types.
+    /// The number of the launch among the operation's launches with parameters of these types.
     launch: usize,
     parameters: [usize; 2],
     field: Field,
 }
 
-/// What is known of a [`Swap`].
+/// The results of a [`Swap`].
 #[derive(Debug)]
 struct State {
-    /// A kernel that is launched so.
+    /// One of its kernels.
     kernel: &'static str,
-    /// Some case has different values there.
+    /// Whether the two parameters have different values in some case.
     differ: bool,
     noticed: bool,
 }
 
-/// A swap that no case has noticed.
+/// A swap that no case noticed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Survivor {
-    /// A kernel that is launched so.
+    /// One of the kernels that are launched with these parameters.
     pub kernel: &'static str,
+    /// The numbers of the parameters, counted from 0.
     pub parameters: [usize; 2],
     pub field: Field,
-    /// Some case has different values there.
+    /// Whether the two parameters have different values in some case.
     pub differ: bool,
 }
 
-/// What became of the swaps of a variant.
+/// The results of all swaps of a variant.
 #[derive(Debug, Default)]
 pub struct Swaps {
+    /// The number of swaps.
     pub tried: usize,
     pub survivors: Vec<Survivor>,
 }
 
-/// Tries the swaps of a variant on an operation after the other.
+/// Tries the swaps of a variant on one operation after another.
 struct Trial {
     operation: &'static str,
     watch: Arc<Mutex<Watch>>,
     all: Arc<Mutex<BTreeMap<Swap, State>>>,
-    /// Those to be tried on the operation that ran last.
+    /// Swaps to be tried on the operation that ran last.
     next: Vec<(Swap, Exchange)>,
-    /// The one that is on.
-    on: Option<Swap>,
+    /// The swap that is active.
+    active: Option<Swap>,
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Whether the parameters have different values there.
+/// Returns whether two parameters have different values.
 fn differ(args: &Args, [a, b]: [usize; 2], field: Field) -> bool {
     let (a, b) = (args.slots()[a], args.slots()[b]);
     match field {
@@ -78,7 +81,7 @@ fn differ(args: &Args, [a, b]: [usize; 2], field: Field) -> bool {
     }
 }
 
-/// The pairs of parameters of one type.
+/// Returns all pairs of parameters of the same type.
 fn pairs(kinds: &[Kind]) -> Vec<([usize; 2], Field)> {
     let mut all = Vec::new();
     for (a, kind) in kinds.iter().enumerate() {
@@ -93,7 +96,7 @@ fn pairs(kinds: &[Kind]) -> Vec<([usize; 2], Field)> {
 }
 
 impl Trial {
-    /// The swaps of what ran last.
+    /// Collects the swaps of the operation that ran last.
     fn collect(&mut self) {
         let launches = std::mem::take(&mut lock(&self.watch).launches);
         let mut all = lock(&self.all);
@@ -116,7 +119,7 @@ impl Trial {
 
 impl Mutants for Trial {
     fn next(&mut self, op: &Op) -> bool {
-        if self.on.take().is_none() {
+        if self.active.take().is_none() {
             if op.name() == self.operation {
                 self.collect();
             } else {
@@ -125,19 +128,19 @@ impl Mutants for Trial {
         }
         let next = self.next.pop();
         lock(&self.watch).exchange = next.as_ref().map(|(_, exchange)| *exchange);
-        self.on = next.map(|(swap, _)| swap);
-        self.on.is_some()
+        self.active = next.map(|(swap, _)| swap);
+        self.active.is_some()
     }
 
     fn judge(&mut self, noticed: bool) {
         let mut all = lock(&self.all);
-        if let Some(state) = self.on.as_ref().and_then(|swap| all.get_mut(swap)) {
+        if let Some(state) = self.active.as_ref().and_then(|swap| all.get_mut(swap)) {
             state.noticed |= noticed;
         }
     }
 }
 
-/// Tries all swaps of a variant: on small cases, then, unless these leave but `known` survivors, on larger ones.
+/// Tries all swaps of a variant on small cases and then, as long as swaps other than `known` survive, on larger ones.
 ///
 /// # Errors
 /// The cases fail without a swap.
@@ -150,8 +153,13 @@ pub fn swaps(variant: &'static Variant, known: &[(&'static str, [usize; 2])]) ->
         device.prefer(variant);
         Ok(vec![Box::new(device) as Box<dyn Device>])
     };
-    let trial =
-        || Trial { operation: variant.operation, watch: watch.clone(), all: all.clone(), next: Vec::new(), on: None };
+    let trial = || Trial {
+        operation: variant.operation,
+        watch: watch.clone(),
+        all: all.clone(),
+        next: Vec::new(),
+        active: None,
+    };
     for flops in SMALL {
         let choice = Choice { flops, ..QUICK };
         let (_, missing) = run(variant, devices, choice, |harness| harness.mutate(Box::new(trial())))?;

@@ -1,4 +1,4 @@
-//! What all pictures share: SVG that needs no fonts where it is drawn (text stays text), its palette, its sizes.
+//! The canvas of all pictures: SVG whose text stays text, so that drawing needs no fonts; its palette and sizes.
 
 use super::text::{escape, printable};
 use crate::error::{Error, Result};
@@ -6,7 +6,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// The palette of Okabe and Ito, apart for the colour-blind; without its yellow, which white paper swallows.
+/// Colours of curves and bars: the colour-blind-safe palette of Okabe and Ito, without its yellow, which is hard to see
+/// on white.
 pub const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -17,37 +18,42 @@ pub const COLOURS: [RGBColor; 8] = [
     RGBColor(110, 70, 40),
     RGBColor(60, 60, 60),
 ];
+/// Colour of text, axes and frames.
 pub const INK: RGBColor = RGBColor(34, 34, 34);
+/// Colour of grid lines.
 pub const GRID: RGBColor = RGBColor(214, 214, 214);
 
-/// Plotters rounds to whole pixels; drawing larger than shown keeps curves smooth.
+/// Drawn units per pixel shown. Plotters rounds to whole units, so a larger drawing keeps curves smooth.
 pub const SCALE: u32 = 4;
-/// As shown.
+/// Width of every picture in pixels as shown.
 pub const WIDTH: u32 = 1200;
-/// A character of text of size 14, on average and rather too wide than too narrow.
+/// Estimated average width in pixels of a character of size 14, rounded up.
 pub const CHARACTER: f64 = 7.6;
 
+/// The area that a picture draws on.
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// The result of a drawing function, with the errors of plotters.
 pub type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Lengths and text sizes as shown, in drawn units.
+/// Converts pixels as shown to drawn units.
 pub fn px(length: u32) -> i32 {
     (length * SCALE) as i32
 }
 
+/// Returns a text style: `size` in pixels as shown, `at` the anchor point of the text.
 pub fn text(size: u32, colour: RGBColor, at: (HPos, VPos)) -> TextStyle<'static> {
-    // Plotters divides by 1.24 what SVG calls a font's size.
+    // Plotters divides the size by 1.24 when it writes the SVG font size.
     let mut style: TextStyle<'static> = ("sans-serif", f64::from(size * SCALE) * 1.24).into();
     style.color = colour.to_backend_color();
     style.pos(Pos::new(at.0, at.1))
 }
 
-/// Counts through the palette.
+/// Returns the colour of a curve or bar by its index; the palette repeats.
 pub fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
-/// A mark by shape as well as by colour: a polygon in drawn units.
+/// Draws the mark of a curve, which differs by shape as well as by colour, at a point in drawn units.
 pub fn mark(index: usize, (x, y): (i32, i32), draw: &dyn Fn(Polygon<(i32, i32)>) -> Drawn) -> Drawn {
     let r = px(3);
     let corners = match (index + index / COLOURS.len()) % 4 {
@@ -60,7 +66,7 @@ pub fn mark(index: usize, (x, y): (i32, i32), draw: &dyn Fn(Polygon<(i32, i32)>)
     draw(Polygon::new(moved, colour(index).filled()))
 }
 
-/// At most so many characters. The end of a long name says more than its beginning.
+/// Shortens a name to at most `most` characters. Keeps its end, which says more than its beginning.
 pub fn shorten(name: &str, most: usize) -> String {
     match name.chars().count() {
         n if n > most => format!("…{}", name.chars().skip(n - most + 1).collect::<String>()),
@@ -68,18 +74,19 @@ pub fn shorten(name: &str, most: usize) -> String {
     }
 }
 
-/// A picture, drawn.
+/// A finished picture.
 pub struct Drawing {
-    /// What stands within the `svg` element.
+    /// The content of the `svg` element.
     body: String,
     attributes: String,
 }
 
 impl Drawing {
-    /// A picture of this height as shown, [`WIDTH`] wide, on white; `description` is for those who cannot see it.
+    /// Draws a picture on white, [`WIDTH`] wide and `height` pixels high as shown. `description` is its text
+    /// alternative.
     ///
     /// # Errors
-    /// Plotters refuses.
+    /// If plotters fails.
     pub fn new(description: &str, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<Self> {
         let mut drawn = String::new();
         let done = (|| -> Drawn {
@@ -89,7 +96,7 @@ impl Drawing {
             Ok(root.present()?)
         })();
         done.map_err(|e| Error::new(format!("cannot draw the picture: {e}")))?;
-        // The element that plotters opens says nothing for screen readers.
+        // Replace the opening tag of plotters, which has nothing for screen readers.
         let body = drawn.split_once('>').map_or("", |(_, rest)| rest).trim();
         let attributes = format!(
             "width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"",
@@ -97,16 +104,16 @@ impl Drawing {
             height * SCALE,
             escape(description)
         );
-        // Plotters escapes texts, but leaves in them what XML cannot hold.
+        // Plotters escapes text, but keeps characters that XML does not allow.
         Ok(Drawing { body: printable(body.strip_suffix("</svg>").unwrap_or(body)), attributes })
     }
 
-    /// As a file of its own.
+    /// Returns the picture as a standalone SVG file.
     pub fn svg(&self) -> String {
         format!("<svg xmlns=\"http://www.w3.org/2000/svg\" {}>\n{}</svg>\n", self.attributes, self.body)
     }
 
-    /// As a part of a page.
+    /// Returns the picture as an element for an HTML page.
     pub fn inline(&self) -> String {
         format!("<svg {}>\n{}</svg>\n", self.attributes, self.body)
     }

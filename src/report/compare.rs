@@ -1,4 +1,4 @@
-//! Any number of runs against any number of baselines: what each needed to be as good as the baseline ever was.
+//! Compares any number of runs with any number of baselines: what each run needed to reach the baseline's best loss.
 
 use super::configs::differences;
 use super::measures::{Reached, reached};
@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// An evaluation of level 1, and what the whole run had used until then.
+/// An evaluation at level 1, with the steps, FLOPs and seconds that the whole run had used by then.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Mark {
     pub step: u64,
@@ -30,7 +30,7 @@ impl Mark {
     }
 }
 
-/// One run by itself.
+/// The results of one branch.
 #[derive(Clone, Debug, Serialize)]
 pub struct Standing {
     pub name: String,
@@ -38,49 +38,50 @@ pub struct Standing {
     pub best: Mark,
     #[serde(rename = "final")]
     pub last: Mark,
-    /// Of images and labelled texts.
+    /// Metrics besides the loss, of images and labelled texts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub measures: Vec<Reached>,
-    /// All that the run did, also after its last evaluation of level 1.
+    /// Steps, FLOPs and seconds of the whole branch, including those after its last evaluation at level 1.
     pub steps: u64,
     pub flops: u64,
     pub seconds: f64,
 }
 
-/// One run against one baseline.
+/// The comparison of one branch with one baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Against {
     pub run: String,
     pub baseline: String,
     /// The baseline's best loss.
     pub target: f64,
-    /// Where the run was first no worse.
+    /// The first evaluation of the run whose loss is no higher; none if it never gets there.
     pub reached: Option<Mark>,
-    /// Fractions of what the baseline had used at its best; negative where the run took more.
+    /// Fractions saved of what the baseline had used at its best loss; negative if the run took more.
     pub flops_saved: Option<f64>,
     pub seconds_saved: Option<f64>,
-    /// The run's best and final loss less the target.
+    /// The run's best and final loss minus the target.
     pub best_above: f64,
     pub final_above: f64,
 }
 
-/// See the module. As JSON it is what `vcycle compare --json` writes.
+/// The comparison of all branches. `vcycle compare --json` writes it as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
     pub format: u32,
     pub runs: Vec<Standing>,
     pub baselines: Vec<String>,
-    /// By baseline, then by run. None against a baseline that was best before it trained.
+    /// Sorted by baseline, then by run. A baseline whose loss was best before training has no pairs.
     pub pairs: Vec<Against>,
-    /// What a reader should know about the files, and in which keys their configurations differ.
+    /// Notes on damaged files, and on the keys in which the configurations differ.
     pub notes: Vec<String>,
 }
 
-/// The sides of `paths`, and which of them are baselines: those `wanted` by name or path, else every scratch side, else the
-/// first. A path that is not among the runs counts as one from then on; of a run folder its scratch side is meant.
+/// Reads the branches of `paths` and returns them with the indices of the baselines: those `wanted` by name or path,
+/// else all `scratch` branches, else the first branch. A baseline whose path is not in `paths` is added to the runs.
+/// The path of a run folder means its `scratch` branch.
 ///
 /// # Errors
-/// As [`gather`]; a baseline that is neither a name among the runs nor a path.
+/// As for [`gather`], and if a baseline is neither the name of a run nor a path.
 pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<BranchLog>, Vec<usize>)> {
     let mut all = gather(paths)?;
     if all.is_empty() {
@@ -94,7 +95,7 @@ pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<BranchLog>, V
     for text in wanted {
         files.push(baseline(text, &all).at(format_args!("--baseline {text}"))?);
     }
-    // By file, because a name may grow where another run has the same.
+    // Compare files, not names: a name becomes longer once another run has the same one.
     let position = |all: &[BranchLog], file: &PathBuf| all.iter().position(|side| same(&side.path, file));
     if files.iter().any(|file| position(&all, file).is_none()) {
         all = gather(&[paths, &files].concat())?;
@@ -108,14 +109,14 @@ pub fn choose(paths: &[PathBuf], wanted: &[String]) -> Result<(Vec<BranchLog>, V
     Ok((all, chosen))
 }
 
-/// The metrics that a baseline's name or path stands for.
+/// Returns the metrics file of a baseline given by name or path.
 fn baseline(text: &str, all: &[BranchLog]) -> Result<PathBuf> {
     if let Some(side) = all.iter().find(|side| side.name == text) {
         return Ok(side.path.clone());
     }
     if !Path::new(text).exists() {
         let names: Vec<&str> = all.iter().map(|side| side.name.as_str()).collect();
-        bail!("neither a path nor one of the runs, which are {}", names.join(", "));
+        bail!("neither a path nor the name of a run; the runs are {}", names.join(", "));
     }
     let mut found = sides(Path::new(text))?;
     let at = found.iter().position(BranchLog::is_scratch).unwrap_or(0);
@@ -127,10 +128,10 @@ fn same(a: &Path, b: &Path) -> bool {
 }
 
 impl Comparison {
-    /// Every side against those numbered in `baselines`.
+    /// Compares every branch with the branches whose indices are in `baselines`.
     ///
     /// # Errors
-    /// A side that was never evaluated at level 1.
+    /// If a branch was never evaluated at level 1.
     pub fn of(sides: &[BranchLog], baselines: &[usize]) -> Result<Self> {
         let mut runs = Vec::with_capacity(sides.len());
         for side in sides {
@@ -152,8 +153,8 @@ impl Standing {
         let evals: Vec<&Eval> = side.of_target().collect();
         let (Some(best), Some(last)) = (savings::best(&side.points()), evals.last()) else {
             bail!(
-                "{} holds no evaluation of level 1, so there is nothing to compare; wait for the run's first one, or \
-                 leave it out",
+                "{} holds no evaluation of level 1, so there is nothing to compare; wait for its first one, or leave \
+                 the run out",
                 side.path.display()
             );
         };
@@ -187,7 +188,7 @@ impl Against {
         }
     }
 
-    /// `never reaches it: ends 0.0123 above`.
+    /// Returns the cell for a run that does not reach the target: `never reaches it: ends 0.0123 above`.
     pub fn never(&self) -> String {
         let best = match self.best_above < self.final_above {
             true => format!(", {:.4} above at its best", self.best_above),
@@ -197,13 +198,13 @@ impl Against {
     }
 }
 
-/// A row of cells, or a name and a sentence in place of the rest.
+/// A table row: cells, or a name followed by a sentence.
 enum Row {
     Cells(Vec<String>),
     Sentence(String, String),
 }
 
-/// Rows under a header, the first column to the left and all others to the right.
+/// Writes a table with its header: the first column left-aligned, all others right-aligned.
 fn table(f: &mut fmt::Formatter<'_>, header: &[&str], rows: &[Row]) -> fmt::Result {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
@@ -257,7 +258,7 @@ impl fmt::Display for Comparison {
 }
 
 impl Comparison {
-    /// What was measured beside the loss, if anything was.
+    /// Writes the table of metrics besides the loss, if there are any.
     fn measures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of_run = |run: &Standing| {
             let row = |reached: &Reached| Row::Cells([vec![run.name.clone()], reached.cells().to_vec()].concat());
@@ -268,10 +269,10 @@ impl Comparison {
             return Ok(());
         }
         writeln!(f)?;
-        table(f, &["run", "measure", "best", "at step", "final"], &rows)
+        table(f, &["run", "metric", "best", "at step", "final"], &rows)
     }
 
-    /// The table against one baseline.
+    /// Writes the table of the comparison with one baseline.
     fn against(&self, f: &mut fmt::Formatter<'_>, base: &str) -> fmt::Result {
         let pairs: Vec<&Against> = self.pairs.iter().filter(|pair| pair.baseline == base).collect();
         let Some(best) = self.runs.iter().find(|run| run.name == base).map(|run| run.best) else { return Ok(()) };
@@ -279,7 +280,7 @@ impl Comparison {
             return writeln!(f, "\n{base} never improved on its initial weights, so nothing is compared with it");
         }
         let (flops, seconds) = (engineering(best.flops as f64), in_seconds(best.seconds));
-        writeln!(f, "\nas good as {base} at its best: {:.4}, after {flops} FLOPs and {seconds} s", best.loss)?;
+        writeln!(f, "\nreaching the best loss of {base}: {:.4}, after {flops} FLOPs and {seconds} s", best.loss)?;
         let rows = pairs.iter().map(|pair| match (pair.reached, pair.flops_saved, pair.seconds_saved) {
             (Some(mark), Some(flops), Some(seconds)) => Row::Cells(vec![
                 pair.run.clone(),

@@ -1,19 +1,21 @@
-//! Which keys of the configurations of runs differ.
+//! Finds the keys in which the configurations of runs differ.
 
 use super::run::BranchLog;
 use crate::files;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Keys that are listed.
+/// Largest number of keys that are listed.
 const MOST: usize = 20;
+/// Largest `config.toml` that is read, in bytes.
 const BYTES: u64 = 1 << 20;
 
-/// A line for each key whose value is not the same in all runs that have a configuration: `key: value (run), value (run)`.
+/// Returns a line for each key whose value differs between the runs that have a configuration:
+/// `configurations differ in key: value (run), value (run)`.
 pub fn differences(sides: &[BranchLog]) -> Vec<String> {
     let mut runs: BTreeMap<PathBuf, (String, BTreeMap<String, String>)> = BTreeMap::new();
     for side in sides {
-        // Two sides of a run have one.
+        // The branches of a run share its configuration.
         let Some(dir) = side.path.parent().and_then(Path::parent) else { continue };
         let Ok(text) = files::read_text(&dir.join("config.toml"), BYTES) else { continue };
         let Ok(table) = toml::from_str::<toml::Table>(&text) else { continue };
@@ -40,7 +42,7 @@ pub fn differences(sides: &[BranchLog]) -> Vec<String> {
     lines
 }
 
-/// Dotted keys and their values as TOML.
+/// Collects dotted keys and their values as TOML.
 fn flatten(prefix: &str, value: &toml::Value, all: &mut BTreeMap<String, String>) {
     let mut below = |name: &str, value| {
         let key = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };

@@ -1,4 +1,4 @@
-//! Pictures of runs: held-out loss against FLOPs and seconds, and how training went.
+//! Pictures of runs: held-out loss and metrics, and the curves of training.
 
 use super::measures::Measured;
 use super::plot::{Curve, Panel, Picture, Segment, Shade, Ticks, range};
@@ -6,7 +6,7 @@ use super::run::{BranchLog, Eval, Position, Step};
 use super::savings;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What an axis counts.
+/// The coordinate of a position on an axis.
 type Axis = fn(&Position) -> f64;
 
 fn flops(at: &Position) -> f64 {
@@ -17,7 +17,7 @@ fn seconds(at: &Position) -> f64 {
     at.seconds
 }
 
-/// Held-out loss of runs, against FLOPs and against seconds, with a line across at the best of each baseline.
+/// Plots held-out loss against FLOPs and against seconds, with a horizontal line at the best loss of each baseline.
 pub fn held_out(sides: &[&BranchLog], baselines: &[usize]) -> Picture {
     let best = |side: &BranchLog| savings::best(&side.points()).map(|at| side.points()[at].loss);
     let levels: Vec<(f64, usize)> = baselines.iter().filter_map(|&i| Some((best(sides[i])?, i))).collect();
@@ -49,13 +49,13 @@ pub fn held_out(sides: &[&BranchLog], baselines: &[usize]) -> Picture {
         description: format!("Held-out loss against FLOPs and against seconds. {}", runs.join("; ")),
         legend,
         panels: vec![
-            panel("Held-out loss against FLOPs, all levels counted", "FLOPs", flops, Ticks::Engineering),
+            panel("Held-out loss against FLOPs of all levels", "FLOPs", flops, Ticks::Engineering),
             panel("Held-out loss against time", "seconds of training", seconds, Ticks::Plain),
         ],
     }
 }
 
-/// What was measured beside the loss, a panel for each measure. `None` where nothing was.
+/// Plots the metrics besides the loss, one panel for each. Returns `None` if there are none.
 pub fn measures(sides: &[&BranchLog]) -> Option<Picture> {
     let panel = |number: usize| {
         let value = |eval: &Eval| Some((eval.at, eval.at.step as f64, eval.measures.values()[number]?));
@@ -89,8 +89,9 @@ pub fn measures(sides: &[&BranchLog]) -> Option<Picture> {
     if panels.is_empty() { None } else { Some(Picture { description, legend, panels }) }
 }
 
-/// From the lowest loss to one that leaves the steep beginnings out: of each level, what nine of ten evaluations stay below,
-/// after the first fifth of its part of the run. A small level may end where a large one begins.
+/// Returns the range of losses to plot: from the lowest loss to one that cuts the steep beginnings off. The upper end
+/// is the largest over the levels of the loss that 90 % of the level's evaluations stay below, leaving out the first
+/// fifth. Each level counts by itself because a small level may end at the loss where a large one begins.
 fn losses_shown(sides: &[&BranchLog], levels: &[(f64, usize)]) -> std::ops::Range<f64> {
     let mut late: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     let mut lowest = f64::INFINITY;
@@ -102,7 +103,7 @@ fn losses_shown(sides: &[&BranchLog], levels: &[(f64, usize)]) -> std::ops::Rang
             let points: Vec<(f64, f64)> =
                 finite.iter().filter(|eval| eval.at.level == level).map(|eval| (flops(&eval.at), eval.loss)).collect();
             let (Some(&(begin, _)), Some(&(end, _))) = (points.first(), points.last()) else { continue };
-            // Of level 1 the first fifth of the run is left out, of the other levels a fifth of their own part.
+            // Level 1 leaves out the first fifth of the run, other levels the first fifth of their own part.
             let from = if level == 1 { 0.2 * end } else { begin + 0.2 * (end - begin) };
             let losses = points.iter().filter(|(at, _)| *at >= from).map(|(_, loss)| *loss);
             late.entry(level).or_default().extend(losses);
@@ -118,7 +119,7 @@ fn losses_shown(sides: &[&BranchLog], levels: &[(f64, usize)]) -> std::ops::Rang
     range(lowest - 0.06 * height, most + 0.12 * height)
 }
 
-/// Evaluations, joined within each stage: the loss jumps between them, with the model.
+/// Returns the evaluations as one segment for each stage: the loss jumps between stages, because the model changes.
 fn evaluations(side: &BranchLog, axis: Axis) -> Vec<Segment> {
     let points = side.evals.iter().filter(|eval| eval.loss.is_finite());
     segments(points.map(|eval| (eval.at, axis(&eval.at), eval.loss)))
@@ -137,7 +138,7 @@ fn segments(points: impl Iterator<Item = (Position, f64, f64)>) -> Vec<Segment> 
     all.into_iter().map(|(_, segment)| segment).collect()
 }
 
-/// The stretches below level 1, where one run alone has such: those of several would hide one another.
+/// Returns the parts below level 1, if exactly one branch has any: those of several would overlap.
 fn shades(sides: &[&BranchLog], axis: Axis) -> Vec<Shade> {
     let mut deep = sides.iter().filter(|side| side.evals.iter().any(|eval| eval.at.level > 1));
     let (Some(side), None) = (deep.next(), deep.next()) else { return Vec::new() };
@@ -153,10 +154,11 @@ fn shades(sides: &[&BranchLog], axis: Axis) -> Vec<Shade> {
     all.into_iter().map(|(_, shade)| shade).collect()
 }
 
-/// Training loss, gradient norm, learning rate and time of a step. `None` without steps, as in committed results.
+/// Plots training loss, gradient norm, learning rate and step time. Returns `None` without steps, as in committed
+/// results.
 pub fn training(sides: &[&BranchLog]) -> Option<Picture> {
     let most = sides.iter().map(|side| side.steps.len()).max().filter(|&n| n > 0)?;
-    // As many points as a panel has pixels to tell apart; each is the mean of as many steps.
+    // At most 400 points, about what a panel can resolve; each is the mean of `bin` steps.
     let bin = most.div_ceil(400);
     let panel = |title: &str, y_label: &str, from_zero: bool, value: &dyn Fn(&BranchLog, usize) -> f64| {
         let curve = |(colour, side): (usize, &&BranchLog)| {
@@ -192,7 +194,7 @@ pub fn training(sides: &[&BranchLog]) -> Option<Picture> {
     })
 }
 
-/// What a step took; not known of a stage's first, before which other things take time.
+/// Returns the milliseconds of a step; NaN for the first step of a stage, which other work precedes.
 fn milliseconds(side: &BranchLog, i: usize) -> f64 {
     let at = side.steps[i].at;
     match i.checked_sub(1).map(|before| side.steps[before].at).filter(|before| before.stage == at.stage) {
@@ -201,7 +203,8 @@ fn milliseconds(side: &BranchLog, i: usize) -> f64 {
     }
 }
 
-/// Means of `bin` neighbours within a stage, at the last of them; what is not finite is left out.
+/// Averages groups of `bin` neighbours within a stage and places the mean at the last one. Values that are not finite
+/// are left out.
 fn averaged(points: impl Iterator<Item = (Position, f64)>, bin: usize) -> Vec<Segment> {
     let mut means: Vec<(Position, f64, f64)> = Vec::new();
     let mut sum: (usize, f64) = (0, 0.0);
@@ -228,7 +231,7 @@ fn averaged(points: impl Iterator<Item = (Position, f64)>, bin: usize) -> Vec<Se
     segments(means.into_iter())
 }
 
-/// A range for what may have a few extremes: twice the height of nine tenths of the values, at most.
+/// Returns a range for values with a few outliers: at most twice as high as the lower 90 % of the values.
 fn usual(curves: &[Curve], from_zero: bool) -> std::ops::Range<f64> {
     let points = curves.iter().flat_map(|curve| &curve.segments).flat_map(|segment| &segment.points);
     let mut values: Vec<f64> = points.map(|(_, y)| *y).collect();
@@ -259,7 +262,7 @@ mod tests {
         let points = down(1, 0, 5, 9.0, 4.5).chain(down(3, 60, 4, 8.0, 6.0)).chain(down(1, 100, 40, 4.0, 3.0));
         let side = BranchLog { evals: points.map(eval).collect(), ..BranchLog::default() };
         let shown = losses_shown(&[&side], &[(3.0, 0)]);
-        // All of level 3 but its first fifth, and not the 9 of the beginning.
+        // Level 3 is shown from its first fifth on, and the loss of 9 at the start is cut off.
         assert!(shown.start < 3.0 && shown.end > 7.3 && shown.end < 8.0, "{shown:?}");
         let above = BranchLog {
             evals: side.evals.iter().filter(|eval| eval.at.level == 1).copied().collect(),

@@ -1,4 +1,4 @@
-//! `report.html` of a run: one file that needs nothing else, neither a network nor a script.
+//! Writes `report.html` of a run: one self-contained file that needs no network and no scripts.
 
 use super::page::Page;
 use super::run::Run;
@@ -8,22 +8,22 @@ use crate::error::Result;
 use crate::files::write_atomic;
 use std::path::Path;
 
-/// The file's name in a run folder.
+/// Name of the report in a run folder.
 pub const FILE: &str = "report.html";
 
-/// Writes `report.html` into the folder of a run, from what lies there; an earlier one is replaced.
+/// Writes `report.html` into the folder of a run from the files there and replaces an earlier report.
 ///
 /// # Errors
-/// Metrics that are missing or damaged, by file and line; a folder that cannot be written.
+/// If metrics are missing or damaged (the message names file and line), or the folder cannot be written.
 pub fn write(run_folder: &Path) -> Result<()> {
     let page = render(&Run::read(run_folder)?)?;
     write_atomic(&run_folder.join(FILE), |out| out.write_all(page.as_bytes()))
 }
 
-/// The page as text.
+/// Returns the page as HTML.
 ///
 /// # Errors
-/// A picture that cannot be drawn.
+/// If a picture cannot be drawn.
 pub fn render(run: &Run) -> Result<String> {
     let sides = run.sides();
     let mut page = Page::new(&format!("vcycle: {}", run.name));
@@ -37,7 +37,7 @@ pub fn render(run: &Run) -> Result<String> {
     page.picture(&curves::held_out(&sides, &baselines).drawing()?);
     page::savings(&mut page, run);
     if let Some(picture) = curves::measures(&sides) {
-        page.heading("Measures");
+        page.heading("Metrics");
         page.picture(&picture.drawing()?);
         page::measures(&mut page, &sides);
     }

@@ -1,9 +1,9 @@
-//! What evaluations measured beside the loss: how well images and labelled texts got their labels.
+//! The metrics of evaluations besides the loss: how well a model labels images and texts.
 
 use super::run::BranchLog;
 use serde::{Deserialize, Serialize};
 
-/// The measures of one evaluation, those it has. Of all of them more is better.
+/// The metrics that one evaluation has. For all of them, higher is better.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Measured {
@@ -16,14 +16,15 @@ pub struct Measured {
     top5: Option<f64>,
 }
 
-/// Shares and correlations are at most 1, up to rounding; a number beyond this is none of them.
+/// Largest valid absolute value: all are fractions or correlations, so at most 1 up to rounding.
 const LARGEST: f64 = 1.0 + 1e-9;
 
 impl Measured {
-    /// As tables and pictures call them.
+    /// Names of the metrics in tables and pictures.
     pub const NAMES: [&str; 7] = ["accuracy", "F1", "Matthews", "Pearson", "Spearman", "top-1", "top-5"];
 
-    /// By their place in [`Measured::NAMES`]. Nothing where it was not measured, or no number came out.
+    /// Returns the values in the order of [`Measured::NAMES`]. `None` if the metric was not measured or is not a valid
+    /// number.
     pub fn values(&self) -> [Option<f64>; 7] {
         let Measured { accuracy, f1, matthews, pearson, spearman, top1, top5 } = *self;
         let all = [accuracy, f1, matthews, pearson, spearman, top1, top5];
@@ -31,26 +32,26 @@ impl Measured {
     }
 }
 
-/// One measure over the evaluations of a run's level 1.
+/// The best and final value of one metric over a run's evaluations at level 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Reached {
     pub measure: &'static str,
     pub best: f64,
-    /// Where it was first that good.
+    /// The first step with the best value.
     pub step: u64,
     #[serde(rename = "final")]
     pub last: f64,
 }
 
 impl Reached {
-    /// For a row of a table: measure, best, at step, last.
+    /// Returns the cells of a table row: metric, best value, its step, final value.
     pub fn cells(&self) -> [String; 4] {
         let Reached { measure, best, step, last } = self;
         [(*measure).to_string(), format!("{best:.4}"), step.to_string(), format!("{last:.4}")]
     }
 }
 
-/// What a side has measured, in the order of [`Measured::NAMES`].
+/// Returns the metrics of a branch in the order of [`Measured::NAMES`].
 pub fn reached(side: &BranchLog) -> Vec<Reached> {
     let of = |(number, measure): (usize, &&'static str)| {
         let mut values = side.of_target().filter_map(|eval| Some((eval.at.step, eval.measures.values()[number]?)));

@@ -1,5 +1,5 @@
-//! What runs were worth, read from the files they left: compared in numbers ([`compare`]), in pictures ([`curves`], drawn
-//! by [`plot`]), and on a page of their own ([`html`]); and where a device's time went ([`trace`]).
+//! Reports on runs, made from the files that they wrote: comparisons in numbers ([`compare`]) and pictures ([`curves`],
+//! drawn by [`plot`]), an HTML page for each run ([`html`]), and traces of where a device spends its time ([`trace`]).
 
 pub mod canvas;
 pub mod compare;

@@ -1,4 +1,4 @@
-//! The parts of a run's page. What comes from files is escaped in the cells and paragraphs that take it.
+//! The sections of a run's HTML page. Text from files is escaped where it is inserted into cells and paragraphs.
 
 use super::canvas::Drawing;
 use super::measures::{Reached, reached};
@@ -29,12 +29,13 @@ dt { font-weight: bold; }
 dd { margin: 0; overflow-wrap: anywhere; }
 ";
 
-/// A page being written.
+/// An HTML page under construction.
 pub struct Page {
     html: String,
 }
 
 impl Page {
+    /// Starts a page with its head and style sheet.
     pub fn new(title: &str) -> Self {
         let head = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -45,24 +46,27 @@ impl Page {
         Page { html: head }
     }
 
-    /// HTML as it is.
+    /// Appends HTML unchanged.
     pub fn raw(&mut self, html: &str) {
         self.html.push_str(html);
     }
 
+    /// Appends a section heading.
     pub fn heading(&mut self, text: &str) {
         self.raw(&format!("<h2>{}</h2>\n", escape(text)));
     }
 
+    /// Appends a paragraph in grey.
     pub fn hint(&mut self, text: &str) {
         self.raw(&format!("<p class=\"hint\">{}</p>\n", escape(text)));
     }
 
+    /// Appends a picture as inline SVG.
     pub fn picture(&mut self, picture: &Drawing) {
         self.raw(&picture.inline());
     }
 
-    /// Cells of text. Columns that say nothing are left out, and so is a table without rows.
+    /// Appends a table of text cells. Empty columns are left out, and so is a table without rows.
     pub fn table(&mut self, caption: &str, header: &[&str], rows: &[Vec<String>]) {
         let says = |&column: &usize| rows.iter().any(|row| !row[column].is_empty());
         let columns: Vec<usize> = (0..header.len()).filter(says).collect();
@@ -71,7 +75,7 @@ impl Page {
         self.table_of(caption, &columns.iter().map(|&column| header[column]).collect::<Vec<_>>(), cells);
     }
 
-    /// The same from rows of HTML.
+    /// Appends a table whose rows are HTML.
     fn table_of(&mut self, caption: &str, header: &[&str], rows: impl Iterator<Item = String>) {
         let rows: String = rows.map(|row| format!("<tr>{row}</tr>\n")).collect();
         if rows.is_empty() {
@@ -85,6 +89,7 @@ impl Page {
         self.raw(&format!("<table>\n{caption}<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"));
     }
 
+    /// Closes the page and returns it.
     pub fn finish(mut self) -> String {
         self.raw("</body>\n</html>\n");
         self.html
@@ -95,12 +100,12 @@ fn savings_of(run: &Run) -> Option<Savings> {
     Savings::of(&run.vcycle.as_ref()?.points(), &run.scratch.as_ref()?.points())
 }
 
-/// What the run came to, in a sentence.
+/// Returns the result of the run in a sentence.
 pub fn headline(run: &Run) -> String {
     if let Some(savings) = savings_of(run) {
         let Some((flops, seconds)) = savings.fractions() else {
             return format!(
-                "Nothing is saved: the V-cycle stays {:.4} above the scratch run's best loss, {:.4}.",
+                "Nothing is saved: the V-cycle stays {:.4} above the best loss of the baseline, {:.4}.",
                 savings.vcycle_best.loss - savings.scratch.loss,
                 savings.scratch.loss
             );
@@ -108,7 +113,7 @@ pub fn headline(run: &Run) -> String {
         let change =
             |saved: f64, words: [&str; 2]| format!("{:.1} % {}", 100.0 * saved.abs(), words[usize::from(saved < 0.0)]);
         return format!(
-            "The V-cycle is as good as the scratch run ever was (held-out loss {:.4}) with {} FLOPs and in {} time.",
+            "The V-cycle reaches the best loss of the baseline (held-out loss {:.4}) with {} FLOPs and in {} time.",
             savings.scratch.loss,
             change(flops, ["fewer", "more"]),
             change(seconds, ["less", "more"])
@@ -119,14 +124,15 @@ pub fn headline(run: &Run) -> String {
     };
     let last = side.of_target().last().map_or(f64::NAN, |eval| eval.loss);
     format!(
-        "{}: held-out loss {last:.4} after {} FLOPs and {} of training; no twin to compare with.",
+        "{}: held-out loss {last:.4} after {} FLOPs and {} of training; no baseline to compare with.",
         side.name,
         engineering(side.end.flops as f64),
         duration(side.end.seconds)
     )
 }
 
-/// What both sides used, and where one was as good as the other.
+/// Appends the table of FLOPs and seconds that both branches used, and the V-cycle needed to reach the baseline's best
+/// loss.
 pub fn savings(page: &mut Page, run: &Run) {
     let Some(savings) = savings_of(run) else { return };
     let row = |what: &str, point: &Point, against: bool| {
@@ -136,27 +142,25 @@ pub fn savings(page: &mut Page, run: &Run) {
         let seconds_used = in_seconds(point.seconds);
         vec![what.to_string(), format!("{:.4}", point.loss), flops_used, share(flops), seconds_used, share(seconds)]
     };
-    let mut rows = vec![row("scratch at its best", &savings.scratch, false)];
-    rows.extend(savings.vcycle_reached.map(|point| row("V-cycle when as good", &point, true)));
+    let mut rows = vec![row("baseline (scratch) at its best", &savings.scratch, false)];
+    rows.extend(savings.vcycle_reached.map(|point| row("V-cycle on reaching the baseline's best loss", &point, true)));
     rows.push(row("V-cycle at its best", &savings.vcycle_best, savings.vcycle_reached.is_some()));
     page.table("Savings", &["", "held-out loss", "FLOPs", "saved", "seconds", "saved"], &rows);
-    page.hint(
-        "Evaluations of level 1 alone are compared; FLOPs and seconds count all levels, the optimizer and the operators.",
-    );
+    page.hint("Only evaluations at level 1 are compared; FLOPs and seconds count all levels, optimizer and operators.");
 }
 
-/// What was measured beside the loss: the best and the last of it.
+/// Appends the table of metrics besides the loss: best and final value.
 pub fn measures(page: &mut Page, sides: &[&BranchLog]) {
     let of_side = |side: &&BranchLog| {
         let row = |reached: &Reached| [vec![side.name.clone()], reached.cells().to_vec()].concat();
         reached(side).iter().map(row).collect::<Vec<_>>()
     };
     let rows: Vec<Vec<String>> = sides.iter().flat_map(of_side).collect();
-    page.table("", &["side", "measure", "best", "at step", "final"], &rows);
-    page.hint("Evaluations of level 1 alone are counted; of every measure more is better.");
+    page.table("", &["branch", "metric", "best", "at step", "final"], &rows);
+    page.hint("Only evaluations at level 1 are counted; for every metric, higher is better.");
 }
 
-/// The first and the last position of a stage, from whatever lines speak of it.
+/// Returns the first and last position of a stage over all lines of that stage.
 fn span(side: &BranchLog, stage: usize) -> (Position, Position) {
     let begun = side.stages.iter().map(|stage| stage.at);
     let lines = begun.chain(side.steps.iter().map(|step| step.at)).chain(side.evals.iter().map(|eval| eval.at));
@@ -200,6 +204,7 @@ fn entered_by(operator: &Operator) -> String {
     }
 }
 
+/// Appends the table of stages.
 pub fn stages(page: &mut Page, sides: &[&BranchLog]) {
     let mut rows = Vec::new();
     for side in sides {
@@ -210,7 +215,7 @@ pub fn stages(page: &mut Page, sides: &[&BranchLog]) {
         rows.extend(numbers.into_iter().map(|number| stage_row(side, number)));
     }
     let header = [
-        "side",
+        "branch",
         "stage",
         "level",
         "layers x width",
@@ -219,12 +224,13 @@ pub fn stages(page: &mut Page, sides: &[&BranchLog]) {
         "steps",
         "FLOPs",
         "seconds",
-        "loss at begin",
+        "loss at start",
         "at end",
     ];
     page.table("", &header, &rows);
 }
 
+/// Appends the table of speed and memory.
 pub fn speed(page: &mut Page, sides: &[&BranchLog]) {
     let row = |side: &&BranchLog| {
         let summary = side.summary.as_ref();
@@ -245,15 +251,15 @@ pub fn speed(page: &mut Page, sides: &[&BranchLog]) {
         ]
     };
     let header =
-        ["side", "tokens/s", "GFLOP/s", "peak memory (MiB)", "seconds of training", "of them waiting for batches"];
+        ["branch", "tokens/s", "GFLOP/s", "peak memory (MiB)", "seconds of training", "seconds waiting for batches"];
     page.table("", &header, &sides.iter().map(row).collect::<Vec<_>>());
 }
 
-/// A bar and a row for every operation, the longest first.
+/// Appends a table with a row and a bar for every operation, the slowest first.
 pub fn operations(page: &mut Page, sides: &[&BranchLog]) {
     for side in sides {
         let Some(summary) = &side.summary else { continue };
-        // Steps that a GPU runs as one graph: only what is done between them was timed.
+        // The GPU ran each step as one captured graph: only operations outside of the graph were timed.
         if !summary.operations.iter().any(|operation| operation.name == "linear") {
             page.hint(
                 "Steps ran as captured graphs, whose operations were not timed: `vcycle train --profile` times them.",
@@ -285,19 +291,20 @@ pub fn operations(page: &mut Page, sides: &[&BranchLog]) {
     }
 }
 
+/// Appends the text samples of the trained models.
 pub fn samples(page: &mut Page, sides: &[&BranchLog]) {
     let samples = sides.iter().filter_map(|side| Some((*side, side.summary.as_ref()?.sample.as_ref()?)));
     for (number, (side, Sample { prompt, text })) in samples.enumerate() {
         if number == 0 {
             page.heading("Samples");
         }
-        // The text may begin with the prompt that it continues.
+        // The text may include the prompt.
         let text = text.strip_prefix(prompt.as_str()).unwrap_or(text);
         page.raw(&format!("<h3>{}</h3>\n<pre><b>{}</b>{}</pre>\n", escape(&side.name), escape(prompt), escape(text)));
     }
 }
 
-/// Where, with what and how: `run.json` and `config.toml`.
+/// Appends how the run was started: `run.json` and `config.toml`.
 pub fn about(page: &mut Page, run: &Run) {
     let shown = [
         ("command", "Command"),
@@ -312,7 +319,7 @@ pub fn about(page: &mut Page, run: &Run) {
     let entries = shown.iter().filter_map(|(key, title)| Some((title, words(run.about.get(*key)?)?)));
     let list: String = entries.map(|(title, text)| format!("<dt>{title}</dt><dd>{}</dd>\n", escape(&text))).collect();
     match list.is_empty() {
-        true => page.hint("The run has no run.json, which would say by which command and where."),
+        true => page.hint("The run has no run.json, so its command and machine are unknown."),
         false => page.raw(&format!("<dl>\n{list}</dl>\n")),
     }
     match &run.config {
@@ -324,7 +331,7 @@ pub fn about(page: &mut Page, run: &Run) {
     }
 }
 
-/// A value of `run.json`: text as it is, a list as a command line.
+/// Formats a value of `run.json`: text unchanged, a list as a command line.
 fn words(value: &Value) -> Option<String> {
     let word = |value: &Value| match value {
         Value::String(text) if !text.is_empty() && !text.contains(char::is_whitespace) => text.clone(),

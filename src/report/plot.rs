@@ -1,4 +1,4 @@
-//! Drawing: panels of curves under one legend, as SVG.
+//! Plots: panels of curves under one legend, as SVG.
 
 use super::canvas::{Area, CHARACTER, Drawing, Drawn, GRID, INK, SCALE, WIDTH, colour, mark, px, shorten, text};
 use super::text::engineering;
@@ -9,24 +9,24 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 use std::ops::Range;
 
-/// Points that are joined.
+/// Points joined by a line.
 #[derive(Clone, Debug, Default)]
 pub struct Segment {
     pub points: Vec<(f64, f64)>,
-    /// Of a level below the target: drawn dashed and light.
+    /// Whether the segment is of a level below level 1; drawn dashed and lighter.
     pub below: bool,
 }
 
-/// One run in one panel. `colour` counts through the palette, and is the same in all panels.
+/// The curve of one branch in one panel. `colour` is an index into the palette and the same in all panels.
 #[derive(Clone, Debug, Default)]
 pub struct Curve {
     pub colour: usize,
     pub segments: Vec<Segment>,
-    /// Whether points are measurements worth a mark.
+    /// Whether points get a mark.
     pub marked: bool,
 }
 
-/// A stretch of x, shaded the darker the deeper its level is.
+/// A range of x, shaded darker for deeper levels.
 #[derive(Clone, Debug)]
 pub struct Shade {
     pub from: f64,
@@ -34,10 +34,10 @@ pub struct Shade {
     pub level: usize,
 }
 
-/// How an axis writes its numbers.
+/// The number format of an axis.
 #[derive(Clone, Copy, Debug)]
 pub enum Ticks {
-    /// `2.5e12`.
+    /// With an exponent that is a multiple of three: `2.5e12`.
     Engineering,
     /// As many digits as the range needs.
     Plain,
@@ -46,7 +46,7 @@ pub enum Ticks {
 impl Ticks {
     fn write(self, value: f64, range: &Range<f64>) -> String {
         let height = range.end - range.start;
-        // Ticks are sums, so zero may come out as some 1e-19.
+        // Ticks are sums, so zero may come out as 1e-19 or so.
         if value.abs() < 1e-9 * height {
             return "0".to_string();
         }
@@ -61,13 +61,13 @@ impl Ticks {
                 }
             }
             Ticks::Plain if !(1e-4..=1e7).contains(&height) => format!("{value:.1e}"),
-            // Some five ticks, a round number apart.
+            // About five ticks with a round distance.
             Ticks::Plain => format!("{value:.0$}", (-(height / 5.0).log10()).ceil().max(0.0) as usize),
         }
     }
 }
 
-/// One pair of axes. Curves are cut at the upper end of `y`.
+/// One pair of axes. Curves are clipped at the upper end of `y`.
 #[derive(Clone, Debug)]
 pub struct Panel {
     pub title: String,
@@ -78,41 +78,43 @@ pub struct Panel {
     pub x_ticks: Ticks,
     pub y_ticks: Ticks,
     pub curves: Vec<Curve>,
-    /// Dotted lines across, with their colours.
+    /// Dotted horizontal lines: value and colour index.
     pub levels: Vec<(f64, usize)>,
     pub shades: Vec<Shade>,
 }
 
-/// Panels, two in a row, under a legend.
+/// A legend and below it panels, two in a row.
 #[derive(Clone, Debug)]
 pub struct Picture {
-    /// For those who cannot see it.
+    /// Text alternative of the picture.
     pub description: String,
-    /// Text and colour of every run.
+    /// Text and colour index of every branch.
     pub legend: Vec<(String, usize)>,
     pub panels: Vec<Panel>,
 }
 
-/// As shown.
+/// Heights in pixels as shown.
 const PANEL_HEIGHT: u32 = 400;
 const LEGEND_ROW: u32 = 24;
-/// Of a legend's sample of a line.
+/// Length in pixels of a line sample in the legend.
 const SAMPLE: u32 = 34;
-/// More marks than this run together; of more points, every second or tenth is marked.
+/// Most marks on a curve. With more points only every n-th one is marked, so that marks do not overlap.
 const MOST_MARKS: usize = 60;
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 impl Picture {
-    /// A file of its own.
+    /// Returns the picture as a standalone SVG file.
     ///
     /// # Errors
-    /// Plotters refuses, which ranges as made by [`range`] give it no reason for.
+    /// If plotters fails, which does not happen for ranges from [`range`].
     pub fn svg(&self) -> Result<String> {
         Ok(self.drawing()?.svg())
     }
 
+    /// Draws the picture.
+    ///
     /// # Errors
-    /// As [`Picture::svg`].
+    /// As for [`Picture::svg`].
     pub fn drawing(&self) -> Result<Drawing> {
         let rows = self.legend_rows();
         let top = rows.len() as u32 * LEGEND_ROW + 12;
@@ -135,7 +137,7 @@ impl Picture {
         Ok(())
     }
 
-    /// The legend, broken into rows that fit.
+    /// Splits the legend into rows that fit the width.
     fn legend_rows(&self) -> Vec<Vec<Entry>> {
         let marked = self.panels.iter().flat_map(|p| &p.curves).any(|curve| curve.marked);
         let runs = self.legend.iter().map(|(text, colour)| (shorten(text, 64), Sign::Run(*colour, marked)));
@@ -162,13 +164,13 @@ impl Picture {
 }
 
 enum Sign {
-    /// Colour, and whether its points are marked.
+    /// A branch: colour index, and whether its points are marked.
     Run(usize, bool),
     Below,
     Level,
 }
 
-/// A sample and its text, at `x` as shown.
+/// A legend entry: a sample and its text. `x` is in pixels as shown.
 struct Entry {
     text: String,
     sign: Sign,
@@ -234,7 +236,7 @@ impl Panel {
         self.curves.iter().try_for_each(|curve| self.curve(area, &mut chart, curve))
     }
 
-    /// Stretches of lower levels, named above the frame where there is room for the name.
+    /// Shades the ranges of lower levels and names them above the frame if there is space for the name.
     fn shade(&self, area: &Area<'_>, chart: &mut Chart<'_, '_>) -> Drawn {
         let (left, top) = area.get_base_pixel();
         for shade in &self.shades {
@@ -274,7 +276,7 @@ impl Panel {
     }
 }
 
-/// The parts of a line that lie below `top`.
+/// Returns the parts of a line that lie at or below `top`.
 fn cut(points: &[(f64, f64)], top: f64) -> Vec<Vec<(f64, f64)>> {
     let mut parts = Vec::new();
     let mut part: Vec<(f64, f64)> = Vec::new();
@@ -296,7 +298,7 @@ fn cut(points: &[(f64, f64)], top: f64) -> Vec<Vec<(f64, f64)>> {
     parts
 }
 
-/// A range that an axis can show: finite, and not empty.
+/// Returns a finite, non-empty range for an axis.
 pub fn range(low: f64, high: f64) -> Range<f64> {
     let (low, high) = (low.min(high), low.max(high));
     if !(low.is_finite() && high.is_finite()) {

@@ -1,4 +1,4 @@
-//! A run as it lies on disk: a folder with `vcycle/` and `scratch/`, the two sides, each with a `metrics.jsonl`.
+//! Reads a run folder: `vcycle/` and `scratch/`, the two branches of the run, each with a `metrics.jsonl`.
 
 use super::measures::Measured;
 use super::savings::Point;
@@ -12,29 +12,30 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-/// The file of a side.
+/// The metrics file of a branch.
 const METRICS: &str = "metrics.jsonl";
-/// The sides of a run.
+/// The branches of a run.
 const SIDES: [&str; 2] = ["vcycle", "scratch"];
-/// More seconds than this (30,000 years) are no measurement.
+/// Seconds at or above this (30,000 years) are rejected.
 const MOST_SECONDS: f64 = 1e12;
-/// Losses above this are as good as infinite.
+/// Losses at or above this count as infinite.
 const LARGEST_LOSS: f64 = 1e30;
 
-/// Where a side stood when it wrote a line.
+/// The position of a branch when it wrote a line.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct Position {
-    /// Stage of the plan and level of its model, from 1.
+    /// Stage of the plan and level of its model, both counted from 1.
     pub stage: usize,
     pub level: usize,
-    /// Steps done, all stages together.
+    /// Steps so far over all stages.
     pub step: u64,
-    /// FLOPs so far: all levels, the optimizer and the operators.
+    /// FLOPs so far of all levels, the optimizer and the operators.
     pub flops: u64,
     /// Seconds of training so far.
     pub seconds: f64,
 }
 
+/// One training step.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Step {
     #[serde(flatten)]
@@ -47,6 +48,7 @@ pub struct Step {
     pub grad_norm: f64,
 }
 
+/// One evaluation on the held-out data.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Eval {
     #[serde(flatten)]
@@ -55,12 +57,12 @@ pub struct Eval {
     pub loss: f64,
     #[serde(default)]
     pub resident_bytes: Option<u64>,
-    /// Of images and labelled texts.
+    /// Metrics besides the loss, of images and labelled texts.
     #[serde(default)]
     pub measures: Measured,
 }
 
-/// Coalesced, searched or interpolated, into the level of `at`.
+/// An operator (coalesce, alpha search or interpolate) whose result is at the level of `at`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Operator {
     #[serde(flatten)]
@@ -71,7 +73,7 @@ pub struct Operator {
     pub alpha: Option<f64>,
 }
 
-/// The beginning of a stage.
+/// The start of a stage.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Stage {
     #[serde(flatten)]
@@ -86,17 +88,17 @@ pub struct Stage {
     pub width: Option<u64>,
 }
 
-/// The end of a side.
+/// The summary at the end of a branch.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Summary {
     #[serde(flatten)]
     pub at: Position,
-    /// The most that was resident.
+    /// Peak resident memory in bytes.
     #[serde(default)]
     pub resident_bytes: Option<u64>,
     #[serde(default)]
     pub tokens_per_second: Option<f64>,
-    /// Of the seconds, those spent waiting for batches.
+    /// Seconds spent waiting for batches.
     #[serde(default)]
     pub waited_seconds: Option<f64>,
     #[serde(default)]
@@ -105,7 +107,7 @@ pub struct Summary {
     pub sample: Option<Sample>,
 }
 
-/// What one kind of operation took, all calls together.
+/// Totals of one kind of operation over all calls.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Operation {
     pub name: String,
@@ -114,25 +116,26 @@ pub struct Operation {
     pub flops: u64,
 }
 
-/// What the finished model made of a prompt.
+/// A text that the trained model generated from a prompt.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Sample {
     pub prompt: String,
     pub text: String,
 }
 
-/// A name for tables and legends.
+/// Makes a name printable in one line of a table or legend.
 fn one_line(name: &str) -> String {
     printable(name).replace(['\n', '\t'], " ")
 }
 
-/// JSON has no infinities; a loss or norm that was one is written as null.
+/// Reads a number that may be null: JSON has no infinities, so an infinite loss or norm is written as null. Returns NaN
+/// for null and for huge values.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     let value = Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN);
     Ok(if value.abs() < LARGEST_LOSS { value } else { f64::NAN })
 }
 
-/// One line of `metrics.jsonl`. Events of later versions are passed over, and so are fields.
+/// One line of `metrics.jsonl`. Unknown events and fields, as of later versions, are ignored.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum Line {
@@ -145,10 +148,10 @@ enum Line {
     Unknown,
 }
 
-/// One side of a run, or any file of metrics.
+/// The log of one branch of a run, or any file of metrics.
 #[derive(Clone, Debug, Default)]
 pub struct BranchLog {
-    /// For tables and legends: `gpt-sotu/vcycle`.
+    /// Name in tables and legends, for instance `gpt-sotu/vcycle`.
     pub name: String,
     /// The file it was read from.
     pub path: PathBuf,
@@ -159,7 +162,7 @@ pub struct BranchLog {
     pub summary: Option<Summary>,
     /// The furthest position of any line.
     pub end: Position,
-    /// What a reader should know about the file.
+    /// A note on a damaged last line.
     pub note: Option<String>,
 }
 
@@ -167,7 +170,8 @@ impl BranchLog {
     /// Reads a `metrics.jsonl`. A damaged last line, as a killed run leaves it, becomes a note.
     ///
     /// # Errors
-    /// The file cannot be read; a line before the last that is no event, by its number; no event at all.
+    /// If the file cannot be read, a line before the last is not an event (the message has its number), or there is no
+    /// event.
     pub fn read(path: &Path, name: &str) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let mut lines = BufReader::new(file);
@@ -193,17 +197,17 @@ impl BranchLog {
         }
         if !known {
             bail!(
-                "{} holds no line of metrics; give a run folder, one of its sides, or a metrics.jsonl",
+                "{} holds no line of metrics; give a run folder, one of its branches, or a metrics.jsonl",
                 path.display()
             );
         }
         side.note = damaged.map(|(number, _)| {
-            format!("{}: line {number}, the last, is cut off, as a killed run leaves it; left out", path.display())
+            format!("{}: line {number}, the last, is cut off, as after a killed run; ignored", path.display())
         });
         Ok(side)
     }
 
-    /// Takes a line up; or says what is wrong with it.
+    /// Adds a line, or returns what is wrong with it.
     fn take(&mut self, line: Line) -> Result<(), String> {
         let at = match &line {
             Line::Step(step) => step.at,
@@ -214,7 +218,7 @@ impl BranchLog {
             Line::Unknown => return Ok(()),
         };
         if !(0.0..MOST_SECONDS).contains(&at.seconds) {
-            return Err(format!("{} seconds are no measurement", at.seconds));
+            return Err(format!("{} seconds are out of range", at.seconds));
         }
         match line {
             Line::Step(step) => self.steps.push(step),
@@ -230,27 +234,27 @@ impl BranchLog {
         Ok(())
     }
 
-    /// The evaluations that count in a comparison: finite, of level 1.
+    /// Returns the evaluations that count in a comparison: those at level 1 with a finite loss.
     pub fn of_target(&self) -> impl Iterator<Item = &Eval> {
         self.evals.iter().filter(|eval| eval.at.level == 1 && eval.loss.is_finite())
     }
 
-    /// The same as a curve.
+    /// Returns the evaluations of [`BranchLog::of_target`] as points of a curve.
     pub fn points(&self) -> Vec<Point> {
         let point = |e: &Eval| Point { flops: e.at.flops, seconds: e.at.seconds, loss: e.loss };
         self.of_target().map(point).collect()
     }
 
-    /// Whether its name ends in `scratch`, as in `gpt-sotu/scratch` and `seed1-scratch`.
+    /// Returns whether the name ends in `scratch`, as in `gpt-sotu/scratch` and `seed1-scratch`.
     pub fn is_scratch(&self) -> bool {
         self.name.rsplit(['/', '-', '_']).next() == Some(SIDES[1])
     }
 }
 
-/// The sides that a path stands for: of a run folder both, of a side's folder or a file one.
+/// Reads the branches at a path: both for a run folder, one for the folder of a branch or a file.
 ///
 /// # Errors
-/// As [`BranchLog::read`]; a folder without metrics.
+/// As for [`BranchLog::read`], and if a folder has no metrics.
 pub fn sides(path: &Path) -> Result<Vec<BranchLog>> {
     let kind = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     let own = folder_name(path);
@@ -274,7 +278,7 @@ pub fn sides(path: &Path) -> Result<Vec<BranchLog>> {
     found.into_iter().map(|(side, file)| BranchLog::read(file, &format!("{own}/{side}"))).collect()
 }
 
-/// `gpt-sotu/vcycle` for a side of a run, the folder's own name for any other.
+/// Returns `gpt-sotu/vcycle` for the folder of a branch, the folder's own name for any other.
 fn side_name(dir: &Path) -> String {
     let own = folder_name(dir);
     match SIDES.contains(&own.as_str()) {
@@ -283,17 +287,17 @@ fn side_name(dir: &Path) -> String {
     }
 }
 
-/// The last part of a path, also of `.` and `a/..`.
+/// Returns the last part of a path, which may be `.` or `a/..`.
 fn folder_name(path: &Path) -> String {
     let whole = path.canonicalize();
     let path = whole.as_deref().unwrap_or(path);
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// The sides of many paths, each once and under a name of its own.
+/// Reads the branches at several paths, each file once. Branches with the same name are renamed to their paths.
 ///
 /// # Errors
-/// As [`sides`].
+/// As for [`sides`].
 pub fn gather(paths: &[PathBuf]) -> Result<Vec<BranchLog>> {
     let mut all: Vec<BranchLog> = Vec::new();
     let mut seen = HashSet::new();
@@ -317,21 +321,23 @@ pub struct Run {
     pub name: String,
     pub vcycle: Option<BranchLog>,
     pub scratch: Option<BranchLog>,
-    /// The resolved configuration, as text; runs of earlier versions have none.
+    /// The resolved configuration as TOML; none in runs of earlier versions.
     pub config: Option<String>,
-    /// `run.json`; the same.
+    /// The content of `run.json`; empty for runs of earlier versions.
     pub about: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Run {
+    /// Reads a run folder.
+    ///
     /// # Errors
-    /// As [`sides`]; a `run.json` or `config.toml` that is there but cannot be read.
+    /// As for [`sides`], and if `run.json` or `config.toml` exists but cannot be read.
     pub fn read(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
-            bail!("{} is no folder; give the folder of a run, which holds vcycle/{METRICS}", dir.display());
+            bail!("{} is not a folder; give the folder of a run, which holds vcycle/{METRICS}", dir.display());
         }
         if dir.join(METRICS).is_file() {
-            bail!("{} is one side of a run; give the folder above it", dir.display());
+            bail!("{} is one branch of a run; give the folder above it", dir.display());
         }
         let (mut vcycle, mut scratch) = (None, None);
         for side in sides(dir)? {
@@ -355,7 +361,7 @@ impl Run {
         Ok(Run { dir: dir.to_path_buf(), name, vcycle, scratch, config: optional("config.toml")?, about })
     }
 
-    /// Those it has, the V-cycle first.
+    /// Returns the branches of the run, the V-cycle first.
     pub fn sides(&self) -> Vec<&BranchLog> {
         self.vcycle.iter().chain(&self.scratch).collect()
     }

@@ -1,4 +1,5 @@
-//! What the V-cycle saved: FLOPs and seconds until it is as good as the scratch run ever was.
+//! What the V-cycle saves: the FLOPs and seconds until it reaches the best held-out loss of the baseline, the `scratch`
+//! run.
 
 use serde::Serialize;
 use std::fmt;
@@ -11,35 +12,36 @@ pub struct Point {
     pub loss: f64,
 }
 
-/// See the module. `vcycle` holds evaluations of level 1 alone.
+/// The evaluations that decide what the V-cycle saves. Only evaluations at level 1 count.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Savings {
-    /// Where the scratch run was best.
+    /// The best evaluation of the baseline.
     pub scratch: Point,
-    /// Where the V-cycle was best.
+    /// The best evaluation of the V-cycle.
     pub vcycle_best: Point,
-    /// The first evaluation of the V-cycle that is no worse than the scratch run's best.
+    /// The first evaluation of the V-cycle that is no worse than the best one of the baseline.
     pub vcycle_reached: Option<Point>,
 }
 
-/// Where a curve is lowest, the first time.
+/// Returns the index of the lowest loss; the first one of equal losses.
 pub fn best(points: &[Point]) -> Option<usize> {
     (0..points.len()).min_by(|&a, &b| points[a].loss.total_cmp(&points[b].loss))
 }
 
-/// Where a curve is first no higher than `loss`.
+/// Returns the index of the first point whose loss is at most `loss`.
 pub fn reached(points: &[Point], loss: f64) -> Option<usize> {
     points.iter().position(|p| p.loss <= loss)
 }
 
-/// The fraction of FLOPs and of seconds that `used` saves against `full`; negative where it took more.
+/// Returns the fractions of FLOPs and of seconds that `used` saves compared with `full`; negative if it took more.
 pub fn saved(used: &Point, full: &Point) -> (f64, f64) {
     let fraction = |used: f64, full: f64| 1.0 - used / full.max(f64::MIN_POSITIVE);
     (fraction(used.flops as f64, full.flops as f64), fraction(used.seconds, full.seconds))
 }
 
 impl Savings {
-    /// `None` when a run was never evaluated, or the scratch run never improved on its initial weights.
+    /// Compares the evaluations of the V-cycle with those of the baseline. Returns `None` if one of them was never
+    /// evaluated, or the baseline never improved on its initial weights.
     pub fn of(vcycle: &[Point], scratch: &[Point]) -> Option<Self> {
         let scratch = scratch[best(scratch)?];
         if scratch.flops == 0 {
@@ -49,21 +51,22 @@ impl Savings {
         Some(Savings { scratch, vcycle_best: vcycle[best(vcycle)?], vcycle_reached })
     }
 
-    /// Fractions of FLOPs and seconds saved; negative where the V-cycle took more.
+    /// Returns the fractions of FLOPs and seconds saved; negative if the V-cycle took more. `None` if it never reaches
+    /// the baseline's best loss.
     pub fn fractions(&self) -> Option<(f64, f64)> {
         self.vcycle_reached.map(|reached| saved(&reached, &self.scratch))
     }
 
-    /// What it comes to, in a line.
+    /// Returns the result in a line.
     pub fn sentence(&self) -> String {
         match self.fractions() {
             Some((flops, seconds)) => format!(
-                "saved: {:.1} % of the FLOPs and {:.1} % of the seconds to the scratch run's best loss",
+                "saved: {:.1} % of the FLOPs and {:.1} % of the seconds to reach the baseline's best loss",
                 100.0 * flops,
                 100.0 * seconds
             ),
             None => format!(
-                "saved: nothing; at its best the V-cycle is {:.4} above the scratch run's best loss",
+                "saved: nothing; the V-cycle's best loss is {:.4} above the baseline's best loss",
                 self.vcycle_best.loss - self.scratch.loss
             ),
         }
@@ -73,12 +76,12 @@ impl Savings {
 impl fmt::Display for Savings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let row = |f: &mut fmt::Formatter<'_>, name: &str, p: &Point| {
-            writeln!(f, "  {name:<34} {:>9.4}  {:>10.3e}  {:>8.1}", p.loss, p.flops as f64, p.seconds)
+            writeln!(f, "  {name:<44} {:>9.4}  {:>10.3e}  {:>8.1}", p.loss, p.flops as f64, p.seconds)
         };
-        writeln!(f, "  {:<34} {:>9}  {:>10}  {:>8}", "", "held-out", "FLOPs", "seconds")?;
-        row(f, "scratch at its best", &self.scratch)?;
+        writeln!(f, "  {:<44} {:>9}  {:>10}  {:>8}", "", "held-out", "FLOPs", "seconds")?;
+        row(f, "baseline (scratch) at its best", &self.scratch)?;
         if let Some(reached) = &self.vcycle_reached {
-            row(f, "V-cycle when as good", reached)?;
+            row(f, "V-cycle on reaching the baseline's best loss", reached)?;
         }
         row(f, "V-cycle at its best", &self.vcycle_best)?;
         f.write_str(&self.sentence())
@@ -89,7 +92,7 @@ impl fmt::Display for Savings {
 mod tests {
     use super::*;
 
-    /// FLOPs, seconds in no proportion to them, and losses.
+    /// Makes a curve of FLOPs, seconds (not proportional to the FLOPs) and losses.
     fn curve(points: &[(u64, f64, f64)]) -> Vec<Point> {
         points.iter().map(|&(flops, seconds, loss)| Point { flops, seconds, loss }).collect()
     }
@@ -101,7 +104,7 @@ mod tests {
         let savings = Savings::of(&vcycle, &scratch).expect("both have points");
         assert_eq!(savings.scratch, scratch[1]);
         assert_eq!((savings.vcycle_reached, savings.vcycle_best), (Some(vcycle[1]), vcycle[2]));
-        // 150 of 200 FLOPs, 40 s beside 32.
+        // 150 of 200 FLOPs, 40 s instead of 32 s.
         assert_eq!(savings.fractions(), Some((0.25, -0.25)));
     }
 

@@ -1,6 +1,6 @@
-//! Numbers and texts as reports show them.
+//! Formatting of numbers and text in reports.
 
-/// Text from files and their names as a terminal, XML and HTML can show it: no control characters.
+/// Replaces control characters, so that terminals, XML and HTML can show text from files and their names.
 pub fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => c,
@@ -10,7 +10,7 @@ pub fn printable(text: &str) -> String {
     text.replace("\r\n", "\n").chars().map(shown).collect()
 }
 
-/// Text as HTML and XML show it as it is, within elements and attributes.
+/// Escapes text for HTML and XML elements and attributes; also makes it [`printable`].
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in printable(text).chars() {
@@ -26,11 +26,11 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// Three digits with an exponent that is a multiple of three: `8.84e12`.
+/// Formats a number with three digits and an exponent that is a multiple of three: `8.84e12`.
 pub fn engineering(value: f64) -> String {
     let exponent = if value >= 1.0 { value.log10().floor() as i32 / 3 * 3 } else { 0 };
     let (mantissa, exponent) = match value / 10f64.powi(exponent) {
-        // What rounding would carry to 1000.
+        // Rounding would carry this to 1000.
         m if m >= 999.5 => (m / 1000.0, exponent + 3),
         m => (m, exponent),
     };
@@ -44,17 +44,17 @@ pub fn engineering(value: f64) -> String {
     }
 }
 
-/// Seconds, with the digits that tell short runs apart.
+/// Formats seconds, with two decimals below 10 s and one above.
 pub fn in_seconds(seconds: f64) -> String {
     format!("{seconds:.0$}", if seconds < 10.0 { 2 } else { 1 })
 }
 
-/// `20.0 %`.
+/// Formats a fraction as `20.0 %`.
 pub fn percent(fraction: f64) -> String {
     format!("{:.1} %", 100.0 * fraction)
 }
 
-/// Seconds for people.
+/// Formats seconds as seconds, minutes or hours.
 pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 120.0 => format!("{s:.1} s"),

@@ -1,7 +1,7 @@
-//! Recorded spans as a file for `chrome://tracing` or <https://ui.perfetto.dev>, and totals as a table.
+//! Writes recorded spans as a file for `chrome://tracing` or <https://ui.perfetto.dev>, and totals as a table.
 //!
-//! The form is the Trace Event Format: complete events (`"ph": "X"`) with times in microseconds, on two tracks: what the
-//! run did, and below it the operations of the device.
+//! The file is in the Trace Event Format: complete events (`"ph": "X"`) with times in microseconds, on two tracks: the
+//! phases of the run, and below them the operations of the device.
 
 use crate::device::timing::{Span, Timings, Work};
 use crate::error::Result;
@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-/// Spans that a profile holds: some 3,000 steps of a small model, 30 MB of JSON.
+/// Most spans in a profile: about 3,000 steps of a small model, 30 MB of JSON.
 pub const SPANS: usize = 200_000;
 
 const RUN: u32 = 1;
@@ -55,7 +55,7 @@ fn event(span: &Span) -> Event {
     let micros = |t: Duration| t.as_nanos() as f64 / 1e3;
     let (cat, tid, args) = match span.work {
         Work::Operation { flops, shape } => {
-            // FLOPs in a nanosecond are GFLOP/s; where the clock saw no time pass, it takes one.
+            // FLOPs per nanosecond are GFLOP/s. A span of zero length counts as one nanosecond.
             let rate = flops as f64 / span.length.as_nanos().max(1) as f64;
             (
                 "operation",
@@ -68,10 +68,10 @@ fn event(span: &Span) -> Event {
     Event { name: span.name, cat, ph: "X", ts: micros(span.start), dur: micros(span.length), pid: 1, tid, args }
 }
 
-/// Writes what was recorded; the file appears whole or not at all.
+/// Writes the recorded spans atomically.
 ///
 /// # Errors
-/// The file cannot be written.
+/// If the file cannot be written.
 pub fn write(path: &Path, timings: &Timings) -> Result<()> {
     let (spans, left_out) = timings.spans();
     let line = |out: &mut dyn Write, event: &Event, end: &[u8]| -> io::Result<()> {
@@ -90,7 +90,7 @@ pub fn write(path: &Path, timings: &Timings) -> Result<()> {
     })
 }
 
-/// Totals as a table, the longest first; operations that never ran are left out.
+/// Formats the totals as a table, the slowest operation first; operations that never ran are left out.
 pub struct Table<'a>(pub &'a Timings);
 
 impl fmt::Display for Table<'_> {

@@ -1,12 +1,12 @@
-//! A run's folder: who uses it, what it was started with, what lies where.
+//! The folder of a run: its layout, its lock, and the record of how the run was started.
 //!
 //! | | |
 //! |---|---|
 //! | `config.toml` | the configuration, with every key |
 //! | `run.json` | program, command, machine, git revision |
-//! | `lock` | held by the process that trains here |
-//! | `vcycle/`, `scratch/` | the two sides: `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `model/` |
-//! | `report.html` | the finished run, for people |
+//! | `lock` | locked by the process that trains in the folder |
+//! | `vcycle/`, `scratch/` | the two branches: `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `model/` |
+//! | `report.html` | a report on the finished run |
 
 use crate::bail;
 use crate::config::Config;
@@ -23,46 +23,53 @@ const CONFIG: &str = "config.toml";
 const ABOUT: &str = "run.json";
 const LOCK: &str = "lock";
 
-/// A folder that this process alone trains in, until it is dropped.
+/// A run folder that this process has locked. The lock is released on drop.
 pub struct RunFolder {
+    /// Path of the folder.
     pub dir: PathBuf,
     lock: File,
 }
 
-/// What a run was started as: `run.json`.
+/// How a run was started: the content of `run.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct About {
-    /// 1.
+    /// The format version: 1.
     pub format: u32,
+    /// Version of vcycle.
     pub version: String,
-    /// Of the repository that the command ran in, if it was one.
+    /// Git revision of the working directory, if that is in a repository.
     pub revision: Option<String>,
+    /// The command line.
     pub command: Vec<String>,
-    /// Where paths of the configuration begin.
+    /// The working directory, which relative paths in the configuration refer to.
     pub folder: PathBuf,
+    /// Name of the device.
     pub device: String,
+    /// Number of CPU threads.
     pub threads: usize,
+    /// CPU model, number of cores and operating system.
     pub machine: String,
+    /// The SIMD instruction set in use.
     pub vector_unit: String,
-    /// RFC 3339, UTC.
+    /// Start time, as RFC 3339 in UTC.
     pub started: String,
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run, with `config.toml` and `run.json`.
+    /// Creates and locks the folder of a new run, and writes `config.toml` and `run.json`.
     ///
     /// # Errors
-    /// A folder that exists, with what to do about it.
+    /// The folder exists already, or cannot be created or written.
     pub fn create(dir: &Path, config: &Config, about: &About) -> Result<Self> {
         Self::refuse_existing(dir)?;
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
         if let Err(e) = fs::create_dir(dir) {
-            // Another run may have been faster.
+            // Another run may have created it in the meantime.
             Self::refuse_existing(dir)?;
             return Err(Error::io("create", dir, e));
         }
-        // Half a folder would be in the way of the next try.
+        // Remove an incomplete folder, or it would block the next attempt.
         Self::fill(dir, config, about).inspect_err(|_| drop(fs::remove_dir_all(dir)))
     }
 
@@ -76,8 +83,10 @@ impl RunFolder {
         Ok(RunFolder { dir: dir.to_path_buf(), lock })
     }
 
+    /// Checks that `dir` does not exist yet.
+    ///
     /// # Errors
-    /// When `dir` exists: by whom it is used, how to go on with it, or that it is something else.
+    /// It exists. The message says whether it is in use, is a run that can be resumed, or is something else.
     pub fn refuse_existing(dir: &Path) -> Result<()> {
         if fs::symlink_metadata(dir).is_err() {
             return Ok(());
@@ -85,7 +94,7 @@ impl RunFolder {
         if dir.join(CONFIG).exists() {
             drop(lock(dir)?);
             bail!(
-                "{} holds a run; go on with it by `vcycle train --resume {}`, choose another --out, or remove it",
+                "{} already holds a run; resume it with `vcycle train --resume {}`, choose another --out, or remove it",
                 dir.display(),
                 files::shell_quote(dir)
             );
@@ -93,16 +102,17 @@ impl RunFolder {
         bail!("{} exists already; choose another --out, or remove it", dir.display())
     }
 
-    /// Opens the folder of a run that was stopped, and says how it was configured.
+    /// Opens and locks the folder of a stopped run, and reads its configuration and `run.json`. A missing or damaged
+    /// `run.json` is not an error.
     ///
     /// # Errors
-    /// No run's folder, or one in use; a damaged configuration.
+    /// `dir` is not a run folder or is in use; the configuration is invalid.
     pub fn open(dir: &Path) -> Result<(Self, Config, Option<About>)> {
         let path = dir.join(CONFIG);
         if !path.is_file() {
             bail!(
-                "{} is no run's folder: it has no {CONFIG}; give the folder that `vcycle train` made, or start one with \
-                 `vcycle train CONFIG`",
+                "{} is not a run folder: it has no {CONFIG}; give a folder that `vcycle train` created, or start a new \
+                 run with `vcycle train CONFIG`",
                 dir.display()
             );
         }
@@ -115,18 +125,19 @@ impl RunFolder {
 }
 
 impl Drop for RunFolder {
-    /// Closing the file is not enough: a child process that another thread has just forked holds it open until its exec.
+    /// Unlocks explicitly. Closing the file is not enough: a child process that another thread has just forked keeps it
+    /// open until its exec.
     fn drop(&mut self) {
         let _ = self.lock.unlock();
     }
 }
 
-/// Takes the folder for this process. The system lets go of the lock when the process ends, however it ends.
+/// Locks the folder for this process. The system releases the lock when the process ends, however it ends.
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
-    // What it is a link to is not ours to write, and a pipe would be waited for.
+    // Do not write through a symlink, and do not block on opening a pipe.
     if fs::symlink_metadata(&path).is_ok_and(|facts| !facts.is_file()) {
-        bail!("{} is not a file; remove it, since it is there to be locked by who trains here", path.display());
+        bail!("{} is not a regular file, so it cannot be locked; remove it", path.display());
     }
     let mut file = OpenOptions::new()
         .create(true)
@@ -146,13 +157,13 @@ fn lock(dir: &Path) -> Result<File> {
         Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
         Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
     }
-    let told = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    told.map_err(|e| Error::io("write", &path, e))?;
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(|e| Error::io("write", &path, e))?;
     Ok(file)
 }
 
 impl About {
-    /// This process, here and now.
+    /// Describes this process and machine, with the current time as the start time.
     pub fn this_process(device: &str, threads: usize, vector_unit: String) -> Self {
         About {
             format: 1,
@@ -169,7 +180,7 @@ impl About {
     }
 }
 
-/// The commit of the repository in the current folder, `-dirty` when files differ from it.
+/// Returns the commit of the repository in the working directory, with `-dirty` if files differ from it.
 fn revision() -> Option<String> {
     let mut git = std::process::Command::new("git");
     let out = git.args(["describe", "--always", "--dirty", "--abbrev=12"]).output().ok()?;
@@ -177,6 +188,7 @@ fn revision() -> Option<String> {
     (out.status.success() && !text.trim().is_empty()).then(|| text.trim().to_string())
 }
 
+/// Describes the machine: CPU model, number of cores and operating system.
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
@@ -187,7 +199,8 @@ fn machine() -> String {
     format!("{cpu}, {cores} core{}, {}", if cores == 1 { "" } else { "s" }, std::env::consts::OS)
 }
 
-/// `2026-01-31T12:00:00Z`. The date by Howard Hinnant's `civil_from_days`, for years from 1970 on.
+/// Formats a time as `2026-01-31T12:00:00Z`. The date is computed by Howard Hinnant's `civil_from_days`, for years from
+/// 1970 on.
 fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);

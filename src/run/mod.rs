@@ -1,4 +1,8 @@
-//! A run: the V-cycle through its stages, and its scratch twin, in one folder; new, or gone on with.
+//! A run from start to end: opens the data, trains the V-cycle and the optional baseline in one folder, and writes the
+//! report.
+//!
+//! [`train`] starts a new run and [`resume`] continues a stopped one. [`folder`] creates, locks and opens the run
+//! folder.
 
 pub mod folder;
 
@@ -22,25 +26,31 @@ use crate::train::trainer::{Context, Ended, Trainer, points};
 use folder::{About, RunFolder};
 use std::path::{Path, PathBuf};
 
-/// What a run left.
+/// How a run ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Models are in `dir/vcycle/model` and, with a twin, `dir/scratch/model`.
+    /// The run is finished. The models are in `dir/vcycle/model` and, with a baseline, `dir/scratch/model`.
     Finished {
+        /// The run folder.
         dir: PathBuf,
-        /// Held-out loss of the V-cycle's.
+        /// Last held-out loss of the V-cycle at level 1.
         loss: f64,
-        /// Of images and labelled texts, if this process has evaluated it.
+        /// Metrics of the V-cycle's model, for images and labelled texts. `None` if this process did not evaluate it.
         measures: Option<Measures>,
-        /// Against the scratch twin, when there was one.
+        /// Savings compared with the baseline, if there is one.
         savings: Option<Savings>,
     },
-    /// Told to stop, after this step of a side. `resume` goes on.
-    Stopped { dir: PathBuf, step: u64 },
+    /// Stopped on request after this step of a branch. [`resume`] continues.
+    Stopped {
+        /// The run folder.
+        dir: PathBuf,
+        /// The last completed step.
+        step: u64,
+    },
 }
 
 impl Outcome {
-    /// The run's folder.
+    /// Returns the run folder.
     pub fn dir(&self) -> &Path {
         match self {
             Outcome::Finished { dir, .. } | Outcome::Stopped { dir, .. } => dir,
@@ -50,21 +60,23 @@ impl Outcome {
 
 /// What a run needs besides its configuration and folder.
 pub struct Tools<'a> {
+    /// The device to train on.
     pub device: &'a mut dyn Device,
-    /// Where prepared data is kept.
+    /// The cache folder of prepared data.
     pub cache: &'a Path,
+    /// Where notes and progress are printed.
     pub progress: &'a mut Progress,
-    /// Asked after every step: whether to stop.
+    /// Called after every step; returns whether to stop.
     pub stop: &'a dyn Fn() -> bool,
 }
 
-/// Trains as configured: prepares the data, writes `out/vcycle` and, with a twin, `out/scratch`.
+/// Starts a new run: prepares the data, then trains `out/vcycle` and, with a baseline, `out/scratch`.
 ///
 /// # Errors
-/// Before anything of `out` is written: sizes, schemes and data that do not fit, or `out` existing. Later: divergence,
-/// memory, disk.
+/// Before `out` is created: invalid sizes or schemes, data that does not fit the model, or `out` exists. Later:
+/// training diverges, memory runs out, or a file cannot be written.
 pub fn train(config: &Config, about: &About, out: &Path, tools: Tools<'_>) -> Result<Outcome> {
-    // With any vocabulary: a wrong size is told before the data is prepared.
+    // Check the sizes with a placeholder vocabulary first, so that errors appear before the data is prepared.
     build::build(config, 1)?;
     RunFolder::refuse_existing(out)?;
     let data = open_data(config, tools.cache, tools.progress)?;
@@ -73,23 +85,23 @@ pub fn train(config: &Config, about: &About, out: &Path, tools: Tools<'_>) -> Re
     let folder = RunFolder::create(out, config, about)?;
     let ended = both(config, &data, &settings, &folder, false, tools);
     drop(folder);
-    // A run that had no memory to begin with leaves nothing behind.
+    // A run that failed before it logged anything, for lack of memory say, leaves nothing behind.
     if ended.is_err() && !out.join("vcycle").exists() {
         let _ = std::fs::remove_dir_all(out);
     }
     ended
 }
 
-/// Goes on with the run in `dir`, from the newest usable checkpoint of the side that is not finished.
+/// Resumes the run in `dir` from the newest usable checkpoint of the branch that is not finished.
 ///
 /// # Errors
-/// As [`train`]; a folder that holds no run or is in use; data that is not what the run was started with.
+/// Those of [`train`]; `dir` is not a run folder or is in use; the data is not what the run was started with.
 pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
     let (folder, config, about) = RunFolder::open(dir)?;
     settings::check_run(dir, &config)?;
     let data = open_data(&config, tools.cache, tools.progress).map_err(|e| match about {
         Some(about) if about.folder != std::env::current_dir().unwrap_or_default() => {
-            Error::new(format!("{e}\n(the run was started in {}; paths begin there)", about.folder.display()))
+            Error::new(format!("{e}\n(the run was started in {}; relative paths start there)", about.folder.display()))
         }
         _ => e,
     })?;
@@ -98,10 +110,11 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
     both(&config, &data, &settings, &folder, true, tools)
 }
 
-/// What a run would take of the device's memory. Prepares the data, whose vocabulary it needs, and writes nothing else.
+/// Estimates the device memory that a run needs. Prepares the data, whose vocabulary size it needs, and writes nothing
+/// else.
 ///
 /// # Errors
-/// As [`train`], before anything is written.
+/// Those of [`train`] before `out` is created.
 pub fn budget(config: &Config, tools: &mut Tools<'_>) -> Result<MemoryEstimate> {
     build::build(config, 1)?;
     let data = open_data(config, tools.cache, tools.progress)?;
@@ -112,7 +125,7 @@ fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<D
     Data::open(config, cache, &mut |text| progress.note(text))
 }
 
-/// The V-cycle and its twin, each unless it is finished.
+/// Trains the V-cycle and the baseline, skipping branches that are finished, and writes the report.
 fn both(
     config: &Config,
     data: &Data,
@@ -126,64 +139,65 @@ fn both(
     let facts = data.facts();
     let mut context = Context { config, device, data, settings, progress, stop };
     signals::training(dir);
-    let (mut sides, mut measures) = (Vec::new(), None);
-    for (half, stage) in
+    let (mut curves, mut measures) = (Vec::new(), None);
+    for (branch, stage) in
         [(Branch::VCycle, None)].into_iter().chain(config.scratch.iter().map(|stage| (Branch::Scratch, Some(stage))))
     {
-        let dir = dir.join(half.folder());
+        let dir = dir.join(branch.folder());
         if Trainer::is_finished(&dir) {
-            context.progress.note(&format!("{}: finished before", dir.display()));
-            sides.push(points(&Metrics::finished(&dir)?));
+            context.progress.note(&format!("{}: already finished", dir.display()));
+            curves.push(points(&Metrics::finished(&dir)?));
             continue;
         }
         let levels = build::build(config, facts)?;
-        let mut side = match stage {
+        let mut trainer = match stage {
             None => Trainer::v_cycle(&mut context, &dir, levels)?,
             Some(stage) => Trainer::scratch(&mut context, &dir, levels, stage)?,
         };
-        let ended = side.run(resume).map_err(|e| how_to_go_on(e, &folder.dir, &dir))?;
+        let ended = trainer.run(resume).map_err(|e| with_remedy(e, &folder.dir, &dir))?;
         match ended {
             Ended::Finished(_) => {
                 if stage.is_none() {
-                    measures = side.measures;
+                    measures = trainer.measures;
                 }
-                sides.push(side.points());
+                curves.push(trainer.points());
             }
             Ended::Stopped(step) => return Ok(Outcome::Stopped { dir: folder.dir.clone(), step }),
         }
     }
-    // The run is finished, whatever becomes of its page.
+    // A report that cannot be written does not make the run fail.
     if let Err(error) = html::write(dir) {
         let run = shell_quote(dir);
-        context.progress.note(&format!("no report: {error}; then `vcycle report {run}` writes it"));
+        context.progress.note(&format!("cannot write the report: {error}; afterwards run `vcycle report {run}`"));
     }
-    let loss = sides[0].last().map_or(f64::NAN, |point| point.loss);
-    let savings = sides.get(1).and_then(|scratch| Savings::of(&sides[0], scratch));
+    let loss = curves[0].last().map_or(f64::NAN, |point| point.loss);
+    let savings = curves.get(1).and_then(|scratch| Savings::of(&curves[0], scratch));
     Ok(Outcome::Finished { dir: dir.clone(), loss, measures, savings })
 }
 
-/// What of the run there is, and what to do next. Without a checkpoint `--resume` begins at the beginning.
-fn how_to_go_on(error: Error, run: &Path, side: &Path) -> Error {
-    if !side.exists() {
+/// Adds to `error` how far the run got and how to resume it. Without a checkpoint, `--resume` starts from the
+/// beginning.
+fn with_remedy(error: Error, run: &Path, branch: &Path) -> Error {
+    if !branch.exists() {
         return error;
     }
     let command = format!("`vcycle train --resume {}`", shell_quote(run));
-    Error::new(match checkpoint::newest_state(side) {
+    Error::new(match checkpoint::newest_state(branch) {
         Ok(Some((dir, state))) => format!(
-            "{error}\n{} holds what was done until step {}; mend the cause and go on with {command}",
+            "{error}\n{} has everything up to step {}; fix the cause and resume with {command}",
             dir.display(),
             state.at.step
         ),
         Ok(None) => {
-            let (run, side) = (run.display(), side.display());
+            let (run, branch) = (run.display(), branch.display());
             format!(
-                "{error}\nno checkpoint was written yet; mend the cause, then {command} begins {side} again, or remove {run} and \
-                 start a new run"
+                "{error}\nno checkpoint was written yet; fix the cause, then {command} starts {branch} from the \
+                 beginning, or remove {run} and start a new run"
             )
         }
         Err(other) => format!(
-            "{error}\nwhether there is a checkpoint cannot be seen: {other}\nmend the cause; then {command} goes on from the \
-             newest, and where there is none it begins again"
+            "{error}\ncannot look for checkpoints: {other}\nfix the cause; then {command} resumes from the newest \
+             checkpoint, or from the beginning if there is none"
         ),
     })
 }

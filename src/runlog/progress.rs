@@ -1,30 +1,31 @@
-//! What a person sees of a run: a bar on a terminal, a line now and then elsewhere.
+//! Progress output on standard error: a bar on a terminal, else a line every few seconds.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// See the module. Everything goes to standard error.
+/// Prints notes and the progress of stages to standard error.
 pub struct Progress {
     bar: Option<ProgressBar>,
     last: Instant,
     quiet: bool,
 }
 
-/// A line on standard error. Nobody reading it is no reason to end a run, so errors are passed over.
+/// Prints a line to standard error. Errors are ignored: a closed standard error should not end a run.
 fn print(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Between lines where no terminal redraws a bar.
+/// Minimum time between progress lines when standard error is not a terminal.
 const PERIOD: Duration = Duration::from_secs(5);
 
 impl Progress {
+    /// Creates a progress output; with `quiet`, one that prints nothing.
     pub fn new(quiet: bool) -> Self {
         Progress { bar: None, last: Instant::now(), quiet }
     }
 
-    /// A sentence that stays.
+    /// Prints a line that stays on the screen.
     pub fn note(&mut self, text: &str) {
         match &self.bar {
             _ if self.quiet => {}
@@ -33,12 +34,12 @@ impl Progress {
         }
     }
 
-    /// A stage of so many steps begins.
+    /// Prints the name of a stage and starts its progress bar.
     pub fn begin(&mut self, name: &str, steps: u64) {
         self.note(name);
         if !self.quiet && std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(steps);
-            // The template is a constant that indicatif accepts; a default bar would do as well.
+            // The template is valid; if it were not, the default bar would do.
             if let Ok(style) = ProgressStyle::with_template("  {bar:30} {pos}/{len}  {msg}  {eta} left") {
                 bar.set_style(style);
             }
@@ -46,6 +47,7 @@ impl Progress {
         }
     }
 
+    /// Updates the progress to `done` of `steps`. `message` is only called when it is going to be shown.
     pub fn step(&mut self, done: u64, steps: u64, message: impl FnOnce() -> String) {
         match &self.bar {
             _ if self.quiet => {}
@@ -64,6 +66,7 @@ impl Progress {
         }
     }
 
+    /// Removes the progress bar of the stage.
     pub fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -72,7 +75,7 @@ impl Progress {
 }
 
 impl Drop for Progress {
-    /// An error that ends a stage is not printed onto its bar.
+    /// Removes the bar, so that an error message is not printed into it.
     fn drop(&mut self) {
         self.end();
     }

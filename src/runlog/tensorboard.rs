@@ -1,7 +1,7 @@
-//! Event files that TensorBoard reads: scalars, and nothing else of it.
+//! Writes TensorBoard event files. Only scalars are supported.
 //!
-//! A file is a list of records (TFRecord): length, its checksum, payload, its checksum. A payload is a protobuf `Event`,
-//! encoded here by hand: a step, a time, and a `Summary` of tags with a value each.
+//! A file is a sequence of TFRecord records: length, checksum of the length, payload, checksum of the payload. The
+//! payload is a protobuf `Event`, encoded by hand: a step, a time, and a `Summary` of tags with one value each.
 
 use crate::bail;
 use crate::error::{Error, Result};
@@ -10,23 +10,24 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What TensorBoard looks for is `tfevents` in the name. One name, so that a run that goes on finds its file.
+/// The name of the event file. TensorBoard looks for `tfevents` in it; it is constant so that a resumed run finds its
+/// file.
 pub const FILE: &str = "events.out.tfevents.vcycle";
 
-/// The event file of one side of a run.
+/// The event file of one branch of a run.
 pub struct TensorBoard {
     path: PathBuf,
     out: BufWriter<File>,
     bytes: u64,
-    /// The payload being encoded, kept for its memory.
+    /// Buffer for the payload being encoded.
     event: Vec<u8>,
 }
 
 impl TensorBoard {
-    /// Begins an event file in `dir`, which is created if need be.
+    /// Creates an event file in `dir`, creating the folder if necessary.
     ///
     /// # Errors
-    /// There is one already, or the system refuses.
+    /// The file exists already or cannot be created.
     pub fn create(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create folder", dir, e))?;
         let path = dir.join(FILE);
@@ -40,13 +41,13 @@ impl TensorBoard {
         Ok(board)
     }
 
-    /// Goes on with the event file of `dir` after its first `bytes`; what lies behind them is forgotten.
+    /// Opens the event file in `dir` to continue after its first `bytes`, and truncates it there.
     ///
     /// # Errors
-    /// The file is missing or shorter, or the system refuses.
+    /// The file is missing, shorter than `bytes`, or cannot be opened.
     pub fn resume(dir: &Path, bytes: u64) -> Result<Self> {
         let path = dir.join(FILE);
-        // Opening a pipe would wait for its reader.
+        // Opening a pipe would block until it has a reader.
         if std::fs::metadata(&path).is_ok_and(|facts| !facts.is_file()) {
             bail!("{} is not a file; restore the file as it was", path.display());
         }
@@ -63,14 +64,15 @@ impl TensorBoard {
         Ok(Self::over(file, path, bytes))
     }
 
+    /// Wraps an open file that has `bytes` bytes.
     fn over(file: File, path: PathBuf, bytes: u64) -> Self {
         TensorBoard { path, out: BufWriter::new(file), bytes, event: Vec::with_capacity(1024) }
     }
 
-    /// One event: values at a step, at seconds since 1970.
+    /// Writes one event: tags and values of a step, with a time in seconds since 1970.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The file cannot be written.
     pub fn scalars(&mut self, step: u64, seconds: f64, values: &[(&str, f64)]) -> Result<()> {
         let event = &mut self.event;
         event.clear();
@@ -91,7 +93,7 @@ impl TensorBoard {
         self.record()
     }
 
-    /// Frames the encoded event.
+    /// Writes the encoded event as a TFRecord record.
     fn record(&mut self) -> Result<()> {
         let length = (self.event.len() as u64).to_le_bytes();
         let parts = [&length[..], &masked(&length), &self.event, &masked(&self.event)];
@@ -101,22 +103,24 @@ impl TensorBoard {
         Ok(())
     }
 
+    /// Writes buffered events to the file.
+    ///
     /// # Errors
-    /// As [`TensorBoard::scalars`].
+    /// Those of [`TensorBoard::scalars`].
     pub fn flush(&mut self) -> Result<()> {
         self.out.flush().map_err(|e| Error::io("write", &self.path, e))
     }
 
-    /// Length of the file, with what is not flushed yet: where [`TensorBoard::resume`] goes on.
+    /// Returns the length of the file including buffered events, for [`TensorBoard::resume`].
     pub fn bytes_written(&self) -> u64 {
         self.bytes
     }
 }
 
-/// The format, which the first event of a file names.
+/// The format version, which is in the first event of a file.
 const VERSION: &[u8] = b"brain.Event:2";
 
-// Fields of Event, Summary and Summary.Value.
+// Field numbers of Event, Summary and Summary.Value.
 const WALL_TIME: u8 = 1;
 const STEP: u8 = 2;
 const FILE_VERSION: u8 = 3;
@@ -125,7 +129,7 @@ const SUMMARY_VALUE: u8 = 1;
 const VALUE_TAG: u8 = 1;
 const VALUE_SIMPLE: u8 = 2;
 
-// How a field's value is written.
+// Protobuf wire types.
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
 const BYTES: u8 = 2;
@@ -158,7 +162,7 @@ fn wall_time(to: &mut Vec<u8>, seconds: f64) {
     to.extend(seconds.to_le_bytes());
 }
 
-/// CRC-32C (Castagnoli), byte by byte: an event has a few hundred.
+/// Table for a bytewise CRC-32C (Castagnoli). An event only has a few hundred bytes.
 const CRC: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -174,7 +178,7 @@ const CRC: [u32; 256] = {
     table
 };
 
-/// The checksum of a record's part, rotated and shifted as TFRecord wants it.
+/// Returns the masked CRC-32C of a part of a record, as TFRecord defines it: rotated, plus a constant.
 fn masked(bytes: &[u8]) -> [u8; 4] {
     let crc = !bytes.iter().fold(!0u32, |crc, byte| crc >> 8 ^ CRC[((crc ^ u32::from(*byte)) & 0xFF) as usize]);
     crc.rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes()

@@ -1,15 +1,17 @@
-//! Kernels of the emulator that crash the process: without checks nothing keeps them from memory that is not theirs.
+//! Messages for emulated kernels that crash the process: without checks, nothing keeps a kernel from accessing foreign
+//! memory.
 
 use super::{FAILED, Line, system};
 use crate::device::cuda::driver::emulator::crash::{self, Outside, Running};
 use crate::device::cuda::driver::emulator::operands::Place;
 use std::cell::Cell;
 
-/// No memory lies below: an address there was made from a null pointer.
+/// No memory is mapped below this address: a fault there comes from a null pointer.
 const NULL_PAGE: u64 = 4096;
 
 thread_local! {
-    /// How much of the message this thread has written: it may crash once more while it looks at what a kernel has damaged.
+    /// How many parts of the message this thread has written: it may crash again while it reads memory that a kernel
+    /// damaged.
     static SAID: Cell<u8> = const { Cell::new(0) };
 }
 
@@ -23,8 +25,8 @@ fn name(signal: libc::c_int) -> &'static str {
     }
 }
 
-/// Ends the process with a message where a kernel runs on this thread; returns where none does. Not part of its caller, which may
-/// run on a small stack.
+/// Ends the process with a message if a kernel runs on this thread; returns if none does. Not inlined into its caller,
+/// which may run on a small stack.
 #[inline(never)]
 pub fn crashed(signal: libc::c_int, address: Option<u64>) {
     let Some(running) = crash::running() else { return };
@@ -51,12 +53,12 @@ pub fn crashed(signal: libc::c_int, address: Option<u64>) {
         }
         line.add(b"--shadow` names the operand and the line");
     }
-    line.add_resume("; after that go on with ");
+    line.add_resume("; then resume with ");
     line.print();
     system::exit(FAILED)
 }
 
-/// Which kernel it was.
+/// Begins the message: the operation, variant, kernel, block, thread and signal.
 fn begin(running: &Running, signal: libc::c_int) -> Line {
     let mut line = Line::new("\nerror: ");
     let [operation, variant] = running.operation;
@@ -78,26 +80,29 @@ fn begin(running: &Running, signal: libc::c_int) -> Line {
     line
 }
 
-/// What it did. True where checks would have found it.
+/// Appends what the kernel did. Returns whether checks would have found it.
 fn describe(running: &Running, signal: libc::c_int, address: Option<u64>, line: &mut Line) -> bool {
     match signal {
         libc::SIGSEGV | libc::SIGBUS => {}
         libc::SIGFPE => {
-            line.add(b": a division that has no result");
+            line.add(b": an integer division by zero or with overflow");
             return false;
         }
         libc::SIGILL => {
-            line.add(b": it came to code that the compiler took for unreachable");
+            line.add(b": it reached code that the compiler assumed to be unreachable");
             return false;
         }
         _ => {
-            line.add(b": the process gave up, as it does where its memory is damaged");
+            line.add(b": the process aborted, as it does when its memory is damaged");
             return true;
         }
     }
     match address.map_or(Outside::Unknown, |address| running.outside(address)) {
         Outside::Stack => {
-            line.add(b": it used up the stack of an emulated thread, 256 KiB: its local arrays are too large, or it calls itself without end");
+            line.add(
+                b": it overflowed the stack of an emulated thread (256 KiB): its local arrays are too large, or its \
+                  recursion does not end",
+            );
             return false;
         }
         Outside::Operand(name, place) => {
@@ -105,7 +110,7 @@ fn describe(running: &Running, signal: libc::c_int, address: Option<u64>, line: 
             let (bytes, how) = match place {
                 Place::Before(bytes) => (bytes, " bytes before the start of `"),
                 Place::After(bytes) => (bytes, " bytes after the end of `"),
-                // In a row, or between two of them: that memory is there.
+                // Inside the operand, or between two of its rows: that memory is mapped, so do not name the operand.
                 Place::Inside | Place::Between(_) => return true,
             };
             line.add(b", ");
@@ -124,14 +129,16 @@ fn describe(running: &Running, signal: libc::c_int, address: Option<u64>, line: 
     true
 }
 
-/// Ends the process with a message where kernels have run without checks, and the crash may be their doing.
+/// Ends the process with a message if kernels have run without checks, because one of them may have caused the crash.
 #[inline(never)]
 pub fn perhaps(signal: libc::c_int) {
     let Some(last) = crash::unchecked() else { return };
     super::only_one();
     let mut line = Line::new("\nerror: the process was stopped by ");
     line.add(name(signal).as_bytes());
-    line.add(b", perhaps because a kernel has damaged its memory: the emulator has run kernels without checks, the last one ");
+    line.add(
+        b", perhaps because a kernel damaged its memory: the emulator has run kernels without checks, the last one ",
+    );
     line.add(last.to_bytes());
     line.add(b"; `vcycle kernels check --shadow` names those that access memory outside of their operands");
     line.print();

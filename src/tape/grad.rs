@@ -1,7 +1,8 @@
-//! The walk back, and who owns which gradient.
+//! The backward pass, and the ownership of gradient buffers.
 //!
-//! Along a residual stream one gradient buffer is handed from sum to summand instead of being copied. `shares` counts the
-//! variables that a buffer stands for; adding to a shared one copies it first.
+//! The gradient of a sum is also the gradient of its summands, so along a residual stream one gradient buffer is passed
+//! on instead of being copied. `shares` counts the variables that use a buffer as their gradient. A shared buffer is
+//! copied before it is added to.
 
 use super::node::Node;
 use super::{Tape, Var};
@@ -9,12 +10,12 @@ use crate::device::ops::{Accumulate, Fill};
 use crate::tensor::{Place, Tensor};
 
 impl Tape {
-    /// Records the backward pass from losses, each with gradient 1 (their weights are part of [`super::LossOptions`]).
+    /// Records the backward pass from `losses`. Each of them has gradient 1; weights are set by [`super::LossOptions`].
     ///
     /// # Panics
-    /// When the step was not begun in training mode: a mistake in the program.
+    /// When the step was not begun with [`Mode::Train`](super::Mode::Train).
     pub fn backward(&mut self, losses: &[Var]) {
-        assert!(self.is_training(), "backward needs a step begun with Mode::Train");
+        assert!(self.is_training(), "backward requires a step begun with Mode::Train");
         for loss in losses {
             self.vars[loss.0 as usize].uses += 1;
             self.keep(*loss);
@@ -36,7 +37,7 @@ impl Tape {
                 }
                 Node::Attention { op, qkv, y } => self.attention_backward(op, qkv, y),
                 Node::Dropout { op, x, residual, y } => self.dropout_backward(op, x, residual, y),
-                // Losses wrote the gradient of their input already.
+                // The forward operation of a loss has already computed the gradient of its input.
                 Node::CrossEntropy { op, logits, loss } => {
                     if let (Some(d), true) = (op.dlogits, self.vars[loss.0 as usize].uses > 0) {
                         self.give(logits, d);
@@ -55,7 +56,8 @@ impl Tape {
         }
     }
 
-    /// A parameter that no loss depends on has gradient zero, not that of the step before.
+    /// Zeroes the gradients of parameters that no loss depends on, which otherwise would hold those of the previous
+    /// step.
     fn clear_unwritten(&mut self) {
         for i in 0..self.vars.len() {
             let var = self.vars[i];
@@ -65,16 +67,17 @@ impl Tape {
         }
     }
 
+    /// Returns whether a variable needs a gradient.
     pub(super) fn needs(&self, var: Var) -> bool {
         self.vars[var.0 as usize].needs_gradient
     }
 
-    /// The finished gradient of a node's result; `None` when nothing depends on it.
+    /// Returns the complete gradient of a node's result, or `None` if no loss depends on it.
     pub(super) fn gradient(&self, var: Var) -> Option<Tensor> {
         self.vars[var.0 as usize].gradient
     }
 
-    /// Where to write the gradient of `var`, and whether to add to what is there.
+    /// Returns the tensor to which a gradient of `var` must be written, and whether it must be added to the contents.
     pub(super) fn target(&mut self, var: Var) -> (Tensor, bool) {
         let variable = self.vars[var.0 as usize];
         match variable.gradient {
@@ -91,7 +94,7 @@ impl Tape {
         }
     }
 
-    /// Hands a finished gradient to `var`: without a copy where it has none yet.
+    /// Adds a complete gradient to that of `var`. If `var` has none yet, it shares the buffer without a copy.
     pub(super) fn give(&mut self, var: Var, gradient: Tensor) {
         if !self.needs(var) {
             return;
@@ -103,14 +106,15 @@ impl Tape {
         self.push_op(Accumulate { x: gradient, out, add });
     }
 
-    /// The result `var` needs its gradient no more.
+    /// Declares that the gradient of the result `var` is no longer needed.
     pub(super) fn done(&mut self, var: Var) {
         if let Some(Place::Buffer(b)) = self.gradient(var).map(|t| t.place()) {
             self.shares[b as usize] -= 1;
         }
     }
 
-    /// The gradient of a result as memory that may be overwritten.
+    /// Returns the gradient of a result in a buffer that may be overwritten, which is a copy if other variables share
+    /// it.
     pub(super) fn own(&mut self, var: Var, gradient: Tensor) -> Tensor {
         let Place::Buffer(b) = gradient.place() else { return gradient };
         if self.shares[b as usize] <= 1 {
@@ -123,6 +127,7 @@ impl Tape {
         copy
     }
 
+    /// Sets the gradient of a variable and counts its share of the buffer.
     fn set(&mut self, var: Var, gradient: Tensor) {
         self.vars[var.0 as usize].gradient = Some(gradient);
         if let Place::Buffer(b) = gradient.place() {
@@ -130,7 +135,7 @@ impl Tape {
         }
     }
 
-    /// A fresh buffer with the shape and rows of `like`.
+    /// Adds a buffer with the shape, type and pitch of `like`.
     pub(super) fn buffer_like(&mut self, like: &Tensor) -> Tensor {
         let new = self.buffer_of(like.dtype(), like.dims(), 1);
         let Place::Buffer(b) = new.place() else { return new };

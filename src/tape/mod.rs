@@ -1,8 +1,10 @@
-//! The tape: the operations of one step, recorded by running the model's forward code, walked backwards for gradients.
+//! The tape records the operations of one step while the model's forward code runs, and derives the backward pass from
+//! them.
 //!
-//! Recording computes nothing. Operations work on numbered buffers; [`Tape::run`] gives every buffer a place in one
-//! activation arena by its lifetime (`plan.rs`) and hands the list to the device. A step that records what an earlier one
-//! recorded finds that plan again: the same offsets, no allocation, and on devices that capture, one replayed graph.
+//! Recording computes nothing. Operations refer to numbered buffers. [`Tape::run`] assigns every buffer an offset in
+//! one activation arena, according to its lifetime (`plan.rs`), and passes the list to the device. A step that records
+//! the same operations as an earlier one reuses its plan: the offsets are the same, nothing is allocated, and the
+//! captured list is replayed.
 
 mod grad;
 mod node;
@@ -19,84 +21,97 @@ use crate::tensor::{DType, Place, Tensor};
 use node::{Node, Segment};
 use plan::Plan;
 
-/// A value of the step being recorded.
+/// Handle of a value of the step being recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Var(u32);
 
-/// What a recorded step is for.
+/// The purpose of a recorded step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// No gradients; dropout is off.
+    /// Forward pass only, without dropout.
     Evaluate,
-    /// With gradients. `accumulate`: added to those of the micro-batch before, else written.
-    Train { accumulate: bool },
+    /// Forward and backward pass.
+    Train {
+        /// Adds to the parameter gradients, for micro-batches after the first, instead of overwriting them.
+        accumulate: bool,
+    },
 }
 
-/// FLOPs of a step. Recomputed segments count in `hardware_flops` alone.
+/// The cost of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepCost {
+    /// FLOPs, not counting recomputed segments.
     pub model_flops: u64,
+    /// FLOPs, counting recomputed segments.
     pub hardware_flops: u64,
-    /// Size of the activation arena that the step needs.
+    /// Bytes of the activation arena that the step needs.
     pub activation_bytes: usize,
 }
 
+/// What is known about a [`Var`].
 #[derive(Clone, Copy)]
 struct Variable {
     value: Tensor,
-    /// Of a parameter: its place in the gradient arena. Else a buffer, once one is there.
+    /// For a parameter, its view in the gradient arena. Otherwise a buffer, once the backward pass has assigned one.
     gradient: Option<Tensor>,
     is_param: bool,
     needs_gradient: bool,
-    /// The parameter's gradient was written in this step.
+    /// Whether the parameter's gradient was written in this step.
     written: bool,
-    /// The gradient is already that of the activation's input; see `ops::linear`.
+    /// Whether `gradient` is already the gradient of the activation's input instead of its output (see
+    /// `ops/linear.rs`).
     through_activation: bool,
-    /// Number of the node that made it.
+    /// The node that computes the value.
     node: Option<usize>,
+    /// Number of operations that read the value. A loss that is differentiated counts one more.
     uses: u32,
 }
 
+/// A buffer that has no memory yet.
 #[derive(Clone, Copy, PartialEq)]
 struct Buffer {
     bytes: usize,
-    /// Readable after the step.
+    /// Whether it must be readable after the step.
     keep: bool,
 }
 
-/// See the module.
+/// Records steps, plans their memory and runs them.
 pub struct Tape {
+    /// The compute type.
     float: DType,
+    /// The [`StepState`] that dropout reads.
     state: Tensor,
     mode: Mode,
     vars: Vec<Variable>,
     nodes: Vec<Node>,
     segments: Vec<Segment>,
     in_segment: bool,
-    /// A loss was declared that `backward` is to record.
+    /// Whether there is a loss whose operations are recorded only by `backward`.
     unrecorded: bool,
+    /// Number of dropout sites recorded so far.
     sites: u32,
     ops: Vec<Op>,
-    /// Beside `ops`: this one computes something a second time.
+    /// For each of `ops`, whether it recomputes something.
     again: Vec<bool>,
     recomputing: bool,
     buffers: Vec<Buffer>,
-    /// Beside `buffers`: variables that will still read or write it as their gradient.
+    /// For each of `buffers`, the number of variables that still use it as their gradient.
     shares: Vec<u32>,
     plans: Vec<Plan>,
-    /// Number in `plans` of the step that ran last.
+    /// Index in `plans` of the step that ran last.
     current: Option<usize>,
-    /// The recording in hand ran.
+    /// Whether the current recording has run.
     ran: bool,
-    /// Activation arena and its size.
+    /// The activation arena and its size in bytes.
     arena: Option<(u32, usize)>,
 }
 
-/// Plans kept; beyond it the oldest is forgotten.
+/// Maximum number of cached plans. When there are more, the oldest is discarded.
 const PLANS: usize = 16;
 
 impl Tape {
-    /// A tape for steps that compute in `float`, a type of the device's. `state`: the [`StepState`] that dropout reads.
+    /// Creates a tape for steps that compute in `float`, which the device must support. `state` is the [`StepState`]
+    /// that dropout reads.
     pub fn new(float: DType, state: Tensor) -> Self {
         debug_assert_eq!(state.numel(), StepState::WORDS);
         Tape {
@@ -121,7 +136,7 @@ impl Tape {
         }
     }
 
-    /// Starts to record a step; forgets the recording before.
+    /// Starts to record a step and discards the previous recording.
     pub fn begin(&mut self, mode: Mode) {
         self.mode = mode;
         self.ran = false;
@@ -137,40 +152,42 @@ impl Tape {
         self.shares.clear();
     }
 
+    /// Returns whether the step is recorded with gradients.
     pub fn is_training(&self) -> bool {
         self.mode != Mode::Evaluate
     }
 
-    /// Memory that the caller fills before each run: tokens, labels, pixels. No gradient.
+    /// Adds an input: memory that the caller fills before each run, such as tokens, labels or pixels. It has no
+    /// gradient.
     pub fn input(&mut self, value: Tensor) -> Var {
         self.push_var(value, None, false)
     }
 
-    /// A parameter and the place of its gradient.
+    /// Adds a parameter and the memory for its gradient.
     pub fn param(&mut self, value: Tensor, gradient: Tensor) -> Var {
         let var = self.push_var(value, Some(gradient), true);
         self.vars[var.0 as usize].is_param = true;
         var
     }
 
-    /// Row `row` of a value `[.., C]` as `[1, C]`: a view, without gradient.
+    /// Returns row `row` of a value `[.., C]` as `[1, C]`. It is a view and has no gradient.
     pub fn row(&mut self, var: Var, row: usize) -> Var {
         let view = self.tensor(var).row_block(row, 1);
         self.push_var(view, None, false)
     }
 
-    /// Dimensions of a value.
+    /// Returns the dimensions of a value.
     pub fn dims(&self, var: Var) -> &[usize] {
         self.vars[var.0 as usize].value.dims()
     }
 
-    /// Makes a value readable after the run (see [`Tape::value`]).
+    /// Keeps a value so that it can be read after the run ([`Tape::value`]).
     pub fn keep(&mut self, var: Var) {
         self.keep_tensor(self.tensor(var));
     }
 
-    /// Keeps only what enters the recorded block: what `f` computes is given up after the forward pass and computed again
-    /// in the backward pass. Segments within segments are part of the outer one.
+    /// Records `f` as a segment with activation checkpointing: only its inputs are saved, and what `f` computes is
+    /// recomputed in the backward pass. A segment within a segment becomes part of the outer one.
     pub fn segment(&mut self, f: impl FnOnce(&mut Tape) -> Var) -> Var {
         if self.in_segment || !self.is_training() {
             return f(self);
@@ -189,30 +206,31 @@ impl Tape {
         out
     }
 
-    /// Appends an operation on memory of the caller: the update after a backward pass, so that both are one captured list.
+    /// Appends an operation on the caller's memory, such as the optimizer update after a backward pass, so that both
+    /// are in one captured list.
     pub fn append(&mut self, op: impl Into<Op>) {
         self.push_op(op);
     }
 
-    /// The operations recorded so far, on numbered buffers.
+    /// Returns the operations recorded so far, which refer to numbered buffers.
     pub fn recorded(&self) -> &[Op] {
         &self.ops
     }
 
-    /// FLOPs and memory of what was recorded, without running it.
+    /// Returns the cost of the recorded step without running it.
     pub fn expected_cost(&self) -> StepCost {
         Plan::new(&self.ops, &self.again, &self.buffers).cost
     }
 
-    /// Runs what was recorded.
+    /// Runs the recorded step.
     ///
     /// # Errors
-    /// Shapes that do not fit, out of memory, or an error of an operation; in training a loss that [`Tape::backward`] has not
-    /// recorded.
+    /// When shapes do not fit, memory runs out, or an operation fails; also when training with
+    /// [`Tape::linear_cross_entropy`] without a call of [`Tape::backward`].
     pub fn run(&mut self, device: &mut dyn Device) -> Result<()> {
         self.current = None;
         if self.unrecorded {
-            bail!("a training step with linear_cross_entropy has no loss before `backward`: call it before the run");
+            bail!("in training, linear_cross_entropy is recorded by `backward`: call `backward` before `run`");
         }
         let found = self.plans.iter().position(|p| p.is_for(&self.ops, &self.buffers));
         let number = match found {
@@ -224,36 +242,39 @@ impl Tape {
         device.replay(self.plans[number].graph)
     }
 
-    /// Where a kept value (or an input, parameter, gradient) lies after the run.
+    /// Returns the tensor of a value after the run. The value must be an input, a parameter, or kept with
+    /// [`Tape::keep`].
     ///
     /// # Errors
-    /// The value was not kept, or nothing ran.
+    /// When the value was not kept, or the current recording has not run.
     pub fn value(&self, var: Var) -> Result<Tensor> {
         self.placed(self.tensor(var))
     }
 
-    /// FLOPs and memory of the step that ran last.
+    /// Returns the cost of the step that ran last.
     pub fn cost(&self) -> StepCost {
         self.current.map_or(StepCost::default(), |number| self.plans[number].cost)
     }
 
-    /// Operations of the step that ran last, as the device got them.
+    /// Returns the operations of the step that ran last, as they were passed to the device.
     pub fn placed_ops(&self) -> &[Op] {
         self.current.map_or(&[], |number| &self.plans[number].placed)
     }
 
+    /// Returns where a tensor is in memory after the run.
     fn placed(&self, tensor: Tensor) -> Result<Tensor> {
         let Place::Buffer(number) = tensor.place() else { return Ok(tensor) };
         let plan = self.current.filter(|_| self.ran).map(|n| &self.plans[n]);
         let (Some(plan), Some((arena, _))) = (plan, self.arena) else {
-            return Err(Error::new("nothing ran yet, so there is no value to read"));
+            return Err(Error::new("this recording has not run yet: call `run` before reading a value"));
         };
         if !self.buffers[number as usize].keep {
-            return Err(Error::new("this value was not kept: call `keep` on it before the run"));
+            return Err(Error::new("this value was not kept: call `keep` on it before `run`"));
         }
         Ok(plan.place(tensor, arena))
     }
 
+    /// Plans and captures the recorded step. Returns the index of the plan.
     fn plan(&mut self, device: &mut dyn Device) -> Result<usize> {
         let mut plan = Plan::new(&self.ops, &self.again, &self.buffers);
         let bytes = plan.cost.activation_bytes;
@@ -270,7 +291,7 @@ impl Tape {
         Ok(self.plans.len() - 1)
     }
 
-    /// Gives the activation arena and all plans back to the device.
+    /// Frees the activation arena and releases all plans.
     pub fn forget(&mut self, device: &mut dyn Device) {
         self.plans.drain(..).for_each(|plan| device.release(plan.graph));
         self.current = None;
@@ -279,6 +300,7 @@ impl Tape {
         }
     }
 
+    /// Adds a variable.
     fn push_var(&mut self, value: Tensor, gradient: Option<Tensor>, needs_gradient: bool) -> Var {
         self.vars.push(Variable {
             value,
@@ -293,19 +315,21 @@ impl Tape {
         Var(self.vars.len() as u32 - 1)
     }
 
-    /// The value that the node recorded next will make.
+    /// Adds a variable for the result of the node that is pushed next.
     fn push_result(&mut self, value: Tensor, needs_gradient: bool) -> Var {
         let var = self.push_var(value, None, needs_gradient && self.is_training());
         self.vars[var.0 as usize].node = Some(self.nodes.len());
         var
     }
 
+    /// Adds a node, if there will be a backward pass.
     fn push_node(&mut self, node: Node) {
         if self.is_training() {
             self.nodes.push(node);
         }
     }
 
+    /// Adds an operation.
     fn push_op(&mut self, op: impl Into<Op>) {
         self.ops.push(op.into());
         self.again.push(self.recomputing);
@@ -315,6 +339,7 @@ impl Tape {
         self.vars[var.0 as usize].value
     }
 
+    /// Counts a use of each variable. Returns whether any of them needs a gradient.
     fn used(&mut self, vars: &[Var]) -> bool {
         vars.iter().fold(false, |any, v| {
             let var = &mut self.vars[v.0 as usize];
@@ -329,21 +354,23 @@ impl Tape {
         }
     }
 
-    /// A new buffer in the type of the step; rows are padded to a multiple of `pad` elements.
+    /// Adds a buffer of the compute type, with rows padded to a multiple of `pad` elements.
     fn buffer(&mut self, dims: &[usize], pad: usize) -> Tensor {
         self.buffer_of(self.float, dims, pad)
     }
 
-    /// A new buffer for what is wide.
+    /// Adds a buffer of the accumulator type.
     fn wide_buffer(&mut self, dims: &[usize]) -> Tensor {
         self.buffer_of(self.float.wide(), dims, 1)
     }
 
+    /// Adds a buffer of type `dtype`, with rows padded to a multiple of `pad` elements if it has more than one
+    /// dimension.
     fn buffer_of(&mut self, dtype: DType, dims: &[usize], pad: usize) -> Tensor {
         let number = self.buffers.len() as u32;
         let plain = Tensor::new(Place::Buffer(number), dtype, 0, dims);
         let tensor = if dims.len() > 1 { plain.with_pitch(plain.width().next_multiple_of(pad)) } else { plain };
-        // Saturated sizes are refused when the step asks for its memory.
+        // Sizes that saturate are refused when the arena is allocated.
         let bytes = tensor.rows().saturating_mul(tensor.pitch()).max(1).saturating_mul(dtype.bytes());
         let bytes = bytes.checked_next_multiple_of(ALIGN * 4).unwrap_or(usize::MAX);
         self.buffers.push(Buffer { bytes, keep: false });
@@ -351,28 +378,30 @@ impl Tape {
         tensor
     }
 
-    /// A buffer for rows of activations: padded to 8 elements, the alignment of 16-byte loads at any type from bf16 up.
+    /// Adds a buffer for rows of activations, padded to multiples of 8 elements, which aligns them for 16-byte loads in
+    /// bf16 and all wider types.
     fn activation(&mut self, dims: &[usize]) -> Tensor {
         self.buffer(dims, 8)
     }
 
-    /// Number of the next dropout of the model.
+    /// Returns the number of the next dropout site.
     fn next_site(&mut self) -> u32 {
         self.sites += 1;
         self.sites
     }
 }
 
-/// Moves the operands of an operation from one buffer to another.
+/// Replaces the buffers of an operation's operands by `f(buffer number)`.
 fn rebind(op: &mut Op, f: &mut dyn FnMut(u32) -> Place) {
     op.operands(&mut |t: &mut Tensor, _: Access| move_to(t, f));
 }
 
+/// Replaces the buffer of a tensor by `f(buffer number)`. Tensors in arenas stay as they are.
 fn move_to(t: &mut Tensor, f: &mut dyn FnMut(u32) -> Place) {
     if let Place::Buffer(number) = t.place() {
         *t = t.with_place(f(number));
     }
 }
 
-/// A plan that has not been captured.
+/// The graph of a plan that was not captured yet.
 const UNCAPTURED: Graph = Graph(u32::MAX);

@@ -1,4 +1,4 @@
-//! What backward needs to know of each forward operation.
+//! The nodes of the computation graph: what the backward pass needs to know about each forward operation.
 
 use super::ops::linear_cross_entropy::Head;
 use super::{Tape, Var, move_to, rebind};
@@ -6,7 +6,7 @@ use crate::device::ops::{self, Access, Operation};
 use crate::tensor::{Place, Tensor};
 use std::ops::Range;
 
-/// A recorded operation with the variables behind its operands.
+/// A recorded forward operation and the variables of its operands.
 #[derive(Clone, Copy)]
 pub(super) enum Node {
     Linear { op: ops::Linear, x: Var, w: Var, bias: Option<Var>, residual: Option<Var>, y: Var },
@@ -20,7 +20,7 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// Visits the operands of its operation.
+    /// Calls `visit` for all operands of the node's operation.
     fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
         match self {
             Node::Linear { op, .. } => op.operands(visit),
@@ -30,23 +30,26 @@ impl Node {
             Node::Dropout { op, .. } => op.operands(visit),
             Node::CrossEntropy { op, .. } => op.operands(visit),
             Node::SquaredError { op, .. } => op.operands(visit),
-            // It has none yet, and lies in no segment.
+            // Its operations are not recorded yet, and it is never in a segment.
             Node::LinearCrossEntropy(_) => {}
         }
     }
 }
 
-/// A block that is computed again in the backward pass.
+/// A block of the forward pass that is recomputed in the backward pass.
 #[derive(Clone)]
 pub(super) struct Segment {
+    /// The nodes recorded in the block.
     pub nodes: Range<usize>,
+    /// The operations recorded in the block.
     pub ops: Range<usize>,
+    /// The buffers created in the block.
     pub buffers: Range<u32>,
 }
 
 impl Tape {
-    /// Emits the segment's operations once more, into new buffers, and points its nodes there. Its variables stay with the
-    /// first values, which may be kept; of a variable the walk back needs only the shape.
+    /// Records the operations of a segment again, with new buffers, and makes its nodes refer to these. Variables still
+    /// refer to the original values, which may be kept; the backward pass uses only the shapes of variables.
     pub(super) fn recompute(&mut self, number: usize) {
         let segment = self.segments[number].clone();
         let first = self.buffers.len() as u32;

@@ -1,31 +1,41 @@
-//! From numbered buffers to offsets: operations nobody needs are dropped, buffers live from their first to their last use,
-//! and the largest are placed first, each at the lowest offset that is free for its lifetime.
+//! Assigns offsets to numbered buffers. Operations without effect are dropped. A buffer lives from its first to its
+//! last use. Larger buffers are placed first, each at the lowest offset that is free for its whole lifetime.
 
 use super::{Buffer, StepCost, UNCAPTURED, rebind};
 use crate::device::Graph;
 use crate::device::ops::{Access, Op};
 use crate::tensor::{Place, Tensor};
 
-/// A recorded step with its places.
+/// A recorded step with the memory of its buffers.
 pub(super) struct Plan {
+    /// The operations as recorded.
     recorded: Vec<Op>,
+    /// The buffers as recorded.
     buffers: Vec<Buffer>,
+    /// Offset in bytes of each buffer in the activation arena.
     offsets: Vec<usize>,
+    /// The operations that have an effect, with their operands in memory after [`Plan::finish`].
     pub placed: Vec<Op>,
+    /// Cost of the step.
     pub cost: StepCost,
+    /// The captured list.
     pub graph: Graph,
 }
 
+/// Lifetime of a buffer.
 #[derive(Clone, Copy)]
 struct Life {
+    /// The first operation that uses the buffer, or `usize::MAX` if none does.
     first: usize,
+    /// The last operation that uses the buffer, or the number of operations if it is kept.
     last: usize,
     bytes: usize,
-    /// The buffer whose memory this one shares; itself where it has its own.
+    /// The buffer whose memory this one shares, or this buffer itself.
     owner: usize,
 }
 
 impl Plan {
+    /// Plans the memory of a step. `again` tells for each operation whether it recomputes something.
     pub fn new(recorded: &[Op], again: &[bool], buffers: &[Buffer]) -> Self {
         let live = live(recorded, buffers);
         let placed: Vec<Op> = recorded.iter().zip(&live).filter(|(_, l)| **l).map(|(op, _)| *op).collect();
@@ -39,11 +49,12 @@ impl Plan {
         Plan { recorded: recorded.to_vec(), buffers: buffers.to_vec(), offsets, placed, cost, graph: UNCAPTURED }
     }
 
+    /// Returns whether this is the plan for a step with these operations and buffers.
     pub fn is_for(&self, ops: &[Op], buffers: &[Buffer]) -> bool {
         self.recorded == ops && self.buffers == buffers
     }
 
-    /// Binds every buffer to its offset in `arena`.
+    /// Replaces the buffers of all operations by their memory in `arena`.
     pub fn finish(&mut self, arena: u32) {
         let offsets = &self.offsets;
         for op in &mut self.placed {
@@ -51,18 +62,21 @@ impl Plan {
         }
     }
 
+    /// Returns the memory of a tensor, given the activation arena.
     pub fn place(&self, tensor: Tensor, arena: u32) -> Tensor {
         bind(&self.offsets, tensor, arena)
     }
 }
 
+/// Replaces the buffer of a tensor by its memory in `arena`.
 fn bind(offsets: &[usize], tensor: Tensor, arena: u32) -> Tensor {
     let Place::Buffer(number) = tensor.place() else { return tensor };
     let start = offsets[number as usize] / tensor.dtype().bytes();
     tensor.with_offset(tensor.offset() + start).with_place(Place::Arena(arena))
 }
 
-/// Which operations have an effect: they write memory of the caller, a kept buffer, or what a later one of these reads.
+/// Returns for each operation whether it has an effect: it writes memory of the caller, a kept buffer, or a buffer that
+/// a later operation with an effect uses.
 fn live(ops: &[Op], buffers: &[Buffer]) -> Vec<bool> {
     let mut wanted: Vec<bool> = buffers.iter().map(|b| b.keep).collect();
     let mut live = vec![false; ops.len()];
@@ -85,6 +99,7 @@ fn live(ops: &[Op], buffers: &[Buffer]) -> Vec<bool> {
     live
 }
 
+/// Returns the lifetimes of all buffers, with buffers that are overwritten in place sharing memory.
 fn lives(ops: &[Op], buffers: &[Buffer]) -> Vec<Life> {
     let mut lives: Vec<Life> = (0..buffers.len())
         .map(|owner| Life { first: usize::MAX, last: 0, bytes: buffers[owner].bytes, owner })
@@ -108,7 +123,8 @@ fn lives(ops: &[Op], buffers: &[Buffer]) -> Vec<Life> {
         let (a, b) = (a as usize, b as usize);
         let same = (input.offset(), input.width(), input.pitch(), input.numel())
             == (output.offset(), output.width(), output.pitch(), output.numel());
-        // An input that the operation reads a second time (x + f(x)) may not be overwritten while it runs.
+        // An input that the operation reads through a second operand as well, as in x + f(x), must not be overwritten
+        // in place.
         let mut reads = 0;
         rebind(&mut { *op }, &mut |number| {
             reads += usize::from(number as usize == a);
@@ -116,7 +132,8 @@ fn lives(ops: &[Op], buffers: &[Buffer]) -> Vec<Life> {
         });
         let dies = lives[a].last == i && reads == 1;
         if a != b && same && dies && lives[b].first == i && lives[a].bytes == lives[b].bytes {
-            // The input dies here and the output is born: one memory for both, from the owner's birth to the end.
+            // The input's lifetime ends here and the output's begins: both share the owner's memory, whose lifetime is
+            // extended.
             let owner = lives[a].owner;
             let last = lives[b].last;
             lives[b].owner = owner;
@@ -126,7 +143,7 @@ fn lives(ops: &[Op], buffers: &[Buffer]) -> Vec<Life> {
     lives
 }
 
-/// Offsets in bytes, and the size of the arena.
+/// Returns the offset of each buffer in bytes, and the size of the arena.
 fn place(lives: &[Life]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> =
         (0..lives.len()).filter(|&i| lives[i].owner == i && lives[i].first != usize::MAX).collect();
@@ -136,7 +153,8 @@ fn place(lives: &[Life]) -> (Vec<usize>, usize) {
     for i in order {
         let life = lives[i];
         let mut offset = 0;
-        // `placed` is sorted by offset: step over each neighbour in time that leaves no gap below it.
+        // `placed` is sorted by offset: skip every buffer with an overlapping lifetime that leaves no large enough gap
+        // below it.
         for &j in placed.iter().filter(|&&j| lives[j].first <= life.last && life.first <= lives[j].last) {
             if offsets[j] >= life.bytes.saturating_add(offset) {
                 break;

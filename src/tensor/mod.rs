@@ -1,22 +1,29 @@
-//! `DType`, `Shape` and `Tensor`: a view into an arena. No memory is owned here and nothing is computed.
+//! Tensors: views into arenas, with their element types and shapes. They own no memory and compute nothing.
 
 mod view;
 
 pub use view::{Place, Shape, Tensor};
 
-/// Element types. Floats are `F64` on `reference` and `F32` on `cpu`; on `cuda`, `F32` or, of what a step in bf16 computes, `BF16`.
+/// Element types. Floats are `F64` on `reference` and `F32` on `cpu`. On `cuda` they are `F32`, or `BF16` for the
+/// values that are computed in a bf16 step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
+    /// 64-bit float.
     F64,
+    /// 32-bit float.
     F32,
+    /// 16-bit bfloat.
     BF16,
+    /// Signed 32-bit integer.
     I32,
+    /// Unsigned 32-bit integer.
     U32,
+    /// Unsigned 8-bit integer.
     U8,
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Returns the size of an element in bytes.
     pub const fn bytes(self) -> usize {
         match self {
             DType::F64 => 8,
@@ -26,11 +33,13 @@ impl DType {
         }
     }
 
+    /// Returns whether this is a floating-point type.
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F64 | DType::F32 | DType::BF16)
     }
 
-    /// The type of what goes with numbers of this type but needs more bits: statistics, losses, sums, gradients of parameters.
+    /// Returns the accumulator type that belongs to this type: F32 for BF16, and the type itself for all others.
+    /// Statistics, losses, sums and parameter gradients have this type.
     pub const fn wide(self) -> Self {
         match self {
             DType::BF16 => DType::F32,

@@ -1,9 +1,9 @@
-//! Views: where elements lie, as rows of equal width at a fixed pitch.
+//! Tensor views: rows of equal width at a fixed pitch.
 
 use super::DType;
 use std::fmt;
 
-/// Up to four dimensions, row-major, outermost first.
+/// A shape of up to four dimensions, outermost first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     dims: [usize; 4],
@@ -11,8 +11,10 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Returns the shape with these dimensions.
+    ///
     /// # Panics
-    /// With more than four dimensions: the rank of a tensor is written in the program, never read from a file.
+    /// When there are more than four dimensions. Ranks are fixed by the program and never read from a file.
     pub fn new(dims: &[usize]) -> Self {
         assert!(dims.len() <= 4, "a tensor has at most four dimensions");
         let mut all = [1; 4];
@@ -20,16 +22,17 @@ impl Shape {
         Shape { dims: all, rank: dims.len() as u8 }
     }
 
+    /// Returns the dimensions, outermost first.
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank as usize]
     }
 
-    /// Number of elements. One beyond `usize` is `usize::MAX`, which no arena holds.
+    /// Returns the number of elements. It saturates at `usize::MAX`, which is larger than any arena.
     pub fn numel(&self) -> usize {
         self.dims().iter().fold(1, |n, &d| n.saturating_mul(d))
     }
 
-    /// The same but for the last dimension; a scalar gets one.
+    /// Returns the shape with another last dimension. A scalar becomes a vector.
     #[must_use]
     pub fn with_last(mut self, size: usize) -> Self {
         self.rank = self.rank.max(1);
@@ -37,7 +40,7 @@ impl Shape {
         self
     }
 
-    /// The last dimension.
+    /// Returns the last dimension, or 1 for a scalar.
     pub fn last(&self) -> usize {
         self.dims().last().copied().unwrap_or(1)
     }
@@ -49,22 +52,24 @@ impl fmt::Debug for Shape {
     }
 }
 
-/// What a view looks into: memory of a device, or a buffer that the tape has not yet placed in memory.
+/// What a view refers to: memory of a device, or a buffer of a tape that has no memory yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// An allocation of a device, by the number that `Device::alloc` gave.
+    /// An arena of a device, by the number that `Device::alloc` returned.
     Arena(u32),
-    /// A numbered activation of a tape; `tape::plan` turns it into an offset of the activation arena.
+    /// A numbered buffer of a tape. `tape::plan` turns it into an offset in the activation arena.
     Buffer(u32),
 }
 
-/// A view of elements as `rows` of `width` contiguous elements, each row `pitch` elements after the one before.
+/// A view of memory as rows of `width` contiguous elements, each `pitch` elements after the previous one.
 ///
-/// `width` is the product of the innermost dimensions, so that a padded matrix, a column block of it (Q in a fused
-/// QKV) and the same block seen as `[batch, time, heads, head size]` are all views without strides to carry.
+/// `width` is the product of one or more of the innermost dimensions. So a padded matrix, a column block of it (such as
+/// Q in a fused QKV), and the same block as `[batch, time, heads, head size]` are all views, without strides for every
+/// dimension.
 ///
-/// Fields are private because devices rely on what the methods keep: rows do not overlap (`pitch >= width`), and whole rows
-/// make up the shape. Whether a view lies inside its arena, only the device can tell (`device::bounds`).
+/// Fields are private because devices rely on the invariants that the methods maintain: rows do not overlap
+/// (`pitch >= width`), and the shape consists of whole rows. Whether a view lies inside its arena is checked by the
+/// device (`device::bounds`).
 ///
 /// ```compile_fail,E0616
 /// use vcycle::tensor::{DType, Place, Tensor};
@@ -87,14 +92,17 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A contiguous view.
+    /// Returns a contiguous view with its first element at `offset`, in elements.
     pub fn new(place: Place, dtype: DType, offset: usize, dims: &[usize]) -> Self {
         let shape = Shape::new(dims);
         let width = shape.last();
         Tensor { place, dtype, offset, shape, width, pitch: width }
     }
 
-    /// The same with rows (the last dimension) `pitch` elements apart.
+    /// Returns the view with rows `pitch` elements apart.
+    ///
+    /// # Panics
+    /// When `pitch` is smaller than the width of a row.
     #[must_use]
     pub fn with_pitch(mut self, pitch: usize) -> Self {
         assert!(pitch >= self.width, "rows may not overlap");
@@ -102,75 +110,82 @@ impl Tensor {
         self
     }
 
-    /// The same view of another arena or buffer.
+    /// Returns the same view of another arena or buffer.
     #[must_use]
     pub fn with_place(self, place: Place) -> Self {
         Tensor { place, ..self }
     }
 
-    /// The same view with its first element elsewhere, in elements from the start of the arena or buffer.
+    /// Returns the view with its first element at `offset`, in elements from the start of the arena or buffer.
     #[must_use]
     pub fn with_offset(self, offset: usize) -> Self {
         Tensor { offset, ..self }
     }
 
-    /// As many elements of another type, at the same offset and pitch counted in elements.
+    /// Returns the view with another element type. Offset and pitch stay the same in elements.
     #[must_use]
     pub fn with_dtype(self, dtype: DType) -> Self {
         Tensor { dtype, ..self }
     }
 
-    /// With this width and pitch, unchecked: for tests of what `device::bounds` refuses.
+    /// Returns the view with this width and pitch, unchecked, to test what `device::bounds` refuses.
     #[cfg(test)]
     pub(crate) fn unchecked(self, width: usize, pitch: usize) -> Self {
         Tensor { width, pitch, ..self }
     }
 
+    /// Returns the arena or buffer.
     pub fn place(&self) -> Place {
         self.place
     }
 
+    /// Returns the element type.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Of the first element, in elements from the start of the arena or buffer.
+    /// Returns the offset of the first element, in elements from the start of the arena or buffer.
     pub fn offset(&self) -> usize {
         self.offset
     }
 
+    /// Returns the shape.
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// Elements of a row, which are contiguous.
+    /// Returns the number of elements in a row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Elements from the start of a row to the start of the next; at least `width`.
+    /// Returns the number of elements from the start of a row to the start of the next, which is at least `width`.
     pub fn pitch(&self) -> usize {
         self.pitch
     }
 
+    /// Returns the dimensions, outermost first.
     pub fn dims(&self) -> &[usize] {
         self.shape.dims()
     }
 
+    /// Returns the number of elements. It saturates at `usize::MAX`.
     pub fn numel(&self) -> usize {
         self.shape.numel()
     }
 
-    /// Bytes of all elements, without the gaps between rows. Beyond `usize` they are `usize::MAX`.
+    /// Returns the size of all elements in bytes, without row padding. It saturates at `usize::MAX`.
     pub fn bytes(&self) -> usize {
         self.numel().saturating_mul(self.dtype.bytes())
     }
 
+    /// Returns the number of rows in memory.
     pub fn rows(&self) -> usize {
         self.numel().checked_div(self.width).unwrap_or(0)
     }
 
-    /// Elements from the first to one past the last. Beyond `usize` it is `usize::MAX`.
+    /// Returns the number of elements from the first to one past the last, including row padding. It saturates at
+    /// `usize::MAX`.
     pub fn extent(&self) -> usize {
         match self.rows() {
             0 => 0,
@@ -178,19 +193,23 @@ impl Tensor {
         }
     }
 
+    /// Returns whether there is no padding between rows.
     pub fn is_contiguous(&self) -> bool {
         self.width == self.pitch || self.rows() <= 1
     }
 
-    /// Byte range within the arena or buffer, gaps between rows included. An end beyond `usize` is `usize::MAX`, which lies in
-    /// no arena.
+    /// Returns the byte range in the arena or buffer, including row padding. The end saturates at `usize::MAX`, which
+    /// lies in no arena.
     pub fn byte_range(&self) -> std::ops::Range<usize> {
         let size = self.dtype.bytes();
         let end = self.offset.saturating_add(self.extent());
         self.offset.saturating_mul(size)..end.saturating_mul(size)
     }
 
-    /// The columns `start..start + len` of every row; the last dimension becomes `len`.
+    /// Returns the columns `start..start + len` of every row. The last dimension becomes `len`.
+    ///
+    /// # Panics
+    /// When the columns lie outside the rows, or a row in memory is not one row of the last dimension.
     #[must_use]
     pub fn columns(&self, start: usize, len: usize) -> Self {
         let inside = start.checked_add(len).is_some_and(|end| end <= self.width);
@@ -198,18 +217,24 @@ impl Tensor {
         Tensor { offset: self.offset + start, shape: self.shape.with_last(len), width: len, ..*self }
     }
 
-    /// The rows `start..start + len` as a matrix `[len, width]`.
+    /// Returns the rows `start..start + len` as a matrix `[len, width]`.
+    ///
+    /// # Panics
+    /// When the rows lie outside the tensor.
     #[must_use]
     pub fn row_block(&self, start: usize, len: usize) -> Self {
         assert!(start.checked_add(len).is_some_and(|end| end <= self.rows()), "rows outside the tensor");
         Tensor { offset: self.offset + start * self.pitch, shape: Shape::new(&[len, self.width]), ..*self }
     }
 
-    /// Other dimensions over the same elements; rows that lie apart must stay whole.
+    /// Returns the same elements with other dimensions. If rows are padded, they must stay whole.
+    ///
+    /// # Panics
+    /// When the number of elements differs, or padded rows would be split or joined.
     #[must_use]
     pub fn reshape(&self, dims: &[usize]) -> Self {
         let shape = Shape::new(dims);
-        assert_eq!(shape.numel(), self.numel(), "a reshape keeps the number of elements");
+        assert_eq!(shape.numel(), self.numel(), "a reshape must keep the number of elements");
         if self.is_contiguous() {
             return Tensor { shape, width: shape.last(), pitch: shape.last(), ..*self };
         }
@@ -218,12 +243,12 @@ impl Tensor {
             inner = inner.saturating_mul(d);
             inner == self.width
         });
-        assert!(whole, "a reshape of rows that lie apart keeps the rows");
+        assert!(whole, "a reshape of padded rows must keep the rows whole");
         Tensor { shape, ..*self }
     }
 
-    /// True when an element of `self` is an element of `other` too. Views of equal pitch are compared by columns, so Q,
-    /// K and V of one fused buffer do not overlap.
+    /// Returns whether the views may share memory. Views of equal pitch and type are compared by columns, so that Q, K
+    /// and V of one fused buffer do not overlap. Other views count as overlapping if their byte ranges do.
     pub fn overlaps(&self, other: &Tensor) -> bool {
         if self.place != other.place || self.numel() == 0 || other.numel() == 0 {
             return false;
@@ -235,7 +260,7 @@ impl Tensor {
         if self.pitch != other.pitch || self.dtype != other.dtype || self.is_contiguous() {
             return true;
         }
-        // Where a row of `other` begins, seen from a row of `self`, in columns.
+        // The column, relative to a row of `self`, at which a row of `other` starts.
         let start = (other.offset % self.pitch + self.pitch - self.offset % self.pitch) % self.pitch;
         start < self.width || start + other.width > self.pitch
     }

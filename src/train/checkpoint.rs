@@ -1,15 +1,16 @@
-//! Checkpoints: everything a stopped run needs to go on as if it had never stopped.
+//! Checkpoints: everything that a stopped run needs to resume as if it had never stopped.
 //!
-//! `SIDE/checkpoints/stage-2-step-00000150/` appears whole or not at all and holds
+//! A checkpoint is a folder such as `vcycle/checkpoints/stage-2-step-00000150/`, written atomically. It contains
 //!
 //! | | |
 //! |---|---|
-//! | `state.json` | [`State`]: stage, step, position, what belongs to it in other files |
-//! | `tensors.safetensors` | per level that is still needed: `levelN.params`, `levelN.m`, `levelN.v`, flat, as on the device |
-//! | `sums.json` | a 64-bit sum of each of the two |
-//! | `model/` | with `train.keep_best`, at level 1: the model in Hugging Face form |
+//! | `state.json` | [`State`]: stage, step, position, lengths of the log files |
+//! | `tensors.safetensors` | per level still needed: `levelN.params`, `levelN.m`, `levelN.v`, flat, in device layout |
+//! | `sums.json` | a 64-bit checksum of each of the two files above |
+//! | `model/` | with `train.keep_best`, at level 1: the model in the Hugging Face format |
 //!
-//! Random numbers need no state: batches, dropout and initial weights are functions of the seed and of these counters.
+//! There is no random number generator to save: batches, dropout and initial weights are functions of the seed and of
+//! the counters in [`State`].
 
 use super::settings::Settings;
 use super::state::Moments;
@@ -34,38 +35,41 @@ const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "tensors.safetensors";
 const SUMS: &str = "sums.json";
-/// Format 1, which has no [`Settings`], is read as well.
+/// The format that is written. Format 1, which has no [`Settings`], can be read as well.
 const FORMAT: u32 = 2;
-/// The configuration in it may list a thousand names of classes.
+/// Largest `state.json` in bytes. The configuration in it may list a thousand class names.
 const MOST_STATE: u64 = 8 << 20;
 
-/// See the module.
+/// The content of `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// 2.
+    /// The format version: 2.
     pub format: u32,
-    /// What it was trained under.
+    /// The configuration that the run was trained with. `None` in format 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
+    /// Position in the run.
     pub at: Position,
-    /// Steps of the stage that are done.
+    /// Completed steps of the current stage.
     pub stage_step: u64,
-    /// Micro-batches of the stage, which dropout counts by.
+    /// Completed micro-batches of the current stage, a counter that dropout masks depend on.
     pub passes: u32,
-    /// The last evaluation of the stage, and whether it was made at this very step.
+    /// Held-out loss of the last evaluation.
     pub valid_loss: f64,
+    /// Whether that evaluation was at this very step.
     pub valid_here: bool,
-    /// Seconds in which the next batch was waited for.
+    /// Seconds spent waiting for batches so far.
     pub waited: f64,
-    /// Lengths of `metrics.jsonl` and of the TensorBoard file.
+    /// Length of `metrics.jsonl`.
     pub metrics_bytes: u64,
+    /// Length of the TensorBoard file.
     pub tensorboard_bytes: u64,
-    /// What the data was prepared from, as its folder is named.
+    /// Name of the data; other data has another name.
     pub data: String,
-    /// What is in the other file.
+    /// The levels in `tensors.safetensors`.
     pub levels: Vec<SavedLevel>,
-    /// Time by operation so far.
+    /// Time per operation so far.
     pub operations: Vec<crate::runlog::OperationTime>,
 }
 
@@ -73,23 +77,27 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedLevel {
-    /// From 1.
+    /// Level, counted from 1.
     pub level: usize,
-    /// With moments, after so many updates.
+    /// Number of AdamW updates so far. `None` if the level was saved without moments.
     pub updates: Option<u64>,
-    /// Names and shapes of the parameters, as a sum: another layout would put weights in wrong places.
+    /// Hash of the names, shapes and offsets of the parameters. In another layout, weights would end up in the wrong
+    /// parameters.
     pub layout: String,
 }
 
-/// What of a level goes into a checkpoint.
+/// The tensors of a level that go into a checkpoint.
 pub struct Part<'a> {
-    /// From 1.
+    /// Level, counted from 1.
     pub level: usize,
+    /// Its parameters.
     pub params: &'a Store,
+    /// Its moments, if a later stage needs them.
     pub moments: Option<&'a Moments>,
 }
 
 impl Part<'_> {
+    /// Describes this level for [`State::levels`].
     pub fn saved(&self) -> SavedLevel {
         SavedLevel { level: self.level, updates: self.moments.map(|m| m.updates), layout: layout(self.params) }
     }
@@ -108,7 +116,7 @@ fn key(level: usize, what: &str) -> String {
     format!("level{level}.{what}")
 }
 
-/// Name, shape and place of every parameter, as a sum.
+/// Hashes the name, offset, pitch and shape of every parameter.
 fn layout(store: &Store) -> String {
     let mut print = Fingerprint::default();
     for (i, param) in store.table.params.iter().enumerate() {
@@ -120,26 +128,26 @@ fn layout(store: &Store) -> String {
     print.hex()
 }
 
-/// Writes a checkpoint below `side`, whole or not at all. `also` may add files.
+/// Writes a checkpoint below `branch_dir`, the folder of a branch, atomically. `also` may add files to it.
 ///
 /// # Errors
-/// The disk is full or gone, or a value is not finite: what was saved before is as it was.
+/// The files cannot be written, or a value is not finite. Earlier checkpoints are left intact.
 pub fn save(
-    side: &Path,
+    branch_dir: &Path,
     state: &State,
     parts: &[Part<'_>],
     device: &mut dyn Device,
     also: impl FnOnce(&Path, &mut dyn Device) -> Result<()>,
 ) -> Result<()> {
-    let dir = side.join(FOLDER).join(name(state.at.stage, state.at.step));
+    let dir = branch_dir.join(FOLDER).join(name(state.at.stage, state.at.step));
     if dir.exists() {
-        // The same step again, after an interruption in the stage's last one: nothing has changed since.
+        // The run was interrupted after the last step of a stage and is at that step again. Nothing has changed since.
         return Checkpoint::read(&dir).map(drop);
     }
     let mut named = Vec::new();
     for (name, store) in parts.iter().flat_map(Part::stores) {
         let (flat, bytes) = (store.flat(), read_flat(device, &store.flat())?);
-        // The loss of a step is that before its update, so that this may be the first to see what the update made.
+        // The loss of a step is computed before its update, so this may be the first check of the updated parameters.
         if let Some((at, value)) = Values::Any.first_bad(&bytes, flat.dtype()) {
             bail!(
                 "training diverged: value {at} of {name} is {value}; lower the learning rate or lengthen the warm-up"
@@ -156,7 +164,7 @@ pub fn save(
                 Ok((name.as_str(), view.map_err(|e| Error::new(format!("{name}: {e}")))?))
             })
             .collect();
-        // The folder is not yet in its place, so that the file may grow in its own.
+        // No need to write this file atomically: the folder is not in its final place yet.
         safetensors::serialize_to_file(views?, None, &path).map_err(|e| match e {
             SafeTensorError::IoError(e) => Error::io("write", &path, e),
             e => Error::new(format!("cannot write {}: {e}", path.display())),
@@ -164,7 +172,7 @@ pub fn save(
         let json = serde_json::to_vec_pretty(state).map_err(|e| Error::new(e.to_string()))?;
         let state = dir.join(STATE);
         write_atomic(&state, |out| out.write_all(&json))?;
-        // The safetensors library makes files for their owner alone.
+        // The safetensors library creates files that only their owner can read.
         let opened = fs::metadata(&state).and_then(|facts| fs::set_permissions(&path, facts.permissions()));
         opened.map_err(|e| Error::io("set the permissions of", &path, e))?;
         let tensors = File::open(&path).and_then(sum).map_err(|e| Error::io("read", &path, e))?;
@@ -175,29 +183,34 @@ pub fn save(
     })
 }
 
-/// A checkpoint that was read and found whole.
+/// A checkpoint that was read and whose checksums match.
 pub struct Checkpoint {
+    /// Its folder.
     pub dir: PathBuf,
+    /// The content of `state.json`.
     pub state: State,
+    /// The content of `tensors.safetensors`.
     bytes: Vec<u8>,
 }
 
-/// The bytes of both files of a checkpoint, which are what was written.
+/// The bytes of both files of a checkpoint, with matching checksums.
 struct Whole {
     state: Vec<u8>,
     tensors: Vec<u8>,
 }
 
 impl Whole {
+    /// Reads both files and checks their checksums.
+    ///
     /// # Errors
-    /// A file that is missing or damaged.
+    /// A file is missing or damaged.
     fn read(dir: &Path) -> Result<Self> {
         let read = |name: &str, most: u64| read_whole(dir, name, most);
         Ok(Whole { state: read(STATE, MOST_STATE)?, tensors: read(TENSORS, u64::MAX)? })
     }
 }
 
-/// A file of a checkpoint, with the sum that it was written with.
+/// Reads a file of a checkpoint and compares it with its checksum.
 fn read_whole(dir: &Path, name: &str, most: u64) -> Result<Vec<u8>> {
     let sums = files::read(&dir.join(SUMS), 1 << 20)?;
     let sums: BTreeMap<String, String> =
@@ -206,43 +219,47 @@ fn read_whole(dir: &Path, name: &str, most: u64) -> Result<Vec<u8>> {
     let content = files::read(&path, most)?;
     match sums.get(name) == Some(&sum_of(&content)) {
         true => Ok(content),
-        false => bail!("{}: damaged: its content is not what {SUMS} says", path.display()),
+        false => bail!("{}: damaged: its checksum is not the one in {SUMS}", path.display()),
     }
 }
 
+/// Returns the error for a file that is intact but not in a format this version reads.
 fn strange(dir: &Path, file: &str, what: &dyn Display) -> Error {
     let path = dir.join(file);
     Error::new(format!(
-        "{}: not written by this version of vcycle: {what}; go on with the version that wrote it, or remove this \
-         checkpoint to go on from the one before it",
+        "{}: not written by this version of vcycle: {what}; resume with the version that wrote it, or remove this \
+         checkpoint to resume from the previous one",
         path.display()
     ))
 }
 
+/// Parses `state.json`.
+///
 /// # Errors
-/// What was not written by this version or the one before, or not under this name.
+/// It has another format, or the folder was renamed.
 fn parse_state(dir: &Path, json: &[u8]) -> Result<State> {
     let state: State = serde_json::from_slice(json).map_err(|e| strange(dir, STATE, &e))?;
     if !matches!((state.format, &state.settings), (1, None) | (FORMAT, Some(_))) {
         return Err(match state.format {
-            1 => strange(dir, STATE, &"format 1 with settings"),
+            1 => strange(dir, STATE, &"format 1 cannot have settings"),
             FORMAT => strange(dir, STATE, &"its settings are missing"),
             other => strange(dir, STATE, &format_args!("format {other}, not {FORMAT}")),
         });
     }
     let own = name(state.at.stage, state.at.step);
     if !dir.ends_with(&own) {
-        bail!("{}: holds {own}; give it that name again, or remove it", dir.display());
+        bail!("{}: this folder contains {own}; rename it back, or remove it", dir.display());
     }
     Ok(state)
 }
 
-/// The state of the newest checkpoint below `side` that can be read, and its folder. `None`: there is none.
+/// Returns the newest checkpoint below `branch_dir` whose state can be read: its folder and its state. `None` if there
+/// is none.
 ///
 /// # Errors
-/// What is there cannot be listed, or is of another version.
-pub fn newest_state(side: &Path) -> Result<Option<(PathBuf, State)>> {
-    for dir in all(side)?.into_iter().rev() {
+/// The folder cannot be listed, or that checkpoint is of another version.
+pub fn newest_state(branch_dir: &Path) -> Result<Option<(PathBuf, State)>> {
+    for dir in all(branch_dir)?.into_iter().rev() {
         if let Ok(json) = read_whole(&dir, STATE, MOST_STATE) {
             let state = parse_state(&dir, &json)?;
             return Ok(Some((dir, state)));
@@ -252,24 +269,28 @@ pub fn newest_state(side: &Path) -> Result<Option<(PathBuf, State)>> {
 }
 
 impl Checkpoint {
+    /// Reads a checkpoint.
+    ///
     /// # Errors
-    /// A file that is missing or damaged, or written by another version.
+    /// A file is missing or damaged, or was written by another version.
     pub fn read(dir: &Path) -> Result<Self> {
         Self::parse(dir, Whole::read(dir)?)
     }
 
+    /// Parses the files of a checkpoint.
+    ///
     /// # Errors
-    /// As [`parse_state`].
+    /// Those of [`parse_state`]; tensors that are not in the safetensors format.
     fn parse(dir: &Path, whole: Whole) -> Result<Self> {
         let state = parse_state(dir, &whole.state)?;
         SafeTensors::deserialize(&whole.tensors).map_err(|e| strange(dir, TENSORS, &e))?;
         Ok(Checkpoint { dir: dir.to_path_buf(), state, bytes: whole.tensors })
     }
 
-    /// Fills what belongs to a level; `None` for moments that are not wanted.
+    /// Writes the saved tensors of `level` (counted from 1) to `params`, and to `moments` if given.
     ///
     /// # Errors
-    /// A level that was not saved, or saved for another model or device.
+    /// The level was not saved, was saved for another model or device, or contains values that are not finite.
     pub fn restore(
         &self,
         level: usize,
@@ -285,7 +306,7 @@ impl Checkpoint {
             bail!("level {level} is not in the checkpoint; {CHANGED}")
         };
         if saved.layout != layout(params) {
-            bail!("level {level} was saved for a model of other sizes; {CHANGED}");
+            bail!("level {level} was saved for a model of different sizes; {CHANGED}");
         }
         self.write(&key(level, "params"), params, Values::Any, device)?;
         if let Some(moments) = moments {
@@ -297,14 +318,14 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Brings a tensor to the device.
+    /// Checks the tensor `name` and writes it to the device.
     fn write(&self, name: &str, store: &Store, values: Values, device: &mut dyn Device) -> Result<()> {
         let flat = store.flat();
         let file = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(e.to_string()))?;
         let Ok(tensor) = file.tensor(name) else { bail!("{name} is missing; {INSTEAD}") };
         if tensor.dtype() != dtype(flat.dtype())? {
             bail!(
-                "{name} is {:?} but the device computes in {:?}; go on with the --device that the run was started on",
+                "{name} is {:?} but the device computes in {:?}; resume with the --device that the run was started on",
                 tensor.dtype(),
                 flat.dtype()
             );
@@ -319,13 +340,13 @@ impl Checkpoint {
     }
 }
 
-/// Why a checkpoint does not fit into its run.
-pub const CHANGED: &str = "the configuration was changed since; put config.toml back as it was, or start a new run";
+/// The reason why a checkpoint does not fit its run, and what to do.
+pub const CHANGED: &str = "the configuration was changed since; restore config.toml, or start a new run";
 
-/// What to do about a checkpoint that is of no use.
-const INSTEAD: &str = "remove this checkpoint to go on from the one before it";
+/// What to do about a checkpoint that cannot be used.
+const INSTEAD: &str = "remove this checkpoint to resume from the previous one";
 
-/// What a tensor may hold.
+/// Which values are valid in a tensor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Values {
     /// Finite numbers.
@@ -335,11 +356,11 @@ enum Values {
 }
 
 impl Values {
-    /// The first value that it may not hold.
+    /// Returns the index and value of the first invalid value.
     fn first_bad(self, bytes: &[u8], dtype: DType) -> Option<(usize, f64)> {
         let bad = |value: f64| !value.is_finite() || self == Values::Squares && value < 0.0;
         let size = dtype.bytes();
-        // Bytes need not be aligned in the file.
+        // The bytes may be unaligned in the file.
         let value = |bytes: &[u8]| match size {
             8 => bytes.try_into().map_or(f64::NAN, f64::from_le_bytes),
             _ => bytes.try_into().map_or(f64::NAN, |bytes| f64::from(f32::from_le_bytes(bytes))),
@@ -348,17 +369,17 @@ impl Values {
     }
 }
 
-/// The checkpoints below `side`, the newest last, by folder name alone.
+/// Lists the checkpoint folders below `branch_dir` by name, the newest last, without opening them.
 ///
 /// # Errors
-/// What is there cannot be listed: that is not the same as none.
-fn all(side: &Path) -> Result<Vec<PathBuf>> {
+/// The folder exists and cannot be listed.
+fn all(branch_dir: &Path) -> Result<Vec<PathBuf>> {
     let number = |path: &Path| {
         let name = path.file_name()?.to_str()?.strip_prefix("stage-")?;
         let (stage, step) = name.split_once("-step-")?;
         Some((stage.parse::<usize>().ok()?, step.parse::<u64>().ok()?))
     };
-    let folder = side.join(FOLDER);
+    let folder = branch_dir.join(FOLDER);
     let entries: Vec<PathBuf> = match fs::read_dir(&folder) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -370,20 +391,21 @@ fn all(side: &Path) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// The newest checkpoint below `side` that is whole and that `accept` accepts, with what `accept` made of it. Later ones
-/// are told to `note` and removed: the run comes to their steps again. `None`: there is no checkpoint.
+/// Returns the newest checkpoint below `branch_dir` that is intact and that `accept` accepts, with the result of
+/// `accept`. Newer checkpoints that had to be skipped are reported to `note` and removed, since the run reaches their
+/// steps again. `None` if there is no checkpoint.
 ///
 /// # Errors
-/// There are checkpoints, but none to go on from, or the newest whole one is of another version or does not pass `fits`: then
-/// all stay.
+/// There are checkpoints but none is usable, or the newest intact one is of another version or fails `fits`. In these
+/// cases no checkpoint is removed.
 pub fn newest<T>(
-    side: &Path,
+    branch_dir: &Path,
     note: &mut dyn FnMut(&str),
     fits: impl Fn(&Checkpoint) -> Result<()>,
     accept: impl Fn(&Checkpoint) -> Result<T>,
 ) -> Result<Option<(Checkpoint, T)>> {
     let (mut passed_over, mut refused, mut damaged) = (Vec::<PathBuf>::new(), None, None);
-    for dir in all(side)?.into_iter().rev() {
+    for dir in all(branch_dir)?.into_iter().rev() {
         let error = match Whole::read(&dir) {
             Err(error) => damaged.get_or_insert(error),
             Ok(whole) => {
@@ -391,7 +413,7 @@ pub fn newest<T>(
                 fits(&checkpoint)?;
                 match accept(&checkpoint).at(dir.display()) {
                     Ok(made) => {
-                        // What cannot be removed is told about once more when it is in the way.
+                        // If one cannot be removed, saving that step again reports it.
                         passed_over.iter().for_each(|dir| remove(dir));
                         return Ok(Some((checkpoint, made)));
                     }
@@ -399,19 +421,19 @@ pub fn newest<T>(
                 }
             }
         };
-        note(&format!("passing over a checkpoint: {error}"));
+        note(&format!("skipping a checkpoint: {error}"));
         passed_over.push(dir);
     }
     match refused.or(damaged) {
         Some(error) => bail!(
-            "{error}\nno other checkpoint is left; restore what is damaged, or remove {} to begin at the beginning",
-            side.display()
+            "{error}\nno other checkpoint is left; restore the damaged files, or remove {} to start from the beginning",
+            branch_dir.display()
         ),
         None => Ok(None),
     }
 }
 
-/// Whatever it is: a damaged disk makes files of folders.
+/// Removes a folder or a file: on a damaged disk a folder may have become a file.
 fn remove(path: &Path) {
     let _ = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -419,10 +441,11 @@ fn remove(path: &Path) {
     };
 }
 
-/// Removes all but the newest `keep_last`, and with `keep_best` the one of level 1 with the lowest held-out loss.
-pub fn prune(side: &Path, keep_last: usize, keep_best: bool) {
-    // What cannot be listed cannot be removed either; the next save says so.
-    let found = all(side).unwrap_or_default();
+/// Removes old checkpoints below `branch_dir`. Keeps the newest `keep_last` and, with `keep_best`, the one of level 1
+/// with the lowest held-out loss.
+pub fn prune(branch_dir: &Path, keep_last: usize, keep_best: bool) {
+    // If the folder cannot be listed, nothing is removed; the next save reports the error.
+    let found = all(branch_dir).unwrap_or_default();
     let best = keep_best.then(|| {
         let loss = |dir: &PathBuf| -> Option<f64> {
             let state: State = serde_json::from_slice(&files::read(&dir.join(STATE), MOST_STATE).ok()?).ok()?;
@@ -437,12 +460,14 @@ pub fn prune(side: &Path, keep_last: usize, keep_best: bool) {
     }
 }
 
+/// Reads a tensor from the device as bytes.
 fn read_flat(device: &mut dyn Device, flat: &Tensor) -> Result<Vec<u8>> {
     let mut bytes = vec![0; flat.bytes()];
     device.read(flat, &mut bytes)?;
     Ok(bytes)
 }
 
+/// Returns the safetensors type of `own`.
 fn dtype(own: DType) -> Result<Dtype> {
     match own {
         DType::F32 => Ok(Dtype::F32),
@@ -451,7 +476,7 @@ fn dtype(own: DType) -> Result<Dtype> {
     }
 }
 
-/// In blocks, so that a large file need not be in memory.
+/// Computes the checksum of `from`, read in blocks so that a large file is never in memory as a whole.
 fn sum(mut from: impl Read) -> io::Result<String> {
     let mut print = Fingerprint::default();
     let mut block = Vec::with_capacity(BLOCK);
@@ -465,6 +490,7 @@ fn sum(mut from: impl Read) -> io::Result<String> {
     }
 }
 
+/// Bytes read at a time by [`sum`].
 const BLOCK: usize = 1 << 20;
 
 fn sum_of(bytes: &[u8]) -> String {

@@ -1,5 +1,5 @@
-//! What a run takes of a device's memory, before it begins: `vcycle train --memory`. Between two stages, while a level is mapped, its
-//! neighbour's weights are there too.
+//! Estimates how much device memory a run needs, before it starts: `vcycle train --memory`. Between two stages, while
+//! an operator maps a level, the weights of the neighbouring level are in memory as well.
 
 use super::state::Precision;
 use crate::config::Config;
@@ -13,26 +13,28 @@ use crate::tape::{Mode, Tape};
 use crate::tensor::{Place, Tensor};
 use std::fmt;
 
-/// One kind of memory.
+/// One line of the estimate: one kind of memory.
 pub struct Line {
+    /// The kind of memory.
     pub what: &'static str,
-    /// Bytes while each level trains, level 1 first.
+    /// Bytes in use while each level trains, level 1 first.
     pub bytes: Vec<usize>,
 }
 
-/// See the module.
+/// The device memory of a run by kind and level. `Display` prints it as a table.
 pub struct MemoryEstimate {
+    /// The kinds of memory, in the order in which they are printed.
     pub lines: Vec<Line>,
 }
 
-/// Stands for memory that a recording is not going to touch.
+/// The arena of tensors whose memory is never accessed, because the recording is not run.
 const NOWHERE: u32 = u32::MAX;
 
 impl MemoryEstimate {
-    /// Records a step of every level and places its buffers, without taking any memory of the device.
+    /// Records a step of every level and plans its buffers, without allocating any device memory.
     ///
     /// # Errors
-    /// A precision that the device does not have.
+    /// The device does not support the precision.
     pub fn new(config: &Config, levels: &Levels, device: &dyn Device) -> Result<Self> {
         let precision = config.train.precision;
         let (wide, float) = (device.float().bytes(), precision.of(device)?.bytes());
@@ -50,36 +52,39 @@ impl MemoryEstimate {
             lines.push(line("parameters in bf16", each(&|i| float * elements[i])));
         }
         lines.push(line("gradients", each(&|i| wide * elements[i])));
-        lines.push(line("moments of AdamW", each(&|i| 2 * wide * elements[i])));
+        lines.push(line("AdamW moments", each(&|i| 2 * wide * elements[i])));
         lines.push(line("activations", each(&|i| steps[i].activations)));
-        lines.push(line("scratch of kernels", each(&|i| steps[i].scratch)));
-        // The batch, the decay mask, partial norms.
+        lines.push(line("kernel workspaces", each(&|i| steps[i].scratch)));
+        // The batch, the decay mask, the partial norms.
         let rest = |i: usize| steps[i].inputs + elements[i] / ALIGN + wide * (GlobalNorm::partials(elements[i]) + 3);
-        lines.push(line("inputs and the rest", each(&rest)));
-        // Weights, and moments where a stage takes them over, of the levels above.
+        lines.push(line("inputs and other", each(&rest)));
+        // Weights of the levels above, and their moments if any stage takes them over.
         let waiting = if keeps { 3 } else { 1 };
-        lines.push(line("levels that wait", each(&|i| waiting * wide * elements[..i].iter().sum::<usize>())));
+        lines.push(line("idle levels", each(&|i| waiting * wide * elements[..i].iter().sum::<usize>())));
         Ok(MemoryEstimate { lines })
     }
 
-    /// Bytes while each level trains.
+    /// Returns the total bytes in use while each level trains.
     pub fn totals(&self) -> Vec<usize> {
         let levels = self.lines.first().map_or(0, |line| line.bytes.len());
         (0..levels).map(|i| self.lines.iter().map(|line| line.bytes[i]).sum()).collect()
     }
 }
 
-/// Bytes that a step takes beside parameters, gradients and moments.
+/// Bytes that a step needs in addition to parameters, gradients and moments.
 pub struct Step {
+    /// Inputs of a micro-batch.
     pub inputs: usize,
+    /// Activations and their gradients.
     pub activations: usize,
+    /// The largest workspace of any kernel.
     pub scratch: usize,
 }
 
-/// Records a step of this shape and places its buffers, without taking any memory of the device.
+/// Records a step of this shape and plans its buffers, without allocating any device memory.
 ///
 /// # Errors
-/// A precision that the device does not have.
+/// The device does not support the precision.
 pub fn step(
     model: &dyn Model,
     device: &dyn Device,
@@ -120,10 +125,10 @@ impl fmt::Display for MemoryEstimate {
         let levels: Vec<_> = (1..=totals.len()).map(|level| format!("level {level}")).collect();
         row(f, "device memory in MiB", &levels)?;
         self.lines.iter().try_for_each(|line| row(f, line.what, &cells(&line.bytes)))?;
-        row(f, "all", &cells(&totals))?;
+        row(f, "total", &cells(&totals))?;
         write!(
             f,
-            "about {} MiB at most, beside what the device itself needs",
+            "about {} MiB at most, plus what the device itself needs",
             mib(&totals.iter().copied().max().unwrap_or(0))
         )
     }

@@ -1,4 +1,4 @@
-//! Text that a model writes at the end of its training, for the report.
+//! Generates a text sample with a trained model, for the report.
 
 use crate::data::prepared::corpus::Corpus;
 use crate::device::Device;
@@ -9,11 +9,13 @@ use crate::model::gpt::{Gpt, GptConfig};
 use crate::model::store::Store;
 use crate::runlog::Sample;
 
+/// Tokens of the prompt.
 const PROMPT: usize = 24;
+/// Tokens to generate.
 const TOKENS: usize = 120;
 
-/// How the model goes on after the first held-out tokens. `None` without a tokenizer, or when its ids have gaps that the
-/// model drew.
+/// Continues the first held-out tokens with the model. Returns `None` without a tokenizer, or if the model drew an id
+/// for which the tokenizer has no token.
 ///
 /// # Errors
 /// Out of memory; errors of the device.

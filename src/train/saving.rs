@@ -1,4 +1,4 @@
-//! A side and the disk: it goes on from a checkpoint, writes one, and in the end its model.
+//! The part of [`Trainer`] that deals with files: resuming from a checkpoint, saving one, and writing the final model.
 
 use super::checkpoint::{self, Checkpoint, Part, State};
 use super::sample::sample;
@@ -20,21 +20,22 @@ use crate::runlog::{Event, Metrics, OperationTime};
 use std::path::Path;
 
 impl Trainer<'_, '_> {
-    /// Puts the side where its newest usable checkpoint was. `None`: there is none, so it begins at the beginning.
+    /// Restores the branch from its newest usable checkpoint. Returns `None` if there is no checkpoint; the branch then
+    /// starts from the beginning.
     pub(super) fn resume(&mut self) -> Result<Option<TrainState>> {
         let dir = self.dir.clone();
         let Context { data, progress, config, settings: now, .. } = &mut *self.context;
-        let planned = |leg: &PlannedStage| Planned { level: leg.level + 1, steps: leg.stage.steps };
-        let plan: Vec<Planned> = self.legs.iter().map(planned).collect();
+        let planned = |stage: &PlannedStage| Planned { level: stage.level + 1, steps: stage.stage.steps };
+        let plan: Vec<Planned> = self.stages.iter().map(planned).collect();
         let name = data.name();
-        // All of this before the metrics are cut back to where the checkpoint was.
+        // Run all of these checks before the metrics file is truncated to its length at the checkpoint.
         let fits = |checkpoint: &Checkpoint| {
             let state = &checkpoint.state;
-            settings::changes(&checkpoint.dir, state, config, self.half)?;
+            settings::changes(&checkpoint.dir, state, config, self.branch)?;
             if state.data != name {
                 bail!(
-                    "{}: the run was trained on {}, but what [data] gives now is {name}; bring the old data back, or start a \
-                     new run",
+                    "{}: the run was trained on {}, but [data] now gives {name}; restore the old data, or start a new \
+                     run",
                     checkpoint.dir.display(),
                     state.data
                 );
@@ -47,16 +48,17 @@ impl Trainer<'_, '_> {
         };
         let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), fits, accept)?;
         let Some((checkpoint, metrics)) = newest else {
-            progress.note(&format!("{}: no checkpoint yet, starting at the beginning", dir.display()));
+            progress.note(&format!("{}: no checkpoint yet, starting from the beginning", dir.display()));
             return Ok(None);
         };
         let state = &checkpoint.state;
-        progress.note(&format!("going on after step {} from {}", state.at.step, checkpoint.dir.display()));
+        progress.note(&format!("resuming after step {} from {}", state.at.step, checkpoint.dir.display()));
         if state.settings.is_none() {
-            progress
-                .note("  an earlier version wrote it, without its configuration: config.toml was not compared with it");
+            progress.note(
+                "  an earlier version wrote it and did not store the configuration, so config.toml was not compared",
+            );
         }
-        let changes = settings::changes(&checkpoint.dir, state, config, self.half)?;
+        let changes = settings::changes(&checkpoint.dir, state, config, self.branch)?;
         self.metrics = metrics;
         if !changes.is_empty() {
             changes.iter().for_each(|change| progress.note(&format!("  {change}")));
@@ -68,6 +70,8 @@ impl Trainer<'_, '_> {
         self.restore(&checkpoint).map(Some)
     }
 
+    /// Allocates the state of every level that `checkpoint` contains and fills it. Returns that of the level in
+    /// training.
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<TrainState> {
         let state = &checkpoint.state;
         let level = state.at.level - 1;
@@ -79,38 +83,39 @@ impl Trainer<'_, '_> {
                 None => None,
             };
             checkpoint.restore(saved.level, &params, moments.as_mut(), self.context.device)?;
-            self.waiting[saved.level - 1] = Some(IdleLevel { params, moments });
+            self.idle[saved.level - 1] = Some(IdleLevel { params, moments });
         }
-        let mut learner = self.learner(level, None)?;
-        let (params, moments) = (&learner.params, &mut learner.moments);
+        let mut train_state = self.train_state(level, None)?;
+        let (params, moments) = (&train_state.params, &mut train_state.moments);
         checkpoint.restore(level + 1, params, Some(moments), self.context.device)?;
-        learner.count_from(state.passes);
-        Ok(learner)
+        train_state.count_from(state.passes);
+        Ok(train_state)
     }
 
-    /// Writes a checkpoint and removes those that are not to be kept.
-    pub(super) fn save(&mut self, learner: &TrainState, valid_here: bool) -> Result<()> {
-        // A checkpoint vouches for the steps before it.
+    /// Writes a checkpoint and removes old ones, as `train.keep_last` and `train.keep_best` say. `valid_here`: the
+    /// model was evaluated at this step.
+    pub(super) fn save(&mut self, train_state: &TrainState, valid_here: bool) -> Result<()> {
+        // The steps before this checkpoint are only valid if the data files have not changed.
         self.context.data.check_unchanged()?;
         let (metrics_bytes, tensorboard_bytes) = self.metrics.sync()?;
         let operations = self.operation_times();
         let Context { config, device, data, settings, .. } = &mut *self.context;
         let mut parts: Vec<Part<'_>> = self
-            .waiting
+            .idle
             .iter()
             .enumerate()
-            .filter_map(|(level, waiting)| {
-                let IdleLevel { params, moments } = waiting.as_ref()?;
+            .filter_map(|(level, idle)| {
+                let IdleLevel { params, moments } = idle.as_ref()?;
                 Some(Part { level: level + 1, params, moments: moments.as_ref() })
             })
             .collect();
-        parts.push(Part { level: self.at.level, params: &learner.params, moments: Some(&learner.moments) });
+        parts.push(Part { level: self.at.level, params: &train_state.params, moments: Some(&train_state.moments) });
         let state = State {
             format: 2,
             settings: Some(settings.clone()),
             at: self.at,
             stage_step: self.stage_step,
-            passes: learner.passes(),
+            passes: train_state.passes(),
             valid_loss: self.valid,
             valid_here,
             waited: self.waited + self.batches.waited().as_secs_f64(),
@@ -122,7 +127,7 @@ impl Trainer<'_, '_> {
         };
         let with_model = config.train.keep_best && self.at.level == 1;
         let saved = checkpoint::save(&self.dir, &state, &parts, *device, |dir, device| match with_model {
-            true => write_model(&dir.join("model"), &*learner.model, &learner.params, data, device),
+            true => write_model(&dir.join("model"), &*train_state.model, &train_state.params, data, device),
             false => Ok(()),
         });
         saved.map_err(|e| {
@@ -132,12 +137,12 @@ impl Trainer<'_, '_> {
         Ok(())
     }
 
-    /// The last line of the metrics, and `model/`.
-    pub(super) fn finish(&mut self, learner: &TrainState) -> Result<()> {
+    /// Writes the summary, which is the last line of the metrics, and `model/`.
+    pub(super) fn finish(&mut self, train_state: &TrainState) -> Result<()> {
         let operations = self.operation_times();
         let Context { data, device, config, .. } = &mut *self.context;
-        let sample = match (learner.model.family(), data) {
-            (Family::Gpt(gpt), Data::Text(text)) => sample(*device, gpt, &learner.params, text, config.seed)?,
+        let sample = match (train_state.model.family(), data) {
+            (Family::Gpt(gpt), Data::Text(text)) => sample(*device, gpt, &train_state.params, text, config.seed)?,
             _ => None,
         };
         let tokens = self.at.step as f64 * self.tokens();
@@ -151,10 +156,10 @@ impl Trainer<'_, '_> {
         })?;
         self.metrics.sync()?;
         let Context { data, device, .. } = &mut *self.context;
-        write_model(&self.dir.join("model"), &*learner.model, &learner.params, data, *device)
+        write_model(&self.dir.join("model"), &*train_state.model, &train_state.params, data, *device)
     }
 
-    /// Time by operation of this side, in this process and before.
+    /// Returns the time per operation of this branch: in this process, plus that in the processes before it.
     fn operation_times(&mut self) -> Vec<OperationTime> {
         let mut all = self.operations.clone();
         for (now, start) in self.context.device.timings().totals().zip(&self.at_start) {
@@ -174,7 +179,7 @@ impl Trainer<'_, '_> {
     }
 }
 
-/// Writes a model folder in Hugging Face form, whole.
+/// Writes a model folder in the Hugging Face format, atomically.
 fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
     write_dir_atomic(dir, |dir| {
         hub::save_named(dir, model, params, device, data.class_names())?;

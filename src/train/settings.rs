@@ -1,7 +1,8 @@
-//! The configuration that a checkpoint was trained under, compared with the one that `config.toml` holds when the run goes on.
+//! Compares the configuration that a checkpoint was trained with and the `config.toml` that the run resumes with.
 //!
-//! What decides the function or the data may not change: weights of one model would go on as another. What only says how
-//! long, how fast, or how often something is done may, and is reported. `docs/runs.md` has the table.
+//! Keys that determine the model function or the data must not change, since the weights would then continue as those
+//! of another model. Keys that only determine how long, how fast or how often something happens may change, and changes
+//! are reported. The table is in `docs/runs.md`.
 
 use super::checkpoint::{self, State};
 use super::plan::v_cycle;
@@ -15,31 +16,34 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Of a checkpoint: the configuration, and sums of what it only names.
+/// The configuration stored in a checkpoint, with hashes of the content that it refers to by path.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// TOML, with every key.
+    /// The configuration as TOML, with every key.
     pub config: String,
-    /// `config.json` of `model.from`.
+    /// Hash of the `config.json` in `model.from`.
     pub from: Option<String>,
-    /// The tokens of the vocabulary, by id.
+    /// Hash of the vocabulary: its tokens in the order of their ids.
     pub tokenizer: Option<String>,
-    /// The tokens of both sides of a text.
+    /// Hash of the tokens of both splits of a text.
     pub tokens: Option<String>,
 }
 
-/// One of the two sides of a run.
+/// The two trainings of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Branch {
+    /// The V-cycle.
     VCycle,
+    /// The baseline: level 1 trained from scratch.
     Scratch,
 }
 
 impl Branch {
+    /// Both branches, in the order in which they are trained.
     pub const ALL: [Branch; 2] = [Branch::VCycle, Branch::Scratch];
 
-    /// Its folder in that of the run.
+    /// Returns the name of the branch's folder in the run folder.
     pub fn folder(self) -> &'static str {
         match self {
             Branch::VCycle => "vcycle",
@@ -47,31 +51,32 @@ impl Branch {
         }
     }
 
-    /// The tables of its stages, in the order in which they are trained.
+    /// Returns the TOML tables of the branch's stages, in training order.
     fn stages(self, levels: usize) -> Vec<String> {
         match self {
             Branch::Scratch => vec!["scratch".into()],
             Branch::VCycle => v_cycle(levels)
                 .iter()
-                .map(|leg| format!("levels[{}].{}", leg.level, if leg.last { "train" } else { "before" }))
+                .map(|visit| format!("levels[{}].{}", visit.level, if visit.last { "train" } else { "before" }))
                 .collect(),
         }
     }
 }
 
-/// What may be done to a key.
+/// How a key may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
-    /// Nothing: it decides the function or the data.
+    /// Not at all: it determines the model function or the data.
     Fixed,
-    /// Anything, as long as the same content is found there.
+    /// To any path with the same content.
     Place,
-    /// Of a stage: anything, until the stage has ended.
+    /// Freely, until its stage has ended.
     Stage,
-    /// Anything.
+    /// Freely.
     Free,
 }
 
+/// Keys that may change freely.
 const FREE: [&str; 8] = [
     "train.eval_every",
     "train.eval_batches",
@@ -79,16 +84,19 @@ const FREE: [&str; 8] = [
     "train.keep_last",
     "train.keep_best",
     "train.target_loss",
-    // The same numbers, computed a second time instead of kept.
+    // Recomputation gives the same numbers.
     "train.recompute",
     "data.images.workers",
 ];
+/// Keys that hold a path.
 const PLACES: [&str; 7] =
     ["model.from", "data.text", "data.prepared", "data.train", "data.valid", "data.task.train", "data.task.valid"];
-/// Of `data.images.train.files` and `data.images.valid.files`.
+/// Keys of `data.images.train.files` and `data.images.valid.files` that hold a path.
 const IMAGE_PLACES: [&str; 5] = ["images", "labels", "files", "file", "folder"];
+/// Keys of a stage that may change until it has ended.
 const STAGE: [&str; 7] = ["steps", "lr", "warmup", "decay", "floor", "cooldown", "schedule"];
 
+/// Returns the rule of a dotted key.
 fn rule(key: &str) -> Rule {
     if FREE.contains(&key) {
         return Rule::Free;
@@ -105,13 +113,16 @@ fn rule(key: &str) -> Rule {
     }
 }
 
-/// A key that is not what it was.
+/// A key whose value has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
+    /// The dotted key.
     pub key: String,
+    /// The value in the checkpoint, as TOML.
     pub from: String,
+    /// The value now, as TOML.
     pub to: String,
-    /// From when on it counts, or why it may not be.
+    /// When the change takes effect, or why it is refused.
     #[serde(skip)]
     pub remark: String,
 }
@@ -124,7 +135,7 @@ impl std::fmt::Display for Change {
 }
 
 impl Settings {
-    /// Those of a run on this data.
+    /// Returns the settings of a run with this configuration and data.
     ///
     /// # Errors
     /// `model.from` has no readable `config.json`.
@@ -141,10 +152,10 @@ impl Settings {
         })
     }
 
-    /// Compares what the configuration only names.
+    /// Checks that the content behind the paths in the configuration is still the same.
     ///
     /// # Errors
-    /// Other content than when the checkpoint was written.
+    /// The content changed since the checkpoint was written.
     pub fn same_content(&self, now: &Settings) -> Result<()> {
         let named = [
             ("model.from: the folder's config.json", &self.from, &now.from),
@@ -153,74 +164,75 @@ impl Settings {
         ];
         if let Some((what, ..)) = named.iter().find(|(_, then, now)| then != now) {
             bail!(
-                "{what} changed since the checkpoint was written; bring back what the run was started with, or start a new run"
+                "{what} changed since the checkpoint was written; restore what the run was started with, or start a \
+                 new run"
             );
         }
         Ok(())
     }
 }
 
-/// Compares `now` with what the run's newest checkpoints were trained under, before anything else is done.
+/// Compares `now` with the configurations in the newest checkpoints of the run, before anything else is done.
 ///
 /// # Errors
-/// Keys that decide the function or the data, with both values.
+/// Keys that must not change did: lists them with both values.
 pub fn check_run(run: &Path, now: &Config) -> Result<()> {
-    for half in Branch::ALL {
-        let side = run.join(half.folder());
-        if let Some((dir, state)) = checkpoint::newest_state(&side)? {
-            changes(&dir, &state, now, half)?;
+    for branch in Branch::ALL {
+        let folder = run.join(branch.folder());
+        if let Some((dir, state)) = checkpoint::newest_state(&folder)? {
+            changes(&dir, &state, now, branch)?;
         }
     }
     Ok(())
 }
 
-/// What may be, and was, changed since the checkpoint in `dir` was written. Of a checkpoint of an earlier version nothing is
-/// known.
+/// Returns the permitted changes since the checkpoint in `dir` was written. There are none for a checkpoint of an
+/// earlier version, which does not contain its configuration.
 ///
 /// # Errors
-/// As [`check_run`].
-pub fn changes(dir: &Path, state: &State, now: &Config, half: Branch) -> Result<Vec<Change>> {
+/// Those of [`check_run`].
+pub fn changes(dir: &Path, state: &State, now: &Config, branch: Branch) -> Result<Vec<Change>> {
     let Some(settings) = &state.settings else { return Ok(Vec::new()) };
     let then = Config::parse(&settings.config, &[]);
     let then = then.map_err(|e| {
         Error::new(format!(
-            "{}: its configuration cannot be read: {e}; go on with the version of vcycle that wrote it, or remove this \
-             checkpoint to go on from the one before it",
+            "{}: its configuration cannot be read: {e}; resume with the version of vcycle that wrote it, or remove \
+             this checkpoint to resume from the previous one",
             dir.display()
         ))
     })?;
-    let finished = dir.parent().and_then(Path::parent).is_some_and(|side| side.join("model").exists());
-    let (allowed, refused) = compare(&then, now, half, state, finished)?;
+    let finished = dir.parent().and_then(Path::parent).is_some_and(|branch_dir| branch_dir.join("model").exists());
+    let (allowed, refused) = compare(&then, now, branch, state, finished)?;
     if !refused.is_empty() {
         let listed: String = refused.iter().map(|change| format!("  {change}\n")).collect();
         bail!(
-            "config.toml was changed since the checkpoint {} was written:\n{listed}these keys decide what is trained, or \
-             belong to a stage that has ended; put the old values back, or start a new run",
+            "config.toml was changed since the checkpoint {} was written:\n{listed}these keys determine what is \
+             trained, or belong to a stage that has ended; put the old values back, or start a new run",
             dir.display()
         );
     }
     Ok(allowed)
 }
 
-/// Changes that are allowed, and those that are not.
+/// Returns the permitted changes and the refused ones.
 fn compare(
     then: &Config,
     now: &Config,
-    half: Branch,
+    branch: Branch,
     state: &State,
     finished: bool,
 ) -> Result<(Vec<Change>, Vec<Change>)> {
     let change =
         |key: &str, from: String, to: String, remark: &str| Change { key: key.into(), from, to, remark: remark.into() };
     let (was, is) = (then.levels.len(), now.levels.len());
-    if was != is && half == Branch::VCycle {
-        return Ok((Vec::new(), vec![change("levels", was.to_string(), is.to_string(), " of them")]));
+    if was != is && branch == Branch::VCycle {
+        return Ok((Vec::new(), vec![change("levels", was.to_string(), is.to_string(), " (number of levels)")]));
     }
-    if half == Branch::Scratch && then.scratch.is_some() && now.scratch.is_none() {
+    if branch == Branch::Scratch && then.scratch.is_some() && now.scratch.is_none() {
         let removed = change("scratch", "set".into(), "not set".into(), " (that run has begun)");
         return Ok((Vec::new(), vec![removed]));
     }
-    let stages = half.stages(was);
+    let stages = branch.stages(was);
     let number = state.at.stage.saturating_sub(1);
     let (old, new) = (flat(then)?, flat(now)?);
     let over = |stage: &str| {
@@ -231,7 +243,7 @@ fn compare(
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let (mut allowed, mut refused) = (Vec::new(), Vec::new());
     for key in keys {
-        let other = match half {
+        let other = match branch {
             Branch::VCycle => key.starts_with("scratch."),
             Branch::Scratch => key.starts_with("levels["),
         };
@@ -244,7 +256,7 @@ fn compare(
             stages.iter().position(|stage| key.strip_prefix(stage.as_str()).is_some_and(|k| k.starts_with('.')));
         let from_step = format!(", from step {} on", state.at.step + 1);
         match (rule(key), place) {
-            // A file may lie elsewhere; its vocabulary is compared.
+            // The tokenizer file may have moved; its vocabulary is compared.
             (Rule::Fixed, _) if key == "data.tokenizer" && files => {
                 allowed.push(change(key, from, to, ", with the same vocabulary"));
             }
@@ -259,7 +271,7 @@ fn compare(
             (Rule::Stage, Some(stage)) if stage == number => {
                 let done = state.stage_step;
                 match key.ends_with(".steps") && to.parse::<u64>().ok() <= Some(done) {
-                    true => refused.push(change(key, from, to, &format!(" ({done} are done; give more)"))),
+                    true => refused.push(change(key, from, to, &format!(" ({done} steps are done; set more)"))),
                     false => allowed.push(change(key, from, to, &from_step)),
                 }
             }
@@ -267,19 +279,20 @@ fn compare(
             (Rule::Fixed | Rule::Stage, _) => refused.push(change(key, from, to, "")),
         }
     }
-    // Nothing of it is trained any more.
+    // A finished branch is not trained any more, so no change takes effect.
     if finished {
         allowed.clear();
     }
     Ok((allowed, refused))
 }
 
-/// TOML has signed numbers; what has no sign here may be larger.
+/// Returns the error for a configuration that cannot be written as TOML. TOML integers are signed 64-bit, so an
+/// unsigned value may be too large.
 fn unwritable(error: &dyn std::fmt::Display) -> Error {
-    Error::new(format!("the configuration: {error}; numbers go up to {}", i64::MAX))
+    Error::new(format!("the configuration: {error}; use numbers of at most {}", i64::MAX))
 }
 
-/// Every key with its value as TOML has it. Sections that are left out are those with nothing but defaults.
+/// Returns every key with its value in TOML. Optional sections that are missing count as sections of defaults.
 fn flat(config: &Config) -> Result<BTreeMap<String, String>> {
     let mut config = config.clone();
     config.masking.get_or_insert_default();
@@ -291,6 +304,7 @@ fn flat(config: &Config) -> Result<BTreeMap<String, String>> {
     Ok(all)
 }
 
+/// Adds every leaf of `value` to `all` under its dotted key.
 fn flatten(value: &toml::Value, key: String, all: &mut BTreeMap<String, String>) {
     match value {
         toml::Value::Table(table) => {
@@ -335,7 +349,7 @@ mod tests {
         }
     }
 
-    /// Other values for a leaf of a configuration.
+    /// Returns different values to try for a leaf of a configuration.
     fn others(value: &toml::Value) -> Vec<toml::Value> {
         match value {
             toml::Value::Integer(n) => vec![toml::Value::Integer(n + 1)],
@@ -350,7 +364,7 @@ mod tests {
         }
     }
 
-    /// Calls `visit` with the configuration, changed in one leaf at a time, and the leaf's key.
+    /// Calls `visit` with the configuration changed in one leaf, and the leaf's key, once for every changed value.
     fn each_change(root: &toml::Value, visit: &mut dyn FnMut(&toml::Value, &str)) {
         fn walk(
             value: &toml::Value,
@@ -386,7 +400,7 @@ mod tests {
         walk(root, "", &|new| new, visit);
     }
 
-    /// Of every key of every ready configuration: a change is seen, under its name, and of one key alone.
+    /// For every key of every configuration in `configs/`: a change is noticed, under its name, and for that key alone.
     #[test]
     fn no_key_is_overlooked() {
         let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/configs");
@@ -399,11 +413,12 @@ mod tests {
             config.view.get_or_insert_default();
             let state = state(&config);
             each_change(&toml::Value::try_from(&config).expect("TOML"), &mut |changed, key| {
-                // What is of another type or word is refused by the parser.
+                // The parser refuses values of another type and unknown words.
                 let Ok(now) = changed.clone().try_into::<Config>() else { return };
-                let halves = Branch::ALL.map(|half| compare(&config, &now, half, &state, false).expect("compared"));
+                let branches =
+                    Branch::ALL.map(|branch| compare(&config, &now, branch, &state, false).expect("compared"));
                 let [may, may_not] = [0, 1].map(|which| {
-                    let lists = halves.iter().map(|(may, may_not)| if which == 0 { may } else { may_not });
+                    let lists = branches.iter().map(|(may, may_not)| if which == 0 { may } else { may_not });
                     lists.flatten().map(|change| change.key.clone()).collect::<BTreeSet<_>>()
                 });
                 let all: Vec<&String> = may.iter().chain(&may_not).collect();
@@ -437,7 +452,7 @@ mod tests {
         }
     }
 
-    /// What may be changed is what the documentation says.
+    /// The keys that may change are listed in the documentation.
     #[test]
     fn the_table_is_in_the_documentation() {
         let docs = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runs.md"));

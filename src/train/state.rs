@@ -1,4 +1,4 @@
-//! One model in training on a device: parameters, gradients, moments, the tape, and AdamW.
+//! A model in training on a device: parameters, gradients, AdamW moments, and the steps that the tape records.
 
 use crate::bail;
 use crate::data::loader::batch::Field;
@@ -15,81 +15,86 @@ use crate::tape::{LossOptions, Mode, StepCost, Tape, Var};
 use crate::tensor::{DType, Place, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// Constants of AdamW and clipping.
+/// Hyperparameters of AdamW and of gradient clipping.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimizerConfig {
+    /// Decay rate of the first moments.
     pub beta1: f64,
+    /// Decay rate of the second moments.
     pub beta2: f64,
+    /// Added to the square root of the second moment.
     pub eps: f64,
+    /// Decoupled weight decay; parameters with `decay = false` are not decayed.
     pub weight_decay: f64,
-    /// Largest global norm of the gradients; infinity: no clipping.
+    /// Gradients with a larger global norm are scaled down to this norm. Infinity disables clipping.
     pub clip: f64,
 }
 
-/// In which type a step computes.
+/// The data type that a step computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// All in f32.
+    /// Everything in the device's own float type: f32, or f64 on the reference device.
     #[default]
     F32,
-    /// Activations and their gradients in bf16; sums, statistics, losses, parameters, their gradients and moments in f32.
+    /// Activations and their gradients in bf16; everything else in f32, including accumulators, losses and parameters.
     Bf16,
 }
 
-/// How a learner computes.
+/// Options of training steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
-    /// Of dropout.
+    /// Seed of dropout and stochastic depth.
     pub seed: u64,
-    /// Keep only the inputs of blocks, and compute them again in the backward pass.
+    /// Activation recomputation: save only the inputs of blocks, and recompute the blocks in the backward pass.
     pub recompute: bool,
     pub precision: Precision,
-    /// Of labels in training.
+    /// Label smoothing in training, in `[0, 1)`.
     pub smoothing: f64,
 }
 
-/// What a step reports.
+/// The results of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// Mean over the batch, before the update.
+    /// Mean loss over the batch, before the update.
     pub loss: f64,
     /// Global norm of the gradients, before clipping.
     pub grad_norm: f64,
 }
 
-/// A step under way.
+/// A step that was launched and whose results have not been read yet.
 #[derive(Clone, Copy, Debug)]
 pub struct PendingStep {
     ticket: Ticket,
-    /// Losses that it has measured.
+    /// Number of losses to read: one or two per micro-batch.
     losses: usize,
-    /// Its number, for messages.
+    /// Number of the update, for error messages.
     update: u64,
 }
 
-/// The running averages of AdamW.
+/// The optimizer state of AdamW: running averages of the gradients and of their squares.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    /// First moments, laid out as the parameters.
+    /// First moments, in the layout of the parameters.
     pub m: Store,
-    /// Second moments.
+    /// Second moments, in the layout of the parameters.
     pub v: Store,
-    /// Updates that made them, for the bias corrections.
+    /// Number of updates so far, for the bias corrections.
     pub updates: u64,
 }
 
 impl Moments {
-    /// Zeros: no update yet.
+    /// Allocates zeroed moments.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Out of device memory.
     pub fn new(table: &ParamTable, device: &mut dyn Device) -> Result<Self> {
         let m = Store::new(table.clone(), device).at("first moments")?;
         let v = Store::new(table.clone(), device).at("second moments")?;
         Ok(Moments { m, v, updates: 0 })
     }
 
+    /// Frees the device memory of both moments.
     pub fn free(self, device: &mut dyn Device) {
         self.m.free(device);
         self.v.free(device);
@@ -99,49 +104,51 @@ impl Moments {
 /// FLOPs of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepFlops {
+    /// FLOPs of the model, counting recomputed segments once.
     pub model: u64,
-    /// With what recomputed segments compute a second time.
+    /// FLOPs that the device computes, counting recomputed segments twice.
     pub hardware: u64,
 }
 
-/// See the module.
+/// A model with everything on the device that training it needs: parameters, gradients, optimizer state and inputs.
 pub struct TrainState {
     pub model: Box<dyn Model>,
+    /// Parameters, in the device's own float type: f32, or f64 on the reference device.
     pub params: Store,
     pub moments: Moments,
     grads: Store,
-    /// What steps compute with, in another type than the parameters.
+    /// A copy of the parameters in the type that steps compute in, if that is not the type of the parameters.
     compute: Option<Store>,
-    /// The parameters were written and `compute` was not.
+    /// `compute` is out of date: the parameters were written from outside.
     stale: bool,
     decay_mask: Tensor,
-    /// The norm of the gradients, then the losses of the step's micro-batches.
+    /// The global gradient norm, followed by the losses of the step's micro-batches.
     metrics: Tensor,
-    /// Items that each loss scores in the whole batch of the step.
+    /// `[2]`: number of items that each loss scores in the whole batch of the step.
     scored: Tensor,
-    /// Room for what a step has measured.
+    /// Host buffer for reading `metrics`.
     measured: Vec<u8>,
     partials: Tensor,
     state: Tensor,
     inputs: Inputs,
     tape: Tape,
     vars: Vec<Var>,
-    /// Of the evaluation before, where its examples have labels.
+    /// Score tensors of the last evaluation, for models of labelled examples.
     scores: Scores,
     update: [Op; 2],
     train_cost: StepCost,
     evaluation_flops: u64,
     optimizer: OptimizerConfig,
     options: Options,
-    /// Micro-batches so far: dropout draws anew for each.
+    /// Number of micro-batches so far: each gets its own dropout masks.
     passes: u32,
 }
 
 impl TrainState {
-    /// Takes the parameters; moments start at zero. `shape` is what is computed at a time.
+    /// Takes over `params` and allocates everything else. Moments start at zero. `shape` is the shape of a micro-batch.
     ///
     /// # Errors
-    /// Out of memory; a precision that the device does not have.
+    /// Out of device memory; a precision that the device does not support.
     pub fn new(
         device: &mut dyn Device,
         model: Box<dyn Model>,
@@ -154,7 +161,7 @@ impl TrainState {
         let (n, float) = (table.elements(), options.precision.of(device)?);
         let compute = match float == device.float() {
             true => None,
-            false => Some(Store::of(float, table.clone(), device).at("parameters to compute with")?),
+            false => Some(Store::of(float, table.clone(), device).at("parameters in the compute type")?),
         };
         let grads = Store::new(table.clone(), device).at("gradients")?;
         let moments = Moments::new(&table, device)?;
@@ -213,36 +220,39 @@ impl TrainState {
         })
     }
 
-    /// One step of training on `fields`, the inputs that are not fixed, in micro-batches of the shape that [`TrainState::new`] was
-    /// given; then one update. Losses and gradients are those of the mean over all scored items of the fields, however many
-    /// micro-batches they are cut into and whichever of these the items are in.
+    /// Runs one training step and waits for it: forward and backward of all micro-batches, then one update.
+    ///
+    /// `fields` holds the inputs that change from step to step, for a whole number of micro-batches of the shape given
+    /// to [`TrainState::new`]. The loss and the gradients are those of the mean over all scored items in `fields`, no
+    /// matter how the items are distributed over micro-batches.
     ///
     /// # Errors
-    /// As [`TrainState::submit`] and [`TrainState::report`].
+    /// Those of [`TrainState::launch_step`] and [`TrainState::report`].
     pub fn step(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<StepReport> {
-        let submitted = self.launch_step(device, fields, lr)?;
-        self.report(device, submitted)
+        let pending = self.launch_step(device, fields, lr)?;
+        self.report(device, pending)
     }
 
-    /// [`TrainState::step`] of a model that predicts the next token: ids and labels `[n batch, time]`.
+    /// Runs [`TrainState::step`] for a model that predicts the next token. `ids` and `labels` are `[n * batch, time]`
+    /// for n micro-batches.
     ///
     /// # Errors
-    /// As [`TrainState::step`].
+    /// Those of [`TrainState::step`].
     pub fn step_tokens(&mut self, device: &mut dyn Device, ids: &[i32], labels: &[i32], lr: f64) -> Result<StepReport> {
         self.step(device, &[Field::Ints(ids.to_vec()), Field::Ints(labels.to_vec())], lr)
     }
 
-    /// Starts a step. Where the device works on its own, a next one may be started before this one has ended.
+    /// Launches a step without waiting for it. An asynchronous device can have several steps in flight.
     ///
     /// # Errors
-    /// Fields that are no whole number of micro-batches. Errors of the device.
+    /// `fields` does not hold a whole number of micro-batches; errors of the device.
     pub fn launch_step(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<PendingStep> {
         let micro = self.inputs.micro_batches(fields)?;
         self.moments.updates += 1;
         let correction = |beta: f64| (1.0 - beta.powf(self.moments.updates as f64)) as f32;
         let (bias1, bias2) = (correction(self.optimizer.beta1), correction(self.optimizer.beta2));
         // A step has at most two losses for each micro-batch.
-        self.make_room(device, 2 * micro)?;
+        self.reserve_losses(device, 2 * micro)?;
         self.refresh(device)?;
         let (mut cost, mut losses) = (StepCost::default(), 0);
         self.write_scored(device, fields)?;
@@ -272,22 +282,22 @@ impl TrainState {
         Ok(PendingStep { ticket: device.read_async(&measured)?, losses, update: self.moments.updates })
     }
 
-    /// Brings to the device what the losses of a step are means over.
+    /// Writes the divisors of the mean losses to the device: how many items each loss scores in `fields`.
     fn write_scored(&mut self, device: &mut dyn Device, fields: &[Field]) -> Result<()> {
         let scored = self.inputs.scored(fields).map(|count| count as f64);
         match self.scored.dtype() {
             DType::F64 => device.write(&self.scored, bytemuck::cast_slice(&scored)),
-            // Exact up to 2^24 items, and off by 2^-24 of the mean beyond.
+            // Exact up to 2^24 items; above, the relative error is at most 2^-24.
             _ => device.write(&self.scored, bytemuck::cast_slice(&scored.map(|count| count as f32))),
         }
     }
 
-    /// What a step has measured, once it has ended.
+    /// Waits for a launched step and returns its loss and gradient norm.
     ///
     /// # Errors
-    /// A loss or norm that is not finite: training has diverged. Errors of the device.
-    pub fn report(&mut self, device: &mut dyn Device, submitted: PendingStep) -> Result<StepReport> {
-        let PendingStep { ticket, losses, update } = submitted;
+    /// A loss or gradient norm that is not finite: training has diverged. Errors of the device.
+    pub fn report(&mut self, device: &mut dyn Device, pending: PendingStep) -> Result<StepReport> {
+        let PendingStep { ticket, losses, update } = pending;
         let size = self.metrics.dtype().bytes();
         self.measured.resize((1 + losses) * size, 0);
         device.wait_read(ticket, &mut self.measured)?;
@@ -300,26 +310,26 @@ impl TrainState {
         let report = StepReport { loss: numbers.sum(), grad_norm };
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             bail!(
-                "training diverged: loss {} and gradient norm {} at update {update}; lower the learning rate or lengthen the \
-                 warm-up",
+                "training diverged: loss {} and gradient norm {} at update {update}; lower the learning rate or \
+                 lengthen the warm-up",
                 report.loss,
-                report.grad_norm,
+                report.grad_norm
             );
         }
         Ok(report)
     }
 
-    /// Gradients of the last step, before clipping.
+    /// Returns the gradients of the last step, before clipping.
     pub fn grads(&self) -> &Store {
         &self.grads
     }
 
-    /// To be called after the parameters were written from outside.
+    /// Marks the compute copy of the parameters as out of date. Call it after writing to `params`.
     pub fn params_changed(&mut self) {
         self.stale = true;
     }
 
-    /// Brings what is computed with up to date with the parameters.
+    /// Updates the compute copy of the parameters if it is out of date.
     fn refresh(&mut self, device: &mut dyn Device) -> Result<()> {
         if let (Some(compute), true) = (&self.compute, self.stale) {
             device.run(&Accumulate { x: self.params.flat(), out: compute.flat(), add: false }.into())?;
@@ -328,8 +338,8 @@ impl TrainState {
         Ok(())
     }
 
-    /// Metrics of as many losses.
-    fn make_room(&mut self, device: &mut dyn Device, losses: usize) -> Result<()> {
+    /// Grows `metrics` to hold this number of losses.
+    fn reserve_losses(&mut self, device: &mut dyn Device, losses: usize) -> Result<()> {
         if self.metrics.numel() <= losses {
             let wide = self.metrics.dtype();
             let larger = device::alloc_tensor(device, wide, &[1 + losses])?;
@@ -344,7 +354,7 @@ impl TrainState {
         Ok(())
     }
 
-    /// Takes over moments.
+    /// Copies `moments`, with their number of updates, into this state's own.
     ///
     /// # Errors
     /// Errors of the device.
@@ -355,24 +365,24 @@ impl TrainState {
         Ok(())
     }
 
-    /// Goes on as after so many micro-batches.
+    /// Sets the number of micro-batches trained on so far, when training resumes.
     pub fn count_from(&mut self, passes: u32) {
         self.passes = passes;
     }
 
-    /// Micro-batches trained on so far.
+    /// Returns the number of micro-batches trained on so far.
     pub fn passes(&self) -> u32 {
         self.passes
     }
 
-    /// Adds the losses of a batch to `means`, without dropout and without learning from it.
+    /// Runs the forward pass of one micro-batch, without dropout, and adds its losses to `means`.
     ///
     /// # Errors
-    /// As [`TrainState::submit`], for one micro-batch.
+    /// `fields` does not hold exactly one micro-batch; errors of the device.
     pub fn evaluate(&mut self, device: &mut dyn Device, fields: &[Field], means: &mut Means) -> Result<()> {
         let micro = self.inputs.micro_batches(fields)?;
         if micro != 1 {
-            bail!("{micro} batches are given where one is evaluated");
+            bail!("evaluation takes one micro-batch, but the fields hold {micro}");
         }
         self.refresh(device)?;
         let recorded = Recorded { mode: Mode::Evaluate, update: false };
@@ -382,15 +392,15 @@ impl TrainState {
         Ok(())
     }
 
-    /// The scores of the examples of the evaluation before: see [`read_scores`].
+    /// Returns the scores of the last evaluation's examples, as [`read_scores`] does.
     ///
     /// # Errors
-    /// Errors of the device; the device or the tape has been used since.
+    /// Errors of the device; the device or the tape has been used since that evaluation.
     pub fn scores(&self, device: &mut dyn Device) -> Result<Vec<f32>> {
         read_scores(device, &self.tape, self.scores)
     }
 
-    /// Writes micro-batch `number` of the fields, records its step and runs it.
+    /// Writes micro-batch `number` of `fields` to the device, records its passes and runs them.
     fn record(
         &mut self,
         device: &mut dyn Device,
@@ -427,29 +437,29 @@ impl TrainState {
         Ok(losses)
     }
 
-    /// FLOPs of the training step before, with its update. Zero before the first step.
+    /// Returns the FLOPs of the last training step, including the update. Zero before the first step.
     pub fn step_flops(&self) -> StepFlops {
         StepFlops { model: self.train_cost.model_flops, hardware: self.train_cost.hardware_flops }
     }
 
-    /// Memory of the activations of the training step before. Zero before the first one.
+    /// Returns the bytes of activations in the last training step. Zero before the first one.
     pub fn activation_bytes(&self) -> usize {
         self.train_cost.activation_bytes
     }
 
-    /// FLOPs of the evaluation before. Zero before the first one.
+    /// Returns the FLOPs of the last evaluation batch. Zero before the first one.
     pub fn evaluation_flops(&self) -> u64 {
         self.evaluation_flops
     }
 
-    /// Ends training: gives back all memory but the parameters.
+    /// Ends training: frees all device memory except the parameters and returns these with their model.
     pub fn finish(self, device: &mut dyn Device) -> (Box<dyn Model>, Store) {
         let (model, params, moments) = self.finish_keeping_moments(device);
         moments.free(device);
         (model, params)
     }
 
-    /// As [`TrainState::finish`], with the moments.
+    /// Like [`TrainState::finish`], but keeps the moments as well.
     pub fn finish_keeping_moments(mut self, device: &mut dyn Device) -> (Box<dyn Model>, Store, Moments) {
         self.tape.forget(device);
         self.grads.free(device);
@@ -462,7 +472,7 @@ impl TrainState {
     }
 }
 
-/// What a step is recorded for, and whether the update follows.
+/// The mode of a recorded pass, and whether the optimizer update is appended to it.
 #[derive(Clone, Copy)]
 struct Recorded {
     mode: Mode,
@@ -470,10 +480,10 @@ struct Recorded {
 }
 
 impl Precision {
-    /// The type on a device.
+    /// Returns the data type that a device computes in at this precision.
     ///
     /// # Errors
-    /// The device does not compute in it: says which do.
+    /// The device does not support it. The message names the devices that do.
     pub fn of(self, device: &dyn Device) -> Result<DType> {
         match self {
             Precision::F32 => Ok(device.float()),
@@ -496,7 +506,7 @@ fn free(device: &mut dyn Device, t: Tensor) {
     }
 }
 
-/// One byte for each 64 elements of the arena: whether they decay.
+/// Returns one byte per [`ALIGN`] elements of the arena: 1 if weight decay applies to them, else 0.
 fn mask(table: &ParamTable) -> Vec<u8> {
     let mut mask = vec![0; table.elements() / ALIGN];
     for (i, param) in table.params.iter().enumerate() {

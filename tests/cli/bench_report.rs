@@ -275,18 +275,18 @@ fn damage_is_told_by_file_and_line() {
     let but = |more: Value| with(good.clone(), more).to_string();
     let metrics = r#"{"event":"eval","stage":1,"level":1,"step":0,"flops":0,"seconds":0.0,"valid_loss":7.0}"#;
     let damaged = [
-        ("not json".to_string(), "no JSON"),
-        ("[1, 2]".to_string(), "no object"),
-        ("{\"bench\": \"step\"".to_string(), "no JSON"),
+        ("not json".to_string(), "not valid JSON"),
+        ("[1, 2]".to_string(), "not a JSON object"),
+        ("{\"bench\": \"step\"".to_string(), "not valid JSON"),
         (metrics.to_string(), "bench"),
         (without("ms_median"), "ms_median"),
         (without("peer"), "peer"),
         (without("threads"), "threads"),
         (
             good.to_string().replace("4.0,\"ms_median\"", "1e999,\"x\"").replace("\"threads\":2", "\"threads\":1e999"),
-            "no JSON",
+            "not valid JSON",
         ),
-        (good.to_string().replace("\"threads\":2", "\"threads\":NaN"), "no JSON"),
+        (good.to_string().replace("\"threads\":2", "\"threads\":NaN"), "not valid JSON"),
         (but(json!({"ms_median": "NaN"})), "string"),
         (but(json!({"ms_median": null})), "null"),
         (but(json!({"ms_median": 0})), "ms_median"),
@@ -304,7 +304,7 @@ fn damage_is_told_by_file_and_line() {
         (but(json!({"ms_by_operation": {"linear": "long"}})), "string"),
         (but(json!({"ms_by_operation": {"linear": -1.0}})), "ms_by_operation"),
         (but(json!({"times_mean_nothing": 3})), "integer"),
-        ("[".repeat(100_000), "no JSON"),
+        ("[".repeat(100_000), "not valid JSON"),
     ];
     for (line, says) in damaged {
         std::fs::write(dir.path().join("a.jsonl"), format!("{good}\n\n{line}\n")).expect("written");

@@ -39,7 +39,7 @@ fn a_rehearsal_measures_and_trains() {
     for file in ["report.md", "train/report.html", "machine.txt"] {
         assert!(out.join(file).is_file(), "no {file}: {said}");
     }
-    assert!(said.contains("scratch at its best"), "{said}");
+    assert!(said.contains("baseline (scratch) at its best"), "{said}");
 }
 
 /// A day after its start nothing has any time left.
@@ -74,6 +74,6 @@ fn what_cannot_be_is_refused() {
     refused(&["--minutes", "0"], "--minutes 0");
     refused(&["--out"], "needs a value");
     let there = tempfile::tempdir().expect("a folder");
-    refused(&["--out", &there.path().to_string_lossy()], "there already");
+    refused(&["--out", &there.path().to_string_lossy()], "exists already");
     assert!(Path::new("benches/gpu_suite.toml").is_file());
 }

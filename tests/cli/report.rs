@@ -86,7 +86,7 @@ fn savings_are_exact_and_misses_are_told() {
     assert_eq!(row("run/vcycle", &text).join(" "), "run/vcycle 3.8000 80 80.0e9 35.0 3.8000 80 80.0e9 35.0", "{text}");
     assert!(row("run/scratch", &text).join(" ").ends_with("4.0000 100 100e9 55.0 4.1000 120 120e9 75.0"), "{text}");
     let (_, against) = text
-        .split_once("as good as run/scratch at its best: 4.0000, after 100e9 FLOPs and 55.0 s")
+        .split_once("reaching the best loss of run/scratch: 4.0000, after 100e9 FLOPs and 55.0 s")
         .expect("a baseline");
     assert_eq!(row("run/vcycle", against).join(" "), "run/vcycle 75 75.0e9 25.0 % 30.0 45.5 %");
     assert!(against.contains("never reaches it: ends 0.0123 above, 0.0100 above at its best"), "{text}");
@@ -154,7 +154,7 @@ fn damage_is_told_by_line_and_a_cut_off_end_is_no_damage() {
     assert!(fails(at, &["compare", "run"]).contains("line 1: -1 seconds"));
     std::fs::create_dir(at.join("empty")).expect("made");
     assert!(fails(at, &["compare", "empty"]).contains("empty holds no metrics"));
-    assert!(fails(at, &["report", "missing"]).contains("missing is no folder"));
+    assert!(fails(at, &["report", "missing"]).contains("missing is not a folder"));
     assert!(fails(at, &["report", "run/scratch"]).contains("give the folder above it"));
 }
 
@@ -244,7 +244,7 @@ fn the_page_holds_everything_escapes_it_and_needs_nothing() {
     let page = std::fs::read_to_string(run.join("report.html")).expect("a page");
     for part in [
         "<h1>a&lt;run&gt;</h1>",
-        "as good as the scratch run ever was (held-out loss 4.0000) with 0.0 % fewer FLOPs and in 0.0 % less time.",
+        "reaches the best loss of the baseline (held-out loss 4.0000) with 0.0 % fewer FLOPs and in 0.0 % less time.",
         "Training loss, means of 3 steps",
         "<td>4 x 128</td><td>940800</td><td>initialised</td><td>900</td>",
         "<td>12346</td><td>1.1</td><td>1000.0</td>",
@@ -329,7 +329,7 @@ fn measures_of_labelled_examples_are_compared_and_shown() {
     let text = ok(at, &["compare", "run", "images.jsonl"]);
     let rows: Vec<String> = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for row in [
-        "run measure best at step final",
+        "run metric best at step final",
         "run/vcycle accuracy 0.9000 20 0.8750",
         "run/vcycle F1 0.8000 40 0.8000",
         "run/scratch accuracy 0.7500 20 0.7500",
@@ -346,7 +346,7 @@ fn measures_of_labelled_examples_are_compared_and_shown() {
     ok(at, &["report", "run"]);
     let page = std::fs::read_to_string(at.join("run/report.html")).expect("a page");
     for part in [
-        "<h2>Measures</h2>",
+        "<h2>Metrics</h2>",
         "<td>run/vcycle</td><td>accuracy</td><td>0.9000</td><td>20</td><td>0.8750</td>",
         "<td>run/scratch</td><td>F1</td><td>0.5000</td><td>0</td><td>0.3750</td>",
         "Against steps: accuracy, F1",
@@ -361,7 +361,7 @@ fn measures_of_labelled_examples_are_compared_and_shown() {
     let dir = runs();
     ok(dir.path(), &["report", "run"]);
     let page = std::fs::read_to_string(dir.path().join("run/report.html")).expect("a page");
-    assert!(!page.contains("Measures") && !ok(dir.path(), &["compare", "run"]).contains("measure"));
+    assert!(!page.contains("Metrics") && !ok(dir.path(), &["compare", "run"]).contains("metric"));
     let json: Value = serde_json::from_str(&ok(dir.path(), &["compare", "run", "--json", "-"])).expect("JSON");
     assert!(json["runs"][0].get("measures").is_none());
 }

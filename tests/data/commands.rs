@@ -129,22 +129,19 @@ fn exactly_one_form_of_data_with_its_own_keys() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = dir.path();
     for (data, says) in [
-        ("", "says not where the data is"),
-        ("tokenizer = \"byte\"", "says not where the data is"),
+        ("", "no data source"),
+        ("tokenizer = \"byte\"", "no data source"),
         ("text = \"a.txt\"", "data.tokenizer: missing"),
         ("text = \"a.txt\"\nprepared = \"p\"", "data.text and data.prepared are given"),
         ("prepared = \"p\"\ntrain = []\nvalid = []", "data.prepared and data.train are given"),
-        ("prepared = \"p\"\ntokenizer = \"byte\"", "data.tokenizer: goes with data.text or data.train"),
-        ("prepared = \"p\"\nvocab = 7", "data.vocab: goes with data.train"),
+        ("prepared = \"p\"\ntokenizer = \"byte\"", "data.tokenizer: only applies to data.text or data.train"),
+        ("prepared = \"p\"\nvocab = 7", "data.vocab: only applies to data.train"),
         ("prepared = \"p\"", "cannot read p/data.json"),
         ("train = [\"a.bin\"]", "data.valid: missing"),
         ("valid = [\"a.bin\"]", "data.train: missing"),
         ("train = []\nvalid = []", "data.train: no token file"),
-        ("train = [\"a.bin\"]\nvalid = [\"a.bin\"]\nheld_out_every = 5", "data.held_out_every: goes with data.text"),
-        (
-            "text = \"a.txt\"\ntokenizer = \"byte\"\nfield = \"body\"",
-            "data.field: it is the key of the text in JSON lines",
-        ),
+        ("train = [\"a.bin\"]\nvalid = [\"a.bin\"]\nheld_out_every = 5", "data.held_out_every: only applies to"),
+        ("text = \"a.txt\"\ntokenizer = \"byte\"\nfield = \"body\"", "data.field: only applies to JSON lines"),
         ("train = \"a.bin\"\nvalid = []", "bad.toml"),
         ("text = \"a.txt\"\ntokenizer = \"byte\"\ntokens = 7", "tokens"),
     ] {
@@ -159,11 +156,11 @@ fn show_tells_what_a_file_is_and_whether_it_is_whole() {
     let dir = workplace();
     let at = dir.path();
     let shown = ok(at, &["data", "show", "prep/train-00001.bin", "--tokens", "5"]);
-    for part in ["version 2", "256", "after the rest of one", "their text: "] {
+    for part in ["version 2", "256", "after the end of one", "their text: "] {
         assert!(shown.contains(part), "{part:?} is not in {shown}");
     }
     let shown = ok(at, &["data", "show", "prep"]);
-    assert!(shown.contains("text.txt") && shown.contains("as they were written"), "{shown}");
+    assert!(shown.contains("text.txt") && shown.contains("match their hashes"), "{shown}");
     let path = at.join("prep/valid-00000.bin");
     let mut bytes = std::fs::read(&path).expect("a shard");
     bytes[64] ^= 1;

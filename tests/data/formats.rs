@@ -1,4 +1,4 @@
-//! Token files of other programs, several files as one stream, and those that are damaged.
+//! Token files of other programs, several files as one stream, and damaged files.
 
 use super::*;
 use crate::shard::shard;
@@ -7,7 +7,7 @@ use vcycle::data::tokens::Tokens;
 use vcycle::data::tokens::formats::Format;
 use vcycle::data::tokens::shard_writer::{Boundaries, ShardWriter};
 
-/// As llm.c's `write_datafile` does.
+/// Builds a file like llm.c's `write_datafile`.
 fn llm_c(magic: u32, version: u32, tokens: &[u32]) -> Vec<u8> {
     let mut header = [0u32; 256];
     (header[0], header[1], header[2]) = (magic, version, tokens.len() as u32);
@@ -48,7 +48,7 @@ fn files_of_other_programs_are_read_as_they_are() {
         assert!(!text.contains("damaged"), "{text}");
         error_with(Shard::open(&path), &[name, "VCYCTOK1"]);
     }
-    // Beyond what is looked at when a file is opened.
+    // Beyond the tokens that are checked when a file is opened.
     let mut late = tokens();
     late[4500] = 60_000;
     let shard = Shard::open_any(&file(&dir, "late.bin", nano_gpt(&late)), Some(50_257)).unwrap();
@@ -137,7 +137,7 @@ fn several_files_are_one_stream() {
     let of_folder = Tokens::open(&[dir.path().to_owned()], Some(50_257)).unwrap();
     assert!(of_folder.as_ref().iter().map(Shard::path).eq(paths.iter().map(PathBuf::as_path)));
 
-    // Training: each window lies in one file, and all of them come.
+    // Training: each window lies in one file, and windows come from all files that can hold one.
     let (sampler, batch, context) = (Sampler { seed: 3, rank: 0, world: 1 }, 50, 16);
     let (mut ids, mut labels) = (vec![0; batch * context], vec![0; batch * context]);
     let mut seen = HashSet::new();
@@ -158,7 +158,7 @@ fn several_files_are_one_stream() {
     }
     assert_eq!(seen.len(), 3);
 
-    // Validation: each token but the first of every file is scored once, also where a file ends on a window's end.
+    // Validation: every token except the first of each file is scored once, also if a file ends at the end of a window.
     for context in [1, 8, 16, 899] {
         let (mut ids, mut labels) = (vec![0; context], vec![0; context]);
         let mut scored: Vec<i32> = Vec::new();

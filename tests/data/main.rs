@@ -1,4 +1,5 @@
-//! Text, tokenizers, shards, batches, the cache, streams, files of others and reading ahead, from outside.
+//! Tests of the data modules: text, tokenizers, shards, batches, the cache, streaming, foreign formats, images and
+//! prefetching.
 
 mod classify;
 mod commands;
@@ -39,7 +40,7 @@ fn file(folder: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     path
 }
 
-/// The error's text, which must have all of `parts`.
+/// Returns the error message, which must contain all `parts`.
 fn error_with<T>(result: vcycle::error::Result<T>, parts: &[&str]) -> String {
     let Err(error) = result else { panic!("no error; wanted one with {parts:?}") };
     let text = error.to_string();

@@ -1,4 +1,4 @@
-//! What is read ahead is what sampling gives, from any step, in any order.
+//! Prefetched batches equal those of direct sampling, from any step and in any order.
 
 use super::*;
 use crate::shard::shard;
@@ -31,7 +31,7 @@ fn every_step_gets_its_own_batch() {
     for (first, workers) in [(0, 1), (1, 2), (1000, 1), (u64::MAX - 5, 5)] {
         let mut batches = Prefetch::new(windows(&tokens), 3, first, workers).unwrap();
         (0..40).for_each(|i| check(&mut batches, &tokens, first.wrapping_add(i)));
-        // Not where it was expected to go on: backwards, forwards, twice the same.
+        // Steps that were not prefetched: backwards, forwards, the same one twice.
         for step in [3, 3, 2, 500, 501, 503, 502, 504, 505, 0] {
             check(&mut batches, &tokens, step);
         }
@@ -61,7 +61,7 @@ fn errors_come_with_their_step() {
     for step in [0, 1, 1, 7] {
         error_with(batches.next(step), &["shard.bin", "at most 7"]);
     }
-    // One token is beyond the vocabulary: the steps that meet it fail, the others do not.
+    // One token is outside the vocabulary: the steps that read it fail, the others do not.
     let path = dir.path().join("shard.bin");
     let mut bytes = fs::read(shard(&dir, &(0..1000).collect::<Vec<u32>>(), 1000).path()).unwrap();
     bytes[64 + 2 * 500..][..2].copy_from_slice(&1000u16.to_le_bytes());
@@ -85,7 +85,7 @@ fn errors_come_with_their_step() {
     assert!(Prefetch::new(windows(&tokens), usize::MAX, 0, 1).is_err());
 }
 
-/// A row is one number: its own and its step's. Parts are of two rows; some cannot be made.
+/// A source whose rows are one number each, computed from step and row. Chunks have two rows; some of them fail.
 #[derive(Default)]
 struct Numbers {
     rooms: AtomicUsize,
@@ -119,7 +119,7 @@ impl Source for Numbers {
         assert_eq!(batch, ROWS);
         let now = 1 + self.at_once.fetch_add(1, Ordering::SeqCst);
         self.most_at_once.fetch_max(now, Ordering::SeqCst);
-        // Later parts of a batch are made sooner.
+        // Later chunks of a batch finish sooner.
         std::thread::sleep(Duration::from_micros(100 * (ROWS - first) as u64));
         self.at_once.fetch_sub(1, Ordering::SeqCst);
         if step % 10 == 3 && first >= 2 {
@@ -162,7 +162,7 @@ fn workers_share_batches_in_bounded_memory_and_their_errors_are_the_steps() {
         }
         drop(batches);
         let rooms = source.rooms.load(Ordering::SeqCst);
-        assert_eq!(rooms, 5 + workers, "four batches ahead, the trainer's, and a part for each worker");
+        assert_eq!(rooms, 5 + workers, "four prefetched batches, the one in use, and a chunk for each worker");
         let most = source.most_at_once.load(Ordering::SeqCst);
         assert!(most <= workers && (workers == 1 || most > 1), "{most} of {workers} workers worked at once");
     }

@@ -1,4 +1,4 @@
-//! The cache: what is reused, what is made again, what is never left behind.
+//! The cache of prepared data: what is reused, what is prepared again, and that no temporary files are left.
 
 use super::*;
 use crate::text::compressed;
@@ -12,7 +12,7 @@ fn spec(text: &Path, tokenizer: &str) -> DataSpec {
     }
 }
 
-/// The data and every note, one a line.
+/// Returns the data and all notes, one per line.
 fn prepared(spec: &DataSpec, cache: &Path) -> (Dataset, String) {
     let notes = RefCell::new(String::new());
     let data = prepare(spec, cache, &mut |note| {
@@ -91,7 +91,7 @@ fn damage_is_noted_and_repaired() {
         let mut bytes = fs::read(at(name)).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        // As a new file: the mapped one must not change under `data`.
+        // Write a new file: the mapped one must not change under `data`.
         fs::remove_file(at(name)).unwrap();
         fs::write(at(name), bytes).unwrap();
     };

@@ -1,4 +1,4 @@
-//! Batches of training and of validation.
+//! Training and validation batches of tokens.
 
 use super::*;
 use crate::shard::shard;
@@ -21,7 +21,7 @@ fn starts_depend_on_every_number_and_nothing_else() {
     }
     assert_eq!(seen.len(), 4 * 4 * 50 * 8);
     assert_ne!(start(SAMPLER, 0, 0), start(Sampler { seed: 8, ..SAMPLER }, 0, 0));
-    // Resuming a run relies on these staying what they are.
+    // Resuming a run relies on these values never changing.
     assert_eq!([0, 1, 2].map(|step| SAMPLER.start(step, 0, 8, 1_000_000, 256)), [34_090, 925_385, 406_612]);
 }
 

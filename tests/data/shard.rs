@@ -1,4 +1,4 @@
-//! Shards: round trips, and files that are none.
+//! Token shards: round trips, and invalid files.
 
 use super::*;
 use crate::tokenizer::path_below_a_file;

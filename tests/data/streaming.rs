@@ -1,4 +1,4 @@
-//! Streams give what the whole text in memory gives: the same documents, the same tokens, the same boundaries.
+//! Streaming gives the same documents, tokens and boundaries as processing the whole text in memory.
 
 use super::*;
 use crate::text::compressed;
@@ -40,7 +40,7 @@ fn prepared(source: TextSource, tokenizer: &str, shard_tokens: u64, dir: &Path) 
     prepare_folder(&spec, dir, &mut |_| ()).unwrap()
 }
 
-/// The tokens and the starts of documents of both sides.
+/// Returns the tokens and document starts of both splits.
 fn content(dir: &Path) -> [(Vec<u32>, Vec<usize>); 2] {
     let facts = read_facts(dir).unwrap().unwrap();
     verify(dir, &facts).unwrap();
@@ -57,7 +57,7 @@ fn content(dir: &Path) -> [(Vec<u32>, Vec<usize>); 2] {
     })
 }
 
-/// What [`content`] must be, every document encoded by itself.
+/// Returns the expected [`content`], with every document encoded separately.
 fn expected(texts: &[String], tokenizer: &Tokenizer) -> [(Vec<u32>, Vec<usize>); 2] {
     let mut sides = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
     for (i, text) in texts.iter().enumerate() {
@@ -99,7 +99,7 @@ fn every_form_gives_the_same_tokens_and_boundaries() {
     {
         let input = file(&dir, name, bytes);
         let out = dir.path().join(format!("out{number}"));
-        // Shards that end in the middle of documents, and one that takes everything.
+        // Shards that end in the middle of documents, and one shard for everything.
         let shard_tokens = if number % 2 == 0 { 1 << 40 } else { 5000 };
         let facts = prepared(source(&[input], marks), tokenizer_file.to_str().unwrap(), shard_tokens, &out);
         assert!(content(&out) == wanted, "{name}: other tokens or boundaries");
@@ -137,7 +137,7 @@ fn files_follow_one_another_and_each_begins_a_document() {
         count += 1;
     }
     assert_eq!((count, documents.count()), (22, 22), "blank lines and empty texts are no documents");
-    // A mark is one of plain text alone.
+    // Document marks apply only to plain text.
     error_with(source(&inputs, Marks::Prefix("== ".to_owned())).survey(), &["2.jsonl", "--document-prefix"]);
 }
 
@@ -157,7 +157,8 @@ fn pieces_and_tokenizers_are_those_of_the_text_in_memory() {
             assert!(tokenizer.decode(&tokens).unwrap() == *text, "{spec}");
         }
     }
-    // The cache of `data.text` joins the documents of a side, as ever: its tokens are those of the text at once.
+    // The cache of `data.text` still joins the documents of a split: its tokens are those of the whole text encoded at
+    // once.
     let spec = DataSpec { text: input, tokenizer: "bpe:300".into(), held_out: by_size(4), field: "text".into() };
     let data = prepare(&spec, &dir.path().join("cache"), &mut |_| ()).unwrap();
     let whole = Tokenizer::from_spec("bpe:300", &train).unwrap();
@@ -167,7 +168,7 @@ fn pieces_and_tokenizers_are_those_of_the_text_in_memory() {
 
 #[test]
 fn a_cached_text_is_what_it_was_before_streams() {
-    // Names and hashes as the first version of the cache, which held texts in memory, gave them.
+    // Names and hashes from the first version of the cache, which held texts in memory.
     let dir = folder();
     let text = file(&dir, "documents.txt", documents());
     for (tokenizer, held_out, name, train, valid) in [

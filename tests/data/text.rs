@@ -1,4 +1,4 @@
-//! Reading and splitting.
+//! Reading text and splitting it into training and held-out data.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Tokenizers: round trips, and files that are none.
+//! Tokenizers: round trips, and invalid files.
 
 use super::*;
 
@@ -73,7 +73,7 @@ fn pieces_change_no_token() {
         let base = if spec == "modern" { "bpe:320" } else { spec };
         Tokenizer::from_spec(base, &text).unwrap().save(&path).unwrap();
         if spec == "modern" {
-            // The split of Llama 3, whose tokens may end in newlines, with the merge that shows it.
+            // The split of Llama 3, whose tokens may end in newlines, with a merge that makes the difference visible.
             let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
             json["pre_tokenizer"] = serde_json::json!({"type": "Sequence", "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": modern}, "behavior": "Isolated", "invert": false},
@@ -109,7 +109,7 @@ fn saved_tokenizers_load_without_truncation_or_padding() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file is left");
 }
 
-/// A path that nobody can write: its folder is the file `bad.json`.
+/// Returns a path that cannot be written, because its parent is the file `bad.json`.
 pub fn path_below_a_file(dir: &TempDir, name: &str) -> PathBuf {
     dir.path().join("bad.json").join(name)
 }

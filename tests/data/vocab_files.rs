@@ -1,4 +1,4 @@
-//! Tokenizers in the files of GPT-2 and BERT: the tokens that their own rules give, and `tokenizer.json` afterwards.
+//! Vocabulary files of GPT-2 and BERT: the same tokens as by their own rules, also after saving as `tokenizer.json`.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn word_pieces() {
     let spec = |case: &str| Tokenizer::from_spec(&format!("{case}:{}", path.display()), "");
     let uncased = spec("uncased").unwrap();
     assert_eq!(uncased.vocab_size(), 18);
-    // Lower case, accents off, punctuation and ideographs apart, the longest pieces first, [UNK] for a whole word.
+    // Lower case, no accents, punctuation and ideographs split off, longest pieces first, [UNK] for a whole word.
     let text = "The FOX jumped, jumps!\n\tCafé 日本 foxing\u{0} [MASK]";
     let ids = [5, 6, 7, 8, 10, 7, 9, 11, 12, 15, 17, 1, 4];
     assert_eq!(uncased.encode(text).unwrap(), ids);
@@ -28,14 +28,14 @@ fn word_pieces() {
     assert_eq!(cased.encode("café").unwrap(), [13]);
     assert_eq!(cased.encode(&"the".repeat(40)).unwrap(), [1]);
 
-    // A model folder says itself which it is; without a word from anybody it is not guessed.
+    // The settings of a model folder say whether it is cased. Without them, it is not guessed.
     error_with(Tokenizer::load(&path), &["vocab.txt", "uncased:", "cased:", "do_lower_case"]);
     for (lower, ids) in [(true, [5, 5]), (false, [14, 5])] {
         file(&dir, "tokenizer_config.json", format!(r#"{{"do_lower_case": {lower}}}"#));
         assert_eq!(Tokenizer::load(&path).unwrap().encode("The the").unwrap(), ids);
         assert_eq!(Tokenizer::load(dir.path()).unwrap().encode("The the").unwrap(), ids);
     }
-    // Asking wins.
+    // An explicit request takes precedence.
     assert_eq!(spec("uncased").unwrap().encode("The").unwrap(), [5]);
     let settings = r#"{"do_lower_case": true, "strip_accents": false, "tokenize_chinese_chars": false,
         "unk_token": {"content": "!"}}"#;
@@ -59,7 +59,7 @@ fn word_pieces_frame_a_text_for_others() {
 #[test]
 fn byte_pairs() {
     let dir = folder();
-    // Bytes, then what the merges make; the end of a text last.
+    // Bytes, then the results of the merges, then the end-of-text token.
     let byte = Tokenizer::from_spec("byte", "").unwrap();
     let saved = dir.path().join("byte.json");
     byte.save(&saved).unwrap();

@@ -19,7 +19,7 @@ const BUGS: &[(&str, &str)] = &[
     ("kNoLastMeeting", "of the cluster has ended"),
     ("kReleasedHereOnly", "race"),
     ("kReleasedThereOnly", "race|too many arrivals"),
-    ("kHalfIsExpected", "race|uninitialised|fewer bytes are announced|deadlock"),
+    ("kHalfIsExpected", "race|uninitialised|fewer bytes are expected|deadlock"),
     ("kNotForAll", "deadlock"),
     ("kNoSuchBlock", "there is no block 2 in a cluster of 2"),
     ("kNoSuchBarrier", "out of bounds"),
@@ -102,7 +102,7 @@ fn grids_are_whole_clusters() {
     assert!(error.contains("3 blocks along x") && error.contains("clusters of 2"), "{error}");
     let launch = Launch::new("clusters_large", 2, 1024).ptr(8);
     let error = launch_on(&mut Emulator::new(Options::default()), &launch).expect_err("too many threads").to_string();
-    assert!(error.contains("1024 threads are more than the checks can tell apart"), "{error}");
+    assert!(error.contains("1024 threads are more than the checks can track"), "{error}");
 }
 
 /// What another block of the cluster did is told with that block.

@@ -157,11 +157,11 @@ fn what_a_thread_has_fenced_reaches_products() {
 const BUGS: &[(&str, &str)] = &[
     ("kWrongParity", "race|uninitialised|deadlock"),
     ("kProducersWrongParity", "deadlock"),
-    ("kTooFewBytes", "race|fewer bytes are announced"),
+    ("kTooFewBytes", "race|fewer bytes are expected"),
     ("kTooManyBytes", "deadlock"),
-    ("kNoExpect", "race|uninitialised|fewer bytes are announced"),
+    ("kNoExpect", "race|uninitialised|fewer bytes are expected"),
     ("kNoInit", "not initialised"),
-    ("kNoInitFence", "mbarrier_fence comes first"),
+    ("kNoInitFence", "call mbarrier_fence"),
     ("kNoBarrierAfterInit", "race|not initialised"),
     ("kTwoInits", "initialised again"),
     ("kNoWait", "race|uninitialised"),
@@ -171,15 +171,15 @@ const BUGS: &[(&str, &str)] = &[
     ("kReleasedByOneWarp", "race"),
     ("kNoFence", "wgmma_fence is missing"),
     ("kTouchedAfterFence", "wgmma_fence is missing"),
-    ("kTouchedInFlight", "results of a product are touched"),
+    ("kTouchedInFlight", "accumulators of a wgmma are accessed"),
     ("kNoCommit", "race"),
     ("kNoWgmmaWait", "race"),
-    ("kNoLastWait", "results of a product are touched"),
+    ("kNoLastWait", "accumulators of a wgmma are accessed"),
     ("kPipelinedEarly", "race"),
     ("kWrongStride", "wrong"),
     ("kWrongLeading", "wrong"),
     ("kWrongStep", "wrong"),
-    ("kNoSwizzle", "not one of swizzle 128B"),
+    ("kNoSwizzle", "not for swizzle 128B"),
     ("kMisalignedTile", "misaligned"),
     ("kTileOutside", "out of bounds"),
     ("kMisalignedMbarrier", "multiple of 8"),
@@ -188,7 +188,7 @@ const BUGS: &[(&str, &str)] = &[
     ("kHalfAWarp", "waits for lanes 0xffff0000"),
     ("kThreeWarps", "divergent warpgroup"),
     ("kLastCopyUnused", "the block ends"),
-    ("kOperandOverwritten", "the left operand of a product is overwritten"),
+    ("kOperandOverwritten", "the left operand of a wgmma is overwritten"),
     ("kOperandAfterFence", "wgmma_fence is missing"),
 ];
 
@@ -244,12 +244,12 @@ fn a_deadlock_at_an_mbarrier_says_what_is_missing() {
         format!("{file}:{wait}: product_kTooManyBytes, block (0, 0, 0), thread (0, 0, 0): deadlock"),
         format!("128 threads wait in {file}:{wait} for parity 0 of the mbarrier at shared address"),
         format!("(initialised in {file}:{init})"),
-        "phase 0 misses 0 of 1 arrivals and misses 16 bytes".into(),
+        "phase 0 still waits for 0 of 1 arrivals and 16 bytes".into(),
     ] {
         assert!(text.contains(&part), "{text:?} has no {part:?}");
     }
     let text = planted("kProducersWrongParity", options).1.expect_err("a deadlock");
-    assert!(text.contains("misses 4 of 4 arrivals") && text.contains("misses 1 of 1 arrivals"), "{text}");
+    assert!(text.contains("waits for 4 of 4 arrivals") && text.contains("waits for 1 of 1 arrivals"), "{text}");
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn boxes_lie_as_documented_and_are_zero_outside() {
     for options in Options::schedules(true) {
         let text = boxes("boxes_bad", [0, 0], options).expect_err("a box over what is still read");
         // Thread 0 may also be so far ahead that the phase of the others is over.
-        let race = text.contains("race") && text.contains("the copy engine");
+        let race = text.contains("race") && text.contains("a TMA load");
         assert!(race || text.contains("deadlock: 31 threads wait"), "{text}");
         let first = text.split(": ").next().unwrap_or_default();
         assert!(marked("boxes").iter().any(|line| first.ends_with(&format!("hopper.cu:{line}"))), "{text}");
@@ -364,7 +364,7 @@ fn a_box_of_many_matrices_is_asked_for_by_head_and_batch() {
     let map = TensorMap::new(a.address, [20, 64], a.pitch, 8).of_many([2, 1], [20 * a.pitch, 128]);
     let launch = Launch::new("boxes_good", 1, 32).shared(8 * 128).map(map).ptr(a.address).int(0).int(0).int(8);
     let text = launch_on(&mut emulator, &launch).expect_err("a box of one matrix").to_string();
-    assert!(text.contains("by head and batch too of many"), "{text}");
+    assert!(text.contains("also head and batch for many matrices"), "{text}");
 }
 
 #[test]

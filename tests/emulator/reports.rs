@@ -77,9 +77,9 @@ fn accesses_outside_of_operands() {
 
 #[test]
 fn memory_that_was_never_written() {
-    let words = "uninitialised: 4 bytes of global memory (`out`, row 1, column 3) are read that were never written";
+    let words = "uninitialised: 4 bytes of global memory (`out`, row 1, column 3) are read but were never written";
     reports("unwritten", 7, &line("unwritten"), words);
-    let words = "uninitialised: 4 bytes of shared memory (`sums`, element 9) are read that were never written";
+    let words = "uninitialised: 4 bytes of shared memory (`sums`, element 9) are read but were never written";
     reports("shared_unwritten", 9, &line("shared_unwritten"), words);
 }
 

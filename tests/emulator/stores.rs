@@ -114,9 +114,7 @@ fn a_tile_that_is_filled_too_early_names_the_store() {
     let [options, ..] = Options::schedules(true);
     let text = ragged("store_kNoWait", options).1.expect_err("a race");
     let store = 1 + SOURCE.lines().position(|line| line.contains("tma_store(map, from")).expect("the line");
-    let part = format!(
-        "read by a store by the copy engine, started by thread (0, 0, 0) at tests/emulator/kernels/stores.cu:{store}"
-    );
+    let part = format!("read by a TMA store started by thread (0, 0, 0) at tests/emulator/kernels/stores.cu:{store}");
     assert!(text.contains(&part), "{text:?} has no {part:?}");
 }
 

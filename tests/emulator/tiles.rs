@@ -45,7 +45,7 @@ fn every_stage_of_every_tile_is_made_once() {
     }
 }
 
-/// Heads that the kernels keep together: `kTogether`.
+/// Heads that the kernels keep together: `kHeadGroup`.
 const TOGETHER: usize = 64;
 
 #[test]

@@ -1,5 +1,5 @@
-//! Promise: configurations of BERT, ViT and DeiT, of transformers and of timm, are read as their libraries read them and
-//! written so that they read the same; functions that are not implemented are refused by their key.
+//! Promise: configurations of BERT, ViT and DeiT, in the formats of transformers and timm, are read and written as in
+//! these libraries; an unsupported function is an error that names its key.
 
 use serde_json::{Value, json};
 use vcycle::error::Result;
@@ -19,7 +19,7 @@ fn with(json: &Value, key: &str, value: Option<Value>) -> Value {
     json
 }
 
-/// What the readers make of a file.
+/// Writes `json` to a file and reads it back.
 fn read(json: &Value) -> Result<Config> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");

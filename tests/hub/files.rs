@@ -1,4 +1,4 @@
-//! Files from and for Hugging Face: tensors, configurations, and writing either whole or not at all.
+//! Hugging Face files: tensors, configurations, and atomic writing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ fn f32_round_trip_is_bit_identical() {
     assert_eq!((read[2].shape.as_slice(), read[2].values.len()), ([0, 7].as_slice(), 0));
     assert_eq!(entries(path.parent().unwrap()), ["model.safetensors"]);
 
-    // The reference library agrees about what was written.
+    // The reference library reads the same tensors.
     let bytes = fs::read(&path).unwrap();
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
@@ -128,7 +128,7 @@ fn values_that_are_not_finite_are_refused() {
     one("F32", &f32::NEG_INFINITY.to_le_bytes());
     one("F16", &half::f16::INFINITY.to_le_bytes());
     one("BF16", &half::bf16::NAN.to_le_bytes());
-    // Finite, but beyond the range of f32.
+    // Finite, but outside the range of f32.
     one("F64", &1e300f64.to_le_bytes());
 
     let folder = tempfile::tempdir().unwrap();
@@ -192,7 +192,7 @@ fn damaged_and_hostile_files_are_refused() {
     refused_header(&[tensor("a", "[4611686018427387904]", 0, u64::MAX)], 8, "\"a\"");
     refused_header(&[tensor("a", "[2]", 0, 8)], 16, "cover 8 of 16");
 
-    // Ranges whose lengths add up to the length of the file modulo 2^64.
+    // Ranges whose lengths add up to the file length modulo 2^64.
     let step = 1u64 << 61;
     let wrapping: Vec<_> = (0..7)
         .map(|i| {
@@ -230,7 +230,7 @@ enum Mutation {
 }
 
 fn mutation() -> impl Strategy<Value = Mutation> {
-    // Most positions in the header, where a change does the most harm.
+    // Most positions are in the header, where a change does the most harm.
     let position = || prop_oneof![3 => 0usize..320, 1 => 0usize..usize::MAX];
     let byte = prop_oneof![any::<u8>(), prop::sample::select(b"0123456789{}[]\",:-".to_vec())];
     prop_oneof![
@@ -273,7 +273,7 @@ proptest! {
                     prop_assert_eq!(tensor.shape.iter().product::<usize>(), tensor.values.len());
                     prop_assert!(tensor.values.iter().all(|v| v.is_finite()));
                 }
-                // Nothing is accepted that the reference library refuses.
+                // The reference library accepts every file that is accepted here.
                 let reference = safetensors::SafeTensors::deserialize(&bytes);
                 prop_assert!(reference.is_ok_and(|r| read.iter().all(|t| r.tensor(&t.name).is_ok())));
             }
@@ -281,7 +281,7 @@ proptest! {
     }
 }
 
-/// A config in the form of the public GPT-2 files, with `key` set to `value`, or removed if it is `None`.
+/// Reads a config like those of the public GPT-2 files, with `key` set to `value`, or removed if it is `None`.
 fn config_with(key: &str, value: Option<Value>) -> Result<Gpt2Config, Error> {
     let mut config = json!({
         "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
@@ -312,9 +312,9 @@ fn public_configs_are_read() {
         );
         assert_eq!(config_with("eos_token_id", absent).unwrap(), Gpt2Config { eos_token_id: None, ..gpt2.clone() });
     }
-    // Some checkpoints have an id beyond the vocabulary; it is theirs to keep.
+    // Some checkpoints have an id outside the vocabulary, which is kept.
     assert_eq!(config_with("eos_token_id", Some(json!(60000))).unwrap().eos_token_id, Some(60000));
-    // Of several the first, and -1 for none: what other libraries and old files say.
+    // Several ids, of which the first is used, and -1 for none, as in other libraries and old files.
     assert_eq!(config_with("eos_token_id", Some(json!([7, 9]))).unwrap().eos_token_id, Some(7));
     assert_eq!(config_with("bos_token_id", Some(json!(-1))).unwrap().bos_token_id, None);
     assert_eq!(config_with("n_positions", None).unwrap(), gpt2);
@@ -405,7 +405,7 @@ fn config_round_trip() {
     assert_eq!(written["architectures"], json!(["GPT2LMHeadModel"]));
     assert_eq!(written["n_ctx"], 5);
     assert_eq!(written["torch_dtype"], "float32");
-    // Null and not absent: `transformers` reads an absent one as 50256.
+    // Null, not absent: `transformers` reads an absent id as 50256.
     assert_eq!(written.get("bos_token_id"), Some(&Value::Null));
     assert_eq!(written["eos_token_id"], 0);
 
@@ -436,7 +436,7 @@ fn write_atomic_replaces_whole_files_and_leaves_nothing_on_failure() {
     assert!(write_atomic(&path.join("below"), |_| Ok(())).is_err());
     assert!(write_atomic(Path::new(".."), |_| Ok(())).is_err());
     assert_eq!(entries(folder.path()), ["deep"]);
-    // The longest name a file system takes.
+    // The longest file name that file systems support.
     write_atomic(&folder.path().join("n".repeat(255)), |_| Ok(())).unwrap();
 }
 

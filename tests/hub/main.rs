@@ -1,4 +1,4 @@
-//! Model folders of Hugging Face, timm and PyTorch: names, configurations, forms of weights.
+//! Model folders of `transformers`, timm and PyTorch: tensor names, configurations, weight formats.
 
 mod configs;
 mod files;

@@ -1,5 +1,5 @@
-//! Promise: whichever names a published file has, its tensors find their places; what is missing, unknown, there twice or
-//! not equal where it should be is refused by name; and writing gives back the names, shapes and bits of the file.
+//! Promise: tensors are found under all published naming schemes; an error names tensors that are missing, unknown,
+//! duplicated or not equal to those they are tied to; and writing restores the names, shapes and bits of the file.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use vcycle::error::Result;
 use vcycle::hub::names::{Family, Names, Selected, begin, select};
 use vcycle::hub::tensors::NamedTensor;
 
-/// Values that depend on the name, all different.
+/// Returns a tensor with distinct values that depend on its name.
 fn tensor(name: &str, shape: &[usize]) -> NamedTensor {
     let first: u32 = name.bytes().fold(7, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let values = (0..shape.iter().product::<usize>()).map(|i| (first % 100_003) as f32 + i as f32 / 64.0).collect();
@@ -86,7 +86,8 @@ fn bert_listed(names: &[String]) -> Vec<(String, Vec<usize>)> {
     names.iter().map(|name| (name.clone(), bert_shape(name))).collect()
 }
 
-/// Blocks and what is around them under the names of timm, and of transformers with queries, keys and values apart.
+/// The tensors of a vision transformer under the names of timm, and of transformers with separate queries, keys and
+/// values.
 fn vit(names: Names) -> (Vec<String>, Vec<String>) {
     let (prefix, heads) = match names {
         Names::DeitWithTeacher => ("deit.", ["cls_classifier", "distillation_classifier"]),
@@ -189,14 +190,14 @@ fn vision_transformers_of_timm_and_of_transformers() {
         twice.extend(tensors(&wanted));
         assert_refused(select(Family::Vit, twice, &wanted), &["twice"]);
     }
-    // A pooler is a head that is not used; a distillation token is no head.
+    // A pooler is a head that is not used. A distillation token is not a head.
     let wanted = listed(&vit(Names::Vit).0);
     let mut more = tensors(&listed(&vit(Names::Vit).1));
     more.push(tensor("vit.pooler.dense.weight", &[4, 4]));
     assert_eq!(select(Family::Vit, more.clone(), &wanted).unwrap().unused, ["vit.pooler.dense.weight"]);
     more.push(tensor("vit.embeddings.distillation_token", &[1, 1, 4]));
     assert_refused(select(Family::Vit, more, &wanted), &["does not have", "distillation_token"]);
-    // The head of a teacher is none that may be left out, nor may it be missing.
+    // The head for a teacher may neither be left out nor be missing.
     let (with, without) = (vit(Names::DeitWithTeacher), vit(Names::Deit));
     assert_refused(
         select(Family::Vit, tensors(&listed(&with.1)), &listed(&without.0)),
@@ -221,7 +222,7 @@ fn bert_with_and_without_prefix_and_heads() {
         bare.iter().map(|(name, shape)| (name.strip_prefix("bert.").unwrap().to_owned(), shape.clone())).collect();
     assert_round_trip(Family::Bert, tensors(&without_prefix), &bare, Names::BertBare);
 
-    // A model without a head, from a file with all of them: they are listed, not lost without a word.
+    // A model without a head, from a file with all heads: the unused tensors are listed, not dropped silently.
     let mut file = tensors(&wanted);
     let extra = [
         "bert.pooler.dense.weight",
@@ -236,7 +237,7 @@ fn bert_with_and_without_prefix_and_heads() {
     unused.sort_unstable();
     assert_eq!(found.unused, unused);
     assert_eq!(found.tensors.len(), bare.len());
-    // The other way round they are missing.
+    // The other way round, tensors are missing.
     assert_refused(select(Family::Bert, tensors(&bare), &wanted), &["missing", "cls.predictions.bias"]);
     let mut unknown = tensors(&wanted);
     unknown.push(tensor("bert.encoder.layer.2.output.dense.bias", &[4]));
@@ -278,7 +279,7 @@ fn shared_weights_must_be_equal() {
         let found = select(Family::Bert, file.clone(), &wanted).unwrap();
         assert!(found.unused.is_empty());
         assert_eq!(sorted(found.tensors), sorted(tensors(&wanted)));
-        // Only the second of the two was kept.
+        // The file has only the second of the two.
         let alone: Vec<_> = file.iter().filter(|t| t.name != first).cloned().collect();
         assert_eq!(sorted(select(Family::Bert, alone, &wanted).unwrap().tensors), sorted(tensors(&wanted)));
         *file.last_mut().unwrap().values.last_mut().unwrap() += 1.0;
@@ -331,7 +332,7 @@ fn a_model_may_begin_with_other_heads_and_with_nothing_else() {
     let names: Vec<_> = found.tensors.iter().flatten().map(|tensor| tensor.name.as_str()).collect();
     assert!(names.contains(&"bert.pooler.dense.weight") && !names.contains(&"classifier.weight"), "{names:?}");
     assert_eq!(found.unused, ["classifier.weight"]);
-    // What is no head must be there, in its shape; and nothing unknown beside it.
+    // Tensors that do not belong to a head must be present in the right shape, and there must be no unknown ones.
     let refused = |names: &[String], wanted: &[(String, Vec<usize>)], words: &[&str]| {
         let text = begin(Family::Bert, file(names), wanted).expect_err("refused").to_string();
         assert!(words.iter().all(|word| text.contains(word)), "{text}");

@@ -1,19 +1,19 @@
-//! Files of `torch.save`, put together by hand: the same instructions in the same order.
+//! Writes `torch.save` files by hand, with the same instructions in the same order as PyTorch.
 
 use std::io::Write;
 
-/// A tensor and the storage that it shows a part of.
+/// A tensor as a view of a storage.
 #[derive(Clone, Copy)]
 pub struct Tensor<'a> {
     pub name: &'a str,
-    /// Key, type without `Storage`, elements.
+    /// Key, type without `Storage`, number of elements.
     pub storage: (&'a str, &'a str, usize),
     pub offset: usize,
     pub shape: &'a [usize],
     pub strides: &'a [usize],
 }
 
-/// All of a storage of f32, in rows.
+/// A tensor that is all of an f32 storage.
 pub fn whole<'a>(name: &'a str, key: &'a str, shape: &'a [usize], strides: &'a [usize]) -> Tensor<'a> {
     Tensor { name, storage: (key, "Float", shape.iter().product()), offset: 0, shape, strides }
 }
@@ -32,7 +32,7 @@ fn ints(all: &[usize]) -> Vec<u8> {
 
 const DICT: &[u8] = b"ccollections\nOrderedDict\n)R";
 
-/// A tensor on the stack.
+/// Instructions that push a tensor.
 pub fn tensor(t: &Tensor<'_>, view: &[u8]) -> Vec<u8> {
     let (key, kind, count) = t.storage;
     [
@@ -54,14 +54,14 @@ pub fn tensor(t: &Tensor<'_>, view: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// A dictionary of tensors on the stack.
+/// Instructions that push a dictionary of tensors.
 pub fn dict(tensors: &[Tensor<'_>], view: &[u8]) -> Vec<u8> {
     let entries = tensors.iter().flat_map(|t| [text(t.name), tensor(t, view)].concat()).collect::<Vec<u8>>();
     let metadata = [b"}", &text("_metadata")[..], DICT, b"sb"].concat();
     [DICT, b"(", &entries, b"u", &metadata].concat()
 }
 
-/// A whole pickle of what `body` puts on the stack.
+/// A complete pickle with the instructions in `body`.
 pub fn pickle(body: &[u8]) -> Vec<u8> {
     [b"\x80\x02", body, b"."].concat()
 }
@@ -89,7 +89,7 @@ pub fn zip(entries: &[Entry<'_>]) -> Vec<u8> {
         } else {
             content.to_vec()
         };
-        // Version, flags, method, time, date, sum, sizes, length of the name, length of the extra field.
+        // Version, flags, method, time, date, checksum, sizes, length of the name, length of the extra field.
         let mut facts = vec![20, 0, 0, 0, if *deflate { 8 } else { 0 }, 0, 0, 0, 0, 0];
         for number in [sum.sum(), packed.len() as u32, content.len() as u32] {
             facts.extend(number.to_le_bytes());
@@ -118,7 +118,7 @@ pub fn zip(entries: &[Entry<'_>]) -> Vec<u8> {
     out
 }
 
-/// An archive of torch.save: a pickle, and storages by key.
+/// A torch.save archive with a pickle and storages by key.
 pub fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     let names: Vec<String> = storages.iter().map(|(key, _)| format!("archive/data/{key}")).collect();
     let mut entries = vec![stored("archive/data.pkl", pickle), stored("archive/byteorder", b"little")];
@@ -127,7 +127,7 @@ pub fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     zip(&entries)
 }
 
-/// The form before PyTorch 1.6: storages are key, elements, bytes.
+/// The format before PyTorch 1.6. Storages are key, element count, bytes.
 pub fn old(tensors: &[Tensor<'_>], storages: &[(&str, usize, &[u8])]) -> Vec<u8> {
     let facts = [b"}", &text("little_endian")[..], b"\x88s"].concat();
     let keys: Vec<u8> = storages.iter().flat_map(|(key, ..)| text(key)).collect();

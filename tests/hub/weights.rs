@@ -1,5 +1,5 @@
-//! Promise: the weights of a model folder are found in whichever published form they are, shards and files of torch.save
-//! among them, with every bit as it was saved; and a folder whose parts do not fit is refused by name.
+//! Promise: the weights of a model folder are found in all published formats, including shards and torch.save files,
+//! with every bit as it was saved; and the error about inconsistent files names them.
 
 use super::torch_writer;
 
@@ -35,7 +35,7 @@ fn refused(bytes: &[u8], parts: &[&str]) {
     }
 }
 
-/// A matrix, its transpose, a row of it, a scalar, and nothing, all of one storage.
+/// A matrix, its transpose, a row, a scalar and an empty tensor, all views of one storage.
 const VIEWS: [Tensor<'static>; 5] = {
     type Sizes = &'static [usize];
     const fn view(name: &'static str, offset: usize, shape: Sizes, strides: Sizes) -> Tensor<'static> {
@@ -72,7 +72,7 @@ fn both_forms_of_torch_save_and_views_of_one_storage() {
     let described = pickle(&dict(&VIEWS, b""));
     assert_views(&read(&archive(&described, &[("7", &content)])).unwrap());
     assert_views(&read(&old(&VIEWS, &[("7", 6, &content)])).unwrap());
-    // Packed again by somebody.
+    // An archive that was repacked with compression.
     let packed = zip(&[
         Entry { name: "data.pkl", content: &described, deflate: true },
         Entry { name: "data/7", content: &content, deflate: true },
@@ -120,7 +120,7 @@ fn weights_within_a_checkpoint_of_a_training_script() {
     let beside = [entry("epoch", b"K\x03"), entry("weights", &weights)].concat();
     let file = archive(&pickle(&[b"}(", &beside[..], b"u"].concat()), &[("0", &content)]);
     refused(&file, &["epoch", "state_dict()"]);
-    // A parameter instead of its values, as when a whole list of parameters was saved.
+    // A parameter instead of a tensor, as in a saved list of parameters.
     let t = torch_writer::tensor(&whole("w", "0", &[2], &[1]), b"");
     let parameter = [b"}", &text("w")[..], b"ctorch._utils\n_rebuild_parameter\n(", &t, b"\x88", b"}tRs"].concat();
     assert_eq!(read(&archive(&pickle(&parameter), &[("0", &content)])).unwrap()[0].values, [1.0, 2.0]);
@@ -144,7 +144,7 @@ fn whatever_else_a_file_asks_for_is_refused_by_name() {
     ] {
         refused(&call(module, name, &command), &[&format!("{module}.{name}"), "refused", "state_dict()"]);
     }
-    // By the newer instruction, and in the old form.
+    // With the newer instruction, and in the old format.
     let newer = [&text("os")[..], &text("system"), b"\x93", &command].concat();
     refused(&archive(&pickle(&newer), &[]), &["os.system"]);
     let mut file = old(&[], &[]);
@@ -154,7 +154,7 @@ fn whatever_else_a_file_asks_for_is_refused_by_name() {
     refused(&zip(&[stored("model/data.pkl", b"."), stored("model/constants.pkl", b".")]), &["TorchScript"]);
     refused(&zip(&[stored("model/weights", b".")]), &["data.pkl"]);
     let big = zip(&[stored("a/data.pkl", &pickle(&dict(&[], b""))), stored("a/byteorder", b"big")]);
-    refused(&big, &["order of bytes"]);
+    refused(&big, &["byte order"]);
     refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", &["git lfs pull"]);
     refused(b"weights", &["torch.save"]);
 }
@@ -191,7 +191,7 @@ fn a_folder_gives_the_first_form_it_has() {
     save(&at.join("model.safetensors"), &["plain"]);
     let found = folder::read(at).unwrap();
     assert_eq!((names(&found), &found.path), (vec!["plain"], &at.join("model.safetensors")));
-    // One file by its own name.
+    // A single file by its name.
     assert_eq!(names(&folder::read(&at.join("b.pt")).unwrap()), ["pt"]);
 }
 
@@ -247,7 +247,7 @@ fn narrow_types_are_written_rounded_and_never_infinite() {
         for tensor in read {
             assert_eq!(tensor.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), expected.map(f32::to_bits));
         }
-        // What is read from such a file is written back to the same bytes.
+        // Values read from such a file are written back to the same bytes.
         let bytes = fs::read(&path).unwrap();
         tensors::write_as(&path, &[("w", [2, 2], expected), ("v", [1, 4], expected)], kind).unwrap();
         assert!(fs::read(&path).unwrap() == bytes, "{kind:?}");
@@ -317,7 +317,7 @@ fn a_model_loads_from_every_form() {
     }
     let index = serde_json::json!({ "weight_map": map });
     fs::write(at.join("model.safetensors.index.json"), index.to_string()).unwrap();
-    // The index comes first.
+    // The index is preferred.
     fs::write(at.join("pytorch_model.bin"), "").unwrap();
     assert!(loaded() == original);
 }

@@ -1,15 +1,17 @@
-//! An activation made again beside its derivative has the bits of the forward pass, where nothing was rounded in between.
+//! An activation that is recomputed together with its derivative has the bits of the forward pass, if nothing was
+//! rounded in between.
 
 use vcycle::device::ops::{Activation, Epilogue, Linear};
 use vcycle::parity::harness::Harness;
 use vcycle::tensor::DType;
 
-/// Sums are kept in f32 as they are; of one product with 1 also in bf16.
+/// Compares the bits of both. In f32 the pre-activation is saved without rounding. In bf16 that holds for K = 1 with a
+/// factor of 1.
 fn same_bits(harness: &mut Harness) {
     for (m, n, k) in [(67, 40, if harness.float == DType::BF16 { 1 } else { 9 }), (5, 3, 1)] {
         for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
             for in_place in [false, true] {
-                // From -20 to 20 down the rows, and something more from each other column.
+                // The first column goes from -20 to 20 down the rows; every other column adds a random number.
                 let mut far = harness.random.floats(m * k);
                 (0..m).for_each(|i| far[i * k] = 40.0 * (i as f64 / (m - 1) as f64 - 0.5));
                 let (a, b) = (harness.floats((&[m, k], 0), &far), harness.floats((&[k, n], 0), &vec![1.0; k * n]));

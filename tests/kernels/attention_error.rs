@@ -1,5 +1,5 @@
-//! What is promised of attention in bf16: in every output the largest error, against f64, is at most twice that of a
-//! plain implementation in bf16, which writes scores, probabilities and their gradients down as bf16 between its
+//! Promise of attention in bf16: the largest error of every output, compared with f64, is at most twice that of a
+//! simple implementation in bf16 that rounds scores, probabilities and their gradients to bf16 between its matrix
 //! products.
 
 use half::bf16;
@@ -11,7 +11,7 @@ use vcycle::device::{Device, alloc_tensor, cuda, read_floats, write_floats};
 use vcycle::parity::random::Random;
 use vcycle::tensor::{DType, Tensor};
 
-/// One head after another, all alike: batch 1.
+/// A case, with batch size 1.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     tq: usize,
@@ -19,7 +19,7 @@ struct Shape {
     heads: usize,
     d: usize,
     causal: bool,
-    /// Of the numbers in q and k: with more, a few probabilities of a row have all the weight.
+    /// Scale of the numbers in q and k. With a larger one, a few probabilities of a row have all the weight.
     spread: f64,
 }
 
@@ -44,7 +44,7 @@ fn rounded(x: f32) -> f32 {
     bf16::from_f32(x).to_f32()
 }
 
-/// Numbers near a normal distribution, as bf16 holds them.
+/// Numbers from an approximate normal distribution, rounded to bf16.
 fn inputs(random: &mut Random, shape: Shape) -> Inputs {
     let Shape { tq, tk, heads, d, spread, .. } = shape;
     [(tq, spread), (tk, spread), (tk, 1.0), (tq, 1.0)].map(|(time, spread)| {
@@ -57,7 +57,7 @@ fn scale(shape: Shape) -> f64 {
     1.0 / (shape.d as f64).sqrt()
 }
 
-/// The same operations on any device.
+/// Runs both operations on a device.
 fn on_device(device: &mut dyn Device, dtype: DType, shape: Shape, inputs: &Inputs) -> Outputs {
     let Shape { tq, tk, heads, d, causal, .. } = shape;
     let mut tensor = |dtype: DType, dims: &[usize]| alloc_tensor(device, dtype, dims).expect("memory for a test");
@@ -72,10 +72,10 @@ fn on_device(device: &mut dyn Device, dtype: DType, shape: Shape, inputs: &Input
     for op in [Op::from(forward), Op::from(backward)] {
         device.run(&op).expect("an operation of this test");
     }
-    [out, dq, dk, dv].map(|t: Tensor| read_floats(device, &t).expect("what it wrote"))
+    [out, dq, dk, dv].map(|t: Tensor| read_floats(device, &t).expect("an output"))
 }
 
-/// Sums in f32, each result rounded to bf16.
+/// The simple implementation: sums in f32, and every result is rounded to bf16.
 fn plain(shape: Shape, inputs: &Inputs) -> Outputs {
     let Shape { tq, tk, heads, d, causal, .. } = shape;
     let [q, k, v, dout] = inputs;
@@ -129,8 +129,8 @@ fn error(got: &[f64], want: &[f64]) -> f64 {
     largest(got.iter().zip(want).map(|(a, b)| a - b))
 }
 
-/// Both operations by variants of one name, where there is one.
-fn keeps_the_promise(name: &str) {
+/// Checks the variants of this name of both operations.
+fn check_errors(name: &str) {
     let variants: Vec<&Variant> =
         ["attention", "attention_backward"].iter().filter_map(|op| ladder(op).find(|v| v.name == name)).collect();
     assert_eq!(variants.len(), 2, "variants {name}");
@@ -145,13 +145,13 @@ fn keeps_the_promise(name: &str) {
         for (number, what) in NAMES.iter().enumerate() {
             let (ours, theirs) = (error(&got[number], &want[number]), error(&plain[number], &want[number]));
             if std::env::var_os("VCYCLE_TOLERANCES").is_some() {
-                println!("{name} {what}: {ours:.2e}, plain {theirs:.2e}, {:.2} of it, {shape:?}", ours / theirs);
+                println!("{name} {what}: {ours:.2e}, simple {theirs:.2e}, ratio {:.2}, {shape:?}", ours / theirs);
             }
-            // Sums in f32 of terms of this size, in another order: a few units of the last place.
+            // Sums in f32 of terms of this size in another order differ by a few ulp.
             let order = 8.0 * f64::from(f32::EPSILON) * largest(want[number].iter().copied());
             assert!(
                 ours <= 2.0 * theirs + order,
-                "{name}: {what} is off by {ours:e}, plainly by {theirs:e}: {shape:?}"
+                "{name}: {what} is off by {ours:e}, the simple implementation by {theirs:e}: {shape:?}"
             );
         }
     }
@@ -159,10 +159,10 @@ fn keeps_the_promise(name: &str) {
 
 #[test]
 fn attention_errs_little_more_than_plain_bf16_naive() {
-    keeps_the_promise("naive");
+    check_errors("naive");
 }
 
 #[test]
 fn attention_errs_little_more_than_plain_bf16_flash() {
-    keeps_the_promise("flash");
+    check_errors("flash");
 }

@@ -1,5 +1,5 @@
-//! Every kernel and variant on emulated hardware, in three schedules: all threads forward, backward, in random order, with
-//! asynchronous copies that arrive late, at once, or at random. Part of the cases with every access checked.
+//! Every kernel and variant on the emulator, in three schedules: threads run in forward, reverse or random order, and
+//! asynchronous copies arrive late, at once or at random. Some of the cases also run with every memory access checked.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -8,15 +8,15 @@ use vcycle::device::cuda::variants::{VARIANTS, ladder};
 use vcycle::parity::harness::{Choice, Harness};
 use vcycle::parity::kernels::emulated;
 
-/// An emulator that checks everything, beside the reference.
+/// Returns a harness that compares an emulator with all checks with the reference.
 pub fn harness() -> Harness {
     let options = Options { checks: true, ..Options::default() };
     Harness::new(vec![Box::new(vcycle::device::cuda::emulated(options))], Choice::ALL)
 }
 
-/// As large as the slowest variants allow within the time of all tests.
+/// Largest case in FLOPs, as large as the slowest variants allow within the time of all tests.
 const LARGEST: u64 = 30_000_000;
-/// Of naive variants, whose threads do alone what others share, and whose code knows no tiles.
+/// Largest case in FLOPs for naive variants, whose threads share no work and which have no tiles.
 const LARGEST_NAIVE: u64 = 300_000;
 
 macro_rules! stems {
@@ -30,7 +30,7 @@ stems! {
     global_norm layernorm layernorm_backward linear multilevel squared_error
 }
 
-/// All variants of an operation equal the reference, and run every kernel that they name.
+/// Checks that all variants of an operation match the reference and run every kernel that they name.
 fn variants(operation: &str) {
     for variant in ladder(operation) {
         let log = Arc::new(Mutex::new(Log::default()));
@@ -61,7 +61,7 @@ fn every_kernel_belongs_to_a_variant_and_every_variant_to_an_operation() {
     let named: BTreeSet<_> = VARIANTS.iter().flat_map(|v| v.kernels).copied().collect();
     let planted = |name: &str| name.ends_with("_good") || name.ends_with("_bad");
     let there: BTreeSet<_> = kernels().map(|k| k.name).filter(|name| !planted(name)).collect();
-    assert_eq!(named, there, "kernels in variants, and kernels in kernels/");
+    assert_eq!(named, there, "kernels that variants name differ from those in kernels/");
     let operations: BTreeSet<_> = VARIANTS.iter().map(|v| v.operation).collect();
     assert_eq!(operations, vcycle::device::ops::NAMES.iter().copied().collect());
 }

@@ -1,5 +1,5 @@
-//! What does not fit is refused with a message that names the operation, and never panics: every operand of every operation,
-//! changed in each way that a mistake could change it.
+//! Operands that do not fit are refused with a message that names the operation, and never cause a panic. Every operand
+//! of every operation is changed in every way that a mistake could change it.
 
 use vcycle::device::ops::{
     Access, Accumulate, Activation, ActivationBackward, ColumnSum, CrossEntropy, Dropout, Embedding, Epilogue,
@@ -9,10 +9,10 @@ use vcycle::parity::harness::Harness;
 use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::{DType, Place, Tensor};
 
-/// As [`Harness::refuses`].
+/// Checks that all devices refuse an operation with a message that contains all `words`.
 fn refused(harness: &mut Harness, op: &Op, words: &[&str]) {
     harness.refuses(op, words);
-    harness.finish().expect("a refusal that says why");
+    harness.finish().expect("a refusal with these words");
 }
 
 fn operands(op: &Op) -> Vec<(Tensor, Access)> {
@@ -21,7 +21,7 @@ fn operands(op: &Op) -> Vec<(Tensor, Access)> {
     all
 }
 
-/// The operation with one operand changed.
+/// Returns the operation with operand `number` changed.
 fn with(op: &Op, number: usize, change: impl Fn(&mut Tensor)) -> Op {
     let (mut op, mut i) = (*op, 0);
     op.operands(&mut |t, _| {
@@ -35,23 +35,23 @@ fn with(op: &Op, number: usize, change: impl Fn(&mut Tensor)) -> Op {
 
 /// Calls `each` with a small sample of every operation.
 fn for_all(mut each: impl FnMut(&mut Harness, Op)) {
-    let labs = [
+    let harnesses = [
         Harness::cpu(&[2], true),
         #[cfg(emulated)]
         crate::emulated::harness(),
     ];
-    for mut harness in labs {
+    for mut harness in harnesses {
         for stem in STEMS {
             let op = (stem.sample)(&mut harness, Size::Small);
             each(&mut harness, op);
             harness.clear();
         }
-        harness.finish().expect("samples are fine");
+        harness.finish().expect("samples are accepted");
     }
 }
 
 #[test]
-fn samples_are_fine() {
+fn samples_are_accepted() {
     for_all(|harness, op| harness.check(op, |_, _| f64::INFINITY));
 }
 
@@ -86,7 +86,7 @@ fn another_type() {
     });
 }
 
-/// The operation with its floats in f64, which no device but the reference has.
+/// Returns the operation with all floats in f64, which only the reference supports.
 fn doubles(op: &Op) -> Op {
     let mut op = *op;
     op.operands(&mut |t, _| *t = t.with_dtype(if t.dtype().is_float() { DType::F64 } else { t.dtype() }));
@@ -96,14 +96,15 @@ fn doubles(op: &Op) -> Op {
 #[test]
 fn floats_of_another_device() {
     for_all(|harness, op| {
-        let wide = harness.devices().next().map(|d| d.run(&doubles(&op)));
-        assert!(wide.is_some_and(|r| r.is_err_and(|e| e.to_string().contains(op.name()))), "{op:?}");
+        let refusal = harness.devices().next().map(|d| d.run(&doubles(&op)));
+        assert!(refusal.is_some_and(|r| r.is_err_and(|e| e.to_string().contains(op.name()))), "{op:?}");
     });
 }
 
 #[test]
 fn a_shape_that_does_not_fit() {
-    // Operands of any size: what is filled, the norm's elements as far as they fill as many blocks, the source of a mapping.
+    // Operands that may have any size: the output of fill, the input of the norm (as long as it has as many blocks),
+    // and the source of multilevel.
     let free = |name: &str, i: usize| matches!((name, i), ("fill" | "global_norm" | "multilevel", 0));
     for_all(|harness, op| {
         for (i, (t, _)) in operands(&op).iter().enumerate() {
@@ -138,7 +139,7 @@ fn an_output_over_another_operand() {
                 let size = out.dtype().bytes();
                 let start = other.byte_range().start / size;
                 let to = |offset: usize| with(&op, i, |t| *t = t.with_place(other.place()).with_offset(offset));
-                // In place is the very same view or none.
+                // Operations in place are allowed only with exactly the same view.
                 if op.in_place().is_none_or(|pair| pair != (*other, *out)) || !same_rows(other, out) {
                     refused(harness, &to(start), &[op.name(), "overlaps"]);
                 }
@@ -179,7 +180,7 @@ fn ids_and_labels_out_of_range() {
     }
 }
 
-/// An operation that overwrites one input in place may not read it as another one too.
+/// An operation that overwrites an input in place must not read the same memory through another operand.
 #[test]
 fn in_place_with_a_third_operand() {
     let mut harness = Harness::cpu(&[2], true);
@@ -195,7 +196,7 @@ fn in_place_with_a_third_operand() {
         Linear { residual: Some(x), ..Linear::product(x, w, x, (false, false)) }.into(),
         Linear { epilogue: gradient(x), residual: Some(x), ..product }.into(),
         Linear { epilogue: gradient(x), ..Linear::product(x, w, out, (false, false)) }.into(),
-        // Alone it may overwrite the input of its activation, and nothing else.
+        // `value` may overwrite `pre` and nothing else.
         Linear { epilogue: gradient(w), residual: Some(x), ..product }.into(),
         ActivationBackward { kind: Activation::GeluErf, dout: x, pre: x, dx: x }.into(),
         LayerNorm { x, residual: Some(x), sum: Some(x), weight: row, bias: vector, out, mean, rstd, eps: 1e-5 }.into(),
@@ -205,7 +206,7 @@ fn in_place_with_a_third_operand() {
     }
 }
 
-/// Options out of their range, and rows that lie where an operation cannot follow.
+/// Options out of range, and layouts that an operation does not support.
 #[test]
 fn options_and_strides() {
     let mut harness = Harness::cpu(&[2], true);
@@ -230,7 +231,7 @@ fn options_and_strides() {
                 (Linear { accumulate: true, ..op }.into(), "accumulating"),
                 (op.batched(0).into(), "a batch of no products"),
                 (op.batched(2).into(), "does not divide the 3 rows of a"),
-                // The rows of `a` alone.
+                // 3 divides the rows of `a` but not those of `b`.
                 (op.batched(3).into(), "does not divide the 5 rows of b"),
             ],
             Op::LayerNorm(op) => vec![(LayerNorm { sum: None, ..op }.into(), "go together")],
@@ -239,7 +240,7 @@ fn options_and_strides() {
         };
         wrong.iter().for_each(|(wrong, word)| refused(harness, wrong, &[op.name(), word]));
     });
-    // Ids in rows that lie apart, and rows of several dimensions where single ones are needed.
+    // Padded ids, and rows that span several dimensions where rows of the last dimension are required.
     let (table, out) = (harness.input((&[9, 5], 0)), harness.output((&[2, 3, 5], 0)));
     let ids = harness.integers(&[2, 4], &[1; 8]).columns(0, 3);
     refused(
@@ -256,7 +257,7 @@ fn options_and_strides() {
     );
 }
 
-/// Nothing to do is done, not refused: sums of no rows are zero.
+/// Empty operands are accepted: sums over no rows are zero.
 #[test]
 fn no_rows_at_all() {
     let mut harness = Harness::cpu(&[2], true);

@@ -1,5 +1,7 @@
-//! Every operation on `cpu` against `reference`: all of its shapes, options and strides, on any number of threads, and with
-//! operands that do not fit; every kernel and variant on `emulator` likewise, in three schedules.
+//! Tests of the operations and kernels. Every operation on `cpu` is compared with `reference`: in all shapes, options
+//! and strides, on several numbers of threads, and with operands that do not fit. The same holds for every kernel and
+//! variant on `emulator`, in three schedules.
+//!
 //! `VCYCLE_TOLERANCES=1 cargo test --test kernels -- --nocapture` shows how much of each tolerance was used.
 
 mod again;
@@ -53,7 +55,7 @@ fn stem(name: &str) -> &'static Stem {
     vcycle::parity::stem(name).expect("a stem of the table")
 }
 
-/// Panics with what went wrong; says how much of the tolerances was used, when asked.
+/// Panics if a check failed. With `VCYCLE_TOLERANCES`, prints how much of the tolerances was used.
 fn report(harness: &mut Harness, name: &str) {
     if let Err(error) = harness.finish() {
         panic!("{error}");
@@ -67,14 +69,14 @@ fn compare(name: &str) {
     let mut harness = Harness::cpu(&[1, 3], true);
     (stem(name).cases)(&mut harness);
     report(&mut harness, name);
-    assert!(harness.checked.contains(name), "the cases of {name} compare no such operation");
+    assert!(harness.checked.contains(name), "the cases of {name} do not check this operation");
 }
 
 fn thread_counts(name: &str) {
     let mut harness = Harness::cpu(&[1, 2, 3, 5], false);
     let op = (stem(name).sample)(&mut harness, Size::Large);
     assert_eq!(op.name(), name);
-    // Without a reference, `check` compares all memory of all devices bit for bit.
+    // Without a reference, `check` compares the memory of all devices bit for bit.
     harness.check(op, |_, _| 0.0);
     report(&mut harness, name);
 }
@@ -82,9 +84,9 @@ fn thread_counts(name: &str) {
 #[test]
 fn every_operation_has_cases() {
     let tested: BTreeSet<_> = TESTED.iter().copied().collect();
-    assert_eq!(tested, NAMES.iter().copied().collect(), "operations without tests here, or tests without operation");
+    assert_eq!(tested, NAMES.iter().copied().collect(), "operations without tests here, or tests without an operation");
     let cases: BTreeSet<_> = STEMS.iter().map(|s| s.name).collect();
-    assert_eq!(tested, cases, "operations without cases, or cases without operation");
+    assert_eq!(tested, cases, "operations without cases, or cases without an operation");
 }
 
 #[cfg(not(emulated))]

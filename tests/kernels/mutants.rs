@@ -14,7 +14,7 @@ mod mutants {
         ("cross_entropy", "block", "kernels/common/reduce.cuh:45", ONCE),
         ("cross_entropy", "vector", "kernels/common/reduce.cuh:34", ONCE),
         ("global_norm", "block", "kernels/common/reduce.cuh:34", ONCE),
-        ("linear", "pairs256", "kernels/linear_sm90.cu:111", ALONE),
+        ("linear", "pairs256", "kernels/linear_sm90.cu:114", ALONE),
     ];
 
     const ONCE: &str = "parts one reduction from the next of the same kind, and this kernel has only one";

@@ -1,11 +1,11 @@
-//! Promise: every operand of every operation has the name of its field, so that a report can name it.
+//! Promise: every operation reports its operands by the names of their fields, so that messages can name them.
 
 use vcycle::device::ops::Op;
 use vcycle::parity::harness::Harness;
 use vcycle::parity::{STEMS, Size};
 use vcycle::tensor::Place;
 
-/// Calls `each` with the name of every operand, and the operation with this operand in a place that no other has.
+/// Calls `each` for every operand, with its name and the operation with this operand in a unique buffer.
 fn for_operands(op: &Op, mut each: impl FnMut(&'static str, Op)) {
     let mut count = 0;
     { *op }.operands(&mut |_, _| count += 1);
@@ -28,7 +28,7 @@ fn names_are_those_of_the_fields() {
         let op = (stem.sample)(&mut harness, Size::Small);
         let mut names = Vec::new();
         for_operands(&op, |name, marked| {
-            // As `derive(Debug)` prints it.
+            // The format of `derive(Debug)`.
             let text = format!("{marked:?}");
             let (before, _) = text.split_once("Tensor { place: Buffer(987654)").expect("the operand in its field");
             let before = before.strip_suffix("Some(").unwrap_or(before).strip_suffix(": ").expect("a field");
@@ -39,8 +39,8 @@ fn names_are_those_of_the_fields() {
         let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), count, "{}: two operands of one name", stem.name);
+        assert_eq!(names.len(), count, "{}: two operands have the same name", stem.name);
         harness.clear();
     }
-    harness.finish().expect("samples are fine");
+    harness.finish().expect("samples are accepted");
 }

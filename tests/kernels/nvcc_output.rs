@@ -172,7 +172,7 @@ fn architectures() {
     assert_eq!(ptxas::gencode("gemm_sm90", &known, Some("80,90a")).unwrap(), [cubin("90a")]);
     assert!(ptxas::gencode("gemm_sm90", &known, Some("80")).unwrap().is_empty());
     for (wanted, says) in
-        [("80,hopper", "\"hopper\" is no architecture"), ("75", "too old"), ("80,99", "86, 87"), ("80,", "\"\"")]
+        [("80,hopper", "\"hopper\" is not an architecture"), ("75", "too old"), ("80,99", "86, 87"), ("80,", "\"\"")]
     {
         let error = ptxas::gencode("linear", &known, Some(wanted)).unwrap_err();
         assert!(error.starts_with("VCYCLE_CUDA_ARCHS: ") && error.contains(says), "{error}");

@@ -1,12 +1,13 @@
-//! A product has the same bits with its residual in the output and with it elsewhere: which of both it is, the memory plan decides.
+//! A matrix product has the same bits whether its residual is in the output or in other memory, which depends on the
+//! memory plan.
 
 use vcycle::device::ops::Linear;
 use vcycle::parity::harness::Harness;
 
 #[test]
-fn in_place_as_apart_on_cpu() {
+fn in_place_and_separate_have_the_same_bits_on_cpu() {
     let mut harness = Harness::cpu(&[1, 3], true);
-    // Beyond one run of 512, and beyond one strip of 384 columns.
+    // The larger ones have more than one run of 512 and more than one strip of 384 columns.
     for (m, n, k) in [(5, 3, 1), (67, 40, 700), (230, 390, 1030)] {
         let [a, b, x] = [&[m, k], &[k, n], &[m, n]].map(|dims| harness.random.floats(dims[0] * dims[1]));
         let bias = harness.random.floats(n);

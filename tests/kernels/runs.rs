@@ -1,5 +1,6 @@
-//! What multilevel `vector` is written for is what models have: parameters and rows begin at multiples of 16 bytes, and any
-//! four neighbours of a column map have groups of one size, of neighbours that begin at a multiple of four.
+//! Checks that maps between models have the structure that the multilevel variant `vector` requires. Parameters and rows
+//! start at multiples of 16 bytes. Any four columns that start at a multiple of four have the same number of sources, and
+//! the m-th sources of the four are adjacent and start at a multiple of four.
 
 use vcycle::bench::workload::gpt;
 use vcycle::device::Device;
@@ -35,8 +36,8 @@ fn maps_between_models_are_runs() {
 
 fn is_made_of_runs(item: &Item, index: &[u32]) {
     let layers = &index[item.layer_start as usize..][..item.layers as usize];
-    let places = [item.dst_offset, item.dst_pitch, item.src_pitch, item.cols];
-    assert!(places.iter().chain(layers).all(|n| n % 4 == 0), "{item:?}");
+    let offsets = [item.dst_offset, item.dst_pitch, item.src_pitch, item.cols];
+    assert!(offsets.iter().chain(layers).all(|n| n % 4 == 0), "{item:?}");
     if item.col_map == IDENTITY {
         return;
     }

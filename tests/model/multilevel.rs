@@ -432,7 +432,7 @@ fn schemes_that_do_not_fit_are_refused_with_the_reason() {
         (width(&[&[1], &[0], &[2], &[3]]), shape(2, 4), "only reorder"),
         (depth(&[&[0, 1], &[2]]), small, "3 is in no group"),
         (depth(&[&[0], &[1, 2, 3], &[9]]), small, "the layers are 0 to 3"),
-        (Scheme::default(), shape(3, 2), "do not fall into 3 equal groups"),
+        (Scheme::default(), shape(3, 2), "cannot be divided into 3 equal groups"),
         (Scheme::default(), shape(8, 2), "swap the models"),
         (Scheme { head_size: Some(8), ..Scheme::default() }, small, "the scheme says 8"),
         (Scheme::default(), ModelShape { head_size: 8, ..small }, "share the head size"),

@@ -125,7 +125,7 @@ fn a_finished_run_resumed_is_finished() {
     ok(dir.path(), &["train", "run.toml", "--out", "out", "--quiet"]);
     let weights = std::fs::read(dir.path().join("out/vcycle/model/model.safetensors")).expect("weights");
     let said = ok(dir.path(), &["train", "--resume", "out"]);
-    assert!(said.contains("finished before"), "{said}");
+    assert!(said.contains("already finished"), "{said}");
     assert_eq!(weights, std::fs::read(dir.path().join("out/vcycle/model/model.safetensors")).expect("weights"));
 }
 
@@ -137,7 +137,7 @@ fn what_cannot_be_resumed_is_refused() {
         assert_eq!(out.status.code(), Some(2), "{}", text(&out));
         text(&out)
     };
-    assert!(refused(&["train", "--resume", "nowhere"]).contains("nowhere is no run's folder"));
+    assert!(refused(&["train", "--resume", "nowhere"]).contains("nowhere is not a run folder"));
     assert!(refused(&["train", "--resume", "out", "run.toml"]).contains("cannot be used with"));
     assert!(refused(&["train"]).contains("CONFIG"));
     ok(dir.path(), &["train", "run.toml", "--out", "out", "--quiet"]);
@@ -210,7 +210,7 @@ fn a_disk_that_fills_up_later_leaves_what_was_saved() {
     support::limit(&mut command, libc::RLIMIT_FSIZE, 20 << 10);
     let ended = support::end(&mut command);
     let said = ended.sentence("a full disk");
-    assert!(said.contains("go on with `vcycle train --resume out`") && said.contains("holds what was done"), "{said}");
+    assert!(said.contains("resume with `vcycle train --resume out`") && said.contains("has everything up"), "{said}");
     assert_eq!(listed(), before, "earlier checkpoints changed");
     drop(running);
 }

@@ -315,7 +315,7 @@ fn what_does_not_go_together_is_refused() {
         (vec!["data.text=data/sotu.txt.zst".to_owned()], &["data.text", "data.task"]),
         (vec!["data.vocab=3".to_owned()], &["data.vocab"]),
         (vec!["data.task.label=year2".to_owned()], &["data.task", "sotu-century.train", "year2", "century"]),
-        (vec!["data.task.label=sentence".to_owned()], &["sotu-century.valid", "line 2", "is none of"]),
+        (vec!["data.task.label=sentence".to_owned()], &["sotu-century.valid", "line 2", "is not one of"]),
         (vec!["data.task.regression=true".to_owned()], &["sotu-century.train", "line 2", "1800s"]),
         (vec!["data.task.valid=nowhere.tsv".to_owned()], &["nowhere.tsv"]),
         (vec!["data.task.columns=3".to_owned()], &["columns"]),

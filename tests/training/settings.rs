@@ -151,7 +151,7 @@ fn what_decides_the_function_or_the_data_is_refused() {
         // The first stage has ended, four steps of the second are done.
         ("levels.0.before.lr", "0.5", "levels[0].before.lr: 0.01 -> 0.5 (that stage has ended)"),
         ("levels.0.before.steps", "9", "levels[0].before.steps: 4 -> 9 (that stage has ended)"),
-        ("levels.1.train.steps", "4", "levels[1].train.steps: 7 -> 4 (4 are done; give more)"),
+        ("levels.1.train.steps", "4", "levels[1].train.steps: 7 -> 4 (4 steps are done; set more)"),
     ] {
         let said = refusal(&stopped.edited(key, value));
         assert!(said.contains(says), "{key}={value}: {said}");
@@ -169,7 +169,7 @@ fn what_decides_the_function_or_the_data_is_refused() {
     let tail = &tail[tail.find("[levels.train]").expect("another stage")..];
     fs::write(run_dir.join("config.toml"), format!("{head}{tail}{rest}")).expect("written");
     let said = refusal(&run_dir);
-    assert!(said.contains("levels: 2 -> 1 of them"), "{said}");
+    assert!(said.contains("levels: 2 -> 1 (number of levels)"), "{said}");
 }
 
 /// All that is changed is named, not the first key alone.

@@ -1,9 +1,11 @@
+//! Matrix products of linear layers.
+
 use super::{Case, Prepared, case};
 use crate::bench::inputs::Maker;
 use crate::device::ops::{Linear, Op, Operation};
 use crate::error::Result;
 
-/// `y[M, N] = x[M, K] W[K, N]`; tied: W is `[N, K]`.
+/// Sizes of `y[M, N] = x[M, K] W[K, N]`. If `tied`, W is stored as `[N, K]`.
 #[derive(Clone, Copy)]
 pub struct Gemm {
     pub m: usize,
@@ -12,11 +14,13 @@ pub struct Gemm {
     pub tied: bool,
 }
 
-/// Rows of activations and weights, and of logits, as a model has them.
+/// Padding of rows of activations and weights, as in a model.
 const ROWS: usize = 8;
+/// Padding of rows of logits, as in a model.
 const LOGITS: usize = 128;
 
-/// Forward, the gradient of the input, the gradient of the weight: bare products.
+/// Returns the cases of a linear layer without bias or epilogue: forward, gradient of the input, gradient of the
+/// weight.
 pub fn cases(gemm: Gemm) -> Vec<Case> {
     let name = Linear::NAME;
     vec![

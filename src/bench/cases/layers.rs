@@ -1,4 +1,4 @@
-//! Attention, LayerNorm, cross-entropy.
+//! Attention, LayerNorm and cross-entropy.
 
 use super::{Case, Prepared, case};
 use crate::bench::inputs::Maker;
@@ -11,6 +11,7 @@ use crate::tensor::Tensor;
 /// Batch, heads, time, head size.
 type Sizes = [usize; 4];
 
+/// Returns the cases of attention: forward and backward.
 pub fn attention(sizes: Sizes, causal: bool) -> Vec<Case> {
     vec![
         case("forward", Attention::NAME, move |maker| Ok(Op::from(forward(maker, sizes, causal)?).into())),
@@ -18,7 +19,7 @@ pub fn attention(sizes: Sizes, causal: bool) -> Vec<Case> {
     ]
 }
 
-/// Q, K and V, or their gradients, as columns of one buffer.
+/// Splits one buffer by columns into Q, K and V, or into their gradients.
 fn split(fused: Tensor, [batch, heads, time, size]: Sizes) -> [Tensor; 3] {
     std::array::from_fn(|i| fused.columns(i * heads * size, heads * size).reshape(&[batch, time, heads, size]))
 }
@@ -36,7 +37,7 @@ fn forward(maker: &mut Maker, sizes: Sizes, causal: bool) -> Result<Attention> {
 fn backward(maker: &mut Maker, sizes: Sizes, causal: bool) -> Result<Prepared> {
     let [batch, heads, time, size] = sizes;
     let forward = forward(maker, sizes, causal)?;
-    // Its output and log-sum-exp belong to the operands.
+    // The backward pass reads the output and log-sum-exp of the forward pass.
     maker.device.run(&forward.into())?;
     let dout = maker.input(&[batch, time, heads * size], 8)?.reshape(&[batch, time, heads, size]);
     let [dq, dk, dv] = split(maker.output(&[batch, time, 3 * heads * size], 8)?, sizes);
@@ -44,6 +45,7 @@ fn backward(maker: &mut Maker, sizes: Sizes, causal: bool) -> Result<Prepared> {
     Ok(Op::from(AttentionBackward { forward, dout, dq, dk, dv, delta }).into())
 }
 
+/// Returns the cases of LayerNorm: forward and backward.
 pub fn layernorm(rows: usize, width: usize) -> Vec<Case> {
     vec![
         case("forward", LayerNorm::NAME, move |maker| Ok(Op::from(norm(maker, rows, width)?).into())),
@@ -82,6 +84,7 @@ fn norm_backward(maker: &mut Maker, rows: usize, width: usize) -> Result<Prepare
     Ok(Op::from(op).into())
 }
 
+/// Returns the case of cross-entropy. The gradient overwrites the logits, so a copy restores them before each run.
 pub fn cross_entropy(rows: usize, vocab: usize) -> Vec<Case> {
     vec![case("loss and gradient", CrossEntropy::NAME, move |maker| {
         let (fresh, logits) = (maker.input(&[rows, vocab], 128)?, maker.output(&[rows, vocab], 128)?);

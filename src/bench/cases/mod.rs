@@ -1,4 +1,4 @@
-//! What is measured of each subject: operations with random operands, laid out as in a step of a model.
+//! The cases of each subject: operations on random operands that are laid out as in a training step.
 
 mod gemm;
 mod layers;
@@ -11,8 +11,9 @@ use crate::error::Result;
 
 /// An operation on a set of operands.
 pub struct Prepared {
-    /// Runs before it every time, and does not count.
+    /// An operation that runs before each timed run and is not timed.
     pub before: Option<Op>,
+    /// The timed operation.
     pub op: Op,
 }
 
@@ -22,14 +23,16 @@ impl From<Op> for Prepared {
     }
 }
 
-/// Makes a set of operands.
+/// Allocates a set of operands and returns the operation on them.
 type Build = Box<dyn Fn(&mut Maker) -> Result<Prepared>>;
 
-/// One thing to measure.
+/// One operation to measure.
 pub struct Case {
+    /// Name of the case in tables and JSON.
     pub name: &'static str,
-    /// The stem of its operation.
+    /// Name of the operation.
     pub operation: &'static str,
+    /// Makes a set of operands.
     pub build: Build,
 }
 
@@ -37,7 +40,8 @@ fn case(name: &'static str, operation: &'static str, build: impl Fn(&mut Maker) 
     Case { name, operation, build: Box::new(build) }
 }
 
-/// Elements that a set of operands has at least, to refuse what no memory holds before any is filled.
+/// Returns a lower bound of the elements in a set of operands, to reject sizes that do not fit into memory before
+/// allocating.
 pub fn elements(subject: Subject, shape: &Shape) -> usize {
     match (subject, shape.sizes.as_slice()) {
         (Subject::Gemm, &[m, n, k]) => m * k + k * n + m * n,
@@ -48,7 +52,7 @@ pub fn elements(subject: Subject, shape: &Shape) -> usize {
     }
 }
 
-/// The cases of a shape; a step is none, see [`super::step`].
+/// Returns the cases of a shape; none for a step, which [`super::step`] measures.
 pub fn of(subject: Subject, shape: &Shape) -> Vec<Case> {
     match (subject, shape.sizes.as_slice()) {
         (Subject::Gemm, &[m, n, k]) => gemm::cases(gemm::Gemm { m, n, k, tied: shape.mark.is_some() }),

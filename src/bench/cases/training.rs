@@ -1,4 +1,4 @@
-//! AdamW, and the operators of a V-cycle.
+//! AdamW and the multi-level operators.
 
 use super::{Case, Prepared, case};
 use crate::bail;
@@ -11,13 +11,14 @@ use crate::model::store::Store;
 use crate::multilevel::operators::Placed;
 use crate::multilevel::{Rules, Scheme};
 
+/// Returns the case of an AdamW update of `count` parameters.
 pub fn adamw(count: usize) -> Vec<Case> {
     vec![case("update", AdamW::NAME, move |maker| {
         let n = count.next_multiple_of(ALIGN);
         let params = maker.f32_input(&[n], |x| 0.1 * x)?;
         let grads = maker.f32_input(&[n], |x| 0.01 * x)?;
         let m = maker.f32_input(&[n], |x| 0.01 * x)?;
-        // Second moments are means of squares.
+        // Second moments are means of squares, so not negative.
         let v = maker.f32_input(&[n], |x| 1e-4 * x * x)?;
         let copy = match maker.float == maker.float.wide() {
             true => None,
@@ -40,6 +41,7 @@ pub fn adamw(count: usize) -> Vec<Case> {
 /// Layers, heads, width, context, vocabulary.
 type Sizes = [usize; 5];
 
+/// Returns the cases of the multi-level operators on a GPT and one of half its layers and heads.
 pub fn multilevel(sizes: Sizes) -> Vec<Case> {
     vec![
         case("coalesce", Multilevel::NAME, move |maker| operator(maker, sizes, None)),
@@ -49,7 +51,7 @@ pub fn multilevel(sizes: Sizes) -> Vec<Case> {
 
 fn operator(maker: &mut Maker, [layers, heads, width, context, vocab]: Sizes, alpha: Option<f64>) -> Result<Prepared> {
     if !layers.is_multiple_of(2) || !heads.is_multiple_of(2) {
-        bail!("{layers} layers and {heads} heads: both are halved, so give even numbers");
+        bail!("{layers} layers and {heads} heads: both are halved, so both must be even");
     }
     let big = gpt([layers, heads, width, context, vocab])?;
     let small = big.resized(layers / 2, heads / 2)?;
@@ -63,7 +65,7 @@ fn operator(maker: &mut Maker, [layers, heads, width, context, vocab]: Sizes, al
     Ok(op.into())
 }
 
-/// Random numbers for all parameters: initial values would be zeros in part.
+/// Allocates parameters with random values; regular initial values would be partly zeros.
 fn store(maker: &mut Maker, table: crate::model::params::ParamTable) -> Result<Store> {
     let store = Store::new(table, maker.device)?;
     let flat = maker.adopt(store.flat());

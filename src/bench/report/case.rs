@@ -1,4 +1,4 @@
-//! Lines sorted: by what was measured, by who was measured, by round.
+//! Groups lines by what was measured, by contender (a peer or a version of vcycle) and by round.
 
 use super::line::{self, Line};
 use crate::bail;
@@ -8,21 +8,27 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What was measured, whoever did it.
+/// What was measured, by any contender.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Subject {
+    /// Name of the subject, for instance `gemm`.
     pub bench: String,
+    /// Name or sizes of the shape.
     pub shape: String,
+    /// Name of the case; none for a step.
     pub case: Option<String>,
+    /// Where it ran.
     pub setting: Setting,
 }
 
-/// On what.
+/// The device, threads and precision of a measurement.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Setting {
+    /// Name of the device.
     pub device: String,
-    /// `None` on a GPU, where those of the host do not count.
+    /// Threads of the host; `None` on a GPU, where they do not matter.
     pub threads: Option<u64>,
+    /// `f32`, `bf16` or `f64`.
     pub precision: String,
 }
 
@@ -56,13 +62,16 @@ impl Subject {
     }
 }
 
-/// Who was measured: a peer, or a version of vcycle.
+/// The contender: a peer, or a version of vcycle.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Who {
-    /// Without the precision.
+    /// Name without the precision.
     pub peer: String,
+    /// Kernel variant.
     pub variant: Option<String>,
+    /// Label of the version.
     pub label: Option<String>,
+    /// Whether it is vcycle.
     pub ours: bool,
 }
 
@@ -75,32 +84,36 @@ impl fmt::Display for Who {
 }
 
 impl Who {
-    /// The name of a column, which may hold several labels.
+    /// Returns the name without the label, for a column that may hold several labels.
     pub fn unlabelled(&self) -> String {
         Who { label: None, ..self.clone() }.to_string()
     }
 }
 
-/// All rounds of one.
+/// All rounds of one contender.
 #[derive(Clone, Debug)]
 pub struct Contender {
+    /// Who it is.
     pub who: Who,
-    /// By number; the second time that a number comes, as from a second series, it is another round.
+    /// Lines by round number and repetition: a number that appears again, as in a second series, is another round.
     rounds: BTreeMap<(u64, usize), Line>,
 }
 
-/// Times of one over those of another, round by round.
+/// Ratios of the times of two contenders, round by round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio {
+    /// The median ratio.
     pub median: f64,
+    /// The smallest ratio.
     pub least: f64,
+    /// The largest ratio.
     pub most: f64,
-    /// That both have.
+    /// Number of rounds that both have.
     pub rounds: usize,
 }
 
 const MIB: f64 = 1_048_576.0;
-/// What training in f32 keeps of every parameter: itself, its gradient, two moments.
+/// Bytes that training in f32 needs for every parameter: value, gradient and two moments.
 const BYTES_OF_PARAMETER: f64 = 16.0;
 
 impl Contender {
@@ -110,21 +123,22 @@ impl Contender {
         self.rounds.insert((number, times), line);
     }
 
+    /// Returns the lines of all rounds.
     pub fn lines(&self) -> impl Iterator<Item = &Line> {
         self.rounds.values()
     }
 
-    /// The median of the rounds' medians in milliseconds, and their spread.
+    /// Summarizes the rounds' medians, in milliseconds.
     pub fn summary(&self) -> Option<Summary> {
         Summary::of(&self.lines().map(|line| line.ms_median).collect::<Vec<_>>())
     }
 
-    /// The median of something over the rounds that have it.
+    /// Returns the median of a value over the rounds that have it.
     pub fn median(&self, what: impl Fn(&Line) -> Option<f64>) -> Option<f64> {
         Some(Summary::of(&self.lines().filter_map(what).collect::<Vec<_>>())?.median)
     }
 
-    /// Over the rounds that both have.
+    /// Returns the ratios of the times to those of `other`, over the rounds that both have; `None` if there are none.
     pub fn over(&self, other: &Contender) -> Option<Ratio> {
         let pairs = self.rounds.iter().filter_map(|(number, line)| Some((line, other.rounds.get(number)?)));
         let all: Vec<f64> = pairs.map(|(a, b)| a.ms_median / b.ms_median).collect();
@@ -133,8 +147,8 @@ impl Contender {
         Some(Ratio { median: summary.median, least: summary.best, most, rounds: summary.runs })
     }
 
-    /// Peak memory less that at the start, in MiB, and the same less what the parameters need. On a GPU the host's, so that the
-    /// second says nothing.
+    /// Returns peak memory minus memory at the start in MiB, and the same minus the memory of the parameters. On a GPU
+    /// this is host memory, so the second value is `None`.
     pub fn memory(&self) -> (Option<f64>, Option<f64>) {
         let grown = |line: &Line| Some(line.rss_mb? - line.rss_at_start_mb?);
         let less = |line: &Line| match line.device.as_str() {
@@ -144,7 +158,7 @@ impl Contender {
         (self.median(grown), self.median(less))
     }
 
-    /// Milliseconds of a step by kind of operation, each the median over the rounds.
+    /// Returns the milliseconds per step by kind of operation, each the median over the rounds.
     pub fn operations(&self) -> Vec<(String, f64)> {
         let mut all: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
         for (name, &ms) in self.lines().filter_map(|line| line.ms_by_operation.as_ref()).flatten() {
@@ -153,27 +167,31 @@ impl Contender {
         all.into_iter().filter_map(|(name, ms)| Some((name.clone(), Summary::of(&ms)?.median))).collect()
     }
 
-    /// Whether its times say something about speed.
+    /// Returns whether the times are meaningful; those of the emulator are not.
     pub fn is_timed(&self) -> bool {
         !self.lines().any(|line| line.times_mean_nothing)
     }
 }
 
-/// All who did one thing.
+/// All contenders that measured one subject.
 #[derive(Clone, Debug)]
 pub struct Case {
+    /// What was measured.
     pub subject: Subject,
-    /// In the order in which they come in the files, as the next.
+    /// Versions of vcycle in the order of the files.
     pub ours: Vec<Contender>,
+    /// Peers in the order of the files.
     pub peers: Vec<Contender>,
 }
 
 impl Case {
+    /// Returns all contenders, those of vcycle first.
     pub fn contenders(&self) -> impl Iterator<Item = &Contender> {
         self.ours.iter().chain(&self.peers)
     }
 
-    /// Those of a peer that one of ours is to be held against: of the same label where there are such, else those without.
+    /// Returns the measurements of a peer to compare `ours` with: those with the same label if there are any, else
+    /// those without a label.
     pub fn rival(&self, ours: &Contender, peer: &str) -> Option<&Contender> {
         let labelled =
             |label: &Option<String>| self.peers.iter().find(|c| c.who.unlabelled() == peer && c.who.label == *label);
@@ -181,14 +199,15 @@ impl Case {
     }
 }
 
-/// Lines, and peers, that tables and pictures for people can hold.
+/// Largest number of lines in a report.
 const MOST_LINES: usize = 20_000;
+/// Largest number of peers in a report.
 const MOST_PEERS: usize = 32;
 
-/// Reads files, each once, and sorts their lines.
+/// Reads files, each once, and groups their lines.
 ///
 /// # Errors
-/// As [`line::read`]; more than a report can hold.
+/// As for [`line::read`], and if there are more lines or peers than a report can hold.
 pub fn gather(paths: &[PathBuf]) -> Result<Vec<Case>> {
     let mut seen = HashSet::new();
     let paths: Vec<&PathBuf> =
@@ -211,12 +230,12 @@ pub fn gather(paths: &[PathBuf]) -> Result<Vec<Case>> {
     let cases = sorted(all.into_iter().map(|(_, line)| line));
     let peers: HashSet<String> = cases.iter().flat_map(|case| &case.peers).map(|peer| peer.who.unlabelled()).collect();
     if peers.len() > MOST_PEERS {
-        bail!("{} peers are more than a table can hold; report on {MOST_PEERS} at once", peers.len());
+        bail!("{} peers are too many for a table; report on at most {MOST_PEERS} at once", peers.len());
     }
     Ok(cases)
 }
 
-/// Whether several files hold the same of ours, and no label tells them apart.
+/// Returns whether several files hold unlabelled measurements by vcycle of the same case and variant.
 fn hold_versions(lines: &[(usize, Line)]) -> bool {
     let mut first: HashMap<(Subject, &Option<String>), usize> = HashMap::new();
     let unlabelled = lines.iter().filter(|(_, line)| line.is_ours() && line.label.is_none());
@@ -225,7 +244,7 @@ fn hold_versions(lines: &[(usize, Line)]) -> bool {
         .any(|(file, line)| *first.entry((Subject::of(line), &line.variant)).or_insert(*file) != *file)
 }
 
-/// The stem of a file, or its whole path where another has the same.
+/// Returns the stem of a file name, or the path without extension if another file has the same stem.
 fn name(paths: &[&PathBuf], file: usize) -> String {
     let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let own = stem(paths[file]);

@@ -1,20 +1,24 @@
-//! A table that becomes Markdown or HTML.
+//! Tables in Markdown and HTML.
 
 use crate::report::page::Page;
 use crate::report::text::printable;
 
-/// Cells under a head; the first columns are words, the others numbers.
+/// A table whose first `words` columns hold text and the others numbers.
 pub struct Grid {
+    /// Heading.
     pub caption: &'static str,
+    /// Names of the columns.
     pub head: Vec<String>,
+    /// Number of text columns.
     pub words: usize,
+    /// Cells.
     pub rows: Vec<Vec<String>>,
-    /// What the columns mean.
+    /// Explanation of the columns.
     pub hint: String,
 }
 
 impl Grid {
-    /// Columns that say nothing are left out. Padded, so that it is a table for terminals too.
+    /// Returns the table in Markdown, padded for reading in a terminal. Empty columns are left out.
     pub fn markdown(&self) -> String {
         let columns: Vec<usize> =
             (0..self.head.len()).filter(|&column| self.rows.iter().any(|row| !row[column].is_empty())).collect();
@@ -39,6 +43,7 @@ impl Grid {
         format!("## {}\n\n{}|{rule}\n{body}\n{}\n", self.caption, line(&head), self.hint)
     }
 
+    /// Appends the table to a page.
     pub fn html(&self, page: &mut Page) {
         page.heading(self.caption);
         page.table("", &self.head.iter().map(String::as_str).collect::<Vec<_>>(), &self.rows);
@@ -46,7 +51,7 @@ impl Grid {
     }
 }
 
-/// Text as Markdown shows it as it is, in one line.
+/// Escapes text for one line of Markdown.
 pub fn markdown(text: &str) -> String {
     let mut out = String::new();
     for c in printable(text).chars() {

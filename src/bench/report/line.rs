@@ -1,4 +1,4 @@
-//! A line of JSON, by `vcycle bench --json` or by a peer with the same keys.
+//! Reads measurements: lines of JSON by `vcycle bench --json` or by a peer with the same keys.
 
 use crate::bail;
 use crate::bench::shapes::Subject;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Keys that are not here are not looked at. `null` is as good as a key that is missing.
+/// One measurement; `docs/benchmarks.md` describes the keys. Unknown keys are ignored, and `null` counts as missing.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Line {
     pub bench: String,
@@ -30,7 +30,7 @@ pub struct Line {
     pub flops: Option<f64>,
     pub bytes: Option<f64>,
     pub percent_of_roofline: Option<f64>,
-    /// What a step has instead: its part of the FLOPs of the best product.
+    /// For a step, instead: FLOP/s as a percentage of those of the best matrix product.
     pub percent_of_products: Option<f64>,
     pub roofline_gflops: Option<f64>,
     pub roofline_gb_per_s: Option<f64>,
@@ -43,19 +43,19 @@ pub struct Line {
     pub times_mean_nothing: bool,
 }
 
-/// Bytes of a file of lines at most: some 60,000 of them.
+/// Largest file in bytes: about 60,000 lines.
 pub const MOST_BYTES: u64 = 1 << 26;
-/// What names may have in characters.
+/// Longest name in characters.
 pub const LONGEST: usize = 200;
-/// Milliseconds that are a measurement: from a picosecond to 30 years.
+/// Valid milliseconds: from a picosecond to 30 years.
 const MILLISECONDS: std::ops::RangeInclusive<f64> = 1e-9..=1e12;
-/// No count and no rate is larger.
+/// Largest valid count or rate.
 const MOST: f64 = 1e24;
 
-/// The lines of a file. Empty ones are passed over.
+/// Reads the lines of a file, skipping empty ones.
 ///
 /// # Errors
-/// A file that cannot be read or holds nothing; a line that is no measurement, by file and number.
+/// If the file cannot be read or is empty, or a line is not a valid measurement (the message has its file and number).
 pub fn read(path: &Path) -> Result<Vec<Line>> {
     let text = files::read_text(path, MOST_BYTES)?;
     let mut lines = Vec::new();
@@ -64,17 +64,18 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
         lines.push(Line::parse(line).at(place)?);
     }
     if lines.is_empty() {
-        bail!("{} holds no line; `vcycle bench ... --json FILE` writes some", path.display());
+        bail!("{} holds no lines; `vcycle bench ... --json FILE` writes them", path.display());
     }
     Ok(lines)
 }
 
 impl Line {
     fn parse(text: &str) -> Result<Self> {
-        let wanted = "a line of `vcycle bench --json`, or of a peer with the same keys, is wanted";
-        let value: Value = serde_json::from_str(text).map_err(|e| Error::new(format!("no JSON: {e}; {wanted}")))?;
+        let wanted = "expected a line of `vcycle bench --json`, or of a peer with the same keys";
+        let value: Value =
+            serde_json::from_str(text).map_err(|e| Error::new(format!("not valid JSON: {e}; {wanted}")))?;
         if !value.is_object() {
-            bail!("no object; {wanted}");
+            bail!("not a JSON object; {wanted}");
         }
         let mut line: Line = serde_json::from_value(value).map_err(|e| Error::new(format!("{e}; {wanted}")))?;
         line.check()?;
@@ -96,11 +97,11 @@ impl Line {
         ];
         for (key, name) in names.iter().filter_map(|(key, name)| Some((key, name.as_ref()?))) {
             if name.trim().is_empty() || name.chars().count() > LONGEST {
-                bail!("{key} has {} characters; a name of 1 to {LONGEST} is wanted", name.chars().count());
+                bail!("{key} has {} characters; expected a name of 1 to {LONGEST}", name.chars().count());
             }
         }
         if !MILLISECONDS.contains(&self.ms_median) {
-            bail!("ms_median is {:e}, and no measurement; milliseconds are wanted", self.ms_median);
+            bail!("ms_median is {:e}; expected milliseconds from 1e-9 to 1e12", self.ms_median);
         }
         let numbers = [
             ("tokens_per_s", self.tokens_per_s),
@@ -120,38 +121,41 @@ impl Line {
         let apart = self.ms_by_operation.iter().flatten().map(|(_, &ms)| ("ms_by_operation", Some(ms)));
         for (key, number) in numbers.into_iter().chain(apart).filter_map(|(key, n)| Some((key, n?))) {
             if !(0.0..=MOST).contains(&number) {
-                bail!("{key} is {number:e}, and no measurement; numbers from 0 to {MOST:e} are wanted");
+                bail!("{key} is {number:e}; expected a number from 0 to {MOST:e}");
             }
         }
         Ok(())
     }
 
-    /// Fills in what is said elsewhere in the line, and writes the shape as all do.
+    /// Derives a missing precision from the name of the peer, and normalizes the form of the shape.
     fn complete(&mut self) -> Result<()> {
         if !Subject::names().any(|name| name == self.bench) {
             let known: Vec<_> = Subject::names().collect();
-            bail!("bench is {:?}, which is none of {}", self.bench, known.join(", "));
+            bail!("bench is {:?}; expected one of {}", self.bench, known.join(", "));
         }
         if self.precision.is_none() {
             let of_peer = self.peer.rsplit_once('_').map(|(_, last)| last);
             let Some(precision) = of_peer.filter(|last| ["f32", "bf16", "f64"].contains(last)) else {
-                bail!("precision is missing, and the peer {:?} does not end in it, as torch_eager_f32 does", self.peer);
+                bail!(
+                    "precision is missing, and the peer {:?} does not end in one, as torch_eager_f32 does",
+                    self.peer
+                );
             };
             self.precision = Some(precision.to_string());
         }
-        // Sizes may be parted by either.
+        // Sizes may be separated by commas or x.
         if self.shape.starts_with(|c: char| c.is_ascii_digit()) {
             self.shape = self.shape.replace(',', "x");
         }
         Ok(())
     }
 
-    /// Whether it is of vcycle itself.
+    /// Returns whether vcycle itself was measured.
     pub fn is_ours(&self) -> bool {
         self.peer == OURS || self.peer.starts_with("vcycle_")
     }
 
-    /// Who was measured, without the precision, which stands in a column of its own.
+    /// Returns the name of the peer without the precision, which has its own column.
     pub fn who(&self) -> &str {
         let precision = self.precision.as_deref().unwrap_or("");
         let name = self.peer.strip_suffix(precision).and_then(|name| name.strip_suffix('_'));
@@ -159,5 +163,5 @@ impl Line {
     }
 }
 
-/// What vcycle is called among its peers.
+/// The name of vcycle among its peers.
 pub const OURS: &str = "vcycle";

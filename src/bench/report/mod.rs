@@ -1,5 +1,6 @@
-//! Measurements of ours and of peers in tables, pictures and on a page: what `vcycle bench --json` and the peers of
-//! `benches/baselines/` wrote. Keys and figures: docs/benchmarks.md.
+//! Reports on measurements by vcycle and its peers, as tables, pictures and an HTML page. The input is lines of JSON
+//! from `vcycle bench --json` and from the peers in `benches/baselines/`; `docs/benchmarks.md` describes keys and
+//! figures.
 
 mod case;
 mod grid;
@@ -18,28 +19,29 @@ use operations::Operations;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// See the module.
+/// The tables and pictures of a report.
 pub struct Report {
     tables: Vec<Grid>,
-    /// The table of operations, which stands beside its picture.
+    /// The table of operations, which is shown next to its picture.
     operations: Option<Grid>,
     roofline: Option<Drawing>,
     step: Option<Drawing>,
-    /// What a reader should know of all of it.
+    /// Notes on the whole report.
     notes: Vec<String>,
 }
 
 const TITLE: &str = "vcycle bench report";
 const ROOFLINE: &str = "Operations under the roofline";
-/// What the points are.
-const ROOFLINE_HINT: &str = "Names are followed by GFLOP/s. FLOPs and bytes as the operations count them; the roof is the best that was measured in \
-                             all files. Points above it were partly in cache.";
+/// Explanation of the roofline picture.
+const ROOFLINE_HINT: &str = "Names are followed by GFLOP/s. FLOPs and bytes are as counted by the operations; the roof \
+                             is the best measured in all files. Points above the roof had operands partly in cache.";
 
 impl Report {
-    /// Reads lines of JSON and makes all of the report.
+    /// Reads lines of JSON and builds the report.
     ///
     /// # Errors
-    /// A file that cannot be read; a line that is no measurement, by file and number.
+    /// If a file cannot be read, a line is not a valid measurement (the message has its file and number), or there are
+    /// more lines or peers than a report can hold.
     pub fn of(paths: &[PathBuf]) -> Result<Self> {
         let cases = case::gather(paths)?;
         let operations = Operations::of(&cases);
@@ -61,7 +63,7 @@ impl Report {
         })
     }
 
-    /// All tables.
+    /// Returns all tables in Markdown.
     pub fn markdown(&self) -> String {
         self.document(false)
     }
@@ -82,7 +84,7 @@ impl Report {
         text
     }
 
-    /// One page that needs nothing else.
+    /// Returns the report as one self-contained HTML page.
     pub fn html(&self) -> String {
         let mut page = Page::new(TITLE);
         page.raw(&format!("<h1>{TITLE}</h1>\n"));
@@ -98,10 +100,10 @@ impl Report {
         page.finish()
     }
 
-    /// Writes `report.md`, `report.html`, and the pictures that there are: `roofline.svg`, `step.svg`.
+    /// Writes `report.md`, `report.html` and, if they exist, the pictures `roofline.svg` and `step.svg`.
     ///
     /// # Errors
-    /// A folder that cannot be written.
+    /// If the folder cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let pictures = [("roofline.svg", &self.roofline), ("step.svg", &self.step)];
         let pictures = pictures.into_iter().filter_map(|(name, drawing)| Some((name, drawing.as_ref()?.svg())));

@@ -1,4 +1,4 @@
-//! Where a step's time goes: bars, stacked from kinds of operations.
+//! Where the time of a step goes: bars stacked by kind of operation.
 
 use super::case::Case;
 use crate::bench::table::significant;
@@ -8,32 +8,35 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 use std::collections::HashMap;
 
-/// The bars of all steps of ours that were taken apart.
+/// The bars of all steps of vcycle with times by kind of operation.
 pub struct Operations<'a> {
-    /// Those that take longest in all, the longest first; what is left comes after them.
+    /// The kinds with the largest shares, the largest first. All others are summed up after them.
     kinds: Vec<String>,
     rest: bool,
     groups: Vec<(&'a Case, Vec<Bar>)>,
 }
 
-/// A step.
+/// The bar of one step.
 pub struct Bar {
+    /// The version of vcycle.
     pub who: String,
-    /// Milliseconds of every kind, and of the rest if there is one.
+    /// Milliseconds of every kind, and of the others if there are any.
     pub parts: Vec<f64>,
 }
 
 impl Bar {
+    /// Returns the milliseconds of all operations.
     pub fn sum(&self) -> f64 {
         self.parts.iter().sum()
     }
 }
 
 const REST: &str = "others";
-/// Kinds with a colour of their own.
+/// Number of kinds that have their own colour.
 const KINDS: usize = COLOURS.len() - 1;
 
 impl<'a> Operations<'a> {
+    /// Collects the bars of all cases and chooses the kinds.
     pub fn of(cases: &'a [Case]) -> Self {
         let apart = |case: &'a Case| {
             let timed = case.ours.iter().filter(|ours| ours.is_timed());
@@ -41,7 +44,7 @@ impl<'a> Operations<'a> {
             (case, all.filter(|(_, parts)| parts.iter().any(|part| part.1 > 0.0)).collect::<Vec<_>>())
         };
         let groups: Vec<_> = cases.iter().map(apart).filter(|(_, all)| !all.is_empty()).collect();
-        // Shares and not milliseconds: a small step has kinds too.
+        // Order by shares, not milliseconds, so that small steps count as much as large ones.
         let mut shares: HashMap<&str, f64> = HashMap::new();
         for (_, parts) in groups.iter().flat_map(|(_, all)| all) {
             let sum: f64 = parts.iter().map(|part| part.1).sum();
@@ -62,19 +65,20 @@ impl<'a> Operations<'a> {
         Operations { kinds, rest, groups }
     }
 
-    /// The head of [`Bar::parts`].
+    /// Returns the names of [`Bar::parts`].
     pub fn names(&self) -> impl Iterator<Item = String> {
         self.kinds.iter().cloned().chain(self.rest.then(|| REST.to_string()))
     }
 
+    /// Returns all bars with their cases.
     pub fn bars(&self) -> impl Iterator<Item = (&Case, &Bar)> {
         self.groups.iter().flat_map(|(case, bars)| bars.iter().map(move |bar| (*case, bar)))
     }
 
-    /// A group of bars to one scale for every case. None without any.
+    /// Draws one group of bars for each case, each group with its own scale. Returns `None` if there are no bars.
     ///
     /// # Errors
-    /// As [`Drawing::new`].
+    /// As for [`Drawing::new`].
     pub fn drawing(&self) -> Result<Option<Drawing>> {
         if self.groups.is_empty() {
             return Ok(None);
@@ -107,7 +111,7 @@ impl<'a> Operations<'a> {
         drawn.map(Some)
     }
 
-    /// Name, row and place of every kind.
+    /// Returns name, row and x position of every kind.
     fn legend(&self) -> Vec<(String, u32, u32)> {
         let (mut row, mut x) = (0, 16);
         let place = |name: String| {
@@ -127,7 +131,7 @@ impl<'a> Operations<'a> {
         if kind < self.kinds.len() { colour(kind) } else { OTHERS }
     }
 
-    /// `scale`: drawn units a millisecond.
+    /// Draws a bar at `y`. `scale` is in drawn units per millisecond.
     fn bar(&self, root: &Area<'_>, bar: &Bar, y: u32, scale: f64) -> Drawn {
         let (from, to, middle) = (px(y + 3), px(y + ROW - 3), px(y + ROW / 2));
         let who = text(14, INK, (HPos::Right, VPos::Center));
@@ -141,7 +145,7 @@ impl<'a> Operations<'a> {
                 continue;
             }
             root.draw(&Rectangle::new([(left, from), (right, to)], self.colour(kind).filled()))?;
-            // Neighbours stay apart where colours are not seen.
+            // A white line separates neighbours for readers who do not see the colours.
             root.draw(&PathElement::new(vec![(right, from), (right, to)], WHITE.stroke_width(SCALE)))?;
             let share = format!("{:.0} %", 100.0 * ms / sum);
             let fits =
@@ -158,20 +162,20 @@ impl<'a> Operations<'a> {
     }
 }
 
-/// As shown.
+/// Heights in pixels as shown.
 const LEGEND_ROW: u32 = 26;
 const GROUP: u32 = 34;
 const ROW: u32 = 30;
-/// Where bars begin, and where the longest ends.
+/// The x positions where bars begin and where the longest bar ends.
 const LEFT: u32 = 216;
 const RIGHT: u32 = 1060;
-/// The colour of the rest.
+/// Colour of the other kinds.
 const OTHERS: RGBColor = RGBColor(150, 150, 150);
 
-/// Black or white, whichever stands out more on a colour: by relative luminance, as WCAG defines it, and its contrast.
+/// Returns black or white, whichever has the higher WCAG contrast with a colour.
 fn readable(RGBColor(r, g, b): RGBColor) -> RGBColor {
     let linear = |c: u8| (f64::from(c) / 255.0).powf(2.2);
     let luminance = 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-    // Where (1 + 0.05) / (l + 0.05) = (l + 0.05) / 0.05.
+    // Both contrasts are equal where (1 + 0.05) / (l + 0.05) = (l + 0.05) / 0.05.
     if luminance > 0.179 { BLACK } else { WHITE }
 }

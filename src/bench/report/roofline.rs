@@ -1,4 +1,4 @@
-//! Operations under the roofline: GFLOP/s against FLOPs a byte, both by logarithm.
+//! The roofline plot: GFLOP/s against FLOPs per byte, both on logarithmic axes.
 
 use super::case::{Case, Setting};
 use super::line::Line;
@@ -8,45 +8,47 @@ use crate::report::canvas::{Area, Drawing, Drawn, GRID, INK, SCALE, mark, px, sh
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-/// The operations of one device, as it was set.
+/// The operations of one device with the same threads and precision.
 struct Panel<'a> {
     setting: &'a Setting,
-    /// GFLOP/s and GB/s: the best that was measured.
+    /// The best measured GFLOP/s and GB/s.
     roof: (f64, f64),
     points: Vec<Point>,
 }
 
+/// An operation in the plot.
 struct Point {
     name: String,
     colour: usize,
-    /// FLOPs a byte.
+    /// FLOPs per byte.
     intensity: f64,
     gflops: f64,
 }
 
-/// As shown.
+/// Sizes and positions in pixels as shown.
 const HEAD: u32 = 40;
 const FOOT: u32 = 58;
 const LEFT: u32 = 86;
 const RIGHT: u32 = 760;
-/// Names of points stand in a column from here, so far apart.
+/// Names of points are in a column from here on, at least this far apart.
 const NAMES: u32 = 812;
 const NAME_ROW: u32 = 18;
 const LEAST_HEIGHT: u32 = 440;
-/// Beyond it axes become absurd.
+/// Rates below this are left out, because they would stretch the axes.
 const LEAST_GFLOPS: f64 = 1e-9;
 
-/// A panel for every device, number of threads and precision that has operations and a roofline. None without any.
+/// Draws a panel for every combination of device, threads and precision that has operations and a roofline. Returns
+/// `None` if there are none.
 ///
 /// # Errors
-/// As [`Drawing::new`].
+/// As for [`Drawing::new`].
 pub fn drawing(cases: &[Case]) -> Result<Option<Drawing>> {
     let panels = panels(cases);
     if panels.is_empty() {
         return Ok(None);
     }
     let height = panels.iter().map(Panel::height).sum();
-    let what = "Operations under the roofline: GFLOP/s against FLOPs a byte";
+    let what = "Operations under the roofline: GFLOP/s against FLOPs per byte";
     let drawn = Drawing::new(what, height, |root| {
         let mut y = 0;
         for panel in &panels {
@@ -93,7 +95,7 @@ fn panels(cases: &[Case]) -> Vec<Panel<'_>> {
             }
         }
     }
-    // From the top down, as their names will stand.
+    // From the top down, in the order of the names.
     let order = |a: &Point, b: &Point| b.gflops.total_cmp(&a.gflops).then(b.intensity.total_cmp(&a.intensity));
     panels.iter_mut().for_each(|panel| panel.points.sort_by(order));
     panels
@@ -123,7 +125,7 @@ impl Panel<'_> {
         );
         root.draw_text(&title, &text(15, INK, (HPos::Left, VPos::Center)), (px(LEFT), px(top + HEAD / 2)))?;
         axes(root, &across, &up)?;
-        // The slope may come in from below.
+        // The slope may start at the lower edge instead of the left one.
         let start = across.low.max(up.low / bandwidth);
         let mut roof = vec![(across.high, peak)];
         if start < ridge {
@@ -136,7 +138,7 @@ impl Panel<'_> {
         self.points(root, &across, &up, (px(from), px(to)))
     }
 
-    /// Marks, and their names beside the plot, joined by a line: the only place where no name covers another.
+    /// Draws the marks and, to the right of the plot where they cannot overlap, their names, joined by lines.
     fn points(&self, root: &Area<'_>, across: &Axis, up: &Axis, (from, to): (i32, i32)) -> Drawn {
         let places: Vec<_> =
             self.points.iter().map(|point| (across.at(point.intensity), up.at(point.gflops))).collect();
@@ -158,7 +160,7 @@ impl Panel<'_> {
 
 const LEADER: RGBColor = RGBColor(170, 170, 170);
 
-/// Places as near to the wanted ones, which come in order, as a distance between them and two ends allow.
+/// Moves sorted positions as little as possible, so that they keep a distance from each other and lie within two ends.
 fn spread(wanted: &[i32], distance: i32, (from, to): (i32, i32)) -> Vec<i32> {
     let mut places = wanted.to_vec();
     let mut least = from;
@@ -174,7 +176,7 @@ fn spread(wanted: &[i32], distance: i32, (from, to): (i32, i32)) -> Vec<i32> {
     places
 }
 
-/// By logarithm, from the first place to the second, in drawn units.
+/// A logarithmic axis. `places` are the positions of its ends in drawn units.
 struct Axis {
     low: f64,
     high: f64,
@@ -192,7 +194,8 @@ impl Axis {
         (from + part * (to - from)).round() as i32
     }
 
-    /// Round numbers, not too many: 1, 2 and 5 of few decades, 1 of some, or of every second and so on.
+    /// Returns the ticks: 1, 2 and 5 times powers of ten over few decades, only powers of ten over more, or every n-th
+    /// of them.
     fn ticks(&self) -> Vec<f64> {
         let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
         let decades = (self.high / self.low).log10();
@@ -203,7 +206,7 @@ impl Axis {
     }
 }
 
-/// Grid, frame, numbers and what they are.
+/// Draws the grid, frame, tick labels and axis labels.
 fn axes(root: &Area<'_>, across: &Axis, up: &Axis) -> Drawn {
     let ((left, right), (bottom, top)) = (across.places, up.places);
     let grid = GRID.stroke_width(SCALE);
@@ -220,13 +223,13 @@ fn axes(root: &Area<'_>, across: &Axis, up: &Axis) -> Drawn {
     let frame = vec![(left, top), (right, top), (right, bottom), (left, bottom), (left, top)];
     root.draw(&PathElement::new(frame, INK.stroke_width(SCALE)))?;
     let below = text(14, INK, (HPos::Center, VPos::Top));
-    root.draw_text("FLOPs a byte", &below, ((left + right) / 2, bottom + px(26)))?;
+    root.draw_text("FLOPs per byte", &below, ((left + right) / 2, bottom + px(26)))?;
     let turned = text(14, INK, (HPos::Center, VPos::Top)).transform(FontTransform::Rotate270);
     root.draw_text("GFLOP/s", &turned, (px(14), (bottom + top) / 2))?;
     Ok(())
 }
 
-/// A round number, short.
+/// Formats a tick label.
 fn number(tick: f64) -> String {
     if (1e-3..1e5).contains(&tick) { format!("{}", (tick * 1e6).round() / 1e6) } else { format!("{tick:.0e}") }
 }

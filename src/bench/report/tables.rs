@@ -1,4 +1,4 @@
-//! The tables of a report.
+//! Builds the tables of a report.
 
 use super::case::{Case, Contender, Ratio};
 use super::grid::Grid;
@@ -6,7 +6,7 @@ use super::line::OURS;
 use super::operations::Operations;
 use crate::bench::table::significant;
 
-/// Columns that say what was measured, before the one that says who.
+/// The columns for what was measured, before the one for the contender.
 const SUBJECT: [&str; 2] = ["case", "on"];
 
 fn subject(case: &Case) -> Vec<String> {
@@ -36,7 +36,8 @@ fn milliseconds(contender: Option<&Contender>) -> String {
     figure(contender.and_then(Contender::summary).map(|summary| summary.median))
 }
 
-/// A row for every version of ours, columns for every peer; of the cases that have something to compare. None without any.
+/// Builds the table of ratios: a row for every version of vcycle and columns for every peer, for all cases with more
+/// than one contender. Returns `None` if there are no rows.
 pub fn ratios(cases: &[Case]) -> Option<Grid> {
     let mut peers: Vec<String> = Vec::new();
     for name in cases.iter().flat_map(|case| &case.peers).map(|peer| peer.who.unlabelled()) {
@@ -66,13 +67,14 @@ pub fn ratios(cases: &[Case]) -> Option<Grid> {
         words: SUBJECT.len() + 1,
         rows,
         hint: format!(
-            "ms is the median of the rounds' medians. ours / theirs is the ratio of two times of the same round: the median of all \
-             rounds, and in brackets the least and the most. first is the version of {OURS} that comes first in the files."
+            "ms is the median of the rounds' medians. ours / theirs is the ratio of the times of the same round: the \
+             median over all rounds, and in parentheses the smallest and largest. first is the first version of {OURS} \
+             in the files."
         ),
     })
 }
 
-/// A row for all who were measured.
+/// Builds the table of figures, with a row for every contender.
 pub fn figures(cases: &[Case]) -> Grid {
     let more = [
         "who",
@@ -112,15 +114,16 @@ pub fn figures(cases: &[Case]) -> Grid {
         head: head(&more),
         words: SUBJECT.len() + 1,
         rows: cases.iter().flat_map(|case| case.contenders().map(move |contender| row(case, contender))).collect(),
-        hint: "All are medians over the rounds. spread: the distance between the quartiles of the rounds' medians over their median. \
-               roofline: the part of what the device gave at its best in the same process (of steps: of the FLOPs a second of its best \
-               product). MiB: the most resident memory less that at the start; then less 16 bytes for every parameter (weights, gradients, two \
-               moments in f32). J/step: of the whole chip."
-            .to_string(),
+        hint:
+            "All figures are medians over the rounds. spread: the interquartile range of the rounds' medians, divided \
+               by their median. roofline: percentage of the roofline measured in the same process (for steps: of the \
+               FLOP/s of the best matrix product). MiB: peak resident memory minus that at the start; then minus 16 \
+               bytes for every parameter (weights, gradients and two moments in f32). J/step: energy of the whole chip."
+                .to_string(),
     }
 }
 
-/// Where a step's time goes, in milliseconds.
+/// Builds the table of the time of each kind of operation, in milliseconds.
 pub fn operations(operations: &Operations) -> Option<Grid> {
     let mut columns = head(&["ours", "sum"]);
     columns.extend(operations.names());
@@ -138,7 +141,6 @@ pub fn operations(operations: &Operations) -> Option<Grid> {
         head: columns,
         words: SUBJECT.len() + 1,
         rows,
-        hint: "Operations run one after another for this, so that their sum is not quite the time of a step."
-            .to_string(),
+        hint: "Operations are timed one by one, so their sum differs slightly from the time of a step.".to_string(),
     })
 }

@@ -1,4 +1,4 @@
-//! How training images are changed: the section `augment` of a configuration, crops, shifts and flips.
+//! Augmentation of training images: the section `augment` of a configuration, random resized crops, shifts and flips.
 
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
@@ -12,19 +12,22 @@ use crate::bail;
 use crate::data::random::Random;
 use crate::error::Result;
 
-/// Changes in the order in which they are made; left out, none is.
+/// Augmentations, in the order in which they are applied. By default none is.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentConfig {
-    /// A random part of the image, resized, instead of its centre.
+    /// A random part of the image, resized, instead of the centre crop.
     pub resized_crop: Option<ResizedCrop>,
-    /// Shifts by up to so many pixels along both axes, of an image that was resized already; black comes in.
+    /// Largest random shift along each axis, in pixels of the resized image. Pixels shifted in are black.
     pub padding: usize,
-    /// The probability of left and right changing sides.
+    /// Probability of a horizontal flip.
     pub flip: f64,
+    /// RandAugment.
     pub randaugment: Option<RandAugment>,
+    /// Mixup and CutMix.
     pub mixing: MixConfig,
-    /// So many rows of a batch are of one image, each changed in its own way (Hoffer et al., arXiv 1901.09335).
+    /// Number of rows of a batch that show the same image, each augmented independently (Hoffer et al., arXiv
+    /// 1901.09335).
     pub repeats: usize,
 }
 
@@ -35,13 +38,13 @@ impl Default for AugmentConfig {
     }
 }
 
-/// A part of random area and shape at a random place (Szegedy et al., arXiv 1409.4842).
+/// A crop of random area, aspect ratio and position (Szegedy et al., arXiv 1409.4842).
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResizedCrop {
-    /// Smallest and largest share of the image's area.
+    /// Smallest and largest fraction of the image's area.
     pub area: [f64; 2],
-    /// Smallest and largest width over height; its logarithm is uniform.
+    /// Smallest and largest aspect ratio, width / height; its logarithm is drawn uniformly.
     pub ratio: [f64; 2],
 }
 
@@ -51,7 +54,7 @@ impl Default for ResizedCrop {
     }
 }
 
-/// Attempts to draw a part that lies within the image.
+/// Number of attempts to draw a crop that fits into the image.
 const ATTEMPTS: usize = 10;
 
 impl ResizedCrop {
@@ -61,14 +64,14 @@ impl ResizedCrop {
             check_range(low, range.clone(), &at)?;
             check_range(high, range, &at)?;
             if low > high {
-                bail!("{at}: from {low} to {high}; give the smaller number first");
+                bail!("{at}: the range from {low} to {high} is empty; give the smaller number first");
             }
         }
         Ok(())
     }
 
-    /// Draws a part of an image of `height` x `width`. Where ten attempts do not fit it is the largest centre part of an
-    /// allowed shape.
+    /// Draws a crop of an image of `height` x `width`. If none of ten attempts fits, returns the largest centre crop
+    /// with an aspect ratio in range.
     pub fn draw(&self, [height, width]: [usize; 2], draws: &mut Random) -> Crop {
         for _ in 0..ATTEMPTS {
             let area = (height * width) as f64 * draws.between(self.area[0], self.area[1]);
@@ -91,16 +94,16 @@ impl ResizedCrop {
 }
 
 impl AugmentConfig {
-    /// Checks every number for images of `size` x `size`; `at` is the key of this section.
+    /// Checks every value for images of `size` x `size`; `at` is the key of this section.
     ///
     /// # Errors
-    /// Names the key of a number that makes no sense, and says which do.
+    /// A value is out of range; the message names its key and the valid range.
     pub fn check(&self, size: usize, at: &str) -> Result<()> {
         if let Some(crop) = &self.resized_crop {
             crop.check(&format!("{at}.resized_crop"))?;
         }
         if self.padding >= size {
-            bail!("{at}.padding: {} would shift an image of {size} pixels out of sight; use a few", self.padding);
+            bail!("{at}.padding: {} must be below the image size of {size} pixels", self.padding);
         }
         check_range(self.flip, 0.0..=1.0, &format!("{at}.flip"))?;
         if let Some(randaugment) = &self.randaugment {
@@ -108,17 +111,19 @@ impl AugmentConfig {
         }
         self.mixing.check(&format!("{at}.mixing"))?;
         if self.repeats == 0 {
-            bail!("{at}.repeats: 0 leaves no row; 1 repeats nothing");
+            bail!("{at}.repeats: 0 is not valid; use 1 for no repetition");
         }
         Ok(())
     }
 
-    /// Which part of an image of `height` x `width` is seen; without a crop the centre square with this share of a side.
+    /// Returns the crop for an image of `size` `[height, width]`: a random one, or without `resized_crop` the centre
+    /// square whose side is the fraction `centre` of the shorter side.
     pub(super) fn crop(&self, size: [usize; 2], centre: f64, draws: &mut Random) -> Crop {
         self.resized_crop.map_or_else(|| Crop::centre(size, centre), |crop| crop.draw(size, draws))
     }
 
-    /// All that happens to one resized image, `[channels, size, size]`; `work` is memory to use.
+    /// Shifts, flips and applies RandAugment to a resized image `[channels, size, size]`, in place. `work` is scratch
+    /// memory.
     pub(super) fn change(&self, pixels: &mut [u8], size: usize, draws: &mut Random, work: &mut Vec<u8>) {
         if self.padding > 0 {
             let offset = |draws: &mut Random| draws.below(2 * self.padding + 1) as isize - self.padding as isize;
@@ -134,7 +139,7 @@ impl AugmentConfig {
     }
 }
 
-/// Refuses a number outside of `range`, or none at all, under its key.
+/// Fails if `number` is not in `range`, as NaN never is. The message begins with the key `at`.
 pub(super) fn check_range<T: PartialOrd + Debug>(number: T, range: RangeInclusive<T>, at: &str) -> Result<()> {
     if !range.contains(&number) {
         bail!("{at}: {number:?} is not in {:?}..={:?}", range.start(), range.end());
@@ -142,17 +147,18 @@ pub(super) fn check_range<T: PartialOrd + Debug>(number: T, range: RangeInclusiv
     Ok(())
 }
 
-/// Swaps left and right of an image `[channels, size, size]`.
+/// Flips an image `[channels, size, size]` horizontally.
 pub fn flip(pixels: &mut [u8], size: usize) {
     pixels.chunks_exact_mut(size).for_each(<[u8]>::reverse);
 }
 
-/// Moves an image `[channels, size, size]` right and down, by less than its size; black comes in.
+/// Shifts an image `[channels, size, size]` by `[right, down]` pixels, each less than `size`. Pixels shifted in are
+/// black.
 pub fn shift(pixels: &mut [u8], size: usize, [right, down]: [isize; 2], work: &mut Vec<u8>) {
     work.clear();
     work.extend_from_slice(pixels);
     pixels.fill(0);
-    // Where a moved row begins, where it came from, and how much of it stays.
+    // Start of a shifted row in the output and in the input, and the number of pixels that remain.
     let (to, from, kept) = (right.max(0) as usize, (-right).max(0) as usize, size.saturating_sub(right.unsigned_abs()));
     for (out, old) in pixels.chunks_exact_mut(size * size).zip(work.chunks_exact(size * size)) {
         for (y, out) in out.chunks_exact_mut(size).enumerate() {

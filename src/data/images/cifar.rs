@@ -1,4 +1,5 @@
-//! The binary versions of CIFAR-10 and CIFAR-100: records of one or two labels and then 32 x 32 reds, greens and blues.
+//! Reads the binary versions of CIFAR-10 and CIFAR-100: each record has one or two labels, then 32 x 32 red, green and
+//! blue values.
 
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ pub(super) const NAMES_10: [&str; 10] =
 const SHAPE: [usize; 3] = [3, 32, 32];
 const PIXELS: usize = 3 * 32 * 32;
 
-/// What a record's labels are: how many of each there can be, and which one is wanted.
+/// The labels of a record: the number of classes of each, and the index of the label to use.
 pub(super) struct Records {
     classes: &'static [usize],
     wanted: usize,
@@ -25,7 +26,7 @@ impl Records {
     pub const HUNDRED_FINE: Records = Records { classes: &[20, 100], wanted: 1 };
 }
 
-/// Hands on all images of all files.
+/// Passes every image of every file to `sink`.
 pub(super) fn read(files: &[PathBuf], records: &Records, sink: &mut Sink<'_>) -> Result<()> {
     let labels = records.classes.len();
     let mut record = vec![0; labels + PIXELS];
@@ -34,18 +35,21 @@ pub(super) fn read(files: &[PathBuf], records: &Records, sink: &mut Sink<'_>) ->
         for number in 0.. {
             let place = Place { path, unit: "record", number };
             match file.fill(&mut record)? {
-                0 if number == 0 => bail!("{}: the file is empty; fetch it again", path.display()),
+                0 if number == 0 => bail!("{}: the file is empty; download it again", path.display()),
                 0 => break,
                 read if read < record.len() => {
-                    bail!("{place}: {read} bytes are left for one of {}; fetch the file again", record.len())
+                    bail!(
+                        "{place}: the file ends after {read} of the record's {} bytes; download it again",
+                        record.len()
+                    )
                 }
                 _ => {}
             }
-            // All labels are looked at: with records of the other length one of the first few is no label.
+            // Check all labels: a file with the other record length soon has an invalid one.
             for (&label, &classes) in record.iter().zip(records.classes) {
                 if usize::from(label) >= classes {
                     bail!(
-                        "{place}: label {label} is not below {classes}; is this CIFAR-{}, in its binary version?",
+                        "{place}: label {label} is not below {classes}; is this the binary version of CIFAR-{}?",
                         if labels == 1 { 10 } else { 100 }
                     );
                 }

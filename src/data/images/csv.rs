@@ -1,4 +1,4 @@
-//! Small grey images as text: a line for each, its values row by row and its label before or after them, with commas between.
+//! Reads small grey images from CSV: one image per line, with its values row by row and its label before or after them.
 
 use std::path::Path;
 
@@ -10,22 +10,24 @@ use crate::bail;
 use crate::data::text::reader::TextReader;
 use crate::error::Result;
 
-/// The longest line in bytes: an image of some 500 x 500.
+/// The longest line in bytes, enough for an image of about 500 x 500.
 const LONGEST_LINE: usize = 1 << 20;
-/// Characters of a field that an error shows.
+/// Number of characters of a field shown in an error.
 const SHOWN: usize = 24;
 
-/// Where in a line its label stands.
+/// The position of the label in a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LabelPlace {
+    /// The first column.
     First,
+    /// The last column.
     #[default]
     Last,
 }
 
-/// Calls `each` with the number, from 1, and text of each line that is not blank. The first one may be a header, and is left out
-/// then.
+/// Calls `each` with the number, counted from 1, and the text of every line that is not blank. If the first such line
+/// is a header, it is skipped.
 fn lines(path: &Path, each: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<()> {
     let mut reader = TextReader::open(path)?;
     let (mut text, mut number, mut goes_on, mut first) = (String::new(), 0, true, true);
@@ -43,13 +45,14 @@ fn lines(path: &Path, each: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<(
         }
         text.drain(..done);
         if text.len() > LONGEST_LINE {
-            bail!("{}: line {}: longer than {LONGEST_LINE} bytes; is it a table?", path.display(), number + 1);
+            bail!("{}: line {}: longer than {LONGEST_LINE} bytes; is this a CSV file?", path.display(), number + 1);
         }
     }
     Ok(())
 }
 
-/// Names of columns: no number among several, or all their own numbers, as of a table without names.
+/// Whether a line is a header: several fields of which none is empty or a number, or more than 16 fields that are the
+/// column numbers 0, 1, 2, ..., as written for a table without column names.
 fn is_header(line: &str) -> bool {
     let fields: Vec<&str> = line.split(',').map(field).collect();
     let numbered = fields.len() > 16 && fields.iter().enumerate().all(|(at, field)| field.parse() == Ok(at));
@@ -57,13 +60,13 @@ fn is_header(line: &str) -> bool {
     numbered || named
 }
 
-/// A field without what programs put around it.
+/// Strips whitespace and one pair of quotes from a field.
 fn field(text: &str) -> &str {
     let text = text.trim();
     text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).map_or(text, str::trim)
 }
 
-/// A whole number, also as `5.0`.
+/// Parses a whole number, which may be written as `5.0`.
 fn whole(text: &str) -> Option<usize> {
     let digits = match text.split_once('.') {
         Some((digits, zeros)) if zeros.bytes().all(|b| b == b'0') => digits,
@@ -72,7 +75,7 @@ fn whole(text: &str) -> Option<usize> {
     digits.parse().ok()
 }
 
-/// Parses the values and the label of a line.
+/// Parses a line into `values`, each at most `largest`, and returns its label.
 fn parse(place: &Place<'_>, line: &str, (largest, label): (u8, LabelPlace), values: &mut Vec<u8>) -> Result<usize> {
     values.clear();
     let mut found = 0;
@@ -87,9 +90,9 @@ fn parse(place: &Place<'_>, line: &str, (largest, label): (u8, LabelPlace), valu
             let shown: String = text.chars().take(SHOWN).collect();
             let dots = if shown.len() < text.len() { "..." } else { "" };
             let remedy = match () {
-                () if !line.contains(',') => "columns are separated by commas: write the file with commas",
-                () if i > 0 && text.is_empty() && fields.peek().is_none() => "the line ends with a comma: remove it",
-                () => "give whole numbers, the label last or with label = \"first\" first",
+                () if !line.contains(',') => "columns must be separated by commas",
+                () if i > 0 && text.is_empty() && fields.peek().is_none() => "the line ends with a comma; remove it",
+                () => "give whole numbers with the label last, or first with label = \"first\"",
             };
             bail!(
                 "{place}, column {}: {:?} is not {} from 0 to {most}; {remedy}",
@@ -103,10 +106,11 @@ fn parse(place: &Place<'_>, line: &str, (largest, label): (u8, LabelPlace), valu
     Ok(found)
 }
 
-/// Hands on all images. Values are scaled so that `maximum` becomes 255.
+/// Passes every image to `sink`. Values are scaled so that `maximum` becomes 255. Without a `maximum`, the file is read
+/// twice, first to find the largest value: the maximum is 16 if no value is larger, else 255.
 pub(super) fn read(path: &Path, maximum: Option<u8>, label: LabelPlace, sink: &mut Sink<'_>) -> Result<()> {
     if maximum == Some(0) {
-        bail!("maximum: 0 leaves no values; give the value of white, as 16 or 255");
+        bail!("maximum: 0 is not in 1..=255; set it to the value of white, such as 16 or 255");
     }
     let mut values = Vec::new();
     let place = |number| Place { path, unit: "line", number };
@@ -128,10 +132,13 @@ pub(super) fn read(path: &Path, maximum: Option<u8>, label: LabelPlace, sink: &m
         let label = parse(&place, line, (white, label), &mut values)?;
         let side = values.len().isqrt();
         if side == 0 || side * side != values.len() {
-            bail!("{place}: {} values are no square image; give as many columns as rows, and the label", values.len());
+            bail!(
+                "{place}: {} values do not make a square image; give as many columns as rows, plus the label",
+                values.len()
+            );
         }
         if *count.get_or_insert(values.len()) != values.len() {
-            bail!("{place}: {} values, but the lines before have {}", values.len(), count.unwrap_or_default());
+            bail!("{place}: {} values, but the previous lines have {}", values.len(), count.unwrap_or_default());
         }
         let white = u32::from(white);
         values.iter_mut().for_each(|value| *value = ((u32::from(*value) * 255 + white / 2) / white) as u8);

@@ -1,4 +1,4 @@
-//! A folder of folders of JPEG and PNG files: each folder is a class, classes go by name.
+//! Reads a folder of class folders with JPEG and PNG files. Each folder is a class; classes are sorted by name.
 
 use std::fs;
 use std::io::Cursor;
@@ -21,30 +21,30 @@ use crate::data::prepared::cache::grouped;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// What a picture may take of memory while it is decoded.
+/// Memory limit for decoding one image, in bytes.
 const DECODED: u64 = 512 << 20;
-/// Bytes of pixels for each byte of a file at most: PNG packs 8,256 of them into one, and three bytes come of each. Up to
-/// [`SMALL_PICTURE`] nothing is refused.
+/// Largest plausible ratio of decoded bytes to file bytes. PNG packs up to 8,256 pixels into a byte, and each becomes
+/// three bytes. Images that decode to at most [`SMALL_PICTURE`] bytes are not checked.
 const LARGEST_RATIO: u64 = 25_000;
 const SMALL_PICTURE: u64 = 32 << 20;
-/// Files that each thread decodes before the images go to the shard in order.
+/// Number of files that each thread decodes before the images are written to the shard in order.
 const RUN: usize = 16;
 
-/// One class.
+/// A class folder.
 pub(super) struct Class {
     pub name: String,
     pub files: Vec<PathBuf>,
 }
 
-/// The classes by name, each with its files by name.
+/// Returns the classes sorted by name, each with its files sorted by name.
 ///
 /// # Errors
-/// When the folder cannot be read, holds no folder, or one without images.
+/// The folder cannot be read, contains no folder, or contains a folder without images.
 pub(super) fn classes(folder: &Path) -> Result<Vec<Class>> {
     list(folder).map(|(classes, _)| classes)
 }
 
-/// The classes, and what a person may think is read and is not.
+/// Returns the classes, and the paths that are ignored but that a user may expect to be read.
 fn list(folder: &Path) -> Result<(Vec<Class>, Vec<PathBuf>)> {
     let (mut classes, mut others) = (Vec::new(), Vec::new());
     for (name, path) in entries(folder)? {
@@ -53,8 +53,8 @@ fn list(folder: &Path) -> Result<(Vec<Class>, Vec<PathBuf>)> {
                 entries(&path)?.into_iter().map(|e| e.1).partition(|path| is_image(path));
             let mut rest: Vec<PathBuf> = rest.into_iter().filter(|path| seems_image(path) || path.is_dir()).collect();
             if files.is_empty() {
-                let but = rest.first().map_or(String::new(), |path| format!(" ({} is not read)", path.display()));
-                bail!("{}: no .jpg, .jpeg or .png file in it{but}; remove the folder or fill it", path.display());
+                let but = rest.first().map_or(String::new(), |path| format!(" ({} is ignored)", path.display()));
+                bail!("{}: no .jpg, .jpeg or .png file{but}; add images or remove the folder", path.display());
             }
             classes.push(Class { name, files });
             others.append(&mut rest);
@@ -63,12 +63,12 @@ fn list(folder: &Path) -> Result<(Vec<Class>, Vec<PathBuf>)> {
         }
     }
     if classes.is_empty() {
-        bail!("{}: no folder in it; give one folder for each class, with its images inside", folder.display());
+        bail!("{}: no class folders; put the images of each class in a folder of its own", folder.display());
     }
     Ok((classes, others))
 }
 
-/// What a folder holds, by name, without what is hidden.
+/// Returns the entries of a folder that are not hidden, sorted by name.
 fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let io = |e| Error::io("read", folder, e);
     let mut found = Vec::new();
@@ -89,17 +89,18 @@ fn is_image(path: &Path) -> bool {
     matches!(extension.as_str(), "jpg" | "jpeg" | "png")
 }
 
-/// Whether a file is called like an image of a format that is not read.
+/// Whether a file has the extension of an image format that is not supported.
 fn seems_image(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let formats = ["webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jfif", "jpe", "jp2", "jxl", "avif", "heic"];
     formats.contains(&extension.as_str())
 }
 
-/// Adds names, sizes and times of all files: reading millions of them would take as long as decoding.
+/// Adds the names, sizes and modification times of all files. Hashing the content of millions of files would take as
+/// long as decoding them.
 pub(super) fn add_to(folder: &Path, print: &mut Fingerprint) -> Result<()> {
     let (classes, others) = list(folder)?;
-    // What is passed over is said when images are read, so it is told again when there is more of it.
+    // Ignored files are reported when the images are read. With their names in the hash, a new one is reported as well.
     others.iter().for_each(|path| print.add(path.file_name().unwrap_or_default().as_encoded_bytes()));
     for class in classes {
         print.add(class.name.as_bytes());
@@ -114,15 +115,15 @@ pub(super) fn add_to(folder: &Path, print: &mut Fingerprint) -> Result<()> {
     Ok(())
 }
 
-/// Hands on all images, decoded by all threads of the machine, class by class and file by file. Returns what a person should know.
-/// Without `skip_broken` the first file that cannot be decoded is an error.
+/// Decodes all images on all CPU threads and passes them to `sink`, ordered by class and file. Returns notes and
+/// warnings for the user. Without `skip_broken`, the first file that cannot be decoded is an error.
 pub(super) fn read(
     folder: &Path,
     (size, filter, skip_broken): (usize, Filter, bool),
     sink: &mut Sink<'_>,
 ) -> Result<Vec<String>> {
     if !(1..=MAX_SIDE).contains(&size) {
-        bail!("size: {size} is not in 1..={MAX_SIDE}; give the pixels of a side");
+        bail!("size: {size} is not in 1..={MAX_SIDE}; set it to the side length of the square images in pixels");
     }
     let (classes, others) = list(folder)?;
     let files: Vec<(&PathBuf, usize)> =
@@ -130,16 +131,16 @@ pub(super) fn read(
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let (mut broken_files, mut damaged, mut turned) = (Vec::new(), Vec::new(), 0);
     for files in files.chunks(threads * RUN) {
-        let decode_run = |run: &[(&PathBuf, usize)]| run.iter().map(|file| whole(file.0, size, filter)).collect();
+        let decode_run =
+            |run: &[(&PathBuf, usize)]| run.iter().map(|file| read_and_decode(file.0, size, filter)).collect();
         let decoded = thread::scope(|scope| {
             let runs = files.chunks(files.len().div_ceil(threads));
             let start = |run| {
                 let thread = thread::Builder::new().spawn_scoped(scope, move || -> Vec<_> { decode_run(run) });
-                thread
-                    .map_err(|e| Error::new(format!("cannot start a thread that decodes images: {e}; {MORE_THREADS}")))
+                thread.map_err(|e| Error::new(format!("cannot start a thread to decode images: {e}; {MORE_THREADS}")))
             };
             let runs: Vec<_> = runs.map(start).collect::<Result<_>>()?;
-            let broken = |_| Error::new(format!("{}: a decoder broke off", folder.display()));
+            let broken = |_| Error::new(format!("{}: a decoder thread panicked", folder.display()));
             runs.into_iter().map(|run| run.join().map_err(broken)).collect::<Result<Vec<_>>>()
         })?;
         for ((path, label), pixels) in files.iter().zip(decoded.into_iter().flatten()) {
@@ -152,8 +153,8 @@ pub(super) fn read(
                 }
                 Err(error) if skip_broken => broken_files.push(error),
                 Err(error) => bail!(
-                    "{error}; remove the file, fetch it again, or set skip_broken = true beside `folder`, which passes over such \
-                     files"
+                    "{error}; remove the file, download it again, or set skip_broken = true next to `folder` to skip \
+                     such files"
                 ),
             }
         }
@@ -161,19 +162,19 @@ pub(super) fn read(
     let files = |count: usize| format!("{} file{}", grouped(count as u64), if count == 1 { "" } else { "s" });
     let mut notes = Vec::new();
     if let Some(first) = broken_files.first() {
-        notes.push(format!("{} passed over, as skip_broken says; the first: {first}", files(broken_files.len())));
+        notes.push(format!("{} skipped because of skip_broken = true; the first: {first}", files(broken_files.len())));
     }
     if let Some(first) = damaged.first() {
         notes.push(format!(
-            "warning: {} damaged, and read as far as can be, as other programs do; skip_broken = true beside `folder` passes \
-             over such files; the first: {first}",
+            "warning: {} damaged, decoded as far as possible, as in other programs; set skip_broken = true next to \
+             `folder` to skip such files; the first: {first}",
             files(damaged.len())
         ));
     }
     if let Some(first) = others.first() {
         notes.push(format!(
-            "warning: {} of {} passed over, since only .jpg, .jpeg and .png files that lie directly in the folder of a class \
-             are read; the first: {}",
+            "warning: {} in {} skipped: only .jpg, .jpeg and .png files directly inside a class folder are read; the \
+             first: {}",
             match others.len() {
                 1 => "1 image or folder".to_owned(),
                 count => format!("{} images or folders", grouped(count as u64)),
@@ -184,49 +185,51 @@ pub(super) fn read(
     }
     if turned > 0 {
         notes.push(format!(
-            "{} to be turned or mirrored, by what their EXIF data says; that is not heeded, and the pixels are taken as stored",
-            if turned == 1 { "1 file is".to_owned() } else { format!("{} are", files(turned)) }
+            "{} an EXIF orientation that rotates or mirrors the image; it is ignored, and the pixels are used as \
+             stored",
+            if turned == 1 { "1 file has".to_owned() } else { format!("{} have", files(turned)) }
         ));
     }
     Ok(notes)
 }
 
-/// An image as it is stored in a shard.
+/// A decoded image in the layout of a shard.
 struct Picture {
     /// `[3, size, size]`.
     pixels: Vec<u8>,
-    /// What is wrong with a file that could be decoded all the same.
+    /// Damage found in a file that could be decoded all the same.
     damage: Option<Error>,
-    /// Whether the file says that the image is to be turned or mirrored.
+    /// Whether the file has an EXIF orientation that rotates or mirrors the image.
     turned: bool,
 }
 
-/// What a file holds, or why it cannot be decoded.
+/// Reads and decodes a file. The inner result is the image, or the reason why it cannot be decoded.
 ///
 /// # Errors
-/// The file cannot be read, which is no fault of its content: it is never passed over.
-fn whole(path: &Path, size: usize, filter: Filter) -> Result<Result<Picture>> {
+/// The file cannot be read. This is not a fault of its content, so `skip_broken` does not skip it.
+fn read_and_decode(path: &Path, size: usize, filter: Filter) -> Result<Result<Picture>> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
     Ok(decode(path, bytes, size, filter))
 }
 
-/// Says of a picture, by its header, that it has more pixels than memory, or than a file of this size can hold.
+/// Returns a message if the header claims more pixels than the memory limit allows or than a file of this size can
+/// encode.
 fn too_large(bytes: &[u8]) -> Option<String> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
-    // What is wrong with a header is told by the decoder.
+    // The decoder reports a bad header.
     let (width, height) = reader.into_dimensions().ok()?;
     let most = (bytes.len() as u64).saturating_mul(LARGEST_RATIO).clamp(SMALL_PICTURE, DECODED);
     let pixels = u64::from(width) * u64::from(height);
     (pixels.saturating_mul(3) > most)
-        .then(|| format!("it claims {width} x {height} pixels, more than {} bytes can be", bytes.len()))
+        .then(|| format!("its header claims {width} x {height} pixels, too many for a file of {} bytes", bytes.len()))
 }
 
-/// Decodes a file: its centre square, resized.
+/// Decodes an image, crops its centre square and resizes that to `size` x `size`.
 fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Picture> {
     let bad = |e: &dyn std::fmt::Display| {
-        // The decoder's sentences may have several lines.
+        // The decoder's messages may span several lines.
         let cause = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Error::new(format!("{}: cannot decode it: {cause}", path.display()))
+        Error::new(format!("{}: cannot decode the image: {cause}", path.display()))
     };
     if let Some(fault) = too_large(&bytes) {
         return Err(bad(&fault));
@@ -238,14 +241,14 @@ fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Pi
     if files::is_web_page(&bytes) {
         return Err(files::web_page(path));
     }
-    // The decoder makes up the pixels of what is missing.
+    // The decoder would fill in missing pixels.
     if bytes.starts_with(jpeg::BEGIN) && !jpeg::is_whole(&bytes) {
-        return Err(bad(&"the JPEG is cut short"));
+        return Err(bad(&"the JPEG is truncated"));
     }
     let damage = if bytes.starts_with(jpeg::BEGIN) { jpeg_scan::fault(&bytes) } else { None };
     let damage = damage.map(|fault| Error::new(format!("{}: {}", path.display(), fault.text())));
     let mut reader = ImageReader::new(Cursor::new(bytes));
-    // By its first bytes: the names of many sets' files are wrong.
+    // Detect the format from the first bytes: many datasets have files with the wrong extension.
     reader = reader.with_guessed_format().map_err(|e| Error::io("read", path, e))?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODED);
@@ -258,9 +261,9 @@ fn decode(path: &Path, bytes: Vec<u8>, size: usize, filter: Filter) -> Result<Pi
     let (width, height) = image.dimensions();
     let side = width.min(height);
     if side == 0 {
-        return Err(bad(&"it has no pixels"));
+        return Err(bad(&"the image has no pixels"));
     }
-    // The square first: a strip of one pixel's height would be resized to one as long as it likes.
+    // Crop before resizing. Resized first, an image one pixel high could become arbitrarily wide.
     let square = imageops::crop_imm(&image, (width - side) / 2, (height - side) / 2, side, side);
     let square: RgbImage = if side as usize == size {
         square.to_image()

@@ -1,19 +1,21 @@
-//! Whether the compressed data of a JPEG is complete: as many blocks as its header announces, valid Huffman codes, nothing after them.
+//! Checks that the compressed data of a JPEG is complete: as many blocks as its header announces, valid Huffman codes,
+//! nothing after them.
 //!
-//! Decoders return an image for nearly any data: they skip what they cannot read and fill in what is missing. After a damaged byte the
-//! rest is decoded from wrong bit positions, and hardly ever ends where the data ends. So the codes are read to the end here, without
-//! computing pixels. Only sequential Huffman coding is supported, which nearly all files use; progressive files are not examined.
+//! Decoders return an image for nearly any data: they skip what they cannot read and fill in what is missing. After a
+//! damaged byte the rest is decoded from wrong bit positions, and hardly ever ends where the data ends. So the codes
+//! are read to the end here, without computing pixels. Only sequential Huffman coding is supported, which nearly all
+//! files use; progressive files are not examined.
 
-/// What can be wrong with a file that decoders make an image of.
+/// A fault in a file that decoders accept.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The data ends before the last block.
     Missing,
-    /// It goes on behind the last block.
+    /// The data continues after the last block.
     Surplus,
-    /// A code that is not in the table, or more than 64 numbers in a block.
+    /// A code that is not in the table, or more than 64 coefficients in a block.
     Code,
-    /// Another mark than the next restart.
+    /// A marker other than the next restart marker.
     Restart,
 }
 
@@ -28,40 +30,42 @@ impl Fault {
     }
 }
 
-/// The length of the code that 16 bits begin with, 0 where none does, and its symbol.
+/// Lookup table by the next 16 bits: the length of the code that they begin with (0: undefined), and its symbol.
 type Codes = Vec<(u8, u8)>;
 
 #[derive(Clone, Copy)]
 struct Component {
     id: u8,
-    /// Sampling: blocks of an MCU in both directions.
+    /// Sampling factors: the blocks of an MCU in each direction.
     across: usize,
     down: usize,
 }
 
-/// Where reading the headers has led to.
+/// What has been read from the headers so far.
 #[derive(Default)]
 struct Frame {
     width: usize,
     height: usize,
     components: Vec<Component>,
-    /// Of DC and AC coefficients.
+    /// Huffman tables for DC and AC coefficients.
     codes: [[Option<Codes>; 4]; 2],
-    /// How many tables of codes there were.
+    /// Number of Huffman tables read.
     tables: usize,
-    /// MCUs between two restarts; 0: there are none.
+    /// Number of MCUs between restart markers; 0: no restart markers.
     restart: usize,
 }
 
-/// No file needs more tables; each takes far longer to build than to write.
-const MOST_TABLES: usize = 64;
+/// Limit on the Huffman tables of a file. No file needs more, and building a table takes far longer than writing one to
+/// a file.
+const MAX_TABLES: usize = 64;
 
-/// The first fault of a file whose marks are in order. `None`: there is none, or it is of a kind that is not known here.
+/// Returns the first fault of a file whose markers are in order, or `None` if there is none or the file is not
+/// supported.
 pub(super) fn fault(bytes: &[u8]) -> Option<Fault> {
     let mut frame = Frame::default();
     let mut at = 2;
     loop {
-        // Bytes before a mark, as between segments, are passed over.
+        // Skip any bytes before the next marker.
         at += bytes
             .get(at..)?
             .windows(2)
@@ -79,7 +83,7 @@ pub(super) fn fault(bytes: &[u8]) -> Option<Fault> {
         match mark {
             0xc0 | 0xc1 => frame.begin(content)?,
             0xc4 => frame.add_codes(content)?,
-            // Progressive, lossless and arithmetic coding, and a height that comes later.
+            // Progressive, lossless and arithmetic coding, and a height that is defined after the scan (DNL).
             0xc2..=0xcf | 0xdc => return None,
             0xdd => frame.restart = usize::from(u16::from_be_bytes([*content.first()?, *content.get(1)?])),
             0xda => match frame.scan(content, &bytes[at..])? {
@@ -109,14 +113,14 @@ impl Frame {
             let (symbols, rest) = rest.split_at_checked(counts.iter().map(|&count| usize::from(count)).sum())?;
             content = rest;
             self.tables += 1;
-            if self.tables > MOST_TABLES {
+            if self.tables > MAX_TABLES {
                 return None;
             }
             let mut codes = vec![(0, 0); 1 << 16];
             let (mut next, mut symbols) = (0, symbols.iter());
             for (length, &count) in (1..).zip(counts) {
                 for &symbol in symbols.by_ref().take(usize::from(count)) {
-                    // All continuations of the code.
+                    // All 16-bit values that begin with the code.
                     let end = next + (1 << (16 - length));
                     codes.get_mut(next..end)?.fill((length as u8, symbol));
                     next = end;
@@ -127,7 +131,7 @@ impl Frame {
         Some(())
     }
 
-    /// The length of a scan's data. `None`: it cannot be told.
+    /// Returns the length of a scan's data, or `None` if the headers are incomplete or inconsistent.
     fn scan(&self, content: &[u8], data: &[u8]) -> Option<Result<usize, Fault>> {
         let (&count, rest) = content.split_first()?;
         if count == 0 || rest.len() < 2 * usize::from(count) {
@@ -138,7 +142,7 @@ impl Frame {
             let component = self.components.iter().find(|component| component.id == part[0])?;
             let [dc, ac] = [part[1] >> 4, part[1] & 15].map(usize::from);
             let codes = (self.codes[0].get(dc)?.as_ref()?, self.codes[1].get(ac)?.as_ref()?);
-            // On its own, a component has a block for each MCU.
+            // In a scan of a single component, each MCU is one block.
             let times = if count == 1 { 1 } else { component.across * component.down };
             blocks.extend(std::iter::repeat_n(codes, times));
         }
@@ -155,11 +159,11 @@ impl Frame {
     }
 }
 
-/// The bits of a scan, up to the next mark.
+/// The bits of a scan, up to the next marker.
 struct Bits<'a> {
     data: &'a [u8],
     at: usize,
-    /// The next ones, from the top.
+    /// The next `count` bits, from the most significant bit.
     bits: u64,
     count: u32,
 }
@@ -213,7 +217,7 @@ impl Bits<'_> {
         Ok(symbol)
     }
 
-    /// Passes over bits.
+    /// Skips bits.
     fn drop(&mut self, bits: u32) -> Result<(), Fault> {
         if self.count < bits {
             self.fill();
@@ -238,9 +242,9 @@ impl Bits<'_> {
         }
     }
 
-    /// At the end of what was read there is a mark. Some writers fill up before it.
+    /// Checks that only a marker follows the bits that were read. Some encoders write padding before it.
     fn check_end(&mut self) -> Result<(), Fault> {
-        // Less than a byte of filling.
+        // Drop the rest of the last byte.
         let left = self.count % 8;
         self.bits <<= left;
         self.count -= left;
@@ -283,7 +287,7 @@ mod tests {
             for quality in [1, 50, 100] {
                 let bytes = encoded(width, height, quality);
                 assert_eq!(fault(&bytes), None, "{width} x {height} at {quality}");
-                // Filling before the end, and what a camera puts behind it.
+                // Padding before the end marker, and trailing data as some cameras write.
                 let end = bytes.len() - 2;
                 assert_eq!(fault(&[&bytes[..end], &[0, 0, 0xff, 0xff], &bytes[end..], &bytes].concat()), None);
             }

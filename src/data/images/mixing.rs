@@ -1,5 +1,5 @@
-//! Two images become two mixed ones: mixup (Zhang et al., arXiv 1710.09412) adds them, cutmix (Yun et al., arXiv 1905.04899)
-//! exchanges a rectangle. The target of a mixed image is `share` of its own label and the rest of the other's.
+//! Mixes pairs of images: mixup (Zhang et al., arXiv 1710.09412) blends them, CutMix (Yun et al., arXiv 1905.04899)
+//! exchanges a rectangle. The target of a mixed image is `share` of its own label and `1 - share` of the other label.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,18 +7,19 @@ use super::augment::check_range;
 use crate::data::random::Random;
 use crate::error::Result;
 
-/// Left out: no mixing.
+/// Configuration of mixup and CutMix. The default does not mix.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MixConfig {
-    /// Shares of mixup are from Beta(mixup, mixup); 0: none.
+    /// Mixup draws its share from Beta(mixup, mixup); 0 disables mixup.
     pub mixup: f64,
-    /// Shares of cutmix are from Beta(cutmix, cutmix); 0: none.
+    /// CutMix draws its share from Beta(cutmix, cutmix); 0 disables CutMix.
     pub cutmix: f64,
-    /// Of mixing at all.
+    /// Probability of mixing at all.
     pub probability: f64,
-    /// Of cutmix where both are given.
+    /// Probability of CutMix instead of mixup when both are enabled.
     pub switch: f64,
+    /// Which rows use the same draw.
     pub by: MixBy,
 }
 
@@ -28,11 +29,11 @@ impl Default for MixConfig {
     }
 }
 
-/// What has one share.
+/// The rows that use the same draw of method, share and rectangle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MixBy {
-    /// All of a process's batch.
+    /// All rows of a process's batch.
     #[default]
     Batch,
     /// Each pair of images.
@@ -42,21 +43,15 @@ pub enum MixBy {
 /// How two images are mixed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mix {
+    /// Not at all.
     None,
-    /// `share` of the one and the rest of the other.
-    Blend {
-        share: f32,
-    },
-    /// The rectangle `left..right` x `top..bottom` changes sides.
-    Cut {
-        left: usize,
-        right: usize,
-        top: usize,
-        bottom: usize,
-    },
+    /// Mixup: `share` of an image plus `1 - share` of the other.
+    Blend { share: f32 },
+    /// CutMix: the images exchange the rectangle `left..right` x `top..bottom`.
+    Cut { left: usize, right: usize, top: usize, bottom: usize },
 }
 
-/// Beyond these a Beta distribution is a coin, or always one half.
+/// Outside this range, a Beta distribution degenerates to a coin flip or to a constant 1/2.
 const ALPHAS: std::ops::RangeInclusive<f64> = 1e-3..=1e3;
 
 impl MixConfig {
@@ -70,7 +65,7 @@ impl MixConfig {
         check_range(self.switch, 0.0..=1.0, &format!("{at}.switch"))
     }
 
-    /// Draws how images of `size` x `size` are mixed.
+    /// Draws how two images of `size` x `size` are mixed.
     pub fn draw(&self, size: usize, draws: &mut Random) -> Mix {
         let cut = match (self.mixup > 0.0, self.cutmix > 0.0) {
             (false, false) => return Mix::None,
@@ -83,7 +78,7 @@ impl MixConfig {
         if !cut {
             return Mix::Blend { share: draws.beta(self.mixup) as f32 };
         }
-        // A rectangle of 1 - share of the area around a place anywhere; what of it lies outside is cut off.
+        // A rectangle with 1 - share of the area, centred on a random pixel and clipped to the image.
         let side = (1.0 - draws.beta(self.cutmix)).sqrt() * size as f64;
         let half = (side / 2.0).round() as usize;
         let mut span = || {
@@ -96,7 +91,7 @@ impl MixConfig {
 }
 
 impl Mix {
-    /// What a mixed image of `size` x `size` has of its own, 0 to 1.
+    /// Returns the share of its own content that a mixed image of `size` x `size` keeps, 0 to 1.
     pub fn share(&self, size: usize) -> f32 {
         match *self {
             Mix::None => 1.0,
@@ -108,7 +103,8 @@ impl Mix {
         }
     }
 
-    /// Exchanges the rectangle of a cut between two images `[channels, size, size]`.
+    /// Exchanges the rectangle of [`Mix::Cut`] between two images `[channels, size, size]`; does nothing for other
+    /// variants.
     pub fn exchange(&self, one: &mut [u8], other: &mut [u8], size: usize) {
         let Mix::Cut { left, right, top, bottom } = *self else { return };
         for (one, other) in one.chunks_exact_mut(size * size).zip(other.chunks_exact_mut(size * size)) {

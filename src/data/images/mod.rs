@@ -1,9 +1,9 @@
-//! From image files to batches of patches.
+//! Turns image files into batches of patches.
 //!
-//! [`source`] reads the files of others (`idx`, `cifar`, `csv`, `folder`) once, into a [`shard`] that is kept by what it
-//! was made from. [`sampler`] takes training and validation batches out of it: [`augment`] says how images are changed on the
-//! way, [`view`] cuts and resizes, [`randaugment`] and [`mixing`] do what they are called, [`random`](super::random)
-//! decides.
+//! [`source`] reads the supported formats (`idx`, `cifar`, `csv`, `folder`) once and writes a [`shard`], which is
+//! cached under a hash of its inputs. [`sampler`] cuts training and validation batches out of the shard: [`augment`]
+//! configures the augmentation, [`view`] crops and resizes, [`randaugment`] and [`mixing`] implement RandAugment, mixup
+//! and CutMix, and [`random`](super::random) supplies the random numbers.
 
 pub mod augment;
 mod cifar;

@@ -1,4 +1,5 @@
-//! RandAugment (Cubuk et al., arXiv 1909.13719): some operations out of fourteen, all of one magnitude.
+//! RandAugment (Cubuk et al., arXiv 1909.13719): applies randomly chosen operations out of fourteen, all with one
+//! magnitude.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,15 +8,15 @@ use super::source::luma;
 use crate::data::random::Random;
 use crate::error::Result;
 
-/// How many operations an image goes through, and how strong they are.
+/// Configuration of RandAugment.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RandAugment {
-    /// Drawn with replacement.
+    /// Number of operations for each image, 1 to 14, drawn with replacement.
     pub operations: usize,
-    /// 0 (nothing changes, but by autocontrast and equalize) to 10.
+    /// Strength of the operations, from 0 (only autocontrast and equalize have an effect) to 10.
     pub magnitude: f64,
-    /// Standard deviation of each operation's own magnitude, which stays within 0 to 10.
+    /// Standard deviation of the normal noise added to the magnitude of each operation; the sum is clamped to 0 to 10.
     pub deviation: f64,
 }
 
@@ -32,6 +33,7 @@ impl RandAugment {
         check_range(self.deviation, 0.0..=10.0, &format!("{at}.deviation"))
     }
 
+    /// Applies `operations` random operations to an image `[channels, size, size]`, in place. `work` is scratch memory.
     pub(super) fn change(&self, pixels: &mut [u8], size: usize, draws: &mut Random, work: &mut Vec<u8>) {
         for _ in 0..self.operations {
             let operation = Operation::ALL[draws.below(Operation::ALL.len())];
@@ -43,6 +45,7 @@ impl RandAugment {
     }
 }
 
+/// An operation of RandAugment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Identity,
@@ -61,16 +64,18 @@ pub enum Operation {
     TranslateY,
 }
 
-/// The most that rotation turns, in degrees.
+/// Largest rotation, in degrees.
 const TURN: f64 = 30.0;
-/// The most that shearing moves, in pixels for each pixel from the centre.
+/// Largest shear, in pixels per pixel of distance from the centre.
 const SHEAR: f64 = 0.3;
-/// The most that translation moves, as a share of the side.
+/// Largest translation, as a fraction of the side length.
 const TRANSLATE: f64 = 150.0 / 331.0;
-/// The most that colour, contrast, brightness and sharpness differ from 1, where they change nothing.
+/// Largest deviation from 1 of the factors for colour, contrast, brightness and sharpness. A factor of 1 changes
+/// nothing.
 const ENHANCE: f64 = 0.9;
 
 impl Operation {
+    /// All operations.
     pub const ALL: [Operation; 14] = {
         use Operation::*;
         [
@@ -91,8 +96,8 @@ impl Operation {
         ]
     };
 
-    /// Changes an image `[channels, size, size]` of 1 or 3 channels. `strength` is from -1 to 1; its sign matters where
-    /// there are two directions. `work` is memory to use.
+    /// Applies the operation to an image `[channels, size, size]` with 1 or 3 channels, in place. `strength` is in -1
+    /// to 1; the sign matters for operations with two directions. `work` is scratch memory.
     pub fn apply(self, strength: f64, pixels: &mut [u8], size: usize, work: &mut Vec<u8>) {
         let plain = strength.abs();
         let factor = 1.0 + ENHANCE * strength;
@@ -122,12 +127,13 @@ impl Operation {
     }
 }
 
-/// From `from` (factor 0) through the pixel (1) and beyond, rounded.
+/// Interpolates from `from` (factor 0) to the pixel (factor 1), or extrapolates beyond it, and rounds.
 fn between(from: f32, pixel: u8, factor: f32) -> u8 {
     rounded(from + factor * (f32::from(pixel) - from))
 }
 
-/// To the nearest value of a pixel. A cast saturates; `round` would be a call where the processor is of no known kind.
+/// Rounds to the nearest pixel value; the cast saturates. `f32::round` would be a function call when compiled for a
+/// generic CPU.
 fn rounded(value: f32) -> u8 {
     (value + 0.5) as u8
 }
@@ -141,8 +147,8 @@ fn autocontrast(plane: &mut [u8]) {
     }
 }
 
-/// Spreads the values of one channel so that each takes a range as wide as it is frequent. As ImageOps.equalize of Pillow does,
-/// the brightest value stands aside in the width of a step.
+/// Equalizes the histogram of one channel. Like `ImageOps.equalize` of Pillow, it leaves the pixels of the brightest
+/// value out when it computes the step.
 fn equalize(plane: &mut [u8]) {
     let mut counts = [0usize; 256];
     plane.iter().for_each(|&v| counts[usize::from(v)] += 1);
@@ -160,18 +166,18 @@ fn equalize(plane: &mut [u8]) {
     plane.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
 }
 
-/// Keeps the upper `bits` of each value, 1 to 8.
+/// Keeps the upper `bits` bits of each value, 1 to 8.
 fn posterize(pixels: &mut [u8], bits: u32) {
     let mask = !((1u32 << (8 - bits)) - 1) as u8;
     pixels.iter_mut().for_each(|v| *v &= mask);
 }
 
-/// Inverts values from `threshold` on, 0 to 256.
+/// Inverts the values that are at least `threshold`, 0 to 256.
 fn solarize(pixels: &mut [u8], threshold: u32) {
     pixels.iter_mut().filter(|v| u32::from(**v) >= threshold).for_each(|v| *v = 255 - *v);
 }
 
-/// Between the grey image and this one; a grey one stays.
+/// Blends with the grey version of the image by `factor`. Grey images do not change.
 fn colour(pixels: &mut [u8], size: usize, factor: f32) {
     let plane = size * size;
     if pixels.len() < 3 * plane {
@@ -185,7 +191,7 @@ fn colour(pixels: &mut [u8], size: usize, factor: f32) {
     }
 }
 
-/// Between an image of its mean luma and this one.
+/// Blends with a uniform image of the mean luma by `factor`.
 fn contrast(pixels: &mut [u8], size: usize, factor: f32) {
     let plane = size * size;
     let brightness = |i: usize| match pixels.len() / plane {
@@ -197,7 +203,8 @@ fn contrast(pixels: &mut [u8], size: usize, factor: f32) {
     pixels.iter_mut().for_each(|v| *v = between(mean, *v, factor));
 }
 
-/// Between the image smoothed by (1 1 1, 1 5 1, 1 1 1) / 13 and this one; its border stays.
+/// Blends with the image smoothed by the kernel (1 1 1, 1 5 1, 1 1 1) / 13 by `factor`. The border pixels do not
+/// change.
 fn sharpness(pixels: &mut [u8], size: usize, factor: f32, work: &mut Vec<u8>) {
     work.clear();
     work.extend_from_slice(pixels);
@@ -205,19 +212,20 @@ fn sharpness(pixels: &mut [u8], size: usize, factor: f32, work: &mut Vec<u8>) {
         for y in 1..size.saturating_sub(1) {
             for x in 1..size - 1 {
                 let at = y * size + x;
-                let around: u32 = [at - size, at, at + size]
+                let sum: u32 = [at - size, at, at + size]
                     .into_iter()
                     .flat_map(|middle| &old[middle - 1..=middle + 1])
                     .map(|&v| u32::from(v))
                     .sum();
-                let smooth = (around + 4 * u32::from(old[at])) as f32 / 13.0;
+                let smooth = (sum + 4 * u32::from(old[at])) as f32 / 13.0;
                 out[at] = between(f32::from(rounded(smooth)), old[at], factor);
             }
         }
     }
 }
 
-/// Takes the pixel at (x, y), both from the centre, from (a x + b y + c, d x + e y + f), bilinearly; outside is black.
+/// Applies an affine warp with bilinear interpolation: the pixel at (x, y) comes from (a x + b y + c, d x + e y + f),
+/// both relative to the centre. Pixels outside the image are black.
 fn warp(pixels: &mut [u8], size: usize, [a, b, c, d, e, f]: [f64; 6], work: &mut Vec<u8>) {
     work.clear();
     work.extend_from_slice(pixels);
@@ -235,9 +243,10 @@ fn warp(pixels: &mut [u8], size: usize, [a, b, c, d, e, f]: [f64; 6], work: &mut
     }
 }
 
-/// The two pixels of `0..size` around a place, and their shares; one outside has none.
+/// Returns the two pixels next to `place` along one axis with their interpolation weights. A pixel outside of `0..size`
+/// has weight 0.
 fn neighbours(place: f64, size: usize) -> [(usize, f32); 2] {
-    // Towards minus infinity, or one pixel lower yet where both are outside.
+    // The floor of `place`, except that a negative integer gives one less; both pixels are outside then.
     let below = place as isize - isize::from(place < 0.0);
     let share = (place - below as f64) as f32;
     [(below, 1.0 - share), (below + 1, share)].map(|(at, share)| {

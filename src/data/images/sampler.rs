@@ -1,12 +1,13 @@
-//! Which images go into which batch, and as which numbers.
+//! Assembles training and validation batches of image patches.
 //!
-//! A batch is `patches` `[batch, specials + patches, channels * patch * patch]`, `labels`, `others` and `share`, all `[batch]`. The
-//! first `specials` rows of an image, where a model puts its class and distillation tokens, are zeros. Then come its patches,
-//! row by row over the image; the elements of one are in the order (channel, y, x). The target of an image is `share` of its
-//! label and `1 - share` of the other one. Nothing here keeps state: a batch follows from its numbers alone, and a row of it too.
+//! A batch consists of `patches` `[batch, specials + patches, channels * patch * patch]` and of `labels`, `others` and
+//! `share`, all `[batch]`. The first `specials` rows of an image, where a model puts its class and distillation tokens,
+//! are zeros. Its patches follow in row-major order over the image; the elements of a patch are in the order (channel,
+//! y, x). The target of an image is `share * label + (1 - share) * other`, with both labels one-hot. Nothing here keeps
+//! state: every row of a batch is a function of the seed, the step, the rank and the row number.
 //!
-//! Training goes through all images in a new order each epoch. Mixed are neighbours: rows 0 and 1, 2 and 3, and so on; the last
-//! row of an odd batch stays as it is. Validation takes the images in their order.
+//! Training visits all images in a new order each epoch. Mixup and CutMix mix neighbouring rows: 0 and 1, 2 and 3, and
+//! so on; the last row of an odd batch is not mixed. Validation visits the images in order.
 
 use std::cell::RefCell;
 
@@ -19,56 +20,57 @@ use crate::data::random::{IMAGE_STAGES, Random, shuffled};
 use crate::data::tokens::sampler::IGNORED;
 use crate::error::Result;
 
-/// What a model wants of an image.
+/// The input shape that a model expects for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchShape {
-    /// Pixels of a side of the image.
+    /// Side length of the image in pixels.
     pub image: usize,
-    /// Pixels of a side of a patch.
+    /// Side length of a patch in pixels.
     pub patch: usize,
+    /// 1 (grey) or 3 (red, green, blue).
     pub channels: usize,
-    /// Rows before the patches: 1 for a class token, 2 with a distillation token.
+    /// Number of rows before the patches: 1 for a class token, 2 with a distillation token.
     pub specials: usize,
 }
 
 impl PatchShape {
-    /// Rows of an image: special ones and patches.
+    /// Returns the number of rows of an image: special rows and patches.
     pub fn rows(&self) -> usize {
         self.specials + (self.image / self.patch).pow(2)
     }
 
-    /// Elements of a row.
+    /// Returns the number of elements in a row.
     pub fn width(&self) -> usize {
         self.channels * self.patch * self.patch
     }
 
-    /// Elements of an image.
+    /// Returns the number of elements in an image, over all its rows.
     pub fn elements(&self) -> usize {
         self.rows() * self.width()
     }
 
-    /// Pixels of an image, all channels.
+    /// Returns the number of pixel values in an image, over all channels.
     fn pixels(&self) -> usize {
         self.channels * self.image * self.image
     }
 }
 
-/// The buffers of a batch, or of some rows of it.
+/// The output buffers of a batch, or of some of its rows.
 #[derive(Debug)]
 pub struct ImageBatch<'a> {
     /// `[rows, specials + patches, channels * patch * patch]`
     pub patches: &'a mut [f32],
-    /// `[rows]`
+    /// The class of each image, `[rows]`.
     pub labels: &'a mut [i32],
-    /// `[rows]`
+    /// The class of the image that each is mixed with, `[rows]`; its own class without mixing.
     pub others: &'a mut [i32],
-    /// `[rows]`
+    /// The weight of `labels` in the target, `[rows]`; `others` has the rest.
     pub share: &'a mut [f32],
 }
 
 impl<'a> ImageBatch<'a> {
-    /// The buffers in parts of `rows` rows, the last one shorter: one for each thread, say. `rows` must be even where rows
-    /// are mixed.
+    /// Splits the buffers into parts of `rows` rows, the last one shorter, for example one for each thread. For
+    /// training batches `rows` must be even, since [`ImageSampler::training_rows`] does not split pairs.
     pub fn parts(self, rows: usize) -> impl Iterator<Item = ImageBatch<'a>> {
         let rows = rows.max(1);
         let elements = self.patches.len() / self.labels.len().max(1);
@@ -78,7 +80,7 @@ impl<'a> ImageBatch<'a> {
     }
 }
 
-/// Draws training images without replacement, and changes them.
+/// Draws training images without replacement and augments them. Also makes validation batches.
 #[derive(Clone, Debug)]
 pub struct ImageSampler {
     seed: u64,
@@ -87,15 +89,16 @@ pub struct ImageSampler {
     shape: PatchShape,
     augment: AugmentConfig,
     centre: f64,
-    /// Scale and shift of each channel's pixels.
+    /// Scale and shift for the pixels of each channel.
     factors: Vec<[f32; 2]>,
 }
 
-/// What numbers are drawn for; the third word of [`Random::new`].
+/// Purpose of the random numbers of a row: the third number that seeds [`Random::new`].
 const ROW: u64 = 1;
+/// Purpose of the random numbers that mix a pair of rows.
 const MIXING: u64 = 2;
 
-/// Memory that a thread works in; it grows with the first images and then stays.
+/// Scratch memory of a thread. It grows with the first images and is then reused.
 #[derive(Default)]
 struct Scratch {
     images: [Vec<u8>; 2],
@@ -108,10 +111,10 @@ thread_local! {
 }
 
 impl ImageSampler {
-    /// For process `rank`, from zero, of `world` that train together.
+    /// Creates the sampler of process `rank`, counted from 0, out of `world` processes that train together.
     ///
     /// # Errors
-    /// When a number of `shape`, `augment` or `view` makes no sense; names the key.
+    /// A value of `shape`, `augment` or `view` is out of range; the message names its key.
     pub fn new(
         seed: u64,
         [rank, world]: [usize; 2],
@@ -127,7 +130,8 @@ impl ImageSampler {
         check_range(specials, 0..=MAX_SIDE, "specials")?;
         if patch == 0 || !image.is_multiple_of(patch) {
             bail!(
-                "an image of {image} pixels is not made of patches of {patch}; use a size that is a multiple of the patch's"
+                "an image of {image} pixels cannot be split into patches of {patch}; use an image size that is a \
+                 multiple of the patch size"
             );
         }
         if !matches!(channels, 1 | 3) {
@@ -138,14 +142,15 @@ impl ImageSampler {
         Ok(ImageSampler { seed, rank, world, shape, augment: augment.clone(), centre: view.centre, factors })
     }
 
+    /// Returns the shape of the images in a batch.
     pub fn shape(&self) -> PatchShape {
         self.shape
     }
 
-    /// Which of `count` images row `row` of this process's batch of `batch` rows is at `step`.
+    /// Returns which of `count` images is in row `row` of this process's batch of `batch` rows at `step`.
     ///
-    /// The batches of all processes, step after step, go through each epoch's order. Of `repeats` rows of one image no two
-    /// are neighbours, unless it is the batch's only one.
+    /// The batches of all processes, step by step, go through the order of each epoch. The `repeats` rows of an image
+    /// are never neighbours, unless the batch has no other image.
     pub fn index(&self, step: u64, row: usize, batch: usize, count: usize) -> usize {
         let images = (batch / self.augment.repeats).max(1);
         let before = u128::from(step) * self.world as u128 + self.rank as u128;
@@ -155,21 +160,23 @@ impl ImageSampler {
         shuffled(self.seed, epoch, at, count.max(1), IMAGE_STAGES)
     }
 
-    /// Fills the training batch of `step`; as many rows as there are labels. From the second batch on it allocates nothing.
+    /// Fills the training batch of `step`, with one row for each label in `out`. It allocates nothing from the second
+    /// batch on.
     ///
     /// # Errors
-    /// When a buffer has another size than the others, the images are none or have other channels than the model, or a batch is
-    /// no multiple of `augment.repeats`.
+    /// The sizes of the buffers do not match, there are no images, the images have a different number of channels than
+    /// the model, or the batch size is not a multiple of `augment.repeats`.
     pub fn training_batch(&self, images: &Images, step: u64, out: ImageBatch<'_>) -> Result<()> {
         let batch = out.labels.len();
         self.training_rows(images, step, batch, 0, out)
     }
 
-    /// Fills the rows from `first` on of a training batch of `batch` rows: what [`ImageSampler::training_batch`] writes there.
-    /// Several threads may do so for parts of one batch.
+    /// Fills the rows from `first` on of a training batch of `batch` rows, with the same values as
+    /// [`ImageSampler::training_batch`]. Several threads may fill parts of one batch.
     ///
     /// # Errors
-    /// As [`ImageSampler::training_batch`]; when mixed rows are parted: `first` is odd, or the part's end.
+    /// Fails like [`ImageSampler::training_batch`], and when the part splits a pair of rows: `first` is odd, or the end
+    /// of the part is odd and not the end of the batch.
     pub fn training_rows(
         &self,
         images: &Images,
@@ -181,14 +188,16 @@ impl ImageSampler {
         self.check(images, &out)?;
         let (rows, repeats) = (out.labels.len(), self.augment.repeats);
         if images.is_empty() {
-            bail!("{}: there is no image in it to train on", images.path().display());
+            bail!("{}: no images to train on", images.path().display());
         }
         if !batch.is_multiple_of(repeats) {
             bail!("augment.repeats: {repeats} does not divide a batch of {batch}; change one of them");
         }
         let end = first.saturating_add(rows);
         if end > batch || !first.is_multiple_of(2) || (end < batch && !end.is_multiple_of(2)) {
-            bail!("rows {first}..{end} of a batch of {batch} part a pair or leave it; begin and end at even rows");
+            bail!(
+                "rows {first}..{end} of a batch of {batch} split a pair or exceed the batch; begin and end at even rows"
+            );
         }
         SCRATCH.with_borrow_mut(|scratch| {
             for (pair, out) in out.parts(2).enumerate() {
@@ -198,7 +207,7 @@ impl ImageSampler {
         Ok(())
     }
 
-    /// Fills two neighbours, or the last row of an odd batch.
+    /// Fills two neighbouring rows, or the last row of an odd batch.
     fn pair(&self, images: &Images, step: u64, batch: usize, row: usize, out: ImageBatch<'_>, scratch: &mut Scratch) {
         let Scratch { images: [one, other], work, resizer } = scratch;
         let size = self.shape.image;
@@ -234,7 +243,7 @@ impl ImageSampler {
         }
     }
 
-    /// How the rows `row` and `row + 1` are mixed.
+    /// Draws how rows `row` and `row + 1` are mixed.
     fn mix(&self, step: u64, batch: usize, row: usize) -> Mix {
         let of = match self.augment.mixing.by {
             MixBy::Batch => 0,
@@ -243,25 +252,26 @@ impl ImageSampler {
         self.augment.mixing.draw(self.shape.image, &mut Random::new(self.seed, [step, self.global(batch, of), MIXING]))
     }
 
-    /// A row's number among those of all processes.
+    /// Returns the number of a row among the rows of all processes.
     fn global(&self, batch: usize, row: usize) -> u64 {
         (self.rank as u64).wrapping_mul(batch as u64).wrapping_add(row as u64)
     }
 
-    /// Fills the `index`-th validation batch, as many rows as there are labels, and returns how many hold an image: 0 past the
-    /// end. Row `r` has image `index * batch + r`. Rows past the end have label -100 and zeros.
+    /// Fills validation batch `index`, with one row for each label in `out`, and returns the number of rows that hold
+    /// an image (0 past the end). Row `r` has image `index * batch + r`. Rows past the last image have label -100 and
+    /// zero patches.
     ///
     /// # Errors
-    /// When a buffer has another size than the others, or the images have other channels than the model.
+    /// The sizes of the buffers do not match, or the images have a different number of channels than the model.
     pub fn validation_batch(&self, images: &Images, index: usize, out: ImageBatch<'_>) -> Result<usize> {
         let first = index.saturating_mul(out.labels.len());
         self.validation_rows(images, first, out)
     }
 
-    /// As [`ImageSampler::validation_batch`], from image `first` on: for threads that share a batch.
+    /// Does the same as [`ImageSampler::validation_batch`] from image `first` on, so that threads can share a batch.
     ///
     /// # Errors
-    /// As [`ImageSampler::validation_batch`].
+    /// Fails like [`ImageSampler::validation_batch`].
     pub fn validation_rows(&self, images: &Images, first: usize, out: ImageBatch<'_>) -> Result<usize> {
         self.check(images, &out)?;
         let scored = images.len().saturating_sub(first).min(out.labels.len());
@@ -288,8 +298,8 @@ impl ImageSampler {
         let needed = rows.checked_mul(self.shape.elements());
         if needed != Some(out.patches.len()) || out.others.len() != rows || out.share.len() != rows {
             bail!(
-                "buffers of {} patch elements, {rows} labels, {} others and {} shares are of no batch; size them as {} x {} \
-                 for each label, and one",
+                "buffer sizes do not match: {} patch elements, {rows} labels, {} others, {} shares; each label needs \
+                 {} x {} patch elements, one other and one share",
                 out.patches.len(),
                 out.others.len(),
                 out.share.len(),
@@ -299,7 +309,7 @@ impl ImageSampler {
         }
         if images.channels() != self.shape.channels {
             bail!(
-                "{}: images of {} channels, and the model wants {}; prepare them with channels = {}",
+                "{}: the images have {} channels, but the model expects {}; prepare them with channels = {}",
                 images.path().display(),
                 images.channels(),
                 self.shape.channels,
@@ -309,7 +319,7 @@ impl ImageSampler {
         Ok(())
     }
 
-    /// Writes an image, `[channels, image, image]`, as patches. `blend`: another image and the share of this one.
+    /// Writes an image `[channels, image, image]` as patches. `blend` is an image to blend it with and its own share.
     fn write(&self, pixels: &[u8], blend: Option<(&Vec<u8>, f32)>, out: &mut [f32]) {
         let PatchShape { image, patch, specials, .. } = self.shape;
         let (special, patches) = out.split_at_mut(specials * self.shape.width());

@@ -1,4 +1,4 @@
-//! An image shard: decoded images of one size and their classes as a flat file, memory-mapped for reading.
+//! Image shards: flat files of decoded images of one size with their labels, memory-mapped for reading.
 //!
 //! Little-endian throughout:
 //!
@@ -7,14 +7,14 @@
 //! | 0..8     | `VCYCIMG1`                                                                                 |
 //! | 8..12    | `u32` format version, 1                                                                    |
 //! | 12..24   | `u32` channels (1 or 3), `u32` height, `u32` width, both at most 16,384                    |
-//! | 24..28   | `u32` classes, 1 to 65,536                                                                 |
-//! | 28..32   | `u32` bytes of the names                                                                   |
-//! | 32..40   | `u64` images                                                                               |
-//! | 40..56   | the [`Fingerprint`] of everything from byte 64 on, image by image, 16 hexadecimal digits   |
+//! | 24..28   | `u32` number of classes, 1 to 65,536                                                       |
+//! | 28..32   | `u32` length of the class names in bytes                                                   |
+//! | 32..40   | `u64` number of images                                                                     |
+//! | 40..56   | [`Fingerprint`] of everything from byte 64 on, image by image, 16 hexadecimal digits       |
 //! | ..64     | zero                                                                                       |
-//! | 64..     | the pixels, `u8`, `[images, channels, height, width]`                                      |
-//! | then     | the classes, `i32`, `[images]`                                                             |
-//! | then     | the names of the classes, a JSON list of strings; the file ends with it                    |
+//! | 64..     | pixels, `u8`, `[images, channels, height, width]`                                          |
+//! | then     | labels, `i32`, `[images]`                                                                  |
+//! | then     | class names, a JSON list of strings, up to the end of the file                             |
 
 use std::path::{Path, PathBuf};
 
@@ -28,8 +28,9 @@ pub use super::shard_writer::ImageWriter;
 pub(super) const MAGIC: &[u8; 8] = b"VCYCIMG1";
 pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER: usize = 64;
-/// The longest side of an image in pixels.
+/// Largest side length of an image in pixels.
 pub(super) const MAX_SIDE: usize = 16_384;
+/// Largest number of classes.
 pub(super) const MAX_CLASSES: usize = 65_536;
 
 /// An image shard, memory-mapped read-only.
@@ -42,15 +43,17 @@ pub struct Images {
     part: Part,
 }
 
-/// Which images of a file count.
+/// The subset of the images in a file that [`Images`] exposes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     All,
+    /// Images 0, n, 2 n and so on.
     Every(usize),
+    /// All other images.
     Without(usize),
 }
 
-/// What a header says.
+/// The content of a header, and what follows from it.
 #[derive(Debug)]
 struct Layout {
     channels: usize,
@@ -58,7 +61,7 @@ struct Layout {
     width: usize,
     classes: usize,
     images: usize,
-    /// Where the classes, and where their names begin.
+    /// Byte offsets of the labels and of the class names.
     labels: usize,
     names: usize,
 }
@@ -66,11 +69,11 @@ struct Layout {
 impl Layout {
     fn of(bytes: &[u8]) -> Result<Layout> {
         let Some(header) = bytes.get(..HEADER).filter(|header| header.starts_with(MAGIC)) else {
-            bail!("not an image shard: it does not begin as one; {REMEDY}");
+            bail!("not an image shard: it has no VCYCIMG1 header; {REMEDY}");
         };
         let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if number(8) != VERSION {
-            bail!("an image shard of version {}, and this program knows {VERSION}; {REMEDY}", number(8));
+            bail!("an image shard of version {}, but this program reads version {VERSION}; {REMEDY}", number(8));
         }
         let [channels, height, width, classes, names] = [12, 16, 20, 24, 28].map(|at| number(at) as usize);
         let images = u64::from(number(32)) | u64::from(number(36)) << 32;
@@ -81,7 +84,7 @@ impl Layout {
             || !(1..=MAX_CLASSES).contains(&classes)
             || header[56..].iter().any(|&b| b != 0)
         {
-            bail!("damaged: its header makes no sense; {REMEDY}");
+            bail!("damaged: its header has invalid values; {REMEDY}");
         }
         let place = |images: usize| {
             let labels = images.checked_mul(channels * height * width)?.checked_add(HEADER)?;
@@ -92,28 +95,30 @@ impl Layout {
             Some((images, (labels, names_at))) if names_at.checked_add(names) == Some(bytes.len()) => {
                 Ok(Layout { channels, height, width, classes, images, labels, names: names_at })
             }
-            _ => bail!("damaged: {} bytes are not what its header says; {REMEDY}", bytes.len()),
+            _ => bail!("damaged: its {} bytes do not match its header; {REMEDY}", bytes.len()),
         }
     }
 
-    /// Bytes of an image.
+    /// Returns the size of an image in bytes.
     fn image(&self) -> usize {
         self.channels * self.height * self.width
     }
 }
 
-const REMEDY: &str = "remove it to have the images prepared again";
+const REMEDY: &str = "remove it so that the images are prepared again";
 
 impl Images {
-    /// Maps the shard at `path`. Header, classes and names are checked here; pixels can be anything, see [`Images::verify`].
+    /// Maps the shard at `path`. The header, labels and class names are checked here; [`Images::verify`] also checks
+    /// the pixels.
     ///
     /// # Errors
-    /// When the file cannot be read, is not an image shard of a known version, or does not hold what its header says.
+    /// The file cannot be read, is not an image shard of a known version, or does not match its header.
     pub fn open(path: &Path) -> Result<Images> {
         let map = Mapped::open(path, "an image shard")?;
         let layout = Layout::of(&map).at(path.display())?;
-        let names: Vec<String> = serde_json::from_slice(&map[layout.names..])
-            .map_err(|e| Error::new(format!("{}: damaged: the names of its classes: {e}; {REMEDY}", path.display())))?;
+        let names: Vec<String> = serde_json::from_slice(&map[layout.names..]).map_err(|e| {
+            Error::new(format!("{}: damaged: cannot read its class names: {e}; {REMEDY}", path.display()))
+        })?;
         if names.len() != layout.classes {
             bail!("{}: damaged: {} names for {} classes; {REMEDY}", path.display(), names.len(), layout.classes);
         }
@@ -122,15 +127,18 @@ impl Images {
         let known = |i| usize::try_from(images.label(i)).is_ok_and(|label| label < classes);
         if let Some(i) = (0..images.len()).find(|&i| !known(i)) {
             let label = images.label(i);
-            bail!("{}: damaged: image {i} has class {label} of {classes}; {REMEDY}", path.display());
+            bail!(
+                "{}: damaged: image {i} has label {label}, but there are {classes} classes; {REMEDY}",
+                path.display()
+            );
         }
         Ok(images)
     }
 
-    /// Reads everything and compares it with the sum in the header.
+    /// Reads the whole file and compares its checksum with that in the header.
     ///
     /// # Errors
-    /// When they differ: the file is damaged.
+    /// The checksums differ, so the file is damaged.
     pub fn verify(&self) -> Result<()> {
         let mut print = Fingerprint::default();
         let (pixels, rest) = self.map[HEADER..].split_at(self.layout.labels - HEADER);
@@ -139,23 +147,26 @@ impl Images {
         print.add(labels);
         print.add(names);
         if print.hex().as_bytes() != &self.map[40..56] {
-            bail!("{}: damaged: its content has another sum than its header says; {REMEDY}", self.path.display());
+            bail!(
+                "{}: damaged: the checksum of its content differs from that in its header; {REMEDY}",
+                self.path.display()
+            );
         }
         Ok(())
     }
 
-    /// The same images without number 0, n, 2 n and so on: what is left to train on where these are held out.
+    /// Returns the images without numbers 0, n, 2 n and so on: the training split when those are held out.
     ///
     /// # Errors
-    /// Nothing would be left.
+    /// No image would be left.
     pub fn without_every(self, n: usize) -> Result<Images> {
         self.part(Part::Without(n))
     }
 
-    /// Of the images number 0, n, 2 n and so on.
+    /// Returns only images 0, n, 2 n and so on: the held-out split.
     ///
     /// # Errors
-    /// Nothing would be left.
+    /// No image would be left.
     pub fn every(self, n: usize) -> Result<Images> {
         self.part(Part::Every(n))
     }
@@ -163,11 +174,12 @@ impl Images {
     fn part(self, part: Part) -> Result<Images> {
         let images = Images { part, ..self };
         if images.is_empty() {
-            bail!("{}: too few images to hold some out; give more", images.path.display());
+            bail!("{}: too few images to hold some out; add more images", images.path.display());
         }
         Ok(images)
     }
 
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         let all = self.layout.images;
         match self.part {
@@ -177,7 +189,7 @@ impl Images {
         }
     }
 
-    /// Number in the file of image `i`.
+    /// Returns the number of image `i` within the file.
     fn number(&self, i: usize) -> usize {
         match self.part {
             Part::All => i,
@@ -186,58 +198,60 @@ impl Images {
         }
     }
 
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Every label is below this.
+    /// Returns the number of classes. Every label is below it.
     pub fn classes(&self) -> usize {
         self.layout.classes
     }
 
-    /// The names of the classes, by label.
+    /// Returns the class names, indexed by label.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// 1 (grey) or 3 (red, green, blue).
+    /// Returns the number of channels: 1 (grey) or 3 (red, green, blue).
     pub fn channels(&self) -> usize {
         self.layout.channels
     }
 
-    /// Height and width in pixels.
+    /// Returns `[height, width]` in pixels.
     pub fn size(&self) -> [usize; 2] {
         [self.layout.height, self.layout.width]
     }
 
-    /// The file the shard was opened from.
+    /// Returns the path that the shard was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Nobody has written to the file since it was opened.
+    /// Checks that the file has not been written to since it was opened.
     ///
     /// # Errors
-    /// Somebody has.
+    /// The file has changed.
     pub fn check_unchanged(&self) -> Result<()> {
         self.map.check_unchanged()
     }
 
-    /// The sum in the header: a name that other images would not have, 16 hexadecimal digits.
+    /// Returns the checksum in the header, 16 hexadecimal digits. It identifies the content.
     pub fn sum(&self) -> String {
         String::from_utf8_lossy(&self.map[40..56]).into_owned()
     }
 
-    /// Pixels `[channels, height, width]` and label of image `i`.
+    /// Returns the pixels `[channels, height, width]` and the label of image `i`.
     ///
     /// # Panics
-    /// When `i` is not below [`Images::len`], as with a slice.
+    /// Panics if `i` is not below [`Images::len`].
     pub fn sample(&self, i: usize) -> (&[u8], i32) {
-        assert!(i < self.len(), "image {i} of a shard of {}", self.len());
+        assert!(i < self.len(), "image {i} is out of range: the shard has {} images", self.len());
         let (i, image) = (self.number(i), self.layout.image());
         (&self.map[HEADER + i * image..][..image], self.label(i))
     }
 
+    /// Returns the label of image `i` of the file.
     fn label(&self, i: usize) -> i32 {
         let bytes = &self.map[self.layout.labels + 4 * i..][..4];
         i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])

@@ -1,4 +1,4 @@
-//! Writes image shards, image by image; see [`shard`](super::shard) for the format.
+//! Writes image shards one image at a time. The format is described in [`shard`](super::shard).
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::data::fingerprint::Fingerprint;
 use crate::error::{Error, Result};
 use crate::files::AtomicFile;
 
-/// An image shard in the making. Dropped before [`ImageWriter::commit`] it leaves nothing.
+/// Writes an image shard. If it is dropped before [`ImageWriter::commit`], no file is left behind.
 pub struct ImageWriter {
     path: PathBuf,
     file: AtomicFile,
@@ -18,56 +18,64 @@ pub struct ImageWriter {
 }
 
 impl ImageWriter {
-    /// For images `[channels, height, width]`.
+    /// Creates a writer for images of `shape` `[channels, height, width]`.
     ///
     /// # Errors
-    /// When `channels` is not 1 or 3, a side is 0 or longer than 16,384, or no file can be made beside `path`.
+    /// `channels` is not 1 or 3, a side is 0 or longer than 16,384, or no file can be created next to `path`.
     pub fn create(path: &Path, shape: [usize; 3]) -> Result<Self> {
         let [channels, height, width] = shape;
         if !matches!(channels, 1 | 3) {
-            bail!("cannot write {}: {channels} channels; images have 1 or 3", path.display());
+            bail!("cannot write {}: {channels} channels; images must have 1 or 3", path.display());
         }
         if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
-            bail!("cannot write {}: {height} x {width} pixels; a side is of 1 to {MAX_SIDE}", path.display());
+            bail!(
+                "cannot write {}: images of {height} x {width} pixels; each side must be 1 to {MAX_SIDE}",
+                path.display()
+            );
         }
         let mut file = AtomicFile::create(path)?;
         file.write(&[0; HEADER])?;
         Ok(ImageWriter { path: path.to_owned(), file, shape, labels: Vec::new(), sum: Fingerprint::default() })
     }
 
-    /// Images so far.
+    /// Returns the number of images written so far.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
+    /// Whether no image has been written yet.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// Appends an image, `[channels, height, width]`.
+    /// Appends an image `[channels, height, width]` with its label.
     ///
     /// # Errors
-    /// When it has another size, its label is no class, or the disk is full.
+    /// The image has another size, its label is not below 65,536, or the file cannot be written.
     pub fn push(&mut self, pixels: &[u8], label: usize) -> Result<()> {
         if pixels.len() != self.shape.iter().product::<usize>() {
             bail!("cannot write {}: {} pixels for an image of {:?}", self.path.display(), pixels.len(), self.shape);
         }
         if label >= MAX_CLASSES {
-            bail!("cannot write {}: class {label}; number them from 0 to {}", self.path.display(), MAX_CLASSES - 1);
+            bail!(
+                "cannot write {}: class {label}; classes must be numbered from 0 to {}",
+                self.path.display(),
+                MAX_CLASSES - 1
+            );
         }
         self.sum.add(pixels);
         self.labels.push(label as i32);
         self.file.write(pixels)
     }
 
-    /// Completes the file and gives it its name. `names` has one for each class.
+    /// Completes the file and renames it to its path. `names` has one name for each class.
     ///
     /// # Errors
-    /// When there are no names, too many, or too few for a label; when the file cannot be written.
+    /// There are no names, too many, or fewer than the labels need; or the file cannot be written.
     pub fn commit(mut self, names: &[String]) -> Result<()> {
         let (path, needed) = (self.path.display(), self.labels.iter().map(|&l| l as usize + 1).max().unwrap_or(1));
         if names.len() < needed || names.len() > MAX_CLASSES {
-            bail!("cannot write {path}: {} names of classes; name {needed} to {MAX_CLASSES}", names.len());
+            bail!("cannot write {path}: {} class names; give {needed} to {MAX_CLASSES}", names.len());
         }
         let json = serde_json::to_vec(names).map_err(|e| Error::new(format!("cannot write {path}: {e}")))?;
         let labels: Vec<u8> = self.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
@@ -76,7 +84,7 @@ impl ImageWriter {
             self.file.write(part)?;
         }
         let Ok(json_bytes) = u32::try_from(json.len()) else {
-            bail!("cannot write {path}: the names of the classes are too long; shorten them");
+            bail!("cannot write {path}: the class names are too long; shorten them");
         };
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(MAGIC);

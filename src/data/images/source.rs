@@ -1,4 +1,4 @@
-//! Image files to a shard, once: the result is kept under a name by what it was made from.
+//! Converts image files into a shard once. The shard is cached under a hash of everything that it depends on.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,74 +14,80 @@ use crate::data::labelled::classes;
 use crate::data::prepared::cache::grouped;
 use crate::error::{At, Error, Result};
 
-/// Raised whenever the same inputs would give other shards.
+/// Increased whenever the same inputs would produce a different shard.
 const FORMAT: u32 = 1;
-/// Images between two notes.
+/// Number of images between progress notes.
 const NOTED: usize = 50_000;
 
-/// One set of labelled images, say those to train on.
+/// A set of labelled images, for example the training images.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSpec {
+    /// The files to read.
     pub files: ImageFiles,
-    /// 1 (grey) or 3. Grey images are repeated, colours become their luma. Left out: as the files have it, 3 for a folder.
+    /// 1 (grey) or 3 (red, green, blue). Grey images are repeated, colour images are converted to luma. By default the
+    /// number of channels of the files, which is 3 for a folder.
     #[serde(default)]
     pub channels: Option<usize>,
-    /// How many there are; left out: as the format says, or one more than the largest label.
+    /// Number of classes. By default as the format defines it, or one more than the largest label.
     #[serde(default)]
     pub classes: Option<usize>,
-    /// Their names; left out: as the format says, or their numbers.
+    /// Class names. By default as the format defines them, or the class numbers.
     #[serde(default)]
     pub names: Option<Vec<String>>,
 }
 
-/// Where images come from. Any file but those of a folder may be compressed as `.gz` or `.zst`.
+/// The format and paths of image files. All files except those of a folder may be compressed as `.gz` or `.zst`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "format", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ImageFiles {
-    /// MNIST's format, unsigned bytes: `[images, rows, columns]` and `[images]`.
+    /// The format of MNIST with unsigned bytes: images `[images, rows, columns]` and labels `[images]`.
     Idx { images: PathBuf, labels: PathBuf },
     /// The binary version of CIFAR-10: records of a label and 3 x 32 x 32 pixels.
     Cifar10 { files: Vec<PathBuf> },
-    /// The binary version of CIFAR-100, with two labels a record.
+    /// The binary version of CIFAR-100, with two labels per record.
     Cifar100 {
         files: Vec<PathBuf>,
         #[serde(default)]
         labels: Cifar100Labels,
     },
-    /// A line for each square grey image: its values row by row and its label, with commas between.
+    /// One line for each square grey image: its values row by row and its label, separated by commas.
     Csv {
         file: PathBuf,
-        /// The value of white; left out: 16 where no value is larger, else 255.
+        /// The value of white. By default 16 if no value is larger, else 255.
         #[serde(default)]
         maximum: Option<u8>,
-        /// Where the label stands.
+        /// The position of the label in a line.
         #[serde(default, skip_serializing_if = "is_default")]
         label: LabelPlace,
     },
-    /// A folder of folders, one for each class, of JPEG and PNG files; their centre squares are resized.
+    /// A folder with one folder of JPEG and PNG files for each class. The centre squares of the images are resized.
     Folder {
         folder: PathBuf,
-        /// Pixels of a side.
+        /// Side length of the resized images in pixels.
         size: usize,
+        /// The filter for resizing.
         #[serde(default)]
         filter: Filter,
-        /// Pass over files that cannot be decoded, and count them, where otherwise the first one is an error.
+        /// Skip and count files that cannot be decoded or are damaged. Otherwise the first file that cannot be decoded
+        /// is an error.
         #[serde(default)]
         skip_broken: bool,
     },
 }
 
-/// Which labels of CIFAR-100: 100 classes or 20 groups of them.
+/// The labels of CIFAR-100 to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cifar100Labels {
+    /// 100 classes.
     #[default]
     Fine,
+    /// 20 groups of classes.
     Coarse,
 }
 
-/// How an image is resized.
+/// The filter that resizes an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
@@ -90,14 +96,14 @@ pub enum Filter {
     Bicubic,
 }
 
-/// An image as a reader hands it on: pixels `[channels, height, width]`.
+/// An image that a reader passes to its sink: pixels `[channels, height, width]`, and `shape` with these sizes.
 pub(super) struct Decoded<'a> {
     pub pixels: &'a [u8],
     pub shape: [usize; 3],
     pub label: usize,
 }
 
-/// Where an image stands, for errors: `a.bin: record 7`.
+/// The position of an image in a file, for error messages: `a.bin: record 7`.
 pub(super) struct Place<'a> {
     pub path: &'a Path,
     pub unit: &'static str,
@@ -110,11 +116,11 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// What a reader calls for each image.
+/// The callback that a reader calls with each image and its position.
 pub(super) type Sink<'a> = dyn FnMut(Decoded<'_>, &dyn fmt::Display) -> Result<()> + 'a;
 
 impl ImageFiles {
-    /// The names of the classes where the format says them.
+    /// Returns the class names if the format defines them.
     fn names(&self) -> Result<Option<Vec<String>>> {
         Ok(match self {
             ImageFiles::Idx { .. } | ImageFiles::Csv { .. } => None,
@@ -125,7 +131,7 @@ impl ImageFiles {
         })
     }
 
-    /// Hands on all images; returns what a person should know about the files.
+    /// Passes every image to `sink`; returns notes and warnings about the files.
     fn read(&self, sink: &mut Sink<'_>) -> Result<Vec<String>> {
         match self {
             ImageFiles::Idx { images, labels } => idx::read(images, labels, sink),
@@ -144,7 +150,7 @@ impl ImageFiles {
         Ok(Vec::new())
     }
 
-    /// Channels where nothing else is asked for.
+    /// Returns the default number of channels.
     fn channels(&self) -> usize {
         match self {
             ImageFiles::Idx { .. } | ImageFiles::Csv { .. } => 1,
@@ -152,7 +158,8 @@ impl ImageFiles {
         }
     }
 
-    /// Adds everything a shard depends on: the files' bytes; of a folder the names, sizes and times of its files.
+    /// Adds everything that a shard depends on: the content of the files, or for a folder the names, sizes and
+    /// modification times.
     fn add_to(&self, print: &mut Fingerprint) -> Result<()> {
         let (kind, files): (&str, Vec<&PathBuf>) = match self {
             ImageFiles::Idx { images, labels } => ("idx", vec![images, labels]),
@@ -167,7 +174,7 @@ impl ImageFiles {
                 ("csv", vec![file])
             }
             ImageFiles::Folder { folder, size, filter, skip_broken } => {
-                // Older shards may have images that were cut short, or damaged ones.
+                // Different from the text of older versions, whose shards may contain truncated or damaged images.
                 let broken = if *skip_broken { "and damaged skipped" } else { "refused" };
                 print.add(format!("folder {size} {filter:?}, broken {broken}").as_bytes());
                 return folder::add_to(folder, print);
@@ -175,7 +182,7 @@ impl ImageFiles {
         };
         print.add(kind.as_bytes());
         for file in files {
-            // The name may decide how the bytes are read.
+            // The extension may decide how the content is read.
             let extension = file.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
             print.add(extension.as_bytes());
             print.add_file(file)?;
@@ -183,7 +190,7 @@ impl ImageFiles {
         Ok(())
     }
 
-    /// The file or folder after which a shard is called.
+    /// Returns the file or folder that gives the shard its name.
     fn path(&self) -> Option<&Path> {
         match self {
             ImageFiles::Idx { images, .. } => Some(images),
@@ -203,40 +210,40 @@ fn numbers(count: usize) -> Vec<String> {
 }
 
 impl ImageSpec {
-    /// All of one format as it comes.
+    /// Returns a specification of `files` with all defaults.
     pub fn new(files: ImageFiles) -> Self {
         ImageSpec { files, channels: None, classes: None, names: None }
     }
 
-    /// The names of the classes as far as they are known before an image is read.
+    /// Returns the class names if they are known before any image is read.
     fn known_names(&self) -> Result<Option<Vec<String>>> {
-        let told = self.files.names()?;
-        let count = told.as_ref().map(Vec::len).or(self.classes).or(self.names.as_ref().map(Vec::len));
+        let defined = self.files.names()?;
+        let count = defined.as_ref().map(Vec::len).or(self.classes).or(self.names.as_ref().map(Vec::len));
         if let Some((classes, count)) = self.classes.zip(count)
             && classes != count
         {
-            bail!("classes: {classes}, but the images have {count}; leave it out");
+            bail!("classes: {classes}, but the images have {count} classes; remove this key");
         }
         if let Some((names, count)) = self.names.as_ref().zip(count)
             && names.len() != count
         {
-            bail!("names: {} for {count} classes; name each of them", names.len());
+            bail!("names: {} for {count} classes; give one name per class", names.len());
         }
         if let Some(count) = count.filter(|count| !(1..=MAX_CLASSES).contains(count)) {
             bail!("classes: {count} is not in 1..={MAX_CLASSES}");
         }
-        Ok(self.names.clone().or(told).or(count.map(numbers)))
+        Ok(self.names.clone().or(defined).or(count.map(numbers)))
     }
 }
 
-/// Opens the shard of `spec` under `cache`, making it first where it is missing or damaged.
+/// Opens the shard of `spec` in the folder `cache`. A shard that is missing or damaged is written first.
 ///
-/// `note` gets a short sentence at each stage. Several processes may prepare the same images at once: each writes a file of its
-/// own, and the last to finish puts it in place of those that are the same.
+/// `note` receives a short message at each stage. Several processes may prepare the same images at once: each writes
+/// its own temporary file, and the last one to finish replaces the identical files of the others.
 ///
 /// # Errors
-/// When a file cannot be read or is none of its format (with record, line or file), holds no image, a label is not below the
-/// number of classes, or `cache` cannot be written.
+/// A file cannot be read, does not match its format (the message names the record, line or file) or contains no image;
+/// a label is not below the number of classes; or `cache` cannot be written.
 pub fn prepare(spec: &ImageSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Images> {
     let channels = spec.channels.unwrap_or(spec.files.channels());
     if !matches!(channels, 1 | 3) {
@@ -259,7 +266,7 @@ pub fn prepare(spec: &ImageSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Re
     Ok(images)
 }
 
-/// Reads all images into the shard `path`.
+/// Reads all images and writes the shard `path`.
 fn write(
     spec: &ImageSpec,
     channels: usize,
@@ -275,7 +282,7 @@ fn write(
     let notes = spec.files.read(&mut |image, place| {
         if image.label >= known.unwrap_or(MAX_CLASSES) {
             bail!(
-                "{place}: label {} is not below {}; number the classes from 0, or correct `classes`",
+                "{place}: label {} is not below {}; number the classes from 0, or increase `classes`",
                 image.label,
                 known.unwrap_or(MAX_CLASSES)
             );
@@ -300,7 +307,7 @@ fn write(
     {
         let place = match &spec.files {
             ImageFiles::Csv { label: LabelPlace::Last, .. } => {
-                "; is the label the last column? (label = \"first\": the first one)"
+                "; if the label is the first column, set label = \"first\""
             }
             _ => "",
         };
@@ -308,11 +315,11 @@ fn write(
     }
     match writer {
         Some(writer) => writer.commit(&names.unwrap_or_else(|| numbers(present.len()))),
-        None => bail!("{source}: there is no image in it; give a file with images"),
+        None => bail!("{source}: no images; give a file that contains images"),
     }
 }
 
-/// The pixels with `channels` channels: grey repeated, colour as luma.
+/// Converts the pixels to `channels` channels: repeats grey, reduces colour to luma.
 fn convert<'a>(image: &Decoded<'a>, channels: usize, converted: &'a mut Vec<u8>) -> &'a [u8] {
     let [native, height, width] = image.shape;
     if native == channels {
@@ -329,16 +336,16 @@ fn convert<'a>(image: &Decoded<'a>, channels: usize, converted: &'a mut Vec<u8>)
     converted
 }
 
-/// Brightness of a colour, ITU-R BT.601: 0.299 red + 0.587 green + 0.114 blue, rounded.
+/// Returns the luma of a colour (ITU-R BT.601): 0.299 red + 0.587 green + 0.114 blue, rounded.
 pub(super) fn luma(red: u8, green: u8, blue: u8) -> u8 {
-    // In 65,536ths, which add up to one.
+    // Fixed point with 16 fractional bits; the weights add up to 65,536.
     ((19_595 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue) + 32_768) >> 16) as u8
 }
 
-/// `<stem>-<16 hexadecimal digits>.images`, the digits from everything the shard depends on.
+/// Returns `<stem>-<16 hexadecimal digits>.images`. The digits are a hash of everything that the shard depends on.
 fn shard_name(spec: &ImageSpec, channels: usize, names: Option<&[String]>) -> Result<String> {
     let Some(path) = spec.files.path() else {
-        bail!("files: none is named; name at least one");
+        bail!("files: the list is empty; name at least one file");
     };
     let mut print = Fingerprint::default();
     print.add(&FORMAT.to_le_bytes());

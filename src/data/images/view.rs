@@ -1,4 +1,4 @@
-//! From an image as it is stored to the square that a model sees: a crop, resized; and the numbers its pixels become.
+//! Crops and resizes a stored image to the square that a model sees, and defines how pixels are normalised.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use super::augment::check_range;
 use crate::bail;
 use crate::error::Result;
 
-/// How every image is seen, in training and in validation.
+/// Normalisation and centre crop of every image, in training and in validation.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ViewConfig {
-    /// Subtracted from pixels between 0 and 1: one number, or one for each channel.
+    /// Mean to subtract from pixel values in 0 to 1: one number, or one for each channel.
     pub mean: Vec<f64>,
-    /// Pixels are divided by it then.
+    /// Standard deviation to divide by afterwards: one number, or one for each channel.
     pub std: Vec<f64>,
-    /// The side of the centre square that is seen, as a share of an image's shorter side, where no augmentation cuts.
+    /// Side of the centre crop, as a fraction of the image's shorter side. Not used where augmentation crops the image.
     pub centre: f64,
 }
 
@@ -25,15 +25,19 @@ impl Default for ViewConfig {
 }
 
 impl ViewConfig {
-    /// A pixel `v`, 0 to 255, becomes `v * scale + shift`: both for each of `channels`. `at` is the key of this section.
+    /// Returns `[scale, shift]` for each of `channels`: a pixel `v`, 0 to 255, becomes `v * scale + shift`. `at` is the
+    /// key of this section.
     ///
     /// # Errors
-    /// When a number makes no sense or there is none for a channel; names the key.
+    /// A number is out of range, or there is neither one number nor one per channel; the message names the key.
     pub(super) fn factors(&self, channels: usize, at: &str) -> Result<Vec<[f32; 2]>> {
         check_range(self.centre, 0.01..=1.0, &format!("{at}.centre"))?;
         for (key, numbers) in [("mean", &self.mean), ("std", &self.std)] {
             if numbers.len() != 1 && numbers.len() != channels {
-                bail!("{at}.{key}: {} numbers for {channels} channels; give one, or one for each", numbers.len());
+                bail!(
+                    "{at}.{key}: {} numbers for {channels} channels; give one number, or one per channel",
+                    numbers.len()
+                );
             }
             let range = if key == "std" { 1e-3..=1e3 } else { -1e3..=1e3 };
             numbers.iter().try_for_each(|&number| check_range(number, range.clone(), &format!("{at}.{key}")))?;
@@ -47,7 +51,7 @@ impl ViewConfig {
     }
 }
 
-/// A part of an image, in whole pixels.
+/// A rectangle of an image, in whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crop {
     pub left: usize,
@@ -57,7 +61,7 @@ pub struct Crop {
 }
 
 impl Crop {
-    /// The square in the middle of an image of `height` x `width`, its side a share of the shorter one.
+    /// Returns the centre square of an image of `height` x `width`. Its side is `share` of the shorter side.
     pub fn centre([height, width]: [usize; 2], share: f64) -> Self {
         let shorter = height.min(width);
         let side = ((shorter as f64 * share).round() as usize).clamp(1, shorter);
@@ -65,8 +69,8 @@ impl Crop {
     }
 }
 
-/// Resizes crops, bilinearly: each pixel a mean of those it covers, weighted by a triangle as wide as it covers, but at least two
-/// pixels. Keeps its memory.
+/// Resizes crops bilinearly with antialiasing. Each output pixel is a weighted mean of input pixels; the weights form a
+/// triangle, whose width is twice the ratio of input to output size, and at least two input pixels. Reuses its buffers.
 #[derive(Default)]
 pub struct Resizer {
     columns: Taps,
@@ -75,39 +79,39 @@ pub struct Resizer {
     row: Vec<f32>,
 }
 
-/// For each new pixel along one axis the first old one and the weights of those from there on.
+/// The filter taps along one axis: for each output pixel, the first input pixel and the weights from there on.
 #[derive(Default)]
 struct Taps {
-    /// Old and new length.
+    /// Input and output length.
     lengths: [usize; 2],
     width: usize,
     first: Vec<usize>,
     weights: Vec<f32>,
 }
 
-/// Room for `count` elements in all.
+/// Reserves capacity for `count` elements in total.
 fn reserve<T>(vector: &mut Vec<T>, count: usize) {
     vector.reserve(count.saturating_sub(vector.len()));
 }
 
 impl Taps {
-    /// Half the width of the triangle, in old pixels.
+    /// Returns half the width of the triangle, in input pixels.
     fn reach(from: usize, to: usize) -> f64 {
         (from as f64 / to as f64).max(1.0)
     }
 
-    /// Old pixels that a triangle may touch.
+    /// Returns the largest number of input pixels that a triangle touches.
     fn width(from: usize, to: usize) -> usize {
         ((2.0 * Self::reach(from, to)).ceil() as usize + 2).min(from)
     }
 
-    /// Takes the memory for any part of `from` old pixels.
+    /// Reserves memory for any crop of up to `from` input pixels.
     fn reserve(&mut self, from: usize, to: usize) {
         reserve(&mut self.first, to);
         reserve(&mut self.weights, to * Self::width(from, to));
     }
 
-    /// For `from` old and `to` new pixels.
+    /// Computes the taps for `from` input and `to` output pixels.
     fn fit(&mut self, from: usize, to: usize) {
         if self.lengths == [from, to] {
             return;
@@ -133,10 +137,10 @@ impl Taps {
 }
 
 impl Resizer {
-    /// The `crop` of `pixels`, `[channels, height, width]`, as `out`, `[channels, size, size]`. A crop of that very size is
-    /// copied.
+    /// Resizes the `crop` of `pixels` `[channels, height, width]` into `out` `[channels, size, size]`. A crop of `size`
+    /// x `size` is copied.
     pub fn resize(&mut self, pixels: &[u8], [height, width]: [usize; 2], crop: Crop, size: usize, out: &mut [u8]) {
-        // Once for all crops of such images, whatever the first ones are.
+        // Reserve for the largest crop, so that later crops of such images do not allocate.
         self.columns.reserve(width, size);
         self.rows.reserve(height, size);
         reserve(&mut self.middle, height * size);

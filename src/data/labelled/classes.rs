@@ -1,74 +1,78 @@
-//! The classes of a checkpoint and those of data, matched by name. Order decides only where the configuration gives it, where names
-//! say nothing, or for folders with no name in common.
+//! Matches the classes of a checkpoint with those of the data, by name. They are matched by order only if the
+//! configuration gives the order, if the names are meaningless, or if the classes are folders that have no name in
+//! common with the checkpoint.
 
 use std::collections::HashMap;
 
 use crate::bail;
 use crate::error::Result;
 
-/// The names of a checkpoint's classes, with which data is to be matched.
+/// The classes of a checkpoint, with which those of the data are matched.
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoint<'a> {
-    /// In the order of the classes' numbers. None, where it does not name them.
+    /// The names, in the order of the class numbers. Empty if the checkpoint does not name its classes.
     pub names: &'a [String],
-    /// The model is measured as it is. Otherwise it is trained, and its head may get other classes.
+    /// Whether the model is only evaluated. Otherwise it is trained, and its head may get other classes.
     pub fixed: bool,
 }
 
-/// Where the names of data come from.
+/// Where the class names of the data come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Labels in a file: their alphabetical order has no meaning.
+    /// Labels in a file. Their alphabetical order has no meaning.
     Labels,
-    /// Folders, whose alphabetical order is that of the classes in ImageNet: their names are codes that no checkpoint has.
+    /// Folders. For ImageNet, their alphabetical order is that of the classes, and their names are codes (WordNet ids)
+    /// that no checkpoint has.
     Folders,
-    /// A person gave them in the order of the classes' numbers, under this key.
+    /// The user listed them in the order of the class numbers, under this configuration key.
     Given(&'static str),
 }
 
-/// The classes of a model for data.
+/// The classes of a model for some data.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Matched {
-    /// The label of each class as the data has it; of a class that the data does not have, its name.
+    /// The label of each class in the data. For a class that the data does not have, its name in the checkpoint.
     pub labels: Vec<String>,
-    /// The name of each class, for the checkpoint that is written; `None`: the labels are only numbers.
+    /// The name of each class for the checkpoint that is written, or `None` if the labels are just numbers.
     pub names: Option<Vec<String>>,
-    /// What a person should know.
+    /// A note for the user.
     pub note: Option<String>,
 }
 
-/// Up to eight of the names.
+/// Returns up to eight of the names as a comma-separated list.
 pub fn list(names: &[impl AsRef<str>]) -> String {
     let shown: Vec<&str> = names.iter().take(8).map(AsRef::as_ref).collect();
     shown.join(", ") + if names.len() > 8 { ", ..." } else { "" }
 }
 
-/// What is to say about class numbers that none of the data has: often these are numbered from 1. `what`: an example, an image.
+/// Returns a note about class numbers that do not occur in the data, which often means that they are numbered from 1.
+/// `present[n]` says whether class `n` occurs. `what` is what has a label, such as "example" or "image".
 pub fn gaps(present: &[bool], what: &str) -> Option<String> {
     let missing: Vec<String> = present.iter().zip(0..).filter(|(here, _)| !*here).map(|(_, n)| n.to_string()).collect();
     (!missing.is_empty()).then(|| {
         format!(
-            "no {what} has the label {}; labels are class numbers from 0, so there are {} classes",
+            "no {what} has the label {}; labels are class numbers counted from 0, so there are {} classes",
             list(&missing),
             present.len()
         )
     })
 }
 
-/// Whether labels are the numbers of their classes.
+/// Returns whether each label is the number of its class.
 fn are_numbers(labels: &[String]) -> bool {
     labels.iter().enumerate().all(|(number, label)| *label == number.to_string())
 }
 
-/// Whether names say no more than numbers do: those that `transformers` makes up, or numbers.
-fn say_nothing(names: &[String]) -> bool {
+/// Returns whether names carry no information: numbers, or the names `LABEL_0`, `LABEL_1`, ... that `transformers`
+/// generates.
+fn are_meaningless(names: &[String]) -> bool {
     are_numbers(names) || names.iter().enumerate().all(|(number, name)| *name == format!("LABEL_{number}"))
 }
 
-/// The number of the class of each label, or which labels are no class's name. Upper and lower case are told apart only
-/// where names differ in nothing else.
+/// Returns the class number of each label, or the labels that match no class. Case matters only where names differ in
+/// nothing else.
 fn by_name(labels: &[String], names: &[String]) -> std::result::Result<Vec<usize>, Vec<String>> {
-    // `None`: two classes share this name, so it identifies neither.
+    // `None` if two classes share this name, so that it identifies neither.
     let index = |form: fn(&str) -> String| {
         let mut numbers: HashMap<String, Option<usize>> = HashMap::new();
         for (number, name) in names.iter().enumerate() {
@@ -90,7 +94,8 @@ fn by_name(labels: &[String], names: &[String]) -> std::result::Result<Vec<usize
     if unknown.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(unknown) }
 }
 
-/// Says which order is taken where a checkpoint that is measured does not name its classes, if a person did not give it.
+/// Returns a note about the order assumed for the classes of an evaluated checkpoint that does not name them, unless
+/// the user gave the order or the labels are class numbers.
 fn order_taken(labels: &[String], origin: Origin) -> Option<String> {
     let what = match origin {
         Origin::Given(_) => return None,
@@ -99,16 +104,17 @@ fn order_taken(labels: &[String], origin: Origin) -> Option<String> {
         Origin::Folders => "the data's folders or names",
     };
     Some(format!(
-        "the checkpoint does not name its classes; their order is taken to be that of {what}: {}; if it is another, name the \
+        "the checkpoint does not name its classes; assuming the order of {what}: {}; if it is another, list the \
          classes in the configuration",
         list(labels)
     ))
 }
 
-/// The classes of a model for data with these labels: those of the checkpoint, if there is one and they have the same names.
+/// Returns the classes of a model for data with these labels: those of the checkpoint, if there is one and the names
+/// match.
 ///
 /// # Errors
-/// Labels that are none of the names of a checkpoint that is measured.
+/// Fails if the checkpoint is only evaluated and the labels do not match the names of its classes.
 pub fn matched(labels: Vec<String>, origin: Origin, checkpoint: Option<Checkpoint<'_>>) -> Result<Matched> {
     let own = |labels: Vec<String>, note| {
         let names = (!are_numbers(&labels)).then(|| labels.clone());
@@ -125,7 +131,7 @@ pub fn matched(labels: Vec<String>, origin: Origin, checkpoint: Option<Checkpoin
             let reordered = numbers.iter().enumerate().any(|(at, &number)| at != number);
             let note = match origin {
                 Origin::Given(key) if reordered => Some(format!(
-                    "{key} names the classes in another order than the checkpoint; its order is taken: {}",
+                    "{key} lists the classes in another order than the checkpoint; using the checkpoint's order: {}",
                     list(names)
                 )),
                 _ if labels.len() < names.len() => Some(format!(
@@ -144,17 +150,17 @@ pub fn matched(labels: Vec<String>, origin: Origin, checkpoint: Option<Checkpoin
         }
         Err(unknown) => unknown,
     };
-    // Class numbers, as GLUE's files have them, need no names; of a model that is measured, some may be left out.
+    // Class numbers, as in GLUE's files, match without names. When a model is only evaluated, some may be absent.
     if are_numbers(&labels) && (labels.len() == names.len() || fixed && labels.len() < names.len()) {
         let labels = (0..names.len()).map(|number| number.to_string()).collect();
         return Ok(Matched { labels, names: Some(names.to_vec()), note: None });
     }
-    if say_nothing(names) {
+    if are_meaningless(names) {
         let note = fixed.then(|| order_taken(&labels, origin)).flatten();
         return own(labels, note);
     }
     let differ = format!(
-        "the names of the classes differ: {} {} none of the checkpoint's, which are: {}",
+        "the class names differ: {} {} not among those of the checkpoint, which are: {}",
         list(&unknown),
         if unknown.len() == 1 { "is" } else { "are" },
         list(names)
@@ -163,18 +169,20 @@ pub fn matched(labels: Vec<String>, origin: Origin, checkpoint: Option<Checkpoin
     let none_matches = unknown.len() == labels.len();
     if !fixed {
         let what = match same_count {
-            true => "the checkpoint's head is kept and trained further for the data's classes, in this order: ",
-            false => "a new head is trained for the data's classes: ",
+            true => {
+                "keeping the checkpoint's head and training it further for the classes of the data, in this order: "
+            }
+            false => "training a new head for the classes of the data: ",
         };
         let note = format!("{differ}; {what}{}", list(&labels));
         return own(labels, Some(note));
     }
     if same_count && (given || origin == Origin::Folders && none_matches) {
-        let note = format!("{differ}; they are matched by their order: {}", list(&labels));
+        let note = format!("{differ}; matching them by order: {}", list(&labels));
         return Ok(Matched { labels, names: Some(names.to_vec()), note: Some(note) });
     }
     bail!(
-        "{differ}; give the data the same names, or list the data's labels in the order of the checkpoint's classes in the \
-         configuration (data.task.classes, or names of data.images.train and valid)"
+        "{differ}; use the same names in the data, or list the labels of the data in the order of the checkpoint's \
+         classes in the configuration (data.task.classes, or names of data.images.train and valid)"
     )
 }

@@ -1,8 +1,8 @@
-//! Labelled texts, to fine-tune on and to measure: tab-separated files, as GLUE has them.
+//! Labelled texts for fine-tuning and evaluation, from tab-separated files as in GLUE.
 //!
-//! Files may be compressed, as texts are. A line is an example; quotes are characters like any other. A row of a batch is `[CLS] sentence [SEP]`, or `[CLS]
-//! sentence [SEP] second [SEP]`, padded to the context. Of what does not fit the end is cut off, of a pair that of the
-//! longer one.
+//! Files may be compressed. Each line is an example; quotes have no special meaning. A row of a batch is `[CLS]
+//! sentence [SEP]`, or `[CLS] sentence [SEP] second [SEP]`, padded to the context. Texts that do not fit are truncated
+//! at their ends, the longer one of a pair first.
 
 pub mod classes;
 pub(crate) mod rows;
@@ -23,40 +23,42 @@ use crate::error::{At, Result};
 use classes::{Checkpoint, Matched, Origin};
 use rows::{Row, rows};
 
-/// The longest text that is read: ten times the largest of GLUE.
+/// The largest file that is read, in bytes of text: ten times the largest of GLUE.
 const TEXT_BYTES: usize = 1 << 30;
-/// Texts that are encoded at once.
+/// The number of examples that are encoded at once.
 const TEXTS: usize = 4096;
-/// More classes are a mistake: another column, or labels that are to be approximated.
+/// The largest number of classes. More are a mistake, such as the wrong column or the labels of a regression.
 const MOST_CLASSES: usize = 10_000;
 
 /// A column of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged, expecting = "expected the number of a column, from 1, or its name in the header")]
 pub enum Column {
-    /// From 1 on.
+    /// The number of the column, from 1.
     Number(usize),
-    /// As the first line has it.
+    /// The name of the column in the first line.
     Name(String),
 }
 
-/// What is where in a file.
+/// The columns of a file and the meaning of its labels.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifyConfig {
+    /// The column of the text.
     pub sentence: Column,
-    /// Of pairs.
+    /// The column of the second text of a pair.
     pub second: Option<Column>,
+    /// The column of the label.
     pub label: Column,
-    /// Whether the first line names the columns. Left out: it does if one is given by its name here.
+    /// Whether the first line names the columns. The default is true if a column is given by its name here.
     pub header: Option<bool>,
-    /// The labels in the order of the classes' numbers. Left out: what the training file has, whole numbers as they are and
-    /// others in alphabetical order.
+    /// The labels in the order of the class numbers. The default are the labels in the training file: integers are
+    /// class numbers, others are sorted alphabetically.
     pub classes: Option<Vec<String>>,
-    /// Labels are numbers to be approximated.
+    /// Whether labels are numbers to regress to.
     #[serde(default)]
     pub regression: bool,
-    /// Pass over examples without a label, and count them, where otherwise the file is refused.
+    /// Whether to skip (and count) examples without a label, rather than reject the file.
     #[serde(default)]
     pub skip_unlabelled: bool,
 }
@@ -66,11 +68,11 @@ pub struct ClassifyConfig {
 pub enum Labels {
     /// The label of each class.
     Classes(Vec<String>),
-    /// Numbers to be approximated.
+    /// Numbers to regress to.
     Values,
 }
 
-/// A batch `B` of rows of context `T`, row-major.
+/// A batch of `B` rows of context `T`, row-major.
 #[derive(Debug)]
 pub struct ClassifyBatch<'a> {
     /// `[B, T]`.
@@ -79,9 +81,9 @@ pub struct ClassifyBatch<'a> {
     pub types: &'a mut [i32],
     /// `[B, T]`: 1 for a token, 0 for padding.
     pub mask: &'a mut [i32],
-    /// `[B]` with [`Labels::Classes`], else empty: -100 for a row without an example.
+    /// `[B]` with [`Labels::Classes`], else empty: the class number, -100 for a row without an example.
     pub classes: &'a mut [i32],
-    /// `[B]` with [`Labels::Values`], else empty: NaN for a row without an example.
+    /// `[B]` with [`Labels::Values`], else empty: the label, NaN for a row without an example.
     pub values: &'a mut [f32],
 }
 
@@ -93,14 +95,14 @@ enum Label {
 
 #[derive(Debug)]
 struct Example {
-    /// What fits of the tokens of both texts.
+    /// The tokens of both texts, truncated to fit.
     ids: Vec<u32>,
-    /// How many of them are those of the first.
+    /// The number of tokens of the first text.
     first: usize,
     label: Label,
 }
 
-/// The examples of a file. See the module.
+/// The examples of a file, encoded as tokens.
 #[derive(Debug)]
 pub struct Classification {
     examples: Vec<Example>,
@@ -113,11 +115,12 @@ pub struct Classification {
 }
 
 impl Classification {
-    /// Reads the examples of a file. `known`: the labels of the file that was trained on, where this one is measured on.
+    /// Reads the examples of a file. For a file to evaluate on, `known` are the labels of the training file.
     ///
     /// # Errors
-    /// By file and line: a column that is not there, a label that is missing, none of the `known` ones or no number. A file
-    /// that cannot be read, or has no example; a tokenizer without the special tokens; a context without room for text.
+    /// Fails, naming the file and line, if a column does not exist or a label is missing, not among the `known` ones,
+    /// or not a number. Also fails if the file cannot be read or has no example, if the tokenizer lacks special tokens,
+    /// or if the context is too small for text.
     pub fn open(
         path: &Path,
         config: &ClassifyConfig,
@@ -128,10 +131,11 @@ impl Classification {
         Self::open_matched(path, config, (known, None), tokenizer, context)
     }
 
-    /// As [`Classification::open`]; where no labels are known, the file's are matched with the classes of a checkpoint.
+    /// Reads the examples of a file like [`Classification::open`]. If no labels are known, those of the file are
+    /// matched with the classes of a checkpoint.
     ///
     /// # Errors
-    /// As [`Classification::open`]; what [`classes::matched`] refuses.
+    /// See [`Classification::open`] and [`classes::matched`].
     pub fn open_matched(
         path: &Path,
         config: &ClassifyConfig,
@@ -141,9 +145,9 @@ impl Classification {
     ) -> Result<Classification> {
         let special = tokenizer.special_tokens()?;
         let pairs = config.second.is_some();
-        let room = context.saturating_sub(if pairs { 3 } else { 2 });
-        if room < 1 + usize::from(pairs) || i32::try_from(context).is_err() {
-            bail!("a context of {context} is not possible; special tokens and text must fit");
+        let capacity = context.saturating_sub(if pairs { 3 } else { 2 });
+        if capacity < 1 + usize::from(pairs) || i32::try_from(context).is_err() {
+            bail!("a context of {context} is not possible; it must hold special tokens and text");
         }
         let text = read(path)?;
         let (rows, mut notes) = rows(&text, config).at(path.display())?;
@@ -176,7 +180,7 @@ impl Classification {
                 let label = row.label(&numbers, &labels).at(path.display())?;
                 let mut next = || encoded.next().map(|text| text.get_ids().to_vec()).unwrap_or_default();
                 let (mut ids, second) = (next(), if pairs { next() } else { Vec::new() });
-                let [first, rest] = fit([ids.len(), second.len()], room);
+                let [first, rest] = fit([ids.len(), second.len()], capacity);
                 ids.truncate(first);
                 ids.extend_from_slice(&second[..rest]);
                 examples.push(Example { ids, first, label });
@@ -189,36 +193,38 @@ impl Classification {
         Ok(Classification { examples, labels, pairs, special, context, names, notes })
     }
 
-    /// Examples of the file.
+    /// Returns the number of examples.
     pub fn len(&self) -> usize {
         self.examples.len()
     }
 
+    /// Returns whether there are no examples.
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }
 
+    /// Returns what the labels mean.
     pub fn labels(&self) -> &Labels {
         &self.labels
     }
 
-    /// The name of each class, where labels are more than numbers, or a checkpoint has names for these.
+    /// Returns the name of each class, if the labels are more than numbers or a checkpoint names its classes.
     pub fn names(&self) -> Option<&[String]> {
         self.names.as_deref()
     }
 
-    /// What a person should know about the file, each in a sentence.
+    /// Returns notes for the user about the file.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// How many examples have the same tokens as one of `other`.
+    /// Returns how many examples have the same tokens as one of `other`.
     pub fn shared_with(&self, other: &Classification) -> usize {
         let theirs: HashSet<(&[u32], usize)> = other.examples.iter().map(|e| (&*e.ids, e.first)).collect();
         self.examples.iter().filter(|e| theirs.contains(&(&*e.ids, e.first))).count()
     }
 
-    /// Adds all examples, as they enter batches.
+    /// Adds all examples to a fingerprint, in the form in which they enter batches.
     pub fn add_to(&self, print: &mut Fingerprint) {
         print.add(&[u8::from(self.pairs)]);
         print.add(&(self.context as u64).to_le_bytes());
@@ -233,11 +239,11 @@ impl Classification {
         }
     }
 
-    /// Fills the training batch of `step`, a function of its numbers alone: all examples in random order, then all of them in
-    /// another one, and so on. Allocates nothing.
+    /// Fills the training batch of `step`, which is a function of its arguments. Batches go through all examples in
+    /// random order, then in another random order, and so on. Allocates nothing.
     ///
     /// # Errors
-    /// When a buffer has another size, or `rank` is not below `world`.
+    /// Fails if a buffer has the wrong size, or if `rank` is not below `world`.
     pub fn training_batch(
         &self,
         sampler: &Sampler,
@@ -259,11 +265,11 @@ impl Classification {
         Ok(())
     }
 
-    /// Fills batch `index` of the examples in their order and returns how many rows have one. A row past the last example is
-    /// `[CLS] [SEP]`, without a label.
+    /// Fills batch `index` of the examples in file order and returns how many rows have one. A row past the last
+    /// example is `[CLS] [SEP]`, without a label.
     ///
     /// # Errors
-    /// When a buffer has another size.
+    /// Fails if a buffer has the wrong size.
     pub fn evaluation_batch(&self, index: usize, batch: usize, out: &mut ClassifyBatch<'_>) -> Result<usize> {
         self.check_buffers(batch, out)?;
         let begin = index.saturating_mul(batch);
@@ -297,8 +303,8 @@ impl Classification {
         let needed = if self.labels == Labels::Values { [0, batch] } else { [batch, 0] };
         if labels != needed || tokens.iter().any(|&size| batch.checked_mul(self.context) != Some(size)) {
             bail!(
-                "a batch of {batch} x {} does not fit buffers of {tokens:?} and {labels:?}; size them as batch x context and \
-                 {needed:?}",
+                "a batch of {batch} x {} does not match buffers of {tokens:?} and {labels:?}; size them as batch x \
+                 context and {needed:?}",
                 self.context
             );
         }
@@ -306,10 +312,10 @@ impl Classification {
     }
 }
 
-/// The texts of a file, one a line: what a tokenizer may be trained on.
+/// Returns the texts of a file, one per line, to train a tokenizer on.
 ///
 /// # Errors
-/// As [`Classification::open`], of the file and its columns.
+/// Fails if the file cannot be read, or on the errors of [`Classification::open`] about its columns and missing labels.
 pub fn texts(path: &Path, config: &ClassifyConfig) -> Result<String> {
     let content = read(path)?;
     let (rows, _) = rows(&content, config).at(path.display())?;
@@ -321,12 +327,12 @@ pub fn texts(path: &Path, config: &ClassifyConfig) -> Result<String> {
     Ok(texts)
 }
 
-/// A whole file.
+/// Reads a whole file.
 fn read(path: &Path) -> Result<String> {
     let (mut reader, mut text) = (TextReader::open(path)?, String::new());
     while reader.read(&mut text)? {
         if text.len() > TEXT_BYTES {
-            bail!("{}: more than {TEXT_BYTES} bytes of text; cut it into parts", path.display());
+            bail!("{}: more than {TEXT_BYTES} bytes of text; split it into several files", path.display());
         }
     }
     Ok(text)
@@ -337,17 +343,19 @@ impl Row<'_> {
         let Labels::Classes(names) = labels else {
             return match self.label.parse::<f32>() {
                 Ok(value) if value.is_finite() => Ok(Label::Value(value)),
-                _ => Err(self.wrong(&format!("the label {:?} is no number; correct or remove the line", self.label))),
+                _ => {
+                    Err(self.wrong(&format!("the label {:?} is not a number; correct or remove the line", self.label)))
+                }
             };
         };
         let Some(&number) = numbers.get(self.label) else {
-            return Err(self.wrong(&format!("the label {:?} is none of {}", self.label, classes::list(names))));
+            return Err(self.wrong(&format!("the label {:?} is not one of {}", self.label, classes::list(names))));
         };
         Ok(Label::Class(number))
     }
 }
 
-/// What the labels of the file that is trained on mean.
+/// Returns what the labels of a training file mean.
 fn labels_of(
     rows: &[Row<'_>],
     config: &ClassifyConfig,
@@ -355,13 +363,13 @@ fn labels_of(
 ) -> Result<(Labels, Matched)> {
     let (found, origin) = match (&config.classes, config.regression) {
         (Some(_), true) => {
-            bail!("classes are named, but regression = true says that labels are numbers; keep one of them")
+            bail!("classes are listed, but regression = true says that labels are numbers; remove one of the two keys")
         }
         (None, true) => return Ok((Labels::Values, Matched { labels: Vec::new(), names: None, note: None })),
         (Some(names), false) => {
             let distinct: BTreeSet<&String> = names.iter().collect();
             if names.len() < 2 || distinct.len() < names.len() {
-                bail!("classes: {} labels, {} of them different; give two or more", names.len(), distinct.len());
+                bail!("classes: {} labels, {} of them distinct; give two or more", names.len(), distinct.len());
             }
             (names.clone(), Origin::Given("data.task.classes"))
         }
@@ -371,26 +379,26 @@ fn labels_of(
     Ok((Labels::Classes(std::mem::take(&mut matched.labels)), matched))
 }
 
-/// The classes that labels make: whole numbers as they are, others in alphabetical order.
+/// Returns the classes of the labels: integers are class numbers, others are sorted alphabetically.
 fn classes_in(rows: &[Row<'_>], checkpoint: Option<Checkpoint<'_>>) -> Result<Vec<String>> {
     let found: BTreeSet<&str> = rows.iter().map(|row| row.label).collect();
-    // A checkpoint may have numbers for names, as of stars from 1 to 5.
+    // A checkpoint may have numbers as names, such as 1 to 5 stars.
     let all = |names: &[String]| found.iter().all(|label| names.iter().any(|name| name == label));
     let named = checkpoint.is_some_and(|checkpoint| !checkpoint.names.is_empty() && all(checkpoint.names));
     let plain = |label: &&str| label.parse::<usize>().ok().filter(|number| number.to_string() == **label);
     let numbers: Option<Vec<usize>> = found.iter().map(plain).collect();
-    // Whole numbers may leave one out that the file happens not to have.
+    // A file may happen to have no example of some class number.
     let count = match numbers {
         Some(numbers) if !named => numbers.iter().max().map_or(0, |most| most.saturating_add(1)),
         _ => found.len(),
     };
-    // What is measured may have examples of one class only.
+    // A file to evaluate on may have examples of only one class.
     let known = |checkpoint: Checkpoint<'_>| !checkpoint.names.is_empty() && (checkpoint.fixed || named);
     let fewest = if checkpoint.is_some_and(known) { 1 } else { 2 };
     if !(fewest..=MOST_CLASSES).contains(&count) {
         bail!(
-            "the labels make {count} classes, not 2 to {MOST_CLASSES}; check the column, or set regression = true for numbers \
-             to be approximated"
+            "the labels give {count} classes, not 2 to {MOST_CLASSES}; check the column, or set regression = true to \
+             regress to numbers"
         );
     }
     Ok(match !named && found.iter().all(|label| plain(label).is_some()) {
@@ -399,12 +407,12 @@ fn classes_in(rows: &[Row<'_>], checkpoint: Option<Checkpoint<'_>>) -> Result<Ve
     })
 }
 
-/// How much of two texts fits into `room` when the longer one is cut first.
-fn fit([first, second]: [usize; 2], room: usize) -> [usize; 2] {
-    if first + second <= room {
+/// Returns the lengths to which two texts are truncated to fit into `capacity` tokens, the longer one first.
+fn fit([first, second]: [usize; 2], capacity: usize) -> [usize; 2] {
+    if first + second <= capacity {
         return [first, second];
     }
-    // What the shorter one leaves, or half each.
-    let second = second.min(room.saturating_sub(first).max(room / 2));
-    [room - second, second]
+    // The second text gets what the first one leaves, at least half.
+    let second = second.min(capacity.saturating_sub(first).max(capacity / 2));
+    [capacity - second, second]
 }

@@ -1,4 +1,4 @@
-//! The lines of a file of labelled texts.
+//! Parses the lines of a file of labelled texts.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use super::{ClassifyConfig, Column};
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// What SNLI has in place of a label that its judges did not agree on.
+/// The label of SNLI's examples on whose label the annotators did not agree.
 const NO_LABEL: &str = "-";
 
-/// A line of a file.
+/// The example in a line of a file.
 pub(in crate::data) struct Row<'a> {
-    /// From 1 on.
+    /// The line number, from 1.
     pub line: usize,
     pub first: &'a str,
     pub second: Option<&'a str>,
@@ -19,14 +19,19 @@ pub(in crate::data) struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// Returns an error about this line.
     pub fn wrong(&self, what: &str) -> Error {
         Error::new(format!("line {}: {what}", self.line))
     }
 }
 
-/// The lines of a file that are not empty and have a label, and what a person should know about them.
+/// Parses the non-empty lines of a file. Returns the examples that have a label, in order, and notes for the user.
+///
+/// # Errors
+/// Fails if a column does not exist, if a label is missing and [`ClassifyConfig::skip_unlabelled`] is not set, or if
+/// there is no example.
 pub(in crate::data) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Result<(Vec<Row<'t>>, Vec<String>)> {
-    // Some programs of old Macs, and some that follow them, end lines with a carriage return alone.
+    // Some programs, following classic Mac OS, end lines with a carriage return only.
     let end = if text.contains('\n') { '\n' } else { '\r' };
     let lines = text.split(end);
     let mut lines =
@@ -39,11 +44,11 @@ pub(in crate::data) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Resul
         false => Vec::new(),
     };
     let place = |column: &Column| match column {
-        Column::Number(0) => Err(Error::new("columns are counted from 1; there is none of number 0")),
+        Column::Number(0) => Err(Error::new("there is no column 0; columns are counted from 1")),
         Column::Number(number) => Ok(number - 1),
         Column::Name(name) => header.iter().position(|cell| cell.trim() == name).ok_or_else(|| {
             let commas = if header.len() == 1 && header[0].contains(',') {
-                "; columns are separated by tabs, not by commas: write the file with tabs"
+                "; columns must be separated by tabs, not commas: write the file with tabs"
             } else {
                 "; name one of these"
             };
@@ -60,7 +65,7 @@ pub(in crate::data) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Resul
             Some(cell) => Ok(cell.trim()),
             None => Err(short(line, text, &cells, (at, what))),
         };
-        // As two lines of QQP, which end in the middle.
+        // Two lines of QQP, for example, are truncated.
         if config.skip_unlabelled && cells.len() <= label.unwrap_or_default() {
             unlabelled.push(Row { line, first: "", second: second.map(|_| ""), label: "" });
             continue;
@@ -72,7 +77,7 @@ pub(in crate::data) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Resul
         if label.is_empty() || label == NO_LABEL { unlabelled.push(row) } else { rows.push(row) }
     }
     let mut notes = Vec::new();
-    // Where + is a label, - is its opposite.
+    // If the data has the label "+", then "-" is a label, too.
     let has_minus =
         config.classes.iter().flatten().any(|class| class == NO_LABEL) || rows.iter().any(|row| row.label == "+");
     let is_label = |row: &Row<'_>| row.label == NO_LABEL && has_minus;
@@ -80,13 +85,13 @@ pub(in crate::data) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Resul
     match missing.first() {
         Some(row) if !config.skip_unlabelled => {
             return Err(row.wrong(&format!(
-                "the label is missing ({:?}); correct or remove the line, or set data.task.skip_unlabelled = true, which \
-                 passes over such lines",
+                "the label is missing ({:?}); correct or remove the line, or set data.task.skip_unlabelled = true to \
+                 skip such lines",
                 row.label
             )));
         }
         Some(row) => notes.push(format!(
-            "{} of {} examples have no label (the first in line {}) and are passed over",
+            "{} of {} examples have no label (the first in line {}) and are skipped",
             missing.len(),
             missing.len() + labelled.len() + rows.len(),
             row.line
@@ -96,7 +101,7 @@ pub(in crate::data) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Resul
     rows.extend(labelled);
     rows.sort_by_key(|row| row.line);
     if rows.is_empty() {
-        bail!("has no example; give a file with one on each line, with its label");
+        bail!("the file has no examples; give a file with a labelled example on each line");
     }
     let textless = |row: &&Row<'_>| row.first.is_empty() || row.second.is_some_and(str::is_empty);
     if let Some(first) = rows.iter().find(textless) {
@@ -113,11 +118,12 @@ pub(in crate::data) fn rows<'t>(text: &'t str, config: &ClassifyConfig) -> Resul
     Ok((rows, notes))
 }
 
-/// `1.0` is 1, as tables with numbers and gaps are written, unless the classes are told to be written like that.
+/// Turns a label like `1.0` into `1`, because programs write integer columns with missing values that way. A label that
+/// [`ClassifyConfig::classes`] lists, or one of a regression, stays unchanged.
 fn whole<'t>(label: &'t str, config: &ClassifyConfig) -> &'t str {
-    let told = config.regression || config.classes.iter().flatten().any(|class| class == label);
+    let is_listed = config.regression || config.classes.iter().flatten().any(|class| class == label);
     match label.split_once('.') {
-        Some((whole, rest)) if !told && !whole.is_empty() && !rest.is_empty() => {
+        Some((whole, rest)) if !is_listed && !whole.is_empty() && !rest.is_empty() => {
             let is_whole = whole.bytes().all(|b| b.is_ascii_digit()) && rest.bytes().all(|b| b == b'0');
             if is_whole { whole } else { label }
         }
@@ -125,17 +131,21 @@ fn whole<'t>(label: &'t str, config: &ClassifyConfig) -> &'t str {
     }
 }
 
-/// A line with too few columns.
+/// Returns the error for a line with too few columns.
 fn short(line: usize, text: &str, cells: &[&str], (at, what): (usize, &str)) -> Error {
-    // Spreadsheets put quotes around a text with a line end in it.
+    // Spreadsheets quote a text that contains a line end.
     let remedy = match cells[0].starts_with('"') && text.matches('"').count() % 2 == 1 {
-        true => "a text in quotes goes on in the next line, and an example is one line: replace line ends within texts",
+        true => {
+            "a quoted text continues in the next line, but each example must be one line: replace line ends within \
+             texts"
+        }
         false => "correct or remove the line",
     };
     Error::new(format!("line {line}: {} columns, but the {what} is column {}; {remedy}", cells.len(), at + 1))
 }
 
-/// Says that the first line may name the columns: its label occurs once, while all others are numbers or occur more often.
+/// Returns a warning if the first line looks like a header: its label occurs once, while all others are numbers or
+/// occur more often.
 fn looks_like_header(rows: &[Row<'_>]) -> Option<String> {
     let (first, rest) = rows.split_first()?;
     let is_number = |label: &str| label.parse::<f64>().is_ok();
@@ -145,8 +155,8 @@ fn looks_like_header(rows: &[Row<'_>]) -> Option<String> {
     let alone = first.line == 1 && !is_number(first.label) && !counts.contains_key(first.label) && counts.len() > 1;
     (alone && others).then(|| {
         format!(
-            "warning: line 1 has the label {:?}, which no other line has; if it names the columns, set data.task.header = \
-             true (and if not, false)",
+            "warning: line 1 has the label {:?}, which no other line has; set data.task.header = true if it names the \
+             columns, or false if it does not",
             first.label
         )
     })

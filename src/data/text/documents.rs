@@ -1,8 +1,10 @@
-//! A stream of texts, divided into documents, in bounded memory.
+//! Splits a stream of texts into documents, in bounded memory.
 //!
-//! A text file's documents are marked by lines ([`Division::Prefix`], [`Division::Separator`]), or it is cut into pieces
-//! of about one size. In JSON lines every line has one. A file named `.jsonl` or `.ndjson` has them, and so has any other whose first
-//! line is a JSON object; with a name of plain text (`.txt`, `.md`) that is an error. Documents are numbered from zero over all files; every file begins a new one; one without any text is passed over and has no number.
+//! In a plain text file, documents are delimited by lines ([`Division::Prefix`], [`Division::Separator`]), or the text
+//! is cut into pieces of about equal size ([`Division::Pieces`]). In a JSON lines file, every line holds one document.
+//! A file is JSON lines if its name ends in `.jsonl` or `.ndjson`, or if its first line is a JSON object; the latter is
+//! an error for names of plain text (`.txt`, `.md`). Documents are numbered from zero across all files. Every file
+//! begins a new document. Documents without text are skipped and get no number.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,47 +16,50 @@ use crate::bail;
 use crate::error::{Error, Result};
 use crate::files::shell_quote;
 
-/// Pieces a text without documents is cut into before some are held out.
+/// The number of pieces that a text without documents is cut into, some of which are held out.
 const PIECES: u64 = 100;
-/// Where pieces end with words, they end anywhere after so many bytes without white space.
+/// When pieces may end at word boundaries, a piece ends anywhere after this number of bytes without whitespace.
 const LONGEST_WORD: u64 = 64;
-/// A longer line of JSON is a mistake, and not worth the memory.
+/// The longest JSON line that is read, in bytes. A longer one is a mistake.
 const LONGEST_LINE: usize = 256 << 20;
 
-/// Where a document of a plain text begins.
+/// Where the documents of a plain text begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Division {
-    /// At each line that starts with this. What is before the first such line of a file belongs to its first document.
+    /// At each line that starts with this prefix. Text before the first such line of a file belongs to its first
+    /// document.
     Prefix(String),
-    /// After each line that is exactly this. The line itself belongs to no document.
+    /// After each line that equals this separator. The line itself belongs to no document.
     Separator(String),
-    /// About a hundred pieces that end with a line, of texts of so many bytes in all ([`text_bytes`] counts them). `words`: that
-    /// end with a word too, or where there is none with any character, for texts with next to no line ends.
+    /// The text is cut into about 100 pieces of about equal size, which end at line ends. `total` is the number of
+    /// bytes of all plain texts ([`text_bytes`]). With `words`, for texts with hardly any line ends, a piece may also
+    /// end at a word boundary, or at any character if there is no whitespace nearby.
     Pieces { total: u64, words: bool },
 }
 
-/// What a file of texts is.
+/// The format of a text file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Text,
     JsonLines,
     /// JSON lines by its content, plain text by its name.
     Disguised,
-    /// One JSON document that is no object in a line.
+    /// A single JSON document rather than an object per line.
     Json,
 }
 
-/// How much of a first line is looked at.
+/// The number of bytes of the first line that are examined.
 const FIRST_LINE: usize = 1 << 20;
 
-/// The content decides: JSON lines begin with an object in the first line. The name is a hint where that is something else.
+/// Detects the format of a file. A name that ends in `.jsonl` or `.ndjson` decides. Otherwise the content does: a file
+/// whose first line is a JSON object is JSON lines.
 fn form(path: &Path) -> Form {
     let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     let name = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(&name);
     if name.ends_with(".jsonl") || name.ends_with(".ndjson") {
         return Form::JsonLines;
     }
-    // What cannot be read is told where it is.
+    // Errors are ignored here: the same file is read again by code that reports them.
     let first = first_line(path).unwrap_or_default();
     let object = match first.strip_suffix('\n') {
         Some(line) => json_line::is_object(line),
@@ -78,27 +83,28 @@ fn first_line(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Whether a file has JSON lines, compressed or not.
+/// Returns whether a file is in the JSON lines format. It may be compressed.
 pub fn is_json_lines(path: &Path) -> bool {
     form(path) == Form::JsonLines
 }
 
-/// As [`is_json_lines`].
+/// Returns whether a file is in the JSON lines format, like [`is_json_lines`], and rejects JSON that would be read as
+/// prose.
 ///
 /// # Errors
-/// JSON that would be taken for prose.
+/// Fails if the file is JSON lines but its name says plain text, or if it is a single JSON document.
 pub fn check_form(path: &Path) -> Result<bool> {
     match form(path) {
         Form::Text => Ok(false),
         Form::JsonLines => Ok(true),
         Form::Disguised => bail!(
-            "{}: the first line is a JSON object, but the name says plain text; name the file .jsonl, which reads the text in \
-             each line, or begin it with an empty line, which makes braces and keys part of the text",
+            "{}: the first line is a JSON object, but the file name says plain text; rename it to .jsonl to read the \
+             text in each line, or begin it with an empty line to treat braces and keys as part of the text",
             path.display()
         ),
         Form::Json => bail!(
-            "{}: one JSON document, where lines with an object each are read; convert it, a list of objects for instance with \
-             `jq -c '.[]' {} > {}`",
+            "{}: the file is a single JSON document, expected one JSON object per line; convert it, for example a list \
+             of objects with `jq -c '.[]' {} > {}`",
             path.display(),
             shell_quote(path),
             shell_quote(&path.with_extension("jsonl"))
@@ -109,66 +115,70 @@ pub fn check_form(path: &Path) -> Result<bool> {
 /// A part of a document.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Part<'a> {
-    /// The document's number.
+    /// The number of the document.
     pub document: u64,
-    /// The first part of its document.
+    /// Whether this is the first part of the document.
     pub begins: bool,
-    /// At least one character.
+    /// The text, never empty.
     pub text: &'a str,
 }
 
-/// Reads files one after another. See the module.
+/// Reads files one after another and splits their text into documents.
 pub struct Documents {
-    /// The files that were not opened yet, the last first.
+    /// The files that were not opened yet, in reverse order.
     left: Vec<PathBuf>,
     division: Division,
     /// The key of a JSON line's text.
     field: String,
     reader: Option<TextReader>,
     json: bool,
-    /// Text that was read, from `at` on not yet given away; `ended`: the file has no more.
+    /// Text that was read from the current file; the part from `at` on was not returned yet.
     text: String,
     at: usize,
+    /// Whether the current file was read to its end.
     ended: bool,
-    /// Whether `at` is the begin of a line that was not looked at yet.
+    /// Whether `at` is at the start of a line that was not checked for a mark yet.
     line_start: bool,
-    /// Whether what comes next belongs to a new document.
+    /// Whether the next text belongs to a new document.
     fresh: bool,
-    /// Whether this file had a line with the prefix.
+    /// Whether the current file had a mark (a line with the prefix, or a separator) so far.
     marked: bool,
-    /// Lines with the prefix, or separators, in all files.
+    /// The number of marks in all files so far.
     marks: u64,
+    /// The number of documents that began so far.
     documents: u64,
-    /// Bytes of all texts before `at`, and the next piece to cut off.
+    /// The number of bytes of all plain texts before `at`.
     passed: u64,
+    /// The number of the next piece to cut off, from 1.
     piece: u64,
-    /// A line of JSON as far as it was read, its number, and the text in it.
+    /// The part of the current JSON line that was read so far.
     line: String,
     line_number: u64,
+    /// The text of the last JSON line.
     document: String,
 }
 
-/// What a look at the text read so far gives.
+/// The result of scanning the text that was read so far.
 enum Step {
-    /// This range of `text`; `ends`: with it ends a document.
+    /// This range of `text` can be returned. With `ends`, it is the end of a document.
     Text { range: Range<usize>, ends: bool },
-    /// The whole of `document`.
+    /// The document in `document` can be returned.
     Json,
-    /// Nothing, until more is read.
+    /// More text must be read first.
     More,
 }
 
-/// Whether a document's mark is at the begin of a text.
+/// Whether a text begins with a mark.
 enum Mark {
     No,
-    /// And so many bytes belong to no document.
+    /// It does, and this number of bytes belong to no document.
     Yes(usize),
     /// The text is too short to tell.
     Unknown,
 }
 
 impl Documents {
-    /// The documents of `inputs`. Of a line of JSON, the text under the key `field` is one.
+    /// Returns a reader of the documents of `inputs`. `field` is the key of the text in JSON lines.
     pub fn new(inputs: &[PathBuf], division: Division, field: &str) -> Self {
         Documents {
             left: inputs.iter().rev().cloned().collect(),
@@ -192,28 +202,28 @@ impl Documents {
         }
     }
 
-    /// The documents of one text in memory.
+    /// Returns a reader of the documents of a text in memory.
     pub(in crate::data) fn in_memory(text: &str, division: Division) -> Self {
         let mut documents = Self::new(&[], division, "");
         documents.reader = Some(TextReader::in_memory(Path::new("text"), text.as_bytes().to_vec()));
         documents
     }
 
-    /// Documents that began so far.
+    /// Returns the number of documents that began so far.
     pub fn count(&self) -> u64 {
         self.documents
     }
 
-    /// Lines with the prefix, or separators, so far.
+    /// Returns the number of marks so far: lines that start with the prefix, or separators.
     pub fn marks(&self) -> u64 {
         self.marks
     }
 
-    /// The next part; `None`: there are no more.
+    /// Returns the next part of a document, or `None` at the end of the last file.
     ///
     /// # Errors
-    /// What [`TextReader`] refuses; of JSON lines, by file and line: what is no JSON object, has no string under the
-    /// key, or is longer than 256 MiB.
+    /// Fails on errors of [`TextReader`] and [`check_form`], and if a JSON line is not an object, has no string under
+    /// the key, or is longer than 256 MiB; the message names the file and line.
     pub fn next_part(&mut self) -> Result<Option<Part<'_>>> {
         loop {
             if self.reader.is_none() {
@@ -248,14 +258,15 @@ impl Documents {
         }
     }
 
-    /// The number of the document that has text now.
+    /// Returns the number of the document that the current text belongs to. `ends`: it is the last text of that
+    /// document.
     fn number(&mut self, ends: bool) -> u64 {
         self.documents += u64::from(self.fresh);
         self.fresh = ends;
         self.documents - 1
     }
 
-    /// Reads on, or closes the file when nothing is left of it.
+    /// Reads more text, or closes the file at its end.
     fn refill(&mut self) -> Result<()> {
         let Some(reader) = &mut self.reader else { return Ok(()) };
         self.text.drain(..self.at);
@@ -276,7 +287,8 @@ impl Documents {
                 Mark::No => self.line_start = false,
                 Mark::Yes(skip) => {
                     self.marks += 1;
-                    // A file's first document may have begun before the first line with the prefix.
+                    // Text before the first line with the prefix belongs to the first document, so that line begins
+                    // none.
                     let begins = skip > 0 || self.marked;
                     self.fresh |= begins;
                     self.marked = true;
@@ -303,7 +315,7 @@ impl Documents {
         }
     }
 
-    /// Whether `rest`, which begins with a line, begins with a mark.
+    /// Returns whether `rest`, which starts at the start of a line, begins with a mark.
     fn mark(&self, rest: &str) -> Mark {
         let unknown = if self.ended { Mark::No } else { Mark::Unknown };
         match &self.division {
@@ -326,9 +338,9 @@ impl Documents {
         if self.at == self.text.len() {
             return Step::More;
         }
-        // A piece ends with the first line that ends at or after its share of the text. Widened: no overflow.
+        // A piece ends with the first line that ends at or after its share of the text. u128 avoids an overflow.
         let last = |piece: u64| ((u128::from(total) * u128::from(piece) / u128::from(PIECES)) as u64).max(1) - 1;
-        // Where lines are longer than pieces, one line ends several.
+        // A line that is longer than a piece ends several pieces.
         while self.piece < PIECES && last(self.piece) < self.passed && self.fresh {
             self.piece += 1;
         }
@@ -340,7 +352,7 @@ impl Documents {
         let rest = &self.text.as_bytes()[self.at..];
         let Some(rest) = usize::try_from(from).ok().and_then(|from| rest.get(from..)) else { return whole };
         let begin = self.text.len() - rest.len();
-        // So far behind its share a piece ends anywhere.
+        // A piece that is more than LONGEST_WORD bytes longer than its share ends at any character.
         let late = (self.passed + (begin - self.at) as u64).saturating_sub(last(self.piece));
         let left = if words { LONGEST_WORD.saturating_sub(late) as usize } else { usize::MAX };
         let near = &rest[..rest.len().min(left)];
@@ -362,7 +374,7 @@ impl Documents {
             let part = &rest[..newline.unwrap_or(rest.len())];
             let read = part.len() + usize::from(newline.is_some());
             if self.line.len() + part.len() > LONGEST_LINE {
-                return Err(self.bad_line("longer than 256 MiB; put every document on a line of its own"));
+                return Err(self.bad_line("longer than 256 MiB; put each document on its own line"));
             }
             self.line.push_str(part);
             self.at += read;
@@ -390,12 +402,12 @@ impl Documents {
                     format!("not a JSON object: {what} at column {column}; correct or remove the line")
                 }
                 Fault::Null => format!("{field:?} is null; give the document a text, or remove the line"),
-                Fault::NoText => format!("{field:?} is no string; name the key of the text"),
-                Fault::BadText(cause) => format!("{field:?} is no text: {cause}; correct or remove the line"),
+                Fault::NoText => format!("{field:?} is not a string; name the key of the text"),
+                Fault::BadText(cause) => format!("{field:?} is not valid text: {cause}; correct or remove the line"),
                 Fault::NoKey(keys) => {
                     let keys: Vec<String> = keys.iter().map(|key| format!("{key:?}")).collect();
                     let keys = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
-                    format!("no key {field:?}; name the key of the text, its keys are: {keys}")
+                    format!("no key {field:?}; name the key of the text (keys in this line: {keys})")
                 }
             })
         })
@@ -407,10 +419,10 @@ impl Documents {
     }
 }
 
-/// UTF-8 bytes of all texts in `inputs`, JSON lines aside.
+/// Returns the total number of UTF-8 bytes of the plain texts in `inputs`; JSON lines files do not count.
 ///
 /// # Errors
-/// What [`TextReader`] refuses.
+/// See [`TextReader::read`] and [`check_form`].
 pub fn text_bytes(inputs: &[PathBuf]) -> Result<u64> {
     let mut total = 0;
     let mut text = String::new();
@@ -427,15 +439,15 @@ pub fn text_bytes(inputs: &[PathBuf]) -> Result<u64> {
     Ok(total)
 }
 
-/// Checks that a mark can be at the begin of a line; `key` is its name in errors.
+/// Checks that a prefix or separator can match a line. `key` is its name in error messages.
 ///
 /// # Errors
-/// When it is empty or spans lines.
+/// Fails if it is empty or spans several lines.
 pub fn check_mark(mark: &str, key: &str) -> Result<()> {
     if mark.is_empty() {
         bail!(
-            "{key} is empty, so every line would be a document; give the start of a document's first line, or leave \
-             {key} out"
+            "{key} is empty, so every line would be a document; set it to the start of a document's first line, or \
+             leave {key} out"
         );
     }
     if mark.contains('\n') {

@@ -1,19 +1,20 @@
-//! Encodings of text that are not UTF-8, as far as the first bytes tell for certain.
+//! Detects text encodings other than UTF-8 (UTF-16 and UTF-32) where the first bytes make them certain.
 
 use std::path::Path;
 
 use crate::files::shell_quote;
 
-/// How many bytes are looked at.
+/// The number of bytes that are examined.
 const LOOKED_AT: usize = 4096;
-/// Fewer say nothing.
+/// Without a byte order mark, fewer bytes than this are too few to decide.
 const FEWEST: usize = 16;
 
-/// The encoding that a text which begins like this has, as `iconv` names it. With a mark it is certain; without, it is where
-/// every other byte is zero (or three of four), as in most languages of Europe, and nearly no other.
+/// Returns the encoding of a text by its first bytes, as `iconv` names it, or `None` if it may be UTF-8. A byte order
+/// mark decides. Without one, the text is UTF-16 if nearly every other byte is zero (UTF-32: three of every four),
+/// which holds for most European languages and few others.
 pub(in crate::data) fn other_than_utf8(first: &[u8]) -> Option<&'static str> {
     match first {
-        // UTF-16 in this order would begin with a zero character.
+        // UTF-32 first: as UTF-16LE, the first of these would begin with a NUL character.
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => return Some("UTF-32"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Some("UTF-16"),
         _ => {}
@@ -39,12 +40,13 @@ pub(in crate::data) fn other_than_utf8(first: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What to do about a text in another encoding.
+/// Returns the error message for a text in another encoding, with the command that converts it.
 pub(in crate::data) fn named(path: &Path, encoding: &str, compressed: bool) -> String {
     let place = path.display();
     if compressed {
         return format!(
-            "{place}: the text is {encoding}, not UTF-8; decompress it and convert it with `iconv -f {encoding} -t UTF-8`"
+            "{place}: the text is {encoding}, not UTF-8; decompress it and convert it with `iconv -f {encoding} -t \
+             UTF-8`"
         );
     }
     let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();

@@ -1,27 +1,29 @@
-//! The text in a line of JSON, under one key. What the other keys hold need not even be JSON that Rust could hold: not-a-number,
-//! half a surrogate pair and any depth of brackets are passed over.
+//! Extracts the text under one key from a line of JSON.
+//!
+//! The values of the other keys are skipped without being parsed, so they may be NaN, contain half of a surrogate pair,
+//! or be nested arbitrarily deep.
 
 use std::ops::Range;
 
 /// What is wrong with a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::data) enum Fault {
-    /// Not an object, as of a byte counted from 1.
+    /// The line is not an object. `column` is the byte where parsing failed, counted from 1.
     Broken { what: &'static str, column: usize },
-    /// The key is not there; some that are, sorted.
+    /// The key is missing. Holds some of the keys that are present, sorted.
     NoKey(Vec<String>),
-    /// The key's value is null.
+    /// The value of the key is null.
     Null,
-    /// The key's value is something else than a text.
+    /// The value of the key is not a string.
     NoText,
-    /// The text itself cannot be read.
+    /// The string under the key cannot be decoded. Holds the reason.
     BadText(String),
 }
 
-/// Keys that an error lists.
+/// The largest number of keys that [`Fault::NoKey`] lists.
 const SHOWN: usize = 8;
 
-/// The text under `key`; of a key that is there twice, the last.
+/// Returns the text under `key`. If the key occurs more than once, the last one counts.
 pub(in crate::data) fn text(line: &str, key: &str) -> Result<String, Fault> {
     let (mut found, mut others) = (None, Vec::new());
     entries(line, |name, value| match name {
@@ -37,7 +39,7 @@ pub(in crate::data) fn text(line: &str, key: &str) -> Result<String, Fault> {
     match &line[value] {
         "null" => Err(Fault::Null),
         text if text.starts_with('"') => serde_json::from_str(text).map_err(|e| {
-            // The parser's own position counts from the text's begin.
+            // Drop the parser's position, which counts from the start of the string.
             let text = e.to_string();
             Fault::BadText(text.split(" at line ").next().unwrap_or_default().to_owned())
         }),
@@ -45,13 +47,14 @@ pub(in crate::data) fn text(line: &str, key: &str) -> Result<String, Fault> {
     }
 }
 
-/// Whether a line is an object with at least one key.
+/// Returns whether a line is a JSON object with at least one key.
 pub(in crate::data) fn is_object(line: &str) -> bool {
     let mut keys = 0;
     entries(line, |_, _| keys += 1).is_ok() && keys > 0
 }
 
-/// Calls `each` with every key of the object that `line` is, as far as it can be read, and where its value stands.
+/// Calls `each` with every key of the object in `line` (an error if the key cannot be decoded) and the range of its
+/// value.
 fn entries(line: &str, mut each: impl FnMut(serde_json::Result<String>, Range<usize>)) -> Result<(), Fault> {
     let mut at = Cursor { bytes: line.as_bytes(), at: 0 };
     at.space();
@@ -114,7 +117,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// Passes over a string and gives its range, with the quotes.
+    /// Skips a string and returns its range, including the quotes.
     fn string(&mut self) -> Result<Range<usize>, Fault> {
         let begin = self.at;
         self.at += 1;
@@ -131,7 +134,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// Passes over a value and gives its range.
+    /// Skips a value and returns its range.
     fn value(&mut self) -> Result<Range<usize>, Fault> {
         let begin = self.at;
         match self.peek() {
@@ -153,14 +156,14 @@ impl Cursor<'_> {
         Ok(begin..self.at)
     }
 
-    /// Passes over brackets that match, whatever is in them.
+    /// Skips matching brackets and everything inside them.
     fn nested(&mut self) -> Result<(), Fault> {
         let mut open = Vec::new();
         loop {
             match self.peek() {
                 Some(byte @ (b'{' | b'[')) => open.push(byte),
                 Some(byte @ (b'}' | b']')) => {
-                    // The closing brackets follow two places after the opening ones.
+                    // In ASCII, a closing bracket is the opening bracket plus 2.
                     if open.pop() != Some(byte - 2) {
                         return Err(self.broken("brackets do not match"));
                     }

@@ -1,4 +1,7 @@
-//! Texts and their two sides: what is trained on and what is held out.
+//! Reads texts and splits them into a training and a held-out (validation) split.
+//!
+//! [`reader`] streams the text of a file, [`documents`] divides it into documents, and [`TextSource`] assigns each
+//! document to a split, trains a tokenizer on the training split and encodes both.
 
 pub mod documents;
 pub(crate) mod encodings;
@@ -19,30 +22,31 @@ use crate::memory;
 use documents::{Division, Documents, check_form, check_mark, is_json_lines, text_bytes};
 use reader::TextReader;
 
-/// The key of a JSON line's text, where none is given.
+/// The default key of the text in JSON lines.
 pub const FIELD: &str = "text";
-/// A text of so many bytes is cut between words where lines are too long to hold any out; shorter ones are a mistake.
+/// If the lines of a text are too long to hold any out, a text of at least this number of bytes is cut between words. A
+/// shorter text is rejected.
 const FEWEST_FOR_WORDS: u64 = 1 << 14;
-/// Between two notes on how far the encoder is.
+/// The time between two progress notes of the encoder.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// How a text is split into a training side and a held-out (validation) side.
+/// How a text is split into a training split and a held-out (validation) split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldOut {
     /// A document starts at each line that starts with this. Anything before the first such line belongs to the first
     /// document. `None`: the text is cut at line ends into 100 roughly equal pieces instead.
     pub prefix: Option<String>,
-    /// Of the documents or pieces, numbered from zero, numbers `every - 1`, `2 * every - 1`, ... are held out.
+    /// Documents or pieces `every - 1`, `2 * every - 1`, ..., numbered from zero, are held out.
     pub every: usize,
 }
 
-/// Reads a UTF-8 text whole; it may be compressed, as the name says: `.zst` (one or more frames) or `.gz` (one or more
-/// members). Of JSON lines it is the text of each under the key `text`, with line ends between them.
+/// Reads a whole UTF-8 text into memory. It may be compressed (Zstandard or gzip). The text of a JSON lines file is the
+/// texts under the key `text`, separated by line ends.
 ///
 /// # Errors
-/// What [`TextReader`] and [`Documents`] refuse.
+/// Fails if the file does not fit into memory, and on errors of [`TextReader`] and [`Documents`].
 pub fn read_text(path: &Path) -> Result<String> {
-    // Asked for at once, so that a file beyond all memory is refused in a sentence.
+    // Allocate the size of the file up front, so that a file that exceeds the memory gives a clear error.
     let size = fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
     let mut text =
         String::from_utf8(memory::with_capacity(usize::try_from(size).unwrap_or(usize::MAX)).at(path.display())?)
@@ -62,10 +66,10 @@ pub fn read_text(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Splits `text` into (training side, held-out side), each in the order of the text. See [`HeldOut`].
+/// Splits `text` into (training, held-out), each in the order of the text. See [`HeldOut`].
 ///
 /// # Errors
-/// When `every` is less than 2, when `prefix` starts no line, or when one side would be empty.
+/// Fails if `every` is less than 2, if no line starts with `prefix`, or if a split would be blank.
 pub fn split(text: &str, held_out: &HeldOut) -> Result<(String, String)> {
     let marks = held_out.prefix.clone().map_or(Marks::None, Marks::Prefix);
     let source = TextSource { inputs: Vec::new(), marks, field: String::new(), every: held_out.every, keys: &CONFIG };
@@ -87,21 +91,23 @@ pub fn split(text: &str, held_out: &HeldOut) -> Result<(String, String)> {
     Ok((train, valid))
 }
 
-/// The training side, and the held-out one, in lists of both.
+/// The index of the training split in arrays of both splits.
 pub const TRAIN: usize = 0;
+/// The index of the held-out split in arrays of both splits.
 pub const VALID: usize = 1;
 
-/// What tells one document of a plain text from the next.
+/// How the documents of a plain text are delimited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Marks {
-    /// See [`Division`].
+    /// See [`Division::Prefix`].
     Prefix(String),
+    /// See [`Division::Separator`].
     Separator(String),
-    /// Nothing: pieces take the place of documents.
+    /// They are not: the text is cut into pieces instead ([`Division::Pieces`]).
     None,
 }
 
-/// What errors call the settings.
+/// The names of the settings in error messages.
 #[derive(Debug)]
 pub struct Keys {
     pub every: &'static str,
@@ -109,34 +115,40 @@ pub struct Keys {
     pub separator: &'static str,
 }
 
-/// In a configuration.
+/// The configuration keys.
 pub const CONFIG: Keys =
     Keys { every: "data.held_out_every", prefix: "data.document_prefix", separator: "data.separator" };
-/// On the command line.
+/// The command line options.
 pub const FLAGS: Keys = Keys { every: "--held-out-every", prefix: "--document-prefix", separator: "--separator" };
 
-/// Texts, and how they are divided and held out.
+/// Text files, and how they are divided into documents and splits.
 #[derive(Debug, Clone)]
 pub struct TextSource {
+    /// Plain text or JSON lines files.
     pub inputs: Vec<PathBuf>,
     pub marks: Marks,
-    /// The key of a JSON line's text.
+    /// The key of the text in JSON lines.
     pub field: String,
-    /// Of the documents, numbered from zero, numbers `every - 1`, `2 * every - 1`, ... are held out.
+    /// Documents `every - 1`, `2 * every - 1`, ..., numbered from zero, are held out.
     pub every: usize,
+    /// The names of these settings in error messages.
     pub keys: &'static Keys,
 }
 
-/// What takes tokens: those of a piece of text, whether it begins a document, and its side.
+/// A consumer of tokens. Its arguments are the tokens of a piece of text, whether the piece begins a document, and its
+/// split ([`TRAIN`] or [`VALID`]).
 pub type SideSink<'a> = dyn FnMut(&[u32], bool, usize) -> Result<()> + 'a;
 
-/// What reading all of a source told.
+/// Statistics from one pass over a source.
 #[derive(Debug, Default)]
 pub struct Survey {
-    /// UTF-8 bytes of each side.
+    /// The number of UTF-8 bytes of each split.
     pub bytes: [u64; 2],
+    /// Whether each split has text other than whitespace.
     filled: [bool; 2],
+    /// The number of documents or pieces.
     pub documents: u64,
+    /// The number of lines that delimit documents.
     marks: u64,
 }
 
@@ -148,23 +160,25 @@ impl Survey {
 }
 
 impl TextSource {
-    /// The side of a document.
+    /// Returns the split of a document: [`TRAIN`] or [`VALID`].
     pub fn side(&self, document: u64) -> usize {
         let every = self.every as u64;
         if document % every == every - 1 { VALID } else { TRAIN }
     }
 
-    /// Reads all of it, once or, when it is cut into pieces, twice or three times.
+    /// Reads all texts and returns how they are divided and their statistics. A text that is cut into pieces is read
+    /// two or three times.
     ///
     /// # Errors
-    /// What [`Documents`] refuses; settings that fit no text, or not this one; a side without text.
+    /// Fails on errors of [`Documents`], if the settings are invalid or do not fit the texts, or if a split would be
+    /// blank.
     pub fn survey(&self) -> Result<(Division, Survey)> {
         self.check()?;
         let plain = self.inputs.iter().any(|path| !is_json_lines(path));
         let total = if plain && self.marks == Marks::None { text_bytes(&self.inputs)? } else { 0 };
         let mut division = self.division(total);
         let mut survey = self.survey_of(&division)?;
-        // A book in one line is no reason to refuse it.
+        // The lines are too long for a split at line ends (a book in one line, say): cut between words.
         if !survey.filled[VALID] && total >= FEWEST_FOR_WORDS {
             division = Division::Pieces { total, words: true };
             survey = self.survey_of(&division)?;
@@ -195,7 +209,7 @@ impl TextSource {
         }
     }
 
-    /// For errors.
+    /// Returns a name of the inputs for error messages.
     fn name(&self) -> String {
         match &self.inputs[..] {
             [] => String::new(),
@@ -212,11 +226,11 @@ impl TextSource {
                 self.every
             );
         }
-        // Patterns of a shell overlap easily, and what is held out would be trained on as well.
+        // Shell patterns overlap easily, and then held-out documents could be trained on.
         let mut seen = HashSet::new();
         let again = |path: &&PathBuf| fs::canonicalize(path).is_ok_and(|place| !seen.insert(place));
         if let Some(path) = self.inputs.iter().find(again) {
-            bail!("{} is given twice; name every input once", path.display());
+            bail!("{} is given twice; name each input once", path.display());
         }
         let (mark, key) = match &self.marks {
             Marks::Prefix(mark) => (mark, prefix),
@@ -225,7 +239,7 @@ impl TextSource {
         };
         check_mark(mark, key)?;
         if let Some(json) = self.inputs.iter().find(|path| is_json_lines(path)) {
-            bail!("{}: every line of JSON is a document; leave {key} out", json.display());
+            bail!("{}: in JSON lines, every line is a document; leave {key} out", json.display());
         }
         Ok(())
     }
@@ -238,7 +252,10 @@ impl TextSource {
                 "no line starts with {prefix} {mark:?}; check it against the text, or leave it out to split by size"
             ),
             Marks::Separator(mark) if survey.marks == 0 => {
-                bail!("no line is {separator} {mark:?}; check it against the text, or leave it out to split by size")
+                bail!(
+                    "no line is equal to {separator} {mark:?}; check it against the text, or leave it out to split by \
+                     size"
+                )
             }
             _ => {}
         }
@@ -262,18 +279,20 @@ impl TextSource {
         }
         if !survey.filled[TRAIN] {
             bail!(
-                "nothing is left to train on: {key} is {every} and all {count} {unit}s but the held-out ones are blank; \
-                 set {key} higher or give a longer text"
+                "nothing is left to train on: {key} is {every} and all of the {count} {unit}s except the held-out ones \
+                 are blank; set {key} higher or give a longer text"
             );
         }
         Ok(())
     }
 
-    /// Makes or loads a tokenizer ([`Tokenizer::from_spec`]), trained on the training side: on all of it, or on pieces
-    /// of a few kilobytes from all over it, at most `sample` bytes in all. `joined` as in [`TextSource::encode`].
+    /// Loads the tokenizer of `spec`, or trains it on the training split (see [`Tokenizer::from_spec`]). If the split
+    /// has more than `sample` bytes, it is trained on about that many: pieces of a few kilobytes spread over the whole
+    /// split. The vocabulary of `char` is always collected from the whole split. `joined` has the meaning it has in
+    /// [`TextSource::encode`].
     ///
     /// # Errors
-    /// What [`Documents`] and [`Tokenizer::from_spec`] refuse.
+    /// Fails on errors of [`Documents`] and [`Tokenizer::from_spec`].
     pub fn tokenizer(
         &self,
         spec: &str,
@@ -289,7 +308,7 @@ impl TextSource {
             next: None,
             ended: false,
             error: None,
-            // All characters are wanted, and a set of them takes no memory.
+            // A `char` tokenizer needs all characters, and collecting them takes little memory.
             sample: if spec == "char" { u64::MAX } else { sample },
             total: survey.bytes[TRAIN],
             seen: 0,
@@ -302,11 +321,12 @@ impl TextSource {
         }
     }
 
-    /// Encodes everything. `joined`: each side is one text, and its documents are not told apart; otherwise every
-    /// document is encoded by itself. `sink` gets the tokens.
+    /// Encodes all texts and passes the tokens to `sink`. With `joined`, each split is encoded as one text, ignoring
+    /// document boundaries; otherwise every document is encoded separately. `note` gets progress messages, and a
+    /// warning about unknown tokens.
     ///
     /// # Errors
-    /// What [`Documents`] and [`Encoder`] refuse; errors of `sink`.
+    /// Fails on errors of [`Documents`], [`Encoder`] and `sink`.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
@@ -319,7 +339,7 @@ impl TextSource {
         let mut encoders = [Encoder::new(tokenizer), Encoder::new(tokenizer)];
         let (mut done, mut noted) = (0, Instant::now());
         let unknown = tokenizer.unknown();
-        // Of all tokens, those that are unknown.
+        // The number of all tokens and of unknown tokens.
         let mut counts = [0u64; 2];
         let mut sink = |ids: &[u32], begins: bool, side: usize| {
             counts[0] += ids.len() as u64;
@@ -348,25 +368,29 @@ impl TextSource {
     }
 }
 
-/// The training side in pieces, for a tokenizer.
+/// Iterates over pieces of the training split, to train a tokenizer on.
 struct Training<'a> {
     source: &'a TextSource,
     documents: Documents,
     cutter: Cutter,
     joined: bool,
-    /// The begin of a document that waits for the end of the one before to be given out.
+    /// The start of the next document, which is held back until the rest of the current one was returned.
     next: Option<String>,
     ended: bool,
     error: Option<Error>,
-    /// Bytes to take, of how many; those passed over or taken, and those taken.
+    /// The number of bytes to sample.
     sample: u64,
+    /// The number of bytes of the split.
     total: u64,
+    /// The number of bytes sampled or skipped so far.
     seen: u64,
+    /// The number of bytes sampled so far.
     taken: u64,
 }
 
 impl Training<'_> {
-    /// Whether a piece belongs to the sample: as soon as that is behind its share.
+    /// Returns whether to sample a piece, which is the case while the sample has at most its proportional share of the
+    /// bytes seen so far.
     fn takes(&mut self, piece: &str) -> bool {
         let share = u128::from(self.seen) * u128::from(self.sample);
         let takes = self.sample >= self.total || u128::from(self.taken) * u128::from(self.total) <= share;

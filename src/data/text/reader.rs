@@ -1,5 +1,5 @@
-//! Text files of any size as a stream of UTF-8, in bounded memory: plain, gzip (one or more members) and Zstandard (one or
-//! more frames). Other files as a stream of bytes.
+//! Reads text files of any size as a stream of UTF-8, and other files as a stream of bytes, in bounded memory. Files
+//! may be plain, gzip (one or more members) or Zstandard (one or more frames).
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -14,12 +14,13 @@ use crate::bail;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Bytes read at a time; few where inputs are made up to break this, so that a part may end anywhere.
+/// The number of bytes read at a time. It is small for fuzzing, so that a part may end at any character.
 const CHUNK: usize = if cfg!(fuzzing) { 128 } else { 256 << 10 };
 
-/// Text compresses to a fifth, the most repetitive logs to a hundredth. Beyond this, a few bytes could fill any disk and
-/// take for ever; up to [`SMALL_TEXT`] bytes nothing is refused.
+/// The largest accepted ratio of decompressed to compressed size. Text compresses to about a fifth, the most repetitive
+/// logs to a hundredth. The limit stops decompression bombs, which would fill any disk.
 const LARGEST_RATIO: u64 = 200;
+/// The decompressed size in bytes up to which [`LARGEST_RATIO`] is not checked.
 const SMALL_TEXT: u64 = 64 << 20;
 
 /// How the bytes of a file are compressed.
@@ -31,8 +32,9 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// By the first bytes, none of which a text or an image file has. Zstandard has other ways to begin, so there the name counts;
-    /// a file that is only called `.gz` was decompressed on its way, as browsers do.
+    /// Detects the compression by the magic bytes in `first`, with which no text or image file begins. A Zstandard file
+    /// may begin with other bytes (a skippable frame), so the extension `.zst` counts, too. A file that is only named
+    /// `.gz` was decompressed in transit, as browsers do, and is read as it is.
     pub fn of(path: &Path, first: &[u8]) -> Self {
         let named = |name: &str| path.extension().is_some_and(|extension| extension == name);
         match first {
@@ -44,10 +46,11 @@ impl Compression {
         }
     }
 
-    /// As [`Compression::of`].
+    /// Detects the compression like [`Compression::of`].
     ///
     /// # Errors
-    /// The file stands for another one, or is what a failed download leaves.
+    /// Fails if the file is a Git LFS pointer, or if its name says that it is compressed but its content is a web page,
+    /// as a failed download leaves it.
     fn checked(path: &Path, first: &[u8]) -> Result<Self> {
         files::check_fetched(path, first)?;
         let compressed = path.extension().is_some_and(|extension| extension == "gz" || extension == "zst");
@@ -58,10 +61,10 @@ impl Compression {
     }
 }
 
-/// Opens a regular file for reading from its begin to its end.
+/// Opens a regular file for sequential reading.
 ///
 /// # Errors
-/// When it is missing, a folder or another thing that is no file, or unreadable.
+/// Fails if the file is missing, unreadable, a folder, or not a regular file.
 pub(in crate::data) fn open_file(path: &Path) -> Result<BufReader<File>> {
     let facts = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if facts.is_dir() {
@@ -69,27 +72,29 @@ pub(in crate::data) fn open_file(path: &Path) -> Result<BufReader<File>> {
     }
     if !facts.is_file() {
         bail!(
-            "cannot read {}: it is not a regular file, and data is read more than once; write it to a file first",
+            "cannot read {}: it is not a regular file, but data is read more than once; write it to a file first",
             path.display()
         );
     }
     Ok(BufReader::with_capacity(CHUNK, File::open(path).map_err(|e| Error::io("read", path, e))?))
 }
 
-/// A file's text, piece by piece.
+/// Reads the text of a file part by part.
 pub struct TextReader {
     path: PathBuf,
     bytes: Bytes,
     buffer: Vec<u8>,
-    /// Bytes at the front of `buffer` that begin a character whose end is not read yet.
+    /// The number of bytes at the front of `buffer` that are the start of a character whose end was not read yet.
     carried: usize,
-    /// Bytes and line ends of the text so far, for errors.
+    /// The number of bytes of text so far.
     offset: u64,
+    /// The number of line ends so far.
     lines: u64,
-    /// More bytes than this are no text that was compressed.
+    /// The largest accepted number of bytes after decompression.
     most: u64,
+    /// Whether the text was only whitespace so far.
     blank: bool,
-    /// Nothing was read yet.
+    /// Whether nothing was read yet.
     first: bool,
 }
 
@@ -100,10 +105,11 @@ enum Bytes {
 }
 
 impl TextReader {
-    /// Opens the text at `path`; nothing but its first bytes is read yet.
+    /// Opens the text at `path` and reads its first bytes to detect the compression.
     ///
     /// # Errors
-    /// When the file is missing, unreadable, not a regular file, or empty.
+    /// Fails if the file is missing, unreadable, not a regular file, empty, a Git LFS pointer, or a web page in place
+    /// of a compressed file.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = open_file(path)?;
         let first = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
@@ -115,7 +121,7 @@ impl TextReader {
         Ok(Self::new(path, bytes, most))
     }
 
-    /// A text in memory, under a name for errors.
+    /// Returns a reader of a text in memory. `name` stands for its path in error messages.
     pub(in crate::data) fn in_memory(name: &Path, text: Vec<u8>) -> Self {
         Self::new(name, Bytes::Plain(Box::new(io::Cursor::new(text))), u64::MAX)
     }
@@ -135,15 +141,16 @@ impl TextReader {
         }
     }
 
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends the next part of the text, at most 256 KiB, to `out`; false: there was none left.
+    /// Appends the next part of the text, at most 256 KiB, to `out`. Returns false at the end of the file.
     ///
     /// # Errors
-    /// When the file cannot be read, is corrupt or cut short, is not UTF-8 (with the byte offset and line of the first
-    /// bad byte), or ends and was only whitespace.
+    /// Fails if the file cannot be read, is corrupt or truncated, decompresses to far more than text does, is not UTF-8
+    /// (the message has the byte offset and line of the first bad byte), or consists only of whitespace.
     pub fn read(&mut self, out: &mut String) -> Result<bool> {
         loop {
             let read = self.bytes.read(&self.path, &mut self.buffer[self.carried..])?;
@@ -155,7 +162,7 @@ impl TextReader {
             }
             let (text, bad) = match str::from_utf8(&self.buffer[..filled]) {
                 Ok(text) => (text, false),
-                // A character may go on in the next part, if there is one.
+                // The last character may continue in the next part, if there is one.
                 Err(e) => {
                     let good = &self.buffer[..e.valid_up_to()];
                     (str::from_utf8(good).unwrap_or_default(), e.error_len().is_some() || read == 0)
@@ -169,12 +176,13 @@ impl TextReader {
             }
             if self.offset > self.most {
                 bail!(
-                    "{}: the compressed file holds more than {} bytes, as no text of its size does; give the text itself",
+                    "{}: the compressed file expands to more than {} bytes, far more than text of its size does; give \
+                     the uncompressed text",
                     self.path.display(),
                     self.most
                 );
             }
-            // A byte order mark is no text.
+            // Drop a byte order mark at the start.
             let text = if self.offset == valid as u64 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
             self.blank = self.blank && text.trim().is_empty();
             out.push_str(text);
@@ -199,8 +207,8 @@ impl TextReader {
             true => ("decompressed byte", "text"),
         };
         Error::new(format!(
-            "{}: not UTF-8 at {what} {} (line {}); convert the {bytes} to UTF-8 from whatever it is in, for instance with \
-             `iconv -f LATIN1 -t UTF-8` if that is Latin-1",
+            "{}: not UTF-8 at {what} {} (line {}); convert the {bytes} to UTF-8, for example with \
+             `iconv -f LATIN1 -t UTF-8` if it is Latin-1",
             self.path.display(),
             self.offset,
             self.lines + 1
@@ -208,7 +216,7 @@ impl TextReader {
     }
 }
 
-/// A file's bytes, decompressed as text is: for formats that are none.
+/// Reads the bytes of a binary file, decompressed like text files are.
 pub(in crate::data) struct ByteReader {
     path: PathBuf,
     bytes: Bytes,
@@ -217,8 +225,11 @@ pub(in crate::data) struct ByteReader {
 }
 
 impl ByteReader {
+    /// Opens the file at `path`.
+    ///
     /// # Errors
-    /// When the file is missing, unreadable or not a regular file.
+    /// Fails if the file is missing, unreadable, not a regular file, a Git LFS pointer, or a web page in place of a
+    /// compressed file.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = open_file(path)?;
         let first = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
@@ -227,10 +238,10 @@ impl ByteReader {
         Ok(ByteReader { path: path.to_owned(), bytes, offset: 0, most })
     }
 
-    /// Fills `out` as far as the file reaches, and says how far: less than all of it only at the end.
+    /// Fills `out` and returns the number of bytes written, which is less than its length only at the end of the file.
     ///
     /// # Errors
-    /// When the file cannot be read, is corrupt, or far larger than what it was compressed to.
+    /// Fails if the file cannot be read, is corrupt, or is far larger than its compressed size suggests.
     pub fn fill(&mut self, out: &mut [u8]) -> Result<usize> {
         let mut filled = 0;
         while filled < out.len() {
@@ -243,7 +254,8 @@ impl ByteReader {
         self.offset += filled as u64;
         if self.offset > self.most {
             bail!(
-                "{}: the compressed file holds more than {} bytes, as no data of its size does; give it uncompressed",
+                "{}: the compressed file expands to more than {} bytes, far more than data of its size does; give the \
+                 uncompressed file",
                 self.path.display(),
                 self.most
             );
@@ -251,7 +263,11 @@ impl ByteReader {
         Ok(filled)
     }
 
-    /// As [`ByteReader::fill`], of `count` bytes that a header claims: memory grows with what is there.
+    /// Reads up to `count` bytes into `out`, replacing its content, and returns how many were read. `out` grows with
+    /// the bytes that are there, so a header that claims too many does not exhaust the memory.
+    ///
+    /// # Errors
+    /// See [`ByteReader::fill`].
     pub fn read(&mut self, out: &mut Vec<u8>, count: usize) -> Result<usize> {
         out.clear();
         while out.len() < count {
@@ -268,7 +284,7 @@ impl ByteReader {
 }
 
 impl Bytes {
-    /// The bytes of an open file, and the most that it may hold.
+    /// Returns the decompressed bytes of an open file, and the largest accepted number of them.
     fn open(compression: Compression, path: &Path, file: BufReader<File>) -> Result<(Self, u64)> {
         let size = file.get_ref().metadata().map_err(|e| Error::io("read", path, e))?.len();
         let most = SMALL_TEXT.max(size.saturating_mul(LARGEST_RATIO));
@@ -279,7 +295,7 @@ impl Bytes {
         })
     }
 
-    /// The next bytes; 0: there are no more.
+    /// Reads the next bytes into `out` and returns how many, 0 at the end.
     fn read(&mut self, path: &Path, out: &mut [u8]) -> Result<usize> {
         loop {
             let read = match self {
@@ -290,7 +306,7 @@ impl Bytes {
             return match (read, &self) {
                 (Ok(read), _) => Ok(read),
                 (Err(e), _) if e.kind() == io::ErrorKind::Interrupted => continue,
-                // The system's own errors have a code, the decoder's have none.
+                // Errors of the operating system have a code; those of the decoder have none.
                 (Err(e), Bytes::Gzip(_)) if e.raw_os_error().is_none() => Err(Error::new(format!(
                     "{}: corrupt gzip data: {e}; fetch or compress the file again (`gzip -t` checks it)",
                     path.display()
@@ -301,10 +317,11 @@ impl Bytes {
     }
 }
 
-/// Zstandard frames, one after another.
+/// Decompresses a sequence of Zstandard frames.
 struct Zstd {
     file: Counted,
     decoder: FrameDecoder,
+    /// Whether the decoder is within a frame.
     inside: bool,
 }
 
@@ -334,7 +351,7 @@ impl Zstd {
         }
     }
 
-    /// Reads the header of the next frame that has content; false: the file has no more.
+    /// Reads the header of the next frame that has content. Returns false at the end of the file.
     fn enter(&mut self, path: &Path) -> Result<bool> {
         while !self.file.file.fill_buf().map_err(|e| Error::io("read", path, e))?.is_empty() {
             match self.decoder.reset(&mut self.file) {
@@ -357,7 +374,7 @@ impl Zstd {
 
     fn corrupt(&self, path: &Path, error: &dyn std::fmt::Display) -> Error {
         Error::new(format!(
-            "{}: corrupt Zstandard data in the frame or just before byte {}: {error}; fetch or compress the file again \
+            "{}: corrupt Zstandard data at or before byte {}: {error}; fetch or compress the file again \
              (`zstd -t` checks it)",
             path.display(),
             self.file.bytes
@@ -365,7 +382,7 @@ impl Zstd {
     }
 }
 
-/// A file that knows how far it was read.
+/// A file that counts the bytes read from it.
 struct Counted {
     file: BufReader<File>,
     bytes: u64,

@@ -1,7 +1,7 @@
-//! Tokens that were added to a vocabulary: what lies beside it says which, in the files that `transformers` writes.
+//! Reads the tokens that were added to a vocabulary from the files that `transformers` writes beside it.
 //!
-//! `added_tokens.json` has ids by text; `added_tokens_decoder` in `tokenizer_config.json` has tokens by id;
-//! `special_tokens_map.json` and keys as `pad_token` say which of all tokens are special.
+//! `added_tokens.json` maps tokens to ids. `added_tokens_decoder` in `tokenizer_config.json` maps ids to tokens.
+//! `special_tokens_map.json` and keys such as `pad_token` say which tokens are special.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,22 +15,27 @@ use crate::files;
 pub(in crate::data) const SETTINGS: &str = "tokenizer_config.json";
 const IDS: &str = "added_tokens.json";
 const SPECIAL: &str = "special_tokens_map.json";
+/// The largest of these files that is read, in bytes.
 const BYTES: u64 = 16 << 20;
-/// Keys of special tokens, and of lists of them.
+/// The keys of special tokens.
 pub(in crate::data) const KEYS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-/// And of what else is true of a tokenizer in any form.
+/// Other keys of `tokenizer_config.json` that hold for a tokenizer in any form.
 const KEPT: [&str; 2] = ["chat_template", "model_max_length"];
+/// The keys of lists of special tokens.
 const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
-/// A JSON object beside a vocabulary; empty where there is no such file.
+/// The JSON object in a file beside a vocabulary; empty if there is no such file.
 pub(in crate::data) struct Settings {
     path: PathBuf,
     map: Map<String, Value>,
 }
 
 impl Settings {
-    /// The `tokenizer_config.json` beside a file.
+    /// Reads the `tokenizer_config.json` beside a vocabulary.
+    ///
+    /// # Errors
+    /// Fails if the file is there and cannot be read as a JSON object.
     pub fn beside(vocab: &Path) -> Result<Self> {
         Self::read(vocab.with_file_name(SETTINGS))
     }
@@ -46,32 +51,43 @@ impl Settings {
         Ok(Settings { path, map })
     }
 
-    /// `None` where the key is absent or null.
+    /// Returns the boolean under a key, or `None` if the key is absent or null.
+    ///
+    /// # Errors
+    /// Fails if the value is anything else.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.map.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => bail!("{}: {key} is {other}; give true or false", self.path.display()),
+            Some(other) => bail!("{}: {key} is {other}; set it to true or false", self.path.display()),
         }
     }
 
-    /// A special token, as text or as an object with its content.
+    /// Returns the special token under a key, which may be a string or an object with its content, or `default` if the
+    /// key is absent or null.
+    ///
+    /// # Errors
+    /// Fails if the value is anything else.
     pub fn token(&self, key: &str, default: &str) -> Result<String> {
         match self.map.get(key) {
             None | Some(Value::Null) => Ok(default.to_owned()),
             Some(value) => match content(value) {
                 Some(token) => Ok(token.to_owned()),
-                None => bail!("{}: {key} is {value}; give the token in quotes", self.path.display()),
+                None => bail!("{}: {key} is {value}; set it to the token in quotes", self.path.display()),
             },
         }
     }
 
-    /// The name of the class of tokenizer that it is for.
+    /// Returns the value of `tokenizer_class`.
     pub fn class(&self) -> Option<&str> {
         self.map.get("tokenizer_class").and_then(Value::as_str)
     }
 
-    /// What a tokenizer that is made of all this does not say itself: which token is for what, and what chats are made of.
+    /// Returns the settings that a `tokenizer.json` cannot express (the roles of special tokens, the chat template,
+    /// ...), from the files beside `vocab`.
+    ///
+    /// # Errors
+    /// Fails if one of the files cannot be read.
     pub fn kept(vocab: &Path) -> Result<Map<String, Value>> {
         let map = Self::read(vocab.with_file_name(SPECIAL))?.map;
         let settings = Self::beside(vocab)?.map;
@@ -79,7 +95,7 @@ impl Settings {
         Ok(map.into_iter().chain(settings).filter(|(key, value)| is_kept(key) && !value.is_null()).collect())
     }
 
-    /// All special tokens that it names, as text or as objects.
+    /// Returns all special tokens, as strings or objects.
     fn special(&self) -> impl Iterator<Item = &Value> {
         let one = KEYS.iter().filter_map(|key| self.map.get(*key));
         let lists = LISTS.iter().filter_map(|key| self.map.get(*key));
@@ -91,17 +107,18 @@ impl Settings {
     }
 }
 
+/// Returns the text of a token, which is a string or an object with its content.
 pub(in crate::data) fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
 }
 
-/// The files beside a vocabulary that are read with it, as far as they are there.
+/// Returns the existing files beside a vocabulary that are read with it.
 pub(in crate::data) fn files_beside(vocab: &Path) -> impl Iterator<Item = PathBuf> {
     [SETTINGS, IDS, SPECIAL].map(|name| vocab.with_file_name(name)).into_iter().filter(|path| path.exists())
 }
 
-/// A token as a `tokenizer.json` has it, found in a text before anything else is done with that. `flags`: an object that may say
-/// more about it.
+/// Returns an entry for `added_tokens` of a `tokenizer.json`. Added tokens are found in a text before it is tokenized.
+/// `flags` is an object that may set its other options.
 pub(in crate::data) fn token(text: &str, id: u32, special: bool, flags: &Value) -> Value {
     let flag = |key: &str, default: bool| flags[key].as_bool().unwrap_or(default);
     json!({
@@ -115,15 +132,15 @@ pub(in crate::data) fn token(text: &str, id: u32, special: bool, flags: &Value) 
     })
 }
 
-/// The tokens that the files beside `vocab` add, in the order of their ids. `id` looks up a token in the vocabulary, which has
-/// `size` ids; `known` are special tokens of this kind of vocabulary.
+/// Returns the tokens that the files beside `vocab` add, sorted by id. `id` looks up a token in the vocabulary, which
+/// has `size` ids. `known` are the special tokens of this kind of vocabulary.
 ///
-/// As in `transformers`, `added_tokens.json` does not count where `tokenizer_config.json` lists the added tokens, a token of the
-/// vocabulary keeps its id, and the others are numbered on from the vocabulary's end in the order of the ids they are said to have.
-/// `notes` gets what these files say otherwise.
+/// As in `transformers`, `added_tokens.json` is ignored if `tokenizer_config.json` lists the added tokens, a token of
+/// the vocabulary keeps its id, and the others are numbered consecutively from the end of the vocabulary, in the order
+/// of the ids in the files. Deviations from what the files say are reported in `notes`.
 ///
 /// # Errors
-/// Files that cannot be read; ids that are none, and two tokens of one id.
+/// Fails if a file cannot be read, if an id is invalid, or if two tokens share an id.
 pub(in crate::data) fn read(
     vocab: &Path,
     known: &[&str],
@@ -162,7 +179,7 @@ pub(in crate::data) fn read(
     let counted: HashSet<(u32, &str)> = listed.iter().map(|&(number, text, _)| (number, text)).collect();
     if let Some((_, text)) = by_ids.iter().find(|token| !counted.contains(*token)) {
         notes.push(format!(
-            "{}: passed over, {text:?} in it too, because {SETTINGS} lists the added tokens, as in transformers",
+            "{}: ignored (including {text:?}) because {SETTINGS} lists the added tokens, as in transformers",
             ids.path.display()
         ));
     }
@@ -171,7 +188,7 @@ pub(in crate::data) fn read(
         let number = *numbers.entry(text).or_insert_with(|| {
             id(text).unwrap_or_else(|| {
                 next += 1;
-                // A vocabulary of so many tokens is refused later.
+                // A vocabulary with more than 2^32 ids is rejected later.
                 u32::try_from(next - 1).unwrap_or(u32::MAX)
             })
         });
@@ -185,7 +202,7 @@ pub(in crate::data) fn read(
         let why = if id(text).is_some() { "its id in the vocabulary" } else { "the first free id" };
         let more = match other.len() - 1 {
             0 => String::new(),
-            more => format!(" (and {more} more such)"),
+            more => format!(" (and {more} more)"),
         };
         notes.push(format!(
             "{}: the token {text:?} is listed with id {said} but gets {number}, {why}, as in transformers{more}",
@@ -197,16 +214,16 @@ pub(in crate::data) fn read(
     Ok(all)
 }
 
-/// Ids and tokens of an `added_tokens.json`.
+/// Returns the ids and tokens of an `added_tokens.json`.
 fn listed_ids(ids: &Settings) -> Result<Vec<(u32, &str)>> {
     let mut by_id: BTreeMap<u32, &str> = BTreeMap::new();
     for (text, number) in &ids.map {
         let Some(number) = number.as_u64().and_then(|number| u32::try_from(number).ok()) else {
-            bail!("{}: {text:?} has {number}; give the id of the token", ids.path.display());
+            bail!("{}: the id of {text:?} is {number}; set it to a whole number below 2^32", ids.path.display());
         };
         if let Some(other) = by_id.insert(number, text) {
             bail!(
-                "{}: the tokens {other:?} and {text:?} have one id, {number}; correct one of them",
+                "{}: the tokens {other:?} and {text:?} both have id {number}; correct one of them",
                 ids.path.display()
             );
         }
@@ -214,11 +231,15 @@ fn listed_ids(ids: &Settings) -> Result<Vec<(u32, &str)>> {
     Ok(by_id.into_iter().collect())
 }
 
-/// Ids, tokens and what else is said of them, of an `added_tokens_decoder`.
+/// Returns the ids, tokens and options of an `added_tokens_decoder`.
 fn listed_tokens<'a>(path: &Path, tokens: &'a Map<String, Value>) -> Result<Vec<(u32, &'a str, &'a Value)>> {
     let listed = tokens.iter().map(|(number, flags)| match (number.parse::<u32>(), content(flags)) {
         (Ok(number), Some(text)) => Ok((number, text, flags)),
-        _ => bail!("{}: added_tokens_decoder has {number:?}: {flags}; give the token under its id", path.display()),
+        _ => bail!(
+            "{}: added_tokens_decoder has {number:?}: {flags}; expected an id and an object with the content of the \
+             token",
+            path.display()
+        ),
     });
     listed.collect()
 }

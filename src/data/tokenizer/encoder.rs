@@ -1,48 +1,56 @@
-//! Text of any length to tokens, in bounded memory and on several threads.
+//! Encodes text of any length as tokens, in bounded memory and on several threads.
 //!
-//! A text is cut into pieces of a few kilobytes where that changes no token. A piece ends with the text before it and one
-//! character after it, so a text that comes bit by bit is cut, and encoded, like the same text at once.
+//! The text is cut into pieces of a few kilobytes at places where a cut changes no token. Whether to cut depends only
+//! on the text before the cut and one character after it, so a text that arrives in parts gives the same pieces and
+//! tokens as the whole text.
 
 use std::ops::Range;
 
 use super::Tokenizer;
 use crate::error::Result;
 
-/// Bytes that go to the encoder's threads at once: its records take some hundred bytes a token.
+/// The bytes of text encoded at once on all threads. It is bounded because the tokenizers library needs about a hundred
+/// bytes per token.
 const BATCH_BYTES: usize = 1 << 20;
-/// Where no cut is exact, and longer than any line should be.
+/// The piece size where no cut is exact. Also the size after which a piece may end at any whitespace; no line should be
+/// longer.
 const LONG_PIECE_BYTES: usize = 1 << 20;
-/// A text without any white space is cut after this, at any character.
+/// The size after which a piece of a text without whitespace ends at any character.
 const LONGEST_PIECE_BYTES: usize = 16 << 20;
+/// The smallest piece size where cuts are exact.
 pub const PIECE_BYTES: usize = 4 << 10;
 /// Where a text is cut to train a byte-level tokenizer on it.
 pub const TRAINING_CUT: Cut = Cut::BeforeNewline;
 
-/// Where a text may be cut so that its pieces have the tokens of the whole.
+/// Where a text may be cut so that its pieces have the same tokens as the whole.
 ///
-/// GPT-2's pattern gives the last newline before a word its own token, so a cut before it is exact. Those since (GPT-4,
-/// Llama 3, Qwen) join newlines to what is before them, so a cut after it is.
+/// GPT-2's pattern gives the last newline before a word its own token, so a cut before it is exact. Newer patterns
+/// (GPT-4, Llama 3, Qwen) join newlines to the text before them, so a cut after it is exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
+    /// Before a newline that a character other than whitespace follows.
     BeforeNewline,
+    /// After such a newline.
     AfterNewline,
-    /// Neither is exact (SentencePiece puts a space before each piece): pieces are long, so that cuts are few.
+    /// Neither is exact (SentencePiece puts a space before each piece), so pieces are long to make cuts rare.
     Rarely,
 }
 
-/// What takes tokens: those of a piece, and whether the piece begins a document.
+/// A consumer of tokens. Its arguments are the tokens of a piece and whether the piece begins a document.
 pub type Sink<'a> = dyn FnMut(&[u32], bool) -> Result<()> + 'a;
 
-/// See the module.
+/// Encodes a sequence of documents that arrive in parts.
 pub struct Encoder<'t> {
     tokenizer: &'t Tokenizer,
     cutter: Cutter,
+    /// The pieces to encode next, each with whether it begins a document.
     batch: Vec<(Range<usize>, bool)>,
     /// Whether the next piece begins a document.
     begins: bool,
 }
 
 impl<'t> Encoder<'t> {
+    /// Returns an encoder at the start of a document.
     pub fn new(tokenizer: &'t Tokenizer) -> Self {
         let size = match tokenizer.cut() {
             Cut::Rarely => LONG_PIECE_BYTES,
@@ -51,10 +59,10 @@ impl<'t> Encoder<'t> {
         Encoder { tokenizer, cutter: Cutter::new(tokenizer.cut(), size), batch: Vec::new(), begins: true }
     }
 
-    /// Goes on with the document.
+    /// Appends text to the current document. `sink` gets the tokens of complete pieces.
     ///
     /// # Errors
-    /// When the tokenizer has no token for a part of the text and none for the unknown; errors of `sink`.
+    /// Fails if the tokenizer has neither tokens for a part of the text nor an unknown token, and on errors of `sink`.
     pub fn push(&mut self, text: &str, sink: &mut Sink<'_>) -> Result<()> {
         let mut rest = text;
         while !rest.is_empty() {
@@ -66,20 +74,20 @@ impl<'t> Encoder<'t> {
         Ok(())
     }
 
-    /// The document ends, so that none of its tokens reaches into the next one.
+    /// Ends the current document, so that no token spans it and the next one.
     ///
     /// # Errors
-    /// As [`Encoder::push`].
+    /// See [`Encoder::push`].
     pub fn end_document(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.cut(true, sink)?;
         self.begins = true;
         Ok(())
     }
 
-    /// The last document ends.
+    /// Ends the last document and passes all remaining tokens to `sink`.
     ///
     /// # Errors
-    /// As [`Encoder::push`].
+    /// See [`Encoder::push`].
     pub fn finish(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.end_document(sink)?;
         self.encode(sink)
@@ -107,13 +115,14 @@ impl<'t> Encoder<'t> {
     }
 }
 
-/// A text that comes bit by bit and is cut into pieces.
+/// Cuts a text that arrives in parts into pieces.
 pub(in crate::data) struct Cutter {
     cut: Cut,
     size: usize,
     text: String,
-    /// Where the next piece begins, and the first place behind it where it may end.
+    /// The offset in `text` where the next piece begins.
     begin: usize,
+    /// The offset from `begin` before which the piece does not end.
     seen: usize,
 }
 
@@ -126,7 +135,8 @@ impl Cutter {
         self.text.push_str(text);
     }
 
-    /// The range of the next piece, whose text is [`Cutter::text`]; with `last`, the rest is one too.
+    /// Returns the range of the next piece in `text`, or `None` if more text is needed. With `last`, the rest is a
+    /// piece, too.
     fn next(&mut self, last: bool) -> Option<Range<usize>> {
         let rest = &self.text[self.begin..];
         if rest.is_empty() {
@@ -139,14 +149,14 @@ impl Cutter {
                 Some(range)
             }
             None => {
-                // A newline at the end is looked at again, with the character after it.
+                // A newline at the end is checked again once the character after it is known.
                 self.seen = rest.len() - 1;
                 None
             }
         }
     }
 
-    /// The next piece as a text of its own.
+    /// Returns the next piece as a string; see [`Cutter::next`].
     pub fn next_text(&mut self, last: bool) -> Option<String> {
         let range = self.next(last);
         let piece = range.map(|range| self.text[range].to_owned());
@@ -156,15 +166,16 @@ impl Cutter {
         piece
     }
 
-    /// Drops the pieces that were cut off.
+    /// Drops the text of the pieces that were returned.
     fn forget(&mut self) {
         self.text.drain(..self.begin);
         self.begin = 0;
     }
 }
 
-/// Cuts `text` into pieces of at least `size` bytes (the last may be shorter), at a newline that a character other than
-/// white space follows. A piece that finds none ends at the first white space past [`LONG_PIECE_BYTES`].
+/// Cuts `text` into pieces of at least `size` bytes (the last may be shorter), each at a newline that is followed by a
+/// character other than whitespace. If there is no such newline, the piece ends at the first whitespace after
+/// [`LONG_PIECE_BYTES`].
 pub(in crate::data) fn pieces(text: &str, cut: Cut, size: usize) -> impl Iterator<Item = &str> + Send {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -178,8 +189,8 @@ pub(in crate::data) fn pieces(text: &str, cut: Cut, size: usize) -> impl Iterato
     })
 }
 
-/// Where the first piece of `text` ends, when that is not before `from`. `None`: it takes more text to tell, of which
-/// with `last` there is none.
+/// Returns where the first piece of `text` ends, searching from offset `from`, or `None` if more text is needed to
+/// decide. With `last`, no more text follows, and the result is never `None`.
 fn piece_end(text: &str, cut: Cut, size: usize, from: usize, last: bool) -> Option<usize> {
     let bytes = text.as_bytes();
     let longest = LONG_PIECE_BYTES.max(size);
@@ -205,7 +216,7 @@ fn piece_end(text: &str, cut: Cut, size: usize, from: usize, last: bool) -> Opti
     last.then_some(bytes.len())
 }
 
-/// The first place from `at` on where a character of `text` ends.
+/// Returns the first character boundary of `text` at or after `at`.
 fn character_end(text: &str, at: usize) -> usize {
     (at..text.len()).find(|&i| text.is_char_boundary(i)).unwrap_or(text.len())
 }

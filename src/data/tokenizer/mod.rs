@@ -1,4 +1,5 @@
-//! Text to token ids and back, always in the Hugging Face `tokenizer.json` form, to which others are brought.
+//! Converts text to token ids and back. Tokenizers are in the Hugging Face `tokenizer.json` form; older forms are
+//! converted to it.
 
 pub(crate) mod added_tokens;
 pub mod encoder;
@@ -23,52 +24,54 @@ use encoder::{Cut, Encoder, PIECE_BYTES, TRAINING_CUT, pieces};
 use untrusted::guarded;
 use vocab_files::{Files, Source, TOKENIZER};
 
-/// The longest `tokenizer.json` that is read: ten times the largest published one.
+/// The largest `tokenizer.json` that is read, in bytes: ten times the largest published one.
 pub const TOKENIZER_BYTES: u64 = 512 << 20;
-/// What a tokenizer specification may be, for error messages.
-const FORMS: &str = "give `char`, `byte`, `bpe:N` (N tokens, for instance bpe:1024), or the path of a tokenizer.json, a vocab.txt, \
-                     a vocab.json, or their folder";
-/// A byte-level vocabulary: one token per byte value.
+/// The accepted tokenizer specifications, for error messages.
+const FORMS: &str = "give `char`, `byte`, `bpe:N` (N tokens, e.g. bpe:1024), or the path of a tokenizer.json, a \
+                     vocab.txt, a vocab.json, or a folder with one of them";
+/// The size of a byte-level vocabulary without merges: one token per byte value.
 const BYTES: usize = 256;
-/// Far above any published vocabulary, and small enough that the trainer's tables fit in memory.
+/// The largest vocabulary that is trained. It is far larger than any published one, and the trainer's tables still fit
+/// in memory.
 const MAX_BPE: usize = 1 << 20;
-/// The token of `char` for a character the training text does not have. More than one character, so it is none itself.
+/// The token of `char` for characters that the training text does not have. It is longer than one character, so it
+/// cannot collide with one.
 const UNKNOWN: &str = "<unk>";
 
-/// A tokenizer that works without special tokens, truncation or padding.
+/// A tokenizer. It encodes without special tokens, truncation or padding.
 pub struct Tokenizer {
     pub(super) inner: tokenizers::Tokenizer,
     vocab_size: usize,
     cut: Cut,
     notes: Vec<String>,
-    /// What a `tokenizer_config.json` beside it should say.
+    /// Additional entries for the `tokenizer_config.json` that is written beside it.
     kept: Map<String, Value>,
 }
 
 impl Tokenizer {
-    /// Makes the tokenizer that `spec` names:
+    /// Trains or loads the tokenizer that `spec` names:
     ///
     /// - `char`: the distinct characters of `training_text` in code-point order, then one token for any other
     ///   character;
     /// - `byte`: the 256 byte values; any text round-trips;
     /// - `bpe:N`: byte-level byte-pair encoding as in GPT-2, trained on `training_text` to at most N tokens (257 or
     ///   more), with no special tokens; any text round-trips;
-    /// - the path of any `tokenizer.json`, of a `vocab.json` with its `merges.txt` (GPT-2; also `encoder.json` with `vocab.bpe`), of
-    ///   a `vocab.txt` (BERT), or of a folder with one of them, in each case with the added tokens that the files beside it
-    ///   name. Before a `vocab.txt` or its folder, `uncased:` or `cased:` says whether text becomes
-    ///   lower case; else the `tokenizer_config.json` beside it must.
+    /// - the path of any `tokenizer.json`, of a `vocab.json` with its `merges.txt` (GPT-2; also `encoder.json` with
+    ///   `vocab.bpe`), of a `vocab.txt` (BERT), or of a folder with one of them, in each case with the added tokens
+    ///   that the files beside it name. For a `vocab.txt` or its folder, the prefix `uncased:` or `cased:` says whether
+    ///   to convert text to lower case; without a prefix, the `tokenizer_config.json` beside it must say so.
     ///
     /// # Errors
-    /// When `spec` is none of these, N is out of range, or the file cannot be read or used.
+    /// Fails if `spec` is none of these, N is out of range, or the file cannot be read or used.
     pub fn from_spec(spec: &str, training_text: &str) -> Result<Tokenizer> {
         Self::from_pieces(spec, pieces(training_text, TRAINING_CUT, PIECE_BYTES))
     }
 
-    /// As [`Tokenizer::from_spec`], from a training text that comes in pieces. They are looked at one by one, so none
-    /// should end within a word; see [`TRAINING_CUT`].
+    /// Trains or loads the tokenizer that `spec` names, like [`Tokenizer::from_spec`], from a training text in pieces.
+    /// No piece should end within a word, because each is processed separately; see [`TRAINING_CUT`].
     ///
     /// # Errors
-    /// As [`Tokenizer::from_spec`].
+    /// See [`Tokenizer::from_spec`].
     pub fn from_pieces<S>(spec: &str, training: impl Iterator<Item = S> + Send) -> Result<Tokenizer>
     where
         S: AsRef<str> + Send,
@@ -87,25 +90,25 @@ impl Tokenizer {
         .at("tokenizer")
     }
 
-    /// Reads a `tokenizer.json`, or one of the other forms of [`Tokenizer::from_spec`]; truncation and padding are switched
-    /// off.
+    /// Reads a `tokenizer.json` or one of the other files that [`Tokenizer::from_spec`] accepts. Truncation and padding
+    /// are disabled.
     ///
     /// # Errors
-    /// When the file is missing, unreadable, not a tokenizer, or has no tokens.
+    /// Fails if the file is missing, unreadable, not a tokenizer, or has no tokens.
     pub fn load(path: &Path) -> Result<Tokenizer> {
         Self::load_as(path, None)
     }
 
-    /// Whether a folder has a tokenizer, in any form.
+    /// Returns whether a folder contains a tokenizer in any form.
     pub fn is_in(folder: &Path) -> bool {
         folder.is_dir() && Files::find(folder).is_ok()
     }
 
-    /// The `vocab.txt` that is a folder's tokenizer, where nothing says whether its text is in lower case: it can be named
-    /// with `uncased:` or `cased:`, and not be loaded as it is.
+    /// Returns the `vocab.txt` of a folder if that is its tokenizer and no file says whether its text is in lower case.
+    /// Such a tokenizer can only be loaded with the prefix `uncased:` or `cased:`.
     ///
     /// # Errors
-    /// A folder without a tokenizer; settings beside it that cannot be read.
+    /// Fails if the folder has no tokenizer, or if its `tokenizer_config.json` cannot be read.
     pub fn of_unknown_case(folder: &Path) -> Result<Option<PathBuf>> {
         Ok(Files::find(folder)?.of_unknown_case()?.map(Path::to_path_buf))
     }
@@ -122,21 +125,23 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// Returns additional entries for the `tokenizer_config.json` of this tokenizer.
     pub(super) fn kept(&self) -> &Map<String, Value> {
         &self.kept
     }
 
-    /// What a person should know about it, each in a sentence.
+    /// Returns notes for the user about this tokenizer.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// The same with other contents.
+    /// Returns the tokenizer of another `tokenizer.json`, with the notes and settings of this one.
     pub(super) fn replaced(&self, json: &Value) -> Result<Tokenizer> {
         let tokenizer = Self::from_json(json.to_string().as_bytes())?;
         Ok(Tokenizer { notes: self.notes.clone(), kept: self.kept.clone(), ..tokenizer })
     }
 
+    /// Returns the tokenizer of the content of a `tokenizer.json`.
     pub(super) fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
         let unusable = |e: &dyn std::fmt::Display| {
             Error::new(format!("not a usable tokenizer.json: {e}; save it again from the tokenizers library"))
@@ -147,7 +152,8 @@ impl Tokenizer {
         let (mut notes, mut without) = (Vec::new(), Vec::new());
         if let Some(rate) = json["model"]["dropout"].as_f64().filter(|&rate| rate != 0.0) {
             notes.push(format!(
-                "it passes over merges at random (dropout {rate}), which is switched off: a text always gives the same tokens"
+                "disabled its BPE dropout ({rate}), which skips merges at random, so that a text always gives the same \
+                 tokens"
             ));
             json["model"]["dropout"] = Value::Null;
             without = json.to_string().into_bytes();
@@ -156,7 +162,7 @@ impl Tokenizer {
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|e| unusable(&e))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(failed)?;
-        // Ids may have gaps, and an embedding needs a row for the largest.
+        // Ids may have gaps; the embedding needs a row for each id up to the largest.
         let vocab = inner.get_vocab(true);
         untrusted::check_distinct(&vocab)?;
         let Some(&largest) = vocab.values().max() else {
@@ -168,13 +174,13 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The first kind of cut that leaves the tokens of a text with every kind of line end as they are.
+    /// Returns the first kind of cut that does not change the tokens of a sample text with all kinds of line ends.
     fn find_cut(&self) -> Result<Cut> {
         let sample =
             "Some words.\nAnd more\nof them, 12\n\nA paragraph!\n\n\nanother \n  indented\r\n\r\nlast? \n\tx\ny";
         let whole = guarded(|| self.inner.encode_fast(sample, false))?;
         let added = self.inner.get_added_tokens_decoder();
-        // Added tokens may take white space with them, or have line ends within.
+        // Added tokens may include the whitespace around them, or contain line ends.
         let parted = |cut| {
             added.values().any(|token| match cut {
                 _ if token.content.contains('\n') => true,
@@ -195,18 +201,19 @@ impl Tokenizer {
         Ok(Cut::Rarely)
     }
 
-    /// One more than the largest token id.
+    /// Returns the vocabulary size: one more than the largest token id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// The tokens of `text`, without special tokens around it; the same text always gives the same tokens.
+    /// Returns the tokens of `text`, without special tokens around it. The same text always gives the same tokens.
     ///
-    /// The text is encoded on several threads in pieces of a few kilobytes, cut where that changes no token. Only for a
-    /// tokenizer that knows no such place (SentencePiece) do the pieces, of about 1 MiB, show.
+    /// The text is encoded on several threads in pieces of a few kilobytes, cut at places where a cut changes no token.
+    /// Some tokenizers (SentencePiece) have no such places; for these the pieces have about 1 MiB, and the cuts affect
+    /// the tokens.
     ///
     /// # Errors
-    /// When the tokenizer has no token for a part of the text and none for the unknown.
+    /// Fails if the tokenizer has neither tokens for a part of the text nor an unknown token.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3);
         let mut encoder = Encoder::new(self);
@@ -219,25 +226,25 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The tokens of each piece, computed on several threads.
+    /// Encodes each piece, on several threads.
     pub(super) fn encode_pieces(&self, pieces: Vec<&str>) -> Result<Vec<tokenizers::Encoding>> {
         guarded(|| self.inner.encode_batch_fast(pieces, false))
     }
 
-    /// Where texts may be cut for this tokenizer.
+    /// Returns where texts may be cut for this tokenizer.
     pub(super) fn cut(&self) -> Cut {
         self.cut
     }
 
-    /// Whether an id is that of a token.
+    /// Returns whether a token has this id.
     pub fn has(&self, id: u32) -> bool {
         self.inner.id_to_token(id).is_some()
     }
 
-    /// The text of `ids`. Bytes that are not UTF-8, as when `ids` cut a character in two, become U+FFFD.
+    /// Returns the text of `ids`. Bytes that are not UTF-8, for example if `ids` end within a character, become U+FFFD.
     ///
     /// # Errors
-    /// When an id is not below [`Tokenizer::vocab_size`], or is one the vocabulary skips.
+    /// Fails if an id is not below [`Tokenizer::vocab_size`], or if no token has it.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         for (at, &id) in ids.iter().enumerate() {
             if id as usize >= self.vocab_size || self.inner.id_to_token(id).is_none() {
@@ -251,7 +258,7 @@ impl Tokenizer {
         guarded(|| self.inner.decode(ids, false))
     }
 
-    /// A sum that another vocabulary, or one in another order, would not have.
+    /// Returns a hash of all tokens and their ids, in hexadecimal.
     pub fn sum(&self) -> String {
         let mut tokens: Vec<_> = self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
         tokens.sort_unstable();
@@ -263,20 +270,21 @@ impl Tokenizer {
         print.hex()
     }
 
-    /// Writes `tokenizer.json` into the folder of a model, and a `tokenizer_config.json` by which `transformers` takes it as it is: on
-    /// its own, a class of the model's family would bring its own rules and tokens to it.
+    /// Writes `tokenizer.json` into the folder of a model, and a `tokenizer_config.json` that makes `transformers` use
+    /// it unchanged. Without it, the tokenizer class of the model family would apply its own rules and add its own
+    /// tokens.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// Fails if a file cannot be written.
     pub fn save_in(&self, folder: &Path) -> Result<()> {
         self.save(&folder.join(TOKENIZER))?;
         self.save_settings(folder)
     }
 
-    /// The `tokenizer.json` of a folder, as it is or made of other forms.
+    /// Returns the content of the `tokenizer.json` of a folder, or the one built from the older forms if there is none.
     ///
     /// # Errors
-    /// As [`Tokenizer::load`].
+    /// See [`Tokenizer::load`].
     pub fn file_of(folder: &Path) -> Result<Vec<u8>> {
         let files = Files::find(folder)?;
         let source = files.source(None)?;
@@ -287,11 +295,12 @@ impl Tokenizer {
         tokenizer.inner.to_string(false).map(String::into_bytes).map_err(failed)
     }
 
-    /// Brings the tokenizer of a folder, in any form, to another one, as [`Tokenizer::save_in`] writes it; a `tokenizer.json` stays
-    /// as it is. Gives its notes.
+    /// Copies the tokenizer of a folder, in any form, to another folder, with the files that [`Tokenizer::save_in`]
+    /// writes. A `tokenizer.json` is copied as it is read by [`Tokenizer::load`], without being rewritten by the
+    /// tokenizers library. Returns the notes about the tokenizer.
     ///
     /// # Errors
-    /// As [`Tokenizer::load`] and [`Tokenizer::save_in`].
+    /// See [`Tokenizer::load`] and [`Tokenizer::save_in`].
     pub fn copy(from: &Path, to: &Path) -> Result<Vec<String>> {
         let files = Files::find(from)?;
         let source = files.source(None)?;
@@ -310,30 +319,30 @@ impl Tokenizer {
         files::write_atomic(&folder.join(SETTINGS), |out| out.write_all(format!("{settings:#}\n").as_bytes()))
     }
 
-    /// Writes `tokenizer.json` to `path`, whole or not at all.
+    /// Writes the `tokenizer.json` to `path`, atomically.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let json = self.inner.to_string(false).map_err(failed)?;
         files::write_atomic(path, |out| out.write_all(json.as_bytes()))
     }
 }
 
-/// The file or folder a specification names, if it names one.
+/// Returns the file or folder that a specification names, if any.
 pub(crate) fn spec_file(spec: &str) -> Option<&Path> {
     spec_path(spec).map(|(path, _)| path)
 }
 
-/// All files that are read for a specification: none where it names none.
+/// Returns all files that are read for a specification; none for `char`, `byte` and `bpe:N`.
 ///
 /// # Errors
-/// A folder without a tokenizer.
+/// Fails if the specification names a folder without a tokenizer.
 pub(super) fn spec_files(spec: &str) -> Result<Vec<PathBuf>> {
     spec_file(spec).map_or(Ok(Vec::new()), |path| Ok(Files::find(path)?.paths()))
 }
 
-/// The path in a specification, and whether text shall become lower case, where it says so.
+/// Returns the path in a specification, and whether to convert text to lower case if it has a prefix that says so.
 fn spec_path(spec: &str) -> Option<(&Path, Option<bool>)> {
     if spec == "char" || spec == "byte" || spec.starts_with("bpe:") {
         return None;
@@ -348,11 +357,12 @@ fn spec_path(spec: &str) -> Option<(&Path, Option<bool>)> {
     (named || path.exists()).then_some((path, None))
 }
 
+/// Converts an error of the tokenizers library.
 pub(super) fn failed(error: tokenizers::Error) -> Error {
-    Error::new(format!("the tokenizers library failed: {error}; check the tokenizer, or use another"))
+    Error::new(format!("the tokenizers library failed: {error}; check the tokenizer, or use another one"))
 }
 
-/// A `tokenizer.json` whose model has these tokens and no merges.
+/// Returns a `tokenizer.json` with this vocabulary and no merges. `coding` is its pre-tokenizer and its decoder.
 fn json_without_merges(vocab: Map<String, Value>, unknown: Option<&str>, coding: [Value; 2]) -> Value {
     let [pre_tokenizer, decoder] = coding;
     json!({
@@ -387,8 +397,8 @@ fn byte_json() -> Value {
     json_without_merges(number(byte_tokens()), None, [stage(false), stage(false)])
 }
 
-/// The tokens of the byte values 0 to 255, in GPT-2's printable form: printable bytes stand for themselves, the others
-/// for the code points from 256 on.
+/// Returns the tokens of the byte values 0 to 255 in GPT-2's printable form: a printable byte is its own code point,
+/// the others are mapped to the code points from 256 on.
 fn byte_tokens() -> impl Iterator<Item = String> {
     let mut next = 256u32;
     (0..=255u8).map(move |byte| {
@@ -403,6 +413,7 @@ fn byte_tokens() -> impl Iterator<Item = String> {
     })
 }
 
+/// Numbers tokens from zero.
 fn number(tokens: impl Iterator<Item = String>) -> Map<String, Value> {
     tokens.enumerate().map(|(id, token)| (token, Value::from(id))).collect()
 }
@@ -411,7 +422,7 @@ fn train_bpe<S: AsRef<str> + Send>(size: &str, training: impl Iterator<Item = S>
     let size = match size.parse::<usize>() {
         Ok(size) if (BYTES + 1..=MAX_BPE).contains(&size) => size,
         _ => bail!(
-            "`bpe:{size}` is no size of a vocabulary; give a whole number from {} (256 bytes and a merge) to {MAX_BPE}",
+            "`bpe:{size}` is not a vocabulary size; give a whole number from {} (256 bytes and a merge) to {MAX_BPE}",
             BYTES + 1
         ),
     };
@@ -428,7 +439,7 @@ fn train_bpe<S: AsRef<str> + Send>(size: &str, training: impl Iterator<Item = S>
         .build()
         .into();
     trained.train(&mut trainer, training).map_err(failed)?;
-    // Through the file's form, so that a fresh tokenizer and a loaded one cannot differ.
+    // Go through the file format, so that a newly trained tokenizer and a loaded one cannot differ.
     let json = trained.to_string(false).map_err(failed)?;
     Tokenizer::from_json(json.as_bytes())
 }

@@ -1,7 +1,9 @@
-//! Tokenizers from before `tokenizer.json`: `vocab.json` with `merges.txt` of GPT-2 (first called `encoder.json` and `vocab.bpe`),
-//! and `vocab.txt` of BERT, with the tokens that were added to them ([`added_tokens`]).
+//! Reads the files of a tokenizer: a `tokenizer.json` or one of the older forms, which are `vocab.json` with
+//! `merges.txt` of GPT-2 (originally named `encoder.json` and `vocab.bpe`) and `vocab.txt` of BERT, with the tokens
+//! that were added to them ([`added_tokens`]).
 //!
-//! Each becomes a `tokenizer.json`, with the parts that `GPT2Tokenizer` and `BertTokenizer` of `transformers` give it.
+//! The older forms are converted to a `tokenizer.json` with the normalizer, pre-tokenizer, post-processor and decoder
+//! of `GPT2Tokenizer` and `BertTokenizer` in `transformers`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,13 +22,15 @@ pub(in crate::data) const TOKENIZER: &str = "tokenizer.json";
 const VOCAB_JSON: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 const VOCAB_TXT: &str = "vocab.txt";
-/// What OpenAI called the same two files of GPT-2.
+/// OpenAI's name of GPT-2's `vocab.json`.
 const ENCODER: &str = "encoder.json";
+/// OpenAI's name of GPT-2's `merges.txt`.
 const BPE: &str = "vocab.bpe";
-/// Classes of transformers, without what all of them end in, whose files are read by the rules of `GPT2Tokenizer`, ...
+/// The tokenizer classes of transformers, without the suffix `Tokenizer`, whose files follow the rules of
+/// `GPT2Tokenizer`.
 const BYTE_PAIRS: [&str; 9] =
     ["GPT2", "Roberta", "Bart", "BlenderbotSmall", "Longformer", "LED", "MVP", "CodeGen", "Deberta"];
-/// ... and of `BertTokenizer`.
+/// The tokenizer classes whose files follow the rules of `BertTokenizer`.
 const WORD_PIECES: [&str; 14] = [
     "Bert",
     "DistilBert",
@@ -43,24 +47,27 @@ const WORD_PIECES: [&str; 14] = [
     "DPRQuestionEncoder",
     "Splinter",
 ];
-/// Classes for any tokenizer.json.
+/// The tokenizer classes that use any `tokenizer.json` unchanged.
 const ANY_CLASS: [&str; 2] = ["PreTrainedTokenizerFast", "TokenizersBackend"];
-/// Longer words are unknown, as in BERT.
+/// A word of more characters than this is an unknown token, as in BERT.
 const LONGEST_WORD: usize = 100;
 
 /// The files of a tokenizer.
 #[derive(Debug, PartialEq)]
 pub(in crate::data) enum Files {
+    /// A `tokenizer.json`.
     Json(PathBuf),
+    /// A byte-level BPE vocabulary of GPT-2 and its merges.
     BytePairs { vocab: PathBuf, merges: PathBuf },
+    /// A `vocab.txt` of BERT.
     WordPieces { vocab: PathBuf },
 }
 
 impl Files {
-    /// What a path names: a folder of them, or one.
+    /// Finds the files of a tokenizer. `path` is a folder or one of the files.
     ///
     /// # Errors
-    /// A folder without any.
+    /// Fails if `path` is a folder without a tokenizer.
     pub fn find(path: &Path) -> Result<Files> {
         if path.is_dir() {
             return match [TOKENIZER, VOCAB_JSON, ENCODER, VOCAB_TXT].map(|name| path.join(name)) {
@@ -69,8 +76,8 @@ impl Files {
                 [_, _, vocab, _] if vocab.exists() => Ok(Files::byte_pairs(path, [ENCODER, BPE])),
                 [.., vocab] if vocab.exists() => Ok(Files::WordPieces { vocab }),
                 _ => bail!(
-                    "cannot read {}: no tokenizer in the folder; it should have {TOKENIZER}, {VOCAB_JSON} and {MERGES}, \
-                     {ENCODER} and {BPE}, or {VOCAB_TXT}",
+                    "cannot read {}: no tokenizer in the folder; it must contain {TOKENIZER}, {VOCAB_JSON} and \
+                     {MERGES}, {ENCODER} and {BPE}, or {VOCAB_TXT}",
                     path.display()
                 ),
             };
@@ -93,7 +100,7 @@ impl Files {
         Files::BytePairs { vocab, merges }
     }
 
-    /// All files that are read, which must be there.
+    /// Returns all files that are read: the required ones, and the optional ones that exist.
     pub fn paths(&self) -> Vec<PathBuf> {
         let mut paths = match self {
             Files::Json(path) if !has_settings(path) => return vec![path.clone()],
@@ -105,10 +112,10 @@ impl Files {
         paths
     }
 
-    /// The `vocab.txt`, where nothing beside it says whether its text is in lower case.
+    /// Returns the `vocab.txt`, if this is one and no file beside it says whether its text is in lower case.
     ///
     /// # Errors
-    /// Settings that cannot be read.
+    /// Fails if the `tokenizer_config.json` beside it cannot be read.
     pub fn of_unknown_case(&self) -> Result<Option<&Path>> {
         match self {
             Files::WordPieces { vocab } => {
@@ -119,11 +126,13 @@ impl Files {
         }
     }
 
-    /// The tokenizer, as a `tokenizer.json`. `lower`: whether word pieces are of text in lower case, where somebody asked.
+    /// Reads the tokenizer as a `tokenizer.json`. `lower` says whether to convert text to lower case, which is only for
+    /// a `vocab.txt`; with `None`, the settings beside it decide.
     ///
     /// # Errors
-    /// Files that cannot be read or are no vocabulary; a `vocab.txt` when neither `lower` nor the settings beside it say
-    /// whether text becomes lower case; `lower` for any other tokenizer; settings of a tokenizer with other rules.
+    /// Fails if a file cannot be read or is not a vocabulary, if neither `lower` nor the settings of a `vocab.txt` say
+    /// whether to convert text to lower case, if `lower` is given for another form, or if the settings name a tokenizer
+    /// class with other rules.
     pub fn source(&self, lower: Option<bool>) -> Result<Source> {
         let mut notes = Vec::new();
         let (json, kept) = match (self, lower) {
@@ -147,22 +156,22 @@ impl Files {
     }
 }
 
-/// What the files of a tokenizer say.
+/// A tokenizer as read from its files.
 pub(in crate::data) struct Source {
-    /// A `tokenizer.json`.
+    /// The content of a `tokenizer.json`.
     pub json: Vec<u8>,
-    /// What a person should know, each in a sentence.
+    /// Notes for the user.
     pub notes: Vec<String>,
-    /// What a `tokenizer_config.json` beside it should say.
+    /// Entries for the `tokenizer_config.json` that is written beside it.
     pub kept: Map<String, Value>,
 }
 
-/// Refuses a vocabulary for whose tokenizer other rules hold than those of this kind of files: it would give other tokens without a
-/// word.
+/// Rejects a vocabulary of a tokenizer class that has other rules than `known`, the classes for this kind of file: it
+/// would silently give other tokens.
 fn check_class(vocab: &Path, kind: &str, known: &[&str]) -> Result<()> {
     let settings = Settings::beside(vocab)?;
     let model = vocab.with_file_name("config.json");
-    // Older folders say it there, if anywhere.
+    // Older folders have the class in config.json, if anywhere.
     let config: Value = match settings.class() {
         None if model.exists() => files::read(&model, TOKENIZER_BYTES)
             .ok()
@@ -176,14 +185,14 @@ fn check_class(vocab: &Path, kind: &str, known: &[&str]) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "{}: the tokenizer is a {class}, which has other rules than those by which a {kind} is read; save it as {TOKENIZER} \
+        "{}: the tokenizer is a {class}, whose rules differ from those of a {kind}; save it as {TOKENIZER} \
          (AutoTokenizer.from_pretrained, save_pretrained), or correct tokenizer_class",
         vocab.display()
     )
 }
 
-/// Brings what `tokenizer_config.json` says to a `tokenizer.json`, as `BertTokenizer`, `GPT2Tokenizer` and those like them do when
-/// they load it. The classes for any `tokenizer.json` take it as it is.
+/// Applies the settings in `tokenizer_config.json` to a `tokenizer.json`, as `BertTokenizer`, `GPT2Tokenizer` and
+/// similar classes do. The classes in [`ANY_CLASS`] use it unchanged.
 fn apply(json: &mut Value, settings: &Settings, path: &Path, notes: &mut Vec<String>) -> Result<()> {
     if settings.class().is_some_and(|class| ANY_CLASS.contains(&class)) {
         return Ok(());
@@ -198,7 +207,8 @@ fn apply(json: &mut Value, settings: &Settings, path: &Path, notes: &mut Vec<Str
         let Some(said) = settings.flag(key)? else { continue };
         if json[part]["type"] == kind && json[part][here] != said {
             notes.push(format!(
-                "{}: {here} of its {part} is {}, but {key} in tokenizer_config.json is {said}, which holds, as in transformers",
+                "{}: {here} of its {part} is {}, but {key} in tokenizer_config.json is {said}, which takes precedence, \
+                 as in transformers",
                 path.display(),
                 json[part][here]
             ));
@@ -208,19 +218,20 @@ fn apply(json: &mut Value, settings: &Settings, path: &Path, notes: &mut Vec<Str
     Ok(())
 }
 
-/// Whether what lies beside a file says more about it: a file of another name need not be of that folder's model.
+/// Returns whether the files beside a tokenizer apply to it. They apply only to a file named `tokenizer.json`, since
+/// one of another name may not belong to the model in the folder.
 fn has_settings(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == TOKENIZER)
 }
 
-/// A `tokenizer.json`, with what only the files beside it say: settings, and tokens that were added later.
+/// Reads a `tokenizer.json` and merges what only the files beside it say: settings, and tokens that were added later.
 fn with_settings(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u8>> {
     let bytes = files::read(path, TOKENIZER_BYTES)?;
     let bytes = files::without_mark(&bytes).to_vec();
     if added_tokens::files_beside(path).next().is_none() {
         return Ok(bytes);
     }
-    // What cannot be read is told where the tokenizer is made of it.
+    // Invalid JSON is reported later, when the tokenizer is built from it.
     let Ok(mut json) = serde_json::from_slice::<Value>(&bytes) else { return Ok(bytes) };
     let before = notes.len();
     apply(&mut json, &Settings::beside(path)?, path, notes)?;
@@ -242,7 +253,7 @@ fn with_settings(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u8>> {
         known.iter().filter_map(|token| Some((token["content"].as_str()?.to_owned(), number(&token["id"])?))).collect();
     let known: HashSet<String> = added.iter().map(|(token, _)| token.clone()).collect();
     ids.extend(added);
-    // What has neither a vocabulary nor a list of added tokens is refused later.
+    // A file with neither a vocabulary nor a list of added tokens is rejected later.
     if let Some(Value::Array(all)) = json.get_mut("added_tokens")
         && !ids.is_empty()
     {
@@ -256,10 +267,11 @@ fn with_settings(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u8>> {
     Ok(if is_changed { json.to_string().into_bytes() } else { bytes })
 }
 
+/// Converts GPT-2's `vocab.json` and `merges.txt` to a `tokenizer.json`.
 fn byte_pairs(vocab: &Path, merges: &Path, notes: &mut Vec<String>) -> Result<Value> {
     let bytes = files::read(vocab, TOKENIZER_BYTES)?;
     let tokens: Map<String, Value> = serde_json::from_slice(files::without_mark(&bytes))
-        .map_err(|e| Error::new(format!("not a vocabulary: {e}; give an object with the id of each token")))
+        .map_err(|e| Error::new(format!("not a vocabulary: {e}; expected a JSON object that maps tokens to ids")))
         .at(vocab.display())?;
     let text = files::read_text(merges, TOKENIZER_BYTES)?;
     let mut pairs = Vec::new();
@@ -270,7 +282,7 @@ fn byte_pairs(vocab: &Path, merges: &Path, notes: &mut Vec<String>) -> Result<Va
         match line.split(' ').collect::<Vec<_>>().as_slice() {
             [left, right] if !left.is_empty() && !right.is_empty() => pairs.push(json!([left, right])),
             _ => bail!(
-                "{}: line {}: {line:?} is no merge; give two tokens with a space between",
+                "{}: line {}: {line:?} is not a merge; expected two tokens separated by a space",
                 merges.display(),
                 number + 1
             ),
@@ -310,6 +322,7 @@ fn byte_pairs(vocab: &Path, merges: &Path, notes: &mut Vec<String>) -> Result<Va
     }))
 }
 
+/// Converts BERT's `vocab.txt` to a `tokenizer.json`.
 fn word_pieces(vocab: &Path, lower: Option<bool>, notes: &mut Vec<String>) -> Result<Value> {
     let settings = Settings::beside(vocab)?;
     let Some(lower) = lower.map_or_else(|| settings.flag("do_lower_case"), |lower| Ok(Some(lower)))? else {
@@ -320,7 +333,7 @@ fn word_pieces(vocab: &Path, lower: Option<bool>, notes: &mut Vec<String>) -> Re
         );
     };
     let text = files::read_text(vocab, TOKENIZER_BYTES)?;
-    // Lines end as Python takes them; a token that is there twice has the last id.
+    // Line ends are those of Python's universal newlines. A token that occurs twice gets its last id.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let lines = text.strip_suffix('\n').unwrap_or(&text);
     let mut tokens: Map<String, Value> = Map::new();
@@ -333,8 +346,8 @@ fn word_pieces(vocab: &Path, lower: Option<bool>, notes: &mut Vec<String>) -> Re
     let others = [settings.token("pad_token", "[PAD]")?, settings.token("mask_token", "[MASK]")?];
     let (Some(_), Some(class_id), Some(separator_id)) = (id(&unknown), id(&class), id(&separator)) else {
         bail!(
-            "{}: {unknown}, {class} and {separator} must be among its lines, each of one token; give the vocab.txt of a BERT \
-             model",
+            "{}: {unknown}, {class} and {separator} must be among its lines, one token per line; give the vocab.txt of \
+             a BERT model",
             vocab.display()
         );
     };

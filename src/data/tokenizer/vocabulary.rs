@@ -1,4 +1,4 @@
-//! What the ids of a tokenizer stand for: special tokens, begins of words, and what continues them.
+//! Classifies the ids of a tokenizer: special tokens, starts of words, and continuations of words.
 
 use serde_json::{Map, Value, json};
 use tokenizers::models::ModelWrapper;
@@ -9,8 +9,8 @@ use crate::bail;
 use crate::data::prepared::cache::grouped;
 use crate::error::{Error, Result};
 
-/// The special tokens of a masked model, in the order of BERT's own vocabulary: a name, and what published tokenizers call
-/// it.
+/// The special tokens of a masked model, in the order of BERT's vocabulary: BERT's name, and the names in published
+/// tokenizers.
 const FORMS: [(&str, &[&str]); 5] = [
     ("[PAD]", &["[PAD]", "<pad>"]),
     ("[UNK]", &["[UNK]", "<unk>"]),
@@ -18,28 +18,31 @@ const FORMS: [(&str, &[&str]); 5] = [
     ("[SEP]", &["[SEP]", "<sep>", "</s>"]),
     ("[MASK]", &["[MASK]", "<mask>"]),
 ];
-/// What ends a text of GPT-2.
+/// The token that ends a text of GPT-2.
 pub(in crate::data) const END_OF_TEXT: &str = "<|endoftext|>";
-/// Which of them not every model needs: byte-level tokenizers know every text.
+/// The one special token that is optional: byte-level tokenizers can encode any text.
 const UNKNOWN: &str = "[UNK]";
-/// How pieces begin that begin a word, besides white space: GPT-2's forms of space, line feed, tab and carriage return.
+/// The first characters, besides whitespace, of tokens that start a word: GPT-2's forms of space, line feed, tab and
+/// carriage return.
 const BYTE_MARKS: [char; 4] = ['\u{120}', '\u{10a}', '\u{109}', '\u{10d}'];
-/// And SentencePiece's form of a space.
+/// SentencePiece's form of a space.
 const SENTENCE_MARK: char = '\u{2581}';
 
-/// Ids of special tokens.
+/// The ids of the special tokens of a masked model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialTokens {
     pub pad: u32,
     pub cls: u32,
     pub sep: u32,
     pub mask: u32,
+    /// `None` if the tokenizer has no unknown token.
     pub unk: Option<u32>,
 }
 
 impl SpecialTokens {
-    /// Writes everything of a row but the text itself, for segments of these lengths: special tokens, padding, types and
-    /// mask. The first segment begins at 1, the second behind the `[SEP]` after it. Returns the row's length.
+    /// Writes everything of a row except the text: special tokens, padding, token types and attention mask. `first` and
+    /// `second` are the lengths of the segments. The first segment begins at position 1, the second one after the
+    /// `[SEP]` that follows the first. Returns the length of the row without padding.
     pub(in crate::data) fn frame(
         &self,
         first: usize,
@@ -63,24 +66,24 @@ impl SpecialTokens {
     }
 }
 
-/// What a token id is.
+/// The kind of a token id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// The vocabulary skips this id.
+    /// No token has this id.
     Absent,
-    /// It stands for no text.
+    /// A special token, which stands for no text.
     Special,
     /// A word, or the first piece of one.
     Begins,
-    /// A further piece of the word before.
+    /// A further piece of the preceding word.
     Continues,
 }
 
 impl Tokenizer {
-    /// The special tokens of a masked model, by what they are called: `[MASK]` or `<mask>`, for instance.
+    /// Returns the special tokens of a masked model, which are found by name (`[MASK]` or `<mask>`, for example).
     ///
     /// # Errors
-    /// Names those that are missing.
+    /// Fails if one of them other than `[UNK]` is missing.
     pub fn special_tokens(&self) -> Result<SpecialTokens> {
         let ids = FORMS.map(|(_, forms)| forms.iter().find_map(|form| self.inner.token_to_id(form)));
         match ids {
@@ -89,15 +92,15 @@ impl Tokenizer {
                 let missing = FORMS.iter().zip(ids).filter(|((name, _), id)| id.is_none() && *name != UNKNOWN);
                 let missing: Vec<&str> = missing.map(|((name, _), _)| *name).collect();
                 bail!(
-                    "the tokenizer has no {}, which a masked model needs; use one of a masked model (BERT, RoBERTa), or \
-                     one that is trained on the text: bpe:N, byte or char",
+                    "the tokenizer has no {}, which a masked model needs; use that of a masked model (BERT, RoBERTa), \
+                     or one that is built from the text: bpe:N, byte or char",
                     missing.join(", ")
                 )
             }
         }
     }
 
-    /// The token of text that the tokenizer does not know, if it has one.
+    /// Returns the id of the unknown token, if there is one.
     pub fn unknown(&self) -> Option<u32> {
         FORMS
             .iter()
@@ -106,12 +109,13 @@ impl Tokenizer {
             .find_map(|f| self.inner.token_to_id(f))
     }
 
-    /// What is to say when so many of all tokens are the unknown one.
+    /// Returns a note for the user if `unknown` of `all` tokens are the unknown token, or `None` if `unknown` is 0.
     pub fn unknown_note(&self, unknown: u64, all: u64) -> Option<String> {
         let share = 100.0 * unknown as f64 / all.max(1) as f64;
         (unknown > 0).then(|| {
             format!(
-                "{}{} of {} tokens ({share:.2} %) stand for text that the tokenizer does not know; is it the right one?",
+                "{}{} of {} tokens ({share:.2} %) stand for text that the tokenizer does not know; is it the right \
+                 one?",
                 if share < 1.0 { "" } else { "warning: " },
                 grouped(unknown),
                 grouped(all)
@@ -119,12 +123,12 @@ impl Tokenizer {
         })
     }
 
-    /// The same tokenizer with all special tokens of a masked model: those that are missing get the ids after the last.
-    /// What it reads and writes for others then has `[CLS]` and `[SEP]` around a text.
+    /// Returns the same tokenizer with all special tokens of a masked model. Missing ones get the ids after the last.
+    /// If any was missing, the saved `tokenizer.json` also puts `[CLS]` and `[SEP]` around each text.
     ///
     /// # Errors
-    /// When some are missing and it has special tokens of its own, or skips ids: its vocabulary is then somebody else's, and
-    /// a model that was trained with it has no rows for more.
+    /// Fails if some are missing and the tokenizer already has added tokens or gaps in its ids: it then comes from a
+    /// published model, whose embedding has no rows for more tokens.
     pub fn with_special_tokens(self) -> Result<Tokenizer> {
         let missing = self.special_tokens();
         if missing.is_ok() {
@@ -146,17 +150,17 @@ impl Tokenizer {
         file["added_tokens"] = added.collect();
         let extended = self.replaced(&file)?;
         let special = extended.special_tokens()?;
-        file["post_processor"] = around_texts(special);
+        file["post_processor"] = template_processing(special);
         self.replaced(&file)
     }
 
-    /// The `tokenizer_config.json` of a model that is written with this tokenizer.
+    /// Returns the content of the `tokenizer_config.json` of a model with this tokenizer.
     pub(in crate::data) fn settings(&self) -> Map<String, Value> {
         let mut all = Map::new();
         let mut put = |key: &str, value: Value| drop(all.insert(key.to_owned(), value));
         put("tokenizer_class", "PreTrainedTokenizerFast".into());
         put("clean_up_tokenization_spaces", false.into());
-        // transformers 4 takes it to be false where it is not said.
+        // transformers 4 assumes false if it is not set.
         let before = serde_json::to_value(self.inner.get_pre_tokenizer()).unwrap_or_default();
         if let Some(prefix) = before["add_prefix_space"].as_bool() {
             put("add_prefix_space", prefix.into());
@@ -171,7 +175,7 @@ impl Tokenizer {
         } else if self.inner.token_to_id(END_OF_TEXT).is_some() {
             ["bos_token", "eos_token", "unk_token"].into_iter().for_each(|key| put(key, END_OF_TEXT.into()));
         }
-        // A special token that the vocabulary does not have would be added to it.
+        // transformers would add a special token that the vocabulary lacks, so leave it out.
         let has = |key: &str, value: &Value| {
             !KEYS.contains(&key) || content(value).is_some_and(|text| self.inner.token_to_id(text).is_some())
         };
@@ -181,7 +185,7 @@ impl Tokenizer {
         all
     }
 
-    /// What each id below [`Tokenizer::vocab_size`] is.
+    /// Returns the kind of each id below [`Tokenizer::vocab_size`].
     pub fn kinds(&self) -> Vec<TokenKind> {
         let prefix = match self.inner.get_model() {
             ModelWrapper::WordPiece(model) => Some(model.continuing_subword_prefix.as_str()),
@@ -212,8 +216,8 @@ impl Tokenizer {
     }
 }
 
-/// The tokenizers library's description of `[CLS] text [SEP]` and `[CLS] text [SEP] text [SEP]`.
-fn around_texts(special: SpecialTokens) -> Value {
+/// Returns the post-processor of the tokenizers library for `[CLS] text [SEP]` and `[CLS] text [SEP] text [SEP]`.
+fn template_processing(special: SpecialTokens) -> Value {
     let token = |name: &str, segment: u32| json!({"SpecialToken": {"id": name, "type_id": segment}});
     let text = |name: &str, segment: u32| json!({"Sequence": {"id": name, "type_id": segment}});
     let known = |name: &str, id: u32| json!({"id": name, "ids": [id], "tokens": [name]});

@@ -1,25 +1,26 @@
-//! Token files that other programs write, and files that are no token files: nanoGPT's have no header, and nearly any bytes can be
-//! read as tokens of two bytes.
+//! Reads NumPy's token files, and rejects files that are not token files. The latter matters because nanoGPT's token
+//! files have no header, so nearly any file could be read as two-byte tokens.
 
 use std::collections::BTreeSet;
 
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// Bytes that are looked at. Fewer than [`FEWEST`] are too few to tell.
+/// The number of bytes that are examined.
 const LOOKED_AT: usize = 8192;
+/// Fewer bytes than this are too few to decide.
 const FEWEST: usize = 64;
-/// The upper halves of four-byte tokens are below this: for vocabularies of up to a million.
+/// The upper halves of four-byte tokens are below this, for vocabularies of up to 2^20 tokens.
 const UPPER: u16 = 16;
 
-/// How NumPy's files begin.
+/// The magic bytes of NumPy files.
 pub(in crate::data) const NPY: &[u8] = b"\x93NUMPY";
-/// A header of NumPy's for a single array of numbers has some 128 bytes.
+/// The longest NumPy header that is read, in bytes. That of a plain numeric array has about 128.
 const LONGEST_NPY: usize = 1 << 16;
 
-/// How files of other kinds begin, and what they are.
+/// The magic bytes of other kinds of files, and what these are.
 const KINDS: [(&[u8], &str); 6] = [
-    (b"PK\x03\x04", "a ZIP archive, as NumPy's .npz and PyTorch's files are"),
+    (b"PK\x03\x04", "a ZIP archive (such as NumPy's .npz and PyTorch's files)"),
     (b"PAR1", "a Parquet table"),
     (b"ARROW1\0\0", "an Arrow table"),
     (b"MMIDIDX\0", "the index of a Megatron dataset, whose tokens are in the .bin file"),
@@ -27,10 +28,10 @@ const KINDS: [(&[u8], &str); 6] = [
     (b"\xfd7zXZ\0", "an xz archive"),
 ];
 
-/// Refuses what has no header of a token file and is not tokens of two bytes either.
+/// Rejects a file without the header of a token file that does not look like two-byte tokens either.
 ///
 /// # Errors
-/// What the file seems to be, and what to do.
+/// Fails if the file looks like something else; the message says what it seems to be and what to do.
 pub(in crate::data) fn check_headerless(file: &[u8]) -> Result<()> {
     if let Some((_, what)) = KINDS.iter().find(|(magic, _)| file.starts_with(magic)) {
         bail!("{what}, not a token file");
@@ -44,44 +45,46 @@ pub(in crate::data) fn check_headerless(file: &[u8]) -> Result<()> {
     }
     if is_text(first, file.len() > first.len()) {
         bail!(
-            "text, not tokens; name it as data.text, or make token files of it with `vcycle data prepare` (a token file without \
-             a header has two bytes a token)"
+            "text, not tokens; name it as data.text, or convert it to token files with `vcycle data prepare` (a token \
+             file without a header has two bytes per token)"
         );
     }
     if let Some(width) = wider(first, file.len()) {
         bail!(
-            "its numbers seem to have {width} bytes each, and without a header a token has two; save it with a header, for \
-             instance with numpy.save(\"tokens.npy\", numpy.fromfile(FILE, \"<i{width}\").astype(\"<u4\"))"
+            "its numbers seem to have {width} bytes each, but a token file without a header has two bytes per token; \
+             save it with a header, for example with numpy.save(\"tokens.npy\", numpy.fromfile(FILE, \
+             \"<i{width}\").astype(\"<u4\"))"
         );
     }
     Ok(())
 }
 
-/// The length of a header, and then the header, which is JSON.
+/// Returns whether a file begins like safetensors: with the length of a header, then the header, which is JSON.
 fn is_safetensors(first: &[u8]) -> bool {
     first[4..8] == [0; 4] && first[8..].starts_with(b"{\"")
 }
 
-/// UTF-8 without control characters. Tokens of a vocabulary of characters or bytes have zeros for upper bytes.
+/// Returns whether the bytes are UTF-8 without control characters. Tokens of a character or byte vocabulary are not,
+/// because their upper bytes are zero. `goes_on`: the file has more bytes than these.
 fn is_text(first: &[u8], goes_on: bool) -> bool {
     let text = match str::from_utf8(first) {
         Ok(text) => text,
-        // The last character may be cut.
+        // The last character may be incomplete.
         Err(e) if goes_on && e.error_len().is_none() => str::from_utf8(&first[..e.valid_up_to()]).unwrap_or_default(),
         Err(_) => return false,
     };
     text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t' | '\x0c'))
 }
 
-/// The bytes of a number where these are certainly more than two: numbers of four bytes have an upper half that is small, and
-/// those of eight three small quarters, all through the file.
+/// Returns the width of the numbers in bytes if it is certainly more than two. In numbers of four bytes, the upper half
+/// is always small. In numbers of eight bytes, the second quarter is always small and the upper half is zero.
 fn wider(first: &[u8], length: usize) -> Option<usize> {
     let halves: Vec<u16> = first.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
     let at = |place: usize, step: usize| halves.iter().skip(place).step_by(step).copied();
     let small = |place, step| at(place, step).all(|half| half < UPPER);
     let zero = |place, step| at(place, step).all(|half| half == 0);
     let several = |step| at(0, step).collect::<BTreeSet<u16>>().len() > 2;
-    // Small vocabularies have small numbers everywhere.
+    // With a small vocabulary of two-byte tokens, all numbers are small.
     let large = |step| at(0, step).any(|half| half >= 256) || zero(1, step) && several(step);
     if length.is_multiple_of(8) && large(4) && small(1, 4) && zero(2, 4) && zero(3, 4) {
         return Some(8);
@@ -89,13 +92,14 @@ fn wider(first: &[u8], length: usize) -> Option<usize> {
     (length.is_multiple_of(4) && large(2) && small(1, 2)).then_some(4)
 }
 
-/// Where the tokens of a `.npy` file begin, the bytes of one, and how many there are.
+/// Returns the offset of the tokens in a `.npy` file, the number of bytes per token, and the number of tokens.
 ///
 /// # Errors
-/// What is wrong with it; arrays of anything but whole numbers of two or four bytes in a row.
+/// Fails if the header is damaged, does not match the length of the file, or describes anything but a one-dimensional
+/// array of integers of two or four bytes.
 pub(in crate::data) fn npy(file: &[u8]) -> Result<(usize, usize, usize)> {
     let damaged = || Error::new("a .npy file with a damaged header; write it again with numpy.save");
-    // Two bytes of version decide on the width of the header's length.
+    // The two-byte version decides how many bytes the length of the header has.
     let (begin, length) = match file.get(NPY.len()..NPY.len() + 6).ok_or_else(damaged)? {
         [1, 0, a, b, ..] => (NPY.len() + 4, usize::from(u16::from_le_bytes([*a, *b]))),
         [2 | 3, 0, a, b, c, d] => (NPY.len() + 6, u32::from_le_bytes([*a, *b, *c, *d]) as usize),
@@ -111,21 +115,21 @@ pub(in crate::data) fn npy(file: &[u8]) -> Result<(usize, usize, usize)> {
         "<u2" => 2,
         "<u4" | "<i4" => 4,
         _ => bail!(
-            "a .npy file of type {kind:?}; tokens are \"<u2\" or \"<u4\": save the array again with .astype(\"<u4\")"
+            "a .npy file of type {kind:?}, expected \"<u2\" or \"<u4\"; save the array again with .astype(\"<u4\")"
         ),
     };
     let shape = value("shape").and_then(|rest| rest.strip_prefix('(')).and_then(|rest| rest.split_once(')'));
     let (shape, _) = shape.ok_or_else(damaged)?;
     let sizes: Vec<&str> = shape.split(',').map(str::trim).filter(|size| !size.is_empty()).collect();
     let [size] = sizes[..] else {
-        bail!("a .npy file of shape ({shape}); tokens are one long row: save the array again with .ravel()");
+        bail!("a .npy file of shape ({shape}), expected one dimension; save the array again with .ravel()");
     };
     let tokens: usize = size.parse().map_err(|_| damaged())?;
     let bytes = file.len() - end;
     if tokens.checked_mul(width) != Some(bytes) {
         bail!(
-            "the .npy header says {tokens} tokens of {width} bytes, but the file has {bytes} bytes after the header; fetch or \
-             write the file again"
+            "the .npy header says {tokens} tokens of {width} bytes, but the file has {bytes} bytes after the header; \
+             fetch or write the file again"
         );
     }
     Ok((end, width, tokens))
@@ -146,7 +150,7 @@ mod tests {
             let file = words((0..4096).map(|i| (mixed(i) % vocab) as u16));
             check_headerless(&file).unwrap_or_else(|e| panic!("{vocab}: {e}"));
         }
-        // All the same; two in turn; a rare token.
+        // All the same; two alternating; a rare token.
         for file in [words((0..99).map(|_| 7)), words((0..98).map(|i| i % 2 * 9)), words((0..98).map(|i| i / 97 * 300))]
         {
             check_headerless(&file).unwrap();
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_numpy_are_read() {
+    fn numpy_headers_are_read() {
         let file = |header: &str, bytes: usize| {
             [NPY, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes(), &vec![0; bytes]].concat()
         };

@@ -1,4 +1,4 @@
-//! What kinds of token file there are and how each begins; see `docs/data.md` for the tables.
+//! Detects the format of a token file and reads its header; `docs/data.md` has tables of the formats.
 
 use std::fmt;
 
@@ -7,24 +7,25 @@ use super::foreign::NPY;
 use super::shard::{HEADER, MAGIC, MAX_VOCAB, width_of};
 use crate::error::{Error, Result};
 
-/// llm.c's header: 256 numbers of four bytes.
+/// The size of llm.c's header in bytes: 256 numbers of four bytes.
 const LLM_C_HEADER: usize = 1024;
-/// The first two of them, magic number and version, and the bytes of a token.
+/// llm.c's variants: the first two numbers of the header (magic number and version), and the bytes per token.
 const LLM_C: [(u32, u32, usize); 2] = [(20_240_520, 1, 2), (20_240_801, 7, 4)];
-/// How compressed files begin (gzip, Zstandard), which hold no tokens to map.
+/// The magic bytes of compressed files (gzip, Zstandard), whose tokens cannot be memory-mapped.
 const COMPRESSED: [&[u8]; 2] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd]];
 
-/// A kind of token file.
+/// The format of a token file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Of this program, without and with document boundaries.
+    /// This program's format, version 1: without document boundaries.
     Vcycle1,
+    /// This program's format, version 2: with document boundaries.
     Vcycle2,
-    /// Of llm.c: GPT-2's with two bytes a token, Llama 3's with four.
+    /// llm.c's format: two bytes per token for GPT-2, four for Llama 3.
     LlmC,
-    /// Two bytes a token and nothing else, as nanoGPT writes.
+    /// nanoGPT's format: two bytes per token and no header.
     NanoGpt,
-    /// An array of NumPy, as build-nanogpt writes.
+    /// A NumPy array, as build-nanogpt writes.
     Npy,
 }
 
@@ -41,45 +42,50 @@ impl fmt::Display for Format {
 }
 
 impl Format {
-    /// What to do about a damaged file.
+    /// Returns what to do about a damaged file, for error messages.
     pub(in crate::data) fn remedy(self) -> &'static str {
         match self {
             Format::Vcycle1 | Format::Vcycle2 => "remove its folder to have the data prepared again",
             Format::LlmC | Format::NanoGpt | Format::Npy => {
-                "fetch or write the file again, or check that it is one of tokens"
+                "fetch or write the file again, or check that it is a token file"
             }
         }
     }
 }
 
-/// Where in a file its tokens lie.
+/// The layout of a token file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::data) struct Layout {
     pub format: Format,
-    /// Bytes before the first token, and of one.
+    /// The offset of the first token in bytes.
     pub offset: usize,
+    /// The number of bytes per token.
     pub width: usize,
+    /// The number of tokens.
     pub tokens: usize,
-    /// As the header says, where it does.
+    /// The vocabulary size in the header, if it states one.
     pub vocab_size: Option<usize>,
-    /// Where the starts of documents lie, and how many there are.
+    /// The offset in bytes and the length of the table of document starts, if there is one.
     pub starts: Option<(usize, usize)>,
+    /// Whether the first tokens belong to the last document of the previous shard.
     pub continues: bool,
 }
 
+/// Reads a little-endian `u32` at offset `at`.
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+/// Reads a little-endian `u64` at offset `at`.
 pub(in crate::data) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 impl Layout {
-    /// Of a file of this program.
+    /// Reads the layout of a file in this program's format.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Fails if the header is damaged, of an unknown version, or does not match the length of the file.
     pub fn own(file: &[u8]) -> Result<Layout> {
         let damaged = |what: String| Error::new(format!("{what}; {}", Format::Vcycle1.remedy()));
         if file.len() < HEADER {
@@ -92,7 +98,7 @@ impl Layout {
             1 => (Format::Vcycle1, 32),
             2 => (Format::Vcycle2, 44),
             version => {
-                return Err(damaged(format!("token shard version {version}, this program reads versions 1 and 2")));
+                return Err(damaged(format!("token shard version {version}, but this program reads versions 1 and 2")));
             }
         };
         let (width, vocab, count) = (u32_at(file, 12), u64_at(file, 16), u64_at(file, 24));
@@ -101,7 +107,7 @@ impl Layout {
         }
         if width != width_of(vocab) {
             return Err(damaged(format!(
-                "damaged header: {width} bytes per token, a vocabulary of {vocab} takes {}",
+                "damaged header: {width} bytes per token, but a vocabulary of {vocab} takes {}",
                 width_of(vocab)
             )));
         }
@@ -112,7 +118,7 @@ impl Layout {
             Format::Vcycle2 => (u64_at(file, 32), u32_at(file, 40)),
             _ => (0, 0),
         };
-        // Checked step by step: a header may claim anything.
+        // Checked arithmetic, because a damaged header may contain any numbers.
         let tokens_end = count.checked_mul(u64::from(width)).and_then(|bytes| bytes.checked_add(HEADER as u64));
         let table = match format {
             Format::Vcycle2 => tokens_end.and_then(|end| end.checked_next_multiple_of(8)),
@@ -124,21 +130,22 @@ impl Layout {
             _ => {
                 let starts = if documents > 0 { format!(" and {documents} documents") } else { String::new() };
                 return Err(damaged(format!(
-                    "the header says {count} tokens of {width} bytes{starts}, but the file has {} bytes after the header",
+                    "the header says {count} tokens of {width} bytes{starts}, but the file has {} bytes after the \
+                     header",
                     file.len() - HEADER
                 )));
             }
         };
         if format == Format::Vcycle2 {
             let first = (documents > 0).then(|| u64_at(file, table));
-            let told = match (continues, first) {
+            let valid = match (continues, first) {
                 (0, Some(0)) => true,
                 (0, None) => count == 0,
                 (1, first) => count > 0 && first != Some(0),
                 _ => false,
             };
-            if !told || documents > 0 && u64_at(file, file.len() - 8) >= count {
-                return Err(damaged("damaged: the documents it lists do not fit its tokens".into()));
+            if !valid || documents > 0 && u64_at(file, file.len() - 8) >= count {
+                return Err(damaged("damaged: its table of documents does not match its tokens".into()));
             }
         }
         let starts = (format == Format::Vcycle2).then_some((table, documents as usize));
@@ -147,16 +154,17 @@ impl Layout {
         Ok(Layout { format, offset: HEADER, width, tokens, vocab_size, starts, continues })
     }
 
-    /// Of a file of any kind. What has no header that we know is taken for nanoGPT's, unless it is plainly something else.
+    /// Reads the layout of a file in any [`Format`]. A file without a known header is read as nanoGPT's, unless it is
+    /// clearly something else.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Fails if the file is compressed, is not a token file, or if its header is damaged or does not match its length.
     pub fn any(file: &[u8]) -> Result<Layout> {
         if file.starts_with(b"VCYC") {
             return Self::own(file);
         }
         if COMPRESSED.iter().any(|magic| file.starts_with(magic)) {
-            return Err(Error::new("compressed; token files are read as they lie on disk: decompress it"));
+            return Err(Error::new("compressed, but token files are memory-mapped; decompress it"));
         }
         let damaged = |format: Format, what: String| Error::new(format!("{what}; {}", format.remedy()));
         if file.len() >= 8
@@ -165,7 +173,7 @@ impl Layout {
             let damaged = |what| damaged(Format::LlmC, what);
             let version = u32_at(file, 4);
             if version != *known {
-                return Err(damaged(format!("an llm.c file of version {version}, this program reads {known}")));
+                return Err(damaged(format!("an llm.c file of version {version}, but this program reads {known}")));
             }
             if file.len() < LLM_C_HEADER {
                 let size = file.len();
@@ -190,7 +198,7 @@ impl Layout {
             let size = file.len();
             return Err(damaged(
                 Format::NanoGpt,
-                format!("no header of vcycle or llm.c, and {size} bytes are no whole number of two-byte tokens"),
+                format!("no header of vcycle or llm.c, and {size} bytes are not a whole number of two-byte tokens"),
             ));
         }
         Ok(Self::foreign(Format::NanoGpt, 0, 2, file.len() / 2))

@@ -1,8 +1,9 @@
-//! Batches of masked models: text with holes, and what was in them (Devlin et al. 2019, section 3.1).
+//! Batches for masked models: masked text, and the tokens that were masked (Devlin et al. 2019, section 3.1).
 //!
-//! A row is `[CLS] text [SEP]`, or `[CLS] text [SEP] text [SEP]` for next-sentence prediction, padded to the context. Of its
-//! tokens some are chosen without replacement, never special ones, and most of those replaced. Which ones is drawn anew
-//! for every row of every step, as in RoBERTa. As in [`sampler`](super::sampler), a batch follows from its numbers alone.
+//! A row is `[CLS] text [SEP]`, or `[CLS] text [SEP] text [SEP]` for next-sentence prediction, padded to the context.
+//! Some of its tokens, never special ones, are chosen without replacement, and most of these are replaced. The choice
+//! is drawn anew for every row of every step, as in RoBERTa. As in [`sampler`](super::sampler), a batch is a function
+//! of its number.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,23 +16,26 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::vocabulary::{SpecialTokens, TokenKind};
 use crate::error::Result;
 
-/// Decides the masks of held-out text, whatever a run's seed: held-out losses of all runs then compare.
+/// The seed of the masks of held-out text. It does not depend on the seed of a run, so the held-out losses of all runs
+/// are comparable.
 const HELD_OUT_SEED: u64 = 0x6d61_736b;
 
-/// How text is masked. Left out, everything is as in BERT, but for next-sentence prediction.
+/// How text is masked. The defaults are those of BERT, except that next-sentence prediction is off.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaskingConfig {
-    /// Of a row's tokens, special ones counted, this share is predicted.
+    /// The fraction of the tokens of a row, including special ones, that are predicted.
     pub rate: f64,
-    /// Of those, this share is replaced by the mask,
+    /// The fraction of the predicted tokens that are replaced by `[MASK]`.
     pub mask: f64,
-    /// and this share by some other token; the rest is left as it is.
+    /// The fraction of the predicted tokens that are replaced by a random token. The others are left unchanged.
     pub random: f64,
-    /// Choose words, not pieces of them.
+    /// Whether to choose whole words rather than single tokens.
     pub whole_words: bool,
+    /// Where the windows of text begin and end.
     pub pack: Pack,
-    /// Rows have two segments, half of the time from different places, and the model tells which.
+    /// Whether to train next-sentence prediction: rows have two segments, half of the time from different places, and
+    /// the model predicts which.
     pub next_sentence: bool,
 }
 
@@ -43,8 +47,10 @@ impl Default for MaskingConfig {
 }
 
 impl MaskingConfig {
+    /// Checks that all fractions are in range.
+    ///
     /// # Errors
-    /// Shares out of range, by their keys.
+    /// Fails if one is not; the message names its key.
     pub fn check(&self) -> Result<()> {
         if !(self.rate > 0.0 && self.rate < 1.0) {
             bail!("masking.rate: {} is not between 0 and 1; BERT's is 0.15", self.rate);
@@ -56,7 +62,7 @@ impl MaskingConfig {
         }
         if self.mask + self.random > 1.0 {
             bail!(
-                "masking.mask and masking.random: {} and {} are more than all; lower one of them",
+                "masking.mask and masking.random: {} and {} add up to more than 1; lower one of them",
                 self.mask,
                 self.random
             );
@@ -64,12 +70,12 @@ impl MaskingConfig {
         Ok(())
     }
 
-    /// How many tokens of a row of `length` are scored, if it has so many that are not special.
+    /// Returns how many tokens of a row of `length` are predicted, provided that it has that many that are not special.
     pub fn slots(&self, length: usize) -> usize {
         ((self.rate * length as f64).round() as usize).max(1)
     }
 
-    /// Tokens of text in a full row of `context`.
+    /// Returns the number of tokens of text in a full row of `context`.
     fn width(&self, context: usize) -> usize {
         context.saturating_sub(if self.next_sentence { 3 } else { 2 })
     }
@@ -84,75 +90,77 @@ pub struct MaskedBatch<'a> {
     pub types: &'a mut [i32],
     /// `[B, T]`: 1 for a token, 0 for padding.
     pub mask: &'a mut [i32],
-    /// `[B, S]`, ascending in a row: which of its micro-batch's `micro * T` tokens are scored. What a row does not need
-    /// points to its first token.
+    /// `[B, S]`: the scored tokens, as indices into the `micro * T` tokens of the micro-batch, ascending in each row.
+    /// Unused slots point to the first token of the row.
     pub positions: &'a mut [i32],
-    /// `[B, S]`: the tokens that were there; -100 where nothing is scored.
+    /// `[B, S]`: the original tokens; -100 in unused slots.
     pub labels: &'a mut [i32],
-    /// `[B]` with next-sentence prediction, else empty: 0 when the second segment goes on with the first, 1 when it is from
+    /// `[B]` with next-sentence prediction, else empty: 0 if the second segment continues the first, 1 if it is from
     /// elsewhere; -100 for a row without text.
     pub next: &'a mut [i32],
 }
 
 impl MaskedBatch<'_> {
-    /// A row of it, in the same form.
+    /// Returns the slices of a single row.
     fn row(&mut self, row: usize, context: usize, slots: usize) -> MaskedBatch<'_> {
         fn part(all: &mut [i32], row: usize, size: usize) -> &mut [i32] {
             &mut all[row * size..(row + 1) * size]
         }
-        let told = usize::from(!self.next.is_empty());
+        let next_size = usize::from(!self.next.is_empty());
         MaskedBatch {
             ids: part(self.ids, row, context),
             types: part(self.types, row, context),
             mask: part(self.mask, row, context),
             positions: part(self.positions, row, slots),
             labels: part(self.labels, row, slots),
-            next: part(self.next, row, told),
+            next: part(self.next, row, next_size),
         }
     }
 }
 
-/// Makes masked batches of one context from the tokens of one tokenizer.
+/// Builds masked batches for a context size and a tokenizer.
 #[derive(Clone, Debug)]
 pub struct Masking {
     config: MaskingConfig,
     context: usize,
     special: SpecialTokens,
-    /// Of each token id.
+    /// The kind of each token id.
     kinds: Vec<TokenKind>,
-    /// What a token is replaced by at random: all that stand for text.
+    /// The ids that may replace a token at random: all that stand for text.
     replacements: Vec<i32>,
-    /// Begin and end of the words of the row at hand.
+    /// The start and end positions of the words of the current row.
     words: Vec<(u32, u32)>,
 }
 
 impl Masking {
+    /// Prepares masking with a tokenizer.
+    ///
     /// # Errors
-    /// Settings out of range, a context without room for text; a tokenizer without the special tokens, without others, or,
-    /// for whole words, whose pieces do not show where words begin.
+    /// Fails if a setting is out of range, if the context is too small for text, if the tokenizer lacks special tokens
+    /// or has only those, or if whole words are requested and its tokens do not show where words begin.
     pub fn new(config: MaskingConfig, tokenizer: &Tokenizer, context: usize) -> Result<Masking> {
         config.check()?;
         let least = if config.next_sentence { 5 } else { 3 };
         if !(least..=i32::MAX as usize).contains(&context) {
-            bail!("a context of {context} is not in {least}..={}; special tokens and text must fit", i32::MAX);
+            bail!("a context of {context} is not in {least}..={}; it must hold special tokens and text", i32::MAX);
         }
         let special = tokenizer.special_tokens()?;
         let kinds = tokenizer.kinds();
         let text = |kind: &TokenKind| matches!(kind, TokenKind::Begins | TokenKind::Continues);
         let replacements: Vec<i32> = (0..).zip(&kinds).filter(|(_, kind)| text(kind)).map(|(id, _)| id).collect();
         if replacements.is_empty() {
-            bail!("the tokenizer has special tokens only; give one that was trained");
+            bail!("the tokenizer has only special tokens; give one that was trained");
         }
         if config.whole_words && !kinds.contains(&TokenKind::Begins) {
             bail!(
-                "masking.whole_words: the tokenizer's pieces do not show where a word begins; leave it out, or use another \
-                 tokenizer"
+                "masking.whole_words: the tokens of this tokenizer do not show where a word begins; leave it out, or \
+                 use another tokenizer"
             );
         }
         Ok(Masking { config, context, special, kinds, replacements, words: Vec::with_capacity(context) })
     }
 
-    /// Tokens that are scored in a full row, and at most in any.
+    /// Returns the number of tokens that are scored in a full row, which is the maximum for any row.
     pub fn slots(&self) -> usize {
         self.config.slots(self.context)
     }
@@ -161,12 +169,12 @@ impl Masking {
         Windows { pack: self.config.pack, width: self.config.width(self.context) }
     }
 
-    /// Fills the training batch of `step`: `batch` rows, computed in micro-batches of `micro`, which decides what
-    /// positions refer to and nothing else. Allocates nothing once it ran.
+    /// Fills the training batch of `step`, which has `batch` rows. The micro-batch size `micro` only affects what
+    /// [`MaskedBatch::positions`] refer to. Allocates nothing after the first call.
     ///
     /// # Errors
-    /// When a buffer has another size, `rank` is not below `world`, the text is too short or has no documents where they
-    /// are wanted, or a token is damaged.
+    /// Fails if a buffer has the wrong size, `rank` is not below `world`, the text is too short, document boundaries
+    /// are needed and missing, or a token is damaged.
     pub fn training_batch(
         &mut self,
         sampler: &Sampler,
@@ -188,23 +196,24 @@ impl Masking {
         Ok(())
     }
 
-    /// The windows of held-out text for [`Masking::held_out_batch`]: each token in one of them.
+    /// Returns the windows of held-out text for [`Masking::held_out_batch`], which cover each token exactly once.
     ///
     /// # Errors
-    /// When the text is too short or has no documents where they are wanted.
+    /// Fails if the text is too short, or if document boundaries are needed and missing.
     pub fn held_out(&self, tokens: &(impl AsRef<[Shard]> + ?Sized)) -> Result<Vec<Window>> {
         self.windows().check_all(tokens.as_ref(), self.config.next_sentence)?;
         self.windows().all(tokens.as_ref())
     }
 
-    /// Fills batch `index` of held-out text: `batch` of the `windows` that [`Masking::held_out`] gave for the same tokens,
-    /// from number `index * batch` on. Masks are a function of a window's number alone. A row past the last window is
-    /// `[CLS] [SEP]`, without labels.
+    /// Fills batch `index` of held-out text: `batch` of the `windows` that [`Masking::held_out`] returned for the same
+    /// tokens, from number `index * batch` on. Masks depend only on the number of a window. A row past the last window
+    /// is `[CLS] [SEP]`, without labels. `micro` has the meaning it has in [`Masking::training_batch`].
     ///
-    /// Returns how many labels are scored: none past the last window, or of special tokens alone. `micro` as in [`Masking::training_batch`].
+    /// Returns how many labels are scored. That is 0 past the last window, and for windows that consist of special
+    /// tokens.
     ///
     /// # Errors
-    /// When a buffer has another size, the windows are not of these tokens, or a token is damaged.
+    /// Fails if a buffer has the wrong size, the windows are not those of these tokens, or a token is damaged.
     pub fn held_out_batch(
         &mut self,
         tokens: &(impl AsRef<[Shard]> + ?Sized),
@@ -222,7 +231,7 @@ impl Masking {
             scored += match windows.get(number) {
                 Some(&window) => {
                     if window.shard >= shards.len() || window.len > self.windows().width {
-                        bail!("held-out window {number} is not of these tokens; ask for the windows of this text");
+                        bail!("held-out window {number} is not one of these tokens; request the windows of this text");
                     }
                     let mut random = Random::new(HELD_OUT_SEED, [number as u64]);
                     self.fill(shards, window, &mut random, row % micro, &mut out)?
@@ -237,7 +246,7 @@ impl Masking {
         Ok(scored)
     }
 
-    /// A row of a window, number `row` of its micro-batch. Returns how many labels are scored.
+    /// Fills a row, which is number `row` of its micro-batch, from a window. Returns how many labels are scored.
     fn fill(
         &mut self,
         shards: &[Shard],
@@ -251,12 +260,12 @@ impl Masking {
             let follows = random.bits() & 1 == 0;
             let first = Window { len: split, ..window };
             let rest = window.len - split;
-            // A window of one token has nothing to go on with.
+            // A window of one token has no continuation.
             let follows = follows && rest > 0;
             out.next[0] = i32::from(!follows);
             let second = match follows {
                 true => Window { start: window.start + split, len: rest, ..window },
-                // No longer than what goes on, so that the length does not tell.
+                // At most as long as the continuation, so that the length does not give the answer away.
                 false => self.windows().elsewhere(shards, window, rest.max(1), random)?,
             };
             (first, Some(second))
@@ -275,7 +284,7 @@ impl Masking {
         self.special.frame(first, second, out.ids, out.types, out.mask)
     }
 
-    /// Chooses tokens of a row of `length`, replaces them and says where they are. Returns how many.
+    /// Chooses tokens of a row of `length`, replaces them, and writes their positions and labels. Returns how many.
     fn hide(&mut self, length: usize, random: &mut Random, row: usize, out: &mut MaskedBatch<'_>) -> usize {
         let wanted = self.config.slots(length).min(self.slots());
         let ids = &mut out.ids[..length];
@@ -305,7 +314,7 @@ impl Masking {
         self.kinds.get(id as usize).copied().unwrap_or(TokenKind::Begins)
     }
 
-    /// `wanted` tokens, each as likely as any other, in the row's order.
+    /// Chooses `wanted` tokens uniformly and writes their positions in ascending order. Returns how many.
     fn choose_tokens(&self, ids: &[i32], wanted: usize, random: &mut Random, positions: &mut [i32]) -> usize {
         let text = |id: i32| self.kind(id) != TokenKind::Special;
         let mut left = ids.iter().filter(|&&id| text(id)).count();
@@ -321,8 +330,9 @@ impl Masking {
         chosen
     }
 
-    /// Words in random order, those passed over that would make more than `wanted` tokens. When all are longer, what fits of
-    /// one.
+    /// Chooses words in random order, skipping those that would exceed `wanted` tokens in all. If every word is longer,
+    /// chooses the first `wanted` tokens of one. Writes the positions in ascending order and returns how many there
+    /// are.
     fn choose_words(&mut self, ids: &[i32], wanted: usize, random: &mut Random, positions: &mut [i32]) -> usize {
         self.words.clear();
         let mut inside = false;
@@ -365,7 +375,7 @@ impl Masking {
         let (context, slots) = (self.context, self.slots());
         if micro == 0 || micro.saturating_mul(context) > i32::MAX as usize {
             bail!(
-                "micro-batches of {micro} x {context} tokens are not possible; use 1 row or more, of a shorter context"
+                "micro-batches of {micro} x {context} tokens are not possible; use at least 1 row, or a shorter context"
             );
         }
         let tokens = [out.ids.len(), out.types.len(), out.mask.len()];
@@ -376,8 +386,8 @@ impl Masking {
             && out.next.len() == next;
         if !fits {
             bail!(
-                "a batch of {batch} x {context} with {slots} scored tokens a row does not fit buffers of {tokens:?}, \
-                 {scored:?} and {}; size them as batch x context, batch x slots and {next}",
+                "a batch of {batch} x {context} with {slots} scored tokens per row does not match buffers of \
+                 {tokens:?}, {scored:?} and {}; size them as batch x context, batch x slots and {next}",
                 out.next.len()
             );
         }

@@ -1,4 +1,9 @@
-//! Token files as one stream: what a run trains on, or validates on.
+//! Token files, and the batches that are cut from them.
+//!
+//! [`Tokens`] presents the token files of one split as a stream. [`shard`] maps a single file into memory,
+//! [`shard_writer`] writes one, and [`formats`] detects its format, including those of llm.c, nanoGPT and NumPy.
+//! [`sampler`] cuts batches for next-token prediction; [`masking`] builds batches for masked models, from rows that
+//! [`windows`] cuts.
 
 pub(crate) mod foreign;
 pub mod formats;
@@ -17,7 +22,7 @@ use crate::bail;
 use crate::error::{Error, Result};
 use shard::Shard;
 
-/// Shards in a row, which [`Sampler`](super::tokens::sampler::Sampler) and validation read as one.
+/// A sequence of shards, which [`sampler::Sampler`] and validation read as one stream.
 #[derive(Debug)]
 pub struct Tokens {
     shards: Vec<Shard>,
@@ -35,7 +40,7 @@ impl AsRef<[Shard]> for Tokens {
     }
 }
 
-/// The first file, and how many others there are.
+/// Writes the path of the first file and the number of others.
 impl fmt::Display for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.shards[..] {
@@ -47,13 +52,13 @@ impl fmt::Display for Tokens {
 }
 
 impl Tokens {
-    /// Opens token files of any [`Format`](super::tokens::formats::Format), in this order; a folder stands for the `.bin` and `.npy`
-    /// files in it, and `*` in the name of a file for any characters, both in the order of their names. See
+    /// Opens token files of any [`Format`](formats::Format), in this order. A folder stands for the `.bin` and `.npy`
+    /// files in it, and `*` in a file name matches any characters; both give files sorted by name. See
     /// [`Shard::open_any`] for `vocab_size`.
     ///
     /// # Errors
-    /// No file at all, or the same one twice; a folder without token files, or one that holds both sides; a pattern that no
-    /// file follows; what [`Shard::open_any`] refuses.
+    /// Fails if there is no file or a file occurs twice, if a folder has no token files or those of both splits, if no
+    /// file matches a pattern, and on errors of [`Shard::open_any`].
     pub fn open(paths: &[PathBuf], vocab_size: Option<usize>) -> Result<Tokens> {
         let mut files = Vec::new();
         for path in paths {
@@ -70,23 +75,24 @@ impl Tokens {
         }
         for (number, file) in files.iter().enumerate() {
             if files[..number].contains(file) {
-                bail!("{} is named twice; name every token file once", file.display());
+                bail!("{} is named twice; name each token file once", file.display());
             }
         }
         let shards = files.iter().map(|file| Shard::open_any(file, vocab_size)).collect::<Result<_>>()?;
         Ok(Tokens { shards })
     }
 
-    /// Tokens in all shards.
+    /// Returns the number of tokens in all shards.
     pub fn len(&self) -> usize {
         self.shards.iter().map(Shard::len).sum()
     }
 
+    /// Returns whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A file that `other` has too.
+    /// Returns the path of a file that `other` contains, too.
     pub fn shared_with(&self, other: &Tokens) -> Option<&Path> {
         let place = |shard: &Shard| fs::canonicalize(shard.path()).ok();
         let theirs: HashSet<PathBuf> = other.shards.iter().filter_map(place).collect();
@@ -94,21 +100,24 @@ impl Tokens {
         self.shards.iter().find(shared).map(Shard::path)
     }
 
-    /// The largest vocabulary that a file's own header states; `None`: none does.
+    /// Returns the largest vocabulary size that the header of a file states, or `None` if no header does.
     pub fn stated_vocabulary(&self) -> Option<usize> {
         self.shards.iter().filter(|shard| shard.states_vocabulary()).map(Shard::vocab_size).max()
     }
 
-    /// The first file whose header says nothing of the vocabulary.
+    /// Returns the path of the first file whose header does not state a vocabulary size.
     pub fn without_vocabulary(&self) -> Option<&Path> {
         self.shards.iter().find(|shard| !shard.states_vocabulary()).map(Shard::path)
     }
 }
 
-/// The token files of a folder, or those that a pattern as `train_*.bin` names, by name.
+/// Returns the token files of a folder, or those that match a pattern such as `train_*.bin`, sorted by name.
 fn files_in(dir: &Path, pattern: Option<&str>) -> Result<Vec<PathBuf>> {
     if pattern.is_none() && dir.join(super::prepared::folder::FACTS).exists() {
-        bail!("{} holds both sides of prepared data; name it as data.prepared, or its files one by one", dir.display());
+        bail!(
+            "{} holds both splits of prepared data; name it as data.prepared, or name its files one by one",
+            dir.display()
+        );
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(|e| Error::io("read folder", dir, e))? {
@@ -124,8 +133,8 @@ fn files_in(dir: &Path, pattern: Option<&str>) -> Result<Vec<PathBuf>> {
     }
     if files.is_empty() {
         match pattern {
-            Some(pattern) => bail!("{}: no file of it is called {pattern}", dir.display()),
-            None => bail!("{}: no .bin or .npy file is in this folder; name one that holds token files", dir.display()),
+            Some(pattern) => bail!("{}: no file in this folder matches {pattern}", dir.display()),
+            None => bail!("{}: no .bin or .npy file in this folder; name one that holds token files", dir.display()),
         }
     }
     files.sort_unstable();
@@ -135,12 +144,13 @@ fn files_in(dir: &Path, pattern: Option<&str>) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether the name says that a file holds tokens.
+/// Returns whether the extension of a file is that of a token file (`.bin` or `.npy`).
 pub fn is_token_file(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "bin" || extension == "npy")
 }
 
-/// llm.c and nanoGPT keep both sides in one folder, and which is which only names tell: all of it would be read as one.
+/// Rejects a folder that holds both splits, as those of llm.c and nanoGPT do: it would be read as a single split. Only
+/// the file names tell them apart.
 fn check_sides(dir: &Path, files: &[PathBuf]) -> Result<()> {
     let says = |path: &&PathBuf, sides: &[&str]| {
         let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
@@ -150,7 +160,8 @@ fn check_sides(dir: &Path, files: &[PathBuf]) -> Result<()> {
     let held_out = files.iter().find(|path| says(path, &["val", "valid", "validation", "dev", "test"]));
     match (train, held_out) {
         (Some(train), Some(held_out)) => bail!(
-            "{} seems to hold both sides, as {} and {}; name the files of each side, for instance by a pattern as {:?}",
+            "{} seems to hold both splits (see {} and {}); name the files of each split, for example with the pattern \
+             {:?}",
             dir.display(),
             train.display(),
             held_out.display(),
@@ -160,11 +171,12 @@ fn check_sides(dir: &Path, files: &[PathBuf]) -> Result<()> {
     }
 }
 
-/// Whether a name follows a pattern, in which `*` stands for any characters.
+/// Returns whether a name matches a pattern, in which `*` stands for any characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let Some((begin, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(name) = name.strip_prefix(begin) else { return false };
-    // Each part at its first place leaves the most for those that follow, and the last one is the end.
+    // Matching each part as early as possible leaves the most for the following parts. The last part must match the
+    // end.
     let mut left = name;
     let mut parts = rest.split('*').peekable();
     while let Some(part) = parts.next() {
@@ -184,7 +196,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn a_star_is_anything() {
+    fn a_star_matches_any_characters() {
         for (pattern, name) in
             [("*", ""), ("a*", "a"), ("*_train_*.bin", "x_train_01.bin"), ("a*b*b", "abb"), ("é*", "éa")]
         {

@@ -1,10 +1,10 @@
-//! Which tokens go into which batch: random windows to train on, consecutive ones to validate on.
+//! Cuts tokens into batches: random windows for training, consecutive ones for validation.
 //!
-//! A batch is `ids` and `labels`, both `[batch, context]` row-major; `labels` is `ids` shifted by one token, and a
-//! position with nothing to predict has label -100. Nothing here keeps state: a batch follows from its numbers alone,
-//! so a run that is resumed sees the same data as one that was not stopped.
+//! A batch is `ids` and `labels`, both `[batch, context]` row-major. `labels` is `ids` shifted by one token; a position
+//! with nothing to predict has label -100. There is no state: a batch is a function of its number (and the seed, rank
+//! and world size), so a resumed run sees the same data as an uninterrupted one.
 //!
-//! The tokens are one shard or several in a row ([`Tokens`](super::Tokens)); no window spans two of them.
+//! The tokens are a sequence of shards ([`Tokens`](super::Tokens)); no window spans two of them.
 
 use super::shard::Shard;
 use crate::bail;
@@ -14,36 +14,37 @@ use crate::error::Result;
 /// The label of a position that is not scored.
 pub const IGNORED: i32 = -100;
 
-/// Draws training windows, uniformly and with replacement.
+/// Draws training windows uniformly, with replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampler {
     pub seed: u64,
-    /// This process among `world`, from zero.
+    /// The rank of this process, in `0..world`.
     pub rank: usize,
-    /// Processes that train together, each with its own windows.
+    /// The number of processes that train together, each with its own windows.
     pub world: usize,
 }
 
 impl Sampler {
-    /// Where row `row` of this rank's batch at `step` starts in a shard of `tokens` tokens.
+    /// Returns where row `row` of this rank's batch at `step` starts in a shard of `tokens` tokens.
     ///
-    /// Uniform in `0..=tokens - context - 1`, so that `context` tokens and the label of the last one fit; 0 when not
-    /// even one window fits ([`check_length`] tells). The same arguments give the same start on any machine.
+    /// The start is uniform in `0..=tokens - context - 1`, so that `context` tokens and the label of the last one fit.
+    /// It is 0 if no window fits ([`check_length`] checks that). The same arguments give the same start on any machine.
     pub fn start(&self, step: u64, row: usize, batch: usize, tokens: usize, context: usize) -> usize {
         scale(hash(self.seed, self.numbers(step, row, batch)), tokens.saturating_sub(context))
     }
 
-    /// What a row is known by.
+    /// Returns the numbers that identify a row among those of all steps and ranks.
     fn numbers(&self, step: u64, row: usize, batch: usize) -> [u64; 3] {
         let row = (self.rank as u64).wrapping_mul(batch as u64).wrapping_add(row as u64);
         [step, row, self.world as u64]
     }
 
-    /// The random numbers of row `row` of this rank's batch at `step`.
+    /// Returns the random numbers of row `row` of this rank's batch at `step`.
     pub(in crate::data) fn random(&self, step: u64, row: usize, batch: usize) -> Random {
         Random::new(self.seed, self.numbers(step, row, batch))
     }
 
+    /// Checks that the rank is below the number of processes.
     pub(in crate::data) fn check(&self) -> Result<()> {
         if self.rank >= self.world {
             bail!("rank {} is not below the number of processes {}; count ranks from zero", self.rank, self.world);
@@ -54,8 +55,8 @@ impl Sampler {
     /// Fills the training batch of `step`: `ids` and `labels` are `[batch, context]`. Allocates nothing.
     ///
     /// # Errors
-    /// When a buffer has another size, `rank` is not below `world`, every shard is too short for one window, or a token
-    /// is damaged.
+    /// Fails if a buffer has the wrong size, `rank` is not below `world`, every shard is too short for one window, or a
+    /// token is damaged.
     pub fn training_batch(
         &self,
         tokens: &(impl AsRef<[Shard]> + ?Sized),
@@ -70,7 +71,7 @@ impl Sampler {
         check_buffers(batch, context, ids, labels)?;
         let shards = tokens.as_ref();
         let windows = |shard: &Shard| shard.len().saturating_sub(context);
-        // As many as a single shard would need for so many windows.
+        // The length of a single shard with the same number of windows.
         let all = shards.iter().map(windows).sum::<usize>() + context;
         let rows = ids.chunks_exact_mut(context).zip(labels.chunks_exact_mut(context));
         for (row, (ids, labels)) in rows.enumerate() {
@@ -91,14 +92,14 @@ impl Sampler {
     }
 }
 
-/// Fills the `index`-th validation batch and returns how many of its labels are scored, 0 when it is past the end.
+/// Fills the `index`-th validation batch and returns how many of its labels are scored, 0 past the end.
 ///
-/// Window `w` of a shard covers its tokens `w * context .. (w + 1) * context`, and the windows of the next shard follow;
-/// batch `index` has windows `index * batch ..`, one a row. So all batches together score each token but the first of
-/// each shard exactly once. Positions with no next token have label -100, those with no token id 0.
+/// Window `w` of a shard covers its tokens `w * context .. (w + 1) * context`; the windows of the next shard follow.
+/// Batch `index` has windows `index * batch ..`, one per row. So all batches together score each token except the first
+/// of each shard exactly once. Positions without a next token have label -100, those without a token have id 0.
 ///
 /// # Errors
-/// When a buffer has another size, `context` is 0, or a token is damaged.
+/// Fails if a buffer has the wrong size, `context` is 0, or a token is damaged.
 pub fn validation_batch(
     tokens: &(impl AsRef<[Shard]> + ?Sized),
     index: usize,
@@ -112,13 +113,14 @@ pub fn validation_batch(
     })
 }
 
-/// As [`validation_batch`] of one shard, in windows that overlap: each starts `stride` tokens after the one before, and
-/// labels that the one before has are -100. So each token but the first is scored exactly once, those beyond the first
-/// window with at least `context - stride` tokens before the one that predicts them. With a stride of `context` it is
-/// [`validation_batch`].
+/// Fills the `index`-th validation batch of one shard like [`validation_batch`], but with overlapping windows.
+///
+/// Each window starts `stride` tokens after the previous one, and labels that the previous window already has are -100.
+/// So each token except the first is scored exactly once. A token beyond the first window is predicted from a position
+/// with at least `context - stride` tokens before it. A stride of `context` gives [`validation_batch`].
 ///
 /// # Errors
-/// As [`validation_batch`]; a stride of 0, or beyond the context, which would pass over tokens.
+/// Fails like [`validation_batch`], and if `stride` is 0 or larger than `context`.
 pub fn overlapping_batch(
     shard: &Shard,
     index: usize,
@@ -127,7 +129,7 @@ pub fn overlapping_batch(
     labels: &mut [i32],
 ) -> Result<usize> {
     if stride == 0 || stride > context {
-        bail!("a stride of {stride} is not in 1..={context}, the context; a larger one would pass over tokens");
+        bail!("a stride of {stride} is not in 1..={context} (the context); a larger one would skip tokens");
     }
     scoring_batch(index, (batch, context), ids, labels, |window| {
         let start = window.checked_mul(stride)?;
@@ -136,8 +138,8 @@ pub fn overlapping_batch(
     })
 }
 
-/// Fills a batch with windows by their numbers: `window` gives a shard, the first token, and how many labels at the begin
-/// are not scored; `None` past the end.
+/// Fills a batch with windows. `window` maps the number of a window to a shard, the position of its first token, and
+/// the number of labels at its start that are not scored; it returns `None` past the end.
 fn scoring_batch<'a>(
     index: usize,
     (batch, context): (usize, usize),
@@ -164,11 +166,11 @@ fn scoring_batch<'a>(
     Ok(scored)
 }
 
-/// Where validation window `window` starts. `None`: past the end.
+/// Returns the shard and the position where validation window `window` starts, or `None` past the end.
 fn validation_window(shards: &[Shard], mut window: usize, context: usize) -> Option<(&Shard, usize)> {
     for (number, shard) in shards.iter().enumerate() {
-        // Before another shard, a last window of one token, which predicts nothing, is left out: a batch of such windows
-        // alone would look like the end.
+        // In all shards but the last, leave out a final window of one token, which predicts nothing: a batch of only
+        // such windows would look like the end.
         let windows = match number + 1 < shards.len() {
             true => shard.len().saturating_sub(1).div_ceil(context),
             false => shard.len().div_ceil(context),
@@ -181,10 +183,10 @@ fn validation_window(shards: &[Shard], mut window: usize, context: usize) -> Opt
     None
 }
 
-/// Checks that `tokens` have at least one window: `context` tokens and the one after, in one shard.
+/// Checks that `tokens` contain at least one window: `context` tokens and the token after them in one shard.
 ///
 /// # Errors
-/// When they have not, or `context` is 0.
+/// Fails if they do not, or if `context` is 0.
 pub fn check_length(tokens: &(impl AsRef<[Shard]> + ?Sized), context: usize) -> Result<()> {
     if context == 0 {
         bail!("context is 0; set it to 1 or more");
@@ -192,7 +194,7 @@ pub fn check_length(tokens: &(impl AsRef<[Shard]> + ?Sized), context: usize) -> 
     match tokens.as_ref().iter().max_by_key(|shard| shard.len()) {
         Some(longest) if longest.len() > context => Ok(()),
         Some(longest) if longest.len() < 2 => bail!(
-            "{}: {} tokens are too few for any window, which needs one token and the one after it; give more text",
+            "{}: {} tokens are too few for any window, which needs a token and the token after it; give more text",
             longest.path().display(),
             longest.len()
         ),
@@ -211,7 +213,8 @@ fn check_buffers(batch: usize, context: usize, ids: &[i32], labels: &[i32]) -> R
     let needed = batch.checked_mul(context);
     if needed != Some(ids.len()) || needed != Some(labels.len()) {
         bail!(
-            "a batch of {batch} x {context} does not fit buffers of {} ids and {} labels; size both as batch x context",
+            "a batch of {batch} x {context} does not match buffers of {} ids and {} labels; size both as batch x \
+             context",
             ids.len(),
             labels.len()
         );

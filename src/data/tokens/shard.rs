@@ -1,6 +1,6 @@
-//! A token shard: one side of a text as a flat file of token ids, memory-mapped for reading.
+//! Token shards: flat files of token ids, memory-mapped for reading.
 //!
-//! Little-endian throughout:
+//! All numbers are little-endian:
 //!
 //! | bytes    | content                                                                  |
 //! |----------|--------------------------------------------------------------------------|
@@ -10,12 +10,12 @@
 //! | 16..24   | `u64` vocabulary size, at most 2^31 - 1                                  |
 //! | 24..32   | `u64` token count                                                        |
 //! | 32..40   | version 2: `u64` count of documents that begin in this shard             |
-//! | 40..44   | version 2: `u32` 1 when the first token goes on with a document, else 0  |
+//! | 40..44   | version 2: `u32` 1 if the first token continues a document, else 0       |
 //! | ..64     | zero                                                                     |
 //! | 64..     | the tokens, `u16` or `u32`; a file of version 1 ends with the last one   |
 //! | 8 x n .. | version 2: after zeros, a `u64` position for each document, ascending    |
 //!
-//! llm.c's, nanoGPT's and NumPy's files are read as well ([`Format`]); their vocabulary comes from elsewhere.
+//! Files of llm.c, nanoGPT and NumPy are read as well ([`Format`]). They do not state their vocabulary size.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -32,17 +32,18 @@ pub(in crate::data) const MAGIC: &[u8; 8] = b"VCYCTOK1";
 pub(in crate::data) const HEADER: usize = 64;
 /// The largest vocabulary whose tokens all fit in a `u16`.
 const NARROW: u64 = 1 << 16;
-/// Batches hold ids as `i32`.
+/// The largest vocabulary size, because batches hold ids as `i32`.
 pub(in crate::data) const MAX_VOCAB: u64 = i32::MAX as u64;
 
-/// What [`Shard::add_to`] reads at a time where it does not read all.
+/// The number of bytes that [`Shard::add_to`] samples at a time from a large file.
 const PART: usize = 1 << 20;
 
+/// Returns the number of bytes per token for a vocabulary size.
 pub(in crate::data) fn width_of(vocab_size: u64) -> u32 {
     if vocab_size <= NARROW { 2 } else { 4 }
 }
 
-/// A token shard, memory-mapped read-only.
+/// A read-only memory-mapped token shard.
 #[derive(Debug)]
 pub struct Shard {
     path: PathBuf,
@@ -58,23 +59,24 @@ impl AsRef<[Shard]> for Shard {
 }
 
 impl Shard {
-    /// Maps the shard at `path`, which must be one of this program. The token ids themselves are checked as they are
-    /// read.
+    /// Maps the shard at `path`, which must be in this program's format. The token ids are checked when they are read.
     ///
     /// # Errors
-    /// When the file cannot be read, is not a token shard of a known version, or its length is not what its header says.
+    /// Fails if the file cannot be read, is not a token shard of a known version, or does not have the length that its
+    /// header says.
     pub fn open(path: &Path) -> Result<Shard> {
         let map = Mapped::open(path, "a token shard")?;
         let layout = Layout::own(&map).at(path.display())?;
         Ok(Shard { path: path.to_owned(), vocab_size: layout.vocab_size.unwrap_or_default(), map, layout })
     }
 
-    /// Maps a token file of any [`Format`]. Ids must be below `vocab_size`; without it, below what the header says, or
-    /// the width of a token allows. What is checked here is the header and the first few thousand tokens, so that a file
-    /// of another kind is found out at once.
+    /// Maps a token file of any [`Format`]. Ids must be below the vocabulary size in the header, or else below
+    /// `vocab_size`; if neither is known, any id that fits the width of a token is valid. This checks the header and
+    /// the first 4096 tokens, so that a file of another kind is detected at once.
     ///
     /// # Errors
-    /// As [`Shard::open`]; when a header says a vocabulary larger than `vocab_size`.
+    /// Fails if the file cannot be read or is not a token file, if its header is damaged or states a vocabulary larger
+    /// than `vocab_size`, or if one of the first tokens is out of range.
     pub fn open_any(path: &Path, vocab_size: Option<usize>) -> Result<Shard> {
         let map = Mapped::open(path, "a token shard")?;
         let layout = Layout::any(&map).at(path.display())?;
@@ -82,59 +84,62 @@ impl Shard {
             bail!("{}: not a .npy file, as its name says; {}", path.display(), Format::Npy.remedy());
         }
         let widest = if layout.width == 2 { NARROW as usize } else { MAX_VOCAB as usize };
-        let told = layout.vocab_size;
-        if let (Some(told), Some(limit)) = (told, vocab_size)
-            && told > limit
+        let stated = layout.vocab_size;
+        if let (Some(stated), Some(limit)) = (stated, vocab_size)
+            && stated > limit
         {
             bail!(
-                "{} has a vocabulary of {told}, more than the {limit} it is read with; prepare it with the \
-                 same tokenizer, or raise a configuration's data.vocab to {told}",
+                "{} has a vocabulary of {stated}, more than the expected {limit}; prepare it with the same tokenizer, \
+                 or raise data.vocab in the configuration to {stated}",
                 path.display()
             );
         }
-        let vocab_size = told.or(vocab_size).unwrap_or(widest);
+        let vocab_size = stated.or(vocab_size).unwrap_or(widest);
         let shard = Shard { path: path.to_owned(), map, layout, vocab_size };
         shard.read(0, &mut vec![0; shard.len().min(4096)])?;
         Ok(shard)
     }
 
-    /// Tokens in the shard.
+    /// Returns the number of tokens in the shard.
     pub fn len(&self) -> usize {
         self.layout.tokens
     }
 
+    /// Returns whether the shard has no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Every token id is below this.
+    /// Returns the vocabulary size. Every token id is below it.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// Whether the file itself says its vocabulary's size.
+    /// Returns whether the header of the file states the vocabulary size.
     pub fn states_vocabulary(&self) -> bool {
         self.layout.vocab_size.is_some()
     }
 
+    /// Returns the format of the file.
     pub fn format(&self) -> Format {
         self.layout.format
     }
 
-    /// The file the shard was opened from.
+    /// Returns the path that the shard was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Nobody has written to the file since it was opened.
+    /// Checks that no program has written to the file since it was opened.
     ///
     /// # Errors
-    /// Somebody has.
+    /// See [`Mapped::check_unchanged`].
     pub fn check_unchanged(&self) -> Result<()> {
         self.map.check_unchanged()
     }
 
-    /// Adds the tokens: all of them, or of a very large file some from all over it.
+    /// Adds the tokens to a fingerprint: all of them, or samples spread over the file if it is larger than about `most`
+    /// bytes.
     pub fn add_to(&self, print: &mut Fingerprint, most: usize) {
         let Layout { offset, width, .. } = self.layout;
         let bytes = &self.map[offset..offset + width * self.len()];
@@ -147,27 +152,28 @@ impl Shard {
         (0..parts).map(|part| last / (parts - 1) * part).chain([last]).for_each(|at| print.add(&bytes[at..at + PART]));
     }
 
-    /// How many documents begin in this shard; `None`: it does not say.
+    /// Returns the number of documents that begin in this shard, or `None` if the file has no document boundaries.
     pub fn documents(&self) -> Option<usize> {
         self.layout.starts.map(|(_, count)| count)
     }
 
-    /// Whether the first tokens belong to the last document of the shard before.
+    /// Returns whether the first tokens belong to the last document of the previous shard.
     pub fn continues(&self) -> bool {
         self.layout.continues
     }
 
-    /// Where document `number` begins, of those that begin in this shard.
+    /// Returns the position of the first token of document `number`, counting those that begin in this shard from 0.
     ///
     /// # Errors
-    /// When there is no such document, or the table is damaged here.
+    /// Fails if there is no such document, if the file has no document boundaries, or if the table is damaged at this
+    /// entry.
     pub fn document_start(&self, number: usize) -> Result<usize> {
         let path = self.path.display();
         let Some((table, count)) = self.layout.starts else {
-            bail!("{path}: does not say where documents begin; prepare the text with `vcycle data prepare`");
+            bail!("{path}: the file does not say where documents begin; prepare the text with `vcycle data prepare`");
         };
         if number >= count {
-            bail!("{path}: no document {number}; {count} begin in this shard, count from 0");
+            bail!("{path}: no document {number}; {count} begin in this shard, counted from 0");
         }
         let start = u64_at(&self.map, table + 8 * number);
         let before = if number > 0 { Some(u64_at(&self.map, table + 8 * (number - 1))) } else { None };
@@ -180,17 +186,16 @@ impl Shard {
         Ok(start as usize)
     }
 
-    /// The stretch of one document that position `at` lies in: from the document's first token, or the shard's, to its last
-    /// or the shard's.
+    /// Returns the range of positions in this shard of the document that contains position `at`.
     ///
     /// # Errors
-    /// When there is no such position, the shard does not say where documents begin, or the table is damaged here.
+    /// Fails if there is no such position, if the file has no document boundaries, or if the table is damaged there.
     pub fn document_around(&self, at: usize) -> Result<Range<usize>> {
         if at >= self.len() {
-            bail!("{}: no token {at}; the shard has {}, count from 0", self.path.display(), self.len());
+            bail!("{}: no token {at}; the shard has {}, counted from 0", self.path.display(), self.len());
         }
         let count = self.documents().unwrap_or(0);
-        // The first document that begins behind `at`.
+        // Binary search for the first document that begins after `at`.
         let (mut low, mut high) = (0, count);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -200,16 +205,17 @@ impl Shard {
                 high = middle;
             }
         }
-        // The first call also tells of a shard without documents.
+        // For a file without document boundaries, this first call returns the error.
         let begin = if low > 0 || !self.continues() { self.document_start(low.saturating_sub(1))? } else { 0 };
         let end = if low < count { self.document_start(low)? } else { self.len() };
         Ok(begin..end)
     }
 
-    /// The token at position `i`, as stored: [`Shard::read`] is the one that checks it against the vocabulary.
+    /// Returns the token at position `i` as stored. Unlike [`Shard::read`], this does not check it against the
+    /// vocabulary size.
     ///
     /// # Panics
-    /// When `i` is not below [`Shard::len`], as with a slice.
+    /// Panics if `i` is not below [`Shard::len`].
     pub fn token(&self, i: usize) -> u32 {
         assert!(i < self.len(), "token {i} of a shard of {}", self.len());
         let at = self.layout.offset + i * self.layout.width;
@@ -223,7 +229,8 @@ impl Shard {
     /// Copies the tokens from position `start` on into `out`, without allocating.
     ///
     /// # Errors
-    /// When the range reaches past the end, or a token is not below the vocabulary size. `out` is then unspecified.
+    /// Fails if the range extends past the end, or if a token is not below the vocabulary size. The content of `out` is
+    /// then unspecified.
     pub fn read(&self, start: usize, out: &mut [i32]) -> Result<()> {
         let end = start.checked_add(out.len()).filter(|&end| end <= self.len());
         let Some(end) = end else {
@@ -267,7 +274,7 @@ impl Shard {
             match self.layout.format {
                 Format::Vcycle1 | Format::Vcycle2 => self.layout.format.remedy(),
                 Format::LlmC | Format::NanoGpt | Format::Npy =>
-                    "set data.vocab, or data.tokenizer, to those the file was made with, or fetch it again",
+                    "set data.vocab or data.tokenizer to what the file was made with, or fetch it again",
             }
         ))
     }

@@ -1,4 +1,4 @@
-//! Writes token shards, bit by bit; see [`shard`](super::shard) for the format.
+//! Writes token shards incrementally; see [`shard`](super::shard) for the format.
 
 use std::path::{Path, PathBuf};
 
@@ -7,26 +7,27 @@ use crate::bail;
 use crate::error::Result;
 use crate::files::AtomicFile;
 
-/// Writes `tokens` to `path`, whole or not at all, as a shard of version 1: one that knows of no documents.
+/// Writes `tokens` to `path` as a shard of version 1, which has no document boundaries. The file is written atomically.
 ///
 /// # Errors
-/// When `vocab_size` is 0 or more than 2^31 - 1, a token is not below `vocab_size`, or the file cannot be written.
+/// Fails if `vocab_size` is 0 or more than 2^31 - 1, a token is not below `vocab_size`, or the file cannot be written.
 pub fn write_shard(path: &Path, tokens: &[u32], vocab_size: usize) -> Result<()> {
     let mut writer = ShardWriter::create(path, vocab_size, Boundaries::Unknown)?;
     writer.push(tokens)?;
     writer.commit()
 }
 
-/// What a shard says of documents.
+/// Whether a shard stores document boundaries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Boundaries {
-    /// Nothing (version 1).
+    /// It does not (version 1).
     Unknown,
-    /// Where they begin (version 2); `continues`: the first tokens belong to the last document of the shard before.
+    /// It stores where documents begin (version 2). With `continues`, the first tokens belong to the last document of
+    /// the previous shard.
     Known { continues: bool },
 }
 
-/// A shard that appears under its name when it is complete.
+/// Writes a shard, which appears under its name once it is complete.
 pub struct ShardWriter {
     path: PathBuf,
     file: AtomicFile,
@@ -39,8 +40,10 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
+    /// Starts a shard that [`ShardWriter::commit`] places at `path`.
+    ///
     /// # Errors
-    /// When `vocab_size` is 0 or more than 2^31 - 1, or no file can be made beside `path`.
+    /// Fails if `vocab_size` is 0 or more than 2^31 - 1, or if no file can be created beside `path`.
     pub fn create(path: &Path, vocab_size: usize, boundaries: Boundaries) -> Result<Self> {
         let vocab = vocab_size as u64;
         if vocab == 0 || vocab > MAX_VOCAB {
@@ -56,21 +59,22 @@ impl ShardWriter {
         Ok(ShardWriter { path, file, vocab_size, width, tokens: 0, boundaries, starts, bytes })
     }
 
-    /// Tokens so far.
+    /// Returns the number of tokens so far.
     pub fn len(&self) -> u64 {
         self.tokens
     }
 
+    /// Returns whether there are no tokens so far.
     pub fn is_empty(&self) -> bool {
         self.tokens == 0
     }
 
-    /// Documents that begin in this shard so far.
+    /// Returns the number of documents that begin in this shard so far.
     pub fn documents(&self) -> u64 {
         self.starts.len() as u64
     }
 
-    /// The next token begins a document.
+    /// Marks the next token as the first of a document.
     pub fn begin_document(&mut self) {
         self.starts.push(self.tokens);
     }
@@ -78,12 +82,12 @@ impl ShardWriter {
     /// Appends tokens.
     ///
     /// # Errors
-    /// When a token is not below the vocabulary size; when the disk is full.
+    /// Fails if a token is not below the vocabulary size, or if the file cannot be written.
     pub fn push(&mut self, tokens: &[u32]) -> Result<()> {
         if let Some(at) = tokens.iter().position(|&t| t as usize >= self.vocab_size) {
             bail!(
-                "cannot write {}: token {} at position {} is not below the vocabulary size {}; the tokens were made with \
-                 another tokenizer",
+                "cannot write {}: token {} at position {} is not below the vocabulary size {}; the tokens were made \
+                 with another tokenizer",
                 self.path.display(),
                 tokens[at],
                 self.tokens + at as u64,
@@ -102,7 +106,7 @@ impl ShardWriter {
     /// Completes the file and gives it its name.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn commit(mut self) -> Result<()> {
         let mut header = [0; HEADER];
         let (version, continues) = match self.boundaries {
@@ -128,7 +132,8 @@ impl ShardWriter {
     }
 }
 
-/// Any number of shards in a row, `NAME-00000.bin` and on, each of `limit` tokens but the last.
+/// Writes a sequence of shards `NAME-00000.bin`, `NAME-00001.bin`, ... of `limit` tokens each; the last one may be
+/// shorter.
 pub(in crate::data) struct ShardSeries<'a> {
     dir: &'a Path,
     name: &'static str,
@@ -137,16 +142,20 @@ pub(in crate::data) struct ShardSeries<'a> {
     open: Option<ShardWriter>,
     /// Whether the next token begins a document.
     begins: bool,
-    /// Files that are complete: name, tokens and documents.
+    /// The complete files: name, number of tokens, and number of documents that begin in it.
     pub done: Vec<(String, u64, u64)>,
 }
 
 impl<'a> ShardSeries<'a> {
+    /// Returns a series without files in the folder `dir`.
     pub fn new(dir: &'a Path, name: &'static str, vocab_size: usize, limit: u64) -> Self {
         ShardSeries { dir, name, vocab_size, limit, open: None, begins: false, done: Vec::new() }
     }
 
-    /// Appends tokens, which may begin a document; one without tokens leaves no trace.
+    /// Appends tokens. With `begins`, they begin a document. A document without tokens is not recorded.
+    ///
+    /// # Errors
+    /// See [`ShardWriter::create`], [`ShardWriter::push`] and [`ShardWriter::commit`].
     pub fn push(&mut self, tokens: &[u32], begins: bool) -> Result<()> {
         self.begins |= begins;
         let mut rest = tokens;
@@ -161,12 +170,12 @@ impl<'a> ShardSeries<'a> {
             if std::mem::take(&mut self.begins) {
                 writer.begin_document();
             }
-            let room = usize::try_from(self.limit - writer.len()).unwrap_or(usize::MAX);
-            let (now, later) = rest.split_at(room.min(rest.len()));
+            let capacity = usize::try_from(self.limit - writer.len()).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(capacity.min(rest.len()));
             writer.push(now)?;
             rest = later;
             self.open = Some(writer);
-            if now.len() == room {
+            if now.len() == capacity {
                 self.close()?;
             }
         }
@@ -174,6 +183,9 @@ impl<'a> ShardSeries<'a> {
     }
 
     /// Completes the last file.
+    ///
+    /// # Errors
+    /// See [`ShardWriter::commit`].
     pub fn close(&mut self) -> Result<()> {
         if let Some(writer) = self.open.take() {
             let facts = (self.file_name(), writer.len(), writer.documents());

@@ -1,8 +1,8 @@
-//! Which stretch of the tokens a row of a masked batch shows: any one of the stream, or a piece of one document.
+//! Chooses the tokens of the rows of masked batches: windows anywhere in the stream, or pieces of single documents.
 //!
-//! No window spans two shards. Documents are cut into pieces of a window's width from their first token on, the last one
-//! shorter; the piece of a row is the one that a token lies in which is drawn uniformly, so that every token is shown
-//! equally often. What of a document lies in a shard counts as a document.
+//! No window spans two shards. A document is cut into pieces of the width of a window, starting at its first token; the
+//! last piece may be shorter. A row is the piece that contains a uniformly drawn token, so that every token is shown
+//! equally often. The part of a document in one shard counts as a document.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,25 +15,25 @@ use crate::error::Result;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pack {
-    /// Anywhere: rows are full, and documents run on.
+    /// Anywhere. Rows are full, and may span several documents.
     #[default]
     Stream,
-    /// At documents' begins and ends: rows may be shorter, and are padded.
+    /// Within a document. Rows may be shorter, and are then padded.
     Documents,
 }
 
 /// Consecutive tokens of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The shard's number in the list.
+    /// The index of the shard.
     pub(in crate::data) shard: usize,
-    /// The position of the first token in it.
+    /// The position of the first token in the shard.
     pub(in crate::data) start: usize,
-    /// At least 1.
+    /// The number of tokens, at least 1.
     pub(in crate::data) len: usize,
 }
 
-/// Windows of at most `width` tokens.
+/// Chooses windows of at most `width` tokens.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::data) struct Windows {
     pub pack: Pack,
@@ -41,13 +41,13 @@ pub(in crate::data) struct Windows {
 }
 
 impl Windows {
-    /// Checks that [`Windows::draw`] finds a window, and with `pairs` also [`Windows::elsewhere`].
+    /// Checks that [`Windows::draw`] can find a window and, with `pairs`, that [`Windows::elsewhere`] can.
     ///
     /// # Errors
-    /// When it does not: the text is too short, or documents are wanted and a shard does not say where they begin.
+    /// Fails if the text is too short, or if document boundaries are needed and a shard does not have them.
     pub fn check(self, shards: &[Shard], pairs: bool) -> Result<()> {
         match self.pack {
-            // `elsewhere` passes over the begins of at most two windows, so that some of three are left.
+            // `elsewhere` excludes starts for the length of at most two windows, so three windows leave some.
             Pack::Stream => self.check_longest(shards, if pairs { 3 * self.width } else { self.width }),
             Pack::Documents => {
                 let documents = count_documents(shards)?;
@@ -55,7 +55,7 @@ impl Windows {
                 if documents < needed {
                     let s = if documents == 1 { "" } else { "s" };
                     bail!(
-                        "the text has {documents} document{s}, and masking takes {needed} or more; give more text{}",
+                        "the text has {documents} document{s}, but masking needs {needed} or more; give more text{}",
                         if pairs { ", or leave masking.next_sentence out" } else { "" }
                     );
                 }
@@ -64,10 +64,10 @@ impl Windows {
         }
     }
 
-    /// As [`Windows::check`], for [`Windows::all`], to which a short text is one short window.
+    /// Checks the same as [`Windows::check`] for [`Windows::all`], which turns a short text into one short window.
     ///
     /// # Errors
-    /// As [`Windows::check`].
+    /// See [`Windows::check`].
     pub fn check_all(self, shards: &[Shard], pairs: bool) -> Result<()> {
         match (self.pack, pairs) {
             (Pack::Stream, false) => Windows { width: 1, ..self }.check(shards, pairs),
@@ -79,7 +79,7 @@ impl Windows {
         match shards.iter().max_by_key(|shard| shard.len()) {
             Some(longest) if longest.len() >= needed => Ok(()),
             Some(longest) => bail!(
-                "{}: {} tokens are too few: masked rows of {} tokens take {needed}; set model.context lower, or give more \
+                "{}: {} tokens are too few; masked rows of {} tokens need {needed}: lower model.context, or give more \
                  text",
                 longest.path().display(),
                 longest.len(),
@@ -89,15 +89,21 @@ impl Windows {
         }
     }
 
-    /// A window to train on.
+    /// Draws a window to train on.
+    ///
+    /// # Errors
+    /// Fails if the table of documents of a shard is damaged.
     pub fn draw(self, shards: &[Shard], random: &mut Random) -> Result<Window> {
         let weight = |shard: &Shard| self.choices(shard, self.width);
         let pick = random.below(shards.iter().map(weight).sum());
         self.window(shards, locate(shards, weight, pick))
     }
 
-    /// At most `len` tokens that have nothing to do with those of the window `not`: in a stream they neither overlap nor
-    /// follow it; else they begin a piece of another document.
+    /// Draws a window of at most `len` tokens that is unrelated to the window `not`. In a stream, it neither overlaps
+    /// nor directly follows `not`; otherwise it is the start of a piece of another document.
+    ///
+    /// # Errors
+    /// Fails if the text is too short, or if the table of documents of a shard is damaged.
     pub fn elsewhere(self, shards: &[Shard], not: Window, len: usize, random: &mut Random) -> Result<Window> {
         let weight = |shard: &Shard| self.choices(shard, len);
         let shard = &shards[not.shard];
@@ -112,7 +118,7 @@ impl Windows {
         let begin = shards[..not.shard].iter().map(weight).sum::<usize>() + passed_over.start;
         let Some(left) = all.checked_sub(passed_over.len()).filter(|&left| left > 0) else {
             bail!(
-                "{}: the text is too short for a second segment from elsewhere; give more, or leave \
+                "{}: the text is too short for a second segment from elsewhere; give more text, or leave \
                  masking.next_sentence out",
                 shard.path().display()
             );
@@ -123,10 +129,10 @@ impl Windows {
         Ok(Window { len: window.len.min(len), ..window })
     }
 
-    /// All tokens, each in one window, in their order.
+    /// Returns consecutive windows that cover every token exactly once.
     ///
     /// # Errors
-    /// Documents are wanted, and a shard does not say where they begin or its table is damaged.
+    /// Fails if document boundaries are needed and a shard does not have them or its table is damaged.
     pub fn all(self, shards: &[Shard]) -> Result<Vec<Window>> {
         let mut windows = Vec::new();
         for (number, shard) in shards.iter().enumerate() {
@@ -144,7 +150,7 @@ impl Windows {
         Ok(windows)
     }
 
-    /// Of how many positions of a shard one is drawn.
+    /// Returns the number of positions of a shard that one is drawn from.
     fn choices(self, shard: &Shard, len: usize) -> usize {
         match self.pack {
             Pack::Stream => (shard.len() + 1).saturating_sub(len),
@@ -152,7 +158,7 @@ impl Windows {
         }
     }
 
-    /// The window of a position that was drawn.
+    /// Returns the window for a position that was drawn.
     fn window(self, shards: &[Shard], (shard, at): (usize, usize)) -> Result<Window> {
         match self.pack {
             Pack::Stream => Ok(Window { shard, start: at, len: self.width.min(shards[shard].len() - at) }),
@@ -170,8 +176,8 @@ fn count_documents(shards: &[Shard]) -> Result<usize> {
     for shard in shards {
         let Some(begin) = shard.documents() else {
             bail!(
-                "{}: does not say where documents begin, which masking.pack = \"documents\" needs; prepare the text with \
-                 `vcycle data prepare`, or use \"stream\"",
+                "{}: the file does not say where documents begin, which masking.pack = \"documents\" needs; prepare \
+                 the text with `vcycle data prepare`, or use \"stream\"",
                 shard.path().display()
             );
         };
@@ -180,7 +186,8 @@ fn count_documents(shards: &[Shard]) -> Result<usize> {
     Ok(documents)
 }
 
-/// The shard, and the place in it, of number `pick` of all that `weight` counts.
+/// Returns the index of the shard and the position in it of choice number `pick`, where each shard has `weight`
+/// choices.
 fn locate(shards: &[Shard], weight: impl Fn(&Shard) -> usize, mut pick: usize) -> (usize, usize) {
     for (number, shard) in shards.iter().enumerate() {
         if pick < weight(shard) {
@@ -188,5 +195,5 @@ fn locate(shards: &[Shard], weight: impl Fn(&Shard) -> usize, mut pick: usize) -
         }
         pick -= weight(shard);
     }
-    unreachable!("a number below the sum of all weights")
+    unreachable!("`pick` is below the sum of all weights")
 }

@@ -14,7 +14,7 @@ impl Cpu {
             #[inline(always)]
             |range| {
                 for r in range {
-                    // SAFETY: this chunk alone writes row r of out, and x is only read.
+                    // SAFETY: only this chunk writes row r of out, and x is only read.
                     let (x, out) = unsafe { (x.row(r), out.row_mut(r)) };
                     if op.add { out.iter_mut().zip(x).for_each(|(o, x)| *o += x) } else { out.copy_from_slice(x) }
                 }

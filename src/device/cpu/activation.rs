@@ -12,7 +12,8 @@ impl Cpu {
             #[inline(always)]
             |range| {
                 for r in range {
-                    // SAFETY: this chunk alone writes row r of dx; dout is not taken as a slice when it is the same memory.
+                    // SAFETY: only this chunk writes row r of dx; no slice of dout is created when it is the same
+                    // memory.
                     let (pre, dx) = unsafe { (pre.row(r), dx.row_mut(r)) };
                     if !in_place {
                         // SAFETY: as above.

@@ -21,7 +21,7 @@ impl Cpu {
             CHUNK,
             #[inline(always)]
             |range| {
-                // SAFETY: this chunk alone touches these elements.
+                // SAFETY: only this chunk accesses these elements.
                 let (p, m, v) = unsafe {
                     (params.span_mut(0, range.clone()), m.span_mut(0, range.clone()), v.span_mut(0, range.clone()))
                 };

@@ -1,6 +1,6 @@
-//! Attention in rows of tiles: the scores of 12 queries against all visible keys stay in the first-level cache, so an exact
-//! softmax needs no rescaling, and only its log-sum-exp is kept. One chunk is one head of one sequence; its keys and values are
-//! packed once. What a causal mask hides is computed only within a tile.
+//! Attention in rows of tiles. The scores of 12 queries with all visible keys stay in L1, so that the softmax is exact
+//! without rescaling; only its log-sum-exp is saved. A chunk is one head of one sequence, whose keys and values are
+//! packed once. Scores that a causal mask hides are computed only where a tile also contains visible ones.
 
 use super::dropout::for_mask;
 use super::gemm::{COLUMNS, DEPTH, Matrix, PITCH, ROWS, VECTORS, pack, tile};
@@ -10,11 +10,12 @@ use crate::error::Result;
 use crate::tensor::Tensor;
 use pulp::{Simd, WithSimd};
 
-/// Keys of a run: whole tiles by rows as well as by columns, and rows of a packed piece hold it.
+/// Keys in a run: a multiple of both the rows and the columns of a tile, and at most the length of a packed row.
 const RUN: usize = 480;
 const _: () = assert!(RUN.is_multiple_of(ROWS) && RUN.is_multiple_of(COLUMNS) && RUN <= DEPTH);
 
-/// Rows of scores in working memory: run after run of keys, and in a run row after row, [`PITCH`] apart, as tiles read them.
+/// Rows of scores in scratch memory, in the layout that tiles read: runs of [`RUN`] keys follow each other, and within
+/// a run rows are [`PITCH`] elements apart.
 #[derive(Clone, Copy)]
 pub(super) struct Scores {
     start: *mut f32,
@@ -22,64 +23,65 @@ pub(super) struct Scores {
 }
 
 impl Scores {
-    /// Floats that so many rows take.
+    /// Returns the number of floats that `rows` rows of `keys` keys take.
     pub fn floats(rows: usize, keys: usize) -> usize {
         keys.div_ceil(RUN) * rows * PITCH
     }
 
-    /// Takes its memory from the front of `work`.
+    /// Allocates the scores from the front of `work`.
     pub fn take(work: &mut &mut [f32], rows: usize, keys: usize) -> Self {
         Scores { start: take(work, Self::floats(rows, keys)).as_mut_ptr(), rows }
     }
 
-    /// Where key `j` of row `r` lies.
+    /// Returns the address of the score of key `j` in row `r`.
     #[inline(always)]
     fn at(self, r: usize, j: usize) -> *mut f32 {
         self.start.wrapping_add(j / RUN * self.rows * PITCH + r * PITCH + j % RUN)
     }
 
-    /// The first keys of row `r`, run by run.
+    /// Returns the scores of the first `keys` keys of row `r`, run by run.
     ///
     /// # Safety
-    /// They exist, and no other slice of them lives.
+    /// They must exist, and no other slice of them may be alive.
     #[inline(always)]
     pub unsafe fn row<'a>(self, r: usize, keys: usize) -> impl Iterator<Item = &'a mut [f32]> {
         (0..keys).step_by(RUN).map(move |j| {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe { std::slice::from_raw_parts_mut(self.at(r, j), RUN.min(keys - j)) }
         })
     }
 
-    /// Zeros from key `from` on to the end of the tile in which key `keys - 1` lies.
+    /// Sets the scores of row `r` to zero, from key `from` to the end of the tile that contains key `keys - 1`.
     ///
     /// # Safety
-    /// As [`Scores::row`].
+    /// As for [`Scores::row`].
     #[inline(always)]
     pub unsafe fn clear(self, r: usize, from: usize, keys: usize) {
         let mut j = from;
         let end = keys.next_multiple_of(ROWS);
         while j < end {
             let stop = ((j / RUN + 1) * RUN).min(end);
-            // SAFETY: the caller's promise; runs are whole tiles.
+            // SAFETY: guaranteed by the caller; runs consist of whole tiles.
             unsafe { std::slice::from_raw_parts_mut(self.at(r, j), stop - j) }.fill(0.0);
             j = stop;
         }
     }
 
-    /// Multiplies key `j` of row `r`.
+    /// Multiplies the score of key `j` in row `r` by `factor`.
     ///
     /// # Safety
-    /// As [`Scores::row`].
+    /// As for [`Scores::row`].
     #[inline(always)]
     pub unsafe fn scale(self, r: usize, j: usize, factor: f32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { *self.at(r, j) *= factor };
     }
 
-    /// `MR` rows from row `r` on become `scale a b`: `a` by [`rows`], `b` the panels of `d` rows of at least `keys` columns.
+    /// Sets `MR` rows from row `r` on to `scale a b`. `a` was packed by [`rows`]; `b` consists of panels of `d` rows
+    /// and at least `keys` columns.
     ///
     /// # Safety
-    /// All of them exist.
+    /// All of these rows and columns must exist.
     #[inline(always)]
     pub unsafe fn product<S: Simd, const MR: usize>(
         self,
@@ -92,7 +94,7 @@ impl Scores {
         let nr = VECTORS * S::F32_LANES;
         for j in (0..keys).step_by(nr) {
             for k in (0..d).step_by(DEPTH) {
-                // SAFETY: the caller's promise; a run is whole tiles, so all of a tile may be written.
+                // SAFETY: guaranteed by the caller; a run consists of whole tiles, so a whole tile may be written.
                 unsafe {
                     let (a, b) = (a.as_ptr().add(k / DEPTH * MR * PITCH), b.as_ptr().add(j * d + k * nr));
                     let c = Matrix::rows(self.at(r, j), PITCH);
@@ -102,10 +104,11 @@ impl Scores {
         }
     }
 
-    /// `c = scale P b` of `height` rows from row `r` on; `b` the panels of `all` keys of which the first `keys` count, `d` wide.
+    /// Computes `c = scale P b`, where `P` are `height` rows from row `r` on. `b` consists of panels of `all` keys, of
+    /// which the first `keys` are used, and has `d` columns.
     ///
     /// # Safety
-    /// All of them exist.
+    /// All of these rows and columns must exist.
     #[inline(always)]
     pub unsafe fn times<S: Simd, const MR: usize>(
         self,
@@ -118,7 +121,7 @@ impl Scores {
         let nr = VECTORS * S::F32_LANES;
         for p in (0..d).step_by(nr) {
             for j in (0..keys).step_by(RUN) {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     let b = b.as_ptr().add(p * all + j * nr);
                     let size = (height, nr.min(d - p));
@@ -136,11 +139,11 @@ impl Scores {
         }
     }
 
-    /// `c = [c +] scale P^T b` of `height` keys from key `j` on, a multiple of the rows of a tile; the sum goes over the rows
-    /// `from..to`; `b` the panels of `all` rows, `d` wide.
+    /// Computes `c = [c +] scale P^T b` for `height` keys from key `j` on, which must be a multiple of the rows of a
+    /// tile. The sum is over the rows `from..to`. `b` consists of panels of `all` rows and has `d` columns.
     ///
     /// # Safety
-    /// All of them exist.
+    /// All of these rows and columns must exist.
     #[inline(always)]
     pub unsafe fn transposed_times<S: Simd, const MR: usize>(
         self,
@@ -152,7 +155,7 @@ impl Scores {
     ) {
         let nr = VECTORS * S::F32_LANES;
         for p in (0..d).step_by(nr) {
-            // SAFETY: the caller's promise; a run is whole tiles.
+            // SAFETY: guaranteed by the caller; a run consists of whole tiles.
             unsafe {
                 let b = b.as_ptr().add(p * all + from * nr);
                 let size = (height, nr.min(d - p));
@@ -162,19 +165,19 @@ impl Scores {
     }
 }
 
-/// `n` floats from the front of `work`, and as many more as keep the rest aligned to 64 bytes.
+/// Takes `n` floats from the front of `work`, rounded up so that the rest stays aligned to 64 bytes.
 pub(super) fn take<'a>(work: &mut &'a mut [f32], n: usize) -> &'a mut [f32] {
     let (taken, rest) = std::mem::take(work).split_at_mut(n.next_multiple_of(16));
     *work = rest;
     taken
 }
 
-/// Floats of the panels of `rows` rows of `width` columns.
+/// Returns the number of floats in the panels of `rows` rows of `width` columns.
 pub(super) fn panels(rows: usize, width: usize) -> usize {
     rows * width.next_multiple_of(COLUMNS)
 }
 
-/// Floats of the packed rows of a tile, `d` long.
+/// Returns the number of floats in the packed rows of a tile, each of `d` elements.
 pub(super) fn rows_floats(d: usize) -> usize {
     d.div_ceil(DEPTH) * ROWS * PITCH
 }
@@ -182,42 +185,47 @@ pub(super) fn rows_floats(d: usize) -> usize {
 /// Packs `height` rows of `d` elements for [`Scores::product`], in runs of [`DEPTH`].
 ///
 /// # Safety
-/// They exist.
+/// The rows must exist.
 #[inline(always)]
 pub(super) unsafe fn rows<const MR: usize>(a: Matrix, height: usize, d: usize, to: &mut [f32]) {
     for (to, k) in to.chunks_exact_mut(MR * PITCH).zip((0..d).step_by(DEPTH)) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { pack::along::<MR>(a.at(0, k), height, DEPTH.min(d - k), to) };
     }
 }
 
-/// What forward and backward share: the operands, and the scores of a block.
+/// Operands of the forward pass, which the backward pass uses as well.
 pub(super) struct Heads<'a> {
     pub op: &'a Attention,
+    /// Queries as rows `[B Tq, H D]`.
     pub q: View<'a, f32>,
+    /// Keys as rows `[B Tk, H D]`.
     pub k: View<'a, f32>,
+    /// Values as rows `[B Tk, H D]`.
     pub v: View<'a, f32>,
     mask: Option<View<'a, i32>>,
     state: StepState,
 }
 
 impl<'a> Heads<'a> {
+    /// Creates views of the operands.
     pub fn new(cpu: &'a Cpu, op: &'a Attention) -> Result<Self> {
         let mask = op.key_mask.as_ref().map(|m| cpu.host.view(m)).transpose()?;
         let state = op.dropout.map_or(Ok(StepState::default()), |m| cpu.step_state(&m.state))?;
         Ok(Heads { op, q: cpu.heads(&op.q)?, k: cpu.heads(&op.k)?, v: cpu.heads(&op.v)?, mask, state })
     }
 
-    /// Rows of head `h` of sequence `b` from time `t` on.
+    /// Returns the rows of one head of sequence `b` from position `t` on. `time` is the length of a sequence, `column`
+    /// the first column of the head.
     ///
     /// # Safety
-    /// `t` is a time of the sequence.
+    /// `t` must be a position in the sequence.
     pub unsafe fn head(view: &View<'_, f32>, time: usize, b: usize, t: usize, column: usize) -> Matrix {
         // SAFETY: the row and the column lie in the view.
         unsafe { Matrix::rows(view.pointer(), view.pitch()).at(b * time + t, column) }
     }
 
-    /// Loads the next rows of a head early, of Q or what has its shape.
+    /// Prefetches rows of a head into L2, from query `from` on. `view` must have the shape of Q.
     #[inline(always)]
     pub fn fetch(&self, view: &View<'_, f32>, (b, h): (usize, usize), from: usize, rows: usize) {
         let (_, tq, _, _, d) = self.op.sizes();
@@ -228,23 +236,25 @@ impl<'a> Heads<'a> {
         }
     }
 
-    /// Hides keys of one row of scores by -infinity; returns how many leading keys the row may see.
+    /// Sets the scores of keys that the key mask hides to -infinity, in row `r` for query `i` of sequence `b`. Returns
+    /// the number of leading keys that the query may see.
     ///
     /// # Safety
-    /// As [`Scores::row`].
+    /// As for [`Scores::row`].
     #[inline(always)]
     pub unsafe fn hide(&self, b: usize, i: usize, scores: Scores, r: usize) -> usize {
         let visible = self.op.visible(i);
         if let Some(mask) = &self.mask {
             for j in (0..visible).filter(|&j| mask.get(b, j) == 0) {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { *scores.at(r, j) = f32::NEG_INFINITY };
             }
         }
         visible
     }
 
-    /// Calls `each(j, factor)` for dropout's factor of the first `n` probabilities of query `i`.
+    /// Calls `each(j, factor)` with the dropout factor of each of the first `n` probabilities of query `i`. Without
+    /// dropout, does nothing.
     #[inline(always)]
     pub fn for_dropout(&self, (b, h): (usize, usize), i: usize, n: usize, each: impl FnMut(usize, f32)) {
         if let Some(mask) = &self.op.dropout {
@@ -255,7 +265,7 @@ impl<'a> Heads<'a> {
 }
 
 impl Cpu {
-    /// `[B, T, H, D]` as rows `[B T, H D]`.
+    /// Returns a view of `[B, T, H, D]` as rows `[B T, H D]`.
     pub(super) fn heads(&self, t: &Tensor) -> Result<View<'_, f32>> {
         let dims = t.dims();
         self.f(&if t.is_contiguous() { t.reshape(&[dims[0] * dims[1], dims[2] * dims[3]]) } else { *t })
@@ -276,7 +286,7 @@ impl Cpu {
     }
 }
 
-/// One head of one sequence.
+/// The forward pass of one head of one sequence.
 struct Forward<'a> {
     all: &'a Heads<'a>,
     out: View<'a, f32>,
@@ -290,21 +300,23 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: this chunk alone writes this head of this sequence.
+        // SAFETY: only this chunk writes this head of this sequence.
         unsafe { if S::REGISTER_COUNT >= 32 { self.run::<S, ROWS>(simd) } else { self.run::<S, 6>(simd) } }
     }
 }
 
 impl Forward<'_> {
+    /// Computes the head in tiles of `MR` queries.
+    ///
     /// # Safety
-    /// Nobody else writes this head of this sequence.
+    /// Nothing else may access this head's part of the outputs at the same time.
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self, simd: S) {
         let Forward { all, out, lse, head: (b, h), mut work } = self;
         let (_, tq, tk, heads, d) = all.op.sizes();
         let (kt, v) = (take(&mut work, panels(d, tk)), take(&mut work, panels(tk, d)));
         let (q, scores) = (take(&mut work, rows_floats(d)), Scores::take(&mut work, ROWS, tk));
-        // SAFETY: the caller's promise; the panels fit.
+        // SAFETY: guaranteed by the caller; the panels fit.
         unsafe {
             pack::strip::<S>(Heads::head(&all.k, tk, b, 0, h * d).transposed(), d, tk, kt);
             pack::strip::<S>(Heads::head(&all.v, tk, b, 0, h * d), tk, d, v);
@@ -313,7 +325,7 @@ impl Forward<'_> {
             let n = MR.min(tq - i);
             let keys = all.op.visible(i + n - 1);
             let mut scales = [0.0; MR];
-            // SAFETY: the caller's promise; these queries exist.
+            // SAFETY: guaranteed by the caller; these queries exist.
             unsafe {
                 rows::<MR>(Heads::head(&all.q, tq, b, i, h * d), n, d, q);
                 all.fetch(&all.q, (b, h), i + n, MR);
@@ -336,14 +348,15 @@ impl Forward<'_> {
     }
 }
 
-/// Exponentials of the first `visible` scores of a row, less the largest; returns the log-sum-exp, and what they are to be
-/// multiplied by: after the product with V, where there is less to multiply.
+/// Replaces the first `visible` scores of a row by `exp(score - largest score)`. Returns the log-sum-exp, and the
+/// factor that turns the values into probabilities. The caller applies the factor after the product with V, where there
+/// are fewer elements to multiply.
 ///
 /// # Safety
-/// As [`Scores::row`].
+/// As for [`Scores::row`].
 #[inline(always)]
 unsafe fn softmax(scores: Scores, r: usize, visible: usize) -> (f32, f32) {
-    // SAFETY: the caller's promise; each slice ends before the next begins.
+    // SAFETY: guaranteed by the caller; each slice is dropped before the next is created.
     let row = || unsafe { scores.row(r, visible) };
     let mut largest = f32::NEG_INFINITY;
     for part in row() {
@@ -364,7 +377,7 @@ unsafe fn softmax(scores: Scores, r: usize, visible: usize) -> (f32, f32) {
     (largest + total.ln(), 1.0 / total)
 }
 
-/// exp(score - reference), exactly zero for a hidden key.
+/// Returns `exp(score - reference)`, and exactly zero for a hidden key.
 #[inline(always)]
 pub(super) fn weight(score: f32, reference: f32) -> f32 {
     let p = math::exp(score - reference);

@@ -1,6 +1,6 @@
-//! The gradient of attention: scores are computed again from the log-sum-exp, for blocks of queries. A row of tiles at a time
-//! gives P and dS = P (dP - delta) and dQ; the sums over queries, dK = dS^T Q and dV = P^T dO, follow for the block as a whole, so
-//! that each of their tiles goes over many queries.
+//! The backward pass of attention. Probabilities are recomputed from the log-sum-exp, for one block of queries after
+//! the other. Within a block, each row of tiles computes P, dS = P (dP - delta) and dQ. Then the sums over queries, dK
+//! = dS^T Q and dV = P^T dO, are computed for the whole block, so that each of their tiles sums over many queries.
 
 use super::attention::{Heads, Scores, panels, rows, rows_floats, take, weight};
 use super::gemm::{ROWS, pack};
@@ -9,10 +9,11 @@ use crate::device::ops::AttentionBackward;
 use crate::error::Result;
 use pulp::{Simd, WithSimd};
 
-/// Most queries of a block: its P and dS take 400 KiB for up to 480 keys.
+/// Largest number of queries in a block. Its P and dS take 400 KiB for up to 480 keys.
 const MOST_QUERIES: usize = 8 * ROWS;
 
-/// Queries of a block: P and dS of longer rows keep that size, down to one row of tiles.
+/// Returns the number of queries in a block. With more keys, blocks have fewer queries, but at least one row of tiles,
+/// so that P and dS keep their size.
 fn block(keys: usize) -> usize {
     (Scores::floats(MOST_QUERIES, 1) / Scores::floats(1, keys.max(1)) / ROWS * ROWS).max(ROWS)
 }
@@ -50,6 +51,7 @@ impl Cpu {
     }
 }
 
+/// Views of the operands beyond those of [`Heads`].
 struct Views<'a> {
     out: View<'a, f32>,
     dout: View<'a, f32>,
@@ -60,7 +62,7 @@ struct Views<'a> {
     delta: View<'a, f32>,
 }
 
-/// One head of one sequence.
+/// The backward pass of one head of one sequence.
 struct Backward<'a> {
     all: &'a Heads<'a>,
     views: &'a Views<'a>,
@@ -74,14 +76,16 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: this chunk alone writes this head of this sequence.
+        // SAFETY: only this chunk writes this head of this sequence.
         unsafe { if S::REGISTER_COUNT >= 32 { self.run::<S, ROWS>(simd) } else { self.run::<S, 6>(simd) } }
     }
 }
 
 impl Backward<'_> {
+    /// Computes the head in tiles of `MR` queries.
+    ///
     /// # Safety
-    /// Nobody else writes this head of this sequence.
+    /// Nothing else may access this head's part of the outputs at the same time.
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self, simd: S) {
         let Backward { all, views, head: (b, h), queries, mut work } = self;
@@ -94,8 +98,8 @@ impl Backward<'_> {
         let [q, g] = [(); 2].map(|()| take(work, panels(queries, d)));
         let row = take(work, rows_floats(d));
         let [p, ds] = [(); 2].map(|()| Scores::take(work, queries, tk));
-        let kept = Scores::take(work, 1, tk);
-        // SAFETY: the caller's promise; the panels fit.
+        let undropped = Scores::take(work, 1, tk);
+        // SAFETY: guaranteed by the caller; the panels fit.
         unsafe {
             let (keys, values) = (Heads::head(&all.k, tk, b, 0, column), Heads::head(&all.v, tk, b, 0, column));
             pack::strip::<S>(keys.transposed(), d, tk, kt);
@@ -103,14 +107,14 @@ impl Backward<'_> {
             pack::strip::<S>(keys, tk, d, k);
         }
         let scale = op.scale as f32;
-        // Keys whose gradients hold a sum already.
+        // Number of leading keys whose gradients already hold a sum.
         let mut begun = 0;
         for i in (0..tq).step_by(queries) {
             let n = queries.min(tq - i);
             for top in (0..n).step_by(MR) {
                 let (at, height) = (i + top, MR.min(n - top));
                 let keys = op.visible(at + height - 1);
-                // SAFETY: the caller's promise; these queries exist.
+                // SAFETY: guaranteed by the caller; these queries exist.
                 unsafe {
                     rows::<MR>(Heads::head(&all.q, tq, b, at, column), height, d, row);
                     for view in [&all.q, &views.out, &views.dout] {
@@ -120,7 +124,7 @@ impl Backward<'_> {
                     rows::<MR>(Heads::head(&views.dout, tq, b, at, column), height, d, row);
                     ds.product::<S, MR>(simd, top, (d, keys), (row, vt), 1.0);
                     for r in 0..height {
-                        all.gradient(views, (b, h), at + r, keys, (p, ds, top + r), kept);
+                        all.gradient(views, (b, h), at + r, keys, (p, ds, top + r), undropped);
                     }
                     let dq = Heads::head(&views.dq, tq, b, at, column);
                     ds.times::<S, MR>(simd, (top, height), (keys, tk, d), k, (dq, scale));
@@ -132,7 +136,7 @@ impl Backward<'_> {
                 pack::strip::<S>(Heads::head(&all.q, tq, b, i, column), n, d, q);
                 pack::strip::<S>(Heads::head(&views.dout, tq, b, i, column), n, d, g);
                 for j in (0..keys).step_by(MR) {
-                    // The first query of the block that sees a key of this row of tiles.
+                    // The first query of the block that sees any key of this row of tiles.
                     let from = if op.causal { (j + tq).saturating_sub(tk + i) } else { 0 };
                     let (tile, sum) = ((j, MR.min(tk - j)), (from, n, n, d));
                     let add = j < begun;
@@ -144,7 +148,7 @@ impl Backward<'_> {
             begun = keys.next_multiple_of(MR);
         }
         for t in begun..tk {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 views.dk.span_mut(b * tk + t, column..column + d).fill(0.0);
                 views.dv.span_mut(b * tk + t, column..column + d).fill(0.0);
@@ -154,10 +158,11 @@ impl Backward<'_> {
 }
 
 impl Heads<'_> {
-    /// From the scores and dP of query `i`, in one row of `p` and `ds`, to P (after dropout) and dS, zeros for hidden keys.
+    /// Turns the scores and dP of query `i`, in row `r` of `p` and `ds`, into P (after dropout) and dS, with zeros for
+    /// hidden keys. Also writes `delta`. `undropped` is a scratch row for P before dropout.
     ///
     /// # Safety
-    /// The row has `keys` keys; nobody else uses it and `kept`, a row for P before dropout.
+    /// The rows must have `keys` keys, and nothing else may access them at the same time.
     #[inline(always)]
     unsafe fn gradient(
         &self,
@@ -166,11 +171,11 @@ impl Heads<'_> {
         i: usize,
         keys: usize,
         (p, ds, r): (Scores, Scores, usize),
-        kept: Scores,
+        undropped: Scores,
     ) {
         let (_, tq, _, heads, d) = self.op.sizes();
         let (row, at, columns) = (b * tq + i, (b * heads + h) * tq + i, h * d..(h + 1) * d);
-        // SAFETY: both are only read; the rest is the caller's promise.
+        // SAFETY: `out` and `dout` are only read; the caller guarantees the rest.
         unsafe {
             let (o, g) = (views.out.span(row, columns.clone()), views.dout.span(row, columns));
             let dot = math::sum2(
@@ -194,16 +199,16 @@ impl Heads<'_> {
                 }
                 return;
             }
-            for (p, kept) in p.row(r, visible).zip(kept.row(0, visible)) {
+            for (p, undropped) in p.row(r, visible).zip(undropped.row(0, visible)) {
                 p.iter_mut().for_each(|s| *s = weight(*s, log));
-                kept.copy_from_slice(p);
+                undropped.copy_from_slice(p);
             }
             self.for_dropout((b, h), i, visible, |j, factor| {
                 p.scale(r, j, factor);
                 ds.scale(r, j, factor);
             });
-            for (kept, ds) in kept.row(0, visible).zip(ds.row(r, visible)) {
-                ds.iter_mut().zip(kept).for_each(|(ds, p)| *ds = *p * (*ds - dot));
+            for (undropped, ds) in undropped.row(0, visible).zip(ds.row(r, visible)) {
+                ds.iter_mut().zip(undropped).for_each(|(ds, p)| *ds = *p * (*ds - dot));
             }
         }
     }

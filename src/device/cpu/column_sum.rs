@@ -2,7 +2,7 @@ use super::{CHUNK, Cpu, rows_of};
 use crate::device::ops::ColumnSum;
 use crate::error::Result;
 
-/// Most chunks of rows: each leaves a row of partial sums.
+/// Largest number of chunks. Each chunk leaves a row of partial sums.
 const PARTS: usize = 64;
 
 impl Cpu {
@@ -11,7 +11,7 @@ impl Cpu {
         if x.width() == 0 {
             return Ok(());
         }
-        // Chunks of whole rows, read in one piece; their number depends on the shape, and so does the order of additions.
+        // Chunks are blocks of rows. Their number, and so the order of additions, depends only on the shape.
         let rows = rows_of(x.width(), CHUNK).max(x.rows().div_ceil(PARTS));
         let parts = x.rows().div_ceil(rows);
         self.partials.reserve(1, parts * x.width() + 16);
@@ -19,7 +19,8 @@ impl Cpu {
         let partials = Partials(lent.aligned(parts * x.width()).as_mut_ptr());
         let partial = |p: usize| {
             let partials = &partials;
-            // SAFETY: each chunk has its own row of the partial sums, and the rows are read once all chunks are done.
+            // SAFETY: each chunk writes its own row of the partial sums, and the rows are read after all chunks are
+            // done.
             unsafe { std::slice::from_raw_parts_mut(partials.0.add(p * x.width()), x.width()) }
         };
         self.for_chunks(
@@ -35,7 +36,7 @@ impl Cpu {
                 }
             },
         );
-        // SAFETY: nobody else runs.
+        // SAFETY: no other thread is running.
         let out = unsafe { out.row_mut(0) };
         if !op.accumulate {
             out.fill(0.0);
@@ -47,7 +48,7 @@ impl Cpu {
     }
 }
 
-/// Where partial sums lie.
+/// Address of the partial sums.
 struct Partials(*mut f32);
 
 // SAFETY: chunks write different rows.

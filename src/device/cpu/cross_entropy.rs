@@ -11,10 +11,10 @@ impl Cpu {
         let shares = op.mix.as_ref().map(|mix| self.slice::<f32>(&mix.share)).transpose()?;
         let (vocab, rows) = (logits.width(), op.rows());
         let outside = |l: i32| usize::try_from(l).map_or(true, |l| l >= vocab);
-        for (what, all) in [("label", Some(labels)), ("other label", others)] {
+        for (what, all) in [("label", Some(labels)), ("second label", others)] {
             let Some(all) = all else { continue };
             if let Some(r) = rows.clone().find(|&r| labels[r] != op.ignore && outside(all[r])) {
-                bail!("{what} {} of row {r} is outside a vocabulary of {vocab}", all[r]);
+                bail!("{what} {} of row {r} is out of range for a vocabulary of {vocab}", all[r]);
             }
         }
         let here = || labels.iter().filter(|&&l| l != op.ignore).count() as f64;
@@ -31,13 +31,13 @@ impl Cpu {
                     let mix = others.zip(shares).map(|(o, s)| (o[rows.start + r] as usize, s[rows.start + r]));
                     let value = if label == op.ignore {
                         if let Some(d) = &dlogits {
-                            // SAFETY: this chunk alone writes row r.
+                            // SAFETY: only this chunk writes row r.
                             unsafe { d.row_mut(r) }.fill(0.0);
                         }
                         0.0
                     } else {
-                        // SAFETY: this chunk alone touches row r of dlogits; the slice of logits ends before dlogits, which
-                        // may be the same memory, is written.
+                        // SAFETY: only this chunk accesses row r of dlogits; the slice of logits is dropped before
+                        // dlogits, which may be the same memory, is written.
                         let (largest, total, mean, at_label) = unsafe {
                             let row = logits.row(r);
                             let largest = math::max(row);
@@ -68,13 +68,13 @@ impl Cpu {
                         }
                         hit * (lse - at_label) + (1.0 - hit) * (lse - mean)
                     };
-                    // SAFETY: this chunk alone has element r of losses.
+                    // SAFETY: only this chunk accesses element r of losses.
                     unsafe { losses.set(0, rows.start + r, value) };
                 }
             },
         );
         let total: f64 = (0..rows.end).map(|r| f64::from(losses.get(0, r))).sum();
-        // SAFETY: nobody else runs.
+        // SAFETY: no other thread is running.
         unsafe { loss.set(0, 0, (total * op.weight / scored) as f32) };
         Ok(())
     }

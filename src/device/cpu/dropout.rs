@@ -4,7 +4,8 @@ use crate::device::ops::{Dropout, Mask, StepState};
 use crate::error::Result;
 use std::ops::Range;
 
-/// Calls `each(i, scale)` for `n` consecutive elements from `first` on: 0 where dropped, 1 / (1 - p) where kept.
+/// Calls `each(i, scale)` for `n` consecutive elements of the mask from `first` on, where `scale` is 0 for dropped
+/// elements and `1 / (1 - p)` for kept ones.
 #[inline(always)]
 pub(super) fn for_mask(state: &StepState, mask: &Mask, first: u64, n: usize, mut each: impl FnMut(usize, f32)) {
     let scale = 1.0 / (1.0 - mask.p);
@@ -19,7 +20,8 @@ pub(super) fn for_mask(state: &StepState, mask: &Mask, first: u64, n: usize, mut
     }
 }
 
-/// As [`for_mask`], where `unit` elements share one index of the mask: calls `each` with the part of a unit.
+/// Like [`for_mask`] for groups of `unit` elements that share one index of the mask. Calls `each` with the range of
+/// elements of each group that lies within the `n` elements.
 #[inline(always)]
 fn for_units(
     state: &StepState,
@@ -51,7 +53,7 @@ impl Cpu {
             #[inline(always)]
             |range| {
                 for r in range {
-                    // SAFETY: this chunk alone writes row r of out; x is not taken as a slice when it is the same memory.
+                    // SAFETY: only this chunk writes row r of out; no slice of x is created when it is the same memory.
                     let target = unsafe { out.row_mut(r) };
                     if !in_place {
                         // SAFETY: as above.

@@ -3,12 +3,14 @@ use crate::bail;
 use crate::device::ops::{Embedding, EmbeddingBackward};
 use crate::error::Result;
 
-/// Columns of a chunk of the gradient: a chunk owns them in all rows of the table, so the order of additions is fixed.
+/// Columns in a chunk of the backward pass. A chunk owns these columns in all rows of the table, so that the order of
+/// additions is fixed.
 const COLUMNS: usize = 32;
 
+/// Checks that all ids are rows of a table of `rows` rows.
 fn check_ids(ids: &[i32], rows: usize) -> Result<()> {
     match ids.iter().position(|&id| usize::try_from(id).map_or(true, |id| id >= rows)) {
-        Some(i) => bail!("id {} at position {i} is outside a table of {rows} rows", ids[i]),
+        Some(i) => bail!("id {} at position {i} is out of range for a table of {rows} rows", ids[i]),
         None => Ok(()),
     }
 }
@@ -25,7 +27,7 @@ impl Cpu {
             #[inline(always)]
             |range| {
                 for r in range {
-                    // SAFETY: this chunk alone writes row r of out; the tables are only read.
+                    // SAFETY: only this chunk writes row r of out; the tables are only read.
                     let (row, out) = unsafe { (table.row(ids[r] as usize), out.row_mut(r)) };
                     if op.accumulate {
                         out.iter_mut().zip(row).for_each(|(o, x)| *o += x);

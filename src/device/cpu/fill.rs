@@ -10,7 +10,7 @@ impl Cpu {
             rows_of(out.width(), CHUNK),
             #[inline(always)]
             |range| {
-                // SAFETY: this chunk alone writes these rows.
+                // SAFETY: only this chunk writes these rows.
                 range.for_each(|r| unsafe { out.row_mut(r) }.fill(value));
             },
         );

@@ -12,12 +12,12 @@ impl Cpu {
             |range| {
                 let p = range.start / GlobalNorm::BLOCK;
                 let sum = math::sum(&x[range], |v| v * v);
-                // SAFETY: this chunk alone has element p of partials.
+                // SAFETY: only this chunk accesses element p of partials.
                 unsafe { partials.set(0, p, sum) };
             },
         );
         let total: f64 = (0..partials.width()).map(|p| f64::from(partials.get(0, p))).sum();
-        // SAFETY: nobody else runs.
+        // SAFETY: no other thread is running.
         unsafe { self.f(&op.norm)?.set(0, 0, total.sqrt() as f32) };
         Ok(())
     }

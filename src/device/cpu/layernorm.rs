@@ -14,7 +14,8 @@ impl Cpu {
             #[inline(always)]
             |range| {
                 for r in range {
-                    // SAFETY: this chunk alone writes row r of sum and out; `residual` is not taken as a slice when it is sum.
+                    // SAFETY: only this chunk writes row r of sum and out; no slice of `residual` is created when it is
+                    // `sum`.
                     let row = unsafe {
                         match (&residual, &sum) {
                             (Some(residual), Some(sum)) => {
@@ -31,7 +32,7 @@ impl Cpu {
                     let mu = math::sum(row, |v| v) / n;
                     let variance = math::sum(row, |v| (v - mu) * (v - mu)) / n;
                     let scale = 1.0 / (variance + eps).sqrt();
-                    // SAFETY: as above, of element r of mean and rstd too.
+                    // SAFETY: as above; the same holds for element r of mean and rstd.
                     let out = unsafe {
                         mean.set(0, r, mu);
                         rstd.set(0, r, scale);
@@ -58,15 +59,15 @@ impl Cpu {
             #[inline(always)]
             |p| {
                 let p = p.start;
-                // SAFETY: this chunk alone writes row p of partials.
+                // SAFETY: only this chunk writes row p of partials.
                 let (dweight, dbias) = unsafe { partials.row_mut(p) }.split_at_mut(x.width());
                 dweight.fill(0.0);
                 dbias.fill(0.0);
                 for r in (p * block).min(x.rows())..((p + 1) * block).min(x.rows()) {
-                    // SAFETY: this chunk alone writes row r of dx; the others are only read.
+                    // SAFETY: only this chunk writes row r of dx; the others are only read.
                     let (dout, x, dx) = unsafe { (dout.row(r), x.row(r), dx.row_mut(r)) };
                     let (mu, scale, n) = (mean[r], rstd[r], x.len());
-                    // One length for all, so that bounds are checked here and not in the loops.
+                    // Slices of equal length, so that bounds are checked here and not in the loops.
                     let (dout, weight, dx) = (&dout[..n], &weight[..n], &mut dx[..n]);
                     let (dweight, dbias) = (&mut dweight[..n], &mut dbias[..n]);
                     for c in 0..n {
@@ -100,7 +101,7 @@ impl Cpu {
         );
         let (dweight, dbias) = (self.f(&op.dweight)?, self.f(&op.dbias)?);
         for (i, target) in [dweight, dbias].into_iter().enumerate() {
-            // SAFETY: nobody else runs; partials are finished.
+            // SAFETY: no other thread is running; partials are finished.
             let target = unsafe { target.row_mut(0) };
             if !op.accumulate {
                 target.fill(0.0);

@@ -1,9 +1,9 @@
-//! Functions that compilers turn into vector code: no branch, no call, no table. Polynomials were fitted for this file by
-//! Chebyshev interpolation; errors below are maxima over the fitted range, measured against f64.
+//! Functions that compilers vectorise: no branches, calls or tables. The polynomials were fitted for this file by
+//! Chebyshev interpolation. The errors given below are maxima over the fitted range, measured against f64.
 
 use crate::device::ops::Activation;
 
-/// Horner's rule, coefficients from the constant up.
+/// Evaluates a polynomial by Horner's rule. Coefficients start with the constant.
 #[inline(always)]
 fn horner<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
     let mut sum = coefficients[N - 1];
@@ -15,23 +15,24 @@ fn horner<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
     sum
 }
 
-/// e^x within 2 ulp; arguments are clamped to -87.3 .. 88.37, so nothing becomes a denormal or infinite.
+/// Returns e^x within 2 ulp. Arguments are clamped to -87.3 .. 88.37, so the result is never denormal or infinite.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 x 2^23: adding it leaves the nearest integer in the low bits.
     let x = x.clamp(-87.3, 88.37);
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    // ln 2 in two parts: the first has few bits, so its product with n is exact.
+    // ln 2 is split into two parts; the first has so few bits that its product with n is exact.
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let p = horner([1.0, 1.0, 5e-1, 1.666_641_5e-1, 4.166_621_8e-2, 8.375_129e-3, 1.394_858_1e-3], r);
-    // The integer sits in the low bits of `shifted`; moved up it is an addition to the exponent of p.
+    // n is in the low bits of `shifted`. With the exponent bias added and shifted up to the exponent field, it becomes
+    // 2^n.
     let scale = f32::from_bits((shifted.to_bits().wrapping_add(127)) << 23);
     p * scale
 }
 
-/// erf within 1.1 ulp (|x| < 0.9) and 1 ulp of 1 beyond.
+/// Returns erf(x) within 1.1 ulp for |x| < 0.9, and within 1 ulp of 1 beyond.
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
     let a = x.abs();
@@ -60,29 +61,30 @@ pub fn erf(x: f32) -> f32 {
 const TANH_SLOPE: f32 = 1.595_769_2; // 2 sqrt(2 / pi)
 const TANH_CUBIC: f32 = 0.044_715;
 
-/// GELU and its derivative; see [`Activation`].
+/// Returns [`Activation::GeluTanh`] of `x`.
 #[inline(always)]
 pub fn gelu_tanh(x: f32) -> f32 {
     // (1 + tanh u) / 2 is the logistic function of 2 u.
     x * logistic(TANH_SLOPE * x * (TANH_CUBIC * x).mul_add(x, 1.0))
 }
 
-/// The value has the bits of [`gelu_tanh`].
+/// Returns [`gelu_tanh`], with the same bits, and its derivative.
 #[inline(always)]
 pub fn gelu_tanh_with_grad(x: f32) -> (f32, f32) {
     let e = exp(-TANH_SLOPE * x * (TANH_CUBIC * x).mul_add(x, 1.0));
     let s = 1.0 / (1.0 + e);
     let slope = TANH_SLOPE * (3.0 * TANH_CUBIC * x).mul_add(x, 1.0);
-    // e s is 1 - s without the cancellation, which x times the slope would magnify.
+    // e s equals 1 - s but without its cancellation, whose error would be magnified by x times the slope.
     (x * s, (x * slope * s).mul_add(e * s, s))
 }
 
+/// Returns [`Activation::GeluErf`] of `x`.
 #[inline(always)]
 pub fn gelu_erf(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
-/// The value has the bits of [`gelu_erf`].
+/// Returns [`gelu_erf`], with the same bits, and its derivative.
 #[inline(always)]
 pub fn gelu_erf_with_grad(x: f32) -> (f32, f32) {
     let density = 0.398_942_3 * exp(-0.5 * x * x);
@@ -90,32 +92,33 @@ pub fn gelu_erf_with_grad(x: f32) -> (f32, f32) {
     (0.5 * x * twice, x.mul_add(density, 0.5 * twice))
 }
 
-/// tanh within 2 units.
+/// Returns tanh(x) within 2 ulp.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
     tanh_with_grad(x).0
 }
 
-/// The value has the bits of [`tanh`]; the derivative is within 6 units, in the tails too.
+/// Returns [`tanh`], with the same bits, and its derivative within 6 ulp, also in the tails.
 #[inline(always)]
 pub fn tanh_with_grad(x: f32) -> (f32, f32) {
     let a = x.abs();
     let e = exp(-2.0 * a);
     let s = 1.0 / (1.0 + e);
-    // Near zero 1 - e would cancel.
+    // Near zero, 1 - e suffers from cancellation, so a series is used.
     let series =
         horner([-3.333_333e-1, 1.333_330_4e-1, -5.395_925_8e-2, 2.176_891_8e-2, -8.343_945e-3, 2.292_745e-3], a * a);
     let near = (a * a * series).mul_add(a, a);
     ((if a < 0.625 { near } else { (1.0 - e) * s }).copysign(x), 4.0 * e * s * s)
 }
 
+/// The logistic function, 1 / (1 + e^-z).
 #[inline(always)]
 fn logistic(z: f32) -> f32 {
     1.0 / (1.0 + exp(-z))
 }
 
-// Loops below and not `for_each`, which may become a function of its own, compiled for the least of all processors: without
-// vectors, and with a call for every fused multiply-add.
+// The functions below use loops instead of `for_each`. `for_each` may become a separate function that is compiled for
+// the baseline CPU, without vector instructions and with a call for every fused multiply-add.
 
 /// `out = f(z)` for a row.
 #[inline(always)]
@@ -187,10 +190,12 @@ pub fn scale_by_grad_and_activate(kind: Activation, z: &mut [f32], out: &mut [f3
     }
 }
 
-/// Lanes of the reductions below. Fixed, so that sums do not depend on the machine's vector width.
+/// Number of partial results in the reductions below. It is fixed so that sums do not depend on the vector width of the
+/// machine.
 const LANES: usize = 16;
 
-/// One value of all lanes, by halves: half of the vector meets the other half, as shuffles do it.
+/// Reduces all lanes to one value by combining one half of them with the other half until one is left, as vector
+/// shuffles do.
 #[inline(always)]
 fn across(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
@@ -203,7 +208,7 @@ fn across(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// `f` of every element in its place, and the sum of them, in a fixed order.
+/// Replaces every element of a row by `f` of it and returns the sum of the results, in a fixed order.
 #[inline(always)]
 pub fn map_sum(row: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -222,7 +227,7 @@ pub fn map_sum(row: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
     tail + across(lanes, |a, b| a + b)
 }
 
-/// Sum of `f` over a row, in a fixed order.
+/// Returns the sum of `f` over a row, in a fixed order.
 #[inline(always)]
 pub fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -236,7 +241,7 @@ pub fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     tail + across(lanes, |a, b| a + b)
 }
 
-/// Sum of `f` over two rows of one length.
+/// Returns the sum of `f` over two rows of equal length, in a fixed order.
 #[inline(always)]
 pub fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -251,7 +256,7 @@ pub fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     tail + across(lanes, |a, b| a + b)
 }
 
-/// Sum of `f` over three rows of one length.
+/// Returns the sum of `f` over three rows of equal length, in a fixed order.
 #[inline(always)]
 pub fn sum3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -267,7 +272,7 @@ pub fn sum3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32) -
     tail + across(lanes, |a, b| a + b)
 }
 
-/// Largest element; -infinity for an empty row.
+/// Returns the largest element, or -infinity for an empty row.
 #[inline(always)]
 pub fn max(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -277,7 +282,7 @@ pub fn max(row: &[f32]) -> f32 {
             lanes[l] = if block[l] > lanes[l] { block[l] } else { lanes[l] };
         }
     }
-    // A plain loop: a fold is not inlined here.
+    // A loop, because a fold is not inlined here.
     let mut largest = across(lanes, |a, b| if a > b { a } else { b });
     for &v in rest {
         largest = if v > largest { v } else { largest };
@@ -289,7 +294,7 @@ pub fn max(row: &[f32]) -> f32 {
 mod tests {
     use super::*;
 
-    /// Largest error of `f` over a range, in units of epsilon times the true value.
+    /// Returns the largest error of `f` over a range, in units of epsilon times the exact value.
     fn worst(range: std::ops::Range<f32>, f: impl Fn(f32) -> f32, truth: impl Fn(f64) -> f64) -> f64 {
         let n = 200_000;
         let step = (range.end - range.start) / n as f32;
@@ -301,13 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn exp_is_within_two_units() {
+    fn exp_is_within_two_ulp() {
         assert!(worst(-87.3..88.37, exp, f64::exp) < 2.0);
         assert!([-1e30, -100.0, 88.4, 100.0, 1e30].into_iter().all(|x| exp(x) > 0.0 && exp(x).is_finite()));
     }
 
     #[test]
-    fn tanh_is_within_two_units_and_its_derivative_within_six() {
+    fn tanh_is_within_two_ulp_and_its_derivative_within_six() {
         for reach in [1e-6, 1e-2, 1.0, 20.0, 80.0] {
             assert!(worst(-reach..reach, tanh, f64::tanh) < 2.0, "up to {reach}");
         }

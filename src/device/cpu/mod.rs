@@ -1,7 +1,9 @@
-//! The embedded default: f32, threads over fixed chunks, vector code chosen at run time.
+//! The default device. It computes in f32 on the CPU, with threads over fixed chunks and SIMD code selected at run
+//! time.
 //!
-//! Each element is written by one chunk, in an order of additions that depends on shapes only: results are the same bits on any
-//! number of threads. (The blocks of matrix products depend on it, but not the order within an element.)
+//! Each element is written by a single chunk, and the order of additions depends only on shapes. So results have the
+//! same bits on any number of threads. (The blocks of matrix products do depend on the number of threads, but not the
+//! order of additions within an element.)
 
 mod accumulate;
 mod activation;
@@ -34,20 +36,20 @@ use pulp::Arch;
 use scratch::Scratch;
 use std::time::Instant;
 
-/// See the module.
+/// The `cpu` device.
 pub struct Cpu {
     host: Host,
     pool: Pool,
-    /// A piece for each thread.
+    /// One scratch buffer for each thread.
     scratch: Scratch,
-    /// One piece for an operation: what its chunks leave to be summed.
+    /// One buffer for the partial sums that the chunks of an operation leave.
     partials: Scratch,
     arch: Arch,
     timings: Timings,
 }
 
 impl Cpu {
-    /// `threads` 0: as many as the machine has.
+    /// Opens the device with this number of threads; 0 means one for each core.
     pub fn new(threads: usize) -> Self {
         Cpu {
             host: Host::default(),
@@ -59,11 +61,12 @@ impl Cpu {
         }
     }
 
+    /// Returns the number of threads.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
 
-    /// The instructions that the loops were compiled for and this machine has.
+    /// Returns the name of the SIMD instruction set that is used on this machine.
     pub fn vector_unit() -> String {
         let name = format!("{:?}", Arch::new());
         let level = name.split(['(', ' ']).next().unwrap_or_default();
@@ -75,7 +78,8 @@ impl Cpu {
         }
     }
 
-    /// Calls `f` with ranges that cover `0..n`, `chunk` long, on all threads, compiled for this machine's vector unit.
+    /// Splits `0..n` into ranges of `chunk` elements and calls `f` for them on all threads, compiled for this machine's
+    /// SIMD instructions.
     fn for_chunks(&self, n: usize, chunk: usize, f: impl Fn(std::ops::Range<usize>) + Sync) {
         let chunk = chunk.max(1);
         self.pool.run(n.div_ceil(chunk), |i| {
@@ -87,24 +91,28 @@ impl Cpu {
         });
     }
 
+    /// Returns a view of a tensor of floats.
     fn f(&self, t: &Tensor) -> Result<View<'_, f32>> {
         self.host.view(t)
     }
 
+    /// Returns a view of an optional tensor of floats.
     fn maybe(&self, t: &Option<Tensor>) -> Result<Option<View<'_, f32>>> {
         t.as_ref().map(|t| self.f(t)).transpose()
     }
 
-    /// All elements as one slice, which the operation only reads.
+    /// Returns all elements of a contiguous tensor as one slice. Only for operands that the operation does not write.
     fn slice<T: Element>(&self, t: &Tensor) -> Result<&[T]> {
         let view = self.host.view::<T>(&t.reshape(&[1, t.numel()]))?;
         if t.numel() == 0 {
             return Ok(&[]);
         }
-        // SAFETY: callers take operands that the operation only reads, and `Op::check` keeps written ones apart.
+        // SAFETY: callers pass operands that the operation only reads, and `Op::check` ensures that outputs do not
+        // overlap them.
         Ok(unsafe { view.row(0) })
     }
 
+    /// Reads a [`StepState`].
     fn step_state(&self, t: &Tensor) -> Result<StepState> {
         Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(self.slice::<u32>(t)?)))
     }
@@ -206,10 +214,10 @@ impl Device for Cpu {
     }
 }
 
-/// Rows per chunk so that a chunk holds about `elements`.
+/// Returns the number of rows in a chunk of about `elements` elements.
 fn rows_of(width: usize, elements: usize) -> usize {
     (elements / width.max(1)).max(1)
 }
 
-/// Elements of a chunk of pointwise work: large enough to hide the hand-over, small enough for the second-level cache.
+/// Elements in a chunk of elementwise work: large enough to hide the cost of dispatching it, small enough for L2.
 const CHUNK: usize = 16_384;

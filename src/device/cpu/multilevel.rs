@@ -6,7 +6,7 @@ use crate::error::Result;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// The maps of an operation, on the host.
+/// The maps of an operation: its `index` and `weight` operands.
 #[derive(Clone, Copy)]
 struct Maps<'a> {
     index: &'a [u32],
@@ -14,24 +14,26 @@ struct Maps<'a> {
 }
 
 impl Maps<'_> {
-    /// Entries of unit `i` of the map at `start`.
+    /// Returns the entries of unit `i` of the map that starts at `start`.
     fn group(&self, start: u32, i: usize) -> Range<usize> {
         let at = start as usize + i;
         self.index[at] as usize..self.index[at + 1] as usize
     }
 }
 
-/// Units side by side whose groups advance together: unit `u + i` sums the source units `sources[m] + i`.
+/// A run of adjacent destination units whose sources are adjacent as well: unit `units.start + i` is the weighted sum
+/// of the source units `sources[m] + i` over all members `m`.
 struct Run {
     units: Range<usize>,
-    /// Where in [`Columns::sources`].
+    /// Range in [`Columns::sources`]: the first source unit of each member.
     sources: Range<usize>,
-    /// Where in [`Columns::weights`], those of the first members of all groups before those of the second.
+    /// Range in [`Columns::weights`]: the weights of the first member for all units, then those of the second member,
+    /// and so on.
     weights: Range<usize>,
 }
 
-/// A column map as runs, so that rows are summed with vector instructions: heads are mapped whole, and 64 units of a head or
-/// several heads in order make a run.
+/// A column map as runs, so that rows can be summed with vector instructions. Heads are mapped as a whole, so the 64
+/// units of a head, or of several heads in order, form a run.
 #[derive(Default)]
 struct Columns {
     runs: Vec<Run>,
@@ -40,6 +42,7 @@ struct Columns {
 }
 
 impl Columns {
+    /// Splits the column map that starts at `start`, for `cols` destination units, into runs.
     fn new(maps: Maps, start: u32, cols: usize) -> Self {
         let mut columns = Columns::default();
         let mut from = 0;
@@ -66,8 +69,8 @@ impl Columns {
         columns
     }
 
-    /// `acc += factor * row` through the map: each unit sums its group, in `sum`. The row is read from left to right as far as
-    /// the map allows, not all members of a group at once: the processor then fetches ahead of it.
+    /// Adds `factor` times the mapped row to `acc`. Members are summed one after another in `sum`, so that the row is
+    /// read from left to right as far as the map allows, which lets the hardware prefetcher work.
     #[inline(always)]
     fn add_row(&self, acc: &mut [f32], row: &[f32], factor: f32, sum: &mut Sum) {
         for run in &self.runs {
@@ -108,22 +111,24 @@ impl Columns {
     }
 }
 
-/// Units that are summed at a time: they stay in the first-level cache.
+/// Number of units that are summed at a time, so that they stay in L1.
 const BLOCK: usize = 1024;
 
-/// Aligned as the widest vectors.
+/// Buffer for sums, aligned to the widest vectors.
 #[repr(align(64))]
 struct Sum([f32; BLOCK]);
 
-/// What the destination is interpolated with.
+/// What the mapped parameters are interpolated with.
 enum Base<'a> {
+    /// Nothing.
     None,
-    /// The destination itself, as it was.
+    /// The previous contents of the destination.
     InPlace,
-    Apart(View<'a, f32>),
+    /// Other memory.
+    Separate(View<'a, f32>),
 }
 
-/// What all chunks share.
+/// An operation, shared by all chunks.
 struct Mapping<'a> {
     maps: Maps<'a>,
     src: &'a [f32],
@@ -133,13 +138,13 @@ struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    /// Row `i` of a parameter.
+    /// Computes row `i` of a parameter.
     ///
     /// # Safety
-    /// Nobody else reads or writes it meanwhile.
+    /// Nothing else may read or write this row of the destination at the same time.
     #[inline(always)]
     unsafe fn row(&self, item: &Item, columns: Option<&Columns>, i: usize, sum: &mut Sum) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let out = unsafe { self.dst.span_mut(0, span(item, i)) };
         self.begin(span(item, i), item.fill, out);
         let maps = self.maps;
@@ -157,8 +162,8 @@ impl Mapping<'_> {
         }
     }
 
-    /// Adds one row of the source, which begins at `from`. No closure: it would be compiled apart, without the vector
-    /// instructions that were chosen at run time.
+    /// Adds `factor` times the source row at `from` to `out`. This is not a closure, because that would be compiled as
+    /// a separate function, without the SIMD instructions selected at run time.
     #[inline(always)]
     fn add(
         &self,
@@ -169,7 +174,8 @@ impl Mapping<'_> {
         sum: &mut Sum,
     ) {
         let row = &self.src[from..from + item.src_cols as usize];
-        // The next row of the destination mostly takes the row behind, once those of other groups and layers are through.
+        // The next destination row mostly reads the following source row, after the rows of other groups and layers:
+        // prefetch it.
         let behind = from + item.src_pitch as usize;
         fetch(self.src.get(behind..behind + row.len()).unwrap_or(&[]));
         match columns {
@@ -178,14 +184,14 @@ impl Mapping<'_> {
         }
     }
 
-    /// A row before anything is added: what is there already counts (1 - alpha).
+    /// Initialises a destination row with `(1 - alpha) base + alpha fill`.
     #[inline(always)]
     fn begin(&self, span: Range<usize>, fill: f32, out: &mut [f32]) {
         let alpha = self.alpha;
         match &self.base {
             Base::None => out.fill(fill),
             Base::InPlace => out.iter_mut().for_each(|o| *o = (1.0 - alpha).mul_add(*o, alpha * fill)),
-            Base::Apart(base) => {
+            Base::Separate(base) => {
                 // SAFETY: the base is only read.
                 let base = unsafe { base.span(0, span) };
                 out.iter_mut().zip(base).for_each(|(o, b)| *o = (1.0 - alpha).mul_add(*b, alpha * fill));
@@ -194,13 +200,13 @@ impl Mapping<'_> {
     }
 }
 
-/// Brings a row towards the caches: what the processor fetches ahead by itself ends with a page, and a row is one to three.
+/// Prefetches a row into L2. The hardware prefetcher stops at page boundaries, and a row is one to three pages long.
 #[inline(always)]
 fn fetch(row: &[f32]) {
     row.chunks(16).for_each(|line| prefetch_far(line.as_ptr()));
 }
 
-/// Where row `i` lies in the destination.
+/// Returns the range of row `i` of a parameter in the destination.
 #[inline(always)]
 fn span(item: &Item, i: usize) -> Range<usize> {
     let start = item.dst_offset as usize + i * item.dst_pitch as usize;
@@ -216,7 +222,7 @@ impl Cpu {
         let base = match self.maybe(&op.base)? {
             None => Base::None,
             Some(base) if base.pointer() == dst.pointer() => Base::InPlace,
-            Some(base) => Base::Apart(base),
+            Some(base) => Base::Separate(base),
         };
         let mapping = Mapping { maps, src, dst, base, alpha: op.alpha as f32 };
         let mut columns: HashMap<(u32, u32), Columns> = HashMap::new();
@@ -224,7 +230,7 @@ impl Cpu {
             let key = (item.col_map, item.cols);
             columns.entry(key).or_insert_with(|| Columns::new(maps, item.col_map, item.cols as usize));
         }
-        // One job for all parameters: most are vectors, too short for one of their own.
+        // A single job for all parameters, because most are vectors, too short for a job of their own.
         let chunks: Vec<(&Item, Range<usize>)> = items
             .iter()
             .flat_map(|item| {
@@ -241,7 +247,8 @@ impl Cpu {
                 for (item, rows) in &chunks[range] {
                     let columns = columns.get(&(item.col_map, item.cols));
                     for i in rows.clone() {
-                        // SAFETY: parameters and their rows do not overlap (`check_all`), and this chunk alone has row i.
+                        // SAFETY: parameters and their rows do not overlap (`check_all`), and only this chunk accesses
+                        // row i.
                         unsafe { mapping.row(item, columns, i, &mut sum) };
                     }
                 }

@@ -1,4 +1,4 @@
-//! Threads that share the chunks of one operation at a time. Starting a job allocates nothing.
+//! A thread pool whose threads share the chunks of one operation at a time. Starting a job allocates nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -8,33 +8,43 @@ use std::time::Duration;
 
 type Job = dyn Fn(usize) + Sync;
 
-/// In the low half of `state`: the job may be joined. Below it the number of workers inside.
+/// Flag in the low half of `state`: the job is open and workers may join it. The bits below count the workers that have
+/// joined.
 const OPEN: u64 = 1 << 31;
-/// Rounds of looking for a job before a worker sleeps: some tens of microseconds, the gap between two operations.
+/// Number of polls for a job before a worker sleeps: some tens of microseconds, about the gap between two operations.
 const SPINS: u32 = 4_000;
 
+/// State shared by all threads of a pool.
 struct Shared {
-    /// Number of the job in the high half, [`OPEN`], workers inside.
+    /// The job number in the high half; [`OPEN`] and the number of workers that have joined in the low half.
     state: AtomicU64,
+    /// The current job.
     job: Mutex<Option<&'static Job>>,
+    /// Next chunk to run.
     next: AtomicUsize,
+    /// Number of chunks.
     end: AtomicUsize,
+    /// Whether a job is running.
     busy: AtomicBool,
+    /// Whether a worker panicked in the current job.
     panicked: AtomicBool,
+    /// Tells the workers to exit.
     stop: AtomicBool,
+    /// Number of workers that have started.
     started: AtomicUsize,
+    /// Number of workers that wait on `wake`.
     sleepers: Mutex<usize>,
     wake: Condvar,
 }
 
-/// A fixed set of worker threads; the caller's thread works too.
+/// A fixed set of worker threads. The thread that starts a job also works on it.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
-    /// `threads` counts the caller; 0: as many as the machine has.
+    /// Starts a pool of `threads` threads, including the caller's; 0 means one for each core.
     pub fn new(threads: usize) -> Self {
         let threads = if threads == 0 { thread::available_parallelism().map_or(1, usize::from) } else { threads };
         let shared = Arc::new(Shared {
@@ -59,28 +69,33 @@ impl Pool {
                 thread::Builder::new().name("vcycle-cpu".into()).spawn(work).ok()
             })
             .collect();
-        // A starting thread allocates. On a busy machine it may start late, and no step is to allocate.
+        // A thread allocates memory when it starts. Wait for all of them here: on a busy machine they may start late,
+        // and training steps must not allocate.
         while shared.started.load(Ordering::Acquire) < workers.len() {
             thread::yield_now();
         }
         Pool { shared, workers }
     }
 
+    /// Returns the number of threads, including the caller's.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Calls `f` once for each chunk in `0..chunks`, on any thread, and returns when all are done.
+    /// Calls `f` once for each chunk in `0..chunks`, on any thread, and returns when all calls have returned.
+    ///
+    /// # Panics
+    /// When `f` panics, or another job of this pool is running.
     pub fn run<F: Fn(usize) + Sync>(&self, chunks: usize, f: F) {
         if self.workers.is_empty() || chunks <= 1 {
             return (0..chunks).for_each(f);
         }
         let shared = &*self.shared;
-        // One job at a time: a second one, from within a chunk or from another thread, would take the first one's place.
+        // One job at a time: a second job, from within a chunk or from another thread, would replace the first one.
         assert!(!shared.busy.swap(true, Ordering::Acquire), "the pool runs one job at a time");
         let job: &(dyn Fn(usize) + Sync) = &f;
-        // SAFETY: only the lifetime changes. Workers hold the reference between joining an open job and leaving it;
-        // this function closes the job and waits until all have left, also when `f` panics.
+        // SAFETY: only the lifetime changes. Workers use the reference only between joining an open job and leaving it.
+        // This function closes the job and waits until all workers have left it, even when `f` panics.
         let job: &'static Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Job>(job) };
         *lock(&shared.job) = Some(job);
         shared.next.store(0, Ordering::Relaxed);
@@ -113,13 +128,14 @@ impl Drop for Pool {
         drop(lock(&self.shared.sleepers));
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches the panics of its jobs, so joining cannot fail with one.
+            // Workers catch the panics of jobs, so joining does not fail.
             let _ = worker.join();
         }
     }
 }
 
 impl Shared {
+    /// Runs chunks until none is left.
     fn take_chunks(&self, job: &Job) {
         let end = self.end.load(Ordering::Relaxed);
         loop {
@@ -131,7 +147,7 @@ impl Shared {
         }
     }
 
-    /// Joins the job in hand when it is open and not the one joined last.
+    /// Joins the current job if it is open and not the one that this worker joined last. Returns whether it did.
     fn join(&self, last: &mut u64) -> bool {
         let state = self.state.load(Ordering::SeqCst);
         if state & OPEN == 0 || state >> 32 == *last {
@@ -145,6 +161,7 @@ impl Shared {
     }
 }
 
+/// The loop of a worker thread.
 fn work(shared: &Shared) {
     let mut last = 0;
     loop {
@@ -160,7 +177,7 @@ fn work(shared: &Shared) {
             }
             rounds = 0;
             let mut sleepers = lock(&shared.sleepers);
-            // A job opened before this lock would not wake us: look once more under it.
+            // A job that was opened before this lock was taken does not wake us: check again under the lock.
             let state = shared.state.load(Ordering::SeqCst);
             let missed = state & OPEN != 0 && state >> 32 != last;
             if !missed && !shared.stop.load(Ordering::SeqCst) {
@@ -179,6 +196,7 @@ fn work(shared: &Shared) {
     }
 }
 
+/// Locks a mutex, even if it is poisoned.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -191,7 +209,7 @@ mod tests {
     #[test]
     fn every_chunk_runs_once() {
         let pool = Pool::new(4);
-        // Miri takes long for each, and tries schedules by its seeds.
+        // Miri needs long for each round, and tries other schedules with other seeds.
         for round in 0..if cfg!(miri) { 20 } else { 2_000 } {
             let chunks = round % 37;
             let hits: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
@@ -202,20 +220,20 @@ mod tests {
         }
     }
 
-    /// What a job borrows may go as soon as `run` returns, and what its chunks wrote is there.
+    /// When `run` returns, what the chunks wrote is visible, and data that the job borrowed may be dropped.
     #[test]
     fn chunks_write_what_the_caller_lends() {
         let pool = Pool::new(3);
         for round in 0..if cfg!(miri) { 10 } else { 500 } {
             let mut values = vec![0usize; 8];
             let start = AtomicPtr::new(values.as_mut_ptr());
-            // SAFETY: each chunk has its own element of a vector that outlives the job.
+            // SAFETY: each chunk writes its own element of a vector that outlives the job.
             pool.run(8, |i| unsafe { *start.load(Ordering::Relaxed).add(i) = round + i });
             assert!(values.iter().enumerate().all(|(i, v)| *v == round + i));
         }
     }
 
-    /// One job at a time: the second is refused, the first ends.
+    /// Only one job may run at a time: the second one is refused, and the first one ends.
     #[test]
     fn a_job_within_a_job_is_refused() {
         let pool = Pool::new(2);

@@ -3,7 +3,7 @@ use crate::device::ops::SquaredError;
 use crate::error::Result;
 
 impl Cpu {
-    /// On one thread: an example has one number, so a batch has fewer than threads are worth.
+    /// Runs on one thread: an example has a single number, so a batch has too few elements to parallelise.
     pub(super) fn squared_error(&self, op: &SquaredError) -> Result<()> {
         let (x, targets, dx) = (self.f(&op.x)?, self.f(&op.targets)?, self.maybe(&op.dx)?);
         let each = |r: usize, c: usize| (x.get(r, c) - targets.get(r, c), !targets.get(r, c).is_nan());
@@ -18,7 +18,7 @@ impl Cpu {
         }
         let scored = self.maybe(&op.scored)?.map_or(here as f64, |all| f64::from(all.get(0, 0)));
         let part = op.weight / scored.max(1.0);
-        // SAFETY: nobody else runs, and no slices are made.
+        // SAFETY: no other thread is running, and no slices exist.
         unsafe { self.f(&op.loss)?.set(0, 0, (part * sum) as f32) };
         if let Some(dx) = dx {
             for r in 0..x.rows() {

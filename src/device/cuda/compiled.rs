@@ -1,44 +1,45 @@
-//! The device code that `build.rs` made with nvcc, and what its kernels leave room for on a multiprocessor.
+//! The device code that `build.rs` compiled with nvcc, and the occupancy of its kernels.
 
 include!(concat!(env!("OUT_DIR"), "/compiled.rs"));
 
 /// One file of `kernels/`, compiled for several architectures.
 #[derive(Debug)]
 pub struct Module {
-    /// `linear.cu`.
+    /// The file name, such as `linear.cu`.
     pub file: &'static str,
-    /// Cubins and PTX; the driver picks what fits its GPU.
+    /// Cubins and PTX. The driver picks the code for its GPU.
     pub fatbin: &'static [u8],
-    /// Every kernel, once for each architecture that it has a cubin for.
+    /// Every kernel, once per architecture that it has a cubin for.
     pub kernels: &'static [Kernel],
 }
 
-/// What ptxas reported. Spills and stack are not here: the build refuses them.
+/// The resource usage that ptxas reported for a kernel on one architecture. Spills and stack frames are missing because
+/// the build refuses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     pub name: &'static str,
-    /// `sm_80`, `sm_90a`, ...
+    /// The architecture: `sm_80`, `sm_90a`, ...
     pub arch: &'static str,
-    /// Of one thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of a block, without what the launch adds.
+    /// Static shared memory per block, in bytes.
     pub shared: u32,
 }
 
-/// A kernel as compiled, once for each architecture.
+/// Returns the compiled versions of a kernel, one per architecture.
 pub fn kernel(name: &str) -> impl Iterator<Item = &'static Kernel> {
     COMPILED.iter().flat_map(|module| module.kernels).filter(move |k| k.name == name)
 }
 
-/// What one multiprocessor has, from the tables of the CUDA C++ programming guide.
-struct Multiprocessor {
+/// The limits of one SM, from the tables of the CUDA C++ programming guide.
+struct SmLimits {
     warps: u32,
     blocks: u32,
-    /// Bytes, with as much of the L1 cache as may be turned into shared memory.
+    /// The largest shared memory that can be carved out of the L1 cache, in bytes.
     shared: u32,
 }
 
-impl Multiprocessor {
+impl SmLimits {
     fn of(arch: &str) -> Option<Self> {
         let number = arch.strip_prefix("sm_")?.trim_end_matches(['a', 'f']);
         let (warps, blocks, kib) = match number {
@@ -50,33 +51,34 @@ impl Multiprocessor {
             "120" | "121" => (48, 24, 100),
             _ => return None,
         };
-        Some(Multiprocessor { warps, blocks, shared: kib << 10 })
+        Some(SmLimits { warps, blocks, shared: kib << 10 })
     }
 }
 
 const WARP: u32 = 32;
-/// Parts of a multiprocessor, each with a quarter of the registers and of the warps.
+/// Partitions of an SM, each with a quarter of its registers and warps.
 const PARTS: u32 = 4;
 const REGISTERS_OF_PART: u32 = 16_384;
-/// Registers are handed to a warp in such lots.
+/// Allocation unit of registers, per warp.
 const REGISTER_LOT: u32 = 256;
-/// Shared memory is handed to a block in such lots, in bytes.
+/// Allocation unit of shared memory, in bytes per block.
 const SHARED_LOT: u32 = 128;
-/// Shared memory that the system takes of each block, in bytes.
+/// Shared memory that CUDA reserves in each block, in bytes.
 const SHARED_RESERVED: u32 = 1024;
 
-/// Blocks that fit a multiprocessor at a time, and the fraction of its warp slots that they fill, from 0 to 1; `None`
-/// for an architecture that is not in the table.
+/// Returns the number of blocks that fit an SM at a time and the fraction of its warp slots that they fill, from 0 to
+/// 1; `None` for an architecture that is not in the table.
 ///
-/// `registers` of one thread; `shared` bytes of one block, static and dynamic; `threads` of one block.
+/// `registers` counts per thread, `shared` is the static and dynamic shared memory of a block in bytes, and `threads`
+/// counts per block.
 pub fn occupancy(arch: &str, registers: u32, shared: u32, threads: u32) -> Option<(u32, f64)> {
-    let has = Multiprocessor::of(arch)?;
+    let sm = SmLimits::of(arch)?;
     let warps = threads.max(1).div_ceil(WARP);
     let lot = (registers.max(1) * WARP).next_multiple_of(REGISTER_LOT);
     let by_registers = REGISTERS_OF_PART / lot * PARTS / warps;
-    let by_shared = has.shared / shared.saturating_add(SHARED_RESERVED).next_multiple_of(SHARED_LOT);
-    let blocks = (has.warps / warps).min(has.blocks).min(by_registers).min(by_shared);
-    Some((blocks, f64::from(blocks * warps) / f64::from(has.warps)))
+    let by_shared = sm.shared / shared.saturating_add(SHARED_RESERVED).next_multiple_of(SHARED_LOT);
+    let blocks = (sm.warps / warps).min(sm.blocks).min(by_registers).min(by_shared);
+    Some((blocks, f64::from(blocks * warps) / f64::from(sm.warps)))
 }
 
 #[cfg(test)]
@@ -87,18 +89,18 @@ mod tests {
     fn occupancy_is_bounded_by_each_resource() {
         // Warps: 2048 threads in blocks of 256.
         assert_eq!(occupancy("sm_80", 32, 0, 256), Some((8, 1.0)));
-        // Blocks: 32 of one warp each, or of less.
+        // Blocks: 32 of one warp each, even of a single thread.
         assert_eq!(occupancy("sm_80", 32, 0, 32), Some((32, 0.5)));
         assert_eq!(occupancy("sm_80", 32, 0, 1), Some((32, 0.5)));
-        // Registers: 255 become 256 for each thread, so two warps a part, eight in all.
+        // Registers: 255 are rounded up to 256 per thread, so two warps fit a partition, eight in all.
         assert_eq!(occupancy("sm_80", 255, 0, 256), Some((1, 0.125)));
         assert_eq!(occupancy("sm_90a", 168, 0, 384), Some((1, 12.0 / 64.0)));
-        // 33 registers take the 40 of the next lot: 12 warps a part, not 15.
+        // 33 registers are rounded up to 40: 12 warps per partition, not 15.
         assert_eq!(occupancy("sm_80", 33, 0, 128), Some((12, 0.75)));
-        // Shared memory: with the reserved KiB, 48 KiB fit three times on A100 and four times on H100.
+        // Shared memory: with the reserved KiB, blocks of 48 KiB fit three times on an A100 and four times on an H100.
         assert_eq!(occupancy("sm_80", 32, 48 << 10, 128), Some((3, 12.0 / 64.0)));
         assert_eq!(occupancy("sm_90a", 32, 48 << 10, 128), Some((4, 0.25)));
-        // The largest block of each, and one lot beyond.
+        // The largest block of each, and one byte more.
         assert_eq!(occupancy("sm_80", 32, 163 << 10, 256).map(|o| o.0), Some(1));
         assert_eq!(occupancy("sm_80", 32, (163 << 10) + 1, 256).map(|o| o.0), Some(0));
         assert_eq!(occupancy("sm_90a", 32, 227 << 10, 256).map(|o| o.0), Some(1));
@@ -120,7 +122,7 @@ mod tests {
             assert!(!compiled.fatbin.is_empty(), "{}", compiled.file);
             for k in compiled.kernels {
                 assert!(kernel(k.name).any(|found| found == k));
-                assert!(Multiprocessor::of(k.arch).is_some() || k.arch.starts_with("sm_"), "{}", k.arch);
+                assert!(SmLimits::of(k.arch).is_some() || k.arch.starts_with("sm_"), "{}", k.arch);
             }
         }
         assert_eq!(kernel("no_such_kernel").count(), 0);

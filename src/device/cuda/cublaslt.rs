@@ -1,4 +1,5 @@
-//! NVIDIA's own matrix products, to measure ours against. Cargo feature `cublaslt`; the library is loaded at run time.
+//! Matmuls by NVIDIA's cuBLASLt, as a benchmark peer for ours. Needs the cargo feature `cublaslt`. The library is
+//! loaded at run time.
 
 use super::Cuda;
 use super::driver::Driver;
@@ -10,7 +11,7 @@ use crate::device::ops::{Linear, Op, Operation};
 use crate::error::{At, Result};
 use crate::tensor::{DType, Tensor};
 
-/// A matrix in device memory, row-major: `width` elements a row, `pitch` apart.
+/// A row-major matrix in device memory. Rows have `width` elements and start `pitch` elements apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
     pub address: u64,
@@ -20,7 +21,7 @@ pub struct Matrix {
     pub pitch: usize,
 }
 
-/// `out = op(a) op(b)`, `op` transposing where `ta` and `tb` say so.
+/// A matmul `out = op(a) op(b)`, where `op` transposes `a` if `ta` and `b` if `tb`.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     pub a: Matrix,
@@ -30,63 +31,67 @@ pub struct Product {
     pub tb: bool,
 }
 
-/// Products of cuBLASLt, ready to be started by the device that made them.
+/// Matmuls prepared for cuBLASLt. Only the device that prepared them can run them.
 pub struct PeerProducts {
     products: Products,
-    /// That their matrices lie in.
+    /// The arenas that hold the matrices.
     arenas: Vec<u32>,
 }
 
 impl PeerProducts {
-    /// Of the library, as `12.8.4`.
+    /// Returns the version of the library, such as `12.8.4`.
     pub fn version(&self) -> String {
         self.products.version()
     }
 }
 
 impl Cuda<Nvidia> {
-    /// Products as cuBLASLt would run them, with the algorithm that its heuristics put first.
+    /// Prepares matmuls for cuBLASLt, each with the first algorithm that its heuristics return.
     ///
     /// # Errors
-    /// A build without the feature, no library; anything but bare products; what cuBLASLt refuses.
+    /// Fails in a build without the feature, when the library is missing, for any operation but a plain matmul, and
+    /// when cuBLASLt rejects a matmul.
     pub fn cublaslt(&mut self, ops: &[Op]) -> Result<PeerProducts> {
         let products = ops.iter().map(|op| self.product(op)).collect::<Result<Vec<_>>>()?;
         Ok(PeerProducts { products: self.driver.cublaslt(&products).at("cuBLASLt")?, arenas: bounds::arenas(ops) })
     }
 
-    /// Runs them one after another and appends the seconds of each, as the GPU measures them.
+    /// Runs the matmuls one after another and appends the seconds of each to `into`, measured by GPU events, at least 1
+    /// ns.
     ///
     /// # Errors
-    /// Those of the device; products of another device, or of arenas that were freed.
+    /// Fails when another device prepared the matmuls, when one of their arenas was freed, and on errors of the device.
     pub fn run_cublaslt(&mut self, prepared: &PeerProducts, into: &mut Vec<f64>) -> Result<()> {
         let PeerProducts { products, arenas } = prepared;
-        if !self.driver.made(products) {
-            bail!("these products of cuBLASLt were made for another device");
+        if !self.driver.owns(products) {
+            bail!("these cuBLASLt matmuls were prepared on another device");
         }
         bounds::check_arenas(arenas, |arena| self.addresses.bytes(arena))?;
         let mut start = || -> Result<()> {
             self.driver.stamp()?;
             for number in 0..products.len() {
-                // SAFETY: the matrices lie in arenas of this device (`bounds::check` in `product`), which were not freed.
+                // SAFETY: the matrices lie in arenas of this device (`bounds::check` in `product`), and these were not
+                // freed.
                 unsafe { products.start(number) }.at("cuBLASLt")?;
                 self.driver.stamp()?;
             }
             Ok(())
         };
         if let Err(error) = start() {
-            // So that the next list's times begin with its own.
+            // Discards the stamps taken so far, so that the next list does not see them.
             let _ = self.driver.stamps(&mut |_| {});
             return Err(error);
         }
         self.driver.stamps(&mut |length| into.push(length.as_secs_f64().max(1e-9)))
     }
 
+    /// Describes a plain matmul for cuBLASLt.
     fn product(&self, op: &Op) -> Result<Product> {
         bounds::check(op, &[DType::F32, DType::BF16], |arena| self.addresses.bytes(arena))?;
         let bare = |l: &Linear| *l == Linear::product(l.a, l.b, l.out, (l.ta, l.tb));
-        let Op::Linear(linear) = op else { bail!("cuBLASLt has no {}", op.name()) };
+        let Op::Linear(linear) = op else { bail!("cuBLASLt does not implement {}", op.name()) };
         if !bare(linear) {
-            bail!("cuBLASLt is measured on bare products of {} alone", Linear::NAME);
+            bail!("cuBLASLt only runs {} without batch, bias, epilogue, residual and accumulation", Linear::NAME);
         }
         let matrix = |t: &Tensor| Matrix {
             address: self.addresses.ptr(t),

@@ -1,33 +1,39 @@
-//! What the time models of variants know of a GPU.
+//! The peak rates of a GPU, and the roofline formulas that the time models of variants are built on.
+//!
+//! A time model predicts how long a variant takes, in seconds, from the cost of an operation (FLOPs, bytes) and the
+//! rates here. Its other inputs are *efficiencies*: the fraction of a peak rate that a kernel is expected to reach,
+//! from 0 to 1. Predictions only rank the variants of one operation.
 
-/// Rates that a GPU reaches at its best.
+/// Peak rates of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GpuSpec {
-    /// Multiprocessors.
+    /// The number of SMs.
     pub sms: usize,
-    /// Products of tensor cores in bf16, in FLOP/s.
+    /// Dense bf16 throughput of the tensor cores, in FLOP/s for the whole GPU.
     pub tensor: f64,
-    /// Multiply-adds in f32, in FLOP/s.
+    /// f32 multiply-add throughput outside of the tensor cores, in FLOP/s for the whole GPU (a multiply-add is 2
+    /// FLOPs).
     pub vector: f64,
-    /// Device memory, in bytes/s.
+    /// Bandwidth of device memory, in bytes/s.
     pub bandwidth: f64,
-    /// From the end of one kernel to the begin of the next, in seconds.
+    /// The time from the end of one kernel to the start of the next, in seconds. Models add it once per launch.
     pub launch: f64,
-    /// Runs code for sm_90a: `wgmma` and the copy engine.
+    /// Whether it runs code for sm_90a: `wgmma` and TMA.
     pub hopper: bool,
 }
 
 impl GpuSpec {
-    /// NVIDIA A100 SXM, 40 GB (its data sheet): what is assumed where nothing is known, and by the emulator.
+    /// NVIDIA A100 SXM, 40 GB (data sheet). The emulator uses it, and GPUs that do not report their clocks.
     pub const A100: GpuSpec =
         GpuSpec { sms: 108, tensor: 312e12, vector: 19.5e12, bandwidth: 1.555e12, launch: 2e-6, hopper: false };
 
-    /// NVIDIA H100 SXM (its data sheet): for what is to depend on shapes alone, whatever Hopper runs it.
+    /// NVIDIA H100 SXM (data sheet). Decisions that must depend on shapes alone use it, whichever Hopper GPU runs them.
     pub const H100: GpuSpec =
         GpuSpec { sms: 132, tensor: 989e12, vector: 61.8e12, bandwidth: 3.35e12, launch: 2e-6, hopper: true };
 
-    /// From what a driver says: multiprocessors, their clock in Hz, bytes/s of memory and compute capability. Multiply-adds of a
-    /// multiprocessor and clock are NVIDIA's (CUDA C++ programming guide, arithmetic throughput; white papers for bf16).
+    /// Computes the rates from what a driver reports: the number of SMs, their clock in Hz, the memory bandwidth in
+    /// bytes/s and the compute capability. Multiply-adds per SM and clock are NVIDIA's (CUDA C++ programming guide,
+    /// arithmetic throughput; white papers for bf16). The launch gap is that of [`GpuSpec::A100`].
     pub fn of(sms: usize, clock: f64, bandwidth: f64, capability: (i32, i32)) -> Self {
         let (vector, tensor) = match capability {
             (8, 0) => (64.0, 1024.0),
@@ -41,24 +47,30 @@ impl GpuSpec {
         GpuSpec { sms, tensor: rate(tensor), vector: rate(vector), bandwidth, hopper, ..GpuSpec::A100 }
     }
 
-    /// Products in bf16 by `mma.sync`, in FLOP/s: it gets no more of newer tensor cores, which want `wgmma`.
+    /// Returns the peak bf16 throughput of `mma.sync`, in FLOP/s for the whole GPU: `tensor`, but at most 4.6 TFLOP/s
+    /// per SM. Newer tensor cores are faster, but not for `mma.sync` (Hopper's need `wgmma`).
     pub fn mma(&self) -> f64 {
+        // FLOP/s per SM.
         const MOST: f64 = 4.6e12;
         self.tensor.min(MOST * self.sms as f64)
     }
 
-    /// Seconds of a kernel bound by memory that reaches `part` of the bandwidth, with as many launches.
-    pub fn memory(&self, bytes: u64, part: f64, launches: usize) -> f64 {
-        bytes as f64 / (self.bandwidth * part) + self.launch * launches as f64
+    /// Returns the predicted seconds of a memory-bound kernel: `bytes` at the fraction `efficiency` of the peak
+    /// bandwidth, plus one launch gap for each of `launches`.
+    pub fn memory(&self, bytes: u64, efficiency: f64, launches: usize) -> f64 {
+        bytes as f64 / (self.bandwidth * efficiency) + self.launch * launches as f64
     }
 
-    /// Seconds of a kernel bound by multiply-adds in f32 of which it reaches `part`, or by memory at its best.
-    pub fn arithmetic(&self, flops: u64, bytes: u64, part: f64, launches: usize) -> f64 {
-        (flops as f64 / (self.vector * part)).max(bytes as f64 / self.bandwidth) + self.launch * launches as f64
+    /// Returns the predicted seconds of a kernel without tensor cores: the longer of `flops` at the fraction
+    /// `efficiency` of the peak f32 rate ([`GpuSpec::vector`]) and `bytes` at the full bandwidth, plus one launch gap
+    /// for each of `launches`.
+    pub fn arithmetic(&self, flops: u64, bytes: u64, efficiency: f64, launches: usize) -> f64 {
+        (flops as f64 / (self.vector * efficiency)).max(bytes as f64 / self.bandwidth) + self.launch * launches as f64
     }
 
-    /// Seconds of Hopper's kernels that no GPU has run, from those that they should take, or that what runs in their place does:
-    /// twice as many, so that nothing chooses them by itself until they are measured.
+    /// Returns the pessimistic seconds of a Hopper kernel that has not been measured yet: twice `seconds`, which is its
+    /// own prediction or that of the variant it would replace; infinity on other GPUs. So it is never chosen
+    /// automatically until it is measured.
     pub fn unproven(&self, seconds: f64) -> f64 {
         if self.hopper { 2.0 * seconds } else { f64::INFINITY }
     }

@@ -1,7 +1,8 @@
-//! Operations as kernels: on an NVIDIA GPU (`cuda`), or on emulated hardware (`emulator`), in f32 and bf16.
+//! The devices `cuda` (an NVIDIA GPU) and `emulator` (emulated hardware): operations run as CUDA kernels in f32 and
+//! bf16.
 //!
-//! Every operation has a ladder of variants ([`variants`]); the launch code of one stem stands in the file of that stem and
-//! is the same on both drivers.
+//! Every operation has several variants ([`variants`]). The launch code of an operation is in the file of that name
+//! under [`launch`] and is the same for both drivers ([`driver`]).
 
 pub mod compiled;
 pub mod cublaslt;
@@ -25,24 +26,25 @@ use std::time::Instant;
 use variants::Variant;
 use workspaces::Workspaces;
 
-/// The device `cuda`: the first NVIDIA GPU.
+/// Opens the device `cuda`: the first visible NVIDIA GPU, with the variants that the environment requests.
 ///
 /// # Errors
-/// No libcuda, no GPU, or no device code in this build: says which, and what runs instead.
+/// Fails when libcuda, a GPU or this build's device code is missing. The message says which, and which devices need no
+/// GPU.
 pub fn open() -> Result<Cuda<driver::nvidia::Nvidia>> {
     Cuda::new("cuda", driver::nvidia::Nvidia::open()?).with_requested_variants()
 }
 
-/// The device `emulator`.
+/// Creates the device `emulator`.
 #[cfg(emulated)]
 pub fn emulated(options: driver::emulator::Options) -> Cuda<driver::emulator::Emulator> {
     let mut device = Cuda::new("emulator", driver::emulator::Emulator::new(options));
-    // So few that blocks which stay have several tiles each.
+    // Few enough SMs that each block of a persistent kernel processes several tiles.
     device.addresses.sms = 2;
     device
 }
 
-/// One operation, ready to run.
+/// One operation and its FLOPs, which are reported with its time.
 struct Planned {
     op: Op,
     flops: u64,
@@ -51,31 +53,32 @@ struct Planned {
 /// A captured list of operations.
 struct Captured {
     planned: Vec<Planned>,
-    /// Beside `planned`.
+    /// The operands and launches of each entry of `planned`.
     parts: Vec<Part>,
-    /// All of it as one graph of the driver's.
+    /// The driver's graph of all launches.
     graph: u32,
-    /// That its operands lie in.
+    /// The arenas that hold the operands.
     arenas: Vec<u32>,
-    /// That its launches use.
+    /// The address of the workspace that the launches use.
     workspace: Option<u64>,
 }
 
-/// See the module.
+/// A device that runs operations as kernels through a [`Driver`].
 pub struct Cuda<D: Driver> {
     name: &'static str,
     driver: D,
     addresses: Addresses,
     workspaces: Workspaces,
     captured: Vec<Option<Captured>>,
-    /// Captured lists are started as graphs, and not one operation after another.
+    /// Captured lists are replayed as graphs, not operation by operation.
     graphs: bool,
     timings: Timings,
-    /// Variants that run their operations, where they support them, instead of those that are chosen.
+    /// Variants that take precedence over the time model's choice, at most one per operation.
     preferred: Vec<&'static Variant>,
 }
 
 impl<D: Driver> Cuda<D> {
+    /// Wraps a driver into a device of this name. Memory is empty and graphs are on.
     pub fn new(name: &'static str, driver: D) -> Self {
         let addresses = Addresses::new(driver.gpu().sms);
         Cuda {
@@ -90,55 +93,60 @@ impl<D: Driver> Cuda<D> {
         }
     }
 
-    /// What it runs on, to look at: whoever could free its memory could break that of this device.
+    /// Returns the driver, by shared reference only: code that could free its memory could break this device.
     pub fn driver(&self) -> &D {
         &self.driver
     }
 
-    /// From now on this variant runs its operation where it supports it, whether or not another would be chosen.
+    /// From now on runs the variant's operation with this variant wherever it supports the operands, whatever the time
+    /// model would choose. Replaces an earlier preference for the same operation.
     pub fn prefer(&mut self, variant: &'static Variant) {
         self.preferred.retain(|v| v.operation != variant.operation);
         self.preferred.push(variant);
     }
 
-    /// As the environment asks: see [`variants::requested`]; `VCYCLE_GRAPHS=0` starts operations one by one.
+    /// Applies the environment: preferred variants ([`variants::requested`]), and `VCYCLE_GRAPHS=0`, which launches
+    /// operations one by one.
     ///
     /// # Errors
-    /// A variable that asks for what there is not.
+    /// Fails on a variable that names an unknown operation or variant, and on another value of `VCYCLE_GRAPHS`.
     pub fn with_requested_variants(mut self) -> Result<Self> {
         self.preferred = variants::requested()?;
         match std::env::var("VCYCLE_GRAPHS").as_deref() {
             Ok("0") => self.graphs = false,
             Ok("1") | Err(_) => {}
             Ok(other) => {
-                bail!("VCYCLE_GRAPHS is {other:?}: 1 captures a step as one graph, 0 starts every operation by itself")
+                bail!("VCYCLE_GRAPHS is {other:?}; 1 replays a step as one CUDA graph, 0 launches each operation")
             }
         }
         Ok(self)
     }
 
-    /// Whether captured lists are started as graphs; results are the same bits. They are, if nobody says otherwise.
+    /// Sets whether captured lists are replayed as graphs (the default) or operation by operation. The results are
+    /// bit-identical.
     pub fn use_graphs(&mut self, graphs: bool) {
         self.graphs = graphs;
     }
 
-    /// What runs an operation.
+    /// Returns the variant that runs an operation: a preferred one that supports it, else the time model's choice;
+    /// `None` when no variant supports it.
     pub fn variant(&self, op: &Op) -> Option<&'static Variant> {
         let preferred = self.preferred.iter().copied().find(|v| (v.supports)(op));
         preferred.or_else(|| variants::choose(op, &self.driver.gpu()))
     }
 
-    /// What is to run a checked operation.
+    /// Checks an operation and returns the variant that runs it.
     fn chosen(&mut self, op: &Op) -> Result<&'static Variant> {
         bounds::check(op, &[DType::F32, DType::BF16], |arena| self.addresses.bytes(arena))?;
         if let Op::Multilevel(op) = op {
             check_maps(&mut self.driver, &self.addresses, op).map_err(|e| e.at(Multilevel::NAME))?;
         }
-        let none = || Error::new(format!("no kernel runs these shapes: {op:?}")).at(op.name());
+        let none = || Error::new(format!("no kernel supports these shapes and types: {op:?}")).at(op.name());
         self.variant(op).ok_or_else(none)
     }
 
-    /// The launches of an operation, once the workspace is there.
+    /// Computes the launches of an operation. The workspace must have been reserved, since launches contain its
+    /// address.
     fn plan(&self, op: &Op, variant: &Variant) -> Result<(Planned, Part)> {
         let mut launches = Vec::new();
         (variant.launch)(op, &self.addresses, &mut launches);
@@ -158,17 +166,18 @@ impl<D: Driver> Cuda<D> {
         Ok((Planned { op: *op, flops: op.cost().flops }, part))
     }
 
-    /// Sees to it that the workspace has so many bytes.
+    /// Makes the workspace at least this large. When it has to grow, it gets [`with_reserve`] bytes.
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         let bytes = if bytes > self.workspaces.present().1 { with_reserve(bytes) } else { bytes };
         let reserved = self.workspaces.reserve(&mut self.driver, bytes);
         let (address, bytes) = self.workspaces.present();
         self.addresses.set_workspace(address, bytes);
-        reserved.map_err(|e| e.at("workspace of kernels"))
+        reserved.map_err(|e| e.at("kernel workspace"))
     }
 }
 
-/// Maps lead nowhere outside. They are read back for that: models are mapped a few times in a run.
+/// Checks that the maps of a multilevel operation stay within their arenas. Reads the maps back from the device, which
+/// is affordable because models are mapped only a few times in a run.
 fn check_maps(driver: &mut impl Driver, addresses: &Addresses, op: &Multilevel) -> Result<()> {
     let mut items = memory::zeros::<Item>(op.items.rows())?;
     let mut index = memory::zeros::<u32>(op.index.numel())?;
@@ -177,27 +186,28 @@ fn check_maps(driver: &mut impl Driver, addresses: &Addresses, op: &Multilevel) 
     Item::check_all(&items, &index, op.src.numel(), op.dst.numel())
 }
 
-/// Half as much again: a next operation is often a little larger.
+/// Adds 50 % headroom, since a later operation often needs slightly more. Rounds up to a multiple of 256 bytes.
 fn with_reserve(bytes: usize) -> usize {
     bytes.saturating_add(bytes / 2).checked_next_multiple_of(256).unwrap_or(usize::MAX)
 }
 
-/// Runs operations one after another and adds the time that each took on the device.
+/// Runs operations one after another and records the device time of each in `timings`.
 ///
 /// # Safety
-/// As [`Part::start`].
+/// The same as for [`Part::start`].
 unsafe fn run(driver: &mut dyn Driver, planned: &[Planned], parts: &[Part], timings: &mut Timings) -> Result<()> {
     let begin = Instant::now();
     let start = |driver: &mut dyn Driver, part: &Part| {
         driver.begin_range(part.name);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let started = unsafe { part.start(driver) };
         driver.end_range();
         started.and_then(|()| driver.stamp())
     };
     let started = driver.stamp().and_then(|()| parts.iter().try_for_each(|part| start(driver, part)));
     if started.is_err() {
-        // So that the next list's times begin with its own; what is wrong was told already.
+        // Discards the stamps taken so far, so that the next list does not see them. The first error is the one to
+        // return.
         let _ = driver.stamps(&mut |_| {});
         return started;
     }
@@ -256,7 +266,7 @@ impl<D: Driver> Device for Cuda<D> {
 
     fn copy(&mut self, from: &Tensor, to: &Tensor) -> Result<()> {
         if (from.rows(), from.width(), from.dtype()) != (to.rows(), to.width(), to.dtype()) {
-            bail!("{from:?} cannot be copied to {to:?}");
+            bail!("{from:?} cannot be copied to {to:?}: rows, width or type differ");
         }
         self.driver.copy(self.addresses.rows(from)?, self.addresses.rows(to)?)
     }
@@ -265,7 +275,8 @@ impl<D: Driver> Device for Cuda<D> {
         let variant = self.chosen(op)?;
         self.reserve((variant.workspace)(op))?;
         let (planned, part) = self.plan(op, variant)?;
-        // SAFETY: `chosen` has found the operands in arenas that are there, which the launches of a variant keep to.
+        // SAFETY: `chosen` found all operands in live arenas, and a variant's launches access nothing but operands and
+        // workspace.
         unsafe { run(&mut self.driver, &[planned], &[part], &mut self.timings) }
     }
 
@@ -280,7 +291,7 @@ impl<D: Driver> Device for Cuda<D> {
     fn capture(&mut self, ops: &[Op]) -> Result<Graph> {
         let variants = ops.iter().map(|op| self.chosen(op)).collect::<Result<Vec<_>>>()?;
         bounds::check_list(ops)?;
-        // All of it at once, so that the whole list uses one piece.
+        // Reserves the maximum before planning, so that the whole list uses one workspace.
         let bytes = ops.iter().zip(&variants).map(|(op, variant)| (variant.workspace)(op)).max().unwrap_or(0);
         self.reserve(bytes)?;
         let (mut planned, mut parts) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
@@ -289,14 +300,14 @@ impl<D: Driver> Device for Cuda<D> {
             planned.push(one);
             parts.push(part);
         }
-        // SAFETY: the launches were planned for these kernels just now.
+        // SAFETY: the launches were just planned for these kernels.
         let graph = unsafe { self.driver.record(&parts)? };
         let workspace = if bytes > 0 { self.workspaces.keep() } else { None };
         self.captured.push(Some(Captured { planned, parts, graph, arenas: bounds::arenas(ops), workspace }));
         Ok(Graph(self.captured.len() as u32 - 1))
     }
 
-    /// As one graph, unless single operations are to be timed.
+    /// Replays the list as one graph, or operation by operation when graphs are off or each operation is timed.
     fn replay(&mut self, graph: Graph) -> Result<()> {
         let Some(Some(captured)) = self.captured.get(graph.0 as usize) else {
             bail!("this captured list was released")
@@ -307,8 +318,8 @@ impl<D: Driver> Device for Cuda<D> {
                 check_maps(&mut self.driver, &self.addresses, op).map_err(|e| e.at(Multilevel::NAME))?;
             }
         }
-        // SAFETY: what `capture` has checked still holds. The arenas are there (above); the workspace is, because the list keeps
-        // it; and tables of mappings lead nowhere outside (above).
+        // SAFETY: what `capture` checked still holds. The arenas are live (checked above), the workspace is live
+        // because the list keeps it, and the maps of multilevel operations stay within their arenas (checked above).
         unsafe {
             if self.graphs && !self.timings.is_recording() {
                 self.driver.begin_range("captured step");
@@ -335,7 +346,7 @@ impl<D: Driver> Device for Cuda<D> {
 }
 
 impl<D: Driver> Drop for Cuda<D> {
-    /// All memory goes back, whatever the driver does when it is dropped.
+    /// Frees all memory, whatever the driver's own `Drop` does.
     fn drop(&mut self) {
         for captured in self.captured.drain(..).flatten() {
             self.driver.release(captured.graph);

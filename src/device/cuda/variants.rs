@@ -1,8 +1,14 @@
-//! The one table of kernel variants, which the device, `kernels list`, `kernels check` and the tests iterate.
+//! The table of kernel variants. The device, `kernels list`, `kernels check` and the tests all iterate it.
 //!
-//! For every operation a ladder, slowest and most readable first. The device takes the one that a time model expects to be the
-//! fastest, or that the environment asks for (`VCYCLE_VARIANT_linear=naive`), where it supports the operation. One that adds in an
-//! order of chance runs only where it is asked for.
+//! The variants of an operation are ordered from the slowest and most readable to the fastest. The device runs the
+//! variant that the environment requests (`VCYCLE_VARIANT_linear=naive`) if it supports the operands, else the
+//! supporting variant with the shortest predicted time. Variants with a nondeterministic order of summation run only on
+//! request.
+//!
+//! The time models in the table are rooflines. In `gpu.memory(bytes(*op), 0.7, 1)`, for instance, 0.7 is the efficiency
+//! (the fraction of the peak bandwidth that the kernel is expected to reach) and 1 is the number of launches: see
+//! [`GpuSpec::memory`] and [`GpuSpec::arithmetic`]. Tensor-core variants have models of their own, next to their launch
+//! code.
 
 use super::gpu_spec::GpuSpec;
 use super::launch::addresses::Addresses;
@@ -18,30 +24,31 @@ use crate::tensor::DType;
 
 /// One way to run an operation.
 ///
-/// Nobody else can make one: a device runs its launches without looking at their addresses.
+/// Other crates cannot construct one, because a device runs the launches without checking the addresses in them.
 #[non_exhaustive]
 pub struct Variant {
-    /// The stem of its operation.
+    /// The name of its operation.
     pub operation: &'static str,
-    /// `naive`, `tiled`, ...
+    /// Its name, unique within the operation: `naive`, `tiled`, ...
     pub name: &'static str,
-    /// Types in which it computes.
+    /// The element types that it supports.
     pub floats: &'static [DType],
-    /// All kernels that it may launch.
+    /// All kernels that it may launch, by their `extern "C"` names.
     pub kernels: &'static [&'static str],
-    /// Its sums are added in an order that shapes alone decide: the same bits every time.
+    /// Whether the order of summation depends on shapes alone, so that results are bit-identical from run to run.
     pub ordered: bool,
-    /// Whether it runs this operation.
+    /// Returns whether it supports the operation with these operands.
     pub supports: fn(&Op) -> bool,
-    /// What the time model expects this operation to take. It ranks variants of one operation; nobody has measured it.
+    /// Returns the predicted time in seconds, infinity where it cannot run. It is a model, not a measurement, and only
+    /// ranks the variants of one operation.
     pub seconds: fn(&Op, &GpuSpec) -> f64,
-    /// Bytes of [`Addresses::workspace`] that it needs for this operation.
+    /// Returns the bytes of [`Addresses::workspace`] that it needs for this operation.
     pub workspace: fn(&Op) -> usize,
-    /// The launches, in order.
+    /// Appends the launches, in order.
     pub launch: fn(&Op, &Addresses, &mut Vec<Launch>),
 }
 
-/// [`Variant::ordered`], from the word `unordered` or none.
+/// The value of [`Variant::ordered`]: false if the table entry says `unordered`.
 macro_rules! ordered {
     () => {
         true
@@ -51,13 +58,14 @@ macro_rules! ordered {
     };
 }
 
-/// `variants!(OpName { "name" (unordered) [types] => [kernels], supports, launch, seconds (, workspace); ... } ...)`.
+/// Builds the table: `variants!(OpName { "name" (unordered) [types] => [kernels], supports, launch, seconds (,
+/// workspace); ... } ...)`.
 macro_rules! variants {
     ($($operation:ident { $(
         $name:literal $($unordered:ident)? [$($float:ident),+] => $kernels:expr, $supports:expr, $launch:expr, $seconds:expr
             $(, $workspace:expr)?;
     )+ })+) => {
-        /// The table.
+        /// All variants of all operations. Those of one operation go from the slowest and most readable to the fastest.
         pub const VARIANTS: &[Variant] = &[$($(Variant {
             operation: <crate::device::ops::$operation as crate::device::ops::Operation>::NAME,
             name: $name,
@@ -271,36 +279,37 @@ variants! {
     }
 }
 
-/// All variants of an operation, from the most readable to the one that the device prefers.
+/// Returns all variants of an operation, from the slowest and most readable to the fastest.
 pub fn ladder(operation: &str) -> impl DoubleEndedIterator<Item = &'static Variant> {
     VARIANTS.iter().filter(move |v| v.operation == operation)
 }
 
-/// Bytes that an operation moves at the least.
+/// Returns the minimum bytes of memory traffic of an operation: every operand moves once.
 fn bytes(op: impl Into<Op>) -> u64 {
     op.into().cost().bytes
 }
 
-/// Seconds of products in f32 without tensor cores.
-fn arithmetic(op: impl Into<Op>, gpu: &GpuSpec, part: f64, launches: usize) -> f64 {
+/// Returns the predicted seconds of an f32 matmul without tensor cores that reaches the fraction `efficiency` of the
+/// peak f32 rate.
+fn arithmetic(op: impl Into<Op>, gpu: &GpuSpec, efficiency: f64, launches: usize) -> f64 {
     let cost = op.into().cost();
-    gpu.arithmetic(cost.flops, cost.bytes, part, launches)
+    gpu.arithmetic(cost.flops, cost.bytes, efficiency, launches)
 }
 
-/// The variant that runs this operation: of those that support it, and add in a fixed order, the fastest by the time model; where
-/// two are alike, the later.
+/// Returns the deterministic variant that supports the operation and has the shortest predicted time. The later one in
+/// the table wins a tie.
 pub fn choose(op: &Op, gpu: &GpuSpec) -> Option<&'static Variant> {
     let supporting = ladder(NAMES[op.number()]).filter(|v| v.ordered && (v.supports)(op)).rev();
     supporting.min_by(|a, b| (a.seconds)(op, gpu).total_cmp(&(b.seconds)(op, gpu)))
 }
 
-/// Before the stem of an operation, the name of a variable of the environment: which variant runs it.
+/// The prefix of the environment variables that request a variant. The name of the operation follows.
 pub const VARIABLE: &str = "VCYCLE_VARIANT_";
 
-/// The variants that the environment asks for.
+/// Returns the variants that the environment requests.
 ///
 /// # Errors
-/// A variable for an operation or a variant that there is not: says which there are.
+/// Fails on a variable for an unknown operation or variant. The message lists the valid ones.
 pub fn requested() -> Result<Vec<&'static Variant>> {
     let mut all = Vec::new();
     for (name, value) in std::env::vars_os() {

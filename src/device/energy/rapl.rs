@@ -1,35 +1,37 @@
-//! Running Average Power Limit: counters of microjoules in files of Linux, for Intel and AMD. See
+//! Energy of Intel and AMD CPUs from RAPL (Running Average Power Limit), whose counters Linux exposes as files. See
 //! <https://docs.kernel.org/power/powercap/powercap.html>.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where Linux shows them.
+/// The folder in which Linux exposes the counters.
 pub const FOLDER: &str = "/sys/class/powercap";
 
-/// The counters of all packages (sockets). Those of cores and memory within a package are parts of them.
+/// The counters of all packages (sockets). They include the cores and memory, whose own counters are not added.
 pub struct Packages {
     counters: Vec<Counter>,
+    /// The total since the counters were opened.
     microjoules: u64,
 }
 
 struct Counter {
     file: PathBuf,
-    /// As last read.
+    /// The last value read, in microjoules.
     value: u64,
-    /// The value after which it begins at zero again.
+    /// The value after which the counter wraps around to zero.
     most: u64,
 }
 
 impl Packages {
-    /// The counters in `folder`, from now on. `None` unless there are some and all can be read: a part of the energy would look like
-    /// all of it.
+    /// Opens all package counters in `folder`. They count from now on. `None` if there are none or one cannot be read,
+    /// since a partial sum would look like the total.
     pub fn open(folder: &Path) -> Option<Self> {
         let mut counters = Vec::new();
         for entry in fs::read_dir(folder).ok()?.flatten() {
             let domain = entry.path();
             let name = entry.file_name();
-            // `intel-rapl:0` is a package, or the whole platform under the name `psys`; `intel-rapl:0:0` is a part of a package.
+            // `intel-rapl:0` is a package, or the whole platform if its name is `psys`. `intel-rapl:0:0` is a part of a
+            // package.
             let outer =
                 name.to_str().and_then(|name| name.strip_prefix("intel-rapl:")).is_some_and(|n| !n.contains(':'));
             if outer && fs::read_to_string(domain.join("name")).is_ok_and(|name| name.starts_with("package")) {
@@ -44,7 +46,7 @@ impl Packages {
         (!counters.is_empty()).then_some(Packages { counters, microjoules: 0 })
     }
 
-    /// Joules since then.
+    /// Returns the joules since the counters were opened; `None` if one can no longer be read.
     pub fn joules(&mut self) -> Option<f64> {
         for counter in &mut self.counters {
             let now = number(&counter.file)?;
@@ -55,7 +57,8 @@ impl Packages {
 }
 
 impl Counter {
-    /// Microjoules since it was last read. A value that is smaller than before began at zero again.
+    /// Stores the new value and returns the microjoules since the last one. A smaller value means that the counter has
+    /// wrapped around.
     fn advance(&mut self, now: u64) -> u64 {
         let before = std::mem::replace(&mut self.value, now);
         match now.checked_sub(before) {

@@ -2,14 +2,17 @@ use super::{Access, Operation, Visit, expect_any_floats, expect_rows};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// `out (+)= x`: a second gradient for the same tensor, a copy of one that two tensors share, or numbers in another type.
+/// `out (+)= x`: adds a tensor to another or copies it, converting between float types if they differ.
+///
+/// Used to add a second gradient of the same tensor, to copy a gradient that two tensors share, and to change the type
+/// of values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Accumulate {
-    /// `[N, C]`.
+    /// Input, `[N, C]`, of any float type.
     pub x: Tensor,
-    /// `[N, C]`; both hold floats of any type.
+    /// Output, `[N, C]`, of any float type.
     pub out: Tensor,
-    /// Adds to what `out` holds.
+    /// Adds to the contents of `out` instead of overwriting them.
     pub add: bool,
 }
 

@@ -2,26 +2,28 @@ use super::{Access, Operation, Visit, expect_floats, expect_rows};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// Pointwise functions.
-///
-/// `GeluTanh`: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as in GPT-2. `GeluErf`: x/2 (1 + erf(x / sqrt 2)), as in BERT
-/// and ViT (Hendrycks and Gimpel, arXiv 1606.08415). `Tanh`: as in BERT's pooler.
+/// Activation functions, applied elementwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
+    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, the tanh approximation of GELU, used by GPT-2.
     GeluTanh,
+    /// `x/2 (1 + erf(x / sqrt(2)))`, the exact GELU, used by BERT and ViT (Hendrycks and Gimpel, arXiv 1606.08415).
     GeluErf,
+    /// `tanh(x)`, used by BERT's pooler.
     Tanh,
 }
 
-/// `dx = dout * f'(pre)`, where no matrix product follows that could do it in its epilogue.
+/// Backward pass of an activation, `dx = dout * f'(pre)`, for places where it cannot be fused into the epilogue of a
+/// matrix product ([`Epilogue::ActivateGrad`](super::Epilogue::ActivateGrad)).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ActivationBackward {
+    /// The activation function `f`.
     pub kind: Activation,
-    /// `[N, C]`.
+    /// Gradient of the activation's output, `[N, C]`.
     pub dout: Tensor,
-    /// `[N, C]`, the input of the activation.
+    /// Input of the activation in the forward pass, `[N, C]`.
     pub pre: Tensor,
-    /// `[N, C]`; may be `dout` itself.
+    /// Output: gradient of the activation's input, `[N, C]`. May be the same view as `dout`.
     pub dx: Tensor,
 }
 
@@ -44,7 +46,7 @@ impl Operation for ActivationBackward {
     }
 
     fn flops(&self) -> u64 {
-        // The function with what is around it, counted as about ten.
+        // The derivative and the multiplication, counted as about ten FLOPs.
         10 * self.dx.numel() as u64
     }
 

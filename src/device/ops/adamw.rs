@@ -6,30 +6,45 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 
-/// AdamW over a whole arena in one pass (Loshchilov and Hutter, arXiv 1711.05101, as PyTorch computes it), with clipping.
+/// One AdamW step over a whole parameter arena, with gradient clipping (Loshchilov and Hutter, arXiv 1711.05101; the
+/// same formulas as PyTorch).
 ///
-/// g = grad x min(1, max_norm / (norm + 1e-6)); p *= 1 - lr decay; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-/// p -= lr (m / bias1) / (sqrt(v / bias2) + eps).
+/// ```text
+/// g  = grads * min(1, max_norm / (norm + 1e-6))
+/// p *= 1 - lr * weight_decay                    where decay_mask is set
+/// m  = beta1 * m + (1 - beta1) * g
+/// v  = beta2 * v + (1 - beta2) * g^2
+/// p -= lr * (m / bias1) / (sqrt(v / bias2) + eps)
+/// ```
+///
+/// `lr`, `bias1` and `bias2` come from `state`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
-    /// `[n]`, contiguous, as are the next three.
+    /// The parameters, `[n]`, contiguous, updated. `n` is a multiple of [`ALIGN`].
     pub params: Tensor,
+    /// The gradients, `[n]`, contiguous, before clipping.
     pub grads: Tensor,
+    /// The first moment, `[n]`, contiguous, updated.
     pub m: Tensor,
+    /// The second moment, `[n]`, contiguous, updated.
     pub v: Tensor,
-    /// `[n]`, contiguous, of any float type: the new parameters, rounded to it.
+    /// Receives a copy of the new parameters, `[n]`, contiguous, rounded to its own float type (such as bf16).
     pub copy: Option<Tensor>,
-    /// `[n / 64]`: 1 where weight decay applies to these 64 elements.
+    /// `[n / ALIGN]`, U8: nonzero where weight decay applies to the block of [`ALIGN`] elements.
     pub decay_mask: Tensor,
-    /// `[1]`: the norm of all gradients.
+    /// `[1]`: the norm of all gradients, for clipping ([`GlobalNorm`](super::GlobalNorm)).
     pub norm: Tensor,
-    /// A [`StepState`]: learning rate and bias corrections.
+    /// A [`StepState`], `[8]`, U32, of which `lr`, `bias1` and `bias2` are read.
     pub state: Tensor,
+    /// Decay rate of the first moment.
     pub beta1: f64,
+    /// Decay rate of the second moment.
     pub beta2: f64,
+    /// Added to the denominator.
     pub eps: f64,
+    /// Weight decay factor, multiplied by the learning rate.
     pub weight_decay: f64,
-    /// Infinity: no clipping.
+    /// Largest gradient norm; larger gradients are scaled down to it. Infinity disables clipping.
     pub max_norm: f64,
 }
 
@@ -62,7 +77,7 @@ impl Operation for AdamW {
             expect_any_floats(&[("copy", t)])?;
         }
         if !n.is_multiple_of(ALIGN) {
-            bail!("{n} parameters are no multiple of {ALIGN}");
+            bail!("the number of parameters, {n}, must be a multiple of {ALIGN}");
         }
         expect_shape("decay_mask", &self.decay_mask, &[n / ALIGN])?;
         expect_dtype("decay_mask", &self.decay_mask, DType::U8)?;

@@ -5,48 +5,60 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 
-/// Scaled dot-product attention: `out = dropout(softmax(scale Q K^T + mask)) V`, head by head.
+/// Scaled dot-product attention: `out = dropout(softmax(scale Q K^T + mask)) V` for every head.
 ///
-/// The T x T matrix exists nowhere: only the log-sum-exp of each row is kept (Dao et al., arXiv 2205.14135). With `causal`,
-/// query i sees keys j <= i + Tk - Tq. A row without any visible key gives zeros and lse = -infinity. The index of a
-/// probability for dropout is `((b H + h) Tq + i) Tk + j`.
+/// The `Tq x Tk` matrix of probabilities is never stored; for the backward pass only the log-sum-exp of each of its
+/// rows is saved (FlashAttention, Dao et al., arXiv 2205.14135). A row without any visible key gives zeros and `lse` =
+/// -infinity.
+///
+/// In memory, the rows of `q`, `k`, `v` and `out` (and of their gradients) hold all `H D` elements of one token; rows
+/// may be padded. So `q`, `k` and `v` may be column blocks of one fused QKV buffer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
-    /// `[B, Tq, H, D]`.
+    /// Queries, `[B, Tq, H, D]`.
     pub q: Tensor,
-    /// `[B, Tk, H, D]`.
+    /// Keys, `[B, Tk, H, D]`.
     pub k: Tensor,
+    /// Values, `[B, Tk, H, D]`.
     pub v: Tensor,
-    /// `[B, Tq, H, D]`.
+    /// Output, `[B, Tq, H, D]`.
     pub out: Tensor,
-    /// `[B, H, Tq]`, wide.
+    /// Output: log-sum-exp of every row of scaled and masked scores, `[B, H, Tq]`, contiguous, accumulator type.
     pub lse: Tensor,
-    /// `[B, Tk]`: 0 hides a key.
+    /// `[B, Tk]`, I32: keys with a 0 are hidden from all queries of the sequence.
     pub key_mask: Option<Tensor>,
+    /// Whether query `i` sees only the keys `j <= i + Tk - Tq`. Requires `Tk >= Tq`.
     pub causal: bool,
-    /// Usually 1 / sqrt(D).
+    /// Factor of the scores, usually `1 / sqrt(D)`.
     pub scale: f64,
+    /// Dropout of the probabilities. The index of a probability in the mask is `((b H + h) Tq + i) Tk + j`, for
+    /// sequence `b`, head `h`, query `i` and key `j`.
     pub dropout: Option<Mask>,
 }
 
-/// With P the probabilities, dP = dout V^T and delta = rowsum(dout out): `dV = P^T dout`, `dS = P (dP - delta)`,
-/// `dQ = scale dS K`, `dK = scale dS^T Q`; dropout masks P and dP alike.
+/// Backward pass of [`Attention`].
+///
+/// With the probabilities `P` recomputed from `lse`, `dP = dout V^T` and `delta = rowsum(dout * out)`: `dV = P^T dout`,
+/// `dS = P * (dP - delta)`, `dQ = scale dS K`, `dK = scale dS^T Q`. Dropout is applied to `dP` and, for `dV`, to `P`,
+/// with the mask of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionBackward {
-    /// The forward operation.
+    /// The forward operation. All of its operands, including the outputs `out` and `lse`, are read here.
     pub forward: Attention,
-    /// `[B, Tq, H, D]`.
+    /// Gradient of `out`, `[B, Tq, H, D]`.
     pub dout: Tensor,
+    /// Output: gradient of `q`, `[B, Tq, H, D]`.
     pub dq: Tensor,
-    /// `[B, Tk, H, D]`.
+    /// Output: gradient of `k`, `[B, Tk, H, D]`.
     pub dk: Tensor,
+    /// Output: gradient of `v`, `[B, Tk, H, D]`.
     pub dv: Tensor,
-    /// Workspace `[B, H, Tq]`, wide.
+    /// Workspace for `delta`, `[B, H, Tq]`, contiguous, accumulator type.
     pub delta: Tensor,
 }
 
 impl Attention {
-    /// `(B, Tq, Tk, H, D)`.
+    /// Returns `(B, Tq, Tk, H, D)`, or zeros if `q` or `k` does not have four dimensions.
     pub fn sizes(&self) -> (usize, usize, usize, usize, usize) {
         match (self.q.dims(), self.k.dims()) {
             (&[b, tq, h, d], &[_, tk, ..]) => (b, tq, tk, h, d),
@@ -54,18 +66,19 @@ impl Attention {
         }
     }
 
-    /// Keys that query `i` may see, before any key mask.
+    /// Returns the number of leading keys that query `i` sees, before any key mask is applied.
     pub fn visible(&self, i: usize) -> usize {
         let (_, tq, tk, ..) = self.sizes();
         if self.causal { (i + 1 + tk - tq).min(tk) } else { tk }
     }
 
-    /// Pairs of query and key that are computed.
+    /// Returns the number of (query, key) pairs that are computed, over all heads and sequences.
     fn pairs(&self) -> usize {
         let (b, tq, _, h, _) = self.sizes();
         b * h * (0..tq).map(|i| self.visible(i)).sum::<usize>()
     }
 
+    /// Visits the operands that both passes read.
     fn inputs(&mut self, visit: Visit) {
         visit("q", &mut self.q, Access::Read);
         visit("k", &mut self.k, Access::Read);
@@ -90,23 +103,27 @@ impl Operation for Attention {
 
     fn check(&self) -> Result<()> {
         let (&[b, tq, h, d], &[_, tk, ..]) = (self.q.dims(), self.k.dims()) else {
-            bail!("q is {:?} and k {:?} but [batch, time, heads, head size] is needed", self.q.shape(), self.k.shape())
+            bail!(
+                "q is {:?} and k is {:?} but both must be [batch, time, heads, head size]",
+                self.q.shape(),
+                self.k.shape()
+            )
         };
         for (what, t, time) in [("q", &self.q, tq), ("k", &self.k, tk), ("v", &self.v, tk), ("out", &self.out, tq)] {
             expect_shape(what, t, &[b, time, h, d])?;
             expect_floats(&[("q", &self.q), (what, t)])?;
             if t.width() != h * d && !t.is_contiguous() {
-                bail!("the rows of {what} must hold all heads");
+                bail!("{what} must be contiguous or have rows of all heads, {} elements", h * d);
             }
         }
         if b * tq * tk * h * d == 0 {
-            bail!("q is {:?} and k {:?}: nothing to attend to", self.q.shape(), self.k.shape());
+            bail!("q is {:?} and k is {:?} but no dimension may be 0", self.q.shape(), self.k.shape());
         }
         expect_shape("lse", &self.lse, &[b, h, tq])?;
         expect_contiguous("lse", &self.lse)?;
         expect_wide(&self.q, &[("lse", &self.lse)])?;
         if self.causal && tk < tq {
-            bail!("causal attention of {tq} queries needs at least as many keys, not {tk}");
+            bail!("causal attention with {tq} queries needs at least {tq} keys, not {tk}");
         }
         if let Some(mask) = &self.key_mask {
             expect_shape("key_mask", mask, &[b, tk])?;
@@ -116,7 +133,7 @@ impl Operation for Attention {
     }
 
     fn flops(&self) -> u64 {
-        // Two products, and five for the softmax of a score.
+        // Two matrix products, and five FLOPs for the softmax of each score.
         (self.pairs() * (4 * self.sizes().4 + 5)) as u64
     }
 }
@@ -144,7 +161,8 @@ impl Operation for AttentionBackward {
             expect_shape(what, t, like.dims())?;
             expect_floats(&[("q", &f.q), (what, t)])?;
             if t.width() != like.dims()[2] * like.dims()[3] && !t.is_contiguous() {
-                bail!("the rows of {what} must hold all heads");
+                let all = like.dims()[2] * like.dims()[3];
+                bail!("{what} must be contiguous or have rows of all heads, {all} elements");
             }
         }
         expect_shape("delta", &self.delta, f.lse.dims())?;
@@ -153,7 +171,7 @@ impl Operation for AttentionBackward {
     }
 
     fn flops(&self) -> u64 {
-        // Four products: dP, dV, dQ, dK. The scores, which kernels compute once more, were counted forward.
+        // Four matrix products: dP, dV, dQ, dK. Recomputing the scores is not counted; they count in the forward pass.
         (self.forward.pairs() * (8 * self.forward.sizes().4 + 8)) as u64
     }
 }

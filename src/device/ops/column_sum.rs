@@ -2,14 +2,14 @@ use super::{Access, Operation, Visit, expect_floats, expect_rows, expect_shape, 
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// `out[c] (+)= sum over rows n of x[n, c]`: the gradient of a bias.
+/// Sum over rows, `out[c] (+)= sum over n of x[n, c]`: the gradient of a bias.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ColumnSum {
-    /// `[N, C]`.
+    /// Input, `[N, C]`.
     pub x: Tensor,
-    /// `[C]`.
+    /// Output, `[C]`, accumulator type.
     pub out: Tensor,
-    /// Adds to what `out` holds.
+    /// Adds to the contents of `out` instead of overwriting them.
     pub accumulate: bool,
 }
 

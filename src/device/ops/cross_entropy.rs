@@ -4,52 +4,57 @@ use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 
-/// A second label for every row: the target is `share onehot(label) + (1 - share) onehot(other)` (mixup, Zhang et al., arXiv
-/// 1710.09412).
+/// A second label for every row, for mixup (Zhang et al., arXiv 1710.09412) and CutMix: the target of a row becomes
+/// `share onehot(label) + (1 - share) onehot(other)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mix {
-    /// `[M]`, the others, each in `0..V` where its row is scored.
+    /// The second labels, `[M]`, I32, each in `0..V` if its row is scored.
     pub labels: Tensor,
-    /// `[M]`, wide, in 0 to 1: the part of the first label.
+    /// Weight of the first label of each row, `[M]`, accumulator type, from 0 to 1.
     pub share: Tensor,
 }
 
-/// Softmax, cross-entropy and the gradient of the logits in one pass.
+/// Softmax cross-entropy loss, fused with the gradient of the logits.
 ///
-/// With q = (1 - s) target + s / V, where the target is onehot(label) or that of [`Mix`]: `losses[n] = - sum over v of q[v]
-/// log softmax(logits[n])[v]`, `loss = weight x sum of losses / scored`, `dlogits = weight (softmax - q) / scored`. Rows whose
-/// label is `ignore` are not scored: loss and gradient zero. `scored` is the number of the others, at least 1, or what the
-/// operand of that name says. Without any scored row the loss is zero.
+/// With label smoothing `s` and `q = (1 - s) target + s / V`, where the target is `onehot(label)` or the one of
+/// [`Mix`]: `losses[n] = - sum over v of q[v] log softmax(logits[n])[v]`, `loss = weight x sum(losses) / scored`, and
+/// `dlogits = weight (softmax - q) / scored`. Rows whose label is `ignore` are not scored; their loss and gradient are
+/// zero.
 ///
-/// The N logits may be a strip of M rows, `first` and those after it: scored rows are counted over all labels, `losses` is
-/// written for the strip, and `loss` sums over the rows up to the strip's end, so that the last of several strips in order
-/// leaves what one pass over all rows would.
+/// The `N` rows of logits may be a strip of the `M` rows of the batch, namely the rows from `first` on. Scored rows are
+/// counted over all `M` labels, `losses` is written for the rows of the strip, and `loss` sums over all rows up to the
+/// end of the strip. If the strips run in order, the last one leaves the same loss as a single pass over all rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossEntropy {
-    /// `[N, V]`.
+    /// Logits, `[N, V]`.
     pub logits: Tensor,
-    /// `[M]`, each in `0..V` or `ignore`.
+    /// Labels, `[M]`, I32, each in `0..V` or equal to `ignore`.
     pub labels: Tensor,
+    /// Second labels and their weights.
     pub mix: Option<Mix>,
-    /// `[1]`, wide: the rows scored in the whole batch, of which these are a micro-batch; without it, those scored here.
+    /// Divisor of the loss, `[1]`, accumulator type: the number of scored rows of the whole batch, when this is a
+    /// micro-batch of it. Without it, the divisor is the number of scored rows here. Values below 1 count as 1, so that
+    /// the loss is zero if no row is scored.
     pub scored: Option<Tensor>,
-    /// `[M]`, unweighted, wide; before `first`, what strips before this one have written.
+    /// Output: loss of each row before `weight` is applied, `[M]`, accumulator type. The rows before `first` are read
+    /// and must hold the losses of the strips before.
     pub losses: Tensor,
-    /// `[1]`, wide.
+    /// Output: the loss, `[1]`, accumulator type.
     pub loss: Tensor,
-    /// The row of labels and losses that belongs to the first row of logits; 0 for all rows at once.
+    /// The row of `labels` and `losses` that belongs to the first row of `logits`. 0 when `logits` holds all rows.
     pub first: usize,
-    /// `[N, V]`; may be `logits` itself.
+    /// Output: gradient of the logits, `[N, V]`. May be the same view as `logits`. `None` computes only the loss.
     pub dlogits: Option<Tensor>,
+    /// Label of rows that are not scored.
     pub ignore: i32,
-    /// Label smoothing s, in `0..1` (Szegedy et al., arXiv 1512.00567).
+    /// Label smoothing `s`, from 0 to below 1 (Szegedy et al., arXiv 1512.00567).
     pub smoothing: f64,
-    /// Weight of this loss in the total, for instance 1/2 of two heads'.
+    /// Weight of this loss in the total loss, such as 1/2 for each of two heads.
     pub weight: f64,
 }
 
 impl CrossEntropy {
-    /// The strip's rows of labels and losses.
+    /// Returns the rows of `labels` and `losses` that belong to the rows of `logits`.
     pub fn rows(&self) -> Range<usize> {
         self.first..self.first + self.logits.rows()
     }
@@ -82,17 +87,17 @@ impl Operation for CrossEntropy {
         expect_rows("labels", &self.labels, 1, all)?;
         expect_dtype("labels", &self.labels, DType::I32)?;
         if let Some(mix) = &self.mix {
-            expect_rows("other labels", &mix.labels, 1, all)?;
-            expect_dtype("other labels", &mix.labels, DType::I32)?;
-            expect_rows("share", &mix.share, 1, all)?;
-            expect_wide(&self.logits, &[("share", &mix.share)])?;
+            expect_rows("mix.labels", &mix.labels, 1, all)?;
+            expect_dtype("mix.labels", &mix.labels, DType::I32)?;
+            expect_rows("mix.share", &mix.share, 1, all)?;
+            expect_wide(&self.logits, &[("mix.share", &mix.share)])?;
         }
         if let Some(t) = &self.scored {
             expect_shape("scored", t, &[1])?;
             expect_wide(&self.logits, &[("scored", t)])?;
         }
         if self.first.checked_add(rows).is_none_or(|end| end > all) {
-            bail!("{rows} rows of logits from row {} on are beyond the {all} rows of losses", self.first);
+            bail!("{rows} rows of logits from row {} on extend beyond the {all} rows of losses", self.first);
         }
         expect_shape("loss", &self.loss, &[1])?;
         expect_floats(&[("logits", &self.logits)])?;
@@ -102,13 +107,13 @@ impl Operation for CrossEntropy {
             expect_floats(&[("logits", &self.logits), ("dlogits", t)])?;
         }
         if !(0.0..1.0).contains(&self.smoothing) {
-            bail!("a label smoothing of {} is outside 0..1", self.smoothing);
+            bail!("label smoothing is {} but must be at least 0 and below 1", self.smoothing);
         }
         Ok(())
     }
 
     fn flops(&self) -> u64 {
-        // Maximum, exponential, sum; the gradient scales and subtracts.
+        // Maximum, subtraction, exponential and sum; the gradient adds a scaling and a subtraction.
         let each = if self.dlogits.is_some() { 6 } else { 4 };
         each * self.logits.numel() as u64
     }

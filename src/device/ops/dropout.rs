@@ -3,41 +3,45 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 
-/// Which elements are dropped: a pure function of the seed and step in `state`, the site and the element's index.
+/// Defines which elements are dropped, as a pure function of the seed and step in `state`, the site, and the index of
+/// the element ([`philox`](super::philox)).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mask {
-    /// Probability of dropping, in `0..1`.
+    /// Probability of dropping an element, from 0 to below 1.
     pub p: f32,
-    /// Number of the dropout within the model.
+    /// Number of the dropout within the model. Distinct sites have independent masks.
     pub site: u32,
-    /// A [`StepState`].
+    /// A [`StepState`], `[8]`, U32, of which `seed` and `step` are read.
     pub state: Tensor,
 }
 
 impl Mask {
     pub(super) fn check(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.p) {
-            bail!("a dropout probability of {} is outside 0..1", self.p);
+            bail!("the dropout probability is {} but must be at least 0 and below 1", self.p);
         }
         expect_dtype("state", &self.state, DType::U32)?;
         expect_shape("state", &self.state, &[StepState::WORDS])
     }
 }
 
-/// `out = residual + keep(x) / (1 - p)`. Its own backward: `dx = keep(dout) / (1 - p)` with the same mask.
+/// Dropout with a residual, `out = residual + keep(x) / (1 - p)`, where `keep` sets dropped elements to zero.
 ///
-/// Elements are kept or dropped one by one, or `unit` neighbours together: with all elements of a sample it is stochastic
-/// depth (Huang et al., arXiv 1603.09382).
+/// The backward pass is the same operation without a residual: `dx = keep(dout) / (1 - p)`, with the same mask.
+///
+/// Groups of `unit` consecutive elements are kept or dropped together. With `unit` = 1 this is ordinary dropout; with
+/// all elements of a sample it is stochastic depth (Huang et al., arXiv 1603.09382).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// `[N, C]`; the index of an element in the mask is `(n C + c) / unit`.
+    /// Input, `[N, C]`. The index of element `(n, c)` in the mask is `(n C + c) / unit`, rounded down.
     pub x: Tensor,
-    /// `[N, C]`.
+    /// Added to the result, `[N, C]`.
     pub residual: Option<Tensor>,
-    /// `[N, C]`; may be `x` itself.
+    /// Output, `[N, C]`. May be the same view as `x`.
     pub out: Tensor,
+    /// Which elements are dropped.
     pub mask: Mask,
-    /// Elements that are kept or dropped together, in rows without their padding; at least 1.
+    /// Number of consecutive elements that are kept or dropped together, not counting row padding. At least 1.
     pub unit: usize,
 }
 
@@ -56,7 +60,7 @@ impl Operation for Dropout {
     fn check(&self) -> Result<()> {
         self.mask.check()?;
         if self.unit == 0 {
-            bail!("units of no elements; 1 drops each by itself");
+            bail!("unit is 0, which drops groups of no elements; set it to 1 to drop single elements");
         }
         let (rows, width) = (self.x.rows(), self.x.width());
         expect_rows("out", &self.out, rows, width)?;

@@ -5,18 +5,18 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 
-/// `out[b, t] (+)= table[ids[b, t]] + positions[t]`.
+/// Embedding look-up, `out[b, t] (+)= table[ids[b, t]] + positions[t]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Embedding {
-    /// `[B, T]`, each in `0..V`.
+    /// Row numbers in the table, `[B, T]`, I32, contiguous, each in `0..V`.
     pub ids: Tensor,
-    /// `[V, C]`.
+    /// Embedding table, `[V, C]`.
     pub table: Tensor,
-    /// `[P, C]` with P >= T.
+    /// Position embeddings, `[P, C]` with `P >= T`. The first `T` rows are used.
     pub positions: Option<Tensor>,
-    /// `[B, T, C]`.
+    /// Output, `[B, T, C]`.
     pub out: Tensor,
-    /// Adds to what `out` holds: a second look-up, such as BERT's token types.
+    /// Adds to the contents of `out` instead of overwriting them, for a second look-up such as BERT's token types.
     pub accumulate: bool,
 }
 
@@ -46,22 +46,27 @@ impl Operation for Embedding {
     }
 }
 
-/// `dtable[ids[b, t]] (+)= dout[b, t]` in the order of (b, t), and `dpositions[t] (+)= sum over b of dout[b, t]`. Sums are wide and
+/// Backward pass of [`Embedding`]: `dtable[ids[b, t]] (+)= dout[b, t]` and
+/// `dpositions[t] (+)= sum over b of dout[b, t]`.
+///
+/// Additions to a row of the table happen in the order of `(b, t)`. Sums are computed in the accumulator type and
 /// rounded once, when they are written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EmbeddingBackward {
-    /// `[B, T]`.
+    /// Row numbers of the forward look-up, `[B, T]`, I32, contiguous.
     pub ids: Tensor,
-    /// `[B, T, C]`.
+    /// Gradient of the forward output, `[B, T, C]`.
     pub dout: Tensor,
-    /// `[V, C]`; wide, the gradient of a parameter, or of the type of `dout`: of rows of activations.
+    /// Output: gradient of the table, `[V, C]`. Accumulator type if the table is a parameter; the type of `dout` if the
+    /// table is an activation whose rows were gathered.
     pub dtable: Option<Tensor>,
-    /// `[P, C]`, wide.
+    /// Output: gradient of the position embeddings, `[P, C]`, accumulator type.
     pub dpositions: Option<Tensor>,
-    /// Adds to what the gradient holds; otherwise rows that no token uses become zero.
+    /// Adds to the contents of `dtable`. Otherwise `dtable` is overwritten, and rows that no id selects become zero.
     pub accumulate_table: bool,
+    /// Adds to the contents of `dpositions`. Otherwise it is overwritten, and rows from `T` on become zero.
     pub accumulate_positions: bool,
-    /// An id whose look-ups give no gradient (PyTorch's `padding_idx`, as in BERT).
+    /// An id whose look-ups contribute no gradient to `dtable` (`padding_idx` in PyTorch, used by BERT).
     pub padding: Option<u32>,
 }
 
@@ -95,9 +100,10 @@ impl Operation for EmbeddingBackward {
     }
 }
 
+/// Checks the ids, the output (or its gradient), the table and the positions, which both passes have.
 fn check(ids: &Tensor, out: &Tensor, table: (&str, Option<&Tensor>), positions: (&str, Option<&Tensor>)) -> Result<()> {
     expect_dtype("ids", ids, DType::I32)?;
-    let &[batch, time] = ids.dims() else { bail!("ids is {:?} but [batch, time] is needed", ids.shape()) };
+    let &[batch, time] = ids.dims() else { bail!("ids is {:?} but must be [batch, time]", ids.shape()) };
     expect_contiguous("ids", ids)?;
     let width = out.shape().last();
     expect_shape("out", out, &[batch, time, width])?;
@@ -111,7 +117,7 @@ fn check(ids: &Tensor, out: &Tensor, table: (&str, Option<&Tensor>), positions: 
     if let (what, Some(t)) = positions {
         expect_rows(what, t, t.dims()[0], width)?;
         if t.dims()[0] < time {
-            bail!("{time} positions are needed but {what} has {}", t.dims()[0]);
+            bail!("{what} has {} rows but {time} positions are needed", t.dims()[0]);
         }
     }
     Ok(())

@@ -3,11 +3,12 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// `out = value`: the gradient of a parameter that no loss depends on.
+/// `out = value`. Used to zero the gradient of a parameter that no loss depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fill {
-    /// Any shape.
+    /// Output, of any shape and float type.
     pub out: Tensor,
+    /// The value that every element gets, rounded to the type of `out`.
     pub value: f64,
 }
 
@@ -20,7 +21,7 @@ impl Operation for Fill {
 
     fn check(&self) -> Result<()> {
         if !self.out.dtype().is_float() {
-            bail!("out holds {:?} but floats are needed", self.out.dtype());
+            bail!("out has type {:?} but must hold floats", self.out.dtype());
         }
         Ok(())
     }

@@ -2,21 +2,23 @@ use super::{Access, Operation, Visit, expect_contiguous, expect_floats, expect_s
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// `norm = sqrt(sum of squares of x)`, by partial sums over fixed blocks.
+/// Euclidean norm, `norm = sqrt(sum of x^2)`, computed from partial sums over blocks of fixed size so that it is
+/// deterministic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GlobalNorm {
-    /// `[n]`, contiguous: the gradient arena.
+    /// Input, contiguous: the gradient arena, `[n]`.
     pub x: Tensor,
-    /// Workspace `[P]` with P of [`GlobalNorm::partials`].
+    /// Workspace for the partial sums, `[P]` with `P` from [`GlobalNorm::partials`].
     pub partials: Tensor,
-    /// `[1]`.
+    /// Output, `[1]`.
     pub norm: Tensor,
 }
 
 impl GlobalNorm {
-    /// Elements of one partial sum.
+    /// Number of elements in a partial sum.
     pub const BLOCK: usize = 16_384;
 
+    /// Returns the number of partial sums for an input of this many elements.
     pub const fn partials(elements: usize) -> usize {
         elements.div_ceil(Self::BLOCK)
     }

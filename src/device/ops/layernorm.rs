@@ -2,25 +2,29 @@ use super::{Access, Operation, Visit, expect_contiguous, expect_floats, expect_r
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// `sum = x + residual`, `out = (sum - mean) rstd weight + bias`, over the last dimension (Ba et al., arXiv 1607.06450).
+/// LayerNorm over the last dimension with a fused residual addition (Ba et al., arXiv 1607.06450):
+/// `sum = x + residual`, `out = (sum - mean) rstd weight + bias`.
 ///
-/// rstd = 1 / sqrt(variance + eps) with the biased variance.
+/// `rstd = 1 / sqrt(variance + eps)` with the biased variance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNorm {
-    /// `[N, C]`.
+    /// Input, `[N, C]`.
     pub x: Tensor,
-    /// `[N, C]`; then `sum` is given too.
+    /// Added to `x` before the normalization, `[N, C]`. Requires `sum`.
     pub residual: Option<Tensor>,
-    /// `[N, C]`; may be `residual` itself.
+    /// Output: `x + residual`, `[N, C]`. May be the same view as `residual`. Present if and only if `residual` is.
     pub sum: Option<Tensor>,
-    /// `[C]`.
+    /// Scale, `[C]`.
     pub weight: Tensor,
+    /// Shift, `[C]`.
     pub bias: Tensor,
-    /// `[N, C]`.
+    /// Output: the normalized rows, `[N, C]`.
     pub out: Tensor,
-    /// `[N]`, wide.
+    /// Output: mean of each row, `[N]`, accumulator type. Read by the backward pass.
     pub mean: Tensor,
+    /// Output: reciprocal standard deviation of each row, `[N]`, accumulator type. Read by the backward pass.
     pub rstd: Tensor,
+    /// Added to the variance.
     pub eps: f64,
 }
 
@@ -42,11 +46,11 @@ impl Operation for LayerNorm {
 
     fn check(&self) -> Result<()> {
         let (rows, width) = (self.x.rows(), self.x.shape().last());
-        // Rows of memory are those of the last dimension.
+        // Each row in memory must be one row of the last dimension.
         expect_rows("x", &self.x, rows, width)?;
         expect_rows("out", &self.out, rows, width)?;
         if self.residual.is_some() != self.sum.is_some() {
-            crate::bail!("a residual and the sum with it go together");
+            crate::bail!("residual and sum go together: set both or neither");
         }
         for t in [&self.residual, &self.sum].into_iter().flatten() {
             expect_rows("residual and sum", t, rows, width)?;
@@ -69,34 +73,41 @@ impl Operation for LayerNorm {
     }
 }
 
-/// With h = (x - mean) rstd and g = dout weight: `dx (+)= rstd (g - mean(g) - h mean(g h))`, `dweight (+)= sum over rows of
-/// dout h`, `dbias (+)= sum over rows of dout`.
+/// Backward pass of [`LayerNorm`].
+///
+/// With `h = (x - mean) rstd` and `g = dout weight`: `dx (+)= rstd (g - mean(g) - h mean(g h))`,
+/// `dweight (+)= sum over rows of dout h`, `dbias (+)= sum over rows of dout`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNormBackward {
-    /// `[N, C]`.
+    /// Gradient of the forward output, `[N, C]`.
     pub dout: Tensor,
-    /// `[N, C]`: what was normalised (`sum` where a residual was added).
+    /// The rows that were normalized, `[N, C]`: `sum` of the forward pass if a residual was added, else `x`.
     pub x: Tensor,
-    /// `[C]`.
+    /// Scale, `[C]`.
     pub weight: Tensor,
-    /// `[N]`, wide.
+    /// Mean of each row from the forward pass, `[N]`, accumulator type.
     pub mean: Tensor,
+    /// Reciprocal standard deviation of each row from the forward pass, `[N]`, accumulator type.
     pub rstd: Tensor,
-    /// `[N, C]`.
+    /// Output: gradient of the normalized rows, `[N, C]`.
     pub dx: Tensor,
-    /// Adds to what `dx` holds: the gradient that came along the residual.
+    /// Adds to the contents of `dx`, such as the gradient that arrived through the residual stream, instead of
+    /// overwriting them.
     pub accumulate_dx: bool,
-    /// `[C]`, wide.
+    /// Output: gradient of `weight`, `[C]`, accumulator type.
     pub dweight: Tensor,
+    /// Output: gradient of `bias`, `[C]`, accumulator type.
     pub dbias: Tensor,
-    /// Adds to what `dweight` and `dbias` hold.
+    /// Adds to the contents of `dweight` and `dbias` instead of overwriting them.
     pub accumulate: bool,
-    /// Workspace `[P, 2 C]`, wide, with P of [`LayerNormBackward::partials`].
+    /// Workspace for partial sums of `dweight` and `dbias`, `[P, 2 C]`, contiguous, accumulator type, with `P` from
+    /// [`LayerNormBackward::partials`].
     pub partials: Tensor,
 }
 
 impl LayerNormBackward {
-    /// Rows of the workspace: partial sums of fixed row blocks, so that the result depends on no schedule.
+    /// Returns the number of rows of the workspace. Each holds the partial sums of a fixed block of rows, so that the
+    /// result does not depend on scheduling.
     pub const fn partials(rows: usize) -> usize {
         let blocks = rows.div_ceil(32);
         if blocks < 64 { blocks } else { 64 }

@@ -3,71 +3,85 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// What happens to a product before the residual is added.
+/// What is applied to a matrix product `z` before the residual is added.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Epilogue {
+    /// Nothing.
     None,
-    /// `f(z)`; `pre` keeps z for the backward pass.
+    /// An activation, `f(z)`.
     Activate {
+        /// The activation function `f`.
         kind: Activation,
+        /// Output: saves the pre-activation `z` for the backward pass, `[batch x M, N]`.
         pre: Option<Tensor>,
     },
-    /// `z * f'(pre)`: the gradient through an activation, fused with the product that makes it.
+    /// The gradient through an activation, `z * f'(pre)`, fused into the matrix product that computes the gradient of
+    /// its output.
     ///
-    /// `value` gets f(pre) again, for the gradient of the next weight: then nobody has to keep what the forward pass made of
-    /// it, and where pre dies here it may be `pre` itself. Both come of one exponential, so it costs a write.
+    /// With `value`, the activation `f(pre)` is recomputed for the gradient of the next weight, so that the forward
+    /// pass need not save it. The value and the derivative share one exponential, so this costs only a write.
     ///
-    /// In f32 it has the bits of the forward pass. In bf16 that computed f of z before z was rounded to `pre`, with or
-    /// without a backward pass to come; here it is f of `pre`, at the same point as the derivative: off by half a unit of
-    /// `pre` more, as the derivative is, and rounded as often.
+    /// In f32, `value` has exactly the bits of the forward pass. In bf16 it may differ: the forward pass computes
+    /// `f(z)` before `z` is rounded to `pre` (whether or not a backward pass follows), while `value` is `f(pre)`,
+    /// evaluated at the same point as the derivative. So it carries the additional rounding error of `pre`, half a unit
+    /// in the last place, like the derivative does; the result is rounded as often as in the forward pass.
     ActivateGrad {
+        /// The activation function `f`.
         kind: Activation,
+        /// Pre-activation saved by the forward pass, `[batch x M, N]`.
         pre: Tensor,
+        /// Output: the recomputed activation `f(pre)`, `[batch x M, N]`. May be the same view as `pre` if `pre` is not
+        /// needed afterwards.
         value: Option<Tensor>,
     },
 }
 
-/// A matrix product with its surroundings: `out (+)= epilogue(op(a) op(b) + bias) + residual`.
+/// Matrix product with a fused epilogue (GEMM): `out (+)= epilogue(op(a) op(b) + bias) + residual`, where `op`
+/// optionally transposes.
 ///
-/// Forward, the gradient of the input and the gradient of the weight are all this operation, by transposes:
-/// y = x W is NN, dx = dy W^T is NT, dW = x^T dy is TN.
+/// The forward pass, the gradient of the input and the gradient of the weight differ only in their transposes:
+/// `y = x W` is NN, `dx = dy W^T` is NT, `dW = x^T dy` is TN.
 ///
-/// Products come in batches: `batch` pairs of matrices that lie one after another as blocks of rows. All rows of an operand
-/// keep one pitch, so its matrix z begins z times the rows of one further. They share the bias.
+/// Products may be batched: every operand then holds `batch` matrices one after another as blocks of rows. All rows of
+/// an operand have the same pitch, so matrix `z` starts `z` times the rows of one matrix after the first. All products
+/// share the bias.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
-    /// `[batch x M, K]`, or `[batch x K, M]` when `ta`. Outer dimensions count as rows.
+    /// Left factor, `[batch x M, K]`, or `[batch x K, M]` if `ta`. All but the last dimension count as rows.
     pub a: Tensor,
-    /// `[batch x K, N]`, or `[batch x N, K]` when `tb`.
+    /// Right factor, `[batch x K, N]`, or `[batch x N, K]` if `tb`.
     pub b: Tensor,
-    /// `[batch x M, N]`; of the type of `a`, or wide: the gradient of a weight.
+    /// Output, `[batch x M, N]`, of the type of `a`, or of the accumulator type for the gradient of a weight.
     pub out: Tensor,
+    /// Whether `a` is transposed.
     pub ta: bool,
+    /// Whether `b` is transposed.
     pub tb: bool,
-    /// Products, each of its own matrices.
+    /// Number of independent products, at least 1.
     pub batch: usize,
-    /// `[N]`.
+    /// Added to every row of the product, `[N]`.
     pub bias: Option<Tensor>,
+    /// Applied to the product after the bias.
     pub epilogue: Epilogue,
-    /// As `out`; may be `out` itself when there is no epilogue.
+    /// Added after the epilogue, `[batch x M, N]`. May be the same view as `out` if there is no epilogue.
     pub residual: Option<Tensor>,
-    /// Adds to what `out` holds; then without bias, epilogue and residual.
+    /// Adds to the contents of `out` instead of overwriting them. Excludes bias, epilogue and residual.
     pub accumulate: bool,
 }
 
 impl Linear {
-    /// A bare product.
+    /// Returns a single product without bias, epilogue or residual.
     pub fn product(a: Tensor, b: Tensor, out: Tensor, (ta, tb): (bool, bool)) -> Self {
         Linear { a, b, out, ta, tb, batch: 1, bias: None, epilogue: Epilogue::None, residual: None, accumulate: false }
     }
 
-    /// As many products, of matrices that lie one after another.
+    /// Returns the operation with `batch` products, whose matrices lie one after another.
     #[must_use]
     pub fn batched(self, batch: usize) -> Self {
         Linear { batch, ..self }
     }
 
-    /// `(M, N, K)` of one product.
+    /// Returns `(M, N, K)` of one product.
     pub fn sizes(&self) -> (usize, usize, usize) {
         let matrix = |t: &Tensor| (self.rows(t), t.width());
         let (m, k) = if self.ta { swap(matrix(&self.a)) } else { matrix(&self.a) };
@@ -75,7 +89,7 @@ impl Linear {
         (m, n, k)
     }
 
-    /// Rows of one matrix of an operand.
+    /// Returns the rows of one matrix of the operand `t`.
     pub fn rows(&self, t: &Tensor) -> usize {
         t.rows().checked_div(self.batch).unwrap_or(0)
     }
@@ -112,7 +126,7 @@ impl Operation for Linear {
 
     fn check(&self) -> Result<()> {
         if self.batch == 0 {
-            bail!("a batch of no products; a single one is a batch of 1");
+            bail!("a batch of no products; use a batch of 1 for a single product");
         }
         for (what, t) in [("a", &self.a), ("b", &self.b)] {
             if !t.rows().is_multiple_of(self.batch) {
@@ -122,24 +136,28 @@ impl Operation for Linear {
         let (m, n, k) = self.sizes();
         let inner = if self.tb { self.b.width() } else { self.rows(&self.b) };
         if inner != k {
-            bail!("the inner sizes differ: {k} and {inner} (a {:?}, b {:?})", self.a.shape(), self.b.shape());
+            bail!(
+                "the inner sizes differ: a has {k} and b has {inner} (a is {:?}, b is {:?})",
+                self.a.shape(),
+                self.b.shape()
+            );
         }
-        let surroundings = [("residual", self.residual.as_ref()), ("pre", self.pre()), ("value", self.value())];
+        let epilogue = [("residual", self.residual.as_ref()), ("pre", self.pre()), ("value", self.value())];
         let Some(all) = self.batch.checked_mul(m) else {
-            bail!("{} products of {m} rows are beyond any memory", self.batch)
+            bail!("{} products of {m} rows exceed the address space", self.batch)
         };
-        for (what, t) in [("out", Some(&self.out))].into_iter().chain(surroundings) {
+        for (what, t) in [("out", Some(&self.out))].into_iter().chain(epilogue) {
             if let Some(t) = t
                 && (t.rows(), t.width()) != (all, n)
             {
-                bail!("{what} is {:?} but [{all}, {n}] is needed", t.shape());
+                bail!("{what} is {:?} but must be [{all}, {n}]", t.shape());
             }
         }
         if let Some(bias) = &self.bias {
             expect_shape("bias", bias, &[n])?;
         }
         if self.accumulate && (self.bias.is_some() || self.residual.is_some() || self.epilogue != Epilogue::None) {
-            bail!("an accumulating product has no bias, epilogue or residual");
+            bail!("an accumulating product cannot have a bias, epilogue or residual");
         }
         let first = ("a", &self.a);
         expect_floats(&[first, ("b", &self.b)])?;
@@ -154,7 +172,8 @@ impl Operation for Linear {
 
     fn flops(&self) -> u64 {
         let (m, n, k) = self.sizes();
-        // A `value` beside the derivative is one multiplication of the ten.
+        // The ten FLOPs of the epilogue include the one multiplication that a recomputed `value` adds to the
+        // derivative.
         let pointwise = match self.epilogue {
             Epilogue::None => 0,
             _ => 10 * m * n,

@@ -4,79 +4,97 @@ use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use bytemuck::{Pod, Zeroable};
 
-/// Coalesce, or de-coalesce fused with interpolation, for all parameters at once.
+/// Coalescing, or de-coalescing fused with interpolation, of all parameters of a model at once (Zou, Han, Deng, arXiv
+/// 2404.07999, Algorithms 2 to 4).
 ///
-/// For every parameter p of the destination, with the sparse maps A (rows), B (columns) and w (layers) of its [`Item`]:
-/// `dst[i, j] = (1 - alpha) base[i, j] + alpha (fill + sum over l, a, b of w[l] A[i, a] B[j, b] src_l[a, b])`.
-/// Every element of the source that a map names is read once and every element of the destination written once; the
-/// de-coalesced model never exists in memory. Source: Zou, Han, Deng, arXiv 2404.07999, Algorithms 2 to 4.
+/// Every parameter of the destination is computed with the sparse maps `A` (rows), `B` (columns) and `w` (layers) of
+/// its [`Item`]: `dst[i, j] = (1 - alpha) base[i, j] + alpha (fill + sum over l, a, b of w[l] A[i, a] B[j, b] src_l[a,
+/// b])`. Every source element that a map selects is read once and every destination element is written once. The
+/// de-coalesced model is never stored. Padding between parameters of the destination is left unchanged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Multilevel {
-    /// `[n]`: the parameter arena of the model that is mapped.
+    /// Parameter arena of the model that is mapped, `[n]`, contiguous.
     pub src: Tensor,
-    /// `[m]`: the parameter arena of the result.
+    /// Parameter arena of the result, `[m]`, contiguous.
     pub dst: Tensor,
-    /// `[m]`: what is interpolated with; may be `dst` itself. Without it alpha is 1.
+    /// Parameter arena of the model that the result is interpolated with, `[m]`. May be the same view as `dst`. Without
+    /// it, `alpha` must be 1.
     pub base: Option<Tensor>,
+    /// Weight of the mapped parameters in the interpolation, from 0 to 1.
     pub alpha: f64,
-    /// `[items, Item::WORDS]`.
+    /// The [`Item`]s, one for each parameter of the destination, as words: `[items, Item::WORDS]`, U32, contiguous.
     pub items: Tensor,
-    /// `[words]`: row pointers and source indices of the maps, source offsets of the layers.
+    /// Row pointers and source indices of the maps, and source offsets of the layers: `[words]`, U32.
     pub index: Tensor,
-    /// `[words]`: the weight beside each entry of `index`.
+    /// Weight of each entry of `index`, `[words]`. Entries of row pointers are not read.
     pub weight: Tensor,
 }
 
-/// In place of a map's start: this axis is carried over as it is.
+/// Value of [`Item::row_map`] or [`Item::col_map`] for an axis that is copied without a map.
 pub const IDENTITY: u32 = u32::MAX;
 
-/// One parameter of the destination. Offsets and pitches count elements.
+/// One parameter of the destination, and the maps that it is computed with. Offsets and pitches are in elements.
 ///
-/// A map that starts at `p` has its row pointers at `index[p ..= p + n]`, n units of the destination; unit i sums the entries
-/// `index[e]`, `weight[e]` for e in `index[p + i] .. index[p + i + 1]`. Layers: `layers` entries from `layer_start` on, each the
-/// offset in `src` of this parameter in one source layer, and its weight.
+/// Maps are sparse matrices in CSR format. A map that starts at `p` has its row pointers at `index[p ..= p + n]`, where
+/// `n` is the number of units (rows or columns) of the destination. Unit `i` is the weighted sum of the source units
+/// `index[e]` with the weights `weight[e]`, for `e` in `index[p + i] .. index[p + i + 1]`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 pub struct Item {
+    /// Offset of the parameter in `dst`.
     pub dst_offset: u32,
+    /// Rows of the parameter in `dst`.
     pub rows: u32,
+    /// Columns of the parameter in `dst`.
     pub cols: u32,
+    /// Elements from one row to the next in `dst`.
     pub dst_pitch: u32,
+    /// Rows of the parameter in each source layer.
     pub src_rows: u32,
+    /// Columns of the parameter in each source layer.
     pub src_cols: u32,
+    /// Elements from one row to the next in `src`.
     pub src_pitch: u32,
+    /// Start of the row map in `index`, or [`IDENTITY`].
     pub row_map: u32,
+    /// Start of the column map in `index`, or [`IDENTITY`].
     pub col_map: u32,
+    /// Start of the layer entries: `index` has the offset of the parameter in `src` for each source layer, `weight` its
+    /// weight.
     pub layer_start: u32,
+    /// Number of source layers.
     pub layers: u32,
+    /// Constant added to every mapped element, before the interpolation.
     pub fill: f32,
 }
 
 impl Item {
+    /// Size of an item in 32-bit words.
     pub const WORDS: usize = size_of::<Item>() / 4;
 
-    /// Everything that items name lies within the index and within arenas of `src` and `dst` elements, and no two write the
-    /// same. Devices call it before they run; it looks at maps, not at parameters.
+    /// Checks that everything the items refer to lies inside `index` and inside arenas of `src` and `dst` elements, and
+    /// that no two items write the same elements. Devices call this before they run the operation. It reads the maps
+    /// but no parameters.
     ///
     /// # Errors
-    /// Names the item, and what lies outside or overlaps.
+    /// When something lies outside or overlaps; the message names the item.
     pub fn check_all(items: &[Item], index: &[u32], src: usize, dst: usize) -> Result<()> {
         for (number, item) in items.iter().enumerate() {
             item.check(index, src, dst).map_err(|e| e.at(format_args!("item {number}")))?;
         }
-        // From here on ends are within the destination.
+        // All ends are inside the destination now.
         let mut order: Vec<usize> = (0..items.len()).filter(|&i| items[i].rows > 0).collect();
         order.sort_by_key(|&i| items[i].dst_offset);
         for pair in order.windows(2) {
             let (item, next) = (&items[pair[0]], &items[pair[1]]);
             if item.end() > next.dst_offset as usize {
-                bail!("item {}: it begins within item {} of the destination", pair[1], pair[0]);
+                bail!("item {}: starts within item {} in the destination", pair[1], pair[0]);
             }
         }
         Ok(())
     }
 
-    /// Where it ends in the destination.
+    /// Returns the end of the parameter in the destination.
     fn end(&self) -> usize {
         end(self.dst_offset, self.rows as usize, self.cols as usize, self.dst_pitch as usize)
     }
@@ -85,40 +103,49 @@ impl Item {
         let [rows, cols, pitch] = [self.rows, self.cols, self.dst_pitch].map(|n| n as usize);
         let [src_rows, src_cols, src_pitch] = [self.src_rows, self.src_cols, self.src_pitch].map(|n| n as usize);
         if self.end() > dst || rows > 1 && pitch < cols {
-            bail!("{rows} rows of {cols} from element {} on do not fit into a destination of {dst}", self.dst_offset);
+            bail!(
+                "{rows} rows of {cols} elements, {pitch} apart, from element {} on do not fit a destination of {dst}",
+                self.dst_offset
+            );
         }
         let Some(layers) = index.get(self.layer_start as usize..).and_then(|l| l.get(..self.layers as usize)) else {
-            bail!("layers {} + {} lie outside an index of {}", self.layer_start, self.layers, index.len())
+            bail!(
+                "{} layers from entry {} on lie outside an index of {} entries",
+                self.layers,
+                self.layer_start,
+                index.len()
+            )
         };
         if let Some(start) = layers.iter().find(|&&start| end(start, src_rows, src_cols, src_pitch) > src) {
-            bail!("{src_rows} rows of {src_cols} from element {start} on lie outside a source of {src}");
+            bail!("{src_rows} rows of {src_cols} elements from element {start} on lie outside a source of {src}");
         }
         check_map("row", self.row_map, rows, src_rows, index)?;
         check_map("column", self.col_map, cols, src_cols, index)
     }
 }
 
-/// The element behind the last of a matrix.
+/// Returns the offset of the element after the last one of a matrix.
 fn end(start: u32, rows: usize, cols: usize, pitch: usize) -> usize {
     start as usize + rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { cols }
 }
 
+/// Checks the map that starts at `map` for an axis of `units` units in the destination and `src_units` in the source.
 fn check_map(axis: &str, map: u32, units: usize, src_units: usize, index: &[u32]) -> Result<()> {
     if map == IDENTITY {
         if units > src_units {
-            bail!("{units} units are carried over from {src_units} on the {axis} axis");
+            bail!("the {axis} axis is carried over without a map but has {units} units, {src_units} in the source");
         }
         return Ok(());
     }
     let Some(pointers) = index.get(map as usize..).and_then(|p| p.get(..=units)) else {
-        bail!("the {axis} map at {map} lies outside an index of {}", index.len())
+        bail!("the {axis} map at entry {map} lies outside an index of {} entries", index.len())
     };
     for pair in pointers.windows(2) {
         let Some(group) = index.get(pair[0] as usize..pair[1] as usize) else {
-            bail!("a group of the {axis} map at {map} lies outside an index of {}", index.len())
+            bail!("a row pointer of the {axis} map at entry {map} lies outside an index of {} entries", index.len())
         };
         if let Some(unit) = group.iter().find(|&&unit| unit as usize >= src_units) {
-            bail!("the {axis} map at {map} names unit {unit} of {src_units}");
+            bail!("the {axis} map at entry {map} names unit {unit}, but the source has {src_units}");
         }
     }
     Ok(())
@@ -135,7 +162,7 @@ impl Operation for Multilevel {
         visit("items", &mut self.items, Access::Read);
         visit("index", &mut self.index, Access::Read);
         visit("weight", &mut self.weight, Access::Read);
-        // Padding between parameters is left as it is.
+        // `Update`, because padding between parameters is left unchanged.
         visit("dst", &mut self.dst, Access::Update);
     }
 
@@ -152,21 +179,33 @@ impl Operation for Multilevel {
             expect_shape(what, t, &[t.numel()])?;
         }
         if self.items.shape().last() != Item::WORDS || self.index.numel() != self.weight.numel() {
-            bail!("items need {} words each, and every index a weight", Item::WORDS);
+            bail!(
+                "items is {:?} but must have rows of {} words; index and weight have {} and {} elements but must \
+                 have equal length",
+                self.items.shape(),
+                Item::WORDS,
+                self.index.numel(),
+                self.weight.numel()
+            );
         }
         if !(0.0..=1.0).contains(&self.alpha) {
-            bail!("alpha is {} but must lie in 0..=1", self.alpha);
+            bail!("alpha is {} but must be from 0 to 1", self.alpha);
         }
         match &self.base {
-            None if self.alpha != 1.0 => bail!("alpha below 1 needs a model to interpolate with"),
-            Some(base) if base.dims() != self.dst.dims() => bail!("base and dst differ in size"),
+            None if self.alpha != 1.0 => {
+                bail!("alpha is {} but without a base to interpolate with it must be 1", self.alpha)
+            }
+            Some(base) if base.dims() != self.dst.dims() => {
+                bail!("base is {:?} but dst is {:?}; both must be equal", base.shape(), self.dst.shape())
+            }
             Some(base) => expect_floats(&[("dst", &self.dst), ("base", base)]),
             None => Ok(()),
         }
     }
 
     fn flops(&self) -> u64 {
-        // A multiply-add for each element of the larger side, two more for the interpolation.
+        // A multiply-add for each element of the larger of source and destination, and 3 FLOPs per element for the
+        // interpolation.
         let interpolate = if self.base.is_some() { 3 * self.dst.numel() } else { 0 };
         (2 * self.src.numel().max(self.dst.numel()) + interpolate) as u64
     }

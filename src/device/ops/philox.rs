@@ -1,11 +1,13 @@
-//! Philox4x32-10 (Salmon et al., SC 2011): random bits as a pure function of (seed, step, site, element).
+//! Philox4x32-10, a counter-based random number generator (Salmon et al., SC 2011): random bits are a pure function of
+//! the seed, step, site and element.
 //!
-//! Device code computes the same function (`kernels/common/philox`), so a mask is never stored: backward draws it again.
+//! Kernels compute the same function (`kernels/common/philox.cuh`). Dropout masks are never stored; the backward pass
+//! generates them again.
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
-/// Four random words for a key and a counter.
+/// Returns four random words for a key and a counter.
 #[inline]
 pub fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     let ([mut k0, mut k1], mut c) = (key, counter);
@@ -19,14 +21,16 @@ pub fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     c
 }
 
-/// The random word of one element: word `index % 4` of block `index / 4` of a site (one dropout of the model) at a step.
+/// Returns the random word of one element: word `index % 4` of block `index / 4`, for a step and a site (one dropout of
+/// the model).
 #[inline]
 pub fn word(seed: [u32; 2], step: u32, site: u32, index: u64) -> u32 {
     let block = index / 4;
     philox(seed, [block as u32, (block >> 32) as u32, site, step])[(index % 4) as usize]
 }
 
-/// True when an element survives dropout with probability `1 - p`: its word is at least p 2^32.
+/// Returns whether an element with this random word is kept, which has probability `1 - p`: the word must be at least
+/// `p 2^32`.
 #[inline]
 pub fn keeps(word: u32, p: f32) -> bool {
     f64::from(word) >= f64::from(p) * 4_294_967_296.0
@@ -36,7 +40,7 @@ pub fn keeps(word: u32, p: f32) -> bool {
 mod tests {
     use super::philox;
 
-    /// Known answers of the authors' Random123 distribution (kat_vectors, philox4x32 with 10 rounds).
+    /// Known answers from the authors' Random123 distribution (kat_vectors, philox4x32 with 10 rounds).
     #[test]
     fn known_answers() {
         assert_eq!(philox([0; 2], [0; 4]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);

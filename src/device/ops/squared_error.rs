@@ -3,24 +3,25 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// Mean squared error and its gradient in one pass.
+/// Mean squared error, fused with its gradient: `loss = weight x sum((x - targets)^2) / scored`,
+/// `dx = 2 weight (x - targets) / scored`.
 ///
-/// `loss = weight x sum of (x - targets)^2 / scored` over the elements whose target is a number; `dx = 2 weight (x - targets) /
-/// scored`. An element whose target is NaN is not scored: it has no part in the sum, and gradient zero. `scored` is the number
-/// of the others, at least 1, or what the operand of that name says. Without any scored element the loss is zero.
+/// Elements whose target is NaN are not scored: they do not contribute to the sum, and their gradient is zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SquaredError {
-    /// `[N, C]`.
+    /// Predictions, `[N, C]`.
     pub x: Tensor,
-    /// `[N, C]`, wide; NaN: not scored.
+    /// Targets, `[N, C]`, accumulator type. NaN where an element is not scored.
     pub targets: Tensor,
-    /// `[1]`, wide: the elements scored in the whole batch, of which these are a micro-batch; without it, those scored here.
+    /// Divisor of the loss, `[1]`, accumulator type: the number of scored elements of the whole batch, when this is a
+    /// micro-batch of it. Without it, the divisor is the number of scored elements here. Values below 1 count as 1, so
+    /// that the loss is zero if no element is scored.
     pub scored: Option<Tensor>,
-    /// `[1]`, wide.
+    /// Output: the loss, `[1]`, accumulator type.
     pub loss: Tensor,
-    /// `[N, C]`; may be `x` itself.
+    /// Output: gradient of `x`, `[N, C]`. May be the same view as `x`. `None` computes only the loss.
     pub dx: Option<Tensor>,
-    /// Weight of this loss in the total.
+    /// Weight of this loss in the total loss.
     pub weight: f64,
 }
 
@@ -55,13 +56,13 @@ impl Operation for SquaredError {
             expect_floats(&[("x", &self.x), ("dx", t)])?;
         }
         if !self.weight.is_finite() {
-            bail!("a weight of {} is no number", self.weight);
+            bail!("the weight is {} but must be finite", self.weight);
         }
         Ok(())
     }
 
     fn flops(&self) -> u64 {
-        // Difference, square, sum; the gradient scales the difference.
+        // Difference, square and sum; the gradient scales the difference.
         let each = if self.dx.is_some() { 4 } else { 3 };
         each * self.x.numel() as u64
     }

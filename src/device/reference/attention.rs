@@ -1,4 +1,4 @@
-//! Attention with the whole row of scores at hand.
+//! Attention, computed row by row with all scores of a row in memory.
 
 use super::pointwise::step_state;
 use super::{Cells, Reference};
@@ -9,14 +9,14 @@ use crate::error::Result;
 use crate::tensor::Tensor;
 
 impl Reference {
-    /// `[B, T, H, D]` as rows `[B T, H D]`.
+    /// Returns a view of `[B, T, H, D]` as rows `[B T, H D]`.
     fn heads(&self, t: &Tensor) -> Result<Cells<'_, f64>> {
-        let &[b, time, h, d] = t.dims() else { bail!("{t:?} has no heads") };
+        let &[b, time, h, d] = t.dims() else { bail!("{t:?} must be [batch, time, heads, head size]") };
         let rows = if t.is_contiguous() { t.reshape(&[b * time, h * d]) } else { *t };
         self.f(&rows)
     }
 
-    /// For one row of scores: its probabilities, and the same after dropout's mask and scale; their log-sum-exp.
+    /// Returns the probabilities of one row of scores, the same after dropout, and the log-sum-exp of the scores.
     fn probabilities(&self, op: &Attention, b: usize, h: usize, i: usize) -> Result<(Vec<f64>, Vec<f64>, f64)> {
         let (_, tq, tk, heads, d) = op.sizes();
         let (q, k) = (self.heads(&op.q)?, self.heads(&op.k)?);
@@ -97,6 +97,7 @@ impl Reference {
     }
 }
 
+/// Iterates over all (sequence, head, query) triples.
 fn triples(batch: usize, heads: usize, time: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     (0..batch).flat_map(move |b| (0..heads).flat_map(move |h| (0..time).map(move |i| (b, h, i))))
 }

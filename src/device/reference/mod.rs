@@ -1,4 +1,4 @@
-//! The oracle: every operation in f64, by the formula, in plain loops on one thread. Slow on purpose.
+//! The oracle: every operation in f64, written as its formula in plain loops on one thread. Slow on purpose.
 
 mod attention;
 mod pointwise;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use std::time::Instant;
 
-/// See the module.
+/// The `reference` device, which computes in f64. Other devices are compared with it.
 #[derive(Default)]
 pub struct Reference {
     host: Host,
@@ -21,26 +21,29 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Every operation gets at memory by this.
+    /// Returns a view of a tensor. Operations access memory only through this function.
     fn cells<T: Element>(&self, t: &Tensor) -> Result<Cells<'_, T>> {
-        // SAFETY: operations run within `timed`, which has this device for itself, on its caller's thread; none makes a slice.
+        // SAFETY: operations run inside `timed`, which has exclusive access to this device, on its caller's thread, and
+        // none of them creates a slice.
         unsafe { self.host.cells(t) }
     }
 
+    /// Returns a view of a tensor of floats.
     fn f(&self, t: &Tensor) -> Result<Cells<'_, f64>> {
         self.cells(t)
     }
 
+    /// Returns a view of an optional tensor of floats.
     fn maybe(&self, t: &Option<Tensor>) -> Result<Option<Cells<'_, f64>>> {
         t.as_ref().map(|t| self.f(t)).transpose()
     }
 
-    /// All elements as one row.
+    /// Returns a view of all elements as one row.
     fn flat<T: Element>(&self, t: &Tensor) -> Result<Cells<'_, T>> {
         self.cells(&t.reshape(&[t.numel()]))
     }
 
-    /// Checks and runs an operation of so many FLOPs; of one that was not captured, none are known yet.
+    /// Checks, runs and times an operation. `flops` is known for captured operations; otherwise it is computed here.
     fn timed(&mut self, op: &Op, flops: Option<u64>) -> Result<()> {
         self.host.check(op, DType::F64)?;
         let begin = Instant::now();

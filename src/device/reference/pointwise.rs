@@ -1,4 +1,4 @@
-//! Element by element, and LayerNorm.
+//! Elementwise operations, embeddings and LayerNorm.
 
 use super::Reference;
 use crate::bail;
@@ -9,7 +9,7 @@ use crate::device::ops::{
 };
 use crate::error::Result;
 
-/// Reads the generator's key and counter from a [`StepState`].
+/// Reads the [`StepState`] of a dropout mask.
 pub(super) fn step_state(device: &Reference, mask: &Mask) -> Result<StepState> {
     let words = device.cells::<u32>(&mask.state)?;
     let mut raw = [0u32; StepState::WORDS];
@@ -19,6 +19,7 @@ pub(super) fn step_state(device: &Reference, mask: &Mask) -> Result<StepState> {
     Ok(bytemuck::cast(raw))
 }
 
+/// Returns `f(x)`.
 pub(super) fn activate(kind: Activation, x: f64) -> f64 {
     match kind {
         Activation::GeluTanh => 0.5 * x * (1.0 + tanh_argument(x).tanh()),
@@ -27,6 +28,7 @@ pub(super) fn activate(kind: Activation, x: f64) -> f64 {
     }
 }
 
+/// Returns `f'(x)`.
 pub(super) fn activate_grad(kind: Activation, x: f64) -> f64 {
     match kind {
         Activation::GeluTanh => {
@@ -42,11 +44,13 @@ pub(super) fn activate_grad(kind: Activation, x: f64) -> f64 {
     }
 }
 
+/// The argument of tanh in [`Activation::GeluTanh`].
 fn tanh_argument(x: f64) -> f64 {
     (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)
 }
 
-/// erf by its Maclaurin series near zero and the continued fraction of erfc beyond: relative error below 1e-14.
+/// The error function, by its Maclaurin series for |x| < 3 and the continued fraction of erfc beyond; the relative
+/// error is below 1e-14.
 fn erf(x: f64) -> f64 {
     let a = x.abs();
     let value = if a < 3.0 {
@@ -191,13 +195,15 @@ impl Reference {
     }
 }
 
+/// Returns the row and the column of element `i`.
 fn at(i: usize, width: usize) -> (usize, usize) {
     (i / width, i % width)
 }
 
+/// Converts an id to a row number of a table of `rows` rows.
 fn checked_id(id: i32, rows: usize, position: usize) -> Result<usize> {
     match usize::try_from(id) {
         Ok(id) if id < rows => Ok(id),
-        _ => bail!("id {id} at position {position} is outside a table of {rows} rows"),
+        _ => bail!("id {id} at position {position} is out of range for a table of {rows} rows"),
     }
 }

@@ -19,7 +19,7 @@ impl Reference {
             Epilogue::ActivateGrad { value, .. } => self.maybe(&value)?,
             _ => None,
         };
-        // `i`: rows of all matrices of `out`, one after another.
+        // `i` counts the rows of all matrices of `out`.
         for i in 0..op.batch * m {
             let (matrix, row) = (i / m, i % m);
             let (a_first, b_first) = (matrix * op.rows(&op.a), matrix * op.rows(&op.b));

@@ -1,4 +1,4 @@
-//! Loss, norm, optimizer, and the multi-level maps.
+//! Losses, the gradient norm, the optimizer, and multilevel maps.
 
 use super::{Cells, Reference};
 use crate::bail;
@@ -22,9 +22,9 @@ impl Reference {
                 (Some(others), Some(shares)) => (others.get(0, r), shares.get(0, r)),
                 _ => (label, 1.0),
             };
-            for (what, label) in [("label", label), ("other label", other)] {
+            for (what, label) in [("label", label), ("second label", other)] {
                 if !ignored && usize::try_from(label).map_or(true, |l| l >= vocab) {
-                    bail!("{what} {label} of row {r} is outside a vocabulary of {vocab}");
+                    bail!("{what} {label} of row {r} is out of range for a vocabulary of {vocab}");
                 }
             }
             let row: Vec<f64> = (0..vocab).map(|c| logits.get(r - rows.start, c)).collect();
@@ -93,7 +93,7 @@ impl Reference {
         let (src, dst, base) = (self.flat::<f64>(&op.src)?, self.flat::<f64>(&op.dst)?, self.maybe(&op.base)?);
         let (items, index) = (self.cells::<u32>(&op.items)?, self.flat::<u32>(&op.index)?);
         let weight = self.flat::<f64>(&op.weight)?;
-        // Entries of one unit's group: (source unit, weight).
+        // The entries of one unit of a map: (source unit, weight).
         let group = |map: u32, unit: usize| -> Vec<(usize, f64)> {
             if map == IDENTITY {
                 return vec![(unit, 1.0)];

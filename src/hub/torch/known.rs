@@ -1,25 +1,32 @@
-//! What a pickle of `torch.save` may name.
+//! The Python names that a pickle of `torch.save` may refer to.
 
 use safetensors::Dtype;
 
 use crate::bail;
 use crate::error::Result;
 
-/// What a pickle may name.
+/// A Python name that a pickle may refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
+    /// `collections.OrderedDict`.
     OrderedDict,
-    /// `defaultdict` and `Counter`, whose arguments are not read.
+    /// `defaultdict` and `Counter`. Their arguments are ignored.
     OtherDict,
+    /// `_rebuild_tensor` and `_rebuild_tensor_v2`.
     RebuildTensor,
+    /// `_rebuild_parameter`.
     RebuildParameter,
+    /// A storage type, such as `FloatStorage`.
     Storage(Dtype),
-    /// What training scripts keep beside weights: options, numbers and arrays of NumPy, paths, dates, types. Nothing of it is made:
-    /// it is one value like any other, whatever it is made of.
+    /// Plain data that training scripts save next to weights: options, NumPy numbers and arrays, paths, dates, types.
+    /// It is not built; an opaque value stands in for it.
     Data,
 }
 
-/// Refuses every name but those of plain data.
+/// Looks up a name.
+///
+/// # Errors
+/// The name is not on the list of tensor functions and plain data.
 pub fn known(module: &str, name: &str) -> Result<Name> {
     Ok(match (module, name) {
         ("collections", "OrderedDict") => Name::OrderedDict,
@@ -38,13 +45,13 @@ pub fn known(module: &str, name: &str) -> Result<Name> {
         ("torch", "ByteStorage") => Name::Storage(Dtype::U8),
         ("torch", "BoolStorage") => Name::Storage(Dtype::BOOL),
         _ => bail!(
-            "this file asks Python for {module}.{name}, and nothing but tensors is read from it; refused. If you trust it, \
-             save its weights alone: torch.save(model.state_dict(), path)"
+            "refused: this file refers to {module}.{name} in Python, but only tensors are read; if you trust the file, \
+             save only its weights: torch.save(model.state_dict(), path)"
         ),
     })
 }
 
-/// Plain data, most of which PyTorch itself reads where nothing but weights is asked for.
+/// Whether a name is plain data. PyTorch itself accepts most of these with `weights_only=True`.
 fn is_data(module: &str, name: &str) -> bool {
     match module {
         "argparse" => name == "Namespace",

@@ -1,8 +1,10 @@
-//! Tensors of `pytorch_model.bin`, `.pt` and `.pth` files, without PyTorch and without running anything that they hold.
+//! Reads the tensors of `pytorch_model.bin`, `.pt` and `.pth` files, without PyTorch and without executing anything in
+//! them.
 //!
-//! Two forms are read. Since PyTorch 1.6 it is a zip archive: `data.pkl` describes the tensors, `data/KEY` are the
-//! numbers of storages. Before, it was a row of pickles: a magic number, a version, facts about the machine, the tensors,
-//! the keys of the storages; and then the storages in that order, each a count of 64 bits and its numbers.
+//! Two formats are supported. Since PyTorch 1.6, a file is a zip archive: `data.pkl` describes the tensors, and
+//! `data/KEY` holds the elements of a storage. Before that, it was a sequence of pickles (a magic number, a version,
+//! facts about the machine, the tensors, the keys of the storages), followed by the storages in the order of their
+//! keys, each with a 64-bit element count and its elements.
 
 mod known;
 mod pickle;
@@ -23,42 +25,43 @@ use zip::Zip;
 
 const REMEDY: &str = "the file is truncated or damaged; download or save it again";
 
-/// The first pickle of the old form.
+/// The first pickle of the old format.
 const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 const OLD_VERSION: i64 = 1001;
 
-/// Under which keys training scripts keep the weights beside what else they save, the first one first: as timm does, which takes
-/// averaged weights where there are any. `module` is DeepSpeed's.
+/// Keys under which training scripts save the weights next to other data, in order of preference. Averaged weights come
+/// first if there are any, as in timm. `module` is the key of DeepSpeed.
 const WRAPPERS: [&str; 6] = ["state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module"];
-/// How many of them are of averaged weights.
+/// Number of keys in [`WRAPPERS`] that hold averaged weights.
 const AVERAGED: usize = 2;
 
-/// Reads every tensor of a file of `torch.save`, in the order of its dictionary.
+/// Reads every tensor of a `torch.save` file, in the order of its dictionary.
 ///
-/// The dictionary may lie under `state_dict`, `model`, `model_state_dict` or `module` of another one; averaged weights, under
-/// `state_dict_ema` or `model_ema`, come first. Views and tied tensors become
-/// tensors of their own. Types convert as in [`tensors::read`], and the same buffers are skipped.
+/// The dictionary may be nested in another one under `state_dict`, `model`, `model_state_dict` or `module`. Averaged
+/// weights, under `state_dict_ema` or `model_ema`, are preferred. Views and tied tensors become separate tensors. Types
+/// are converted as in [`tensors::read`], and the same buffers are skipped.
 ///
 /// # Errors
-/// When the file is no such file or is damaged, asks for any function beside those that make tensors, holds other
-/// things than tensors, or a value that is not finite. The message names the file and the tensor.
+/// The file was not written by `torch.save` or is damaged, refers to a function that does not build tensors or plain
+/// data, or contains something other than tensors or a value that is not finite. The message names the file and the
+/// tensor.
 pub fn read(path: &Path) -> Result<Vec<NamedTensor>> {
     Ok(read_noting(path)?.tensors)
 }
 
-/// Whether a file begins as one of `torch.save` does.
+/// Whether a file begins like one written by `torch.save`.
 pub(super) fn begins(bytes: &[u8]) -> bool {
     bytes.starts_with(zip::MAGIC) || bytes.starts_with(OLD_MAGIC)
 }
 
-/// What a file holds.
+/// The content of a file.
 pub(super) struct Content {
     pub tensors: Vec<NamedTensor>,
-    /// The keys of two sets of weights: the one that was read, and the other.
+    /// If the file has averaged and other weights: the key that was read, and the other key.
     pub of_two: Option<[&'static str; 2]>,
 }
 
-/// As [`read`], and says which of two sets of weights it is.
+/// Reads a file like [`read`], and also returns which of two sets of weights was read.
 pub(super) fn read_noting(path: &Path) -> Result<Content> {
     let bytes = files::read(path, u64::MAX)?;
     parse(&bytes).at(path.display())
@@ -70,25 +73,26 @@ fn parse(bytes: &[u8]) -> Result<Content> {
     } else if bytes.starts_with(OLD_MAGIC) {
         old(bytes)
     } else if bytes.trim_ascii_start().starts_with(b"<") {
-        bail!("this is a web page and not the weights; download the file itself")
+        bail!("this is a web page, not weights; download the file itself")
     } else {
-        bail!("neither a zip archive nor a row of pickles, as torch.save writes them; save the weights again")
+        bail!("neither a zip archive nor a sequence of pickles written by torch.save; save the weights again")
     }
 }
 
+/// Reads the zip format.
 fn archive(bytes: &[u8]) -> Result<Content> {
     const PICKLE: &str = "data.pkl";
     let zip = Zip::open(bytes)?;
     let mut folders = zip.names().filter_map(|n| n.strip_suffix(PICKLE)).filter(|n| n.is_empty() || n.ends_with('/'));
     let (Some(folder), None) = (folders.next(), folders.next()) else {
-        bail!("a zip archive without one {PICKLE}, so not one of torch.save; name the file with the weights");
+        bail!("a zip archive without exactly one {PICKLE}, so not from torch.save; give the file with the weights");
     };
     if zip.contains(&format!("{folder}constants.pkl")) {
-        bail!("a TorchScript program; save its weights alone: torch.save(model.state_dict(), path)");
+        bail!("a TorchScript program; save only its weights: torch.save(model.state_dict(), path)");
     }
     let order = format!("{folder}byteorder");
     if zip.contains(&order) && *zip.read(&order)? != *b"little" {
-        bail!("saved on a machine with another order of bytes; save it again on one with little-endian numbers");
+        bail!("saved with another byte order; save it again on a little-endian machine");
     }
     let description = zip.read(&format!("{folder}{PICKLE}"))?;
     let mut heap = Heap::default();
@@ -96,23 +100,24 @@ fn archive(bytes: &[u8]) -> Result<Content> {
     collect(&heap, root, zip.size(), |i| zip.read(&format!("{folder}data/{}", heap.storages[i].key)))
 }
 
+/// Reads the old format.
 fn old(bytes: &[u8]) -> Result<Content> {
     let mut heap = Heap::default();
     let mut rest = &bytes[OLD_MAGIC.len()..];
     let version = pickled(&mut rest, &mut heap, "version")?;
     if !matches!(version, Value::Int(OLD_VERSION)) {
-        bail!("an unknown version of the old form of torch.save; save it again with a newer PyTorch");
+        bail!("an unknown version of the old torch.save format; save the file again with a newer PyTorch");
     }
     let machine = pickled(&mut rest, &mut heap, "facts about the machine")?;
     let is_big = |&(key, value): &_| matches!((key, value), (Value::Text("little_endian"), Value::Bool(false)));
     if heap.dict(machine).is_some_and(|facts| facts.iter().any(is_big)) {
-        bail!("saved on a machine with another order of bytes; save it again on one with little-endian numbers");
+        bail!("saved with another byte order; save it again on a little-endian machine");
     }
     let root = pickled(&mut rest, &mut heap, "tensors")?;
     let keys = pickled(&mut rest, &mut heap, "keys of storages")?;
     let mut found = vec![None; heap.storages.len()];
     for &key in heap.list(keys).unwrap_or_default() {
-        let Value::Text(key) = key else { bail!("a key of a storage is no text; {REMEDY}") };
+        let Value::Text(key) = key else { bail!("the key of a storage is not a string; {REMEDY}") };
         let Some(i) = heap.storage(key) else { bail!("storage {key:?} belongs to no tensor; {REMEDY}") };
         let storage = &heap.storages[i];
         let (claimed, begin) = rest.split_first_chunk::<8>().map_or((None, rest), |(n, rest)| (Some(*n), rest));
@@ -122,7 +127,10 @@ fn old(bytes: &[u8]) -> Result<Content> {
                 found[i] = Some(content);
                 rest = behind;
             }
-            _ => bail!("storage {key:?} should have {} elements, which are not there; {REMEDY}", storage.count),
+            _ => bail!(
+                "storage {key:?} should have {} elements, but the file does not contain them; {REMEDY}",
+                storage.count
+            ),
         }
     }
     if !rest.is_empty() {
@@ -134,7 +142,7 @@ fn old(bytes: &[u8]) -> Result<Content> {
     })
 }
 
-/// The next pickle of the old form.
+/// Reads the next pickle of the old format.
 fn pickled<'a>(rest: &mut &'a [u8], heap: &mut Heap<'a>, what: &str) -> Result<Value<'a>> {
     let (value, length) = pickle::run(rest, heap).at(what)?;
     *rest = &rest[length..];
@@ -145,7 +153,8 @@ fn bytes_of(dtype: Dtype) -> usize {
     dtype.bitsize() / 8
 }
 
-/// The tensors of the dictionary `root`; `content` has the bytes of a storage by its number. `size`: bytes that hold them.
+/// Builds the tensors of the dictionary `root`. `content` returns the bytes of a storage by its index; `size` is the
+/// uncompressed size of the file in bytes.
 fn collect<'a>(
     heap: &Heap<'a>,
     root: Value<'a>,
@@ -153,13 +162,14 @@ fn collect<'a>(
     content: impl Fn(usize) -> Result<Cow<'a, [u8]>>,
 ) -> Result<Content> {
     let (named, of_two) = state_dict(heap, root)?;
-    // Views may show the same numbers again and again; tied weights do so two or three times.
+    // Views may repeat the same elements many times. Tied weights repeat them only two or three times, far below this
+    // limit.
     let elements = named.iter().try_fold(0usize, |sum, &(_, i)| {
         let of_one = tensors::elements(&heap.views[i].shape)?;
         sum.checked_add(of_one)
     });
     if elements.is_none_or(|elements| elements > size) {
-        bail!("its tensors have more elements together than its {size} bytes could hold; {REMEDY}");
+        bail!("its tensors have more elements in total than its {size} bytes can hold; {REMEDY}");
     }
     let mut loaded: Vec<Option<Cow<'a, [u8]>>> = vec![None; heap.storages.len()];
     let mut all = Vec::with_capacity(named.len());
@@ -179,16 +189,16 @@ fn collect<'a>(
     Ok(Content { tensors: all, of_two })
 }
 
-/// Names and views of tensors, and the keys of [`Content::of_two`].
+/// Names and view indices of tensors, and the keys of [`Content::of_two`].
 type Named<'a> = (Vec<(&'a str, usize)>, Option<[&'static str; 2]>);
 
-/// Names and views of the dictionary of tensors, which may lie in others.
+/// Finds the dictionary of tensors, which may be nested in others, and returns its names and views.
 fn state_dict<'a>(heap: &Heap<'a>, root: Value<'a>) -> Result<Named<'a>> {
     let (mut at, mut of_two) = (root, None);
-    // A dictionary may hold itself.
+    // The limit guards against a dictionary that contains itself.
     for _ in 0..WRAPPERS.len() {
         let Some(entries) = heap.dict(at) else {
-            bail!("no dictionary of tensors; save the weights alone: torch.save(model.state_dict(), path)");
+            bail!("no dictionary of tensors; save only the weights: torch.save(model.state_dict(), path)");
         };
         let within = |wrapper: &str| {
             let found = entries.iter().find(|(key, _)| matches!(key, Value::Text(text) if *text == wrapper));
@@ -205,24 +215,25 @@ fn state_dict<'a>(heap: &Heap<'a>, root: Value<'a>) -> Result<Named<'a>> {
     for &(key, value) in heap.dict(at).unwrap_or_default() {
         match (key, value) {
             (Value::Text(name), Value::Tensor(i)) if seen.insert(name) => named.push((name, i)),
-            (Value::Text(name), Value::Tensor(_)) => bail!("tensor {name:?} is there twice; {REMEDY}"),
+            (Value::Text(name), Value::Tensor(_)) => bail!("tensor {name:?} appears twice; {REMEDY}"),
             (Value::Text(name), _) => {
-                bail!("{name:?} is no tensor; save the weights alone: torch.save(model.state_dict(), path)")
+                bail!("{name:?} is not a tensor; save only the weights: torch.save(model.state_dict(), path)")
             }
             _ => bail!(
-                "a key of the dictionary of tensors is no text; save the weights alone: torch.save(model.state_dict(), path)"
+                "a key of the dictionary of tensors is not a string; save only the weights: \
+                 torch.save(model.state_dict(), path)"
             ),
         }
     }
     Ok((named, of_two))
 }
 
-/// The elements of a view in row-major order, out of the bytes of its storage.
+/// Returns the bytes of the elements of a view, in row-major order, from the bytes of its storage.
 fn gather<'b>(view: &View, storage: &Storage<'_>, bytes: &'b [u8]) -> Result<Cow<'b, [u8]>> {
     let View { offset, shape, strides, .. } = view;
     let (count, width) = (storage.count, bytes_of(storage.dtype));
     if Some(bytes.len()) != count.checked_mul(width) {
-        bail!("its storage should have {count} elements of {width} bytes and has {} bytes; {REMEDY}", bytes.len());
+        bail!("its storage should have {count} elements of {width} bytes, but has {} bytes; {REMEDY}", bytes.len());
     }
     let elements: usize = shape.iter().product();
     if elements == 0 {
@@ -231,7 +242,9 @@ fn gather<'b>(view: &View, storage: &Storage<'_>, bytes: &'b [u8]) -> Result<Cow
     let axes = || shape.iter().zip(strides);
     let last = axes().try_fold(*offset, |sum, (&n, &stride)| sum.checked_add((n - 1).checked_mul(stride)?));
     if last.is_none_or(|last| last >= count) {
-        bail!("shape {shape:?} with strides {strides:?} from element {offset} leaves its storage of {count}; {REMEDY}");
+        bail!(
+            "shape {shape:?} with strides {strides:?} from element {offset} exceeds its storage of {count}; {REMEDY}"
+        );
     }
     let mut dense = 1;
     let contiguous = axes().rev().all(|(&n, &stride)| {

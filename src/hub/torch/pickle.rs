@@ -1,8 +1,8 @@
-//! A machine for the pickles of `torch.save` that executes nothing.
+//! An interpreter for the pickles of `torch.save` that calls no functions.
 //!
-//! A pickle is a program for a stack machine, and Python's own runs whatever function it names. This one knows the
-//! instructions that a dictionary of tensors needs, builds plain data, and refuses every name but the few below. The
-//! instructions are those of `pickletools.py` of Python 3.14.
+//! A pickle is a program for a stack machine, and the one in Python calls whatever function the pickle names. This
+//! interpreter supports the instructions that a dictionary of tensors needs, builds plain data, and rejects every name
+//! that is not in [`known`](super::known). The instructions are documented in `pickletools.py` of Python 3.14.
 
 use std::collections::HashMap;
 
@@ -13,14 +13,14 @@ use crate::bail;
 use crate::error::Result;
 
 const REMEDY: &str =
-    "the file is truncated, damaged or no state dict; save it again with torch.save(model.state_dict(), path)";
+    "the file is truncated, damaged or not a state dict; save it again with torch.save(model.state_dict(), path)";
 
-/// The longest pickle, in bytes. A checkpoint of ten thousand tensors has two million.
-const MOST: usize = 4 << 20;
-/// Axes of a tensor.
-const MOST_AXES: usize = 8;
+/// Largest size of a pickle in bytes. A checkpoint of 10,000 tensors has a pickle of about two million bytes.
+const MAX_BYTES: usize = 4 << 20;
+/// Largest number of axes of a tensor.
+const MAX_AXES: usize = 8;
 
-/// A value on the stack. Containers, which may be reached by several ways and may hold themselves, lie in the [`Heap`].
+/// A value on the stack. Containers are indices into the [`Heap`], since they may be shared and may contain themselves.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     None,
@@ -33,20 +33,20 @@ pub enum Value<'a> {
     Name(Name),
     Storage(usize),
     Tensor(usize),
-    /// What nobody asks for: floats, long integers, bytes, sets, and what [`Name::Data`] makes.
+    /// Any value that is not needed: floats, long integers, bytes, sets, and results of [`Name::Data`].
     Other,
 }
 
-/// Numbers in the file that tensors are views of.
+/// A block of elements in the file, of which tensors are views.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Storage<'a> {
     pub key: &'a str,
     pub dtype: Dtype,
-    /// Elements.
+    /// Number of elements.
     pub count: usize,
 }
 
-/// A view of a storage, in elements.
+/// A tensor as a view of a storage. Offset and strides are in elements.
 #[derive(Clone, Debug)]
 pub struct View {
     pub storage: usize,
@@ -55,7 +55,7 @@ pub struct View {
     pub strides: Vec<usize>,
 }
 
-/// What pickles built.
+/// The objects built by pickles.
 #[derive(Default)]
 pub struct Heap<'a> {
     tuples: Vec<Vec<Value<'a>>>,
@@ -67,7 +67,7 @@ pub struct Heap<'a> {
 }
 
 impl<'a> Heap<'a> {
-    /// The entries of a dictionary in the order in which they were put in; `None` for anything else.
+    /// Returns the entries of a dictionary in insertion order, or `None` for other values.
     pub fn dict(&self, value: Value<'a>) -> Option<&[(Value<'a>, Value<'a>)]> {
         match value {
             Value::Dict(i) => Some(&self.dicts[i]),
@@ -75,6 +75,7 @@ impl<'a> Heap<'a> {
         }
     }
 
+    /// Returns the items of a list, or `None` for other values.
     pub fn list(&self, value: Value<'a>) -> Option<&[Value<'a>]> {
         match value {
             Value::List(i) => Some(&self.lists[i]),
@@ -82,10 +83,12 @@ impl<'a> Heap<'a> {
         }
     }
 
+    /// Returns the index of the storage with this key.
     pub fn storage(&self, key: &str) -> Option<usize> {
         self.by_key.get(key).copied()
     }
 
+    /// Returns the items of a tuple, or `None` for other values.
     fn tuple(&self, value: Value<'a>) -> Option<&[Value<'a>]> {
         match value {
             Value::Tuple(i) => Some(&self.tuples[i]),
@@ -94,13 +97,13 @@ impl<'a> Heap<'a> {
     }
 }
 
-/// Runs the pickle at the start of `bytes`; returns what it left and its length.
+/// Interprets the pickle at the start of `bytes`. Returns the value that it builds and its length in bytes.
 ///
 /// # Errors
-/// An unknown instruction, a name that is not on the list, a pickle that is cut off or whose parts do not fit.
+/// The pickle has an unknown instruction or a name that is not on the list, or it is truncated or inconsistent.
 pub fn run<'a>(bytes: &'a [u8], heap: &mut Heap<'a>) -> Result<(Value<'a>, usize)> {
     let mut machine = Machine {
-        input: &bytes[..bytes.len().min(MOST)],
+        input: &bytes[..bytes.len().min(MAX_BYTES)],
         at: 0,
         stack: Vec::new(),
         marks: Vec::new(),
@@ -110,10 +113,11 @@ pub fn run<'a>(bytes: &'a [u8], heap: &mut Heap<'a>) -> Result<(Value<'a>, usize
     while !machine.step()? {}
     match machine.stack.as_slice() {
         &[value] => Ok((value, machine.at)),
-        items => bail!("the pickle leaves {} items instead of one; {REMEDY}", items.len()),
+        items => bail!("the pickle leaves {} items on the stack instead of one; {REMEDY}", items.len()),
     }
 }
 
+/// The state of the interpreter.
 struct Machine<'a, 'h> {
     input: &'a [u8],
     at: usize,
@@ -124,7 +128,7 @@ struct Machine<'a, 'h> {
 }
 
 impl<'a> Machine<'a, '_> {
-    /// Runs one instruction; true after the last.
+    /// Interprets one instruction. Returns true after the last one.
     fn step(&mut self) -> Result<bool> {
         let [code] = self.fixed::<1>()?;
         match code {
@@ -206,7 +210,7 @@ impl<'a> Machine<'a, '_> {
                 match (code, self.stack.last()) {
                     (0x91, _) => self.stack.push(Value::Other),
                     (_, Some(Value::Other)) => {}
-                    _ => bail!("the pickle puts items into something that is no set; {REMEDY}"),
+                    _ => bail!("the pickle adds items to something that is not a set; {REMEDY}"),
                 }
             }
             b'q' | b'r' | b'h' | b'j' | 0x94 => self.remember(code)?,
@@ -218,7 +222,7 @@ impl<'a> Machine<'a, '_> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let (Value::Text(module), Value::Text(name)) = (module, name) else {
-                    bail!("a name in the pickle is no text; {REMEDY}");
+                    bail!("a name in the pickle is not a string; {REMEDY}");
                 };
                 self.stack.push(Value::Name(known(module, name)?));
             }
@@ -230,13 +234,13 @@ impl<'a> Machine<'a, '_> {
             }
             0x81 => match (self.pop()?, self.pop()?) {
                 (Value::Tuple(_), Value::Name(Name::Data)) => self.stack.push(Value::Other),
-                (_, class) => bail!("the pickle asks for an object of {class:?}; {REMEDY}"),
+                (_, class) => bail!("the pickle creates an object of {class:?}; {REMEDY}"),
             },
             b'b' => {
                 self.pop()?;
-                // The attributes of an OrderedDict are the versions of modules, those of other data are not read.
+                // The attributes are not needed: those of an OrderedDict are the versions of modules.
                 let Some(Value::Dict(_) | Value::Other) = self.stack.last() else {
-                    bail!("the pickle gives attributes to something that has none; {REMEDY}");
+                    bail!("the pickle sets attributes on something that has none; {REMEDY}");
                 };
             }
             b'Q' => {
@@ -244,11 +248,12 @@ impl<'a> Machine<'a, '_> {
                 let value = self.storage(id)?;
                 self.stack.push(value);
             }
-            code => bail!("byte {} is the instruction {code:#04x}, which no state dict needs; {REMEDY}", self.at - 1),
+            code => bail!("byte {} is the instruction {code:#04x}, which is not supported; {REMEDY}", self.at - 1),
         }
         Ok(false)
     }
 
+    /// Interprets an instruction that builds a container or adds items to one.
     fn container(&mut self, code: u8) -> Result<()> {
         match code {
             b'}' => {
@@ -263,7 +268,7 @@ impl<'a> Machine<'a, '_> {
             b')' => self.tuple(self.stack.len()),
             0x85..=0x87 => match self.stack.len().checked_sub(usize::from(code - 0x84)) {
                 Some(from) if self.marks.last().is_none_or(|&mark| mark <= from) => self.tuple(from),
-                _ => bail!("a tuple in the pickle lacks items; {REMEDY}"),
+                _ => bail!("the pickle builds a tuple of more items than there are; {REMEDY}"),
             },
             b't' => {
                 let from = self.mark()?;
@@ -276,7 +281,7 @@ impl<'a> Machine<'a, '_> {
                 match self.stack.last() {
                     Some(&Value::List(i)) => self.heap.lists[i].extend(items),
                     Some(Value::Other) => {}
-                    _ => bail!("the pickle appends to something that is no list; {REMEDY}"),
+                    _ => bail!("the pickle appends to something that is not a list; {REMEDY}"),
                 }
             }
             // SETITEM, SETITEMS.
@@ -288,38 +293,39 @@ impl<'a> Machine<'a, '_> {
                         self.heap.dicts[i].extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
                     }
                     Some(Value::Other) => {}
-                    _ => bail!("the pickle puts items into something that is no dictionary; {REMEDY}"),
+                    _ => bail!("the pickle sets items of something that is not a dictionary; {REMEDY}"),
                 }
             }
         }
         Ok(())
     }
 
-    /// BINPUT, LONG_BINPUT, BINGET, LONG_BINGET, MEMOIZE.
+    /// Interprets a memo instruction: BINPUT, LONG_BINPUT, BINGET, LONG_BINGET, MEMOIZE.
     fn remember(&mut self, code: u8) -> Result<()> {
         let id = match code {
             b'q' | b'h' => self.fixed::<1>()?[0].into(),
             b'r' | b'j' => u32::from_le_bytes(self.fixed()?),
-            // As many as there are bytes in a pickle.
+            // Fits into u32: a pickle has at most MAX_BYTES bytes.
             _ => self.memo.len() as u32,
         };
         if matches!(code, b'h' | b'j') {
             match self.memo.get(&id) {
                 Some(&value) => self.stack.push(value),
-                None => bail!("the pickle asks for item {id} of its memo, which it has not put there; {REMEDY}"),
+                None => bail!("the pickle reads item {id} of its memo, which is not set; {REMEDY}"),
             }
         } else {
             let Some(&value) = self.stack.last() else {
-                bail!("the pickle remembers an item of an empty stack; {REMEDY}");
+                bail!("the pickle stores an item of an empty stack in its memo; {REMEDY}");
             };
             self.memo.insert(id, value);
         }
         Ok(())
     }
 
+    /// Interprets REDUCE: builds the result of the functions that are on the list.
     fn call(&mut self, function: Value<'a>, arguments: Value<'a>) -> Result<Value<'a>> {
         let (Value::Name(function), Some(arguments)) = (function, self.heap.tuple(arguments)) else {
-            bail!("the pickle calls something that is no function; {REMEDY}");
+            bail!("the pickle calls something that is not a function; {REMEDY}");
         };
         match (function, arguments) {
             (Name::OrderedDict, []) | (Name::OtherDict, _) => {
@@ -327,10 +333,10 @@ impl<'a> Machine<'a, '_> {
                 Ok(Value::Dict(self.heap.dicts.len() - 1))
             }
             (Name::Data, _) => Ok(Value::Other),
-            // Behind these come whether it needs a gradient, hooks and metadata.
+            // The other arguments are requires_grad, hooks and metadata.
             (Name::RebuildTensor, &[Value::Storage(storage), Value::Int(offset), shape, strides, ..]) => {
                 let sizes = |value| {
-                    let items = self.heap.tuple(value).filter(|items| items.len() <= MOST_AXES)?;
+                    let items = self.heap.tuple(value).filter(|items| items.len() <= MAX_AXES)?;
                     items.iter().map(|&item| size(item)).collect::<Option<Vec<usize>>>()
                 };
                 let (Some(shape), Some(strides), Ok(offset)) = (sizes(shape), sizes(strides), usize::try_from(offset))
@@ -338,31 +344,32 @@ impl<'a> Machine<'a, '_> {
                     bail!("a tensor's offset, shape or strides are out of range; {REMEDY}");
                 };
                 if shape.len() != strides.len() {
-                    bail!("a tensor has {} axes and {} strides; {REMEDY}", shape.len(), strides.len());
+                    bail!("a tensor has {} axes but {} strides; {REMEDY}", shape.len(), strides.len());
                 }
                 self.heap.views.push(View { storage, offset, shape, strides });
                 Ok(Value::Tensor(self.heap.views.len() - 1))
             }
             (Name::RebuildParameter, &[tensor @ Value::Tensor(_), ..]) => Ok(tensor),
-            (function, _) => bail!("the pickle calls {function:?} with other arguments than torch.save does; {REMEDY}"),
+            (function, _) => bail!("the pickle calls {function:?} with unexpected arguments; {REMEDY}"),
         }
     }
 
-    /// `("storage", type, key, device, elements)`, in older files with a view of the storage behind, which is None.
+    /// Interprets BINPERSID: `("storage", type, key, device, elements)`, which older files follow with view metadata
+    /// that must be None.
     fn storage(&mut self, id: Value<'a>) -> Result<Value<'a>> {
         let Some(
             &[Value::Text("storage"), Value::Name(Name::Storage(dtype)), Value::Text(key), _, count, ref rest @ ..],
         ) = self.heap.tuple(id)
         else {
-            bail!("the pickle asks for something that is no storage of a tensor; {REMEDY}");
+            bail!("the pickle refers to something that is not a storage; {REMEDY}");
         };
         let (Some(count), [] | [Value::None]) = (size(count), rest) else {
-            bail!("storage {key:?} has a number of elements that is out of range, or is a view; {REMEDY}");
+            bail!("storage {key:?} has an element count that is out of range, or is a view; {REMEDY}");
         };
         let storage = Storage { key, dtype, count };
         match self.heap.by_key.get(key) {
             Some(&i) if self.heap.storages[i] == storage => Ok(Value::Storage(i)),
-            Some(_) => bail!("storage {key:?} is there with two types or sizes; {REMEDY}"),
+            Some(_) => bail!("storage {key:?} appears with two types or sizes; {REMEDY}"),
             None => {
                 self.heap.by_key.insert(key, self.heap.storages.len());
                 self.heap.storages.push(storage);
@@ -371,13 +378,14 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
+    /// Replaces the items from index `from` on by a tuple of them.
     fn tuple(&mut self, from: usize) {
         let items = self.stack.split_off(from);
         self.heap.tuples.push(items);
         self.stack.push(Value::Tuple(self.heap.tuples.len() - 1));
     }
 
-    /// Where the last `count` items begin.
+    /// Returns the stack index of the last `count` items, which must be above the last mark.
     fn below(&self, count: usize) -> Result<usize> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.len().checked_sub(count).filter(|&from| from >= floor) {
@@ -386,6 +394,7 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
+    /// Removes the top item.
     fn pop(&mut self) -> Result<Value<'a>> {
         let from = self.below(1)?;
         let value = self.stack[from];
@@ -393,13 +402,15 @@ impl<'a> Machine<'a, '_> {
         Ok(value)
     }
 
+    /// Removes the last mark and returns its stack index.
     fn mark(&mut self) -> Result<usize> {
         match self.marks.pop() {
             Some(mark) => Ok(mark),
-            None => bail!("the pickle ends a list that it has not begun; {REMEDY}"),
+            None => bail!("the pickle uses a mark that it has not set; {REMEDY}"),
         }
     }
 
+    /// Reads `count` bytes.
     fn bytes(&mut self, count: u64) -> Result<&'a [u8]> {
         let end = usize::try_from(count).ok().and_then(|count| count.checked_add(self.at));
         match end.and_then(|end| self.input.get(self.at..end)) {
@@ -407,22 +418,23 @@ impl<'a> Machine<'a, '_> {
                 self.at += bytes.len();
                 Ok(bytes)
             }
-            None if self.input.len() == MOST => bail!("the pickle is longer than {MOST} bytes; {REMEDY}"),
-            None => bail!("the pickle ends within an instruction; {REMEDY}"),
+            None if self.input.len() == MAX_BYTES => bail!("the pickle is longer than {MAX_BYTES} bytes; {REMEDY}"),
+            None => bail!("the pickle ends inside an instruction; {REMEDY}"),
         }
     }
 
+    /// Reads `N` bytes.
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut all = [0; N];
         all.copy_from_slice(self.bytes(N as u64)?);
         Ok(all)
     }
 
-    /// Up to the end of the line.
+    /// Reads up to the end of the line.
     fn line(&mut self) -> Result<&'a str> {
         let rest = &self.input[self.at..];
         let Some(length) = rest.iter().position(|&b| b == b'\n') else {
-            bail!("the pickle ends within a name; {REMEDY}");
+            bail!("the pickle ends inside a name; {REMEDY}");
         };
         self.at += length + 1;
         match std::str::from_utf8(&rest[..length]) {
@@ -431,18 +443,19 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
-    /// `any`: a string of Python 2 may be bytes of any kind.
+    /// Pushes a string of `length` bytes. With `any`, for strings of Python 2, it may be arbitrary bytes.
     fn text(&mut self, length: u64, any: bool) -> Result<()> {
         let value = match std::str::from_utf8(self.bytes(length)?) {
             Ok(text) => Value::Text(text),
             Err(_) if any => Value::Other,
-            Err(_) => bail!("a text in the pickle is not UTF-8; {REMEDY}"),
+            Err(_) => bail!("a string in the pickle is not UTF-8; {REMEDY}"),
         };
         self.stack.push(value);
         Ok(())
     }
 }
 
+/// Returns a non-negative integer, or `None` for other values.
 fn size(value: Value<'_>) -> Option<usize> {
     match value {
         Value::Int(n) => usize::try_from(n).ok(),
@@ -450,7 +463,7 @@ fn size(value: Value<'_>) -> Option<usize> {
     }
 }
 
-/// A signed number of any length, little-endian.
+/// Converts a signed little-endian integer of any length.
 fn long<'a>(bytes: &[u8]) -> Value<'a> {
     if bytes.len() > 8 {
         return Value::Other;

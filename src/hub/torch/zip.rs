@@ -1,8 +1,9 @@
-//! The files within a zip archive in memory, as `torch.save` writes one.
+//! Reads zip archives in memory, as written by `torch.save`.
 //!
-//! A reader of its own because it needs little: no encryption, no spanning, no names in old code pages, and stored files
-//! stay where they are instead of being copied. The central directory at the end of the archive is what counts
-//! (APPNOTE 6.3.10, sections 4.3.12 to 4.3.16); the header before each file only says where its bytes begin.
+//! This is a custom reader because little is needed: no encryption, no archives split over several files, no legacy
+//! code pages. Stored files are borrowed instead of copied. Everything is taken from the central directory at the end
+//! of the archive (APPNOTE 6.3.10, sections 4.3.12 to 4.3.16); the local header before each file is used only to find
+//! its first byte.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use crate::memory;
 
 const REMEDY: &str = "the file is truncated or damaged; download or save it again";
 
-/// How an archive begins.
+/// The first bytes of an archive.
 pub const MAGIC: &[u8] = b"PK\x03\x04";
 
 const END: &[u8] = b"PK\x05\x06";
@@ -29,16 +30,17 @@ const ENTRY: &[u8] = b"PK\x01\x02";
 const ENTRY_BYTES: usize = 46;
 const LOCAL: &[u8] = b"PK\x03\x04";
 const LOCAL_BYTES: usize = 30;
-/// The extra field with sizes of 64 bits.
+/// Id of the extra field with 64-bit sizes.
 const EXTRA_64: u16 = 1;
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
-/// Weights hardly compress. Only zeros do by more than this, and a checkpoint of zeros is none.
-const MOST_EXPANSION: u64 = 64;
-/// What may be had from any archive, however small.
+/// Largest accepted compression ratio. Weights hardly compress; only zeros exceed this ratio, and no real checkpoint
+/// consists of zeros.
+const MAX_EXPANSION: u64 = 64;
+/// Number of bytes to which any archive may expand, regardless of its size.
 const FREE_EXPANSION: u64 = 1 << 20;
 
-/// The directory of an archive.
+/// An archive and its directory.
 pub struct Zip<'a> {
     bytes: &'a [u8],
     entries: HashMap<&'a str, Entry>,
@@ -59,19 +61,19 @@ impl<'a> Zip<'a> {
     /// Reads the directory of an archive.
     ///
     /// # Errors
-    /// An archive that is cut off, damaged or spread over several files; names that are not UTF-8 or appear twice; files
-    /// that overlap, or would expand to more than 64 times the archive.
+    /// The archive is truncated, damaged or split over several files; a name is not UTF-8 or appears twice; or files
+    /// overlap or would expand to more than 64 times the size of the archive.
     pub fn open(bytes: &'a [u8]) -> Result<Self> {
         let (count, mut directory) = directory(bytes)?;
         let mut entries = HashMap::new();
         let (mut packed, mut size) = (0u64, 0u64);
         for _ in 0..count {
             let Some(fixed) = directory.get(..ENTRY_BYTES).filter(|b| b.starts_with(ENTRY)) else {
-                bail!("the zip directory says {count} files but lists {}; {REMEDY}", entries.len());
+                bail!("the zip directory claims {count} files but lists {}; {REMEDY}", entries.len());
             };
             let [name, extra, comment] = [28, 30, 32].map(|at| usize::from(u16_at(fixed, at)));
             let Some(record) = directory.get(ENTRY_BYTES..ENTRY_BYTES + name + extra + comment) else {
-                bail!("the zip directory ends within an entry; {REMEDY}");
+                bail!("the zip directory ends inside an entry; {REMEDY}");
             };
             let Ok(path) = std::str::from_utf8(&record[..name]) else {
                 bail!("a name in the zip directory is not UTF-8; {REMEDY}");
@@ -80,42 +82,43 @@ impl<'a> Zip<'a> {
             packed = packed.saturating_add(entry.packed);
             size = size.saturating_add(entry.size);
             if entries.insert(path, entry).is_some() {
-                bail!("{path:?} is twice in the archive; {REMEDY}");
+                bail!("{path:?} appears twice in the archive; {REMEDY}");
             }
             directory = &directory[ENTRY_BYTES + name + extra + comment..];
         }
         let whole = bytes.len() as u64;
         if packed > whole {
-            bail!("the files of the archive have {packed} bytes together, and it has {whole}: they overlap; {REMEDY}");
+            bail!("the files in the archive overlap: they have {packed} bytes in total, the archive {whole}; {REMEDY}");
         }
-        if size > whole.saturating_mul(MOST_EXPANSION).max(FREE_EXPANSION) {
-            bail!("{whole} bytes claim to expand to {size}, more than {MOST_EXPANSION} times as many; {REMEDY}");
+        if size > whole.saturating_mul(MAX_EXPANSION).max(FREE_EXPANSION) {
+            bail!("{whole} bytes claim to expand to {size}, more than {MAX_EXPANSION} times the size; {REMEDY}");
         }
         Ok(Zip { bytes, entries, size })
     }
 
-    /// The names of all files, in no order.
+    /// Returns the names of all files, in arbitrary order.
     pub fn names(&self) -> impl Iterator<Item = &'a str> {
         self.entries.keys().copied()
     }
 
-    /// The bytes of all files together.
+    /// Returns the total uncompressed size of all files in bytes.
     pub fn size(&self) -> usize {
         usize::try_from(self.size).unwrap_or(usize::MAX)
     }
 
+    /// Whether the archive contains a file.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
 
-    /// The bytes of a file: borrowed where they are stored as they are.
+    /// Returns the content of a file, borrowed if it is stored without compression.
     ///
     /// # Errors
-    /// No such file, a method other than stored or deflate, bytes that do not lie in the archive or do not have the sum and
-    /// size that the directory says.
+    /// There is no such file, its method is neither stored nor deflate, its bytes are not inside the archive, or its
+    /// checksum or size does not match the directory.
     pub fn read(&self, name: &str) -> Result<Cow<'a, [u8]>> {
         let Some(entry) = self.entries.get(name) else {
-            bail!("{name:?} is missing in the archive; {REMEDY}");
+            bail!("{name:?} is missing from the archive; {REMEDY}");
         };
         self.content(entry).at(format_args!("{name:?} in the archive"))
     }
@@ -131,26 +134,29 @@ impl<'a> Zip<'a> {
         let begin = LOCAL_BYTES + usize::from(u16_at(local, 26)) + usize::from(u16_at(local, 28));
         let end = usize::try_from(entry.packed).ok().and_then(|n| n.checked_add(begin));
         let Some(packed) = end.and_then(|end| local.get(begin..end)) else {
-            bail!("its {} bytes do not lie in the archive; {REMEDY}", entry.packed);
+            bail!("its {} bytes are not inside the archive; {REMEDY}", entry.packed);
         };
         let content = match entry.method {
             STORED => Cow::Borrowed(packed),
             DEFLATED => Cow::Owned(inflate(packed, entry.size)?),
-            other => bail!("compression method {other} is not read; save it with torch.save, which does not compress"),
+            other => {
+                bail!("compression method {other} is not supported; save it with torch.save, which does not compress")
+            }
         };
         if content.len() as u64 != entry.size {
-            bail!("{} bytes where the zip directory says {}; {REMEDY}", content.len(), entry.size);
+            bail!("its size is {} bytes, but the zip directory says {}; {REMEDY}", content.len(), entry.size);
         }
         let mut sum = flate2::Crc::new();
         sum.update(&content);
         if sum.sum() != entry.crc {
-            bail!("its bytes do not have the sum that the zip directory says; {REMEDY}");
+            bail!("its checksum does not match the zip directory; {REMEDY}");
         }
         Ok(content)
     }
 }
 
-/// The content of a deflated file of `size` bytes, which [`Zip::open`] found reasonable; one byte more where there is more.
+/// Decompresses a file of `size` bytes, which [`Zip::open`] has checked. Returns one byte more if there is more, so
+/// that the caller notices.
 fn inflate(packed: &[u8], size: u64) -> Result<Vec<u8>> {
     let mut content = memory::with_capacity(usize::try_from(size + 1).unwrap_or(usize::MAX))?;
     let mut source = DeflateDecoder::new(packed).take(size + 1);
@@ -158,7 +164,7 @@ fn inflate(packed: &[u8], size: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The number of files and the bytes of the central directory.
+/// Returns the number of files and the bytes of the central directory.
 fn directory(bytes: &[u8]) -> Result<(u64, &[u8])> {
     let last = bytes.len().saturating_sub(END_BYTES);
     // A comment of up to 65,535 bytes may follow.
@@ -167,7 +173,7 @@ fn directory(bytes: &[u8]) -> Result<(u64, &[u8])> {
             && bytes[at..].get(20..22).is_some_and(|n| at + END_BYTES + usize::from(u16_at(n, 0)) == bytes.len())
     });
     let Some(at) = found else {
-        bail!("a zip archive without its directory, which stands at the end; {REMEDY}");
+        bail!("a zip archive without the directory at its end; {REMEDY}");
     };
     let end = &bytes[at..];
     let locator = at.checked_sub(LOCATOR_64_BYTES).map(|from| &bytes[from..at]).filter(|b| b.starts_with(LOCATOR_64));
@@ -179,7 +185,7 @@ fn directory(bytes: &[u8]) -> Result<(u64, &[u8])> {
         let Some(wide) =
             begin.and_then(|b| bytes.get(b..)).filter(|b| b.len() >= END_64_BYTES && b.starts_with(END_64))
         else {
-            bail!("the zip directory's 64-bit part is not where it should be; {REMEDY}");
+            bail!("the 64-bit part of the zip directory is missing; {REMEDY}");
         };
         facts = [32, 40, 48].map(|at| u64_at(wide, at));
         parts = [16, 20].map(|at| u32_at(wide, at));
@@ -187,27 +193,27 @@ fn directory(bytes: &[u8]) -> Result<(u64, &[u8])> {
         parts[0] = 1;
     }
     if parts != [0, 0] {
-        bail!("a part of an archive in several files; join them into one");
+        bail!("one part of an archive that is split over several files; join them into one");
     }
     let [count, size, begin] = facts;
     let range = || Some(usize::try_from(begin).ok()?..usize::try_from(begin.checked_add(size)?).ok()?);
     match range().and_then(|range| bytes.get(range)) {
         Some(directory) => Ok((count, directory)),
-        None => bail!("the zip directory does not lie in the file; {REMEDY}"),
+        None => bail!("the zip directory is not inside the file; {REMEDY}"),
     }
 }
 
-/// An entry of the directory: its fixed part and its extra fields.
+/// Parses an entry of the directory from its fixed part and its extra fields.
 fn entry(fixed: &[u8], mut extra: &[u8]) -> Result<Entry> {
     let narrow = |at: usize| u64::from(u32_at(fixed, at));
     let (mut packed, mut size, mut local) = (narrow(20), narrow(24), narrow(42));
     while extra.len() >= 4 {
         let (kind, length) = (u16_at(extra, 0), usize::from(u16_at(extra, 2)));
         let Some(field) = extra.get(4..4 + length) else {
-            bail!("a field of its zip entry is cut off; {REMEDY}");
+            bail!("a field of its zip entry is truncated; {REMEDY}");
         };
         if kind == EXTRA_64 {
-            // Only those numbers are there that did not fit, in this order.
+            // The field contains only the numbers that did not fit into 32 bits, in this order.
             let mut wide = field.as_chunks::<8>().0.iter();
             for number in [&mut size, &mut packed, &mut local] {
                 if *number == u64::from(u32::MAX) {

@@ -1,4 +1,4 @@
-//! What is made of the hidden states: scores and losses.
+//! The heads of BERT: scores and losses.
 
 use super::{Bert, BertHead, Tokens, dense};
 use crate::device::ops::Activation;
@@ -6,28 +6,31 @@ use crate::model::{EachLoss, Losses, Scores};
 use crate::tape::{Affine, Tape, Var, Weight};
 
 impl Bert {
-    /// What the scores of masked tokens are a product of: hidden `[.., C]` -> `[.., C]`.
+    /// Records the transform before the projection to masked-token scores: hidden `[.., C]` -> `[.., C]`.
     fn transform(&self, t: &mut Tape, p: &[Var], hidden: Var) -> Var {
         let at = self.find("cls.predictions.transform.dense.weight");
         let x = t.linear(hidden, p[at], dense(p[at + 1]).activation(Activation::GeluErf)); // [.., C]
         t.layernorm(x, p[at + 2], p[at + 3], self.config.eps) // [.., C]
     }
 
-    /// Scores of every token: hidden `[B, T, C]` -> `[B, T, V]`, rows padded to 128 in memory.
+    /// Records the logits at every position: hidden `[B, T, C]` -> `[B, T, V]`. In memory, rows are padded to a
+    /// multiple of 128.
     pub fn logits(&self, t: &mut Tape, p: &[Var], hidden: Var) -> Var {
         let x = self.transform(t, p, hidden); // [B, T, C]
         let bias = p[self.find("cls.predictions.bias")];
         t.linear(x, p[0], Affine { weight: Weight::OutIn, pad: 128, ..Affine::bias(bias) })
     }
 
-    /// The first token of each sequence, pooled: hidden `[B, T, C]`, its rows `[B, 1]` -> `[B, 1, C]`.
+    /// Records the pooled first token of each sequence: hidden `[B, T, C]` and the rows of the first tokens `[B, 1]` ->
+    /// `[B, 1, C]`.
     pub fn pooled(&self, t: &mut Tape, p: &[Var], hidden: Var, first: Var) -> Var {
         let at = self.find("bert.pooler.dense.weight");
         let x = t.rows(hidden, first); // [B, 1, C]
         t.linear(x, p[at], dense(p[at + 1]).activation(Activation::Tanh)) // [B, 1, C]
     }
 
-    /// Scores of the classes, or of whether the second segment follows: as [`Bert::pooled`], `[B, 1, classes]`.
+    /// Records the scores of the classes, or of whether the second segment follows the first: inputs as for
+    /// [`Bert::pooled`] -> `[B, 1, classes]`.
     pub fn classes(&self, t: &mut Tape, p: &[Var], hidden: Var, first: Var) -> Var {
         let x = self.pooled(t, p, hidden, first); // [B, 1, C]
         let x = t.dropout(x, None, self.config.dropout_hidden);
@@ -36,7 +39,7 @@ impl Bert {
         t.linear(x, p[at], dense(p[at + 1])) // [B, 1, classes]
     }
 
-    /// The losses `[1]`, and the scores of heads for labels `[B, 1, classes]`.
+    /// Records the losses `[1]` and, for models of labelled examples, the scores `[B, 1, classes]`.
     pub(super) fn forward(
         &self,
         t: &mut Tape,

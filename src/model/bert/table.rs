@@ -1,9 +1,9 @@
-//! The parameters, under the names of Hugging Face.
+//! The parameters of a BERT, under Hugging Face's names.
 
 use super::{BertConfig, BertHead, Norm};
 use crate::model::params::{Axis, Fan, Init, Kind, Param, Role};
 
-/// The table, in forward order.
+/// Returns the parameters in forward order.
 pub fn params(config: &BertConfig) -> Vec<Param> {
     let &BertConfig { vocab, context, types, width, layers, ffn, init_std, norm, head, .. } = config;
     let (normal, zero, one) = (Init::Normal(init_std), Init::Constant(0.0), Init::Constant(1.0));

@@ -1,9 +1,9 @@
-//! The parameters, under the names of timm.
+//! The parameters of a DeiT, under timm's names.
 
 use super::{DeitConfig, Distillation};
 use crate::model::params::{Axis, Fan, Init, Kind, Param, Role};
 
-/// The table, in forward order.
+/// Returns the parameters in forward order.
 pub fn params(config: &DeitConfig) -> Vec<Param> {
     let &DeitConfig { width, layers, ffn, init_std, classes, distillation, patch, channels, .. } = config;
     let (specials, tokens, pixels) = (config.specials(), config.tokens(), config.pixels());
@@ -37,7 +37,7 @@ pub fn params(config: &DeitConfig) -> Vec<Param> {
         ];
         all.into_iter().flatten().map(move |p| Param { layer: Some(number), ..p })
     };
-    // Neither tokens nor positions decay, as in timm.
+    // As in timm, weight decay does not apply to tokens and positions.
     let mut names =
         vec![("patch_embed.proj.bias".to_string(), vec![width]), ("cls_token".to_string(), vec![1, 1, width])];
     names.extend((specials > 1).then(|| ("dist_token".to_string(), vec![1, 1, width])));

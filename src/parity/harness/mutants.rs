@@ -1,27 +1,27 @@
-//! Wrong changes of how a device runs operations, each of which the comparison must notice.
+//! Deliberate errors in how a device runs operations, each of which the comparison must notice.
 
 use super::{Harness, Memory, of_device};
 use crate::device::ops::Op;
 use crate::error::Result;
 use crate::tensor::{Place, Tensor};
 
-/// What a lab tries on the operations that it has compared.
+/// Mutants that a harness tries on every operation that it has compared.
 pub trait Mutants {
-    /// Switches on the next mutant that changes how this operation runs, which was the last to run; false, and none is on, when
-    /// there is none left.
+    /// Enables the next mutant that affects `op`, the operation that ran last. Returns false, with no mutant enabled,
+    /// if none is left.
     fn next(&mut self, op: &Op) -> bool;
 
-    /// Whether the one that is on was noticed.
+    /// Records whether the enabled mutant was noticed.
     fn judge(&mut self, noticed: bool);
 }
 
 impl Harness {
-    /// From now on these are tried.
+    /// Tries these mutants on all further operations.
     pub fn mutate(&mut self, mutants: Box<dyn Mutants>) {
         self.mutants = Some(mutants);
     }
 
-    /// Runs an operation that was compared just now once more with each mutant. All memory is what it was in the end.
+    /// Runs an operation that has just been compared again with each mutant. Restores all memory at the end.
     pub(crate) fn try_all(
         &mut self,
         mutants: &mut dyn Mutants,
@@ -42,7 +42,7 @@ impl Harness {
         self.overwrite(&after)
     }
 
-    /// Puts back what [`Harness::memories`] gave.
+    /// Restores what [`Harness::memories`] returned.
     fn overwrite(&mut self, memories: &[Memory]) -> Result<()> {
         let arenas = self.arenas.clone();
         for (device, memory) in self.devices().zip(memories) {

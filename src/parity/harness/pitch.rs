@@ -1,24 +1,25 @@
-//! Every operand of a case has a pitch of its own: a kernel that takes the one for the other is noticed.
+//! Gives every operand of a case a different pitch, so that a kernel that confuses two pitches fails.
 
 use super::Harness;
 
-/// What lies between the rows of an operand.
+/// The gap between the rows of an operand.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Gap {
-    /// Nothing: the pitch is the width, so operands of one width share it. Kernels have launch code of their own for this
-    /// layout, which needs it of all operands. `tests/kernels/pitches.rs` allows it to nothing less.
+    /// No gap: the pitch is the width, so operands of the same width share it. Some kernels have separate launch code
+    /// for operands that all have this layout, so it must be tested; `tests/kernels/pitches.rs` allows it only for
+    /// that.
     None,
-    /// So many elements, or a few more.
+    /// This many elements, or a few more.
     Elements(usize),
-    /// One element or more, up to a multiple of so many: rows begin where accesses of 16 bytes may.
+    /// One element or more, up to a pitch that is a multiple of this many elements, so that rows are aligned.
     UpTo(usize),
 }
 
-/// As accesses of 16 bytes want it in any type.
-pub const WHOLE: Gap = Gap::UpTo(8);
+/// Aligns rows for accesses of 16 bytes, in any type.
+pub const ALIGNED: Gap = Gap::UpTo(8);
 
 impl Harness {
-    /// A pitch for rows of this width that no other operand of the case has yet; 0 for rows back to back.
+    /// Returns a pitch for rows of this width that no other operand of the case has; 0 for rows without gaps.
     pub fn pitch(&mut self, width: usize, gap: Gap) -> usize {
         let (mut pitch, step) = match gap {
             Gap::None => return 0,

@@ -3,16 +3,17 @@ use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// The three parts of `[B, T, 3 C]`, each `[B, T, H, D]`.
+/// Returns views of the queries, keys and values in a fused `[B, T, 3 C]`, each `[B, T, H, D]`.
 fn parts(qkv: &Tensor, heads: usize) -> [Tensor; 3] {
     let (batch, time, width) = (qkv.dims()[0], qkv.dims()[1], qkv.dims()[2] / 3);
     std::array::from_fn(|i| qkv.columns(i * width, width).reshape(&[batch, time, heads, width / heads]))
 }
 
 impl Tape {
-    /// Self-attention over a fused `[B, T, 3 C]` (queries, keys, values): the result is `[B, T, C]`.
+    /// Records self-attention over a fused `[B, T, 3 C]` of queries, keys and values. The result is `[B, T, C]`.
     ///
-    /// `key_mask` `[B, T]` hides keys where it is 0; `dropout` is the probability of dropping an attention weight.
+    /// `key_mask`, `[B, T]` of I32, hides keys where it is 0. `dropout` is the probability of dropping an attention
+    /// weight.
     pub fn attention(&mut self, qkv: Var, heads: usize, causal: bool, key_mask: Option<Var>, dropout: f32) -> Var {
         let fused = self.tensor(qkv);
         let (batch, time, width) = (fused.dims()[0], fused.dims()[1], fused.dims()[2] / 3);
@@ -39,6 +40,7 @@ impl Tape {
         y
     }
 
+    /// Records the gradient of [`Tape::attention`].
     pub(in crate::tape) fn attention_backward(&mut self, op: Attention, qkv: Var, y: Var) {
         let Some(dout) = self.gradient(y) else { return };
         let (batch, _, _, heads, _) = op.sizes();

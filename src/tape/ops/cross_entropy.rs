@@ -4,19 +4,21 @@ use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// Of a loss.
+/// Options of a loss.
 #[derive(Clone, Copy, Debug)]
 pub struct LossOptions {
     /// Rows with this label are not scored.
     pub ignore: i32,
+    /// Label smoothing, from 0 to below 1.
     pub smoothing: f64,
-    /// Weight in the total.
+    /// Weight of this loss in the total loss.
     pub weight: f64,
-    /// `[1]`, wide, in memory of the caller: how many items the whole batch scores, when this step is a micro-batch of it. The loss
-    /// is the sum over the items scored here, divided by that number: over all micro-batches it adds up to the mean of the
-    /// batch. `None`: the mean over the items scored here.
+    /// `[1]`, accumulator type, in memory of the caller: the number of items that the whole batch scores, when this
+    /// step is a micro-batch of it. The loss is then the sum over the items scored here divided by this number, so that
+    /// the losses of all micro-batches add up to the mean of the batch. `None` gives the mean over the items scored
+    /// here.
     pub scored: Option<Tensor>,
-    /// Rows of logits that [`Tape::linear_cross_entropy`] makes at a time; 0: as many as its file finds best.
+    /// Number of rows of logits that [`Tape::linear_cross_entropy`] computes at a time. 0 selects it automatically.
     pub strip: usize,
 }
 
@@ -27,13 +29,13 @@ impl Default for LossOptions {
 }
 
 impl Tape {
-    /// Mean cross-entropy of logits `[.., V]` against labels (as many as there are rows): `[1]`.
+    /// Records the mean cross-entropy of logits `[.., V]` against labels, one for each row. The result is `[1]`.
     pub fn cross_entropy(&mut self, logits: Var, labels: Var, options: LossOptions) -> Var {
         self.push_cross_entropy(logits, labels, None, options)
     }
 
-    /// As [`Tape::cross_entropy`], against two labels for each row: `labels` with the part `share` `[N]` in 0 to 1, numbers of
-    /// the wide type, and `others` with the rest (mixup, cutmix).
+    /// Like [`Tape::cross_entropy`] with two labels for each row, for mixup and CutMix: `labels` have the weight
+    /// `share`, `[N]` of the accumulator type from 0 to 1, and `others` have the weight `1 - share`.
     pub fn cross_entropy_mixed(
         &mut self,
         logits: Var,

@@ -3,14 +3,14 @@ use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 
 impl Tape {
-    /// Drops elements of x with probability `p` and scales the rest by 1 / (1 - p), then adds `residual`. Outside training,
-    /// or with p = 0 and no residual, it is x itself.
+    /// Records dropout: sets elements of `x` to zero with probability `p`, scales the others by `1 / (1 - p)`, and adds
+    /// `residual`. In evaluation `p` is 0. With `p` 0 and no residual, nothing is recorded and the result is `x`.
     pub fn dropout(&mut self, x: Var, residual: Option<Var>, p: f32) -> Var {
         self.push_dropout(x, residual, p, 1)
     }
 
-    /// As [`Tape::dropout`], but all elements of a sample together: x `[B, .., C]`, B samples. Stochastic depth, where x is what a
-    /// block adds to the `residual` stream.
+    /// Like [`Tape::dropout`], but keeps or drops all elements of a sample of `x`, `[B, .., C]`, together. This is
+    /// stochastic depth if `x` is what a block adds to the residual stream `residual`.
     pub fn drop_path(&mut self, x: Var, residual: Option<Var>, p: f32) -> Var {
         let t = self.tensor(x);
         let sample = t.numel().checked_div(t.dims()[0]).unwrap_or(0);
@@ -33,6 +33,7 @@ impl Tape {
         y
     }
 
+    /// Records the gradient of [`Tape::dropout`] and [`Tape::drop_path`].
     pub(in crate::tape) fn dropout_backward(&mut self, op: Dropout, x: Var, residual: Option<Var>, y: Var) {
         let Some(dy) = self.gradient(y) else { return };
         if let Some(residual) = residual {

@@ -3,20 +3,22 @@ use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 
 impl Tape {
-    /// `table[ids] + positions`: ids `[B, T]`, table `[V, C]`, positions `[P, C]`, the result `[B, T, C]`.
+    /// Records `table[ids] + positions`, with `ids` `[B, T]`, `table` `[V, C]` and `positions` `[P, C]`. The result is
+    /// `[B, T, C]`.
     pub fn embedding(&mut self, ids: Var, table: Var, positions: Option<Var>) -> Var {
         self.embeddings(&[(ids, table)], positions, None)
     }
 
-    /// The sum of look-ups `table[ids]`, and positions: each ids `[B, T]`, table `[V, C]`, positions `[P, C]`, the result
-    /// `[B, T, C]`. The first with the positions, then one after the other are rounded to the type of the step.
+    /// Records the sum of several look-ups `table[ids]` and of positions, with all `ids` `[B, T]`, each table `[V, C]`
+    /// and `positions` `[P, C]`. The result is `[B, T, C]`. It is rounded to the compute type after the first look-up,
+    /// which includes the positions, and after each further one.
     ///
-    /// Look-ups of the id `padding` in the first table give it no gradient.
+    /// Look-ups of the id `padding` contribute no gradient to the first table.
     ///
     /// # Panics
-    /// Without any look-up: a mistake in the program.
+    /// When there is no look-up.
     pub fn embeddings(&mut self, ids_tables: &[(Var, Var)], positions: Option<Var>, padding: Option<u32>) -> Var {
-        assert!(!ids_tables.is_empty(), "embeddings needs a look-up");
+        assert!(!ids_tables.is_empty(), "embeddings requires at least one look-up");
         let (ids, table) = (self.tensor(ids_tables[0].0), self.tensor(ids_tables[0].1));
         let out = self.activation(&[ids.dims()[0], ids.dims()[1], table.shape().last()]);
         let needs = ids_tables.iter().fold(false, |any, (_, table)| any | self.used(&[*table]));
@@ -38,7 +40,8 @@ impl Tape {
         y
     }
 
-    /// Rows of x `[.., C]`, by their number among all of its rows: ids `[B, S]`, the result `[B, S, C]`.
+    /// Records a gather of rows of `x`, `[.., C]`. `ids`, `[B, S]`, are row numbers over all outer dimensions. The
+    /// result is `[B, S, C]`.
     pub fn rows(&mut self, x: Var, ids: Var) -> Var {
         let (tx, ids) = (self.tensor(x), self.tensor(ids));
         let needs = self.used(&[x]);
@@ -51,6 +54,7 @@ impl Tape {
         y
     }
 
+    /// Records the gradient of one look-up.
     pub(in crate::tape) fn embedding_backward(
         &mut self,
         op: Embedding,
@@ -66,7 +70,7 @@ impl Tape {
             self.push_op(EmbeddingBackward {
                 ids: op.ids,
                 dout,
-                // Rows of activations, whatever their dimensions.
+                // If the table is an activation, it may have more than two dimensions.
                 dtable: table.map(|t| t.0.reshape(op.table.dims())),
                 dpositions: positions.map(|p| p.0),
                 accumulate_table: table.is_some_and(|t| t.1),
@@ -74,7 +78,7 @@ impl Tape {
                 padding,
             });
         }
-        // The look-ups that added to the result are walked back before the one that wrote it.
+        // The look-up that overwrote the result comes last in the backward pass, after those that added to it.
         if !op.accumulate {
             self.done(y);
         }

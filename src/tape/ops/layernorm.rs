@@ -3,12 +3,12 @@ use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 
 impl Tape {
-    /// LayerNorm of x `[.., C]` with weight and bias `[C]`.
+    /// Records the LayerNorm of `x`, `[.., C]`, with `weight` and `bias`, both `[C]`.
     pub fn layernorm(&mut self, x: Var, weight: Var, bias: Var, eps: f64) -> Var {
         self.push_layernorm(x, None, weight, bias, eps).1
     }
 
-    /// `(x + residual, layernorm(x + residual))` in one pass.
+    /// Records a residual addition fused with LayerNorm. Returns `(x + residual, layernorm(x + residual))`.
     pub fn residual_layernorm(&mut self, x: Var, residual: Var, weight: Var, bias: Var, eps: f64) -> (Var, Var) {
         self.push_layernorm(x, Some(residual), weight, bias, eps)
     }
@@ -37,6 +37,7 @@ impl Tape {
         (sum.unwrap_or(x), y)
     }
 
+    /// Records the gradient of both.
     pub(in crate::tape) fn layernorm_backward(
         &mut self,
         op: LayerNorm,
@@ -46,13 +47,14 @@ impl Tape {
         bias: Var,
         y: Var,
     ) {
-        // What was normalised: the sum where a residual was added, else x.
+        // The value that was normalized: the sum if there is a residual, else x.
         let inner = residual.map_or(x, |(_, sum)| sum);
         if let Some(dout) = self.gradient(y) {
             let (dx, accumulate_dx) = self.target(inner);
             let ((mut dweight, accumulate), (mut dbias, add_bias)) = (self.target(weight), self.target(bias));
             let finished = [dweight, dbias];
-            // A weight used twice with two biases: one of the pair is added to and the other is not.
+            // If a weight is used twice with different biases, only one of the two gradients is added to. Compute both
+            // separately.
             let apart = accumulate != add_bias;
             if apart {
                 (dweight, dbias) = (self.buffer_like(&dweight), self.buffer_like(&dbias));

@@ -3,39 +3,44 @@ use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// How a weight is stored.
+/// Layout of a weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weight {
-    /// `[in, out]`, as GPT-2 is published.
+    /// `[in, out]`, as in the published GPT-2 weights.
     #[default]
     InOut,
-    /// `[out, in]`, as everywhere else, and as a tied embedding is.
+    /// `[out, in]`, as in PyTorch's `nn.Linear`, and as tied embeddings have it.
     OutIn,
 }
 
-/// What goes with a product.
+/// Options of [`Tape::linear`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Affine {
-    /// `[out]`.
+    /// Bias, `[out]`.
     pub bias: Option<Var>,
+    /// Activation, applied after the bias.
     pub activation: Option<Activation>,
-    /// Added last; the shape of the result.
+    /// Added after the activation, in the shape of the result.
     pub residual: Option<Var>,
+    /// Layout of the weight.
     pub weight: Weight,
-    /// Elements to which rows of the result are padded in memory; 0: 8.
+    /// Rows of the result are padded in memory to a multiple of this many elements. 0 means 8.
     pub pad: usize,
 }
 
 impl Affine {
+    /// Returns options with a bias and nothing else.
     pub fn bias(bias: Var) -> Self {
         Affine { bias: Some(bias), ..Affine::default() }
     }
 
+    /// Sets the activation.
     #[must_use]
     pub fn activation(self, kind: Activation) -> Self {
         Affine { activation: Some(kind), ..self }
     }
 
+    /// Sets the residual.
     #[must_use]
     pub fn residual(self, x: Var) -> Self {
         Affine { residual: Some(x), ..self }
@@ -43,7 +48,7 @@ impl Affine {
 }
 
 impl Tape {
-    /// `activation(x W + bias) + residual`: x `[.., in]`, the result `[.., out]`.
+    /// Records `activation(x W + bias) + residual` for `x` of shape `[.., in]`. The result is `[.., out]`.
     pub fn linear(&mut self, x: Var, w: Var, with: Affine) -> Var {
         let (tx, tw) = (self.tensor(x), self.tensor(w));
         let tb = with.weight == Weight::OutIn;
@@ -69,6 +74,7 @@ impl Tape {
         y
     }
 
+    /// Records the gradient of [`Tape::linear`].
     pub(in crate::tape) fn linear_backward(
         &mut self,
         op: Linear,
@@ -85,7 +91,8 @@ impl Tape {
         if let (Epilogue::Activate { kind, pre: Some(pre) }, false) =
             (op.epilogue, self.vars[y.0 as usize].through_activation)
         {
-            // No consumer could fold the derivative into its product: a pass of its own, in place.
+            // No consumer could fuse the activation's derivative into its matrix product, so it needs a separate pass,
+            // in place.
             let dx = self.own(y, dy);
             self.push_op(ActivationBackward { kind, dout: dx, pre, dx });
             dy = dx;
@@ -95,8 +102,8 @@ impl Tape {
             self.push_op(ColumnSum { x: dy, out, accumulate });
         }
         if let Some((kind, pre)) = self.activation_behind(x) {
-            // The gradient of the input first: it also makes x again, in the place of `pre`, for the gradient of the weight.
-            // So x itself lives no longer than the forward product that reads it.
+            // Compute the gradient of the input first: it also recomputes x, in the memory of `pre`, for the gradient
+            // of the weight. So x need not be saved after the forward product that reads it.
             let value = self.needs(w).then(|| self.buffer_like(&pre));
             let (out, _) = self.target(x);
             let product = Linear::product(dy, op.b, out, (false, !op.tb));
@@ -117,15 +124,15 @@ impl Tape {
         self.done(y);
     }
 
-    /// x^T dy, or its transpose for a weight that is stored so.
+    /// Records the gradient of a weight: `x^T dy`, or its transpose if the weight is stored transposed.
     fn weight_gradient(&mut self, transposed: bool, x: Tensor, dy: Tensor, w: Var) {
         let (out, accumulate) = self.target(w);
         let (a, b) = if transposed { (dy, x) } else { (x, dy) };
         self.push_op(Linear { accumulate, ..Linear::product(a, b, out, (true, false)) });
     }
 
-    /// The activation that made `x`, when nothing else reads its result: then the product that makes its gradient may
-    /// differentiate it in its epilogue.
+    /// Returns the activation that computed `x` and its pre-activation, if nothing else reads `x`. The matrix product
+    /// that computes the gradient of `x` can then apply the activation's derivative in its epilogue.
     fn activation_behind(&self, x: Var) -> Option<(Activation, Tensor)> {
         let variable = &self.vars[x.0 as usize];
         if !variable.needs_gradient || variable.gradient.is_some() {

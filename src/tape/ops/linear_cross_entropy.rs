@@ -3,35 +3,35 @@ use crate::tape::node::Node;
 use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
 use crate::tensor::{DType, Tensor};
 
-/// Elements to which rows of logits are padded in memory.
+/// Rows of logits are padded in memory to a multiple of this many elements.
 const PAD: usize = 128;
 
-/// What the strips of a head are recorded from.
+/// A [`Tape::linear_cross_entropy`], from which its strips are recorded.
 #[derive(Clone, Copy)]
 pub(in crate::tape) struct Head {
-    /// `[.., C]`, N rows.
+    /// Input, `[.., C]` with N rows.
     x: Var,
-    /// `[V, C]`.
+    /// Weight, `[V, C]`.
     w: Var,
-    /// `[V]`.
+    /// Bias, `[V]`.
     bias: Option<Var>,
-    /// `[N]`.
+    /// Labels, `[N]`.
     labels: Tensor,
-    /// `[N]`, wide.
+    /// Loss of each row, `[N]`, accumulator type.
     losses: Tensor,
-    /// `[1]`.
+    /// The loss, `[1]`.
     loss: Var,
     options: LossOptions,
 }
 
 impl Tape {
-    /// Mean cross-entropy of the logits `x W^T + bias` against labels: x `[.., C]`, W `[V, C]`, bias `[V]`, as many labels as x
-    /// has rows; the result `[1]`.
+    /// Records the mean cross-entropy of the logits `x W^T + bias` against labels, without storing all logits. `x` is
+    /// `[.., C]`, `w` `[V, C]`, `bias` `[V]`, with one label for each row of `x`. The result is `[1]`.
     ///
-    /// What [`Tape::linear`] and [`Tape::cross_entropy`] make of it, but strip by strip of rows: logits, losses and
-    /// gradients of one, then those of the next in the same memory, so that nothing is computed twice and the logits never
-    /// exist whole. In training [`Tape::backward`] records all of it, since gradients go into each strip; within a segment,
-    /// whose operations are recorded twice, the logits are whole.
+    /// It computes the same as [`Tape::linear`] followed by [`Tape::cross_entropy`], but for one strip of rows after
+    /// the other: the logits, losses and gradients of one strip, then those of the next one in the same memory. Nothing
+    /// is computed twice. In training, all of it is recorded by [`Tape::backward`], because every strip includes
+    /// gradients. Within a segment, whose operations are recorded twice, the logits are stored as a whole.
     pub fn linear_cross_entropy(
         &mut self,
         x: Var,
@@ -57,12 +57,13 @@ impl Tape {
         loss
     }
 
+    /// Records the strips in a training step, with gradients if the loss is differentiated.
     pub(in crate::tape) fn linear_cross_entropy_backward(&mut self, head: Head) {
         let is_differentiated = self.vars[head.loss.0 as usize].uses > 0;
         self.strips(head, is_differentiated);
     }
 
-    /// Records the strips, with gradients or for the loss alone.
+    /// Records the strips. Without `gradients`, they compute only the loss.
     fn strips(&mut self, Head { x, w, bias, labels, losses, loss, options }: Head, gradients: bool) {
         let dbias = bias.filter(|b| gradients && self.needs(*b)).map(|b| self.target(b));
         let dw = (gradients && self.needs(w)).then(|| self.target(w));
@@ -76,7 +77,7 @@ impl Tape {
         };
         let strip = self.buffer(&[height, vocab], PAD);
         let LossOptions { ignore, smoothing, weight, scored, .. } = options;
-        // Without any row the loss is still written.
+        // Without any rows, the loss must still be written.
         for first in (0..rows.max(1)).step_by(height) {
             let count = height.min(rows - first);
             let (x, logits) = (x.row_block(first, count), strip.row_block(0, count));
@@ -110,22 +111,24 @@ impl Tape {
     }
 }
 
-/// Labels as a vector. Too few or too many: left as they are, for the operation's check to refuse.
+/// Returns the labels as a vector. If their number is not `rows`, they are returned unchanged, and the operation's
+/// check refuses them.
 pub(super) fn labels_of(labels: Tensor, rows: usize) -> Tensor {
     if labels.numel() == rows { labels.reshape(&[rows]) } else { labels }
 }
 
-/// Bytes of logits that are made at once in any case.
+/// Bytes of logits that may be computed at once whatever their shape.
 const SMALL: usize = 32 << 20;
 
-/// Rows of a strip of logits, each `pitch` elements: what fits in [`SMALL`], but enough that strips cost little, and all but the
-/// last as equal as multiples of 128 rows (a tile of the kernels) are.
+/// Returns the number of rows in a strip of logits with `pitch` elements per row. A strip has the rows that fit in
+/// [`SMALL`], but at least so many that strips cost little. Strips are nearly equal, and multiples of 128 rows (a tile
+/// of the kernels) except for the last one.
 ///
-/// Against whole logits, every strip reads W twice more, and reads and writes its gradient in f32 once more: 16 V C bytes in f32
-/// beside the 6 h V C FLOPs of its h rows, whatever V and C. A CPU core of 116 GFLOP/s and 20 GB/s takes 15 / h longer for the
-/// head, 3 % at 512 rows; a GPU of 19.5 TFLOP/s in f32 and 2 TB/s takes 26 / h, 5 %. In bf16 it is 12 V C bytes, and 190 / h at
-/// the 190 TFLOP/s of a good kernel: 5 % at 4096 rows. The head is a third of a step of GPT-2, less of anything larger, so that
-/// a step takes less than 2 % longer.
+/// Compared with all logits at once, every strip reads W twice more, and reads and writes its gradient in f32 once
+/// more. In f32 these are 16 V C bytes, next to the 6 h V C FLOPs of a strip of h rows. On a CPU core with 116 GFLOP/s
+/// and 20 GB/s the head takes a fraction of 15 / h longer, 3 % at 512 rows; on a GPU with 19.5 TFLOP/s in f32 and 2
+/// TB/s it is 26 / h, 5 %. In bf16 these are 12 V C bytes and 190 / h at the 190 TFLOP/s of a good kernel, 5 % at 4096
+/// rows. The head is a third of a step of GPT-2 and less of larger models, so a step takes less than 2 % longer.
 fn strip_rows(rows: usize, pitch: usize, float: DType) -> usize {
     let enough = if float == DType::BF16 { 4096 } else { 512 };
     let height = (SMALL / pitch.saturating_mul(float.bytes()).max(1)).max(enough);
@@ -138,7 +141,7 @@ mod tests {
     use crate::tensor::DType;
 
     #[test]
-    fn strips_are_high_enough_and_no_higher_than_they_must() {
+    fn strips_have_enough_rows_and_few_more() {
         for (float, least) in [(DType::F32, 512), (DType::F64, 512), (DType::BF16, 4096)] {
             for pitch in [128, 1024, 8192, 50_304, 262_144] {
                 let height = (SMALL / pitch / float.bytes()).max(least);

@@ -1,4 +1,4 @@
-//! Forward and backward of each operation. One file each.
+//! The forward and backward pass of each operation, one file for each.
 
 mod attention;
 mod cross_entropy;

@@ -4,11 +4,12 @@ use crate::tape::node::Node;
 use crate::tape::{Tape, Var};
 
 impl Tape {
-    /// Mean squared error of x `[.., C]` against as many targets, numbers of the wide type: `[1]`. Targets that are NaN are not
-    /// scored.
+    /// Records the mean squared error of `x`, `[.., C]`, against as many targets of the accumulator type. Elements
+    /// whose target is NaN are not scored. The result is `[1]`.
     pub fn squared_error(&mut self, x: Var, targets: Var, options: LossOptions) -> Var {
         let (tx, targets) = (self.tensor(x), self.tensor(targets));
-        // One target for each row is a vector in a batch. Too few or too many: left for the operation's check to refuse.
+        // Targets may have other dimensions, such as a vector with one target per row. If their number is wrong, they
+        // stay unchanged and the operation's check refuses them.
         let fits = targets.numel() == tx.numel() && targets.is_contiguous();
         let targets = if fits { targets.reshape(&[tx.rows(), tx.width()]) } else { targets };
         let needs = self.used(&[x]);

@@ -1,30 +1,32 @@
-//! Alpha without tuning: a line search on held-out loss along the path of interpolation.
+//! Finds alpha without tuning, by a line search on the held-out loss along the path of interpolation.
 //!
-//! The loss along `(1 - alpha) M1 + alpha D(M2)` is smooth but need not be monotone, and its best alpha depends on how long
-//! either model was trained. Five points find the right quarter, golden sections (Kiefer 1953) narrow it.
+//! The loss along `(1 - alpha) M1 + alpha D(M2)` is smooth but need not be monotone, and the best alpha depends on how
+//! long each model was trained. Five grid points bracket the minimum; golden-section search (Kiefer 1953) narrows the
+//! bracket.
 
 use crate::error::Result;
 
-/// The grid that comes first: quarters.
+/// The grid that is evaluated first.
 const GRID: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
-/// Golden sections after it. Each shortens the bracket of at most 1/2 by 0.618: five leave 0.045.
+/// Number of golden-section steps after the grid. Each shortens the bracket, at most 1/2 wide, by a factor of 0.618;
+/// five leave 0.045.
 const SECTIONS: usize = 5;
-/// The longer part of a golden section.
+/// The longer part of the golden section of 1: (sqrt(5) - 1) / 2.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 
-/// What a search found.
+/// The result of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// With the lowest loss of all that were tried.
+    /// The alpha with the lowest loss of all that were tried.
     pub alpha: f64,
-    /// Every alpha with its loss, in the order of trying.
+    /// Every alpha that was tried, with its loss, in the order of evaluation.
     pub tried: Vec<(f64, f64)>,
 }
 
-/// Minimises `loss` over 0..=1. A loss that is not a number counts as infinite.
+/// Minimises `loss` over 0..=1. A NaN loss counts as infinite.
 ///
 /// # Errors
-/// Those of `loss`.
+/// The errors of `loss`.
 pub fn search(mut loss: impl FnMut(f64) -> Result<f64>) -> Result<Found> {
     let mut tried = Vec::with_capacity(GRID.len() + SECTIONS + 1);
     let mut at = |alpha: f64| -> Result<f64> {

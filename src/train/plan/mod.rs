@@ -1,30 +1,36 @@
-//! The order in which a V-cycle visits its levels.
+//! The plan of a V-cycle: the order in which it trains its levels, and how each stage begins.
+//!
+//! [`v_cycle`] builds the plan. The private module `transition` carries out what begins a stage: initial weights,
+//! coalescing, or interpolation. [`alpha_search`] finds the interpolation weight by a line search.
 
 pub mod alpha_search;
 pub(crate) mod transition;
 
-/// How a leg begins.
+/// How a stage begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// With initial weights.
+    /// With initial weights, or those of the checkpoint that `model.from` names.
     Initialise,
-    /// Coalesced from the level above.
+    /// With weights coalesced from the level above.
     Coalesce,
-    /// De-coalesced from the level below and interpolated with what this level was.
+    /// With the level's own earlier weights, interpolated with the de-coalesced weights of the level below.
     Interpolate,
 }
 
-/// One visit of a level.
+/// A stage of the plan: one visit of a level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedStage {
-    /// From 0, the target.
+    /// The level, counted from 0, which is the target model.
     pub level: usize,
+    /// How the stage begins.
     pub enter: Transition,
-    /// The last visit of this level.
+    /// Whether this is the last visit of the level.
     pub last: bool,
 }
 
-/// Down through all levels and up again; the smallest is visited once. Source: arXiv 2404.07999, Algorithm 1.
+/// Returns the stages of a V-cycle: down through all levels and up again. The smallest level is visited once.
+///
+/// Source: arXiv 2404.07999, Algorithm 1.
 pub fn v_cycle(levels: usize) -> Vec<PlannedStage> {
     let down = (0..levels).map(|level| PlannedStage {
         level,
@@ -45,9 +51,9 @@ mod tests {
 
     #[test]
     fn three_levels() {
-        let legs: Vec<(usize, Transition, bool)> = v_cycle(3).iter().map(|l| (l.level, l.enter, l.last)).collect();
+        let stages: Vec<(usize, Transition, bool)> = v_cycle(3).iter().map(|l| (l.level, l.enter, l.last)).collect();
         assert_eq!(
-            legs,
+            stages,
             [
                 (0, Transition::Initialise, false),
                 (1, Transition::Coalesce, false),

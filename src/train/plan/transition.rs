@@ -1,4 +1,5 @@
-//! How a side enters a stage: initial weights, or one of the operators, with the moments that belong to them.
+//! Begins a stage: initialises its weights or applies a multi-level operator to them, and maps the moments that belong
+//! to them.
 
 use super::Transition;
 use super::alpha_search::search;
@@ -12,65 +13,69 @@ use crate::train::state::{Moments, TrainState};
 use crate::train::trainer::{Context, PlannedStage, Trainer};
 use std::time::Instant;
 
-/// Batches of held-out text on which `alpha = "search"` compares.
+/// Number of held-out batches that `alpha = "search"` evaluates at most.
 const SEARCH_BATCHES: usize = 8;
 
 impl Trainer<'_, '_> {
-    /// Enters a stage: its weights, its moments, the operator before it.
+    /// Begins stage `number` (counted from 0): prepares its weights and moments, and logs the operator that was
+    /// applied.
     pub(in crate::train) fn begin(&mut self, number: usize) -> Result<TrainState> {
-        let PlannedStage { level, enter, stage, .. } = self.legs[number];
+        let PlannedStage { level, enter, stage, .. } = self.stages[number];
         (self.at.stage, self.at.level, self.stage_step) = (number + 1, level + 1, 0);
         let begin = Instant::now();
-        let own = self.waiting[level].take();
+        let own = self.idle[level].take();
         let (params, moments) = own.map_or((None, None), |own| (Some(own.params), own.moments));
-        let mut learner = self.learner(level, params)?;
+        let mut train_state = self.train_state(level, params)?;
         let transfer = stage.optimizer == OptimizerState::Transfer;
         let (spent, alpha) = match enter {
             Transition::Initialise => {
-                learner.params.initialise(self.context.device, self.context.config.seed)?;
-                self.start(&learner)?;
+                train_state.params.initialise(self.context.device, self.context.config.seed)?;
+                self.start(&train_state)?;
                 (0, None)
             }
-            Transition::Coalesce => (self.coalesce(level, &mut learner, transfer)?, None),
+            Transition::Coalesce => (self.coalesce(level, &mut train_state, transfer)?, None),
             Transition::Interpolate => {
-                let (spent, alpha) = self.interpolate(level, &mut learner, moments.filter(|_| transfer))?;
+                let (spent, alpha) = self.interpolate(level, &mut train_state, moments.filter(|_| transfer))?;
                 (spent, Some(alpha))
             }
         };
-        learner.params_changed();
+        train_state.params_changed();
         self.at.flops += spent;
         self.at.hardware_flops += spent;
         self.at.seconds += begin.elapsed().as_secs_f64();
         let name = match enter {
-            Transition::Initialise => return Ok(learner),
+            Transition::Initialise => return Ok(train_state),
             Transition::Coalesce => "coalesce",
             Transition::Interpolate => "interpolate",
         };
         self.context.device.timings().mark(name, number as u64 + 1, begin);
         self.metrics.write(&Event::Operator { at: self.at, name, flops_spent: spent, alpha })?;
-        Ok(learner)
+        Ok(train_state)
     }
 
-    /// Writes the weights of the checkpoint that the run begins with, if it does, over the initial ones.
-    fn start(&mut self, learner: &TrainState) -> Result<()> {
+    /// Replaces the initial weights by those of the checkpoint in `model.from`, if there is one.
+    fn start(&mut self, train_state: &TrainState) -> Result<()> {
         let Context { config, device, progress, .. } = &mut *self.context;
         let Some(from) = &config.model.from else { return Ok(()) };
-        let Begun { fresh, unused, notes } = begin(from, &*learner.model, &learner.params, *device).at("model.from")?;
+        let Begun { fresh, unused, notes } =
+            begin(from, &*train_state.model, &train_state.params, *device).at("model.from")?;
         notes.iter().for_each(|text| progress.note(&format!("  {text}")));
         let listed = |what: &str, names: &[String]| match names {
             [] => String::new(),
             names => format!("; {what}: {}", names.join(", ")),
         };
-        let text = format!("  weights of {}{}{}", from.display(), listed("new", &fresh), listed("left out", &unused));
+        let text =
+            format!("  loaded weights of {}{}{}", from.display(), listed("new", &fresh), listed("not used", &unused));
         progress.note(&text);
         Ok(())
     }
 
-    /// `level` from the one above. Returns FLOPs.
+    /// Coalesces the level above into `small`, the state of `level`; with `transfer` its moments too. Returns the FLOPs
+    /// spent.
     fn coalesce(&mut self, level: usize, small: &mut TrainState, transfer: bool) -> Result<u64> {
         let Context { config, device, .. } = &mut *self.context;
         let (scheme, rules) = (config.levels[level].scheme(), config.rules());
-        let Some(big) = &self.waiting[level - 1] else { unreachable!("the level above was trained before") };
+        let Some(big) = &self.idle[level - 1] else { unreachable!("the level above was trained earlier") };
         let mut flops = coalesce(*device, &big.params, &small.params, &scheme, &rules)?.flops;
         if let (true, Some(from)) = (transfer, &big.moments) {
             let to = &mut small.moments;
@@ -81,10 +86,11 @@ impl Trainer<'_, '_> {
         Ok(flops)
     }
 
-    /// `level` mixed with the one below, which is given back. `moments`: the level's own of before, when they are to be
-    /// mixed too. Returns FLOPs and alpha.
+    /// Interpolates `big`, the state of `level`, with the de-coalesced level below, and frees that level. `moments` are
+    /// the level's own moments from its earlier stage if moments are to be interpolated too. Returns the FLOPs spent
+    /// and alpha.
     fn interpolate(&mut self, level: usize, big: &mut TrainState, moments: Option<Moments>) -> Result<(u64, f64)> {
-        let Some(small) = self.waiting[level + 1].take() else { unreachable!("the level below was trained before") };
+        let Some(small) = self.idle[level + 1].take() else { unreachable!("the level below was trained earlier") };
         let (mut flops, alpha) = match self.context.config.levels[level + 1].alpha.unwrap_or(Alpha::Fixed(1.0)) {
             Alpha::Fixed(alpha) => (0, alpha),
             Alpha::Search(_) => self.search(level, big, &small.params)?,
@@ -97,7 +103,7 @@ impl Trainer<'_, '_> {
             let to = &mut big.moments;
             flops += interpolate_as(Quantity::Gradients, *device, &to.m, &from.m, alpha, &scheme, &rules)?.flops;
             flops += interpolate_as(Quantity::Squares, *device, &to.v, &from.v, alpha, &scheme, &rules)?.flops;
-            // The bias corrections are those of the moments that weigh more.
+            // Take the bias corrections of the moments with the larger weight.
             to.updates = if alpha > 0.5 { from.updates } else { own.updates };
             own.free(*device);
         }
@@ -106,7 +112,8 @@ impl Trainer<'_, '_> {
         Ok((flops, alpha))
     }
 
-    /// The alpha with the lowest held-out loss. Leaves `big` as it was. Returns FLOPs and alpha.
+    /// Searches for the alpha with the lowest held-out loss, leaving `big` unchanged. Returns the FLOPs spent and
+    /// alpha.
     fn search(&mut self, level: usize, big: &mut TrainState, small: &Store) -> Result<(u64, f64)> {
         let (scheme, rules) = (self.context.config.levels[level + 1].scheme(), self.context.config.rules());
         let base = Store::new(big.params.table.clone(), self.context.device)?;

@@ -4,7 +4,7 @@ use super::{Point, cells, json_of, ok, row, write};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
-use vcycle::report::run::Side;
+use vcycle::report::run::BranchLog;
 use vcycle::report::savings::Savings;
 
 /// Best at step 100: 4.0 after 1000e9 FLOPs and 50 s. Not at its end.
@@ -44,8 +44,9 @@ fn page(dir: &Path) -> String {
 
 /// What `vcycle train` prints of two sides.
 fn printed(dir: &Path) -> Option<String> {
-    let side =
-        |name: &str| Side::read(&dir.join("run").join(name).join("metrics.jsonl"), name).expect("metrics").points();
+    let side = |name: &str| {
+        BranchLog::read(&dir.join("run").join(name).join("metrics.jsonl"), name).expect("metrics").points()
+    };
     Savings::of(&side("vcycle"), &side("scratch")).map(|savings| savings.to_string())
 }
 
@@ -53,8 +54,8 @@ fn printed(dir: &Path) -> Option<String> {
 fn exactly_as_good_counts_and_seconds_are_saved_by_themselves() {
     let dir = run(&CYCLE, &SCRATCH);
     let text = printed(dir.path()).expect("savings");
-    assert_eq!(row(&text, "scratch at"), "scratch at its best 4.0000 1.000e12 50.0");
-    assert_eq!(row(&text, "V-cycle when"), "V-cycle when as good 4.0000 6.100e11 45.0");
+    assert_eq!(row(&text, "baseline (scratch) at"), "baseline (scratch) at its best 4.0000 1.000e12 50.0");
+    assert_eq!(row(&text, "V-cycle on"), "V-cycle on reaching the baseline's best loss 4.0000 6.100e11 45.0");
     assert_eq!(row(&text, "V-cycle at"), "V-cycle at its best 3.8000 7.000e11 47.5");
     assert!(text.contains("saved: 39.0 % of the FLOPs and 10.0 % of the seconds"), "{text}");
 
@@ -62,7 +63,7 @@ fn exactly_as_good_counts_and_seconds_are_saved_by_themselves() {
     assert_eq!(row(&text, "run/vcycle"), "run/vcycle 3.8000 80 700e9 47.5 3.9000 90 800e9 49.0");
     assert_eq!(row(&text, "run/scratch"), "run/scratch 4.0000 100 1.00e12 50.0 4.1000 120 1.20e12 90.0");
     let (_, against) = text
-        .split_once("as good as run/scratch at its best: 4.0000, after 1.00e12 FLOPs and 50.0 s")
+        .split_once("reaching the best loss of run/scratch: 4.0000, after 1.00e12 FLOPs and 50.0 s")
         .expect("a baseline");
     assert_eq!(row(against, "run/vcycle"), "run/vcycle 75 610e9 39.0 % 45.0 10.0 %");
 
@@ -87,8 +88,11 @@ fn exactly_as_good_counts_and_seconds_are_saved_by_themselves() {
 
     let page = page(dir.path());
     assert!(page.contains("(held-out loss 4.0000) with 39.0 % fewer FLOPs and in 10.0 % less time."), "{page}");
-    assert_eq!(cells(&page, "scratch at its best"), ["4.0000", "1.00e12", "", "50.0", ""]);
-    assert_eq!(cells(&page, "V-cycle when as good"), ["4.0000", "610e9", "39.0 %", "45.0", "10.0 %"]);
+    assert_eq!(cells(&page, "baseline (scratch) at its best"), ["4.0000", "1.00e12", "", "50.0", ""]);
+    assert_eq!(
+        cells(&page, "V-cycle on reaching the baseline&#39;s best loss"),
+        ["4.0000", "610e9", "39.0 %", "45.0", "10.0 %"]
+    );
     assert_eq!(cells(&page, "V-cycle at its best"), ["3.8000", "700e9", "30.0 %", "47.5", "5.0 %"]);
 }
 
@@ -98,30 +102,33 @@ fn fewer_flops_in_more_time() {
     let text = printed(dir.path()).expect("savings");
     assert!(text.contains("saved: 10.0 % of the FLOPs and -30.0 % of the seconds"), "{text}");
     let text = ok(dir.path(), &["compare", "run"]);
-    let (_, against) = text.split_once("as good as").expect("a baseline");
+    let (_, against) = text.split_once("reaching the best loss of").expect("a baseline");
     assert_eq!(row(against, "run/vcycle"), "run/vcycle 60 900e9 10.0 % 65.0 -30.0 %");
     let page = page(dir.path());
     assert!(page.contains("with 10.0 % fewer FLOPs and in 30.0 % more time."), "{page}");
-    assert_eq!(cells(&page, "V-cycle when as good"), ["3.9000", "900e9", "10.0 %", "65.0", "-30.0 %"]);
+    assert_eq!(
+        cells(&page, "V-cycle on reaching the baseline&#39;s best loss"),
+        ["3.9000", "900e9", "10.0 %", "65.0", "-30.0 %"]
+    );
 }
 
 #[test]
 fn a_target_that_is_never_reached() {
     let dir = run(&NEVER, &SCRATCH);
     let text = printed(dir.path()).expect("both were evaluated");
-    assert!(!text.contains("when as good"), "{text}");
+    assert!(!text.contains("on reaching"), "{text}");
     // 4.01, the best, less 4.0.
-    assert!(text.contains("saved: nothing") && text.contains("0.0100 above the scratch run's best loss"), "{text}");
+    assert!(text.contains("saved: nothing") && text.contains("0.0100 above the baseline's best loss"), "{text}");
     let text = ok(dir.path(), &["compare", "run"]);
     assert!(text.contains("never reaches it: ends 0.0123 above, 0.0100 above at its best"), "{text}");
     let pair = &json_of(dir.path(), &["run"])["pairs"][0];
     assert_eq!(["reached", "flops_saved", "seconds_saved"].map(|key| &pair[key]), [&Value::Null; 3]);
     let page = page(dir.path());
     assert!(
-        page.contains("Nothing is saved: the V-cycle stays 0.0100 above the scratch run&#39;s best loss, 4.0000."),
+        page.contains("Nothing is saved: the V-cycle stays 0.0100 above the best loss of the baseline, 4.0000."),
         "{page}"
     );
-    assert!(!page.contains("<td>V-cycle when as good</td>"));
+    assert!(!page.contains("<td>V-cycle on reaching the baseline&#39;s best loss</td>"));
     assert_eq!(cells(&page, "V-cycle at its best"), ["4.0100", "400e9", "20.0"]);
     // A run that is best at its end says so once.
     let dir = run(&NEVER[..2], &SCRATCH);
@@ -187,10 +194,10 @@ fn several_baselines_each_with_its_own_target() {
     // 700e9 beside 900e9, and 47.5 s beside 65 s: 22.2 % and 26.9 %.
     let text = ok(at, &[&["compare"], &args[..]].concat());
     let (first, second) =
-        text.split_once("as good as slow at its best: 3.9000, after 900e9 FLOPs and 65.0 s").expect("a second");
+        text.split_once("reaching the best loss of slow: 3.9000, after 900e9 FLOPs and 65.0 s").expect("a second");
     assert_eq!(row(second, "run/vcycle"), "run/vcycle 80 700e9 22.2 % 47.5 26.9 %");
     assert_eq!(row(second, "run/scratch"), "run/scratch never reaches it: ends 0.2000 above, 0.1000 above at its best");
-    let (_, first) = first.split_once("as good as run/scratch").expect("a first");
+    let (_, first) = first.split_once("reaching the best loss of run/scratch").expect("a first");
     assert_eq!(row(first, "slow"), "slow 60 900e9 10.0 % 65.0 -30.0 %");
 }
 

@@ -109,8 +109,8 @@ fn all_places_tell_what_the_metrics_say() {
         assert_eq!(numbers.len(), 3, "{line}");
         [eval.loss, eval.flops as f64, eval.seconds].iter().zip(numbers).for_each(|(value, text)| is(text, *value));
     };
-    point("scratch at its best", &target);
-    point("V-cycle when as good", &reached);
+    point("baseline (scratch) at its best", &target);
+    point("V-cycle on reaching the baseline's best loss", &reached);
     point("V-cycle at its best", &lowest);
     let sentence = row(&said, "saved:");
     let words: Vec<&str> = sentence.split_whitespace().collect();
@@ -134,7 +134,7 @@ fn all_places_tell_what_the_metrics_say() {
     mark(&json["runs"][1]["best"], &target);
     assert_eq!([&pair["flops_saved"], &pair["seconds_saved"]].map(|v| v.as_f64().expect("a number")), saved);
     let text = ok(at, &["compare", "run"]);
-    let (runs, against) = text.split_once("as good as run/scratch at its best: ").expect("a baseline");
+    let (runs, against) = text.split_once("reaching the best loss of run/scratch: ").expect("a baseline");
     let line = row(runs, "run/vcycle");
     let numbers: Vec<&str> = line.split(' ').skip(1).collect();
     let end = all.iter().max_by_key(|eval| eval.flops).expect("an end");
@@ -168,8 +168,8 @@ fn all_places_tell_what_the_metrics_say() {
     );
     assert!(page.contains(&headline), "{headline}");
     for (name, eval, has_share) in [
-        ("scratch at its best", &target, false),
-        ("V-cycle when as good", &reached, true),
+        ("baseline (scratch) at its best", &target, false),
+        ("V-cycle on reaching the baseline&#39;s best loss", &reached, true),
         ("V-cycle at its best", &lowest, true),
     ] {
         let found = cells(&page, name);

@@ -1,4 +1,4 @@
-//! Configurations of augmentation, flips and shifts.
+//! The augmentation configuration, flips and shifts.
 
 use super::*;
 use vcycle::data::images::AugmentConfig;

@@ -1,4 +1,4 @@
-//! Folders of JPEG and PNG files.
+//! Class folders of JPEG and PNG files.
 
 use super::*;
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
@@ -28,7 +28,7 @@ fn classes_and_files_go_by_name() {
     file(&dir, "set/bee/z.png", png([1, 0, 0]));
     file(&dir, "set/dog/grey.png", encoded(GrayImage::from_pixel(6, 6, Luma([4])), ImageFormat::Png));
     file(&dir, "set/dog/half.png", encoded(RgbaImage::from_pixel(6, 6, Rgba([5, 6, 7, 128])), ImageFormat::Png));
-    // Neither of these is an image.
+    // None of these is an image.
     file(&dir, "set/dog/notes.txt", "text");
     file(&dir, "set/dog/.hidden.png", "text");
     file(&dir, "set/README.md", "text");
@@ -54,14 +54,14 @@ fn more_files_than_are_decoded_at_a_time_keep_their_order() {
 #[test]
 fn the_centre_square_is_resized() {
     let dir = folder();
-    // Left and right thirds are of another colour, which does not show.
+    // The left and right thirds have another colour and must not show.
     let mut wide = plain(24, 8, [250, 0, 0]);
     for (x, y) in (8..16).flat_map(|x| (0..8).map(move |y| (x, y))) {
         wide.put_pixel(x, y, Rgb([20, 60, 100]));
     }
     file(&dir, "set/a/wide.png", encoded(wide.clone(), ImageFormat::Png));
     file(&dir, "set/a/xhigh.png", encoded(image::imageops::rotate90(&wide), ImageFormat::Png));
-    // The name says nothing of the format.
+    // The extension does not match the format.
     file(&dir, "set/a/yplain.png", encoded(plain(24, 8, [20, 60, 100]), ImageFormat::Jpeg));
     for (size, filter) in [(4, Filter::Bilinear), (4, Filter::Bicubic), (8, Filter::Bilinear), (16, Filter::Bicubic)] {
         let images = classes(&dir, size, filter).unwrap();
@@ -69,8 +69,8 @@ fn the_centre_square_is_resized() {
         for i in 0..3 {
             for (plane, wanted) in images.sample(i).0.chunks(size * size).zip([20u8, 60, 100]) {
                 let far = plane.iter().map(|v| v.abs_diff(wanted)).max().unwrap();
-                // Means of luma and chroma are quantised to about a level, half a level off at most, and chroma counts up to
-                // 1.772 times; conversions there and back round. PNG is exact.
+                // JPEG quantises the means of luma and chroma to about one level, an error of up to half a level, and
+                // chroma is weighted by up to 1.772; the conversions both ways also round. PNG is exact.
                 assert!(far <= if i == 2 { 3 } else { 0 }, "image {i} at {size}: {far}");
             }
         }
@@ -83,7 +83,7 @@ fn folders_that_are_none_are_errors() {
     let size = |size| classes(&dir, size, Filter::Bilinear);
     error_with(size(4), &["cannot read", "set"]);
     file(&dir, "set/loose.png", encoded(plain(4, 4, [0; 3]), ImageFormat::Png));
-    error_with(size(4), &["set", "no folder in it"]);
+    error_with(size(4), &["set", "no class folders"]);
     file(&dir, "set/a/good.png", encoded(plain(4, 4, [0; 3]), ImageFormat::Png));
     size(4).unwrap();
     error_with(size(0), &["size: 0"]);
@@ -97,7 +97,7 @@ fn folders_that_are_none_are_errors() {
         ("cut.png", encoded(RgbImage::from_raw(32, 32, bytes(3072, 0)).unwrap(), ImageFormat::Png)[..1500].to_vec()),
     ] {
         let path = file(&dir, &format!("set/b/{name}"), bytes);
-        error_with(size(4), &[name, "cannot decode it"]);
+        error_with(size(4), &[name, "cannot decode the image"]);
         fs::remove_file(path).unwrap();
     }
 }
@@ -110,7 +110,7 @@ fn damaged_images_decode_or_are_errors() {
         let good = encoded(image.clone(), format);
         for i in 0..100 {
             let mut bad = good.clone();
-            // The first bytes, where sizes are, and some all over it.
+            // The first bytes, which contain the sizes, and some bytes throughout the file.
             let at = if i < 64 { i } else { i * 7919 % good.len() };
             bad[at] ^= [0xff, 0x80, 0x01][i % 3];
             if i % 5 == 0 {
@@ -126,18 +126,18 @@ fn damaged_images_decode_or_are_errors() {
     }
 }
 
-/// A decoder that fills up what is missing would train a model on pixels that nobody took.
+/// A decoder that fills in missing pixels would train a model on invented data.
 #[test]
 fn an_image_that_is_cut_short_is_refused_wherever_it_is_cut() {
     let dir = folder();
     let image = RgbImage::from_raw(24, 20, bytes(24 * 20 * 3, 1)).unwrap();
     for format in [ImageFormat::Png, ImageFormat::Jpeg] {
         let good = encoded(image.clone(), format);
-        // The mark of a JPEG's end, and the length, name and sum of a PNG's last part, come after the last pixel.
+        // The end marker of a JPEG, and the last chunk of a PNG (length, name and checksum), follow the last pixel.
         let last = if format == ImageFormat::Png { good.len() - 12 } else { good.len() - 1 };
         for length in (1..last).step_by(29).chain([last - 1, last - 2, last - 3]) {
             let path = file(&dir, "set/a/cut.jpg", &good[..length]);
-            error_with(classes(&dir, 8, Filter::Bilinear), &["cut.jpg", "cannot decode it"]);
+            error_with(classes(&dir, 8, Filter::Bilinear), &["cut.jpg", "cannot decode the image"]);
             fs::remove_file(path).unwrap();
         }
         let path = file(&dir, "set/a/whole.jpg", [&good[..], b"behind it"].concat());

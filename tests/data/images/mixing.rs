@@ -1,4 +1,4 @@
-//! Mixup and cutmix: shares, rectangles, what is exchanged.
+//! Mixup and CutMix: shares, rectangles, and the exchange of pixels.
 
 use vcycle::data::images::mixing::{Mix, MixConfig};
 use vcycle::data::random::Random;
@@ -41,14 +41,14 @@ fn shares_follow_the_beta_distribution() {
         assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
         let mean = shares.iter().sum::<f64>() / 4000.0;
         let variance = shares.iter().map(|share| (share - 0.5).powi(2)).sum::<f64>() / 4000.0;
-        // Beta(a, a) has the mean 1/2 and the variance 1 / (4 (2 a + 1)). Six standard errors: deviations are at most 1/2, those
-        // of the squared distance at most 1/8.
+        // Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)). The bounds are six standard errors: standard
+        // deviations are at most 1/2, those of the squared distance at most 1/8.
         assert!((mean - 0.5).abs() < 0.048, "{alpha}: {mean}");
         assert!((variance - 0.25 / (2.0 * alpha + 1.0)).abs() < 0.012, "{alpha}: {variance}");
     }
 }
 
-/// Where a rectangle lies inside, its area is 1 - share of the image's.
+/// A rectangle that is not clipped covers 1 - share of the image.
 #[test]
 fn a_rectangle_has_the_area_that_was_drawn() {
     const SIZE: usize = 1000;
@@ -57,14 +57,14 @@ fn a_rectangle_has_the_area_that_was_drawn() {
         let Mix::Cut { left, right, top, bottom } = config.draw(SIZE, &mut Random::new(5, [number])) else {
             panic!("always cut")
         };
-        // The same numbers again: whether to mix at all, then the share.
+        // Draw the same random numbers again: whether to mix at all, then the share.
         let mut draws = Random::new(5, [number]);
         draws.chance(config.probability);
         let area = 1.0 - draws.beta(config.cutmix);
         if left > 0 && right < SIZE && top > 0 && bottom < SIZE {
             inside += 1;
             for side in [right - left, bottom - top] {
-                // A side is an even number of pixels, so off by one of them at most.
+                // A side is an even number of pixels, so it is off by at most one pixel.
                 assert!((side as f64 - area.sqrt() * SIZE as f64).abs() <= 1.0 + 1e-9, "{side} of {area}");
             }
         }
@@ -87,7 +87,8 @@ fn a_share_is_what_is_left_of_an_image() {
             seen.push(f64::from(own));
         }
         if size > 1 {
-            // A rectangle is 1 - share of the image where it lies inside, less elsewhere: more than half is left on average.
+            // A rectangle covers 1 - share of the image, or less if it is clipped, so on average more than half of the
+            // image is left.
             let mean = seen.iter().sum::<f64>() / seen.len() as f64;
             assert!((0.55..0.85).contains(&mean), "{size}: {mean}");
         }

@@ -1,5 +1,5 @@
-//! Promise: labelled images come out of every format as they went in, or a sentence says what is wrong; and a batch of them is a
-//! function of seed, step and row.
+//! Promise: labelled images are read unchanged from every format, or an error says what is wrong; and a batch of images
+//! is a function of seed, step and row.
 
 mod augment;
 mod folder;
@@ -30,7 +30,7 @@ fn file(dir: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     path
 }
 
-/// The error's text, which must have all of `parts`.
+/// Returns the error message, which must contain all `parts`.
 fn error_with<T>(result: Result<T>, parts: &[&str]) -> String {
     let Err(error) = result else { panic!("no error; wanted one with {parts:?}") };
     let text = error.to_string();
@@ -44,17 +44,17 @@ fn prepared(dir: &TempDir, spec: &ImageSpec) -> Result<Images> {
     prepare(spec, &dir.path().join("cache"), &mut |_| {})
 }
 
-/// As it comes.
+/// Prepares images with default options.
 fn read(dir: &TempDir, files: ImageFiles) -> Result<Images> {
     prepared(dir, &ImageSpec::new(files))
 }
 
-/// Bytes that follow from their position.
+/// Returns `count` bytes that are a function of position and seed.
 fn bytes(count: usize, seed: usize) -> Vec<u8> {
     (0..count).map(|i| ((i * i * 31 + i * 7 + seed * 131) >> 2) as u8).collect()
 }
 
-/// A shard of `count` images `[channels, size, size]`; image `i` has class `i % classes`.
+/// Writes a shard of `count` images `[channels, height, width]`; image `i` has class `i % classes`.
 fn shard(path: &Path, count: usize, [channels, height, width]: [usize; 3], classes: usize) -> Images {
     let mut writer = ImageWriter::create(path, [channels, height, width]).expect("a writer");
     for i in 0..count {

@@ -35,17 +35,18 @@ fn every_other_operation_changes_something() {
 fn values_are_spread() {
     assert_eq!(applied(Operation::AutoContrast, 1.0, &[50, 62, 101, 150], 2), [0, 31, 130, 255]);
     assert_eq!(applied(Operation::AutoContrast, 1.0, &[50; 4], 2), [50; 4]);
-    // Each channel by itself.
+    // Each channel separately.
     let colours = [[0, 0, 0, 1], [9, 10, 9, 10], [0, 255, 3, 4]].concat();
     let wanted = [[0, 0, 0, 255], [0, 255, 0, 255], [0, 255, 3, 4]].concat();
     assert_eq!(applied(Operation::AutoContrast, 1.0, &colours, 2), wanted);
 
-    // 1,024 pixels: 511 of 10, 256 of 20, 257 of 30. A step is (1,024 - 257) / 255 = 3 pixels, and half of one is before the
-    // first: 1 / 3, (1 + 511) / 3, (1 + 511 + 256) / 3 (256, at most 255).
+    // 1,024 pixels: 511 with value 10, 256 with 20, 257 with 30. A step is (1,024 - 257) / 255 = 3 pixels, and the sum
+    // starts at half a step (1): the new values are 1 / 3, (1 + 511) / 3, and (1 + 511 + 256) / 3 = 256, clamped to
+    // 255.
     let image: Vec<u8> = [vec![10; 511], vec![20; 256], vec![30; 257]].concat();
     let wanted: Vec<u8> = [vec![0; 511], vec![170; 256], vec![255; 257]].concat();
     assert_eq!(applied(Operation::Equalize, 1.0, &image, 32), wanted);
-    // Less than a step for each value: nothing to spread.
+    // The step is less than one pixel, so nothing changes.
     assert_eq!(applied(Operation::Equalize, 1.0, &[1, 2, 3, 4], 2), [1, 2, 3, 4]);
     assert_eq!(applied(Operation::Equalize, 1.0, &[9; 1024], 32), [9; 1024]);
 }
@@ -64,15 +65,16 @@ fn enhancing_goes_from_the_degenerate_image_through_this_one() {
     // Factors 1.9 and 0.1.
     assert_eq!(applied(Operation::Brightness, 1.0, &[0, 10, 100, 200], 2), [0, 19, 190, 255]);
     assert_eq!(applied(Operation::Brightness, -1.0, &[0, 10, 100, 200], 2), [0, 1, 10, 20]);
-    // Their mean is 100.
+    // The mean is 100.
     assert_eq!(applied(Operation::Contrast, 1.0, &[50, 90, 100, 160], 2), [5, 81, 100, 214]);
     assert_eq!(applied(Operation::Contrast, -1.0, &[50, 90, 100, 160], 2), [95, 99, 100, 106]);
-    // A grey of 0.299 100 + 0.587 50 + 0.114 200 = 82.05: 82.
+    // The luma is 0.299 x 100 + 0.587 x 50 + 0.114 x 200 = 82.05, rounded to 82.
     let colours: Vec<u8> = [100u8, 50, 200].iter().flat_map(|&v| [v; 4]).collect();
     let wanted: Vec<u8> = [116u8, 21, 255].iter().flat_map(|&v| [v; 4]).collect();
     assert_eq!(applied(Operation::Colour, 1.0, &colours, 2), wanted);
     assert_eq!(applied(Operation::Colour, 1.0, &[1, 2, 3, 4], 2), [1, 2, 3, 4], "grey has no colour");
-    // A pixel of 139 on black: smoothed 139 x 5 / 13 = 53.46, 53; then 53 + 1.9 (139 - 53) and 53 + 0.1 (139 - 53).
+    // A pixel of 139 on black: smoothed 139 x 5 / 13 = 53.46, rounded to 53; then 53 + 1.9 (139 - 53) and 53 + 0.1 (139
+    // - 53).
     let dot = [0, 0, 0, 0, 139, 0, 0, 0, 0];
     assert_eq!(applied(Operation::Sharpness, 1.0, &dot, 3), [0, 0, 0, 0, 216, 0, 0, 0, 0]);
     assert_eq!(applied(Operation::Sharpness, -1.0, &dot, 3), [0, 0, 0, 0, 62, 0, 0, 0, 0]);
@@ -80,18 +82,18 @@ fn enhancing_goes_from_the_degenerate_image_through_this_one() {
 
 #[test]
 fn images_move_turn_and_lean() {
-    // A share of 1 / 3 of the side moves by a whole pixel: what is at x comes from x + 1.
+    // A translation by 1/3 of the side is one pixel: the pixel at x comes from x + 1.
     let strength = 331.0 / 150.0 / 3.0;
     let image = [1, 2, 3, 4, 5, 6, 7, 8, 9];
     assert_eq!(applied(Operation::TranslateX, strength, &image, 3), [2, 3, 0, 5, 6, 0, 8, 9, 0]);
     assert_eq!(applied(Operation::TranslateX, -strength, &image, 3), [0, 1, 2, 0, 4, 5, 0, 7, 8]);
     assert_eq!(applied(Operation::TranslateY, strength, &image, 3), [4, 5, 6, 7, 8, 9, 0, 0, 0]);
-    // Rows one from the centre lean by 0.3 pixels.
+    // Rows at distance 1 from the centre are sheared by 0.3 pixels.
     let image = [0, 100, 200, 0, 100, 200, 0, 100, 200];
     assert_eq!(applied(Operation::ShearX, 1.0, &image, 3), [0, 70, 170, 0, 100, 200, 30, 130, 140]);
     let columns = [0, 0, 0, 100, 100, 100, 200, 200, 200];
     assert_eq!(applied(Operation::ShearY, 1.0, &columns, 3), [0, 0, 30, 70, 100, 130, 170, 200, 140]);
-    // Turned there and back, a smooth image is where it was, but for what left at the corners and what is smoothed.
+    // A smooth image that is rotated back and forth is restored, except for clipped corners and smoothing.
     let size = 41;
     let smooth: Vec<u8> = (0..size * size).map(|i| (100.0 + 50.0 * ((i % size) as f64 / 9.0).sin()) as u8).collect();
     let back = applied(Operation::Rotate, -0.8, &applied(Operation::Rotate, 0.8, &smooth, size), size);
@@ -100,8 +102,8 @@ fn images_move_turn_and_lean() {
         let inner = (0..size * size).filter(|i| i % size / 11 == 1 && i / size / 11 == 1);
         inner.map(|i| a[i].abs_diff(smooth[i])).max().unwrap()
     };
-    // Bilinear values of a curve whose second derivative is 50 / 81 are 0.08 too small, twice, along both axes; values are
-    // rounded twice by up to a half, and cut off before.
+    // Bilinear interpolation of a curve with second derivative 50 / 81 is off by 0.08, along both axes and in both
+    // rotations. Values are also rounded twice by up to one half, and truncated when the image is built.
     assert!(far(&back) <= 2, "{}", far(&back));
     assert!(far(&turned) > 4, "{}", far(&turned));
 }

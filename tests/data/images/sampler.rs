@@ -1,4 +1,4 @@
-//! Batches: patches, epochs, shares and labels, parts of a batch, validation.
+//! Image batches: patches, epochs, shares and labels, parts of a batch, validation.
 
 use super::*;
 use std::collections::HashSet;
@@ -47,9 +47,9 @@ fn sampler(seed: u64, shape: PatchShape, augment: &str) -> ImageSampler {
     ImageSampler::new(seed, [0, 1], shape, &config(augment), &ViewConfig::default()).expect("a sampler")
 }
 
-/// Everything at once.
-const ALL: &str = "padding = 1\nflip = 0.5\n[resized_crop]\n[randaugment]\ndeviation = 0.5\n[mixing]\nmixup = 0.8\ncutmix = 1.0\n\
-                   by = 'pair'";
+/// A configuration with all augmentations.
+const ALL: &str = "padding = 1\nflip = 0.5\n[resized_crop]\n[randaugment]\ndeviation = 0.5\n\
+                   [mixing]\nmixup = 0.8\ncutmix = 1.0\nby = 'pair'";
 
 #[test]
 fn patches_are_where_the_model_expects_them() {
@@ -72,7 +72,7 @@ fn patches_are_where_the_model_expects_them() {
                 let x = number % (image / patch) * patch + element % patch;
                 (f64::from(pixels[(channel * image + y) * image + x]) / 255.0 - 0.5) / 0.25
             };
-            // Two products and a sum of numbers up to 4, in f32.
+            // Two multiplications and an addition of numbers up to 4, in f32.
             assert!(
                 (f64::from(found) - wanted).abs() <= 4.0 * 3.0 * f64::from(f32::EPSILON),
                 "{i}: {found}, not {wanted}"
@@ -116,7 +116,7 @@ fn epochs_have_each_image_once() {
             assert_eq!(epoch.iter().collect::<HashSet<_>>().len(), count);
         }
         if count >= 64 {
-            assert_ne!(drawn[..count], drawn[count..2 * count], "each epoch has an order of its own");
+            assert_ne!(drawn[..count], drawn[count..2 * count], "each epoch has its own order");
             assert_ne!(drawn[..count], (0..count).collect::<Vec<_>>());
         }
         for step in 0..20 {
@@ -135,7 +135,7 @@ fn epochs_have_each_image_once() {
     }
 }
 
-/// Whether rows `row - 1` and `row` are of two epochs, where they may be the same image.
+/// Whether rows `row - 1` and `row` belong to different epochs, so that they may show the same image.
 fn straddles(step: u64, row: usize, images: usize, world: usize, count: usize) -> bool {
     let at = |row: usize| (step as usize * world * images + row % images) / count;
     at(row) != at(row - 1)
@@ -143,14 +143,14 @@ fn straddles(step: u64, row: usize, images: usize, world: usize, count: usize) -
 
 #[test]
 fn orders_are_even() {
-    // Where an image stands in an epoch, over many epochs: uniform. 500 expected, six standard deviations are 130.
+    // The position of an image in an epoch is uniform over many epochs: 500 expected, six standard deviations are 130.
     let sampler = sampler(4, GREY, "");
     let mut counts = [[0; 10]; 10];
     for epoch in 0..5000 {
         (0..10).for_each(|row| counts[row][sampler.index(epoch, row, 10, 10)] += 1);
     }
     assert!(counts.iter().flatten().all(|count| (370..630).contains(count)), "{counts:?}");
-    // Resuming a run relies on these staying what they are.
+    // Resuming a run relies on these values never changing.
     assert_eq!([0, 1, 2].map(|step| sampler.index(step, 0, 8, 60_000)), [12_239, 196, 53_874]);
 }
 
@@ -168,7 +168,7 @@ fn a_batch_is_a_function_of_seed_step_and_row() {
     let other = ImageSampler::new(5, [1, 2], shape, &config(ALL), &ViewConfig::default()).unwrap();
     assert_ne!(Batch::training(&other, &images, 12, 11), batch);
 
-    // By several threads, in parts, in any order.
+    // Filled in parts by several threads, in any order.
     for rows in [2, 4, 6, 12] {
         let mut parted = Batch::new(shape, 11);
         thread::scope(|scope| {
@@ -193,7 +193,7 @@ fn without_augmentation_rows_are_the_images() {
     let plain = sampler(3, GREY, "");
     let mut validation = Batch::new(GREY, 9);
     plain.validation_batch(&images, 0, validation.fields()).unwrap();
-    // Nothing changes either by augmentation without effect.
+    // Augmentation with neutral values changes nothing either.
     let nothing = "flip = 0\n[resized_crop]\narea = [1, 1]\nratio = [1, 1]\n[mixing]\nmixup = 1.0\nprobability = 0.0";
     for sampler in [&plain, &sampler(3, GREY, nothing)] {
         for step in 0..5 {
@@ -225,13 +225,13 @@ fn flips_and_shifts_are_as_frequent_as_asked_for() {
         .map(|step| Batch::training(&shifting, &images, step, 1))
         .map(|batch| batch.patches.iter().map(|v| v.to_bits()).collect())
         .collect();
-    assert_eq!(seen.len(), 9, "one place in each of three columns and three rows");
+    assert_eq!(seen.len(), 9, "three horizontal times three vertical offsets");
 }
 
 #[test]
 fn shares_labels_and_pixels_of_a_mixture_belong_together() {
     let dir = folder();
-    // Image i is plain, 10 i, of class i: its class can be told from a pixel.
+    // Image i has class i and the value 10 i in every pixel, so a pixel identifies its class.
     let path = dir.path().join("a.images");
     let mut writer = ImageWriter::create(&path, [1, 4, 4]).unwrap();
     (0..20).for_each(|i| writer.push(&[10 * i as u8; 16], i).unwrap());
@@ -257,7 +257,7 @@ fn shares_labels_and_pixels_of_a_mixture_belong_together() {
                 let pixels = &batch.row(row)[GREY.width()..];
                 let mean = pixels.iter().sum::<f32>() / 16.0;
                 let wanted = (share * label as f32 + (1.0 - share) * other as f32) * 10.0 / 255.0;
-                // Sums of sixteen numbers below one.
+                // The error of a sum of sixteen numbers below one.
                 assert!((mean - wanted).abs() < 16.0 * f32::EPSILON, "{mean}, not {wanted}");
                 let own = |v: &f32| [label, other].iter().any(|l| (v - *l as f32 * 10.0 / 255.0).abs() < 1e-6);
                 if share < 1.0 && label != other {
@@ -268,7 +268,7 @@ fn shares_labels_and_pixels_of_a_mixture_belong_together() {
         }
         assert_eq!((blended > 0, cut > 0), (blends, cuts), "{mixing}");
         let by_pair = mixing.contains("pair");
-        assert_eq!(shares.iter().any(|&count| count > 1), by_pair, "one share a batch, or one a pair");
+        assert_eq!(shares.iter().any(|&count| count > 1), by_pair, "one share per batch, or one per pair");
     }
 }
 
@@ -327,7 +327,7 @@ fn validation_has_every_image_once() {
 #[test]
 fn validation_sees_the_centre() {
     let dir = folder();
-    // Black, and white in the middle 4 x 4 of 8 x 12.
+    // A black image of 8 x 12 with a white 4 x 4 square in the middle.
     let mut pixels = vec![0; 96];
     (2..6).for_each(|y| pixels[y * 12 + 4..y * 12 + 8].fill(255));
     let path = dir.path().join("a.images");

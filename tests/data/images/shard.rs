@@ -1,4 +1,4 @@
-//! Image shards: round trips, and files that are none.
+//! Image shards: round trips, and invalid files.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn what_is_no_image_is_not_written() {
     error_with(writer.push(&[0; 5], 0), &["a.images", "5 pixels", "[1, 2, 2]"]);
     error_with(writer.push(&[0; 4], 65_536), &["a.images", "class 65536"]);
     writer.push(&[0; 4], 2).unwrap();
-    error_with(writer.commit(&["a".to_owned(), "b".to_owned()]), &["2 names", "name 3"]);
+    error_with(writer.commit(&["a".to_owned(), "b".to_owned()]), &["2 class names", "give 3"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

@@ -1,4 +1,5 @@
-//! IDX, CIFAR and tables: what they hold, and what is wrong with others. One shard for one set of files and options.
+//! IDX, CIFAR and CSV files: correct content, errors for invalid files, and one cached shard for each set of files and
+//! options.
 
 use super::*;
 use std::cell::RefCell;
@@ -23,7 +24,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
-/// Each form of the same file.
+/// Writes a file plain and in each compressed form.
 fn forms(dir: &TempDir, name: &str, bytes: &[u8]) -> [PathBuf; 3] {
     [
         file(dir, name, bytes),
@@ -59,17 +60,17 @@ fn idx_files_that_are_none_are_errors() {
         (Vec::new(), good.1.clone(), &["i.idx", "not an IDX file"][..]),
         (b"P5 4 3 255".to_vec(), good.1.clone(), &["i.idx", "not an IDX file"]),
         (idx(13, &[5, 4, 3], &pixels), good.1.clone(), &["i.idx", "type 0x0d"]),
-        (good.1.clone(), good.0.clone(), &["i.idx", "1 dimensions", "exchanged"]),
+        (good.1.clone(), good.0.clone(), &["i.idx", "1 dimensions", "swapped"]),
         (idx(8, &[5, 4], &pixels), good.1.clone(), &["i.idx", "2 dimensions"]),
-        (good.0[..9].to_vec(), good.1.clone(), &["i.idx", "header is cut short"]),
+        (good.0[..9].to_vec(), good.1.clone(), &["i.idx", "header is truncated"]),
         (idx(8, &[5, 0, 3], &[]), good.1.clone(), &["i.idx", "0 x 3 pixels"]),
         (idx(8, &[5, u32::MAX, u32::MAX], &[]), good.1.clone(), &["i.idx", "4294967295 x"]),
-        (idx(8, &[5, 4, 3], &pixels[..59]), good.1.clone(), &["i.idx: image 4 of 5", "ends within"]),
-        (longer, good.1.clone(), &["i.idx", "goes on after the last of 5"]),
+        (idx(8, &[5, 4, 3], &pixels[..59]), good.1.clone(), &["i.idx: image 4 of 5", "ends inside"]),
+        (longer, good.1.clone(), &["i.idx", "continues after the last of 5"]),
         (idx(8, &[0, 4, 3], &[]), idx(8, &[0], &[]), &["i.idx", "no image"]),
         (good.0.clone(), idx(8, &[4], &[0, 1, 2, 3]), &["i.idx", "5 images", "l.idx has 4 labels"]),
         (good.0.clone(), idx(8, &[5], &[0, 1, 2, 3]), &["l.idx", "ends before label 4"]),
-        (good.0.clone(), idx(8, &[5], &[0; 6]), &["l.idx", "goes on"]),
+        (good.0.clone(), idx(8, &[5], &[0; 6]), &["l.idx", "continues"]),
     ] {
         let files = ImageFiles::Idx { images: file(&dir, "i.idx", images), labels: file(&dir, "l.idx", labels) };
         error_with(read(&dir, files), parts);
@@ -83,7 +84,7 @@ fn idx_files_that_are_none_are_errors() {
         ImageFiles::Idx { images: file(&dir, "i.gz", &gzip(&good.0)[..30]), labels: file(&dir, "l.idx", &good.1) };
     error_with(read(&dir, broken), &["i.gz", "corrupt gzip"]);
     let left: Vec<_> = fs::read_dir(dir.path().join("cache")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(left.is_empty(), "{left:?} is left of what failed");
+    assert!(left.is_empty(), "failed preparations left {left:?}");
 }
 
 /// Records of labels and 3,072 pixels.
@@ -120,7 +121,7 @@ fn cifar_files_that_are_none_are_errors() {
     error_with(ten(Vec::new()), &["ten.bin", "empty"]);
     error_with(ten(records(&[&[1], &[10]])), &["ten.bin: record 1", "label 10 is not below 10"]);
     let cut = records(&[&[1], &[2]]);
-    error_with(ten(cut[..cut.len() - 1].to_vec()), &["ten.bin: record 1", "3072 bytes", "3073"]);
+    error_with(ten(cut[..cut.len() - 1].to_vec()), &["ten.bin: record 1", "3072 of", "3073 bytes"]);
     let hundred = file(&dir, "hundred.bin", records(&[&[3, 4], &[3, 100]]));
     let labels = Cifar100Labels::Coarse;
     error_with(
@@ -150,13 +151,13 @@ fn tables_are_read() {
             assert_eq!(images.sample(i), (&pixels[..], label));
         }
     }
-    // A value above 16, or a maximum that is given, and 255 is white.
+    // White is 255 if a value is above 16 or if the maximum is given.
     for (table, maximum) in [("0,8,16,17,1", None), ("0,8,16,17,1", Some(255))] {
         let images =
             read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelPlace::Last }).unwrap();
         assert_eq!(images.sample(0), (&[0, 8, 16, 17][..], 1));
     }
-    // Longer than what is read at a time.
+    // Longer than one read buffer.
     let long: String = (0..40_000).map(|i| format!("{},1,2,16,{}\n", i % 17, i % 7)).collect();
     let images =
         read(&dir, ImageFiles::Csv { file: file(&dir, "long.csv", long), maximum: None, label: LabelPlace::Last })
@@ -174,9 +175,9 @@ fn the_digits_of_this_project_are_read() {
     assert_eq!((images.len(), images.channels(), images.size(), images.classes()), (1797, 1, [8, 8], 10));
     let mut counts = [0; 10];
     (0..1797).for_each(|i| counts[images.sample(i).1 as usize] += 1);
-    // As scikit-learn's documentation and `zcat data/digits.csv.gz | cut -d, -f65 | sort | uniq -c` say.
+    // From scikit-learn's documentation and `zcat data/digits.csv.gz | cut -d, -f65 | sort | uniq -c`.
     assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
-    // The first one begins with 0, 0, 5, 13, 9, 1.
+    // The first image begins with 0, 0, 5, 13, 9, 1.
     assert_eq!(images.sample(0).0[..6], [0, 0, 80, 207, 143, 16]);
     assert!((0..1797).flat_map(|i| images.sample(i).0).any(|&v| v == 255));
 }
@@ -248,7 +249,7 @@ fn a_shard_is_made_once_and_again_when_it_must() {
     assert!(said.starts_with("using") && said.contains("1 images of 2 classes, 1 x 2 x 2"), "{said}");
     assert_eq!((again.path(), again.sum()), (&*path, first.sum()));
 
-    // A damaged one is made again.
+    // A damaged shard is written again.
     let mut bytes = fs::read(&path).unwrap();
     bytes[64] ^= 1;
     fs::remove_file(&path).unwrap();
@@ -257,7 +258,7 @@ fn a_shard_is_made_once_and_again_when_it_must() {
     assert!(said.contains("again") && said.contains("damaged"), "{said}");
     assert_eq!((repaired.sum(), repaired.sample(0)), (first.sum(), first.sample(0)));
 
-    // Other options and other contents have shards of their own.
+    // Other options and other content give other shards.
     let mut paths = vec![path];
     for other in [
         ImageSpec { channels: Some(3), ..spec.clone() },

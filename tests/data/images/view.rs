@@ -17,15 +17,17 @@ fn whole([height, width]: [usize; 2]) -> Crop {
 
 #[test]
 fn values_are_those_computed_by_hand() {
-    // Twice as wide: new centres lie a quarter and three quarters between old ones; at the rim the rim's pixel counts alone.
+    // Upscaling by 2: output centres lie 1/4 and 3/4 of the way between input centres; at the edges only the edge pixel
+    // counts.
     assert_eq!(resized(&[0, 100, 0, 100], [2, 2], whole([2, 2]), 4)[..4], [0, 25, 75, 100]);
-    // Half: a triangle two new pixels wide. From 0, 40, 80, 120: (3 0 + 3 40 + 80) / 7 and (40 + 3 80 + 3 120) / 7.
+    // Downscaling by 2: the triangle is two output pixels wide. From 0, 40, 80, 120: (3 x 0 + 3 x 40 + 80) / 7 and (40
+    // + 3 x 80 + 3 x 120) / 7.
     let row = [0, 40, 80, 120].repeat(4);
     assert_eq!(resized(&row, [4, 4], whole([4, 4]), 2), [29, 91, 29, 91]);
-    // Along the other axis the same.
+    // The same along the other axis.
     let column: Vec<u8> = [0u8, 40, 80, 120].iter().flat_map(|&v| [v; 4]).collect();
     assert_eq!(resized(&column, [4, 4], whole([4, 4]), 2), [29, 29, 91, 91]);
-    // To one pixel: a triangle twice the image wide, weights 5/8, 7/8, 7/8, 5/8.
+    // To one pixel: the triangle is twice as wide as the image, with weights 5/8, 7/8, 7/8, 5/8.
     assert_eq!(resized(&row, [4, 4], whole([4, 4]), 1), [60]);
     assert_eq!(resized(&[9], [1, 1], whole([1, 1]), 3), [9; 9]);
 }
@@ -99,10 +101,10 @@ fn random_parts_have_the_areas_shapes_and_places_asked_for() {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     assert!(mean(&ratios).abs() < 0.04, "{}", mean(&ratios));
     assert!((mean(&middles) - 0.5).abs() < 0.015, "{}", mean(&middles));
-    // Large areas of long shapes do not fit and are drawn again, so the mean lies below the middle, 0.5.
+    // Large crops with extreme aspect ratios do not fit and are drawn again, so the mean area is below the middle, 0.5.
     assert!((0.4..0.5).contains(&mean(&areas)), "{}", mean(&areas));
 
-    // The whole image, and an image that no allowed shape fits.
+    // The whole image, and an image that is far from every allowed aspect ratio.
     let whole = ResizedCrop { area: [1.0, 1.0], ratio: [1.0, 1.0] };
     assert_eq!(whole.draw([7, 7], &mut draws), Crop { left: 0, top: 0, width: 7, height: 7 });
     let square = whole.draw([100, 10], &mut draws);

@@ -1,4 +1,4 @@
-//! Workers make the batches that one thread would make, whatever their number.
+//! Any number of workers makes the same batches as one thread.
 
 use super::*;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use vcycle::data::loader::batch::{Field, Source};
 use vcycle::data::loader::prefetch::Prefetch;
 use vcycle::families::dataset::{Data, ImageClasses};
 
-/// A vision transformer on images of the test, with every change there is.
+/// A vision transformer on test images, with all augmentations.
 fn config(more: &str) -> Result<Config> {
     let text = format!(
         "[model]\nfamily = 'deit'\nlayers = 1\nheads = 1\nhead_size = 8\nimage = 8\npatch = 4\ndistilled = true\n\
@@ -26,7 +26,7 @@ fn source(dir: &TempDir) -> Arc<dyn Source> {
     data.source(&config("").expect("a configuration")).expect("a source")
 }
 
-/// Floats as their bits.
+/// Returns the fields with floats as bits.
 fn bits(fields: &[Field]) -> Vec<Vec<u32>> {
     let of = |field: &Field| match field {
         Field::Ints(values) => values.iter().map(|v| *v as u32).collect(),
@@ -39,7 +39,7 @@ fn bits(fields: &[Field]) -> Vec<Vec<u32>> {
 fn batches_have_the_same_bits_for_any_number_of_workers() {
     let dir = folder();
     let source = source(&dir);
-    // Fewer rows than a worker takes, as many, some parts, and a last one that is shorter and odd.
+    // Fewer rows than one chunk, one chunk, two chunks, and several with a shorter, odd last one.
     for rows in [1, 4, 8, 16, 29] {
         let made = |step: u64| {
             let mut fields = source.room(rows).expect("memory");
@@ -48,7 +48,7 @@ fn batches_have_the_same_bits_for_any_number_of_workers() {
         };
         for workers in [1, 2, 3, 8] {
             let mut batches = Prefetch::new(Arc::clone(&source), rows, 5, workers).expect("threads");
-            // In order, and then not where it was expected to go on.
+            // Steps in order, then steps that were not prefetched.
             for step in (5..25).chain([3, 3, 2, 500, 501, 503, 502, 0]) {
                 let found = batches.next(step).expect("a batch");
                 assert!(bits(found) == made(step), "step {step} of {rows} rows by {workers} workers");

@@ -26,7 +26,7 @@ fn what_cannot_be_is_an_error() {
     let byte = Tokenizer::from_spec("byte", "").expect("a tokenizer");
     error_with(Masking::new(MaskingConfig::default(), &byte, 32), &["[MASK]"]);
     let only = load(&with_tokens("WordLevel", &NAMES, &[])).expect("a tokenizer");
-    error_with(Masking::new(MaskingConfig::default(), &only, 32), &["special tokens only"]);
+    error_with(Masking::new(MaskingConfig::default(), &only, 32), &["only special tokens"]);
     let pieces = load(&with_tokens("WordPiece", &NAMES, &["##a".to_owned()])).expect("a tokenizer");
     let words = MaskingConfig { whole_words: true, ..MaskingConfig::default() };
     error_with(Masking::new(words, &pieces, 32), &["masking.whole_words"]);

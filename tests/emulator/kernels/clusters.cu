@@ -1,14 +1,14 @@
-// Clusters of two blocks: a tile that each brings a half of to both, and the same with one defect each.
+// Clusters of two blocks: a tile of which each block loads one half for both, and the same with one defect each.
 //
-// Both blocks read all of every tile [64, 64] of a [64 steps, 64], and may only fill a stage again when both have. out [blocks, 64]
-// gets the sums of a's columns, times 1 in a cluster's first block, times 2 in its second. The line that must be reported, or one of
-// them, is marked as in hopper.cu.
+// Both blocks read all of every tile [64, 64] of a [64 steps, 64], and a stage may only be filled again when both have
+// read it. out [blocks, 64] receives the column sums of a, times 1 in a cluster's first block, times 2 in its second.
+// The lines one of which must be reported are marked as in hopper.cu.
 #include "common/element.cuh"
 #include "ptx/cluster.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
 
-// Whoever calls this links the kernels.
+// Referenced by the tests, so that the linker keeps these kernels.
 extern "C" int vcycle_clusters() { return 1; }
 
 enum Bug {

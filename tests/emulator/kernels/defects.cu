@@ -1,8 +1,8 @@
-// Kernels with one defect each, and their correct twins: what the emulator must report, and what it must leave alone.
+// Kernels with one defect each, and their correct versions: what the emulator must report, and what it must not report.
 //
-// DEFECT(name, threads) { ... } makes two kernels, name_bad and name_good, of one body that knows `bad`. The line that must be
-// reported ends in a comment with an arrow; a second arrow marks the other line that may be blamed. All take (float* data,
-// float* out, int n): n elements of input and n of output.
+// DEFECT(name, threads) { ... } defines two kernels, name_bad and name_good, with the same body, which depends on
+// `bad`. The line that must be reported ends in a comment with an arrow; a second arrow marks the other line that may
+// be reported instead. All kernels take (float* data, float* out, int n): n elements of input and n of output.
 #include "common/kernel.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/cp_async.cuh"
@@ -10,7 +10,7 @@
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
 
-// Whoever calls this links the kernels.
+// Referenced by the tests, so that the linker keeps these kernels.
 extern "C" int vcycle_defects() { return 1; }
 
 #define DEFECT(name, threads)                                            \
@@ -31,7 +31,7 @@ DEFECT(no_barrier, 64) {
   out[t] = tile[63 - t];      // <- no_barrier
 }
 
-// The buffer is filled again while others still read it.
+// The buffer is filled again while other threads still read it.
 DEFECT(no_barrier_before_reuse, 64) {
   SMEM(float, tile, [64]);
   int t = threadIdx.x;
@@ -53,7 +53,7 @@ DEFECT(no_syncwarp, 32) {
   out[t] = tile[31 - t];      // <- no_syncwarp
 }
 
-// A shuffle makes lanes meet, but orders no memory.
+// A shuffle synchronises lanes, but orders no memory accesses.
 DEFECT(shuffle_orders_nothing, 32) {
   SMEM(float, tile, [32]);
   int t = threadIdx.x;
@@ -63,7 +63,7 @@ DEFECT(shuffle_orders_nothing, 32) {
   out[t] = tile[31 - t] + other;  // <- shuffle_orders_nothing
 }
 
-// A warp's barrier where the whole block is needed.
+// A warp barrier where a block barrier is needed.
 DEFECT(syncwarp_for_a_block, 64) {
   SMEM(float, tile, [64]);
   int t = threadIdx.x;
@@ -122,7 +122,7 @@ DEFECT(barrier_sixteen, 64) {
   out[threadIdx.x] = data[threadIdx.x];
 }
 
-// Two warps meet; the third reads what they wrote.
+// Two warps synchronise; the third one reads what they wrote.
 DEFECT(barrier_without_the_reader, 96) {
   SMEM(float, tile, [64]);
   int t = threadIdx.x;
@@ -367,7 +367,7 @@ DEFECT(counting_without_atomics, 64) {
     atomicAdd(count, 1u);
 }
 
-// The last block to finish adds up what all have written: sound only with a fence before the atomic.
+// The last block to finish adds up what all blocks have written: correct only with a fence before the atomic.
 DEFECT(last_block_without_fence, 32) {
   SMEM(unsigned, ticket, [1]);
   int t = threadIdx.x;
@@ -391,7 +391,7 @@ DEFECT(input_is_written, 64) {
   if (bad) data[t] = 0;       // <- input_is_written
 }
 
-// Shared memory is each block's own: atomics on it order no other block.
+// Shared memory belongs to a block: atomics on it order nothing between blocks.
 DEFECT(shared_atomics_between_blocks, 32) {
   SMEM(unsigned, flag, [1]);
   int t = threadIdx.x;
@@ -403,7 +403,8 @@ DEFECT(shared_atomics_between_blocks, 32) {
   }
 }
 
-// The last to count reads the word plainly, while nothing orders it after the others' atomics.
+// The last thread to count reads the word without an atomic, and nothing orders the read after the atomics of the
+// others.
 DEFECT(plain_read_of_an_atomic, 64) {
   unsigned* count = reinterpret_cast<unsigned*>(out);
   unsigned old = atomicAdd(count, 1u);  // <- plain_read_of_an_atomic
@@ -411,7 +412,7 @@ DEFECT(plain_read_of_an_atomic, 64) {
   if (bad ? old == 63 : threadIdx.x == 0) out[1] = *count;  // <- plain_read_of_an_atomic
 }
 
-// Three warps read; the writer has met one of the others.
+// Three warps read; the writer has synchronised with only one of the others.
 DEFECT(a_third_reader, 96) {
   SMEM(float, word, [1]);
   int t = threadIdx.x, warp = t / 32;
@@ -426,7 +427,7 @@ DEFECT(a_third_reader, 96) {
   if (t == 0) word[0] = 1;    // <- a_third_reader
 }
 
-// Halves of a word are different memory.
+// The two halves of a word are different memory locations.
 DEFECT(halves_of_a_word, 64) {
   SMEM(unsigned short, halves, [2]);
   int t = threadIdx.x;
@@ -471,7 +472,7 @@ DEFECT(ldmatrix_without_barrier, 64) {
   out[threadIdx.x] = low_half(a[0]) + high_half(a[3]);
 }
 
-// A lane's own rows are no excuse: what it reads was written by others.
+// That a lane has written rows itself does not help: what it reads was written by other lanes.
 DEFECT(ldmatrix_without_syncwarp, 32) {
   SMEM(bf16, tile, [16][16]);
   unsigned a[4];
@@ -542,7 +543,7 @@ DEFECT(mma_in_a_branch, 32) {
   out[threadIdx.x] = d[0];
 }
 
-// Half of the warp is at one instruction and half at another.
+// Half of the warp executes one instruction, and half another.
 DEFECT(two_products_at_a_time, 32) {
   float d[4] = {};
   const unsigned one = pack_bf16(data[0], 1.0f), a[4] = {one, one, one, one};

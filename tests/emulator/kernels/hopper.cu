@@ -1,8 +1,8 @@
-// Products by the copy engine, mbarriers and wgmma: correct ones of every layout, and the same with one defect each.
+// Matrix products with TMA, mbarriers and wgmma: correct ones of every layout, and the same with one defect each.
 //
-// out [64, N] = a b over `steps` steps of 64 along K. Warps 0 to 3 multiply; a thread of warp 4 brings the tiles, two stages of
-// them. The line that must be reported, or one of them,
-// ends in a comment with an arrow and the names of defects, or comes after such comments.
+// out [64, N] = a b over `steps` steps of 64 along K. Warps 0 to 3 multiply; a thread of warp 4 loads the tiles, into
+// two stages. The line that must be reported, or one of several, ends in a comment with an arrow and the names of
+// defects, or follows such comments.
 #include "common/kernel.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/mbarrier.cuh"
@@ -11,7 +11,7 @@
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
 
-// Whoever calls this links the kernels.
+// Referenced by the tests, so that the linker keeps these kernels.
 extern "C" int vcycle_hopper() { return 1; }
 
 enum Bug {
@@ -58,7 +58,7 @@ enum Bug {
 
 constexpr int kStages = 2;
 
-// The left operand is in registers.
+// Whether the left operand is in registers.
 constexpr bool in_registers(Bug bug) {
   return bug == kRegisters || bug == kOperandOverwritten || bug == kOperandAfterFence;
 }
@@ -232,8 +232,8 @@ BUG(kOperandAfterFence)
 PRODUCT(product_registers_t_128, false, true, 128, kRegisters)
 PRODUCT(product_kWrongLeading, true, true, 128, kWrongLeading)
 
-// out [box_rows, 64], as the head of ptx/tma.cuh says where it lies; the same tile is then filled with what lies 64 columns
-// further on.
+// out [box_rows, 64] receives a box, read from the tile in the layout that ptx/tma.cuh describes; the same tile is then
+// filled with the box 64 columns further on.
 template <bool bad>
 DEVICE void boxes(const TensorMap& a, float* out, int row, int column, int box_rows) {
   SMEM_DYN(unsigned short, tile);
@@ -266,7 +266,7 @@ KERNEL(boxes_bad, 32, 1, const __grid_constant__ TensorMap a, float* out, int ro
   boxes<true>(a, out, row, column, box_rows);
 }
 
-// One box of many matrices, to the same place of others.
+// Copies one box of one of many matrices to the same position in another.
 KERNEL(many, 32, 1, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int row, int column, int head,
        int batch, int box_rows) {
   SMEM_DYN(unsigned char, tile);
@@ -282,7 +282,7 @@ KERNEL(many, 32, 1, const __grid_constant__ TensorMap a, const __grid_constant__
   tma_store_wait<0>();
 }
 
-// An mbarrier without copies: a warp hands its values to the other, which hands the place back.
+// An mbarrier without copies: one warp hands its values to the other, which releases the buffer.
 template <bool bad>
 DEVICE void handshake(float* out, int turns) {
   SMEM(float, values, [32]);

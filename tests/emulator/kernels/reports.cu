@@ -1,8 +1,8 @@
-// Kernels whose reports are known word for word, and kernels that crash. `x` has 3 rows of 5 floats, 7 apart; `out` 3 rows of 4
-// back to back.
+// Kernels whose reports are known word for word, and kernels that crash. `x` has 3 rows of 5 floats with a pitch of 7;
+// `out` has 3 contiguous rows of 4.
 #include "helper.cuh"
 
-// Whoever calls this links the kernels.
+// Referenced by the tests, so that the linker keeps these kernels.
 extern "C" int vcycle_reports() { return 1; }
 
 KERNEL(report_read_bad, 32, 1, const float* x, float* out, int at) {
@@ -39,7 +39,7 @@ KERNEL(report_shared_unwritten_bad, 32, 1, const float* x, float* out, int at) {
   if (threadIdx.x == 0) out[0] = sums[at];  // <- shared_unwritten
 }
 
-// Through a pointer, so that the compiler does not know the array.
+// Accessed through a pointer, so that the compiler does not know the array.
 KERNEL(report_shared_outside_bad, 32, 1, const float* x, float* out, int at) {
   SMEM(float, tile, [4][8]);
   if (threadIdx.x == 0) (&tile[0][0])[at] = x[0];  // <- shared_outside
@@ -53,7 +53,7 @@ KERNEL(report_deep_helper_bad, 32, 1, const float* x, float* out, int at) {
   if (threadIdx.x == 0) put_twice(out + at, x[0]);  // <- deep_helper
 }
 
-// The fence keeps the compiler from making one of the two.
+// The fence keeps the compiler from merging the two calls.
 KERNEL(report_two_helpers_bad, 32, 1, const float* x, float* out, int at) {
   if (threadIdx.x == 0) put(out + at, x[0]);  // <- first_helper
   if (threadIdx.x == 1) {
@@ -68,7 +68,7 @@ KERNEL(crash_good, 32, 1, const float* x, float* out, int mebibytes) {
   if (threadIdx.x < 12) out[threadIdx.x] = 1.0f;
 }
 
-// So many MiB after the end of `out`.
+// Writes `mebibytes` MiB after the end of `out`.
 KERNEL(crash_far_bad, 32, 1, const float* x, float* out, int mebibytes) {
   if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 3) out[12 + ((int64_t)mebibytes << 18)] = 1.0f;
 }
@@ -87,7 +87,7 @@ KERNEL(crash_deep_bad, 32, 1, const float* x, float* out, int mebibytes) {
   out[0] = deep(1 << 20);
 }
 
-// A frame that is larger than the stack and what lies below.
+// A stack frame that is larger than the stack and the memory below it.
 KERNEL(crash_wide_bad, 32, 1, const float* x, float* out, int mebibytes) {
   volatile char own[8 << 20];
   own[mebibytes] = 1;

@@ -1,14 +1,14 @@
-// Stores and additions by the copy engine, and stmatrix: correct ones, and the same with one defect each.
+// Stores and additions by TMA, and stmatrix: correct ones, and the same with one defect each.
 //
-// The line that must be reported, or one of them, ends in a comment with an arrow and the names of defects, or comes
-// after such comments.
+// The line that must be reported, or one of several, ends in a comment with an arrow and the names of defects, or
+// follows such comments.
 #include "common/kernel.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/proxy.cuh"
 #include "ptx/stmatrix.cuh"
 #include "ptx/tma.cuh"
 
-// Whoever calls this links the kernels.
+// Referenced by the tests, so that the linker keeps these kernels.
 extern "C" int vcycle_stores() { return 1; }
 
 enum Misuse {
@@ -50,10 +50,10 @@ enum Misuse {
   kHalfAWarp,
 };
 
-// What element (row, column) is to be.
+// The expected value of element (row, column).
 DEVICE unsigned short element(int row, int column) { return (unsigned short)(331 * row + 7 * column + 1); }
 
-// A block stores 64 columns of out [rows, columns], `steps` boxes one below the other, from two tiles in turn.
+// A block stores 64 columns of out [rows, columns], `steps` boxes one below the other, alternating between two tiles.
 template <Misuse BUG>
 DEVICE void store(const TensorMap& map, unsigned short* out, int steps, int box_rows) {
   SMEM_DYN(unsigned char, tiles);
@@ -125,11 +125,11 @@ STORE(kSameBox)
 STORE(kOverWritten)
 STORE(kTooManyStorers)
 
-// What is added to element (row, column): small integers, whose sums are exact in any order.
+// The value that is added to element (row, column): small integers, whose sums are exact in any order.
 DEVICE float addend(int row, int column) { return (float)(row % 7 + 3 * (column % 5) + 1); }
 
-// Blocks add to 32 columns of out [rows, columns], all that have blockIdx.x in common to the same: twice `steps` boxes one below the
-// other, from two tiles in turn.
+// Blocks add to 32 columns of out [rows, columns], those with the same blockIdx.x to the same columns: twice `steps`
+// boxes one below the other, alternating between two tiles.
 template <Misuse BUG>
 DEVICE void add(const TensorMap& map, float* out, int steps, int box_rows) {
   SMEM_DYN(unsigned char, tiles);
@@ -186,7 +186,7 @@ ADD(kAddBesideStore)
 ADD(kAddAfterStore)
 ADD(kAddShort)
 
-// The same of one box of 64 rows, from registers as wgmma leaves them: warp w has rows 16 w to 16 w + 15.
+// Stores one box of 64 rows from registers in the layout of wgmma: warp w has rows 16 w to 16 w + 15.
 KERNEL(store_registers, 128, 1, const __grid_constant__ TensorMap map) {
   SMEM_DYN(unsigned char, tile);
   const int t = threadIdx.x, lane = t % 32, first = t / 32 * 16, row = 64 * blockIdx.y, column = 64 * blockIdx.x;
@@ -207,7 +207,7 @@ KERNEL(store_registers, 128, 1, const __grid_constant__ TensorMap map) {
   tma_store_wait_read<0>();
 }
 
-// out [4, 8, 8]: four tiles, whose element number n is n; behind them whether ldmatrix brings back what each lane had.
+// out [4, 8, 8]: four tiles, in which element number n is n; then whether ldmatrix returns what each lane had.
 template <Misuse BUG>
 DEVICE void matrices(unsigned* out) {
   SMEM(unsigned short, rows, [32 * 24]);

@@ -21,7 +21,7 @@ fn what_was_not_fetched_is_not_read() {
         "data show t.bin",
         "train run.toml --out o",
     ] {
-        refused(at, args, &["pointer of Git LFS", "git lfs pull"]);
+        refused(at, args, &["Git LFS pointer", "git lfs pull"]);
     }
     for name in ["a.txt.gz", "vocab.txt", "tokenizer.json", "set/a/1.jpg"] {
         write(at, name, PAGE);
@@ -45,6 +45,6 @@ fn checkpoints_that_were_not_fetched_are_named() {
     let at = dir.path();
     for name in ["model.safetensors", "config.json"] {
         write(at, &format!("model/{name}"), POINTER);
-        refused(at, "eval model --run run.toml", &[name, "pointer of Git LFS"]);
+        refused(at, "eval model --run run.toml", &[name, "Git LFS pointer"]);
     }
 }

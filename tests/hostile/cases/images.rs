@@ -10,7 +10,7 @@ fn broken_images_are_named_or_counted() {
     {
         write(at, name, fs::read(at.join(file)).unwrap());
     }
-    refused(at, "train run.toml --out run", &["data.images.train: set/a/trunc.jpg", "cut short", "skip_broken"]);
+    refused(at, "train run.toml --out run", &["data.images.train: set/a/trunc.jpg", "truncated", "skip_broken"]);
     fs::remove_file(at.join("set/a/trunc.jpg")).unwrap();
     let png = fs::read(at.join("rgb.png")).unwrap();
     write(at, "set/b/cut.png", &png[..png.len() / 2]);
@@ -20,7 +20,7 @@ fn broken_images_are_named_or_counted() {
     write(at, "set/a/text.png", "this is text\nin two lines");
     let skip = "--set data.images.train.files.skip_broken=true --set data.images.valid.files.skip_broken=true";
     let (_, notes) = ok(at, &format!("train run.toml --out run {skip}"));
-    assert!(notes.contains("3 files passed over") && notes.contains("using 2 images to train on"), "{notes}");
+    assert!(notes.contains("3 files skipped") && notes.contains("using 2 images to train on"), "{notes}");
 }
 
 /// A checkpoint's classes are found by the names of folders, whatever their order, and kept.

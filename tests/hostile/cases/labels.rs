@@ -67,7 +67,7 @@ fn labels_in_other_forms() {
     };
     let number = |label: &str| NAMES.iter().position(|name| *name == label).unwrap();
     classes("told.toml", &["contradiction", "entailment", "neutral"]);
-    assert!(perfect(at, "told.toml").contains("data.task.classes names the classes in another order"));
+    assert!(perfect(at, "told.toml").contains("data.task.classes lists the classes in another order"));
     relabel(at, str::to_uppercase);
     perfect(at, "run.toml");
     relabel(at, |label| number(&label.to_lowercase()).to_string());
@@ -133,16 +133,16 @@ fn names_that_differ_are_said() {
     let dir = place("nli-labels");
     let at = dir.path();
     relabel(at, |label| label.replace("neutral", "unrelated"));
-    let parts = ["unrelated is none of the checkpoint's", "entailment, neutral, contradiction", "data.task.classes"];
+    let parts = ["unrelated is not among those of the checkpoint", "entailment, neutral, contradiction", "data.task.classes"];
     refused(at, "eval model --run run.toml", &parts);
     let (_, notes) = ok(at, "train run.toml --out run");
-    assert!(notes.contains("unrelated is none of"), "{notes}");
+    assert!(notes.contains("unrelated is not among"), "{notes}");
     assert_eq!(names(&at.join("run/vcycle/model")), ["contradiction", "entailment", "unrelated"]);
     // By order, when it is told.
     let text = fs::read_to_string(at.join("run.toml")).unwrap();
     let told = r#"classes = ["entailment", "unrelated", "contradiction"]"#;
     write(at, "told.toml", text.replace("label = ", &format!("{told}\nlabel = ")));
-    assert!(perfect(at, "told.toml").contains("matched by their order"));
+    assert!(perfect(at, "told.toml").contains("matching them by order"));
 }
 
 /// A table of forty rows, with `label` for that of row 6 and every tenth after it.
@@ -219,7 +219,7 @@ fn tables_of_other_programs() {
     run(at, &table(HEADER, "no").replace("jetty", "jetty\r\u{a0}\u{2028}x"), NAMED);
     assert!(ok(at, "train run.toml --out run").1.contains("using 40 labelled texts"));
     run(at, &table(HEADER, "no").replace("jetty", "\"jetty\nmore\""), NAMED);
-    refused(at, "train run.toml --out run", &["t.tsv: line 2", "a text in quotes goes on in the next line"]);
+    refused(at, "train run.toml --out run", &["t.tsv: line 2", "a quoted text continues in the next line"]);
     run(at, &table(HEADER, "no").replace('\t', ","), NAMED);
-    refused(at, "train run.toml --out run", &["t.tsv", "columns are separated by tabs, not by commas"]);
+    refused(at, "train run.toml --out run", &["t.tsv", "columns must be separated by tabs, not commas"]);
 }

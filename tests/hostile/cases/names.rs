@@ -10,7 +10,7 @@ use super::*;
 fn wrappers_are_taken_out_of_names() {
     let dir = place("prefixes");
     let (out, notes) = ok(dir.path(), "eval orig --data first.txt");
-    assert!(notes.contains("orig/pytorch_model.bin: _orig_mod. was taken out of the tensors' names"), "{notes}");
+    assert!(notes.contains("orig/pytorch_model.bin: _orig_mod. was removed from the tensor names"), "{notes}");
     let loss = printed(&out, "loss:");
     let tensors = folder::read(&dir.path().join("orig")).unwrap().tensors;
     assert!(

@@ -1,7 +1,8 @@
 //! Images of every kind that a folder may hold, what lies beside them, and classes of which a side has no image.
 //!
-//! `pixels/pillow.txt` has the pixels of each file there as Pillow 12 gives them: `Image.open(name).convert("RGB")`, of `grey16.png` those
-//! of the grey image that it was made from by multiplying with 257 (Pillow makes nearly all of it white).
+//! `pixels/pillow.txt` has the pixels of each file there as Pillow 12 gives them: `Image.open(name).convert("RGB")`, of
+//! `grey16.png` those of the grey image that it was made from by multiplying with 257 (Pillow makes nearly all of it
+//! white).
 
 use std::io::Cursor;
 
@@ -45,11 +46,11 @@ fn pixels_are_those_that_pillow_gives() {
         let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
         let (pixels, _) = images.sample(i);
         let far = (0..192).map(|at| byte(at).abs_diff(pixels[at % 3 * 64 + at / 3])).max().unwrap();
-        // PNG is exact. Two inverse transforms of JPEG that are each right to one level differ by two in each of luma and chroma,
-        // and chroma counts up to 1.772 times.
+        // PNG is exact. Two inverse transforms of JPEG that are each right to one level differ by two in each of luma
+        // and chroma, and chroma counts up to 1.772 times.
         assert!(far <= if name.ends_with(".jpg") { 5 } else { 0 }, "{name}: {far}");
     }
-    assert!(said.contains("1 file is to be turned or mirrored"), "{said}");
+    assert!(said.contains("1 file has an EXIF orientation"), "{said}");
 }
 
 #[test]
@@ -70,11 +71,11 @@ fn what_is_passed_over_is_said() {
     }
     let (images, said) = folder(at, 8, false);
     assert_eq!(images.len(), 2);
-    assert!(said.contains("warning: 4 images or folders of ") && said.contains("a/more"), "{said}");
+    assert!(said.contains("warning: 4 images or folders in ") && said.contains("a/more"), "{said}");
 }
 
-/// Garbage in the middle of a scan, a part that is missing, and an end that comes too early: Pillow decodes all three without a
-/// word, grey where nothing is left. A fault that gives other valid codes is no decoder's to see.
+/// Garbage in the middle of a scan, a part that is missing, and an end that comes too early: Pillow decodes all three
+/// without a word, grey where nothing is left. A fault that gives other valid codes is no decoder's to see.
 #[test]
 fn damaged_jpegs_are_counted() {
     let dir = tempfile::tempdir().unwrap();
@@ -101,7 +102,7 @@ fn damaged_jpegs_are_counted() {
     assert!(said.lines().all(|line| line.len() < 600), "{said}");
     let (images, said) = folder(at, 8, true);
     assert_eq!(images.len(), 2);
-    assert!(said.contains("3 files passed over"), "{said}");
+    assert!(said.contains("3 files skipped"), "{said}");
 }
 
 #[test]

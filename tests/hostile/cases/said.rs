@@ -104,7 +104,7 @@ fn keys_are_taken_as_they_are_written() {
         ok(at, &format!("train run.toml --out {out} --set {key}=3"));
         assert!(fs::read_to_string(at.join(out).join("config.toml")).unwrap().contains("steps = 3"), "{key}");
     }
-    refused(at, "train run.toml --out no --set levels[1].train.steps=3", &["\"1\" is no element of a list of 1"]);
+    refused(at, "train run.toml --out no --set levels[1].train.steps=3", &["\"1\" is not an index into a list of 1"]);
     refused(at, "train run.toml --out no --set levels.0.train.lr=0,001", &["0,001", "levels.train.lr"]);
     let set = "--set levels.0.train.warmup=50";
     refused(at, &format!("train run.toml --out no {set}"), &["warmup of 50 steps exceeds the 2 steps"]);

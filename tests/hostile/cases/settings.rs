@@ -116,7 +116,7 @@ fn stale_ids_of_added_tokens_are_passed_over() {
             (
                 vec![config(json!({"320": special("<|user|>")})), ("added_tokens.json", json!({"<|user|>": 500}))],
                 &ADDED,
-                &["added_tokens.json: passed over", "<|user|>", "tokenizer_config.json"],
+                &["added_tokens.json: ignored", "<|user|>", "tokenizer_config.json"],
             ),
         ] {
             let (found, notes) = ids(&folder, &files, TEXT);

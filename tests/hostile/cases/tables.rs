@@ -110,7 +110,7 @@ fn labelled_texts_are_numbered_in_many_ways() {
     let gaps = said(table(0, &|l| l * 4), table(30, &|l| l * 4));
     assert!(gaps.contains("no example has the label 1, 2, 3; "), "{gaps}");
     let seen = said(table(0, &|l| l), table(20, &|l| l));
-    assert!(seen.contains("warning: 10 of 30 held-out examples are among those to train on"), "{seen}");
+    assert!(seen.contains("warning: 10 of 30 held-out examples have the same text as a training example"), "{seen}");
     let textless = said(table(0, &|l| l) + " \t1\n\t0\n", table(30, &|l| l));
     assert!(
         textless.contains("train.tsv: warning: 2 of 32 examples have an empty text; the first is in line 32"),

@@ -127,7 +127,7 @@ fn other_encodings_are_named() {
     }
     // Zeros in a text of UTF-8 are characters like others, and Latin-1 is only a guess.
     assert_eq!(read_text(&write(dir.path(), "z.txt", "a\0b and more of it")).unwrap(), "a\0b and more of it");
-    error(&write(dir.path(), "l.txt", b"caf\xe9 au lait, and more"), &["byte 3", "iconv", "if that is Latin-1"]);
+    error(&write(dir.path(), "l.txt", b"caf\xe9 au lait, and more"), &["byte 3", "iconv", "if it is Latin-1"]);
 }
 
 /// A text without line ends, as text8 and many books in Chinese are, is cut between words, or where there are none between

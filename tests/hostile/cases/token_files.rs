@@ -109,7 +109,7 @@ fn a_folder_of_both_sides_is_neither() {
     ] {
         names.iter().for_each(|name| drop(write(at, &format!("{folder}/{name}"), &file)));
         let error = open(&[folder]).map(drop).unwrap_err().to_string();
-        assert!(error.contains("both sides") && error.contains("*train*.bin"), "{error}");
+        assert!(error.contains("both splits") && error.contains("*train*.bin"), "{error}");
         assert_eq!(open(&[&format!("{folder}/*train*.bin")]).unwrap().len(), 40_000);
         assert_eq!(
             open(&[&format!("{folder}/*val*.bin"), &format!("{folder}/train.bin")]).map(|t| t.len()).ok(),

@@ -96,8 +96,8 @@ fn added_tokens_that_contradict_are_refused() {
     let model = dir.path().join("gpt2");
     let path = model.join("added_tokens.json");
     for (ids, parts) in [
-        (r#"{"<|user|>": 320, "<b>": 320}"#, &["added_tokens.json", "320", "one id"][..]),
-        (r#"{"b": "x"}"#, &["added_tokens.json", "give the id"]),
+        (r#"{"<|user|>": 320, "<b>": 320}"#, &["added_tokens.json", "320", "both have id"][..]),
+        (r#"{"b": "x"}"#, &["added_tokens.json", "set it to a whole number"]),
         ("[]", &["added_tokens.json", "not a JSON object"]),
     ] {
         fs::write(&path, ids).unwrap();

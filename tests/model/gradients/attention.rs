@@ -1,7 +1,7 @@
 use crate::gradients::rig::{Rig, loss_of};
 use vcycle::tape::Affine;
 
-/// x `[B, T, C]`, the fused projection `[C, 3 C]` and its bias, the head; labels and a key mask.
+/// Parameters: x `[B, T, C]`, the fused projection `[C, 3 C]`, its bias, and the head. Inputs: labels and a key mask.
 fn rig(batch: usize, time: usize, width: usize) -> Rig {
     let mut rig = Rig::with(1, &[&[batch, time, width], &[width, 3 * width], &[3 * width], &[width, 4]]);
     rig.ids(&[batch, time], 4);
@@ -21,14 +21,14 @@ fn causal_full_masked_and_dropped() {
             (true, false, 0.3),
             (false, true, 0.3),
         ] {
-            // A single key that is dropped leaves nothing to differentiate.
+            // If the only key is dropped, there is no gradient to test.
             if time == 1 && p > 0.0 {
                 continue;
             }
             rig(batch, time, heads * head).check(|t, v, i| {
                 let qkv = t.linear(v[0], v[1], Affine::bias(v[2]));
                 let y = t.attention(qkv, heads, causal, masked.then_some(i[1]), p);
-                // The values reach the loss by themselves too, so that a row that sees nothing still matters.
+                // x is added to the result, so that a row that sees no key still affects the loss.
                 let y = t.dropout(y, Some(v[0]), 0.0);
                 vec![loss_of(t, y, v[3], i[0])]
             });
@@ -36,7 +36,7 @@ fn causal_full_masked_and_dropped() {
     }
 }
 
-/// A sequence all of whose keys are hidden gives zeros, and no gradient.
+/// A sequence whose keys are all hidden gives zeros and no gradient.
 #[test]
 fn nothing_to_see() {
     let mut rig = rig(2, 3, 4);
@@ -49,7 +49,7 @@ fn nothing_to_see() {
     });
 }
 
-/// The projection is read by a second attention and by a head, and may be a parameter itself.
+/// A second attention and a head read the same projection. Another attention reads a parameter.
 #[test]
 fn a_projection_with_several_consumers() {
     let mut rig = rig(1, 3, 4);

@@ -5,7 +5,8 @@ use vcycle::tape::{Affine, LossOptions, Tape, Var};
 #[test]
 fn with_ignored_rows_smoothing_and_weight() {
     for (smoothing, weight) in [(0.0, 1.0), (0.0, 0.25), (0.2, 1.0), (0.1, 3.0)] {
-        // Logits from a product, whose memory the gradient takes over, and of a parameter, which must stay.
+        // The logits are a matrix product, whose memory the gradient may reuse, or a parameter, which must not be
+        // overwritten.
         for direct in [false, true] {
             let mut rig = if direct { Rig::with(1, &[&[5, 6]]) } else { Rig::with(1, &[&[5, 3], &[3, 6]]) };
             rig.integers(&[5], &[2, -100, 0, 5, -100]);
@@ -30,7 +31,7 @@ fn two_losses_of_the_same_logits() {
     });
 }
 
-/// A loss that is only looked at has no gradient.
+/// A loss that is kept but not differentiated contributes no gradient.
 #[test]
 fn a_loss_that_is_only_read() {
     let mut rig = Rig::with(3, &[&[5, 3], &[3, 6]]);
@@ -49,7 +50,7 @@ fn a_loss_that_is_only_read() {
     assert_eq!(watched, alone);
 }
 
-/// Five rows with two labels each: shares with both ends, a row whose labels are one, and one that is ignored.
+/// Five rows with two labels each. The shares include 0 and 1; the labels of one row are equal, and one row is ignored.
 fn mixed(seed: u64) -> Rig {
     let mut rig = Rig::with(seed, &[&[5, 3], &[3, 6]]);
     rig.integers(&[5], &[2, -100, 0, 5, 1]);
@@ -71,11 +72,11 @@ fn of_two_labels() {
     }
 }
 
-/// The loss is that of each label by its part, and so are the gradients.
+/// Loss and gradients are the means over both labels, weighted by their shares.
 #[test]
 fn two_labels_are_a_mean_of_losses() {
     let mut rig = mixed(5);
-    // The same, each row scored by itself, once against either label.
+    // The expected values: each row is scored separately against each of its labels.
     let parts = [0.7, 0.3, 0.0, 0.0, 0.2, 0.8, 1.0, 0.0, 0.0, 1.0];
     for (number, label) in [2, 4, -100, -100, 0, 0, 5, 1, 1, 3].into_iter().enumerate() {
         let mut one = [-100; 5];
@@ -90,13 +91,13 @@ fn two_labels_are_a_mean_of_losses() {
     });
     let expected = rig.outcome(&|t, p, i| {
         let z = logits(t, p);
-        // A quarter: of the scored rows.
+        // Four rows are scored.
         let one = |(number, part): (usize, f64)| {
             t.cross_entropy(z, i[3 + number], LossOptions { weight: part / 4.0, ..options })
         };
         parts.into_iter().enumerate().map(one).collect()
     });
-    // Sums of at most 40 terms below 3 in two orders.
+    // The sums have at most 40 terms below 3 and are computed in two orders.
     let tolerance = 120.0 * f64::EPSILON;
     let close = |a: f64, b: f64| (a - b).abs() <= tolerance;
     assert!(close(found.loss, expected.loss), "{} is not {}", found.loss, expected.loss);

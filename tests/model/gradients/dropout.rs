@@ -16,7 +16,7 @@ fn with_and_without_residual() {
     }
 }
 
-/// Of samples whole: gradients, and each sample all there or not at all.
+/// Whole samples are dropped together. Checks the gradients, and that each sample is either kept or dropped as a whole.
 #[test]
 fn samples_together() {
     for residual in [false, true] {
@@ -26,7 +26,7 @@ fn samples_together() {
             move |t: &mut Tape, v: &[Var], i: &[Var]| {
                 let x = t.linear(v[0], v[1], Affine::default());
                 let y = t.drop_path(x, residual.then_some(v[3]), p);
-                // Keeps the fourth parameter in use.
+                // Ensures that the fourth parameter is always used.
                 let z = t.dropout(y, Some(v[3]), 0.0);
                 vec![loss_of(t, z, v[2], i[0])]
             }
@@ -35,13 +35,16 @@ fn samples_together() {
         let gradient = rig.outcome(&of(0.4)).gradients.swap_remove(0);
         let samples: Vec<bool> = gradient.chunks(12).map(|sample| sample.iter().all(|g| *g == 0.0)).collect();
         let rows: Vec<bool> = gradient.chunks(4).map(|row| row.iter().all(|g| *g == 0.0)).collect();
-        assert!(samples.contains(&true) && samples.contains(&false), "a seed that shows both: {samples:?}");
+        assert!(
+            samples.contains(&true) && samples.contains(&false),
+            "this seed must both keep and drop samples: {samples:?}"
+        );
         assert!((0..15).all(|r| rows[r] == samples[r / 3]), "{rows:?}");
-        assert_eq!(rig.evaluate(&of(0.9)), rig.outcome(&of(0.0)).loss, "outside training nothing is dropped");
+        assert_eq!(rig.evaluate(&of(0.9)), rig.outcome(&of(0.0)).loss, "nothing is dropped outside training");
     }
 }
 
-/// x + dropout(x): the sum may not be made where x lies, since x is read for both.
+/// x + dropout(x): the sum must not be computed in the memory of x, because x is read by both terms.
 #[test]
 fn its_own_residual() {
     for p in [0.0, 0.4] {
@@ -55,7 +58,7 @@ fn its_own_residual() {
     }
 }
 
-/// Outside training nothing is dropped.
+/// Nothing is dropped outside training.
 #[test]
 fn off_in_evaluation() {
     let mut rig = Rig::with(3, &[&[3, 7], &[7, 4]]);

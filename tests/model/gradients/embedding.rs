@@ -9,7 +9,7 @@ fn with_positions_and_repeated_ids() {
         if with_positions {
             rig.param(&[3, 4], 0);
         }
-        // Every row of the table is used, some twice: a gradient of zero would say little.
+        // Every row of the table is used, because a gradient of zero would test little. Some rows are used twice.
         rig.integers(&[2, 3], &[0, 1, 1, 4, 2, 3]);
         rig.ids(&[2, 3], 6);
         rig.check(|t, p, i| {
@@ -19,7 +19,7 @@ fn with_positions_and_repeated_ids() {
     }
 }
 
-/// Rows that no token uses, and positions beyond the sequence, have the gradient zero.
+/// The gradient is zero for rows that no token uses and for positions beyond the sequence.
 #[test]
 fn rows_that_nothing_uses() {
     let mut rig = Rig::with(2, &[&[9, 4], &[7, 4], &[4, 6]]);
@@ -34,7 +34,7 @@ fn rows_that_nothing_uses() {
     rig.check(record);
 }
 
-/// The table is the head as well, so its gradient is added up from both.
+/// The table is also the head, so its gradient is the sum of both.
 #[test]
 fn tied_to_the_head() {
     let mut rig = Rig::with(3, &[&[5, 4], &[3, 4]]);
@@ -47,7 +47,7 @@ fn tied_to_the_head() {
     });
 }
 
-/// Two look-ups in two tables and two in one.
+/// Look-ups in two tables, twice in one of them.
 #[test]
 fn several_tables() {
     let mut rig = Rig::with(4, &[&[5, 4], &[2, 4], &[4, 3], &[4]]);
@@ -64,8 +64,7 @@ fn several_tables() {
     });
 }
 
-/// Tokens with a padding id that occurs, token types and a third table that is the first again, positions; in a segment and
-/// outside of one.
+/// The sum of tokens, token types, a second look-up in the first table, and positions, in a segment and outside.
 #[test]
 fn a_sum_of_look_ups() {
     for segment in [false, true] {
@@ -78,7 +77,7 @@ fn a_sum_of_look_ups() {
             move |t: &mut Tape, p: &[Var], i: &[Var]| {
                 let sum = |t: &mut Tape| t.embeddings(&[(i[0], p[0]), (i[1], p[1]), (i[2], p[0])], Some(p[2]), padding);
                 let y = if segment { t.segment(sum) } else { sum(t) };
-                // A second reader of the sum.
+                // The sum is also read here.
                 let z = t.dropout(y, Some(y), 0.4);
                 vec![loss_of(t, y, p[3], i[3]), loss_of(t, z, p[3], i[3])]
             }
@@ -89,7 +88,7 @@ fn a_sum_of_look_ups() {
     }
 }
 
-/// Look-ups of the padding id give the first table no gradient, and nothing else changes.
+/// Look-ups of the padding id contribute no gradient to the first table, and nothing else changes.
 #[test]
 fn padding_gives_no_gradient() {
     let mut rig = Rig::with(6, &[&[5, 4], &[5, 4], &[3, 4], &[4, 6]]);
@@ -108,8 +107,8 @@ fn padding_gives_no_gradient() {
     assert_eq!(padded, all);
 }
 
-/// Rows of a value that has other readers before and after, some taken twice and one never; of a parameter, padded or not; in a
-/// segment.
+/// Gathers rows of a value that other operations also read, before and after. Some rows are gathered twice and one
+/// never. Also gathers rows of a parameter, padded or not, and inside a segment.
 #[test]
 fn rows_of_a_value() {
     for pad in [0, 3] {
@@ -142,7 +141,7 @@ fn rows_of_a_value() {
     }
 }
 
-/// What nobody takes has the gradient zero, also where an activation of a product is taken from.
+/// Rows that are not gathered have gradient zero, also if the value is the activation of a matrix product.
 #[test]
 fn rows_that_nothing_takes() {
     let mut rig = Rig::with(8, &[&[2, 3, 4], &[4, 5], &[5, 6]]);

@@ -14,7 +14,7 @@ fn of_a_parameter() {
     }
 }
 
-/// Both results of the fused operation are used, or one, or the other.
+/// Both results of the fused operation are used, or only one of them.
 #[test]
 fn with_residual() {
     for (use_sum, use_norm) in [(true, true), (true, false), (false, true)] {
@@ -25,7 +25,7 @@ fn with_residual() {
         }
         let (weight, bias) = if use_norm { (3, 4) } else { (0, 0) };
         rig.ids(&[3], 6);
-        // Without the norm its weights have no gradient: plain inputs then.
+        // If the norm is not used, its weights have no gradient, so they are inputs.
         let vectors = floats(&mut rig.device, &[5], &[1.0; 5]);
         rig.inputs.push(vectors);
         rig.check(|t, p, i| {
@@ -43,7 +43,8 @@ fn with_residual() {
     }
 }
 
-/// Weights shared between norms, apart or together: what is added up and what is written first differ.
+/// Norms that share the weight, the bias, both or neither: the gradients of one may be added to and those of the other
+/// overwritten.
 #[test]
 fn shared_weights() {
     for shared in [(1, 2, 1, 2), (1, 2, 1, 3), (1, 2, 3, 2), (1, 2, 3, 4)] {

@@ -29,7 +29,8 @@ fn with_bias_activation_and_residual() {
     }
 }
 
-/// A second product is the only consumer: it differentiates the activation in its epilogue.
+/// If a matrix product is the only consumer, its backward pass computes the derivative of the activation in an
+/// epilogue.
 #[test]
 fn an_activation_with_one_consumer() {
     for activation in ACTIVATIONS {
@@ -46,7 +47,7 @@ fn an_activation_with_one_consumer() {
     }
 }
 
-/// Two consumers: their gradients add up first, then the activation has a pass of its own.
+/// With two consumers, their gradients are added first, and the activation has a separate backward operation.
 #[test]
 fn an_activation_with_two_consumers() {
     for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
@@ -60,7 +61,7 @@ fn an_activation_with_two_consumers() {
     }
 }
 
-/// The same weight twice, and the same value as input and as residual.
+/// A weight is used twice, and a value is both input and residual.
 #[test]
 fn a_weight_and_a_value_used_twice() {
     let mut rig = Rig::with(4, &[&[3, 5], &[5, 5], &[5], &[5, 4]]);
@@ -72,7 +73,7 @@ fn a_weight_and_a_value_used_twice() {
     });
 }
 
-/// A row, a column, and a single number.
+/// Matrices of one element, one row and one column.
 #[test]
 fn sizes_of_one() {
     for (m, n, k) in [(1, 1, 1), (1, 3, 1), (4, 1, 2)] {
@@ -85,6 +86,7 @@ fn sizes_of_one() {
     }
 }
 
+/// Returns the number of operations of this name in the step that ran last.
 pub fn count(rig: &Rig, name: &str) -> usize {
     rig.tape.placed_ops().iter().filter(|op| op.name() == name).count()
 }

@@ -1,4 +1,5 @@
-//! The head by strips of rows: gradients, the same numbers as with whole logits, the memory of one strip.
+//! Linear cross-entropy in strips of rows: its gradients, results equal to those with whole logits, and the memory of
+//! one strip.
 
 use crate::gradients::linear::count;
 use crate::gradients::rig::{Outcome, Rig};
@@ -8,7 +9,7 @@ use vcycle::device::ops::StepState;
 use vcycle::device::{Device, read_floats, read_scalar};
 use vcycle::tape::{Affine, LossOptions, Mode, Tape, Var, Weight};
 
-/// The same loss with logits that exist whole.
+/// The same loss with all logits at once.
 fn whole(t: &mut Tape, x: Var, w: Var, bias: Option<Var>, labels: Var, options: LossOptions) -> Var {
     let logits = t.linear(x, w, Affine { bias, weight: Weight::OutIn, pad: 128, ..Affine::default() });
     t.cross_entropy(logits, labels, options)
@@ -18,10 +19,10 @@ fn strips_of(strip: usize) -> LossOptions {
     LossOptions { strip, ..LossOptions::default() }
 }
 
-/// Labels of eight rows, some ignored: both of a strip of two, and of one of three all but one.
+/// Labels of eight rows. The ignored ones include both rows of a strip of two, and all but one row of a strip of three.
 const LABELS: [i32; 8] = [2, 6, -100, -100, 0, -100, 5, 3];
 
-/// As many as there is memory for, one row, strips that divide the eight rows or not, all rows, and more.
+/// Rows in a strip: automatic, one, numbers that divide the eight rows or do not, all rows, and more.
 const STRIPS: [usize; 6] = [0, 1, 2, 3, 8, 100];
 
 #[test]
@@ -46,7 +47,8 @@ fn of_parameters() {
     }
 }
 
-/// Gradients that add up: of a value with several readers, of a head and a bias with several losses, of one that embeds too.
+/// Gradients that are sums: of a value with several readers, of a head and a bias with several losses, and of a head
+/// that is also the embedding.
 #[test]
 fn of_values_that_others_read() {
     for strip in STRIPS {
@@ -73,7 +75,7 @@ fn of_values_that_others_read() {
     }
 }
 
-/// In a segment, and behind one.
+/// In a segment, and after one.
 #[test]
 fn with_segments() {
     for strip in [0, 3] {
@@ -104,13 +106,13 @@ fn with_segments() {
             let kept = (rig.outcome(&record(false)), rig.tape.cost());
             let (a, b) = (recomputed.0.loss, kept.0.loss);
             assert!(a == b, "loss {a} with segments, {b} without");
-            assert_eq!(recomputed.1.model_flops, kept.1.model_flops, "what is computed again is reported apart");
+            assert_eq!(recomputed.1.model_flops, kept.1.model_flops, "recomputed FLOPs are reported separately");
         }
     }
 }
 
-/// One strip is the product and the cross-entropy; several give the loss and the gradient of x to the bit, those of weight
-/// and bias summed in another order.
+/// With one strip, the operations are those with whole logits. With several, loss and gradient of x have the same bits,
+/// while the gradients of weight and bias are summed in another order.
 #[test]
 fn the_same_as_with_whole_logits() {
     let (rows, width, vocab) = (50, 3, 7);
@@ -131,7 +133,8 @@ fn the_same_as_with_whole_logits() {
     for strip in [1, 16, 25] {
         let found = by_strips(&mut rig, strip);
         assert_eq!((found.loss, &found.gradients[0]), (expected.loss, &expected.gradients[0]));
-        // A sum of `rows` terms, of which the sizes add up to less than 1, in two orders: each off by eps / 2 a term.
+        // A sum of `rows` terms whose absolute values add up to less than 1, computed in two orders, each with an error
+        // of eps / 2 per term.
         let tolerance = rows as f64 * f64::EPSILON;
         for (a, b) in found.gradients[1..].iter().flatten().zip(expected.gradients[1..].iter().flatten()) {
             assert!((a - b).abs() <= tolerance, "strips of {strip}: {a}, not {b}");
@@ -169,16 +172,17 @@ fn the_same_on_the_cpu() {
     };
     let expected = on_the_cpu(1, &|t, x, w, labels| whole(t, x, w, None, labels, LossOptions::default()));
     assert_eq!(by_strips(1, 0), expected, "one strip");
-    // Products of numbers in -1..1: another shape may sum in another order, so that a logit moves by twice C eps / 2 of C.
-    // The loss moves by twice as much, a probability by that part of itself. Sums of n gradients round by n eps / 2 of the
-    // sum of their sizes: 2 / rows along a row, 1 along a column.
+    // With another shape, matrix products of numbers in -1..1 may be summed in another order, so that a logit changes
+    // by twice C eps / 2 times C. The loss changes by twice as much, and a probability by that fraction of itself. Sums
+    // of n gradients have a rounding error of n eps / 2 times the sum of their absolute values, which is 2 / rows along
+    // a row and 1 along a column.
     let eps = f64::from(f32::EPSILON);
     let moved = 2.0 * (WIDTH * WIDTH) as f64 * eps;
     let of_row = 2.0 / ROWS as f64 * (moved + VOCAB as f64 * eps);
     let of_column = moved + ROWS as f64 * eps;
     for strip in [1, 100, 128] {
         let found = by_strips(1, strip);
-        assert_eq!(found, by_strips(3, strip), "on other numbers of threads");
+        assert_eq!(found, by_strips(3, strip), "with another number of threads");
         assert!((found.loss - expected.loss).abs() <= moved + eps * expected.loss, "loss {}", found.loss);
         for (which, tolerance) in [of_row, of_column].into_iter().enumerate() {
             let (found, expected) = (&found.gradients[which], &expected.gradients[which]);
@@ -210,14 +214,14 @@ fn micro_batches_accumulate() {
         rig.tape.run(&mut rig.device).expect("a step");
         for (twice, once) in rig.read_gradients().iter().zip(&once.gradients) {
             for (twice, once) in twice.iter().zip(once) {
-                // Sums of eight terms, whose sizes add up to less than 1, in two orders.
+                // Sums of eight terms whose absolute values add up to less than 1, computed in two orders.
                 assert!((twice - 2.0 * once).abs() <= 16.0 * f64::EPSILON, "{twice} is not twice {once}");
             }
         }
     }
 }
 
-/// The logits take the memory of the highest strip, in training and in evaluation, where the loss is the same.
+/// The logits take the memory of the largest strip. Evaluation needs the same memory and gives the same loss.
 #[test]
 fn memory_of_one_strip() {
     let rows = 2000;
@@ -233,14 +237,14 @@ fn memory_of_one_strip() {
         assert_eq!(rig.tape.cost().activation_bytes, in_training);
         in_training
     };
-    // Rows of 128 numbers in f64.
+    // Bytes of a row of 128 f64 logits.
     let row = 128 * 8;
     let whole = used(rows);
     assert_eq!(used(300), whole - (rows - 300) * row);
     assert_eq!(used(1), whole - (rows - 1) * row);
 }
 
-/// A loss that is only looked at has no gradient; one that nobody wants is not computed.
+/// A loss that is kept but not differentiated contributes no gradient. A loss that is not used at all is not computed.
 #[test]
 fn losses_that_are_not_differentiated() {
     let mut rig = Rig::with(9, &[&[8, 3], &[7, 3]]);
@@ -278,7 +282,7 @@ fn what_does_not_fit_is_refused() {
         (2, None, 0, ["linear", "inner sizes"]),
         (1, Some(3), 0, ["linear", "bias"]),
         (1, None, 1, ["cross_entropy", "labels"]),
-        // In the second strip, by its number among all rows.
+        // The row is in the second strip; the message has its number among all rows.
         (1, None, 2, ["cross_entropy", "label 7 of row 5"]),
     ] {
         rig.record(Mode::Train { accumulate: false }, &|t, p, i| {
@@ -287,7 +291,7 @@ fn what_does_not_fit_is_refused() {
         let error = rig.tape.run(&mut rig.device).expect_err("refused").to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
     }
-    // The walk back records the loss: without it there is none to read.
+    // `backward` records the loss, so without it there is nothing to run.
     rig.tape.begin(Mode::Train { accumulate: false });
     let [x, w] = [0, 1].map(|n| rig.tape.param(rig.params[n].0, rig.params[n].1));
     let labels = rig.tape.input(rig.inputs[0]);

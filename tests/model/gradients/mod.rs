@@ -1,4 +1,5 @@
-//! The tape: every differentiable operation against finite differences in f64, shared gradients, segments, and plans.
+//! Tests of the tape: gradients of every differentiable operation against finite differences in f64, shared gradients,
+//! segments and memory plans.
 
 mod attention;
 mod cross_entropy;

@@ -1,4 +1,5 @@
-//! Places of buffers: found again, never shared by two that live at the same time, and accumulation between steps.
+//! Memory plans: they are reused, and buffers that live at the same time never share memory. Also gradient
+//! accumulation.
 
 use crate::gradients::rig::{Outcome, Rig, loss_of};
 use crate::gradients::stack::Stack;
@@ -7,7 +8,7 @@ use vcycle::tape::{Affine, Mode, Tape, Var};
 
 const STACK: Stack = Stack { layers: 3, heads: 2, width: 8, vocab: 11, time: 7, dropout: 0.1, segments: false };
 
-/// Inputs: ids and labels of two sequences, then of one shorter one, then of three.
+/// The inputs are ids and labels of two sequences, then of a single shorter one, then of three.
 fn rig(stack: &Stack) -> Rig {
     let mut rig = Rig::new(9);
     stack.params().iter().for_each(|dims| rig.param(dims, 0));
@@ -32,10 +33,10 @@ fn a_recording_finds_its_plan_again() {
     assert_eq!(first, step(&mut rig, 0), "the same offsets, the same bits");
     let other = step(&mut rig, 1);
     assert_ne!(first.1, other.1);
-    // The device counts captured lists: finding a plan captures nothing.
+    // The device numbers captured lists. Reusing a plan captures nothing.
     let captured = |rig: &mut Rig| {
         use vcycle::device::Device;
-        let graph = rig.device.capture(&[]).expect("nothing");
+        let graph = rig.device.capture(&[]).expect("an empty list");
         rig.device.release(graph);
         graph.0
     };
@@ -44,15 +45,16 @@ fn a_recording_finds_its_plan_again() {
         assert_eq!(first, step(&mut rig, 0));
         assert_eq!(other, step(&mut rig, 1));
     }
-    assert_eq!(captured(&mut rig), before + 1, "no plan was made");
-    // A larger step needs a larger arena; smaller ones then live in it.
+    assert_eq!(captured(&mut rig), before + 1, "no plan was created");
+    // A larger step needs a larger arena, which smaller steps use afterwards.
     let large = step(&mut rig, 2);
     for (which, want) in [(0, &first), (2, &large), (1, &other), (0, &first)] {
         assert_eq!(step(&mut rig, which).0, want.0);
     }
 }
 
-/// With every value kept, none of their memory is reused: were some shared wrongly, results would differ.
+/// If every value is kept, no memory is reused. The results must be the same as with reuse, so no live buffer was
+/// overwritten.
 #[test]
 fn buffers_alive_together_do_not_overlap() {
     for segments in [false, true] {
@@ -85,14 +87,14 @@ fn gradients_accumulate() {
         rig.tape.run(&mut rig.device).expect("a step");
         for ((sum, a), b) in rig.read_gradients().iter().zip(&once.gradients).zip(&second) {
             for ((sum, a), b) in sum.iter().zip(a).zip(b) {
-                // Additions in another order: the sum of two steps rounds a few times more.
+                // Additions in another order: the accumulated sum has a few more roundings.
                 assert!((sum - a - b).abs() <= 1e-15 + 1e-13 * (a.abs() + b.abs()), "{sum} is not {a} + {b}");
             }
         }
     }
 }
 
-/// Evaluation gives the same loss as training without dropout, in less memory and without touching gradients.
+/// Evaluation gives the same loss as training without dropout, needs less memory and does not change gradients.
 #[test]
 fn evaluation() {
     let stack = Stack { dropout: 0.0, ..STACK };
@@ -121,8 +123,8 @@ fn values_are_readable_when_kept_and_only_after_the_run() {
         });
         let y = seen.get().expect("recorded");
         for var in [y, losses[0]] {
-            let error = rig.tape.value(var).expect_err("nothing ran of this recording");
-            assert!(error.to_string().contains("nothing ran yet"), "{error}");
+            let error = rig.tape.value(var).expect_err("this recording has not run");
+            assert!(error.to_string().contains("has not run yet"), "{error}");
         }
         rig.tape.run(&mut rig.device).expect("a step");
         assert!(rig.tape.value(losses[0]).is_ok());
@@ -131,10 +133,10 @@ fn values_are_readable_when_kept_and_only_after_the_run() {
     }
 }
 
-/// A block keeps its input and the input of its activation. What the activation makes dies with the product that reads it, and
-/// comes again in the backward pass; only where another operation reads it too is it kept.
+/// A feed-forward block saves its input and its pre-activation. The activation's result is freed after the matrix
+/// product that reads it and recomputed in the backward pass. It is saved only if another operation reads it too.
 #[test]
-fn of_a_feed_forward_block_one_wide_value_is_kept() {
+fn a_feed_forward_block_saves_one_inner_value() {
     const ROWS: usize = 16;
     const WIDTH: usize = 8;
     const INNER: usize = 64;
@@ -154,13 +156,13 @@ fn of_a_feed_forward_block_one_wide_value_is_kept() {
         rig.tape.cost().activation_bytes
     };
     let float = std::mem::size_of::<f64>();
-    for (readers, wide) in [(1, 1), (2, 2)] {
+    for (readers, saved) in [(1, 1), (2, 2)] {
         let block = memory(5, readers) - memory(4, readers);
-        assert_eq!(block, ROWS * (WIDTH + wide * INNER) * float, "with {readers} readers");
+        assert_eq!(block, ROWS * (WIDTH + saved * INNER) * float, "with {readers} readers");
     }
 }
 
-/// What reaches no loss costs nothing.
+/// Values that no loss depends on cost nothing.
 #[test]
 fn unused_values_are_not_computed() {
     let mut rig = Rig::with(3, &[&[3, 4], &[4, 5], &[4, 400]]);
@@ -177,7 +179,7 @@ fn unused_values_are_not_computed() {
     assert_eq!(cost(&mut rig, false), cost(&mut rig, true));
 }
 
-/// A step that fails, and steps of so many shapes that plans are forgotten, leave a tape that works.
+/// A tape still works after a step failed, and after so many shapes that plans were discarded.
 #[test]
 fn more_shapes_than_plans() {
     let mut rig = Rig::with(4, &[&[40, 4], &[4, 5]]);
@@ -192,14 +194,14 @@ fn more_shapes_than_plans() {
         })
     };
     let first: Vec<_> = (0..40).rev().map(|n| run(&mut rig, n)).collect();
-    // Ids that are no labels: 40 > 5.
+    // The labels are ids below 40, but must be below 5.
     rig.record(Mode::Train { accumulate: false }, &|t: &mut Tape, p: &[Var], i: &[Var]| {
         let x = t.embedding(i[78], p[0], None);
         vec![loss_of(t, x, p[1], i[78])]
     });
     let error = rig.tape.run(&mut rig.device).expect_err("labels out of range");
     assert!(error.to_string().contains("cross_entropy"), "{error}");
-    // A product that does not fit is refused when the step is planned, as are labels for other rows.
+    // A matrix product whose shapes do not fit is refused when the step is planned, as are labels for other rows.
     rig.record(Mode::Train { accumulate: false }, &|t: &mut Tape, p: &[Var], i: &[Var]| {
         let x = t.linear(p[1], p[1], Affine::default());
         vec![loss_of(t, x, p[1], i[0])]

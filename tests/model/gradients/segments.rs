@@ -1,4 +1,5 @@
-//! Recomputation changes no bit of a gradient, costs FLOPs that are reported apart, and saves memory.
+//! Recomputation does not change any bit of a gradient. It costs FLOPs, which are reported separately, and saves
+//! memory.
 
 use crate::gradients::rig::{Rig, loss_of};
 use crate::gradients::stack::Stack;
@@ -29,11 +30,11 @@ fn a_deep_stack() {
         assert_eq!(cost.model_flops, cost.hardware_flops);
         assert_eq!(cost.model_flops, recomputed.model_flops);
         let extra = (recomputed.hardware_flops - recomputed.model_flops) as f64 / cost.model_flops as f64;
-        // Forward is a third of a step; head and embedding lie in no segment.
-        assert!((0.15..0.34).contains(&extra), "{extra} of the step is computed again");
+        // The forward pass is a third of a step. Head and embedding are not in segments.
+        assert!((0.15..0.34).contains(&extra), "{extra} of the step is recomputed");
         let StepCost { activation_bytes, .. } = recomputed;
         let memory = activation_bytes as f64 / cost.activation_bytes as f64;
-        assert!(memory < 0.4, "eight layers need {memory} of the memory");
+        assert!(memory < 0.4, "with segments, eight layers need {memory} of the memory without");
     }
 }
 
@@ -43,7 +44,7 @@ fn finite_differences() {
     stack_rig(&stack).check(|t, p, i| vec![stack.loss(t, p, i[0], i[1], &|_, _| {})]);
 }
 
-/// Shapes a model might have: a segment in a segment, an empty one, an activation at the end, the loss inside.
+/// A segment in a segment, an empty segment, an activation at the end of a segment, and a loss inside one.
 #[test]
 fn every_kind_of_segment() {
     let record = |segments: bool| {
@@ -55,7 +56,7 @@ fn every_kind_of_segment() {
                 let inner = block(t, &|t| t.dropout(x, Some(x), 0.3));
                 t.linear(inner, p[2], gelu.residual(x))
             });
-            // Nothing in it.
+            // An empty segment.
             let x = block(t, &|t| t.dropout(x, None, 0.0));
             let side = loss_of(t, x, p[3], i[0]);
             let loss = block(t, &|t| {
@@ -75,7 +76,7 @@ fn every_kind_of_segment() {
     rig().check(record(true));
 }
 
-/// A value inside a segment can be kept, and is what the forward pass gave.
+/// A value inside a segment can be kept, and has the value that the forward pass computed.
 #[test]
 fn a_kept_value() {
     let mut rig = Rig::with(5, &[&[3, 5], &[5, 5], &[5, 4]]);

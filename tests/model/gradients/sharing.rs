@@ -1,11 +1,11 @@
-//! Who owns which gradient: along a residual stream one buffer is handed on, and copied only where it is written.
+//! Ownership of gradients: along a residual stream one buffer is passed on, and copied only where it is written.
 
 use crate::gradients::linear::count;
 use crate::gradients::rig::{Rig, loss_of};
 use vcycle::device::ops::Activation;
 use vcycle::tape::{Affine, Tape, Var};
 
-/// x is read by a product, as that product's residual, and by a second residual.
+/// x is an input of a matrix product, the residual of the same product, and the residual of another one.
 #[test]
 fn a_value_used_three_times() {
     let mut rig = Rig::with(1, &[&[3, 4], &[4, 4], &[4, 4], &[4, 4], &[4, 5]]);
@@ -19,7 +19,7 @@ fn a_value_used_three_times() {
     assert!(count(&rig, "accumulate") > 0, "a shared gradient is copied before it is added to");
 }
 
-/// The three uses are three losses, so that gradients only arrive by addition.
+/// x is used by three losses, so its gradient is a sum of three.
 #[test]
 fn a_value_with_three_losses() {
     let mut rig = Rig::with(2, &[&[3, 4], &[4, 4], &[4, 5], &[4, 5], &[4, 5]]);
@@ -30,8 +30,8 @@ fn a_value_with_three_losses() {
     });
 }
 
-/// Both inputs of the fused norm share the gradient of the sum; x is itself a product with a residual, with or without an
-/// activation that overwrites its gradient in place.
+/// Both inputs of the fused norm share the gradient of the sum. x is itself a matrix product with a residual, with or
+/// without an activation whose backward operation overwrites its gradient in place.
 #[test]
 fn the_norm_of_a_product_with_residual() {
     for activation in [None, Some(Activation::GeluTanh)] {
@@ -48,8 +48,8 @@ fn the_norm_of_a_product_with_residual() {
     }
 }
 
-/// Post-norm: sum and norm of one layer are x and residual of the next, so both get the same gradient, and the norm then
-/// writes into the one while it reads the other.
+/// The norm and the sum of one fused norm are x and residual of the next, so both get the same gradient. The backward
+/// operation of the first norm then writes one while it reads the other.
 #[test]
 fn the_norm_of_a_norm() {
     let mut rig = Rig::with(4, &[&[3, 4], &[3, 4], &[4], &[4], &[4], &[4], &[4, 5]]);
@@ -62,7 +62,7 @@ fn the_norm_of_a_norm() {
     });
 }
 
-/// x + x, in each operation that adds.
+/// x + x, in every operation that adds.
 #[test]
 fn the_same_value_on_both_sides() {
     let mut rig = Rig::with(5, &[&[3, 4], &[4, 4], &[4], &[4], &[4, 5]]);
@@ -74,8 +74,8 @@ fn the_same_value_on_both_sides() {
         let z = t.linear(y, p[1], Affine::default().residual(twice));
         vec![loss_of(t, z, p[4], i[0])]
     });
-    // The same in evaluation, where nothing is kept for the walk back and memory is shared as much as it can be: what the
-    // training step gave for the loss.
+    // The same in evaluation, where nothing is saved for the backward pass and memory is shared as much as possible.
+    // The loss must be that of the training step.
     let record = |t: &mut Tape, p: &[Var], i: &[Var]| {
         let x = t.linear(p[0], p[1], Affine::default());
         let (sum, y) = t.residual_layernorm(x, x, p[2], p[3], 1e-2);
@@ -87,7 +87,7 @@ fn the_same_value_on_both_sides() {
     assert_eq!(rig.evaluate(&record), rig.outcome(&record).loss);
 }
 
-/// Parameters where activations usually are: as residual, as both inputs of a norm.
+/// Parameters in place of activations: as a residual, and as both inputs of a norm.
 #[test]
 fn parameters_in_the_stream() {
     let mut rig = Rig::with(6, &[&[3, 4], &[3, 4], &[4], &[4], &[4, 4], &[4, 5]]);
@@ -102,7 +102,7 @@ fn parameters_in_the_stream() {
     });
 }
 
-/// What no loss reads has gradient zero, whatever its place held before.
+/// A parameter that no loss depends on has gradient zero, whatever its memory held before.
 #[test]
 fn a_parameter_that_is_not_used() {
     let mut rig = Rig::with(11, &[&[3, 4], &[4, 5], &[2, 7]]);

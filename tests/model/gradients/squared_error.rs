@@ -15,7 +15,8 @@ fn of_rows(seed: u64, params: &[&[usize]]) -> Rig {
 #[test]
 fn with_rows_that_are_not_scored_and_weight() {
     for weight in [1.0, 0.25] {
-        // Of a product, whose memory the gradient takes over, and of a parameter, which must stay.
+        // The predictions are a matrix product, whose memory the gradient may reuse, or a parameter, which must not be
+        // overwritten.
         let mut rig = of_rows(1, &[&[5, 3], &[3, 1]]);
         rig.check(|t, p, i| {
             let y = t.linear(p[0], p[1], Affine::default());
@@ -37,7 +38,7 @@ fn of_several_numbers_a_row() {
     rig.check(|t, p, i| vec![t.squared_error(p[0], i[0], LossOptions::default())]);
 }
 
-/// The loss is what a hand computes: of the four rows with a target the mean of squares.
+/// The loss is the mean of squares over the four rows with a target.
 #[test]
 fn the_mean_of_squares() {
     let mut rig = of_rows(4, &[&[5, 1]]);
@@ -46,7 +47,7 @@ fn the_mean_of_squares() {
     let want = squares.sum::<f64>() / 4.0;
     let record = |t: &mut Tape, p: &[Var], i: &[Var]| vec![t.squared_error(p[0], i[0], LossOptions::default())];
     let found = rig.evaluate(&record);
-    // A few roundings of numbers below ten.
+    // Allows for a few roundings of numbers below ten.
     assert!((found - want).abs() < 1e-14, "{found}, not {want}");
     let none = floats(&mut rig.device, &[5], &[f64::NAN; 5]);
     rig.inputs[0] = none;

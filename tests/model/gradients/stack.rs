@@ -1,4 +1,4 @@
-//! A small transformer, for tests of whole steps.
+//! A small transformer for tests of whole steps.
 
 use vcycle::device::ops::Activation;
 use vcycle::tape::{Affine, LossOptions, Tape, Var, Weight};
@@ -11,16 +11,17 @@ pub struct Stack {
     pub vocab: usize,
     pub time: usize,
     pub dropout: f32,
-    /// Each layer is a segment.
+    /// Whether each layer is a segment.
     pub segments: bool,
 }
 
-/// Parameters before the layers, and of a layer.
+/// Number of parameters before those of the layers.
 const FRONT: usize = 4;
+/// Number of parameters of a layer.
 const LAYER: usize = 12;
 
 impl Stack {
-    /// Dimensions of all parameters.
+    /// Returns the dimensions of all parameters.
     pub fn params(&self) -> Vec<Vec<usize>> {
         let c = self.width;
         let mut all = vec![vec![self.vocab, c], vec![self.time, c], vec![c], vec![c]];
@@ -31,7 +32,7 @@ impl Stack {
         all
     }
 
-    /// Records the step and gives its loss; `each` sees every value on the way. Allocates nothing of its own.
+    /// Records the step and returns its loss. Calls `each` for every intermediate value. Allocates nothing itself.
     pub fn loss(&self, t: &mut Tape, p: &[Var], ids: Var, labels: Var, each: &dyn Fn(&mut Tape, Var)) -> Var {
         let mut x = t.embedding(ids, p[0], Some(p[1]));
         each(t, x);

@@ -9,9 +9,9 @@ const WHOLE: [&str; 5] = ["train", "run.toml", "--out", "whole", "--quiet"];
 fn goes_on(dir: &Path, run: &str, ended: &Ended, case: &str) {
     let said = ended.sentence(case);
     let count = checkpoints(dir, run).len();
-    if said.contains("holds what was done until") {
+    if said.contains("has everything up to") {
         let step = saved(dir, run).unwrap_or_else(|| panic!("{case}: there is no checkpoint: {said}"));
-        assert!(said.contains(&format!("until step {step};")), "{case}: {said}");
+        assert!(said.contains(&format!("up to step {step};")), "{case}: {said}");
     }
     assert!(count == 0 || !said.contains("no checkpoint was written yet"), "{case}: {said}");
     if !dir.join(run).join("config.toml").exists() {

@@ -78,7 +78,7 @@ fn rewritten_in_place() {
     assert!(said.contains("vcycle train --resume out") && saved(dir, "out").is_some(), "{said}");
     // Other data is no way to go on.
     let ended = end(&mut vcycle(dir, &["train", "--resume", "out", "--quiet"]));
-    assert!(ended.sentence("other data").contains("bring the old data back"), "{}", ended.said);
+    assert!(ended.sentence("other data").contains("restore the old data"), "{}", ended.said);
     goes_on(dir);
 }
 

@@ -1,157 +1,173 @@
-//! Matrix products: `c = [c +] scale a b`.
+//! Matrix products (GEMM): `c = [c +] scale a b`.
 //!
-//! A block of the output is computed in strips of columns. A strip of `b`, [`DEPTH`] rows of it at a time, is packed into panels
-//! as wide as a tile and stays in the second-level cache; then the rows of `a` pass by, as many as a tile has at a time,
-//! packed into the first-level cache, and meet every panel (Goto and van de Geijn, "Anatomy of High-Performance Matrix
-//! Multiplication", 2008, with the loops over rows and panels exchanged). A tile of 12 rows and two vectors (6 rows where there
-//! are 16 registers) is kept in registers over the whole depth: 24 multiply-adds for 14 loads.
+//! A block of the output is computed in strips of columns. A strip of `b`, [`DEPTH`] rows at a time, is packed into
+//! panels of the width of a tile and stays in L2. Then the rows of `a`, as many at a time as a tile has, are packed
+//! into L1 and multiplied with every panel (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
+//! 2008, with the loops over rows and panels exchanged). A tile of 12 rows and two vectors (6 rows on machines with 16
+//! vector registers) stays in registers over the whole depth: 24 multiply-adds for 14 loads.
 //!
-//! Every element is the sum over k in order, in runs of [`DEPTH`]: the same bits for any cut of the output into blocks and any
-//! number of threads; and, by fused multiply-adds, for any vector width (a machine without them multiplies and adds).
+//! Every element is summed over k in order, in runs of [`DEPTH`]. So it has the same bits for any partition of the
+//! output into blocks and any number of threads, and also for any vector width as long as the machine has fused
+//! multiply-adds (others multiply and add separately).
 
 pub mod pack;
 
 use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
 
-/// A matrix: first element, distance between rows, distance between columns. One of the two distances is 1.
+/// A matrix in memory, row-major or column-major: one of the two strides is 1.
 #[derive(Clone, Copy)]
 pub struct Matrix {
+    /// Address of the first element.
     pub start: *mut f32,
+    /// Elements from one row to the next.
     pub row: usize,
+    /// Elements from one column to the next.
     pub column: usize,
 }
 
-// SAFETY: a pointer into an arena that outlives the operation; who writes what is settled by chunks.
+// SAFETY: a pointer into an arena that outlives the operation; chunks write different elements.
 unsafe impl Send for Matrix {}
 // SAFETY: as above.
 unsafe impl Sync for Matrix {}
 
 impl Matrix {
-    /// Rows that lie one after another, `pitch` elements apart.
+    /// Returns a row-major matrix whose rows are `pitch` elements apart.
     pub fn rows(start: *mut f32, pitch: usize) -> Self {
         Matrix { start, row: pitch, column: 1 }
     }
 
-    /// Rows become columns.
+    /// Returns the transposed matrix, as a view of the same memory.
     #[must_use]
     pub fn transposed(self) -> Self {
         Matrix { start: self.start, row: self.column, column: self.row }
     }
 
-    /// The same from row `r`, column `c` on.
+    /// Returns the submatrix from row `r`, column `c` on.
     ///
     /// # Safety
-    /// The element lies in the matrix.
+    /// The element must lie in the matrix.
     #[inline(always)]
     #[must_use]
     pub unsafe fn at(self, r: usize, c: usize) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         Matrix { start: unsafe { self.start.add(r * self.row + c * self.column) }, ..self }
     }
 
-    /// The same so many elements further.
+    /// Returns the matrix with the same strides that starts `elements` elements further.
     ///
     /// # Safety
-    /// Another matrix of these sizes lies there.
+    /// Another matrix of this size must lie there.
     #[inline(always)]
     #[must_use]
     pub unsafe fn after(self, elements: usize) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         Matrix { start: unsafe { self.start.add(elements) }, ..self }
     }
 }
 
-/// Longest run of k between two additions to the output: a packed piece of `a` takes 24 KiB of the first-level cache.
+/// Longest run of k between two additions to the output. The packed rows of `a` then take 24 KiB of L1.
 pub const DEPTH: usize = 512;
-/// From row to row of a packed piece of `a`: a power of two would put all rows into the same few lines of the cache.
+/// Elements from one packed row of `a` to the next. A power of two would map all rows to the same few cache sets.
 pub const PITCH: usize = DEPTH + 16;
-/// Most columns of a strip: 768 KiB of packed `b`, three quarters of the second-level cache of most servers.
+/// Largest number of columns in a strip: 768 KiB of packed `b`, three quarters of the L2 of most servers.
 pub const STRIP: usize = 384;
-/// Vectors of a row of a tile.
+/// Vectors in a row of a tile.
 pub const VECTORS: usize = 2;
-/// Rows of a tile where there are 32 vector registers, the most.
+/// Rows of a tile on machines with 32 vector registers, which is the largest tile.
 pub const ROWS: usize = 12;
-/// Columns of the widest tile: two vectors of 16.
+/// Columns of the widest tile: two vectors of 16 floats.
 pub const COLUMNS: usize = 32;
-/// Floats of working memory for one thread: packed pieces of `b` and `a`, and what aligns them.
+/// Floats of scratch memory for one thread: the packed parts of `b` and `a`, and 16 for alignment.
 pub const SCRATCH: usize = DEPTH * STRIP + PITCH * ROWS + 16;
 
-/// What follows a product. A trait and not a closure: it must be compiled into the loops, with their vector instructions.
+/// The prologue and epilogue of a product. This is a trait and not a closure because it must be inlined into the loops,
+/// to be compiled with their SIMD instructions.
 pub trait Finish {
-    /// These rows and columns of the output are about to be computed; where the product adds, this is what it adds to.
+    /// Called before these rows and columns of the output are computed. If the product adds to the output, this
+    /// function may initialise them.
     ///
     /// # Safety
-    /// Nobody else touches this part of the output, and of what goes with it, meanwhile.
+    /// Nothing else may access this part of the output and of the epilogue's operands at the same time.
     unsafe fn begin(&self, rows: Range<usize>, columns: Range<usize>);
 
-    /// These rows and columns of the output are complete, and still in the first-level cache.
+    /// Called when these rows and columns of the output are complete and still in L1.
     ///
     /// # Safety
-    /// As [`Finish::begin`].
+    /// As for [`Finish::begin`].
     unsafe fn finish(&self, rows: Range<usize>, columns: Range<usize>);
 }
 
-/// `c = [c +] scale a b` for some rows and columns of the output.
+/// `c = [c +] scale a b`, for a block of the output.
 pub struct Product<F> {
+    /// Rows of the block.
     pub rows: Range<usize>,
+    /// Columns of the block.
     pub columns: Range<usize>,
-    /// The inner size.
+    /// The inner dimension.
     pub k: usize,
+    /// Left factor, with rows for all rows of `c`.
     pub a: Matrix,
+    /// Right factor, with columns for all columns of `c`.
     pub b: Matrix,
-    /// Its columns lie side by side.
+    /// Output, row-major.
     pub c: Matrix,
+    /// Whether to add to `c` instead of overwriting it.
     pub add: bool,
+    /// Factor of the product.
     pub scale: f32,
+    /// Prologue and epilogue.
     pub finish: F,
 }
 
 impl<F: Finish> Product<F> {
-    /// Runs on the caller's thread.
+    /// Computes the block on the caller's thread.
     ///
     /// # Safety
-    /// The rows and columns lie in the three matrices, those in valid memory, and nobody else touches this part of `c` meanwhile.
+    /// The rows and columns must lie in the three matrices and the matrices in valid memory, and nothing else may
+    /// access this part of `c` at the same time.
     ///
     /// # Panics
-    /// `scratch` is shorter than [`SCRATCH`].
+    /// When `scratch` is shorter than [`SCRATCH`].
     pub unsafe fn run(&self, arch: Arch, scratch: &mut [f32]) {
         let skip = scratch.as_ptr().align_offset(64);
         let (strip, piece) = scratch[skip..skip + SCRATCH - 16].split_at_mut(DEPTH * STRIP);
         arch.dispatch(Run { product: self, strip, piece });
     }
 
+    /// Computes the block with tiles of `MR` rows.
+    ///
     /// # Safety
-    /// As [`Product::run`].
+    /// As for [`Product::run`].
     #[inline(always)]
     unsafe fn tiles<S: Simd, const MR: usize>(&self, simd: S, strip: &mut [f32], piece: &mut [f32]) {
         let nr = VECTORS * S::F32_LANES;
-        // Runs and strips of about one length, so that none is left with a small rest.
+        // Runs and strips of nearly equal lengths, so that no small remainder is left.
         let depth = even(self.k, DEPTH, 1);
-        let wide = even(self.columns.len(), STRIP, nr);
-        for j in self.columns.clone().step_by(wide) {
-            let columns = j..(j + wide).min(self.columns.end);
+        let width = even(self.columns.len(), STRIP, nr);
+        for j in self.columns.clone().step_by(width) {
+            let columns = j..(j + width).min(self.columns.end);
             for k in (0..self.k).step_by(depth) {
                 let run = k..(k + depth).min(self.k);
-                // SAFETY: the caller's promise; a strip of `run.len()` rows and at most STRIP columns fits.
+                // SAFETY: guaranteed by the caller; a strip of `run.len()` rows and at most STRIP columns fits.
                 unsafe {
                     pack::strip::<S>(self.b.at(k, j), run.len(), columns.len(), strip);
-                    self.pass::<S, MR>(simd, &columns, run, strip, piece);
+                    self.multiply_strip::<S, MR>(simd, &columns, run, strip, piece);
                 }
             }
             if self.k == 0 {
-                // SAFETY: the caller's promise.
-                unsafe { self.nothing(&columns) };
+                // SAFETY: guaranteed by the caller.
+                unsafe { self.empty_sum(&columns) };
             }
         }
     }
 
-    /// All rows of `a` against one packed piece of `b`.
+    /// Multiplies all rows of `a` with one packed strip of `b`.
     ///
     /// # Safety
-    /// As [`Product::run`].
+    /// As for [`Product::run`].
     #[inline(always)]
-    unsafe fn pass<S: Simd, const MR: usize>(
+    unsafe fn multiply_strip<S: Simd, const MR: usize>(
         &self,
         simd: S,
         columns: &Range<usize>,
@@ -163,15 +179,15 @@ impl<F: Finish> Product<F> {
         let (width, depth) = (columns.len(), run.len());
         let across = self.a.row == 1;
         let target = (self.add || run.start > 0, self.scale);
-        // Of the next rows of `a`, fetched while this one's tiles are computed.
+        // The part of the next rows of `a` that is prefetched during each tile of the current rows.
         let share = (depth * nr).div_ceil(width).next_multiple_of(16);
         for i in self.rows.clone().step_by(MR) {
             let height = MR.min(self.rows.end - i);
             if run.start == 0 {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { self.finish.begin(i..i + height, columns.clone()) };
             }
-            // SAFETY: the caller's promise; panels follow each other in `strip`.
+            // SAFETY: guaranteed by the caller; panels follow each other in `strip`.
             unsafe {
                 let a = self.a.at(i, run.start);
                 if across {
@@ -193,19 +209,19 @@ impl<F: Finish> Product<F> {
                 }
             }
             if run.end == self.k {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { self.finish.finish(i..i + height, columns.clone()) };
             }
         }
     }
 
-    /// A sum over nothing is zero.
+    /// Computes the block for `k` = 0, where all sums are zero.
     ///
     /// # Safety
-    /// As [`Product::run`].
-    unsafe fn nothing(&self, columns: &Range<usize>) {
+    /// As for [`Product::run`].
+    unsafe fn empty_sum(&self, columns: &Range<usize>) {
         for i in self.rows.clone() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 self.finish.begin(i..i + 1, columns.clone());
                 if !self.add {
@@ -217,7 +233,7 @@ impl<F: Finish> Product<F> {
     }
 }
 
-/// A [`Product`] for the vector unit that is found at run time.
+/// Runs a [`Product`] with the SIMD instructions selected at run time.
 struct Run<'a, F> {
     product: &'a Product<F>,
     strip: &'a mut [f32],
@@ -229,7 +245,7 @@ impl<F: Finish> WithSimd for Run<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: the promise of the caller of `Product::run`, which alone makes a `Run`.
+        // SAFETY: guaranteed by the caller of `Product::run`, which is the only place that creates a `Run`.
         unsafe {
             if S::REGISTER_COUNT >= 32 {
                 self.product.tiles::<S, ROWS>(simd, self.strip, self.piece);
@@ -240,19 +256,21 @@ impl<F: Finish> WithSimd for Run<'_, F> {
     }
 }
 
-/// The length of parts of `n` that are about equal, at most `most` long and a multiple of `unit`, which divides `most`.
+/// Returns the length of nearly equal parts of `n`: at most `most`, and a multiple of `unit`, which must divide `most`.
 fn even(n: usize, most: usize, unit: usize) -> usize {
     n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(unit).max(1)
 }
 
-/// `MR` rows and two vectors of the output, over `depth` k.
+/// Computes one tile of the output, `MR` rows and two vectors, over `depth` values of k.
 ///
-/// `a` with the distance from one k to the next. `ACROSS`: for each k the rows' elements lie side by side; else each row lies in
-/// one piece, [`PITCH`] apart. `b`: a panel, aligned to vectors. `size`: rows and columns that exist. `target`: whether to add,
-/// and the scale.
+/// - `(a, step)`: the packed rows of `a`. With `ACROSS`, the elements of all rows for one k are adjacent and `step` is
+///   the stride from one k to the next; otherwise each row is contiguous and rows are [`PITCH`] apart.
+/// - `b`: a packed panel, aligned to vectors.
+/// - `(height, columns)`: the rows and columns of the tile that exist in `c`.
+/// - `(add, scale)`: whether to add to `c`, and the factor of the product.
 ///
 /// # Safety
-/// `a` holds `MR` rows and `b` the panel; `c` has `size` elements.
+/// `a` must hold `MR` rows, `b` a panel, and `c` `height` rows of `columns` elements.
 #[inline(always)]
 pub unsafe fn tile<S: Simd, const MR: usize, const ACROSS: bool>(
     simd: S,
@@ -271,11 +289,11 @@ pub unsafe fn tile<S: Simd, const MR: usize, const ACROSS: bool>(
     for k in 0..depth {
         let mut row = [simd.splat_f32s(0.0); VECTORS];
         for (v, row) in row.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             *row = unsafe { b.add((k * VECTORS + v) * lanes).cast::<S::f32s>().read() };
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             let x = simd.splat_f32s(unsafe { *a.add(if ACROSS { k * step + r } else { r * PITCH + k }) });
             for (sum, row) in sums.iter_mut().zip(row) {
                 *sum = simd.mul_add_e_f32s(x, row, *sum);
@@ -284,7 +302,7 @@ pub unsafe fn tile<S: Simd, const MR: usize, const ACROSS: bool>(
     }
     let scale = simd.splat_f32s(scale);
     let finish = |sum, old: *mut f32| {
-        // SAFETY: a vector lies there; it need not be aligned.
+        // SAFETY: `old` points to a whole vector, which need not be aligned.
         unsafe {
             let old = old.cast::<S::f32s>();
             old.write_unaligned(if add {
@@ -302,7 +320,7 @@ pub unsafe fn tile<S: Simd, const MR: usize, const ACROSS: bool>(
         }
         return;
     }
-    // What lies there comes here, so that the very same instructions work on it.
+    // A partial tile goes through a buffer, so that the same instructions compute it.
     let mut whole = [0.0f32; ROWS * COLUMNS];
     // SAFETY: these elements exist.
     let row = |r: usize| unsafe { std::slice::from_raw_parts_mut(c.start.add(r * c.row), columns) };

@@ -3,7 +3,7 @@ use pulp::Arch;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Numbers in -1..1, by a linear congruence.
+/// Returns `n` numbers from -1 to 1, from a linear congruential generator.
 fn random(n: usize, seed: &mut u32) -> Vec<f32> {
     let mut next = || {
         *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -12,14 +12,14 @@ fn random(n: usize, seed: &mut u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// How often each element was finished, in rows of a width.
+/// Counts how often each element was finished. The second field is the width of the rows.
 struct Times<'a>(&'a RefCell<Vec<usize>>, usize);
 
 impl Finish for Times<'_> {
     unsafe fn begin(&self, rows: Range<usize>, columns: Range<usize>) {
         let times = self.0.borrow();
         rows.for_each(|r| {
-            columns.clone().for_each(|c| assert_eq!(times[r * self.1 + c], 0, "begun before it is finished"))
+            columns.clone().for_each(|c| assert_eq!(times[r * self.1 + c], 0, "begin is called before finish"))
         });
     }
 
@@ -37,11 +37,12 @@ struct Case {
 }
 
 impl Case {
-    /// The product in blocks of these sizes, and how far each element may be from the truth, and the truth.
+    /// Computes the product in blocks of this many rows and columns. Returns the result, and for each element the exact
+    /// value and the largest error allowed.
     fn run(&self, arch: Arch, (rows, columns): (usize, usize)) -> (Vec<f32>, Vec<(f64, f64)>) {
         let (m, n, k) = self.sizes;
         let mut seed = (m * 7 + n * 3 + k) as u32;
-        // Pitches beyond the width, with NaN between: nothing may be read there.
+        // The padding between rows is NaN, because nothing may be read there.
         let padded = |rows: usize, width: usize, seed: &mut u32| {
             let pitch = width + 3;
             let mut all = random(rows * pitch, seed);
@@ -52,9 +53,9 @@ impl Case {
         let (mut b, pitch_b) = if self.tb { padded(n, k, &mut seed) } else { padded(k, n, &mut seed) };
         let (mut c, pitch_c) = padded(m, n, &mut seed);
         let before = c.clone();
-        let oriented = |start: *mut f32, pitch, turn| {
+        let oriented = |start: *mut f32, pitch, transpose| {
             let rows = Matrix::rows(start, pitch);
-            if turn { rows.transposed() } else { rows }
+            if transpose { rows.transposed() } else { rows }
         };
         let (ma, mb) = (oriented(a.as_mut_ptr(), pitch_a, self.ta), oriented(b.as_mut_ptr(), pitch_b, self.tb));
         let mc = Matrix::rows(c.as_mut_ptr(), pitch_c);
@@ -73,13 +74,13 @@ impl Case {
                     scale: self.scale,
                     finish: Times(&finished, n),
                 };
-                // SAFETY: the matrices have these sizes, and one thread works.
+                // SAFETY: the matrices have these sizes, and there is a single thread.
                 unsafe { block.run(arch, &mut scratch) };
             }
         }
         assert!(finished.borrow().iter().all(|&times| times == 1), "every element is finished once");
-        let at = |all: &[f32], pitch, turn, r: usize, c: usize| {
-            f64::from(if turn { all[c * pitch + r] } else { all[r * pitch + c] })
+        let at = |all: &[f32], pitch, transpose, r: usize, c: usize| {
+            f64::from(if transpose { all[c * pitch + r] } else { all[r * pitch + c] })
         };
         let truth = (0..m * n).map(|i| {
             let (r, c) = (i / n, i % n);
@@ -87,7 +88,8 @@ impl Case {
             let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
             let old = if self.add { f64::from(before[r * pitch_c + c]) } else { 0.0 };
             let scale = f64::from(self.scale);
-            // Each of k + 3 roundings, twice as many without fused multiply-adds, is at most half a unit of the last place of what is summed.
+            // There are k + 3 roundings, or twice as many without fused multiply-adds, each of at most half an ulp of
+            // the sum of absolute values.
             let bound = f64::from(f32::EPSILON) * (k + 3) as f64 * (size * scale.abs() + old.abs());
             (scale * sum + old, bound)
         });
@@ -122,7 +124,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// All vector units that this machine has.
+/// Returns the SIMD instruction sets of this machine to test.
 fn units() -> Vec<Arch> {
     let mut units = vec![Arch::new(), Arch::Scalar];
     #[cfg(target_arch = "x86_64")]
@@ -150,7 +152,7 @@ fn products_are_right_for_all_transposes_and_ragged_sizes() {
 }
 
 #[test]
-fn bits_do_not_depend_on_the_cut_into_blocks() {
+fn bits_do_not_depend_on_the_partition_into_blocks() {
     for case in cases() {
         let (whole, _) = case.run(Arch::new(), (usize::MAX, usize::MAX));
         for block in [(1, 7), (5, COLUMNS), (ROWS, STRIP)] {
@@ -160,7 +162,7 @@ fn bits_do_not_depend_on_the_cut_into_blocks() {
     }
 }
 
-/// Wherever there are fused multiply-adds.
+/// Holds on all machines with fused multiply-adds.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn bits_do_not_depend_on_the_width_of_vectors() {

@@ -1,4 +1,4 @@
-//! What `cuda` runs on: an NVIDIA GPU through libcuda, or emulated hardware.
+//! The [`Driver`] trait, through which kernels run on an NVIDIA GPU (libcuda) or on emulated hardware.
 
 #[cfg(emulated)]
 pub mod emulator;
@@ -10,10 +10,10 @@ use crate::device::Ticket;
 use crate::error::Result;
 use std::time::Duration;
 
-/// Memory and launches. Addresses are the device's own; 0 is none.
+/// Device memory, copies and kernel launches. Addresses are device addresses, and 0 is the null pointer.
 ///
-/// Copies check that their rows lie in memory that [`Driver::alloc`] has given and [`Driver::free`] has not taken back. What a
-/// kernel does with the addresses among its parameters nobody can check, so starting one is unsafe.
+/// Copies check that their rows lie in live allocations. What a kernel does with the addresses among its parameters
+/// cannot be checked, so launching one is unsafe.
 ///
 /// ```compile_fail,E0133
 /// use vcycle::device::cuda::{driver::Driver, launch::Launch};
@@ -22,109 +22,115 @@ use std::time::Duration;
 /// }
 /// ```
 pub trait Driver {
-    /// Zeroed memory, aligned to 256 bytes.
+    /// Allocates zeroed memory, aligned to 256 bytes, and returns its address.
     ///
     /// # Errors
-    /// Out of memory: says how much was wanted and how much there is.
+    /// Fails when the device is out of memory. The message says how much was requested and how much is free.
     fn alloc(&mut self, bytes: usize) -> Result<u64>;
 
-    /// Takes memory back, after the work in flight; another address is left alone. Graphs that use it must not be
-    /// [replayed](Driver::replay) any more.
+    /// Frees an allocation once the work in flight has finished. Ignores an address that is no live allocation. Graphs
+    /// that use the memory must not be [replayed](Driver::replay) any more.
     fn free(&mut self, address: u64);
 
-    /// Host to device. Rows of `width` bytes, `pitch` bytes apart on the device and back to back in `bytes`.
+    /// Copies from host to device. `bytes` holds the rows back to back.
     ///
     /// # Errors
-    /// As for all copies: rows that lie in no allocation, or do not fit the host's bytes.
+    /// Like all copies, fails if the rows do not lie in a live allocation or `bytes` has another size.
     fn write(&mut self, to: Rows, bytes: &[u8]) -> Result<()>;
 
-    /// Device to host, after the work in flight.
+    /// Copies from device to host once the work in flight has finished. `bytes` gets the rows back to back.
     fn read(&mut self, from: Rows, bytes: &mut [u8]) -> Result<()>;
 
-    /// Starts to bring rows to the host, after the work in flight: [`Device::post`](crate::device::Device::post).
+    /// Starts a copy from device to host behind the work in flight and returns without waiting: see
+    /// [`Device::read_async`](crate::device::Device::read_async).
     fn read_async(&mut self, from: Rows) -> Result<Ticket>;
 
-    /// Waits for posted rows.
+    /// Waits for a copy that [`Driver::read_async`] started, and stores its rows in `bytes`.
     fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
 
-    /// Device to device; equal rows.
+    /// Copies from device to device. Both sides have the same number of rows of the same width.
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()>;
 
-    /// An operation begins, run by this variant; its operands and launches follow. For messages.
+    /// Announces an operation and the variant that runs it, for messages. Its operands and launches follow.
     fn operation(&mut self, _name: &'static str, _variant: &'static str) {}
 
-    /// An operation with these operands begins: its launches follow.
+    /// Announces the operands of an operation. Its launches follow.
     fn operands(&mut self, regions: &[Region]);
 
-    /// Starts a kernel. Work runs in the order in which it was started.
+    /// Launches a kernel. Work runs in launch order.
     ///
     /// # Safety
-    /// What the kernel reads and writes by its parameters lies in allocations of this driver, and stays there until the work has
-    /// ended ([`Driver::free`] waits for that). `variants` and `bounds` see to it for the kernels in `kernels/`.
+    /// All memory that the kernel accesses through its parameters must lie in allocations of this driver that stay live
+    /// until the kernel has finished ([`Driver::free`] waits for that). `variants` and `bounds` guarantee it for the
+    /// kernels in `kernels/`.
     unsafe fn launch(&mut self, launch: &Launch) -> Result<()>;
 
-    /// Waits for the work in flight.
+    /// Waits until all work has finished.
     fn sync(&mut self) -> Result<()>;
 
-    /// Keeps launches as one graph, to be started by one call. Nothing runs now.
+    /// Records launches as one graph and returns its number. Nothing runs now.
     ///
     /// # Safety
-    /// Parameters are those that the kernels take: as [`Driver::launch`].
+    /// The parameters must match those of the kernels, as for [`Driver::launch`].
     unsafe fn record(&mut self, parts: &[Part]) -> Result<u32>;
 
-    /// Starts all launches of a graph.
+    /// Launches a recorded graph.
     ///
     /// # Safety
-    /// As [`Driver::launch`], of every launch that was recorded: none of the memory that they use was freed since.
+    /// The contract of [`Driver::launch`] must hold for every recorded launch: none of the memory they use may have
+    /// been freed since.
     unsafe fn replay(&mut self, graph: u32) -> Result<()>;
 
-    /// Forgets a graph.
+    /// Destroys a graph.
     fn release(&mut self, graph: u32);
 
-    /// Remembers when the device comes to this point of its work.
+    /// Records a time stamp behind the work in flight.
     fn stamp(&mut self) -> Result<()>;
 
-    /// Waits for all stamps and forgets them; `each` gets the time from every one to the next, in order.
+    /// Waits for all time stamps, calls `each` with the time between consecutive ones, in order, and discards them.
     fn stamps(&mut self, each: &mut dyn FnMut(Duration)) -> Result<()>;
 
-    /// A range begins that tools such as Nsight Systems show.
+    /// Begins a named range for profilers such as Nsight Systems (NVTX).
     fn begin_range(&mut self, _name: &str) {}
 
-    /// The range that began last ends.
+    /// Ends the innermost range.
     fn end_range(&mut self) {}
 
-    /// What tells this driver from others of its kind, such as the order in which it runs threads. For messages.
+    /// Returns what distinguishes this driver from others of its type, such as the order in which it runs threads. For
+    /// messages.
     fn label(&self) -> Option<String> {
         None
     }
 
-    /// What the time models know of this device.
+    /// Returns the peak rates of the device, for time models.
     fn gpu(&self) -> GpuSpec;
 }
 
-/// The launches of one operation, and its operands.
+/// The operands and launches of one operation.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// The operation's name.
+    /// The name of the operation.
     pub name: &'static str,
-    /// The name of what runs it.
+    /// The name of the variant that runs it.
     pub variant: &'static str,
+    /// The memory of its operands and workspace.
     pub regions: Vec<Region>,
+    /// Its launches, in order.
     pub launches: Vec<Launch>,
 }
 
 impl Part {
-    /// Starts the launches, in order.
+    /// Launches all kernels, in order.
     ///
     /// # Safety
-    /// As [`Driver::launch`].
+    /// The contract of [`Driver::launch`] must hold for every launch.
     ///
     /// # Errors
-    /// Names the operation.
+    /// Fails when a launch fails. The message names the operation.
     pub unsafe fn start(&self, driver: &mut (impl Driver + ?Sized)) -> Result<()> {
         driver.operation(self.name, self.variant);
         driver.operands(&self.regions);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let mut launch = |launch: &Launch| unsafe { driver.launch(launch) };
         self.launches.iter().try_for_each(&mut launch).map_err(|e| e.at(self.name))
     }
@@ -133,14 +139,18 @@ impl Part {
 /// A matrix of bytes in device memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows {
+    /// The address of the first row.
     pub address: u64,
+    /// The number of rows.
     pub rows: usize,
+    /// Bytes per row.
     pub width: usize,
+    /// Bytes from the start of one row to the next.
     pub pitch: usize,
 }
 
 impl Rows {
-    /// Bytes from the first to one past the last; none where rows overlap, or beyond `usize`.
+    /// Returns the bytes from the first to one past the last; `None` if rows overlap or the number overflows `usize`.
     pub fn extent(&self) -> Option<usize> {
         match self.rows {
             0 => Some(0),
@@ -150,7 +160,7 @@ impl Rows {
         }
     }
 
-    /// Bytes of all rows, back to back.
+    /// Returns the bytes of all rows back to back, without gaps.
     pub fn bytes(&self) -> usize {
         self.rows.saturating_mul(self.width)
     }

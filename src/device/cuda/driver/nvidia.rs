@@ -1,4 +1,5 @@
-//! An NVIDIA GPU, through the libcuda that its driver brings. Loaded at run time: the crate builds and starts without.
+//! An NVIDIA GPU through libcuda, which comes with the NVIDIA driver. It is loaded at run time, so the crate builds and
+//! starts without it.
 
 mod copies;
 #[cfg_attr(not(feature = "cublaslt"), path = "nvidia/no_cublaslt.rs")]
@@ -24,7 +25,7 @@ use cudarc::driver::sys::{
 };
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
 use cudarc::nvrtc::Ptx;
-use faults::{ELSEWHERE, failed, gib, is_fault, told, unopened};
+use faults::{ELSEWHERE, describe, failed, gib, is_fault, open_error};
 use pinned::Pinned;
 use ranges::Ranges;
 use stamps::Stamps;
@@ -37,10 +38,10 @@ use std::time::Duration;
 /// The oldest compute capability that the kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
 
-/// Shared memory that a block may have without asking for more, static and dynamic, in bytes.
+/// The shared memory (static and dynamic) that a block may use without opting in to more, in bytes.
 const SHARED_UNASKED: u32 = 48 << 10;
 
-/// Kernels that a report of a fault names.
+/// The number of kernels that a fault report names.
 const RECENT: usize = 8;
 
 /// The first GPU that `CUDA_VISIBLE_DEVICES` leaves visible. All work is on one stream.
@@ -50,31 +51,33 @@ pub struct Nvidia {
     context: Arc<CudaContext>,
     /// Name and compute capability, for messages.
     device: String,
-    /// Addresses handed out, and how many bytes lie there.
+    /// Live allocations: bytes by address.
     live: BTreeMap<u64, usize>,
-    /// What is on its way to the GPU, and the number of the buffer that is used next.
-    stages: Vec<Pinned>,
-    stage: usize,
-    /// What is on its way to the host.
+    /// Staging buffers of writes, used in rotation.
+    staging: Vec<Pinned>,
+    /// The index of the staging buffer that is used next.
+    next_staging: usize,
+    /// Buffers of asynchronous reads.
     async_reads: Vec<Pinned>,
+    /// Instantiated graphs by number; `None` once released.
     graphs: Vec<Option<CUgraphExec>>,
     stamps: Stamps,
     ranges: Ranges,
     gpu: GpuSpec,
-    /// The kernels started last, since all were last known to have ended well.
+    /// The last kernels launched since a successful wait, at most [`RECENT`].
     recent: VecDeque<&'static str>,
-    /// How many were started since then.
+    /// The number of kernels and graphs launched since then.
     started: usize,
-    /// What is launched becomes part of a graph and does not run.
+    /// Whether launches become part of a graph instead of running.
     recording: bool,
 }
 
-/// A kernel, loaded.
+/// A loaded kernel.
 struct Function {
     handle: CudaFunction,
-    /// Bytes of dynamic shared memory that it may have so far.
+    /// The dynamic shared memory that is currently allowed per block, in bytes.
     shared: u32,
-    /// Sizes of its parameters in bytes; `None` where the driver is too old to say.
+    /// Sizes of its parameters in bytes; `None` if the driver is too old to report them.
     parameters: Option<Vec<u8>>,
 }
 
@@ -82,27 +85,27 @@ impl Nvidia {
     /// Opens the GPU and loads all kernels.
     ///
     /// # Errors
-    /// No driver, no device code in this build, no GPU, or one that the kernels do not run on: says which, and what
-    /// else there is.
+    /// Fails when there is no driver, no device code in this build, no GPU, or one that the kernels do not support. The
+    /// message says which, and which devices need no GPU.
     pub fn open() -> Result<Self> {
-        // SAFETY: only opens the library and closes it again; its initialisers are NVIDIA's own.
+        // SAFETY: only opens and closes the library, which runs NVIDIA's own initialisers.
         if !unsafe { sys::is_culib_present() } {
             bail!(
-                "--device cuda: libcuda.so.1 is not on this machine. It comes with the NVIDIA driver; install that, or \
-                 add its folder to LD_LIBRARY_PATH. {ELSEWHERE}"
+                "--device cuda: cannot find libcuda.so.1. It comes with the NVIDIA driver; install the driver, or add \
+                 the library's folder to LD_LIBRARY_PATH. {ELSEWHERE}"
             );
         }
         if COMPILED.is_empty() {
             bail!(
-                "--device cuda: this build has no device code, because it found no nvcc. Install nvcc 12.0 or newer \
+                "--device cuda: this build has no device code, because no nvcc was found. Install nvcc 12.0 or newer \
                  (the warning of `touch build.rs && cargo build` says how), and build again. {ELSEWHERE}"
             );
         }
-        let context = CudaContext::new(0).map_err(|error| unopened(&error))?;
-        // SAFETY: no CudaSlice is ever made here, and there is one stream: nothing needs tracking.
+        let context = CudaContext::new(0).map_err(|error| open_error(&error))?;
+        // SAFETY: no CudaSlice is ever created here and there is only one stream, so nothing needs tracking.
         unsafe { context.disable_event_tracking() };
-        let name = context.name().map_err(failed("asking for the GPU's name"))?;
-        let capability = context.compute_capability().map_err(failed("asking for the compute capability"))?;
+        let name = context.name().map_err(failed("querying the GPU's name"))?;
+        let capability = context.compute_capability().map_err(failed("querying the compute capability"))?;
         let device = format!("{name} (compute capability {}.{})", capability.0, capability.1);
         if capability < OLDEST {
             bail!(
@@ -111,7 +114,7 @@ impl Nvidia {
                 OLDEST.1
             );
         }
-        let gpu = gpu(&context, capability).map_err(failed("asking what the GPU can do"))?;
+        let gpu = gpu(&context, capability).map_err(failed("querying the GPU's properties"))?;
         let stream = context.new_stream().map_err(failed("creating a stream"))?;
         let mut this = Nvidia {
             functions: HashMap::new(),
@@ -119,8 +122,8 @@ impl Nvidia {
             context,
             device,
             live: BTreeMap::new(),
-            stages: Vec::new(),
-            stage: 0,
+            staging: Vec::new(),
+            next_staging: 0,
             async_reads: Vec::new(),
             graphs: Vec::new(),
             stamps: Stamps::default(),
@@ -140,14 +143,14 @@ impl Nvidia {
         for compiled in COMPILED {
             let module = match self.context.load_module(Ptx::from_binary(compiled.fatbin.to_vec())) {
                 Ok(module) => module,
-                // A file for another architecture alone: its kernels are variants of others.
+                // The file is for another architecture only. Other variants run the operations of its kernels.
                 Err(DriverError(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU)) => continue,
                 Err(error) => bail!(
-                    "--device cuda: cannot load {} on {}: {}. It was made by nvcc {}, and the driver is for CUDA \
-                     {}.{}; where the driver is the older one, update it, or build with an older nvcc",
+                    "--device cuda: cannot load {} on {}: {}. It was compiled by nvcc {}, and the driver supports CUDA \
+                     {}.{}; if the driver is older, update it, or build with an older nvcc",
                     compiled.file,
                     self.device,
-                    told(&error),
+                    describe(&error),
                     NVCC.unwrap_or("unknown"),
                     version / 1000,
                     version % 1000 / 10
@@ -156,7 +159,7 @@ impl Nvidia {
             for name in compiled.kernels.iter().map(|kernel| kernel.name) {
                 if !self.functions.contains_key(name) {
                     let handle = module.load_function(name).map_err(failed("loading a kernel")).at(name)?;
-                    let fixed = handle.shared_size_bytes().map_err(failed("asking for shared memory")).at(name)?;
+                    let fixed = handle.shared_size_bytes().map_err(failed("querying its shared memory")).at(name)?;
                     let shared = SHARED_UNASKED.saturating_sub(fixed.unsigned_abs());
                     let parameters = parameters(&handle, version);
                     self.functions.insert(name, Function { handle, shared, parameters });
@@ -168,8 +171,8 @@ impl Nvidia {
             archs.sort_unstable();
             archs.dedup();
             bail!(
-                "--device cuda: this build has code for {} and none for {}. Build with VCYCLE_CUDA_ARCHS unset, or \
-                 with this GPU's architecture in it",
+                "--device cuda: this build has code for {} but none for {}. Build with VCYCLE_CUDA_ARCHS unset, or \
+                 add this GPU's architecture to it",
                 archs.join(", "),
                 self.device
             );
@@ -177,17 +180,18 @@ impl Nvidia {
         Ok(())
     }
 
-    /// Name, compute capability and memory of the GPU, and the driver's version, for a person.
+    /// Returns a line of text with the name, compute capability and memory of the GPU and the driver's CUDA version.
     pub fn describe(&self) -> String {
         let memory = match self.context.mem_get_info() {
             Ok((free, total)) => format!("{} free of {}", gib(free), gib(total)),
-            Err(error) => format!("memory unknown: {}", told(&error)),
+            Err(error) => format!("memory unknown: {}", describe(&error)),
         };
         let version = driver_version();
         format!("{}, {memory}, driver for CUDA {}.{}", self.device, version / 1000, version % 1000 / 10)
     }
 
-    /// Where the GPU is on the PCI bus, as NVML writes it: domain, bus, device, function. `None` where the driver is silent.
+    /// Returns the PCI address of the GPU in NVML's format (domain, bus, device, function); `None` if the driver does
+    /// not report it.
     pub fn bus(&self) -> Option<String> {
         let ask = |what| self.context.attribute(what).ok();
         let domain = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
@@ -196,43 +200,44 @@ impl Nvidia {
         Some(format!("{domain:08x}:{bus:02x}:{device:02x}.0"))
     }
 
-    /// Whether products were made by [`Nvidia::cublaslt`] of this very driver.
-    pub(in crate::device::cuda) fn made(&self, products: &cublaslt::Products) -> bool {
+    /// Returns whether the matmuls were prepared by [`Nvidia::cublaslt`] of this driver instance.
+    pub(in crate::device::cuda) fn owns(&self, products: &cublaslt::Products) -> bool {
         Arc::ptr_eq(&self.stream, products.stream())
     }
 
-    /// Products by cuBLASLt on this driver's stream.
+    /// Prepares cuBLASLt matmuls on this driver's stream.
     ///
     /// # Errors
-    /// A build without it, no library; what it refuses.
+    /// Fails in a build without cuBLASLt, without the library, and when it rejects a matmul.
     pub(in crate::device::cuda) fn cublaslt(&self, products: &[Product]) -> Result<cublaslt::Products> {
         self.bind()?;
         cublaslt::Products::new(&self.stream, products)
     }
 
-    /// Makes the GPU that of this thread, on which a device may arrive at any time.
+    /// Makes the context current on the calling thread. Every call does this, since a device may move between threads.
     fn bind(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(|error| self.fault("using the GPU", error))
+        self.context.bind_to_thread().map_err(|error| self.fault("making the CUDA context current", error))
     }
 
-    /// The error of a call. A fault of a kernel shows at some later call, which then is not to blame.
+    /// Returns the error of a driver call. A kernel fault shows up at some later call, which is not its cause, so the
+    /// message lists recent kernels instead.
     fn fault(&self, action: &str, error: DriverError) -> Error {
         if !is_fault(error.0) {
             return failed(action)(error);
         }
         let recent = self.recent.iter().copied().collect::<Vec<_>>().join(", ");
         Error::new(format!(
-            "a kernel failed on {}: {}. Started since the last wait: {}, at last {}. With VCYCLE_GRAPHS=0 and \
-             CUDA_LAUNCH_BLOCKING=1 each is waited for, so that the last one named is the one that failed; `vcycle kernels check` and --device emulator \
-             find the thread and the source line",
+            "a kernel failed on {}: {}. Launched since the last successful wait: {} kernels, the last ones {}. With \
+             VCYCLE_GRAPHS=0 and CUDA_LAUNCH_BLOCKING=1 every launch is waited for, and the last one named is the one \
+             that failed; `vcycle kernels check` and --device emulator find the thread and the source line",
             self.device,
-            told(&error),
+            describe(&error),
             self.started,
             if recent.is_empty() { "none" } else { &recent },
         ))
     }
 
-    /// For the report of a fault.
+    /// Remembers a launch for fault reports.
     fn remember(&mut self, started: &'static str) {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
@@ -241,7 +246,7 @@ impl Nvidia {
         self.started += 1;
     }
 
-    /// Waits for all work; all kernels so far then are known to have ended well.
+    /// Waits for all work. If that succeeds, all kernels so far have succeeded and are forgotten.
     fn wait(&mut self, action: &str) -> Result<()> {
         self.stream.synchronize().map_err(|error| self.fault(action, error))?;
         self.recent.clear();
@@ -249,14 +254,15 @@ impl Nvidia {
         Ok(())
     }
 
+    /// Allocates zeroed memory.
     fn zeroed(&self, bytes: usize) -> Result<u64, DriverError> {
-        // The driver refuses a request of nothing, and an arena may be empty.
+        // The driver rejects an allocation of 0 bytes, but an arena may be empty.
         let bytes = bytes.max(1);
-        // SAFETY: plain memory, set before anything on the one stream reads it.
+        // SAFETY: plain memory, which is set before anything on the only stream reads it.
         let address = unsafe { result::malloc_sync(bytes) }?;
-        // SAFETY: `address` has `bytes` bytes and belongs to this context, as the stream does.
+        // SAFETY: `address` has `bytes` bytes, and both it and the stream belong to this context.
         if let Err(error) = unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) } {
-            // SAFETY: allocated above, and nothing else knows of it.
+            // SAFETY: allocated above, and nothing else uses it.
             let _ = unsafe { result::free_sync(address) };
             return Err(error);
         }
@@ -273,10 +279,10 @@ impl Driver for Nvidia {
                 Ok(address)
             }
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                let (free, total) = self.context.mem_get_info().map_err(failed("asking for free memory"))?;
+                let (free, total) = self.context.mem_get_info().map_err(failed("querying free memory"))?;
                 bail!(
-                    "out of device memory: {} wanted, {} free of {} on {}; use a smaller batch, a shorter context or a \
-                     smaller model, or stop other programs on this GPU (nvidia-smi lists them)",
+                    "out of device memory: {} requested, {} free of {} on {}; use a smaller batch, a shorter context \
+                     or a smaller model, or stop other programs on this GPU (nvidia-smi lists them)",
                     gib(bytes),
                     gib(free),
                     gib(total),
@@ -291,10 +297,10 @@ impl Driver for Nvidia {
         if self.live.remove(&address).is_none() {
             return;
         }
-        // What fails here fails again, and is then reported, at the next call that can report.
+        // An error here will recur at the next call, which can report it.
         let _ = self.bind();
         let _ = self.stream.synchronize();
-        // SAFETY: handed out by `alloc`, just taken off the list, and no work is in flight.
+        // SAFETY: allocated by `alloc`, just removed from `live`, and no work is in flight.
         let _ = unsafe { result::free_sync(address) };
     }
 
@@ -326,11 +332,11 @@ impl Driver for Nvidia {
         }
         self.bind()?;
         let Some(function) = self.functions.get_mut(launch.kernel) else {
-            bail!("kernel {} has no code for {} in this build; build again with nvcc", launch.kernel, self.device);
+            bail!("this build has no code of kernel {} for {}; build again with nvcc", launch.kernel, self.device);
         };
         if let Some(takes) = function.parameters.as_ref().filter(|takes| *takes != launch.args.sizes()) {
             let given = launch.args.sizes();
-            bail!("kernel {} takes parameters of {takes:?} bytes and was given {given:?}", launch.kernel);
+            bail!("kernel {} takes parameters of {takes:?} bytes but was given {given:?}", launch.kernel);
         }
         if launch.shared > function.shared {
             function.allow(launch.shared, &self.context).at(launch.kernel)?;
@@ -352,14 +358,14 @@ impl Driver for Nvidia {
             };
         }
         let (grid, block) = (launch.grid.into(), launch.block.into());
-        // SAFETY: the function's module is loaded. The driver only reads the parameters, before it returns; their sizes
-        // were compared with the kernel's, or on an old driver are the caller's promise. So is what the addresses among them
-        // cover; `free` keeps it until work has ended.
+        // SAFETY: the function's module is loaded. The driver only reads the parameters, before it returns. Their sizes
+        // match the kernel's (compared above, or on an old driver guaranteed by the caller). The caller also guarantees
+        // the memory behind the addresses among them, and `free` waits for the work in flight.
         unsafe { result::launch_kernel(handle, grid, block, launch.shared, self.stream.cu_stream(), &mut pointers) }
             .map_err(|error| {
                 let Launch { kernel, grid, block, shared, .. } = launch;
                 let action =
-                    format!("starting {kernel} (grid {grid:?}, block {block:?}, {shared} bytes of shared memory)");
+                    format!("launching {kernel} (grid {grid:?}, block {block:?}, {shared} bytes of shared memory)");
                 self.fault(&action, error)
             })
     }
@@ -372,33 +378,33 @@ impl Driver for Nvidia {
     unsafe fn record(&mut self, parts: &[Part]) -> Result<u32> {
         self.bind()?;
         let stream = self.stream.cu_stream();
-        // Relaxed: a kernel may be allowed more shared memory meanwhile.
+        // Relaxed, because kernels may be allowed more shared memory during the capture.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the stream is this driver's own, and does nothing else until `end_capture`.
-        unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("beginning a graph"))?;
+        // SAFETY: the stream belongs to this driver and does nothing else until `end_capture`.
+        unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("beginning a graph capture"))?;
         self.recording = true;
-        // SAFETY: the caller's promise; what is started becomes part of the graph and does not run.
+        // SAFETY: guaranteed by the caller; launches become part of the graph and do not run.
         let recorded = parts.iter().try_for_each(|part| unsafe { part.start(self) });
         self.recording = false;
-        // SAFETY: begun above. Ends the capture after an error too.
+        // SAFETY: the capture was begun above. It has to end after an error, too.
         let graph = unsafe { result::stream::end_capture(stream) };
-        // What made a part fail may also have spoilt the graph, and is the better message.
+        // The error of a part may also have invalidated the capture; it is the more useful message.
         let graph = match (recorded, graph) {
-            (Ok(()), graph) => graph.map_err(failed("ending a graph"))?,
+            (Ok(()), graph) => graph.map_err(failed("ending a graph capture"))?,
             (Err(error), Ok(graph)) => {
-                // SAFETY: just captured, and used by nobody.
+                // SAFETY: just captured, and not used by anything.
                 let _ = unsafe { result::graph::destroy(graph) };
                 return Err(error);
             }
             (Err(error), Err(_)) => return Err(error),
         };
-        // SAFETY: just captured; the executable form does not need it.
+        // SAFETY: just captured; the executable graph does not depend on it.
         let executable = unsafe {
             let made = result::graph::instantiate(graph, CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
             made
         };
-        self.graphs.push(Some(executable.map_err(failed("preparing a graph"))?));
+        self.graphs.push(Some(executable.map_err(failed("instantiating a graph"))?));
         Ok(self.graphs.len() as u32 - 1)
     }
 
@@ -406,16 +412,17 @@ impl Driver for Nvidia {
         let Some(Some(executable)) = self.graphs.get(graph as usize).copied() else { bail!("this graph was released") };
         self.bind()?;
         self.remember("a captured step");
-        // SAFETY: instantiated by `record` and not yet destroyed; that the memory it uses is there is the caller's promise.
+        // SAFETY: instantiated by `record` and not yet destroyed; the caller guarantees that the memory it uses is
+        // live.
         unsafe { result::graph::launch(executable, self.stream.cu_stream()) }
-            .map_err(|error| self.fault("starting a graph", error))
+            .map_err(|error| self.fault("launching a graph", error))
     }
 
     fn release(&mut self, graph: u32) {
         let Some(executable) = self.graphs.get_mut(graph as usize).and_then(Option::take) else { return };
         let _ = self.bind();
         let _ = self.stream.synchronize();
-        // SAFETY: taken off the list just now, and no work is in flight.
+        // SAFETY: just removed from `graphs`, and no work is in flight.
         let _ = unsafe { result::graph::exec_destroy(executable) };
     }
 
@@ -444,11 +451,11 @@ impl Driver for Nvidia {
 }
 
 impl Drop for Nvidia {
-    /// The context may be shared with another device of this process, and then would keep the memory.
+    /// Frees everything explicitly, because a context shared with another device of this process would keep the memory.
     fn drop(&mut self) {
         (0..self.graphs.len() as u32).for_each(|graph| self.release(graph));
         let _ = self.bind();
-        self.stages.clear();
+        self.staging.clear();
         self.async_reads.clear();
         self.stamps = Stamps::default();
         while let Some((&address, _)) = self.live.first_key_value() {
@@ -458,28 +465,32 @@ impl Drop for Nvidia {
 }
 
 impl Function {
-    /// Lets its blocks have so much dynamic shared memory.
+    /// Raises the limit of dynamic shared memory per block to `bytes`.
     fn allow(&mut self, bytes: u32, context: &CudaContext) -> Result<()> {
         let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         if let Err(error) = self.handle.set_attribute(most, i32::try_from(bytes).unwrap_or(i32::MAX)) {
             let of_block = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-            let limit = context.attribute(of_block).map_err(failed("asking for shared memory"))?;
-            bail!("{bytes} bytes of shared memory wanted, {limit} a block at most on this GPU: {}", told(&error));
+            let limit = context.attribute(of_block).map_err(failed("querying the shared memory limit"))?;
+            bail!(
+                "{bytes} bytes of shared memory requested, but this GPU has at most {limit} per block: {}",
+                describe(&error)
+            );
         }
         self.shared = bytes;
         Ok(())
     }
 }
 
-/// Sizes of a kernel's parameters, from drivers for CUDA 12.4 on.
+/// Returns the sizes of a kernel's parameters in bytes; `None` for drivers older than CUDA 12.4, which cannot report
+/// them.
 fn parameters(function: &CudaFunction, driver: i32) -> Option<Vec<u8>> {
     if driver < 12_040 {
         return None;
     }
     let mut sizes = Vec::new();
     let (mut offset, mut size) = (0, 0);
-    // SAFETY: the function is loaded, and the driver (which has this call) writes one number through each pointer. Past
-    // the last parameter it returns an error and writes nothing.
+    // SAFETY: the function is loaded, and the driver (which has this call since 12.4) writes one number through each
+    // pointer. Past the last parameter it returns an error and writes nothing.
     while unsafe { sys::cuFuncGetParamInfo(function.cu_function(), sizes.len(), &raw mut offset, &raw mut size) }
         == CUresult::CUDA_SUCCESS
     {
@@ -488,25 +499,25 @@ fn parameters(function: &CudaFunction, driver: i32) -> Option<Vec<u8>> {
     Some(sizes)
 }
 
-/// Rates of the GPU, for the time models.
+/// Queries the peak rates of the GPU for the time models.
 fn gpu(context: &CudaContext, capability: (i32, i32)) -> Result<GpuSpec, DriverError> {
     let ask = |what| context.attribute(what).map(f64::from);
     let sms = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let clock = 1e3 * ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
     let memory = 1e3 * ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
     let width = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
-    // Virtual GPUs and integrated ones may keep their clocks to themselves.
+    // Virtual and integrated GPUs may not report their clocks.
     if sms * clock * memory * width == 0.0 {
         return Ok(GpuSpec::A100);
     }
-    // Two transfers a clock.
+    // Double data rate: two transfers per clock.
     Ok(GpuSpec::of(sms as usize, clock, 2.0 * memory * width, capability))
 }
 
-/// The newest CUDA that the driver is for: 1000 times its major plus 10 times its minor version; 0 where it is silent.
+/// Returns the newest CUDA version that the driver supports, as 1000 x major + 10 x minor; 0 if it does not report it.
 fn driver_version() -> i32 {
     let mut version = 0;
-    // SAFETY: writes one int; may be called at any time once libcuda is there.
+    // SAFETY: writes one int, and may be called at any time once libcuda is loaded.
     let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) };
     if asked == CUresult::CUDA_SUCCESS { version } else { 0 }
 }

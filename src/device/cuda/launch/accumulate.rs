@@ -1,12 +1,13 @@
-//! `accumulate`.
+//! Launch code of `accumulate`: `kernels/accumulate.cu`.
 
 use super::Launch;
 use super::addresses::Addresses;
-use super::elements::each;
+use super::elements::vector_len;
 use super::fill::Rows;
 use crate::device::ops::Accumulate;
 use crate::tensor::DType;
 
+/// Variant `naive`: four elements per thread, any alignment.
 pub fn naive(op: &Accumulate, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.out, &[Some(op.x)]);
     let kernel = match (op.x.dtype(), op.out.dtype()) {
@@ -18,16 +19,17 @@ pub fn naive(op: &Accumulate, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
-/// Elements of an access: 16 bytes of the wider type.
+/// Returns the elements that a thread accesses at a time: 16 bytes of the wider type.
 fn vector_of(op: &Accumulate) -> usize {
-    each(&op.x).min(each(&op.out))
+    vector_len(&op.x).min(vector_len(&op.out))
 }
 
+/// Returns whether all rows consist of whole, aligned vectors, as `vector` needs.
 pub fn is_whole(op: &Accumulate) -> bool {
     Rows::whole(&op.out, &[Some(op.x)], vector_of(op))
 }
 
-/// Two accesses of 16 bytes for each thread.
+/// Variant `vector`: each thread processes two vectors, of 16 bytes in the wider type.
 pub fn vector(op: &Accumulate, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[Some(op.x)], 2 * vector_of(op));
     let kernel = match (op.x.dtype(), op.out.dtype()) {
@@ -39,6 +41,7 @@ pub fn vector(op: &Accumulate, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
+/// Appends the kernel's parameters.
 fn operands(launch: Launch, rows: &Rows, op: &Accumulate, addresses: &Addresses) -> Launch {
     launch
         .ptr(addresses.ptr(&op.x))

@@ -1,12 +1,12 @@
-//! `activation`.
+//! Launch code of `activation_backward`: `kernels/activation.cu`.
 
 use super::Launch;
 use super::addresses::Addresses;
-use super::elements::{each, typed};
+use super::elements::{typed, vector_len};
 use super::fill::Rows;
 use crate::device::ops::{Activation, ActivationBackward};
 
-/// `ActivationKind` of `common/activation.cuh`.
+/// Returns the value of `ActivationKind` in `kernels/common/activation.cuh`.
 pub(in crate::device::cuda) fn number(kind: Activation) -> i32 {
     match kind {
         Activation::GeluTanh => 0,
@@ -15,23 +15,26 @@ pub(in crate::device::cuda) fn number(kind: Activation) -> i32 {
     }
 }
 
+/// Variant `naive`: four elements per thread, any alignment.
 pub fn naive(op: &ActivationBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.dx, &[Some(op.dout), Some(op.pre)]);
     let kernel = typed(&op.dx, "activation_backward_f32", "activation_backward_bf16");
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
+/// Returns whether all rows consist of whole, aligned 16-byte vectors, as `vector` needs.
 pub fn is_whole(op: &ActivationBackward) -> bool {
-    Rows::whole(&op.dx, &[Some(op.dout), Some(op.pre)], each(&op.dx))
+    Rows::whole(&op.dx, &[Some(op.dout), Some(op.pre)], vector_len(&op.dx))
 }
 
-/// Two accesses of 16 bytes for each thread.
+/// Variant `vector`: each thread processes two 16-byte vectors.
 pub fn vector(op: &ActivationBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
-    let rows = Rows::tiled(&op.dx, &[Some(op.dout), Some(op.pre)], 2 * each(&op.dx));
+    let rows = Rows::tiled(&op.dx, &[Some(op.dout), Some(op.pre)], 2 * vector_len(&op.dx));
     let kernel = typed(&op.dx, "activation_backward_vector_f32", "activation_backward_vector_bf16");
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
+/// Appends the kernel's parameters.
 fn operands(launch: Launch, rows: &Rows, op: &ActivationBackward, addresses: &Addresses) -> Launch {
     launch
         .ptr(addresses.ptr(&op.dout))

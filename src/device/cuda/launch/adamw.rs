@@ -1,34 +1,36 @@
-//! `adamw`.
+//! Launch code of `adamw`: `kernels/adamw.cu`.
 
 use super::Launch;
 use super::addresses::Addresses;
-use super::elements::begin_at;
+use super::elements::rows_aligned;
 use crate::device::ops::{ALIGN, AdamW};
 use crate::tensor::DType;
 
 const THREADS: usize = 256;
 
-/// The copy is one in bf16, if there is one.
+/// Returns whether the low-precision copy of the parameters, if there is one, is bf16: the only type the kernels write.
 pub fn fits_copy(op: &AdamW) -> bool {
     op.copy.is_none_or(|t| t.dtype() == DType::BF16)
 }
 
-/// Four elements for each thread.
+/// Variant `naive`: four elements per thread, any alignment.
 pub fn naive(op: &AdamW, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(operands("adamw_f32", 4, op, addresses));
 }
 
-/// As [`fits_copy`], and every four elements are 16 bytes, or 8 of the copy, at a multiple of as many.
+/// Returns whether `vector` supports the operation: [`fits_copy`] holds, and all operands are aligned to four elements
+/// (16 bytes, or 8 bytes of a bf16 copy).
 pub fn is_whole(op: &AdamW) -> bool {
     let all = [Some(op.params), Some(op.grads), Some(op.m), Some(op.v), op.copy];
-    fits_copy(op) && all.iter().flatten().all(|t| begin_at(t, 4))
+    fits_copy(op) && all.iter().flatten().all(|t| rows_aligned(t, 4))
 }
 
-/// Two times four elements for each thread.
+/// Variant `vector`: each thread processes two vectors of four elements.
 pub fn vector(op: &AdamW, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(operands("adamw_vector_f32", 8, op, addresses));
 }
 
+/// Builds the launch of `kernel`, whose threads process `each` elements.
 fn operands(kernel: &'static str, each: usize, op: &AdamW, addresses: &Addresses) -> Launch {
     let n = op.params.numel();
     Launch::new(kernel, n.div_ceil(each * THREADS), THREADS as u32)

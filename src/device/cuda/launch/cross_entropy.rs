@@ -1,44 +1,48 @@
-//! `cross_entropy`: the scored rows are counted among all, then come the rows of the strip, then the sum up to its end.
+//! Launch code of `cross_entropy`: `kernels/cross_entropy.cu`.
+//!
+//! There are three launches: one counts the scored rows among all labels, one processes the rows of the strip, and one
+//! sums the losses of all rows up to the end of the strip.
 
 use super::Launch;
 use super::addresses::Addresses;
-use super::elements::{begin_at, each, typed};
+use super::elements::{rows_aligned, typed, vector_len};
 use crate::device::ops::CrossEntropy;
 use crate::tensor::Tensor;
 
-/// A thread for each row.
+/// Variant `naive`: one thread per row.
 pub fn naive(op: &CrossEntropy, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = op.logits.rows();
     let launch =
         Launch::new(typed(&op.logits, "cross_entropy_naive_f32", "cross_entropy_naive_bf16"), rows.div_ceil(64), 64);
-    around(op, addresses, options(operands(launch, op, addresses).int(rows), op), out);
+    push_all(op, addresses, options(operands(launch, op, addresses).int(rows), op), out);
 }
 
-/// A block for each row.
+/// Variant `block`: one block of 256 threads per row.
 pub fn block(op: &CrossEntropy, addresses: &Addresses, out: &mut Vec<Launch>) {
     let launch =
         Launch::new(typed(&op.logits, "cross_entropy_block_f32", "cross_entropy_block_bf16"), op.logits.rows(), 256);
-    around(op, addresses, options(operands(launch, op, addresses), op), out);
+    push_all(op, addresses, options(operands(launch, op, addresses), op), out);
 }
 
-/// Rows of logits and of their gradient begin at multiples of 16 bytes.
+/// Returns whether all rows of the logits and of their gradient are aligned to 16 bytes, as `vector` needs.
 pub fn is_aligned(op: &CrossEntropy) -> bool {
-    begin_at(&op.logits, each(&op.logits)) && op.dlogits.is_none_or(|t| begin_at(&t, each(&t)))
+    rows_aligned(&op.logits, vector_len(&op.logits)) && op.dlogits.is_none_or(|t| rows_aligned(&t, vector_len(&t)))
 }
 
-/// Widest row of a small block.
+/// The widest row, in elements, that a block of 128 threads takes; wider rows get 512 threads.
 const NARROW: usize = 8192;
 
-/// A block for each row, 16 bytes at a time.
+/// Variant `vector`: one block per row, with accesses of 16 bytes.
 pub fn vector(op: &CrossEntropy, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (kernel, threads) = match op.logits.width() {
         ..=NARROW => (typed(&op.logits, "cross_entropy_vector_128_f32", "cross_entropy_vector_128_bf16"), 128),
         _ => (typed(&op.logits, "cross_entropy_vector_512_f32", "cross_entropy_vector_512_bf16"), 512),
     };
     let launch = Launch::new(kernel, op.logits.rows(), threads);
-    around(op, addresses, options(operands(launch, op, addresses), op), out);
+    push_all(op, addresses, options(operands(launch, op, addresses), op), out);
 }
 
+/// Appends the pointers. Operands with one entry per row of the batch start at the strip's first row.
 fn operands(launch: Launch, op: &CrossEntropy, addresses: &Addresses) -> Launch {
     let strip = |t: &Tensor| t.with_offset(t.offset() + op.first);
     launch
@@ -51,6 +55,7 @@ fn operands(launch: Launch, op: &CrossEntropy, addresses: &Addresses) -> Launch 
         .ptr(addresses.maybe(&op.dlogits))
 }
 
+/// Appends the sizes, pitches and constants.
 fn options(launch: Launch, op: &CrossEntropy) -> Launch {
     launch
         .int(op.logits.width())
@@ -61,8 +66,9 @@ fn options(launch: Launch, op: &CrossEntropy) -> Launch {
         .float(op.weight)
 }
 
-/// The launches before and after that of the rows, which run without any row too: the loss is zero then.
-fn around(op: &CrossEntropy, addresses: &Addresses, rows: Launch, out: &mut Vec<Launch>) {
+/// Pushes the launch of the rows between those that count the scored rows and sum the losses. These two run even
+/// without rows, so that the loss becomes zero.
+fn push_all(op: &CrossEntropy, addresses: &Addresses, rows: Launch, out: &mut Vec<Launch>) {
     out.push(
         Launch::new("cross_entropy_count", 1, 1024)
             .ptr(addresses.ptr(&op.labels))

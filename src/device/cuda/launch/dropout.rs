@@ -1,13 +1,15 @@
-//! `dropout`.
+//! Launch code of `dropout`: `kernels/dropout.cu`.
 
 use super::Launch;
 use super::addresses::Addresses;
-use super::elements::{each, typed};
+use super::elements::{typed, vector_len};
 use super::fill::Rows;
 use crate::device::ops::Dropout;
 
-// The index of an element counts along rows without their gaps, so rows may be cut anew.
+// The random number of an element depends on its index, which skips the gaps between rows. So contiguous operands may
+// be re-cut into rows of any width.
 
+/// Variant `naive`: four elements per thread, any alignment.
 pub fn naive(op: &Dropout, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::of(&op.out, &[Some(op.x), op.residual]);
     let kernel = match op.unit {
@@ -17,13 +19,14 @@ pub fn naive(op: &Dropout, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
+/// Returns whether all rows consist of whole, aligned 16-byte vectors, as `vector` needs.
 pub fn is_whole(op: &Dropout) -> bool {
-    Rows::whole(&op.out, &[Some(op.x), op.residual], each(&op.out))
+    Rows::whole(&op.out, &[Some(op.x), op.residual], vector_len(&op.out))
 }
 
-/// An access of 16 bytes for each thread.
+/// Variant `vector`: each thread processes one 16-byte vector.
 pub fn vector(op: &Dropout, addresses: &Addresses, out: &mut Vec<Launch>) {
-    let rows = Rows::tiled(&op.out, &[Some(op.x), op.residual], each(&op.out));
+    let rows = Rows::tiled(&op.out, &[Some(op.x), op.residual], vector_len(&op.out));
     let kernel = match op.unit {
         1 => typed(&op.out, "dropout_vector_f32", "dropout_vector_bf16"),
         _ => typed(&op.out, "dropout_unit_vector_f32", "dropout_unit_vector_bf16"),
@@ -31,6 +34,7 @@ pub fn vector(op: &Dropout, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 
+/// Appends the kernel's parameters. Only the `unit` kernels take the unit.
 fn operands(launch: Launch, rows: &Rows, op: &Dropout, addresses: &Addresses) -> Launch {
     let launch = launch
         .ptr(addresses.ptr(&op.x))

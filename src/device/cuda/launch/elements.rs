@@ -1,23 +1,24 @@
-//! Types of operands, and what accesses of 16 bytes ask of them.
+//! Element types, and the alignment that 16-byte accesses need.
 
 use crate::tensor::{DType, Tensor};
 
-/// The kernel for operands of this type.
+/// Returns the name of the kernel for the type of `t`.
 pub(in crate::device::cuda) fn typed(t: &Tensor, f32: &'static str, bf16: &'static str) -> &'static str {
     if t.dtype() == DType::BF16 { bf16 } else { f32 }
 }
 
-/// Elements of 16 bytes.
-pub(in crate::device::cuda) fn each(t: &Tensor) -> usize {
+/// Returns the number of elements in 16 bytes.
+pub(in crate::device::cuda) fn vector_len(t: &Tensor) -> usize {
     16 / t.dtype().bytes()
 }
 
-/// All rows begin at multiples of so many elements. (Arenas begin at multiples of any vector.)
-pub(in crate::device::cuda) fn begin_at(t: &Tensor, each: usize) -> bool {
-    t.offset().is_multiple_of(each) && (t.rows() <= 1 || t.pitch().is_multiple_of(each))
+/// Returns whether all rows start at multiples of `elements` elements from the start of the arena. Arenas themselves
+/// are aligned to 256 bytes.
+pub(in crate::device::cuda) fn rows_aligned(t: &Tensor, elements: usize) -> bool {
+    t.offset().is_multiple_of(elements) && (t.rows() <= 1 || t.pitch().is_multiple_of(elements))
 }
 
-/// All rows begin at multiples of 16 bytes and end there too.
+/// Returns whether all rows consist of whole, aligned 16-byte vectors.
 pub(in crate::device::cuda) fn whole(t: &Tensor) -> bool {
-    begin_at(t, each(t)) && t.width().is_multiple_of(each(t))
+    rows_aligned(t, vector_len(t)) && t.width().is_multiple_of(vector_len(t))
 }

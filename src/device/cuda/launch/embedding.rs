@@ -1,4 +1,4 @@
-//! `embedding` and its backward.
+//! Launch code of `embedding` and its backward pass: `kernels/embedding.cu`.
 
 use super::Launch;
 use super::addresses::Addresses;
@@ -9,27 +9,30 @@ use crate::tensor::{DType, Tensor};
 
 const THREADS: u32 = 128;
 
-/// A row of blocks for each of `rows`, four columns for each thread.
+/// Builds a launch with blockIdx.x for each of `rows`, and four columns per thread along y.
 fn rows(kernel: &'static str, rows: usize, width: usize) -> Launch {
     Launch::new(kernel, 1, THREADS).grid(rows, tiles(width, 4 * THREADS as usize), 1)
 }
 
+/// Variant `naive`: four columns of a token per thread, any alignment.
 pub fn naive(op: &Embedding, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.out, "embedding_f32", "embedding_bf16");
     out.push(operands(rows(kernel, op.out.rows(), op.out.width()), op, addresses));
 }
 
+/// Returns whether the rows of the tables and the output consist of whole, aligned 16-byte vectors, as `vector` needs.
 pub fn is_whole(op: &Embedding) -> bool {
     whole(&op.table) && whole(&op.out) && op.positions.iter().all(whole)
 }
 
-/// A warp for each token.
+/// Variant `vector`: one warp per token.
 pub fn vector(op: &Embedding, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.out, "embedding_vector_f32", "embedding_vector_bf16");
     let warps = THREADS as usize / 32;
     out.push(operands(Launch::new(kernel, op.out.rows().div_ceil(warps), THREADS), op, addresses));
 }
 
+/// Appends the parameters of the forward kernels.
 fn operands(launch: Launch, op: &Embedding, addresses: &Addresses) -> Launch {
     launch
         .ptr(addresses.ptr(&op.ids))
@@ -46,22 +49,23 @@ fn operands(launch: Launch, op: &Embedding, addresses: &Addresses) -> Launch {
         .flag(op.accumulate)
 }
 
-/// The kernel for a gradient and a table of these types.
-fn between(op: &EmbeddingBackward, table: &Tensor, [f32s, bf16s, widened]: [&'static str; 3]) -> &'static str {
+/// Returns the kernel for the types of the gradient and the table: both f32, both bf16, or a bf16 gradient and an f32
+/// table.
+fn kernel_for(op: &EmbeddingBackward, table: &Tensor, [f32, bf16, bf16_f32]: [&'static str; 3]) -> &'static str {
     match (op.dout.dtype(), table.dtype()) {
-        (DType::BF16, DType::BF16) => bf16s,
-        (DType::BF16, _) => widened,
-        _ => f32s,
+        (DType::BF16, DType::BF16) => bf16,
+        (DType::BF16, _) => bf16_f32,
+        _ => f32,
     }
 }
 
-/// A thread for each element of the table.
+/// Variant `naive` of the backward pass: each element of the table's gradient has one thread, which scans all tokens.
 pub fn backward_naive(op: &EmbeddingBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     if let Some(table) = &op.dtable {
         const KERNELS: [&str; 3] =
             ["embedding_backward_naive_f32", "embedding_backward_naive_bf16", "embedding_backward_naive_bf16_f32"];
         out.push(
-            rows(between(op, table, KERNELS), table.rows(), table.width())
+            rows(kernel_for(op, table, KERNELS), table.rows(), table.width())
                 .ptr(addresses.ptr(&op.ids))
                 .ptr(addresses.ptr(&op.dout))
                 .ptr(addresses.ptr(table))
@@ -76,7 +80,8 @@ pub fn backward_naive(op: &EmbeddingBackward, addresses: &Addresses, out: &mut V
     positions(op, addresses, out);
 }
 
-/// A row of blocks for each token.
+/// Variant `owner` of the backward pass: blocks for each token. The first token with an id owns the id's row and adds
+/// the gradients of all later ones, so the order of summation is fixed.
 pub fn backward_owner(op: &EmbeddingBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     if let Some(table) = &op.dtable {
         const KERNELS: [&str; 3] =
@@ -86,10 +91,10 @@ pub fn backward_owner(op: &EmbeddingBackward, addresses: &Addresses, out: &mut V
             let clear = typed(table, "embedding_clear_f32", "embedding_clear_bf16");
             out.push(rows(clear, table.rows(), width).ptr(addresses.ptr(table)).int(width).int(table.pitch()));
         }
-        // Eight columns for each thread, and as many blocks as that takes.
+        // Eight columns per thread.
         let columns = width.div_ceil(8 * THREADS as usize);
         out.push(
-            Launch::new(between(op, table, KERNELS), 1, THREADS)
+            Launch::new(kernel_for(op, table, KERNELS), 1, THREADS)
                 .grid(tokens, columns, 1)
                 .ptr(addresses.ptr(&op.ids))
                 .ptr(addresses.ptr(&op.dout))
@@ -105,11 +110,12 @@ pub fn backward_owner(op: &EmbeddingBackward, addresses: &Addresses, out: &mut V
     positions(op, addresses, out);
 }
 
-/// An id that is in no table when there is none.
+/// Returns the padding id, -1 (which no token has) when there is none.
 fn padding(op: &EmbeddingBackward) -> i32 {
     op.padding.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1)
 }
 
+/// Pushes the launch that computes the gradient of the position table, if it is wanted: sums over the batch.
 fn positions(op: &EmbeddingBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let Some(positions) = &op.dpositions else { return };
     let &[batch, time] = op.ids.dims() else { return };

@@ -1,10 +1,11 @@
-//! `global_norm`.
+//! Launch code of `global_norm`: `kernels/global_norm.cu`.
 
 use super::Launch;
 use super::addresses::Addresses;
 use crate::device::ops::GlobalNorm;
 
-/// A block for each partial sum, one for all of them.
+/// Variant `block`: one block per partial sum of squares, then a single block that adds them up and takes the square
+/// root.
 pub fn block(op: &GlobalNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let n = op.x.numel();
     let pieces = GlobalNorm::partials(n);

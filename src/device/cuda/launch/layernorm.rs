@@ -1,33 +1,35 @@
-//! `layernorm` and its backward.
+//! Launch code of `layernorm` (`kernels/layernorm.cu`) and its backward pass (`kernels/layernorm_backward.cu`).
 
 use super::Launch;
 use super::addresses::{Addresses, TICKETS};
-use super::elements::{each, typed, whole};
+use super::elements::{typed, vector_len, whole};
 use crate::device::ops::{LayerNorm, LayerNormBackward};
 
+/// Threads per block of the kernels that have one thread per column.
 const COLUMN_THREADS: u32 = 128;
-/// Of a block that asks for no more than every GPU gives.
+/// The shared memory per block that every GPU grants without opting in, in bytes.
 const SHARED_BYTES: usize = 48 * 1024;
 
-/// A thread for each row.
+/// Variant `naive`: one thread per row.
 pub fn naive(op: &LayerNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "layernorm_naive_f32", "layernorm_naive_bf16");
     out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(64), 64), op, addresses));
 }
 
-/// A warp for each row.
+/// Variant `warp`: one warp per row.
 pub fn warp(op: &LayerNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "layernorm_warp_f32", "layernorm_warp_bf16");
     out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(4), 4 * 32), op, addresses));
 }
 
-/// Rows of whole vectors that threads can hold.
+/// Returns whether `vector` supports the operation: rows fit into registers (at most 8192 elements) and consist of
+/// whole, aligned 16-byte vectors.
 pub fn fits_registers(op: &LayerNorm) -> bool {
     let all = [Some(op.x), op.residual, op.sum, Some(op.weight), Some(op.bias), Some(op.out)];
     op.x.width() <= 8192 && all.iter().flatten().all(whole)
 }
 
-/// A warp or a block for each row, which holds it in registers.
+/// Variant `vector`: one warp or one block per row, which stays in registers.
 pub fn vector(op: &LayerNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (kernel, rows, threads) = match op.x.width() {
         0..=512 => (typed(&op.x, "layernorm_vector_512_f32", "layernorm_vector_512_bf16"), 4, 128),
@@ -38,6 +40,7 @@ pub fn vector(op: &LayerNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(rows), threads), op, addresses));
 }
 
+/// Appends the parameters of the forward kernels.
 fn forward(launch: Launch, op: &LayerNorm, addresses: &Addresses) -> Launch {
     launch
         .ptr(addresses.ptr(&op.x))
@@ -57,17 +60,17 @@ fn forward(launch: Launch, op: &LayerNorm, addresses: &Addresses) -> Launch {
         .float(op.eps)
 }
 
-/// Rows of a partial sum.
+/// Returns the number of rows per partial sum of the operand `partials`.
 fn block(op: &LayerNormBackward) -> usize {
     op.x.rows().div_ceil(op.partials.rows().max(1))
 }
 
-/// What `dx` is made of, and `dx`.
+/// Appends the inputs of `dx`, then `dx` itself.
 fn rows_of(op: &LayerNormBackward, addresses: &Addresses, launch: Launch) -> Launch {
     [&op.dout, &op.x, &op.weight, &op.mean, &op.rstd, &op.dx].into_iter().fold(launch, |l, t| l.ptr(addresses.ptr(t)))
 }
 
-/// A thread for each row of `dx`, one for each partial sum.
+/// Variant `naive` of the backward pass: one thread per row of `dx`, then one thread per column of each partial sum.
 pub fn backward_naive(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (rows, width) = (op.x.rows(), op.x.width());
     out.push(
@@ -100,17 +103,17 @@ pub fn backward_naive(op: &LayerNormBackward, addresses: &Addresses, out: &mut V
     finish(op, addresses, out);
 }
 
-/// Bytes of shared memory for the column sums of a block.
+/// Returns the bytes of shared memory for the two column sums of a block.
 fn shared(op: &LayerNormBackward) -> usize {
     2 * op.x.width() * size_of::<f32>()
 }
 
-/// Whether the column sums of a block fit into its shared memory.
+/// Returns whether the two column sums fit into the shared memory of a block, as `warp` needs.
 pub fn fits_shared(op: &LayerNormBackward) -> bool {
     shared(op) <= SHARED_BYTES
 }
 
-/// A block of 32 warps for each partial sum.
+/// Variant `warp` of the backward pass: one block of 32 warps per partial sum.
 pub fn backward_warp(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = typed(&op.x, "layernorm_backward_warp_f32", "layernorm_backward_warp_bf16");
     let launch = Launch::new(kernel, op.partials.rows(), 32 * 32).shared(shared(op));
@@ -118,6 +121,8 @@ pub fn backward_warp(op: &LayerNormBackward, addresses: &Addresses, out: &mut Ve
     finish(op, addresses, out);
 }
 
+/// Appends the parameters of the kernels that compute `dx` and partial sums together: `block` rows each, stored at
+/// `partials`.
 fn backward(launch: Launch, partials: u64, block: usize, op: &LayerNormBackward, addresses: &Addresses) -> Launch {
     rows_of(op, addresses, launch)
         .ptr(partials)
@@ -130,25 +135,29 @@ fn backward(launch: Launch, partials: u64, block: usize, op: &LayerNormBackward,
         .flag(op.accumulate_dx)
 }
 
-/// Rows of whole vectors, of which a block of threads takes one each.
+/// Returns whether `vector` supports the backward pass: rows consist of whole, aligned 16-byte vectors, at most 512 of
+/// them, one per thread of a block.
 pub fn fits_block(op: &LayerNormBackward) -> bool {
-    op.x.width() <= 512 * each(&op.x) && [op.dout, op.x, op.weight, op.dx].iter().all(whole)
+    op.x.width() <= 512 * vector_len(&op.x) && [op.dout, op.x, op.weight, op.dx].iter().all(whole)
 }
 
-/// Threads of a block, blocks, rows of a block: some 65,536 threads in all, four times 132 multiprocessors' 128, and at
-/// least 16 rows for each block, whose partial sums then are an eighth of what it reads or less.
+/// Returns threads per block, number of blocks and rows per block of [`backward_vector`]. Aims at about 65,536 threads
+/// (four blocks of 128 on each of 132 SMs) with at least 16 rows per block, so that the partial sums are at most an
+/// eighth of what a block reads.
 fn blocks(op: &LayerNormBackward) -> (usize, usize, usize) {
-    let threads = (op.x.width() / each(&op.x)).next_multiple_of(32).max(32);
+    let threads = (op.x.width() / vector_len(&op.x)).next_multiple_of(32).max(32);
     let rows = op.x.rows().div_ceil(65_536 / threads).max(16);
     (threads, op.x.rows().div_ceil(rows), rows)
 }
 
-/// More partial sums than `partials` has room for.
+/// Returns the workspace of [`backward_vector`] in bytes: the ticket counters, then more partial sums than the operand
+/// `partials` has space for.
 pub fn workspace(op: &LayerNormBackward) -> usize {
     4 * (TICKETS + blocks(op).1 * 2 * op.x.width())
 }
 
-/// A thread for each vector of a row, blocks of rows, and their sum.
+/// Variant `vector` of the backward pass: one thread per vector of a row and one block per group of rows, then a launch
+/// that adds up the partial sums.
 pub fn backward_vector(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (threads, count, rows) = blocks(op);
     let kernel = typed(&op.x, "layernorm_backward_vector_f32", "layernorm_backward_vector_bf16");
@@ -166,6 +175,7 @@ pub fn backward_vector(op: &LayerNormBackward, addresses: &Addresses, out: &mut 
     );
 }
 
+/// Pushes the launch that adds up the partial sums of the operand `partials`: one thread per column.
 fn finish(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(
         Launch::new("layernorm_finish_f32", op.x.width().div_ceil(COLUMN_THREADS as usize), COLUMN_THREADS)

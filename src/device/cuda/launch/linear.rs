@@ -1,4 +1,4 @@
-//! Matrix products: `kernels/linear.cu`.
+//! Launch code of `linear` without tensor cores: `kernels/linear.cu`.
 
 use super::Launch;
 use super::activation;
@@ -6,7 +6,7 @@ use super::addresses::Addresses;
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
 
-/// One output per thread, in blocks of 8 x 32.
+/// Variant `naive`: one output per thread, in blocks of 8 x 32.
 pub fn naive(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = match (op.a.dtype(), op.out.dtype()) {
         (DType::BF16, DType::BF16) => "linear_naive_bf16",
@@ -16,12 +16,12 @@ pub fn naive(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(parameters(op, addresses, kernel, (8, 32), 256).flag(op.ta).flag(op.tb));
 }
 
-/// Tiles of 32 x 32 in shared memory.
+/// Variant `shared`: tiles of 32 x 32 through shared memory.
 pub fn shared(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(parameters(op, addresses, "linear_shared_f32", (32, 32), 1024).flag(op.ta).flag(op.tb));
 }
 
-/// Tiles of 64 x 64, of which a thread has 4 x 4 in registers.
+/// Variant `tiled`: tiles of 64 x 64, of which each thread holds 4 x 4 outputs in registers.
 pub fn tiled(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     let kernel = match (op.ta, op.tb) {
         (false, false) => "linear_tiled_nn_f32",
@@ -32,12 +32,13 @@ pub fn tiled(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(parameters(op, addresses, kernel, (64, 64), 256));
 }
 
-/// `LINEAR_PARAMETERS`, for blocks that make so many rows and columns; the products of a batch along z.
+/// Builds a launch with the parameters `LINEAR_PARAMETERS` of the kernels, one block per tile of `block` rows and
+/// columns.
 fn parameters(op: &Linear, addresses: &Addresses, kernel: &'static str, block: (usize, usize), threads: u32) -> Launch {
     with_pitches([op.a.pitch(), op.b.pitch()], op, addresses, tiles(op, kernel, block, threads))
 }
 
-/// As `parameters`, with these pitches of the factors.
+/// Appends `LINEAR_PARAMETERS`, with the given pitches of `a` and `b`.
 pub(in crate::device::cuda) fn with_pitches(
     [a, b]: [usize; 2],
     op: &Linear,
@@ -45,18 +46,18 @@ pub(in crate::device::cuda) fn with_pitches(
     launch: Launch,
 ) -> Launch {
     let factors = launch.ptr(addresses.ptr(&op.a)).int(a).ptr(addresses.ptr(&op.b)).int(b);
-    surroundings(factors, op, addresses)
+    epilogue_parameters(factors, op, addresses)
 }
 
-/// A block for each tile of the output, the products of a batch along z.
+/// Builds a launch with one block per tile of the output along x, and the matmuls of a batch along z.
 pub(in crate::device::cuda) fn tiles(op: &Linear, kernel: &'static str, block: (usize, usize), threads: u32) -> Launch {
     let (m, n, _) = op.sizes();
     let tiles = m.div_ceil(block.0) * n.div_ceil(block.1);
     Launch::new(kernel, tiles, threads).grid(tiles, 1, op.batch)
 }
 
-/// Those of `LINEAR_PARAMETERS` that follow the factors.
-pub(in crate::device::cuda) fn surroundings(launch: Launch, op: &Linear, addresses: &Addresses) -> Launch {
+/// Appends the part of `LINEAR_PARAMETERS` after `a` and `b`: output, epilogue operands and sizes.
+pub(in crate::device::cuda) fn epilogue_parameters(launch: Launch, op: &Linear, addresses: &Addresses) -> Launch {
     let (m, n, k) = op.sizes();
     let (epilogue, kind, pre, value) = match op.epilogue {
         Epilogue::None => (0, None, None, None),

@@ -1,11 +1,11 @@
-//! `squared_error`.
+//! Launch code of `squared_error`: `kernels/squared_error.cu`.
 
 use super::Launch;
 use super::addresses::Addresses;
 use super::elements::typed;
 use crate::device::ops::SquaredError;
 
-/// One block, which runs without any row too: the loss is zero then.
+/// Variant `block`: a single block. It runs even without rows, so that the loss becomes zero.
 pub fn block(op: &SquaredError, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(
         Launch::new(typed(&op.x, "squared_error_f32", "squared_error_bf16"), 1, 256)

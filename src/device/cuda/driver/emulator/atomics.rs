@@ -1,4 +1,5 @@
-//! Atomics on words of global and shared memory, with real ones of the host: blocks may run on several cores.
+//! Atomics on 32-bit words of global and shared memory. They use real atomics of the host, because blocks may run on
+//! several cores at once.
 
 use super::barriers::Then;
 use super::block::{Block, Status};
@@ -7,7 +8,8 @@ use super::report::{Here, Pc};
 use super::shadow::How;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-/// The numbers of `emu::Atomic` in `shim.h`.
+/// Returns the new value of a word that holds `old`, or `None` if the atomic does not write. `operation` is a number of
+/// `emu::Atomic` in `shim.h`.
 fn apply(operation: i32, old: u32, value: u32, compare: u32) -> Option<u32> {
     Some(match operation {
         0 => old.wrapping_add(value),
@@ -23,10 +25,10 @@ fn apply(operation: i32, old: u32, value: u32, compare: u32) -> Option<u32> {
     })
 }
 
-/// Adds to a word that others may add to meanwhile.
+/// Adds to an f32 that other threads may be adding to at the same time.
 ///
 /// # Safety
-/// A word of emulated memory, at a multiple of 4, that nobody else accesses but by atomics.
+/// `word` is a word of emulated memory, aligned to 4 bytes, and all concurrent accesses to it are atomics.
 pub unsafe fn add_float(word: *mut u32, value: f32) {
     // SAFETY: the caller's promise.
     let word = unsafe { AtomicU32::from_ptr(word) };
@@ -34,7 +36,8 @@ pub unsafe fn add_float(word: *mut u32, value: f32) {
 }
 
 impl Block {
-    /// The old value, and whether the thread should let others run: it polls.
+    /// Applies an atomic of the current thread. Returns the old value, and [`Then::Wait`] if the thread seems to be
+    /// polling and should let others run; `None` if the access was reported.
     pub fn atomic(
         &mut self,
         (site, pc): (Here, Pc),
@@ -44,14 +47,14 @@ impl Block {
         compare: u32,
     ) -> Option<(u32, Then)> {
         if !address.is_multiple_of(4) {
-            self.report(site.at(), "misaligned: an atomic on an address that is no multiple of 4");
+            self.report(site.at(), "misaligned: the address of an atomic must be a multiple of 4");
             return None;
         }
         if self.options.checks && !self.access(Actor::Thread, (address, 4), How::Atomic, pc) {
             return None;
         }
-        // SAFETY: a word of emulated memory (`access` with checks on, else the promise of who launches), aligned, and accessed by
-        // atomics alone while others may.
+        // SAFETY: an aligned word of emulated memory (with checks on, `access` has verified that; otherwise the caller
+        // of the launch guarantees it), and all concurrent accesses to it are atomics.
         let word = unsafe { AtomicU32::from_ptr(address as *mut u32) };
         let done = word.fetch_update(SeqCst, SeqCst, |old| apply(operation, old, value, compare));
         let current = self.current;
@@ -61,7 +64,7 @@ impl Block {
             clocks.exchange(current, published.entry(address).or_default(), done.is_ok());
         }
         let (Ok(old) | Err(old)) = done;
-        // One that changes nothing polls, as in a loop until some bit is set.
+        // An atomic that changes nothing counts as polling, as in a loop that waits for a bit to be set.
         if apply(operation, old, value, compare).is_some_and(|new| new != old) {
             return Some((old, Then::GoOn));
         }

@@ -1,4 +1,4 @@
-//! One block, or the blocks of a cluster: threads as coroutines, and who may run.
+//! One block, or the blocks of one cluster: its threads as coroutines, and the scheduler that runs them.
 
 use super::barriers::{Barrier, Exchange};
 use super::clocks::{Actor, Clocks, Party, Stamp, Who};
@@ -25,75 +25,81 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::{NonNull, null};
 
-/// Accesses of a thread between two meetings with others, after which it is taken for an endless loop.
+/// How many accesses a thread may make without waiting for others before it is reported as an endless loop.
 const FUEL: i64 = 1 << 27;
-/// Rounds in which every thread that has not finished polls a word that nobody changes.
+/// How many rounds without progress, in which some thread polls, count as a deadlock.
 const SPINS: u32 = 10_000;
-/// Turns of all threads of a block, after which it is taken for endless.
+/// How many rounds a block may take before it is reported as an endless loop. In a round, every ready thread runs.
 const ROUNDS: u32 = 1 << 19;
-/// Address space of a thread's stack; pages that it does not touch cost nothing.
+/// Address space of a thread's stack in bytes; pages that it does not touch take no memory.
 const STACK: usize = 256 << 10;
 
-/// Named barriers of a block, 0 among them.
+/// Named barriers of a block, including barrier 0, which is `__syncthreads`.
 pub const BARRIERS: usize = 16;
 
+/// What a thread is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
     Ready,
+    /// Waits at the named barrier of this number.
     AtBarrier(usize),
-    /// Waits for all blocks of its cluster.
+    /// Waits at the barrier of its cluster.
     AtCluster,
-    /// Waits for a phase of the mbarrier of this number to end.
+    /// Waits for a phase to end of the mbarrier with this index in [`Block::mbarriers`].
     AtMbarrier(usize),
-    /// Waits for lanes of its warp.
+    /// Waits for other lanes of its warp.
     AtWarp,
-    /// Polls a word.
+    /// Polls a word in memory.
     Spinning,
     Done,
-    /// Reported; never runs again.
+    /// Has been reported; never runs again.
     Faulty,
 }
 
 type Thread = Coroutine<(), (), (), DefaultStack>;
 
+/// The state of one thread.
 pub struct State {
     pub status: Status,
-    /// How it suspends, once it has begun.
+    /// Suspends the thread; null until it has started.
     pub yielder: *const Yielder<(), ()>,
-    /// Addresses of its stack.
+    /// The addresses of its stack.
     pub stack: Range<usize>,
     coroutine: Option<Thread>,
-    pub copies: CpAsync,
-    pub products: Lane,
+    pub cp_async: CpAsync,
+    pub wgmma: Lane,
 }
 
-/// See the module. Threads of a cluster's blocks are numbered on: those of its second block follow those of the first. Coroutines
-/// reach it through a pointer (`ffi`), so nothing here holds a reference across a switch.
+/// One block, or the blocks of one cluster, whose threads are numbered block after block. Coroutines reach it through a
+/// pointer (`ffi`), so no reference to it is held across a switch of coroutines.
 pub struct Block {
     pub kernel: Kernel,
     pub options: Options,
-    /// Of the cluster's first block.
+    /// Index in the grid of the cluster's first block.
     first: [u32; 3],
+    /// Dimensions of the grid, in blocks.
     pub grid: [u32; 3],
+    /// Dimensions of a block, in threads.
     pub block: [u32; 3],
-    /// The thread that runs.
+    /// Number of the thread that is running.
     pub current: usize,
     pub threads: Vec<State>,
-    /// Of every block of the cluster, as `barriers`.
+    /// Shared memory of each block of the cluster.
     pub shared: Vec<Shared>,
-    /// Shadows in it are used only while blocks run one after another.
+    /// Global memory. Its shadow memory is used only while blocks run one after another.
     pub memory: NonNull<Memory>,
+    /// Present if checks are on.
     pub clocks: Option<Clocks>,
+    /// Named barriers of each block of the cluster.
     pub barriers: Vec<[Barrier; BARRIERS]>,
-    /// Where blocks of the cluster meet.
-    pub meeting: Barrier,
-    /// Of every warp, the meetings that lanes wait in.
+    pub cluster: Barrier,
+    /// For each warp, the operations in which lanes wait.
     pub warps: Vec<Vec<Exchange>>,
+    /// The mbarriers of all blocks of the cluster, in the order of their initialisation.
     pub mbarriers: Vec<Mbarrier>,
-    pub engine: TmaLoads,
-    pub stores: TmaStores,
-    /// Of every warp.
-    pub products: Vec<Warp>,
+    pub tma_loads: TmaLoads,
+    pub tma_stores: TmaStores,
+    pub wgmma: Vec<Warp>,
     pub random: Random,
     pub fault: Option<Fault>,
     /// Barriers, fences, waits and commits that were reached.
@@ -103,7 +109,7 @@ pub struct Block {
     stacks: Vec<DefaultStack>,
 }
 
-/// What a worker needs for block after block of one launch.
+/// The arguments of [`Block::new`]: what stays the same for all blocks of a launch that a worker runs.
 pub struct Setup<'a> {
     pub kernel: Kernel,
     pub launch: &'a Launch,
@@ -113,13 +119,14 @@ pub struct Setup<'a> {
 }
 
 impl Block {
+    /// Allocates stacks and shared memory; fails if there is not enough memory.
     pub fn new(setup: Setup) -> Result<Self> {
         let Setup { kernel, launch, options, memory, mut stacks } = setup;
         let blocks = kernel.cluster as usize;
         let threads = launch.block.iter().product::<u32>() as usize * blocks;
         while stacks.len() < threads {
             let stack = DefaultStack::new(STACK).map_err(|e| {
-                Error::new(format!("cannot make stacks for {threads} emulated threads: {e}; is memory limited?"))
+                Error::new(format!("cannot allocate the stacks of {threads} emulated threads: {e}; is memory limited?"))
             })?;
             stacks.push(stack);
         }
@@ -135,12 +142,12 @@ impl Block {
             memory,
             clocks: None,
             barriers: Vec::new(),
-            meeting: Barrier::default(),
+            cluster: Barrier::default(),
             warps: Vec::new(),
             mbarriers: Vec::new(),
-            engine: TmaLoads::default(),
-            stores: TmaStores::default(),
-            products: Vec::new(),
+            tma_loads: TmaLoads::default(),
+            tma_stores: TmaStores::default(),
+            wgmma: Vec::new(),
             random: Random::new(options.seed),
             fault: None,
             sites: BTreeSet::new(),
@@ -150,53 +157,54 @@ impl Block {
         })
     }
 
-    /// Stacks for a next launch.
+    /// Returns the stacks, to be used again by the next launch.
     pub fn into_stacks(self) -> Vec<DefaultStack> {
         self.stacks
     }
 
-    /// Threads of a block.
+    /// Returns the number of threads of a block.
     pub fn count(&self) -> usize {
         self.block.iter().product::<u32>() as usize
     }
 
-    /// Threads of all blocks of the cluster.
+    /// Returns the number of threads of all blocks of the cluster.
     pub fn total(&self) -> usize {
         self.count() * self.shared.len()
     }
 
-    /// The number of a thread's block in its cluster.
+    /// Returns the rank of a thread's block in its cluster.
     pub fn rank(&self, thread: usize) -> usize {
         thread / self.count()
     }
 
-    /// The block of a thread.
+    /// Returns the index in the grid of a thread's block (`blockIdx`).
     pub fn id(&self, thread: usize) -> [u32; 3] {
         let [x, y, z] = self.first;
         [x + self.rank(thread) as u32, y, z]
     }
 
-    /// Shared memory of the current thread's block.
+    /// Returns the shared memory of the current thread's block.
     pub fn own(&mut self) -> &mut Shared {
         let rank = self.rank(self.current);
         &mut self.shared[rank]
     }
 
-    /// Whether this is an address of shared memory.
+    /// Returns whether an address lies in the shared memory of a block of the cluster.
     pub fn is_shared(&self, address: u64) -> bool {
         self.shared.iter().any(|shared| shared.contains(address))
     }
 
-    /// Coordinates of a thread.
+    /// Returns the index of a thread in its block (`threadIdx`).
     pub fn coordinates(&self, thread: usize) -> [u32; 3] {
         let ([x, y, _], t) = (self.block, (thread % self.count()) as u32);
         [t % x, t / x % y, t / (x * y)]
     }
 
-    /// Runs the cluster whose first block is `first` to its end, or to its first fault. `args` are the addresses of the parameters.
+    /// Runs the cluster whose first block is `first` to its end, or to its first fault, with `shared` bytes of dynamic
+    /// shared memory per block. `args` are the addresses of the parameters.
     ///
     /// # Safety
-    /// `args` fit the kernel, and the memory lives.
+    /// `args` match the kernel's parameters, and the memory outlives the call.
     pub unsafe fn run(&mut self, first: [u32; 3], shared: u32, clocks: Option<Clocks>, args: &[*const c_void]) {
         let count = self.total();
         self.first = first;
@@ -210,33 +218,33 @@ impl Block {
         }
         let none = || std::array::from_fn(|_| Barrier::default());
         self.barriers = self.shared.iter().map(|_| none()).collect();
-        self.meeting = Barrier::default();
+        self.cluster = Barrier::default();
         self.warps = (0..count.div_ceil(32)).map(|_| Vec::new()).collect();
         self.mbarriers.clear();
-        self.engine = TmaLoads::default();
-        self.stores = TmaStores::default();
-        self.products = (0..count.div_ceil(32)).map(|_| Warp::default()).collect();
+        self.tma_loads = TmaLoads::default();
+        self.tma_stores = TmaStores::default();
+        self.wgmma = (0..count.div_ceil(32)).map(|_| Warp::default()).collect();
         (self.spins, self.rounds) = (0, 0);
         let (run, args) = (self.kernel.run, args.as_ptr());
         for _ in 0..count {
             let Some(stack) = self.stacks.pop() else { return };
             let body = move |yielder: &Yielder<(), ()>, ()| {
                 ffi::started(yielder);
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { run(args) };
             };
             let range = stack.limit().get()..stack.base().get();
             let coroutine = Some(Coroutine::with_stack(stack, body));
-            let (copies, products) = (CpAsync::default(), Lane::default());
+            let (cp_async, wgmma) = (CpAsync::default(), Lane::default());
             let (status, yielder) = (Status::Ready, null());
-            self.threads.push(State { status, yielder, stack: range, coroutine, copies, products });
+            self.threads.push(State { status, yielder, stack: range, coroutine, cp_async, wgmma });
         }
-        // SAFETY: this block lives until `schedule` returns, and is reached through this pointer alone meanwhile.
+        // SAFETY: this block outlives the call of `schedule`, and is only accessed through this pointer meanwhile.
         unsafe { schedule(self) };
         for mut state in self.threads.drain(..) {
             let Some(mut coroutine) = state.coroutine.take() else { continue };
             if !coroutine.done() {
-                // SAFETY: kernels own nothing that would have to be dropped.
+                // SAFETY: kernels own nothing that needs to be dropped.
                 unsafe { coroutine.force_reset() };
             }
             self.stacks.push(coroutine.into_stack());
@@ -252,7 +260,7 @@ impl Block {
         }
     }
 
-    /// Remembers the first fault, and that the current thread is not to go on.
+    /// Records a fault of the current thread, which then never runs again. Only the first fault of a block is kept.
     pub fn report(&mut self, at: At, what: impl Into<String>) {
         let thread = self.current;
         self.report_for(thread, at, what);
@@ -261,12 +269,13 @@ impl Block {
         }
     }
 
-    /// The emulator itself is at fault: a panic in what a kernel has called.
+    /// Reports a panic of the emulator itself, in a function that the current thread called.
     pub fn panicked(&mut self, panic: &(dyn Any + Send)) {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        self.report(At::Kernel, format!("the emulator has panicked: {}", text.unwrap_or("for no reason")));
+        self.report(At::Kernel, format!("the emulator panicked: {}", text.unwrap_or("no message")));
     }
 
+    /// Records a fault of a thread, unless there has been one already.
     pub fn report_for(&mut self, thread: usize, at: At, what: impl Into<String>) {
         if self.fault.is_none() {
             let (kernel, block, thread) = (self.kernel.name, self.id(thread), self.coordinates(thread));
@@ -275,12 +284,13 @@ impl Block {
         }
     }
 
-    /// Checks an access of the current thread, or of what it starts; false when it was reported.
+    /// Checks an access by the current thread, or by an asynchronous operation that it starts. Returns false if it was
+    /// reported. `place` is the address and the number of bytes.
     pub fn access(&mut self, actor: Actor, place: (u64, u64), how: How, pc: Pc) -> bool {
         self.access_by(Who { thread: self.current, actor }, place, how, pc)
     }
 
-    /// The same of a thread whose turn it need not be.
+    /// The same as [`Block::access`], for any thread.
     pub fn access_by(&mut self, who: Who, (address, bytes): (u64, u64), how: How, pc: Pc) -> bool {
         let write = how != How::Read;
         let shared = self.is_shared(address);
@@ -311,7 +321,7 @@ impl Block {
         };
         let what = match defect {
             Defect::Uninitialised => {
-                format!("uninitialised: {bytes} bytes of {kind} are read that were never written")
+                format!("uninitialised: {bytes} bytes of {kind} are read but were never written")
             }
             Defect::Race { other, wrote, .. } => {
                 let verb = match how {
@@ -322,10 +332,10 @@ impl Block {
                 };
                 let mine = match who.actor {
                     Actor::Thread => "this thread",
-                    Actor::Copy => "an asynchronous copy",
-                    Actor::TmaLoads { .. } => "the copy engine",
-                    Actor::StoreReads { .. } | Actor::StoreWrites { .. } => "a store by the copy engine",
-                    Actor::Products { .. } => "a product",
+                    Actor::CpAsync => "a cp.async copy",
+                    Actor::TmaLoads { .. } => "a TMA load",
+                    Actor::StoreReads { .. } | Actor::StoreWrites { .. } => "a TMA store",
+                    Actor::Wgmma { .. } => "a wgmma",
                 };
                 format!(
                     "race: {bytes} bytes of {kind} are {verb} by {mine} and {} by {} at {}, with no barrier, \
@@ -336,9 +346,9 @@ impl Block {
                 )
             }
             Defect::Proxy { other, .. } => format!(
-                "a proxy fence is missing: {bytes} bytes of {kind}, written by {} at {}, are used by TMA or wgmma, \
-                 which see what a thread writes to shared memory only after its own fence_async \
-                 (fence.proxy.async), and what it writes to global memory only in a later launch",
+                "a proxy fence is missing: {bytes} bytes of {kind}, written by {} at {}, are accessed by TMA or wgmma, \
+                 which see a thread's writes to shared memory only after the fence_async (fence.proxy.async) of that \
+                 same thread, and its writes to global memory only in a later launch",
                 self.name(other),
                 Fault::THERE
             ),
@@ -350,7 +360,7 @@ impl Block {
         false
     }
 
-    /// Where bytes lie that a kernel may touch: operand or shared array, row and column.
+    /// Describes where bytes lie that a kernel may access: the operand or shared array, the row and the column.
     fn place(&mut self, address: u64, bytes: u64, write: bool) -> Option<String> {
         match self.shared.iter().find(|one| one.contains(address)) {
             Some(shared) => shared.place(address),
@@ -359,7 +369,7 @@ impl Block {
         }
     }
 
-    /// Who a stamp stands for.
+    /// Describes who made the access of a stamp.
     fn name(&self, stamp: Stamp) -> String {
         let Some(clocks) = &self.clocks else { return "a thread".into() };
         let block = if clocks.instance == stamp.instance() { "" } else { " of another block" };
@@ -372,24 +382,24 @@ impl Block {
         };
         match clocks.party(stamp.who()) {
             Party::Thread(t) => thread(t),
-            Party::CpAsync(t) => format!("an asynchronous copy of {}", thread(t)),
-            Party::Products(warp) => format!("a product of warp {warp}{block}"),
+            Party::CpAsync(t) => format!("a cp.async copy by {}", thread(t)),
+            Party::Wgmma(warp) => format!("a wgmma of warp {warp}{block}"),
             Party::TmaLoads(number) => match self.mbarriers.get(number).filter(|_| block.is_empty()) {
-                Some(barrier) => format!("the copy engine, counted by {}", barrier.name()),
-                None => format!("the copy engine{block}"),
+                Some(barrier) => format!("a TMA load counted by {}", barrier.name()),
+                None => format!("a TMA load{block}"),
             },
-            Party::Store(number) => match self.stores.thread(number).filter(|_| block.is_empty()) {
-                Some(t) => format!("a store by the copy engine, started by {}", thread(t)),
-                None => format!("a store by the copy engine{block}"),
+            Party::Store(number) => match self.tma_stores.thread(number).filter(|_| block.is_empty()) {
+                Some(t) => format!("a TMA store started by {}", thread(t)),
+                None => format!("a TMA store{block}"),
             },
         }
     }
 
-    /// What must not be left over when all threads have returned.
+    /// Reports asynchronous work that is left over when all threads have returned.
     fn check_end(&mut self) {
-        self.check_copies();
-        self.check_products();
-        self.check_stores();
+        self.check_tma_loads();
+        self.check_wgmma();
+        self.check_tma_stores();
     }
 
     fn deadlock(&mut self) {
@@ -400,10 +410,10 @@ impl Block {
                 let block = rank * self.count()..(rank + 1) * self.count();
                 self.barriers[rank][id].describe(self, &format!("barrier {id}"), block)
             }
-            Status::AtCluster => self.meeting.describe(self, "the barrier of the cluster", 0..self.total()),
+            Status::AtCluster => self.cluster.describe(self, "the barrier of the cluster", 0..self.total()),
             Status::AtMbarrier(number) => (self.mbarriers[number].waits_at(first), String::new()),
             Status::AtWarp => super::barriers::describe_warp(self, first),
-            _ => (At::Kernel, format!("polls a word that nobody changes; {SPINS} rounds")),
+            _ => (At::Kernel, format!("polls a word that no other thread changes, for {SPINS} rounds")),
         };
         let others = self.mbarriers.iter().filter_map(Mbarrier::describe);
         let what = Some(what).filter(|what| !what.is_empty()).into_iter().chain(others).collect::<Vec<_>>().join("; ");
@@ -411,13 +421,13 @@ impl Block {
     }
 }
 
-/// Runs threads until all are done or one is faulty.
+/// Runs the threads of a block until all have returned or one is reported.
 ///
 /// # Safety
-/// `block` lives, and nothing else uses it meanwhile.
+/// `block` outlives the call, and nothing else uses it meanwhile.
 unsafe fn schedule(block: *mut Block) {
     let outer = ffi::enter(block);
-    // SAFETY: references to the block end before a coroutine is resumed; while one runs, it alone uses the block.
+    // SAFETY: references to the block end before a coroutine is resumed; only the running coroutine uses the block.
     unsafe {
         loop {
             let mut progress = false;
@@ -439,14 +449,14 @@ unsafe fn schedule(block: *mut Block) {
 }
 
 impl Block {
-    /// The coroutine of a thread that may run; it becomes the current one.
+    /// Makes a thread the current one. Returns its coroutine if it can run.
     fn take(&mut self, i: usize) -> Option<Thread> {
         self.current = i;
         let state = &mut self.threads[i];
         (state.status == Status::Ready).then(|| state.coroutine.take()).flatten()
     }
 
-    /// The thread has returned or waits. False when it only polled.
+    /// Takes back the coroutine of a thread that has returned or waits. Returns false if the thread only polled.
     fn put(&mut self, i: usize, coroutine: Thread, done: bool) -> bool {
         let state = &mut self.threads[i];
         state.coroutine = Some(coroutine);
@@ -456,7 +466,7 @@ impl Block {
         state.status != Status::Spinning
     }
 
-    /// Whether there is more to do after every thread had its turn.
+    /// Ends a round: moves asynchronous work on and wakes polling threads. Returns whether there is another round.
     fn next_round(&mut self, progress: bool) -> bool {
         if self.fault.is_some() {
             return false;
@@ -467,12 +477,12 @@ impl Block {
         }
         self.rounds += 1;
         if self.rounds > ROUNDS {
-            let what = format!("an endless loop: its threads have met {ROUNDS} times and go on");
+            let what = format!("an endless loop: its threads are still running after {ROUNDS} rounds");
             self.report_for(self.current, At::Kernel, what);
             return false;
         }
-        self.drift();
-        let progress = self.deliver(progress) || progress;
+        self.advance_tma_stores();
+        let progress = self.advance_tma_loads(progress) || progress;
         if self.fault.is_some() {
             return false;
         }

@@ -1,4 +1,4 @@
-//! cp.async: copies that a thread starts and waits for in groups.
+//! cp.async: asynchronous copies from global to shared memory, which a thread starts and waits for in groups.
 
 use super::block::Block;
 use super::clocks::Actor;
@@ -7,20 +7,22 @@ use super::report::{Here, Pc};
 use super::shadow::How;
 use std::collections::VecDeque;
 
-/// One copy that has not moved its bytes yet.
+/// A copy that has not moved its bytes yet.
 struct Copy {
     to: *mut u8,
     from: *const u8,
     bytes: usize,
-    /// Of these, how many come from global memory; the rest is zeros.
+    /// How many of the bytes come from global memory; the rest are filled with zeros.
     valid: usize,
 }
 
 impl Copy {
+    /// Moves the bytes.
+    ///
     /// # Safety
-    /// Both ends lie in emulated memory.
+    /// Source and destination lie in emulated memory.
     unsafe fn arrive(&self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             std::ptr::copy_nonoverlapping(self.from, self.to, self.valid);
             self.to.add(self.valid).write_bytes(0, self.bytes - self.valid);
@@ -28,38 +30,42 @@ impl Copy {
     }
 }
 
-/// A thread's copies.
+/// The copies of a thread.
 #[derive(Default)]
 pub struct CpAsync {
+    /// Copies since the last commit.
     open: Vec<Copy>,
-    /// Committed groups by number, the oldest first.
+    /// Committed groups and their numbers, the oldest first.
     groups: VecDeque<(u32, Vec<Copy>)>,
-    /// Groups that were committed.
+    /// The number of groups committed so far.
     committed: u32,
 }
 
 impl Block {
-    /// The current thread starts a copy; false when it was reported.
+    /// The current thread starts a copy of `bytes` bytes, of which the first `valid` come from global memory. Returns
+    /// false if it was reported.
     pub fn copy(&mut self, (site, pc): (Here, Pc), to: *mut u8, from: *const u8, bytes: usize, valid: usize) -> bool {
-        // Of the source too, be no byte of it read.
+        // The source must be aligned even if no byte of it is read.
         if !(to as usize).is_multiple_of(bytes) || !(from as usize).is_multiple_of(bytes) {
             self.report(
                 site.at(),
-                format!("misaligned: both ends of an asynchronous copy of {bytes} bytes are multiples of {bytes}"),
+                format!(
+                    "misaligned: the addresses of an asynchronous copy of {bytes} bytes must be multiples of {bytes}"
+                ),
             );
             return false;
         }
         if !self.own().contains(to as u64) {
-            self.report(site.at(), "an asynchronous copy to an address that is not in shared memory");
+            self.report(site.at(), "the destination of an asynchronous copy is not in shared memory");
             return false;
         }
         if valid > 0 && self.is_shared(from as u64) {
-            self.report(site.at(), "an asynchronous copy from shared memory: its source is global memory");
+            self.report(site.at(), "the source of an asynchronous copy must be in global memory");
             return false;
         }
         if self.options.checks {
-            let read = valid == 0 || self.access(Actor::Copy, (from as u64, valid as u64), How::Read, pc);
-            if !read || !self.access(Actor::Copy, (to as u64, bytes as u64), How::Write, pc) {
+            let read = valid == 0 || self.access(Actor::CpAsync, (from as u64, valid as u64), How::Read, pc);
+            if !read || !self.access(Actor::CpAsync, (to as u64, bytes as u64), How::Write, pc) {
                 return false;
             }
         }
@@ -70,17 +76,19 @@ impl Block {
             Arrival::Random => self.random.coin(),
         };
         if now {
-            // SAFETY: the destination was checked above; the source too with checks on, else it is the promise of who launches.
+            // SAFETY: the destination was checked above, and with checks on the source too; otherwise the caller of the
+            // launch guarantees it.
             unsafe { copy.arrive() };
         } else {
-            self.threads[self.current].copies.open.push(copy);
+            self.threads[self.current].cp_async.open.push(copy);
         }
         true
     }
 
+    /// Closes the current thread's group of copies.
     pub fn commit(&mut self) {
         let current = self.current;
-        let copies = &mut self.threads[current].copies;
+        let copies = &mut self.threads[current].cp_async;
         copies.committed += 1;
         let group = std::mem::take(&mut copies.open);
         copies.groups.push_back((copies.committed, group));
@@ -89,14 +97,14 @@ impl Block {
         }
     }
 
-    /// All but the `in_flight` latest groups have arrived.
+    /// The current thread waits for all but its `in_flight` latest groups.
     pub fn wait(&mut self, in_flight: u32) {
         let current = self.current;
-        let copies = &mut self.threads[current].copies;
+        let copies = &mut self.threads[current].cp_async;
         let done = copies.committed.saturating_sub(in_flight);
         while copies.groups.front().is_some_and(|(number, _)| *number <= done) {
             for copy in copies.groups.pop_front().into_iter().flat_map(|(_, group)| group) {
-                // SAFETY: as in `copy`; shared memory lives as long as the block, and global memory as long as the launch.
+                // SAFETY: as in `copy`; shared memory lives as long as the block, and global memory longer.
                 unsafe { copy.arrive() };
             }
         }

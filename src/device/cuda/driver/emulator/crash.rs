@@ -1,7 +1,7 @@
-//! What a handler of signals asks when a kernel may have ended the process: which one runs on this thread, and whether any has
-//! run without checks. Reading it takes no lock and no memory.
+//! What a signal handler needs to know when a kernel may have crashed the process: which kernel runs on this thread,
+//! and whether any kernel has run without checks. Reading it takes no lock and allocates nothing.
 //!
-//! A handler needs a stack of its own, because an emulated thread may have used up its own: see [`begin`].
+//! The handler needs a stack of its own, because an emulated thread may have used up its stack: [`begin`] installs one.
 
 use super::block::Block;
 use super::ffi;
@@ -11,13 +11,13 @@ use std::ffi::{CStr, c_char, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// The kernel that runs on a thread of the host.
+/// The kernel that runs on a host thread.
 #[derive(Clone, Copy)]
 pub struct Running {
-    /// Name and variant of the operation that it belongs to; empty where a kernel was started without one.
+    /// Name and variant of the operation that launched it; empty if it was launched outside of an operation.
     pub operation: [&'static str; 2],
     pub kernel: &'static str,
-    /// Every access is checked before it is made.
+    /// Whether every access is checked before it is made.
     pub checks: bool,
     block: *const Block,
 }
@@ -27,13 +27,13 @@ thread_local! {
     static HANDLER_STACK: HandlerStack = HandlerStack::new();
 }
 
-/// The last kernel that has run without checks: its name, which ends in a zero.
+/// The name of the last kernel that ran without checks, NUL-terminated; null if there was none.
 static UNCHECKED: AtomicPtr<c_char> = AtomicPtr::new(null_mut());
 
-/// Bytes of a handler's stack: the registers of any x86 CPU, and room to write a message.
+/// Size of the handler's stack in bytes: enough for the saved registers of any x86 CPU and for writing a message.
 const STACK: usize = 64 << 10;
 
-/// Bytes at the end of an emulated thread's stack that nobody may touch: a page, or more.
+/// Size in bytes of the guard at the end of an emulated thread's stack: at least one page.
 const GUARD: usize = 4 << 10;
 
 /// A stack for signal handlers on this thread.
@@ -41,7 +41,8 @@ struct HandlerStack(*mut c_void);
 
 impl HandlerStack {
     fn new() -> Self {
-        // SAFETY: asks for new memory, and makes it this thread's; the old stack is Rust's own, which nobody is on.
+        // SAFETY: maps new memory and installs it as this thread's signal stack. It replaces the one of Rust's runtime,
+        // on which no handler is running.
         unsafe {
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             let start = libc::mmap(null_mut(), STACK, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
@@ -60,7 +61,7 @@ impl Drop for HandlerStack {
         if self.0.is_null() {
             return;
         }
-        // SAFETY: this thread ends; no handler uses the memory from here on.
+        // SAFETY: this thread is ending, and no handler uses the memory once the signal stack is disabled.
         unsafe {
             let none = libc::stack_t { ss_sp: null_mut(), ss_flags: libc::SS_DISABLE, ss_size: STACK };
             libc::sigaltstack(&raw const none, null_mut());
@@ -69,7 +70,7 @@ impl Drop for HandlerStack {
     }
 }
 
-/// A kernel runs on this thread until this is dropped.
+/// Marks a kernel as running on this thread until it is dropped.
 pub struct Guard(Option<Running>);
 
 impl Drop for Guard {
@@ -78,50 +79,51 @@ impl Drop for Guard {
     }
 }
 
-/// This block's kernel runs on this thread from now on.
+/// Marks the kernel of `block` as running on this thread, and gives the thread a stack for signal handlers.
 ///
 /// # Safety
-/// `block` lives longer than the guard.
+/// `block` outlives the guard.
 pub unsafe fn begin(operation: [&'static str; 2], block: *const Block, kernel: &super::Kernel, checks: bool) -> Guard {
     HANDLER_STACK.with(|_| ());
     if !checks {
-        // Made from a `CStr`, so the zero is there.
+        // The name was made from a `CStr`, so a NUL follows it.
         UNCHECKED.store(kernel.name.as_ptr().cast_mut().cast(), Ordering::Release);
     }
     Guard(RUNNING.replace(Some(Running { operation, kernel: kernel.name, checks, block })))
 }
 
-/// What runs on this thread.
+/// Returns the kernel that runs on this thread.
 pub fn running() -> Option<Running> {
     RUNNING.get()
 }
 
-/// The last kernel that has run without checks in this process.
+/// Returns the name of the last kernel that ran without checks in this process.
 pub fn unchecked() -> Option<&'static CStr> {
     let name = UNCHECKED.load(Ordering::Acquire);
-    // SAFETY: a literal of a kernel's source (`Registry`), or none.
+    // SAFETY: null, or a string literal of a kernel's source (`registry`), which is NUL-terminated and never freed.
     (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
 }
 
-/// Where an address lies that a kernel has accessed and should not have.
+/// What an address that a kernel should not have accessed is close to.
 pub enum Outside {
-    /// Where the stack of the emulated thread ends.
+    /// The guard at the end of the emulated thread's stack.
     Stack,
+    /// The operand of this name.
     Operand(&'static str, Place),
     Unknown,
 }
 
 impl Running {
-    /// Coordinates of the block and of the thread in it that runs, or was the last to.
+    /// Returns the block index and the thread index of the emulated thread that is running, or was the last to run.
     pub fn thread(&self) -> [[u32; 3]; 2] {
         ffi::coordinates()
     }
 
-    /// What an address is near to. It follows pointers that the kernel may have damaged.
+    /// Finds what an address is close to. This follows pointers that the kernel may have corrupted.
     pub fn outside(&self, address: u64) -> Outside {
-        // SAFETY: the block lives (`begin`), and the thread that would change it is the one that stopped here.
+        // SAFETY: the block is alive (`begin`), and the thread that could change it is the one that has stopped here.
         let block = unsafe { &*self.block };
-        // SAFETY: memory outlives its blocks.
+        // SAFETY: the memory outlives its blocks.
         let (state, memory) = (block.threads.get(block.current), unsafe { block.memory.as_ref() });
         let end = state.map(|state| state.stack.start..state.stack.start + GUARD);
         if end.is_some_and(|end| end.contains(&(address as usize))) {

@@ -1,5 +1,5 @@
-//! What kernels and the compiler's instrumentation call. These run on a coroutine's stack; where a thread must wait, they
-//! suspend it, and nothing here may unwind.
+//! The functions that kernels and the compiler's instrumentation call. They run on a coroutine's stack and suspend the
+//! coroutine if the thread must wait. They must not unwind.
 
 use super::barriers::{Then, Words};
 use super::block::Block;
@@ -23,7 +23,7 @@ struct Dim3 {
     z: u32,
 }
 
-/// As `Current` in `kernels/emulator/hooks.c`.
+/// The running thread and block, with the layout of `Current` in `kernels/emulator/hooks.c`.
 #[repr(C)]
 pub struct Current {
     thread: Dim3,
@@ -42,30 +42,30 @@ thread_local! {
     static BLOCK: Cell<*mut Block> = const { Cell::new(null_mut()) };
 }
 
-/// From now on kernels on this thread of the host belong to `block`. Returns what was there.
+/// Makes `block` the block whose kernel runs on this host thread. Returns the previous one, for [`leave`].
 pub fn enter(block: *mut Block) -> *mut Block {
     BLOCK.replace(block)
 }
 
-/// Instrumented code outside of kernels is not checked.
+/// Restores the previous block, and stops the checks of instrumented code outside of kernels.
 pub fn leave(outer: *mut Block) {
     BLOCK.set(outer);
-    // SAFETY: this thread's own.
+    // SAFETY: thread-local.
     let current = unsafe { &mut *emu_current() };
     (current.checks, current.fuel) = (0, i64::MAX);
 }
 
-/// Of the block and of the thread that [`identify`] was last told of.
+/// Returns the indices of the block and of the thread that [`identify`] was last called for.
 pub fn coordinates() -> [[u32; 3]; 2] {
-    // SAFETY: this thread's own.
+    // SAFETY: thread-local.
     let Current { thread, block, .. } = unsafe { &*emu_current() };
     [block, thread].map(|at| [at.x, at.y, at.z])
 }
 
-/// The block's current thread is the one that runs.
+/// Tells the instrumentation which thread runs next, the block's current one, and how many accesses it may make.
 pub fn identify(block: &Block, fuel: i64) {
     let dim = |[x, y, z]: [u32; 3]| Dim3 { x, y, z };
-    // SAFETY: this thread's own.
+    // SAFETY: thread-local.
     let current = unsafe { &mut *emu_current() };
     *current = Current {
         thread: dim(block.coordinates(block.current)),
@@ -77,16 +77,16 @@ pub fn identify(block: &Block, fuel: i64) {
     };
 }
 
-/// A coroutine begins.
+/// Records the yielder of a coroutine that has just started.
 pub fn started(yielder: &Yielder<(), ()>) {
-    // SAFETY: as in `with`, of which this is no part: a thread without its yielder cannot stop.
+    // SAFETY: as in `with`. It cannot be called here, because a thread without a yielder cannot be suspended.
     let block = unsafe { &mut *BLOCK.get() };
     let current = block.current;
     block.threads[current].yielder = yielder;
 }
 
-/// The block in hand. The reference ends before anybody else runs. A panic would end the process, since kernels are no Rust: it is
-/// reported as a fault, and the thread stops here.
+/// Calls `f` with the block that is running. The reference ends before another coroutine runs. A panic cannot unwind
+/// through a kernel, which is not Rust: it is reported as a fault, and the thread never returns from here.
 fn with<R>(f: impl FnOnce(&mut Block) -> R) -> R {
     let block = BLOCK.get();
     // SAFETY: set by `enter` for as long as kernels run, and coroutines run one at a time.
@@ -100,34 +100,34 @@ fn with<R>(f: impl FnOnce(&mut Block) -> R) -> R {
     })
 }
 
-/// Lets others run.
+/// Suspends the current thread so that others can run.
 fn suspend() {
     let block = BLOCK.get();
     // SAFETY: as in `with`.
     let yielder = unsafe { (&(*block).threads)[(*block).current].yielder };
-    // SAFETY: this coroutine's own, on its stack.
+    // SAFETY: the yielder of this coroutine, which lives on its stack.
     unsafe { (*yielder).suspend(()) }
 }
 
-/// Suspends where the thread must wait; one with a fault never returns.
+/// Suspends the current thread if it must wait. A thread that was reported is never resumed.
 fn then(then: Then) {
     if then == Then::Wait {
         suspend();
     }
 }
 
-/// True where the site does nothing: it is the one that is dropped.
+/// Records a site and returns whether it does nothing because it is the one to drop.
 fn dropped(block: &mut Block, site: &Here) -> bool {
     block.sites.insert(*site);
     block.options.drop.as_ref().is_some_and(|drop| site.is(drop))
 }
 
-/// `f`, unless the site is the one that is dropped.
+/// Calls `f`, unless the site is the one to drop.
 ///
 /// # Safety
-/// `file` is a literal of a kernel.
+/// `file` is a string literal of a kernel's source.
 unsafe fn reach(file: *const c_char, line: c_int, f: impl FnOnce(&mut Block)) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let site = unsafe { Here::new(file, line) };
     with(|block| {
         if !dropped(block, &site) {
@@ -141,7 +141,7 @@ unsafe extern "C" fn emu_access(address: *const c_void, bytes: usize, write: c_i
     let how = if write != 0 { How::Write } else { How::Read };
     let fine = with(|block| {
         let address = address as usize;
-        // Of local arrays the compiler's own checks take care.
+        // The compiler's own checks cover local arrays.
         if block.threads[block.current].stack.contains(&address) {
             return block.touch(address, write != 0, Pc::new(pc));
         }
@@ -157,7 +157,7 @@ unsafe extern "C" {
     static _end: u8;
 }
 
-/// Constants lie in the program itself.
+/// Returns whether an address lies in the program's own data, where constants are.
 fn constant(address: usize) -> bool {
     (&raw const __executable_start as usize..&raw const _end as usize).contains(&address)
 }
@@ -165,7 +165,7 @@ fn constant(address: usize) -> bool {
 #[unsafe(no_mangle)]
 extern "C" fn emu_watchdog(pc: *const u8) {
     with(|block| {
-        let what = "an endless loop: it meets no other thread and does not return".to_string();
+        let what = "an endless loop: the thread neither waits for others nor returns".to_string();
         block.report(At::Access(Pc::new(pc)), what);
     });
     suspend();
@@ -203,7 +203,7 @@ unsafe extern "C" fn emu_shared_static(
     let declared = Declared { name, bytes, align, element, columns };
     let array = with(|block| {
         let rank = block.rank(block.current);
-        // At one place in all blocks of the cluster.
+        // At the same shared address in all blocks of the cluster.
         let each = block.shared.iter_mut().map(|one| one.array(declared));
         let arrays = each.collect::<Result<Vec<_>, _>>();
         arrays.map(|all| all[rank]).map_err(|what| block.report(At::Kernel, format!("too much shared memory: {what}")))
@@ -257,7 +257,7 @@ unsafe extern "C" fn emu_exchange(
     bits: u64,
     out: *mut u64,
 ) {
-    // SAFETY: one word, which lives until the call returns; the rest is this call's own duty.
+    // SAFETY: one word, which lives until the call returns; the caller guarantees the rest.
     unsafe { emu_exchange_words(file, line, mask, what, &raw const bits, 1, out) }
 }
 
@@ -289,7 +289,7 @@ unsafe extern "C" fn emu_bad_address(file: *const c_char, line: c_int, in_shared
     let at = unsafe { Here::new(file, line) }.at();
     let what = match in_shared {
         0 => "the address of a row is not in shared memory".to_string(),
-        _ => format!("misaligned: the address of a row is a multiple of {bytes}"),
+        _ => format!("misaligned: the address of a row must be a multiple of {bytes}"),
     };
     with(|block| block.report(at, what));
     suspend();
@@ -361,7 +361,7 @@ unsafe extern "C" fn emu_cp_async_wait(file: *const c_char, line: c_int, in_flig
 unsafe extern "C" fn emu_trap(file: *const c_char, line: c_int) {
     // SAFETY: called by kernels with literals.
     let at = unsafe { Here::new(file, line) }.at();
-    with(|block| block.report(at, "the kernel stops itself by a trap"));
+    with(|block| block.report(at, "the kernel executed __trap"));
     suspend();
 }
 
@@ -479,7 +479,7 @@ unsafe extern "C" fn emu_wgmma_at(
     let mut all = [0; 128];
     let words = Words { mine: mine.as_ptr(), count: mine.len(), all: all.as_mut_ptr() };
     let mut next = with(|block| block.warp(site, u32::MAX, "wgmma", Some(words)));
-    if next == Then::GoOn && !with(|block| block.product(&Operands { site, pc, words: &all })) {
+    if next == Then::GoOn && !with(|block| block.issue_wgmma(&Operands { site, pc, words: &all })) {
         next = Then::Wait;
     }
     then(next);

@@ -1,4 +1,4 @@
-//! mbarrier: barriers in shared memory that count arrivals, and bytes of the copy engine, phase by phase.
+//! mbarriers: barriers in shared memory that count the arrivals of threads and the bytes of TMA loads, phase by phase.
 
 use super::barriers::Then;
 use super::block::{Block, Status};
@@ -6,52 +6,56 @@ use super::clocks::{Actor, Knowledge, MBARRIERS};
 use super::report::{At, Here, Pc};
 use super::shadow::How;
 
-/// Arrivals and bytes that the hardware can count.
+/// The largest count of arrivals, and of bytes, that the hardware supports.
 const MOST: u32 = (1 << 20) - 1;
 
-/// See the module.
+/// The state of an mbarrier.
 pub struct Mbarrier {
-    /// The block of the cluster that it belongs to, and its shared address there.
+    /// The rank of its block in the cluster, and its shared address there.
     place: (usize, usize),
+    /// Where it was initialised.
     init: Here,
+    /// Arrivals per phase.
     count: u32,
-    /// Arrivals, and bytes of copies, that the phase waits for. Copies may come before they are announced.
+    /// Arrivals that the current phase still waits for.
     missing: u32,
+    /// Bytes that the current phase still waits for. Negative if bytes have arrived before they were expected.
     bytes: i64,
-    /// Phases that have ended.
+    /// The number of phases that have ended.
     phase: u32,
-    /// The thread that initialised it, until it has run `mbarrier_fence`.
+    /// The thread that initialised it, until that thread has run `mbarrier_fence`.
     unfenced: Option<usize>,
-    /// The latest copy: who has started it, where, and after how many phases it was complete.
+    /// The latest load to arrive: its thread, its line, and the number of phases that have ended once it is complete.
     copied: Option<(usize, Here, u32)>,
-    /// How many phases somebody has waited for.
+    /// The number of phases that some thread has waited for.
     waited: u32,
-    /// Who waits for the phase: thread, place, parity.
+    /// The threads that wait for the current phase: number, line and parity.
     waiting: Vec<(usize, Here, u32)>,
-    /// What was passed on in this phase, and in the last one.
+    /// What the arrivals and loads of the current phase make known.
     now: Knowledge,
+    /// The same for the previous phase.
     last: Knowledge,
 }
 
 impl Mbarrier {
-    /// Where a thread waits for ever.
+    /// Returns the line at which a thread waits.
     pub fn waits_at(&self, thread: usize) -> At {
         self.waiting.iter().find(|(t, ..)| *t == thread).map_or(At::Kernel, |(_, site, _)| site.at())
     }
 
-    /// Who waits for ever, and why.
+    /// Describes which threads wait in a deadlock, and what the mbarrier lacks; `None` if no thread waits.
     pub fn describe(&self) -> Option<String> {
         let (_, site, parity) = self.waiting.first()?;
         let bytes = match self.bytes {
-            n if n < 0 => format!("has {} bytes more than were announced", -n),
-            n => format!("misses {n} bytes"),
+            n if n < 0 => format!("has received {} bytes more than expected", -n),
+            n => format!("{n} bytes"),
         };
         let threads = match self.waiting.len() {
             1 => "1 thread waits".to_string(),
             n => format!("{n} threads wait"),
         };
         Some(format!(
-            "{threads} in {} for parity {parity} of {}, whose phase {} misses {} of {} arrivals and {bytes}",
+            "{threads} in {} for parity {parity} of {}, whose phase {} still waits for {} of {} arrivals and {bytes}",
             site.site(),
             self.name(),
             self.phase,
@@ -60,26 +64,26 @@ impl Mbarrier {
         ))
     }
 
-    /// Words for a report.
+    /// Returns its description for messages: address, block and the line of its initialisation.
     pub fn name(&self) -> String {
         let (rank, offset) = self.place;
         let block = if rank > 0 { format!(" of block {rank} of the cluster") } else { String::new() };
         format!("the mbarrier at shared address {offset:#x}{block} (initialised in {})", self.init.site())
     }
 
-    /// The number of its phase.
+    /// Returns the number of the current phase.
     pub fn phase(&self) -> u32 {
         self.phase
     }
 }
 
 impl Block {
-    /// The current thread initialises a barrier; false when it was reported.
+    /// The current thread initialises an mbarrier for `count` arrivals. Returns false if it was reported.
     pub fn mbarrier_init(&mut self, (site, pc): (Here, Pc), address: u64, count: u32) -> bool {
         let Some(offset) = self.mbarrier_offset(site, address) else { return false };
         let place = (self.rank(self.current), offset);
         if !(1..=MOST).contains(&count) {
-            self.report(site.at(), format!("an mbarrier for {count} arrivals: it counts 1 to {MOST}"));
+            self.report(site.at(), format!("an mbarrier for {count} arrivals: the count must be 1 to {MOST}"));
             return false;
         }
         if let Some(old) = self.mbarriers.iter().find(|b| b.place == place) {
@@ -88,7 +92,7 @@ impl Block {
             return false;
         }
         if self.mbarriers.len() == MBARRIERS {
-            self.report(site.at(), format!("more than {MBARRIERS} mbarriers, which the emulator does not tell apart"));
+            self.report(site.at(), format!("more than {MBARRIERS} mbarriers: the emulator can track no more"));
             return false;
         }
         if self.options.checks && !self.access(Actor::Thread, (address, 8), How::Write, pc) {
@@ -111,31 +115,31 @@ impl Block {
         true
     }
 
-    /// The copy engine knows what the current thread has initialised.
+    /// Makes the mbarriers that the current thread has initialised visible to TMA.
     pub fn mbarrier_fence(&mut self) {
         let current = self.current;
         self.mbarriers.iter_mut().filter(|b| b.unfenced == Some(current)).for_each(|b| b.unfenced = None);
     }
 
-    /// The shared address of a barrier, which the current thread names as one of its own block.
+    /// Returns the shared address of an mbarrier, given its address in the current thread's own block.
     fn mbarrier_offset(&mut self, site: Here, address: u64) -> Option<usize> {
         let Some(offset) = self.own().offset(address) else {
-            self.report(site.at(), "an mbarrier that is not in shared memory");
+            self.report(site.at(), "the mbarrier is not in shared memory");
             return None;
         };
         if !offset.is_multiple_of(8) {
-            self.report(site.at(), "misaligned: the address of an mbarrier is a multiple of 8");
+            self.report(site.at(), "misaligned: the address of an mbarrier must be a multiple of 8");
             return None;
         }
         if let Err(what) = self.own().inside(offset, 8) {
-            self.report(site.at(), format!("out of bounds: an mbarrier, {what}"));
+            self.report(site.at(), format!("out of bounds: an mbarrier: {what}"));
             return None;
         }
         Some(offset)
     }
 
-    /// The number of an initialised barrier that the current thread uses: the one of this block of the cluster that lies where
-    /// `address` does in the thread's own.
+    /// Returns the index of an initialised mbarrier that the current thread uses: the one in the block of this rank
+    /// that has the shared address that `address` has in the thread's own block.
     fn mbarrier(&mut self, (site, pc): (Here, Pc), (address, rank): (u64, usize)) -> Option<usize> {
         let offset = self.mbarrier_offset(site, address)?;
         if !self.reaches(site, rank) {
@@ -145,47 +149,50 @@ impl Block {
             self.report(site.at(), format!("the mbarrier at shared address {offset:#x} is not initialised"));
             return None;
         };
-        // Its initialisation, a plain write, must lie before.
+        // Its initialisation, a plain write, must happen before this access.
         let there = self.shared[rank].at(offset) as u64;
         let fine = !self.options.checks || self.access(Actor::Thread, (there, 8), How::Atomic, pc);
         fine.then_some(number)
     }
 
-    /// Whether there is such a block in the cluster, and its shared memory is still there; if not, it was reported.
+    /// Returns whether the cluster has a block of this rank whose shared memory still exists. If not, that was
+    /// reported.
     pub fn reaches(&mut self, site: Here, rank: usize) -> bool {
         let (count, blocks) = (self.count(), self.shared.len());
         if rank >= blocks {
-            self.report(site.at(), format!("there is no block {rank} in a cluster of {blocks}"));
+            self.report(site.at(), format!("there is no block {rank} in a cluster of {blocks} blocks"));
             return false;
         }
         let ended = self.threads[rank * count..][..count].iter().all(|t| t.status == Status::Done);
         if ended {
-            let what =
-                format!("block {rank} of the cluster has ended, and its shared memory with it: blocks meet before");
+            let what = format!(
+                "block {rank} of the cluster has ended, and its shared memory with it: call cluster_barrier first"
+            );
             self.report(site.at(), what);
         }
         !ended
     }
 
-    /// The number of the barrier that is to count bytes of a copy.
+    /// Returns the index of the mbarrier that is to count the bytes of a TMA load.
     pub fn counting_mbarrier(&mut self, place: (Here, Pc), at: (u64, usize)) -> Option<usize> {
         let number = self.mbarrier(place, at)?;
         let barrier = &self.mbarriers[number];
         if barrier.unfenced.is_some() {
-            let what = format!("{} is not known to the copy engine: mbarrier_fence comes first", barrier.name());
+            let what = format!("{} is not visible to TMA: call mbarrier_fence after mbarrier_init", barrier.name());
             self.report(place.0.at(), what);
             return None;
         }
         Some(number)
     }
 
-    /// The current thread arrives, and announces `bytes` of copies; false when it was reported.
+    /// The current thread arrives and expects `bytes` more bytes of TMA loads (`expect_tx`). Returns false if it was
+    /// reported.
     pub fn mbarrier_arrive(&mut self, place: (Here, Pc), at: (u64, usize), bytes: u32) -> bool {
         let Some(number) = self.mbarrier(place, at) else { return false };
         let (current, barrier) = (self.current, &mut self.mbarriers[number]);
         if barrier.missing == 0 {
             let what = format!(
-                "too many arrivals: phase {} of {} has had all {}",
+                "too many arrivals: phase {} of {} already has all {}",
                 barrier.phase,
                 barrier.name(),
                 barrier.count
@@ -195,7 +202,7 @@ impl Block {
         }
         barrier.bytes += i64::from(bytes);
         if barrier.bytes > i64::from(MOST) {
-            let what = format!("{} bytes are announced to {}, which counts {MOST}", barrier.bytes, barrier.name());
+            let what = format!("{} bytes are expected by {}, which can count {MOST}", barrier.bytes, barrier.name());
             self.report(place.0.at(), what);
             return false;
         }
@@ -207,7 +214,7 @@ impl Block {
         true
     }
 
-    /// Bytes of a copy have arrived that counts towards a barrier, started by this thread in this place.
+    /// Counts the bytes of a TMA load that has arrived; `(thread, site)` says which thread started it, and where.
     pub fn count_bytes(&mut self, number: usize, bytes: i64, (thread, site): (usize, Here)) {
         let barrier = &mut self.mbarriers[number];
         barrier.bytes -= bytes;
@@ -215,7 +222,7 @@ impl Block {
         self.end_phase(number);
     }
 
-    /// The next phase, where everything has come that this one waits for.
+    /// Starts the next phase if everything that the current one waits for has arrived.
     fn end_phase(&mut self, number: usize) {
         let barrier = &mut self.mbarriers[number];
         if barrier.missing > 0 || barrier.bytes != 0 {
@@ -229,10 +236,10 @@ impl Block {
         for (thread, ..) in barrier.waiting.drain(..) {
             self.threads[thread].status = Status::Ready;
         }
-        if let Some((thread, site)) = self.engine.late(number) {
+        if let Some((thread, site)) = self.tma_loads.pending_for(number) {
             let barrier = &self.mbarriers[number];
             let what = format!(
-                "fewer bytes are announced than copied: phase {} of {} ends while this copy is on its way",
+                "fewer bytes are expected than loaded: phase {} of {} ends while this load is in flight",
                 barrier.phase - 1,
                 barrier.name()
             );
@@ -240,12 +247,13 @@ impl Block {
         }
     }
 
-    /// The current thread wants the phase of this parity to have ended. It asks again after a wait: the phase may be another.
+    /// The current thread waits for the phase of this parity to end. After a wait it must be called again, because the
+    /// phase may have changed.
     pub fn mbarrier_wait(&mut self, place: (Here, Pc), address: u64, parity: u32) -> Then {
         let rank = self.rank(self.current);
         let Some(number) = self.mbarrier(place, (address, rank)) else { return Then::Wait };
         if parity > 1 {
-            self.report(place.0.at(), format!("a phase of parity {parity}: parities are 0 and 1"));
+            self.report(place.0.at(), format!("the parity of a phase is {parity}: it must be 0 or 1"));
             return Then::Wait;
         }
         let (current, barrier) = (self.current, &mut self.mbarriers[number]);
@@ -261,20 +269,23 @@ impl Block {
         Then::GoOn
     }
 
-    /// When a block ends, every copy has arrived and was waited for: the memory will be another block's.
-    pub fn check_copies(&mut self) {
-        if let Some((thread, site)) = self.engine.first() {
-            self.report_for(thread, site.at(), "the block ends while this copy of the copy engine is on its way");
+    /// Reports TMA loads that have not arrived, or that no thread has waited for, when the block ends: its shared
+    /// memory will belong to another block.
+    pub fn check_tma_loads(&mut self) {
+        if let Some((thread, site)) = self.tma_loads.oldest() {
+            self.report_for(thread, site.at(), "the block ends while this TMA load is in flight");
         }
         let mut left = None;
         for barrier in &self.mbarriers {
             let unseen = barrier.copied.filter(|(.., phases)| *phases > barrier.waited);
             if let Some((thread, site, _)) = unseen {
-                let what =
-                    format!("the block ends, and nobody has waited for this copy, which {} counts", barrier.name());
+                let what = format!(
+                    "the block ends, but no thread has waited for this TMA load, counted by {}",
+                    barrier.name()
+                );
                 left = left.or(Some((thread, site, what)));
             } else if barrier.bytes != 0 {
-                let what = format!("the block ends, and {} misses {} bytes of copies", barrier.name(), barrier.bytes);
+                let what = format!("the block ends, but {} still waits for {} bytes", barrier.name(), barrier.bytes);
                 left = left.or(Some((0, barrier.init, what)));
             }
         }

@@ -1,4 +1,5 @@
-//! Emulated device memory: allocations of the host, each with its shadow, and what the operation in hand may touch.
+//! Emulated global memory: host allocations with their shadow memory, and the operands that the current operation may
+//! access.
 
 use super::clocks::Seen;
 use super::operands;
@@ -12,39 +13,43 @@ use crate::memory;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::{BTreeMap, HashMap};
 
-/// Farther away from an allocation, in bytes, an access has nothing to do with it.
+/// An access farther away from an allocation than this, in bytes, is not described by that allocation.
 const NEAR: u64 = 1 << 20;
-/// As cudaMalloc aligns.
+/// The alignment of `cudaMalloc`, in bytes.
 const ALIGNMENT: usize = 256;
 
 struct Allocation {
     layout: Layout,
     bytes: usize,
-    /// Made when checks are first asked for.
+    /// Created when checks are first used.
     shadow: Option<Shadow>,
 }
 
-/// See the module.
+/// The global memory of an emulated device.
 #[derive(Default)]
 pub struct Memory {
-    /// By address.
+    /// Allocations by address.
     allocations: BTreeMap<u64, Allocation>,
-    /// Where the current operation may read and write; none: everywhere.
+    /// The operands that the current operation may read and write; if empty, it may access all memory.
     regions: Vec<Region>,
-    /// What atomics on a word have published.
+    /// What atomics on each word have published, by the word's address.
     pub published: HashMap<u64, Seen>,
 }
 
-// SAFETY: allocations are plain memory that this value owns.
+// SAFETY: the allocations are plain memory that this value owns.
 unsafe impl Send for Memory {}
 
 impl Memory {
+    /// Allocates zeroed memory and returns its address.
+    ///
+    /// # Errors
+    /// Out of memory.
     pub fn alloc(&mut self, bytes: usize) -> Result<u64> {
         let layout = Layout::from_size_align(bytes.max(1).next_multiple_of(ALIGNMENT), ALIGNMENT).map_err(|_| {
-            Error::new(format!("an arena of {bytes} bytes is beyond any memory; use a smaller batch or model"))
+            Error::new(format!("an arena of {bytes} bytes exceeds the address space; use a smaller batch or model"))
         })?;
         memory::require(bytes)?;
-        // SAFETY: the layout has a size above zero.
+        // SAFETY: the size of the layout is not zero.
         let start = unsafe { alloc_zeroed(layout) };
         if start.is_null() {
             return Err(memory::refused(bytes));
@@ -53,6 +58,7 @@ impl Memory {
         Ok(start as u64)
     }
 
+    /// Frees the allocation at `address`, if there is one.
     pub fn free(&mut self, address: u64) {
         if let Some(allocation) = self.allocations.remove(&address) {
             // SAFETY: allocated in `alloc` with this layout and removed from the map just now.
@@ -61,64 +67,80 @@ impl Memory {
         self.published.clear();
     }
 
-    /// The allocation that holds all of these bytes: its start, and how many it has.
+    /// Finds the allocation that contains all of these bytes. Returns its start and its size.
     fn find(&self, address: u64, bytes: u64) -> Option<(u64, u64)> {
         let (start, allocation) = self.allocations.range(..=address).next_back()?;
         let size = allocation.bytes as u64;
         (address.checked_add(bytes)? <= start + size).then_some((*start, size))
     }
 
-    /// Rows lie inside one allocation.
+    /// Checks that rows lie inside one allocation.
+    ///
+    /// # Errors
+    /// They do not, or they overlap.
     pub fn check(&self, rows: &Rows) -> Result<()> {
-        let Some(bytes) = rows.extent() else { bail!("rows that overlap, or are beyond any memory: {rows:?}") };
+        let Some(bytes) = rows.extent() else { bail!("rows overlap or exceed the address space: {rows:?}") };
         if rows.bytes() > 0 && self.find(rows.address, bytes as u64).is_none() {
-            bail!("{bytes} bytes at {:#x} lie in no allocation of the emulator", rows.address);
+            bail!("{bytes} bytes at {:#x} are not inside an allocation of the emulator", rows.address);
         }
         Ok(())
     }
 
+    /// Copies from the host. `bytes` holds the rows back to back.
+    ///
+    /// # Errors
+    /// Rows outside of memory, or that do not fit `bytes`.
     pub fn write(&mut self, to: &Rows, bytes: &[u8]) -> Result<()> {
         self.check(to)?;
         if bytes.len() != to.bytes() {
-            bail!("{} bytes for {to:?}", bytes.len());
+            bail!("cannot copy {} bytes to {to:?}: the sizes differ", bytes.len());
         }
         for (r, row) in bytes.chunks_exact(to.width.max(1)).enumerate().take(to.rows) {
             let at = to.address + (r * to.pitch) as u64;
-            // SAFETY: inside an allocation (`check`); `&mut self` excludes kernels.
+            // SAFETY: inside an allocation (`check`); `&mut self` excludes running kernels.
             unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), at as *mut u8, row.len()) };
             self.mark(at, row.len(), true);
         }
         Ok(())
     }
 
+    /// Copies to the host. `bytes` gets the rows back to back.
+    ///
+    /// # Errors
+    /// Rows outside of memory, or that do not fit `bytes`.
     pub fn read(&self, from: &Rows, bytes: &mut [u8]) -> Result<()> {
         self.check(from)?;
         if bytes.len() != from.bytes() {
-            bail!("{} bytes for {from:?}", bytes.len());
+            bail!("cannot copy {from:?} to {} bytes: the sizes differ", bytes.len());
         }
         for (r, row) in bytes.chunks_exact_mut(from.width.max(1)).enumerate().take(from.rows) {
             let at = from.address + (r * from.pitch) as u64;
-            // SAFETY: inside an allocation (`check`), which is always initialised memory of the host; kernels run under `&mut`.
+            // SAFETY: inside an allocation (`check`), which the host has initialised; kernels run under `&mut self`.
             unsafe { std::ptr::copy_nonoverlapping(at as *const u8, row.as_mut_ptr(), row.len()) };
         }
         Ok(())
     }
 
+    /// Copies rows from device to device.
+    ///
+    /// # Errors
+    /// Rows outside of memory, or of different sizes.
     pub fn copy(&mut self, from: &Rows, to: &Rows) -> Result<()> {
         self.check(from)?;
         self.check(to)?;
         if (from.rows, from.width) != (to.rows, to.width) {
-            bail!("{} rows of {} bytes copied to {} of {}", from.rows, from.width, to.rows, to.width);
+            bail!("cannot copy {} rows of {} bytes to {} rows of {}", from.rows, from.width, to.rows, to.width);
         }
         for r in 0..from.rows {
             let (source, target) = (from.address + (r * from.pitch) as u64, to.address + (r * to.pitch) as u64);
-            // SAFETY: both inside allocations (`check`); `copy` allows them to overlap.
+            // SAFETY: both are inside allocations (`check`); `ptr::copy` allows them to overlap.
             unsafe { std::ptr::copy(source as *const u8, target as *mut u8, from.width) };
             self.mark(target, to.width, true);
         }
         Ok(())
     }
 
+    /// Marks bytes as written or unwritten, if there is shadow memory.
     fn mark(&mut self, address: u64, bytes: usize, written: bool) {
         let Some((start, _)) = self.find(address, bytes as u64) else { return };
         if let Some(shadow) = self.allocations.get_mut(&start).and_then(|a| a.shadow.as_mut()) {
@@ -126,8 +148,8 @@ impl Memory {
         }
     }
 
-    /// What the operation that begins may touch. With checks on, what it must write counts as not written yet, unless it is
-    /// read in place.
+    /// Sets the operands that the next operation may access. With checks on, its outputs are marked as unwritten,
+    /// unless they share memory with an input.
     pub fn operands(&mut self, regions: &[Region], checks: bool) {
         self.regions.clear();
         self.regions.extend_from_slice(regions);
@@ -135,13 +157,13 @@ impl Memory {
             return;
         }
         self.shadow_all();
-        let read = |address| regions.iter().any(|r| r.access != Access::Write && r.rows.address == address);
-        for rows in regions.iter().filter(|r| r.access == Access::Write && !read(r.rows.address)).map(|r| r.rows) {
+        let is_read = |address| regions.iter().any(|r| r.access != Access::Write && r.rows.address == address);
+        for rows in regions.iter().filter(|r| r.access == Access::Write && !is_read(r.rows.address)).map(|r| r.rows) {
             (0..rows.rows).for_each(|r| self.mark(rows.address + (r * rows.pitch) as u64, rows.width, false));
         }
     }
 
-    /// All bytes, by address.
+    /// Returns a copy of all allocations.
     pub fn copy_all(&self) -> Vec<(Rows, Vec<u8>)> {
         let bytes = |(&start, allocation): (&u64, &Allocation)| {
             let mut bytes = vec![0; allocation.bytes];
@@ -151,28 +173,28 @@ impl Memory {
         self.allocations.iter().filter_map(bytes).collect()
     }
 
-    /// Puts back what [`Memory::copy_all`] gave, where the allocations are still there.
-    pub fn put_back(&mut self, copy: &[(Rows, Vec<u8>)]) {
+    /// Restores what [`Memory::copy_all`] returned, as far as the allocations still exist.
+    pub fn restore(&mut self, copy: &[(Rows, Vec<u8>)]) {
         copy.iter().for_each(|(rows, bytes)| drop(self.write(rows, bytes)));
     }
 
-    /// Every allocation has a shadow from now on.
+    /// Gives every allocation shadow memory.
     pub fn shadow_all(&mut self) {
         for allocation in self.allocations.values_mut().filter(|a| a.shadow.is_none()) {
             allocation.shadow = Some(Shadow::global(allocation.bytes));
         }
     }
 
-    /// Forgets all accesses: numbers of blocks begin again.
+    /// Forgets all accesses, because instances are numbered from the start again.
     pub fn forget(&mut self) {
         self.allocations.values_mut().filter_map(|a| a.shadow.as_mut()).for_each(Shadow::forget);
         self.published.clear();
     }
 
-    /// The shadow of an access and where in it the access begins.
+    /// Returns the shadow memory of an access, and the byte in it at which the access begins.
     ///
     /// # Errors
-    /// What is wrong with the address.
+    /// Describes what is wrong with the address.
     pub fn locate(&mut self, address: u64, bytes: u64, write: bool) -> Result<(&mut Shadow, usize), String> {
         let allowed = |r| operands::allows(r, address, bytes, write);
         let found = self.find(address, bytes);
@@ -182,11 +204,11 @@ impl Memory {
         let Some((start, _)) = found else { return Err(self.outside(address, bytes, write)) };
         match self.allocations.get_mut(&start).and_then(|a| a.shadow.as_mut()) {
             Some(shadow) => Ok((shadow, (address - start) as usize)),
-            None => Err("an access to memory without a shadow".into()),
+            None => Err("an access to memory that has no shadow memory".into()),
         }
     }
 
-    /// What an access outside of all allocations is near to, where no operands are known.
+    /// Describes an access outside of all allocations by the nearest one, for launches without operands.
     fn outside(&self, address: u64, bytes: u64, write: bool) -> String {
         let what = operands::access(bytes, write);
         let end = |start: &u64, a: &Allocation| start + a.bytes as u64;
@@ -204,6 +226,7 @@ impl Memory {
         }
     }
 
+    /// Describes an access that the operands of the current operation do not allow.
     fn forbidden(&self, address: u64, bytes: u64, write: bool) -> String {
         let readable = self.regions.iter().any(|r| operands::allows(r, address, bytes, false));
         match operands::inside(&self.regions, address, bytes, write).filter(|_| write && readable) {
@@ -212,7 +235,7 @@ impl Memory {
         }
     }
 
-    /// What the operation in hand may touch.
+    /// Returns the operands of the current operation.
     pub fn regions(&self) -> &[Region] {
         &self.regions
     }

@@ -1,8 +1,9 @@
-//! Emulated hardware: the kernels of `kernels/`, compiled by the host's C++ compiler and run thread for thread.
+//! Emulates a GPU: runs the kernels of `kernels/`, compiled by the host's C++ compiler, thread by thread.
 //!
-//! Each thread of a block is a coroutine that runs until it must wait. The compiler's instrumentation for its thread sanitizer
-//! brings every load and store here, where with [`Options::checks`] it is held against bounds, initialisation and the order
-//! that barriers, fences and waits make. What is wrong is an error that names kernel, block, thread and source line.
+//! Each thread of a block is a coroutine that runs until it must wait. The compiler's thread-sanitizer instrumentation
+//! reports every load and store to this module. With [`Options::checks`], each access is checked for bounds, for
+//! initialisation and for races, given the order that barriers, fences and waits establish. A defect is an error that
+//! names the kernel, block, thread and source line.
 
 mod atomics;
 mod barriers;
@@ -48,27 +49,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// See the module.
+/// The driver that runs kernels on the host.
 #[derive(Default)]
 pub struct Emulator {
     pub options: Options,
     memory: Memory,
     async_reads: AsyncReads,
-    /// Name and variant of the operation in hand.
+    /// Name and variant of the current operation.
     operation: [&'static str; 2],
     graphs: Vec<Option<Vec<Part>>>,
     stamps: Vec<Instant>,
+    /// Stacks of emulated threads, for the next launch.
     stacks: Vec<DefaultStack>,
-    /// Memory before an operation whose parameters were exchanged, to be put back.
-    kept: Option<Vec<(Rows, Vec<u8>)>>,
-    /// Blocks that have run with checks.
+    /// All memory as it was before an operation with swapped parameters, to be restored.
+    saved: Option<Vec<(Rows, Vec<u8>)>>,
+    /// The number of clusters that have run with checks since shadow memory was last forgotten.
     instances: u32,
     launches: u64,
-    /// The last launch's fault.
+    /// The fault of the last launch.
     pub fault: Option<Fault>,
 }
 
-/// What workers share and hand back.
+/// What the workers of a launch share and return.
 #[derive(Default)]
 struct Finished {
     fault: Option<Fault>,
@@ -76,24 +78,25 @@ struct Finished {
     stacks: Vec<DefaultStack>,
 }
 
-/// The clusters of one launch, most of one block, which workers take one after another.
+/// The clusters of one launch (single blocks, unless the kernel has clusters), which workers take one after another.
 struct Work<'a> {
     kernel: Kernel,
     launch: &'a Launch,
     options: &'a Options,
     operation: [&'static str; 2],
     clusters: usize,
-    /// Another order than by number.
+    /// The order in which clusters run; `None`: by number.
     order: Option<Vec<usize>>,
-    /// With checks on, the number of the first.
+    /// With checks on, the instance number of the first cluster.
     first: u32,
     memory: NonNull<Memory>,
+    /// The next cluster to be taken.
     next: AtomicUsize,
     finished: Mutex<Finished>,
 }
 
-// SAFETY: workers reach bytes of allocations as a GPU's blocks do, through addresses; maps of allocations, shadows and `published`
-// are touched only with checks on, and then there is one worker (`Emulator::run`).
+// SAFETY: workers access bytes of allocations through addresses, as the blocks of a GPU do. The map of allocations,
+// shadow memory and `published` are accessed only with checks on, and then there is a single worker (`Emulator::run`).
 unsafe impl Sync for Work<'_> {}
 
 impl Work<'_> {
@@ -101,7 +104,7 @@ impl Work<'_> {
         self.finished.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// All blocks on so many threads of the host.
+    /// Runs all clusters on `workers` host threads.
     fn run(&self, workers: usize) -> Result<()> {
         if workers == 1 {
             return self.work();
@@ -109,12 +112,12 @@ impl Work<'_> {
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..workers).map(|_| scope.spawn(|| self.work())).collect();
             let mine = self.work();
-            let lost = || Err(Error::new("a worker of the emulator has panicked"));
+            let lost = || Err(Error::new("a worker thread of the emulator panicked"));
             others.into_iter().map(|w| w.join().unwrap_or_else(|_| lost())).fold(mine, |all, one| all.and(one))
         })
     }
 
-    /// Blocks until none is left, or one is faulty.
+    /// Runs clusters until none are left or one has a fault.
     fn work(&self) -> Result<()> {
         let (launch, options) = (self.launch, self.options);
         let cluster = self.kernel.cluster;
@@ -130,7 +133,7 @@ impl Work<'_> {
         };
         let args: Vec<_> = launch.args.slots().iter().zip(launch.args.sizes()).map(parameter).collect();
         let [x, y] = [launch.grid[0] / cluster, launch.grid[1]];
-        // SAFETY: the block outlives the guard, which is dropped before it.
+        // SAFETY: the guard is dropped before the block.
         let running = unsafe { crash::begin(self.operation, &raw const block, &self.kernel, options.checks) };
         while block.fault.is_none() {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
@@ -140,8 +143,8 @@ impl Work<'_> {
             let number = self.order.as_ref().map_or(i, |order| order[i]) as u32;
             let first = [number % x * cluster, number / x % y, number / x / y];
             let clocks = options.checks.then(|| Clocks::new(self.first + i as u32, self.first, threads));
-            // SAFETY: `Emulator::check` has compared the sizes of the parameters with the kernel's; memory is borrowed from the
-            // emulator until all workers have ended.
+            // SAFETY: `Emulator::check` has compared the sizes of the parameters with those of the kernel; the memory
+            // is borrowed from the emulator until all workers have ended.
             unsafe { block.run(first, launch.shared, clocks, &args) };
         }
         drop(running);
@@ -157,21 +160,23 @@ impl Work<'_> {
 }
 
 impl Emulator {
+    /// Creates an emulator without any memory allocated.
     pub fn new(options: Options) -> Self {
         Emulator { options, ..Emulator::default() }
     }
 
+    /// Finds the kernel of a launch and checks the launch against its limits.
     fn check(launch: &Launch) -> Result<Kernel> {
-        let Some(kernel) = find(launch.kernel) else { bail!("there is no emulated kernel {:?}", launch.kernel) };
+        let Some(kernel) = find(launch.kernel) else { bail!("the emulator has no kernel {:?}", launch.kernel) };
         let (name, x) = (kernel.name, launch.grid[0]);
         let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
         if threads == 0 || threads > u64::from(kernel.threads) {
-            bail!("{name}: {threads} threads a block, but it is made for 1 to {}", kernel.threads);
+            bail!("{name}: {threads} threads per block, but the kernel takes 1 to {}", kernel.threads);
         }
         launch.check()?;
         if launch.is_empty() || launch.block[2] > 64 {
             bail!(
-                "{name}: a grid of {:?} blocks of {:?} threads is empty or beyond the limits of CUDA",
+                "{name}: a grid of {:?} blocks of {:?} threads is empty or exceeds the limits of CUDA",
                 launch.grid,
                 launch.block
             );
@@ -179,18 +184,19 @@ impl Emulator {
         let cluster = u64::from(kernel.cluster);
         if !x.is_multiple_of(kernel.cluster) || cluster > 1 && !threads.is_multiple_of(32) {
             bail!(
-                "{name}: a grid of {x} blocks along x, of {threads} threads: it takes clusters of {cluster} blocks of whole warps"
+                "{name}: {x} blocks along x of {threads} threads each, but the kernel takes clusters of {cluster} \
+                 blocks of whole warps"
             );
         }
         if Clocks::parties((threads * cluster) as usize) > Stamp::PARTIES {
-            bail!("{name}: clusters of {cluster} blocks of {threads} threads are more than the checks can tell apart");
+            bail!("{name}: clusters of {cluster} blocks of {threads} threads are more than the checks can track");
         }
         if launch.shared as usize > shared::MOST {
             bail!("{name}: {} bytes of shared memory, but a block has at most {}", launch.shared, shared::MOST);
         }
         if launch.args.sizes() != kernel.sizes {
             let (given, wanted) = (launch.args.sizes(), kernel.sizes);
-            bail!("{name}: parameters of {given:?} bytes are given, but it takes {wanted:?}");
+            bail!("{name}: the launch passes parameters of {given:?} bytes, but the kernel takes {wanted:?}");
         }
         for map in launch.args.maps() {
             let pitches = [map.address, map.pitch, map.head_pitch, map.batch_pitch];
@@ -198,15 +204,15 @@ impl Emulator {
             let empty = map.rows == 0 || map.columns == 0 || map.heads > 0 && map.batches == 0;
             if !aligned || empty || !(1..=256).contains(&map.box_rows) {
                 bail!(
-                    "{name}: {map:?} is beyond the copy engine: address and pitches are multiples of 16, no size is 0, and a box \
-                     has 1 to 256 rows"
+                    "{name}: TMA cannot access {map:?}: the address and pitches must be multiples of 16, no size may \
+                     be 0, and a box must have 1 to 256 rows"
                 );
             }
         }
         Ok(kernel)
     }
 
-    /// Clocks of the next blocks, with checks on: the number of the first.
+    /// Reserves instance numbers for the next clusters, with checks on. Returns the first.
     fn number(&mut self, blocks: u32) -> u32 {
         if self.instances > Stamp::INSTANCES - 2 - blocks.min(Stamp::INSTANCES / 2) {
             self.memory.forget();
@@ -217,14 +223,16 @@ impl Emulator {
         first
     }
 
+    /// Runs a launch.
+    ///
     /// # Safety
-    /// As [`Driver::launch`], and the kernel takes these parameters.
+    /// As for [`Driver::launch`]; and the parameters match the kernel's.
     unsafe fn run(&mut self, kernel: Kernel, launch: &Launch) -> Result<()> {
         let [x, y, z] = launch.grid;
         let clusters = x as usize * y as usize * z as usize / kernel.cluster as usize;
         let checks = self.options.checks;
         if checks && clusters > Stamp::INSTANCES as usize / 2 {
-            bail!("{}: {clusters} blocks are more than the checks can tell apart; use smaller shapes", kernel.name);
+            bail!("{}: {clusters} blocks are more than the checks can track; use smaller shapes", kernel.name);
         }
         let first = if checks { self.number(clusters as u32) } else { 0 };
         if checks {
@@ -268,7 +276,7 @@ impl Emulator {
     }
 }
 
-/// Blocks in another order than by number.
+/// Returns the order in which clusters run; `None`: by number.
 fn block_order(options: &Options, blocks: usize) -> Option<Vec<usize>> {
     match options.order {
         Order::Forward => None,
@@ -277,14 +285,15 @@ fn block_order(options: &Options, blocks: usize) -> Option<Vec<usize>> {
     }
 }
 
-/// Threads of the host for a launch: small ones are not worth a second.
+/// Returns the number of host threads for a launch of `clusters` clusters of `threads` threads.
 fn workers(options: &Options, clusters: usize, threads: u32) -> usize {
+    /// A launch of fewer threads than this is not worth a second worker.
     const WORTHWHILE: usize = 1_024;
     let most = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    // A stack takes two mappings, of which Linux grants a process 65,530.
+    // A stack takes two memory mappings, of which Linux allows a process 65,530.
     let stacks = 8_192 / threads.max(1) as usize;
     if clusters * (threads as usize) < WORTHWHILE { 1 } else { most.min(clusters).min(stacks).max(1) }
 }
@@ -292,7 +301,7 @@ fn workers(options: &Options, clusters: usize, threads: u32) -> usize {
 impl Driver for Emulator {
     fn alloc(&mut self, bytes: usize) -> Result<u64> {
         if self.options.checks {
-            // The shadow of a word has 97 bytes.
+            // A word of 4 bytes has 97 bytes of shadow memory.
             crate::memory::require(bytes.saturating_mul(26))?;
         }
         self.memory.alloc(bytes)
@@ -303,7 +312,7 @@ impl Driver for Emulator {
     }
 
     fn write(&mut self, to: Rows, bytes: &[u8]) -> Result<()> {
-        self.put_back();
+        self.restore();
         self.memory.write(&to, bytes)
     }
 
@@ -331,8 +340,8 @@ impl Driver for Emulator {
     }
 
     fn operands(&mut self, regions: &[Region]) {
-        self.put_back();
-        self.keep();
+        self.restore();
+        self.save();
         self.memory.operands(regions, self.options.checks);
     }
 
@@ -340,8 +349,8 @@ impl Driver for Emulator {
         let changed = self.watched(launch)?;
         let launch = changed.as_ref().unwrap_or(launch);
         let kernel = Self::check(launch)?;
-        // SAFETY: the caller's promise; where parameters were exchanged, checks are on, and every access is looked at before it
-        // is made.
+        // SAFETY: guaranteed by the caller. If parameters were swapped, checks are on, and every access is checked
+        // before it is made.
         unsafe { self.run(kernel, launch) }
     }
 
@@ -358,7 +367,7 @@ impl Driver for Emulator {
         let Some(parts) = self.graphs.get_mut(graph as usize).and_then(Option::take) else {
             bail!("this graph was released")
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let done = parts.iter().try_for_each(|part| unsafe { part.start(self) });
         self.graphs[graph as usize] = Some(parts);
         done

@@ -1,26 +1,26 @@
-//! Where bytes lie among the operands of the operation in hand, in words: operand, row, column, and how far outside.
+//! Describes where bytes lie among the operands of the current operation: operand, row, column, and how far outside.
 
 use crate::device::cuda::launch::Region;
 use crate::device::ops::Access;
 
-/// Farther away than this an address has nothing to do with an operand.
+/// An address farther away from an operand than this, in bytes, is not described by that operand.
 const FAR: u64 = 1 << 40;
 
-/// Where an address lies, seen from one operand; in bytes.
+/// Where an address lies relative to one operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// So many bytes before the first.
+    /// This many bytes before the operand's first byte.
     Before(u64),
     /// In a row.
     Inside,
-    /// So many bytes after the end of a row, and before the next.
+    /// In the gap between two rows, this many bytes after the end of the first.
     Between(u64),
-    /// So many bytes after the last; 0 is the first one that is no longer the operand's.
+    /// This many bytes after the end of the operand; 0 for the first byte that is outside.
     After(u64),
 }
 
 impl Place {
-    /// Bytes to the nearest one of the operand.
+    /// Returns the distance in bytes to the nearest byte of the operand.
     fn steps(self) -> u64 {
         match self {
             Place::Inside => 0,
@@ -30,13 +30,13 @@ impl Place {
     }
 }
 
-/// Bytes from an operand's first to one past its last.
+/// Returns the number of bytes from an operand's first byte to its last, gaps between rows included.
 fn extent(region: &Region) -> u64 {
     let rows = &region.rows;
     (rows.rows.saturating_sub(1) as u64).saturating_mul(rows.pitch as u64).saturating_add(rows.width as u64)
 }
 
-/// Where an address lies, seen from an operand.
+/// Returns where an address lies relative to an operand.
 fn place(region: &Region, address: u64) -> Place {
     let (rows, end) = (&region.rows, extent(region));
     let Some(offset) = address.checked_sub(rows.address) else { return Place::Before(rows.address - address) };
@@ -48,28 +48,29 @@ fn place(region: &Region, address: u64) -> Place {
     }
 }
 
-/// The operand that is nearest to an address; of several the one that may be used so. Takes no memory: a signal handler may call it.
+/// Finds the operand that is nearest to an address. Of several at the same distance, it prefers one that may be
+/// accessed in this way. Allocates nothing, because a signal handler calls it.
 pub fn nearest(regions: &[Region], address: u64, write: bool) -> Option<(&Region, Place)> {
     let allowed = |region: &Region| !write || region.access != Access::Read;
     let all = regions.iter().filter(|region| region.rows.rows > 0).map(|region| (region, place(region, address)));
     let near = all.filter(|(_, place)| place.steps() < FAR);
-    // Where two are as near, code has more often run over an end than under a start.
+    // Of two at the same distance: code overruns an end more often than a start.
     near.min_by_key(|(region, place)| (place.steps(), !allowed(region), matches!(place, Place::Before(_))))
 }
 
-/// "`out`, row 3, column 5": where an access lies that is inside of an operand; none where it is in none.
+/// Describes an access that begins inside an operand, such as "`out`, row 3, column 5"; `None` if it begins in none.
 pub fn inside(regions: &[Region], address: u64, bytes: u64, write: bool) -> Option<String> {
     let (region, place) = nearest(regions, address, write)?;
     (place == Place::Inside).then(|| format!("`{}`, {}", region.name, cell(region, address, bytes)))
 }
 
-/// What is wrong with an access outside of all operands: where it would be in the nearest one, and how far outside.
+/// Describes an access that lies outside of all operands: where it would be in the nearest one, and how far outside.
 pub fn outside(regions: &[Region], address: u64, bytes: u64, write: bool) -> String {
     let (what, to) = (access(bytes, write), if write { "to" } else { "of" });
     let Some((region, place)) = nearest(regions, address, write) else {
         return match address {
             0..4096 => format!("{what} at address {address:#x}: a null pointer"),
-            _ => format!("{what} at {address:#x}, near no operand"),
+            _ => format!("{what} at {address:#x}, not near any operand"),
         };
     };
     let (rows, name) = (&region.rows, format!("`{}`", region.name));
@@ -95,12 +96,12 @@ pub fn outside(regions: &[Region], address: u64, bytes: u64, write: bool) -> Str
     )
 }
 
-/// `a read of 4 bytes`.
+/// Describes the kind and size of an access, such as "a read of 4 bytes".
 pub fn access(bytes: u64, write: bool) -> String {
     format!("a {} of {bytes} byte{}", if write { "write" } else { "read" }, if bytes == 1 { "" } else { "s" })
 }
 
-/// Bytes, and how many elements they are.
+/// Describes a distance in bytes, and in elements if it is a whole number of them.
 fn size(bytes: u64, region: &Region) -> String {
     let element = region.element.max(1) as u64;
     match bytes / element {
@@ -112,7 +113,7 @@ fn size(bytes: u64, region: &Region) -> String {
     }
 }
 
-/// Row and columns of an access, counted on beyond the operand.
+/// Describes the row and columns of an access. Outside of the operand they are negative or beyond its size.
 fn cell(region: &Region, address: u64, bytes: u64) -> String {
     let (rows, element) = (&region.rows, region.element.max(1) as i64);
     let offset = address.wrapping_sub(rows.address) as i64;
@@ -127,7 +128,7 @@ fn cell(region: &Region, address: u64, bytes: u64) -> String {
     }
 }
 
-/// The region holds all of these bytes, and may be used so.
+/// Returns whether an operand contains all of these bytes and may be accessed in this way.
 pub fn allows(region: &Region, address: u64, bytes: u64, write: bool) -> bool {
     let rows = &region.rows;
     let Some(offset) = address.checked_sub(rows.address) else { return false };
@@ -135,7 +136,7 @@ pub fn allows(region: &Region, address: u64, bytes: u64, write: bool) -> bool {
         return false;
     }
     let (pitch, width) = (rows.pitch.max(1) as u64, rows.width as u64);
-    // Rows back to back are one.
+    // Rows without gaps count as one row.
     if pitch == width {
         return offset + bytes <= width * rows.rows as u64;
     }
@@ -147,7 +148,8 @@ mod tests {
     use super::{Access, Place, Region, inside, nearest, outside};
     use crate::device::cuda::driver::Rows;
 
-    /// 3 rows of 4 floats, 24 bytes apart, from byte 1,000 on; 2 rows of 5 bf16 back to back from 2,000 on.
+    /// `x`: 3 rows of 4 floats, 24 bytes apart, at address 1,000. `out`: 2 rows of 5 bf16 without gaps, at address
+    /// 2,000.
     fn regions() -> [Region; 2] {
         let rows = |address, rows, width, pitch| Rows { address, rows, width, pitch };
         [
@@ -194,20 +196,20 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_one_is_named_and_of_two_the_one_that_fits() {
+    fn the_nearest_operand_is_named_and_at_equal_distance_the_one_that_allows_the_access() {
         let mut all = regions();
         let name = |all: &[Region], address, write| nearest(all, address, write).map(|(r, place)| (r.name, place));
-        // Back to back.
+        // `out` follows `x` without a gap.
         all[1].rows.address = 1_064;
         assert_eq!(name(&all, 1_063, false), Some(("x", Place::Inside)));
         assert_eq!(name(&all, 1_064, false), Some(("out", Place::Inside)));
         assert_eq!(name(&all, 1_084, true), Some(("out", Place::After(0))));
-        // As far behind the one as before the other.
+        // As far after the end of `x` as before the start of `out`.
         all[1].rows.address = 1_067;
         assert_eq!(name(&all, 1_065, true), Some(("out", Place::Before(2))));
         assert_eq!(name(&all, 1_065, false), Some(("x", Place::After(1))));
         assert_eq!(name(&all, 1 << 50, false), None);
-        assert_eq!(outside(&all, 1 << 50, 4, true), "a write of 4 bytes at 0x4000000000000, near no operand");
+        assert_eq!(outside(&all, 1 << 50, 4, true), "a write of 4 bytes at 0x4000000000000, not near any operand");
     }
 
     #[test]

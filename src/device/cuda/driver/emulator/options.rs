@@ -1,4 +1,4 @@
-//! How the emulator runs kernels. Any of these schedules is one that hardware might choose.
+//! Options of the emulator. Every schedule that they select is one that hardware might choose.
 
 use super::report::Site;
 use super::watch::Watch;
@@ -6,55 +6,58 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-/// In which order threads of a block get their turn between two meetings, and blocks of a grid theirs.
+/// The order in which the threads of a block run in each round, and the blocks of a grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Order {
     #[default]
     Forward,
     Reverse,
-    /// Shuffled anew in every round.
+    /// Threads are shuffled again in every round.
     Random,
 }
 
-/// When an asynchronous copy moves its bytes, and when a product that runs beside its warp is made.
+/// When asynchronous copies move their bytes, and when wgmmas are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Arrival {
-    /// At once.
+    /// At once, when they are issued.
     #[default]
     Eager,
-    /// Not before a wait asks for it; of the copy engine, not before nobody can go on without it.
+    /// As late as possible: at the wait for them. TMA loads arrive only when no thread can go on without one.
     Lazy,
-    /// Either, at random.
+    /// At random, early or late.
     Random,
 }
 
-/// See the module.
+/// The options of an emulator.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub order: Order,
     pub arrival: Arrival,
-    /// Checks every access for bounds, initialisation and races. Slower, and blocks run one after another.
+    /// Checks every access for bounds, initialisation and races. This is slower, and blocks run one after another.
     pub checks: bool,
+    /// Seeds random orders and arrivals.
     pub seed: u64,
-    /// A barrier, fence, wait or commit that does nothing.
+    /// A barrier, fence, wait or commit that is to do nothing.
     pub drop: Option<Site>,
-    /// Threads of the host that run blocks; 0: as many as the machine has.
+    /// The number of host threads that run blocks; 0: one for each core.
     pub threads: usize,
-    /// Where to write down what was run.
+    /// Records what was run.
     pub log: Option<Arc<Mutex<Log>>>,
-    /// Sees every launch, and may have parameters exchanged; needs `checks`, which keep such a kernel from damaging the process.
+    /// Records launches, or swaps two of their parameters. Swapping requires `checks`, which keep a wrong kernel from
+    /// corrupting the process.
     pub watch: Option<Arc<Mutex<Watch>>>,
 }
 
 /// What was run.
 #[derive(Debug, Default)]
 pub struct Log {
+    /// The names of the kernels.
     pub kernels: BTreeSet<&'static str>,
-    /// Barriers, fences, waits and commits that were reached, and by which kernels.
+    /// The barriers, fences, waits and commits that were reached, each with the kernels that reached it.
     pub sites: BTreeMap<Site, BTreeSet<&'static str>>,
 }
 
-/// In which order things have happened: enough to make them happen again.
+/// A schedule: everything that is needed to reproduce a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Schedule {
     pub order: Order,
@@ -83,18 +86,19 @@ impl fmt::Display for Schedule {
 }
 
 impl Options {
+    /// Returns the schedule that these options select.
     pub fn schedule(&self) -> Schedule {
         Schedule { order: self.order, arrival: self.arrival, seed: self.seed }
     }
 
-    /// The three schedules of every parity test.
+    /// Returns options for the three schedules of every parity test.
     pub fn schedules(checks: bool) -> [Options; 3] {
         [(Order::Forward, Arrival::Lazy), (Order::Reverse, Arrival::Eager), (Order::Random, Arrival::Random)]
             .map(|(order, arrival)| Options { order, arrival, checks, seed: 0x5eed, ..Options::default() })
     }
 }
 
-/// SplitMix64 (Steele et al., OOPSLA 2014).
+/// Pseudorandom numbers: SplitMix64 (Steele et al., OOPSLA 2014).
 pub struct Random(u64);
 
 impl Random {
@@ -109,11 +113,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// Returns true with probability 1/2.
     pub fn coin(&mut self) -> bool {
         self.next() & 1 == 1
     }
 
-    /// The numbers below n in a random order (Fisher and Yates).
+    /// Returns the numbers 0..n in random order (Fisher-Yates shuffle).
     pub fn permutation(&mut self, n: usize) -> Vec<usize> {
         let mut all: Vec<usize> = (0..n).collect();
         for i in (1..n).rev() {

@@ -1,8 +1,8 @@
-//! The kernels that the host's compiler has built, as their static constructors registered them.
+//! The kernels compiled by the host's compiler. Their static constructors register them in a linked list.
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
 
-/// As `emu::Kernel` in `kernels/emulator/shim.h`.
+/// A node of the list, with the layout of `emu::Kernel` in `kernels/emulator/shim.h`.
 #[repr(C)]
 struct Raw {
     name: *const c_char,
@@ -20,32 +20,32 @@ unsafe extern "C" {
     static emu_kernels: *const Raw;
 }
 
-/// A kernel that can be run.
+/// A kernel that the emulator can run.
 #[derive(Clone, Copy)]
 pub struct Kernel {
     pub name: &'static str,
-    /// The file and the line that it stands in.
+    /// The source file and line of its definition.
     pub file: &'static str,
     pub line: u32,
-    /// The most threads of a block.
+    /// The largest number of threads per block.
     pub threads: u32,
-    /// Blocks of a cluster, along x.
+    /// Blocks per cluster, along x; 1 without clusters.
     pub cluster: u32,
-    /// Size in bytes of each parameter.
+    /// The size of each parameter in bytes.
     pub sizes: &'static [u8],
-    /// Calls it for the current thread, with the address of each parameter.
+    /// Runs the kernel for the current thread. The argument is an array of the parameters' addresses.
     pub run: unsafe extern "C" fn(*const *const c_void),
 }
 
-/// All of them, in no particular order.
+/// Iterates over all kernels, in no particular order.
 pub fn kernels() -> impl Iterator<Item = Kernel> {
-    // SAFETY: written by static constructors before `main` alone.
+    // SAFETY: written only by static constructors, before `main`.
     let mut next = unsafe { emu_kernels };
     std::iter::from_fn(move || {
-        // SAFETY: null or a static of a kernel's file.
+        // SAFETY: null, or a static variable of a kernel's file.
         let raw = unsafe { next.as_ref() }?;
         next = raw.next;
-        // SAFETY: string literals and a static array of that length.
+        // SAFETY: string literals, and a static array of `parameters` elements.
         let (name, file, sizes) = unsafe {
             (
                 CStr::from_ptr(raw.name),
@@ -65,7 +65,7 @@ pub fn kernels() -> impl Iterator<Item = Kernel> {
     })
 }
 
-/// The kernel of this name.
+/// Finds a kernel by name.
 pub fn find(name: &str) -> Option<Kernel> {
     kernels().find(|kernel| kernel.name == name)
 }

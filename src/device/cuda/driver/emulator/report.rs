@@ -1,39 +1,41 @@
-//! What the emulator found wrong, as a sentence with kernel, block, thread and source line.
+//! Reports of defects: what is wrong, with kernel, block, thread and source line.
 
 use super::options::Schedule;
 use std::ffi::{CStr, c_char};
 use std::fmt;
 
-/// A line of a kernel's source.
+/// A line in the source of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site {
-    /// Relative to the project's folder, such as `kernels/linear.cu`.
+    /// The path relative to the project's root, such as `kernels/linear.cu`.
     pub file: String,
     pub line: u32,
 }
 
 impl Site {
-    /// Of a file that has kernels, not of a header that several share.
+    /// Returns whether the file contains kernels, and is not a header.
     fn is_kernels(&self) -> bool {
         self.file.ends_with(".cu")
     }
 
+    /// Converts the address of `__FILE__` and a line.
+    ///
     /// # Safety
-    /// `file` is a string literal of a kernel's source, as `__FILE__` gives it.
+    /// `file` is a string literal of a kernel's source, such as `__FILE__`.
     unsafe fn new(file: *const c_char, line: i32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let file = unsafe { CStr::from_ptr(file) }.to_string_lossy();
         Site { file: shorten(&file), line: line.unsigned_abs() }
     }
 
-    /// Parses `kernels/linear.cu:88`.
+    /// Parses text such as `kernels/linear.cu:88`.
     pub fn parse(text: &str) -> Option<Self> {
         let (file, line) = text.rsplit_once(':')?;
         Some(Site { file: shorten(file), line: line.parse().ok()? })
     }
 }
 
-/// A [`Site`] as kernels give it: the address of `__FILE__`, and the line.
+/// A [`Site`] as kernels pass it: the address of `__FILE__`, and the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Here {
     file: *const c_char,
@@ -46,22 +48,26 @@ unsafe impl Send for Here {}
 unsafe impl Sync for Here {}
 
 impl Here {
+    /// Wraps the address of `__FILE__` and a line.
+    ///
     /// # Safety
-    /// As [`Site::new`].
+    /// `file` is a string literal of a kernel's source, such as `__FILE__`.
     pub unsafe fn new(file: *const c_char, line: i32) -> Self {
         Here { file, line }
     }
 
+    /// Returns the source line.
     pub fn site(self) -> Site {
-        // SAFETY: the promise of `new`.
+        // SAFETY: guaranteed by the caller of `new`.
         unsafe { Site::new(self.file, self.line) }
     }
 
-    /// Whether this is that line.
+    /// Returns whether this is the line `site`.
     pub fn is(self, site: &Site) -> bool {
         site.line == self.line.unsigned_abs() && self.site() == *site
     }
 
+    /// Returns the place of a fault on this line.
     pub fn at(self) -> At {
         At::Line(self.site())
     }
@@ -73,47 +79,48 @@ impl fmt::Display for Site {
     }
 }
 
-/// The part from the project's folder on.
+/// Returns the part of a path below the project's root.
 fn shorten(file: &str) -> String {
     let start = ["tests/emulator/", "kernels/"].iter().find_map(|folder| file.rfind(folder));
     file[start.unwrap_or(0)..].to_string()
 }
 
-/// Where an instrumented access was made from; the line is looked up when it is printed.
+/// The code address of an instrumented access. Its source line is looked up only when it is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pc(u64);
 
-/// Somewhere in this program, from which places in its code are counted.
+/// Returns an address in the program's code, relative to which others are packed.
 fn origin() -> u64 {
     origin as fn() -> u64 as usize as u64
 }
 
 impl Pc {
+    /// Wraps a return address.
     pub fn new(pc: *const u8) -> Self {
-        // A return address; the call lies before it.
+        // The call lies before the return address.
         Pc((pc as u64).wrapping_sub(1))
     }
 
-    /// In 32 bits, for shadow memory: code lies within 2 GiB.
+    /// Packs the address into 32 bits, for shadow memory. All code lies within 2 GiB.
     pub fn pack(self) -> u32 {
         self.0.wrapping_sub(origin()) as u32
     }
 
+    /// Reverses [`Pc::pack`].
     pub fn unpack(packed: u32) -> Self {
         Pc(origin().wrapping_add(i64::from(packed as i32) as u64))
     }
 
-    /// The innermost line of a kernel's source that this belongs to, from the debug information of this program.
+    /// Returns the innermost source line of this address, according to the program's debug information.
     pub fn site(self) -> Option<Site> {
         self.sites().into_iter().next()
     }
 
-    /// The lines of kernels' sources that this belongs to, the innermost first: behind it come those that its function was inlined
-    /// into.
+    /// Returns the source lines of this address: the innermost, then those that its function was inlined into.
     fn sites(self) -> Vec<Site> {
         let mut found = Vec::new();
         backtrace::resolve(self.0 as *mut _, |symbol| {
-            // An intrinsic, and an instruction of `ptx/`, is inlined into the line that uses it.
+            // Intrinsics of the shim and the functions of `ptx/` count as the line that calls them.
             let shim = symbol.filename().is_some_and(|file| {
                 file.ends_with("emulator/shim.h") || file.parent().is_some_and(|folder| folder.ends_with("kernels/ptx"))
             });
@@ -129,7 +136,7 @@ impl fmt::Display for Pc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sites = self.sites();
         match (sites.first(), sites.iter().find(|site| site.is_kernels())) {
-            // In a header: of its callers one wants to know which it was.
+            // In a header: also name the line of the kernel's file that called it.
             (Some(site), Some(caller)) if site != caller => write!(f, "{site} (called at {caller})"),
             (Some(site), _) => write!(f, "{site}"),
             (None, _) => write!(f, "code at {:#x} (no debug information: build without strip)", self.0),
@@ -137,16 +144,19 @@ impl fmt::Display for Pc {
     }
 }
 
-/// Where a fault lies.
+/// Where a fault is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum At {
+    /// At a call, such as a barrier.
     Line(Site),
+    /// At a memory access.
     Access(Pc),
     /// The kernel as a whole.
     Kernel,
 }
 
 impl At {
+    /// Returns the source line, if there is one.
     pub fn site(&self) -> Option<Site> {
         match self {
             At::Line(site) => Some(site.clone()),
@@ -156,23 +166,26 @@ impl At {
     }
 }
 
-/// One defect of a kernel.
+/// A defect of a kernel.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub kernel: &'static str,
+    /// Index of the block (`blockIdx`).
     pub block: [u32; 3],
+    /// Index of the thread (`threadIdx`).
     pub thread: [u32; 3],
     pub at: At,
+    /// What is wrong.
     pub what: String,
-    /// The access that it meets: its line stands in `what` where [`Fault::THERE`] does, and is looked up when the fault is printed.
-    /// That takes more stack than an emulated thread has.
+    /// The other access of a race. Its source line replaces [`Fault::THERE`] in `what` when the fault is printed:
+    /// looking it up takes more stack than an emulated thread has.
     pub there: Option<Pc>,
-    /// In which it was seen.
+    /// The schedule in which the defect showed.
     pub schedule: Schedule,
 }
 
 impl Fault {
-    /// See [`Fault::there`].
+    /// Placeholder in `what` for the source line of [`Fault::there`].
     pub const THERE: &str = "\u{1a}";
 }
 
@@ -193,12 +206,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What -fsanitize=undefined finds, by the numbers of `hooks.c`.
+/// Describes a finding of `-fsanitize=undefined`. `kind` is a number of `hooks.c`.
 pub fn undefined(kind: i32) -> &'static str {
     match kind {
         0 => "an index is outside of its array",
         1 => "the address of an access is not aligned to its size",
-        2 => "a shift by as many bits as the number has, or more",
-        _ => "an integer divided by zero",
+        2 => "a shift by the bit width of its operand or more",
+        _ => "an integer is divided by zero",
     }
 }

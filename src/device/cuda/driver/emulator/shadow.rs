@@ -1,76 +1,82 @@
-//! Shadow memory: for every word what was written, by whom it was last written and read, and from which line.
+//! Shadow memory: for every word, which bytes have been written, which threads last wrote and read it, and from which
+//! line.
 //!
-//! A race is two accesses to a byte, at least one of them a write and not both atomic, neither of which lies before the other
-//! by [`Clocks`]. Two writers and four readers of a word are remembered, the readers of different warps where there are more that
-//! are in no order: a writer then races with one of them, unless it is ordered after those four warps and not after a fifth.
+//! A race is two accesses to a byte, at least one of them a write and not both atomic, neither of which happens before
+//! the other according to [`Clocks`]. A word remembers two writers and four readers. If there are more unordered
+//! readers, it keeps readers of different warps: a writer that races with a reader then races with one of those, unless
+//! it is ordered after the four warps that are kept but not after a fifth.
 
 use super::clocks::{Clocks, Stamp, Who};
 use super::report::Pc;
 
+/// An access that is remembered.
 #[derive(Clone, Copy, Default)]
 struct Slot {
     stamp: Stamp,
+    /// The packed [`Pc`] of the access.
     pc: u32,
 }
 
+/// The accesses to a word that are remembered.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     writes: [Slot; 2],
     reads: [Slot; 4],
 }
 
-/// How an access touches memory.
+/// The kind of an access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
     Read,
     Write,
-    /// Reads and writes at once.
+    /// An atomic read-modify-write.
     Atomic,
 }
 
 /// What is wrong with an access.
 pub enum Defect {
+    /// It reads bytes that were never written.
     Uninitialised,
+    /// It races with another access.
     Race {
         other: Stamp,
+        /// Whether the other access was a write.
         wrote: bool,
+        /// Where the other access was made.
         pc: Pc,
     },
-    /// What a thread has written meets the copy engine or a product with no proxy fence between them.
-    Proxy {
-        other: Stamp,
-        pc: Pc,
-    },
+    /// TMA or wgmma accesses what a thread has written, without a proxy fence in between.
+    Proxy { other: Stamp, pc: Pc },
 }
 
-/// The shadow of one allocation.
+/// The shadow memory of one allocation.
 pub struct Shadow {
     cells: Vec<Cell>,
-    /// For each word one bit for each byte that was written.
+    /// For each word, one bit for each byte that has been written.
     written: Vec<u8>,
-    /// Each block has its own memory here: what another one did is of no concern.
+    /// Shared memory: accesses of other instances are ignored, because each has its own.
     private: bool,
 }
 
 impl Shadow {
-    /// Of global memory, all of it written.
+    /// Creates shadow memory for `bytes` bytes of global memory, all marked as written.
     pub fn global(bytes: usize) -> Self {
         let words = bytes.div_ceil(4);
         Shadow { cells: vec![Cell::default(); words], written: vec![15; words], private: false }
     }
 
-    /// Of shared memory, none of it written.
+    /// Creates shadow memory for `bytes` bytes of shared memory, none marked as written.
     pub fn shared(bytes: usize) -> Self {
         let words = bytes.div_ceil(4);
         Shadow { cells: vec![Cell::default(); words], written: vec![0; words], private: true }
     }
 
-    /// Forgets all accesses, not what was written.
+    /// Forgets all accesses, but not which bytes have been written.
     pub fn forget(&mut self) {
         self.cells.fill(Cell::default());
     }
 
-    /// Bytes count as written, or as not.
+    /// Marks bytes as written or unwritten.
     pub fn mark(&mut self, start: usize, bytes: usize, written: bool) {
         for_words(start, bytes, |word, mask| {
             let old = &mut self.written[word];
@@ -78,7 +84,7 @@ impl Shadow {
         });
     }
 
-    /// Checks and remembers an access of `bytes` bytes at `start`. Of more than one defect, one.
+    /// Checks and remembers an access of `bytes` bytes at `start`. If it has several defects, returns one of them.
     pub fn access(
         &mut self,
         clocks: &Clocks,
@@ -97,7 +103,7 @@ impl Shadow {
             }
             let cell = &mut self.cells[word];
             if self.private {
-                cell.keep(clocks.instance);
+                cell.retain(clocks.instance);
             }
             let found = cell.access(clocks, who, how, mask, pc, self.private);
             if defect.is_none() {
@@ -108,6 +114,7 @@ impl Shadow {
     }
 }
 
+/// Calls `each` for every word that an access touches, with the number of the word and one bit for each of its bytes.
 fn for_words(start: usize, bytes: usize, mut each: impl FnMut(usize, u8)) {
     let mut at = start;
     while at < start + bytes {
@@ -119,17 +126,19 @@ fn for_words(start: usize, bytes: usize, mut each: impl FnMut(usize, u8)) {
 }
 
 impl Cell {
-    /// Forgets what other blocks did.
-    fn keep(&mut self, instance: u32) {
+    /// Forgets the accesses of other instances.
+    fn retain(&mut self, instance: u32) {
         for slot in self.reads.iter_mut().chain(&mut self.writes).filter(|s| s.stamp.instance() != instance) {
             *slot = Slot::default();
         }
     }
 
-    /// `shared`: of shared memory, which `fence_async` is for.
+    /// Checks and remembers an access to the bytes in `mask`. `shared`: the word is in shared memory, to which
+    /// `fence_async` applies.
     fn access(&mut self, clocks: &Clocks, who: Who, how: How, mask: u8, pc: Pc, shared: bool) -> Option<Defect> {
         let atomic = how == How::Atomic;
-        // An asynchronous copy knows what its thread knew when it was started, but lies beside it afterwards.
+        // An asynchronous operation is ordered after what its thread knew when starting it, but not with what the
+        // thread does later.
         let conflict = |slot: &Slot| {
             slot.stamp.mask() & mask != 0 && !(atomic && slot.stamp.atomic()) && !clocks.before(slot.stamp, who.thread)
         };
@@ -154,7 +163,7 @@ impl Cell {
     fn read(&mut self, clocks: &Clocks, who: Who, new: Slot) {
         let covered = |s: &Slot| s.stamp.mask() & !new.stamp.mask() == 0;
         let actor = |s: &Slot| (s.stamp.instance(), s.stamp.who());
-        // Bytes that the same thread read earlier keep their time.
+        // A later read of other bytes must not replace an earlier one of the same thread: those bytes keep their clock.
         let same = |s: &Slot| actor(s) == actor(&new) && (covered(s) || s.stamp.clock() == new.stamp.clock());
         let gone = |s: &Slot| covered(s) && clocks.before(s.stamp, who.thread);
         let warp = |s: &Slot| s.stamp.who() / 32;
@@ -172,8 +181,9 @@ impl Cell {
     }
 
     fn write(&mut self, clocks: &Clocks, who: Who, new: Slot) {
-        // What lies before this write and wholly under it needs no memory: a race with it is one with this write too. So does
-        // what the same store has added before, be it on its way still.
+        // An access that happens before this write and is covered by it can be forgotten: whatever races with it races
+        // with this write, too. The same holds for earlier accesses of the same party, such as a TMA store that is
+        // still in flight.
         let actor = |s: &Slot| (s.stamp.instance(), s.stamp.who());
         let gone = |s: &Slot| {
             let before = clocks.before(s.stamp, who.thread) || actor(s) == actor(&new);

@@ -1,32 +1,36 @@
-//! Shared memory of one block: from 1 KiB on, as sm_90 reserves the first, what the launch asked for, and fixed arrays behind.
-//! An offset here is a shared address as instructions take it; those of descriptors have 18 bits.
+//! Shared memory of one block. It begins at 1 KiB, because sm_90 reserves the first KiB, with the dynamic part of the
+//! launch; static arrays follow. An offset here is a shared address as instructions take it; addresses in descriptors
+//! have 18 bits.
 
 use super::shadow::Shadow;
 use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::CStr;
 
-/// The most of fixed arrays: the limit of CUDA.
+/// CUDA's limit for static arrays, in bytes.
 const MOST_FIXED: usize = 48 << 10;
+/// The shared address of the dynamic part.
 const DYNAMIC_BEGIN: usize = 1 << 10;
-/// The most that a block of sm_90 may have.
+/// The most shared memory that a block of sm_90 may have, in bytes.
 pub const MOST: usize = 227 << 10;
 const SIZE: usize = DYNAMIC_BEGIN + MOST + GAPS;
-/// Room for what lies between fixed arrays.
+/// Space for the gaps between static arrays, in bytes.
 const GAPS: usize = 16 << 10;
-/// Between two arrays, so that the end of one is not the start of the next.
+/// The gap after an array in bytes, so that running over its end does not reach the next.
 const GAP: usize = 64;
 
-/// How a kernel declares an array: `SMEM(float, tile, [8][32])`.
+/// The declaration of a static array, such as `SMEM(float, tile, [8][32])`.
 #[derive(Clone, Copy)]
 pub struct Declared {
-    /// `tile`. Its address is that of this place in the source, and of this instantiation of the function around it.
+    /// The name, such as `tile`. Its address identifies the declaration, and the instantiation of the function that
+    /// contains it.
     pub name: &'static CStr,
+    /// Size of the array.
     pub bytes: usize,
     pub align: usize,
-    /// Bytes of an element.
+    /// Size of an element in bytes.
     pub element: usize,
-    /// Elements of the last dimension.
+    /// Size of the last dimension, in elements.
     pub columns: usize,
 }
 
@@ -37,7 +41,7 @@ struct Array {
 }
 
 impl Array {
-    /// "`tile`, row 2, column 7".
+    /// Describes an element, such as "`tile`, row 2, column 7".
     fn cell(&self, offset: usize) -> String {
         let Declared { name, bytes, element, columns, .. } = self.declared;
         let (name, at) = (name.to_string_lossy(), (offset - self.offset) / element.max(1));
@@ -48,14 +52,16 @@ impl Array {
     }
 }
 
-/// See the module.
+/// The shared memory of one block.
 pub struct Shared {
     start: *mut u8,
-    /// One for each place in the source that declares it.
+    /// The static arrays declared so far.
     arrays: Vec<Array>,
-    /// Where fixed arrays end.
+    /// Where the next static array may begin.
     end: usize,
+    /// Size of the dynamic part in bytes.
     dynamic: usize,
+    /// Present if checks are on.
     shadow: Option<Shadow>,
 }
 
@@ -65,19 +71,25 @@ impl Shared {
         unsafe { Layout::from_size_align_unchecked(SIZE, 1024) }
     }
 
+    /// Allocates shared memory.
+    ///
+    /// # Errors
+    /// Out of memory.
     pub fn new(checks: bool) -> Result<Self> {
-        // SAFETY: the layout has a size above zero.
+        // SAFETY: the size of the layout is not zero.
         let start = unsafe { alloc(Self::layout()) };
         if start.is_null() {
-            return Err(Error::new(format!("out of memory: {SIZE} bytes wanted for the shared memory of a block")));
+            return Err(Error::new(format!(
+                "out of memory: cannot allocate {SIZE} bytes for the shared memory of a block"
+            )));
         }
-        // SAFETY: all of the allocation.
+        // SAFETY: the whole allocation.
         unsafe { start.write_bytes(0xff, SIZE) };
         let shadow = checks.then(|| Shadow::shared(SIZE));
         Ok(Shared { start, arrays: Vec::new(), end: DYNAMIC_BEGIN, dynamic: 0, shadow })
     }
 
-    /// For a next block: NaN everywhere, and nothing counts as written.
+    /// Prepares for the next block: fills memory with NaN, marks it as unwritten, and forgets all static arrays.
     pub fn begin(&mut self, dynamic: usize) {
         let fixed = (DYNAMIC_BEGIN + dynamic + GAP).next_multiple_of(1024);
         let used = self.end.max(fixed) - DYNAMIC_BEGIN;
@@ -90,10 +102,10 @@ impl Shared {
         (self.end, self.dynamic) = (fixed, dynamic);
     }
 
-    /// The array that is declared at this place.
+    /// Returns the address of a static array, which is allocated on first use.
     ///
     /// # Errors
-    /// More than 48 KiB of fixed arrays, or more than a block may have.
+    /// More than 48 KiB of static arrays, or more shared memory than a block may have.
     pub fn array(&mut self, declared: Declared) -> Result<*mut u8, String> {
         let key = declared.name.as_ptr();
         let known = self.arrays.iter().find(|a| a.declared.name.as_ptr() == key).map(|a| a.offset);
@@ -103,22 +115,24 @@ impl Shared {
             self.end = offset + declared.bytes + GAP;
             let used: usize = self.arrays.iter().map(|a| a.declared.bytes).sum();
             if used > MOST_FIXED || self.end > SIZE || used + self.dynamic > MOST {
-                return Err(format!("{used} bytes of fixed shared memory, beside {} of the launch", self.dynamic));
+                return Err(format!("{used} bytes of static shared memory and {} of dynamic", self.dynamic));
             }
         }
         // SAFETY: inside the allocation.
         Ok(unsafe { self.start.add(offset) })
     }
 
+    /// Returns the address of the dynamic part.
     pub fn dynamic(&self) -> *mut u8 {
         // SAFETY: inside the allocation.
         unsafe { self.start.add(DYNAMIC_BEGIN) }
     }
 
-    /// The shadow of an access to shared memory and where in it the access begins; `None` for another address.
+    /// Returns the shadow memory of an access, and the byte in it at which the access begins; `None` for an address
+    /// that is not in this shared memory.
     ///
     /// # Errors
-    /// What is wrong with the address.
+    /// Describes what is wrong with the address.
     pub fn locate(&mut self, address: u64, bytes: u64) -> Option<Result<(&mut Shadow, usize), String>> {
         let offset = self.offset(address)?;
         if let Err(what) = self.inside(offset, bytes as usize) {
@@ -127,10 +141,10 @@ impl Shared {
         self.shadow.as_mut().map(|shadow| Ok((shadow, offset)))
     }
 
-    /// All of these bytes are of one array.
+    /// Checks that all of these bytes are in one array, or in the dynamic part.
     ///
     /// # Errors
-    /// Where they lie.
+    /// Describes where they are instead.
     pub fn inside(&self, offset: usize, bytes: usize) -> Result<(), String> {
         let end = offset + bytes;
         let arrays = self.arrays.iter().map(|a| (a.offset, a.declared.bytes));
@@ -138,8 +152,8 @@ impl Shared {
         if arrays.chain([(DYNAMIC_BEGIN, self.dynamic)]).any(inside) {
             return Ok(());
         }
-        let behind = |a: &&Array| (a.offset..a.offset + a.declared.bytes + GAP).contains(&offset);
-        Err(match self.arrays.iter().filter(behind).max_by_key(|a| a.offset) {
+        let at_or_after = |a: &&Array| (a.offset..a.offset + a.declared.bytes + GAP).contains(&offset);
+        Err(match self.arrays.iter().filter(at_or_after).max_by_key(|a| a.offset) {
             Some(array) => {
                 let (cell, size) = (array.cell(offset), array.declared.bytes);
                 let past = end - array.offset - size;
@@ -147,11 +161,11 @@ impl Shared {
                     "{bytes} bytes at {cell} end {past} bytes after the end of this array of {size} bytes in shared memory"
                 )
             }
-            None => format!("{bytes} bytes lie outside of the {} bytes of shared memory of the launch", self.dynamic),
+            None => format!("{bytes} bytes lie outside of the {} bytes of dynamic shared memory", self.dynamic),
         })
     }
 
-    /// Where bytes that are [inside](Self::inside) lie.
+    /// Describes where an address that is [inside](Self::inside) an array lies.
     pub fn place(&self, address: u64) -> Option<String> {
         let offset = self.offset(address)?;
         let array = self.arrays.iter().find(|a| (a.offset..a.offset + a.declared.bytes).contains(&offset));
@@ -159,18 +173,18 @@ impl Shared {
         Some(array.map_or_else(dynamic, |array| array.cell(offset)))
     }
 
-    /// The shared address: where it lies from the start on.
+    /// Returns the shared address of a host address; `None` if it is not in this shared memory.
     pub fn offset(&self, address: u64) -> Option<usize> {
         usize::try_from(address.checked_sub(self.start as u64)?).ok().filter(|o| *o < SIZE)
     }
 
-    /// What lies at a shared address that is [inside](Self::inside).
+    /// Returns the host address of a shared address that is [inside](Self::inside) an array.
     pub fn at(&self, offset: usize) -> *mut u8 {
-        // SAFETY: inside the allocation; a wrong offset gives a pointer that is not to be used.
+        // SAFETY: at most one past the end of the allocation; the pointer for a wrong offset must not be used.
         unsafe { self.start.add(offset.min(SIZE)) }
     }
 
-    /// Whether this is an address of shared memory.
+    /// Returns whether a host address is in this shared memory.
     pub fn contains(&self, address: u64) -> bool {
         self.offset(address).is_some()
     }

@@ -1,5 +1,5 @@
-//! The copy engine: boxes of matrices in global memory to tiles in shared memory (`kernels/ptx/tma.cuh`). The other way
-//! is in `stores`.
+//! TMA loads: copies of boxes of a matrix in global memory to tiles in shared memory (`kernels/ptx/tma.cuh`). The
+//! opposite direction is in `tma_store`.
 
 use super::block::{Block, Status};
 use super::clocks::Actor;
@@ -9,35 +9,39 @@ use super::shadow::How;
 use super::wgmma::swizzled;
 use crate::device::cuda::launch::TensorMap;
 
-/// Bytes of a row of a box, and of its pieces that change places.
+/// Bytes of a row of a box.
 pub const ROW: usize = 128;
+/// Bytes of the pieces of a row that swizzling permutes.
 pub const PIECE: usize = 16;
 
-/// A box of a matrix in global memory, and its tile in shared memory.
+/// A box of a matrix in global memory, and the tile in shared memory that it is copied to or from.
 #[derive(Clone, Copy)]
 pub struct Window {
     map: TensorMap,
+    /// Coordinates of the box's first element; the box may extend beyond the matrix.
     column: i64,
     row: i64,
-    /// Bytes from the map's first element to that of the matrix; none where there is no such matrix.
+    /// Bytes from the map's first element to the first element of the matrix; `None` if there is no such matrix.
     matrix: Option<u64>,
-    /// The block of the cluster whose tile it is.
+    /// The rank in the cluster of the block that the tile belongs to.
     pub rank: usize,
     /// Shared address of the tile.
     tile: usize,
 }
 
 impl Window {
+    /// Returns the size of the tile in bytes.
     pub fn bytes(&self) -> usize {
         self.rows() * ROW
     }
 
-    /// Rows of the box.
+    /// Returns the number of rows of the box.
     pub fn rows(&self) -> usize {
         self.map.box_rows as usize
     }
 
-    /// The part of row `r` of the box that lies in the matrix: byte of the row, address, bytes.
+    /// Returns the part of row `r` of the box that lies inside the matrix: its first byte in the row, its address and
+    /// its size.
     pub fn inside(&self, r: usize) -> Option<(usize, u64, usize)> {
         let matrix = self.matrix?;
         let row = u64::try_from(self.row + r as i64).ok().filter(|row| *row < self.map.rows)?;
@@ -48,50 +52,52 @@ impl Window {
         (first < end).then(|| (bytes(first - self.column) as usize, address, bytes(end - first) as usize))
     }
 
-    /// Shared address of the piece of row `r` that begins with this byte of the row.
+    /// Returns the shared address of the piece that begins at byte `byte` of row `r`, swizzled.
     pub fn piece(&self, r: usize, byte: usize) -> usize {
         swizzled(self.tile + r * ROW + byte)
     }
 }
 
-/// A copy that was started.
+/// A load that was started.
 #[derive(Clone, Copy)]
 struct Load {
-    /// Who has started it, and where.
+    /// The thread that started it, and the line.
     thread: usize,
     site: Here,
     window: Window,
+    /// The index of the mbarrier that counts its bytes.
     mbarrier: usize,
 }
 
-/// Copies that have not moved their bytes yet, the oldest first.
+/// Loads that have not moved their bytes yet, the oldest first.
 #[derive(Default)]
 pub struct TmaLoads {
     pending: Vec<Load>,
 }
 
 impl TmaLoads {
-    /// Thread and place of the first copy on its way.
-    pub fn first(&self) -> Option<(usize, Here)> {
+    /// Returns the thread and the line of the oldest load in flight.
+    pub fn oldest(&self) -> Option<(usize, Here)> {
         self.pending.first().map(|load| (load.thread, load.site))
     }
 
-    /// The same of those that count towards a barrier.
-    pub fn late(&self, mbarrier: usize) -> Option<(usize, Here)> {
+    /// Returns the same for the oldest load in flight that this mbarrier counts.
+    pub fn pending_for(&self, mbarrier: usize) -> Option<(usize, Here)> {
         self.pending.iter().find(|load| load.mbarrier == mbarrier).map(|load| (load.thread, load.site))
     }
 }
 
 impl Block {
-    /// The box at (batch, head, row, column) and its tile; none when it was reported. Of a single matrix batch and head are -1.
+    /// Returns the box at `[batch, head, row, column]` and its tile; `None` if it was reported. For a single matrix,
+    /// batch and head are -1.
     pub fn window(&mut self, site: Here, tile: u64, map: TensorMap, first: [i32; 4]) -> Option<Window> {
         let [batch, head, row, column] = first.map(i64::from);
         let Some(tile) = self.own().offset(tile) else {
-            self.report(site.at(), "a tile of the copy engine that is not in shared memory");
+            self.report(site.at(), "a TMA tile is not in shared memory");
             return None;
         };
         if !tile.is_multiple_of(1024) {
-            self.report(site.at(), "misaligned: a tile of the copy engine begins at a multiple of 1024 bytes");
+            self.report(site.at(), "misaligned: a TMA tile must begin at a multiple of 1024 bytes");
             return None;
         }
         let matrix = match (map.heads, (batch, head)) {
@@ -103,22 +109,23 @@ impl Block {
             _ => {
                 self.report(
                     site.at(),
-                    "a box is asked for by row and column of a single matrix, by head and batch too of many",
+                    "a box takes row and column for a single matrix, and also head and batch for many matrices",
                 );
                 return None;
             }
         };
         let window = Window { map, column, row, matrix, rank: self.rank(self.current), tile };
         if let Err(what) = self.own().inside(tile, window.bytes()) {
-            self.report(site.at(), format!("out of bounds: a tile of the copy engine, {what}"));
+            self.report(site.at(), format!("out of bounds: a TMA tile: {what}"));
             return None;
         }
         Some(window)
     }
 
-    /// The current thread starts a copy of the box at `first`, as [`Block::window`] has it; false when it was reported. `to`: tile
-    /// and barrier, in the thread's own block; `blocks`: a bit for each block of the cluster that gets it, where the tile lies in
-    /// this one and counted by its own barrier; none: the thread's block alone.
+    /// The current thread starts a load of the box at `first`, as for [`Block::window`]. Returns false if it was
+    /// reported. `to` holds the addresses of the tile and of the mbarrier in the thread's own block. `blocks` has one
+    /// bit for each block of the cluster that receives the box, at the same shared address and counted by its own
+    /// mbarrier; 0: only the thread's own block.
     pub fn tma_load(
         &mut self,
         place: (Here, Pc),
@@ -132,11 +139,12 @@ impl Block {
         (0..32).filter(|rank| blocks >> rank & 1 == 1).all(|rank| {
             let window = Window { rank, ..window };
             let Some(mbarrier) = self.counting_mbarrier(place, (to.1, rank)) else { return false };
-            self.start(place, Load { thread: self.current, site: place.0, window, mbarrier })
+            self.start_load(place, Load { thread: self.current, site: place.0, window, mbarrier })
         })
     }
 
-    fn start(&mut self, (_, pc): (Here, Pc), load: Load) -> bool {
+    /// Checks a load and starts it. Returns false if it was reported.
+    fn start_load(&mut self, (_, pc): (Here, Pc), load: Load) -> bool {
         let Load { window, mbarrier, .. } = load;
         if self.options.checks {
             let actor = Actor::TmaLoads { mbarrier, phase: self.mbarriers[mbarrier].phase() };
@@ -156,43 +164,43 @@ impl Block {
         if now {
             self.arrive(&load)
         } else {
-            self.engine.pending.push(load)
+            self.tma_loads.pending.push(load)
         }
         true
     }
 
-    /// Moves the bytes, and counts them.
+    /// Moves the bytes of a load and counts them at its mbarrier.
     fn arrive(&mut self, load: &Load) {
         let window = &load.window;
         for r in 0..window.rows() {
             let mut row = [0u8; ROW];
             if let Some((start, from, bytes)) = window.inside(r) {
-                // SAFETY: inside the matrix, which lies in device memory: checked in `start` with checks on, else the promise of who
-                // launches.
+                // SAFETY: inside the matrix, which lies in device memory: with checks on, `start_load` has verified
+                // that; otherwise the caller of the launch guarantees it.
                 unsafe { std::ptr::copy_nonoverlapping(from as *const u8, row[start..].as_mut_ptr(), bytes) }
             }
             for (p, piece) in row.chunks_exact(PIECE).enumerate() {
                 let to = self.shared[window.rank].at(window.piece(r, p * PIECE));
-                // SAFETY: the tile lies in an array of shared memory; swizzling stays in its 1024 bytes.
+                // SAFETY: the tile lies in an array of shared memory; swizzling moves bytes only within blocks of 1024.
                 unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len()) }
             }
         }
         self.count_bytes(load.mbarrier, window.bytes() as i64, (load.thread, load.site));
     }
 
-    /// After every thread had its turn: whether a copy has arrived. One does where nobody can go on without, and at random at
-    /// other times too.
-    pub fn deliver(&mut self, progress: bool) -> bool {
+    /// Lets a load arrive at the end of a round, if no thread made progress, or in some rounds if arrival is random.
+    /// Returns whether one arrived.
+    pub fn advance_tma_loads(&mut self, progress: bool) -> bool {
         let random = self.options.arrival == Arrival::Random;
-        if self.engine.pending.is_empty() || progress && !(random && self.random.coin()) {
+        if self.tma_loads.pending.is_empty() || progress && !(random && self.random.coin()) {
             return false;
         }
         let awaited = |load: &Load| self.threads.iter().any(|t| t.status == Status::AtMbarrier(load.mbarrier));
         let index = match random {
-            true => (self.random.next() % self.engine.pending.len() as u64) as usize,
-            false => self.engine.pending.iter().position(awaited).unwrap_or(0),
+            true => (self.random.next() % self.tma_loads.pending.len() as u64) as usize,
+            false => self.tma_loads.pending.iter().position(awaited).unwrap_or(0),
         };
-        let load = self.engine.pending.remove(index);
+        let load = self.tma_loads.pending.remove(index);
         self.arrive(&load);
         true
     }

@@ -1,4 +1,4 @@
-//! Launches as they are, for a test that looks at them, and with two parameters exchanged, for one that must notice.
+//! Hooks for tests: recording launches, and swapping two parameters of a kernel to see whether a test notices.
 
 use super::Emulator;
 use crate::bail;
@@ -6,27 +6,30 @@ use crate::device::cuda::launch::Launch;
 use crate::error::Result;
 use std::sync::MutexGuard;
 
-/// Two parameters of a kernel change places in every launch.
+/// Swaps two parameters in every launch of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange {
     pub kernel: &'static str,
+    /// The numbers of the two parameters, counted from 0.
     pub parameters: [usize; 2],
     pub field: Field,
 }
 
-/// What of two parameters changes places.
+/// The part of two parameters that is swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Field {
+    /// The whole parameters.
     All,
-    /// Of two matrices for TMA.
+    /// The row pitches of two TMA descriptors.
     Pitch,
 }
 
 /// What a test shares with an emulator.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// As they were asked for.
+    /// Launches with their original parameters, recorded while `exchange` is `None`.
     pub launches: Vec<Launch>,
+    /// The parameters to swap.
     pub exchange: Option<Exchange>,
 }
 
@@ -35,21 +38,25 @@ impl Emulator {
         self.options.watch.as_ref().map(|watch| watch.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
-    /// Remembers the memory if parameters will be exchanged: not only operands change then, but the counters in the workspace of
-    /// kernels may stay above zero, which those of the next operation need at zero.
-    pub(super) fn keep(&mut self) {
+    /// Saves all memory if parameters will be swapped. A wrong launch may change more than its operands: it may leave
+    /// counters in the workspace above zero, and the next operation needs them at zero.
+    pub(super) fn save(&mut self) {
         if self.watch().is_some_and(|watch| watch.exchange.is_some()) {
-            self.kept = Some(self.memory.copy_all());
+            self.saved = Some(self.memory.copy_all());
         }
     }
 
-    pub(super) fn put_back(&mut self) {
-        if let Some(kept) = self.kept.take() {
-            self.memory.put_back(&kept);
+    /// Restores the saved memory.
+    pub(super) fn restore(&mut self) {
+        if let Some(saved) = self.saved.take() {
+            self.memory.restore(&saved);
         }
     }
 
-    /// Shows a launch; what to launch instead.
+    /// Records a launch, or returns the launch with swapped parameters to run instead.
+    ///
+    /// # Errors
+    /// Parameters are to be swapped with checks off.
     pub(super) fn watched(&mut self, launch: &Launch) -> Result<Option<Launch>> {
         let checks = self.options.checks;
         let Some(mut watch) = self.watch() else { return Ok(None) };
@@ -58,7 +65,7 @@ impl Emulator {
             return Ok(None);
         };
         if !checks {
-            bail!("parameters are exchanged with checks on alone");
+            bail!("parameters can be swapped only with checks on");
         }
         Ok((exchange.kernel == launch.kernel).then(|| {
             let mut changed = *launch;

@@ -1,5 +1,5 @@
-//! wgmma: products of tiles in shared memory, which run beside the warps (`kernels/ptx/wgmma.cuh`). Each warp of a warpgroup
-//! makes its own 16 rows, so that nothing but barriers keeps the four together.
+//! wgmma: asynchronous matrix products of tiles in shared memory (`kernels/ptx/wgmma.cuh`). Each warp of a warpgroup
+//! computes its own 16 rows, at its own time: only barriers keep the four warps together.
 
 use super::block::Block;
 use super::clocks::{Actor, Who};
@@ -10,46 +10,52 @@ use super::shared::Shared;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Rows of a warp, and steps of K of one instruction.
+/// Rows of the result per warp.
 const ROWS: usize = 16;
+/// Elements along K per instruction.
 const STEPS: usize = 16;
 
-/// Where a byte of a tile with "swizzle 128B" lies: pieces of 16 bytes change places by the row of 128 bytes that they are in.
+/// Returns where a byte of a tile is stored with "swizzle 128B": pieces of 16 bytes are permuted depending on their row
+/// of 128 bytes.
 pub fn swizzled(address: usize) -> usize {
     address ^ (address >> 3 & 0x70)
 }
 
-/// The number that a bf16 is.
+/// Converts the bits of a bf16.
 fn widened(x: u16) -> f64 {
     f64::from(f32::from_bits(u32::from(x) << 16))
 }
 
-/// One operand: what its descriptor says, and whether its other axis than K lies along rows of 128 bytes.
+/// An operand in shared memory: the fields of its descriptor in bytes, and its orientation.
 #[derive(Clone, Copy, PartialEq)]
 struct Tile {
     start: usize,
     leading: usize,
     stride: usize,
+    /// Whether M or N, and not K, lies along the rows of 128 bytes.
     transposed: bool,
 }
 
 impl Tile {
+    /// Decodes a descriptor.
+    ///
     /// # Errors
-    /// What no tile here has.
+    /// Another swizzle mode, a base offset, or a misaligned start.
     fn new(descriptor: u64, transposed: bool) -> Result<Self, String> {
         let field = |shift: u32| (descriptor >> shift & 0x3fff) as usize * 16;
         let tile = Tile { start: field(0), leading: field(16), stride: field(32), transposed };
         if descriptor >> 62 != 1 || descriptor >> 49 & 7 != 0 {
-            return Err(format!("the descriptor {descriptor:#018x} is not one of swizzle 128B"));
+            return Err(format!("the descriptor {descriptor:#018x} is not for swizzle 128B with base offset 0"));
         }
         if tile.start & 0x380 != 0 {
-            return Err("misaligned: the tile of a descriptor begins at a multiple of 1024 bytes".into());
+            return Err("misaligned: the tile of a descriptor must begin at a multiple of 1024 bytes".into());
         }
         Ok(tile)
     }
 
-    /// The pieces of 16 bytes that hold `count` rows of a (or columns of b) from `first` on, by the first of their elements:
-    /// address, row from `first` on, step of K.
+    /// Iterates over the pieces of 16 bytes that hold `count` rows of a (or columns of b), beginning with row `first`.
+    /// For each piece it returns the shared address and the position of its first element: the row, relative to
+    /// `first`, and the index along K.
     fn pieces(self, first: usize, count: usize) -> impl Iterator<Item = (usize, usize, usize)> {
         let Tile { start, leading, stride, transposed } = self;
         let (outer, inner) = if transposed { (STEPS, count / 8) } else { (count, STEPS / 8) };
@@ -69,54 +75,62 @@ impl Tile {
     }
 }
 
-/// Where the left operand is: in a tile, or in four registers of each of the warp's lanes.
+/// The left operand.
 enum Left {
+    /// A tile in shared memory.
     Shared(Tile),
+    /// Four registers in each lane of the warp.
     Registers(Box<[*const u32; 32]>),
 }
 
-/// A product as one warp makes it.
-struct Product {
+/// One warp's part of a wgmma.
+struct Instruction {
     group: u32,
     a: Left,
     b: Tile,
     columns: usize,
+    /// Whether the result is added to the accumulators.
     add: bool,
-    /// Registers of the warp's lanes.
+    /// The accumulators of each lane.
     d: [*mut f32; 32],
 }
 
-/// What is known of one warp.
+/// The wgmma state of a warp.
 #[derive(Default)]
 pub struct Warp {
-    pending: VecDeque<Product>,
-    /// What it has started that other warps of its warpgroup have not; and how many came before.
+    /// Instructions that have not been computed yet.
+    pending: VecDeque<Instruction>,
+    /// Instructions that this warp has issued and some other warp of its warpgroup has not: their lines and operands.
     ahead: VecDeque<(Here, [u64; 3])>,
+    /// The number of instructions issued so far.
     started: usize,
-    /// Elements of b, step by step of K.
+    /// Buffer for the elements of b, `[16, columns]`.
     b: Vec<f64>,
 }
 
-/// Registers of results, or of a left operand, which may be read while the product is made.
+/// Registers that an instruction uses asynchronously.
 struct Registers {
+    /// Their addresses on the thread's stack.
     range: Range<usize>,
     group: u32,
+    /// Whether they hold the left operand, which may be read while the instruction runs. If not, they are accumulators.
     operand: bool,
 }
 
-/// What is known of one thread.
+/// The wgmma state of a thread.
 #[derive(Default)]
 pub struct Lane {
-    /// Nothing has touched results since `wgmma_fence`.
+    /// Whether it has run `wgmma_fence` since it last accessed registers of an instruction, or waited.
     fenced: bool,
-    /// Groups that it has closed, and waited for.
+    /// The number of groups that it has committed.
     committed: u32,
+    /// The last group that it has waited for.
     waited: u32,
     registers: Vec<Registers>,
 }
 
 impl Lane {
-    /// Watches registers until the group is waited for.
+    /// Watches registers, which must not be accessed until the group is waited for.
     fn watch(&mut self, start: usize, bytes: usize, group: u32, operand: bool) {
         let now = Registers { range: start..start + bytes, group, operand };
         match self.registers.iter_mut().find(|r| r.range.start == start) {
@@ -126,8 +140,12 @@ impl Lane {
     }
 }
 
-/// What the lanes of a warp bring to a product: descriptors (or where the left operand's registers are), registers, and in one word
-/// whether there are such, columns, TB, TA, and `add`.
+/// The arguments that the lanes of a warp pass to a wgmma: `words` is `[4][32]`, one word of each lane for
+///
+/// - the descriptor of the left operand, or the address of its registers;
+/// - the descriptor of the right operand;
+/// - the address of the accumulators;
+/// - the shape: whether the left operand is in registers (bit 12), columns (bits 3 to 11), TB, TA and `add`.
 pub struct Operands<'a> {
     pub site: Here,
     pub pc: Pc,
@@ -135,9 +153,9 @@ pub struct Operands<'a> {
 }
 
 impl Block {
-    /// The current thread, the last of its warp to come, starts the product of all; false when it was reported.
-    pub fn product(&mut self, operands: &Operands) -> bool {
-        match self.start_product(operands) {
+    /// The current thread, the last of its warp to arrive, issues the warp's wgmma. Returns false if it was reported.
+    pub fn issue_wgmma(&mut self, operands: &Operands) -> bool {
+        match self.start_wgmma(operands) {
             Ok(fine) => fine,
             Err(what) => {
                 self.report(operands.site.at(), what);
@@ -146,63 +164,60 @@ impl Block {
         }
     }
 
-    fn start_product(&mut self, &Operands { site, pc, words }: &Operands) -> Result<bool, String> {
+    /// Checks a wgmma and issues it. Returns false if it was reported, or an error to report.
+    fn start_wgmma(&mut self, &Operands { site, pc, words }: &Operands) -> Result<bool, String> {
         let (warp, lane) = (self.current / 32, self.current % 32);
         let of = |word: usize| &words[32 * word..][..32];
         let [mut left, right, shape] = [0, 1, 3].map(|word| of(word)[lane]);
         let in_registers = shape >> 12 & 1 == 1;
         let alike: &[usize] = if in_registers { &[1, 3] } else { &[0, 1, 3] };
         if alike.iter().any(|&word| of(word).iter().any(|w| *w != of(word)[lane])) {
-            return Err("divergent warp: lanes give different descriptors to one wgmma".into());
+            return Err("divergent warp: lanes pass different descriptors or flags to one wgmma".into());
         }
         let columns = (shape >> 3 & 0x1ff) as usize;
         let [add, ta, tb] = [0, 1, 2].map(|bit| shape >> bit & 1 == 1);
         let (rank, of_block) = (self.rank(self.current), self.current % self.count() / 128);
         if (of_block + 1) * 128 > self.count() {
-            return Err("wgmma by a warp whose warpgroup has fewer than four".into());
+            return Err("wgmma in a warpgroup of fewer than four warps".into());
         }
         if self.shared.len() > 1 && !self.count().is_multiple_of(128) {
-            return Err(
-                "wgmma in a cluster whose blocks are not whole warpgroups, which the emulator does not have".into()
-            );
+            return Err("the emulator does not support wgmma in a cluster whose blocks are not whole warpgroups".into());
         }
         let b = Tile::new(right, tb)?;
         let mut tiles = vec![(b, 0, columns)];
         let a = if in_registers {
-            // Each warp has registers of its own.
+            // Each warp has its own registers, so the warps need not agree on their address.
             left = 0;
             Left::Registers(Box::new(std::array::from_fn(|lane| of(0)[lane] as *const u32)))
         } else {
             let a = Tile::new(left, ta)?;
-            // The four warps' rows, whoever of them reads which.
+            // The rows of all four warps, whichever warp this is.
             tiles.push((a, 0, 4 * ROWS));
             Left::Shared(a)
         };
         for &(tile, first, count) in &tiles {
             for (address, ..) in tile.pieces(first, count) {
-                self.shared[rank]
-                    .inside(address, 16)
-                    .map_err(|what| format!("out of bounds: a tile of wgmma, {what}"))?;
+                self.shared[rank].inside(address, 16).map_err(|what| format!("out of bounds: a wgmma tile: {what}"))?;
             }
         }
         let lanes = warp * 32..warp * 32 + 32;
-        let group = self.threads[self.current].products.committed + 1;
+        let group = self.threads[self.current].wgmma.committed + 1;
         let registers = std::array::from_fn(|lane| of(2)[lane] as *mut f32);
         for (thread, d) in lanes.zip(registers) {
-            let lane = &mut self.threads[thread].products;
+            let lane = &mut self.threads[thread].wgmma;
             if lane.committed + 1 != group {
-                return Err("divergent warp: lanes have closed different numbers of groups of products".into());
+                return Err("divergent warp: lanes have committed different numbers of wgmma groups".into());
             }
             if !lane.fenced {
-                let when = "before the first product, after a wait, and after results were touched";
-                return Err(format!("wgmma_fence is missing: it comes {when}"));
+                let when = "before the first wgmma, after a wait, and after its registers were accessed";
+                return Err(format!("wgmma_fence is missing: it must be called {when}"));
             }
             lane.watch(d as usize, columns * 2, group, false);
             if in_registers {
                 lane.watch(of(0)[thread % 32] as usize, 16, group, true);
             }
         }
-        self.in_step(site, warp, [left, right, shape])?;
+        self.check_warpgroup(site, warp, [left, right, shape])?;
         if self.options.checks && !self.read_tiles(pc, warp, group, &tiles) {
             return Ok(false);
         }
@@ -211,44 +226,44 @@ impl Block {
             Arrival::Lazy => false,
             Arrival::Random => self.random.coin(),
         };
-        self.products[warp].pending.push_back(Product { group, a, b, columns, add, d: registers });
+        self.wgmma[warp].pending.push_back(Instruction { group, a, b, columns, add, d: registers });
         if now {
-            self.finish_products(warp, group);
+            self.finish_wgmma(warp, group);
         }
         Ok(true)
     }
 
-    /// The warps of a warpgroup start the same products.
-    fn in_step(&mut self, site: Here, warp: usize, product: [u64; 3]) -> Result<(), String> {
-        let started = self.products[warp].started;
+    /// Checks that the warps of a warpgroup issue the same sequence of instructions, whose operands are `words`.
+    fn check_warpgroup(&mut self, site: Here, warp: usize, words: [u64; 3]) -> Result<(), String> {
+        let started = self.wgmma[warp].started;
         let group = warp / 4 * 4..warp / 4 * 4 + 4;
         for other in group.clone().filter(|w| *w != warp) {
-            let theirs = &self.products[other];
+            let theirs = &self.wgmma[other];
             let Some(back) = theirs.started.checked_sub(started + 1) else { continue };
             let index = theirs.ahead.len().checked_sub(back + 1);
-            if let Some((at, same)) = index.and_then(|i| theirs.ahead.get(i)).filter(|one| **one != (site, product)) {
-                let how = if *same == product { "the same" } else { "another" };
-                return Err(format!("divergent warpgroup: warp {other} makes {how} product in {}", at.site()));
+            if let Some((at, same)) = index.and_then(|i| theirs.ahead.get(i)).filter(|one| **one != (site, words)) {
+                let how = if *same == words { "the same" } else { "a different" };
+                return Err(format!("divergent warpgroup: warp {other} issues {how} wgmma in {}", at.site()));
             }
         }
-        let mine = &mut self.products[warp];
+        let mine = &mut self.wgmma[warp];
         mine.started += 1;
-        mine.ahead.push_back((site, product));
-        let least = group.clone().map(|w| self.products[w].started).min().unwrap_or(0);
+        mine.ahead.push_back((site, words));
+        let least = group.clone().map(|w| self.wgmma[w].started).min().unwrap_or(0);
         for warp in group {
-            let one = &mut self.products[warp];
+            let one = &mut self.wgmma[warp];
             let keep = one.started - least;
             one.ahead.drain(..one.ahead.len().saturating_sub(keep));
         }
         Ok(())
     }
 
-    /// Remembers that tiles are read until the group is waited for. What was written must be visible to all lanes: each answers
-    /// for some words.
+    /// Checks the reads of tiles, which remain unordered until the group is waited for. What was written must be
+    /// visible to all lanes, so each lane is charged with a part of the reads.
     fn read_tiles(&mut self, pc: Pc, warp: usize, group: u32, tiles: &[(Tile, usize, usize)]) -> bool {
         for &(tile, first, count) in tiles {
             for (number, (address, ..)) in tile.pieces(first, count).enumerate() {
-                let who = Who { thread: warp * 32 + number % 32, actor: Actor::Products { group } };
+                let who = Who { thread: warp * 32 + number % 32, actor: Actor::Wgmma { group } };
                 let place = (self.shared[self.rank(warp * 32)].at(address) as u64, 16);
                 if !self.access_by(who, place, How::Read, pc) {
                     return false;
@@ -258,26 +273,26 @@ impl Block {
         true
     }
 
-    /// Carries out a warp's products up to this group.
-    fn finish_products(&mut self, warp: usize, group: u32) {
-        while self.products[warp].pending.front().is_some_and(|p| p.group <= group) {
-            let Some(product) = self.products[warp].pending.pop_front() else { return };
-            let mut b = std::mem::take(&mut self.products[warp].b);
-            // SAFETY: tiles were checked when it was started; lanes have left the addresses of their registers, which live until
-            // they wait for it.
-            unsafe { self.multiply(warp, &product, &mut b) }
-            self.products[warp].b = b;
+    /// Computes a warp's pending instructions up to this group.
+    fn finish_wgmma(&mut self, warp: usize, group: u32) {
+        while self.wgmma[warp].pending.front().is_some_and(|p| p.group <= group) {
+            let Some(instruction) = self.wgmma[warp].pending.pop_front() else { return };
+            let mut b = std::mem::take(&mut self.wgmma[warp].b);
+            // SAFETY: tiles were checked when the instruction was issued; the lanes' registers live until they have
+            // waited for it.
+            unsafe { self.multiply(warp, &instruction, &mut b) }
+            self.wgmma[warp].b = b;
         }
     }
 
-    /// `count` rows of a tile from `first` on, step of K by step.
+    /// Reads `count` rows of a tile, beginning with row `first`, into `to`, `[16, count]` (K first).
     ///
     /// # Safety
     /// The tile lies in this shared memory.
     unsafe fn read_tile(shared: &Shared, tile: Tile, (first, count): (usize, usize), to: &mut [f64]) {
         let (row, step) = if tile.transposed { (1, 0) } else { (0, 1) };
         for (address, m, k) in tile.pieces(first, count) {
-            // SAFETY: the caller's promise; pieces are aligned to their size.
+            // SAFETY: guaranteed by the caller; pieces are aligned to their size.
             let piece = unsafe { *shared.at(address).cast::<[u16; 8]>() };
             for (i, x) in piece.into_iter().enumerate() {
                 to[(k + step * i) * count + m + row * i] = widened(x);
@@ -285,17 +300,19 @@ impl Block {
         }
     }
 
+    /// Computes one warp's part of a wgmma in f64, rounding the result to f32.
+    ///
     /// # Safety
-    /// Tiles lie in shared memory, and registers live.
-    unsafe fn multiply(&self, warp: usize, product: &Product, b: &mut Vec<f64>) {
-        let &Product { columns, add, ref d, .. } = product;
+    /// Tiles lie in shared memory, and registers are alive.
+    unsafe fn multiply(&self, warp: usize, instruction: &Instruction, b: &mut Vec<f64>) {
+        let &Instruction { columns, add, ref d, .. } = instruction;
         let (first, shared) = (warp % 4 * ROWS, &self.shared[self.rank(warp * 32)]);
         let mut a = [0.0; ROWS * STEPS];
         b.resize(columns * STEPS, 0.0);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
-            Self::read_tile(shared, product.b, (0, columns), b);
-            match &product.a {
+            Self::read_tile(shared, instruction.b, (0, columns), b);
+            match &instruction.a {
                 Left::Shared(tile) => Self::read_tile(shared, *tile, (first, ROWS), &mut a),
                 Left::Registers(lanes) => {
                     for (lane, registers) in lanes.iter().enumerate() {
@@ -312,7 +329,7 @@ impl Block {
             let at = |i: usize| d[row % 8 * 4 + i / 2].wrapping_add(4 * j + row / 8 * 2 + i % 2);
             let mut sums = [0.0; 8];
             if add {
-                // SAFETY: the caller's promise: a lane has columns / 2 registers.
+                // SAFETY: guaranteed by the caller; a lane has columns / 2 accumulators.
                 sums = std::array::from_fn(|i| f64::from(unsafe { *at(i) }));
             }
             for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(columns)) {
@@ -325,32 +342,32 @@ impl Block {
         }
     }
 
-    /// The current thread has touched its results for the last time before products.
+    /// Orders the current thread's earlier accesses to registers before its next wgmmas.
     pub fn wgmma_fence(&mut self) {
-        self.threads[self.current].products.fenced = true;
+        self.threads[self.current].wgmma.fenced = true;
     }
 
-    /// The products of the current thread since the last call are a group.
+    /// Closes the current thread's group of wgmmas.
     pub fn wgmma_commit(&mut self) {
-        self.threads[self.current].products.committed += 1;
+        self.threads[self.current].wgmma.committed += 1;
     }
 
-    /// All but the `in_flight` latest groups are complete.
+    /// The current thread waits for all but its `in_flight` latest groups.
     pub fn wgmma_wait(&mut self, in_flight: u32) {
         let current = self.current;
-        let lane = &mut self.threads[current].products;
+        let lane = &mut self.threads[current].wgmma;
         let done = lane.committed.saturating_sub(in_flight);
         (lane.waited, lane.fenced) = (lane.waited.max(done), false);
         if let Some(clocks) = &mut self.clocks {
-            clocks.wait_products(current, done);
+            clocks.wait_wgmma(current, done);
         }
-        self.finish_products(current / 32, done);
+        self.finish_wgmma(current / 32, done);
     }
 
-    /// The current thread touches its own stack, with checks on; false when these are registers of products that are not
-    /// complete.
+    /// Checks an access of the current thread to its own stack, with checks on. Returns false if it was reported: the
+    /// address belongs to registers of a wgmma that is not complete.
     pub fn touch(&mut self, address: usize, write: bool, pc: Pc) -> bool {
-        let lane = &mut self.threads[self.current].products;
+        let lane = &mut self.threads[self.current].wgmma;
         let touched = lane.registers.iter().find(|r| r.range.contains(&address) && (write || !r.operand));
         let Some(touched) = touched else { return true };
         lane.fenced = false;
@@ -358,20 +375,22 @@ impl Block {
             return true;
         }
         let what = match touched.operand {
-            true => "the left operand of a product is overwritten before wgmma_wait says that it is complete",
-            false => "results of a product are touched before wgmma_wait says that it is complete",
+            true => "the left operand of a wgmma is overwritten before wgmma_wait has waited for it",
+            false => "accumulators of a wgmma are accessed before wgmma_wait has waited for it",
         };
         self.report(At::Access(pc), what);
         false
     }
 
-    /// When a block ends, the warps of a warpgroup have made as many products.
-    pub fn check_products(&mut self) {
-        let counts: Vec<usize> = self.products.iter().map(|warp| warp.started).collect();
+    /// Reports warps of a warpgroup that have issued different numbers of wgmmas when the block ends.
+    pub fn check_wgmma(&mut self) {
+        let counts: Vec<usize> = self.wgmma.iter().map(|warp| warp.started).collect();
         for (number, group) in counts.chunks(4).enumerate() {
             if group.iter().any(|n| *n != group[0]) {
-                let site = self.products[4 * number..].iter().find_map(|w| w.ahead.front()).map(|(site, _)| *site);
-                let what = format!("divergent warpgroup: its warps make {group:?} products, but each takes all four");
+                let site = self.wgmma[4 * number..].iter().find_map(|w| w.ahead.front()).map(|(site, _)| *site);
+                let what = format!(
+                    "divergent warpgroup: its warps issued {group:?} wgmmas, but each wgmma takes all four warps"
+                );
                 self.report_for(128 * number, site.map_or(At::Kernel, Here::at), what);
             }
         }
@@ -382,14 +401,15 @@ impl Block {
 mod tests {
     use super::Tile;
 
-    /// As `matrix_descriptor` of `kernels/ptx/wgmma.cuh` writes it.
+    /// Encodes a descriptor like `matrix_descriptor` of `kernels/ptx/wgmma.cuh`.
     fn descriptor(start: u64, leading: u64, stride: u64) -> u64 {
         start >> 4 | leading >> 4 << 16 | stride >> 4 << 32 | 1 << 62
     }
 
-    /// The canonical layouts of "swizzle 128B" (PTX ISA, matrix descriptors; CUTLASS, `mma_sm90_desc.hpp`), in elements of 2 bytes: along
-    /// K `((8, n), (8, 2)) : ((64, stride), (1, 8))`, across it `((8, 8, n), (8, 2)) : ((1, 8, leading), (64, stride))`. Bits 4 to 6 of
-    /// a byte's address are combined with bits 7 to 9.
+    /// Returns the address of an element in the canonical layouts of "swizzle 128B" (PTX ISA, matrix descriptors;
+    /// CUTLASS, `mma_sm90_desc.hpp`). In elements of 2 bytes these are `((8, n), (8, 2)) : ((64, stride), (1, 8))` for
+    /// K-major tiles and `((8, 8, n), (8, 2)) : ((1, 8, leading), (64, stride))` for transposed ones (`across`). Bits 4
+    /// to 6 of a byte's address are XORed with bits 7 to 9.
     fn canonical(start: usize, leading: usize, stride: usize, across: bool, row: usize, k: usize) -> usize {
         let element = match across {
             false => row % 8 * 64 + row / 8 * (stride / 2) + k % 8 + k / 8 * 8,
@@ -400,8 +420,8 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_say_the_canonical_layouts() {
-        // Rows of a: 64. Columns of b: 64 to 256. Starts of the steps of K within and beyond a row of 128 bytes.
+    fn descriptors_describe_the_canonical_layouts() {
+        // a has 64 rows, b 64 to 256 columns. Starts of the slices along K, within a row of 128 bytes and beyond.
         for (across, starts) in [(false, [1024, 1056, 1088, 1120]), (true, [1024, 3072, 5120, 7168])] {
             for start in starts {
                 for (leading, stride) in [(8192, 1024), (16384, 1024), (1024, 8192)] {

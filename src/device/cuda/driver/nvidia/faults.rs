@@ -1,13 +1,13 @@
-//! Errors of the NVIDIA driver, for a person.
+//! Errors of the NVIDIA driver as messages with remedies.
 
 use crate::error::Error;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUresult;
 
-/// What to do without a GPU.
+/// The end of messages that say why `--device cuda` cannot run.
 pub const ELSEWHERE: &str = "--device cpu and --device emulator need no GPU";
 
-/// Whether a kernel did it. The context is lost with it.
+/// Returns whether the error is a kernel fault. The context cannot be used after one.
 pub fn is_fault(code: CUresult) -> bool {
     matches!(
         code,
@@ -23,8 +23,8 @@ pub fn is_fault(code: CUresult) -> bool {
     )
 }
 
-/// Why there is no context.
-pub fn unopened(error: &DriverError) -> Error {
+/// Returns the error for a context that cannot be created, with the likely cause.
+pub fn open_error(error: &DriverError) -> Error {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES");
     let remedy = match error.0 {
         CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_INVALID_DEVICE => match visible {
@@ -32,35 +32,35 @@ pub fn unopened(error: &DriverError) -> Error {
             Err(_) => "the NVIDIA driver finds no GPU".into(),
         },
         CUresult::CUDA_ERROR_STUB_LIBRARY => {
-            "the libcuda found is a toolkit's stub for linking; take its folder out of LD_LIBRARY_PATH".into()
+            "the libcuda that was found is the toolkit's stub for linking; remove its folder from LD_LIBRARY_PATH"
+                .into()
         }
         CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
-            "libcuda and the driver in the kernel are of different versions; restart, or install one of them anew"
-                .into()
+            "libcuda and the kernel driver have different versions; reboot, or reinstall the driver".into()
         }
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
             "the GPU's memory is full; stop other programs on it (nvidia-smi lists them)".into()
         }
-        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => "another program has the GPU for itself".into(),
-        _ => "the driver does not start; nvidia-smi may say more, and a container needs --gpus all".into(),
+        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => "another program uses the GPU exclusively".into(),
+        _ => "the driver cannot be initialized; nvidia-smi may say more, and a container needs --gpus all".into(),
     };
-    Error::new(format!("--device cuda: {remedy}: {}. {ELSEWHERE}", told(error)))
+    Error::new(format!("--device cuda: {remedy}: {}. {ELSEWHERE}", describe(error)))
 }
 
-/// The error of a call that fails by itself.
+/// Returns a function that turns the error of a driver call into a message starting with `action`.
 pub fn failed(action: &str) -> impl Fn(DriverError) -> Error {
-    move |error| Error::new(format!("{action}: {}", told(&error)))
+    move |error| Error::new(format!("{action}: {}", describe(&error)))
 }
 
-/// `out of memory (CUDA_ERROR_OUT_OF_MEMORY)`.
-pub fn told(error: &DriverError) -> String {
+/// Formats a driver error, such as `out of memory (CUDA_ERROR_OUT_OF_MEMORY)`.
+pub fn describe(error: &DriverError) -> String {
     match error.error_string() {
         Ok(text) => format!("{} ({:?})", text.to_string_lossy(), error.0),
         Err(_) => format!("{:?}", error.0),
     }
 }
 
-/// For a person.
+/// Formats a number of bytes in GiB.
 pub fn gib(bytes: usize) -> String {
     format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }

@@ -1,10 +1,10 @@
-//! Points in the work of a stream, and the times between them as the GPU measures them.
+//! Time stamps in a stream, measured by CUDA events.
 
 use cudarc::driver::result::{DriverError, event};
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUstream};
 use std::time::Duration;
 
-/// Events that are used again and again.
+/// The time stamps since the last [`read`](Stamps::read). Events are reused.
 #[derive(Default)]
 pub struct Stamps {
     events: Vec<CUevent>,
@@ -15,6 +15,7 @@ pub struct Stamps {
 unsafe impl Send for Stamps {}
 
 impl Stamps {
+    /// Records a time stamp behind the work in flight on the stream.
     pub fn stamp(&mut self, stream: CUstream) -> Result<(), DriverError> {
         if self.used == self.events.len() {
             self.events.push(event::create(CUevent_flags::CU_EVENT_DEFAULT)?);
@@ -25,11 +26,11 @@ impl Stamps {
         Ok(())
     }
 
-    /// Waits for the last stamp.
+    /// Waits for the last time stamp, calls `each` with the time between consecutive ones, and discards them.
     pub fn read(&mut self, each: &mut dyn FnMut(Duration)) -> Result<(), DriverError> {
         let used = std::mem::take(&mut self.used);
         let Some(last) = used.checked_sub(1) else { return Ok(()) };
-        // SAFETY: recorded on one stream, and not destroyed.
+        // SAFETY: the events were recorded on one stream and have not been destroyed.
         unsafe { event::synchronize(self.events[last]) }?;
         for pair in self.events[..used].windows(2) {
             // SAFETY: as above.
@@ -43,7 +44,7 @@ impl Stamps {
 impl Drop for Stamps {
     fn drop(&mut self) {
         for event in self.events.drain(..) {
-            // SAFETY: created in `stamp`; nothing waits for it any more.
+            // SAFETY: created in `stamp` and not used any more.
             let _ = unsafe { event::destroy(event) };
         }
     }

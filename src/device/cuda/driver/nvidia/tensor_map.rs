@@ -1,6 +1,6 @@
-//! Matrices as the copy engine of Hopper wants them described (CUDA driver API, tensor maps).
+//! TMA descriptors (tensor maps) of Hopper, encoded by the CUDA driver API.
 
-use super::faults::told;
+use super::faults::describe;
 use crate::device::cuda::launch::TensorMap;
 use crate::error::{Error, Result};
 use cudarc::driver::result::DriverError;
@@ -10,13 +10,13 @@ use cudarc::driver::sys::{
 };
 use std::ffi::c_void;
 
-/// Before it is encoded.
+/// A descriptor that has not been encoded yet.
 pub const NONE: CUtensorMap_st = CUtensorMap_st { opaque: [0; 16] };
 
-/// The parameter that a kernel takes for `map`.
+/// Encodes `map` as a kernel parameter.
 ///
 /// # Errors
-/// What the driver refuses, such as an address that is no multiple of 16.
+/// Fails if the driver rejects the matrix, for instance because its address is no multiple of 16.
 pub fn encoded(map: &TensorMap) -> Result<CUtensorMap_st> {
     let mut made = NONE;
     let (columns, rows) = (map.box_columns() as u32, map.box_rows as u32);
@@ -32,8 +32,8 @@ pub fn encoded(map: &TensorMap) -> Result<CUtensorMap_st> {
         }
     };
     let steps = [1u32; 4];
-    // SAFETY: the driver reads `rank` sizes, one pitch fewer, as many sizes of the box and steps, and writes the description; it
-    // does not follow the address.
+    // SAFETY: the driver reads `rank` sizes, `rank - 1` pitches, and `rank` box sizes and element strides, and writes
+    // the descriptor. It does not dereference the address.
     let done = unsafe {
         sys::cuTensorMapEncodeTiled(
             &raw mut made,
@@ -52,6 +52,6 @@ pub fn encoded(map: &TensorMap) -> Result<CUtensorMap_st> {
     };
     match done {
         CUresult::CUDA_SUCCESS => Ok(made),
-        error => Err(Error::new(format!("describing {map:?} for the copy engine: {}", told(&DriverError(error))))),
+        error => Err(Error::new(format!("encoding the TMA descriptor of {map:?}: {}", describe(&DriverError(error))))),
     }
 }

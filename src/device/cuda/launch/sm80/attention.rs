@@ -1,4 +1,5 @@
-//! Attention in bf16 on tensor cores: `kernels/attention_sm80.cu`. What its backward pass asks alike is here too.
+//! Launch code of bf16 attention on tensor cores (`kernels/attention_sm80.cu`), and helpers that its backward pass
+//! shares.
 
 use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::Launch;
@@ -7,19 +8,20 @@ use crate::device::cuda::launch::attention::{grid, parameters, pitch};
 use crate::device::ops::Attention;
 use crate::tensor::Tensor;
 
-/// Threads of a block: `kFlashThreads` in `kernels/common/attention_sm80.cuh`.
+/// Threads per block: `kFlashThreads` in `kernels/common/attention_sm80.cuh`.
 pub(in crate::device::cuda) const THREADS: u32 = 128;
 
-/// Queries of a block: 16 M for each of four warps.
+/// Queries per block: 16 M (M = 2) for each of four warps.
 const QUERIES: usize = 128;
 
-/// Whether heads come in pieces of 16 bytes.
+/// Returns whether the tensor-core variants support the operation: see [`fits`].
 pub fn supports(op: &Attention) -> bool {
     fits(op, &[&op.q, &op.k, &op.v, &op.out])
 }
 
-/// Whether heads fit the widest tile and these operands' come in pieces of 16 bytes (arenas begin at multiples of 256
-/// bytes). A scale that is not positive would turn the largest score into the smallest.
+/// Returns whether the head size is at most 128 and each row of each head of these operands consists of whole, aligned
+/// 16-byte vectors (arenas are aligned to 256 bytes). The scale must be positive: the kernels find the largest score
+/// before scaling, and a negative scale would make it the smallest.
 pub(in crate::device::cuda) fn fits(op: &Attention, operands: &[&Tensor]) -> bool {
     let (d, scale) = (op.sizes().4, op.scale as f32);
     let whole = |n: usize| n.is_multiple_of(8);
@@ -30,15 +32,15 @@ pub(in crate::device::cuda) fn fits(op: &Attention, operands: &[&Tensor]) -> boo
         && operands.iter().all(|t| whole(t.offset()) && whole(pitch(op, t)))
 }
 
-/// The narrowest tile that a head fits.
+/// Returns the width of the narrowest tile that fits a head size of `d`.
 pub(in crate::device::cuda) fn width(d: usize) -> usize {
     [32, 64, 80, 96].into_iter().find(|&width| d <= width).unwrap_or(128)
 }
 
-/// A block per 128 queries.
+/// Variant `flash`: one block per 128 queries.
 pub fn flash(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (_, tq, _, _, d) = op.sizes();
-    // Beside the queries, two tiles each of keys and values.
+    // Shared memory: the queries, and two tiles each of keys and values. `keys`: rows of such a tile.
     let (kernel, keys) = match width(d) {
         32 => ("attention_flash_32_bf16", 64),
         64 => ("attention_flash_64_bf16", 64),
@@ -50,24 +52,35 @@ pub fn flash(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(parameters(op, addresses, launch));
 }
 
-/// What the kernel is expected to take.
+/// Returns the predicted seconds of [`flash`]: two matmuls at 60 % of the `mma.sync` peak, and one launch gap.
 pub fn seconds(op: &Attention, gpu: &GpuSpec) -> f64 {
-    products(op, gpu, QUERIES, 2.0, 0.6) + gpu.launch
+    matmul_seconds(op, gpu, QUERIES, 2.0, 0.6) + gpu.launch
 }
 
-/// Seconds of so many products of Tq Tk D multiply-adds by blocks that own `rows`, two of them on a multiprocessor at
-/// a time, which together reach `part` of its tensor cores; with dropout, beside 30 instructions a score.
-pub(in crate::device::cuda) fn products(op: &Attention, gpu: &GpuSpec, rows: usize, products: f64, part: f64) -> f64 {
+/// Returns the predicted seconds of `matmuls` matmuls of Tq x Tk x D multiply-adds per head.
+///
+/// Each block owns `rows` queries (or keys). Two blocks share an SM, and together they reach the fraction `efficiency`
+/// of the peak rate of `mma.sync` ([`GpuSpec::mma`]). Dropout adds 30 instructions per score at the peak f32 rate.
+/// Launch gaps are not included.
+pub(in crate::device::cuda) fn matmul_seconds(
+    op: &Attention,
+    gpu: &GpuSpec,
+    rows: usize,
+    matmuls: f64,
+    efficiency: f64,
+) -> f64 {
     let (batch, tq, tk, heads, d) = op.sizes();
-    // Of a causal square, half and the diagonal of tiles.
+    // The fraction of the scores that is computed: with a causal mask half of them, plus the tiles on the diagonal.
     let seen = if op.causal { (1.0 - tq.saturating_sub(rows) as f64 / (2 * tk) as f64).max(0.5) } else { 1.0 };
     let tiles = batch * heads * tq.div_ceil(rows);
-    let score = 2.0 * products * width(d) as f64 / (gpu.mma() * part);
-    let drawn = if op.dropout.is_some() { 2.0 * 30.0 / gpu.vector } else { 0.0 };
-    // Scores of one multiprocessor's blocks: whole waves when they are few, an even share when they are many.
+    // Seconds per score, with all SMs busy: 2 D FLOPs for each matmul, and the random numbers of dropout.
+    let score = 2.0 * matmuls * width(d) as f64 / (gpu.mma() * efficiency);
+    let dropout = if op.dropout.is_some() { 2.0 * 30.0 / gpu.vector } else { 0.0 };
+    // `slots` blocks run at a time, and each computes `tile` scores. At least one full wave; with more blocks than
+    // slots, half a wave is added for the uneven end.
     let (slots, tile) = (2 * gpu.sms, (rows * tk.next_multiple_of(32)) as f64 * seen);
     let waves = (tiles as f64 / slots as f64).max(1.0) + if tiles > slots { 0.5 } else { 0.0 };
-    waves * slots as f64 * tile * (score + drawn)
+    waves * slots as f64 * tile * (score + dropout)
 }
 
 #[cfg(test)]
@@ -77,7 +90,7 @@ mod tests {
     use crate::device::ops::{Attention, AttentionBackward, Op};
     use crate::tensor::{DType, Place, Tensor};
 
-    /// GPT-2's, BERT's and DeiT's heads, and those that do not come in pieces of 16 bytes.
+    /// Heads of GPT-2, BERT and DeiT; then a head size that is no multiple of 8 elements, and one above 128.
     #[test]
     fn tensor_cores_are_chosen_where_they_can_be() {
         for (time, d, causal, name) in [

@@ -1,4 +1,4 @@
-//! Matrix products in bf16 on tensor cores: `kernels/linear_sm80.cu`.
+//! Launch code of bf16 matmuls on tensor cores: `kernels/linear_sm80.cu`.
 
 use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::Launch;
@@ -7,38 +7,38 @@ use crate::device::cuda::launch::linear;
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
 
-/// Steps of K in a tile.
+/// Elements of K per tile.
 const DEPTH: usize = 32;
-/// `kStages` of the kernels: tiles of both operands in shared memory.
+/// Pipeline stages, each a tile of both operands in shared memory: `kStages` of the kernels.
 const STAGES: usize = 4;
 
-/// Addresses and pitches of both factors are multiples of 16 bytes, so every matrix of a batch begins at one; all else may lie
-/// anywhere, and the pitch of a single row may be any.
+/// Returns whether the variants here support the matmul: K is positive, and the rows of `a` and `b` are aligned to 16
+/// bytes, and so are all matrices of a batch. Other operands may have any alignment, and a single row any pitch.
 pub fn aligned(op: &Linear) -> bool {
     op.sizes().2 > 0 && begins_at(&op.a, 8) && begins_at(&op.b, 8)
 }
 
-/// Rows begin at multiples of so many elements; the pitch of a single one does not matter.
+/// Returns whether all rows start at multiples of `multiple` elements. The pitch of a single row does not matter.
 pub(in crate::device::cuda) fn begins_at(t: &Tensor, multiple: usize) -> bool {
     t.offset().is_multiple_of(multiple) && (t.rows() < 2 || t.pitch().is_multiple_of(multiple))
 }
 
-/// Aligned, and better cut along K.
+/// Returns whether `splitk` supports the matmul: it is [`aligned`], and cutting K into parts is predicted to be faster.
 pub fn divided(op: &Linear) -> bool {
     aligned(op) && parts(sizes(op)) > 1
 }
 
-/// Tiles of 128 x 128 in blocks of four warps.
+/// Variant `mma128`: one tile of 128 x 128 per block of four warps.
 pub fn mma128(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(launch(op, addresses, 128).int(depth(sizes(op))).ptr(0));
 }
 
-/// Tiles of 64 x 64.
+/// Variant `mma64`: one tile of 64 x 64 per block of four warps.
 pub fn mma64(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(launch(op, addresses, 64));
 }
 
-/// Tiles of 128 x 128, K in parts.
+/// Variant `splitk`: the kernels of `mma128`, with K cut into parts along y of the grid.
 pub fn splitk(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     let parts = parts(sizes(op));
     let whole = launch(op, addresses, 128).int(depth(sizes(op)).div_ceil(parts)).ptr(addresses.workspace());
@@ -46,12 +46,13 @@ pub fn splitk(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(whole.grid(x as usize, parts, z as usize));
 }
 
-/// Bytes of scratch memory of `splitk`: tickets, then the sums of every part of every tile.
+/// Returns the workspace of `splitk` in bytes: the ticket counters, then the f32 sums of every part of every tile.
 pub fn workspace(op: &Linear) -> usize {
     let sizes = sizes(op);
     4 * (TICKETS + parts(sizes) * tiles(sizes, 128) * 128 * 128)
 }
 
+/// Builds a launch of the kernel with tiles of `side` x `side`.
 fn launch(op: &Linear, addresses: &Addresses, side: usize) -> Launch {
     let kernel = match (side, op.ta, op.tb, op.out.dtype()) {
         (128, false, false, DType::F32) => "linear_mma128_nn_bf16_f32",
@@ -72,13 +73,14 @@ fn launch(op: &Linear, addresses: &Addresses, side: usize) -> Launch {
         (_, true, true, _) => "linear_mma64_tt_bf16",
     };
     let shared = STAGES * 2 * side * DEPTH * DType::BF16.bytes();
-    // A single row may have any pitch: 0, so that the addresses of rows beyond it, which are not read, are aligned too.
+    // A single row may have any pitch. With a pitch of 0, the addresses of rows beyond it, which are not read, are
+    // aligned too.
     let pitch = |t: &Tensor| if t.rows() < 2 { 0 } else { t.pitch() };
     let launch = linear::tiles(op, kernel, (side, side), 128).shared(shared);
     linear::with_pitches([pitch(&op.a), pitch(&op.b)], op, addresses, launch)
 }
 
-/// Products, and M, N, K of each.
+/// The number of matmuls in the batch, and M, N and K of each.
 type Sizes = [usize; 4];
 
 fn sizes(op: &Linear) -> Sizes {
@@ -86,36 +88,40 @@ fn sizes(op: &Linear) -> Sizes {
     [op.batch, m, n, k]
 }
 
-/// Of all products.
+/// Returns the number of output tiles of the whole batch.
 fn tiles([batch, m, n, _]: Sizes, side: usize) -> usize {
     batch * m.div_ceil(side) * n.div_ceil(side)
 }
 
-/// Tiles along K.
+/// Returns the number of tiles along K.
 fn depth([.., k]: Sizes) -> usize {
     k.div_ceil(DEPTH)
 }
 
-/// In how many parts `splitk` cuts K: those that take the least time on an A100, whatever runs it, since the order of sums
-/// follows. Never more than fill it four times, which bounds the workspace to 28 MiB, nor fewer than four tiles in a part.
+/// Returns the number of parts that `splitk` cuts K into: the one with the shortest predicted time on an A100,
+/// whichever GPU runs it, because the order of summation follows from it. The parts of all tiles are at most four
+/// blocks per SM of an A100, which bounds the workspace to 28 MiB, and parts have at least four tiles along K on
+/// average.
 fn parts(sizes: Sizes) -> usize {
     let gpu = &GpuSpec::A100;
     let (tiles, depth) = (tiles(sizes, 128), depth(sizes));
     let most = (depth / 4).min(4 * gpu.sms / tiles.max(1)).min(32);
-    let seconds = |parts: &usize| MMA128.products(sizes, *parts, gpu) + adding(sizes, *parts, gpu);
+    let seconds = |parts: &usize| MMA128.matmul_seconds(sizes, *parts, gpu) + reduction_seconds(sizes, *parts, gpu);
     // No part is empty.
     let all = (1..=most).filter(|&parts| depth.div_ceil(depth.div_ceil(parts)) == parts);
     all.min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or(1)
 }
 
-/// What a block of one kernel makes of an SM's tensor cores. Figures of what such kernels are known to reach on an A100; none
-/// of ours has been measured.
+/// The parameters of one kernel's time model. The efficiencies are what similar kernels reach on an A100; ours have not
+/// been measured.
 struct Tiles {
+    /// Rows and columns of a tile.
     side: usize,
-    /// Blocks that fit an SM.
+    /// Blocks that fit an SM at a time.
     resident: usize,
-    /// Part of the rate that one block reaches alone, and that all reach together.
+    /// The fraction of an SM's peak `mma.sync` rate that a single resident block reaches.
     alone: f64,
+    /// The upper bound of that fraction for all resident blocks of an SM together.
     together: f64,
 }
 
@@ -123,23 +129,28 @@ const MMA128: Tiles = Tiles { side: 128, resident: 2, alone: 0.55, together: 0.7
 const MMA64: Tiles = Tiles { side: 64, resident: 4, alone: 0.3, together: 0.45 };
 
 impl Tiles {
-    /// The products alone: the SM with most blocks is the last.
-    fn products(&self, sizes: Sizes, parts: usize, gpu: &GpuSpec) -> f64 {
+    /// Returns the predicted seconds of the matmuls alone: those of the SM with the most blocks. It adds 1 us until the
+    /// first tiles have arrived. Epilogues and launch gaps are not included.
+    fn matmul_seconds(&self, sizes: Sizes, parts: usize, gpu: &GpuSpec) -> f64 {
+        // Peak FLOP/s of one SM, and the blocks of the busiest one.
         let rate = gpu.mma() / gpu.sms as f64;
         let blocks = (tiles(sizes, self.side) * parts).div_ceil(gpu.sms);
         let depth = depth(sizes).div_ceil(parts);
         let flops = 2 * self.side * self.side * DEPTH * depth;
-        let part = (self.alone * blocks.min(self.resident) as f64).min(self.together);
-        // Until the first tiles are there.
+        let efficiency = (self.alone * blocks.min(self.resident) as f64).min(self.together);
+        // Seconds until the first tiles have arrived.
         const FILL: f64 = 1e-6;
-        FILL + blocks as f64 * flops as f64 / (rate * part)
+        FILL + blocks as f64 * flops as f64 / (rate * efficiency)
     }
 
+    /// Returns the predicted seconds of one launch: a launch gap, then the longer of the matmuls and the memory traffic
+    /// of all operands, then the epilogue of the last wave. The reduction of split K is not included.
     fn seconds(&self, op: &Linear, parts: usize, gpu: &GpuSpec) -> f64 {
         let sizes = sizes(op);
         let [batch, m, n, _] = sizes;
         let bytes = |t: &Tensor| t.bytes() as f64;
-        let (kept, pointwise) = match &op.epilogue {
+        // Bytes of the saved or read pre-activation and the recomputed activation, and FLOPs of the epilogue.
+        let (saved, pointwise) = match &op.epilogue {
             Epilogue::None => (0.0, 0),
             Epilogue::Activate { pre, .. } => (pre.as_ref().map_or(0.0, bytes), 30 * batch * m * n),
             Epilogue::ActivateGrad { pre, value, .. } => {
@@ -147,18 +158,19 @@ impl Tiles {
             }
         };
         let writes = if op.accumulate { 2.0 } else { 1.0 };
-        let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + kept;
-        let all = (bytes(&op.a) + bytes(&op.b) + around) / gpu.bandwidth;
-        // Epilogues hide behind the products of other blocks, but for those of the last wave.
+        let epilogue = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + saved;
+        let traffic = (bytes(&op.a) + bytes(&op.b) + epilogue) / gpu.bandwidth;
+        // Epilogues overlap with the matmuls of other blocks, except for those of the last wave.
         let waves = (tiles(sizes, self.side) * parts).div_ceil(gpu.sms * self.resident).max(1) as f64;
-        let last = (around / gpu.bandwidth + pointwise as f64 / gpu.vector) / waves;
-        gpu.launch + self.products(sizes, parts, gpu).max(all) + last
+        let last = (epilogue / gpu.bandwidth + pointwise as f64 / gpu.vector) / waves;
+        gpu.launch + self.matmul_seconds(sizes, parts, gpu).max(traffic) + last
     }
 }
 
-/// The sums of all parts written, and read by the block that comes last: through the second-level cache, of which an SM has
-/// three times its part of the memory's bandwidth.
-fn adding(sizes: Sizes, parts: usize, gpu: &GpuSpec) -> f64 {
+/// Returns the predicted seconds in which the sums of all parts are written and the last block of each tile reads them
+/// back, 0 without parts. It assumes that they stay in L2, at three times the bandwidth of device memory, shared
+/// equally by all SMs, and a latency of 2 us.
+fn reduction_seconds(sizes: Sizes, parts: usize, gpu: &GpuSpec) -> f64 {
     if parts < 2 {
         return 0.0;
     }
@@ -169,20 +181,20 @@ fn adding(sizes: Sizes, parts: usize, gpu: &GpuSpec) -> f64 {
     2e-6 + written + rounds as f64 * tile / (cache / sms)
 }
 
-/// Seconds of `mma128`.
+/// Returns the predicted seconds of [`mma128`].
 pub fn seconds_mma128(op: &Linear, gpu: &GpuSpec) -> f64 {
     MMA128.seconds(op, 1, gpu)
 }
 
-/// Seconds of `mma64`.
+/// Returns the predicted seconds of [`mma64`].
 pub fn seconds_mma64(op: &Linear, gpu: &GpuSpec) -> f64 {
     MMA64.seconds(op, 1, gpu)
 }
 
-/// Seconds of `splitk`.
+/// Returns the predicted seconds of [`splitk`].
 pub fn seconds_splitk(op: &Linear, gpu: &GpuSpec) -> f64 {
     let parts = parts(sizes(op));
-    MMA128.seconds(op, parts, gpu) + adding(sizes(op), parts, gpu)
+    MMA128.seconds(op, parts, gpu) + reduction_seconds(sizes(op), parts, gpu)
 }
 
 #[cfg(test)]
@@ -192,7 +204,8 @@ mod tests {
     use crate::device::ops::Op;
     use crate::tensor::Place;
 
-    /// The variant for products of matrices of these sizes, one after another in memory, and its parts of K.
+    /// Returns the chosen variant for a batch of matmuls whose matrices are adjacent in memory, and its number of parts
+    /// of K.
     fn choice(sizes: Sizes, out: DType) -> (&'static str, usize) {
         let [batch, m, n, k] = sizes;
         let matrix = |dtype, rows, columns| Tensor::new(Place::Arena(0), dtype, 0, &[rows, columns]);
@@ -204,7 +217,7 @@ mod tests {
 
     #[test]
     fn tiles_follow_from_the_shape() {
-        // GPT-2's layers over 8192 tokens, gradients of weights, few tokens, and what is not aligned.
+        // GPT-2's layers on 8192 tokens, weight gradients, few tokens, and an unaligned K.
         assert_eq!(choice([1, 8192, 2304, 768], DType::BF16), ("mma128", 1));
         assert_eq!(choice([1, 8192, 768, 3072], DType::BF16), ("mma128", 1));
         assert_eq!(choice([1, 768, 768, 8192], DType::F32), ("splitk", 6));
@@ -212,7 +225,7 @@ mod tests {
         assert_eq!(choice([1, 50304, 768, 8192], DType::F32), ("mma128", 1));
         assert_eq!(choice([1, 128, 768, 768], DType::BF16).0, "mma64");
         assert_eq!(choice([1, 8192, 2304, 765], DType::BF16), ("naive", 1));
-        // Products of a batch fill the chip together.
+        // The matmuls of a batch fill the GPU together.
         assert_eq!(choice([12, 768, 768, 8192], DType::F32), ("mma128", 1));
         assert_eq!(choice([12, 768, 768, 768], DType::BF16), ("mma128", 1));
     }

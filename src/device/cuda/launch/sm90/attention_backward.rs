@@ -1,19 +1,20 @@
-//! The gradient of attention in bf16 by Hopper's warpgroups: `kernels/attention_backward_sm90.cu`.
+//! Launch code of the backward pass of bf16 attention by Hopper's `wgmma`: `kernels/attention_backward_sm90.cu`.
 
-use super::attention::{HALF, blocks, heads, map, width};
+use super::attention::{GROUP_ROWS, blocks, heads, map, width};
 use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::addresses::{Addresses, TICKETS};
-use crate::device::cuda::launch::attention::{pitch, rows, which};
+use crate::device::cuda::launch::attention::{pair_parameters, pitch, rows};
 use crate::device::cuda::launch::attention_backward::delta;
 use crate::device::cuda::launch::fill;
 use crate::device::cuda::launch::sm80::attention_backward;
 use crate::device::cuda::launch::{Launch, TensorMap};
 use crate::device::ops::AttentionBackward;
 
-/// Rows that pass by at a time: `kPassing`.
-const PASSING: usize = 64;
+/// Rows of a streamed tile: `kStreamed` in the kernels.
+const STREAMED: usize = 64;
 
-/// 128 queries after others for delta and dq, then as many keys for dk and dv.
+/// Variant `wgmma`: a persistent kernel for delta and dq with work items of 128 queries, then one for dk and dv with
+/// work items of 128 keys.
 pub fn wgmma(op: &AttentionBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let f = &op.forward;
     let (_, tq, tk, _, d) = f.sizes();
@@ -22,29 +23,35 @@ pub fn wgmma(op: &AttentionBackward, addresses: &Addresses, out: &mut Vec<Launch
         64 => ("attention_dq_wgmma_64_bf16", "attention_dkdv_wgmma_64_bf16", 8),
         _ => ("attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16", 6),
     };
-    // Twice two operands of two warpgroups, and stages.
-    let shared = 2 * width * (8 * HALF + stages * PASSING);
+    // Shared memory: two double-buffered operands of both warpgroups, and pipeline stages of streamed tiles.
+    let shared = 2 * width * (8 * GROUP_ROWS + stages * STREAMED);
     let map = |t, rows| map(f, addresses, t, rows);
     let (q, k, v, dout) = (map(&f.q, 64), map(&f.k, 64), map(&f.v, 64), map(&op.dout, 64));
     let launch = blocks(f, addresses, for_queries, tq).shared(shared);
-    let launch = launch.map(q).map(k).map(v).map(dout).map(map(&op.dq, HALF));
+    let launch = launch.map(q).map(k).map(v).map(dout).map(map(&op.dq, GROUP_ROWS));
     let launch = rows(f, addresses, rows(f, addresses, launch, &op.dout), &f.out);
     let launch = launch.ptr(addresses.ptr(&f.lse)).ptr(addresses.ptr(&op.delta));
-    out.push(heads(f, which(f, addresses, launch).float(f.scale).int(d)));
-    out.push(works_of_keys(op, addresses, blocks(f, addresses, for_keys, tk).shared(shared)));
+    out.push(heads(f, pair_parameters(f, addresses, launch).float(f.scale).int(d)));
+    out.push(dkdv(op, addresses, blocks(f, addresses, for_keys, tk).shared(shared)));
 }
 
-/// `DKDV_PARAMETERS`.
-fn works_of_keys(op: &AttentionBackward, addresses: &Addresses, launch: Launch) -> Launch {
+/// Appends `DKDV_PARAMETERS` of the kernels.
+fn dkdv(op: &AttentionBackward, addresses: &Addresses, launch: Launch) -> Launch {
     let f = &op.forward;
     let map = |t, rows| map(f, addresses, t, rows);
-    let launch = launch.map(map(&f.q, PASSING)).map(map(&f.k, HALF)).map(map(&f.v, HALF)).map(map(&op.dout, PASSING));
-    let launch = launch.map(map(&op.dk, HALF)).map(map(&op.dv, HALF));
+    let launch = launch
+        .map(map(&f.q, STREAMED))
+        .map(map(&f.k, GROUP_ROWS))
+        .map(map(&f.v, GROUP_ROWS))
+        .map(map(&op.dout, STREAMED));
+    let launch = launch.map(map(&op.dk, GROUP_ROWS)).map(map(&op.dv, GROUP_ROWS));
     let launch = launch.ptr(addresses.ptr(&f.lse)).ptr(addresses.ptr(&op.delta));
-    heads(f, which(f, addresses, launch).float(f.scale))
+    heads(f, pair_parameters(f, addresses, launch).float(f.scale))
 }
 
-/// 128 keys after others for dk and dv, which add to a dq in f32, zero before, that is rounded at last.
+/// Variant `reduce`: one persistent kernel with work items of 128 keys computes dk and dv, and adds to an f32 dq in the
+/// workspace by TMA, in a nondeterministic order. Launches before it compute delta and zero that dq; a last one scales
+/// and rounds it.
 pub fn reduce(op: &AttentionBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let f = &op.forward;
     let (batch, tq, tk, of_heads, d) = f.sizes();
@@ -56,23 +63,27 @@ pub fn reduce(op: &AttentionBackward, addresses: &Addresses, out: &mut Vec<Launc
         64 => ("attention_dkdvdq_wgmma_64_bf16", 2, 8),
         _ => ("attention_dkdvdq_wgmma_128_bf16", 1, 6),
     };
-    // Two operands of two warpgroups, once or twice, and stages; twice the weights of both, and 64 columns that each adds.
-    let shared = 2 * width * (owned * 4 * HALF + stages * PASSING) + 2 * PASSING * (4 * HALF) + 2 * 4 * PASSING * 64;
-    let dq = TensorMap::new(sums, [tq, d], 4 * columns, PASSING).of_floats();
+    // Shared memory: two operands of both warpgroups, double-buffered if `owned` is 2, and pipeline stages of streamed
+    // tiles; dS of both warpgroups, double-buffered; and for each warpgroup a tile of 64 f32 columns of dq.
+    let shared = 2 * width * (owned * 4 * GROUP_ROWS + stages * STREAMED)
+        + 2 * STREAMED * (4 * GROUP_ROWS)
+        + 2 * 4 * STREAMED * 64;
+    let dq = TensorMap::new(sums, [tq, d], 4 * columns, STREAMED).of_floats();
     let dq = dq.of_many([batch, of_heads], [tq * 4 * columns, 4 * d]);
-    out.push(works_of_keys(op, addresses, blocks(f, addresses, for_keys, tk).shared(shared).map(dq)));
+    out.push(dkdv(op, addresses, blocks(f, addresses, for_keys, tk).shared(shared).map(dq)));
     let launch = Launch::new("attention_dq_round_bf16", (rows * columns / 8).div_ceil(256), 256);
     let launch = launch.ptr(sums).ptr(addresses.ptr(&op.dq)).int(pitch(f, &op.dq)).int(rows).int(columns);
     out.push(launch.float(f.scale));
 }
 
-/// Bytes of scratch memory of `reduce`.
+/// Returns the workspace of [`reduce`] in bytes: the ticket counters, then dq in f32.
 pub fn workspace_reduce(op: &AttentionBackward) -> usize {
     let (batch, tq, _, heads, d) = op.forward.sizes();
     4 * (TICKETS + batch * tq * heads * d)
 }
 
-/// Beside those of `flash`.
+/// Returns the predicted seconds of the unmeasured variants here: [`GpuSpec::unproven`] of `flash`'s prediction, so
+/// that they run on request only.
 pub fn seconds(op: &AttentionBackward, gpu: &GpuSpec) -> f64 {
     gpu.unproven(attention_backward::seconds(op, gpu))
 }

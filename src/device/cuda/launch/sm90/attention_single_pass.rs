@@ -1,24 +1,26 @@
-//! Attention in bf16 by Hopper's warpgroups, of keys that lie whole in shared memory: `kernels/attention_resident_sm90.cu`.
+//! Launch code of bf16 attention by Hopper's `wgmma` for heads whose keys and values all fit into shared memory:
+//! `kernels/attention_resident_sm90.cu`.
 
-use super::attention::{HALF, THREADS, heads, map, width};
+use super::attention::{GROUP_ROWS, THREADS, heads, map, width};
 use crate::device::cuda::launch::Launch;
 use crate::device::cuda::launch::addresses::Addresses;
-use crate::device::cuda::launch::attention::which;
+use crate::device::cuda::launch::attention::pair_parameters;
 use crate::device::cuda::launch::sm80::attention;
 use crate::device::ops::Attention;
 
-/// Keys that pass at a time: `kPart`.
+/// Keys of a tile: `kPart` in the kernel.
 const PART: usize = 128;
 
-/// Bytes of shared memory: `kForQueries` and `kForKeys`.
+/// Dynamic shared memory in bytes: the sum of `kForQueries` and `kForKeys` in the kernel.
 const SHARED: usize = 192 * 1024;
 
-/// Whether heads come in pieces of 16 bytes, with no more keys than a warpgroup has registers for: 64 scores for each.
+/// Returns whether the variant supports the operation: [`attention::supports`] holds and there are at most 256 keys. A
+/// warpgroup holds all scores of its queries in registers, 64 per thread for every 128 keys.
 pub fn supports(op: &Attention) -> bool {
     op.sizes().2 <= 2 * PART && attention::supports(op)
 }
 
-/// A block for each multiprocessor, which takes heads after others.
+/// Variant `resident`: persistent blocks, one per SM. A work item is a head, whose keys and values are loaded once.
 pub fn resident(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (batch, _, tk, all, _) = op.sizes();
     let kernel = match (width(op), tk <= PART) {
@@ -29,8 +31,9 @@ pub fn resident(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
     };
     let launch = Launch::new(kernel, (batch * all).min(addresses.sms), THREADS).shared(SHARED);
     let map = |t, rows| map(op, addresses, t, rows);
-    let launch = launch.map(map(&op.q, HALF)).map(map(&op.k, PART)).map(map(&op.v, PART)).map(map(&op.out, HALF));
-    out.push(heads(op, which(op, addresses, launch.ptr(addresses.ptr(&op.lse))).float(op.scale)));
+    let launch =
+        launch.map(map(&op.q, GROUP_ROWS)).map(map(&op.k, PART)).map(map(&op.v, PART)).map(map(&op.out, GROUP_ROWS));
+    out.push(heads(op, pair_parameters(op, addresses, launch.ptr(addresses.ptr(&op.lse))).float(op.scale)));
 }
 
 #[cfg(test)]
@@ -61,7 +64,7 @@ mod tests {
         }
     }
 
-    /// Until a GPU has measured it.
+    /// The variant runs on request only until it has been measured on a GPU.
     #[test]
     fn nothing_chooses_it_by_itself() {
         for gpu in [GpuSpec::A100, GpuSpec::H100] {

@@ -1,4 +1,4 @@
-//! Matrix products in bf16 by Hopper's warpgroups: `kernels/linear_sm90.cu`.
+//! Launch code of bf16 matmuls by Hopper's `wgmma`: `kernels/linear_sm90.cu`.
 
 use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::addresses::{Addresses, TICKETS};
@@ -8,52 +8,59 @@ use crate::device::cuda::launch::{Launch, TensorMap};
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
 
-/// Steps of K in a stage.
+/// Elements of K per pipeline stage.
 const DEPTH: usize = 64;
-/// Rows of a box of outputs.
+/// Rows of a TMA box of outputs.
 const BOX: usize = 64;
-/// Stages and outputs on their way, the most of any kernel.
+/// Dynamic shared memory in bytes. All kernels get what the largest tile needs: four stages of 128 x 256, then output
+/// buffers.
 const SHARED: usize = 4 * (128 + 256) * DEPTH * 2 + 8 * 16 * 64 * 4;
 
-/// One product, whose factors the copy engine can read.
+/// Returns whether the variants `wgmma...` support the operation: a single matmul whose `a` and `b` TMA can load.
 pub fn supports(op: &Linear) -> bool {
     op.batch == 1 && aligned(op)
 }
 
-/// Outputs that the copy engine can write: in bf16, all that is read beside them in pairs, or in f32, with nothing beside them.
+/// Returns whether the variants that store outputs by TMA support the operation. Rows that TMA stores must be aligned
+/// to 16 bytes. A bf16 output may have epilogue operands, which are read in pairs, so their rows must start at even
+/// elements. An f32 output must have no epilogue, bias or residual.
 pub fn supports_boxes(op: &Linear) -> bool {
     let (whole, pairs) = (|t: &Tensor| begins_at(t, 16 / t.dtype().bytes()), |t: &Tensor| begins_at(t, 2));
-    let around = match &op.epilogue {
+    let epilogue = match &op.epilogue {
         Epilogue::None => true,
         Epilogue::Activate { pre, .. } => pre.as_ref().is_none_or(whole),
         Epilogue::ActivateGrad { pre, value, .. } => pairs(pre) && value.as_ref().is_none_or(whole),
     };
     let read = [&op.bias, &op.residual].into_iter().flatten().all(pairs);
     let alone = op.bias.is_none() && op.epilogue == Epilogue::None && op.residual.is_none();
-    supports(op) && (op.out.dtype() == DType::BF16 || alone) && whole(&op.out) && around && read
+    supports(op) && (op.out.dtype() == DType::BF16 || alone) && whole(&op.out) && epilogue && read
 }
 
-/// What a block of one kernel makes. Rates follow from the times of an H100 (docs/benchmarks.md): of `wgmma128` 0.40 us for 128 x 128
-/// x 64, of `wgmma256` 0.61 to 0.76 us for twice as much.
+/// The tile shape and time model of a variant.
+///
+/// The efficiencies follow from times on an H100 (docs/benchmarks.md): 0.40 us per 128 x 128 x 64 of `wgmma128`, and
+/// 0.61 to 0.76 us per 128 x 256 x 64, twice as much, of `wgmma256`.
 pub struct Tiles {
-    /// Rows and columns of a tile.
+    /// Rows of a tile.
     rows: usize,
+    /// Columns of a tile.
     width: usize,
-    /// Blocks of a cluster, whose tiles are above each other.
+    /// Blocks per cluster. The tiles of a cluster are stacked along the rows.
     cluster: usize,
-    /// By transposes of both factors; then with outputs in f32.
+    /// Kernel names: nn, nt, tn, tt by the transposes of `a` and `b`, with bf16 outputs, then the same with f32
+    /// outputs.
     pub kernels: &'static [&'static str; 8],
-    /// The copy engine writes outputs.
-    boxes: bool,
-    /// A GPU has run it; if not, see [`GpuSpec::unproven`].
-    proven: bool,
-    /// Part of the tensor cores' rate that a multiprocessor reaches between begin and end of a tile.
-    part: f64,
-    /// Seconds after a tile in which they idle.
+    /// Whether outputs are stored by TMA.
+    tma_store: bool,
+    /// Whether it has been measured on a GPU; if not, [`GpuSpec::unproven`] applies.
+    measured: bool,
+    /// The fraction of an SM's peak tensor-core rate that is reached while a tile is multiplied.
+    efficiency: f64,
+    /// Seconds after each tile in which the tensor cores idle.
     idle: f64,
 }
 
-/// A family of kernels, by types of outputs and transposes of both factors.
+/// The names of the kernels of a variant, in the order of [`Tiles::kernels`].
 macro_rules! kernels {
     ($family:literal) => {
         &[
@@ -69,66 +76,75 @@ macro_rules! kernels {
     };
 }
 
-/// Tiles of 128 x 128, each of one warpgroup.
+/// Variant `wgmma128`: tiles of 128 x 128, each computed by one of the two consumer warpgroups, which alternate.
 pub const WGMMA128: Tiles = Tiles {
     rows: 128,
     width: 128,
     cluster: 1,
     kernels: kernels!("wgmma128"),
-    boxes: false,
-    proven: true,
-    part: 0.7,
+    tma_store: false,
+    measured: true,
+    efficiency: 0.7,
     idle: 1.3e-6,
 };
 
-/// Tiles of 128 x 256, of two.
-pub const WGMMA256: Tiles = Tiles { width: 256, kernels: kernels!("wgmma256"), part: 0.86, idle: 4.4e-6, ..WGMMA128 };
+/// Variant `wgmma256`: tiles of 128 x 256, each computed by both consumer warpgroups.
+pub const WGMMA256: Tiles =
+    Tiles { width: 256, kernels: kernels!("wgmma256"), efficiency: 0.86, idle: 4.4e-6, ..WGMMA128 };
 
-/// As `WGMMA128`, where the copy engine writes what the product makes, as in all that follow.
-pub const BOXES128: Tiles = Tiles { kernels: kernels!("boxes128"), boxes: true, proven: false, ..WGMMA128 };
+/// Variant `boxes128`: `wgmma128` with outputs stored by TMA, as in all variants below. Its time model is that of
+/// `wgmma128`.
+pub const BOXES128: Tiles = Tiles { kernels: kernels!("boxes128"), tma_store: true, measured: false, ..WGMMA128 };
 
-/// So, of 64 x 256.
+/// Variant `boxes64`: `boxes128` with tiles of 64 x 256.
 pub const BOXES64: Tiles = Tiles { rows: 64, width: 256, kernels: kernels!("boxes64"), ..BOXES128 };
 
-/// As `WGMMA256`.
-pub const BOXES256: Tiles = Tiles { kernels: kernels!("boxes256"), boxes: true, proven: false, ..WGMMA256 };
+/// Variant `boxes256`: `wgmma256` with outputs stored by TMA.
+pub const BOXES256: Tiles = Tiles { kernels: kernels!("boxes256"), tma_store: true, measured: false, ..WGMMA256 };
 
-/// So, of 192 columns.
+/// Variant `boxes192`: `boxes256` with tiles of 128 x 192.
 pub const BOXES192: Tiles = Tiles { width: 192, kernels: kernels!("boxes192"), ..BOXES256 };
 
-/// As `BOXES256`, in clusters of two blocks that bring each other columns.
+/// Variant `pairs256`: `boxes256` in clusters of two blocks. Each block loads half of the columns of `b` for both, by
+/// TMA multicast.
 pub const PAIRS256: Tiles = Tiles { cluster: 2, kernels: kernels!("pairs256"), ..BOXES256 };
 
 impl Tiles {
-    /// The product.
+    /// Appends the launch of a matmul: persistent blocks, one per SM, in whole clusters.
     pub fn launch(&self, op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
         let (parts, depth) = (self.parts(op), depth(op));
         let blocks = (self.tiles(op) * parts).min((addresses.sms / self.cluster).max(1) * self.cluster);
         let wide = usize::from(op.out.dtype() == DType::F32);
         let kernel = self.kernels[4 * wide + 2 * usize::from(op.ta) + usize::from(op.tb)];
         let launch = Launch::new(kernel, blocks, 384).shared(SHARED);
+        // Boxes hold `DEPTH` rows where K is along the rows of the matrix, else all rows of the tile that the block
+        // loads.
         let factor = |t, across, rows| map(t, addresses, if across { DEPTH } else { rows });
         let mut launch =
             launch.map(factor(&op.a, op.ta, self.rows)).map(factor(&op.b, !op.tb, self.width / self.cluster));
-        if self.boxes {
-            let kept = match &op.epilogue {
+        if self.tma_store {
+            // What the epilogue saves besides the output: the pre-activation, or the recomputed activation.
+            let saved = match &op.epilogue {
                 Epilogue::None => None,
                 Epilogue::Activate { pre, .. } => pre.as_ref(),
                 Epilogue::ActivateGrad { value, .. } => value.as_ref(),
             };
-            launch = launch.map(map(&op.out, addresses, BOX)).map(map(kept.unwrap_or(&op.out), addresses, BOX));
+            launch = launch.map(map(&op.out, addresses, BOX)).map(map(saved.unwrap_or(&op.out), addresses, BOX));
         }
         let workspace = if parts > 1 { addresses.workspace() } else { 0 };
-        out.push(linear::surroundings(launch, op, addresses).int(depth.div_ceil(parts)).int(parts).ptr(workspace));
+        out.push(
+            linear::epilogue_parameters(launch, op, addresses).int(depth.div_ceil(parts)).int(parts).ptr(workspace),
+        );
     }
 
-    /// Those of a cluster all count, be some of them empty.
+    /// Returns the number of tiles. All tiles of a cluster count, even those beyond the last row.
     fn tiles(&self, op: &Linear) -> usize {
         let (m, n, _) = op.sizes();
         m.div_ceil(self.rows * self.cluster) * self.cluster * n.div_ceil(self.width)
     }
 
-    /// Bytes of scratch memory.
+    /// Returns the workspace in bytes: the ticket counters, then the f32 sums of every part of every tile; 0 if K is
+    /// not cut.
     pub fn workspace(&self, op: &Linear) -> usize {
         match self.parts(op) {
             1 => 0,
@@ -136,29 +152,33 @@ impl Tiles {
         }
     }
 
-    /// In how many parts K is cut: those that take the least time on an H100, whatever runs it, since the order of sums
-    /// follows. None has fewer than eight stages; all of them together fill the chip at most four times.
+    /// Returns the number of parts that K is cut into: the one with the shortest predicted time on an H100, whichever
+    /// GPU runs it, because the order of summation follows from it. Parts have at least eight stages on average, and
+    /// the parts of all tiles are at most four per SM of an H100.
     fn parts(&self, op: &Linear) -> usize {
         let (tiles, depth, gpu) = (self.tiles(op), depth(op), &GpuSpec::H100);
         let most = (depth / 8).min(4 * gpu.sms / tiles.max(1)).min(32);
         let all = (1..=most).filter(|&parts| depth.div_ceil(depth.div_ceil(parts)) == parts);
-        let seconds = |parts: &usize| self.products(op, *parts, gpu);
+        let seconds = |parts: &usize| self.matmul_seconds(op, *parts, gpu);
         all.min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or(1)
     }
 
-    /// The products, and the sums of all parts: the multiprocessor with most tiles is the last.
-    fn products(&self, op: &Linear, parts: usize, gpu: &GpuSpec) -> f64 {
-        // Until the first stages are there.
+    /// Returns the predicted seconds of the matmul with K cut into `parts`, including their reduction: 2 us until the
+    /// first stages have arrived, then the tiles of the SM with the most of them, each at `efficiency` of an SM's peak
+    /// rate plus `idle`.
+    fn matmul_seconds(&self, op: &Linear, parts: usize, gpu: &GpuSpec) -> f64 {
+        // Seconds until the first stages have arrived.
         const FILL: f64 = 2e-6;
         let rounds = (self.tiles(op) * parts).div_ceil(gpu.sms) as f64;
         let flops = (2 * self.rows * self.width * DEPTH * depth(op).div_ceil(parts)) as f64;
-        let tile = flops / (self.part * gpu.tensor / gpu.sms as f64) + self.idle;
-        FILL + rounds * tile + self.adding(op, parts, gpu)
+        let tile = flops / (self.efficiency * gpu.tensor / gpu.sms as f64) + self.idle;
+        FILL + rounds * tile + self.reduction_seconds(op, parts, gpu)
     }
 
-    /// Sums of all parts written, and read by whoever comes last: through the second-level cache, of which a multiprocessor has
-    /// three times its part of the memory's bandwidth.
-    fn adding(&self, op: &Linear, parts: usize, gpu: &GpuSpec) -> f64 {
+    /// Returns the predicted seconds in which the sums of all parts are written and the last one to finish each tile
+    /// reads them back, 0 without parts. It assumes that they stay in L2, at three times the bandwidth of device
+    /// memory, shared equally by all SMs, and a latency of 2 us.
+    fn reduction_seconds(&self, op: &Linear, parts: usize, gpu: &GpuSpec) -> f64 {
         if parts < 2 {
             return 0.0;
         }
@@ -168,32 +188,34 @@ impl Tiles {
         2e-6 + ((tiles * parts) as f64 + read) * tile / cache
     }
 
-    /// Expected seconds.
+    /// Returns the predicted seconds: a launch gap, then the longer of the matmul and the memory traffic of all
+    /// operands. The time is doubled until the variant has been measured ([`GpuSpec::unproven`]), and infinite on other
+    /// GPUs than Hopper.
     pub fn seconds(&self, op: &Linear, gpu: &GpuSpec) -> f64 {
         if !gpu.hopper {
             return f64::INFINITY;
         }
         let bytes = |t: &Tensor| t.bytes() as f64;
-        let kept = match &op.epilogue {
+        // Bytes of the saved or read pre-activation and the recomputed activation.
+        let saved = match &op.epilogue {
             Epilogue::None => 0.0,
             Epilogue::Activate { pre, .. } => pre.as_ref().map_or(0.0, bytes),
             Epilogue::ActivateGrad { pre, value, .. } => bytes(pre) + value.as_ref().map_or(0.0, bytes),
         };
         let writes = if op.accumulate { 2.0 } else { 1.0 };
-        let around = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + kept;
-        let all = (bytes(&op.a) + bytes(&op.b) + around) / gpu.bandwidth;
-        let seconds = gpu.launch + self.products(op, self.parts(op), gpu).max(all);
-        if self.proven { seconds } else { gpu.unproven(seconds) }
+        let epilogue = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + saved;
+        let traffic = (bytes(&op.a) + bytes(&op.b) + epilogue) / gpu.bandwidth;
+        let seconds = gpu.launch + self.matmul_seconds(op, self.parts(op), gpu).max(traffic);
+        if self.measured { seconds } else { gpu.unproven(seconds) }
     }
 }
 
-/// Stages along K.
+/// Returns the number of pipeline stages along K.
 fn depth(op: &Linear) -> usize {
     op.sizes().2.div_ceil(DEPTH)
 }
 
-/// A matrix in boxes of 128 bytes and so many rows: a factor of all rows of a tile where K lies along them, else of a stage's
-/// steps of K.
+/// Builds the TMA descriptor of a matrix in boxes of `rows` rows x 128 bytes.
 fn map(t: &Tensor, addresses: &Addresses, rows: usize) -> TensorMap {
     // A single row may have any pitch.
     let pitch = if t.rows() < 2 { t.width().next_multiple_of(8) } else { t.pitch() };
@@ -225,7 +247,7 @@ mod tests {
         assert_eq!(choice([4096, 2304, 768], DType::BF16, &GpuSpec::H100), "wgmma128");
         assert_eq!(choice([4096, 768, 3072], DType::BF16, &GpuSpec::H100), "wgmma256");
         assert_eq!(choice([4096, 2304, 768], DType::BF16, &GpuSpec::A100), "mma128");
-        // The copy engine wants rows that begin at multiples of 16 bytes.
+        // TMA needs rows that are aligned to 16 bytes.
         assert_eq!(choice([4096, 2304, 765], DType::BF16, &GpuSpec::H100), "naive");
     }
 

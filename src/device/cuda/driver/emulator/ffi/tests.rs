@@ -7,7 +7,7 @@ use crate::device::cuda::launch::Launch;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-/// In place of a kernel: what it calls panics for the third thread.
+/// Stands in for a kernel: the function that it calls panics for the third thread.
 unsafe extern "C" fn panics(_: *const *const c_void) {
     with(|block| assert!(block.current != 2, "thread 2 on purpose"));
 }
@@ -20,9 +20,9 @@ fn a_panic_in_what_a_kernel_calls_is_a_fault_of_that_thread() {
     let setup =
         Setup { kernel, launch: &launch, options: &options, memory: NonNull::from(&mut memory), stacks: Vec::new() };
     let mut block = Block::new(setup).expect("stacks");
-    // SAFETY: it takes no parameters, and the memory lives.
+    // SAFETY: the kernel takes no parameters, and the memory outlives the call.
     unsafe { block.run([0; 3], 0, None, &[]) };
     let fault = block.fault.expect("a fault");
     assert_eq!(fault.thread, [2, 0, 0]);
-    assert!(fault.to_string().contains("the emulator has panicked: thread 2 on purpose"), "{fault}");
+    assert!(fault.to_string().contains("the emulator panicked: thread 2 on purpose"), "{fault}");
 }

@@ -1,0 +1,86 @@
+use super::{CHUNK, Cpu};
+use crate::device::ops::{ALIGN, Decoded, MAX_INSTRUCTIONS, Opcode, REGISTERS, Register, Update};
+use crate::error::Result;
+
+/// The registers of the 64 elements that share an entry of the decay mask.
+type Registers = [[f32; ALIGN]; REGISTERS];
+
+impl Cpu {
+    pub(super) fn update(&self, op: &Update) -> Result<()> {
+        let (params, copy) = (self.f(&op.params)?, self.maybe(&op.copy)?);
+        let [state0, state1] = [self.maybe(&op.states[0])?, self.maybe(&op.states[1])?];
+        let (grads, mask) = (self.slice::<f32>(&op.grads)?, self.slice::<u8>(&op.decay_mask)?);
+        let step = self.step_state(&op.state)?;
+        let mut decoded = [Decoded::default(); MAX_INSTRUCTIONS];
+        let rows = self.slice::<u32>(&op.program)?.chunks_exact(2);
+        let program = &mut decoded[..rows.len()];
+        program.iter_mut().zip(rows).for_each(|(to, row)| *to = Decoded::new([row[0], row[1]]));
+        let program = &*program;
+        let norm = f64::from(self.f(&op.norm)?.get(0, 0));
+        let clip = (op.max_norm / (norm + 1e-6)).min(1.0) as f32;
+        const _: () = assert!(CHUNK.is_multiple_of(ALIGN));
+        self.for_chunks(
+            grads.len(),
+            CHUNK,
+            #[inline(always)]
+            |range| {
+                for block in range.start / ALIGN..range.end / ALIGN {
+                    let at = block * ALIGN..(block + 1) * ALIGN;
+                    // SAFETY: only this chunk accesses these elements.
+                    let row = |view: &crate::device::host::View<'_, f32>| unsafe { view.span_mut(0, at.clone()) };
+                    let mut registers: Registers = [[0.0; ALIGN]; REGISTERS];
+                    registers[Register::Param as usize].copy_from_slice(row(&params));
+                    for (to, g) in registers[Register::Grad as usize].iter_mut().zip(&grads[at.clone()]) {
+                        *to = g * clip;
+                    }
+                    let states = [(Register::State0, &state0), (Register::State1, &state1)];
+                    for (register, state) in states {
+                        state.iter().for_each(|s| registers[register as usize].copy_from_slice(row(s)));
+                    }
+                    let decays = f32::from(mask[block] != 0);
+                    for (register, value) in [
+                        (Register::LearningRate, step.lr),
+                        (Register::Decays, decays),
+                        (Register::Bias1, step.bias1),
+                        (Register::Bias2, step.bias2),
+                    ] {
+                        registers[register as usize] = [value; ALIGN];
+                    }
+                    program.iter().for_each(|instruction| run(&mut registers, instruction));
+                    let written = &registers[Register::Param as usize];
+                    row(&params).copy_from_slice(written);
+                    copy.iter().for_each(|copy| row(copy).copy_from_slice(written));
+                    for (register, state) in states {
+                        state.iter().for_each(|s| row(s).copy_from_slice(&registers[register as usize]));
+                    }
+                }
+            },
+        );
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn run(registers: &mut Registers, instruction: &Decoded) {
+    let (a, b) = (registers[instruction.a], registers[instruction.b]);
+    let to = &mut registers[instruction.to];
+    let mut each = |f: fn(f32, f32) -> f32| {
+        for i in 0..ALIGN {
+            to[i] = f(a[i], b[i]);
+        }
+    };
+    match instruction.opcode {
+        None => *to = [0.0; ALIGN],
+        Some(Opcode::Const) => *to = [instruction.constant; ALIGN],
+        Some(Opcode::Move) => *to = a,
+        Some(Opcode::Add) => each(|a, b| a + b),
+        Some(Opcode::Sub) => each(|a, b| a - b),
+        Some(Opcode::Mul) => each(|a, b| a * b),
+        Some(Opcode::Div) => each(|a, b| a / b),
+        Some(Opcode::Sqrt) => each(|a, _| a.sqrt()),
+        Some(Opcode::Sign) => each(|a, _| f32::from(a > 0.0) - f32::from(a < 0.0)),
+        Some(Opcode::Abs) => each(|a, _| a.abs()),
+        Some(Opcode::Max) => each(|a, b| if a < b { b } else { a }),
+        Some(Opcode::Min) => each(|a, b| if b < a { b } else { a }),
+    }
+}
