@@ -1,5 +1,5 @@
-//! What all targets share: a folder in memory for the bytes of a case, and what must hold for every input: an end in time,
-//! memory in proportion to the input, errors that name their file.
+//! Shared by all fuzz targets: an in-memory folder for the files of a case, and the checks that every input must pass:
+//! limits on time and memory, and error messages that name their file.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Debug;
@@ -12,25 +12,26 @@ use vcycle::data::images::source::{ImageSpec, prepare};
 use vcycle::data::images::{AugmentConfig, ImageBatch, ImageSampler, Images, PatchShape, ViewConfig};
 use vcycle::error::Result;
 
-/// Seconds of CPU time that a case may take, all threads together. Wall-clock time would count other processes.
+/// CPU time in seconds that a case may take, over all threads. Wall-clock time would include other processes.
 const MOST_SECONDS: f64 = 10.0;
-/// Of an error's text.
+/// Error messages must be shorter than this number of bytes.
 const LONGEST_MESSAGE: usize = 5_000;
-/// Between the files of a case of [`texts`].
+/// Separates the files of a case in [`texts`].
 const SEPARATOR: &[u8] = b"\n%%\n";
 
-/// Counts what is allocated, so that each target can say how much an input justifies.
+/// An allocator that counts allocated bytes, so that each target can limit them in proportion to its input.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
+/// Counts an allocation.
 fn grown(bytes: usize) {
     let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
     PEAK.fetch_max(live, Ordering::Relaxed);
 }
 
-// SAFETY: every call goes to the system's allocator as it came, and its answer comes back as it is.
+// SAFETY: every call is passed to the system allocator unchanged, and so is its result.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grown(layout.size());
@@ -61,23 +62,27 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What a case may allocate at most: so many MiB, and so many bytes for each byte of the input.
+/// The memory limit of a case: a constant, plus an amount for each byte of the input.
 #[derive(Clone, Copy)]
 pub struct Memory {
+    /// The constant part in MiB.
     pub mib: usize,
+    /// Bytes for each byte of the input.
     pub per_byte: usize,
 }
 
 /// A folder for the files of one case.
 pub struct Case {
+    /// The path of the folder.
     pub dir: PathBuf,
 }
 
-/// The folder of this process, in memory: `VCYCLE_FUZZ_DIR`, else one named by the process's number.
+/// Returns the in-memory folder of this process: `VCYCLE_FUZZ_DIR`, or else one named after the process id.
 fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
-        // SAFETY: the first case runs before any other thread is started. One thread makes coverage depend on the input alone.
+        // With one thread, coverage depends only on the input.
+        // SAFETY: the first case runs before any other thread is started.
         unsafe {
             env::set_var("RAYON_NUM_THREADS", "1");
             env::set_var("TOKENIZERS_PARALLELISM", "false");
@@ -87,8 +92,9 @@ fn root() -> &'static Path {
     })
 }
 
+/// Returns the CPU time of this process in seconds.
 fn cpu_seconds() -> f64 {
-    // SAFETY: the call fills the structure, of which any bits are valid.
+    // SAFETY: all bit patterns of the structure are valid, and the call fills it.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_SELF, &mut usage);
@@ -100,10 +106,10 @@ fn cpu_seconds() -> f64 {
 /// Runs a case in an empty folder.
 ///
 /// # Panics
-/// When it takes too long or too much memory; and when `case` panics, which is for libFuzzer.
+/// If the case exceeds its limits of time or memory, or if `case` panics. libFuzzer reports panics as findings.
 pub fn run(data: &[u8], memory: Memory, case: impl FnOnce(&Case)) {
     let dir = root().join("case");
-    // Whatever the case before left there.
+    // Remove the files of the previous case.
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).expect("a folder in memory");
     let (begin, before) = (cpu_seconds(), LIVE.load(Ordering::Relaxed));
@@ -112,10 +118,10 @@ pub fn run(data: &[u8], memory: Memory, case: impl FnOnce(&Case)) {
     let (seconds, taken) = (cpu_seconds() - begin, PEAK.load(Ordering::Relaxed) - before);
     assert!(seconds < MOST_SECONDS, "took {seconds:.1} s of CPU time");
     let most = (memory.mib << 20) + memory.per_byte * data.len();
-    assert!(taken <= most, "took {taken} bytes of memory for {} of input; {most} are justified", data.len());
+    assert!(taken <= most, "took {taken} bytes of memory for {} bytes of input; the limit is {most}", data.len());
 }
 
-/// A folder that is made once and stays.
+/// Makes a folder that `fill` fills once and that later cases can use.
 pub fn once(name: &str, fill: impl FnOnce(&Path)) -> PathBuf {
     let dir = root().join(name);
     let _ = fs::remove_dir_all(&dir);
@@ -125,7 +131,7 @@ pub fn once(name: &str, fill: impl FnOnce(&Path)) -> PathBuf {
 }
 
 impl Case {
-    /// Writes a file; its name may have folders in it.
+    /// Writes a file and returns its path. The name may contain folders.
     pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.dir.join(name);
         fs::create_dir_all(path.parent().expect("it is in the folder")).expect("a folder in memory");
@@ -133,32 +139,33 @@ impl Case {
         path
     }
 
-    /// What was accepted. An error must have a text that a person can use: it names the file, and does not repeat all of it.
+    /// Returns the accepted value, or `None` for an error after checking its message: it must contain `name` and must
+    /// not repeat all of the file.
     ///
     /// # Panics
-    /// When it does not.
+    /// If the message fails these checks.
     pub fn accepted<T>(&self, result: Result<T>, name: &str) -> Option<T> {
         match result {
             Ok(accepted) => Some(accepted),
             Err(error) => {
                 let message = error.to_string();
                 if env::var_os("VCYCLE_FUZZ_SAY").is_some() {
-                    eprintln!("refused: {message}");
+                    eprintln!("rejected: {message}");
                 }
                 assert!(message.contains(name), "the message does not name {name}: {message}");
-                assert!(message.len() < LONGEST_MESSAGE, "a message of {} bytes", message.len());
+                assert!(message.len() < LONGEST_MESSAGE, "the message has {} bytes, which is too long", message.len());
                 None
             }
         }
     }
 }
 
-/// The first byte, which chooses among settings, and the rest.
+/// Returns the first byte, with which a target selects settings, and the rest of the input.
 pub fn choice(data: &[u8]) -> Option<(u8, &[u8])> {
     data.split_first().map(|(&first, rest)| (first, rest))
 }
 
-/// Several texts in one input, with a line `%%` between them.
+/// Splits an input into several texts, separated by lines `%%`.
 pub fn texts(data: &[u8]) -> Vec<&[u8]> {
     let (mut all, mut rest) = (Vec::new(), data);
     while let Some(at) = rest.windows(SEPARATOR.len()).position(|part| part == SEPARATOR) {
@@ -169,7 +176,8 @@ pub fn texts(data: &[u8]) -> Vec<&[u8]> {
     all
 }
 
-/// Several files in one input: each a length of 32 bits and its bytes, the last one as long as the rest.
+/// Splits an input into several files. Each is a 32-bit length followed by its bytes; a length beyond the end of the
+/// input is cut off there.
 pub fn parts(data: &[u8]) -> Vec<&[u8]> {
     let (mut all, mut rest) = (Vec::new(), data);
     while let Some((length, after)) = rest.split_first_chunk::<4>() {
@@ -180,15 +188,15 @@ pub fn parts(data: &[u8]) -> Vec<&[u8]> {
     all
 }
 
-/// Two values that must agree.
+/// Checks that two values are equal.
 ///
 /// # Panics
-/// When they differ.
+/// If they differ.
 pub fn same<T: PartialEq + Debug>(what: &str, a: &T, b: &T) {
     assert!(a == b, "{what}: {a:?} is not {b:?}");
 }
 
-/// Prepares images and goes through all of them, as training and validation do.
+/// Prepares images and reads all of them, as training and validation do. Returns `None` if they are rejected.
 pub fn images(case: &Case, spec: &ImageSpec, name: &str) -> Option<Images> {
     let cache = case.dir.join("cache");
     let images = case.accepted(prepare(spec, &cache, &mut |_| {}), name)?;
@@ -197,7 +205,7 @@ pub fn images(case: &Case, spec: &ImageSpec, name: &str) -> Option<Images> {
     Some(images)
 }
 
-/// Every sample, and batches of patches.
+/// Reads every sample, and batches of patches.
 pub fn walk(images: &Images) {
     let ([height, width], channels) = (images.size(), images.channels());
     for i in 0..images.len() {
@@ -208,12 +216,12 @@ pub fn walk(images: &Images) {
     let shape = PatchShape { image: 8, patch: 4, channels, specials: 1 };
     let view = ViewConfig { mean: vec![0.5; channels], std: vec![0.5; channels], ..ViewConfig::default() };
     let augment = AugmentConfig::default();
-    let sampler = ImageSampler::new(1, [0, 1], shape, &augment, &view).expect("sound settings");
+    let sampler = ImageSampler::new(1, [0, 1], shape, &augment, &view).expect("valid settings");
     let rows = 2;
     let (mut patches, mut labels) = (vec![0.0; rows * shape.elements()], vec![0; rows]);
     let (mut others, mut share) = (vec![0; rows], vec![0.0; rows]);
     let mut found = 0;
-    // Large sets take no other ways than small ones.
+    // More batches would not reach other code.
     for index in 0..images.len().div_ceil(rows).min(16) {
         let out = ImageBatch { patches: &mut patches, labels: &mut labels, others: &mut others, share: &mut share };
         found += sampler.validation_batch(images, index, out).expect("a batch");

@@ -1,33 +1,34 @@
 #!/bin/bash
-# Runs fuzz targets, each for so many minutes of CPU time (not of the clock: the machine may be busy), several at once.
+# Runs fuzz targets in parallel, each for a number of minutes of CPU time (not wall-clock time, since the machine may be
+# busy).
 #
-#   fuzz/run.sh [MINUTES] [TARGET...]      20 minutes of every target, by default
+#   fuzz/run.sh [MINUTES] [TARGET...]      default: every target for 20 minutes
 #
-# A row for each goes to fuzz/results.tsv. A target is passed over whose last row is of the same sources (its own and the parsers
-# that it names), of as many minutes, and without a finding. One that was interrupted goes on where it was.
-# Corpora grow in fuzz/corpus, findings are put into fuzz/artifacts.
+# Each target appends a row to fuzz/results.tsv. A target is skipped if its last row has the same sources (the target's own
+# and the parsers that it names), at least as many minutes, and no finding. An interrupted target continues where it stopped.
+# Corpora grow in fuzz/corpus; findings are written to fuzz/artifacts.
 #
-#   JOBS=2            targets at once; by default one for each core
-#   CARGO="cargo"     how cargo is called; the nightly toolchain is added
-#   BUILD=0           the binaries of the last build, as they are
+#   JOBS=2            number of targets that run in parallel; default: one per core
+#   CARGO="cargo"     the cargo command, to which +nightly is added
+#   BUILD=0           use the binaries of the last build
 set -u
 cd "$(dirname "$0")"
 
-# All of it is read before any of it runs, so that it may be edited meanwhile.
+# A function, so that bash reads the whole script before running it and the file can be edited meanwhile.
 main() {
 minutes=20
 if [[ ${1:-} =~ ^[0-9.]+$ ]]; then minutes=$1; shift; fi
 seconds=$(awk "BEGIN { print $minutes * 60 }")
 jobs=${JOBS:-$(nproc)}
 results=results.tsv
-# Parsers that change rarely come first.
+# Parsers that rarely change come first.
 all=(idx cifar image_csv image_shard token_shard run_config metrics text compressed labelled safetensors bench_report record
     prepared hub_config checkpoint hub_folder image_folder tokenizer_json tokenizer_files torch torch_pickle)
 targets=("${@:-${all[@]}}")
 triple=$(rustc +nightly -vV | sed -n 's/host: //p')
 mkdir -p work
 
-# The files that a target depends on: itself, the harness, and what its line `//! Sources:` names.
+# Lists the files that a target depends on: the target itself, and the files and folders in its line `//! Sources:`.
 sources() {
     echo "fuzz_targets/$1.rs"
     sed -n 's/^\/\/! Sources: //p' "fuzz_targets/$1.rs" | tr ' ' '\n' | sed 's/^/..\//' | xargs -I{} find {} -name '*.rs' | sort
@@ -36,20 +37,20 @@ digest() { sources "$1" | xargs sha256sum | sha256sum | cut -c1-12; }
 
 if [ "${BUILD:-1}" = 1 ]; then
     ${CARGO:-cargo} +nightly fuzz build --fuzz-dir . || exit 1
-    # By other names: the next build may come while these run.
+    # Hard links, because the next build may replace the binaries while these run.
     for target in "${all[@]}"; do
         ln -f "target/$triple/release/$target" "work/$target" || exit 1
         digest "$target" >"work/$target.sources"
     done
 fi
 
-# Names of keys and of other things that the sources compare with, for libFuzzer to put in.
+# Prints a libFuzzer dictionary: string literals and field names from the sources.
 dictionary() {
     sources "$1" | xargs cat | grep -ohE '"[]A-Za-z_<>|#.0-9[-]{2,40}"|pub [a-z_0-9]+:' |
         sed -E 's/^pub (.*):$/"\1"/' | sort -u | head -1000
 }
 
-# CPU seconds of a process.
+# Prints the CPU seconds of a process.
 spent() { awk -v tick="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); print ($12 + $13) / tick }' "/proc/$1/stat" 2>/dev/null; }
 
 if [ ! -s "$results" ]; then
@@ -65,13 +66,13 @@ campaign() {
         return
     fi
     local log=work/$target.log progress=work/$target.progress
-    # What an interrupted run of the same sources did.
+    # Add the time and executions of an interrupted run with the same sources.
     if read -r then cpu count 2>/dev/null <"$progress" && [ "$then" = "$hash" ]; then before=$cpu executions=$count; fi
     mkdir -p "corpus/$target" "artifacts/$target" "seeds/$target"
     dictionary "$target" >"work/$target.dict"
     local folder
     folder=$(mktemp -d /dev/shm/vcycle-fuzz-XXXXXX)
-    # As much as the largest seed and some more, but no less than 4 KiB.
+    # Maximum input length: 5/4 of the largest seed, but at least 4 KiB.
     local longest
     longest=$(find "seeds/$target" -type f -printf '%s\n' | sort -n | tail -1)
     longest=$((${longest:-0} * 5 / 4 > 4096 ? longest * 5 / 4 : 4096))
@@ -90,7 +91,7 @@ campaign() {
     wait "$pid"
     local code=$?
     rm -rf "$folder"
-    # Interrupted, as when the machine goes down: what was done counts when it goes on.
+    # Interrupted, for example by a shutdown: the next run continues from the progress file.
     if [ $code = 130 ] || [ $code = 143 ] || [ $code = 137 ]; then return; fi
     local found=$((code != 0))
     local line
@@ -103,7 +104,7 @@ campaign() {
     if [ $found = 1 ]; then echo "$target: a finding, see fuzz/$log and fuzz/artifacts/$target"; else echo "$target: done"; fi
 }
 
-# Executions so far.
+# Prints the number of executions so far.
 count() { grep -aoE '^#[0-9]+' "$1" 2>/dev/null | tail -1 | tr -d '#' | grep . || echo 0; }
 
 trap 'kill $(jobs -rp) 2>/dev/null; wait; exit 1' INT TERM

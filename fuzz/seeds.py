@@ -19,6 +19,7 @@ MASK = (1 << 64) - 1
 
 
 def seed(target, name, content):
+    """Writes a seed of a target."""
     content = content.encode() if isinstance(content, str) else content
     folder = SEEDS / target
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,10 +27,12 @@ def seed(target, name, content):
 
 
 def texts(*parts):
+    """Joins several texts into one input, as `texts` in harness.rs splits it."""
     return b"\n%%\n".join(p.encode() if isinstance(p, str) else p for p in parts)
 
 
 def parts(*all):
+    """Joins several files into one input, as `parts` in harness.rs splits it."""
     all = [p.encode() if isinstance(p, str) else p for p in all]
     return b"".join(struct.pack("<I", len(p)) + p for p in all)
 
@@ -117,7 +120,7 @@ def png(width, height, depth, colour, rows, extra=b"", interlace=0):
 
 
 def jpeg(components, frame=0xC0):
-    """One block for each component, all zeros: each Huffman table has one code of one bit."""
+    """A JPEG with one block of zeros per component. Each Huffman table has a single one-bit code."""
 
     def segment(marker, content):
         return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
@@ -129,7 +132,7 @@ def jpeg(components, frame=0xC0):
     out += segment(0xC4, bytes([0x00]) + table) + segment(0xC4, bytes([0x10]) + table)
     scan = bytes([components]) + b"".join(bytes([i, 0]) for i in ids)
     if frame == 0xC2:
-        # The first coefficients alone, then the others of each component.
+        # First the DC coefficients of all components, then the AC coefficients of each component.
         out += segment(0xDA, scan + bytes([0, 0, 0])) + bytes([0xFF >> components])
         for i in ids:
             out += segment(0xDA, bytes([1, i, 0, 1, 63, 0])) + bytes([0x7F])
@@ -522,7 +525,7 @@ def tokenizers():
 
 
 def runs():
-    """Of a run of this program."""
+    """Seeds from the files of a real run: metrics, checkpoints and prepared data."""
     with tempfile.TemporaryDirectory() as at:
         at = pathlib.Path(at)
         (at / "text.txt").write_text("".join("abcdefg\n"[i * i % 7 : 8] for i in range(300)))

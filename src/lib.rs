@@ -42,6 +42,7 @@ pub mod hub;
 pub mod memory;
 pub mod model;
 pub mod multilevel;
+pub mod optim;
 pub mod parity;
 pub mod report;
 pub mod run;

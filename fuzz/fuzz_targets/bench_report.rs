@@ -1,4 +1,4 @@
-//! Lines of measurements, of ours and of peers, as `bench-report` reads them.
+//! Lines of measurements of vcycle and of peers, as `vcycle bench report` reads them. What is accepted is rendered.
 //!
 //! Sources: src/bench/report src/report/canvas.rs src/report/page.rs
 #![no_main]
@@ -14,7 +14,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         for paths in [&[all][..], &halves] {
             let Some(report) = case.accepted(Report::of(paths), ".jsonl") else { continue };
             assert!(report.markdown().starts_with("# "));
-            report.write(&case.dir).unwrap_or_else(|e| panic!("no report of what was read: {e}"));
+            report.write(&case.dir).unwrap_or_else(|e| panic!("cannot write a report on accepted lines: {e}"));
         }
     });
 });

@@ -1,4 +1,4 @@
-//! The binary versions of CIFAR-10 and CIFAR-100. The first byte chooses among them.
+//! The binary versions of CIFAR-10 and CIFAR-100. The first byte selects the format and the labels.
 //!
 //! Sources: src/data/images src/data/text/reader.rs src/data/mapped.rs
 #![no_main]

@@ -1,4 +1,5 @@
-//! A `config.json`, of any family. What is accepted becomes a model without weights, and is read again as it was after being written.
+//! A `config.json` of any model family. What is accepted is built as a model without weights, and is the same after
+//! being written and read back.
 //!
 //! Sources: src/hub/config.rs src/hub/keys.rs src/hub/classes.rs src/hub/bert_config.rs src/hub/gpt2_config.rs src/hub/vit_config.rs src/hub/timm_config.rs src/model
 #![no_main]
@@ -8,7 +9,7 @@ use vcycle::hub::checkpoint::{class_names, load_config};
 use vcycle::hub::config::{Config, read_named};
 use vcycle::hub::{bert_config, vit_config};
 
-/// Layers for whose tables there is time.
+/// Models with more layers are not built, to save time.
 const MOST_LAYERS: usize = 100;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -30,8 +31,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             Config::Bert(config) => bert_config::write_named(config, names, &path),
             Config::Vit(config, form) => vit_config::write_named(config, *form, names, &path),
         };
-        written.unwrap_or_else(|e| panic!("a configuration that was read is not written: {e}"));
-        let (again, named) = read_named(&path).unwrap_or_else(|e| panic!("what was written is refused: {e}"));
+        written.unwrap_or_else(|e| panic!("cannot write a configuration that was accepted: {e}"));
+        let (again, named) = read_named(&path).unwrap_or_else(|e| panic!("a written configuration is rejected: {e}"));
         same("the configuration", &again, &config);
         if classes.is_some() {
             same("the classes", &named, &classes);

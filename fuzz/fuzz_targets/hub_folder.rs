@@ -1,5 +1,5 @@
-//! A model folder as it is found: which file has the weights, indices of shards, names of tensors. Each part of the input is a
-//! file: its first byte chooses the name.
+//! A model folder: which file contains the weights, indices of shards, tensor names. Each part of the input is a file;
+//! its first byte selects the name.
 //!
 //! Sources: src/hub
 #![no_main]
@@ -23,7 +23,7 @@ const NAMES: [&str; 12] = [
     "vcycle.json",
 ];
 
-/// A model of one layer.
+/// The configuration of a GPT-2 with one layer.
 const CONFIG: &str = r#"{"model_type": "gpt2", "vocab_size": 3, "n_positions": 2, "n_embd": 2, "n_head": 1, "n_layer": 1,
     "n_inner": 2}"#;
 

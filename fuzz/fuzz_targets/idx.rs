@@ -1,4 +1,4 @@
-//! IDX, MNIST's format: a file of images and one of labels.
+//! IDX, the format of MNIST: a file of images and a file of labels.
 //!
 //! Sources: src/data/images src/data/text/reader.rs src/data/mapped.rs
 #![no_main]

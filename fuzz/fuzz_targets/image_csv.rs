@@ -1,4 +1,4 @@
-//! Small grey images as lines of numbers. The first byte chooses the value of white, and where the label stands.
+//! Small grey images in CSV. The first byte selects the value of white and the position of the label.
 //!
 //! Sources: src/data/images src/data/text/reader.rs src/data/text/encodings.rs src/data/mapped.rs
 #![no_main]
@@ -12,11 +12,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let maximum = [None, Some(0), Some(1), Some(16), Some(255)][usize::from(which) % 5];
         let label = [LabelPlace::Last, LabelPlace::First][usize::from(which) / 5 % 2];
         let spec = ImageSpec::new(ImageFiles::Csv { file: case.file("digits.csv", data), maximum, label });
-        // Where a setting is wrong, the message names that.
+        // If a setting is invalid, the message names the setting instead of the file.
         let Some(found) = images(case, &spec, if maximum == Some(0) { "maximum" } else { "digits.csv" }) else {
             return;
         };
-        // Compressed: the lines are others.
+        // The lines of a compressed file are not those of `data`.
         if data.starts_with(b"\x1f\x8b") || data.starts_with(b"\x28\xb5\x2f\xfd") {
             return;
         }

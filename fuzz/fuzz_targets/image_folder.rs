@@ -1,4 +1,4 @@
-//! A folder of pictures: a JPEG or PNG file, whatever its name says. The first byte chooses name, size and filter.
+//! A folder with one image, JPEG or PNG whatever its name says. The first byte selects name, size and filter.
 //!
 //! Sources: src/data/images src/data/mapped.rs
 #![no_main]
@@ -9,7 +9,8 @@ use vcycle::data::images::{ImageFiles, ImageSpec};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = choice(data) else { return };
-    // Small files may hold large pictures (`LARGEST_RATIO` in src/data/images/folder.rs), of which a decoder has several copies.
+    // Small files may contain large images (`LARGEST_RATIO` in src/data/images/folder.rs), and decoders keep several
+    // copies of them.
     run(data, Memory { mib: 256, per_byte: 200_000 }, |case| {
         let name = ["a/1.png", "a/1.jpg", "a/1.jpeg"][usize::from(which) % 3];
         case.file(name, data);
@@ -21,7 +22,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 skip_broken,
             };
             let spec = ImageSpec::new(files);
-            // Of a folder in which every file is passed over, the folder is named.
+            // If every file is skipped, the message names the folder.
             let name = if skip_broken { "case" } else { name };
             if let Some(found) = images(case, &spec, name) {
                 assert_eq!(found.len(), 1);

@@ -1,4 +1,4 @@
-//! Our own shards of images.
+//! Image shards of vcycle. What is accepted is used, split, written and read back.
 //!
 //! Sources: src/data/images src/data/mapped.rs
 #![no_main]

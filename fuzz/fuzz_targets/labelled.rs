@@ -1,4 +1,4 @@
-//! Tables of labelled texts. The first byte chooses the columns.
+//! Tables of labelled texts. The first byte selects the configuration of the columns.
 //!
 //! Sources: src/data/labelled/mod.rs src/data/labelled/rows.rs src/data/labelled/classes.rs src/data/text/reader.rs
 #![no_main]
@@ -7,8 +7,8 @@ use harness::{Memory, choice, run, same};
 use std::sync::OnceLock;
 use vcycle::data::labelled::classes::Checkpoint;
 use vcycle::data::labelled::{Classification, ClassifyBatch, ClassifyConfig, Labels, texts};
-use vcycle::data::tokens::sampler::Sampler;
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::data::tokens::sampler::Sampler;
 
 const CONTEXT: usize = 12;
 const BATCH: usize = 3;

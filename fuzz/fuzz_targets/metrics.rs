@@ -1,5 +1,5 @@
-//! What a run left, as `report` and `compare` read it: metrics of both sides, `run.json` and `config.toml`, with lines `%%`
-//! between them.
+//! The files of a run that `report` and `compare` read: the metrics of both branches, `run.json` and `config.toml`,
+//! separated by lines `%%`.
 //!
 //! Sources: src/report src/runlog/mod.rs
 #![no_main]
@@ -21,7 +21,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             case.accepted(Metrics::finished(&dir.join(side)), "metrics.jsonl");
         }
         if let Some(run) = case.accepted(Run::read(&dir), "run") {
-            let page = html::render(&run).unwrap_or_else(|e| panic!("no page of a run that was read: {e}"));
+            let page = html::render(&run).unwrap_or_else(|e| panic!("cannot render a run that was accepted: {e}"));
             numbers(&page);
         }
         for paths in [vec![dir], files.into_iter().take(2).collect()] {
@@ -31,17 +31,17 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             let json = serde_json::to_string(&comparison).expect("JSON");
             assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok());
             let picture = curves::held_out(&sides.iter().collect::<Vec<_>>(), &baselines);
-            numbers(&picture.svg().unwrap_or_else(|e| panic!("no picture of a comparison: {e}")));
+            numbers(&picture.svg().unwrap_or_else(|e| panic!("cannot plot a comparison: {e}")));
         }
     });
 });
 
-/// No place in a picture is what no number is.
+/// Checks that no coordinate in a picture is NaN or infinite.
 fn numbers(picture: &str) {
     for bad in ["=\"NaN", "=\"inf", "=\"-inf", ",NaN", "NaN,", ",inf ", " inf,"] {
         for (at, _) in picture.match_indices(bad) {
             let begin = picture[..at].rfind('<').unwrap_or(0);
-            // In a name such letters are letters.
+            // Outside of a tag these are letters of a text, not a coordinate.
             let within = picture[begin..at].contains('>');
             assert!(within, "{}", &picture[begin..(at + 40).min(picture.len())]);
         }

@@ -1,4 +1,4 @@
-//! `data.json` of prepared data, of both formats, beside files that are sound. The first byte chooses which files.
+//! The `data.json` of prepared data, in both formats, with valid files beside it. The first byte selects the format.
 //!
 //! Sources: src/data/prepared/folder.rs src/data/prepared/cache.rs src/data/prepared/corpus.rs src/data/tokens/mod.rs
 #![no_main]
@@ -7,12 +7,12 @@ use harness::{Memory, choice, once, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use vcycle::data::prepared::cache::{DataSpec, open_shard, prepare};
 use vcycle::data::prepared::corpus::{Corpus, DataSource};
 use vcycle::data::prepared::folder::{FolderSpec, open_folder, prepare_folder, read_facts, verify};
-use vcycle::data::prepared::cache::{DataSpec, open_shard, prepare};
 use vcycle::data::text::{FLAGS, HeldOut, Marks, TextSource};
 
-/// A prepared folder, and one of the cache.
+/// A folder of `vcycle data prepare`, and one of the cache.
 fn sound() -> &'static [PathBuf; 2] {
     static SOUND: OnceLock<[PathBuf; 2]> = OnceLock::new();
     SOUND.get_or_init(|| {

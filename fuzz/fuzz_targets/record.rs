@@ -1,4 +1,4 @@
-//! `vcycle.json` and a scheme, with a line `%%` between them.
+//! `vcycle.json` and a scheme, separated by a line `%%`.
 //!
 //! Sources: src/multilevel/record.rs src/multilevel/scheme.rs src/multilevel/rules.rs
 #![no_main]
@@ -7,7 +7,7 @@ use harness::{Memory, run, same, texts};
 use vcycle::multilevel::scheme::{Groups, ModelShape};
 use vcycle::multilevel::{Record, Scheme};
 
-/// Units of a model for which there is time.
+/// Models with more layers or heads are not resolved, to save time.
 const MOST: usize = 1 << 12;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -51,7 +51,7 @@ fn resolved(case: &harness::Case, scheme: &Scheme, big: ModelShape) {
     }
 }
 
-/// Every unit is in one group.
+/// Checks that every unit is in exactly one group.
 fn whole(groups: &Groups, big: usize, small: usize) {
     same("sizes", &(groups.big(), groups.len()), &(big, small));
     let mut all: Vec<usize> = (0..groups.len()).flat_map(|g| groups.members(g).to_vec()).collect();

@@ -1,5 +1,5 @@
-//! Run configurations: a text of TOML, and after lines `%%` the changes of `--set`. What is accepted is written and read again, as
-//! a resumed run does, and its levels are laid out.
+//! Run configurations: a TOML text, followed by changes of `--set`, separated by lines `%%`. What is accepted is
+//! written and read back, as for a resumed run, and the models of its levels are built.
 //!
 //! Sources: src/config/mod.rs src/config/data.rs src/config/levels.rs src/config/schedule.rs src/families/build.rs src/data/images/augment.rs src/data/images/mixing.rs src/data/images/source.rs src/data/images/view.rs src/data/images/randaugment.rs src/data/tokens/masking.rs src/data/labelled/mod.rs src/multilevel
 #![no_main]
@@ -8,7 +8,7 @@ use harness::{Memory, run, same, texts};
 use vcycle::config::Config;
 use vcycle::families::build;
 
-/// Parameters for whose tables there is time.
+/// Models with a larger size are not built, to save time.
 const SMALL: usize = 64;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -20,8 +20,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let changes: Vec<String> = parts[1..].iter().copied().map(part).collect();
         let Some(config) = case.accepted(Config::read(&path, &changes), "run.toml") else { return };
         let written = toml::to_string(&config).expect("a configuration can be written");
-        let again =
-            Config::parse(&written, &[]).unwrap_or_else(|e| panic!("what was written is refused: {e}\n{written}"));
+        let again = Config::parse(&written, &[])
+            .unwrap_or_else(|e| panic!("a written configuration is rejected: {e}\n{written}"));
         same("written again", &toml::to_string(&again).expect("as before"), &written);
         let _ = (config.shape(), config.optimizer(), config.rules(), config.masking());
         let model = &config.model;

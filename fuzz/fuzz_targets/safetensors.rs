@@ -1,4 +1,5 @@
-//! A file of safetensors. What is accepted is what the reference library accepts, and is read again as it was after being written.
+//! A safetensors file. What is accepted is also accepted by the reference library, and is the same after being written
+//! and read back.
 //!
 //! Sources: src/hub/tensors.rs src/files.rs
 #![no_main]
@@ -16,7 +17,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             assert!(tensor.values.iter().all(|value| value.is_finite()));
         }
         if let Err(e) = SafeTensors::deserialize(data) {
-            panic!("the reference library refuses it: {e}");
+            panic!("the reference library rejects it: {e}");
         }
         let parts: Vec<_> = found.iter().map(|t| (&t.name, &t.shape, &t.values)).collect();
         let again = case.dir.join("again.safetensors");
@@ -29,7 +30,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let mut sorted = found.clone();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         copy.sort_by(|a, b| a.name.cmp(&b.name));
-        assert!(bits(&copy) == bits(&sorted), "read as other tensors");
+        assert!(bits(&copy) == bits(&sorted), "the tensors differ after being written and read back");
         let half = case.dir.join("half.safetensors");
         if let Some(()) = case.accepted(tensors::write_as(&half, &parts, StoreType::F16), "half.safetensors") {
             tensors::read(&half).expect("it was just written");

@@ -1,5 +1,5 @@
-//! Texts, plain and as JSON lines: divided into documents, split, prepared with a tokenizer and decoded again. The first byte
-//! chooses the file's name, the second what divides documents.
+//! Plain text and JSON lines: divided into documents, split, prepared with a tokenizer and decoded again. The first
+//! byte selects the file name, the second how documents are delimited.
 //!
 //! Sources: src/data/text/documents.rs src/data/text/json_line.rs src/data/text/mod.rs src/data/text/reader.rs src/data/text/encodings.rs src/data/prepared/cache.rs src/eval/lambada.rs
 #![no_main]
@@ -7,11 +7,11 @@
 use harness::{Case, Memory, choice, run, same};
 use serde_json::Value;
 use std::path::Path;
-use vcycle::data::text::documents::is_json_lines;
 use vcycle::data::prepared::cache::{DataSpec, prepare};
-use vcycle::data::tokens::shard::Shard;
+use vcycle::data::text::documents::is_json_lines;
 use vcycle::data::text::{FLAGS, HeldOut, Marks, TextSource, read_text, split};
 use vcycle::data::tokenizer::Tokenizer;
+use vcycle::data::tokens::shard::Shard;
 use vcycle::eval::lambada::read_passages;
 
 const NAMES: [&str; 5] = ["text", "text.txt", "text.jsonl", "text.json", "text.md"];
@@ -39,7 +39,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     });
 });
 
-/// What a strict reader finds in every line.
+/// Compares the text with the one that a strict JSON parser finds, if it accepts every line.
 fn strict(data: &[u8], text: &str) {
     let data = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
     let lines = data.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
@@ -61,7 +61,7 @@ fn plain(data: &[u8], text: &str) {
     }
 }
 
-/// Both sides get their tokens; with a tokenizer of bytes that is as many as there are bytes.
+/// Checks that the encoder yields all tokens of both splits; with the byte tokenizer there is one per byte.
 fn documents(case: &Case, name: &str, marks: &Marks, every: usize) {
     let inputs = vec![case.dir.join(name)];
     let source = TextSource { inputs, marks: marks.clone(), field: "text".into(), every, keys: &FLAGS };
@@ -75,7 +75,7 @@ fn documents(case: &Case, name: &str, marks: &Marks, every: usize) {
         Ok(())
     });
     encoded.expect("it was just read");
-    same("bytes of both sides", &tokens, &survey.bytes);
+    same("bytes of both splits", &tokens, &survey.bytes);
     same("documents", &documents, &survey.documents);
 }
 
@@ -101,10 +101,10 @@ fn prepared(case: &Case, path: &Path, name: &str, marks: &Marks, every: usize) {
         same("bytes", &sides.each_ref().map(|text| text.len() as u64), &[data.train_bytes, data.valid_bytes]);
         if !is_json_lines(path) {
             let text = read_text(path).expect("as before");
-            same("the sides", &split(&text, &spec.held_out).ok(), &Some(sides.into()));
+            same("the splits", &split(&text, &spec.held_out).ok(), &Some(sides.into()));
         }
     }
     let mut notes = Vec::new();
     prepare(&spec, &cache, &mut |note| notes.push(note.to_owned())).expect("it is there");
-    assert!(notes[0].starts_with("using"), "{name}: prepared again: {notes:?}");
+    assert!(notes[0].starts_with("using"), "{name}: the cache was not used: {notes:?}");
 }

@@ -1,4 +1,5 @@
-//! Token files: ours of both versions, llm.c's, nanoGPT's. What is accepted is read whole, sampled, and written again.
+//! Token files: both versions of vcycle's format, and those of llm.c, nanoGPT and NumPy. What is accepted is read as a
+//! whole, sampled, and written again.
 //!
 //! Sources: src/data/tokens/shard.rs src/data/tokens/formats.rs src/data/mapped.rs src/data/tokens/shard_writer.rs src/data/tokens/sampler.rs src/data/tokens/foreign.rs
 #![no_main]
@@ -42,7 +43,7 @@ fn used(case: &harness::Case, shard: &Shard) {
     }
 }
 
-/// Where documents begin, if the table is sound.
+/// Returns where documents begin, if the table is valid.
 fn starts(case: &harness::Case, shard: &Shard) -> Option<Vec<usize>> {
     let count = shard.documents().unwrap_or(0);
     let all: Option<Vec<usize>> =

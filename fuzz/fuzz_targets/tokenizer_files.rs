@@ -1,5 +1,5 @@
-//! Tokenizers from before `tokenizer.json`, and what lies beside a vocabulary. Each part of the input, with lines `%%` between them,
-//! is a file; its first line is the name.
+//! The tokenizer forms that preceded `tokenizer.json`, and the files beside a vocabulary. The parts of the input,
+//! separated by lines `%%`, are files; the first line of each is its name.
 //!
 //! Sources: fuzz/fuzz_targets/tokenizers.rs src/data/tokenizer/mod.rs src/data/tokenizer/vocab_files.rs src/data/tokenizer/added_tokens.rs src/data/tokenizer/vocabulary.rs src/data/tokenizer/untrusted.rs src/data/tokenizer/encoder.rs
 #![no_main]
@@ -32,7 +32,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         assert!(
             Tokenizer::is_in(&case.dir)
                 == NAMES[..6].iter().enumerate().any(|(i, name)| {
-                    // The two files of byte pairs go by the first one.
+                    // merges.txt and vocab.bpe alone are not a tokenizer.
                     i != 1 && i != 3 && case.dir.join(name).exists()
                 })
         );
@@ -42,9 +42,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             case.accepted(Tokenizer::from_spec(&format!("{lower}:{}", case.dir.display()), ""), "");
         }
         let loaded = tokenizers::used(case, "");
-        // What a checkpoint would carry is the same tokenizer.
+        // The tokenizer that would be written to a checkpoint is the same.
         if let (Some(made), Some(loaded)) = (made, loaded) {
-            let made = Tokenizer::load(&case.file("made/tokenizer.json", &made)).expect("a tokenizer that was made");
+            let made =
+                Tokenizer::load(&case.file("made/tokenizer.json", &made)).expect("the converted tokenizer is valid");
             assert_eq!(made.sum(), loaded.sum());
         }
     });

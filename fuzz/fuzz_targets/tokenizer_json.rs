@@ -1,4 +1,4 @@
-//! A `tokenizer.json`. What is accepted encodes and decodes, and is the same after being written and read again.
+//! A `tokenizer.json`. What is accepted encodes and decodes, and is the same after being written and read back.
 //!
 //! Sources: fuzz/fuzz_targets/tokenizers.rs src/data/tokenizer/mod.rs src/data/tokenizer/untrusted.rs src/data/tokenizer/encoder.rs src/data/tokenizer/vocabulary.rs src/data/tokenizer/added_tokens.rs src/data/tokenizer/vocab_files.rs
 #![no_main]

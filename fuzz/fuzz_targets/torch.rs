@@ -1,4 +1,4 @@
-//! A file of `torch.save`, of either form, as it is.
+//! A `torch.save` file in either format, used unchanged.
 //!
 //! Sources: src/hub/torch src/hub/tensors.rs
 #![no_main]

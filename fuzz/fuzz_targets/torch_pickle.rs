@@ -1,5 +1,6 @@
-//! The pickle in a file of `torch.save`, and its storages: the archive around them has the right sums, which no mutation would find.
-//! The first part is the pickle, the others are storages `0`, `1` and so on.
+//! The pickle in a `torch.save` file and its storages. The target puts them into an archive with correct checksums,
+//! which mutation would never find. The first part of the input is the pickle, the others are storages `0`, `1` and so
+//! on.
 //!
 //! Sources: src/hub/torch src/hub/tensors.rs
 #![no_main]

@@ -15,10 +15,10 @@ pub mod table;
 pub mod workload;
 
 use crate::bail;
+use crate::config::Precision;
 use crate::device::cuda::driver::nvidia::cublaslt;
 use crate::error::{At, Result};
 use crate::tensor::DType;
-use crate::train::state::Precision;
 use machine::{Machine, Wish};
 use measure::Effort;
 use output::Setting;

@@ -6,8 +6,8 @@ use super::roofline::Roofline;
 use super::shapes::{Shape, Subject};
 use super::step::Steps;
 use super::table::{Table, milliseconds, significant};
+use crate::config::Precision;
 use crate::device::ops::Cost;
-use crate::train::state::Precision;
 use serde_json::{Value, json};
 
 /// The request and the roofline, which all measurements of a command share.

@@ -6,6 +6,7 @@ use super::shapes::Shape;
 use super::stats::Summary;
 use super::workload::{Batches, Workload};
 use crate::bail;
+use crate::config::Precision;
 use crate::device::Device;
 use crate::device::energy::Meter;
 use crate::device::ops::ALIGN;
@@ -13,8 +14,9 @@ use crate::error::{At, Result};
 use crate::memory;
 use crate::model::store::Store;
 use crate::model::{BatchShape, Model};
+use crate::optim::AdamW;
 use crate::train::memory_estimate;
-use crate::train::state::{OptimizerConfig, Options, Precision, StepFlops, TrainState};
+use crate::train::state::{Options, StepFlops, TrainState};
 use std::time::Instant;
 
 /// The measurement of training steps.
@@ -63,7 +65,7 @@ pub fn measure(machine: &mut Machine, shape: &Shape, precision: Precision, effor
     let device = machine.device();
     let store = Store::new(model.table().clone(), device)?;
     store.initialise(device, 1)?;
-    let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: f64::INFINITY };
+    let optimizer = AdamW::default().clipped(f64::INFINITY);
     let options = Options { seed: 1, precision, ..Options::default() };
     let mut state = TrainState::new(device, model, store, shape, optimizer, options)?;
     let Timed { seconds, loss, joules } = timed(device, &mut state, &mut batches, effort, &mut meter)?;

@@ -5,7 +5,10 @@
 
 pub mod data;
 pub mod levels;
+mod precision;
 pub mod schedule;
+
+pub use precision::Precision;
 
 use crate::bail;
 use crate::data::images::{AugmentConfig, PatchShape, ViewConfig};
@@ -15,7 +18,7 @@ use crate::error::{At, Error, Result};
 use crate::files::read_text;
 use crate::model::BatchShape;
 use crate::multilevel::{DepthRule, Rules, Shares, WidthRule};
-use crate::train::state::{OptimizerConfig, Precision};
+use crate::optim;
 use data::{DataConfig, ImagesConfig};
 use levels::{Level, Stage};
 use serde::{Deserialize, Serialize};
@@ -39,7 +42,7 @@ pub struct Config {
     pub train: TrainConfig,
     /// Hyperparameters of AdamW.
     #[serde(default)]
-    pub optimizer: Adam,
+    pub optimizer: optim::Table,
     /// Rules of the multi-level operators.
     #[serde(default)]
     pub rules: RulesConfig,
@@ -183,28 +186,6 @@ fn two() -> usize {
     2
 }
 
-/// The section `optimizer`: hyperparameters of AdamW.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Adam {
-    /// Decay rate of the first moments.
-    pub beta1: f64,
-    /// Decay rate of the second moments.
-    pub beta2: f64,
-    /// Added to the square root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay of matrices and tables.
-    pub weight_decay: f64,
-    /// Largest global norm of the gradients; infinity disables clipping.
-    pub clip: f64,
-}
-
-impl Default for Adam {
-    fn default() -> Self {
-        Adam { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 }
-    }
-}
-
 /// The section `rules`: how the multi-level operators map weights.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -298,23 +279,7 @@ impl Config {
                 self.model.context
             );
         }
-        let adam = &self.optimizer;
-        for (key, beta) in [("beta1", adam.beta1), ("beta2", adam.beta2)] {
-            if !(0.0..1.0).contains(&beta) {
-                bail!("optimizer.{key}: {beta} is outside 0..1; 0.9 and 0.95 are usual");
-            }
-        }
-        for (key, value) in [("eps", adam.eps), ("clip", adam.clip)] {
-            if value.is_nan() || value <= 0.0 {
-                bail!(
-                    "optimizer.{key}: {value} must be above 0; {}",
-                    if key == "clip" { "inf disables clipping" } else { "1e-8 is usual" }
-                );
-            }
-        }
-        if !(adam.weight_decay >= 0.0 && adam.weight_decay.is_finite()) {
-            bail!("optimizer.weight_decay: {} must be finite and not negative; 0 disables it", adam.weight_decay);
-        }
+        self.optimizer.build()?;
         if self.levels.is_empty() {
             bail!("levels: missing; give at least level 1, as [[levels]] with a table levels.train");
         }
@@ -422,10 +387,12 @@ impl Config {
         BatchShape { batch, time, scored }
     }
 
-    /// Returns the hyperparameters of the optimizer.
-    pub fn optimizer(&self) -> OptimizerConfig {
-        let Adam { beta1, beta2, eps, weight_decay, clip } = self.optimizer;
-        OptimizerConfig { beta1, beta2, eps, weight_decay, clip }
+    /// Builds the optimizer that `[optimizer]` describes.
+    ///
+    /// # Errors
+    /// Keys that do not fit; a configuration that was read has none.
+    pub fn optimizer(&self) -> Result<optim::Config> {
+        self.optimizer.build()
     }
 
     /// Returns the rules of the multi-level operators, with the seed of random shares.

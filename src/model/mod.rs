@@ -9,6 +9,7 @@ pub mod feed;
 pub mod gpt;
 mod inputs;
 pub mod params;
+pub mod pass;
 pub mod store;
 
 pub use inputs::{BatchShape, Content, Input};

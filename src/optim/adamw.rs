@@ -1,6 +1,6 @@
 //! AdamW (Loshchilov and Hutter, arXiv 1711.05101), as PyTorch computes it.
 
-use super::{Arena, Keys, Optimizer, StateTensor};
+use super::{Arena, Config, Keys, Optimizer, StateTensor};
 use crate::device::ops::{self, Op};
 use crate::error::Result;
 use crate::multilevel::Quantity;
@@ -21,6 +21,13 @@ pub struct AdamW {
 impl Default for AdamW {
     fn default() -> Self {
         AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
+    }
+}
+
+impl AdamW {
+    /// Returns the optimizer with gradients clipped to this norm; infinity disables clipping.
+    pub fn clipped(self, clip: f64) -> Config {
+        Config { optimizer: Box::new(self), clip }
     }
 }
 
@@ -61,7 +68,8 @@ impl Optimizer for AdamW {
         let Arena { params, grads, states, copy, decay_mask, norm, state, max_norm, .. } = *arena;
         let [Some(m), Some(v)] = states else { unreachable!("two state tensors are named above") };
         let AdamW { beta1, beta2, eps, weight_decay } = *self;
-        ops::AdamW { params, grads, m, v, copy, decay_mask, norm, state, beta1, beta2, eps, weight_decay, max_norm }.into()
+        ops::AdamW { params, grads, m, v, copy, decay_mask, norm, state, beta1, beta2, eps, weight_decay, max_norm }
+            .into()
     }
 
     fn boxed(&self) -> Box<dyn Optimizer> {

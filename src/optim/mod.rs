@@ -9,10 +9,12 @@ mod adamw;
 mod keys;
 mod lion;
 pub mod program;
+mod state;
 
 pub use adamw::AdamW;
-pub use keys::Keys;
+pub use keys::{Keys, Table};
 pub use lion::Lion;
+pub use state::State;
 
 use crate::device::ops::{Op, Update};
 use crate::error::Result;

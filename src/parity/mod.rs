@@ -21,6 +21,7 @@ pub mod random;
 mod squared_error;
 #[cfg(emulated)]
 pub mod swaps;
+mod update;
 
 use crate::device::ops::Op;
 use harness::Harness;
@@ -69,6 +70,7 @@ stems! {
     linear: linear::cases, linear::sample;
     multilevel: multilevel::cases, multilevel::sample;
     squared_error: squared_error::cases, squared_error::sample;
+    update: update::cases, update::sample;
 }
 
 /// Finds the cases of an operation by its name.

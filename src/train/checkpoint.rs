@@ -13,13 +13,14 @@
 //! the counters in [`State`].
 
 use super::settings::Settings;
-use super::state::Moments;
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::files::{self, write_atomic, write_dir_atomic};
 use crate::model::store::Store;
+use crate::multilevel::Quantity;
+use crate::optim;
 use crate::runlog::Position;
 use crate::tensor::{DType, Tensor};
 use safetensors::tensor::TensorView;
@@ -93,18 +94,23 @@ pub struct Part<'a> {
     /// Its parameters.
     pub params: &'a Store,
     /// Its moments, if a later stage needs them.
-    pub moments: Option<&'a Moments>,
+    pub optimizer: Option<&'a optim::State>,
 }
 
 impl Part<'_> {
     /// Describes this level for [`State::levels`].
     pub fn saved(&self) -> SavedLevel {
-        SavedLevel { level: self.level, updates: self.moments.map(|m| m.updates), layout: layout(self.params) }
+        SavedLevel {
+            level: self.level,
+            updates: self.optimizer.map(|state| state.updates),
+            layout: layout(self.params),
+        }
     }
 
     fn stores(&self) -> impl Iterator<Item = (String, &Store)> {
-        let moments = self.moments.into_iter().flat_map(|m| [("m", &m.m), ("v", &m.v)]);
-        [("params", self.params)].into_iter().chain(moments).map(|(what, store)| (key(self.level, what), store))
+        let state =
+            self.optimizer.into_iter().flat_map(|state| state.tensors().map(|(tensor, store)| (tensor.name, store)));
+        [("params", self.params)].into_iter().chain(state).map(|(what, store)| (key(self.level, what), store))
     }
 }
 
@@ -295,13 +301,19 @@ impl Checkpoint {
         &self,
         level: usize,
         params: &Store,
-        moments: Option<&mut Moments>,
+        optimizer: Option<&mut optim::State>,
         device: &mut dyn Device,
     ) -> Result<()> {
-        self.fill(level, params, moments, device).at(self.dir.display())
+        self.fill(level, params, optimizer, device).at(self.dir.display())
     }
 
-    fn fill(&self, level: usize, params: &Store, moments: Option<&mut Moments>, device: &mut dyn Device) -> Result<()> {
+    fn fill(
+        &self,
+        level: usize,
+        params: &Store,
+        optimizer: Option<&mut optim::State>,
+        device: &mut dyn Device,
+    ) -> Result<()> {
         let Some(saved) = self.state.levels.iter().find(|l| l.level == level) else {
             bail!("level {level} is not in the checkpoint; {CHANGED}")
         };
@@ -309,11 +321,13 @@ impl Checkpoint {
             bail!("level {level} was saved for a model of different sizes; {CHANGED}");
         }
         self.write(&key(level, "params"), params, Values::Any, device)?;
-        if let Some(moments) = moments {
+        if let Some(state) = optimizer {
             let Some(updates) = saved.updates else { bail!("level {level} was saved without moments; {CHANGED}") };
-            self.write(&key(level, "m"), &moments.m, Values::Any, device)?;
-            self.write(&key(level, "v"), &moments.v, Values::Squares, device)?;
-            moments.updates = updates;
+            for (tensor, store) in state.tensors() {
+                let values = if tensor.quantity == Quantity::Squares { Values::Squares } else { Values::Any };
+                self.write(&key(level, tensor.name), store, values, device)?;
+            }
+            state.updates = updates;
         }
         Ok(())
     }

@@ -1,9 +1,8 @@
 //! Estimates how much device memory a run needs, before it starts: `vcycle train --memory`. Between two stages, while
 //! an operator maps a level, the weights of the neighbouring level are in memory as well.
 
-use super::state::Precision;
-use crate::config::Config;
 use crate::config::levels::OptimizerState;
+use crate::config::{Config, Precision};
 use crate::device::Device;
 use crate::device::ops::{ALIGN, GlobalNorm, StepState};
 use crate::error::Result;
@@ -52,15 +51,16 @@ impl MemoryEstimate {
             lines.push(line("parameters in bf16", each(&|i| float * elements[i])));
         }
         lines.push(line("gradients", each(&|i| wide * elements[i])));
-        lines.push(line("AdamW moments", each(&|i| 2 * wide * elements[i])));
+        let states = config.optimizer()?.optimizer.states().len();
+        lines.push(line("optimizer state", each(&|i| states * wide * elements[i])));
         lines.push(line("activations", each(&|i| steps[i].activations)));
         lines.push(line("kernel workspaces", each(&|i| steps[i].scratch)));
         // The batch, the decay mask, the partial norms.
         let rest = |i: usize| steps[i].inputs + elements[i] / ALIGN + wide * (GlobalNorm::partials(elements[i]) + 3);
         lines.push(line("inputs and other", each(&rest)));
-        // Weights of the levels above, and their moments if any stage takes them over.
-        let waiting = if keeps { 3 } else { 1 };
-        lines.push(line("idle levels", each(&|i| waiting * wide * elements[..i].iter().sum::<usize>())));
+        // Weights of the levels above, and their optimizer state if any stage takes it over.
+        let stores = if keeps { 1 + states } else { 1 };
+        lines.push(line("idle levels", each(&|i| stores * wide * elements[..i].iter().sum::<usize>())));
         Ok(MemoryEstimate { lines })
     }
 
@@ -71,7 +71,7 @@ impl MemoryEstimate {
     }
 }
 
-/// Bytes that a step needs in addition to parameters, gradients and moments.
+/// Bytes that a step needs in addition to parameters, gradients and optimizer state.
 pub struct Step {
     /// Inputs of a micro-batch.
     pub inputs: usize,

@@ -21,4 +21,5 @@ mod saving;
 pub mod settings;
 pub mod state;
 pub mod trainer;
+pub mod updater;
 pub mod validate;

@@ -3,7 +3,7 @@
 use super::checkpoint::{self, Checkpoint, Part, State};
 use super::sample::sample;
 use super::settings;
-use super::state::{Moments, TrainState};
+use super::state::TrainState;
 use super::trainer::{Context, IdleLevel, PlannedStage, Trainer};
 use super::validate;
 use super::validate::Planned;
@@ -16,6 +16,7 @@ use crate::hub::checkpoint as hub;
 use crate::memory;
 use crate::model::store::Store;
 use crate::model::{Family, Model};
+use crate::optim;
 use crate::runlog::{Event, Metrics, OperationTime};
 use std::path::Path;
 
@@ -43,7 +44,7 @@ impl Trainer<'_, '_> {
             state.settings.as_ref().map_or(Ok(()), |then| then.same_content(now)).at(checkpoint.dir.display())
         };
         let accept = |checkpoint: &Checkpoint| {
-            validate::check(&checkpoint.state, &plan, self.keeps_moments)?;
+            validate::check(&checkpoint.state, &plan, self.keeps_optimizer)?;
             Metrics::resume(&dir, &checkpoint.state)
         };
         let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), fits, accept)?;
@@ -78,17 +79,20 @@ impl Trainer<'_, '_> {
         for saved in state.levels.iter().filter(|l| l.level != level + 1) {
             let Some(model) = &self.models[saved.level - 1] else { unreachable!("no stage has begun") };
             let params = Store::new(model.table().clone(), self.context.device)?;
-            let mut moments = match saved.updates {
-                Some(_) => Some(Moments::new(model.table(), self.context.device)?),
+            let mut optimizer = match saved.updates {
+                Some(_) => {
+                    let config = self.context.config.optimizer()?;
+                    Some(optim::State::new(&*config.optimizer, model.table(), self.context.device)?)
+                }
                 None => None,
             };
-            checkpoint.restore(saved.level, &params, moments.as_mut(), self.context.device)?;
-            self.idle[saved.level - 1] = Some(IdleLevel { params, moments });
+            checkpoint.restore(saved.level, &params, optimizer.as_mut(), self.context.device)?;
+            self.idle[saved.level - 1] = Some(IdleLevel { params, optimizer });
         }
         let mut train_state = self.train_state(level, None)?;
-        let (params, moments) = (&train_state.params, &mut train_state.moments);
-        checkpoint.restore(level + 1, params, Some(moments), self.context.device)?;
-        train_state.count_from(state.passes);
+        let params = train_state.params.clone();
+        checkpoint.restore(level + 1, &params, Some(train_state.optimizer_state_mut()), self.context.device)?;
+        train_state.set_passes(state.passes);
         Ok(train_state)
     }
 
@@ -105,11 +109,15 @@ impl Trainer<'_, '_> {
             .iter()
             .enumerate()
             .filter_map(|(level, idle)| {
-                let IdleLevel { params, moments } = idle.as_ref()?;
-                Some(Part { level: level + 1, params, moments: moments.as_ref() })
+                let IdleLevel { params, optimizer } = idle.as_ref()?;
+                Some(Part { level: level + 1, params, optimizer: optimizer.as_ref() })
             })
             .collect();
-        parts.push(Part { level: self.at.level, params: &train_state.params, moments: Some(&train_state.moments) });
+        parts.push(Part {
+            level: self.at.level,
+            params: &train_state.params,
+            optimizer: Some(train_state.optimizer_state()),
+        });
         let state = State {
             format: 2,
             settings: Some(settings.clone()),

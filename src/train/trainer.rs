@@ -2,7 +2,7 @@
 
 use super::plan::{Transition, v_cycle};
 use super::settings::{Branch, Settings};
-use super::state::{Moments, Options, PendingStep, StepReport, TrainState};
+use super::state::{Options, PendingStep, StepReport, TrainState};
 use crate::bail;
 use crate::config::Config;
 use crate::config::levels::{OptimizerState, Stage};
@@ -18,6 +18,7 @@ use crate::families::dataset::Data;
 use crate::memory;
 use crate::model::Model;
 use crate::model::store::Store;
+use crate::optim;
 use crate::report::savings::Point;
 use crate::runlog::progress::Progress;
 use crate::runlog::{Event, Metrics, OperationTime, Position};
@@ -67,7 +68,7 @@ pub(super) struct PlannedStage {
 /// A level that is not in training, between two of its stages.
 pub(super) struct IdleLevel {
     pub params: Store,
-    pub moments: Option<Moments>,
+    pub optimizer: Option<optim::State>,
 }
 
 /// Trains one branch of a run through its stages.
@@ -85,7 +86,7 @@ pub struct Trainer<'a, 'b> {
     /// The weights of each level that a later stage needs.
     pub(super) idle: Vec<Option<IdleLevel>>,
     /// Whether any stage takes over moments, so that idle levels keep theirs.
-    pub(super) keeps_moments: bool,
+    pub(super) keeps_optimizer: bool,
     /// Position in the run.
     pub(super) at: Position,
     /// Completed steps of the current stage.
@@ -161,7 +162,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
             dir: dir.to_path_buf(),
             metrics: Metrics::new(dir),
             batches: Prefetch::new(Arc::clone(&source), train.batch, 0, context.config.data.workers())?,
-            keeps_moments: stages.iter().any(|planned| planned.stage.optimizer == OptimizerState::Transfer),
+            keeps_optimizer: stages.iter().any(|planned| planned.stage.optimizer == OptimizerState::Transfer),
             idle: levels.iter().map(|_| None).collect(),
             models: levels.into_iter().map(Some).collect(),
             stages,
@@ -198,16 +199,16 @@ impl<'a, 'b> Trainer<'a, 'b> {
             if number + 1 == self.stages.len() {
                 self.finish(&train_state)?;
             }
-            let (model, params, moments) = train_state.finish_keeping_moments(self.context.device);
-            let moments = if self.keeps_moments {
-                Some(moments)
+            let (model, params, optimizer) = train_state.finish_keeping_optimizer(self.context.device);
+            let optimizer = if self.keeps_optimizer {
+                Some(optimizer)
             } else {
-                moments.free(self.context.device);
+                optimizer.free(self.context.device);
                 None
             };
             let level = self.stages[number].level;
             self.models[level] = Some(model);
-            self.idle[level] = Some(IdleLevel { params, moments });
+            self.idle[level] = Some(IdleLevel { params, optimizer });
         }
         for number in 0..self.idle.len() {
             self.release(number);
@@ -234,14 +235,14 @@ impl<'a, 'b> Trainer<'a, 'b> {
             precision: config.train.precision,
             smoothing: config.train.label_smoothing,
         };
-        TrainState::new(*device, model, params, config.shape(), config.optimizer(), options)
+        TrainState::new(*device, model, params, config.shape(), config.optimizer()?, options)
     }
 
     /// Frees the memory of an idle level.
     fn release(&mut self, level: usize) {
-        if let Some(IdleLevel { params, moments }) = self.idle[level].take() {
+        if let Some(IdleLevel { params, optimizer }) = self.idle[level].take() {
             params.free(self.context.device);
-            moments.into_iter().for_each(|moments| moments.free(self.context.device));
+            optimizer.into_iter().for_each(|optimizer| optimizer.free(self.context.device));
         }
     }
 
@@ -344,7 +345,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
 
     /// Reads the results of a step and logs them.
     fn write_step(&mut self, train_state: &mut TrainState, pending: PendingStep, at: Position, lr: f64) -> Result<()> {
-        let StepReport { loss, grad_norm } = train_state.report(self.context.device, pending)?;
+        let StepReport { loss, grad_norm } = train_state.wait_step(self.context.device, pending)?;
         self.metrics.write(&Event::Step { at, lr, loss, grad_norm })
     }
 

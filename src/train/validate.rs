@@ -16,16 +16,16 @@ pub struct Planned {
 /// Upper bound of plausible counters (FLOPs, calls). It leaves headroom, as the run keeps adding to them.
 const MOST: u64 = 1 << 62;
 
-/// Checks `state` against the plan of its branch. `keeps_moments`: idle levels are saved with their moments.
+/// Checks `state` against the plan of its branch. `keeps_optimizer`: idle levels are saved with their moments.
 ///
 /// # Errors
 /// The first inconsistency, and what to do about it.
-pub fn check(state: &State, plan: &[Planned], keeps_moments: bool) -> Result<()> {
-    place(state, plan, keeps_moments).and_then(|()| numbers(state)).map_err(|e| Error::new(format!("{e}; {CHANGED}")))
+pub fn check(state: &State, plan: &[Planned], keeps_optimizer: bool) -> Result<()> {
+    place(state, plan, keeps_optimizer).and_then(|()| numbers(state)).map_err(|e| Error::new(format!("{e}; {CHANGED}")))
 }
 
 /// Checks stage, level and step, and which levels were saved.
-fn place(state: &State, plan: &[Planned], keeps_moments: bool) -> Result<()> {
+fn place(state: &State, plan: &[Planned], keeps_optimizer: bool) -> Result<()> {
     let at = &state.at;
     let number = at.stage.wrapping_sub(1);
     let (Some(earlier), Some(stage)) = (plan.get(..number), plan.get(number)) else {
@@ -50,8 +50,8 @@ fn place(state: &State, plan: &[Planned], keeps_moments: bool) -> Result<()> {
     for saved in &state.levels {
         let own = saved.level == stage.level;
         match saved.updates {
-            None if own || keeps_moments => bail!("level {} was saved without moments", saved.level),
-            Some(_) if !own && !keeps_moments => bail!("level {} was saved with moments", saved.level),
+            None if own || keeps_optimizer => bail!("level {} was saved without moments", saved.level),
+            Some(_) if !own && !keeps_optimizer => bail!("level {} was saved with moments", saved.level),
             Some(updates) if updates > at.step => {
                 bail!("level {} cannot have had {updates} updates in {} steps", saved.level, at.step)
             }

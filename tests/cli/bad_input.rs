@@ -1,4 +1,5 @@
-//! Promise: on bad input a sentence with file, place and remedy; exit code 2; no panic; nothing half-written.
+//! Promise: bad input gives a message that names the file, the place and a remedy, and exit code 2; no command panics
+//! or leaves partial output.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,33 +42,34 @@ fn vcycle(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a command that must succeed. Returns standard output.
 fn ok(dir: &Path, args: &[&str]) -> String {
     let out = vcycle(dir, args).output().expect("the binary runs");
     assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).expect("UTF-8")
 }
 
-/// The message of a command that must fail with code 2 and leave `out` unmade.
+/// Runs a command that must fail with exit code 2 and must not create `out`. Returns the message.
 fn refused(dir: &Path, args: &[&str]) -> String {
     let out = vcycle(dir, args).output().expect("the binary runs");
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(2), "{args:?}: {text}");
     assert!(!text.contains("panicked"), "{args:?}: {text}");
-    assert!(!dir.join("out").exists(), "{args:?} left a folder behind");
+    assert!(!dir.join("out").exists(), "{args:?} created a folder");
     text
 }
 
+/// Returns the message for [`CONFIG`] with one change.
 fn refused_config(dir: &Path, from: &str, to: &str) -> String {
-    assert!(CONFIG.contains(from), "{from:?} is part of the configuration");
+    assert!(CONFIG.contains(from), "{from:?} is not part of the configuration");
     std::fs::write(dir.join("bad.toml"), CONFIG.replacen(from, to, 1)).expect("written");
     refused(dir, &["train", "bad.toml", "--out", "out"])
 }
 
 #[test]
-fn configurations() {
+fn invalid_configurations_are_rejected() {
     let dir = workplace();
-    for (from, to, says) in [
+    for (from, to, expected) in [
         ("batch = 2", "batch = 2\nbatches = 3", &["bad.toml", "line", "batches"][..]),
         ("batch = 2", "batch = \"two\"", &["bad.toml", "batch", "line"]),
         ("batch = 2", "batch = 0", &["bad.toml", "at least 1"]),
@@ -100,17 +102,17 @@ fn configurations() {
         ("[data]", "[date]", &["bad.toml", "date"]),
     ] {
         let text = refused_config(dir.path(), from, to);
-        for part in says {
+        for part in expected {
             assert!(text.contains(part), "{to:?}: {text:?} does not mention {part:?}");
         }
     }
     let missing = refused(dir.path(), &["train", "none.toml", "--out", "out"]);
     assert!(missing.contains("none.toml"), "{missing}");
-    for (change, says) in
+    for (change, expected) in
         [("nothing", "="), ("levels.9.train.steps=1", "list of 2"), ("train.batch.size=1", "no table")]
     {
         let text = refused(dir.path(), &["train", "run.toml", "--out", "out", "--set", change]);
-        assert!(text.contains(says), "{change}: {text}");
+        assert!(text.contains(expected), "{change}: {text}");
     }
     let text = refused(dir.path(), &["train", "run.toml", "--out", "out", "--seed", "9223372036854775808"]);
     assert!(text.contains("--seed") && text.contains("9223372036854775807"), "{text}");
@@ -119,17 +121,17 @@ fn configurations() {
 }
 
 #[test]
-fn a_stage_of_no_steps_is_passed_through() {
+fn stages_of_zero_steps_are_allowed() {
     let dir = workplace();
-    let none = |out: &'static str, keys: &[&'static str]| {
+    let trains = |out: &'static str, keys: &[&'static str]| {
         let sets = keys.iter().flat_map(|key| ["--set", key]);
         let args: Vec<&str> = ["train", "run.toml", "--out", out, "--quiet"].into_iter().chain(sets).collect();
         let printed = ok(dir.path(), &args);
         assert!(printed.contains("held-out loss") && !printed.contains("NaN"), "{keys:?}: {printed}");
     };
     let all = ["levels.0.before.steps=0", "levels.0.train.steps=0", "levels.1.train.steps=0"];
-    none("one", &all[2..]);
-    none("all", &[&all[..], &["scratch.steps=0", "scratch.lr=1e-3"]].concat());
+    trains("one", &all[2..]);
+    trains("all", &[&all[..], &["scratch.steps=0", "scratch.lr=1e-3"]].concat());
     let text = refused(
         dir.path(),
         &["train", "run.toml", "--out", "out", "--set", all[1], "--set", "levels.0.train.warmup=1"],
@@ -138,9 +140,9 @@ fn a_stage_of_no_steps_is_passed_through() {
 }
 
 #[test]
-fn texts() {
+fn unusable_texts_are_rejected() {
     let dir = workplace();
-    for (name, bytes, says) in [
+    for (name, bytes, expected) in [
         ("empty.txt", &b""[..], "empty"),
         ("blank.txt", b" \n \n", "whitespace"),
         ("latin.txt", b"one\ntwo caf\xe9\nthree\n", "line 2"),
@@ -148,7 +150,7 @@ fn texts() {
     ] {
         std::fs::write(dir.path().join(name), bytes).expect("written");
         let text = refused(dir.path(), &["train", "run.toml", "--out", "out", "--set", &format!("data.text={name}")]);
-        assert!(text.contains(name) && text.contains(says), "{name}: {text}");
+        assert!(text.contains(name) && text.contains(expected), "{name}: {text}");
     }
     let folder = refused(dir.path(), &["train", "run.toml", "--out", "out", "--set", "data.text=."]);
     assert!(folder.contains("folder") || folder.contains("directory"), "{folder}");
@@ -168,7 +170,7 @@ fn trained(dir: &Path) {
 }
 
 #[test]
-fn checkpoints() {
+fn damaged_checkpoints_are_rejected() {
     let dir = workplace();
     let at = dir.path();
     trained(at);
@@ -211,7 +213,7 @@ fn checkpoints() {
 }
 
 #[test]
-fn operators() {
+fn invalid_arguments_are_rejected() {
     let dir = workplace();
     let at = dir.path();
     trained(at);
@@ -220,7 +222,7 @@ fn operators() {
     file("repeat.json", r#"{"width_scheme": [[0, 0], [1]]}"#);
     file("unknown.json", r#"{"widths": [[0, 1]]}"#);
     file("broken.json", r#"{"width_scheme": [[0, 1"#);
-    for (args, says) in [
+    for (args, expected) in [
         (&["--scheme", "repeat.json"][..], "0 is in group 0"),
         (&["--scheme", "unknown.json"], "widths"),
         (&["--scheme", "broken.json"], "broken.json"),
@@ -231,14 +233,14 @@ fn operators() {
         (&["--layers", "1", "--heads", "0"], "no heads"),
     ] {
         let text = refused(at, &[&["coalesce", model, "--out", "out"], args].concat());
-        assert!(text.contains(says), "{args:?}: {text}");
+        assert!(text.contains(expected), "{args:?}: {text}");
     }
     let text = refused(at, &["decoalesce", model, "--out", "out"]);
     assert!(text.contains("--like"), "{text}");
     ok(at, &["coalesce", model, "--layers", "1", "--heads", "1", "--out", "small"]);
-    for (alpha, says) in [("1.5", "alpha"), ("-0.1", "alpha"), ("nan", "alpha")] {
+    for (alpha, expected) in [("1.5", "alpha"), ("-0.1", "alpha"), ("nan", "alpha")] {
         let text = refused(at, &["interpolate", model, "small", &format!("--alpha={alpha}"), "--out", "out"]);
-        assert!(text.contains(says), "{text}");
+        assert!(text.contains(expected), "{text}");
     }
     let text = refused(at, &["decoalesce", "small", "--seed", "3", "--out", "out"]);
     assert!(text.contains("--shares random"), "{text}");
@@ -254,14 +256,14 @@ fn operators() {
 }
 
 #[test]
-fn records_that_lie() {
+fn records_with_wrong_sizes_are_rejected() {
     let dir = workplace();
     let at = dir.path();
     trained(at);
     ok(at, &["coalesce", "run/vcycle/model", "--layers", "1", "--heads", "1", "--out", "small"]);
     let path = at.join("small/vcycle.json");
     let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("a record")).expect("JSON");
-    for (key, value, says) in [
+    for (key, value, expected) in [
         ("heads", 4611686018427387904u64, "heads"),
         ("heads", 1 << 40, "2^31"),
         ("heads", 0, "heads"),
@@ -270,21 +272,21 @@ fn records_that_lie() {
         ("head_size", 8, "parent.head_size is 8"),
         ("head_size", 0, "parent.head_size is 0"),
     ] {
-        let mut lie = record.clone();
-        lie["parent"][key] = value.into();
-        std::fs::write(&path, lie.to_string()).expect("written");
+        let mut edited = record.clone();
+        edited["parent"][key] = value.into();
+        std::fs::write(&path, edited.to_string()).expect("written");
         let text = refused(at, &["decoalesce", "small", "--out", "out"]);
-        assert!(text.contains("vcycle.json: ") && text.contains(says), "{key} = {value}: {text}");
+        assert!(text.contains("vcycle.json: ") && text.contains(expected), "{key} = {value}: {text}");
     }
-    let mut lie = record.clone();
-    lie["scheme"]["width_scheme"] = serde_json::json!([[0, 4611686018427387904u64]]);
-    std::fs::write(&path, lie.to_string()).expect("written");
+    let mut edited = record.clone();
+    edited["scheme"]["width_scheme"] = serde_json::json!([[0, 4611686018427387904u64]]);
+    std::fs::write(&path, edited.to_string()).expect("written");
     let text = refused(at, &["decoalesce", "small", "--out", "out"]);
     assert!(text.contains("width_scheme") && text.contains("4611686018427387904"), "{text}");
 }
 
 #[test]
-fn a_pattern_of_another_family() {
+fn a_like_model_of_other_sizes_is_rejected() {
     let dir = workplace();
     let at = dir.path();
     trained(at);
@@ -293,7 +295,7 @@ fn a_pattern_of_another_family() {
     let config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(at.join(model).join("config.json")).expect("a config")).expect("JSON");
     std::fs::create_dir(at.join("like")).expect("a folder");
-    for (changes, says) in [
+    for (changes, expected) in [
         (&[("n_embd", 16.0)][..], "head size is 8"),
         (&[("vocab_size", 300.0)], "wte.weight of [300, 8]"),
         (&[("n_positions", 17.0)], "wpe.weight of [17, 8]"),
@@ -307,9 +309,9 @@ fn a_pattern_of_another_family() {
         }
         std::fs::write(at.join("like/config.json"), like.to_string()).expect("written");
         let text = refused(at, &["decoalesce", "small", "--like", "like", "--out", "out"]);
-        assert!(text.contains("like") && text.contains(says), "{changes:?}: {text}");
+        assert!(text.contains("like") && text.contains(expected), "{changes:?}: {text}");
     }
-    // As many heads as no memory holds, and fewer than the smaller model has.
+    // More heads than fit in memory, then fewer heads than the smaller model has.
     let file = |changes: &[(&str, u64)]| {
         let mut like = config.clone();
         changes.iter().for_each(|&(key, value)| like[key] = value.into());
@@ -324,7 +326,7 @@ fn a_pattern_of_another_family() {
 }
 
 #[test]
-fn texts_and_tokenizers_that_do_not_fit_the_model() {
+fn short_texts_and_mismatched_tokenizers_are_handled() {
     let dir = workplace();
     let at = dir.path();
     trained(at);
@@ -333,24 +335,28 @@ fn texts_and_tokenizers_that_do_not_fit_the_model() {
     std::fs::create_dir(&temporary).expect("a folder");
     let eval = |data: &str| {
         let args = ["eval", model, "--data", data];
-        // The names under which systems look for the temporary folder.
+        // The variables in which operating systems look for the temporary folder.
         let out = vcycle(at, &args).envs(["TMPDIR", "TMP", "TEMP"].map(|key| (key, &temporary))).output();
         let out = out.expect("the binary runs");
-        assert_eq!(std::fs::read_dir(&temporary).expect("a folder").count(), 0, "{data}: a file is left");
+        assert_eq!(
+            std::fs::read_dir(&temporary).expect("a folder").count(),
+            0,
+            "{data}: a temporary file was left behind"
+        );
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
     std::fs::write(at.join("one.txt"), "a").expect("written");
     vcycle::data::tokens::shard::write_shard(&at.join("none.bin"), &[], 256).expect("written");
-    for (data, says) in [("one.txt", "one.txt holds 1 token;"), ("none.bin", "none.bin holds 0 tokens;")] {
+    for (data, expected) in [("one.txt", "one.txt holds 1 token;"), ("none.bin", "none.bin holds 0 tokens;")] {
         let (code, text) = eval(data);
-        assert!(code == Some(2) && text.contains(says) && text.contains("at least 2"), "{text}");
+        assert!(code == Some(2) && text.contains(expected) && text.contains("at least 2"), "{text}");
     }
     std::fs::write(at.join("two.txt"), "ab").expect("written");
     for data in ["two.txt", "text.txt"] {
         let (code, text) = eval(data);
         assert_eq!(code, Some(0), "{data}: {text}");
     }
-    // A vocabulary padded beyond the tokenizer's, as many are: nothing is drawn that has no text.
+    // The model's vocabulary may be larger than the tokenizer's, as many are padded. No token without text is sampled.
     ok(at, &["train", "run.toml", "--out", "char", "--quiet", "--set", "data.tokenizer=char"]);
     let tokenizer = |from: &str, to: &str| {
         std::fs::copy(at.join(from).join("tokenizer.json"), at.join(to).join("tokenizer.json")).expect("copied")
@@ -362,7 +368,7 @@ fn texts_and_tokenizers_that_do_not_fit_the_model() {
         let text = ok(at, &[&["generate", model, "--prompt", "line 1"][..], &all].concat());
         assert!(text.starts_with("line 1") && text.len() > 50, "{text}");
     }
-    // The other way round there are texts that the model cannot read.
+    // If the tokenizer's vocabulary is larger, some texts have tokens that the model does not know.
     std::fs::write(at.join("char/vcycle/model/tokenizer.json"), byte).expect("written");
     for args in [
         &["generate", "char/vcycle/model", "--prompt", "\u{e9}"][..],
@@ -374,7 +380,7 @@ fn texts_and_tokenizers_that_do_not_fit_the_model() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_failure() {
+fn a_closed_standard_output_is_not_an_error() {
     let dir = workplace();
     let at = dir.path();
     trained(at);

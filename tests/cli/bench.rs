@@ -1,5 +1,5 @@
-//! Promise: `vcycle bench` measures every subject and says so in a table and in JSON; what it cannot measure it refuses. Speed is
-//! asserted nowhere.
+//! Promise: `vcycle bench` measures every subject, prints a table and writes JSON, and rejects what it cannot measure.
+//! No test asserts anything about speed.
 
 use serde_json::Value;
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ fn bench(args: &[&str]) -> Output {
     command.arg("bench").args(args).args(quick).output().expect("the binary runs")
 }
 
-/// The lines of JSON of a command that must succeed, and its table.
+/// Runs a command that must succeed. Returns its lines of JSON and its table.
 fn measured(args: &[&str]) -> (Vec<Value>, String) {
     let out = bench(&[args, &["--json", "-"]].concat());
     let table = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -19,6 +19,7 @@ fn measured(args: &[&str]) -> (Vec<Value>, String) {
     (text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect(), table)
 }
 
+/// Runs a command that must fail with exit code 2. Returns the message.
 fn refused(args: &[&str]) -> String {
     let out = bench(args);
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -33,11 +34,11 @@ fn number(line: &Value, key: &str) -> f64 {
     n
 }
 
-/// Those of every operation.
+/// The keys that must be positive for every operation.
 const POSITIVE: [&str; 9] = ["threads", "runs", "sets", "ms_median", "ms_best", "flops", "bytes", "gflops", "gb_per_s"];
 
 #[test]
-fn every_operation_on_the_cpu() {
+fn every_operation_is_measured_on_the_cpu() {
     for (subject, shape, cases) in [
         ("gemm", "5x7x3", 3),
         ("gemm", "5x7x3:tied", 3),
@@ -68,25 +69,28 @@ fn every_operation_on_the_cpu() {
     }
 }
 
-/// What the operations of that step count: 2 layers, 2 heads of 4, width 8, 3 x 6 = 18 tokens, 11 words, an inner size of 32.
-fn counted() -> u64 {
-    // A token sees itself and those before it: 3 x 2 x (1 + .. + 6) pairs.
+/// The FLOPs of a step, counted by operation: 2 layers, 2 heads of size 4, width 8, 3 x 6 = 18 tokens, a vocabulary of
+/// 11, an inner size of 32.
+fn step_flops() -> u64 {
+    // A token attends to itself and the tokens before it: 3 x 2 x (1 + .. + 6) pairs.
     let pairs = 3 * 2 * 21;
     let norm = 18 * 8 * (7 + 14);
-    // Of each product, one forward and two backward; a sum for its bias; ten for the GELU and its derivative.
+    // Per linear layer: one matmul forward and two backward, and a sum for the gradient of the bias. GELU and its
+    // derivative count ten FLOPs per element each.
     let product = |inputs: u64, outputs: u64| 3 * 2 * 18 * inputs * outputs + 18 * outputs;
     let products = product(8, 24) + product(8, 8) + product(8, 32) + product(32, 8);
     let layer = 2 * norm + products + 2 * 10 * 18 * 32 + pairs * ((4 * 4 + 5) + (8 * 4 + 8));
-    // Positions are added, both tables get sums; the head, whose weight is the embeddings, and its loss.
+    // Adding positions; the gradients of both embedding tables; the last norm; the tied head and its loss.
     let ends = 18 * 8 + 2 * 18 * 8 + norm + 3 * 2 * 18 * 8 * 11 + 6 * 18 * 11;
-    // Parameters in multiples of 64 elements, the words in 128 rows: sums of squares (2) and AdamW (14).
+    // The gradient norm (2) and AdamW (14) over all elements. Parameters are padded to multiples of 64 elements, the
+    // vocabulary to 128 rows.
     let layer_elements = 8 * 64 + (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8);
     let elements = 128 * 8 + 64 + 2 * layer_elements + 2 * 64;
     2 * layer + ends + (2 + 14) * elements
 }
 
 #[test]
-fn a_step_has_the_keys_of_the_yardstick() {
+fn a_step_has_the_keys_of_the_pytorch_baseline() {
     let (lines, table) = measured(&["step", "--shape", "2,2,8,6,3,11"]);
     let line = &lines[0];
     assert!(line["bench"] == "step" && line["peer"] == "vcycle_f32" && line["version"].is_string(), "{line}");
@@ -104,27 +108,32 @@ fn a_step_has_the_keys_of_the_yardstick() {
     ] {
         assert!(number(line, key) > 0.0 || key.starts_with("rss") && cfg!(not(target_os = "linux")), "{key} in {line}");
     }
-    // As the yardstick counts: 11 x 8 + 6 x 8 embeddings, 2 blocks, the last norm.
+    // Counted as in benches/baselines/torch_step.py: 11 x 8 + 6 x 8 embeddings, 2 blocks, the last norm.
     let block = 2 * 2 * 8 + (8 * 24 + 24) + (8 * 8 + 8) + (8 * 32 + 32) + (32 * 8 + 8);
     let params = 11 * 8 + 6 * 8 + 2 * block + 2 * 8;
     assert_eq!(line["params"], params);
     assert_eq!(line["flops"], 3 * 6 * (6 * (params - 6 * 8) + 12 * 2 * 6 * 8));
-    assert_eq!((line["model_flops"].as_u64(), line["hardware_flops"].as_u64()), (Some(counted()), Some(counted())));
+    assert_eq!(
+        (line["model_flops"].as_u64(), line["hardware_flops"].as_u64()),
+        (Some(step_flops()), Some(step_flops()))
+    );
     let seconds = number(line, "ms_median") / 1e3;
     assert!((number(line, "gflops") * seconds * 1e9 / number(line, "flops") - 1.0).abs() < 1e-6);
-    // Nothing is learned from random tokens in a few steps.
+    // A few steps on random tokens learn nothing.
     assert!((number(line, "loss") - f64::ln(11.0)).abs() < 0.1, "{line}");
     assert!(number(&line["ms_by_operation"], "linear") > 0.0 && table.contains("attention_backward"), "{table}");
 }
 
-/// Of `[layers, heads, width, time, batch, vocabulary]`, marked: parameters, tokens, FLOPs by the formula of the yardstick.
+/// The parameters, tokens and FLOPs of shapes `layers,heads,width,time,batch,vocabulary:family`, by the formulas of
+/// benches/baselines/torch_step.py.
 #[test]
-fn steps_of_bert_and_deit() {
+fn steps_of_bert_and_deit_are_measured() {
     let layer = 12 * 8 * 8 + 13 * 8;
-    // 20 tokens, 3 of them scored, by a square layer with its norm and a bias of the scores; 21 words, 20 positions, 2 types, a norm.
+    // 20 tokens, 3 of which are scored by a head with a square linear layer, a norm and an output bias. The embeddings:
+    // 21 words, 20 positions, 2 types, and their norm.
     let bert = (2 * layer + (21 + 20 + 2 + 2) * 8 + 8 * 8 + 3 * 8 + 21, 3 * 20);
     let of_bert = 3 * 20 * 2 * (6 * layer + 12 * 20 * 8) + 6 * 3 * 3 * (8 * 8 + 21 * 8);
-    // 4 patches of 768 numbers and the class token, the last norm, 7 classes.
+    // 4 patches of 768 pixel values and the class token, the last norm, 7 classes.
     let deit = (2 * layer + 769 * 8 + 8 + 5 * 8 + 2 * 8 + 7 * 8 + 7, 3 * 5);
     let of_deit = 3 * 5 * 2 * (6 * layer + 12 * 5 * 8) + 6 * 3 * 5 * 768 * 8 + 6 * 3 * 7 * 8;
     for (shape, (params, tokens), flops, classes) in
@@ -144,7 +153,7 @@ fn steps_of_bert_and_deit() {
 
 #[cfg(emulated)]
 #[test]
-fn all_variants_on_the_emulator_side_by_side() {
+fn all_variants_are_measured_on_the_emulator() {
     let (lines, table) = measured(&["gemm", "--shape", "8x16x8", "--device", "emulator", "--variant", "all"]);
     assert!(table.contains("say nothing about the speed"), "{table}");
     let variants: Vec<_> = lines.iter().filter(|l| l["case"] == "dx").filter_map(|l| l["variant"].as_str()).collect();
@@ -162,7 +171,7 @@ fn all_variants_on_the_emulator_side_by_side() {
         assert!(lines.iter().all(|l| l["variant"].is_string()), "{lines:?}");
     }
     let (lines, _) = measured(&emulator(&["multilevel", "--shape", "2,2,8,4,13", "--variant", "all"]));
-    assert_eq!(lines.len(), 6, "two cases of three variants");
+    assert_eq!(lines.len(), 6, "two cases with three variants each");
     let (lines, _) = measured(&emulator(&["step", "--shape", "1,1,8,4,1,9", "--precision", "bf16"]));
     assert!(lines[0]["peer"] == "vcycle_bf16" && lines[0]["percent_of_products"].is_null(), "{lines:?}");
     let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "mma64"]));
@@ -178,7 +187,7 @@ fn all_variants_on_the_emulator_side_by_side() {
 }
 
 #[test]
-fn json_into_a_file_and_the_table_to_standard_output() {
+fn with_json_in_a_file_the_table_goes_to_standard_output() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out.jsonl");
     let out = bench(&["layernorm", "--shape", "2x3", "--device", "reference", "--json", path.to_str().expect("UTF-8")]);
@@ -189,7 +198,7 @@ fn json_into_a_file_and_the_table_to_standard_output() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_refused() {
+fn invalid_requests_are_rejected() {
     for (args, says) in [
         (&["gemm", "--shape", "gpt3"][..], &["gpt2-fc", "MxNxK"][..]),
         (&["gemm", "--shape", "1x2"], &["gpt2-fc", "MxNxK"]),
@@ -237,10 +246,10 @@ fn what_cannot_be_measured_is_refused() {
     }
 }
 
-/// Said before any GPU is looked for.
+/// The message comes before any GPU is searched for.
 #[test]
-fn a_build_or_a_machine_without_cublaslt_says_so() {
-    // With the library somewhere on this machine, the GPU is what is missing.
+fn a_build_or_machine_without_cublaslt_is_reported() {
+    // With the feature, libcublasLt is missing or, where that is installed, libcuda.
     let present = cfg!(feature = "cublaslt");
     let says = if present { "libcu" } else { "--features cublaslt" };
     let text = refused(&["gemm", "--shape", "4x4x4", "--device", "cuda", "--peer", "cublaslt"]);

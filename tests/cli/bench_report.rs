@@ -1,5 +1,5 @@
-//! Promise: `vcycle bench report` says what hand arithmetic says of its lines, names the line that is no measurement, and its page
-//! needs nothing else.
+//! Promise: the figures of `vcycle bench report` equal those computed by hand from its input, invalid lines are
+//! reported by number, and its page is self-contained.
 
 use super::xml;
 
@@ -34,7 +34,7 @@ fn with(mut line: Value, more: Value) -> Value {
     line
 }
 
-/// A step as the yardstick writes it.
+/// Returns a line for a training step as benches/baselines/torch_step.py writes it.
 fn step(peer: &str, ms: f64) -> Value {
     json!({"bench": "step", "peer": peer, "version": "1.2", "device": "cpu", "shape": "char", "threads": 2,
         "params": 1_048_576, "steps": 9, "ms_median": ms, "ms_best": ms, "tokens_per_s": 2000.0 / ms, "gflops": 100.0 / ms,
@@ -57,7 +57,7 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-/// The cells of the row of a table that begins with these.
+/// Returns the row of a table whose first cells are `begin`, as pairs of column heading and cell.
 fn row(text: &str, table: &str, begin: &[&str]) -> Vec<(String, String)> {
     let section = text.split("\n## ").find(|section| section.starts_with(table)).expect("the table");
     let cells = |line: &str| line.trim_matches('|').split(" |").map(|cell| cell.trim().to_string()).collect::<Vec<_>>();
@@ -77,7 +77,7 @@ const ON: &str = "cpu, 2 threads, f32";
 #[test]
 fn medians_and_paired_ratios() {
     let dir = folder();
-    // By round: 1/2, 4/4, 6/8. The medians alone, 4 and 4, would say 1.
+    // Ratios by round: 1/2, 4/4, 6/8. The ratio of the medians, 4 and 4, would be 1.
     let ours = [1.0, 4.0, 6.0].map(|ms| step("vcycle_f32", ms));
     let theirs = [2.0, 4.0, 8.0].map(|ms| step("torch_eager_f32", ms));
     let all: Vec<Value> = ours.into_iter().zip(theirs).flat_map(|(a, b)| [a, b]).collect();
@@ -90,22 +90,22 @@ fn medians_and_paired_ratios() {
     // Quartiles of 1, 4, 6: 2.5 and 5.
     let figures = row(&text, "Figures", &["step char", ON, "vcycle"]);
     assert_eq!((cell(&figures, "rounds"), cell(&figures, "spread")), ("3", "62.5 %"));
-    // Medians of 2000, 500 and 333 tokens a second; of 100, 25 and 16.67 GFLOP/s.
+    // The medians of 2000, 500 and 333 tokens per second, and of 100, 25 and 16.67 GFLOP/s.
     assert_eq!((cell(&figures, "tokens/s"), cell(&figures, "GFLOP/s")), ("500", "25.00"));
-    // 130 - 20 MiB; 16 bytes of 2^20 parameters are 16 of them.
+    // 130 - 20 MiB; 16 bytes for each of 2^20 parameters are 16 MiB.
     assert_eq!((cell(&figures, "MiB"), cell(&figures, "less 16 B/param")), ("110", "94"));
-    assert!(!text.contains("J/step |"), "no energy, no column: {text}");
+    assert!(!text.contains("J/step |"), "without energy there must be no column: {text}");
     assert!(text.contains("torch_eager 1.2, vcycle 1.2"), "{text}");
 }
 
 #[test]
-fn rounds_by_key_whatever_their_order() {
+fn rounds_are_paired_by_number_in_any_order() {
     let dir = folder();
     let line = |peer: &str, round: u64, ms: f64, joules: f64| {
         with(step(peer, ms), json!({"round": round, "joules_per_step": joules, "percent_of_products": 10.0 * ms}))
     };
     let ours = [line("vcycle_f32", 1, 1.0, 3.0), line("vcycle_f32", 2, 3.0, 5.0)];
-    // Round 3 has no partner.
+    // Round 3 has no counterpart in ours.
     let theirs = [3, 2, 1].map(|round| line("candle_f32", round, 10.0 * round as f64, 7.0));
     write(&dir.path().join("a.jsonl"), &ours);
     write(&dir.path().join("b.jsonl"), &theirs);
@@ -121,7 +121,7 @@ fn rounds_by_key_whatever_their_order() {
 }
 
 #[test]
-fn settings_are_kept_apart_and_threads_do_not_count_on_a_gpu() {
+fn only_equal_settings_are_compared_and_gpu_threads_are_ignored() {
     let dir = folder();
     let on = |peer: &str, device: &str, threads: u64, ms: f64| {
         with(step(peer, ms), json!({"device": device, "threads": threads}))
@@ -143,20 +143,20 @@ fn settings_are_kept_apart_and_threads_do_not_count_on_a_gpu() {
     assert_eq!((cell(&cuda, "ours / torch_compile"), cell(&cuda, "ours / torch_eager")), ("0.500", ""));
     assert_eq!(cell(&row(&text, "Times", &["step 1x2x3x4x5x6"]), "ours / torch_eager"), "0.250");
     let times = text.split("\n## ").find(|section| section.starts_with("Times")).expect("ratios");
-    assert!(!times.contains("1 thread"), "nothing to compare with: {times}");
+    assert!(!times.contains("1 thread"), "there is nothing to compare it with: {times}");
     assert_eq!(cell(&row(&text, "Figures", &["step char", "cpu, 1 thread, f32"]), "ms"), "8.000");
-    // Memory of the host says nothing of parameters on a GPU.
+    // On a GPU the parameters are not in host memory.
     let cuda = row(&text, "Figures", &["step char", "cuda, bf16"]);
     assert_eq!((cell(&cuda, "MiB"), cell(&cuda, "less 16 B/param")), ("110", ""));
 }
 
 #[test]
-fn before_and_after_by_label_or_by_file() {
+fn runs_are_told_apart_by_label_or_by_file_name() {
     let dir = folder();
     let apart = |ms: f64| json!({"linear": ms * 0.75, "adamw": ms * 0.25});
     let line = |ms: f64| with(step("vcycle_f32", ms), json!({"ms_by_operation": apart(ms)}));
     let of = |label: &str, ms: f64| with(line(ms), json!({"label": label}));
-    // Theirs is measured again with each: labelled pairs with labelled.
+    // The peer is measured again with each label; lines are paired within a label.
     let peer = |label: &str, ms: f64| with(step("torch_eager_f32", ms), json!({"label": label}));
     write(
         &dir.path().join("both.jsonl"),
@@ -182,20 +182,20 @@ fn before_and_after_by_label_or_by_file() {
     write(&dir.path().join("x/new.jsonl"), &[line(3.0)]);
     let text = ok(dir.path(), &["new.jsonl", "x/new.jsonl"]);
     assert_eq!(cell(&row(&text, "Times", &["step char", ON, "vcycle (x/new)"]), "ours / first"), "0.500");
-    // One file alone, and files of different cases, need no names.
+    // With a single file, no file name is needed.
     assert!(ok(dir.path(), &["old.jsonl"]).contains("| vcycle |"));
 }
 
-/// The number of an attribute of the first element that has it.
+/// Returns the value of an attribute of the first element that has it.
 fn attribute(svg: &str, name: &str) -> f64 {
     let (_, rest) = svg.split_once(&format!(" {name}=\"")).expect("the attribute");
     rest.split('"').next().and_then(|n| n.parse().ok()).expect("a number")
 }
 
 #[test]
-fn pictures_and_a_page_that_needs_nothing() {
+fn pictures_are_well_formed_and_the_page_is_self_contained() {
     let dir = folder();
-    // At 1 FLOP a byte the roof is 20 GFLOP/s, at 10 it is 100.
+    // At 1 FLOP/B the roofline is at 20 GFLOP/s, at 10 FLOP/B at 100.
     let mut lines = vec![operation("dx", 0.1, 1e6), operation("dw", 0.2, 1e7), operation("<b>&\"\u{7}", 0.3, 1e7)];
     lines.push(with(step("vcycle_f32", 4.0), json!({"ms_by_operation": {"linear": 3.0, "adamw<": 1.0}})));
     write(&dir.path().join("a.jsonl"), &lines);
@@ -223,7 +223,7 @@ fn pictures_and_a_page_that_needs_nothing() {
         assert!(page.contains(part), "{part} is missing in {page}");
     }
     assert!(markdown.contains("](roofline.svg)") && markdown.contains("](step.svg)") && !text.contains(".svg"));
-    // Nothing to draw: no picture, and no mention of one.
+    // With nothing to draw, no picture is written or mentioned.
     write(&dir.path().join("b.jsonl"), &[self::step("candle_f32", 4.0)]);
     ok(dir.path(), &["b.jsonl", "--out", "bare"]);
     let files: Vec<_> = std::fs::read_dir(dir.path().join("bare")).expect("a folder").flatten().collect();
@@ -232,9 +232,9 @@ fn pictures_and_a_page_that_needs_nothing() {
 }
 
 #[test]
-fn names_in_the_roofline_plot_never_cover_each_other() {
+fn labels_in_the_roofline_plot_do_not_overlap() {
     let dir = folder();
-    // Forty points in one place.
+    // Forty points at the same position.
     let lines: Vec<Value> = (0..40).map(|n| operation(&format!("case {n}"), 0.1, 1e6)).collect();
     write(&dir.path().join("a.jsonl"), &lines);
     ok(dir.path(), &["a.jsonl", "--out", "out"]);
@@ -243,7 +243,7 @@ fn names_in_the_roofline_plot_never_cover_each_other() {
     for name in svg.split("<text ").skip(1).filter(|part| part.contains(": 10.00")) {
         heights.push(attribute(&format!(" {name}"), "y"));
     }
-    // Drawn four times as large as shown: 13 pixels of text.
+    // The drawing is four times as large as shown; text is 13 pixels high as shown.
     assert_eq!(heights.len(), 40);
     heights.sort_by(f64::total_cmp);
     assert!(heights.windows(2).all(|pair| pair[1] - pair[0] >= 4.0 * 13.0), "{heights:?}");
@@ -252,7 +252,7 @@ fn names_in_the_roofline_plot_never_cover_each_other() {
 }
 
 #[test]
-fn emulated_times_are_no_speed() {
+fn emulated_times_are_marked_as_meaningless() {
     let dir = folder();
     let emulated = json!({"device": "emulator", "times_mean_nothing": true, "roofline_gflops": null, "percent_of_roofline": null,
         "roofline_gb_per_s": null});
@@ -264,7 +264,7 @@ fn emulated_times_are_no_speed() {
 }
 
 #[test]
-fn damage_is_told_by_file_and_line() {
+fn damage_is_reported_by_file_and_line() {
     let dir = folder();
     let good = step("vcycle_f32", 4.0);
     let without = |key: &str| {
@@ -272,7 +272,7 @@ fn damage_is_told_by_file_and_line() {
         line.as_object_mut().expect("an object").remove(key);
         line.to_string()
     };
-    let but = |more: Value| with(good.clone(), more).to_string();
+    let changed = |more: Value| with(good.clone(), more).to_string();
     let metrics = r#"{"event":"eval","stage":1,"level":1,"step":0,"flops":0,"seconds":0.0,"valid_loss":7.0}"#;
     let damaged = [
         ("not json".to_string(), "not valid JSON"),
@@ -287,31 +287,31 @@ fn damage_is_told_by_file_and_line() {
             "not valid JSON",
         ),
         (good.to_string().replace("\"threads\":2", "\"threads\":NaN"), "not valid JSON"),
-        (but(json!({"ms_median": "NaN"})), "string"),
-        (but(json!({"ms_median": null})), "null"),
-        (but(json!({"ms_median": 0})), "ms_median"),
-        (but(json!({"ms_median": -1})), "ms_median"),
-        (but(json!({"ms_median": 1e300})), "1e300"),
-        (but(json!({"gflops": -1})), "gflops"),
-        (but(json!({"rss_mb": 1e25})), "rss_mb"),
-        (but(json!({"threads": -2})), "-2"),
-        (but(json!({"round": 0.5})), "0.5"),
-        (but(json!({"bench": "gemv"})), "gemv"),
-        (but(json!({"peer": "somebody"})), "precision"),
-        (but(json!({"label": ""})), "label"),
-        (but(json!({"label": "x".repeat(201)})), "label"),
-        (but(json!({"ms_by_operation": [1]})), "sequence"),
-        (but(json!({"ms_by_operation": {"linear": "long"}})), "string"),
-        (but(json!({"ms_by_operation": {"linear": -1.0}})), "ms_by_operation"),
-        (but(json!({"times_mean_nothing": 3})), "integer"),
+        (changed(json!({"ms_median": "NaN"})), "string"),
+        (changed(json!({"ms_median": null})), "null"),
+        (changed(json!({"ms_median": 0})), "ms_median"),
+        (changed(json!({"ms_median": -1})), "ms_median"),
+        (changed(json!({"ms_median": 1e300})), "1e300"),
+        (changed(json!({"gflops": -1})), "gflops"),
+        (changed(json!({"rss_mb": 1e25})), "rss_mb"),
+        (changed(json!({"threads": -2})), "-2"),
+        (changed(json!({"round": 0.5})), "0.5"),
+        (changed(json!({"bench": "gemv"})), "gemv"),
+        (changed(json!({"peer": "somebody"})), "precision"),
+        (changed(json!({"label": ""})), "label"),
+        (changed(json!({"label": "x".repeat(201)})), "label"),
+        (changed(json!({"ms_by_operation": [1]})), "sequence"),
+        (changed(json!({"ms_by_operation": {"linear": "long"}})), "string"),
+        (changed(json!({"ms_by_operation": {"linear": -1.0}})), "ms_by_operation"),
+        (changed(json!({"times_mean_nothing": 3})), "integer"),
         ("[".repeat(100_000), "not valid JSON"),
     ];
-    for (line, says) in damaged {
+    for (line, expected) in damaged {
         std::fs::write(dir.path().join("a.jsonl"), format!("{good}\n\n{line}\n")).expect("written");
         let error = fails(dir.path(), &["a.jsonl", "--out", "out"]);
-        assert!(error.contains("a.jsonl, line 3: ") && error.contains(says), "{line:.200}: {error}");
+        assert!(error.contains("a.jsonl, line 3: ") && error.contains(expected), "{line:.200}: {error}");
     }
-    assert!(!dir.path().join("out").exists(), "nothing is written on failure");
+    assert!(!dir.path().join("out").exists(), "output was written despite the error");
     std::fs::write(dir.path().join("a.jsonl"), "\n").expect("written");
     assert!(fails(dir.path(), &["a.jsonl"]).contains("a.jsonl holds no line"));
     assert!(fails(dir.path(), &["missing.jsonl"]).contains("missing.jsonl"));
@@ -323,7 +323,7 @@ fn damage_is_told_by_file_and_line() {
 }
 
 #[test]
-fn numbers_at_the_ends_of_what_is_measured() {
+fn extreme_numbers_can_be_drawn() {
     let dir = folder();
     let ends = [(1e-9, 1e24, 1.0), (1e12, 1.0, 1e24), (1.0, 0.0, 0.0), (1.0, 1e-300, 1e-300), (1.0, 1e24, 1e24)];
     let lines = ends.iter().enumerate().map(|(n, &(ms, flops, bytes))| {
@@ -347,7 +347,7 @@ fn numbers_at_the_ends_of_what_is_measured() {
 }
 
 #[test]
-fn what_bench_writes_is_read_with_its_label() {
+fn the_output_of_bench_is_read_with_its_label() {
     let dir = folder();
     for (label, subject, shape) in
         [("one", "step", "1,1,8,4,1,9"), ("two", "step", "1,1,8,4,1,9"), ("one", "layernorm", "3x8")]
@@ -355,7 +355,11 @@ fn what_bench_writes_is_read_with_its_label() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
         command.args(["bench", subject, "--shape", shape, "--rounds", "1", "--seconds", "0", "--threads", "1"]);
         let file = format!("{subject}-{label}.jsonl");
-        let out = command.args(["--label", label, "--json", &file]).current_dir(dir.path()).output().expect("it runs");
+        let out = command
+            .args(["--label", label, "--json", &file])
+            .current_dir(dir.path())
+            .output()
+            .expect("the binary runs");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
     let text = ok(dir.path(), &["step-one.jsonl", "step-two.jsonl", "layernorm-one.jsonl", "--out", "out"]);
@@ -367,7 +371,7 @@ fn what_bench_writes_is_read_with_its_label() {
     assert!(dir.path().join("out/roofline.svg").exists() && dir.path().join("out/step.svg").exists());
     for label in ["", " ", &"x".repeat(201)] {
         let args = ["bench", "layernorm", "--shape", "3x8", "--label", label];
-        let out = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("it runs");
+        let out = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("the binary runs");
         assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("1 to 200"), "{label:?}");
     }
     let line = std::fs::read_to_string(dir.path().join("step-one.jsonl")).expect("lines");

@@ -1,4 +1,4 @@
-//! Promise: the commands do what their help says, on real files, alone and one after another.
+//! Promise: the commands do what their help says, on real files, alone and in sequence.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,14 +8,14 @@ fn vcycle(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(dir).output().expect("the binary runs")
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a command that must succeed. Returns standard output.
 fn ok(dir: &Path, args: &[&str]) -> String {
     let out = vcycle(dir, args);
     assert!(out.status.success(), "{args:?} failed: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).expect("UTF-8")
 }
 
-/// A folder with a small text and a three-level configuration.
+/// Creates a folder with a small text and a three-level configuration.
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let text: String = (0..4000).map(|i| format!("the {} of the {} states\n", i % 97, i % 13)).collect();
@@ -61,7 +61,7 @@ fn events(dir: &Path, run: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn three_levels_in_train() {
+fn train_generate_and_eval_with_three_levels() {
     let dir = workplace();
     let out = ok(
         dir.path(),
@@ -78,7 +78,7 @@ fn three_levels_in_train() {
         all.iter().filter(|e| e["event"] == "operator").filter_map(|e| e["name"].as_str()).collect();
     assert_eq!(operators, ["coalesce", "coalesce", "interpolate", "interpolate"]);
     assert!(events(dir.path(), "run/scratch").iter().filter(|e| e["event"] == "step").count() == 8);
-    // A model that trained can speak, also beyond its context, and be scored.
+    // The trained model can generate, also from prompts longer than its context, and be evaluated.
     let model = "run/vcycle/model";
     let long = "the states ".repeat(20);
     let continued = ok(dir.path(), &["generate", model, "--prompt", &long, "--tokens", "20"]);
@@ -88,7 +88,7 @@ fn three_levels_in_train() {
     assert!(report.contains("perplexity:") && report.contains("bits per byte:"), "{report}");
     // Each of the 4,000 lines has six words.
     assert!(report.contains("per word (all losses over 24000 words)"), "{report}");
-    // Windows that do not overlap are the default; in others the same tokens are scored.
+    // By default the windows do not overlap. With overlapping windows the same tokens are scored.
     assert_eq!(ok(dir.path(), &["eval", model, "--data", "text.txt", "--stride", "16"]), report);
     let closer = ok(dir.path(), &["eval", model, "--data", "text.txt", "--stride", "4"]);
     let scored = |report: &str| report.lines().find(|line| line.starts_with("tokens scored:")).map(str::to_string);
@@ -100,7 +100,7 @@ fn three_levels_in_train() {
     }
     std::fs::write(dir.path().join("lines.txt"), "the 3 of the 5 states\n\nof the states\n").expect("written");
     let known = ok(dir.path(), &["eval", model, "--data", "lines.txt", "--last-word"]);
-    // A space and six letters, by characters.
+    // The last word, with its space, has seven characters, each a token.
     assert!(known.contains("words scored:         2 (14 tokens)") && known.contains("accuracy:"), "{known}");
 }
 
@@ -114,11 +114,11 @@ fn a_run_repeats_bit_for_bit_on_any_number_of_threads() {
     let weights =
         |run: &str| std::fs::read(dir.path().join(run).join("vcycle/model/model.safetensors")).expect("weights");
     assert_eq!(weights("a"), weights("b"));
-    assert_ne!(weights("a"), weights("c"), "another seed, another model");
+    assert_ne!(weights("a"), weights("c"), "another seed must give another model");
 }
 
 #[test]
-fn operators_on_checkpoints_three_levels_down_and_up() {
+fn operator_commands_map_checkpoints_down_and_up_three_levels() {
     let dir = workplace();
     ok(dir.path(), &["train", "three.toml", "--out", "run", "--quiet"]);
     let (big, at) = ("run/vcycle/model", dir.path());
@@ -139,7 +139,8 @@ fn operators_on_checkpoints_three_levels_down_and_up() {
     ok(at, &["decoalesce", "m2", "--shares", "random", "--seed", "3", "--out", "up1"]);
     ok(at, &["decoalesce", "m2", "--like", big, "--width", "paper", "--depth", "copy", "--out", "paper"]);
     ok(at, &["interpolate", big, "m2", "--alpha", "0.5", "--out", "mixed"]);
-    // Exact and identity keep the function: m2 and what it grew into score alike, to the printed digit.
+    // Width `exact` and depth `identity` keep the function: m2 and the model grown from it have the same printed
+    // scores.
     let score = |model: &str| ok(at, &["eval", model, "--data", "text.txt"]);
     assert_eq!(score("m2"), score("up1"));
     assert_ne!(score("m2"), score("paper"));
@@ -147,14 +148,14 @@ fn operators_on_checkpoints_three_levels_down_and_up() {
 }
 
 #[test]
-fn operators_leave_out_a_vocabulary_of_unknown_case_and_say_so() {
+fn operators_omit_a_vocabulary_of_unknown_case_with_a_note() {
     let dir = workplace();
     let at = dir.path();
     ok(at, &["train", "three.toml", "--out", "run", "--quiet"]);
     let big = "run/vcycle/model";
     std::fs::remove_file(at.join(big).join("tokenizer.json")).expect("removed");
     std::fs::write(at.join(big).join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\n").expect("written");
-    let said = |args: &[&str], noted: bool| {
+    let run = |args: &[&str], noted: bool| {
         let out = vcycle(at, args);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(out.status.success(), "{text}");
@@ -163,18 +164,18 @@ fn operators_leave_out_a_vocabulary_of_unknown_case_and_say_so() {
         assert!(notes.iter().all(|note| note.starts_with("note: ") && note.contains("do_lower_case")), "{text}");
     };
     let has = |model: &str| at.join(model).join("tokenizer.json").exists();
-    said(&["coalesce", big, "--layers", "2", "--heads", "2", "--out", "small"], true);
-    said(&["interpolate", big, "small", "--alpha", "0.5", "--out", "mixed"], true);
+    run(&["coalesce", big, "--layers", "2", "--heads", "2", "--out", "small"], true);
+    run(&["interpolate", big, "small", "--alpha", "0.5", "--out", "mixed"], true);
     std::fs::copy(at.join(big).join("vocab.txt"), at.join("small/vocab.txt")).expect("copied");
-    said(&["decoalesce", "small", "--out", "grown"], true);
+    run(&["decoalesce", "small", "--out", "grown"], true);
     assert!(!has("small") && !has("mixed") && !has("grown"));
     std::fs::write(at.join(big).join("tokenizer_config.json"), r#"{"do_lower_case": true}"#).expect("written");
-    said(&["coalesce", big, "--layers", "2", "--heads", "2", "--out", "with"], false);
+    run(&["coalesce", big, "--layers", "2", "--heads", "2", "--out", "with"], false);
     assert!(has("with"));
 }
 
 #[test]
-fn the_tiny_configuration_and_info() {
+fn the_tiny_configuration_trains_and_all_configurations_parse() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::tempdir().expect("a folder");
     let run = out.path().join("run");
@@ -185,6 +186,6 @@ fn the_tiny_configuration_and_info() {
     assert!(ok(root, &["info"]).contains("devices:"));
     for file in std::fs::read_dir(root.join("configs")).expect("configs") {
         let path = file.expect("a file").path();
-        vcycle::config::Config::read(&path, &[]).expect("a configuration that fits");
+        vcycle::config::Config::read(&path, &[]).expect("a valid configuration");
     }
 }

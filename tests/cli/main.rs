@@ -1,4 +1,4 @@
-//! The commands: their output, help, reports and pages, and what they say about bad input.
+//! The commands: their output, help, reports and pages, and their errors on bad input.
 
 mod bad_input;
 mod bench;

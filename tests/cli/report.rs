@@ -1,4 +1,5 @@
-//! Promise: runs are compared exactly as their metrics say, in text, JSON, pictures and on the page; damage is told by line.
+//! Promise: comparisons of runs agree exactly with their metrics, in text, JSON, pictures and on the page; damage is
+//! reported by line.
 
 use super::xml;
 
@@ -18,7 +19,7 @@ fn ok(dir: &Path, args: &[&str]) -> String {
     String::from_utf8(out.stdout).expect("UTF-8")
 }
 
-/// The sentence with which a command must fail.
+/// Runs a command that must fail with exit code 2. Returns the message.
 fn fails(dir: &Path, args: &[&str]) -> String {
     let out = vcycle(dir, args);
     let error = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -28,7 +29,7 @@ fn fails(dir: &Path, args: &[&str]) -> String {
 
 fn position(event: &str, stage: usize, level: usize, step: u64) -> Value {
     let flops = step * 1_000_000_000;
-    // In no proportion to FLOPs: the first 60 steps take a quarter of a second each, those after them a whole one.
+    // Not proportional to FLOPs: the first 60 steps take a quarter of a second each, later ones a second.
     let seconds = step.min(60) as f64 / 4.0 + step.saturating_sub(60) as f64;
     json!({"event": event, "stage": stage, "level": level, "step": step, "flops": flops, "hardware_flops": flops,
         "seconds": seconds})
@@ -40,7 +41,7 @@ fn with(mut event: Value, more: Value) -> Value {
     event
 }
 
-/// (stage, level, step, loss)
+/// Returns evaluations given as (stage, level, step, loss).
 fn evaluations(points: &[(usize, usize, u64, f64)]) -> Vec<Value> {
     let eval = |&(stage, level, step, loss): &(usize, usize, u64, f64)| {
         with(position("eval", stage, level, step), json!({"valid_loss": loss, "tokens": 100}))
@@ -54,11 +55,12 @@ fn write(path: &Path, lines: &[Value]) {
     std::fs::write(path, text).expect("written");
 }
 
-/// A run whose V-cycle is as good as scratch (4.0 at step 100) at step 75, and a trial that never is.
+/// Writes a run whose V-cycle reaches the best loss of its scratch run (4.0 at step 100) at step 75, and a trial that
+/// never does.
 fn runs() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let scratch = [(1, 1, 0, 7.0), (1, 1, 50, 5.0), (1, 1, 100, 4.0), (1, 1, 120, 4.1)];
-    // Level 2 is better than scratch ever was, which does not count.
+    // Level 2 is better than the scratch run's best, which does not count.
     let cycle = [
         (1, 1, 0, 7.0),
         (1, 1, 10, 6.5),
@@ -76,7 +78,7 @@ fn runs() -> TempDir {
 }
 
 #[test]
-fn savings_are_exact_and_misses_are_told() {
+fn savings_are_exact_and_misses_are_reported() {
     let dir = runs();
     let text = ok(dir.path(), &["compare", "run", "trial.jsonl"]);
     let row = |name: &str, text: &str| -> Vec<String> {
@@ -112,21 +114,29 @@ fn baselines_by_name_and_by_path() {
         serde_json::from_str::<Value>(&out).expect("JSON")["baselines"].clone()
     };
     assert_eq!(baselines(&["run", "trial.jsonl", "--baseline", "trial"]), json!(["trial"]));
-    assert_eq!(baselines(&["trial.jsonl", "--baseline", "run"]), json!(["run/scratch"]), "of a run its scratch side");
+    assert_eq!(
+        baselines(&["trial.jsonl", "--baseline", "run"]),
+        json!(["run/scratch"]),
+        "the baseline of a run is its scratch branch"
+    );
     assert_eq!(
         baselines(&["run/vcycle", "run", "--baseline", "run/vcycle", "--baseline", "trial.jsonl"]),
         json!(["run/vcycle", "trial"])
     );
-    assert_eq!(baselines(&["trial.jsonl", "run/vcycle/metrics.jsonl"]), json!(["trial"]), "else the first");
+    assert_eq!(
+        baselines(&["trial.jsonl", "run/vcycle/metrics.jsonl"]),
+        json!(["trial"]),
+        "without a scratch run, the first run"
+    );
     let error = fails(at, &["compare", "run", "--baseline", "nobody"]);
     assert!(error.contains("nobody") && error.contains("run/vcycle, run/scratch"), "{error}");
-    // Two runs of one name are told apart by their paths; one given twice counts once.
+    // Two runs with the same name are distinguished by their paths; a run given twice counts once.
     write(&at.join("other/run/scratch/metrics.jsonl"), &evaluations(&[(1, 1, 0, 7.0), (1, 1, 10, 4.0)]));
     assert_eq!(baselines(&["run", "run/scratch", "other/run"]), json!(["run/scratch", "other/run/scratch"]));
 }
 
 #[test]
-fn damage_is_told_by_line_and_a_cut_off_end_is_no_damage() {
+fn damage_is_reported_by_line_but_a_truncated_last_line_is_only_noted() {
     let dir = runs();
     let at = dir.path();
     let file = at.join("run/vcycle/metrics.jsonl");
@@ -159,7 +169,7 @@ fn damage_is_told_by_line_and_a_cut_off_end_is_no_damage() {
 }
 
 #[test]
-fn the_picture_is_well_formed_and_says_what_it_shows() {
+fn the_picture_is_well_formed_and_labelled() {
     let dir = runs();
     let named = "a<b>&\"c'\u{7}";
     std::fs::rename(dir.path().join("trial.jsonl"), dir.path().join(format!("{named}.jsonl"))).expect("renamed");
@@ -183,7 +193,7 @@ fn the_picture_is_well_formed_and_says_what_it_shows() {
 }
 
 #[test]
-fn pictures_of_any_curve() {
+fn any_curve_can_be_drawn() {
     let dir = tempfile::tempdir().expect("a folder");
     let huge =
         |loss: f64| with(evaluations(&[(1, 1, 1, loss)])[0].clone(), json!({"flops": u64::MAX, "seconds": 1e11}));
@@ -208,8 +218,8 @@ fn pictures_of_any_curve() {
     assert!(text.contains("0/vcycle never improved on its initial weights"), "{text}");
 }
 
-/// The lines of a whole side, as `vcycle train` writes them, with one of a later version.
-fn whole_side(name: &str) -> Vec<Value> {
+/// Returns the lines of a whole branch, as `vcycle train` writes them, and one from a later version.
+fn whole_branch(name: &str) -> Vec<Value> {
     let begin = json!({"name": "one", "steps": 900, "parameters": 940800, "layers": 4, "width": 128});
     let mut lines = vec![with(position("stage", 1, 1, 0), begin)];
     lines.extend(evaluations(&[(1, 1, 0, 7.0)]));
@@ -224,16 +234,16 @@ fn whole_side(name: &str) -> Vec<Value> {
     let summary = json!({"resident_bytes": 1_048_576_000u64, "tokens_per_second": 12345.6, "waited_seconds": 0.25,
         "operations": operations, "sample": if name == "vcycle" { sample } else { Value::Null }});
     lines.push(with(position("summary", 1, 1, 900), summary));
-    lines.push(json!({"event": "of a later version", "anything": []}));
+    lines.push(json!({"event": "from a later version", "anything": []}));
     lines
 }
 
 #[test]
-fn the_page_holds_everything_escapes_it_and_needs_nothing() {
+fn the_page_is_complete_escaped_and_self_contained() {
     let dir = tempfile::tempdir().expect("a folder");
     let run = dir.path().join("a<run>");
-    for side in ["vcycle", "scratch"] {
-        write(&run.join(side).join("metrics.jsonl"), &whole_side(side));
+    for branch in ["vcycle", "scratch"] {
+        write(&run.join(branch).join("metrics.jsonl"), &whole_branch(branch));
     }
     let about = json!({"format": 1, "version": "0.1.0", "revision": "abc123", "command": ["vcycle", "train", "a b.toml"],
         "device": "cpu", "threads": 2, "machine": "<Machine> & Co", "vector_unit": "AVX2", "started": "2026-01-02T03:04:05Z"});
@@ -262,13 +272,13 @@ fn the_page_holds_everything_escapes_it_and_needs_nothing() {
     for outside in ["http", "<script", "src=", "href=", "url(", "@import", "<img", "<link"] {
         assert!(!page.contains(outside), "{outside} is in the page");
     }
-    // Void elements, which XML closes and HTML does not, are in the head alone.
+    // Void elements, which HTML does not close, occur only in the head.
     let body = page.split_once("<body>").expect("a body").1;
     assert_well_formed(&format!("<body>{}", body.split_once("</html>").expect("an end").0));
 }
 
 #[test]
-fn runs_of_earlier_versions_and_unfinished_ones_have_pages() {
+fn runs_of_earlier_versions_and_unfinished_runs_have_pages() {
     let dir = runs();
     ok(dir.path(), &["report", "run"]);
     let page = || std::fs::read_to_string(dir.path().join("run/report.html")).expect("a page");
@@ -282,11 +292,11 @@ fn runs_of_earlier_versions_and_unfinished_ones_have_pages() {
     assert!(page().contains("No evaluation of level 1 yet."));
     std::fs::write(dir.path().join("run/run.json"), "[]").expect("written");
     assert!(fails(dir.path(), &["report", "run"]).contains("run/run.json: "));
-    assert!(page().contains("No evaluation of level 1 yet."), "the earlier page stays");
+    assert!(page().contains("No evaluation of level 1 yet."), "the earlier page was not kept");
 }
 
 #[test]
-fn what_train_writes_is_read() {
+fn the_output_of_train_is_read() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().expect("a folder");
     let run = dir.path().join("tiny");
@@ -299,7 +309,7 @@ fn what_train_writes_is_read() {
     ok(root, &["report", run]);
     let page = std::fs::read_to_string(dir.path().join("tiny/report.html")).expect("a page");
     assert!(page.contains("Training loss") && page.contains("coalesce") && page.contains("interpolate"), "{page}");
-    // What a run on images measures.
+    // The metrics of a run on images.
     let run = dir.path().join("images");
     let run = run.to_str().expect("UTF-8");
     ok(root, &["train", "configs/deit-tiny.toml", "--out", run, "--quiet", "--set", "data.images.workers=2"]);
@@ -307,9 +317,11 @@ fn what_train_writes_is_read() {
     assert!(page.contains("<td>images/vcycle</td><td>top-1</td>") && page.contains("top-5 of held-out examples"));
 }
 
-/// Evaluations of a side with what they measured; one of level 2, which does not count, and one without numbers.
+/// Returns the evaluations of a branch with accuracy and F1. One is from level 2, which does not count, and one has no
+/// usable metrics.
 fn measured(values: [[f64; 2]; 3]) -> Vec<Value> {
-    let of = |[accuracy, f1]: [f64; 2]| json!({"measures": {"accuracy": accuracy, "f1": f1, "of a later version": 1}});
+    let of =
+        |[accuracy, f1]: [f64; 2]| json!({"measures": {"accuracy": accuracy, "f1": f1, "from a later version": 1}});
     let mut lines = evaluations(&[(1, 1, 0, 7.0), (1, 2, 10, 3.0), (1, 1, 20, 5.0), (1, 1, 30, 4.0), (1, 1, 40, 4.5)]);
     for (line, values) in [(0, values[0]), (1, [1.0, 1.0]), (2, values[1]), (4, values[2])] {
         lines[line] = with(lines[line].clone(), of(values));
@@ -319,7 +331,7 @@ fn measured(values: [[f64; 2]; 3]) -> Vec<Value> {
 }
 
 #[test]
-fn measures_of_labelled_examples_are_compared_and_shown() {
+fn metrics_of_labelled_examples_are_compared_and_shown() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = dir.path();
     write(&at.join("run/vcycle/metrics.jsonl"), &measured([[0.5, 0.25], [0.9, 0.75], [0.875, 0.8]]));
@@ -357,7 +369,7 @@ fn measures_of_labelled_examples_are_compared_and_shown() {
     }
     let body = page.split_once("<body>").expect("a body").1;
     assert_well_formed(&format!("<body>{}", body.split_once("</html>").expect("an end").0));
-    // Where nothing was measured nothing is said of it.
+    // Runs without metrics have no such table.
     let dir = runs();
     ok(dir.path(), &["report", "run"]);
     let page = std::fs::read_to_string(dir.path().join("run/report.html")).expect("a page");

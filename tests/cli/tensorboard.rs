@@ -1,11 +1,13 @@
-//! Promise: TensorBoard reads what `train::tensorboard` writes, and a run that goes on leaves the file of one that never
-//! stopped. `tests/cli/tensorboard_events/events.py` wrote the bytes compared with, by TensorBoard's own library.
+//! Promise: TensorBoard can read what `runlog::tensorboard` writes, and a resumed run leaves the same file as a run
+//! that never stopped. The expected bytes were written by TensorBoard's own library
+//! (`tests/cli/tensorboard_events/events.py`).
 
 use std::path::Path;
 use vcycle::runlog::tensorboard::{FILE, TensorBoard};
 
 const GOLDEN: &[u8] = include_bytes!("tensorboard_events/events");
-/// The first record: 8 bytes of length, 4 of checksum, 24 of an event with a time (at 13) and a version, 4 of checksum.
+/// The size of the first record: 8 bytes of length, 4 of checksum, 24 of an event with a time (at 13) and a version, 4
+/// of checksum.
 const FIRST: usize = 40;
 const TIME: std::ops::Range<usize> = 13..21;
 
@@ -24,7 +26,7 @@ fn other_events(board: &mut TensorBoard) {
     board.scalars(70_000_000_000, 1.8e9, &[(long.as_str(), 3.25), ("inf", f64::INFINITY)]).expect("written");
 }
 
-/// CRC-32C bit by bit, masked as TFRecord has it.
+/// Computes the CRC-32C bit by bit, masked as in TFRecord files.
 fn checksum(bytes: &[u8]) -> u32 {
     let crc = !bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (0x82F6_3B78 & (crc & 1).wrapping_neg()))
@@ -33,7 +35,7 @@ fn checksum(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn the_bytes_are_those_of_the_library() {
+fn the_bytes_match_those_of_tensorboards_library() {
     assert_eq!(checksum(b"123456789"), 0xE306_9283u32.rotate_right(15).wrapping_add(0xA282_EAD8));
     let dir = tempfile::tempdir().expect("a folder");
     let mut board = TensorBoard::create(dir.path()).expect("created");
@@ -43,7 +45,7 @@ fn the_bytes_are_those_of_the_library() {
     let bytes = written(dir.path());
     assert_eq!(board.bytes_written(), bytes.len() as u64);
     assert_eq!(&bytes[FIRST..], &GOLDEN[FIRST..]);
-    // The first event holds the time of its writing.
+    // The first event contains the time at which it was written.
     let mut first = bytes[..FIRST].to_vec();
     first[TIME].copy_from_slice(&GOLDEN[TIME]);
     assert_eq!(first[..FIRST - 4], GOLDEN[..FIRST - 4]);
@@ -61,7 +63,7 @@ fn the_bytes_are_those_of_the_library() {
 }
 
 #[test]
-fn a_resumed_file_goes_on_at_its_checkpoint() {
+fn a_resumed_file_continues_at_its_checkpoint() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut board = TensorBoard::create(dir.path()).expect("created");
     first_event(&mut board);
@@ -77,7 +79,7 @@ fn a_resumed_file_goes_on_at_its_checkpoint() {
 }
 
 #[test]
-fn files_that_are_there_missing_or_short_are_told() {
+fn existing_missing_and_truncated_files_are_reported() {
     let dir = tempfile::tempdir().expect("a folder");
     let missing = TensorBoard::resume(dir.path(), 0).err().expect("no file").to_string();
     assert!(missing.contains(FILE), "{missing}");

@@ -1,6 +1,6 @@
-//! Markup that a browser takes without guessing.
+//! Checks that markup is well-formed.
 
-/// Elements closed in order, attributes quoted, and no bare `<` or `&`.
+/// Asserts that elements are closed in order, attributes are quoted, and there is no bare `<` or `&`.
 pub fn assert_well_formed(xml: &str) {
     let mut open: Vec<&str> = Vec::new();
     let mut rest = xml;

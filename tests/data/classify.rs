@@ -1,4 +1,4 @@
-//! Labelled texts: what a file says is what batches hold, and what is wrong with it is told by its line.
+//! Labelled texts: batches hold the file's examples, and errors name its line.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -30,16 +30,16 @@ impl Folder {
         Classification::open(&self.file(content), &toml::from_str(config).unwrap(), None, &BYTE, context)
     }
 
-    /// That `content` is refused, with the name of the file and `parts`.
+    /// Asserts that `content` is refused with a message that names the file and contains `parts`.
     fn refuses(&self, content: &str, config: &str, parts: &[&str]) {
-        let Err(error) = self.open(content, config, 16) else { panic!("no error; wanted one with {parts:?}") };
+        let Err(error) = self.open(content, config, 16) else { panic!("no error; expected one with {parts:?}") };
         let text = error.to_string();
         assert!(text.contains("examples.tsv"), "{text}");
         assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} are not in: {text}");
     }
 }
 
-/// Rows as text, special tokens by a letter, with types and labels.
+/// The rows of a batch: text with one character per special token, segment types, and label.
 fn rows(
     batch: usize,
     context: usize,
@@ -50,13 +50,13 @@ fn rows(
     let (mut ids, mut types, mut mask) =
         (vec![-7; batch * context], vec![-7; batch * context], vec![-7; batch * context]);
     let (mut classes, mut values) = (vec![-7; batch], vec![-7.0; batch]);
-    let told = if regression { (0, batch) } else { (batch, 0) };
+    let sizes = if regression { (0, batch) } else { (batch, 0) };
     fill(&mut ClassifyBatch {
         ids: &mut ids,
         types: &mut types,
         mask: &mut mask,
-        classes: &mut classes[..told.0],
-        values: &mut values[..told.1],
+        classes: &mut classes[..sizes.0],
+        values: &mut values[..sizes.1],
     });
     let special = BYTE.special_tokens().unwrap();
     let text = |(&id, &there): (&i32, &i32)| {
@@ -114,15 +114,15 @@ fn single_sentences_by_number_without_a_header() {
     let folder = Folder::new();
     let columns = "sentence = 4\nlabel = 2\n";
     let data = folder.open("gj04\t1\t\tabc\ngj04\t3\t*\tabcdefghi", columns, 8).unwrap();
-    // Class 2 is left out by chance.
+    // Class 2 does not occur in the file.
     assert_eq!(data.labels(), &Labels::Classes(["0", "1", "2", "3"].map(str::to_owned).to_vec()));
     let (_, rows) = in_order(&data, 0, 2, 8);
     assert_eq!(rows, [row("^abc|...", "00000000", 1.0), row("^abcdef|", "00000000", 3.0)]);
-    // A header is passed over when the configuration says there is one.
+    // A header is skipped if the configuration declares one.
     let data =
         folder.open("source\tlabel\tmark\ttext\na\t1\t\tx\nb\t0\t\ty", &format!("{columns}header = true"), 8).unwrap();
     assert_eq!(data.len(), 2);
-    // The order of classes may be told, and holds for the file that is measured on.
+    // The configuration may set the order of classes, which then applies to the evaluation file, too.
     let named = folder.open("a\tno\t\tx", &format!("{columns}classes = [\"yes\", \"no\"]"), 8).unwrap();
     assert_eq!(in_order(&named, 0, 1, 8).1[0].2, 1.0);
     let config: ClassifyConfig = toml::from_str(columns).unwrap();
@@ -132,7 +132,7 @@ fn single_sentences_by_number_without_a_header() {
 }
 
 #[test]
-fn numbers_to_be_approximated() {
+fn regression_labels_are_numbers() {
     let folder = Folder::new();
     let data = folder.open("2.5\tab\n-1e-1\tc", "sentence = 2\nlabel = 1\nregression = true", 6).unwrap();
     let (_, rows) = in_order(&data, 0, 3, 6);
@@ -158,14 +158,14 @@ fn every_epoch_has_each_example_once_in_another_order() {
         assert_eq!(sorted, letters.iter().map(|c| format!("^{c}|")).collect::<Vec<_>>());
         assert!(epochs[..number].iter().all(|other| other != epoch) && sorted != *epoch);
     }
-    // Two processes share the examples that one would see.
+    // Two processes together get the examples that one would.
     let of_rank = |rank| batch(Sampler { rank, world: 2, ..SAMPLER }, 7, 2);
     assert_eq!([of_rank(0), of_rank(1)].concat(), batch(SAMPLER, 7, 4));
     assert_ne!(batch(SAMPLER, 7, 4), batch(Sampler { seed: 4, ..SAMPLER }, 7, 4));
 }
 
 #[test]
-fn mistakes_are_told_by_file_and_line() {
+fn errors_name_file_and_line() {
     let folder = Folder::new();
     let config = "sentence = \"s\"\nlabel = \"l\"";
     folder.refuses("s\tl\na\t1\nb\n", config, &["line 3", "1 columns", "label is column 2"]);
@@ -181,7 +181,7 @@ fn mistakes_are_told_by_file_and_line() {
         &["line 3", "maybe", "yes, no"],
     );
     folder.refuses("s\tl\na\tno\n", &format!("{config}\nclasses = [\"no\", \"no\"]"), &["2 labels, 1 of them"]);
-    folder.refuses("s\tl\na\t1\n", &format!("{config}\nclasses = [\"0\", \"1\"]\nregression = true"), &["keep one"]);
+    folder.refuses("s\tl\na\t1\n", &format!("{config}\nclasses = [\"0\", \"1\"]\nregression = true"), &["remove one"]);
     folder.refuses("a\t1\n", "sentence = 0\nlabel = 2", &["counted from 1"]);
     folder.refuses("a\t0\nb\t10000", "sentence = 1\nlabel = 2", &["10001 classes"]);
     assert!(toml::from_str::<ClassifyConfig>("sentence = 1\nlabel = 2\nlabels = 3").is_err());
@@ -196,7 +196,7 @@ fn mistakes_are_told_by_file_and_line() {
     rows(2, 15, data.labels(), |out| {
         let error = data.training_batch(&SAMPLER, 0, 2, out).expect_err("another context").to_string();
         assert!(error.contains("2 x 16") && error.contains("[30, 30, 30]"), "{error}");
-        // What is not filled would not be text.
+        // Nothing was filled in; write text that `rows` can read.
         out.ids.fill(b'a'.into());
         out.mask.fill(1);
     });

@@ -1,4 +1,4 @@
-//! Promise: `vcycle data` does what its help says, and a run trains on prepared data and on token files as on a text.
+//! Promise: `vcycle data` works as its help text says, and runs train on prepared data and on token files as on text.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -29,7 +29,7 @@ fn ok(dir: &Path, args: &[&str]) -> String {
     String::from_utf8(out.stdout).expect("UTF-8")
 }
 
-/// The message of a command that must fail with code 2 and leave `out` unmade.
+/// Asserts that a command fails with code 2 and does not create `out`. Returns its error message.
 fn refused(dir: &Path, args: &[&str]) -> String {
     let out = vcycle(dir, args);
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -47,7 +47,7 @@ fn weights(dir: &Path, run: &str) -> Vec<u8> {
     std::fs::read(dir.join(run).join("vcycle/model/model.safetensors")).expect("weights")
 }
 
-/// A folder with a text whose lines are all documents, and `prep`, prepared from it.
+/// A folder with a text in which each line is a document, and the folder `prep` prepared from it.
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let text: String = (0..300).map(|i| format!("line {i} of the text\n")).collect();
@@ -58,11 +58,11 @@ fn workplace() -> TempDir {
     dir
 }
 
-fn u16_tokens(dir: &Path, side: &str) -> Vec<u8> {
+fn u16_tokens(dir: &Path, split: &str) -> Vec<u8> {
     let mut names: Vec<_> =
         std::fs::read_dir(dir.join("prep")).expect("a folder").map(|e| e.expect("a file")).collect();
     names.sort_by_key(std::fs::DirEntry::file_name);
-    let files = names.iter().filter(|entry| entry.file_name().to_string_lossy().starts_with(side));
+    let files = names.iter().filter(|entry| entry.file_name().to_string_lossy().starts_with(split));
     let shards = files.map(|entry| vcycle::data::tokens::shard::Shard::open(&entry.path()).expect("a shard"));
     shards.flat_map(|s| (0..s.len()).flat_map(|i| (s.token(i) as u16).to_le_bytes()).collect::<Vec<u8>>()).collect()
 }
@@ -76,7 +76,7 @@ fn prepared_data_and_its_files_train_alike() {
     let files = "train = [\"prep/train-00000.bin\", \"prep/train-00001.bin\"]\nvalid = [\"prep/valid-00000.bin\"]";
     let printed = train(at, files, "files");
     assert_eq!(weights(at, "prepared"), weights(at, "files"));
-    // Without a tokenizer there is no text.
+    // Without a tokenizer, the model cannot generate text.
     assert!(!printed.contains("try:") && !at.join("files/vcycle/model/tokenizer.json").exists(), "{printed}");
     let text = refused(at, &["generate", "files/vcycle/model", "--prompt", "line"]);
     assert!(text.contains("has no tokenizer.json") && text.contains("data.tokenizer"), "{text}");
@@ -92,7 +92,7 @@ fn prepared_data_and_its_files_train_alike() {
 }
 
 #[test]
-fn token_files_of_others_train() {
+fn token_files_of_other_programs_train() {
     let dir = workplace();
     let at = dir.path();
     std::fs::create_dir(at.join("nano")).expect("a folder");
@@ -125,7 +125,7 @@ fn token_files_of_others_train() {
 }
 
 #[test]
-fn exactly_one_form_of_data_with_its_own_keys() {
+fn exactly_one_data_source_with_its_own_keys() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = dir.path();
     for (data, says) in [
@@ -152,7 +152,7 @@ fn exactly_one_form_of_data_with_its_own_keys() {
 }
 
 #[test]
-fn show_tells_what_a_file_is_and_whether_it_is_whole() {
+fn show_describes_files_and_detects_damage() {
     let dir = workplace();
     let at = dir.path();
     let shown = ok(at, &["data", "show", "prep/train-00001.bin", "--tokens", "5"]);
@@ -176,7 +176,7 @@ fn show_tells_what_a_file_is_and_whether_it_is_whole() {
 }
 
 #[test]
-fn prepare_refuses_what_it_cannot_do() {
+fn prepare_refuses_invalid_arguments() {
     let dir = workplace();
     let at = dir.path();
     std::fs::write(at.join("bad.jsonl"), "{\"text\": \"a\"}\n{\"text\": 7}\n").expect("written");

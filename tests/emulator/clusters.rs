@@ -1,4 +1,4 @@
-//! Clusters of two blocks that bring each other tiles, and what is reported where they do it wrongly.
+//! Clusters of two blocks that load tiles for each other, and the reports about clusters that do it wrongly.
 
 use super::{launch_on, region};
 use half::bf16;
@@ -12,7 +12,7 @@ const SOURCE: &str = include_str!("kernels/clusters.cu");
 const STEPS: usize = 5;
 const BLOCKS: usize = 4;
 
-/// Name, and parts of the report, one of which there must be.
+/// Name, and what the report must contain: one of the alternatives separated by `|`.
 const BUGS: &[(&str, &str)] = &[
     ("kNoMeeting", "race|not initialised"),
     ("kBlocksMeetAlone", "race|not initialised"),
@@ -31,7 +31,7 @@ fn a(row: usize, column: usize) -> f32 {
     ((7 * row + 3 * column) % 32) as f32
 }
 
-/// What each block leaves: sums of columns, times its number in its cluster plus one.
+/// Runs a kernel. Returns what each block writes: the column sums, times its rank in the cluster plus one.
 fn run(name: &str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>) {
     let mut emulator = Emulator::new(options);
     let rows = 64 * STEPS;
@@ -77,13 +77,14 @@ fn every_misuse_is_noticed_in_every_schedule() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
-/// Without any one of its barriers, fences, waits and arrivals the correct one fails in some schedule.
+/// The correct kernel fails in some schedule if any one of its barriers, fences, waits and arrivals is dropped.
 #[test]
 fn every_site_is_missed() {
     let log = Arc::new(Mutex::new(Log::default()));
     run("kNone", Options { log: Some(log.clone()), ..Options::default() }).1.expect("a correct kernel");
     let sites: Vec<Site> = log.lock().expect("the log").sites.keys().cloned().collect();
-    // Two inits and their fence; both meetings; of both sides waits and arrivals; the barrier of a warp.
+    // Two inits and their fence; both cluster barriers; a wait and an arrival each of producer and consumers; the
+    // barrier of a warp.
     assert_eq!(sites.len(), 10, "{sites:?}");
     for site in sites {
         let noticed = Options::schedules(true).into_iter().any(|options| {
@@ -105,13 +106,13 @@ fn grids_are_whole_clusters() {
     assert!(error.contains("1024 threads are more than the checks can track"), "{error}");
 }
 
-/// What another block of the cluster did is told with that block.
+/// A report names the block of the cluster that made the other access.
 #[test]
 fn reports_name_the_other_block() {
-    let told = |bug: &str, part: &str| {
+    let reported = |bug: &str, part: &str| {
         let texts = Options::schedules(true).map(|options| run(bug, options).1.expect_err("a defect"));
         assert!(texts.iter().any(|text| text.contains(part)), "{texts:#?}");
     };
-    told("kBlocksMeetAlone", "written by thread (0, 0, 0) of block (1, 0, 0)");
-    told("kReleasedHereOnly", " of block 1 of the cluster (initialised in");
+    reported("kBlocksMeetAlone", "written by thread (0, 0, 0) of block (1, 0, 0)");
+    reported("kReleasedHereOnly", " of block 1 of the cluster (initialised in");
 }

@@ -1,6 +1,6 @@
-//! Promise: a kernel that crashes the process without checks is told, with what it did and how to find the line, and the exit code
-//! is that of every error; a process that crashes later says that a kernel may have damaged it; and without kernels a crash stays
-//! what it was.
+//! Promise: when a kernel that runs without checks crashes the process, a message says what it did and how to find the
+//! line, and the exit code is that of any error. When the process crashes later, the message says that a kernel may
+//! have damaged its memory. Without kernels a crash stays an ordinary crash.
 
 use super::region;
 use std::os::unix::process::ExitStatusExt;
@@ -12,7 +12,7 @@ use vcycle::device::ops::Access;
 
 const CASE: &str = "VCYCLE_TEST_CRASH";
 
-/// What the parent asks for: it runs in a process of its own.
+/// Runs the case that the parent process requests. Every case has a process of its own.
 #[test]
 fn child() {
     let Ok(case) = std::env::var(CASE) else { return };
@@ -36,14 +36,15 @@ fn child() {
             regions: vec![region("x", rows(x), Access::Read), region("out", rows(out), Access::Write)],
             launches: vec![Launch::new(kernel, blocks, 32).ptr(x_given).ptr(out).int(1024)],
         };
-        // SAFETY: parameters are the kernel's; that it leaves its operands is what this process is for.
+        // SAFETY: the parameters match the kernel's. That it accesses memory outside of its operands is the purpose of
+        // this process.
         unsafe { part.start(&mut emulator) }.expect("a kernel");
     }
     match case.as_str() {
         "abort_later" | "checked_abort_later" | "none_abort" => std::process::abort(),
-        // SAFETY: none; this process ends here.
+        // SAFETY: none: this crashes the process on purpose.
         "access_later" | "none_access" => unsafe { (8 as *mut u8).write_volatile(1) },
-        // SAFETY: sends a signal to this process.
+        // SAFETY: only sends a signal to this process.
         "sent_later" => drop(unsafe { libc::kill(libc::getpid(), libc::SIGSEGV) }),
         "host_stack_later" => println!("{}", endless(1)),
         _ => {}
@@ -59,15 +60,15 @@ fn endless(n: u64) -> u64 {
 fn crash(case: &str) -> (Output, String) {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command.args(["crashes::child", "--exact", "--nocapture"]).env(CASE, case);
-    // Operands of this size then lie below all maps of files and libraries, and nothing 1 GiB after them.
+    // Operands of this size then lie below all mapped files and libraries, and nothing is mapped 1 GiB after them.
     command.env("MALLOC_ARENA_MAX", "1");
     let output = command.output().expect("a process");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     (output, text)
 }
 
-/// The process ends with the exit code of errors, and with these words alone.
-fn told(case: &str, expected: &str) {
+/// Checks that the process ends with the exit code of errors and prints exactly this message.
+fn reported(case: &str, expected: &str) {
     let (output, text) = crash(case);
     assert_eq!((output.status.code(), text.as_str()), (Some(2), format!("\nerror: {expected}\n").as_str()), "{case}");
 }
@@ -77,14 +78,14 @@ const HINT: &str = "`vcycle kernels check fill/naive --shadow` names the operand
 #[test]
 fn a_write_1_gib_after_an_operand() {
     let far = "accessed memory outside of its operands, 1073741824 bytes after the end of `out`";
-    told(
+    reported(
         "far",
         &format!(
             "fill naive: kernel crash_far_bad, block (0, 0, 0), thread (3, 0, 0), was stopped by SIGSEGV: it {far}; {HINT}"
         ),
     );
-    // On whichever thread of the host.
-    told(
+    // On any of the host's threads.
+    reported(
         "threads",
         &format!(
             "fill naive: kernel crash_far_bad, block (63, 0, 0), thread (3, 0, 0), was stopped by SIGSEGV: it {far}; {HINT}"
@@ -94,7 +95,7 @@ fn a_write_1_gib_after_an_operand() {
 
 #[test]
 fn a_null_pointer() {
-    told(
+    reported(
         "null",
         &format!(
             "fill naive: kernel crash_null_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by SIGSEGV: it accessed memory \
@@ -120,19 +121,19 @@ fn a_stack_that_is_used_up() {
 fn other_signals() {
     let who =
         |name: &str| format!("fill naive: kernel crash_{name}_bad, block (0, 0, 0), thread (0, 0, 0), was stopped by");
-    told(
+    reported(
         "unreachable",
         &format!("{} SIGILL: it reached code that the compiler assumed to be unreachable", who("unreachable")),
     );
     let gave_up = "SIGABRT: the process aborted, as it does when its memory is damaged";
-    told("abort", &format!("{} {gave_up}; {HINT}", who("abort")));
-    told("checked", &format!("{} {gave_up}, although every access was checked", who("abort")));
+    reported("abort", &format!("{} {gave_up}; {HINT}", who("abort")));
+    reported("checked", &format!("{} {gave_up}, although every access was checked", who("abort")));
 }
 
 #[test]
 fn a_crash_after_kernels_without_checks() {
     for (case, signal) in [("abort_later", "SIGABRT"), ("access_later", "SIGSEGV")] {
-        told(
+        reported(
             case,
             &format!(
                 "the process was stopped by {signal}, perhaps because a kernel damaged its memory: the emulator has run \
@@ -149,13 +150,13 @@ fn crashes_that_no_kernel_can_have_made() {
         ("none_abort", libc::SIGABRT),
         ("none_access", libc::SIGSEGV),
         ("checked_abort_later", libc::SIGABRT),
-        // Somebody has sent it.
+        // Sent by a process, not caused by an access.
         ("sent_later", libc::SIGSEGV),
     ] {
         let (output, text) = crash(case);
         assert_eq!((output.status.signal(), text.as_str()), (Some(signal), ""), "{case}");
     }
-    // Rust tells of stacks of its own.
+    // The Rust runtime itself reports overflows of its own stacks.
     let (output, text) = crash("host_stack_later");
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
     assert!(text.contains("has overflowed its stack") && !text.contains("kernel"), "{text}");

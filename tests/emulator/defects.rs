@@ -6,10 +6,11 @@ use vcycle::device::ops::Access;
 
 const SOURCE: &str = include_str!("kernels/defects.cu");
 
-/// Elements of input and of output.
+/// Elements of the input and of the output.
 const N: usize = 128;
 
-/// Name, threads, blocks, and a part of the report (one of several: in some orders a reader comes before any writer).
+/// Name, threads, blocks, and what the report must contain: one of the alternatives separated by `|`, because in some
+/// schedules a reader runs before any writer.
 struct Defect(&'static str, u32, usize, &'static str);
 
 const DEFECTS: &[Defect] = &[
@@ -78,23 +79,23 @@ const DEFECTS: &[Defect] = &[
     Defect("trap", 32, 1, "trap"),
 ];
 
-/// Lines of the source that a defect is marked on.
+/// Returns the lines of the source that are marked with the name of a defect.
 fn marked(name: &str) -> Vec<u32> {
     let mark = format!("// <- {name}");
     (1..).zip(SOURCE.lines()).filter(|(_, line)| line.trim_end().ends_with(&mark)).map(|(n, _)| n).collect()
 }
 
-/// Runs one kernel; its output.
-fn run(defect: &Defect, twin: &str, options: Options) -> (Emulator, Result<Vec<f32>, String>) {
+/// Runs one version of a kernel, `bad` or `good`. Returns its output.
+fn run(defect: &Defect, version: &str, options: Options) -> (Emulator, Result<Vec<f32>, String>) {
     let Defect(name, threads, blocks, _) = *defect;
-    let kernel: &'static str = format!("{name}_{twin}").leak();
+    let kernel: &'static str = format!("{name}_{version}").leak();
     let mut emulator = Emulator::new(options);
     let bytes = N * 4;
     let (data, out) = (emulator.alloc(bytes).expect("memory"), emulator.alloc(bytes).expect("memory"));
     let rows = |address| Rows { address, rows: 1, width: bytes, pitch: bytes };
     let values: Vec<f32> = (0..N).map(|i| 1.0 + i as f32).collect();
     emulator.write(rows(data), bytemuck::cast_slice(&values)).expect("input");
-    // Words that count begin at zero, outputs as never written.
+    // Kernels that count in their output need it to be zero; other outputs start as unwritten.
     let counts = [
         "counting_without_atomics",
         "last_block_without_fence",
@@ -122,21 +123,24 @@ fn every_defect_is_reported_in_every_schedule() {
             let order = options.order;
             let (emulator, done) = run(defect, "bad", options);
             let text = done.expect_err(&format!("{name} is not reported in order {order:?}"));
-            assert!(words.split('|').any(|w| text.contains(w)), "{name}, {order:?}: {text:?} has no {words:?}");
+            assert!(
+                words.split('|').any(|w| text.contains(w)),
+                "{name}, {order:?}: {text:?} does not contain {words:?}"
+            );
             assert!(text.contains(&format!("{name}_bad, block (")) && text.contains("thread ("), "{text}");
             let fault = emulator.fault.expect("a fault");
             let lines = marked(name);
             if !lines.is_empty() {
                 let site = fault.at.site().unwrap_or_else(|| panic!("{name}: {text} names no line"));
                 assert_eq!(site.file, "tests/emulator/kernels/defects.cu", "{text}");
-                assert!(lines.contains(&site.line), "{name}, {order:?}: {text} is not about lines {lines:?}");
+                assert!(lines.contains(&site.line), "{name}, {order:?}: {text} is not at one of the lines {lines:?}");
             }
         }
     }
 }
 
 #[test]
-fn correct_twins_pass_in_every_schedule() {
+fn correct_versions_pass_in_every_schedule() {
     for defect in DEFECTS {
         let mut first = None;
         for checks in [true, false] {
@@ -150,7 +154,7 @@ fn correct_twins_pass_in_every_schedule() {
     }
 }
 
-/// Both lines of a race are named, and who made the other access.
+/// The report of a race names both lines.
 #[test]
 fn a_race_names_both_sides() {
     let defect = DEFECTS.iter().find(|d| d.0 == "no_barrier_before_reuse").expect("a defect");
@@ -158,20 +162,20 @@ fn a_race_names_both_sides() {
     let text = run(defect, "bad", options).1.expect_err("a race");
     let lines = marked(defect.0);
     let places: Vec<String> = lines.iter().map(|line| format!("defects.cu:{line}")).collect();
-    assert!(places.iter().all(|place| text.contains(place)), "{text} has not all of {places:?}");
+    assert!(places.iter().all(|place| text.contains(place)), "{text} does not contain all of {places:?}");
 }
 
 #[test]
 fn most_defects_name_a_line() {
     let without: Vec<_> = DEFECTS.iter().map(|d| d.0).filter(|name| marked(name).is_empty()).collect();
-    // A kernel's shared memory, and loops of all its threads, are not of one line.
+    // Too much shared memory and loops of all threads do not belong to a single line.
     assert_eq!(
         without,
         ["too_much_shared_memory", "endless_meetings", "polling_by_adding_nothing", "flag_that_nobody_sets"]
     );
 }
 
-/// What an operation leaves unwritten, the next may not read.
+/// What an operation leaves unwritten, the next one must not read.
 #[test]
 fn an_output_that_was_written_in_part_is_not_initialised() {
     let mut emulator = Emulator::new(Options { checks: true, ..Options::default() });
@@ -181,13 +185,13 @@ fn an_output_that_was_written_in_part_is_not_initialised() {
     let mut run = |from, to| {
         let regions = [(from, Access::Read), (to, Access::Write)].map(|(t, access)| region("operand", rows(t), access));
         emulator.operands(&regions);
-        // Writes the first 64 of 128, and reads as many from the middle on where `n` is large.
+        // Writes the first 64 of 128 elements. Reads 64 elements, from the start for a, from the middle for b.
         launch_on(
             &mut emulator,
             &Launch::new("read_behind_the_end_bad", 1, 64).ptr(from).ptr(to).int(if from == a { 60 } else { 124 }),
         )
     };
-    run(a, b).expect("all of the input is there");
+    run(a, b).expect("the whole input is initialised");
     let error = run(b, c).expect_err("the second half of b was never written").to_string();
     assert!(error.contains("uninitialised"), "{error}");
 }

@@ -1,14 +1,16 @@
-//! What kernels tell the tensor cores of a tile leads to its elements, where the copy engine has put them.
+//! The matrix descriptors that kernels pass to wgmma address the elements of a tile where TMA puts them.
 //!
-//! The canonical layouts of "swizzle 128B" are those of the PTX ISA (matrix descriptors) and of CUTLASS (`mma_sm90_desc.hpp`).
+//! The canonical layouts of "swizzle 128B" are those of the PTX ISA (matrix descriptors) and of CUTLASS
+//! (`mma_sm90_desc.hpp`).
 
 use super::launch_on;
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
 use vcycle::device::cuda::driver::{Driver, Rows};
 use vcycle::device::cuda::launch::Launch;
 
-/// What `kernel` says of a tile that begins at the shared address of its first descriptor.
-fn said(kernel: &'static str, count: usize, bytes: usize) -> Vec<u64> {
+/// Returns the `count` descriptors that `kernel` builds for a tile. The tile begins at the shared address in the first
+/// one.
+fn descriptors(kernel: &'static str, count: usize, bytes: usize) -> Vec<u64> {
     let mut emulator = Emulator::new(Options::default());
     let width = 8 * count;
     let rows = Rows { address: emulator.alloc(width).expect("memory"), rows: 1, width, pitch: width };
@@ -19,13 +21,14 @@ fn said(kernel: &'static str, count: usize, bytes: usize) -> Vec<u64> {
     all
 }
 
-/// Where 16 bytes go whose place before is this, in bytes.
-fn swizzled(place: usize) -> usize {
-    place ^ (place / 128 % 8 * 16)
+/// Returns the address of a byte after swizzling, given its address before.
+fn swizzled(address: usize) -> usize {
+    address ^ (address / 128 % 8 * 16)
 }
 
-/// Where the tensor cores look for element (row of a or column of b, k): in elements of 2 bytes
-/// `((8, n), (8, 2)) : ((64, stride), (1, 8))`, or across K `((8, 8, n), (8, 2)) : ((1, 8, leading), (64, stride))`.
+/// Returns the address at which the tensor cores read element (row of a or column of b, k). The layouts, in elements of
+/// 2 bytes, are `((8, n), (8, 2)) : ((64, stride), (1, 8))` for K-major tiles and
+/// `((8, 8, n), (8, 2)) : ((1, 8, leading), (64, stride))` for MN-major ones (`across`).
 fn canonical(descriptor: u64, across: bool, row: usize, k: usize) -> usize {
     let field = |shift: u32| (descriptor >> shift & 0x3fff) as usize * 16;
     assert_eq!((descriptor >> 62, descriptor >> 49 & 7), (1, 0), "swizzle 128B, of a tile at a multiple of 1024 bytes");
@@ -37,7 +40,8 @@ fn canonical(descriptor: u64, across: bool, row: usize, k: usize) -> usize {
     swizzled(field(0) + 2 * element)
 }
 
-/// Where the copy engine puts element (row, column) of boxes of `height` rows x 64 columns, one for each 64 columns.
+/// Returns the address at which TMA puts element (row, column), for one box of `height` rows x 64 columns for every 64
+/// columns.
 fn in_boxes(start: usize, height: usize, row: usize, column: usize) -> usize {
     swizzled(start + column / 64 * (128 * height) + 128 * row + 2 * (column % 64))
 }
@@ -47,12 +51,12 @@ fn start(descriptors: &[u64]) -> usize {
 }
 
 #[test]
-fn of_products() {
+fn descriptors_of_matmul_tiles() {
     for (kernel, across) in [("operands_along", false), ("operands_across", true)] {
-        let all = said(kernel, 16, 256 * 128);
+        let all = descriptors(kernel, 16, 256 * 128);
         for (number, descriptor) in all.iter().enumerate() {
             let (block, step) = (number / 4, number % 4);
-            // Of op(b) all columns from the block's first on.
+            // All columns of op(b) from the first one of the descriptor's block of 64.
             for row in 0..256 - 64 * block {
                 for k in 0..16 {
                     let place = (64 * block + row, 16 * step + k);
@@ -68,9 +72,9 @@ fn of_products() {
 }
 
 #[test]
-fn of_attention() {
+fn descriptors_of_attention_tiles() {
     for (kernel, rows) in [("steps_of_64_rows", 64), ("steps_of_128_rows", 128)] {
-        let all = said(kernel, 8 + rows / 16, rows * 256);
+        let all = descriptors(kernel, 8 + rows / 16, rows * 256);
         let (columns, downs) = all.split_at(8);
         for (step, descriptor) in columns.iter().enumerate() {
             for (row, k) in (0..rows).flat_map(|row| (0..16).map(move |k| (row, k))) {

@@ -1,4 +1,4 @@
-//! The copy engine, mbarriers and wgmma, against products in f64; and what is reported of kernels that use them wrongly.
+//! TMA, mbarriers and wgmma: results compared with matmuls in f64, and the reports about kernels that use them wrongly.
 
 use super::{launch_on, region};
 use half::bf16;
@@ -10,7 +10,7 @@ use vcycle::device::ops::Access;
 
 const SOURCE: &str = include_str!("kernels/hopper.cu");
 
-/// A product [m, n] over k, in a kernel for n up to `columns`; its operands lie transposed or not.
+/// A matmul [m, k] x [k, n] by a kernel for n up to `columns`. `ta`, `tb`: whether the operands are transposed.
 #[derive(Clone, Copy)]
 struct Case {
     ta: bool,
@@ -29,7 +29,7 @@ impl Case {
         format!("product_{}{}_{}", letter(self.ta), letter(self.tb), self.columns).leak()
     }
 
-    /// Elements of a [m, k] and b [k, n].
+    /// Returns random elements of a [m, k] and b [k, n], rounded to bf16.
     fn operands(&self) -> [Vec<f64>; 2] {
         let mut state = 1u32;
         [self.m * self.k, self.k * self.n].map(|count| {
@@ -42,7 +42,7 @@ impl Case {
     }
 }
 
-/// Rows of bf16 in the emulator's memory, NaN between them.
+/// Writes a matrix of bf16 to the emulator's memory, with NaN between its rows.
 fn matrix(emulator: &mut Emulator, [rows, columns]: [usize; 2], at: impl Fn(usize, usize) -> f64) -> Rows {
     let pitch = (columns + 8).next_multiple_of(8);
     let address = emulator.alloc(rows * pitch * 2).expect("memory");
@@ -53,7 +53,7 @@ fn matrix(emulator: &mut Emulator, [rows, columns]: [usize; 2], at: impl Fn(usiz
     Rows { address, rows, width: columns * 2, pitch: pitch * 2 }
 }
 
-/// What the kernel leaves in out [64, columns].
+/// Runs a kernel. Returns out [64, columns].
 fn run(case: &Case, kernel: &'static str, options: Options) -> (Option<Fault>, Result<Vec<f32>, String>) {
     let Case { ta, tb, columns, m, n, k } = *case;
     let mut emulator = Emulator::new(options);
@@ -85,7 +85,7 @@ fn run(case: &Case, kernel: &'static str, options: Options) -> (Option<Fault>, R
     (emulator.fault, done)
 }
 
-/// The largest error, against products in f64; zeros outside of [m, n].
+/// Returns the largest error compared with a matmul in f64. Elements outside of [m, n] must be zero.
 fn error(case: &Case, out: &[f32]) -> f64 {
     let &Case { columns, m, n, k, .. } = case;
     let [a, b] = case.operands();
@@ -108,7 +108,7 @@ fn close(case: &Case, name: &'static str) {
             let out = run(case, name, options).1.unwrap_or_else(|e| panic!("{name} in order {order:?}: {e}"));
             let off = error(case, &out);
             assert!(off < 1e-5 * (case.k as f64).sqrt(), "{name} in order {order:?}: off by {off}");
-            assert!(*first.get_or_insert(out.clone()) == out, "{name} in order {order:?} gives other bits");
+            assert!(*first.get_or_insert(out.clone()) == out, "{name} in order {order:?} gives different bits");
         }
     }
 }
@@ -134,26 +134,27 @@ fn what_lies_outside_of_a_matrix_is_zero() {
     }
 }
 
-/// The next group is started before the last is waited for.
+/// Each wgmma group is issued before the previous one is waited for.
 #[test]
 fn a_pipelined_product() {
     close(&Case::PLAIN, "product_kPipelined");
 }
 
-/// A warp's registers are its rows of the left operand.
+/// The left operand's 16 rows of each warp are in that warp's registers.
 #[test]
 fn products_with_a_left_operand_in_registers() {
     close(&Case::PLAIN, "product_kRegisters");
     close(&Case { tb: true, columns: 128, n: 128, ..Case::PLAIN }, "product_registers_t_128");
 }
 
-/// A thread writes to a tile that a product reads.
+/// A thread writes to a tile, runs a proxy fence, and wgmma reads the tile.
 #[test]
 fn what_a_thread_has_fenced_reaches_products() {
     close(&Case::PLAIN, "product_kProxyFence");
 }
 
-/// Name, and parts of the report, one of which there must be; "wrong": nothing is reported, but the result is not right.
+/// Name, and what the report must contain: one of the alternatives separated by `|`. "wrong": nothing is reported, but
+/// the result is wrong.
 const BUGS: &[(&str, &str)] = &[
     ("kWrongParity", "race|uninitialised|deadlock"),
     ("kProducersWrongParity", "deadlock"),
@@ -192,7 +193,7 @@ const BUGS: &[(&str, &str)] = &[
     ("kOperandAfterFence", "wgmma_fence is missing"),
 ];
 
-/// Lines of the source that a defect is marked on.
+/// Returns the lines of the source that are marked with the name of a defect.
 fn marked(name: &str) -> Vec<u32> {
     crate::marked(SOURCE, name)
 }
@@ -213,7 +214,7 @@ fn every_misuse_is_noticed_in_every_schedule() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
-/// Without any one of its barriers, fences, waits and commits a correct product fails in some schedule.
+/// A correct matmul fails in some schedule if any one of its barriers, fences, waits and commits is dropped.
 #[test]
 fn every_site_of_a_product_is_missed() {
     for kernel in ["product_nn_64", "product_kPipelined", "product_kProxyFence", "product_kRegisters"] {
@@ -221,7 +222,8 @@ fn every_site_of_a_product_is_missed() {
         let options = Options { log: Some(log.clone()), ..Options::default() };
         run(&Case::PLAIN, kernel, options).1.expect("a correct product");
         let sites: Vec<Site> = log.lock().expect("the log").sites.keys().cloned().collect();
-        // Two inits, the fence and the barrier after them; of both sides waits and arrivals; fence, commit and wait of wgmma.
+        // Two inits, the fence and the barrier after them; a wait and an arrival each of producer and consumers; fence,
+        // commit and wait of wgmma.
         assert!(sites.len() >= 11, "{sites:?}");
         for site in sites {
             let noticed = Options::schedules(true).into_iter().any(|options| {
@@ -233,7 +235,7 @@ fn every_site_of_a_product_is_missed() {
     }
 }
 
-/// Who waits, for what, and what is missing.
+/// The report says which threads wait, for what, and what is missing.
 #[test]
 fn a_deadlock_at_an_mbarrier_says_what_is_missing() {
     let [options, ..] = Options::schedules(true);
@@ -246,14 +248,14 @@ fn a_deadlock_at_an_mbarrier_says_what_is_missing() {
         format!("(initialised in {file}:{init})"),
         "phase 0 still waits for 0 of 1 arrivals and 16 bytes".into(),
     ] {
-        assert!(text.contains(&part), "{text:?} has no {part:?}");
+        assert!(text.contains(&part), "{text:?} does not contain {part:?}");
     }
     let text = planted("kProducersWrongParity", options).1.expect_err("a deadlock");
     assert!(text.contains("waits for 4 of 4 arrivals") && text.contains("waits for 1 of 1 arrivals"), "{text}");
 }
 
 #[test]
-fn matrices_beyond_the_copy_engine_are_refused() {
+fn matrices_that_tma_cannot_access_are_refused() {
     let good = TensorMap::new(4096, [64, 64], 128, 64);
     for bad in [
         TensorMap::new(4104, [64, 64], 128, 64),
@@ -272,7 +274,7 @@ fn matrices_beyond_the_copy_engine_are_refused() {
     }
 }
 
-/// Two boxes, one after another in one tile.
+/// Loads two boxes, one after the other into the same tile, and checks what the kernel reads.
 fn boxes(kernel: &'static str, [row, column]: [i32; 2], options: Options) -> Result<Vec<f32>, String> {
     let (rows, columns, box_rows) = (40, 100, 24);
     let mut emulator = Emulator::new(options);
@@ -305,8 +307,8 @@ fn boxes_lie_as_documented_and_are_zero_outside() {
         }
     }
     for options in Options::schedules(true) {
-        let text = boxes("boxes_bad", [0, 0], options).expect_err("a box over what is still read");
-        // Thread 0 may also be so far ahead that the phase of the others is over.
+        let text = boxes("boxes_bad", [0, 0], options).expect_err("a box loaded over one that is still read");
+        // Thread 0 may also run so far ahead that a second phase ends before the others have waited for the first.
         let race = text.contains("race") && text.contains("a TMA load");
         assert!(race || text.contains("deadlock: 31 threads wait"), "{text}");
         let first = text.split(": ").next().unwrap_or_default();
@@ -314,7 +316,7 @@ fn boxes_lie_as_documented_and_are_zero_outside() {
     }
 }
 
-/// Boxes of the heads of a batch stay within their own, and are zero, or not written, beyond.
+/// A box of one of many matrices stays within that matrix: outside, loads give zeros and stores write nothing.
 #[test]
 fn boxes_of_many_matrices() {
     let (batches, time, heads, d, box_rows) = (2, 21, 3, 40, 16);
@@ -357,13 +359,13 @@ fn boxes_of_many_matrices() {
 }
 
 #[test]
-fn a_box_of_many_matrices_is_asked_for_by_head_and_batch() {
+fn a_box_of_many_matrices_needs_head_and_batch() {
     let [options, ..] = Options::schedules(true);
     let mut emulator = Emulator::new(options);
     let a = matrix(&mut emulator, [40, 64], |_, _| 1.0);
     let map = TensorMap::new(a.address, [20, 64], a.pitch, 8).of_many([2, 1], [20 * a.pitch, 128]);
     let launch = Launch::new("boxes_good", 1, 32).shared(8 * 128).map(map).ptr(a.address).int(0).int(0).int(8);
-    let text = launch_on(&mut emulator, &launch).expect_err("a box of one matrix").to_string();
+    let text = launch_on(&mut emulator, &launch).expect_err("a box without head and batch").to_string();
     assert!(text.contains("also head and batch for many matrices"), "{text}");
 }
 
@@ -384,7 +386,7 @@ fn arrivals_hand_over_what_threads_have_written() {
         assert_eq!(run("handshake_good", options), Ok(want.clone()));
     }
     for options in Options::schedules(true) {
-        let text = run("handshake_bad", options).expect_err("one arrival short");
+        let text = run("handshake_bad", options).expect_err("an mbarrier that expects one arrival too few");
         assert!(["race", "uninitialised", "too many arrivals"].iter().any(|word| text.contains(word)), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Launches that hardware would refuse.
+//! The emulator refuses launches that hardware would refuse.
 
 use super::launch_on;
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
@@ -7,7 +7,7 @@ use vcycle::device::cuda::launch::Launch;
 fn refused(launch: Launch, words: &[&str]) {
     let error = launch_on(&mut Emulator::new(Options::default()), &launch).expect_err("a launch beyond the limits");
     let text = error.to_string();
-    assert!(words.iter().all(|word| text.contains(word)), "{text:?} has not all of {words:?}");
+    assert!(words.iter().all(|word| text.contains(word)), "{text:?} does not contain all of {words:?}");
 }
 
 #[test]

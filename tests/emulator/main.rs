@@ -1,5 +1,5 @@
-//! The emulator itself: every planted defect is reported with kernel, block, thread and line in every schedule, and its correct
-//! twin passes in all of them.
+//! Tests of the emulator itself. Every planted defect is reported in every schedule, with kernel, block, thread and
+//! line, and its correct version passes in all of them.
 #[cfg(emulated)]
 mod clusters;
 #[cfg(all(emulated, unix))]
@@ -30,7 +30,7 @@ use vcycle::device::ops::Access;
 
 #[cfg(emulated)]
 unsafe extern "C" {
-    /// Of each file of planted kernels.
+    // One function per file of planted kernels, so that the files are linked.
     fn vcycle_attention_tiles() -> i32;
     fn vcycle_clusters() -> i32;
     fn vcycle_defects() -> i32;
@@ -40,11 +40,11 @@ unsafe extern "C" {
     fn vcycle_tiles() -> i32;
 }
 
-/// The planted kernels are linked.
+/// The files of planted kernels are linked.
 #[cfg(emulated)]
 #[test]
 fn planted_kernels_are_there() {
-    // SAFETY: they return a number.
+    // SAFETY: these functions only return a number.
     let linked = unsafe {
         vcycle_attention_tiles()
             + vcycle_clusters()
@@ -57,21 +57,21 @@ fn planted_kernels_are_there() {
     assert_eq!(linked, 7);
 }
 
-/// Starts a planted kernel.
+/// Launches a planted kernel.
 #[cfg(emulated)]
 fn launch_on(emulator: &mut Emulator, launch: &Launch) -> vcycle::error::Result<()> {
-    // SAFETY: addresses are those of allocations that a test has made in this emulator and not freed. Kernels that stray from them
-    // run with checks, which stop a thread before such an access; and launches with made-up addresses are refused before they run.
+    // SAFETY: addresses are those of live allocations of this emulator. Kernels that access other memory run with
+    // checks, which stop a thread before such an access. Launches with made-up addresses are refused before they run.
     unsafe { emulator.launch(launch) }
 }
 
-/// An operand of words.
+/// Returns an operand with elements of 4 bytes.
 #[cfg(emulated)]
 fn region(name: &'static str, rows: Rows, access: Access) -> Region {
     Region { name, rows, element: 4, access }
 }
 
-/// Lines of a source that a defect is marked on, in that line or in comments before it.
+/// Returns the lines of a source that are marked with the name of a defect, at their end or in comments before them.
 #[cfg(emulated)]
 fn marked(source: &str, name: &str) -> Vec<u32> {
     let (mut lines, mut before) = (Vec::new(), false);
@@ -85,8 +85,8 @@ fn marked(source: &str, name: &str) -> Vec<u32> {
     lines
 }
 
-/// What is not noticed of planted misuses, each with parts of the report, one of which there must be, or is noticed
-/// elsewhere than where it is marked.
+/// Runs planted misuses in every schedule. Each comes with alternatives, separated by `|`, one of which its report must
+/// contain. Returns messages about those that were not reported, not in these words, or not at a marked line.
 #[cfg(emulated)]
 fn unnoticed<T>(
     source: &str,
@@ -99,15 +99,15 @@ fn unnoticed<T>(
             let order = options.order;
             let (fault, done) = run(name, options);
             let Err(text) = done else {
-                missed.push(format!("{name}, {order:?}: not noticed"));
+                missed.push(format!("{name}, {order:?}: not reported"));
                 continue;
             };
             if !words.split('|').any(|w| text.contains(w)) {
-                missed.push(format!("{name}, {order:?}: {text:?} has no {words:?}"));
+                missed.push(format!("{name}, {order:?}: {text:?} does not contain {words:?}"));
             }
             let (line, lines) = (fault.and_then(|f| f.at.site()).map(|site| site.line), marked(source, name));
             if !lines.is_empty() && line.is_none_or(|line| !lines.contains(&line)) {
-                missed.push(format!("{name}, {order:?}: {text:?} is not about lines {lines:?}"));
+                missed.push(format!("{name}, {order:?}: {text:?} is not at one of the lines {lines:?}"));
             }
         }
     }

@@ -1,5 +1,6 @@
-//! Promise: a report says which operand, row and column an access was about and how far outside it lay, in which schedule it was
-//! seen, and, where a shared helper made it, which line of the kernel's file called that.
+//! Promise: a report says which operand, row and column an access was to, how far outside of it, and in which schedule
+//! it was seen. If the access is in a shared helper, the report also names the line of the kernel's file that called
+//! it.
 
 use super::{launch_on, marked, region};
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
@@ -10,23 +11,23 @@ use vcycle::device::ops::Access;
 const SOURCE: &str = include_str!("kernels/reports.cu");
 const HELPER: &str = include_str!("kernels/helper.cuh");
 
-/// What each schedule is called.
+/// How reports describe each schedule.
 const SCHEDULES: [&str; 3] =
     ["order forward, copies late", "order reverse, copies at once", "order random, copies at random, seed 0x5eee"];
 
-/// Of a marked line.
+/// Returns the place of the line with this mark, as reports print it.
 fn line(name: &str) -> String {
     let lines = marked(SOURCE, name);
     assert_eq!(lines.len(), 1, "{name}");
     format!("tests/emulator/kernels/reports.cu:{}", lines[0])
 }
 
-/// `put` of the helper, called at a marked line.
+/// Returns the place of `put` in the helper, called at the line with this mark, as reports print it.
 fn put(name: &str) -> String {
     format!("tests/emulator/kernels/helper.cuh:{} (called at {})", marked(HELPER, "put")[0], line(name))
 }
 
-/// The report of `report_NAME_bad`, which gets `at`.
+/// Runs `report_NAME_bad` with the parameter `at`. Returns the report.
 fn report(name: &str, at: i32, options: Options) -> String {
     let mut emulator = Emulator::new(options);
     let mut matrix = |width: usize, pitch: usize| {
@@ -41,7 +42,7 @@ fn report(name: &str, at: i32, options: Options) -> String {
     launch_on(&mut emulator, &launch).expect_err("a report").to_string()
 }
 
-/// `report_NAME_bad` with `at` is reported in these words, by thread 0 at the line that is marked so, in every schedule.
+/// Checks the whole report of `report_NAME_bad`, by thread 0, in every schedule.
 fn reports(name: &str, at: i32, place: &str, words: &str) {
     for (options, schedule) in Options::schedules(true).into_iter().zip(SCHEDULES) {
         let expected =
@@ -69,7 +70,7 @@ fn accesses_outside_of_operands() {
     }
     let words = "a write of 4 bytes to `x`, row 1, column 1, which the operation only reads";
     reports("input", 8, &line("input"), &format!("out of bounds: {words}"));
-    // Half of it is inside.
+    // Half of the access is inside.
     let words =
         "a read of 8 bytes of row 0, columns 4 to 5 of `x`, its last 4 bytes (1 element) after the end of the row";
     reports("double", 4, &line("double"), &format!("out of bounds: {words} (3 rows of 5 elements)"));
@@ -90,7 +91,8 @@ fn shared_arrays() {
     reports("shared_outside", 35, &line("shared_outside"), words);
 }
 
-/// The thread that comes second reports: 1 where they run forward.
+/// Checks the whole report of a race of threads 0 and 1, in every schedule. The thread that comes second reports it,
+/// which is thread 1 in forward order.
 fn races(name: &str, at: i32, memory: &str, places: [&str; 2]) {
     for (options, schedule) in Options::schedules(true).into_iter().zip(SCHEDULES) {
         let text = report(name, at, options);
@@ -125,12 +127,12 @@ fn a_helper_is_named_with_its_caller() {
     let words = "out of bounds: a write of 4 bytes to row 3, column 0 of `out`, right after the end of `out` (3 rows of 4 \
                  elements)";
     reports("helper", 12, &put("helper"), words);
-    // By the second call of a helper in the helper.
+    // The second call of `put` in `put_twice`.
     reports("deep_helper", 11, &put("deep_helper"), words);
     races("two_helpers", 0, "global memory (`out`, row 0, column 0)", [&put("first_helper"), &put("second_helper")]);
 }
 
-/// Without operands the allocation is what there is to say.
+/// Without operands, the report describes the allocation.
 #[test]
 fn accesses_without_an_operation() {
     let mut emulator = Emulator::new(Options { checks: true, ..Options::default() });

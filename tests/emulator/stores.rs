@@ -1,4 +1,4 @@
-//! Stores and additions by the copy engine, and stmatrix; and what is reported of kernels that use them wrongly.
+//! TMA stores and additions, and stmatrix; and the reports about kernels that use them wrongly.
 
 use super::{launch_on, region};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use vcycle::device::ops::Access;
 
 const SOURCE: &str = include_str!("kernels/stores.cu");
 
-/// A matrix, and boxes of so many rows that are stored to it.
+/// A matrix, and the number of rows of the boxes that are stored to it.
 #[derive(Clone, Copy)]
 struct Shape {
     rows: usize,
@@ -18,13 +18,14 @@ struct Shape {
 }
 
 impl Shape {
-    /// The last boxes reach over both edges.
+    /// The last boxes extend beyond both edges of the matrix.
     const RAGGED: Shape = Shape { rows: 100, columns: 90, box_rows: 24 };
 }
 
 type Outcome = (Option<Fault>, Result<(), String>);
 
-/// Launches a kernel that fills a matrix, of which `owned` rows may be written. Leaving anything else is an error.
+/// Runs a kernel that fills a matrix, of which only the first `owned` rows may be written. Fails if the matrix or the
+/// memory around it is wrong afterwards.
 fn run(kernel: &'static str, shape: Shape, owned: usize, options: Options) -> Outcome {
     const UNTOUCHED: u16 = 0xabcd;
     let Shape { rows, columns, box_rows } = shape;
@@ -78,7 +79,7 @@ fn tiles_are_stored_up_to_the_edges_of_the_matrix() {
     }
 }
 
-/// Name, and parts of the report, one of which there must be.
+/// Name, and what the report must contain: one of the alternatives separated by `|`.
 const MISUSES: &[(&str, &str)] = &[
     ("kNoFence", "a proxy fence is missing"),
     ("kFenceByIssuer", "a proxy fence is missing"),
@@ -108,17 +109,18 @@ fn every_misuse_of_a_store_is_noticed_in_every_schedule() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
-/// A race names the store and who has started it.
+/// The report of a race names the store and the thread that started it.
 #[test]
 fn a_tile_that_is_filled_too_early_names_the_store() {
     let [options, ..] = Options::schedules(true);
     let text = ragged("store_kNoWait", options).1.expect_err("a race");
     let store = 1 + SOURCE.lines().position(|line| line.contains("tma_store(map, from")).expect("the line");
     let part = format!("read by a TMA store started by thread (0, 0, 0) at tests/emulator/kernels/stores.cu:{store}");
-    assert!(text.contains(&part), "{text:?} has no {part:?}");
+    assert!(text.contains(&part), "{text:?} does not contain {part:?}");
 }
 
-/// Without checks the bytes themselves go wrong where a tile is read late, and the end of the block is looked at.
+/// Without checks, a store that reads its tile late writes wrong bytes, and missing waits are still reported at the end
+/// of the block.
 #[test]
 fn late_stores_go_wrong_without_checks() {
     let late = Options { arrival: Arrival::Lazy, ..Options::default() };
@@ -127,21 +129,21 @@ fn late_stores_go_wrong_without_checks() {
         assert!(part.split('|').any(|part| text.contains(part)), "{name}: {text}");
     }
     for options in Options::schedules(false) {
-        let text = ragged("store_kNoLastWait", options).1.expect_err("nobody waits");
+        let text = ragged("store_kNoLastWait", options).1.expect_err("no thread waits");
         assert!(text.contains("the block ends"), "{text}");
     }
 }
 
-/// A store keeps to the rows that its operation may write, and what is behind the edge of the matrix is nobody's.
+/// A store to rows of the matrix that do not belong to the operand is out of bounds.
 #[test]
 fn a_store_beyond_the_operand_is_out_of_bounds() {
     for options in Options::schedules(true) {
-        let text = run("store_kGood", Shape::RAGGED, 97, options).1.expect_err("rows of a neighbour");
+        let text = run("store_kGood", Shape::RAGGED, 97, options).1.expect_err("rows of another tensor");
         assert!(text.contains("out of bounds"), "{text}");
     }
 }
 
-/// Without any one of its barriers, fences, waits and commits a correct store fails in some schedule.
+/// A correct store fails in every schedule if any one of its barriers, fences, waits and commits is dropped.
 #[test]
 fn every_site_of_a_store_is_missed() {
     let run = |kernel: &str, options| match kernel.starts_with("kAdd") {
@@ -153,7 +155,7 @@ fn every_site_of_a_store_is_missed() {
         let options = Options { log: Some(log.clone()), ..Options::default() };
         assert_eq!(run(kernel, options).1, Ok(()));
         let sites: Vec<Site> = log.lock().expect("the log").sites.keys().cloned().collect();
-        // Two barriers, fence, commit, the wait in the loop and the last one.
+        // Two barriers, the fence, the commit, the wait in the loop and the last wait.
         assert_eq!(sites.len(), 6, "{sites:?}");
         for site in sites {
             for options in Options::schedules(true) {
@@ -165,10 +167,10 @@ fn every_site_of_a_store_is_missed() {
     }
 }
 
-/// What a matrix of f32 has before it is added to.
+/// The value of every element before the additions.
 const BEFORE: f32 = 0.5;
 
-/// Launches a kernel of `beside` blocks for each 32 columns of a matrix, which all add to the same boxes.
+/// Runs a kernel with `beside` blocks for every 32 columns of a matrix, which all add to the same boxes.
 fn add(name: &str, shape: Shape, beside: usize, options: Options) -> Outcome {
     let Shape { rows, columns, box_rows } = shape;
     let pitch = (columns + 4).next_multiple_of(4);
@@ -201,7 +203,8 @@ fn add(name: &str, shape: Shape, beside: usize, options: Options) -> Outcome {
     (emulator.fault, done)
 }
 
-/// Blocks for each box of a kernel that misuses additions: of one that reads the sum, or stores first, no other is to blame.
+/// Returns the number of blocks per box for a kernel. Kernels that read the sum, or store first, get one block, so that
+/// no other block interferes.
 fn beside(name: &str) -> usize {
     if ["kAddsReadBack", "kAddReadEarly", "kAddAfterStore"].contains(&name) { 1 } else { 3 }
 }
@@ -218,7 +221,7 @@ fn whatever_is_added_is_there() {
             }
         }
     }
-    // Blocks on several threads of the host.
+    // Blocks run on several host threads.
     for options in Options::schedules(false) {
         let done = add("kAdds", Shape::RAGGED, 200, Options { threads: 4, ..options }).1;
         assert_eq!(done, Ok(()));

@@ -1,4 +1,5 @@
-//! Every stage of every tile of a product is made once, by some block, and so are all rows of attention's heads.
+//! Every stage of every tile of a matmul is computed exactly once, by some block, and so are all rows of all attention
+//! heads.
 
 use super::launch_on;
 use vcycle::device::cuda::driver::emulator::{Emulator, Options};
@@ -45,7 +46,7 @@ fn every_stage_of_every_tile_is_made_once() {
     }
 }
 
-/// Heads that the kernels keep together: `kHeadGroup`.
+/// The number of heads that the kernels process as a group: `kHeadGroup`.
 const TOGETHER: usize = 64;
 
 #[test]
@@ -73,7 +74,7 @@ fn all_rows_of_all_heads_are_owned_once() {
             for (t, (place, number)) in places.iter().zip(numbers).enumerate() {
                 let (head, nth) = (*place as usize / across, *place as usize % across);
                 assert_eq!(head, *number as usize);
-                // Of heads that stay together the rows with most to do come first: the last queries, or the first keys.
+                // Within a group of heads, the rows with the most work come first: the last queries, or the first keys.
                 let base = t / (TOGETHER * across) * TOGETHER;
                 let height = TOGETHER.min(all - base);
                 let number = (t - base * across) / height;

@@ -1,4 +1,4 @@
-//! The binary itself, with two gigabytes of address space: a sample of every family.
+//! The binary itself, limited to 2 GiB of address space, on a sample of every kind of file.
 
 use crate::judge::{assert_useful, folder, write};
 use crate::safetensors::save_model;
@@ -10,7 +10,7 @@ use vcycle::data::tokenizer::Tokenizer;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What the binary printed; `Err` is standard error of a run that failed as it should.
+/// Runs the binary. Returns its standard output or, if it failed with exit code 2, its standard error.
 pub fn vcycle(dir: &Path, args: &[&str]) -> Result<String, String> {
     let mut command = if cfg!(unix) {
         let mut limited = Command::new("sh");
@@ -27,9 +27,9 @@ pub fn vcycle(dir: &Path, args: &[&str]) -> Result<String, String> {
         match child.try_wait().expect("a child") {
             Some(status) => break status,
             None if begin.elapsed() > DEADLINE => {
-                // It may have ended just now.
+                // Fails if it has just ended.
                 let _ = child.kill();
-                panic!("{args:?}: no end after {DEADLINE:?}");
+                panic!("{args:?}: still running after {DEADLINE:?}");
             }
             None => std::thread::sleep(Duration::from_millis(2)),
         }
@@ -77,7 +77,7 @@ fn hostile_files() {
     let generate = |file: &str| refused(file, &["generate", "model", "--prompt", "a"]);
     write(&tokenizer, with_token(&json, u32::MAX).as_bytes());
     generate("tokenizer.json");
-    // The library panics over this one, which must not show.
+    // The tokenizers library panics on this one, which must not reach the user.
     let mut panics = json.clone();
     panics["normalizer"] = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
     write(&tokenizer, panics.to_string().as_bytes());
@@ -100,7 +100,7 @@ fn hostile_files() {
     }
 }
 
-/// A tokenizer with one more token, of this id.
+/// The JSON of a tokenizer with one more token, which has this id.
 fn with_token(json: &serde_json::Value, id: u32) -> String {
     let mut json = json.clone();
     json["added_tokens"] = serde_json::json!([added_token(id.into())]);

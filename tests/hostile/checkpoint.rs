@@ -1,8 +1,8 @@
-//! The folder of a stopped run: its checkpoints, and what lies beside them.
+//! The folder of a stopped run: its checkpoints and the files beside them.
 //!
-//! A damaged folder either leads to the very weights of a run that was never stopped, or is refused with all checkpoints
-//! left as they were. Not seen once the sums agree again: other finite weights, and counters that nothing else tells
-//! (micro-batches, updates). Another configuration is one that somebody wants.
+//! Resuming from a damaged folder either gives exactly the weights of a run that was never stopped, or is refused with
+//! all checkpoints unchanged. Not detected if the checksums are valid: other finite weights, and counters that are
+//! stored nowhere else (micro-batches, updates). A valid change of the configuration counts as intended.
 
 use crate::judge::{assert_useful, folder, judge, write};
 use crate::mutate::{self, Case, Random};
@@ -50,17 +50,18 @@ train = { steps = 5, lr = 1e-2, optimizer = "transfer" }
 pub const NEWEST: &str = "vcycle/checkpoints/stage-2-step-00000007";
 const OLDER: &str = "vcycle/checkpoints/stage-2-step-00000006";
 const METRICS: &str = "vcycle/metrics.jsonl";
-/// More steps than the rest of the run has: what a changed configuration adds is cut short.
+/// More steps than the rest of the run has. Cuts short the steps that a changed configuration adds.
 const MOST_STEPS: usize = 20;
 
 /// A run that was stopped in the middle of its second stage.
 pub struct Stopped {
     dir: TempDir,
-    /// Of the finished run that was not stopped.
+    /// The final weights of a run that was not stopped.
     pub weights: Vec<u8>,
 }
 
-/// Trains or goes on until `steps` are done. Returns the weights of a finished run.
+/// Trains with a configuration, or resumes without one, until `steps` steps are done. Returns the weights if the run
+/// finished.
 fn run(dir: &Path, config: Option<&Config>, steps: usize) -> Result<Option<Vec<u8>>> {
     let (mut device, mut progress, done) = (Cpu::new(1), Progress::new(true), Cell::new(0));
     let stop = || {
@@ -93,7 +94,7 @@ impl Stopped {
         Stopped { dir, weights }
     }
 
-    /// Where the copy is that may be damaged.
+    /// The folder of the copy that tests damage.
     pub fn run(&self) -> PathBuf {
         self.dir.path().join("run")
     }
@@ -102,26 +103,27 @@ impl Stopped {
         fs::read(self.dir.path().join("stopped").join(file)).expect("a file")
     }
 
-    /// Makes the copy anew, but leaves `except` as it is.
+    /// Restores the copy, but leaves `except` as it is.
     pub fn reset(&self, except: &Path) {
         fs::create_dir_all(self.run()).expect("a folder");
         clear(&self.run(), except);
         copy(&self.dir.path().join("stopped"), &self.run(), except);
     }
 
-    /// Goes on with the copy. A refusal names `file` and leaves all checkpoints as they are. One that diverges did go on.
+    /// Resumes the copy. Asserts that a refusal names `file` and leaves all checkpoints unchanged, unless training
+    /// diverged.
     pub fn judge(&self, file: &str, case: &str) -> Result<Option<Vec<u8>>, String> {
         let (run_dir, checkpoints) = (self.run(), self.run().join("vcycle/checkpoints"));
         let before = content(&checkpoints);
         let found = judge(file, case, move || run(&run_dir, None, MOST_STEPS));
         if found.as_ref().is_err_and(|message| !message.contains("training diverged")) {
-            assert!(before == content(&checkpoints), "{file}, {case}: refused, but checkpoints were changed");
+            assert!(before == content(&checkpoints), "{file}, {case}: refused, but changed checkpoints");
         }
         found
     }
 
-    /// Goes on with a damaged copy, with the checkpoint before the newest or without. Returns the refusal; else the weights
-    /// are right.
+    /// Damages the copy and resumes it, with the second-newest checkpoint or, if `alone`, without it. Returns the
+    /// message of a refusal; otherwise asserts that the weights are right.
     pub fn with(&self, alone: bool, file: &str, case: &str, damage: impl FnOnce(&Path)) -> Option<String> {
         self.reset(Path::new(""));
         if alone {
@@ -130,7 +132,7 @@ impl Stopped {
         damage(&self.run());
         match self.judge(file, case) {
             Ok(weights) => {
-                assert!(weights.as_ref() == Some(&self.weights), "{file}, {case}: other weights (alone: {alone})");
+                assert!(weights.as_ref() == Some(&self.weights), "{file}, {case}: different weights (alone: {alone})");
                 None
             }
             Err(message) => Some(message),
@@ -167,7 +169,7 @@ fn copy(from: &Path, to: &Path, except: &Path) {
     }
 }
 
-/// Every regular file below `dir`, with its length, and its bytes unless a sparse file pretends to have a great many.
+/// Every file below `dir` with its length and, unless it is a sparse file of a GiB or more, its bytes.
 fn content(dir: &Path) -> BTreeMap<PathBuf, (u64, Vec<u8>)> {
     let mut all = BTreeMap::new();
     for path in fs::read_dir(dir).into_iter().flatten().map(|e| e.expect("an entry").path()) {
@@ -184,7 +186,7 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, (u64, Vec<u8>)> {
     all
 }
 
-/// Puts `bytes` in place of a file of the newest checkpoint, and makes its sums agree.
+/// Replaces a file of the newest checkpoint and updates its checksum.
 pub fn put(run: &Path, file: &str, bytes: &[u8]) {
     write(&run.join(NEWEST).join(file), bytes);
     let path = run.join(NEWEST).join("sums.json");
@@ -196,14 +198,14 @@ pub fn put(run: &Path, file: &str, bytes: &[u8]) {
 }
 
 #[test]
-fn the_sums_of_this_module_are_those_of_the_program() {
+fn checksums_of_this_test_match_those_of_the_program() {
     let stopped = Stopped::new();
-    let said = stopped.with(true, "state.json", "written again", |run| {
+    let refusal = stopped.with(true, "state.json", "written again", |run| {
         for file in ["state.json", "tensors.safetensors"] {
             put(run, file, &stopped.bytes(&format!("{NEWEST}/{file}")));
         }
     });
-    assert_eq!(said, None);
+    assert_eq!(refusal, None);
 }
 
 #[test]
@@ -218,10 +220,14 @@ fn damaged_files_of_a_checkpoint() {
         }
         for Case { name, bytes } in cases {
             let damage = |run: &Path| write(&run.join(&path), &bytes);
-            assert_eq!(stopped.with(false, file, &name, damage), None, "{name}: there is one before it");
-            let said = stopped.with(true, file, &name, damage);
-            // Sums in another spelling are the same sums.
-            assert!(said.is_some() || file == "sums.json", "{file}, {name}: accepted");
+            assert_eq!(
+                stopped.with(false, file, &name, damage),
+                None,
+                "{name}: the run should resume from the older checkpoint"
+            );
+            let refusal = stopped.with(true, file, &name, damage);
+            // Equal checksums may be written in another form.
+            assert!(refusal.is_some() || file == "sums.json", "{file}, {name}: accepted");
         }
         let missing = |run: &Path| fs::remove_file(run.join(&path)).expect("removed");
         assert_eq!(stopped.with(false, file, "missing", missing), None);
@@ -242,12 +248,12 @@ fn damaged_files_of_a_checkpoint() {
 }
 
 #[test]
-fn states_that_lie_under_sums_that_agree() {
+fn invalid_states_with_valid_checksums_are_refused() {
     let stopped = Stopped::new();
     let state: Value = serde_json::from_slice(&stopped.bytes(&format!("{NEWEST}/state.json"))).expect("JSON");
     let place = "stage-2-step-00000007";
     for Case { name, bytes } in mutate::json(&state, 5, 40) {
-        // What nothing else tells.
+        // Counters that are stored nowhere else.
         if ["/passes", "updates"].iter().any(|key| name.contains(key)) {
             continue;
         }
@@ -313,26 +319,29 @@ fn states_that_lie_under_sums_that_agree() {
             put(run, "state.json", lie.to_string().as_bytes());
             fs::rename(run.join(NEWEST), run.join("vcycle/checkpoints").join(renamed)).expect("renamed");
         };
-        // Named: the checkpoint, or what its state does not agree with.
-        let said = stopped.with(true, "vcycle", &case, damage).unwrap_or_else(|| panic!("{case}: accepted"));
-        assert!(said.contains(renamed) || said.contains("metrics.jsonl") || *key == "/data", "{case}: {said}");
+        // The message names the checkpoint, or the file that its state contradicts.
+        let refusal = stopped.with(true, "vcycle", &case, damage).unwrap_or_else(|| panic!("{case}: accepted"));
+        assert!(refusal.contains(renamed) || refusal.contains("metrics.jsonl") || *key == "/data", "{case}: {refusal}");
         stopped.with(false, "vcycle", &case, damage);
     }
     for bytes in [0, 1, u64::MAX] {
         let mut lie = state.clone();
         lie["tensorboard_bytes"] = bytes.into();
-        let case = format!("{bytes} bytes of TensorBoard's");
-        let said = stopped.with(true, place, &case, |run| put(run, "state.json", lie.to_string().as_bytes()));
-        assert_eq!(said, None, "pictures are no reason to refuse");
+        let case = format!("tensorboard_bytes is {bytes}");
+        let refusal = stopped.with(true, place, &case, |run| put(run, "state.json", lie.to_string().as_bytes()));
+        assert_eq!(refusal, None, "a wrong tensorboard_bytes should not stop the run");
     }
     let mut more = state.clone();
     more["unknown"] = json!(1);
     for alone in [false, true] {
-        let said = stopped.with(alone, "state.json", "of a later version", |run| {
+        let refusal = stopped.with(alone, "state.json", "a later version", |run| {
             put(run, "state.json", more.to_string().as_bytes());
         });
-        let said = said.expect("what another version wrote is not passed over, and so not removed");
-        assert!(said.contains("unknown field `unknown`") && said.contains("the version that wrote it"), "{said}");
+        let refusal = refusal.expect("a checkpoint of another version should be refused, so that it is not removed");
+        assert!(
+            refusal.contains("unknown field `unknown`") && refusal.contains("the version that wrote it"),
+            "{refusal}"
+        );
     }
 }
 
@@ -346,7 +355,7 @@ fn changed_configurations_of_a_run() {
     };
     let (mut random, mut went_on) = (Random(7), 0);
     for Case { name, bytes } in mutate::toml(&valid) {
-        // There are a thousand; nestings without end are the first.
+        // There are about a thousand; try all deep nestings and an eighth of the others.
         if !name.starts_with("deep") && random.below(8) != 0 {
             continue;
         }
@@ -354,14 +363,14 @@ fn changed_configurations_of_a_run() {
         write(&stopped.run().join("config.toml"), &bytes);
         match stopped.judge("", &name) {
             Ok(weights) => {
-                assert!(!same(&bytes) || weights.as_ref() == Some(&stopped.weights), "{name}: other weights");
+                assert!(!same(&bytes) || weights.as_ref() == Some(&stopped.weights), "{name}: different weights");
                 went_on += 1;
             }
-            // Either the file, or what it names.
+            // The message names the file, or something that the file names.
             Err(message) => assert_useful("", &name, &message),
         }
     }
-    assert!(went_on > 5, "only {went_on} went on: the test shows little");
+    assert!(went_on > 5, "only {went_on} runs resumed");
     stopped.reset(Path::new(""));
     mutate::in_place_of(&stopped.run().join("config.toml"), |name| {
         stopped.judge("config.toml", name).expect_err(name);
@@ -369,16 +378,16 @@ fn changed_configurations_of_a_run() {
 }
 
 #[test]
-fn damaged_metrics_cost_no_checkpoint() {
+fn damaged_metrics_lose_no_checkpoint() {
     let stopped = Stopped::new();
     let valid = stopped.bytes(METRICS);
     let missing = |run: &Path| fs::remove_file(run.join(METRICS)).expect("removed");
     for alone in [false, true] {
-        let said = stopped.with(alone, "metrics.jsonl", "missing", missing).expect("refused");
-        assert!(said.contains("; "), "{said}");
+        let refusal = stopped.with(alone, "metrics.jsonl", "missing", missing).expect("refused");
+        assert!(refusal.contains("; "), "{refusal}");
         stopped.with(alone, "metrics.jsonl", "empty", |run| write(&run.join(METRICS), b"")).expect("refused");
     }
-    // The end belongs to the newest checkpoint alone.
+    // Only the newest checkpoint needs the last byte.
     let cut = |run: &Path| write(&run.join(METRICS), &valid[..valid.len() - 1]);
     assert_eq!(stopped.with(false, "metrics.jsonl", "a byte short", cut), None);
     assert!(stopped.with(true, "metrics.jsonl", "a byte short", cut).is_some());
@@ -391,12 +400,12 @@ fn damaged_metrics_cost_no_checkpoint() {
     let lines: Vec<&str> = text.lines().collect();
     for (case, line) in [("empty", ""), ("no JSON", "nothing"), ("no event", "{}"), ("a list", "[1]")] {
         let mut damaged = lines.clone();
-        // With the length kept, as a bad sector leaves it.
+        // The length is unchanged, as after a bad sector.
         let padded = format!("{line:0$}", lines[3].len());
         damaged[3] = &padded;
         let damage = |run: &Path| write(&run.join(METRICS), (damaged.join("\n") + "\n").as_bytes());
-        let said = stopped.with(false, "metrics.jsonl", case, damage).expect("refused");
-        assert!(said.contains("line 4 is damaged"), "{said}");
+        let refusal = stopped.with(false, "metrics.jsonl", case, damage).expect("refused");
+        assert!(refusal.contains("line 4 is damaged"), "{refusal}");
     }
     stopped.reset(Path::new(""));
     mutate::in_place_of(&stopped.run().join(METRICS), |name| {
@@ -405,7 +414,7 @@ fn damaged_metrics_cost_no_checkpoint() {
 }
 
 #[test]
-fn what_lies_beside_is_done_without_or_refused() {
+fn other_files_are_optional_or_refused() {
     let stopped = Stopped::new();
     let board = "vcycle/tensorboard/events.out.tfevents.vcycle";
     for file in ["run.json", board] {
@@ -432,13 +441,13 @@ fn what_lies_beside_is_done_without_or_refused() {
         }
     });
     for path in ["vcycle", "vcycle/checkpoints", "vcycle/tensorboard"] {
-        let said = stopped.with(false, path, "a file", |run| {
+        let refusal = stopped.with(false, path, "a file", |run| {
             fs::remove_dir_all(run.join(path)).expect("removed");
             write(&run.join(path), b"");
         });
-        assert!(said.is_some(), "{path} is a file");
+        assert!(refusal.is_some(), "{path} is a file");
     }
-    // No checkpoint, and none that is refused: from the beginning, to the same end.
+    // Without any checkpoint, the run starts from the beginning and ends with the same weights.
     for path in ["vcycle", "vcycle/checkpoints"] {
         let gone = |run: &Path| fs::remove_dir_all(run.join(path)).expect("removed");
         assert_eq!(stopped.with(false, path, "missing", gone), None);

@@ -1,4 +1,4 @@
-//! Run configurations, and `--set`.
+//! Run configurations and `--set`.
 
 use crate::judge::{folder, judge, write};
 use crate::mutate::{self, Case};
@@ -67,7 +67,7 @@ fn text() -> String {
     (0..300).map(|i| format!("line {i} of the text\n")).collect()
 }
 
-/// Whether every value of `given` is what `taken` has at its place; f32 has fewer digits.
+/// Whether every value of `given` is also in `taken`, up to the precision of f32.
 fn agrees(given: &toml::Value, taken: &toml::Value) -> bool {
     match (given, taken) {
         (toml::Value::Table(a), toml::Value::Table(b)) => a.iter().all(|(k, v)| b.get(k).is_some_and(|w| agrees(v, w))),
@@ -82,7 +82,7 @@ fn agrees(given: &toml::Value, taken: &toml::Value) -> bool {
     }
 }
 
-/// Reads a configuration and, if it is accepted, trains as it says: at most one step a stage.
+/// Reads a configuration and, if it is accepted, trains with it, at most one step per stage.
 fn run(dir: &Path, changes: &[String]) -> Result<Config> {
     let mut config = Config::read(&dir.join("run.toml"), changes)?;
     let accepted = config.clone();
@@ -96,7 +96,7 @@ fn run(dir: &Path, changes: &[String]) -> Result<Config> {
     let (mut device, mut progress, cache) = (Cpu::new(1), Progress::new(true), dir.join("cache"));
     let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop: &|| false };
     let done = train(&config, &About::this_process("cpu", 1, String::new()), &out, tools);
-    // Whatever it left; the next case starts afresh.
+    // Remove what it left, so that the next case starts afresh.
     let _ = std::fs::remove_dir_all(&out);
     done.map(|_| accepted).map_err(|e| e.at("run.toml"))
 }
@@ -111,15 +111,15 @@ fn hostile_values() {
         let at = dir.path().to_path_buf();
         let Ok(config) = judge("run.toml", &name, move || run(&at, &[])) else { continue };
         accepted += 1;
-        // Whole numbers may be larger than what TOML's own value type holds.
+        // Integers may be too large for the `toml` crate's value type.
         let Ok(given) = toml::from_str(std::str::from_utf8(&bytes).expect("UTF-8")) else {
             assert!(name.ends_with(" = 9223372036854775808"), "{name}");
             continue;
         };
         let taken = toml::Value::try_from(&config).expect("a table");
-        assert!(agrees(&given, &taken), "{name}: taken as {taken}");
+        assert!(agrees(&given, &taken), "{name}: read as {taken}");
     }
-    assert!(accepted > 20, "most of these values are fine somewhere, but {accepted} were accepted");
+    assert!(accepted > 20, "only {accepted} values were accepted, but most are valid for some key");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn damaged_bytes() {
     for Case { name, bytes } in mutate::bytes(VALID.as_bytes(), &[1, 100, VALID.len()], 5, 40) {
         write(&dir.path().join("run.toml"), &bytes);
         let at = dir.path().to_path_buf();
-        // Only what is sound gets through; what it trains is another test's matter.
+        // Accepted configurations must hold the values of the file. Training is tested elsewhere.
         let Ok(config) = judge("run.toml", &name, move || Config::read(&at.join("run.toml"), &[])) else { continue };
         let given = toml::from_str(std::str::from_utf8(&bytes).expect("UTF-8")).expect("TOML");
         assert!(agrees(&given, &toml::Value::try_from(&config).expect("a table")), "{name}");
@@ -183,7 +183,7 @@ fn hostile_changes() {
     let many: Vec<String> = (0..5000)
         .map(|i| format!("[[levels]]\nlayers = {}\nalpha = 0.5\ntrain = {{ steps = 1, lr = 1 }}\n", 9000 - i))
         .collect();
-    let (head, _) = VALID.split_once("[scratch]").expect("a twin");
+    let (head, _) = VALID.split_once("[scratch]").expect("a baseline");
     write(&dir.path().join("run.toml"), [head, &many.concat()].concat().as_bytes());
     let at = dir.path().to_path_buf();
     let message = judge("run.toml", "many levels", move || run(&at, &[])).expect_err("many levels");

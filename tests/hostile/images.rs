@@ -1,13 +1,13 @@
-//! Files of images, and what fuzzing found in them.
+//! Image files, including cases that fuzzing found.
 
 use crate::judge::{folder, judge, judge_within, write};
 use vcycle::data::images::source::Filter;
 use vcycle::data::images::{ImageFiles, ImageSpec, prepare};
 
-/// The largest request for memory by small files: buffers for reading, and what decoders always take.
+/// Limit on single allocations for small files: read buffers and the fixed allocations of decoders.
 const SMALL: usize = 4 << 20;
 
-/// A header of IDX claims images of any size; memory grows with what is there.
+/// An IDX header may claim images of any size, but memory must grow only with the bytes in the file.
 #[test]
 fn idx_headers_that_claim_too_much() {
     let dir = folder();
@@ -22,11 +22,11 @@ fn idx_headers_that_claim_too_much() {
         let (files, cache) =
             (ImageFiles::Idx { images: images.clone(), labels: labels.clone() }, dir.path().join("cache"));
         let run = move || prepare(&ImageSpec::new(files), &cache, &mut |_| {});
-        judge_within(SMALL, "images.idx", &format!("{height} x {width}"), run).expect_err("nothing is there");
+        judge_within(SMALL, "images.idx", &format!("{height} x {width}"), run).expect_err("an image without data");
     }
 }
 
-/// Headers of pictures do too, which half a gigabyte was taken for.
+/// So must it for PNG and JPEG headers, for which half a gigabyte was once allocated.
 #[test]
 fn pictures_that_claim_too_much() {
     let dir = folder();
@@ -65,8 +65,8 @@ fn pictures_that_claim_too_much() {
         };
         let cache = dir.path().join("cache");
         let run = move || prepare(&ImageSpec::new(files), &cache, &mut |_| {});
-        let message = judge("picture.png", name, run).map(|_| ()).expect_err("nothing is there");
-        // Of some headers the decoder says so itself.
+        let message = judge("picture.png", name, run).map(|_| ()).expect_err("an image without data");
+        // For some headers, the message is the decoder's own.
         assert!(message.contains(name) || message.contains("Memory limit"), "{name}: {message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Runs a case and sees to it that it ends well: no panic, in time, within memory, and with a useful message.
+//! Runs a case and checks that it ends without a panic, in time, within a memory limit, and with a useful message.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -10,39 +10,39 @@ use std::time::Duration;
 use tempfile::TempDir;
 use vcycle::error::Result;
 
-/// All memory that the tests of this binary may have together. Whoever wants more gets none, as where it has run out: code
-/// that asks politely says so, and other code ends this binary.
-const BUDGET: usize = 1 << 30;
-/// Cases take milliseconds; the machine may be busy.
+/// Limit on the memory of all tests of this binary together. Allocations beyond it fail as if memory had run out:
+/// fallible allocations return an error, and others abort this binary.
+const MEMORY_LIMIT: usize = 1 << 30;
+/// Timeout of a case. Cases take milliseconds, but the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-struct MemoryEstimate;
+struct LimitedAllocator;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The most that this thread asked for at once.
+    /// The largest single allocation that this thread requested.
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
 fn admit(bytes: usize) -> bool {
     LARGEST.set(LARGEST.get().max(bytes));
-    let fits = LIVE.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= BUDGET;
+    let fits = LIVE.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= MEMORY_LIMIT;
     if !fits {
         LIVE.fetch_sub(bytes, Ordering::Relaxed);
     }
     fits
 }
 
-// SAFETY: every call that is let through goes to the system's allocator as it came, and null means no memory.
-unsafe impl GlobalAlloc for MemoryEstimate {
+// SAFETY: every admitted call is forwarded to the system allocator unchanged, and null reports a failed allocation.
+unsafe impl GlobalAlloc for LimitedAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         if admit(layout.size()) { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         if admit(layout.size()) { unsafe { System.alloc_zeroed(layout) } } else { std::ptr::null_mut() }
     }
 
@@ -51,22 +51,21 @@ unsafe impl GlobalAlloc for MemoryEstimate {
             return std::ptr::null_mut();
         }
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.realloc(start, layout, size) }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.dealloc(start, layout) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: MemoryEstimate = MemoryEstimate;
+static ALLOCATOR: LimitedAllocator = LimitedAllocator;
 
-/// A temporary folder, in memory where the system has a place for that: what is accepted is then written and synced, many
-/// hundred times.
+/// A temporary folder, in memory where the system has `/dev/shm`, because tests write and sync many hundred files.
 pub fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary folder")
 }
@@ -75,17 +74,18 @@ pub fn write(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).expect("a test file");
 }
 
-/// Runs a case that reads `file`. `Ok` is what it accepted; `Err` is its message, which is a good one.
+/// Runs a case that reads `file`. Returns what the program read, or its error message, after checking that the message
+/// is useful.
 pub fn judge<T: Send + 'static>(
     file: &str,
     case: &str,
     run: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T, String> {
     let (send, receive) = mpsc::channel();
-    // As much stack as the main thread of a program has.
+    // The stack size of a program's main thread.
     let worker = thread::Builder::new().stack_size(8 << 20).spawn(move || {
         let done = run();
-        // Nobody listens after the deadline.
+        // The receiver is gone after the deadline.
         let _ = send.send(done);
     });
     let worker = worker.expect("a thread");
@@ -99,12 +99,12 @@ pub fn judge<T: Send + 'static>(
             assert_useful(file, case, &message);
             Err(message)
         }
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{file}, {case}: no end after {DEADLINE:?}"),
-        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("{file}, {case}: a panic"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{file}, {case}: still running after {DEADLINE:?}"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("{file}, {case}: panicked"),
     }
 }
 
-/// As [`judge`], of a case that may ask for at most so many bytes at once, on its own thread.
+/// As [`judge`], but also checks that the case's thread requests at most `most` bytes in one allocation.
 pub fn judge_within<T: Send + 'static>(
     most: usize,
     file: &str,
@@ -115,13 +115,13 @@ pub fn judge_within<T: Send + 'static>(
     judge(file, case, move || {
         LARGEST.set(0);
         let done = run();
-        assert!(LARGEST.get() <= most, "{name}: asked for {} bytes at once", LARGEST.get());
+        assert!(LARGEST.get() <= most, "{name}: requested {} bytes at once", LARGEST.get());
         done
     })
 }
 
-/// A message names the file and what to do: after a semicolon, or because the place says it (a line of the file, a missing
-/// or unreadable file).
+/// Asserts that a message names the file and says what to do: after a semicolon, or implicitly, by naming a line of the
+/// file or a file that is missing or unreadable.
 pub fn assert_useful(file: &str, case: &str, message: &str) {
     assert!(message.contains(file), "{case}: the message does not name {file}: {message}");
     assert!(message.len() < 10_000, "{case}: a message of {} bytes", message.len());

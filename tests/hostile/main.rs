@@ -1,11 +1,11 @@
-//! Promise: no file, however damaged or malicious, makes the program panic, hang, take memory without bounds, or take the
-//! file for another one without a word. It is refused in a sentence that names the file and says what to do.
+//! Promise: no file, however damaged or malicious, makes the program panic, hang, allocate without bounds, or silently
+//! read wrong content. It is refused with a message that names the file and says what to do.
 //!
-//! One module for each family of files. Each makes valid files itself, mutates them with the seeded generators of
-//! `mutate.rs`, and has `judge.rs` watch what the real entry points make of them.
+//! One module for each kind of file. Each makes valid files, mutates them with the seeded generators of `mutate.rs`,
+//! passes them to the real entry points, and checks the result with `judge.rs`.
 //!
-//! Some damage cannot be seen in a file alone, and the modules say where: other weights are weights, and another tokenizer
-//! is a tokenizer. Token shards have sums beside them, so theirs is seen.
+//! Some damage cannot be detected from a file alone, and the modules say where: changed weights are still weights, and
+//! a changed tokenizer is still a tokenizer. Token shards have checksums beside them, so damage to those is detected.
 
 mod binary;
 mod cases;

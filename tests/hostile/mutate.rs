@@ -1,15 +1,16 @@
-//! Seeded mutations of valid files: bytes, JSON, TOML, and what may stand in place of a file.
+//! Seeded mutations of valid files: bytes, JSON, TOML, and other things in place of a file.
 //!
-//! Every generator gives a list of [`Case`]s, the same for the same seed. To test a new kind of file, make a valid one, run
-//! its bytes through [`bytes`] with the places where its parts begin and, if it is JSON, its value through [`json`]; hand
-//! each case to `judge::judge` together with the function that reads the file; and call [`in_place_of`] with its path.
+//! Every generator returns a list of [`Case`]s, the same for the same seed. To test a new kind of file, make a valid
+//! one, pass its bytes to [`bytes`] with the offsets where its parts begin and, if it is JSON, its value to [`json`];
+//! pass each case to `judge::judge` together with the function that reads the file; and call [`in_place_of`] with its
+//! path.
 
 use serde_json::Value;
 use std::path::Path;
 
 /// A mutated file.
 pub struct Case {
-    /// What was done to it, for messages.
+    /// What was changed, for messages.
     pub name: String,
     pub bytes: Vec<u8>,
 }
@@ -18,7 +19,7 @@ fn case(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Case {
     Case { name: name.into(), bytes: bytes.into() }
 }
 
-/// Numbers that depend on the seed alone: splitmix64 (Steele, Lea and Flood 2014).
+/// Random numbers that depend only on the seed: splitmix64 (Steele, Lea and Flood 2014).
 pub struct Random(pub u64);
 
 impl Random {
@@ -34,12 +35,16 @@ impl Random {
     }
 }
 
-/// Cut at every place and beside it; and `count` each of flipped bits, inserted bytes, blocks of zeros and ones, and
-/// swapped blocks, half of them before the last place: headers are where a change does the most harm.
+/// Truncations at each of `places` and one byte before and after it; and `count` each of flipped bits, inserted bytes,
+/// runs of up to eight bytes set to 0 or 255, and swapped bytes. Half of these lie before the last place, because
+/// changes to headers do the most harm.
 pub fn bytes(valid: &[u8], places: &[usize], seed: u64, count: usize) -> Vec<Case> {
     let mut random = Random(seed);
-    let mut cases =
-        vec![case("empty", ""), case("twice", [valid, valid].concat()), case("a byte more", [valid, &[0]].concat())];
+    let mut cases = vec![
+        case("empty", ""),
+        case("repeated", [valid, valid].concat()),
+        case("one more byte", [valid, &[0]].concat()),
+    ];
     for &place in places {
         for at in [place.saturating_sub(1), place, place + 1] {
             if at < valid.len() {
@@ -76,8 +81,8 @@ pub fn flip(valid: &[u8], at: usize, bit: u32) -> Case {
     case(format!("bit {bit} of byte {at} flipped"), flipped)
 }
 
-/// JSON texts that are rarely what a key wants: wrong types, numbers at the edges of their types and beyond, what is not
-/// JSON at all.
+/// JSON values that are rarely valid for a key: wrong types, numbers at and beyond the limits of their types, and text
+/// that is not JSON.
 const JSON: &[&[u8]] = &[
     b"null",
     b"true",
@@ -108,8 +113,8 @@ const JSON: &[&[u8]] = &[
     b"",
 ];
 
-/// For `count` of a value's places, drawn at random: a hostile text there, the member removed, the member twice. Besides,
-/// nestings without end.
+/// For `count` random places in a value: a hostile value there, the member removed, and the member duplicated. Also
+/// values that are nested too deeply.
 pub fn json(valid: &Value, seed: u64, count: usize) -> Vec<Case> {
     const MARK: &str = "\"@mark@\"";
     let mut random = Random(seed);
@@ -142,13 +147,14 @@ pub fn json(valid: &Value, seed: u64, count: usize) -> Vec<Case> {
             let value = map.remove(key).unwrap_or_default();
             cases.push(case(format!("{place} is missing"), without.to_string()));
             let twice = format!("{value},{}:{value}", Value::from(key));
-            cases.push(case(format!("{place} is there twice"), with(place, twice.as_bytes())));
+            cases.push(case(format!("{place} is duplicated"), with(place, twice.as_bytes())));
         }
     }
     cases
 }
 
-/// JSON pointers of all values. Keys with `/` or `~` would have to be escaped; these files have none that matters.
+/// Collects the JSON pointers of all values. Keys with `/` or `~` would have to be escaped; these files have none that
+/// matter.
 fn walk(value: &Value, at: String, places: &mut Vec<String>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(key, value)| walk(value, format!("{at}/{key}"), places)),
@@ -190,7 +196,8 @@ const TOML: &[&str] = &[
     "",
 ];
 
-/// Every line `key = value` with every hostile value, without it, and twice; and nestings without end.
+/// Every line `key = value` with every hostile value, without the line, and with the line duplicated. Also values that
+/// are nested too deeply.
 pub fn toml(valid: &str) -> Vec<Case> {
     let lines: Vec<&str> = valid.lines().collect();
     let with = |i: usize, line: &str| {
@@ -209,18 +216,18 @@ pub fn toml(valid: &str) -> Vec<Case> {
         for value in TOML {
             cases.push(case(format!("{key} = {value}"), with(i, &format!("{key} = {value}"))));
         }
-        cases.push(case(format!("no {key}"), with(i, "")));
-        cases.push(case(format!("{key} twice"), with(i, &format!("{line}\n{line}"))));
+        cases.push(case(format!("{key} is missing"), with(i, "")));
+        cases.push(case(format!("{key} is duplicated"), with(i, &format!("{line}\n{line}"))));
     }
     cases
 }
 
-/// Puts things that are no readable files in place of `path`, one after the other, and calls `each` with their names:
-/// a folder, a pipe that nobody writes into, a link to itself, a link to nothing, a link to a device that never ends, and a
-/// file of a terabyte.
+/// Puts things that are not readable files in place of `path`, one after the other, and calls `each` with their names:
+/// a folder, a file of a terabyte, a link to itself, a dangling link, a link to an endless device, and a pipe without a
+/// writer.
 pub fn in_place_of(path: &Path, mut each: impl FnMut(&str)) {
     let clear = || {
-        // Whichever it is.
+        // Only one of these succeeds.
         let _ = std::fs::remove_file(path);
         let _ = std::fs::remove_dir(path);
     };

@@ -1,7 +1,7 @@
 //! `vcycle.json` beside a coalesced model, and scheme files.
 //!
-//! Not seen: another seed of shares, another rule, or another scheme of the same numbers. Each is a sound record of another
-//! coalescing, and the weights do not tell which one it was.
+//! Not detected: another seed of the random shares, another rule, or another scheme with the same sizes. Each is a
+//! valid record of a different coalescing, and the weights do not show which one it was.
 
 use crate::binary::vcycle;
 use crate::judge::{assert_useful, folder, write};

@@ -1,7 +1,7 @@
 //! Model folders: `model.safetensors` and `config.json`.
 //!
-//! Not seen: weights that become other finite weights, and two tensors of one shape that trade places. The format has no
-//! sums, and nothing tells such a file from one that was trained.
+//! Not detected: weights that become other finite weights, and two swapped tensors of the same shape. The format has no
+//! checksums, so such a file looks like another trained model.
 
 use crate::judge::{folder, judge, write};
 use crate::mutate::{self, Case};
@@ -14,7 +14,7 @@ use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 
-/// All that a model folder gives.
+/// The content of a model folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     config: GptConfig,
@@ -35,7 +35,7 @@ fn reader(dir: &Path) -> impl FnOnce() -> Result<Found> + use<> {
     move || load(&dir)
 }
 
-/// A small model in `dir`.
+/// Saves a small model in `dir`.
 pub fn save_model(dir: &Path, layers: usize, heads: usize) {
     let config = GptConfig {
         vocab: 11,
@@ -84,9 +84,9 @@ fn damaged_bytes() {
         assert_eq!(found.config, original.config, "{name}");
         assert_eq!(bytes.len(), valid.len(), "{name}");
         if bytes[data..] == valid[data..] {
-            assert_eq!(found, original, "{name}: only the header was touched");
+            assert_eq!(found, original, "{name}: only the header was changed");
         }
-        // A change of up to eight bytes is one of up to three weights; a swap, of two.
+        // Up to eight contiguous changed bytes touch up to three weights; a swap touches two.
         let changed = original
             .weights
             .iter()
@@ -100,7 +100,7 @@ fn damaged_bytes() {
 }
 
 #[test]
-fn headers_that_lie() {
+fn inconsistent_headers_are_refused() {
     let dir = folder();
     save_model(dir.path(), 1, 1);
     let original = load(dir.path()).expect("a valid model");
@@ -142,7 +142,7 @@ fn headers_that_lie() {
     for i in 0..50_000 {
         many[format!("nothing.{i}")] = json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]});
     }
-    refused("tensors of no size", &many, &valid[data..]);
+    refused("tensors without elements", &many, &valid[data..]);
     let scalars = json!({"a": {"dtype": "F32", "shape": vec![1; 100_000], "data_offsets": [0, 4]}});
     refused("a hundred thousand axes", &scalars, &[0; 4]);
 }
@@ -166,7 +166,7 @@ fn damaged_configurations() {
     }
     for Case { name, bytes } in cases {
         write(&path, &bytes);
-        // The config is refused on its own, or because it is not that of the weights.
+        // The configuration is refused on its own, or because it does not fit the weights.
         let folder = dir.path().display().to_string();
         let Ok(found) = judge(&folder, &name, reader(dir.path())) else { continue };
         let c = &found.config;

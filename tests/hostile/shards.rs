@@ -1,7 +1,7 @@
 //! Token shards and prepared folders.
 //!
-//! Not seen in a shard alone: tokens that become others below the vocabulary's size, and a vocabulary that seems larger than
-//! it is within the same width. Both are seen in a prepared folder, by the sums in its `data.json`.
+//! Not detected in a shard alone: tokens that become other tokens of the vocabulary, and a larger vocabulary size with
+//! the same token width. Both are detected in a prepared folder, by the checksums in its `data.json`.
 
 use crate::judge::{folder, judge, write};
 use crate::mutate::{self, Case};
@@ -10,7 +10,7 @@ use vcycle::data::prepared::cache::{DataSpec, open_shard, prepare};
 use vcycle::data::text::HeldOut;
 use vcycle::data::tokens::shard::{Shard, write_shard};
 
-/// The whole of a shard.
+/// The content of a shard.
 #[derive(Clone, Debug, PartialEq)]
 struct Content {
     vocab: usize,
@@ -55,7 +55,7 @@ fn damaged_shards() {
             let Ok(found) = judge("tokens.bin", &name, read(path.clone())) else { continue };
             assert_eq!(found.tokens.len(), original.tokens.len(), "{name}");
             assert!(found.tokens.iter().all(|&t| (t as usize) < found.vocab), "{name}");
-            // What differs is what was written there, and nothing else.
+            // Tokens differ exactly where bytes differ.
             let same_header = valid[..64] == bytes[..64];
             assert!(same_header || valid[..16] == bytes[..16] && valid[24..64] == bytes[24..64], "{name}");
             for (i, (a, b)) in original.tokens.iter().zip(&found.tokens).enumerate() {
@@ -69,7 +69,7 @@ fn damaged_shards() {
     });
 }
 
-/// Arrays of NumPy, whose headers are text. Not seen: tokens that become others below the vocabulary's size.
+/// NumPy arrays, whose headers are text. Not detected: tokens that become other tokens of the vocabulary.
 #[test]
 fn damaged_arrays() {
     let dir = folder();
@@ -98,7 +98,7 @@ fn damaged_arrays() {
     }
 }
 
-/// What training takes from a prepared folder.
+/// Prepares the text, or reads the cached folder, as training does. Returns the training and held-out tokens.
 fn prepared(dir: &Path) -> vcycle::error::Result<[Content; 2]> {
     let spec = DataSpec {
         text: dir.join("text.txt"),
@@ -112,7 +112,7 @@ fn prepared(dir: &Path) -> vcycle::error::Result<[Content; 2]> {
 }
 
 #[test]
-fn damaged_prepared_folders_are_made_again() {
+fn damaged_prepared_folders_are_rebuilt() {
     let dir = folder();
     let text: String = (0..200).map(|i| format!("line {i} of a text of some two hundred lines\n")).collect();
     write(&dir.path().join("text.txt"), text.as_bytes());
@@ -137,23 +137,23 @@ fn damaged_prepared_folders_are_made_again() {
                 judge(file, &name, move || open_shard(&shard, None).map(|_| ())).expect_err(&name);
             }
             let at = dir.path().to_path_buf();
-            let found = judge("cache", &name, move || prepared(&at)).expect("it is made again");
+            let found = judge("cache", &name, move || prepared(&at)).expect("a rebuilt folder");
             assert!(found == original, "{file}: {name}");
         }
         mutate::in_place_of(&path, |name| {
             if name == "a folder" {
-                return; // Somebody else's, which is not removed: the next test.
+                return; // May belong to someone else, so it is not removed; tested below.
             }
             let at = dir.path().to_path_buf();
-            let found = judge("cache", name, move || prepared(&at)).expect("it is made again");
+            let found = judge("cache", name, move || prepared(&at)).expect("a rebuilt folder");
             assert!(found == original, "{file}: {name}");
         });
-        prepared(dir.path()).expect("whole again");
+        prepared(dir.path()).expect("a valid folder");
     }
-    // A folder under the name of a file cannot be made again, and is not ours to remove.
+    // A folder with the name of a file may belong to someone else, so it is not removed and the file cannot be rebuilt.
     let path = cache.join("train.bin");
     std::fs::remove_file(&path).expect("removed");
     std::fs::create_dir(&path).expect("a folder");
     let at = dir.path().to_path_buf();
-    judge("cache", "a folder for train.bin", move || prepared(&at)).expect_err("in the way");
+    judge("cache", "a folder for train.bin", move || prepared(&at)).expect_err("a folder in place of a file");
 }

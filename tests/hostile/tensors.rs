@@ -1,4 +1,5 @@
-//! The tensors of a stopped run's newest checkpoint, under sums that agree: what is read is what its reader finds sound.
+//! The tensors of a stopped run's newest checkpoint with valid checksums: only files that a strict reader accepts are
+//! read.
 
 use crate::checkpoint::{NEWEST, Stopped, put};
 use crate::mutate::{self, Case};
@@ -7,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// The tensors of a file, to be changed.
+/// The tensors of a file by name.
 type Tensors = BTreeMap<String, Tensor>;
 type Tensor = (Dtype, Vec<u8>);
 
@@ -27,8 +28,8 @@ fn file(tensors: &Tensors) -> Vec<u8> {
     safetensors::serialize(views, None).expect("a file")
 }
 
-/// Whether a file holds tensors of the names, types and sizes of `valid`, of finite numbers, squares not negative; then, whether the
-/// numbers are the same.
+/// Checks that a file holds tensors with the names, types and sizes of `valid`, with finite values and non-negative
+/// second moments. Returns `None` if not, otherwise whether all values are the same.
 fn fits(bytes: &[u8], valid: &[u8]) -> Option<bool> {
     let file = SafeTensors::deserialize(bytes).ok()?;
     let mut same = true;
@@ -45,16 +46,17 @@ fn fits(bytes: &[u8], valid: &[u8]) -> Option<bool> {
 }
 
 #[test]
-fn tensors_that_lie_under_sums_that_agree() {
+fn invalid_tensors_with_valid_checksums_are_refused() {
     let stopped = Stopped::new();
     let valid = stopped.bytes(&format!("{NEWEST}/tensors.safetensors"));
     let names: Vec<String> = tensors(&valid).into_keys().collect();
     assert_eq!(names, ["level1.m", "level1.params", "level1.v", "level2.m", "level2.params", "level2.v"]);
     let refused = |case: &str, says: &str, bytes: &[u8]| {
         for alone in [true, false] {
-            let said = stopped.with(alone, "stage-2-step-00000007", case, |run| put(run, "tensors.safetensors", bytes));
-            let said = said.unwrap_or_else(|| panic!("{case}: accepted"));
-            assert!(said.contains(says) && said.contains("; "), "{case}: {said}");
+            let refusal =
+                stopped.with(alone, "stage-2-step-00000007", case, |run| put(run, "tensors.safetensors", bytes));
+            let refusal = refusal.unwrap_or_else(|| panic!("{case}: accepted"));
+            assert!(refusal.contains(says) && refusal.contains("; "), "{case}: {refusal}");
         }
     };
     for name in &names {
@@ -78,8 +80,8 @@ fn tensors_that_lie_under_sums_that_agree() {
     let mut negative = tensors(&valid);
     negative.get_mut("level2.v").expect("a tensor").1[..4].copy_from_slice(&(-1.0f32).to_le_bytes());
     refused("a negative square", "level2.v: value 0 is -1", &file(&negative));
-    // Whatever else: what a reader of the format finds to be the six tensors, as long as they were, of numbers that may be there, is gone
-    // on with, to the same weights if it is the same numbers. All else is refused.
+    // Random damage: if `fits` accepts the file, the run resumes, and with the same values it ends with the same
+    // weights. All other files are refused.
     let header = 8 + u64::from_le_bytes(valid[..8].try_into().expect("eight bytes")) as usize;
     let (mut went_on, mut refused) = (0, 0);
     for Case { name, bytes } in mutate::bytes(&valid, &[1, 8, header], 6, 25) {
@@ -88,17 +90,17 @@ fn tensors_that_lie_under_sums_that_agree() {
         match (fits(&bytes, &valid), stopped.judge("run", &name)) {
             (Some(same), Ok(Some(weights))) => {
                 assert_eq!(weights.len(), stopped.weights.len(), "{name}");
-                assert!(!same || weights == stopped.weights, "{name}: other weights");
+                assert!(!same || weights == stopped.weights, "{name}: different weights");
                 went_on += 1;
             }
-            // Numbers of any size are numbers, and may be too large to train on.
+            // Any finite values are valid, but training on large ones may diverge.
             (Some(false), Err(message)) => assert!(message.contains("training diverged"), "{name}: {message}"),
             (None, Err(message)) => {
                 assert!(message.contains("stage-2-step-00000007") && message.contains("; "), "{name}: {message}");
                 refused += 1;
             }
-            (fits, found) => panic!("{name}: fits {fits:?}, found {:?}", found.map(|_| "went on")),
+            (fits, found) => panic!("{name}: fits {fits:?}, found {:?}", found.map(|_| "resumed")),
         }
     }
-    assert!(went_on > 5 && refused > 5, "{went_on} went on and {refused} were refused: the test shows little");
+    assert!(went_on > 5 && refused > 5, "too few outcomes covered: {went_on} runs resumed, {refused} were refused");
 }

@@ -1,6 +1,7 @@
-//! Texts, plain and compressed. The frames made here have checksums, as those of `zstd` have: all damage is seen.
+//! Texts, plain and compressed. The zstd frames made here have checksums, as those of the `zstd` tool do, so that all
+//! damage is detected.
 //!
-//! Not seen: damage to a plain text that leaves it UTF-8, which is then another text.
+//! Not detected: damage to a plain text that leaves it valid UTF-8.
 
 use crate::judge::{folder, judge, write};
 use crate::mutate::{self, Case};
@@ -23,7 +24,7 @@ fn damaged_archives() {
         write(&path, &bytes);
         let at = path.clone();
         let Ok(found) = judge("text.zst", &name, move || read_text(&at)) else { continue };
-        // Two whole archives are one whole text, by the format.
+        // Two concatenated archives are one valid archive.
         assert!(found == text() || bytes.len() == 2 * end && found == text().repeat(2), "{name}");
     }
     mutate::in_place_of(&path.clone(), |name| {
@@ -32,7 +33,7 @@ fn damaged_archives() {
     });
 }
 
-/// A frame of blocks of 128 KiB of the letter a, four bytes each.
+/// A frame of run-length blocks, each of 4 bytes that expand to 128 KiB of the letter a.
 fn bomb(blocks: usize) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58];
     for i in 0..blocks {
@@ -59,11 +60,11 @@ fn hostile_archives() {
         ("a size of 2^64 - 1", claims(&[0xe0, 255, 255, 255, 255, 255, 255, 255, 255, 0x01, 0x00, 0x00])),
         ("a dictionary", claims(&[0x03, 0x58, 1, 2, 3, 4, 0x01, 0x00, 0x00])),
         ("a reserved block", claims(&[0x00, 0x58, 0x07, 0x00, 0x00])),
-        ("nothing but a magic number", claims(&[])),
+        ("only a magic number", claims(&[])),
         ("an empty frame", claims(&[0x20, 0x00, 0x01, 0x00, 0x00])),
         ("a skippable frame cut short", skippable(u32::MAX, 10)),
-        ("nothing but skippable frames", skippable(10, 10).repeat(1000)),
-        ("no archive", b"just a text\n".to_vec()),
+        ("only skippable frames", skippable(10, 10).repeat(1000)),
+        ("not an archive", b"just a text\n".to_vec()),
         ("not UTF-8", compress_to_vec(&b"caf\xe9\n"[..], CompressionLevel::Fastest)),
         ("blank", compress_to_vec(&b" \n \n"[..], CompressionLevel::Fastest)),
     ] {
@@ -111,7 +112,7 @@ fn damaged_texts() {
     });
 }
 
-/// gzip files, whose members have sums; and what follows them.
+/// gzip files, whose members have checksums, and padding after them.
 #[test]
 fn damaged_gzip() {
     use flate2::{Compression, write::GzEncoder};
@@ -128,14 +129,13 @@ fn damaged_gzip() {
             write(&path, &bytes);
             let at = path.clone();
             let Ok(found) = judge("text.txt.gz", &name, move || read_text(&at)) else { continue };
-            // Damage to a member's name, time or system is none to the text; two whole members are one text.
+            // Damage to a member's name, time or system does not affect the text; two members are one text.
             assert!(found == text() || found == text().repeat(2), "{name}, {padding} zeros");
         }
     }
 }
 
-/// Lines of JSON: of a line that is read, the text is what a strict reader finds, or that reader refuses the line for something else
-/// than the text.
+/// JSON lines: if a damaged line is read and serde_json also accepts it, both find the same text.
 #[test]
 fn damaged_json_lines() {
     let dir = folder();
@@ -171,7 +171,7 @@ fn damaged_json_lines() {
     }
 }
 
-/// Tables of labelled texts.
+/// Tables of labelled texts: no label is missing in what is read.
 #[test]
 fn damaged_tables() {
     use vcycle::data::labelled::{Classification, Labels};
@@ -193,7 +193,7 @@ fn damaged_tables() {
             let Ok(found) = done else { continue };
             let Labels::Classes(labels) = found.labels() else { panic!("{name}: values") };
             assert!(labels.iter().all(|label| !label.trim().is_empty()), "{name}: {labels:?}");
-            assert!(skip || !bytes.windows(3).any(|part| part == b"\t\n"), "{name}: a missing label was taken");
+            assert!(skip || !bytes.windows(3).any(|part| part == b"\t\n"), "{name}: a missing label was accepted");
         }
     }
 }

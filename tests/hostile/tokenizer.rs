@@ -1,7 +1,7 @@
 //! `tokenizer.json`.
 //!
-//! Not seen: a tokenizer that became another sound one, whose tokens a model then takes for its own. Prepared folders have
-//! its sum; a model folder has none, as anywhere.
+//! Not detected: damage that leaves a valid tokenizer with other tokens, which a model then takes for its own. Prepared
+//! folders store a checksum of the tokenizer; model folders have none, in any library.
 
 use crate::judge::{folder, judge, write};
 use crate::mutate::{self, Case};
@@ -12,14 +12,14 @@ use vcycle::error::{At, Result};
 
 const TEXT: &str = "Some words, and 12 more.\n\nA line  with spaces\tand ünïcödé 日本 🦊\n";
 
-/// Loads, encodes and decodes, as every command with a text does.
+/// Loads a tokenizer, encodes and decodes, as commands do. Returns the vocabulary size and the ids of the text.
 fn used(path: &Path) -> Result<(usize, Vec<u32>)> {
     let tokenizer = Tokenizer::load(path)?;
     let text = TEXT.repeat(20);
     let ids = tokenizer.encode(&text).at(path.display())?;
-    // Decoding fails for some that encode, which is an error like another.
+    // Some tokenizers can encode but not decode, which is an error like any other.
     let decoded = tokenizer.decode(&ids).at(path.display())?;
-    assert!(decoded.len() <= 300 * text.len(), "decoding has bounds");
+    assert!(decoded.len() <= 300 * text.len(), "decoding should have a size limit");
     Ok((tokenizer.vocab_size(), ids))
 }
 
@@ -28,7 +28,7 @@ fn check(path: &Path, name: &str) -> bool {
     match judge("tokenizer.json", name, move || used(&at)) {
         Ok((size, ids)) => {
             assert!(ids.iter().all(|&id| (id as usize) < size), "{name}");
-            assert!(size <= 200_000, "{name}: {size} rows of an embedding");
+            assert!(size <= 200_000, "{name}: an embedding would have {size} rows");
             true
         }
         Err(_) => false,
@@ -50,12 +50,12 @@ fn damaged_tokenizers() {
         assert!(check(&path, spec), "{spec} is valid");
         let valid = std::fs::read(&path).expect("bytes");
         let mut cases = mutate::bytes(&valid, &[1, 100, valid.len() / 2, valid.len()], seed, 15);
-        // Most places are tokens: the parts around them are drawn from apart.
+        // Most places in the JSON are tokens, so mutate the rest of the file separately.
         cases.extend(mutate::json(&value, seed, 20));
-        let mut around = value.clone();
-        around["model"]["vocab"] = json!({"a": 0, "b": 1});
-        around["model"]["merges"] = json!([]);
-        cases.extend(mutate::json(&around, seed, 60));
+        let mut small = value.clone();
+        small["model"]["vocab"] = json!({"a": 0, "b": 1});
+        small["model"]["merges"] = json!([]);
+        cases.extend(mutate::json(&small, seed, 60));
         for Case { name, bytes } in cases {
             write(&path, &bytes);
             check(&path, &format!("{spec}: {name}"));
@@ -64,7 +64,7 @@ fn damaged_tokenizers() {
     mutate::in_place_of(&path.clone(), |name| assert!(!check(&path, name), "{name}"));
 }
 
-/// The token `<t>` beside the vocabulary.
+/// The entry of an added token `<t>`.
 pub fn added_token(id: u64) -> Value {
     json!({
         "id": id,
@@ -109,11 +109,11 @@ fn hostile_tokenizers() {
     let long = "x".repeat(100_000);
     for (name, normalizer) in [
         ("doubles forty times", sequence("normalizers", doubled.clone(), 40)),
-        ("replaces by a long text", replace(json!({"String": "e"}), &long)),
-        ("replaces nothing by a long text", replace(json!({"Regex": ""}), &long)),
+        ("replaces with a long text", replace(json!({"String": "e"}), &long)),
+        ("replaces the empty text with a long text", replace(json!({"Regex": ""}), &long)),
         ("prepends a long text", json!({"type": "Prepend", "prepend": long})),
         ("has a damaged table", json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"})),
-        ("has a table of no bytes", json!({"type": "Precompiled", "precompiled_charsmap": ""})),
+        ("has an empty table", json!({"type": "Precompiled", "precompiled_charsmap": ""})),
         ("unrolls", replace(json!({"Regex": "(?=(((a{500}){500}){500}))"}), "b")),
         ("is a number", json!(5)),
     ] {
@@ -124,7 +124,7 @@ fn hostile_tokenizers() {
     assert!(check(&path, "SentencePiece's replacement"));
     for (name, decoder) in [
         ("doubles forty times", sequence("decoders", doubled, 40)),
-        ("replaces by a long text", replace(json!({"Regex": "."}), &long)),
+        ("replaces with a long text", replace(json!({"Regex": "."}), &long)),
         ("is a number", json!(5)),
         ("is unknown", json!({"type": "Nothing"})),
     ] {
@@ -190,8 +190,8 @@ fn hostile_tokenizers() {
     assert_eq!(ids.len(), 20 * TEXT.len());
 }
 
-/// Found by fuzzing: tokens that share an id, of which one is lost when the tokenizer is saved. Numbered by the library, an added token
-/// may get an id that is taken, since it counts on from the number of tokens.
+/// Found by fuzzing: of two tokens with the same id, saving the tokenizer loses one. The tokenizers library numbers
+/// added tokens from the number of tokens on, so that it may assign an id that is already used.
 #[test]
 fn tokens_that_share_an_id() {
     let dir = folder();
@@ -214,11 +214,11 @@ fn tokens_that_share_an_id() {
     }
 }
 
-/// What lies beside a vocabulary: tokens that were added to it, and which of all are special.
+/// Files beside a vocabulary, which list added tokens and special tokens.
 #[test]
 fn damaged_files_beside_a_vocabulary() {
     let listed = |text: &str| json!({"content": text, "lstrip": true, "normalized": false, "special": true});
-    // Where the settings list the added tokens, added_tokens.json does not count, as in transformers 4.57.6 and 5.24.
+    // If the settings list the added tokens, added_tokens.json is ignored, as in transformers 4.57.6 and 5.24.
     let tokens = json!({"4": listed("[MASK]"), "7": listed("<a>")});
     damaged_beside(json!({"do_lower_case": true, "added_tokens_decoder": tokens}), (8, vec![7, 5, 1, 1, 1, 6]));
     damaged_beside(json!({"do_lower_case": true}), (9, vec![7, 5, 8, 6]));
@@ -255,7 +255,7 @@ fn damaged_beside(settings: Value, expected: (usize, Vec<u32>)) {
         cases.extend(mutate::json(value, seed as u64, 80));
         for Case { name, bytes } in cases {
             write(&path, &bytes);
-            // A contradiction is told by whichever of the files it is found in.
+            // An error may name any of the files that contradict each other.
             if let Ok((size, ids)) = used("", &format!("{file}: {name}")) {
                 assert!(size <= 12 && ids.iter().all(|&id| (id as usize) < size), "{file}, {name}: {size}, {ids:?}");
             }

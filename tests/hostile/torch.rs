@@ -1,6 +1,6 @@
-//! Files of torch.save, in both forms, and the indices of shards.
+//! Files of `torch.save`, in the zip and the legacy format, and the indices of shards.
 //!
-//! Not seen: another number among those of the old form, which has no sums.
+//! Not detected: changed values in the legacy format, which has no checksums.
 
 use crate::judge::{folder, judge, write};
 use crate::mutate::{self, Case};
@@ -50,7 +50,7 @@ fn damaged_bytes() {
         for Case { name, bytes } in mutate::bytes(valid, &places, seed as u64, 250) {
             write(&path, &bytes);
             let Ok(found) = judge(NAME, &name, reader(dir.path())) else { continue };
-            assert!(!has_sums || found == original, "{name}: read as something else");
+            assert!(!has_sums || found == original, "{name}: read with other values");
             assert!(found.iter().map(|t| t.values.len()).sum::<usize>() <= bytes.len(), "{name}");
         }
     }
@@ -60,7 +60,7 @@ fn damaged_bytes() {
 }
 
 #[test]
-fn archives_that_lie() {
+fn inconsistent_archives_are_refused() {
     let dir = folder();
     let path = dir.path().join(NAME);
     let [first, second] = contents();
@@ -80,9 +80,9 @@ fn archives_that_lie() {
     for value in [0u32, 1, 1 << 20, 1 << 31, u32::MAX - 1, u32::MAX] {
         let value = value.to_le_bytes();
         for at in [end + 12, end + 16] {
-            refused("the place of the directory", &with(at, &value));
+            refused("the directory's offset or size", &with(at, &value));
         }
-        // Of the first entry: sum, packed size, size, place.
+        // The first entry's checksum, compressed size, size and offset.
         for at in [16, 20, 24, 42].map(|at| directory + at) {
             if valid[at..at + 4] != value {
                 refused("an entry", &with(at, &value));
@@ -91,9 +91,9 @@ fn archives_that_lie() {
     }
     refused("many entries", &with(end + 10, &[0xff; 2]));
     refused("encrypted", &with(directory + 8, &[1]));
-    refused("a method of its own", &with(directory + 10, &[99]));
-    refused("in parts", &with(end + 4, &[1]));
-    // Twenty entries for the same bytes, which together are more than the file.
+    refused("an unknown compression method", &with(directory + 10, &[99]));
+    refused("a multi-part archive", &with(end + 4, &[1]));
+    // Twenty entries for the same bytes, together larger than the file.
     let mut overlapping = zip(&[stored("data.pkl", &described), stored("data/0", &[0; 10_000])]);
     let end = overlapping.split_off(overlapping.len() - 22);
     let record = overlapping[overlapping.len() - 46 - "data/0".len()..].to_vec();
@@ -122,7 +122,7 @@ fn archives_that_lie() {
 }
 
 #[test]
-fn pickles_that_lie() {
+fn malicious_pickles_are_refused() {
     let dir = folder();
     let path = dir.path().join(NAME);
     let [first, _] = contents();
@@ -138,50 +138,50 @@ fn pickles_that_lie() {
         dict(&[Tensor { offset, ..six(whole("w", "0", shape, strides)) }], b"")
     };
     const HUGE: usize = i64::MAX as usize;
-    refused("a storage of another size", &view(0, &[7], &[1]));
+    refused("a storage of the wrong size", &view(0, &[7], &[1]));
     refused("beyond its storage", &within(1, &[6], &[1]));
     refused("far beyond", &within(HUGE, &[6], &[1]));
-    refused("strides that leave it", &within(0, &[2, 3], &[HUGE, 1]));
+    refused("strides that leave the storage", &within(0, &[2, 3], &[HUGE, 1]));
     refused("strides that overflow", &within(0, &[3, 3], &[HUGE, HUGE]));
     refused("a huge shape", &within(0, &[HUGE, HUGE], &[0, 0]));
     refused("one number a billion times", &within(0, &[1 << 30], &[0]));
-    refused("axes without end", &within(0, &[1; 9], &[1; 9]));
+    refused("too many axes", &within(0, &[1; 9], &[1; 9]));
     refused("more axes than strides", &within(0, &[2, 3], &[1]));
     let many: Vec<String> = (0..5_000).map(|i| format!("t{i}")).collect();
     let million: &[usize] = &[1_000];
     let shared: Vec<_> =
         many.iter().map(|n| Tensor { storage: ("0", "Float", 1), ..whole(n, "0", million, &[0]) }).collect();
-    refused("five million numbers of one", &dict(&shared, b""));
+    refused("five million values from one", &dict(&shared, b""));
     let twice = [six(whole("w", "0", &[6], &[1])), six(whole("w", "0", &[6], &[1]))];
     refused("one name twice", &dict(&twice, b""));
     let two = [six(whole("w", "0", &[6], &[1])), Tensor { storage: ("0", "Half", 6), ..whole("v", "0", &[6], &[1]) }];
     refused("a storage of two types", &dict(&two, b""));
-    refused("a storage that is not there", &dict(&[whole("w", "../../etc/passwd", &[6], &[1])], b""));
+    refused("a missing storage", &dict(&[whole("w", "../../etc/passwd", &[6], &[1])], b""));
     refused("a storage that is a view", &dict(&[six(whole("w", "0", &[6], &[1]))], b"(tK\x01K\x02t"));
 
     for (name, body) in [
         ("nothing", b"".to_vec()),
         ("a number", b"K\x01".to_vec()),
         ("a tensor alone", tensor(&six(whole("w", "0", &[6], &[1])), b"")),
-        ("more items than there are", b"}s".to_vec()),
+        ("more items than the stack has", b"}s".to_vec()),
         ("items of an outer list", b"}K\x01K\x02(s".to_vec()),
         ("a tuple of an outer list", b"K\x01(\x85".to_vec()),
-        ("a list that was not begun", b"}u".to_vec()),
+        ("items without a mark", b"}u".to_vec()),
         ("an odd number of items", [b"}(", &text("w")[..], b"u"].concat()),
         ("items put into a number", b"K\x01(K\x02K\x03u".to_vec()),
         ("an empty memo", b"h\x00".to_vec()),
-        ("a far place of the memo", b"j\xff\xff\xff\xff".to_vec()),
+        ("a memo index out of range", b"j\xff\xff\xff\xff".to_vec()),
         ("an item of an empty stack", b"q\x00".to_vec()),
         ("a call of a number", b"K\x01)R".to_vec()),
         ("a call of a name without arguments", b"ctorch._utils\n_rebuild_tensor_v2\n)R".to_vec()),
         ("an object of a class", b"ccollections\nOrderedDict\n)\x81".to_vec()),
         ("attributes of a number", b"K\x01}b".to_vec()),
-        ("a storage by number", b"K\x01Q".to_vec()),
-        ("a text without end", b"X\xff\xff\xff\xff".to_vec()),
-        ("a text without end, longer", b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff".to_vec()),
-        ("a text that is none", b"X\x01\0\0\0\xff".to_vec()),
-        ("a name without end", b"cos".to_vec()),
-        ("an instruction of its own", b"\xff".to_vec()),
+        ("a storage given as a number", b"K\x01Q".to_vec()),
+        ("a text longer than the file", b"X\xff\xff\xff\xff".to_vec()),
+        ("a text with a 64-bit length", b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff".to_vec()),
+        ("a text that is not UTF-8", b"X\x01\0\0\0\xff".to_vec()),
+        ("an unterminated name", b"cos".to_vec()),
+        ("an unknown instruction", b"\xff".to_vec()),
         ("an instance", b"(ios\nsystem\n".to_vec()),
         ("a number as key", b"}K\x01K\x02s".to_vec()),
         ("a dictionary in itself", [b"}q\0", &text("model")[..], b"h\0s"].concat()),

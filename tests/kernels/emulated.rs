@@ -27,7 +27,7 @@ macro_rules! stems {
 
 stems! {
     accumulate activation adamw attention attention_backward column_sum cross_entropy dropout embedding embedding_backward fill
-    global_norm layernorm layernorm_backward linear multilevel squared_error
+    global_norm layernorm layernorm_backward linear multilevel squared_error update
 }
 
 /// Checks that all variants of an operation match the reference and run every kernel that they name.

@@ -1,11 +1,12 @@
-//! Promise: counters of energy are read right (packages alone, round their ends, a GPU's by its address), and where there is none
-//! nothing fails.
+//! Promise: energy counters are read correctly (only those of CPU packages, also when they wrap around; that of a GPU
+//! by its PCI address), and nothing fails if there are none.
 
 use std::fs;
 use std::path::Path;
 use vcycle::device::energy::nvml::Gpu;
 use vcycle::device::energy::rapl::Packages;
 
+/// Writes a RAPL domain: its name, its counter and the counter's range.
 fn domain(folder: &Path, domain: &str, name: &str, energy: &str, most: &str) {
     let at = folder.join(domain);
     fs::create_dir_all(&at).expect("made");
@@ -15,12 +16,13 @@ fn domain(folder: &Path, domain: &str, name: &str, energy: &str, most: &str) {
 }
 
 #[test]
-fn packages_count_and_begin_again_at_zero() {
+fn package_counters_are_summed_and_may_wrap_around() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = dir.path();
     domain(at, "intel-rapl:0", "package-0", "9000000", "10000000");
     domain(at, "intel-rapl:1", "package-1", "500000", "10000000");
-    // Parts of a package, the whole platform, and the same again by another way: each would count twice.
+    // A part of a package, the whole platform, and the same package through another interface must not be counted
+    // twice.
     domain(at, "intel-rapl:0:0", "core", "1", "10");
     domain(at, "intel-rapl:2", "psys", "1", "10");
     domain(at, "intel-rapl-mmio:0", "package-0", "1", "10");
@@ -30,15 +32,15 @@ fn packages_count_and_begin_again_at_zero() {
     let set = |package: u32, energy: &str| {
         fs::write(at.join(format!("intel-rapl:{package}/energy_uj")), energy).expect("written")
     };
-    // 0.5 J more, and 1.5 J.
+    // The counters advance by 0.5 J and 1.5 J.
     set(0, "9500000");
     set(1, "2000000\n");
     assert_eq!(packages.joules(), Some(2.0));
-    // Past its end: 0.5 J up to 10, and 0.25 J from zero.
+    // The counter wraps around: 0.5 J up to its range of 10 J, and 0.25 J from zero.
     set(0, "250000");
     assert_eq!(packages.joules(), Some(2.75));
     assert_eq!(packages.joules(), Some(2.75));
-    // Down from beyond the end that it names: what it had from zero is certain.
+    // The counter drops from a value above its range: only the energy since zero is certain.
     set(0, "20000000");
     assert_eq!(packages.joules(), Some(22.5));
     set(0, "1000000");
@@ -48,7 +50,7 @@ fn packages_count_and_begin_again_at_zero() {
 }
 
 #[test]
-fn no_counter_or_only_some_is_none() {
+fn a_missing_or_invalid_counter_gives_none() {
     let dir = tempfile::tempdir().expect("a folder");
     assert!(Packages::open(&dir.path().join("missing")).is_none());
     assert!(Packages::open(dir.path()).is_none());
@@ -56,23 +58,23 @@ fn no_counter_or_only_some_is_none() {
     assert!(Packages::open(dir.path()).is_some());
     for (energy, most) in [("", "10"), ("-5", "10"), ("5", "nan"), ("99999999999999999999999", "10")] {
         domain(dir.path(), "intel-rapl:1", "package-1", energy, most);
-        assert!(Packages::open(dir.path()).is_none(), "a part would look like all of it: {energy:?} {most:?}");
+        assert!(Packages::open(dir.path()).is_none(), "some of the packages would pass for all: {energy:?} {most:?}");
     }
 }
 
-/// A library that is not there, or the one below.
+/// Opens a GPU through a library that is missing, or the one below.
 fn open(library: &str, bus: &str) -> Option<Gpu> {
-    // SAFETY: `LIBRARY` has the types of nvml.h, and does nothing when it is loaded.
+    // SAFETY: the functions of `LIBRARY` have the types of nvml.h, and loading it runs no code.
     unsafe { Gpu::open_library(library, bus) }
 }
 
 #[test]
-fn no_library_is_none() {
+fn a_missing_library_gives_none() {
     assert!(open("/nowhere/libnvidia-ml.so.1", "00000000:00:00.0").is_none());
     assert!(open("/dev/null", "00000000:00:00.0").is_none());
 }
 
-/// A library with the calls of NVML that counts 1.5 J more whenever it is asked, for one GPU.
+/// Source of a library with the functions of NVML for one GPU. Its counter advances by 1.5 J with every query.
 #[cfg(emulated)]
 const LIBRARY: &str = r#"
 #include <cstring>
@@ -94,14 +96,14 @@ extern "C" int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long l
 
 #[cfg(emulated)]
 #[test]
-fn a_gpu_by_its_address() {
+fn a_gpu_is_found_by_its_address() {
     let dir = tempfile::tempdir().expect("a folder");
     let (source, library) = (dir.path().join("nvml.cpp"), dir.path().join("libnvml.so"));
     fs::write(&source, LIBRARY).expect("written");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let made =
+    let compiled =
         std::process::Command::new(compiler).args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
-    assert!(made.expect("a C++ compiler").success());
+    assert!(compiled.expect("a C++ compiler").success());
     let library = library.to_str().expect("UTF-8");
     assert!(open(library, "00000000:66:00.0").is_none(), "another GPU");
     assert!(open(library, "a\0b").is_none());

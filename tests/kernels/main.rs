@@ -48,7 +48,7 @@ macro_rules! stems {
 
 stems! {
     accumulate activation adamw attention attention_backward column_sum cross_entropy dropout embedding embedding_backward fill
-    global_norm layernorm layernorm_backward linear multilevel squared_error
+    global_norm layernorm layernorm_backward linear multilevel squared_error update
 }
 
 fn stem(name: &str) -> &'static Stem {

@@ -1,6 +1,7 @@
-//! Promise: safe code cannot break memory. Captured lists whose memory is gone, views that reach too far, mapping tables that change
-//! under a list, addresses of no allocation: each ends in an error that says so, on every device, and nothing is written. A device
-//! gives all its memory back. What must not compile is in the documentation of `Tensor` and `Driver`, as tests.
+//! Promise: safe code cannot violate memory safety. Captured lists whose memory was freed, views that end beyond their
+//! arenas, tables of a multilevel operation that change after a list was captured, and addresses that are not allocated
+//! cause an error on every device, and nothing is written. A device frees all of its memory. Code that must not compile
+//! is tested in the documentation of `Tensor` and `Driver`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,7 +32,8 @@ fn devices() -> Vec<Box<dyn Device>> {
     ]
 }
 
-/// The emulator, without checks, as the command line opens it; captured lists as graphs or operation by operation.
+/// Opens the emulator without checks, as the command line does. It replays captured lists as graphs or operation by
+/// operation.
 #[cfg(emulated)]
 fn emulator(graphs: bool) -> Box<dyn Device> {
     let mut device = vcycle::device::cuda::emulated(Default::default());
@@ -45,7 +47,7 @@ fn tensor(device: &mut dyn Device, dims: &[usize]) -> Tensor {
 }
 
 fn free(device: &mut dyn Device, t: &Tensor) {
-    let Place::Arena(arena) = t.place() else { panic!("no arena") };
+    let Place::Arena(arena) = t.place() else { panic!("a tensor outside of any arena") };
     device.free(arena);
 }
 
@@ -56,7 +58,7 @@ fn fill(out: Tensor, value: f64) -> Op {
 #[track_caller]
 fn refused<T>(result: Result<T>, words: &[&str]) {
     let text = result.map(|_| ()).expect_err("a refusal").to_string();
-    assert!(words.iter().all(|word| text.contains(word)), "{text:?} has not all of {words:?}");
+    assert!(words.iter().all(|word| text.contains(word)), "{text:?} does not contain all of {words:?}");
 }
 
 #[test]
@@ -72,7 +74,11 @@ fn a_captured_list_of_a_freed_arena_is_refused() {
         let other = tensor(device, &[64, 1024]);
         assert_ne!(other.place(), t.place());
         refused(device.replay(graph), &["arena 0", "freed"]);
-        assert!(read_floats(device, &other).expect("read").iter().all(|&x| x == 0.0), "{}: written", device.name());
+        assert!(
+            read_floats(device, &other).expect("read").iter().all(|&x| x == 0.0),
+            "{}: memory was written",
+            device.name()
+        );
         device.release(graph);
         refused(device.replay(graph), &["released"]);
     }
@@ -86,7 +92,11 @@ fn nothing_of_a_list_runs_when_one_of_its_arenas_is_gone() {
         let graph = device.capture(&[fill(first, 1.0), fill(second, 2.0)]).expect("captured");
         free(device, &second);
         refused(device.replay(graph), &["arena 1", "freed"]);
-        assert!(read_floats(device, &first).expect("read").iter().all(|&x| x == 0.0), "{}: half done", device.name());
+        assert!(
+            read_floats(device, &first).expect("read").iter().all(|&x| x == 0.0),
+            "{}: a part of the list ran",
+            device.name()
+        );
     }
 }
 
@@ -103,9 +113,9 @@ fn a_view_of_a_freed_arena_is_refused() {
         refused(device.copy(&t, &other), &["freed"]);
         refused(device.run(&fill(t, 1.0)), &["freed"]);
         refused(device.capture(&[fill(t, 1.0)]), &["freed"]);
-        // Refusals take no place among the tensors on their way to the host.
+        // Refused reads do not count as pending.
         (0..9).for_each(|_| refused(device.read_async(&t), &["freed"]));
-        device.read_async(&other).expect("a place");
+        device.read_async(&other).expect("a free slot");
     }
 }
 
@@ -161,7 +171,7 @@ fn row_blocks_stay_in_the_tensor() {
     let _ = Tensor::new(Place::Arena(0), DType::F32, 0, &[2, 64]).row_block(2, usize::MAX);
 }
 
-/// A small mapping, on all devices of a lab.
+/// Returns a small multilevel operation for a harness.
 fn mapping(harness: &mut Harness) -> Multilevel {
     let stem = STEMS.iter().find(|stem| stem.name == "multilevel").expect("a stem");
     match (stem.sample)(harness, Size::Small) {
@@ -171,7 +181,7 @@ fn mapping(harness: &mut Harness) -> Multilevel {
 }
 
 #[test]
-fn tables_of_a_mapping_are_looked_at_again() {
+fn tables_of_a_mapping_are_checked_again() {
     for device in devices() {
         let float = device.float();
         let mut harness = Harness::new(vec![device], Choice::ALL);
@@ -190,9 +200,9 @@ fn tables_of_a_mapping_are_looked_at_again() {
             refused(device.replay(graph), &["multilevel", "item 0"]);
             device.write(&table, &kept).expect("written");
         }
-        assert_eq!(read_floats(device, &op.dst).expect("read"), before, "{}: written", device.name());
+        assert_eq!(read_floats(device, &op.dst).expect("read"), before, "{}: memory was written", device.name());
         device.replay(graph).expect("as before");
-        // What a list writes itself, nobody would see in time.
+        // A list must not write the tables itself, because the check before the replay would not see that.
         for table in [op.items, op.index] {
             let floats = table.bytes() / float.bytes();
             let over = fill(Tensor::new(table.place(), float, 0, &[floats]), 1.0);
@@ -240,10 +250,10 @@ fn addresses_of_no_allocation_are_refused() {
     driver.write(good, &bytes).expect("rows of this allocation");
 }
 
-/// Memory of a driver that computes nothing.
+/// The state of a driver that computes nothing.
 #[derive(Default)]
 struct Books {
-    /// Bytes by address.
+    /// Sizes of live allocations in bytes, by address.
     live: BTreeMap<u64, usize>,
     next: u64,
     graphs: usize,
@@ -289,7 +299,7 @@ impl Driver for Fake {
         Ok(())
     }
 
-    /// All of an operation's memory is there.
+    /// Checks that all operands of an operation lie in live allocations.
     fn operands(&mut self, regions: &[Region]) {
         let books = self.0.borrow();
         for rows in regions.iter().map(|region| region.rows) {
@@ -332,11 +342,12 @@ impl Driver for Fake {
     }
 }
 
-/// A device on books, with three operations that need more and more of its workspace.
+/// Returns a device with a fake driver, the driver's state, and three operations that need larger and larger
+/// workspaces.
 fn hungry() -> (Cuda<Fake>, Rc<RefCell<Books>>, [Op; 3]) {
     let books = Rc::new(RefCell::new(Books::default()));
     let mut device = Cuda::new("fake", Fake(books.clone()));
-    // Lists then show their operands when they are replayed.
+    // Without graphs, replays pass their operands to the driver.
     device.use_graphs(false);
     let vector = ladder("column_sum").find(|variant| variant.name == "vector").expect("a variant with a workspace");
     device.prefer(vector);
@@ -344,7 +355,8 @@ fn hungry() -> (Cuda<Fake>, Rc<RefCell<Books>>, [Op; 3]) {
         let (x, out) = (tensor(&mut device, &[rows, 128]), tensor(&mut device, &[128]));
         Op::from(ColumnSum { x, out, accumulate: false })
     });
-    // Half as much again is kept in reserve: each outgrows the one before.
+    // Workspaces are allocated half as large again as needed. Each operation needs more than the workspace of the
+    // previous one.
     let wanted = ops.map(|op| (vector.workspace)(&op));
     assert!(wanted[0] > 0 && wanted.windows(2).all(|pair| 2 * pair[1] > 3 * pair[0] + 512), "{wanted:?}");
     (device, books, ops)
@@ -355,9 +367,9 @@ fn a_workspace_lives_as_long_as_a_list_that_uses_it_and_no_longer() {
     let (mut device, books, ops) = hungry();
     let arenas = books.borrow().live.len();
     let pieces = || books.borrow().live.len() - arenas;
-    // Nobody keeps the smaller ones.
+    // No captured list uses the smaller one.
     ops[..2].iter().for_each(|op| device.run(op).expect("run"));
-    assert_eq!(pieces(), 1, "the smaller workspace made room");
+    assert_eq!(pieces(), 1, "the smaller workspace was freed");
     let small = device.capture(&ops[..2]).expect("captured");
     let again = device.capture(&ops[..1]).expect("captured");
     device.run(&ops[2]).expect("run");
@@ -366,8 +378,8 @@ fn a_workspace_lives_as_long_as_a_list_that_uses_it_and_no_longer() {
     assert_eq!(pieces(), 2, "one list still uses it");
     device.replay(again).expect("its workspace is there");
     device.release(again);
-    assert_eq!(pieces(), 1, "nobody uses the older one");
-    // The present one stays, and serves smaller operations.
+    assert_eq!(pieces(), 1, "no list uses the older one");
+    // The current workspace stays and is used by smaller operations.
     let list = device.capture(&ops[..3]).expect("captured");
     device.release(list);
     assert_eq!(pieces(), 1);
@@ -398,9 +410,9 @@ fn a_device_gives_all_memory_back() {
     assert_eq!(books.borrow().graphs, 0);
 }
 
-/// Threads write neighbouring rows of padded memory, and nothing between them.
+/// Threads write adjacent rows of padded memory and nothing in the padding.
 #[test]
-fn rows_of_threads_are_apart() {
+fn threads_do_not_write_padding() {
     for mut device in devices() {
         let device = &mut *device;
         let whole = tensor(device, &[512, 48]);
@@ -414,12 +426,13 @@ fn rows_of_threads_are_apart() {
     }
 }
 
-/// Operands that agree by their last dimension alone, by a product of sizes that wraps, or because there is nothing to look up.
+/// Operands that agree only in their last dimension, only if a product of sizes wraps around, or only because a table
+/// has no rows.
 #[test]
 fn operands_that_only_seem_to_fit_are_refused() {
     for mut device in devices() {
         let device = &mut *device;
-        // Rows of 4,096 elements in memory, seen as rows of 4.
+        // Rows of 4,096 elements in memory, viewed as rows of 4.
         let x = tensor(device, &[2, 4100]).columns(0, 4096).reshape(&[2, 1024, 4]);
         let [weight, bias] = [(); 2].map(|()| tensor(device, &[4]));
         let [mean, rstd] = [(); 2].map(|()| tensor(device, &[2]));

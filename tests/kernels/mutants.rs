@@ -1,5 +1,5 @@
-//! Every barrier, fence, wait and commit of every kernel has a reason: without it, some schedule reports a defect or a wrong
-//! result. The few that may go unnoticed are listed here with the reason.
+//! Every barrier, fence, wait and commit of every kernel is necessary: without it, some schedule reports a defect or
+//! gives a wrong result. The few whose removal cannot be detected are listed here with the reason.
 
 #[cfg(emulated)]
 mod mutants {
@@ -8,7 +8,7 @@ mod mutants {
     use vcycle::device::cuda::variants::{VARIANTS, Variant};
     use vcycle::parity::kernels::{QUICK, emulated, sites};
 
-    /// Operation, variant, place, and why nobody can notice.
+    /// Removals that cannot be detected: the operation, the variant, the place and the reason.
     const SURVIVORS: &[(&str, &str, &str, &str)] = &[
         ("cross_entropy", "naive", "kernels/common/reduce.cuh:34", ONCE),
         ("cross_entropy", "block", "kernels/common/reduce.cuh:45", ONCE),
@@ -17,17 +17,19 @@ mod mutants {
         ("linear", "pairs256", "kernels/linear_sm90.cu:114", ALONE),
     ];
 
-    const ONCE: &str = "parts one reduction from the next of the same kind, and this kernel has only one";
-    const ALONE: &str = "two multiprocessors are one cluster, whose warpgroups add parts that they have made themselves; where two \
-                         blocks share them, as in boxes256, the same barrier is missed";
+    const ONCE: &str = "separates one block reduction from the next, and this kernel has only one";
+    const ALONE: &str = "the emulated GPU has two SMs, so there is one cluster, whose warpgroups add only their own \
+                         partial sums; where two blocks share a tile, as in boxes256, removing the same fence is \
+                         detected";
 
+    /// Returns whether the removal of a barrier is detected.
     fn noticed(variant: &'static Variant, site: &Site) -> bool {
         let schedules = Options::schedules(true).map(|o| Options { drop: Some(site.clone()), ..o });
         emulated(variant, &schedules, QUICK).is_err()
     }
 
-    /// Every other variant, from `first` on: two tests, for two cores.
-    fn every_barrier_is_missed(first: usize) {
+    /// Checks every other variant from `first` on. There are two tests, for two cores.
+    fn every_removal_is_detected(first: usize) {
         let (mut mutants, mut unexplained) = (0, Vec::new());
         let (mut survivors, mut listed) = (0, SURVIVORS.to_vec());
         for (number, variant) in VARIANTS.iter().enumerate() {
@@ -52,22 +54,22 @@ mod mutants {
             }
         }
         println!("{mutants} mutants, {survivors} survivors");
-        assert!(unexplained.is_empty(), "nobody notices, and no reason is given, without {unexplained:?}");
-        assert!(listed.is_empty(), "no longer survivors: {listed:?}");
+        assert!(unexplained.is_empty(), "removals that are not detected and not listed with a reason: {unexplained:?}");
+        assert!(listed.is_empty(), "listed as undetected but detected: {listed:?}");
         assert!(20 * survivors <= mutants, "{survivors} of {mutants} mutants survive");
     }
 
     #[test]
-    fn every_barrier_is_missed_in_even_variants() {
-        every_barrier_is_missed(0);
+    fn every_removal_is_detected_in_even_variants() {
+        every_removal_is_detected(0);
     }
 
     #[test]
-    fn every_barrier_is_missed_in_odd_variants() {
-        every_barrier_is_missed(1);
+    fn every_removal_is_detected_in_odd_variants() {
+        every_removal_is_detected(1);
     }
 
-    /// No barrier stands where the cases do not come.
+    /// The cases reach every barrier.
     #[test]
     fn every_barrier_is_reached() {
         let reached: BTreeSet<_> = VARIANTS.iter().flat_map(|v| sites(v).expect("the cases of a variant")).collect();
@@ -77,7 +79,7 @@ mod mutants {
         assert!(missing.is_empty(), "{missing:?} are never reached");
     }
 
-    /// Places of barriers, fences, waits and commits in the source of the kernels.
+    /// Returns the places of barriers, fences, waits and commits in the source of the kernels.
     fn written() -> Vec<Site> {
         const CALLS: &[&str] = &[
             "__syncthreads()",

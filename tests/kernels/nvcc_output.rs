@@ -1,5 +1,5 @@
-//! The build's reading of nvcc and ptxas, on outputs of CUDA 13.0.88, shortened and put together; those of other
-//! versions are made up.
+//! Tests of how the build parses the output of nvcc and ptxas. The outputs are from CUDA 13.0.88, shortened and
+//! combined; those of other versions are invented.
 
 #[path = "../../build/ptxas.rs"]
 mod ptxas;
@@ -126,7 +126,7 @@ fn notes_that_hopper_code_was_weakened_are_faults() {
          serialized due to insufficient register resources for the wgmma pipeline",
     ];
     assert_eq!(faults, wanted);
-    // A note is not lost where no kernel follows it.
+    // A note is reported even if no kernel follows it.
     let note = NOTES.lines().find(|line| line.contains("C7508")).unwrap();
     assert_eq!(ptxas::read(note).faults.len(), 1);
 }
@@ -163,11 +163,11 @@ fn architectures() {
     let usual = ptxas::gencode("linear", &known, None).unwrap();
     assert_eq!(usual, [cubin("80"), cubin("90a"), cubin("100"), ptx.clone()]);
     assert_eq!(ptxas::gencode("linear", &known, Some(" ")).unwrap(), usual);
-    // nvcc 12.0 knows no Blackwell.
+    // nvcc 12.0 does not know Blackwell.
     assert_eq!(ptxas::gencode("linear", &[80, 86, 90], None).unwrap(), [cubin("80"), cubin("90a"), ptx]);
     assert_eq!(ptxas::gencode("gemm_sm90", &known, None).unwrap(), [cubin("90a")]);
 
-    // What is asked for, and no more.
+    // Only the requested architectures are built.
     assert_eq!(ptxas::gencode("linear", &known, Some("80, sm_120")).unwrap(), [cubin("80"), cubin("120")]);
     assert_eq!(ptxas::gencode("gemm_sm90", &known, Some("80,90a")).unwrap(), [cubin("90a")]);
     assert!(ptxas::gencode("gemm_sm90", &known, Some("80")).unwrap().is_empty());

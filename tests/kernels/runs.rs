@@ -1,6 +1,6 @@
-//! Checks that maps between models have the structure that the multilevel variant `vector` requires. Parameters and rows
-//! start at multiples of 16 bytes. Any four columns that start at a multiple of four have the same number of sources, and
-//! the m-th sources of the four are adjacent and start at a multiple of four.
+//! Checks that maps between models have the structure that the multilevel variant `vector` requires. Parameters and
+//! rows start at multiples of 16 bytes. Any four columns that start at a multiple of four have the same number of
+//! sources, and the m-th sources of the four are adjacent and start at a multiple of four.
 
 use vcycle::bench::workload::gpt;
 use vcycle::device::Device;

@@ -1,13 +1,15 @@
-//! What the assembler has made: of tensor-core kernels the products, loads of tiles and asynchronous copies that they are written
-//! for, of vector kernels accesses of 16 bytes. Needs device code in this build and NVIDIA's cuobjdump (`CUOBJDUMP`, beside nvcc, or on
-//! `PATH`), which the build looks for: without either the test is ignored.
+//! Tests of the machine code (SASS): tensor-core kernels contain the matrix instructions, tile loads and asynchronous
+//! copies that they are written for, and vector kernels access 16 bytes at a time. This requires device code in the
+//! build and NVIDIA's cuobjdump (`CUOBJDUMP`, next to nvcc, or on `PATH`), which the build looks for. Without them the
+//! test is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use vcycle::device::cuda::compiled::{COMPILED, Module};
 
-/// Files of kernels for tensor cores, a part of the names of those kernels and how they end, and what they are written for.
+/// Tensor-core kernels: the file, a part of their names, the end of their names, and the instructions that they must
+/// contain.
 const FILES: &[(&str, &str, &str, &[&str])] = &[
     ("linear_sm80.cu", "linear_mma", "", &AMPERE),
     ("attention_sm80.cu", "flash", "", &AMPERE),
@@ -22,26 +24,26 @@ const FILES: &[(&str, &str, &str, &[&str])] = &[
     ("attention_backward_sm90.cu", "dkdvdq", "", &ADDING),
 ];
 
-/// Products of tensor cores, loads of 8 x 8 tiles, copies from global to shared memory.
+/// Tensor-core matrix products, loads of 8 x 8 tiles, asynchronous copies from global to shared memory.
 const AMPERE: [&str; 3] = ["HMMA", "LDSM", "LDGSTS"];
 
-/// Products of a warpgroup, copies by the copy engine, barriers that count their bytes, registers that change hands.
+/// Warpgroup matrix products, TMA loads, mbarriers, and reallocation of registers between warpgroups.
 const HOPPER: [&str; 4] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"];
 
-/// So, with stores of 8 x 8 tiles, and outputs by the copy engine.
+/// The same, with stores of 8 x 8 tiles to shared memory and TMA stores.
 const BOXES: [&str; 6] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG", "STSM", "UTMASTG"];
 
-/// Copies to both blocks of a cluster, and their barrier.
+/// TMA loads that are multicast to both blocks of a cluster, and the cluster barrier.
 const PAIRS: [&str; 5] = ["HGMMA", "UTMALDG.2D.MULTICAST", "SYNCS", "USETMAXREG", "UCGABAR_ARV"];
-/// As those of Hopper, with outputs in f32 by the copy engine, which may add them to what is there.
+/// [`HOPPER`] with TMA stores of f32, both overwriting and adding (reduction).
 const ADDING: [&str; 6] = ["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG", "UTMASTG", "UTMAREDG"];
 
-/// Whether an instruction accesses 16 bytes of global memory.
-fn is_wide(word: &str) -> bool {
+/// Returns whether an instruction accesses 16 bytes of global memory.
+fn is_16_bytes(word: &str) -> bool {
     (word.starts_with("LDG.") || word.starts_with("STG.")) && word.split('.').any(|part| part == "128")
 }
 
-/// The instructions of every kernel of a listing, by architecture and name. `WIDE`: as [`is_wide`].
+/// Returns the instructions of every kernel of a listing, by architecture and name. `WIDE` stands for [`is_16_bytes`].
 fn instructions(listing: &str) -> BTreeMap<(String, String), BTreeSet<&'static str>> {
     let (mut arch, mut function) = (String::new(), String::new());
     let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
@@ -53,20 +55,20 @@ fn instructions(listing: &str) -> BTreeMap<(String, String), BTreeSet<&'static s
             all.entry((arch.clone(), function.clone())).or_default();
         } else if let Some(found) = all.get_mut(&(arch.clone(), function.clone())) {
             let code = line.split("*/").nth(1).unwrap_or_default();
-            let looked_for = AMPERE.into_iter().chain(BOXES).chain(ADDING).chain(PAIRS);
-            found.extend(looked_for.filter(|i| code.split_whitespace().any(|word| word.starts_with(i))));
-            found.extend(code.split_whitespace().any(is_wide).then_some("WIDE"));
+            let known = AMPERE.into_iter().chain(BOXES).chain(ADDING).chain(PAIRS);
+            found.extend(known.filter(|i| code.split_whitespace().any(|word| word.starts_with(i))));
+            found.extend(code.split_whitespace().any(is_16_bytes).then_some("WIDE"));
         }
     }
     all
 }
 
-/// The instructions of a module's kernels.
+/// Disassembles a module and returns the instructions of its kernels.
 fn read(cuobjdump: &Path, module: &Module) -> BTreeMap<(String, String), BTreeSet<&'static str>> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("module.fatbin");
     std::fs::write(&path, module.fatbin).expect("written");
-    // It calls nvdisasm, which lies beside it.
+    // cuobjdump calls nvdisasm, which is in the same folder.
     let tools = cuobjdump.parent().unwrap_or(Path::new(".")).to_path_buf();
     let before = std::env::var_os("PATH").unwrap_or_default();
     let path_with = std::env::join_paths([tools].into_iter().chain(std::env::split_paths(&before))).expect("a PATH");
@@ -79,7 +81,7 @@ fn read(cuobjdump: &Path, module: &Module) -> BTreeMap<(String, String), BTreeSe
 #[test]
 #[cfg_attr(not(sass), ignore = "needs nvcc and cuobjdump when the tests are built")]
 fn tensor_cores_and_wide_accesses_are_used() {
-    // Where the build has found it. Whoever asks for ignored tests is told what is missing.
+    // The path that the build found. If ignored tests are run, this says what is missing.
     let Some(cuobjdump) = option_env!("VCYCLE_CUOBJDUMP") else {
         panic!("the tests were built without nvcc or without cuobjdump")
     };
@@ -92,7 +94,7 @@ fn tensor_cores_and_wide_accesses_are_used() {
         for arch in archs {
             let of_arch = || kernels.iter().filter(|((a, _), _)| a == arch);
             for ((_, name), found) in of_arch().filter(|((_, name), _)| name.contains("_vector_")) {
-                assert!(found.contains("WIDE"), "{name} for {arch} has no accesses of 16 bytes");
+                assert!(found.contains("WIDE"), "{name} for {arch} does not access 16 bytes at a time");
                 wide += 1;
             }
             for (_, part, end, written_for) in &of_file {
@@ -101,13 +103,16 @@ fn tensor_cores_and_wide_accesses_are_used() {
                 assert!(!named.is_empty(), "{}: no kernels of {arch} with {part:?} and {end:?}", module.file);
                 for ((_, name), found) in named {
                     let missing: Vec<_> = written_for.iter().filter(|i| !found.contains(**i)).collect();
-                    assert!(missing.is_empty(), "{name} for {arch} has no {missing:?}");
+                    assert!(missing.is_empty(), "{name} for {arch} lacks {missing:?}");
                 }
             }
         }
     }
-    assert!(wide > 20, "{wide} kernels with accesses of 16 bytes");
-    assert!(FILES.iter().all(|(file, ..)| COMPILED.iter().any(|m| m.file == *file)), "files of tensor-core kernels");
+    assert!(wide > 20, "only {wide} kernels access 16 bytes at a time");
+    assert!(
+        FILES.iter().all(|(file, ..)| COMPILED.iter().any(|m| m.file == *file)),
+        "a file in FILES is not among the compiled modules"
+    );
 }
 
 #[test]

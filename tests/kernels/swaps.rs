@@ -1,19 +1,22 @@
-//! Promise: launch code that takes one parameter for another of its type is noticed by the parity cases of every variant: every two
-//! parameters of one type, of every launch, change places. The few of which nobody can notice that are listed here with the reason.
+//! Promise: the parity cases of every variant detect launch code that confuses two parameters of the same type. Every
+//! two parameters of one type are swapped in every launch. The few swaps that cannot be detected are listed here with
+//! the reason.
 
 use vcycle::device::cuda::driver::emulator::Field;
 use vcycle::device::cuda::variants::VARIANTS;
 use vcycle::parity::swaps::{Swaps, swaps};
 
-/// Operation, variant, kernel, the numbers of two of its parameters, and why nobody can notice.
+/// Swaps that cannot be detected: the operation, the variant, the kernel, the numbers of the two parameters, and the
+/// reason.
 const SURVIVORS: &[(&str, &str, &str, [usize; 2], &str)] = &[
     ("attention_backward", "reduce", "fill_vector_f32", [1, 3], PACKED),
     ("column_sum", "vector", "column_sum_tiled_f32", [3, 4], PACKED),
 ];
 
-const PACKED: &str = "width and pitch of rows in the workspace, which lie back to back: one number";
+const PACKED: &str = "width and pitch of contiguous rows in the workspace, which are the same number";
 
-/// What is wrong with the swaps of some variants, among them those of `SURVIVORS`, unless they are left out.
+/// Swaps parameters in every `every`-th variant from `first` on. Returns a message for each undetected swap that is not
+/// in `SURVIVORS`, and for each swap in `SURVIVORS` that is detected.
 fn wrong(first: usize, every: usize) -> Vec<String> {
     let mut wrong = Vec::new();
     let (mut variants, mut tried, mut survivors) = (0, 0, 0);
@@ -22,7 +25,7 @@ fn wrong(first: usize, every: usize) -> Vec<String> {
         let begin = std::time::Instant::now();
         let mut listed: Vec<_> = SURVIVORS.iter().filter(|(o, v, ..)| (*o, *v) == (operation, name)).collect();
         let known: Vec<_> = listed.iter().map(|(_, _, kernel, parameters, _)| (*kernel, *parameters)).collect();
-        let found = swaps(variant, &known).unwrap_or_else(|e| panic!("{operation} {name}, as it is: {e}"));
+        let found = swaps(variant, &known).unwrap_or_else(|e| panic!("{operation} {name}, without a swap: {e}"));
         let Swaps { tried: of_variant, survivors: found } = found;
         println!(
             "{operation} {name}: {of_variant} swaps, {} survive, {:.1} s",
@@ -38,21 +41,21 @@ fn wrong(first: usize, every: usize) -> Vec<String> {
             });
             match explained {
                 Some(explained) => drop(listed.remove(explained)),
-                None => wrong.push(format!("{operation} {name}: nobody notices, and no reason is given: {swap:?}")),
+                None => wrong.push(format!("{operation} {name}: not detected and not listed with a reason: {swap:?}")),
             }
         }
-        wrong.extend(listed.into_iter().map(|swap| format!("no longer a survivor: {swap:?}")));
+        wrong.extend(listed.into_iter().map(|swap| format!("listed as undetected but detected: {swap:?}")));
     }
-    println!("{variants} variants, {tried} swaps, {} noticed, {survivors} survivors", tried - survivors);
+    println!("{variants} variants, {tried} swaps, {} detected, {survivors} survivors", tried - survivors);
     wrong
 }
 
 #[test]
-fn every_swap_is_noticed_in_even_variants() {
+fn every_swap_is_detected_in_even_variants() {
     assert_eq!(wrong(0, 2), [""; 0]);
 }
 
 #[test]
-fn every_swap_is_noticed_in_odd_variants() {
+fn every_swap_is_detected_in_odd_variants() {
     assert_eq!(wrong(1, 2), [""; 0]);
 }

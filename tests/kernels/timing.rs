@@ -1,4 +1,4 @@
-//! Promise: a device tells where its time went, per operation and as a trace that viewers open.
+//! Promise: a device reports where its time went, by operation and as a trace that trace viewers can open.
 
 use serde_json::Value;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use vcycle::device::timing::{Timings, Work};
 use vcycle::device::{Device, alloc_tensor, write_floats};
 use vcycle::report::trace;
 
-/// A norm and a fill of 1000 numbers, replayed three times, and the fill once more by itself.
+/// Runs a norm and a fill of 1000 numbers as a captured list three times, and the fill once more on its own.
 fn work(device: &mut dyn Device) {
     let float = device.float();
     let mut vector = |n: usize| alloc_tensor(device, float, &[n]).expect("memory");
@@ -30,7 +30,8 @@ fn totals_add_up() {
         let totals: Vec<_> = device.timings().totals().collect();
         assert_eq!(totals.iter().map(|t| t.name).collect::<Vec<_>>(), NAMES);
         for t in &totals {
-            // Three norms of 1000 numbers, a multiply-add each: 3 x 2 x 1000. Four fills, which compute nothing.
+            // Three norms with a multiply-add for each of 1000 numbers: 3 x 2 x 1000 FLOPs. Four fills, which have no
+            // FLOPs.
             let (calls, flops) = match t.name {
                 "global_norm" => (3, 6000),
                 "fill" => (4, 0),
@@ -40,14 +41,14 @@ fn totals_add_up() {
             assert_eq!(t.seconds > 0.0, calls > 0, "{}", t.name);
         }
         assert!(totals.iter().map(|t| t.seconds).sum::<f64>() <= wall);
-        assert_eq!(device.timings().spans(), (&[][..], 0), "nobody asked for spans");
+        assert_eq!(device.timings().spans(), (&[][..], 0), "spans are recorded only on request");
         device.timings().reset();
         assert!(device.timings().totals().all(|t| t.calls == 0 && t.seconds == 0.0 && t.flops == 0));
     }
 }
 
 #[test]
-fn spans_lie_in_their_mark_and_in_order() {
+fn spans_are_in_order_and_inside_their_mark() {
     let mut device = Cpu::new(2);
     device.timings().record(100);
     let begin = Instant::now();
@@ -63,7 +64,7 @@ fn spans_lie_in_their_mark_and_in_order() {
     for span in operations {
         assert!(step.start <= span.start && span.start + span.length <= step.start + step.length, "{span:?}");
     }
-    // A norm and a fill three times, a fill by itself: of 1000 numbers 2000 FLOPs, and none.
+    // A norm with 2000 FLOPs and a fill with none, three times, then another fill.
     let work_of = |number: usize| match &operations[number].work {
         Work::Operation { flops, shape } => (operations[number].name, *flops, shape.dims().to_vec()),
         other => panic!("{other:?}"),
@@ -78,7 +79,7 @@ fn spans_lie_in_their_mark_and_in_order() {
     assert_eq!((device.timings().spans().0.len(), device.timings().spans().1), (3, 4));
 }
 
-/// The events of a trace, as a viewer reads them.
+/// Writes a trace and returns its events, and the rest of the file.
 fn written(timings: &Timings) -> (Vec<Value>, Value) {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("out/trace.json");
@@ -89,7 +90,7 @@ fn written(timings: &Timings) -> (Vec<Value>, Value) {
 }
 
 #[test]
-fn traces_are_what_viewers_read() {
+fn traces_have_the_format_that_viewers_read() {
     let mut device = Cpu::new(1);
     device.timings().record(7);
     let begin = Instant::now();
@@ -109,5 +110,5 @@ fn traces_are_what_viewers_read() {
     }
     let table = trace::Table(device.timings()).to_string();
     assert!(table.contains("fill") && !table.contains("linear"), "{table}");
-    assert_eq!(written(&Timings::default()).0.len(), 2, "no spans, but still a trace");
+    assert_eq!(written(&Timings::default()).0.len(), 2, "a trace without spans is still valid");
 }

@@ -1,4 +1,4 @@
-//! Which variant of a kernel runs: by the time model, or as the environment asks.
+//! Selection of kernel variants, by the time model or by environment variables.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -11,7 +11,7 @@ use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::tape::{Mode, Tape};
 use vcycle::tensor::{DType, Place, Tensor};
 
-/// The operations of a training step of GPT-2 with 124 million parameters, on 8 sequences of 1024 tokens.
+/// Returns the operations of a training step of GPT-2 with 124 million parameters, on 8 sequences of 1024 tokens.
 fn gpt2_step(float: DType) -> Vec<Op> {
     let (batch, time) = (8, 1024);
     let gpt = Gpt::new(GptConfig {
@@ -45,7 +45,7 @@ fn gpt2_step(float: DType) -> Vec<Op> {
 }
 
 #[test]
-fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
+fn a_step_of_gpt2_uses_tensor_cores_and_16_byte_accesses() {
     for gpu in [GpuSpec::A100, GpuSpec::H100, GpuSpec::of(114, 1.755e9, 2.0e12, (9, 0))] {
         for op in gpt2_step(DType::BF16) {
             let chosen = variants::choose(&op, &gpu).expect("a variant");
@@ -65,19 +65,19 @@ fn a_step_of_gpt2_runs_on_tensor_cores_and_in_pieces_of_16_bytes() {
     }
 }
 
-/// An order of chance is for those who ask for it.
+/// Nondeterministic variants run only on request.
 #[test]
-fn nothing_adds_in_an_order_of_chance_by_itself() {
+fn nondeterministic_variants_are_not_chosen_automatically() {
     for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
         assert!(variants::choose(&op, &GpuSpec::H100).is_some_and(|v| v.ordered), "{op:?}");
     }
-    let unordered: Vec<_> = VARIANTS.iter().filter(|v| !v.ordered).map(|v| (v.operation, v.name)).collect();
-    assert_eq!(unordered, [("attention_backward", "reduce")]);
+    let nondeterministic: Vec<_> = VARIANTS.iter().filter(|v| !v.ordered).map(|v| (v.operation, v.name)).collect();
+    assert_eq!(nondeterministic, [("attention_backward", "reduce")]);
 }
 
-/// What the time model expects is a time, and better hardware is never expected to be slower.
+/// Predicted times are positive and finite, and better hardware is never predicted to be slower.
 #[test]
-fn expected_seconds_are_finite_and_fall_with_better_hardware() {
+fn predicted_times_are_finite_and_fall_with_better_hardware() {
     let once = GpuSpec::H100;
     let (tensor, vector, bandwidth) = (2.0 * once.tensor, 2.0 * once.vector, 2.0 * once.bandwidth);
     let twice = GpuSpec { tensor, vector, bandwidth, ..once };
@@ -85,12 +85,12 @@ fn expected_seconds_are_finite_and_fall_with_better_hardware() {
         for variant in VARIANTS.iter().filter(|v| (v.supports)(&op)) {
             let (slow, fast) = ((variant.seconds)(&op, &once), (variant.seconds)(&op, &twice));
             assert!(slow.is_finite() && slow > once.launch / 2.0, "{} {}: {slow}", variant.operation, variant.name);
-            assert!(fast <= slow, "{} {}: {fast} after {slow}", variant.operation, variant.name);
+            assert!(fast <= slow, "{} {}: {slow} s, at double rates {fast} s", variant.operation, variant.name);
         }
     }
 }
 
-/// One step of the smallest configuration on the emulator, in its folder `name` of `dir`.
+/// Trains the smallest configuration for a few steps on the emulator, in the folder `name` of `dir`.
 fn train(dir: &Path, name: &str, variables: &[(&str, &str)]) -> Output {
     let out = dir.join(name).display().to_string();
     let few = ["--set", "levels=[{train={steps=2,lr=1e-3}}]", "--set", "scratch={steps=1,lr=1e-3}"];
@@ -116,18 +116,18 @@ fn the_environment_prefers_a_variant() {
     let (chosen, weights) = trained("chosen", &[]);
     assert!(
         (chosen.clone(), weights.clone()) == trained("single", &[("VCYCLE_GRAPHS", "0")]),
-        "captured or not, the same bits"
+        "captured and single operations must give the same bits"
     );
     let (naive, others) =
         trained("naive", &[("VCYCLE_VARIANT_layernorm", "naive"), ("VCYCLE_VARIANT_layernorm_backward", "naive")]);
-    // The losses, rounded to f32, may agree by chance; all weights after two steps cannot.
-    assert!(weights != others, "another order of sums gives other bits");
+    // The losses, rounded to f32, may agree by coincidence, but not all weights after two steps.
+    assert!(weights != others, "another order of additions must give other bits");
     assert!(chosen.iter().zip(&naive).all(|(a, b)| (a / b - 1.0).abs() < 1e-4), "{chosen:?} {naive:?}");
 }
 
 #[cfg(emulated)]
 #[test]
-fn what_there_is_not_is_refused() {
+fn unknown_values_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     for (variable, value, words) in [
         ("VCYCLE_VARIANT_linear", "fastest", &["VCYCLE_VARIANT_linear", "fastest", "naive", "tiled", "mma128"][..]),
@@ -138,6 +138,6 @@ fn what_there_is_not_is_refused() {
         let text = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(2), "{text}");
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
-        assert!(!dir.path().join("refused").exists(), "nothing is left");
+        assert!(!dir.path().join("refused").exists(), "no files must be left");
     }
 }

@@ -1,4 +1,4 @@
-//! The global allocator of this binary: the system's, counted.
+//! The global allocator of this test binary: the system allocator plus counters.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
@@ -11,26 +11,26 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that are allocated, and the most that were since [`peak`] began.
+/// Bytes currently allocated, and their maximum since the last call to [`peak`] began.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// Allocations of all threads while `COUNTING`, and the call stack of the first.
+/// Number of allocations on all threads while `COUNTING` is set, and the backtrace of the first one.
 static COUNTING: AtomicBool = AtomicBool::new(false);
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 static FIRST: Mutex<String> = Mutex::new(String::new());
 
 thread_local! {
-    /// Capturing a call stack allocates, too.
+    /// Set while this thread captures a backtrace, which itself allocates.
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Held by each test of this binary: another test would allocate at the same time.
+/// Serializes the tests of this binary: a test that ran at the same time would add its own allocations.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns how many allocations all threads make in `work`, and the call stack of the first.
+/// Returns how many allocations all threads make during `work`, and the backtrace of the first one.
 pub fn allocations(work: impl FnOnce()) -> (usize, String) {
     ALLOCATIONS.store(0, Ordering::SeqCst);
     COUNTING.store(true, Ordering::SeqCst);
@@ -39,7 +39,7 @@ pub fn allocations(work: impl FnOnce()) -> (usize, String) {
     (ALLOCATIONS.load(Ordering::SeqCst), std::mem::take(&mut *FIRST.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
-/// Returns the most bytes that are allocated at once in `work`, beyond what was allocated before.
+/// Returns the peak number of bytes allocated during `work`, beyond what was allocated before it.
 pub fn peak(work: impl FnOnce()) -> usize {
     let before = LIVE.load(Ordering::SeqCst);
     PEAK.store(before, Ordering::SeqCst);
@@ -54,8 +54,8 @@ fn grown(bytes: usize) {
         return;
     }
     let stack = Backtrace::force_capture().to_string();
-    // On a busy machine a worker thread may start only now. The standard library then allocates once, for the guard of the thread's
-    // stack, before any code of ours runs.
+    // On a busy machine a worker thread may start only now. The standard library then allocates once, for the stack
+    // guard of the thread, before any of our code runs.
     let late_worker = stack.contains("stack_overflow::imp::make_handler");
     if !late_worker && ALLOCATIONS.fetch_add(1, Ordering::SeqCst) == 0 {
         *FIRST.lock().unwrap_or_else(PoisonError::into_inner) = stack;
@@ -63,30 +63,30 @@ fn grown(bytes: usize) {
     BUSY.set(false);
 }
 
-// SAFETY: every call goes to the system's allocator unchanged.
+// SAFETY: every call is forwarded to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grown(layout.size());
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         grown(layout.size());
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         grown(size);
         LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.realloc(start, layout, size) }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.dealloc(start, layout) }
     }
 }

@@ -1,4 +1,4 @@
-//! What is allocated, and when. A binary of its own, because its global allocator counts.
+//! Tests of memory allocation. A separate test binary, because it replaces the global allocator with a counting one.
 
 mod allocator;
 mod no_alloc;

@@ -1,7 +1,7 @@
 //! From the third step on, training allocates nothing on any thread.
 //!
-//! One exception: on a busy machine a worker may start only now, and the standard library then allocates once for its stack's
-//! guard, before any code of ours.
+//! One exception: on a busy machine a worker thread may start only then, and the standard library allocates once for
+//! its stack guard before any of our code runs.
 
 #[path = "../model/gradients/stack.rs"]
 mod stack;
@@ -32,9 +32,10 @@ use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::tape::{Mode, Tape, Var};
 use vcycle::tensor::{DType, Tensor};
-use vcycle::train::state::{OptimizerConfig, Options, TrainState};
+use vcycle::optim::AdamW;
+use vcycle::train::state::{Options, TrainState};
 
-/// A small transformer in training on two threads.
+/// A small transformer that trains on two threads, without a `TrainState`.
 struct Training {
     stack: Stack,
     device: Cpu,
@@ -113,13 +114,13 @@ impl Training {
     }
 }
 
-/// Three steps without an allocation, in code of ours or of others.
+/// Asserts that three calls of `step` allocate nothing, neither in our code nor in libraries.
 fn assert_none(what: &str, mut step: impl FnMut()) {
     let (all, first) = allocations(|| (0..3).for_each(|_| step()));
-    assert_eq!(all, 0, "{what}: allocations, the first from\n{first}");
+    assert_eq!(all, 0, "{what}: allocations; the first one is at\n{first}");
 }
 
-/// What `vcycle train` runs: a GPT, its learner, batches of a shard that are read ahead.
+/// Trains a GPT as `vcycle train` does: a `TrainState` on batches of a token shard that a thread prefetches.
 fn gpt_steps(recompute: bool) {
     let (batch, time, vocab) = (3, 17, 61);
     let dir = tempfile::tempdir().expect("a folder");
@@ -150,14 +151,14 @@ fn gpt_steps(recompute: bool) {
     let mut device = Cpu::new(2);
     let params = Store::new(gpt.table().clone(), &mut device).expect("memory");
     params.initialise(&mut device, 1).expect("written");
-    let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }.clipped(1.0);
     let options = Options { seed: 1, recompute, ..Options::default() };
-    let mut learner =
+    let mut train_state =
         TrainState::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, options).expect("memory");
     let mut number = 0;
     let mut step = || {
         let fields = batches.next(number).expect("a batch");
-        learner.step(&mut device, fields, 1e-3).expect("a step");
+        train_state.step(&mut device, fields, 1e-3).expect("a step");
         number += 1;
     };
     (0..2).for_each(|_| step());
@@ -171,10 +172,10 @@ fn images(path: &Path) -> Images {
     Images::open(path).expect("images")
 }
 
-/// Every change there is; some come later than in the first two batches.
+/// All augmentations and both kinds of mixing. Some first occur after the second batch.
 const CHANGES: &str = "padding = 2\nflip = 0.5\n[resized_crop]\n[randaugment]\n[mixing]\nmixup = 0.8\ncutmix = 1.0";
 
-/// Batches of images on one thread.
+/// Makes image batches on the calling thread.
 fn image_batches() {
     let dir = tempfile::tempdir().expect("a folder");
     let images = images(&dir.path().join("a.images"));
@@ -193,8 +194,8 @@ fn image_batches() {
     assert_none("images", || (0..30).for_each(|_| step()));
 }
 
-/// Training batches of another source; the first that each of so many workers makes waits until all have begun.
-struct Together {
+/// Wraps a source so that each worker's first part of a batch waits until all workers have started one.
+struct StartTogether {
     source: Arc<dyn Source>,
     begun: Barrier,
 }
@@ -203,7 +204,7 @@ thread_local! {
     static BEGUN: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Source for Together {
+impl Source for StartTogether {
     fn room(&self, rows: usize) -> Result<Vec<Field>> {
         self.source.room(rows)
     }
@@ -232,7 +233,7 @@ impl Source for Together {
     }
 }
 
-/// The same by several workers, as `vcycle train` makes them.
+/// Makes image batches with several workers, as `vcycle train` does.
 fn image_workers() {
     let dir = tempfile::tempdir().expect("a folder");
     let images = Arc::new(images(&dir.path().join("a.images")));
@@ -247,14 +248,14 @@ fn image_workers() {
     let data = Data::Images { train: Arc::clone(&images), valid: images, classes };
     let source = data.source(&config).expect("a source");
     let workers = 3;
-    let together = Together { source, begun: Barrier::new(workers) };
+    let together = StartTogether { source, begun: Barrier::new(workers) };
     let mut batches = Prefetch::new(Arc::new(together), 27, 0, workers).expect("threads");
     let mut number = 0;
     let mut step = || {
         batches.next(number).expect("a batch");
         number += 1;
     };
-    // More than were ahead when each worker made its first part.
+    // More batches than were queued ahead when each worker made its first part.
     (0..6).for_each(|_| step());
     assert_none("workers", || (0..30).for_each(|_| step()));
 }
@@ -275,8 +276,8 @@ fn steps_allocate_nothing() {
             training.step();
         });
         let last = (0..20).map(|_| training.step()).last().expect("a step");
-        assert!(last < 0.9 * first, "this was training: the loss went from {first} to {last}");
+        assert!(last < 0.9 * first, "the loss did not fall by 10 %: it went from {first} to {last}");
     }
-    // The counter counts.
+    // Check the counter itself.
     assert_eq!(allocations(|| drop(std::hint::black_box(vec![0u8; 100]))).0, 1);
 }

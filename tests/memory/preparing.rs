@@ -1,4 +1,4 @@
-//! Promise: preparing a text takes as much memory as its pieces, not as the text.
+//! Promise: the memory that preparing a text takes does not grow with the size of the text.
 
 use super::allocator::{alone, peak};
 use std::io::Write;
@@ -7,7 +7,7 @@ use vcycle::data::prepared::folder::{FolderSpec, prepare_folder};
 use vcycle::data::text::documents::{Division, Documents, text_bytes};
 use vcycle::data::text::{FLAGS, Marks, TextSource};
 
-/// A compressed text of so many MiB, written bit by bit.
+/// Writes a gzip file with a text of `mebibytes` MiB, one document at a time.
 fn write(path: &Path, mebibytes: usize) {
     let file = std::fs::File::create(path).expect("a file");
     let mut out = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
@@ -41,7 +41,7 @@ fn memory_does_not_grow_with_the_text() {
         assert!(peak < 4 << 20, "reading took {peak} bytes");
     }
 
-    // The encoder's records are many times a batch of text, and a batch is all it holds.
+    // The encoder's records are many times larger than the text they belong to, but it only holds those of one batch.
     let prepare = |mebibytes: usize| {
         let text = dir.path().join(format!("{mebibytes}.txt.gz"));
         write(&text, mebibytes);

@@ -8,10 +8,11 @@ use vcycle::run::folder::About;
 use vcycle::run::{Tools, train};
 use vcycle::runlog::progress::Progress;
 
-/// Memory of this process that is not the program's own file, whose pages come in when their code first runs.
+/// Returns the anonymous resident memory of this process in bytes. File-backed pages are left out: those of the
+/// executable become resident when their code first runs.
 fn resident() -> usize {
-    let text = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
-    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux tells");
+    let text = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line RssAnon");
     line.trim().trim_end_matches("kB").trim().parse::<usize>().expect("a number") << 10
 }
 
@@ -45,8 +46,8 @@ fn memory_stays_flat_for_3000_steps() {
         path.display()
     );
     let config = Config::parse(&config, &[]).expect("a configuration");
-    // One thread: whether a second one has had anything to do by the tenth step is chance, and so is when it takes the
-    // memory for that.
+    // One thread: when a second one first gets work, and allocates memory for it, is nondeterministic and may be after
+    // the tenth step.
     let mut device = Cpu::new(1);
     let mut progress = Progress::new(true);
     let (steps, tenth, most) = (Cell::new(0), Cell::new(0), Cell::new(0));
@@ -64,8 +65,12 @@ fn memory_stays_flat_for_3000_steps() {
     let about = About::this_process("cpu", 1, String::new());
     train(&config, &about, &dir.path().join("out"), tools).expect("a run");
     assert_eq!(steps.get(), 3000);
-    // 600 evaluations are remembered, at 56 bytes; the allocator takes memory from the system in larger pieces. A leak of
-    // one row of activations a step would be 30 times this.
+    // 600 evaluations are kept in memory, 56 bytes each, and the allocator takes memory from the system in larger
+    // pieces. A leak of one row of activations per step would be 30 times this.
     let growth = most.get().saturating_sub(tenth.get());
-    assert!(growth <= 256 << 10, "{growth} bytes more than after the tenth step, which had {}", tenth.get());
+    assert!(
+        growth <= 256 << 10,
+        "memory grew by {growth} bytes after the tenth step, when it was {} bytes",
+        tenth.get()
+    );
 }

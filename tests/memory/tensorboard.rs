@@ -18,5 +18,5 @@ fn later_events_allocate_nothing() {
         (0..1000).for_each(|_| first_event(&mut board));
         board.flush().expect("flushed");
     });
-    assert_eq!(all, 0, "allocations, the first from\n{first}");
+    assert_eq!(all, 0, "allocations; the first one is at\n{first}");
 }

@@ -1,5 +1,5 @@
-//! Models: gradients against finite differences, FLOPs against formulas worked out by hand, the published
-//! implementation's numbers, the multi-level operators, mixed precision.
+//! Models: gradients compared with finite differences, FLOPs with formulas derived by hand, results with those of the
+//! published implementation; the multi-level operators; mixed precision.
 
 mod flops;
 mod golden;

@@ -1,6 +1,6 @@
-//! Promise: for every rule and every scheme it admits, C(D(x)) = x; the function-keeping rules keep the function; random
-//! shares let copies part in training, equal ones keep them together; schemes that a rule does not admit are refused with the reason.
-//! Moments are mapped as gradients are, by the transposed operators.
+//! Promise: for every rule and every scheme that it admits, C(D(x)) = x. The function-preserving rules preserve the
+//! function. With random shares copies diverge in training, with equal ones they stay equal. Schemes that a rule does
+//! not admit are rejected with the reason. Moments are mapped like gradients, by the transposed operators.
 
 use proptest::prelude::*;
 use vcycle::device::ops::StepState;
@@ -14,9 +14,10 @@ use vcycle::multilevel::{
     DepthRule, Quantity, Rules, Scheme, Shares, WidthRule, coalesce, coalesce_as, decoalesce, interpolate,
     interpolate_as,
 };
+use vcycle::optim::AdamW;
 use vcycle::tape::{Mode, Tape};
 use vcycle::tensor::DType;
-use vcycle::train::state::{OptimizerConfig, Options, TrainState};
+use vcycle::train::state::{Options, TrainState};
 
 const VOCAB: usize = 29;
 const TIME: usize = 8;
@@ -42,7 +43,7 @@ fn gpt(layers: usize, heads: usize, head_size: usize) -> Gpt {
     .expect("sizes that fit")
 }
 
-/// Random values everywhere, in norms and biases too.
+/// Returns a store with random values everywhere, also in norms and biases.
 fn random(device: &mut dyn Device, model: &dyn Model, seed: u64) -> Store {
     let store = empty(device, model);
     store.initialise(device, seed).expect("written");
@@ -100,7 +101,7 @@ fn all_rules() -> Vec<Rules> {
     all
 }
 
-/// A partition of `0..n` into groups, from a random assignment; empty groups vanish.
+/// Generates partitions of `0..n` into non-empty groups, from random assignments.
 fn partition(n: usize) -> impl Strategy<Value = Vec<Vec<usize>>> {
     proptest::collection::vec(0..n, n).prop_map(move |group_of| {
         let mut groups: Vec<Vec<usize>> = vec![Vec::new(); n];
@@ -117,7 +118,7 @@ proptest! {
     fn coalescing_undoes_decoalescing(width in partition(5), depth in partition(4), seed in 0u64..1000) {
         let mut device = device::open("reference", 1).expect("a device");
         let (big, small) = (gpt(4, 5, 2), gpt(depth.len(), width.len(), 2));
-        // As many groups as units only reorder, which no operator does.
+        // As many groups as units would only reorder the units, which the operators reject.
         let scheme = Scheme {
             width_scheme: (width.len() < 5).then_some(width),
             depth_scheme: (depth.len() < 4).then_some(depth),
@@ -131,13 +132,13 @@ proptest! {
                 Err(reason) => {
                     let text = reason.to_string();
                     prop_assert!(text.contains("exact") || text.contains("identity"), "{text}");
-                    // The way down refuses what the way up refuses.
+                    // Coalescing rejects what de-coalescing rejects.
                     prop_assert!(coalesce(&mut *device, &grown, &back, &scheme, &rules).is_err());
                 }
                 Ok(_) => {
                     coalesce(&mut *device, &grown, &back, &scheme, &rules).expect("the same scheme");
                     let error = largest_difference(&want, &all_values(&mut *device, &back));
-                    // Sums of at most 5 x 4 products in f64 of values near 1.
+                    // f64 sums of at most 5 x 4 products of values near 1.
                     prop_assert!(error < 1e-13, "{rules:?}: {error:e}");
                 }
             }
@@ -145,13 +146,14 @@ proptest! {
     }
 }
 
-/// The sum of products, and of their sizes.
+/// Returns the inner product, and the sum of the magnitudes of its terms.
 fn inner(a: &[Vec<f64>], b: &[Vec<f64>]) -> (f64, f64) {
     let products = a.iter().flatten().zip(b.iter().flatten()).map(|(x, y)| x * y);
     products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()))
 }
 
-/// `<a, b>` and `<c, d>` are equal: at most 1e4 products, each off by some eps, in sums that may cancel.
+/// Asserts that `<a, b>` equals `<c, d>`: sums of at most 1e4 products, each with an error of a few eps, which may
+/// cancel.
 fn assert_adjoint([a, b, c, d]: [&[Vec<f64>]; 4], case: &str) {
     let ((left, size), (right, _)) = (inner(a, b), inner(c, d));
     assert!(size > 1.0 && (left - right).abs() <= 1e-12 * size, "{case}: {left} and {right}");
@@ -184,7 +186,8 @@ proptest! {
             let coalesced = all_values(device, &to_small);
             interpolate_as(Quantity::Gradients, device, &to_big, &y, 1.0, &scheme, &rules).expect("admitted");
             assert_adjoint([&all_values(device, &to_big), &xs, &ys, &coalesced], &format!("up, {rules:?}"));
-            // What is coalesced was not made by random shares.
+            // Coalescing gradients is the transpose of de-coalescing with equal shares, even if the rule has random
+            // ones.
             let equal = Rules { shares: Shares::Equal, ..rules };
             decoalesce(device, &y, &to_big, &scheme, &equal).expect("admitted");
             let grown = all_values(device, &to_big);
@@ -209,7 +212,7 @@ fn squares_are_mapped_by_the_squared_weights() {
         for up in [false, true] {
             let (from, to) = if up { (&small, &to_big) } else { (&big, &to_small) };
             for (i, param) in from.table().params.iter().enumerate() {
-                // From one element alone, what arrives are the weights.
+                // Mapping a single element of value 1 gives the weights of the operator.
                 let one = empty(device, from);
                 let mut values = vec![0.0; param.numel()];
                 values[param.numel() / 2] = 1.0;
@@ -224,10 +227,11 @@ fn squares_are_mapped_by_the_squared_weights() {
                 };
                 let (weight, square) = (weights(Quantity::Gradients), weights(Quantity::Squares));
                 for (w, s) in weight.iter().flatten().zip(square.iter().flatten()) {
-                    // A weight is a product of three, and its square one of three squares: eight roundings.
+                    // A weight is a product of three factors, its square a product of three squares: eight roundings.
                     assert!((s - w * w).abs() <= 8.0 * f64::EPSILON * s, "{}, {rules:?}: {w} and {s}", param.name());
                 }
-                // The first layer of a group is alone in what `identity` adds; all others have a part of everything.
+                // Under the depth rule `identity` some elements map to nothing; under all others every element has a
+                // weight.
                 let reached = square.iter().flatten().any(|s| *s != 0.0);
                 assert!(reached || rules.depth == DepthRule::Identity, "{}, {rules:?}: lost", param.name());
                 one.free(device);
@@ -236,7 +240,7 @@ fn squares_are_mapped_by_the_squared_weights() {
     }
 }
 
-/// Gradients of the loss of one batch.
+/// Returns the gradients of the loss of one batch.
 fn gradients(device: &mut dyn Device, gpt: &Gpt, store: &Store) -> Store {
     let grads = empty(device, gpt);
     let mut tokens = |factor: i32| {
@@ -279,7 +283,11 @@ fn coalesced_gradients_are_those_of_the_small_model() {
             let largest = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
             let error = want.iter().zip(got).map(|(w, g)| (w - g).abs()).fold(0.0, f64::max);
             assert!(error < 1e-12, "{depth:?}: {} is off by {error:e} of {largest:e}", param.name());
-            assert!(largest > 1e-3, "{depth:?}: {} hardly matters ({largest:e}): the test shows nothing", param.name());
+            assert!(
+                largest > 1e-3,
+                "{depth:?}: the gradient of {} is too small for this test ({largest:e})",
+                param.name()
+            );
         }
     }
 }
@@ -301,13 +309,13 @@ fn exact_rules_keep_the_function_and_paper_does_not() {
         let after = logits(&mut *device, &big, &grown);
         let change = want.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         let keeps = rules.width == WidthRule::Exact && rules.depth == DepthRule::Identity;
-        assert_eq!(change < 1e-12, keeps, "{rules:?} moves the logits by {change:e}");
+        assert_eq!(change < 1e-12, keeps, "{rules:?} changes the logits by {change:e}");
     }
 }
 
 #[test]
 fn split_is_the_euler_step_of_the_same_equation() {
-    // With blocks whose output is small, two half steps differ from one step by the square of it.
+    // For blocks with small output, two half steps differ from one whole step in second order.
     let change = |scale: f32| {
         let mut device = device::open("reference", 1).expect("a device");
         let (big, small) = (gpt(4, 2, 4), gpt(2, 2, 4));
@@ -325,11 +333,11 @@ fn split_is_the_euler_step_of_the_same_equation() {
         a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
     };
     let (coarse, fine) = (change(1e-2), change(1e-3));
-    assert!(fine < coarse / 50.0, "ten times smaller steps: {coarse:e} became {fine:e}, not about a hundredth");
+    assert!(fine < coarse / 50.0, "with ten times smaller steps {coarse:e} became {fine:e}, not about a hundredth");
 }
 
-/// How far the two copies of one feed-forward unit are apart: their input weights.
-fn copies_part_by(device: &mut dyn Device, store: &Store, heads: usize) -> f64 {
+/// Returns the largest difference between the input weights of the two copies of a feed-forward unit.
+fn distance_of_copies(device: &mut dyn Device, store: &Store, heads: usize) -> f64 {
     let table = &store.table;
     let number = table.find("transformer.h.{}.mlp.c_fc.weight", Some(0)).expect("a GPT has it");
     let values = device::read_floats(device, &store.tensor(number)).expect("values");
@@ -353,20 +361,20 @@ fn random_shares_break_the_symmetry_and_equal_ones_keep_it() {
         decoalesce(&mut *device, &x, &grown, &Scheme::default(), &rules).expect("admitted");
         let after = logits(&mut *device, &big, &grown);
         let change = before.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        assert!(change < 1e-4, "{shares:?}: the function moved by {change:e}");
-        assert_eq!(copies_part_by(&mut *device, &grown, 4), 0.0, "copies start equal");
-        let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+        assert!(change < 1e-4, "{shares:?}: the logits changed by {change:e}");
+        assert_eq!(distance_of_copies(&mut *device, &grown, 4), 0.0, "the copies must start equal");
+        let optimizer = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }.clipped(1.0);
         let model = Box::new(gpt(1, 4, 4));
-        let mut learner =
+        let mut train_state =
             TrainState::new(&mut *device, model, grown, (2, TIME), optimizer, Options::default()).expect("memory");
         for step in 0..50i32 {
             let ids: Vec<i32> = (0..2 * TIME as i32).map(|i| (i * i + step * 5) % VOCAB as i32).collect();
             let labels: Vec<i32> = ids.iter().map(|id| (id * 3 + 1) % VOCAB as i32).collect();
-            learner.step_tokens(&mut *device, &ids, &labels, 1e-3).expect("a step");
+            train_state.step_tokens(&mut *device, &ids, &labels, 1e-3).expect("a step");
         }
-        let (_, trained) = learner.finish(&mut *device);
-        let apart = copies_part_by(&mut *device, &trained, 4);
-        // Copies get the same sums in other lanes and blocks of the products: equal up to rounding.
+        let (_, trained) = train_state.finish(&mut *device);
+        let apart = distance_of_copies(&mut *device, &trained, 4);
+        // Copies are computed in different lanes and blocks of the matmuls, so they are equal up to rounding.
         if parts {
             assert!(apart > 1e-3, "random shares: copies are only {apart:e} apart");
         } else {
@@ -395,13 +403,13 @@ fn interpolation_mixes_and_needs_alpha_between_0_and_1() {
         assert!(largest_difference(&want, &all_values(&mut *device, &mixed)) < 1e-14);
     }
     for alpha in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
-        let error = interpolate(&mut *device, &m1, &m2, alpha, &scheme, &rules).expect_err("refused");
+        let error = interpolate(&mut *device, &m1, &m2, alpha, &scheme, &rules).expect_err("rejected");
         assert!(error.to_string().contains("alpha"), "{error}");
     }
 }
 
 #[test]
-fn three_levels_there_and_back() {
+fn three_levels_round_trip() {
     let mut device = device::open("reference", 1).expect("a device");
     let models = [gpt(8, 4, 2), gpt(4, 2, 2), gpt(2, 1, 2)];
     let (scheme, rules) = (Scheme::default(), Rules::default());
@@ -417,13 +425,13 @@ fn three_levels_there_and_back() {
 }
 
 #[test]
-fn schemes_that_do_not_fit_are_refused_with_the_reason() {
+fn schemes_that_do_not_fit_are_rejected_with_the_reason() {
     let shape = |layers, heads| ModelShape { layers, heads, head_size: 4 };
     let groups = |g: &[&[usize]]| Some(g.iter().map(|g| g.to_vec()).collect::<Vec<_>>());
     let width = |g: &[&[usize]]| Scheme { width_scheme: groups(g), ..Scheme::default() };
     let depth = |g: &[&[usize]]| Scheme { depth_scheme: groups(g), ..Scheme::default() };
     let (big, small) = (shape(4, 4), shape(2, 2));
-    for (scheme, small, says) in [
+    for (scheme, small, expected) in [
         (width(&[&[0, 1], &[2]]), small, "3 is in no group"),
         (width(&[&[0, 1], &[1, 2, 3]]), small, "1 is in group 0 and in group 1"),
         (width(&[&[0, 1], &[2, 4]]), small, "the heads are 0 to 3"),
@@ -437,15 +445,15 @@ fn schemes_that_do_not_fit_are_refused_with_the_reason() {
         (Scheme { head_size: Some(8), ..Scheme::default() }, small, "the scheme says 8"),
         (Scheme::default(), ModelShape { head_size: 8, ..small }, "share the head size"),
     ] {
-        let error = scheme.resolve(big, small).expect_err("refused").to_string();
-        assert!(error.contains(says), "{error:?} does not say {says:?}");
+        let error = scheme.resolve(big, small).expect_err("rejected").to_string();
+        assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
     }
     let uneven = width(&[&[0, 1, 2], &[3]]).resolve(big, small).expect("a scheme");
     let exact = Rules { width: WidthRule::Exact, ..Rules::default() };
     let table = gpt(4, 4, 2).table().clone();
-    assert!(exact.admit(&uneven, &table).expect_err("refused").to_string().contains("LayerNorm"));
+    assert!(exact.admit(&uneven, &table).expect_err("rejected").to_string().contains("LayerNorm"));
     let crossed = depth(&[&[1, 2], &[0, 3]]).resolve(big, small).expect("a scheme");
     let identity = Rules { depth: DepthRule::Identity, ..Rules::default() };
-    assert!(identity.admit(&crossed, &table).expect_err("refused").to_string().contains("ascending order"));
+    assert!(identity.admit(&crossed, &table).expect_err("rejected").to_string().contains("ascending order"));
     assert!(Rules::default().admit(&crossed, &table).is_ok() && Rules::default().admit(&uneven, &table).is_ok());
 }

@@ -1,5 +1,5 @@
-//! What only a process of its own shows: signals, kills, locks, limits of the operating system. Every test here starts the
-//! `vcycle` binary.
+//! Behaviour that only a separate process shows: signals, kills, locks and resource limits of the operating system.
+//! Every test here starts the `vcycle` binary.
 
 #[cfg(target_os = "linux")]
 mod resources;

@@ -1,5 +1,5 @@
-//! Promise: a run's folder belongs to one process; a run that is interrupted, or whose disk fills up, says how to go on, and
-//! does.
+//! Promise: a run folder belongs to one process. A run that is interrupted, or whose disk fills up, prints how to
+//! resume it, and resuming works.
 
 use super::resources::support;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn ok(dir: &Path, args: &[&str]) -> String {
     text(&out)
 }
 
-/// A run that would take for ever, once it has written a checkpoint. Killed when dropped.
+/// A run that is too long to finish and has written a checkpoint. Killed when dropped.
 struct Running(Child);
 
 impl Running {
@@ -79,23 +79,23 @@ impl Drop for Running {
 }
 
 #[test]
-fn the_second_run_in_a_folder_is_refused_by_name() {
+fn a_second_run_in_a_folder_is_refused_and_names_the_first() {
     let dir = workplace();
     let running = Running::start(dir.path());
     for args in [&["train", "--resume", "out"][..], &["train", "run.toml", "--out", "out"]] {
         let out = vcycle(dir.path(), args).output().expect("the binary runs");
-        let said = text(&out);
-        assert_eq!(out.status.code(), Some(2), "{said}");
-        assert!(said.contains("out is in use by") && said.contains(&running.0.id().to_string()), "{said}");
+        let output = text(&out);
+        assert_eq!(out.status.code(), Some(2), "{output}");
+        assert!(output.contains("out is in use by") && output.contains(&running.0.id().to_string()), "{output}");
     }
     drop(running);
-    // The lock went with its process, however that ended.
+    // The lock is released when its process ends, even if it was killed.
     let out = vcycle(dir.path(), &["train", "run.toml", "--out", "out"]).output().expect("the binary runs");
     assert!(text(&out).contains("vcycle train --resume out"), "{}", text(&out));
 }
 
 #[test]
-fn interrupted_saves_and_says_how_to_go_on() {
+fn an_interrupted_run_saves_and_prints_how_to_resume() {
     for signal in ["-INT", "-TERM"] {
         let dir = workplace();
         let mut running = Running::start(dir.path());
@@ -105,32 +105,32 @@ fn interrupted_saves_and_says_how_to_go_on() {
             if let Some(status) = running.0.try_wait().expect("a child") {
                 break status;
             }
-            assert!(begin.elapsed() < Duration::from_secs(60), "{signal}: still running a minute later");
+            assert!(begin.elapsed() < Duration::from_secs(60), "{signal}: still running after a minute");
             std::thread::sleep(Duration::from_millis(5));
         };
         assert_eq!(status.code(), Some(130));
-        let mut said = String::new();
+        let mut output = String::new();
         let mut out = running.0.stdout.take().expect("piped");
-        std::io::Read::read_to_string(&mut out, &mut said).expect("text");
-        assert!(said.contains("stopped after step") && said.contains("vcycle train --resume out"), "{said}");
-        let step: u64 = said.split_whitespace().find_map(|w| w.trim_end_matches(';').parse().ok()).expect("a step");
+        std::io::Read::read_to_string(&mut out, &mut output).expect("text");
+        assert!(output.contains("stopped after step") && output.contains("vcycle train --resume out"), "{output}");
+        let step: u64 = output.split_whitespace().find_map(|w| w.trim_end_matches(';').parse().ok()).expect("a step");
         let newest = dir.path().join(format!("out/vcycle/checkpoints/stage-1-step-{step:08}"));
         assert!(newest.exists(), "{} is missing", newest.display());
     }
 }
 
 #[test]
-fn a_finished_run_resumed_is_finished() {
+fn resuming_a_finished_run_changes_nothing() {
     let dir = workplace();
     ok(dir.path(), &["train", "run.toml", "--out", "out", "--quiet"]);
     let weights = std::fs::read(dir.path().join("out/vcycle/model/model.safetensors")).expect("weights");
-    let said = ok(dir.path(), &["train", "--resume", "out"]);
-    assert!(said.contains("already finished"), "{said}");
+    let output = ok(dir.path(), &["train", "--resume", "out"]);
+    assert!(output.contains("already finished"), "{output}");
     assert_eq!(weights, std::fs::read(dir.path().join("out/vcycle/model/model.safetensors")).expect("weights"));
 }
 
 #[test]
-fn what_cannot_be_resumed_is_refused() {
+fn invalid_resumes_are_refused() {
     let dir = workplace();
     let refused = |args: &[&str]| {
         let out = vcycle(dir.path(), args).output().expect("the binary runs");
@@ -151,48 +151,49 @@ fn what_cannot_be_resumed_is_refused() {
     ] {
         assert!(whole.contains(from), "{whole}");
         std::fs::write(&config, whole.replacen(from, to, 1)).expect("written");
-        let said = refused(&["train", "--resume", "out"]);
-        assert!(said.contains(says), "{to}: {said}");
+        let output = refused(&["train", "--resume", "out"]);
+        assert!(output.contains(says), "{to}: {output}");
     }
     std::fs::write(&config, &whole).expect("written");
-    let said = refused(&["train", "--resume", "out", "--device", "reference"]);
-    assert!(said.contains("resume with the --device that the run was started on"), "{said}");
+    let output = refused(&["train", "--resume", "out", "--device", "reference"]);
+    assert!(output.contains("resume with the --device that the run was started on"), "{output}");
     ok(dir.path(), &["train", "--resume", "out"]);
 }
 
-/// The limit on the size of a file stands for a full disk: writing fails in the middle of a checkpoint, with the metrics
-/// still small.
+/// A limit on the file size simulates a full disk: writing fails in the middle of a checkpoint, while the metrics are
+/// still below the limit.
 #[test]
-fn a_full_disk_leaves_the_earlier_checkpoint_and_a_run_that_goes_on() {
+fn a_full_disk_leaves_no_partial_checkpoint_and_a_run_that_resumes() {
     let dir = workplace();
     let whole = ["train", "run.toml", "--out", "whole", "--set", "train.checkpoint_every=15", "--quiet"];
     ok(dir.path(), &whole);
-    // A run that was stopped after its first checkpoint, on a disk with room.
+    // The same run, whose first checkpoint does not fit on the disk.
     let first = ["train", "run.toml", "--out", "out", "--set", "train.checkpoint_every=15", "--quiet"];
     let tensors = dir.path().join("whole/vcycle/checkpoints/stage-1-step-00000040/tensors.safetensors");
     let kilobytes = std::fs::metadata(&tensors).expect("a checkpoint").len() / 1024;
-    // The signal at its default, as a shell's `ulimit -f` leaves it: it would end the process without a word.
+    // `support::vcycle` leaves SIGXFSZ at its default, as a shell's `ulimit -f` does: unhandled, it would kill the
+    // process without a message.
     let limited = |kilobytes: u64, args: &[&str]| {
         let mut command = support::vcycle(dir.path(), args);
         support::limit(&mut command, libc::RLIMIT_FSIZE, kilobytes * 1024);
         support::end(&mut command)
     };
     let ended = limited(kilobytes / 2, &first);
-    let said = ended.sentence("a full disk");
-    assert!(said.contains("tensors.safetensors") && said.contains("was not written"), "{said}");
-    assert!(said.contains("ulimit -f") && said.contains("no checkpoint was written yet"), "{said}");
-    // Nothing half-written, and what the first try did not save is done again.
+    let output = ended.error("a full disk");
+    assert!(output.contains("tensors.safetensors") && output.contains("was not written"), "{output}");
+    assert!(output.contains("ulimit -f") && output.contains("no checkpoint was written yet"), "{output}");
+    // No partial checkpoint is left, and resuming repeats the steps that were not saved.
     let checkpoints = dir.path().join("out/vcycle/checkpoints");
-    assert_eq!(std::fs::read_dir(&checkpoints).expect("a folder").count(), 0, "half a checkpoint was left");
-    limited(kilobytes * 2, &["train", "--resume", "out", "--quiet"]).success("with room");
+    assert_eq!(std::fs::read_dir(&checkpoints).expect("a folder").count(), 0, "a partial checkpoint was left");
+    limited(kilobytes * 2, &["train", "--resume", "out", "--quiet"]).success("enough space");
     let weights =
         |run: &str| std::fs::read(dir.path().join(run).join("vcycle/model/model.safetensors")).expect("weights");
-    assert!(weights("out") == weights("whole"), "the resumed run ended elsewhere");
+    assert!(weights("out") == weights("whole"), "the resumed run has different weights");
 }
 
-/// As above, with a checkpoint of the same run already there.
+/// As above, but the run has an earlier checkpoint.
 #[test]
-fn a_disk_that_fills_up_later_leaves_what_was_saved() {
+fn a_disk_that_fills_up_later_keeps_earlier_checkpoints() {
     let dir = workplace();
     let mut running = Running::start(dir.path());
     running.signal("-INT");
@@ -209,8 +210,11 @@ fn a_disk_that_fills_up_later_leaves_what_was_saved() {
     let mut command = support::vcycle(dir.path(), &["train", "--resume", "out", "--quiet"]);
     support::limit(&mut command, libc::RLIMIT_FSIZE, 20 << 10);
     let ended = support::end(&mut command);
-    let said = ended.sentence("a full disk");
-    assert!(said.contains("resume with `vcycle train --resume out`") && said.contains("has everything up"), "{said}");
-    assert_eq!(listed(), before, "earlier checkpoints changed");
+    let output = ended.error("a full disk");
+    assert!(
+        output.contains("resume with `vcycle train --resume out`") && output.contains("has everything up"),
+        "{output}"
+    );
+    assert_eq!(listed(), before, "earlier checkpoints were changed");
     drop(running);
 }

@@ -1,6 +1,6 @@
-//! Promise: no signal costs more than a person asked for. SIGINT, SIGTERM and SIGHUP, alone, repeated or together, end a run
-//! with a checkpoint of its last step; a second Ctrl-C ends it at once; what was ignored stays ignored; and whatever ends a
-//! run, it goes on to the same bits.
+//! Promise: no signal loses more work than it has to. SIGINT, SIGTERM and SIGHUP, alone, repeated or together, end a
+//! run with a checkpoint of its last step. A second Ctrl-C exits at once. An ignored signal stays ignored. However a
+//! run ended, resuming it gives the same bits as a run that was never interrupted.
 
 use super::resources::support::{
     Ended, Running, checkpoints, dispose, end, limit, saved, until, vcycle, weights, workplace,
@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Steps of tens of milliseconds, and so many of them that none of these tests sees the end.
+/// Steps that take tens of milliseconds, and too many of them for a test to reach the last one.
 const SLOW: &str = r#"
 [model]
 family = "gpt"
@@ -40,7 +40,7 @@ fn slow() -> TempDir {
     dir
 }
 
-/// A run that trains: `metrics.jsonl` has its first line.
+/// Starts a run and waits until it trains: `metrics.jsonl` has its first line.
 fn start(command: &mut Command, dir: &Path) -> Running {
     let mut running = Running::start(command);
     running.until_written(&dir.join("out/vcycle/metrics.jsonl"));
@@ -53,22 +53,22 @@ fn train(dir: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Seconds of a step: long enough to send signals in the middle of it.
+/// Options that make a step take seconds: long enough to send signals in the middle of it.
 const LONG_STEPS: [&str; 2] = ["--set", "train.batch=256"];
 
-/// Exit code 130, and a checkpoint of the step that it says it stopped after.
+/// Asserts exit code 130 and a checkpoint of the step that the run reports to have stopped after.
 #[track_caller]
 fn assert_saved(dir: &Path, ended: &Ended, case: &str) {
-    let said = &ended.said;
-    assert_eq!((ended.status.code(), ended.status.signal()), (Some(130), None), "{case}: {said}");
-    let step = said.split_once("stopped after step ").and_then(|(_, rest)| rest.split_once(';'));
-    let step: u64 = step.and_then(|(step, _)| step.parse().ok()).unwrap_or_else(|| panic!("{case}: no step: {said}"));
-    assert!(said.contains("vcycle train --resume out"), "{case}: {said}");
-    assert_eq!(saved(dir, "out"), Some(step), "{case}: {said}");
+    let output = &ended.output;
+    assert_eq!((ended.status.code(), ended.status.signal()), (Some(130), None), "{case}: {output}");
+    let step = output.split_once("stopped after step ").and_then(|(_, rest)| rest.split_once(';'));
+    let step: u64 = step.and_then(|(step, _)| step.parse().ok()).unwrap_or_else(|| panic!("{case}: no step: {output}"));
+    assert!(output.contains("vcycle train --resume out"), "{case}: {output}");
+    assert_eq!(saved(dir, "out"), Some(step), "{case}: {output}");
 }
 
 #[test]
-fn one_signal_saves() {
+fn one_signal_saves_a_checkpoint() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGXCPU] {
         let dir = slow();
         let running = start(&mut train(dir.path(), &[]), dir.path());
@@ -77,14 +77,15 @@ fn one_signal_saves() {
     }
 }
 
-/// As a closed terminal sends two SIGHUP, a service manager SIGTERM again, a launcher SIGINT to a process and to its group.
+/// Such bursts occur: a closed terminal sends SIGHUP twice, a service manager repeats SIGTERM, and a launcher sends
+/// SIGINT to a process and to its group.
 #[test]
-fn a_burst_saves() {
+fn a_burst_of_signals_saves_a_checkpoint() {
     const INT: libc::c_int = libc::SIGINT;
     const TERM: libc::c_int = libc::SIGTERM;
     const HUP: libc::c_int = libc::SIGHUP;
     for burst in [&[HUP, HUP][..], &[TERM; 20], &[INT, INT], &[INT, TERM, HUP, INT, TERM, HUP], &[HUP, INT, HUP]] {
-        // Only a burst that was one says something: this process may have had to wait in the middle of it.
+        // Only a fast burst counts: this process may have been descheduled in the middle of it.
         let sent_at_once = |_| {
             let dir = slow();
             let running = start(&mut train(dir.path(), &LONG_STEPS), dir.path());
@@ -97,33 +98,33 @@ fn a_burst_saves() {
             }
             in_time
         };
-        assert!((0..5).any(sent_at_once), "{burst:?}: never sent in a tenth of a second");
+        assert!((0..5).any(sent_at_once), "{burst:?}: could not be sent within a tenth of a second");
     }
 }
 
-/// Sends a signal, and another once a person could have read what the first one said.
+/// Sends a signal, and another one after a person could have read the answer to the first.
 fn twice(running: &Running, signals: [libc::c_int; 2]) {
     running.signal(signals[0]);
-    until("an answer", || running.said().contains("a checkpoint written"));
+    until("the answer to the signal", || running.output().contains("a checkpoint written"));
     let answered = Instant::now();
-    until("time passes", || answered.elapsed() > Duration::from_millis(250));
+    until("a pause", || answered.elapsed() > Duration::from_millis(250));
     running.signal(signals[1]);
 }
 
 #[test]
-fn a_second_ctrl_c_ends_at_once() {
+fn a_second_ctrl_c_exits_at_once() {
     let dir = slow();
     let dir = dir.path();
     let running = start(&mut train(dir, &LONG_STEPS), dir);
     twice(&running, [libc::SIGINT; 2]);
     let ended = running.end();
-    assert_eq!(ended.status.code(), Some(130), "{}", ended.said);
-    assert!(ended.said.contains("exited at once") && ended.said.contains("--resume out"), "{}", ended.said);
-    assert_eq!(saved(dir, "out"), None, "it did wait");
+    assert_eq!(ended.status.code(), Some(130), "{}", ended.output);
+    assert!(ended.output.contains("exited at once") && ended.output.contains("--resume out"), "{}", ended.output);
+    assert_eq!(saved(dir, "out"), None, "it wrote a checkpoint");
 }
 
 #[test]
-fn anything_else_that_comes_later_waits() {
+fn other_repeated_signals_still_save_a_checkpoint() {
     for signals in [[libc::SIGTERM; 2], [libc::SIGHUP; 2], [libc::SIGINT, libc::SIGTERM], [libc::SIGTERM, libc::SIGINT]]
     {
         let dir = slow();
@@ -144,15 +145,15 @@ fn an_ignored_signal_stays_ignored() {
         running.signal(signal);
         let before = saved(dir, "out");
         until("two more checkpoints", || saved(dir, "out") > before.map(|step| step + 20).or(Some(20)));
-        assert!(!running.said().contains("stopping"), "{}", running.said());
+        assert!(!running.output().contains("stopping"), "{}", running.output());
         running.signal(if signal == libc::SIGTERM { libc::SIGINT } else { libc::SIGTERM });
         assert_saved(dir, &running.end(), &format!("signal {signal}"));
     }
 }
 
-/// The command itself, as people type it.
+/// Starts the run with the `nohup` command itself.
 #[test]
-fn nohup() {
+fn a_run_under_nohup_ignores_sighup() {
     let dir = workplace();
     let dir = dir.path();
     let mut command = Command::new("nohup");
@@ -168,7 +169,7 @@ fn nohup() {
 }
 
 #[test]
-fn before_the_first_step_there_is_nothing_to_wait_for() {
+fn a_signal_before_training_exits_without_a_run_folder() {
     let dir = workplace();
     let dir = dir.path();
     let mut random = 5u64;
@@ -182,13 +183,13 @@ fn before_the_first_step_there_is_nothing_to_wait_for() {
     until("a preparation", || std::fs::read_dir(dir.join("runs/data")).map_or(0, Iterator::count) > 0);
     running.signal(libc::SIGTERM);
     let ended = running.end();
-    assert_eq!(ended.status.code(), Some(130), "{}", ended.said);
-    assert!(ended.said.contains("stopped before training began") && !dir.join("out").exists(), "{}", ended.said);
+    assert_eq!(ended.status.code(), Some(130), "{}", ended.output);
+    assert!(ended.output.contains("stopped before training began") && !dir.join("out").exists(), "{}", ended.output);
 }
 
-/// SIGQUIT is the system's: no checkpoint, and the run goes on from the one before.
+/// SIGQUIT keeps its default action: no checkpoint is written, and the run resumes from the previous one.
 #[test]
-fn quit_ends_at_once() {
+fn sigquit_ends_the_process_at_once() {
     let dir = workplace();
     let dir = dir.path();
     let mut command = train(dir, &["--set", "levels.0.train.steps=100000000"]);
@@ -198,13 +199,14 @@ fn quit_ends_at_once() {
     until("a checkpoint", || saved(dir, "out").is_some());
     running.signal(libc::SIGQUIT);
     let ended = running.end();
-    assert_eq!(ended.status.signal(), Some(libc::SIGQUIT), "{}", ended.said);
+    assert_eq!(ended.status.signal(), Some(libc::SIGQUIT), "{}", ended.output);
     finish(dir, "steps = 100000000", "levels.0.train.steps");
 }
 
-/// Lets the run in `out` end a few steps after its checkpoint: as one that nobody disturbed. `steps` is its long stage.
+/// Resumes the run in `out` to a few steps past its checkpoint and asserts that its weights equal those of a run that
+/// was never interrupted. `steps` is the setting of the long stage in `config.toml`, `key` its configuration key.
 fn finish(dir: &Path, steps: &str, key: &str) {
-    // Of all stages; what comes before the long one is 40 steps where there are others.
+    // Checkpoints count the steps of all stages. With `STAGES`, 40 steps come before the long stage.
     let before = if std::fs::read_to_string(dir.join("run.toml")).expect("text").contains("before") { 40 } else { 0 };
     let more = saved(dir, "out").unwrap_or(0).saturating_sub(before) + 5;
     let path = dir.join("out/config.toml");
@@ -214,16 +216,16 @@ fn finish(dir: &Path, steps: &str, key: &str) {
     end(&mut vcycle(dir, &["train", "--resume", "out", "--quiet"])).success("resumed");
     let set = format!("{key}={more}");
     end(&mut vcycle(dir, &["train", "run.toml", "--out", "whole", "--quiet", "--set", &set])).success("whole");
-    assert!(weights(dir, "out") == weights(dir, "whole"), "the resumed run ended elsewhere");
+    assert!(weights(dir, "out") == weights(dir, "whole"), "the resumed run has different weights");
 }
 
-/// Nobody reads, on one stream or on both: the run goes on, ends, or stops, as ever.
+/// With no reader on stdout, stderr or both, a run still finishes, and still stops on a signal.
 #[test]
-fn closed_outputs_cost_nothing() {
+fn closed_outputs_do_not_affect_a_run() {
     for (out, err) in [(true, false), (false, true), (true, true)] {
         let dir = workplace();
         let dir = dir.path();
-        // A pipe whose reader is gone: SIGPIPE, if somebody let it.
+        // A pipe without a reader: writing to it raises SIGPIPE, unless that is ignored.
         let gone = || {
             let (reader, writer) = std::io::pipe().expect("a pipe");
             drop(reader);
@@ -244,7 +246,7 @@ fn closed_outputs_cost_nothing() {
 
         let mut child = with(&mut train(dir, &["--set", "levels.0.train.steps=100000000"]));
         until("a checkpoint", || saved(dir, "out").is_some());
-        // SAFETY: a child that was not waited for still has its number.
+        // SAFETY: the child has not been waited for, so its process id is still its own.
         unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
         let mut status = None;
         until("an end", || {
@@ -255,22 +257,22 @@ fn closed_outputs_cost_nothing() {
     }
 }
 
-/// A terminal: what a person types into, and what the run sees.
+/// Opens a pseudo-terminal: the end that a person would type into, and the end that the run sees.
 fn terminal() -> (OwnedFd, OwnedFd) {
     let (mut ours, mut theirs) = (-1, -1);
-    // SAFETY: writes the two descriptors; the rest may be null.
+    // SAFETY: `openpty` writes the two descriptors; the other pointers may be null.
     let opened = unsafe {
         libc::openpty(&raw mut ours, &raw mut theirs, std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut())
     };
     assert_eq!(opened, 0, "no terminal");
-    // SAFETY: both were just opened, and nobody else has them.
+    // SAFETY: both were just opened, and nothing else owns them.
     let [ours, theirs] = [ours, theirs].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     // SAFETY: the descriptor is open. The child must not hold its own terminal open.
     unsafe { libc::fcntl(ours.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
     (ours, theirs)
 }
 
-/// A run in a terminal of its own, and the other end of that.
+/// Starts a run in a terminal of its own. Returns the run and the other end of the terminal.
 fn in_a_terminal(dir: &Path, more: &[&str]) -> (Running, File) {
     let (ours, theirs) = terminal();
     let mut command = train(dir, more);
@@ -278,7 +280,7 @@ fn in_a_terminal(dir: &Path, more: &[&str]) -> (Running, File) {
     // SAFETY: between fork and exec this calls `setsid`, `ioctl` and `dup2` alone, which are plain system calls.
     unsafe {
         command.pre_exec(move || match libc::setsid() >= 0 && libc::ioctl(fd, libc::TIOCSCTTY, 0) == 0 {
-            // Standard output stays a file, which the tests read.
+            // Standard output stays the file that the tests read.
             true if libc::dup2(fd, 0) == 0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         });
@@ -289,36 +291,36 @@ fn in_a_terminal(dir: &Path, more: &[&str]) -> (Running, File) {
 }
 
 #[test]
-fn a_closed_terminal_saves() {
+fn a_closed_terminal_saves_a_checkpoint() {
     let dir = slow();
     let (running, ours) = in_a_terminal(dir.path(), &LONG_STEPS);
     drop(ours);
-    // The shell of the terminal sends another one.
+    // The terminal's shell sends another SIGHUP.
     running.signal(libc::SIGHUP);
     assert_saved(dir.path(), &running.end(), "a closed terminal");
 }
 
 #[test]
-fn ctrl_c_typed_once_saves_and_typed_twice_ends() {
+fn ctrl_c_typed_once_saves_and_typed_twice_exits() {
     for times in [1, 2] {
         let dir = slow();
         let (running, mut ours) = in_a_terminal(dir.path(), &LONG_STEPS);
         ours.write_all(b"\x03").expect("typed");
-        until("an answer", || running.said().contains("a checkpoint written"));
+        until("the answer to the signal", || running.output().contains("a checkpoint written"));
         if times == 2 {
             let answered = Instant::now();
-            until("time passes", || answered.elapsed() > Duration::from_millis(250));
+            until("a pause", || answered.elapsed() > Duration::from_millis(250));
             ours.write_all(b"\x03").expect("typed");
         }
         let ended = running.end();
         match times {
             1 => assert_saved(dir.path(), &ended, "typed once"),
-            _ => assert!(ended.said.contains("exited at once"), "{}", ended.said),
+            _ => assert!(ended.output.contains("exited at once"), "{}", ended.output),
         }
     }
 }
 
-/// Three stages; the last one has no end.
+/// Three stages; the last one is too long to finish.
 const STAGES: &str = r#"
 [model]
 family = "gpt"
@@ -345,7 +347,8 @@ alpha = 0.5
 train = { steps = 20, lr = 1e-3, decay = "constant", optimizer = "transfer" }
 "#;
 
-/// Kills a run so many times, at moments and in bursts that `seed` decides, and compares its end.
+/// Kills a run `times` times, at moments and in bursts chosen by `seed`, then compares its final weights with those of
+/// a run that was never interrupted.
 fn killed(signal: libc::c_int, times: u64, seed: u64) {
     let dir = workplace();
     let dir = dir.path();
@@ -359,26 +362,26 @@ fn killed(signal: libc::c_int, times: u64, seed: u64) {
         let mut command = match dir.join("out/config.toml").exists() {
             true => vcycle(dir, &["train", "--resume", "out", "--threads", "1"]),
             false => {
-                // Killed before it was a run.
+                // It was killed before the run folder was complete.
                 let _ = std::fs::remove_dir_all(dir.join("out"));
                 train(dir, &[])
             }
         };
         let running = Running::start(&mut command);
         let (begin, moment) = (Instant::now(), Duration::from_micros(random(200_000)));
-        until("its moment", || begin.elapsed() >= moment);
+        until("the time to kill it", || begin.elapsed() >= moment);
         for _ in 0..=random(3) {
             running.signal(signal);
         }
         let ended = running.end();
         let fine = match signal {
             libc::SIGKILL => ended.status.signal() == Some(signal),
-            // Before the binary listens, the system ends it.
+            // Before the handlers are installed, the signal's default action ends the process.
             _ => ended.status.code() == Some(130) || ended.status.signal() == Some(signal),
         };
-        assert!(fine, "signal {signal}: {:?}: {}", ended.status, ended.said);
+        assert!(fine, "signal {signal}: {:?}: {}", ended.status, ended.output);
     }
-    // From the very beginning, where nothing was saved.
+    // If every process was killed too early to create the run, start it now.
     if !dir.join("out/config.toml").exists() {
         let _ = std::fs::remove_dir_all(dir.join("out"));
         let running = start(&mut train(dir, &[]), dir);
@@ -394,7 +397,7 @@ fn killed(signal: libc::c_int, times: u64, seed: u64) {
 const ENDINGS: [libc::c_int; 4] = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
 #[test]
-fn killed_at_random_moments() {
+fn runs_killed_at_random_moments_resume_to_the_same_weights() {
     for (number, signal) in ENDINGS.into_iter().enumerate() {
         killed(signal, 6, 11 + number as u64);
     }
@@ -403,7 +406,7 @@ fn killed_at_random_moments() {
 /// Takes minutes.
 #[test]
 #[ignore = "exhaustive: a hundred kills by each signal"]
-fn killed_a_hundred_times_by_each_signal() {
+fn runs_killed_a_hundred_times_by_each_signal_resume_to_the_same_weights() {
     for (number, signal) in ENDINGS.into_iter().enumerate() {
         let begin = Instant::now();
         killed(signal, 100, 1_000 + number as u64);

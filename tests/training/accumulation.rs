@@ -1,5 +1,5 @@
-//! Promise: a step in n micro-batches is the step of the whole batch: the same loss, the same norm and, up to rounding, the
-//! same weights, step after step, whatever is scored in which micro-batch.
+//! Promise: a step in n micro-batches equals a step on the whole batch: up to rounding, the same loss, gradient norm
+//! and weights, step after step, however the scored items are distributed over the micro-batches.
 
 use proptest::prelude::*;
 use vcycle::data::loader::batch::Field;
@@ -9,7 +9,8 @@ use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::model::{BatchShape, Model};
-use vcycle::train::state::{OptimizerConfig, Options, StepReport, TrainState};
+use vcycle::optim::AdamW;
+use vcycle::train::state::{Options, StepReport, TrainState};
 
 const BATCH: usize = 4;
 const TIME: usize = 8;
@@ -36,7 +37,8 @@ fn gpt() -> Gpt {
     .expect("sizes that fit")
 }
 
-/// Trains with `micro` micro-batches a step. Returns what the steps reported, the weights of before, and those of after.
+/// Trains with `micro` micro-batches per step. Returns the reports of the steps, the initial weights and the final
+/// weights.
 fn train(name: &str, micro: usize, eps: f64) -> (Vec<StepReport>, Vec<f64>, Vec<f64>) {
     let mut device = device::open(name, 2).expect("a device");
     let device = &mut *device;
@@ -44,16 +46,16 @@ fn train(name: &str, micro: usize, eps: f64) -> (Vec<StepReport>, Vec<f64>, Vec<
     let params = Store::new(model.table().clone(), device).expect("memory");
     params.initialise(device, 5).expect("written");
     let before = device::read_floats(device, &params.flat()).expect("values");
-    let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps, weight_decay: 0.1, clip: 1.0 };
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.95, eps, weight_decay: 0.1 }.clipped(1.0);
     let batch = (BATCH / micro, TIME);
-    let mut learner = TrainState::new(device, model, params, batch, optimizer, Options::default()).expect("memory");
+    let mut train_state = TrainState::new(device, model, params, batch, optimizer, Options::default()).expect("memory");
     let reports = (0..STEPS as i32).map(|step| {
         let ids: Vec<i32> = (0..(BATCH * TIME) as i32).map(|i| (i * i + step * 5) % 29).collect();
         let labels: Vec<i32> = ids.iter().map(|id| (id * 3 + 1) % 29).collect();
-        learner.step_tokens(device, &ids, &labels, LR).expect("a step")
+        train_state.step_tokens(device, &ids, &labels, LR).expect("a step")
     });
     let reports = reports.collect();
-    let after = device::read_floats(device, &learner.params.flat()).expect("values");
+    let after = device::read_floats(device, &train_state.params.flat()).expect("values");
     (reports, before, after)
 }
 
@@ -61,42 +63,43 @@ fn compare(device: &str, eps: f64, tolerance: f64) {
     let (whole, before, after) = train(device, 1, eps);
     let largest = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     let moved = largest(&before, &after);
-    assert!(moved > 1e3 * tolerance, "the weights moved by {moved:e}: the test shows nothing");
+    assert!(moved > 1e3 * tolerance, "the weights moved by only {moved:e}, too little for this test");
     for micro in [2, 4] {
         let (parts, _, weights) = train(device, micro, eps);
         for (step, (a, b)) in whole.iter().zip(&parts).enumerate() {
             for (what, a, b) in [("loss", a.loss, b.loss), ("norm", a.grad_norm, b.grad_norm)] {
                 let error = (a - b).abs() / a.abs();
-                assert!(error <= tolerance, "{device}, {micro} parts, step {step}: {what} {a} became {b}");
+                assert!(error <= tolerance, "{device}, {micro} micro-batches, step {step}: {what} is {b}, not {a}");
             }
         }
         let error = largest(&after, &weights);
-        assert!(error <= tolerance, "{device}, {micro} parts: weights differ by {error:e}");
+        assert!(error <= tolerance, "{device}, {micro} micro-batches: weights differ by {error:e}");
     }
 }
 
 #[test]
-fn on_the_reference() {
+fn micro_batches_match_the_whole_batch_on_the_reference() {
     compare("reference", 1e-8, 1e-10);
 }
 
-/// Sums of 32 tokens' gradients in another order differ by up to 32 x 2^-24 = 2e-6 of their size, and the later steps start
-/// from weights that differ. AdamW divides by what a gradient usually is: with an eps as large as the gradients, an element
-/// whose gradient is all rounding is not blown up to a full step, so that weights of size 1 differ by no more than that.
+/// Sums of 32 tokens' gradients in a different order differ by up to 32 x 2^-24 = 2e-6 of their size, and later steps
+/// start from weights that already differ. AdamW divides by the typical size of a gradient. An eps as large as the
+/// gradients keeps it from scaling an element whose gradient is pure rounding error up to a full step, so that weights
+/// of size 1 differ by no more than that.
 #[test]
-fn on_the_cpu() {
+fn micro_batches_match_the_whole_batch_on_the_cpu() {
     compare("cpu", 1.0, 32.0 / (1 << 24) as f64);
 }
 
-/// A batch of any family, row by row: what a micro-batch holds follows from its rows.
+/// A batch of any family, from which any range of rows can be cut as a micro-batch.
 struct Rows {
     model: Box<dyn Fn() -> Box<dyn Model>>,
     shape: BatchShape,
-    /// The fields of these rows as one micro-batch.
+    /// Returns the fields of a range of rows as one micro-batch.
     fields: Box<dyn Fn(std::ops::Range<usize>) -> Vec<Field>>,
 }
 
-/// Numbers of a test case, all from its seed.
+/// The random numbers of a test case, generated from its seed.
 struct Draws(u64);
 
 impl Draws {
@@ -110,7 +113,7 @@ impl Draws {
         (0..count).map(|_| self.below(choices) as i32).collect()
     }
 
-    /// Labels, a third of which are ignored, or all of them one time in four.
+    /// Returns labels, a third of which are ignored; in one case out of four all of them are.
     fn labels(&mut self, count: usize, choices: usize) -> Vec<i32> {
         let none = self.below(4) == 0;
         let mut label = || if none || self.below(3) == 0 { -100 } else { self.below(choices) as i32 };
@@ -130,7 +133,7 @@ fn gpt_rows(batch: usize, draws: &mut Draws) -> Rows {
     Rows { model: Box::new(|| Box::new(gpt())), shape, fields: Box::new(fields) }
 }
 
-/// With any head that learns: masked tokens, also with pairs, classes, or numbers.
+/// Rows for BERT with any trainable head: masked tokens, masked tokens with sentence pairs, classes, or regression.
 fn bert_rows(batch: usize, head: BertHead, draws: &mut Draws) -> Rows {
     const SLOTS: usize = 3;
     struct Row {
@@ -153,7 +156,7 @@ fn bert_rows(batch: usize, head: BertHead, draws: &mut Draws) -> Rows {
         let of = |part: usize| Field::Ints(rows.iter().flat_map(|row| row.tokens[part].clone()).collect());
         let mut fields = vec![of(0), of(1), of(2)];
         if matches!(head, BertHead::Masked | BertHead::Pretraining) {
-            // Positions count the tokens of the micro-batch.
+            // Positions are counted within the micro-batch.
             let positions = rows.iter().enumerate();
             let positions = positions.flat_map(|(i, row)| row.slots.iter().map(move |s| s.0 + (i * TIME) as i32));
             fields.push(Field::Ints(positions.collect()));
@@ -225,16 +228,16 @@ fn deit_rows(batch: usize, distillation: Distillation, draws: &mut Draws) -> Row
     Rows { model: Box::new(model), shape: BatchShape { batch, time: 0, scored: 0 }, fields: Box::new(fields) }
 }
 
-/// The loss and the gradients of one step in micro-batches of so many rows.
+/// Returns the loss and the gradients of one step in micro-batches of `micro` rows each.
 fn step(rows: &Rows, micro: usize) -> (f64, Vec<f64>) {
     let mut device = device::open("reference", 1).expect("a device");
     let device = &mut *device;
     let model = (rows.model)();
     let params = Store::new(model.table().clone(), device).expect("memory");
     params.initialise(device, 5).expect("written");
-    let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: f64::INFINITY };
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }.clipped(f64::INFINITY);
     let shape = BatchShape { batch: micro, ..rows.shape };
-    let mut learner = TrainState::new(device, model, params, shape, optimizer, Options::default()).expect("memory");
+    let mut train_state = TrainState::new(device, model, params, shape, optimizer, Options::default()).expect("memory");
     let mut fields: Vec<Field> = Vec::new();
     for first in (0..rows.shape.batch).step_by(micro) {
         for (number, part) in (rows.fields)(first..first + micro).into_iter().enumerate() {
@@ -245,17 +248,18 @@ fn step(rows: &Rows, micro: usize) -> (f64, Vec<f64>) {
             }
         }
     }
-    let report = learner.step(device, &fields, 0.0).expect("a step");
-    (report.loss, device::read_floats(device, &learner.grads().flat()).expect("gradients"))
+    let report = train_state.step(device, &fields, 0.0).expect("a step");
+    (report.loss, device::read_floats(device, &train_state.grads().flat()).expect("gradients"))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Losses and gradients are means over all scored items of the batch, whichever micro-batch these are in, also where one
-    /// has none. In f64 sums of some hundred terms in another order differ by less than 1e-12 of their size.
+    /// Losses and gradients are means over all scored items of the batch, whichever micro-batches they are in, even if
+    /// a micro-batch has none. In f64, sums of some hundred terms in a different order differ by less than 1e-12 of
+    /// their size.
     #[test]
-    fn one_loss_however_the_batch_is_cut(seed in any::<u64>(), family in 0..7usize, batch in 1..7usize) {
+    fn loss_and_gradients_are_those_of_the_whole_batch(seed in any::<u64>(), family in 0..7usize, batch in 1..7usize) {
         let draws = &mut Draws(seed);
         let rows = match family {
             0 => gpt_rows(batch, draws),
@@ -270,9 +274,10 @@ proptest! {
         let size = gradients.iter().fold(1.0f64, |most, g| most.max(g.abs()));
         for micro in (1..batch).filter(|micro| batch.is_multiple_of(*micro)) {
             let (parts, found) = step(&rows, micro);
-            prop_assert!((parts - loss).abs() <= 1e-12 * loss.abs().max(1.0), "{micro} of {batch}: {parts}, not {loss}");
+            let error = (parts - loss).abs();
+            prop_assert!(error <= 1e-12 * loss.abs().max(1.0), "{micro} of {batch} rows: loss {parts}, not {loss}");
             for (i, (a, b)) in gradients.iter().zip(&found).enumerate() {
-                prop_assert!((a - b).abs() <= 1e-12 * size, "{micro} of {batch}: gradient {i} is {b}, not {a}");
+                prop_assert!((a - b).abs() <= 1e-12 * size, "{micro} of {batch} rows: gradient {i} is {b}, not {a}");
             }
         }
     }

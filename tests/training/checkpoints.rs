@@ -1,18 +1,18 @@
-//! Promise: of a run's checkpoints those stay that the configuration asks for, and one is restored only into the very layout that it was
-//! written from.
+//! Promise: a run keeps exactly the checkpoints that its configuration requests, and a checkpoint is only restored into
+//! the layout that it was saved from.
 
 use std::path::Path;
 use std::process::Command;
 use vcycle::data::tokens::shard::write_shard;
 use vcycle::device::cpu::Cpu;
-use vcycle::model::params::{Axis, Init, Kind, Param, ParamTable, Role, Side};
+use vcycle::model::params::{Axis, Fan, Init, Kind, Param, ParamTable, Role};
 use vcycle::model::store::Store;
 use vcycle::runlog::Position;
 use vcycle::train::checkpoint::{Checkpoint, Part, State, prune, save};
 
-/// A parameter `[rows, columns]` of this role.
+/// Returns a parameter `[rows, columns]` whose rows have the given role.
 fn param(name: &str, role: Role, rows: usize, columns: usize) -> Param {
-    let axes = vec![Axis::new(Side::Out, &[(role, rows)]), Axis::new(Side::In, &[(Role::Embed, columns)])];
+    let axes = vec![Axis::new(Fan::Out, &[(role, rows)]), Axis::new(Fan::In, &[(Role::Embed, columns)])];
     Param::new(name, axes, Kind::Plain, Init::Normal(1.0))
 }
 
@@ -20,7 +20,8 @@ fn table(params: Vec<Param>) -> ParamTable {
     ParamTable::new(params, 1, 1, 1).expect("a table")
 }
 
-/// A state at this stage, level and step, whose last evaluation found `loss`, here or at an earlier step.
+/// Returns a state at this stage, level and step. Its last evaluation had `loss`, at this step if `valid_here`, else at
+/// an earlier one.
 fn state([stage, level, step]: [usize; 3], loss: f64, valid_here: bool, parts: &[Part<'_>]) -> State {
     State {
         format: 1,
@@ -39,22 +40,23 @@ fn state([stage, level, step]: [usize; 3], loss: f64, valid_here: bool, parts: &
     }
 }
 
-/// The checkpoints of a side, by stage and step.
-fn left(side: &Path) -> Vec<(usize, usize)> {
+/// Returns the checkpoints of a branch as sorted pairs of stage and step.
+fn checkpoints_of(branch: &Path) -> Vec<(usize, usize)> {
     let name = |entry: std::fs::DirEntry| {
         let name = entry.file_name().into_string().expect("text");
         let (stage, step) = name.strip_prefix("stage-").and_then(|rest| rest.split_once("-step-")).expect("a name");
         (stage.parse().expect("a number"), step.parse().expect("a number"))
     };
-    let entries = std::fs::read_dir(side.join("checkpoints")).expect("a folder");
+    let entries = std::fs::read_dir(branch.join("checkpoints")).expect("a folder");
     let mut all: Vec<_> = entries.map(|entry| name(entry.expect("an entry"))).collect();
     all.sort_unstable();
     all
 }
 
 #[test]
-fn the_best_evaluation_of_level_1_stays_beside_the_last() {
-    // Level 2 at 0.5 is another model's loss; that of step 8 is of an evaluation before it. Of the two at 2.0 the first is the best.
+fn pruning_keeps_the_best_of_level_1_and_the_last_checkpoints() {
+    // The 0.5 of level 2 is the loss of another model; the loss at step 8 is from an earlier evaluation. Of the two
+    // losses of 2.0 the first counts as the best.
     let saves = [
         ([1, 1, 2], 4.0, true),
         ([2, 2, 4], 0.5, true),
@@ -70,7 +72,7 @@ fn the_best_evaluation_of_level_1_stays_beside_the_last() {
         (1, false, vec![(3, 16)]),
         (1, true, vec![(3, 10), (3, 16)]),
         (2, true, vec![(3, 10), (3, 14), (3, 16)]),
-        // The best is among the last: it is not kept twice.
+        // The best is among the last ones, so that no additional checkpoint is kept.
         (4, true, vec![(3, 10), (3, 12), (3, 14), (3, 16)]),
         (100, false, all),
     ] {
@@ -78,18 +80,18 @@ fn the_best_evaluation_of_level_1_stays_beside_the_last() {
         let device = &mut Cpu::new(1);
         let store = Store::new(table(vec![param("w", Role::Embed, 3, 8)]), device).expect("memory");
         for (at, loss, valid_here) in saves {
-            let parts = [Part { level: at[1], params: &store, moments: None }];
+            let parts = [Part { level: at[1], params: &store, optimizer: None }];
             save(dir.path(), &state(at, loss, valid_here, &parts), &parts, device, |_, _| Ok(())).expect("saved");
         }
         prune(dir.path(), keep_last, keep_best);
-        assert_eq!(left(dir.path()), wanted, "keep_last {keep_last}, keep_best {keep_best}");
+        assert_eq!(checkpoints_of(dir.path()), wanted, "keep_last {keep_last}, keep_best {keep_best}");
     }
 }
 
-/// A run whose held-out loss falls and then rises: its text and what is held out have the same tokens, in opposite order. It learns which
-/// ones there are, then in which order.
+/// A run whose held-out loss falls and then rises: training and held-out data have the same tokens in opposite order.
+/// The model first learns which tokens occur, then their order.
 #[test]
-fn a_run_keeps_its_best_and_its_last() {
+fn a_run_keeps_its_best_and_last_checkpoints() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = dir.path();
     let tokens = |order: fn(u32) -> u32| (0..2000).map(|i| order(i % 4)).collect::<Vec<_>>();
@@ -126,26 +128,27 @@ train = { steps = 60, lr = 1e-2, decay = "constant" }
         .map(|line| (line["step"].as_u64().expect("a step") as usize, line["valid_loss"].as_f64().expect("a loss")))
         .collect();
     let best = evals.iter().min_by(|a, b| a.1.total_cmp(&b.1)).expect("evaluations").0;
-    assert!(best > 4 && best < 56, "neither first nor last: {evals:?}");
-    assert_eq!(left(&at.join("out/vcycle")), [(1, best), (1, 58), (1, 60)]);
-    // The model of that step lies in it.
+    assert!(best > 4 && best < 56, "the best evaluation must be neither the first nor the last: {evals:?}");
+    assert_eq!(checkpoints_of(&at.join("out/vcycle")), [(1, best), (1, 58), (1, 60)]);
+    // That checkpoint contains the model.
     assert!(at.join(format!("out/vcycle/checkpoints/stage-1-step-{best:08}/model/model.safetensors")).is_file());
 }
 
-/// Parameters of the same names that fill as much memory: in any other arrangement weights would come to lie in wrong places.
+/// Layouts with the same number of elements in memory (and, in most cases, the same names): restoring into a different
+/// one would put weights in the wrong places.
 #[test]
-fn a_checkpoint_fits_its_own_layout_alone() {
+fn a_checkpoint_is_only_restored_into_its_own_layout() {
     let plain = |rows, columns| vec![param("w", Role::Embed, rows, columns)];
     let two = |a, b| vec![param("a", a, 100, 8), param("b", b, 100, 8)];
     for (what, from, to) in [
-        ("rows and columns change places", plain(8, 64), plain(64, 8)),
+        ("rows and columns swapped", plain(8, 64), plain(64, 8)),
         // Both take 64 elements, with rows of 8.
         ("fewer rows", plain(8, 8), plain(5, 8)),
         // Both have rows of 8 elements in memory.
         ("fewer columns", plain(8, 8), plain(8, 5)),
         // The same number of elements, in rows of 8 within the same memory.
-        ("rows and columns of padded rows change places", plain(4, 3), plain(3, 4)),
-        // Rows of a vocabulary are padded to 128: the second parameter begins elsewhere.
+        ("rows and columns swapped, with padded rows", plain(4, 3), plain(3, 4)),
+        // The rows of a vocabulary are padded to a multiple of 128, so the second parameter has a different offset.
         ("another offset", two(Role::Vocab, Role::Class), two(Role::Class, Role::Vocab)),
         ("another name", plain(8, 8), vec![param("u", Role::Embed, 8, 8)]),
         ("another order", vec![param("a", Role::Embed, 8, 8), param("b", Role::Embed, 8, 8)], {
@@ -158,7 +161,7 @@ fn a_checkpoint_fits_its_own_layout_alone() {
         assert_eq!(from.elements(), to.elements(), "{what}");
         let saved = Store::new(from.clone(), device).expect("memory");
         saved.initialise(device, 3).expect("written");
-        let parts = [Part { level: 1, params: &saved, moments: None }];
+        let parts = [Part { level: 1, params: &saved, optimizer: None }];
         save(dir.path(), &state([1, 1, 2], 1.0, true, &parts), &parts, device, |_, _| Ok(())).expect("saved");
         let checkpoint = Checkpoint::read(&dir.path().join("checkpoints/stage-1-step-00000002")).expect("whole");
         let other = Store::new(to, device).expect("memory");

@@ -1,4 +1,4 @@
-//! A whole V-cycle on the emulator follows the same one on `cpu`, loss by loss; and devices that are not here say so.
+//! Every loss of a whole V-cycle on the emulator matches the same V-cycle on `cpu`; unavailable devices are reported.
 
 use serde_json::Value;
 use std::path::Path;
@@ -8,9 +8,9 @@ fn vcycle(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("the binary runs")
 }
 
-/// Stage, step, and the number of every loss and evaluation of a side.
-fn losses(side: &Path) -> Vec<(String, f64)> {
-    let text = std::fs::read_to_string(side.join("metrics.jsonl")).expect("metrics");
+/// Returns every training and held-out loss of a branch, each labelled with its stage and step.
+fn losses(branch: &Path) -> Vec<(String, f64)> {
+    let text = std::fs::read_to_string(branch.join("metrics.jsonl")).expect("metrics");
     let mut all = Vec::new();
     for line in text.lines() {
         let record: Value = serde_json::from_str(line).expect("a record");
@@ -23,8 +23,8 @@ fn losses(side: &Path) -> Vec<(String, f64)> {
     all
 }
 
-/// Losses of a configuration's run on both devices.
-fn follows(config: &str) {
+/// Asserts that a configuration's losses on the emulator match those on the cpu.
+fn assert_same_losses(config: &str) {
     let dir = tempfile::tempdir().expect("a folder");
     let run = |device: &str| {
         let out = dir.path().join(device);
@@ -42,23 +42,23 @@ fn follows(config: &str) {
 }
 
 #[test]
-fn a_v_cycle_of_gpt_on_the_emulator_follows_the_cpu() {
-    follows("configs/gpt-tiny.toml");
+fn a_v_cycle_of_gpt_on_the_emulator_matches_the_cpu() {
+    assert_same_losses("configs/gpt-tiny.toml");
 }
 
 #[test]
-fn a_v_cycle_of_bert_on_the_emulator_follows_the_cpu() {
-    follows("configs/bert-tiny.toml");
+fn a_v_cycle_of_bert_on_the_emulator_matches_the_cpu() {
+    assert_same_losses("configs/bert-tiny.toml");
 }
 
 #[test]
-fn a_v_cycle_of_deit_on_the_emulator_follows_the_cpu() {
-    follows("configs/deit-tiny.toml");
+fn a_v_cycle_of_deit_on_the_emulator_matches_the_cpu() {
+    assert_same_losses("configs/deit-tiny.toml");
 }
 
-/// Says what is missing and what runs instead. A machine with a GPU and device code runs the kernel.
+/// The message names the missing device and the alternatives. A machine with a GPU and device code runs the kernel.
 #[test]
-fn a_device_that_is_not_here_says_what_is_missing() {
+fn an_unavailable_device_is_reported_with_alternatives() {
     let done = vcycle(&["kernels", "check", "fill", "--device", "cuda"]);
     let text = String::from_utf8_lossy(&done.stderr).into_owned();
     let says = ["--device cuda", "--device cpu", "--device emulator"].iter().all(|device| text.contains(device));

@@ -1,5 +1,6 @@
-//! Promise: BERT and DeiT train in V-cycles as GPT does: stopped and resumed with the same bits, scored by `vcycle eval --run`, mapped by
-//! the commands; and what does not belong to a family, or is not its data, is refused by key or file.
+//! Promise: BERT and DeiT train in V-cycles like GPT: a stopped and resumed run ends with the same bits, `vcycle eval
+//! --run` scores the models, and the operator commands map them. Keys and data that do not fit the family are rejected,
+//! naming the key or file.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +32,7 @@ fn ok(args: &[&str]) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
-/// A run in `dir`, stopped after every `every` steps and gone on with.
+/// Trains in `dir`, stopping after every `every` steps and resuming.
 fn run(config: &Config, dir: &Path, every: usize) {
     let mut device = Cpu::new(1);
     let mut progress = Progress::new(true);
@@ -54,7 +55,7 @@ fn run(config: &Config, dir: &Path, every: usize) {
 }
 
 #[test]
-fn a_run_that_is_stopped_ends_with_the_same_bits() {
+fn a_stopped_and_resumed_run_ends_with_the_same_bits() {
     for family in FAMILIES {
         let dir = tempfile::tempdir().expect("a folder");
         let config = format!("configs/{family}-tiny.toml");
@@ -64,20 +65,20 @@ fn a_run_that_is_stopped_ends_with_the_same_bits() {
             let run_dir = dir.path().join(name);
             run(&config, &run_dir, every);
             ["vcycle", "scratch"]
-                .map(|side| fs::read(run_dir.join(side).join("model/model.safetensors")).expect("weights"))
+                .map(|branch| fs::read(run_dir.join(branch).join("model/model.safetensors")).expect("weights"))
         };
         assert!(weights("whole", usize::MAX) == weights("parts", 3), "{family}");
     }
 }
 
-/// So many of `all`, in percent to two digits.
-fn rounded(count: usize, all: usize) -> f64 {
+/// Returns `count` as a percentage of `all`, rounded to two decimals.
+fn percent(count: usize, all: usize) -> f64 {
     format!("{:.2}", 100.0 * count as f64 / all as f64).parse().expect("a number")
 }
 
-/// A vision transformer's held-out images, their mean loss, and of how many the label has the highest score, or one of the five highest:
-/// from its logits, image by image, sorted here.
-fn scored_by_hand(model: &Path, config: &Path, cache: &Path) -> (usize, f64, [usize; 2]) {
+/// Evaluates a vision transformer image by image, from its logits. Returns the number of held-out images, their mean
+/// loss, and for how many of them the label has the highest score or one of the five highest.
+fn score_by_hand(model: &Path, config: &Path, cache: &Path) -> (usize, f64, [usize; 2]) {
     let device = &mut Cpu::new(1);
     let checkpoint::Loaded { model, store, .. } = checkpoint::load(model, device).expect("a model");
     let config = Config::read(config, &[]).expect("a configuration");
@@ -94,7 +95,7 @@ fn scored_by_hand(model: &Path, config: &Path, cache: &Path) -> (usize, f64, [us
         store.declare_frozen(&mut tape, &mut vars);
         let given = inputs.declare(&mut tape);
         let (_, scores) = model.evaluation(&mut tape, &vars, given);
-        let [Some(scores), None] = scores else { panic!("scores of one head") };
+        let [Some(scores), None] = scores else { panic!("expected scores of one head") };
         tape.keep(scores);
         tape.run(device).expect("a forward pass");
         let logits = read_floats(device, &tape.value(scores).expect("kept")).expect("scores");
@@ -110,33 +111,34 @@ fn scored_by_hand(model: &Path, config: &Path, cache: &Path) -> (usize, f64, [us
 }
 
 #[test]
-fn models_are_scored_and_mapped_by_the_commands() {
+fn eval_and_the_operator_commands_work_for_every_family() {
     for family in FAMILIES {
         let dir = tempfile::tempdir().expect("a folder");
         let path = |name: &str| dir.path().join(name).display().to_string();
         let config = format!("configs/{family}-tiny.toml");
-        let said = ok(&["train", &config, "--quiet", "--set", "train.eval_batches=0", "--out", &path("run")]);
-        assert!(said.contains("vcycle eval") && said.contains("--run"), "{said}");
+        let output = ok(&["train", &config, "--quiet", "--set", "train.eval_batches=0", "--out", &path("run")]);
+        assert!(output.contains("vcycle eval") && output.contains("--run"), "{output}");
         let model = path("run/vcycle/model");
-        let said = ok(&["eval", &model, "--run", &config, "--batch", "4"]);
+        let output = ok(&["eval", &model, "--run", &config, "--batch", "4"]);
         let number = |what: &str| -> f64 {
-            let line = said.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what} in {said}"));
+            let line =
+                output.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what} in {output}"));
             let rest = line.strip_prefix(what).expect("the name");
             rest.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
         };
-        // The held-out loss that the run itself ended with.
+        // The last held-out loss of the run itself.
         let metrics = fs::read_to_string(dir.path().join("run/vcycle/metrics.jsonl")).expect("metrics");
         let records = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a record"));
         let last = records.filter_map(|r| r["valid_loss"].as_f64()).next_back().expect("an evaluation");
-        // Means over batches of other sizes differ by the roundings of f32, and four digits are printed.
-        assert!((number("loss:") - last).abs() < 2e-4, "{family}: {said} beside {last}");
+        // Means over batches of a different size differ by f32 rounding, and four decimals are printed.
+        assert!((number("loss:") - last).abs() < 2e-4, "{family}: {output} but the run ended with {last}");
         if family == "deit" {
-            let (images, loss, [top1, top5]) = scored_by_hand(model.as_ref(), config.as_ref(), dir.path());
+            let (images, loss, [top1, top5]) = score_by_hand(model.as_ref(), config.as_ref(), dir.path());
             assert_eq!(number("labels scored:"), images as f64);
-            // Two digits of percent are printed.
-            assert!(number("top-1:") == rounded(top1, images) && number("top-5:") == rounded(top5, images), "{said}");
-            assert!((number("loss:") - loss).abs() < 1e-4, "{said} beside {loss}");
-            // Else the test would show little: five of ten classes, of a model that has begun to learn.
+            // Percentages are printed with two decimals.
+            assert!(number("top-1:") == percent(top1, images) && number("top-5:") == percent(top5, images), "{output}");
+            assert!((number("loss:") - loss).abs() < 1e-4, "{output} but by hand {loss}");
+            // Otherwise the test would show little: top 5 of ten classes, with a model that has begun to learn.
             assert!(0 < top1 && top1 < top5 && top5 < images, "{top1} and {top5} of {images}");
         }
         ok(&["coalesce", &model, "--layers", "1", "--heads", "1", "--out", &path("small")]);
@@ -153,7 +155,8 @@ fn models_are_scored_and_mapped_by_the_commands() {
     }
 }
 
-/// `DeiTForImageClassification` of transformers: its second token is seen by the others, and nobody asks what it says.
+/// As in `DeiTForImageClassification` of transformers, the distillation token takes part in attention but has no
+/// classifier.
 #[test]
 fn a_distillation_token_needs_no_head() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -202,13 +205,14 @@ fn a_distillation_token_needs_no_head() {
         assert!(saved.iter().any(|saved| saved == name), "{name} is not in {saved:?}");
     }
 
-    // A head whose weights are zeros finds ln 10, and changes no rank.
+    // A head with zero weights has a loss of ln 10 and does not change the ranking.
     let text = fs::read_to_string("configs/deit-tiny.toml").expect("a configuration");
     fs::write(path("run.toml"), text.replace("patch = 2", "patch = 2\ndistilled = true")).expect("written");
     let score = |model: &str| {
-        let said = ok(&["eval", &path(model), "--run", &path("run.toml")]);
+        let output = ok(&["eval", &path(model), "--run", &path("run.toml")]);
         let number = |what: &str| -> f64 {
-            let line = said.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what} in {said}"));
+            let line =
+                output.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what} in {output}"));
             line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
         };
         [number("loss:"), number("top-1:"), number("top-5:")]
@@ -218,7 +222,7 @@ fn a_distillation_token_needs_no_head() {
     let refused = vcycle(&["eval", &path("without"), "--run", "configs/deit-tiny.toml"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("takes other inputs"));
 
-    // The operators keep names and form.
+    // The operators keep the tensor names and the architecture.
     ok(&["coalesce", &path("without"), "--layers", "1", "--heads", "1", "--out", &path("small")]);
     ok(&["decoalesce", &path("small"), "--out", &path("grown")]);
     ok(&["interpolate", &path("without"), &path("small"), "--alpha", "0.25", "--out", &path("mixed")]);
@@ -228,7 +232,7 @@ fn a_distillation_token_needs_no_head() {
 }
 
 #[test]
-fn what_does_not_belong_to_a_family_is_refused() {
+fn keys_and_data_that_do_not_fit_the_family_are_rejected() {
     let empty = tempfile::tempdir().expect("a folder");
     let folder = format!("data.images.train.files={{format=\"folder\",folder=\"{}\",size=8}}", empty.path().display());
     for (family, change, words) in [
@@ -256,6 +260,6 @@ fn what_does_not_belong_to_a_family_is_refused() {
         let text = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(2), "{family} {change}: {text}");
         assert!(words.iter().all(|word| text.contains(word)), "{family} {change}: {text}");
-        assert!(!Path::new(&out).exists(), "{family} {change}: nothing is left");
+        assert!(!Path::new(&out).exists(), "{family} {change}: a run folder was left behind");
     }
 }

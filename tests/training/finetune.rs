@@ -1,5 +1,6 @@
-//! Promise: labelled texts train a BERT through `vcycle train`, from initial weights or those of a checkpoint, with classes or with
-//! numbers, alone or in V-cycles; what it learned is measured on the held-out file; and what does not go together is refused by key.
+//! Promise: `vcycle train` trains BERT on labelled texts, from initial weights or from a checkpoint, for classification
+//! or regression, with or without V-cycles; metrics are computed on the held-out file; conflicting settings are
+//! rejected by key.
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -16,13 +17,13 @@ use vcycle::run::folder::About;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
 
-const READY: &str = "configs/bert-finetune-tiny.toml";
+const EXAMPLE: &str = "configs/bert-finetune-tiny.toml";
 
 fn vcycle(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).output().expect("the binary runs")
 }
 
-/// Standard output and standard error of a command that must succeed.
+/// Runs a command that must succeed. Returns standard output and standard error.
 fn ok(args: &[&str]) -> (String, String) {
     let done = vcycle(args);
     let [out, notes] = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
@@ -41,7 +42,7 @@ impl Workplace {
         self.0.path().join(name).display().to_string()
     }
 
-    /// Trains `config` with changes, in the folder `name`; gives the notes.
+    /// Trains `config` with changes in the folder `name`. Returns standard error, where the notes are.
     fn train(&self, name: &str, config: &str, changes: &[&str]) -> String {
         let out = self.path(name);
         let mut args = vec!["train", config, "--threads", "2", "--out", &out];
@@ -49,9 +50,9 @@ impl Workplace {
         ok(&args).1
     }
 
-    /// The evaluations of a side.
-    fn evaluations(&self, side: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.0.path().join(side).join("metrics.jsonl")).expect("metrics");
+    /// Returns the evaluations of a branch.
+    fn evaluations(&self, branch: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.0.path().join(branch).join("metrics.jsonl")).expect("metrics");
         let all = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a record"));
         all.filter(|record| record["event"] == "eval").collect()
     }
@@ -60,29 +61,31 @@ impl Workplace {
         serde_json::from_slice(&fs::read(self.0.path().join(name)).expect("a file")).expect("JSON")
     }
 
-    /// Every tensor of a model, as bytes.
+    /// Returns the bytes of every tensor of a model.
     fn tensors(&self, model: &str) -> BTreeMap<String, Vec<u8>> {
         let bytes = fs::read(self.0.path().join(model).join("model.safetensors")).expect("weights");
         let all = SafeTensors::deserialize(&bytes).expect("tensors");
         all.iter().map(|(name, view)| (name.to_string(), view.data().to_vec())).collect()
     }
 
-    /// The sentences of the configuration with their year as a number from 0 to 2, and the configuration for it.
+    /// Writes the sentences of the example with their year as a target between 0 and 2. Returns the changes that train
+    /// on them.
     fn regression(&self) -> Vec<String> {
-        for side in ["train", "valid"] {
-            let text = read_text(Path::new(&format!("data/sotu-century.{side}.tsv.zst"))).expect("sentences");
+        for split in ["train", "valid"] {
+            let text = read_text(Path::new(&format!("data/sotu-century.{split}.tsv.zst"))).expect("sentences");
             let rows = text.lines().skip(1).map(|line| {
                 let cells: Vec<&str> = line.split('\t').collect();
                 let year: f64 = cells[0].parse().expect("a year");
                 format!("{}\t{}\n", (year - 1800.0) / 100.0, cells[2])
             });
-            fs::write(self.path(side), rows.collect::<String>()).expect("written");
+            fs::write(self.path(split), rows.collect::<String>()).expect("written");
         }
-        let [train, valid] = ["train", "valid"].map(|side| self.path(side));
+        let [train, valid] = ["train", "valid"].map(|split| self.path(split));
         vec![format!("data.task={{train=\"{train}\", valid=\"{valid}\", sentence=2, label=1, regression=true}}")]
     }
 
-    /// A masked model of the same sizes as that of the configuration, hardly trained, and the changes to begin with it.
+    /// Trains a masked language model of the same sizes as the example's for two steps. Returns the changes that start
+    /// from it.
     fn checkpoint(&self) -> Vec<String> {
         self.train(
             "base",
@@ -103,73 +106,79 @@ fn number(record: &Value, name: &str) -> f64 {
     record["measures"][name].as_f64().unwrap_or_else(|| panic!("{name} in {record}"))
 }
 
-/// The number behind a name in what a command prints.
+/// Returns the number after a name in the output of a command.
 fn printed(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));
     line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
 }
 
-fn borrowed(changes: &[String]) -> Vec<&str> {
+fn as_strs(changes: &[String]) -> Vec<&str> {
     changes.iter().map(String::as_str).collect()
 }
 
 #[test]
-fn the_ready_configuration_rises_above_chance() {
+fn the_example_configuration_beats_chance() {
     let place = Workplace::new();
-    let notes = place.train("run", READY, &[]);
+    let notes = place.train("run", EXAMPLE, &[]);
     let all = place.evaluations("run/vcycle");
     let (first, last) = (&all[0], &all[all.len() - 1]);
-    // Half of 318 sentences are of either century: chance has a deviation of 2.8 %.
+    // Half of the 318 sentences are from each century, so guessing has a standard deviation of 2.8 %.
     assert!((number(first, "accuracy") - 0.5).abs() < 0.1, "{first}");
     assert!(number(last, "accuracy") > 0.65 && number(last, "f1") > 0.6, "{last}");
     assert!(number(last, "matthews") > 0.3 && number(last, "matthews") > number(first, "matthews"), "{last}");
     assert!(last["valid_loss"].as_f64().is_some_and(|loss| loss < first["valid_loss"].as_f64().unwrap_or(0.0)));
     assert_eq!(last["tokens"], 318);
-    // Each evaluation is told.
+    // Each evaluation is reported.
     assert_eq!(notes.matches("accuracy").count(), all.len(), "{notes}");
-    // What the command for evaluation finds in the model that was saved.
-    let (said, _) = ok(&["eval", &place.path("run/vcycle/model"), "--run", READY, "--batch", "7"]);
+    // `vcycle eval` on the saved model agrees.
+    let (output, _) = ok(&["eval", &place.path("run/vcycle/model"), "--run", EXAMPLE, "--batch", "7"]);
     for name in ["accuracy", "f1", "matthews"] {
-        assert!((printed(&said, &format!("{name}:")) - number(last, name)).abs() < 1e-4, "{said} beside {last}");
+        assert!(
+            (printed(&output, &format!("{name}:")) - number(last, name)).abs() < 1e-4,
+            "{output} but the run ended with {last}"
+        );
     }
     let config = place.json("run/vcycle/model/config.json");
     assert_eq!(config["architectures"][0], "BertForSequenceClassification");
     assert_eq!(config["id2label"].as_object().map(serde_json::Map::len), Some(2));
-    // TensorBoard and the report have what they always have.
+    // TensorBoard events and the report are written as for any run.
     assert!(place.0.path().join("run/vcycle/tensorboard").is_dir() && place.0.path().join("run/report.html").exists());
-    // Another number of classes is another model.
+    // The model does not fit a configuration for a different task.
     let refused = vcycle(&["eval", &place.path("run/vcycle/model"), "--run", "configs/bert-tiny.toml"]);
     assert_eq!(refused.status.code(), Some(2));
 }
 
 #[test]
-fn numbers_are_approximated() {
+fn regression_learns_to_predict_numbers() {
     let place = Workplace::new();
     let changes = place.regression();
-    place.train("run", READY, &borrowed(&changes));
+    place.train("run", EXAMPLE, &as_strs(&changes));
     let all = place.evaluations("run/vcycle");
     let last = &all[all.len() - 1];
-    // Of numbers that have nothing to do with the labels, 318 give correlations within 0.06 of zero as a rule.
+    // 318 predictions that are independent of the labels have a correlation within 0.06 of zero as a rule.
     assert!(number(last, "pearson") > 0.3 && number(last, "spearman") > 0.3, "{last}");
-    // Less than the mean of the labels explains: years are spread evenly over two centuries, a variance of a third.
+    // Better than predicting the mean: years are spread evenly over two centuries, a variance of one third.
     assert!(last["valid_loss"].as_f64().is_some_and(|loss| loss < 0.3), "{last}");
     let config = place.path("run/config.toml");
-    let (said, _) = ok(&["eval", &place.path("run/vcycle/model"), "--run", &config]);
-    assert!(said.contains("mean squared error"), "{said}");
-    assert!((printed(&said, "pearson:") - number(last, "pearson")).abs() < 1e-4, "{said} beside {last}");
+    let (output, _) = ok(&["eval", &place.path("run/vcycle/model"), "--run", &config]);
+    assert!(output.contains("mean squared error"), "{output}");
+    assert!(
+        (printed(&output, "pearson:") - number(last, "pearson")).abs() < 1e-4,
+        "{output} but the run ended with {last}"
+    );
     assert_eq!(place.json("run/vcycle/model/config.json")["id2label"].as_object().map(serde_json::Map::len), Some(1));
 }
 
-/// Losses of the same steps on emulated kernels and on the cpu.
+/// The losses of the same steps agree on emulated kernels and on the cpu.
 #[cfg(emulated)]
 #[test]
-fn kernels_follow_the_cpu() {
+fn emulated_kernels_match_the_cpu() {
     let place = Workplace::new();
     let mut changes = place.regression();
     changes.extend(["levels=[{train={steps=3,lr=1e-3}}]", "train.batch=4", "train.eval_batches=3"].map(str::to_owned));
     let losses = |name: &str, device: &str| -> Vec<f64> {
         let out = place.path(name);
-        let mut args = vec!["train", READY, "--quiet", "--device", device, "--out", &out];
+        let mut args = vec!["train", EXAMPLE, "--quiet", "--device", device, "--out", &out];
         changes.iter().for_each(|change| args.extend(["--set", change.as_str()]));
         ok(&args);
         let text = fs::read_to_string(place.path(&format!("{name}/vcycle/metrics.jsonl"))).expect("metrics");
@@ -182,12 +191,12 @@ fn kernels_follow_the_cpu() {
 }
 
 #[test]
-fn a_checkpoint_gives_all_weights_but_those_of_the_head() {
+fn a_checkpoint_provides_all_weights_except_the_head() {
     let place = Workplace::new();
     let mut changes = place.checkpoint();
-    // A rate at which no weight of this size changes.
+    // A learning rate too small to change any weight of this size.
     changes.push("levels=[{train={steps=1,lr=1e-30}}]".to_owned());
-    let notes = place.train("run", READY, &borrowed(&changes));
+    let notes = place.train("run", EXAMPLE, &as_strs(&changes));
     let (base, found) = (place.tensors("base/vcycle/model"), place.tensors("run/vcycle/model"));
     for (name, values) in &found {
         let is_new = name.starts_with("classifier.") || name.starts_with("bert.pooler.");
@@ -196,13 +205,13 @@ fn a_checkpoint_gives_all_weights_but_those_of_the_head() {
     }
     assert!(base.keys().filter(|name| name.starts_with("cls.")).all(|name| notes.contains(name.as_str())), "{notes}");
     assert_eq!(base.keys().filter(|name| name.starts_with("bert.")).count() + 4, found.len());
-    // Rows may be shorter than what the checkpoint was made for.
+    // The context may be shorter than that of the checkpoint, whose position embeddings stay.
     assert_eq!(place.json("run/vcycle/model/config.json")["max_position_embeddings"], 64);
-    // The second time nothing is new.
+    // Starting from the fine-tuned model, no tensor is new.
     let again = place.path("run/vcycle/model");
     let notes = place.train(
         "again",
-        READY,
+        EXAMPLE,
         &[
             &format!("model={{family=\"bert\", from=\"{again}\", context=48, heads=2}}"),
             &format!("data.tokenizer={again}"),
@@ -214,37 +223,37 @@ fn a_checkpoint_gives_all_weights_but_those_of_the_head() {
         let numbers = |bytes: &[u8]| -> Vec<f32> {
             bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().expect("four bytes"))).collect()
         };
-        // Biases of zero do change at that rate.
+        // Biases that are zero do change, even at that rate.
         let close = numbers(&values).iter().zip(numbers(&found[&name])).all(|(a, b)| (a - b).abs() < 1e-28);
         assert!(close, "{name}");
     }
 }
 
-/// A V-cycle and its twin begin alike, and a run that is stopped ends with the same bits.
+/// A V-cycle and its baseline start from the same weights, and a stopped and resumed run ends with the same bits.
 #[test]
-fn in_v_cycles_stopped_and_gone_on_with() {
+fn v_cycles_from_a_checkpoint_resume_with_the_same_bits() {
     let place = Workplace::new();
     let mut changes = place.checkpoint();
     let lower = "{layers=1, heads=1, alpha=0.5, train={steps=4,lr=1e-3}}";
     changes.push(format!("levels=[{{before={{steps=3,lr=1e-3}}, train={{steps=6,lr=1e-3}}}}, {lower}]"));
     changes.extend(["scratch={steps=4,lr=1e-3}", "train.eval_every=2", "train.accumulate=2"].map(str::to_owned));
     changes.push("model.dropout=0.1".to_owned());
-    place.train("whole", READY, &borrowed(&changes));
-    let sides = ["vcycle", "scratch"].map(|side| place.evaluations(&format!("whole/{side}")));
-    assert!(sides[0][0]["valid_loss"] == sides[1][0]["valid_loss"] && sides[0][0]["level"] == 1);
-    assert!(sides[0].iter().any(|eval| eval["level"] == 2 && eval["measures"]["accuracy"].is_number()));
+    place.train("whole", EXAMPLE, &as_strs(&changes));
+    let branches = ["vcycle", "scratch"].map(|branch| place.evaluations(&format!("whole/{branch}")));
+    assert!(branches[0][0]["valid_loss"] == branches[1][0]["valid_loss"] && branches[0][0]["level"] == 1);
+    assert!(branches[0].iter().any(|eval| eval["level"] == 2 && eval["measures"]["accuracy"].is_number()));
     let parts = place.0.path().join("parts");
-    stopped(&Config::read(READY.as_ref(), &changes).expect("a configuration"), &parts, 3);
-    for side in ["vcycle", "scratch"] {
+    train_with_stops(&Config::read(EXAMPLE.as_ref(), &changes).expect("a configuration"), &parts, 3);
+    for branch in ["vcycle", "scratch"] {
         assert!(
-            place.tensors(&format!("whole/{side}/model")) == place.tensors(&format!("parts/{side}/model")),
-            "{side}"
+            place.tensors(&format!("whole/{branch}/model")) == place.tensors(&format!("parts/{branch}/model")),
+            "{branch}"
         );
     }
 }
 
-/// A run in `dir`, stopped after every `every` steps and gone on with.
-fn stopped(config: &Config, dir: &Path, every: usize) {
+/// Trains in `dir`, stopping after every `every` steps and resuming.
+fn train_with_stops(config: &Config, dir: &Path, every: usize) {
     let (mut device, mut progress) = (Cpu::new(1), Progress::new(true));
     let about = About::this_process("cpu", 1, String::new());
     for number in 0.. {
@@ -256,14 +265,14 @@ fn stopped(config: &Config, dir: &Path, every: usize) {
         let tools = Tools { device: &mut device, cache: dir, progress: &mut progress, stop: &stop };
         let outcome = if number == 0 { train(config, &about, dir, tools) } else { resume(dir, tools) };
         if let Outcome::Finished { measures, .. } = outcome.expect("a run") {
-            assert!(number > 1, "it was not stopped");
+            assert!(number > 1, "the run was not stopped often enough");
             assert!(matches!(measures, Some(Measures::Classes { .. }) | None), "{measures:?}");
             return;
         }
     }
 }
 
-/// Of another family: that, and not which of its sizes are others.
+/// The message names the family, not the sizes that differ.
 #[test]
 fn a_checkpoint_of_another_family_is_refused() {
     let place = Workplace::new();
@@ -280,9 +289,9 @@ fn a_checkpoint_of_another_family_is_refused() {
     }
 }
 
-/// The other families go on with a checkpoint too: the first evaluation is the last of the run before.
+/// The first evaluation of the new run equals the last evaluation of the run that wrote the checkpoint.
 #[test]
-fn every_family_goes_on_with_its_checkpoint() {
+fn every_family_can_start_from_its_own_checkpoint() {
     for (family, sizes) in [("gpt", ""), ("bert", ", context=32"), ("deit", ", image=8, patch=2, drop_path=0.1")] {
         let place = Workplace::new();
         let config = format!("configs/{family}-tiny.toml");
@@ -300,7 +309,7 @@ fn every_family_goes_on_with_its_checkpoint() {
 }
 
 #[test]
-fn what_does_not_go_together_is_refused() {
+fn conflicting_settings_are_rejected() {
     let place = Workplace::new();
     let changes = place.checkpoint();
     let (from, out) = (place.path("base/vcycle/model"), place.path("run"));
@@ -329,7 +338,7 @@ fn what_does_not_go_together_is_refused() {
         (vec![model(", layers=3"), changes[1].clone()], &["model.layers", "3", "2"]),
         (vec![model(", norm=\"pre\""), changes[1].clone()], &["model.norm"]),
         (vec![model("").replace("48", "65"), changes[1].clone()], &["model.context", "65", "64"]),
-        // 1024 tokens and the special ones, where the checkpoint has half of them.
+        // A tokenizer with 1024 tokens and the special ones; the checkpoint has half as many tokens.
         (vec![model("")], &["data.tokenizer", "1029", "517"]),
         (
             vec![
@@ -339,27 +348,27 @@ fn what_does_not_go_together_is_refused() {
             &["token types"],
         ),
     ] {
-        let mut args = vec!["train", READY, "--quiet", "--out", &out];
+        let mut args = vec!["train", EXAMPLE, "--quiet", "--out", &out];
         changes.iter().for_each(|change| args.extend(["--set", change.as_str()]));
         let done = vcycle(&args);
         let text = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(2), "{changes:?}: {text}");
         assert!(words.iter().all(|word| text.contains(word)), "{changes:?}: {text}");
-        assert!(!Path::new(&out).exists(), "{changes:?}: nothing is left");
+        assert!(!Path::new(&out).exists(), "{changes:?}: a run folder was left behind");
     }
     let other = place.path("base/vcycle/model");
     let done =
         vcycle(&["train", "configs/gpt-tiny.toml", "--quiet", "--out", &out, "--set", &format!("model.from={other}")]);
     let text = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(done.status.code() == Some(2) && text.contains("model."), "{text}");
-    // Its paths are the user's to give.
+    // The user must supply the paths of this configuration.
     let done = vcycle(&["train", "configs/bert-finetune-sst2.toml", "--quiet", "--out", &out]);
     let text = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(
         done.status.code() == Some(2) && text.contains("model.from") && text.contains("bert-base-uncased"),
         "{text}"
     );
-    // Weights that lack what no head is.
+    // A checkpoint that lacks a tensor that is not part of a head.
     let (broken, tensors) = (place.path("broken"), place.tensors("base/vcycle/model"));
     fs::create_dir(&broken).expect("a folder");
     fs::copy(format!("{other}/config.json"), format!("{broken}/config.json")).expect("copied");
@@ -371,7 +380,7 @@ fn what_does_not_go_together_is_refused() {
     let bytes = safetensors::serialize(kept, None).expect("bytes");
     fs::write(format!("{broken}/model.safetensors"), bytes).expect("written");
     let model = format!("model={{family=\"bert\", from=\"{broken}\", context=48}}");
-    let done = vcycle(&["train", READY, "--quiet", "--out", &out, "--set", &model, "--set", &changes[1]]);
+    let done = vcycle(&["train", EXAMPLE, "--quiet", "--out", &out, "--set", &model, "--set", &changes[1]]);
     let text = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(done.status.code() == Some(2) && text.contains(missing) && text.contains("model.from"), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Whole runs: against an oracle in plain f64, stopped and resumed, in every family.
+//! Whole training runs of every model family: compared with an oracle in plain f64, stopped and resumed.
 
 mod accumulation;
 mod checkpoints;

@@ -1,5 +1,5 @@
-//! Promise: measures are what their definitions say, worked out by hand, and every mean of an evaluation is one over items, whatever
-//! batches they come in.
+//! Promise: metrics equal their definitions, computed by hand, and every mean of an evaluation is a mean over items,
+//! however they are batched.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,17 +25,18 @@ fn close(found: f64, wanted: f64) {
     assert!((found - wanted).abs() <= 64.0 * f64::EPSILON * wanted.abs().max(1.0), "{found}, not {wanted}");
 }
 
-/// Equal up to what f32 makes of a loss: of a logarithm of a sum of exponentials, and a mean of a few.
+/// Equal up to the f32 rounding of a loss: a logarithm of a sum of exponentials, and a mean of a few.
 fn close_loss(found: f64, wanted: f64) {
     assert!((found - wanted).abs() <= 16.0 * f64::from(f32::EPSILON) * wanted.abs(), "{found}, not {wanted}");
 }
 
-/// Scores of which `class` has the highest.
+/// Returns scores of which `class` has the highest.
 fn row(classes: usize, class: usize) -> Vec<f32> {
     (0..classes).map(|c| if c == class { 2.0 } else { 0.5 * c as f32 / classes as f32 }).collect()
 }
 
-/// The measures of predictions beside labels that come in batches of three, the last one filled up with what must not count.
+/// Returns accuracy, F1 and Matthews correlation of predictions that arrive in batches of three. The last batch is
+/// padded with rows that must not count.
 fn classes(count: usize, predicted: &[usize], labels: &[i32]) -> (f64, Option<f64>, f64) {
     let mut agreement = Agreement::Classes { classes: count, predicted: Vec::new(), labels: Vec::new() };
     for (predicted, labels) in predicted.chunks(3).zip(labels.chunks(3)) {
@@ -51,20 +52,22 @@ fn classes(count: usize, predicted: &[usize], labels: &[i32]) -> (f64, Option<f6
     }
 }
 
-/// Of equal scores the first class is predicted, also where another one was ahead before.
+/// Of classes with equal scores the first one is predicted, even if a class before it has a lower score.
 #[test]
-fn equal_scores_are_those_of_the_first_class() {
+fn ties_are_resolved_to_the_first_class() {
     let mut agreement = Agreement::Classes { classes: 3, predicted: Vec::new(), labels: Vec::new() };
     agreement.add(&[0.5, 0.5, 0.1, 0.2, 0.7, 0.7], &[Field::Ints(vec![0, 1])], 2);
-    let Measures::Classes { accuracy, .. } = agreement.measures().expect("measures") else { panic!("classes") };
+    let Measures::Classes { accuracy, .. } = agreement.measures().expect("measures") else {
+        panic!("expected metrics of classes")
+    };
     close(accuracy, 1.0);
 }
 
-/// Ten examples, two of class 1: 1 found, 1 missed, 2 taken for it that are not, 6 others right. As `sklearn.metrics` defines them:
-/// accuracy (TP + TN) / n; F1 of class 1 is 2 TP / (2 TP + FP + FN) (of class 0 it would be 12 / 15); Matthews
-/// (TP TN - FP FN) / sqrt((TP + FP) (TP + FN) (TN + FP) (TN + FN)).
+/// Ten examples, two of class 1: 1 true positive, 1 false negative, 2 false positives, 6 true negatives. As defined in
+/// `sklearn.metrics`: accuracy (TP + TN) / n; F1 of class 1 is 2 TP / (2 TP + FP + FN) (of class 0 it would be 12 /
+/// 15); Matthews (TP TN - FP FN) / sqrt((TP + FP) (TP + FN) (TN + FP) (TN + FN)).
 #[test]
-fn two_classes_of_which_one_is_rare() {
+fn metrics_of_two_unbalanced_classes() {
     let labels = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
     let predicted = [1, 0, 1, 1, 0, 0, 0, 0, 0, 0];
     let (accuracy, f1, matthews) = classes(2, &predicted, &labels);
@@ -73,11 +76,12 @@ fn two_classes_of_which_one_is_rare() {
     close(matthews, (6.0 - 2.0) / (3.0f64 * 2.0 * 8.0 * 7.0).sqrt());
 }
 
-/// Of three classes, rows the labels and columns the predictions: [[4, 0, 0], [2, 1, 1], [1, 1, 4]]. With s = 14 examples, c = 9 right,
-/// t = (4, 4, 6) by label and p = (7, 2, 5) by prediction, `sklearn.metrics.matthews_corrcoef` is
-/// (c s - t p) / sqrt((s^2 - p p) (s^2 - t t)). F1 of one class is asked of two classes alone.
+/// Three classes with the confusion matrix [[4, 0, 0], [2, 1, 1], [1, 1, 4]] (rows: labels, columns: predictions). With
+/// s = 14 examples, c = 9 correct, t = (4, 4, 6) by label and p = (7, 2, 5) by prediction,
+/// `sklearn.metrics.matthews_corrcoef` is (c s - t p) / sqrt((s^2 - p p) (s^2 - t t)). F1 is only defined for two
+/// classes.
 #[test]
-fn three_classes() {
+fn metrics_of_three_classes() {
     let labels = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2];
     let predicted = [0, 0, 0, 0, 0, 0, 1, 2, 0, 1, 2, 2, 2, 2];
     let (accuracy, f1, matthews) = classes(3, &predicted, &labels);
@@ -86,30 +90,33 @@ fn three_classes() {
     close(matthews, (9.0 * 14.0 - (28.0 + 8.0 + 30.0)) / ((196.0 - 78.0) * (196.0 - 68.0f64)).sqrt());
 }
 
-/// Of x = (2, 4, 4, 7, 13) and y = (1, 3, 2, 2, 7), whose means are 6 and 3: `scipy.stats.pearsonr` is 37 / sqrt(74 22), from the
-/// differences (-4, -2, -2, 1, 7) and (-2, 0, -1, -1, 4). `scipy.stats.spearmanr` is that of the ranks (1, 2.5, 2.5, 4, 5) and
-/// (1, 4, 2.5, 2.5, 5), equal ones sharing the mean: 7.25 / 9.5. (The formula by squared differences of ranks would be 0.775.)
+/// For x = (2, 4, 4, 7, 13) and y = (1, 3, 2, 2, 7), whose means are 6 and 3: `scipy.stats.pearsonr` is 37 / sqrt(74
+/// 22), from the differences (-4, -2, -2, 1, 7) and (-2, 0, -1, -1, 4). `scipy.stats.spearmanr` is the same of the
+/// ranks (1, 2.5, 2.5, 4, 5) and (1, 4, 2.5, 2.5, 5), where ties share their mean rank: 7.25 / 9.5. (The formula by
+/// squared differences of ranks would be 0.775.)
 #[test]
-fn numbers_with_ties() {
+fn correlations_of_numbers_with_ties() {
     let (predicted, labels) = ([2.0f32, 4.0, 4.0, 7.0, 13.0], [1.0f32, 3.0, 2.0, 2.0, 7.0]);
     let mut agreement = Agreement::Values { predicted: Vec::new(), labels: Vec::new() };
     agreement.add(&predicted[..3], &[Field::Floats(labels[..3].to_vec())], 3);
-    // A batch of three whose last row is none.
+    // A batch of three with only two examples; the last row is padding.
     agreement.add(&[7.0, 13.0, 99.0], &[Field::Floats(vec![2.0, 7.0, -99.0])], 2);
-    let Measures::Values { pearson, spearman } = agreement.measures().expect("measures") else { panic!("of numbers") };
+    let Measures::Values { pearson, spearman } = agreement.measures().expect("measures") else {
+        panic!("expected metrics of numbers")
+    };
     close(pearson, 37.0 / (74.0f64 * 22.0).sqrt());
     close(spearman, 7.25 / 9.5);
 }
 
-/// Seven classes whose scores fall, so that the label is the rank: the first of ranks 0, 4, 5, 6, 0 and 1 are two, the first five four;
-/// the first six would be five.
+/// Seven classes with decreasing scores, so that the label is its own rank: of the ranks 0, 4, 5, 6, 0 and 1, two are
+/// within top 1 and four within top 5 (five would be within top 6).
 #[test]
-fn the_first_and_the_first_five_of_seven_classes() {
+fn top_1_and_top_5_of_seven_classes() {
     let labels = [0, 4, 5, 6, 0, 1];
     let mut agreement = Agreement::Images { hits: [0; 2], images: 0 };
     let falling = || (0..7).map(|class| -(class as f32));
     for batch in labels.chunks(4) {
-        // Rows that fill the batch have label 0, which would be right.
+        // The padding rows have label 0, which would count as correct.
         let given = batch.iter().chain(&[0; 4]).take(4).copied().collect();
         let scores: Vec<f32> = (0..4).flat_map(|_| falling()).collect();
         let fields =
@@ -117,7 +124,7 @@ fn the_first_and_the_first_five_of_seven_classes() {
         agreement.add(&scores, &fields, batch.len());
     }
     assert_eq!(agreement.measures().expect("measures"), Measures::Images { top1: 2.0 / 6.0, top5: 4.0 / 6.0 });
-    // Of equal scores the first classes are the higher ones.
+    // Of classes with equal scores the first ones rank higher.
     for (label, top1, top5) in [(0, 1.0, 1.0), (1, 0.0, 1.0), (4, 0.0, 1.0), (5, 0.0, 0.0), (6, 0.0, 0.0)] {
         let mut agreement = Agreement::Images { hits: [0; 2], images: 0 };
         agreement.add(&[0.25; 7], &[Field::Floats(vec![0.0]), Field::Ints(vec![label])], 1);
@@ -125,18 +132,18 @@ fn the_first_and_the_first_five_of_seven_classes() {
     }
 }
 
-/// Batches of held-out examples, as given.
-struct Given {
+/// A source of fixed batches of held-out examples, each with the number of scored labels.
+struct Fixed {
     batches: Vec<(Vec<Field>, usize)>,
 }
 
-impl Source for Given {
+impl Source for Fixed {
     fn room(&self, _rows: usize) -> Result<Vec<Field>> {
         Ok(self.batches[0].0.clone())
     }
 
     fn training_batch(&self, _step: u64, _fields: &mut [Field]) -> Result<()> {
-        unreachable!("nothing is trained")
+        unreachable!("this source is only evaluated")
     }
 
     fn reads(&self) -> String {
@@ -150,7 +157,7 @@ impl Source for Given {
     }
 }
 
-/// A model whose every weight is 0 but for the values of the parameters that are named.
+/// Returns a store in which all parameters are zero except those with the given names and values.
 fn zeros(model: &dyn Model, device: &mut dyn Device, values: &[(&str, Vec<f32>)]) -> Store {
     let store = Store::new(model.table().clone(), device).expect("memory");
     for (stem, values) in values {
@@ -160,16 +167,16 @@ fn zeros(model: &dyn Model, device: &mut dyn Device, values: &[(&str, Vec<f32>)]
     store
 }
 
-/// Losses of each label of these scores.
+/// Returns the loss of each possible label, given these scores.
 fn losses(scores: &[f32]) -> Vec<f64> {
     let sum = scores.iter().map(|&score| f64::from(score).exp()).sum::<f64>().ln();
     scores.iter().map(|&score| sum - f64::from(score)).collect()
 }
 
-/// Labels 0 eight times, then 5 and 4 in a batch that is half full: scores fall from 6 to 0 whatever the image. The mean of the three
-/// batches' means would weigh the last two images as much as four.
+/// Eight images with label 0, then labels 5 and 4 in a batch that is half full; scores fall from 6 to 0 whatever the
+/// image. A mean of the three batch means would give the last two images the weight of four.
 #[test]
-fn images_in_batches_of_which_the_last_is_half_full() {
+fn a_half_full_last_batch_of_images_is_weighted_by_its_images() {
     let device = &mut Cpu::new(1);
     let deit = Deit::new(DeitConfig {
         image: 4,
@@ -194,7 +201,7 @@ fn images_in_batches_of_which_the_last_is_half_full() {
         let patches = Field::Floats(vec![0.5; 4 * 5 * 4]);
         (vec![patches, Field::Ints(labels.to_vec()), Field::Ints(others), Field::Floats(vec![1.0; 4])], scored)
     };
-    let source = Given { batches: vec![batch([0; 4], 4), batch([0; 4], 4), batch([5, 4, -100, -100], 2)] };
+    let source = Fixed { batches: vec![batch([0; 4], 4), batch([0; 4], 4), batch([5, 4, -100, -100], 2)] };
     let found = held_out(device, &deit, &store, &source, (4, 5).into()).expect("scores");
     let each = losses(&scores);
     assert_eq!(found.scored, 10);
@@ -202,7 +209,7 @@ fn images_in_batches_of_which_the_last_is_half_full() {
     assert_eq!(found.measures, Some(Measures::Images { top1: 0.8, top5: 0.9 }));
 }
 
-/// A GPT of 7 tokens that gives each the same score wherever it stands.
+/// Returns a GPT with a vocabulary of 7 that predicts the same scores at every position.
 fn gpt(device: &mut dyn Device, scores: &[f32]) -> (Gpt, Store) {
     let gpt = Gpt::new(GptConfig {
         vocab: 7,
@@ -221,7 +228,7 @@ fn gpt(device: &mut dyn Device, scores: &[f32]) -> (Gpt, Store) {
         tied: true,
     })
     .expect("sizes that fit");
-    // The last norm gives (1, 0, ..), of which the head takes the first column of the embeddings.
+    // The last norm outputs (1, 0, ..), so that the tied head returns the first column of the embeddings.
     let words = scores.iter().flat_map(|&score| [score, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).collect();
     let mut first = vec![0.0; 8];
     first[0] = 1.0;
@@ -237,9 +244,9 @@ fn gpt(device: &mut dyn Device, scores: &[f32]) -> (Gpt, Store) {
 
 const SCORES: [f32; 7] = [5.0, -3.0, 0.5, 1.0, 0.0, 2.0, -1.0];
 
-/// Twelve likely tokens, then two unlikely ones alone in a last batch of 12 places.
+/// Twelve likely tokens, then a last batch with room for 12 tokens that has two unlikely ones.
 #[test]
-fn tokens_in_batches_of_which_the_last_is_nearly_empty() {
+fn a_nearly_empty_last_batch_of_tokens_is_weighted_by_its_tokens() {
     let device = &mut Cpu::new(1);
     let (gpt, store) = gpt(device, &SCORES);
     let each = losses(&SCORES);
@@ -248,12 +255,12 @@ fn tokens_in_batches_of_which_the_last_is_nearly_empty() {
         (vec![Field::Ints(vec![3; 12]), Field::Ints(labels)], scored)
     };
     let last = [vec![1, 6], vec![-100; 10]].concat();
-    let source = Given { batches: vec![batch(vec![0; 12]), batch(last)] };
+    let source = Fixed { batches: vec![batch(vec![0; 12]), batch(last)] };
     let found = held_out(device, &gpt, &store, &source, (3, 4).into()).expect("a loss");
     assert_eq!((found.scored, found.measures), (14, None));
     close_loss(found.loss, (12.0 * each[0] + each[1] + each[6]) / 14.0);
 
-    // The same tokens from a file, for `perplexity`: the first token has none before it.
+    // `perplexity` on the same tokens from a file. The first token is not scored, since nothing precedes it.
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("tokens.bin");
     let tokens: Vec<u32> = [vec![0; 13], vec![1, 6]].concat();
@@ -267,13 +274,14 @@ fn tokens_in_batches_of_which_the_last_is_nearly_empty() {
     }
 }
 
-/// What a run writes as its held-out loss: the mean over all tokens, of which the last batch has few, of other losses. In micro-batches
-/// too.
+/// The held-out loss in a run's metrics is the mean over all tokens, although the last batch has fewer tokens, with
+/// larger losses. The same holds with micro-batches.
 #[test]
-fn a_run_evaluates_all_held_out_tokens_alike() {
+fn a_run_weights_all_held_out_tokens_equally() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = dir.path();
-    // Tokens 0 to 4 in turn; at the end of the held-out ones, beyond two batches of 6 x 8, come 21 of what was never seen.
+    // Tokens 0 to 4 in turn. After two batches of 6 x 8, the held-out tokens end with 21 tokens that training never
+    // sees.
     let seen = |count: usize| (0..count as u32).map(|i| i % 5);
     write_shard(&at.join("train.bin"), &seen(2000).collect::<Vec<_>>(), 16).expect("written");
     let valid: Vec<u32> = seen(2 * 48 + 1).chain((0..21).map(|i| 5 + i % 11)).collect();
@@ -305,7 +313,7 @@ train = { steps = 20, lr = 1e-2 }
         let (reported, tokens) = last_loss(&at.join(&out));
         assert_eq!(tokens, 2 * 48 + 21);
 
-        // The final model on the same tokens, window by window.
+        // Evaluate the final model on the same tokens, window by window.
         let device = &mut Cpu::new(1);
         let loaded = checkpoint::load(&at.join(&out).join("vcycle/model"), device).expect("a model");
         let changes = [
@@ -317,7 +325,7 @@ train = { steps = 20, lr = 1e-2 }
         let mut windows = Vec::new();
         let mut fields = source.room(1).expect("memory");
         while let Some(scored) = source.held_out_batch(windows.len(), &mut fields).expect("tokens") {
-            let one = Given { batches: vec![(fields.clone(), scored)] };
+            let one = Fixed { batches: vec![(fields.clone(), scored)] };
             let found = held_out(device, &*loaded.model, &loaded.store, &one, (1, 8).into()).expect("a loss");
             windows.push((found.loss, scored as f64));
         }
@@ -326,14 +334,14 @@ train = { steps = 20, lr = 1e-2 }
             windows.iter().map(|(loss, scored)| loss * scored).sum::<f64>() / windows.iter().map(|w| w.1).sum::<f64>()
         };
         close_loss(reported, mean(&windows));
-        // Else the test would show nothing.
+        // Otherwise the test would show nothing.
         let batches: Vec<f64> = windows.chunks(6 / accumulate).map(mean).collect();
         let of_batches = batches.iter().sum::<f64>() / batches.len() as f64;
         assert!(of_batches > 1.05 * reported, "{of_batches} and {reported}");
     }
 }
 
-/// Loss and tokens of a run's last evaluation.
+/// Returns the loss and the number of tokens of a run's last evaluation.
 fn last_loss(run: &Path) -> (f64, u64) {
     let text = std::fs::read_to_string(run.join("vcycle/metrics.jsonl")).expect("metrics");
     let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));

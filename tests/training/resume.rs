@@ -1,7 +1,8 @@
-//! Promise: a run killed at any point and resumed ends with the very bits of a run that was never stopped.
+//! Promise: a run that is killed at any point and resumed ends with exactly the bits of a run that was never stopped.
 //!
-//! Kills are real: a child process, this binary again, sends itself SIGKILL in the middle of a chosen call of its device.
-//! Every effect of training passes through the device, so its calls number all moments of a run.
+//! The kills are real: a child process, this binary again, sends itself SIGKILL in a chosen call to its device.
+//! Everything that training does passes through the device, so the number of a device call identifies any point of a
+//! run.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,8 @@ use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
 use vcycle::tensor::{DType, Tensor};
 
-/// Two levels, moments carried over, a search, accumulation, checkpoints with models between evaluations: all that has
-/// state.
+/// Everything that has state: two levels, transferred moments, an alpha search, gradient accumulation, and checkpoints
+/// between evaluations.
 const CONFIG: &str = r#"
 seed = 3
 [model]
@@ -54,7 +55,7 @@ optimizer = "rewarm"
 warmup = 1
 "#;
 
-/// What a call is about.
+/// The kind of a device call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Call {
     Memory,
@@ -62,12 +63,12 @@ enum Call {
     Read {
         bytes: usize,
     },
-    /// An operation on its own: the multi-level ones.
+    /// A single operation: the multi-level operators run this way.
     Run,
     Replay,
 }
 
-/// A device that counts its calls, and ends the process in a chosen one.
+/// A device that counts its calls and kills the process in a chosen one.
 struct Counting {
     inner: Cpu,
     calls: Vec<Call>,
@@ -82,7 +83,7 @@ impl Counting {
     fn count(&mut self, call: Call) {
         if self.kill_at == Some(self.calls.len()) {
             let killed = Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
-            panic!("nobody survives kill -KILL: {killed:?}");
+            panic!("still running after kill -KILL: {killed:?}");
         }
         self.calls.push(call);
     }
@@ -145,7 +146,7 @@ impl Device for Counting {
     }
 }
 
-/// Trains in `dir/out`, or goes on there. Returns the calls.
+/// Trains in `dir/out`, or resumes there if `go_on`. Returns the outcome and the device calls.
 fn run(dir: &Path, out: &str, go_on: bool, kill_at: Option<usize>, stop: &dyn Fn() -> bool) -> (Outcome, Vec<Call>) {
     let text = dir.join("text.txt");
     let config = CONFIG.replace("text.txt", &text.display().to_string());
@@ -169,23 +170,24 @@ fn workplace() -> tempfile::TempDir {
     dir
 }
 
-/// Everything of a finished run that must not differ: weights of both sides, losses of every step and evaluation.
+/// Returns everything in a finished run that must be reproduced: for both branches the weights, and the metrics without
+/// times and system measurements.
 fn result(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
-    for side in ["vcycle", "scratch"] {
-        let weights = run.join(side).join("model/model.safetensors");
+    for branch in ["vcycle", "scratch"] {
+        let weights = run.join(branch).join("model/model.safetensors");
         all.push((weights.clone(), std::fs::read(&weights).expect("weights")));
-        let metrics = std::fs::read_to_string(run.join(side).join("metrics.jsonl")).expect("metrics");
+        let metrics = std::fs::read_to_string(run.join(branch).join("metrics.jsonl")).expect("metrics");
         let mut lines = String::new();
         for line in metrics.lines() {
             let mut event: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            // What a clock or the system says differs from run to run.
+            // Times and system measurements differ from run to run.
             for key in ["seconds", "resident_bytes", "tokens_per_second", "waited_seconds", "operations"] {
                 event.as_object_mut().expect("an object").remove(key);
             }
             lines.push_str(&format!("{event}\n"));
         }
-        all.push((run.join(side).join("metrics.jsonl"), lines.into_bytes()));
+        all.push((run.join(branch).join("metrics.jsonl"), lines.into_bytes()));
     }
     all
 }
@@ -196,7 +198,7 @@ fn assert_same(run: &Path, expected: &[(PathBuf, Vec<u8>)], when: &str) {
     }
 }
 
-/// The other side of `killed_anywhere`: only with these variables set.
+/// The child process that [`killed`] starts. Without these variables, the test does nothing.
 #[test]
 fn child() {
     let (Ok(dir), Ok(kill_at)) = (std::env::var("RESUME_DIR"), std::env::var("RESUME_KILL_AT")) else { return };
@@ -204,24 +206,24 @@ fn child() {
     let kill_at = kill_at.parse().expect("a number");
     let go_on = std::env::var("RESUME_GO_ON").is_ok();
     run(Path::new(&dir), &out, go_on, Some(kill_at), &|| false);
-    unreachable!("killed before");
+    unreachable!("the run was not killed");
 }
 
-/// A busy machine takes its time; one that hangs takes more.
+/// The time limit for a child process, generous enough for a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn killed(dir: &Path, out: &str, kill_at: usize, go_on: bool) {
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
-    command.args(["--exact", "child", "--nocapture"]).env("RESUME_DIR", dir).env("RESUME_OUT", out);
+    command.args(["--exact", "resume::child", "--nocapture"]).env("RESUME_DIR", dir).env("RESUME_OUT", out);
     command.env("RESUME_KILL_AT", kill_at.to_string());
     if go_on {
         command.env("RESUME_GO_ON", "1");
     }
-    // Into files: a pipe that nobody reads would be waited for.
-    let said = dir.join("said");
-    let file = std::fs::File::create(&said).expect("a file");
+    // To a file: a pipe that is not read could fill up and block the child.
+    let log = dir.join("log");
+    let file = std::fs::File::create(&log).expect("a file");
     let mut child = command.stdout(Stdio::null()).stderr(file).spawn().expect("a child");
-    let text = || std::fs::read_to_string(&said).unwrap_or_default();
+    let text = || std::fs::read_to_string(&log).unwrap_or_default();
     let begin = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().expect("a child") {
@@ -237,63 +239,67 @@ fn killed(dir: &Path, out: &str, kill_at: usize, go_on: bool) {
 }
 
 #[test]
-fn killed_anywhere() {
+fn a_run_killed_at_any_point_resumes_with_the_same_bits() {
     let dir = workplace();
     let dir = dir.path();
     let (_, calls) = run(dir, "whole", false, None, &|| false);
     let expected = result(&dir.join("whole"));
 
-    // Calls of a kind, in order.
-    let of = |kind: &dyn Fn(&Call) -> bool| -> Vec<usize> { (0..calls.len()).filter(|&i| kind(&calls[i])).collect() };
-    let replays = of(&|c| *c == Call::Replay);
-    let operators = of(&|c| *c == Call::Run);
-    // A checkpoint reads whole arenas; nothing else reads so much but a model being saved, parameter by parameter.
+    // The numbers of all calls of a kind, in order.
+    let calls_of =
+        |kind: &dyn Fn(&Call) -> bool| -> Vec<usize> { (0..calls.len()).filter(|&i| kind(&calls[i])).collect() };
+    let replays = calls_of(&|c| *c == Call::Replay);
+    let operators = calls_of(&|c| *c == Call::Run);
+    // A checkpoint reads whole arenas. Nothing else reads as much in one call: a model is saved parameter by parameter.
     let largest = calls.iter().map(|c| if let Call::Read { bytes } = c { *bytes } else { 0 }).max().expect("reads");
-    let saves = of(&|c| matches!(c, Call::Read { bytes } if *bytes == largest));
-    // The first operator ends the first stage, the last one begins the third.
+    let saves = calls_of(&|c| matches!(c, Call::Read { bytes } if *bytes == largest));
+    // The first operator follows the first stage; the last one precedes the third stage.
     let (coalesced, interpolated) = (operators[0], operators[operators.len() - 1]);
     let replay_after = |call: usize, n: usize| replays.iter().copied().filter(|r| *r > call).nth(n).expect("a replay");
     let scratch = replays[replays.len() - 8];
     let points = [
-        ("before anything was allocated", 0),
+        ("before anything is allocated", 0),
         ("in the first step", replays[3]),
         ("in the first stage", replay_after(0, 12)),
         ("during the first save", saves[0]),
         ("between two arenas of a save", saves[1]),
         ("during a save, with its tensors on disk", saves[2] + 1),
-        ("at the first stage's end", coalesced - 1),
+        ("at the end of the first stage", coalesced - 1),
         ("while coalescing", coalesced),
         ("in the second stage", replay_after(coalesced, 8)),
         ("during the search", operators[operators.len() / 2]),
         ("while interpolating", interpolated - 1),
-        ("right after it", interpolated + 1),
+        ("right after interpolating", interpolated + 1),
         ("in the last stage", replay_after(interpolated, 14)),
         ("during the last save", saves[saves.len() - 1]),
-        ("in the twin", scratch),
-        ("writing the last model", calls.len() - 1),
+        ("in the baseline", scratch),
+        ("while writing the last model", calls.len() - 1),
     ];
     for (number, (when, call)) in points.into_iter().enumerate() {
         let out = format!("run{number}");
         killed(dir, &out, call, false);
         if !dir.join(&out).exists() {
-            assert_eq!(call, 0, "{when}: the run left no folder");
+            assert_eq!(call, 0, "{when}: the run has no folder");
             continue;
         }
         run(dir, &out, true, None, &|| false);
         assert_same(&dir.join(&out), &expected, when);
         let left = std::fs::read_dir(dir.join(&out).join("vcycle")).expect("a folder").flatten();
-        assert!(left.into_iter().all(|e| !e.file_name().to_string_lossy().ends_with(".tmp")), "{when}: leftovers");
+        assert!(
+            left.into_iter().all(|e| !e.file_name().to_string_lossy().ends_with(".tmp")),
+            "{when}: temporary files were left behind"
+        );
     }
 }
 
 #[test]
-fn killed_again_and_again() {
+fn a_run_killed_repeatedly_resumes_with_the_same_bits() {
     let dir = workplace();
     let dir = dir.path();
     let (_, calls) = run(dir, "whole", false, None, &|| false);
     let stride = calls.len() / 5;
     killed(dir, "run", stride, false);
-    // Each try gets a little further than its own start, and resumes what the one before left.
+    // Each attempt resumes where the previous one was killed, and gets a little further.
     for _ in 0..3 {
         killed(dir, "run", stride, true);
     }
@@ -302,7 +308,7 @@ fn killed_again_and_again() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over() {
+fn a_damaged_checkpoint_is_skipped() {
     let dir = workplace();
     let dir = dir.path();
     run(dir, "whole", false, None, &|| false);
@@ -314,9 +320,9 @@ fn a_damaged_checkpoint_is_passed_over() {
             steps.get() == 8
         });
         assert!(matches!(outcome, Outcome::Stopped { step: 8, .. }), "{outcome:?}");
-        let side = dir.join(damage).join("vcycle");
-        let newest = side.join("checkpoints/stage-2-step-00000008");
-        let file = if damage == "metrics" { side.join("metrics.jsonl") } else { newest.join(damage) };
+        let branch = dir.join(damage).join("vcycle");
+        let newest = branch.join("checkpoints/stage-2-step-00000008");
+        let file = if damage == "metrics" { branch.join("metrics.jsonl") } else { newest.join(damage) };
         let bytes = std::fs::read(&file).expect("a file");
         std::fs::write(&file, &bytes[..bytes.len() - 60.min(bytes.len() / 2)]).expect("truncated");
         run(dir, damage, true, None, &|| false);
@@ -335,6 +341,6 @@ fn stopping_at_every_step_changes_nothing() {
         stops += 1;
         outcome = run(dir, "run", true, None, &|| true).0;
     }
-    assert_eq!(stops, 4 + 5 + 6 + 5, "one stop a step");
+    assert_eq!(stops, 4 + 5 + 6 + 5, "one stop per step");
     assert_same(&dir.join("run"), &result(&dir.join("whole")), "stopped at every step");
 }

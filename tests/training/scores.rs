@@ -1,4 +1,4 @@
-//! Scores beyond the loss of tokens: each is what a hand computes.
+//! Promise: classification metrics, correlations, perplexity and last-word accuracy equal values computed by hand.
 
 use vcycle::data::tokenizer::Tokenizer;
 use vcycle::data::tokens::shard::{Shard, write_shard};
@@ -19,20 +19,21 @@ fn close(found: f64, wanted: f64) {
 }
 
 fn error_with<T>(result: Result<T>, parts: &[&str]) {
-    let Err(error) = result else { panic!("no error; wanted one with {parts:?}") };
+    let Err(error) = result else { panic!("no error, expected one with {parts:?}") };
     let text = error.to_string();
-    assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} are not in: {text}");
+    assert!(parts.iter().all(|part| text.contains(part)), "not all of {parts:?} are in: {text}");
 }
 
 #[test]
-fn classes_agree_as_counted_by_hand() {
+fn classification_metrics_match_values_computed_by_hand() {
     // 2 true and 1 false positives, 1 true and 1 false negatives.
     let (predicted, labels) = ([1, 0, 1, 1, 0], [1, 0, 0, 1, 1]);
     close(accuracy(&predicted, &labels).unwrap(), 3.0 / 5.0);
     close(f1(&predicted, &labels, 1).unwrap(), 2.0 / 3.0);
     close(f1(&predicted, &labels, 0).unwrap(), 0.5);
     close(matthews(&predicted, &labels).unwrap(), (2.0 - 1.0) / 6.0);
-    // 4 of 6 right, classes predicted 2, 3 and 1 times and there twice each: (4 6 - 12) / sqrt((36 - 14) (36 - 12)).
+    // 4 of 6 correct; the classes are predicted 2, 3 and 1 times, and each occurs twice:
+    // (4 6 - 12) / sqrt((36 - 14) (36 - 12)).
     close(matthews(&[0, 1, 1, 1, 2, 0], &[0, 0, 1, 1, 2, 2]).unwrap(), 12.0 / 528f64.sqrt());
     close(matthews(&[1, 0, 0], &[0, 1, 1]).unwrap(), -1.0);
     assert_eq!((matthews(&[1, 1], &[0, 1]).unwrap(), f1(&[0, 0], &[0, 0], 1).unwrap()), (0.0, 0.0));
@@ -41,10 +42,10 @@ fn classes_agree_as_counted_by_hand() {
 }
 
 #[test]
-fn numbers_correlate_as_counted_by_hand() {
+fn correlations_match_values_computed_by_hand() {
     let rise = [1.0, 2.0, 3.0, 4.0];
     close(pearson(&rise, &[2.0, 1.0, 4.0, 3.0]).unwrap(), 3.0 / 5.0);
-    // Cubes, less their mean: -24, -17, 2, 39.
+    // Cubes minus their mean: -24, -17, 2, 39.
     let cubes = [1.0, 8.0, 27.0, 64.0];
     close(pearson(&rise, &cubes).unwrap(), 104.0 / (5f64 * 2390.0).sqrt());
     close(spearman(&rise, &cubes).unwrap(), 1.0);
@@ -56,7 +57,7 @@ fn numbers_correlate_as_counted_by_hand() {
 }
 
 #[test]
-fn perplexity_per_word_is_that_of_all_losses_over_the_words() {
+fn perplexity_per_word_divides_the_total_loss_by_the_words() {
     let result = Perplexity { tokens: 10, loss: 2.0 };
     close(result.per_word(5), 4f64.exp());
     close(result.per_word(10), result.perplexity());
@@ -84,7 +85,7 @@ fn gpt() -> Gpt {
 }
 
 #[test]
-fn perplexity_with_a_stride_is_that_of_each_token_after_the_text_it_sees() {
+fn perplexity_with_a_stride_matches_scoring_token_by_token() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("text.bin");
     let tokens: Vec<u32> = (0..38u32).map(|i| i * i * 7 % 13).collect();
@@ -99,7 +100,7 @@ fn perplexity_with_a_stride_is_that_of_each_token_after_the_text_it_sees() {
     let mut losses = Vec::new();
     for stride in 1..=context {
         let found = perplexity(device, &mut forward, &shard, (batch, context), stride).unwrap();
-        // Token by token: of the windows that hold it and one before it, the first.
+        // Score each token in the first window that contains it and at least one token before it.
         let mut sum = 0.0;
         for target in 1..tokens.len() {
             let begin = target.saturating_sub(context).next_multiple_of(stride);
@@ -119,7 +120,8 @@ fn perplexity_with_a_stride_is_that_of_each_token_after_the_text_it_sees() {
     }
 }
 
-/// A model that after each byte of `chain` takes the next one of it for three times as likely as each of the others.
+/// Returns a model for which, after each byte of `chain`, the next byte of `chain` is three times as likely as any
+/// other byte.
 fn model(chain: &str, most: usize) -> impl FnMut(&[i32]) -> Result<Vec<f32>> {
     move |ids| {
         assert!((1..=most).contains(&ids.len()), "{} tokens", ids.len());
@@ -135,11 +137,11 @@ fn model(chain: &str, most: usize) -> impl FnMut(&[i32]) -> Result<Vec<f32>> {
 }
 
 #[test]
-fn last_words_are_known_when_all_their_tokens_are() {
+fn a_last_word_is_correct_if_all_its_tokens_are() {
     let byte = Tokenizer::from_spec("byte", "").unwrap();
     let passages = ["some x abc", "x abd", "more x abc  "].map(str::to_owned);
     let found = last_words(&passages, &byte, 64, &mut model("x abc", 64)).unwrap();
-    // A word has four bytes with its space; the last of "abd" is not what the model expects.
+    // A word with its space has four bytes; the model does not predict the last byte of "abd".
     assert_eq!((found.words, found.correct, found.tokens), (3, 2, 12));
     let (right, wrong) = ((258f64 / 3.0).ln(), 258f64.ln());
     // The logit of the model is ln 3 as an f32.
@@ -147,7 +149,7 @@ fn last_words_are_known_when_all_their_tokens_are() {
     assert!(within < 1e-6, "{within}");
     close(found.accuracy(), 2.0 / 3.0);
     close(found.perplexity(), found.loss.exp());
-    // Of a longer passage the model sees the end, as many tokens as fit, with the word's last one not among them.
+    // Of a longer passage the model sees as many tokens as fit, up to the one before the last token of the word.
     let cut = last_words(&passages[..1], &byte, 4, &mut model("x abc", 4)).unwrap();
     assert_eq!((cut.correct, cut.tokens), (1, 4));
     error_with(
@@ -161,7 +163,7 @@ fn last_words_are_known_when_all_their_tokens_are() {
 }
 
 #[test]
-fn passages_are_lines_or_texts_of_json() {
+fn passages_are_read_from_lines_or_from_jsonl() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| {
         let path = dir.path().join(name);

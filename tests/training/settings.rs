@@ -1,5 +1,6 @@
-//! Promise: `config.toml` edited between a stop and `--resume` never makes another function, or other data, of a run: such a key is
-//! refused by name with both values, and nothing is touched. What may change is reported, and counts from then on.
+//! Promise: editing `config.toml` between a stop and `--resume` never changes what a run computes or which data it
+//! reads: a change of such a key is rejected with its name and both values, and no file is touched. Permitted changes
+//! are reported and take effect from then on.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -44,7 +45,7 @@ steps = 5
 lr = 1e-2
 "#;
 
-/// In the middle of the second of three stages.
+/// The step at which runs are stopped: in the middle of the second of three stages.
 const STOPPED: u64 = 8;
 
 fn run(dir: &Path, config: Option<&Config>, steps: u64) -> Result<Outcome> {
@@ -61,7 +62,7 @@ fn run(dir: &Path, config: Option<&Config>, steps: u64) -> Result<Outcome> {
     }
 }
 
-/// A run that was stopped, and its configuration as text.
+/// A stopped run, and its configuration as text.
 struct Stopped {
     dir: TempDir,
     text: String,
@@ -80,12 +81,12 @@ impl Stopped {
         Stopped { dir, text }
     }
 
-    /// A copy whose configuration has something else at a dotted key.
+    /// Returns a copy of the run whose configuration has another value at a dotted key.
     fn edited(&self, key: &str, value: &str) -> PathBuf {
         let run = self.dir.path().join("run");
         let _ = fs::remove_dir_all(&run);
         copy(&self.dir.path().join("stopped"), &run);
-        let config = Config::parse(&self.text, &[format!("{key}={value}")]).expect("a sound configuration");
+        let config = Config::parse(&self.text, &[format!("{key}={value}")]).expect("a valid configuration");
         fs::write(run.join("config.toml"), toml::to_string(&config).expect("text")).expect("written");
         run
     }
@@ -102,7 +103,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Every file below `dir` but the lock, which says who looked.
+/// Returns every file below `dir` except the lock, which each process that opens the folder rewrites.
 fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for path in fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()) {
@@ -115,16 +116,17 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-fn refusal(run_dir: &Path) -> String {
+/// Returns the error of resuming a run that must be rejected, and checks that no file is touched.
+fn rejection(run_dir: &Path) -> String {
     let (before, data) = (content(run_dir), content(&run_dir.with_file_name("data")));
-    let error = run(run_dir, None, 1).expect_err("refused").to_string();
-    assert!(before == content(run_dir), "the run's folder was touched: {error}");
+    let error = run(run_dir, None, 1).expect_err("rejected").to_string();
+    assert!(before == content(run_dir), "the run folder was touched: {error}");
     assert!(data == content(&run_dir.with_file_name("data")), "data was prepared: {error}");
     error
 }
 
 #[test]
-fn what_decides_the_function_or_the_data_is_refused() {
+fn changes_that_would_alter_the_computation_or_the_data_are_rejected() {
     let stopped = Stopped::new();
     for (key, value, says) in [
         ("seed", "4", "seed: 3 -> 4"),
@@ -148,16 +150,16 @@ fn what_decides_the_function_or_the_data_is_refused() {
         ("levels.1.alpha", "0.25", "levels[1].alpha: 0.5 -> 0.25"),
         ("levels.1.alpha", "search", "levels[1].alpha: 0.5 -> \"search\""),
         ("levels.0.train.optimizer", "transfer", "levels[0].train.optimizer: \"reset\" -> \"transfer\""),
-        // The first stage has ended, four steps of the second are done.
+        // The first stage has ended, and four steps of the second are done.
         ("levels.0.before.lr", "0.5", "levels[0].before.lr: 0.01 -> 0.5 (that stage has ended)"),
         ("levels.0.before.steps", "9", "levels[0].before.steps: 4 -> 9 (that stage has ended)"),
         ("levels.1.train.steps", "4", "levels[1].train.steps: 7 -> 4 (4 steps are done; set more)"),
     ] {
-        let said = refusal(&stopped.edited(key, value));
-        assert!(said.contains(says), "{key}={value}: {said}");
+        let error = rejection(&stopped.edited(key, value));
+        assert!(error.contains(says), "{key}={value}: {error}");
         assert!(
-            said.contains("config.toml was changed since the checkpoint") && said.contains("put the old"),
-            "{said}"
+            error.contains("config.toml was changed since the checkpoint") && error.contains("put the old"),
+            "{error}"
         );
     }
     let run_dir = stopped.edited("seed", "3");
@@ -168,20 +170,20 @@ fn what_decides_the_function_or_the_data_is_refused() {
     let (head, tail) = first.split_once("[other]").expect("a stage");
     let tail = &tail[tail.find("[levels.train]").expect("another stage")..];
     fs::write(run_dir.join("config.toml"), format!("{head}{tail}{rest}")).expect("written");
-    let said = refusal(&run_dir);
-    assert!(said.contains("levels: 2 -> 1 (number of levels)"), "{said}");
+    let error = rejection(&run_dir);
+    assert!(error.contains("levels: 2 -> 1 (number of levels)"), "{error}");
 }
 
-/// All that is changed is named, not the first key alone.
+/// The message names all changed keys, not only the first.
 #[test]
-fn two_keys_are_both_named() {
+fn all_changed_keys_are_named() {
     let stopped = Stopped::new();
     let run_dir = stopped.edited("model.heads", "8");
     let path = run_dir.join("config.toml");
     let text = fs::read_to_string(&path).expect("text").replace("head_size = 8", "head_size = 4");
     fs::write(&path, text).expect("written");
-    let said = refusal(&run_dir);
-    assert!(said.contains("model.heads: 4 -> 8") && said.contains("model.head_size: 8 -> 4"), "{said}");
+    let error = rejection(&run_dir);
+    assert!(error.contains("model.heads: 4 -> 8") && error.contains("model.head_size: 8 -> 4"), "{error}");
 }
 
 fn events(run: &Path, event: &str) -> Vec<serde_json::Value> {
@@ -191,7 +193,7 @@ fn events(run: &Path, event: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn what_may_change_is_reported_and_counts_from_then_on() {
+fn permitted_changes_are_reported_and_take_effect_from_then_on() {
     let stopped = Stopped::new();
     for (key, value, from, to) in [
         ("levels.1.train.lr", "0.5", "0.02", "0.5"),
@@ -210,32 +212,32 @@ fn what_may_change_is_reported_and_counts_from_then_on() {
         let run_dir = stopped.edited(key, value);
         let outcome = run(&run_dir, None, u64::MAX).unwrap_or_else(|e| panic!("{key}={value}: {e}"));
         assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
-        let told = events(&run_dir, "settings");
-        assert_eq!(told.len(), 1, "{key}");
+        let reported = events(&run_dir, "settings");
+        assert_eq!(reported.len(), 1, "{key}");
         let named = key.replace(".0.", "[0].").replace(".1.", "[1].");
         let expected = serde_json::json!([{"key": named, "from": from, "to": to}]);
-        assert_eq!((&told[0]["step"], &told[0]["changes"]), (&STOPPED.into(), &expected));
+        assert_eq!((&reported[0]["step"], &reported[0]["changes"]), (&STOPPED.into(), &expected));
         let rate = |step: u64| {
             let steps = events(&run_dir, "step");
             steps.iter().find(|line| line["step"] == step).and_then(|line| line["lr"].as_f64()).expect("a step")
         };
-        assert_eq!(rate(STOPPED), 0.02, "{key}: what was done stays");
+        assert_eq!(rate(STOPPED), 0.02, "{key}: earlier steps keep their rate");
         if key == "levels.1.train.lr" {
             assert_eq!(rate(STOPPED + 1), 0.5);
         }
-        // The page and the comparison read on.
+        // The report can still be written.
         vcycle::report::html::write(&run_dir).expect("a page");
     }
 }
 
-/// The other side's stages are its own: the scratch run has not begun.
+/// The stage of the scratch run may change as long as that run has not started.
 #[test]
-fn the_twin_may_change_until_it_begins() {
+fn the_baseline_may_change_until_it_starts() {
     let stopped = Stopped::new();
     let run_dir = stopped.edited("scratch.lr", "0.5");
     run(&run_dir, None, u64::MAX).expect("a run");
     assert!(events(&run_dir, "settings").is_empty());
-    // Now it is finished, and so is the cycle.
+    // Now both the baseline and the V-cycle are finished.
     for (from, to, says) in
         [("lr = 0.5", "lr = 0.25", "scratch.lr: 0.5 -> 0.25"), ("lr = 0.02", "lr = 0.03", "levels[1]")]
     {
@@ -243,14 +245,14 @@ fn the_twin_may_change_until_it_begins() {
         let text = fs::read_to_string(&path).expect("text");
         assert!(text.contains(from), "{text}");
         fs::write(&path, text.replace(from, to)).expect("written");
-        let said = refusal(&run_dir);
-        assert!(said.contains(says) && said.contains("(that stage has ended)"), "{said}");
+        let error = rejection(&run_dir);
+        assert!(error.contains(says) && error.contains("(that stage has ended)"), "{error}");
         fs::write(&path, text).expect("written");
     }
 }
 
 #[test]
-fn the_same_text_elsewhere_is_the_same_and_another_is_refused() {
+fn the_same_text_may_move_but_a_different_text_is_rejected() {
     let stopped = Stopped::new();
     let text = fs::read_to_string(stopped.dir.path().join("text.txt")).expect("text");
     let other = stopped.dir.path().join("other.txt");
@@ -259,18 +261,18 @@ fn the_same_text_elsewhere_is_the_same_and_another_is_refused() {
     run(&run_dir, None, u64::MAX).expect("the same text");
     fs::write(&other, text.replacen("the 1 of 1", "the 1 of 2", 1)).expect("written");
     let run_dir = stopped.edited("data.text", &other.display().to_string());
-    // What a kill leaves after a checkpoint, and going on cuts away.
+    // A line that a killed run wrote after its last checkpoint. Resuming would truncate it.
     let metrics = run_dir.join("vcycle/metrics.jsonl");
     let text = fs::read_to_string(&metrics).expect("metrics");
-    fs::write(&metrics, text + "{\"event\":\"of a step that was not saved\"}\n").expect("written");
+    fs::write(&metrics, text + "{\"event\":\"from a step that was not saved\"}\n").expect("written");
     let before = content(&run_dir);
-    let said = run(&run_dir, None, 1).expect_err("another text").to_string();
-    assert!(said.contains("bring") && said.contains("start a new run"), "{said}");
-    assert!(before == content(&run_dir), "the run's folder was touched: {said}");
+    let error = run(&run_dir, None, 1).expect_err("a different text").to_string();
+    assert!(error.contains("restore") && error.contains("start a new run"), "{error}");
+    assert!(before == content(&run_dir), "the run folder was touched: {error}");
 }
 
-/// Removes what a checkpoint knows of its configuration, as the version before wrote it.
-fn make_old(checkpoint: &Path) {
+/// Removes the settings from a checkpoint, as in format 1.
+fn downgrade(checkpoint: &Path) {
     let path = checkpoint.join("state.json");
     let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("bytes")).expect("JSON");
     assert_eq!(state["format"], 2);
@@ -287,7 +289,7 @@ fn make_old(checkpoint: &Path) {
 }
 
 #[test]
-fn a_checkpoint_of_the_version_before_goes_on_without_being_compared() {
+fn a_checkpoint_of_format_1_resumes_without_comparing_settings() {
     let stopped = Stopped::new();
     let weights = |run: &Path| fs::read(run.join("vcycle/model/model.safetensors")).expect("weights");
     let run_dir = stopped.edited("seed", "3");
@@ -295,8 +297,8 @@ fn a_checkpoint_of_the_version_before_goes_on_without_being_compared() {
     let expected = weights(&run_dir);
     let run_dir = stopped.edited("seed", "3");
     for entry in fs::read_dir(run_dir.join("vcycle/checkpoints")).expect("a folder") {
-        make_old(&entry.expect("an entry").path());
+        downgrade(&entry.expect("an entry").path());
     }
     run(&run_dir, None, u64::MAX).expect("a run");
-    assert!(weights(&run_dir) == expected, "the run ended elsewhere");
+    assert!(weights(&run_dir) == expected, "the run ended with different weights");
 }

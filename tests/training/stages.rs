@@ -1,5 +1,6 @@
-//! Promise: a stage trains as configured: it ends early at `target_loss`, with that model; `continue` goes on in one long
-//! schedule; `rewarm` fills the moments and touches no weight before its warm-up is over.
+//! Promise: a stage trains as configured. It ends early at `target_loss`, with the model that reached it; `continue`
+//! follows one long schedule across stages; `rewarm` fills the moments and changes no weight before the warm-up is
+//! over.
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -23,7 +24,7 @@ fn workplace() -> TempDir {
     dir
 }
 
-/// One small level or more, with these stages and changes.
+/// Returns a configuration with these levels and changes.
 fn config(dir: &Path, levels: &str, changes: &[&str]) -> Config {
     let text = format!(
         r#"
@@ -60,7 +61,7 @@ fn run(dir: &Path, out: &str, config: &Config, steps: usize) -> Outcome {
     train(config, &About::this_process("cpu", 1, String::new()), &dir.join(out), tools).expect("a run")
 }
 
-/// The lines of one kind.
+/// Returns the metrics lines of one kind.
 fn events(run: &Path, kind: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("vcycle/metrics.jsonl")).expect("metrics");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -80,11 +81,11 @@ fn a_target_ends_the_run_with_the_model_that_reached_it() {
     run(dir, "long", &config(dir, levels, &[]), usize::MAX);
     let losses: Vec<f64> =
         events(&dir.join("long"), "eval").iter().map(|e| e["valid_loss"].as_f64().expect("a loss")).collect();
-    // Evaluation 7 is that of step 21; with that loss as the target, the first that is no worse ends the run.
+    // Evaluation 7 is at step 21. With its loss as the target, the first evaluation that is no worse ends the run.
     let target = losses[7];
-    let first = losses.iter().position(|loss| *loss <= target).expect("the seventh");
+    let first = losses.iter().position(|loss| *loss <= target).expect("evaluation 7 at the latest");
     let (first, step) = (first, 3 * first as u64);
-    assert!(first > 2, "the test shows nothing: {losses:?}");
+    assert!(first > 2, "the target is reached too early for this test: {losses:?}");
     let changes = format!("train.target_loss={target:?}");
     let outcome = run(dir, "short", &config(dir, levels, &[&changes]), usize::MAX);
     assert!(matches!(outcome, Outcome::Finished { loss, .. } if loss == losses[first]), "{outcome:?}");
@@ -95,12 +96,12 @@ fn a_target_ends_the_run_with_the_model_that_reached_it() {
     assert_eq!(events(&dir.join("short"), "summary")[0]["step"], step);
     let steps = format!("levels.0.train.steps={step}");
     run(dir, "same", &config(dir, levels, &[&steps]), usize::MAX);
-    assert!(weights(&dir.join("short")) == weights(&dir.join("same")), "another model than that of step {step}");
+    assert!(weights(&dir.join("short")) == weights(&dir.join("same")), "the model is not that of step {step}");
 }
 
-/// A target belongs to the last stage of level 1, whatever the loss of earlier ones.
+/// A target only applies to the last stage of level 1, whatever the losses of earlier stages.
 #[test]
-fn a_target_ends_no_earlier_stage() {
+fn a_target_only_ends_the_last_stage() {
     let dir = workplace();
     let dir = dir.path();
     let levels = r#"[[levels]]
@@ -165,13 +166,13 @@ fn rewarming_fills_moments_before_it_touches_weights() {
     let mut bytes = vec![0; initial.flat().numel() * 4];
     device.read(&initial.flat(), &mut bytes).expect("values");
     for step in 1..=3 {
-        assert!(saved(step, "params") == bytes, "step {step} touched weights");
+        assert!(saved(step, "params") == bytes, "step {step} changed weights");
     }
     for what in ["m", "v"] {
         assert!(saved(1, what).iter().any(|b| *b != 0), "{what} is zero");
-        assert!(saved(2, what) != saved(1, what) && saved(3, what) != saved(2, what), "{what} stands still");
+        assert!(saved(2, what) != saved(1, what) && saved(3, what) != saved(2, what), "{what} does not change");
     }
-    assert!(saved(4, "params") != bytes, "the warm-up is over");
+    assert!(saved(4, "params") != bytes, "weights did not change after the warm-up");
     let rates: Vec<f64> = events(&dir.join("out"), "step").iter().map(|s| s["lr"].as_f64().expect("a rate")).collect();
     assert_eq!(rates, [0.0, 0.0, 0.0, 1e-2, 1e-2]);
 }

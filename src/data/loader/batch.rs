@@ -1,4 +1,4 @@
-//! Batches of any family, and where they come from.
+//! Batches of any model family, and the trait of the sources that fill them.
 
 use crate::bail;
 use crate::data::tokens::Tokens;
@@ -7,7 +7,7 @@ use crate::error::{At, Result};
 use crate::memory;
 use std::sync::Arc;
 
-/// One input of a batch, row-major, examples first.
+/// The buffer of one input of a batch, row-major, with the example as the first dimension.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Field {
     Ints(Vec<i32>),
@@ -15,22 +15,23 @@ pub enum Field {
 }
 
 impl Field {
-    /// Zeros: `rows` examples of `each` numbers.
+    /// Returns integer zeros for `rows` examples of `each` numbers.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Fails if there is not enough memory.
     pub fn ints(rows: usize, each: usize) -> Result<Self> {
         Ok(Field::Ints(memory::zeros(numbers(rows, each)?).at("train.batch")?))
     }
 
-    /// As [`Field::ints`].
+    /// Returns floating-point zeros for `rows` examples of `each` numbers.
     ///
     /// # Errors
-    /// As [`Field::ints`].
+    /// Fails if there is not enough memory.
     pub fn floats(rows: usize, each: usize) -> Result<Self> {
         Ok(Field::Floats(memory::zeros(numbers(rows, each)?).at("train.batch")?))
     }
 
+    /// Returns how many numbers it holds.
     pub fn len(&self) -> usize {
         match self {
             Field::Ints(values) => values.len(),
@@ -38,11 +39,12 @@ impl Field {
         }
     }
 
+    /// Returns whether it holds no numbers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Cuts numbers off at the end, or adds zeros there.
+    /// Truncates to `numbers` numbers, or appends zeros up to that length.
     pub(in crate::data) fn resize(&mut self, numbers: usize) {
         match self {
             Field::Ints(values) => values.resize(numbers, 0),
@@ -50,16 +52,16 @@ impl Field {
         }
     }
 
-    /// Copies `from`, of the same kind and no longer than what is left here, to `first` and on.
+    /// Copies `from`, which must be of the same variant and must fit, to the positions from `first` on.
     pub(in crate::data) fn put(&mut self, first: usize, from: &Field) {
         match (self, from) {
             (Field::Ints(to), Field::Ints(from)) => to[first..][..from.len()].copy_from_slice(from),
             (Field::Floats(to), Field::Floats(from)) => to[first..][..from.len()].copy_from_slice(from),
-            _ => unreachable!("buffers of one source"),
+            _ => unreachable!("the buffers of a source have the same variants"),
         }
     }
 
-    /// Of labels, those that are scored: integers that are not -100, and numbers that are not NaN.
+    /// Returns how many labels are scored: integers other than -100, or floats other than NaN.
     pub fn scored(&self) -> usize {
         match self {
             Field::Ints(labels) => labels.iter().filter(|&&label| label != IGNORED).count(),
@@ -67,66 +69,67 @@ impl Field {
         }
     }
 
-    /// Integers; none where it holds floats.
+    /// Returns the integers, or an empty slice if it holds floats.
     pub fn as_ints(&self) -> &[i32] {
         if let Field::Ints(values) = self { values } else { &[] }
     }
 }
 
+/// Returns `rows * each`, checked for overflow.
 fn numbers(rows: usize, each: usize) -> Result<usize> {
     match rows.checked_mul(each) {
         Some(n) => Ok(n),
-        None => bail!("a batch of {rows} x {each} is beyond reason; use fewer or shorter examples"),
+        None => bail!("a batch of {rows} x {each} numbers is too large; use fewer or shorter examples"),
     }
 }
 
-/// What a run trains and validates on, cut into batches. A batch follows from its number alone.
+/// A source of training and held-out batches for a run. A batch is a function of its number.
 pub trait Source: Send + Sync {
-    /// Buffers for `rows` examples, one for each input of the model that is not fixed, in its order.
+    /// Allocates buffers for `rows` examples, one for each input of the model that is not fixed, in the model's order.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Fails if there is not enough memory.
     fn room(&self, rows: usize) -> Result<Vec<Field>>;
 
     /// Fills the training batch of `step`.
     ///
     /// # Errors
-    /// Damaged data; buffers of another size.
+    /// Fails if the data is damaged or the buffers have the wrong size.
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()>;
 
-    /// The rows of a training batch that are best filled at a time, where that can be done apart from the others: by
-    /// several threads, say. `None`: a batch is filled as a whole.
+    /// Returns the number of rows per chunk, if chunks of a training batch can be filled independently, for example by
+    /// several threads. `None` if a batch is filled as a whole.
     fn grain(&self) -> Option<usize> {
         None
     }
 
-    /// Fills the rows from `first`, a multiple of [`Source::grain`], on of the training batch of `step`, which has `batch`
-    /// rows: what [`Source::training_batch`] writes there. `fields` hold these rows alone, as many as the grain or up to
-    /// the end.
+    /// Fills one chunk of the training batch of `step`, which has `batch` rows, with what [`Source::training_batch`]
+    /// would write there. The chunk starts at row `first`, a multiple of [`Source::grain`]. `fields` hold only the rows
+    /// of the chunk; the last chunk may have fewer rows.
     ///
     /// # Errors
-    /// As [`Source::training_batch`]; a source without grain.
+    /// Fails like [`Source::training_batch`], and if the source has no chunks.
     fn training_rows(&self, step: u64, batch: usize, first: usize, _fields: &mut [Field]) -> Result<()> {
-        bail!("row {first} of step {step}: a batch of {batch} rows is filled as a whole here")
+        bail!("row {first} of step {step}: this source can only fill a batch of {batch} rows as a whole")
     }
 
-    /// What training batches are made of, for messages: a file, say.
+    /// Describes the training data for messages, for example by the name of its file.
     fn reads(&self) -> String;
 
-    /// Fills the `index`-th held-out batch, and returns how many of its labels are scored. `None`: past the end.
+    /// Fills the `index`-th held-out batch and returns how many of its labels are scored, or `None` past the end.
     ///
     /// # Errors
-    /// As [`Source::training_batch`].
+    /// See [`Source::training_batch`].
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>>;
 }
 
-/// NextToken of text, for models that predict the next token: ids and labels.
+/// The source of batches for next-token prediction. A batch has two fields, `ids` and `labels`.
 #[derive(Clone, Debug)]
 pub struct NextToken {
     pub train: Arc<Tokens>,
     pub valid: Arc<Tokens>,
     pub sampler: Sampler,
-    /// Tokens of a window.
+    /// The number of tokens per row.
     pub context: usize,
 }
 
@@ -153,9 +156,10 @@ impl Source for NextToken {
     }
 }
 
+/// Returns the `ids` and `labels` of a batch.
 fn pair(fields: &mut [Field]) -> Result<(&mut Vec<i32>, &mut Vec<i32>)> {
     match fields {
         [Field::Ints(ids), Field::Ints(labels)] => Ok((ids, labels)),
-        other => bail!("{} fields are given where ids and labels are filled", other.len()),
+        other => bail!("{} fields given, expected two: ids and labels", other.len()),
     }
 }

@@ -1,10 +1,11 @@
-//! Batches made ahead by threads of their own, the workers, so that training never waits for the disk or for augmentation.
+//! Prefetches batches on worker threads, so that training never waits for the disk or for augmentation.
 //!
-//! A few batches, whose buffers go round, are in the making or made. Where a source can fill rows apart from others
-//! ([`Source::grain`]), workers share a batch: each fills a few rows in a buffer of its own and copies them to their place.
-//! So the memory is that of a few batches, however many workers there are, and a first batch comes as soon as all of them
-//! together can make it. Else a worker makes whole batches. The trainer gets them in the order of their steps. Nothing is
-//! allocated once all run. What a step gets does not depend on any of this: it is [`Source::training_batch`] of that step.
+//! A few batches are being filled or are ready, in a ring of buffers that are reused. If a source can fill chunks of
+//! rows independently ([`Source::grain`]), workers share a batch: each fills a chunk in a buffer of its own and copies
+//! it into the batch. So the memory is that of a few batches whatever the number of workers, and all workers together
+//! fill the first batch. Otherwise each worker fills whole batches. The trainer receives the batches in the order of
+//! their steps. Nothing is allocated once all workers run. The content of a batch does not depend on any of this: it is
+//! [`Source::training_batch`] of its step.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -17,46 +18,50 @@ use super::batch::{Field, Source};
 use crate::bail;
 use crate::error::{Error, Result};
 
-/// Batches ahead of the trainer. A step takes far longer than a batch, so a few even out a slow disk.
+/// The number of batches that are prefetched. A step takes far longer than filling a batch, so a few even out a slow
+/// disk.
 const AHEAD: usize = 4;
 
-/// More workers are a mistake: no machine has as many cores to spare.
+/// The largest number of workers. More are a mistake: no machine has that many cores to spare.
 pub const MOST_WORKERS: usize = 256;
 
-/// What to do where the system starts no more threads.
+/// What to do if the system refuses to start a thread, for error messages.
 pub const MORE_THREADS: &str = "give the process more memory (ulimit -v) or threads (ulimit -u)";
 
-/// Workers where nobody says how many: half of the cores, since the step and its device want some as well, and no more than the
-/// fastest device could want.
+/// Returns the default number of workers: half of the cores, because the training step needs some as well, but at most
+/// 16, which is enough for the fastest device.
 pub fn usual_workers() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 16)
 }
 
-/// See the module.
+/// Prefetches the training batches of a source.
 pub struct Prefetch {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// The batch that [`Prefetch::next`] returned last.
     current: Vec<Field>,
     waited: Duration,
 }
 
+/// The state shared by the trainer and the workers.
 struct Shared {
     source: Arc<dyn Source>,
-    /// Of a batch, and of a part of it that one worker fills; the last part may have fewer.
+    /// The number of rows of a batch.
     rows: usize,
-    grain: usize,
-    /// Numbers of an example, by field.
+    /// The number of rows of a chunk, which one worker fills. The last chunk of a batch may have fewer.
+    chunk_rows: usize,
+    /// The numbers per example, by field.
     each: Vec<usize>,
     ring: Mutex<Ring>,
-    /// There may be something to do, for the workers.
-    room: Condvar,
-    /// A batch is whole, for the trainer.
-    made: Condvar,
+    /// Signals the workers that there may be work.
+    work_available: Condvar,
+    /// Signals the trainer that a batch is complete.
+    batch_ready: Condvar,
 }
 
-/// A batch's buffers, which are some other batch's later.
+/// The buffers of a batch, which are reused for later batches.
 struct Slot {
-    /// Whose they are: parts of others come too late.
+    /// The number of the batch that they belong to now. A chunk of another batch came too late and is dropped.
     batch: u64,
     fields: Vec<Field>,
 }
@@ -65,26 +70,29 @@ struct Batch {
     number: u64,
     step: u64,
     slot: Arc<Mutex<Slot>>,
-    /// Parts that workers have taken, and those that are not made yet.
+    /// The number of chunks that workers have taken.
     taken: usize,
+    /// The number of chunks that are not finished.
     missing: usize,
-    /// The first part that could not be made, whatever the order in which they were tried.
+    /// The first chunk that failed, by its number in the batch rather than by time.
     failed: Option<(usize, Error)>,
 }
 
 struct Ring {
-    /// In the order of their steps. Of all but the last one every part is taken.
+    /// The batches that are being filled or are ready, in the order of their steps. Only the last one may have chunks
+    /// that are not taken.
     ahead: VecDeque<Batch>,
     empty: Vec<Arc<Mutex<Slot>>>,
-    /// The step of the next batch to begin with, and the batch's number.
+    /// The step of the next batch to start.
     next: u64,
+    /// The number of the last batch that was started.
     number: u64,
-    /// The trainer has gone, or a worker has.
+    /// Set when the trainer or a worker has ended.
     stop: bool,
 }
 
-/// What a worker has to do.
-struct Part {
+/// A chunk of a batch for a worker to fill.
+struct Chunk {
     batch: u64,
     step: u64,
     slot: Arc<Mutex<Slot>>,
@@ -92,8 +100,8 @@ struct Part {
     number: usize,
 }
 
-/// A thread that panicked left what it had locked as it was: every change to it is one assignment or one push, and rows half
-/// written belong to a part that is not made.
+/// Locks a mutex even if a thread panicked while holding it. The data is consistent then: every change is a single
+/// assignment or push, and partly written rows belong to a chunk that is not finished.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -103,19 +111,21 @@ fn wait<'a>(changed: &Condvar, ring: MutexGuard<'a, Ring>) -> MutexGuard<'a, Rin
 }
 
 impl Prefetch {
-    /// Starts to make the batches from step `first` on, of `rows` examples each, on so many threads, at least one.
+    /// Starts `workers` threads (at least one) that fill batches of `rows` examples from step `first` on.
     ///
     /// # Errors
-    /// Out of memory; when the system starts no thread. What is wrong with the data comes out of [`Prefetch::next`].
+    /// Fails if there is not enough memory or a thread cannot be started. Errors in the data are returned by
+    /// [`Prefetch::next`].
     pub fn new(source: Arc<dyn Source>, rows: usize, first: u64, workers: usize) -> Result<Self> {
-        let room = |_| Ok(Arc::new(Mutex::new(Slot { batch: 0, fields: source.room(rows)? })));
-        let empty = (0..AHEAD).map(room).collect::<Result<_>>()?;
+        let slot = |_| Ok(Arc::new(Mutex::new(Slot { batch: 0, fields: source.room(rows)? })));
+        let empty = (0..AHEAD).map(slot).collect::<Result<_>>()?;
         let current = source.room(rows)?;
-        let grain = source.grain().map_or(rows, |grain| grain.min(rows)).max(1);
+        let chunk_rows = source.grain().map_or(rows, |chunk| chunk.min(rows)).max(1);
         let ring = Ring { ahead: VecDeque::with_capacity(AHEAD), empty, next: first, number: 0, stop: false };
         let each = current.iter().map(|field| field.len() / rows.max(1)).collect();
-        let (room, made) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { source, rows, grain, each, ring: Mutex::new(ring), room, made });
+        let (work_available, batch_ready) = (Condvar::new(), Condvar::new());
+        let ring = Mutex::new(ring);
+        let shared = Arc::new(Shared { source, rows, chunk_rows, each, ring, work_available, batch_ready });
         let mut all = Prefetch { shared, workers: Vec::with_capacity(workers.max(1)), current, waited: Duration::ZERO };
         for _ in 0..workers.max(1) {
             all.start()?;
@@ -124,28 +134,29 @@ impl Prefetch {
     }
 
     fn start(&mut self) -> Result<()> {
-        let mut own = self.shared.source.room(self.shared.grain.min(self.shared.rows))?;
-        let stops = Stops(Arc::clone(&self.shared));
-        let work = move || stops.0.work(&mut own);
+        let mut buffers = self.shared.source.room(self.shared.chunk_rows.min(self.shared.rows))?;
+        let guard = StopOnDrop(Arc::clone(&self.shared));
+        let work = move || guard.0.work(&mut buffers);
         let worker = std::thread::Builder::new().name("prefetch".to_owned()).spawn(work);
         self.workers.push(
-            worker.map_err(|e| Error::new(format!("cannot start a thread that makes batches: {e}; {MORE_THREADS}")))?,
+            worker
+                .map_err(|e| Error::new(format!("cannot start a thread to prefetch batches: {e}; {MORE_THREADS}")))?,
         );
         Ok(())
     }
 
-    /// The batch of `step`. Steps are best asked for one after another; any other order gives the same batches, without the
-    /// head start.
+    /// Returns the batch of `step`. Request the steps one after another: any other order gives the same batches, but
+    /// they are not prefetched.
     ///
     /// # Errors
-    /// As [`Source::training_batch`]; when that panicked.
+    /// Fails on errors and panics of [`Source::training_batch`].
     pub fn next(&mut self, step: u64) -> Result<&[Field]> {
         let begin = Instant::now();
         let mut ring = lock(&self.shared.ring);
         let batch = loop {
             if ring.ahead.front().map_or(ring.next, |batch| batch.step) != step {
-                ring.go_on_at(step);
-                self.shared.room.notify_all();
+                ring.restart_at(step);
+                self.shared.work_available.notify_all();
             }
             if ring.ahead.front().is_some_and(|batch| batch.missing == 0)
                 && let Some(batch) = ring.ahead.pop_front()
@@ -153,23 +164,23 @@ impl Prefetch {
                 break batch;
             }
             if ring.stop {
-                bail!("a thread that makes batches has ended; start again");
+                bail!("a thread that prefetches batches has ended; start again");
             }
-            ring = wait(&self.shared.made, ring);
+            ring = wait(&self.shared.batch_ready, ring);
         };
         std::mem::swap(&mut self.current, &mut lock(&batch.slot).fields);
         ring.empty.push(batch.slot);
         drop(ring);
-        // A worker that wakes up may take this thread's core, which is no lack of data.
+        // Stop the clock before waking the workers: one may take this thread's core, and that is not waiting for data.
         self.waited += begin.elapsed();
-        self.shared.room.notify_all();
+        self.shared.work_available.notify_all();
         match batch.failed {
             Some((_, error)) => Err(error),
             None => Ok(&self.current),
         }
     }
 
-    /// How long the batches of [`Prefetch::next`] were waited for, all calls together.
+    /// Returns the total time that calls of [`Prefetch::next`] waited for a batch.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -179,54 +190,55 @@ impl Drop for Prefetch {
     fn drop(&mut self) {
         self.shared.stop();
         for worker in self.workers.drain(..) {
-            // It has nothing to say: errors came with their batches.
+            // Ignore the result: errors were returned with their batches.
             let _ = worker.join();
         }
     }
 }
 
-/// Tells all others that a worker is gone, on whichever way out.
-struct Stops(Arc<Shared>);
+/// Stops all threads when a worker ends, also by a panic.
+struct StopOnDrop(Arc<Shared>);
 
-impl Drop for Stops {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.stop();
     }
 }
 
 impl Ring {
-    /// Forgets what is ahead. Who makes a part of it finds that it comes too late.
-    fn go_on_at(&mut self, step: u64) {
+    /// Drops the prefetched batches and continues at `step`. Chunks of dropped batches that workers are still filling
+    /// are ignored.
+    fn restart_at(&mut self, step: u64) {
         while let Some(batch) = self.ahead.pop_front() {
             self.empty.push(batch.slot);
         }
         self.next = step;
     }
 
-    /// Takes the next of the `parts` of each batch. `None`: enough is made.
-    fn take(&mut self, parts: usize) -> Option<Part> {
-        if self.ahead.back().is_none_or(|batch| batch.taken == parts) {
+    /// Takes the next chunk to fill; each batch has `chunks` of them. Returns `None` if enough batches are prefetched.
+    fn take(&mut self, chunks: usize) -> Option<Chunk> {
+        if self.ahead.back().is_none_or(|batch| batch.taken == chunks) {
             let slot = self.empty.pop()?;
             self.number += 1;
             lock(&slot).batch = self.number;
             let (number, step) = (self.number, self.next);
-            self.ahead.push_back(Batch { number, step, slot, taken: 0, missing: parts, failed: None });
+            self.ahead.push_back(Batch { number, step, slot, taken: 0, missing: chunks, failed: None });
             self.next = step.wrapping_add(1);
         }
         let batch = self.ahead.back_mut()?;
         batch.taken += 1;
         let slot = Arc::clone(&batch.slot);
-        Some(Part { batch: batch.number, step: batch.step, slot, number: batch.taken - 1 })
+        Some(Chunk { batch: batch.number, step: batch.step, slot, number: batch.taken - 1 })
     }
 
-    /// Notes that a part is made, or why not. Returns whether that was the last of its batch.
-    fn made(&mut self, part: &Part, made: Result<()>) -> bool {
-        let Some(batch) = self.ahead.iter_mut().find(|batch| batch.number == part.batch) else { return false };
+    /// Records that a chunk was filled or failed. Returns whether it was the last of its batch.
+    fn finish(&mut self, chunk: &Chunk, filled: Result<()>) -> bool {
+        let Some(batch) = self.ahead.iter_mut().find(|batch| batch.number == chunk.batch) else { return false };
         batch.missing -= 1;
-        if let Err(error) = made
-            && batch.failed.as_ref().is_none_or(|(first, _)| part.number < *first)
+        if let Err(error) = filled
+            && batch.failed.as_ref().is_none_or(|(first, _)| chunk.number < *first)
         {
-            batch.failed = Some((part.number, error));
+            batch.failed = Some((chunk.number, error));
         }
         batch.missing == 0
     }
@@ -235,74 +247,74 @@ impl Ring {
 impl Shared {
     fn stop(&self) {
         lock(&self.ring).stop = true;
-        self.room.notify_all();
-        self.made.notify_all();
+        self.work_available.notify_all();
+        self.batch_ready.notify_all();
     }
 
-    /// What a worker does. `own`: room for a part.
-    fn work(&self, own: &mut Vec<Field>) {
-        // A batch of no rows has one part too, which says what is wrong with it.
-        let parts = self.rows.div_ceil(self.grain).max(1);
+    /// Runs a worker. `buffers` have space for a chunk.
+    fn work(&self, buffers: &mut Vec<Field>) {
+        // A batch without rows has one chunk, too, whose error says what is wrong.
+        let chunks = self.rows.div_ceil(self.chunk_rows).max(1);
         let mut ring = lock(&self.ring);
         while !ring.stop {
-            let Some(part) = ring.take(parts) else {
-                ring = wait(&self.room, ring);
+            let Some(chunk) = ring.take(chunks) else {
+                ring = wait(&self.work_available, ring);
                 continue;
             };
             drop(ring);
-            let made = self.make(&part, own);
-            if made.is_ok() {
-                self.put(&part, own);
+            let filled = self.fill(&chunk, buffers);
+            if filled.is_ok() {
+                self.store(&chunk, buffers);
             }
             ring = lock(&self.ring);
-            if ring.made(&part, made) {
-                self.made.notify_all();
+            if ring.finish(&chunk, filled) {
+                self.batch_ready.notify_all();
             }
         }
     }
 
-    /// The first row of a part, and how many it has.
-    fn span(&self, part: &Part) -> (usize, usize) {
-        let first = part.number * self.grain;
-        (first, self.grain.min(self.rows - first))
+    /// Returns the first row of a chunk and its number of rows.
+    fn span(&self, chunk: &Chunk) -> (usize, usize) {
+        let first = chunk.number * self.chunk_rows;
+        (first, self.chunk_rows.min(self.rows - first))
     }
 
-    /// Fills `own` with a part.
-    fn make(&self, part: &Part, own: &mut [Field]) -> Result<()> {
-        let ((first, rows), step) = (self.span(part), part.step);
+    /// Fills `buffers` with a chunk.
+    fn fill(&self, chunk: &Chunk, buffers: &mut [Field]) -> Result<()> {
+        let ((first, rows), step) = (self.span(chunk), chunk.step);
         let fill = || match rows == self.rows {
-            true => self.source.training_batch(step, own),
+            true => self.source.training_batch(step, buffers),
             false => {
-                own.iter_mut().zip(&self.each).for_each(|(field, each)| field.resize(rows * each));
-                self.source.training_rows(step, self.rows, first, own)
+                buffers.iter_mut().zip(&self.each).for_each(|(field, each)| field.resize(rows * each));
+                self.source.training_rows(step, self.rows, first, buffers)
             }
         };
-        // Buffers are written anew for every part, so nothing that a panic left in them is ever seen.
+        // The buffers are overwritten for every chunk, so what a panic left in them is never used.
         catch_unwind(AssertUnwindSafe(fill)).unwrap_or_else(|panic| {
             let (last, from, why) = (first + rows, self.source.reads(), reason(&*panic));
-            bail!("rows {first}..{last} of the batch of step {step}, from {from}: making them panicked: {why}")
+            bail!("rows {first}..{last} of the batch of step {step}, from {from}: filling them panicked: {why}")
         })
     }
 
-    /// Brings a part to its place, unless that is another batch's by now.
-    fn put(&self, part: &Part, own: &mut Vec<Field>) {
-        let (first, rows) = self.span(part);
-        let mut slot = lock(&part.slot);
-        if slot.batch != part.batch {
+    /// Copies a chunk into its batch, unless the slot belongs to another batch by now.
+    fn store(&self, chunk: &Chunk, buffers: &mut Vec<Field>) {
+        let (first, rows) = self.span(chunk);
+        let mut slot = lock(&chunk.slot);
+        if slot.batch != chunk.batch {
             return;
         }
         match rows == self.rows {
-            true => std::mem::swap(&mut slot.fields, own),
+            true => std::mem::swap(&mut slot.fields, buffers),
             false => {
-                let fields = slot.fields.iter_mut().zip(&mut *own).zip(&self.each);
+                let fields = slot.fields.iter_mut().zip(&mut *buffers).zip(&self.each);
                 fields.for_each(|((to, from), each)| to.put(first * each, from));
             }
         }
     }
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 fn reason(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -1,4 +1,5 @@
-//! Text to shards, once: the result is cached in a folder named by what it was made from.
+//! Tokenizes the text of a configuration (`data.text`) once and caches the result, in a folder whose name contains a
+//! hash of everything that it depends on.
 
 use std::fs;
 use std::io::Read;
@@ -19,10 +20,11 @@ use crate::error::{At, Error, Result};
 use crate::files;
 use crate::files::{write_atomic, write_dir_atomic};
 
-/// Raised whenever the same inputs would give other files. Format 2 is that of [`folder`](super::folder).
+/// The format version, which is raised whenever the same inputs would give other files. Format 2 is that of
+/// [`folder`](super::folder).
 const FORMAT: u32 = 1;
-/// Of texts with a byte order mark and of tokenizers that were not trained here, which earlier versions read otherwise: what
-/// these left in the cache is not used.
+/// A version number that enters the hash for texts with a byte order mark and for tokenizers from files. Earlier
+/// versions of this program read these differently; the number keeps their cached results from being used.
 const READING: u32 = 3;
 /// The byte order mark in UTF-8.
 const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
@@ -34,12 +36,12 @@ const FACTS: &str = "data.json";
 /// What to prepare.
 #[derive(Debug, Clone)]
 pub struct DataSpec {
-    /// A UTF-8 text or JSON lines, either compressed as `.zst` or `.gz` if need be.
+    /// A UTF-8 text or JSON lines file, optionally compressed (Zstandard or gzip).
     pub text: PathBuf,
-    /// See [`Tokenizer::from_spec`].
+    /// The tokenizer specification, see [`Tokenizer::from_spec`].
     pub tokenizer: String,
     pub held_out: HeldOut,
-    /// The key of a JSON line's text.
+    /// The key of the text in JSON lines.
     pub field: String,
 }
 
@@ -54,7 +56,8 @@ impl DataSpec {
         }
     }
 
-    /// Whether a side is encoded as one text. Lines of JSON have no line ends between them that would part their words.
+    /// Returns whether each split is encoded as one text. JSON lines are not, because nothing separates the words of
+    /// two documents.
     fn joined(&self) -> bool {
         !is_json_lines(&self.text)
     }
@@ -67,13 +70,13 @@ pub struct Dataset {
     pub tokenizer: Tokenizer,
     /// The folder that holds `train.bin`, `valid.bin`, `tokenizer.json` and `data.json`.
     pub dir: PathBuf,
-    /// UTF-8 bytes of the training side's text.
+    /// The number of UTF-8 bytes of the training text.
     pub train_bytes: u64,
-    /// UTF-8 bytes of the held-out side's text.
+    /// The number of UTF-8 bytes of the held-out text.
     pub valid_bytes: u64,
 }
 
-/// The content of `data.json`, which is written last: where it is, the folder is complete.
+/// The content of `data.json`, which is written last: a folder that has it is complete.
 #[derive(Serialize, Deserialize)]
 struct Facts {
     format: u32,
@@ -92,13 +95,14 @@ struct Facts {
     tokenizer_sum: String,
 }
 
-/// Opens the prepared data of `spec` under `cache`, making it first where it is missing or damaged.
+/// Opens the prepared data of `spec` under `cache`. If it is missing or damaged, prepares it first.
 ///
-/// The tokenizer is trained on the training side only. `note` gets a short sentence at each stage. Several processes may
-/// prepare the same data at once: each works in its own folder, and the first to finish puts it in place.
+/// The tokenizer is trained only on the training split. `note` gets a progress message at each stage. Several processes
+/// may prepare the same data at once: each works in its own folder, and the first one to finish puts it in place.
 ///
 /// # Errors
-/// When the text or tokenizer cannot be read or used, the split leaves a side empty, or `cache` cannot be written.
+/// Fails if the text or the tokenizer cannot be read or used, if a split would be empty, or if `cache` cannot be
+/// written.
 pub fn prepare(spec: &DataSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Dataset> {
     let dir = cache.join(folder_name(spec)?);
     if dir.join(FACTS).exists() {
@@ -119,7 +123,7 @@ pub fn prepare(spec: &DataSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Res
         remove_prepared(&dir);
     }
     let written = write_dir_atomic(&dir, |work| fill(work, spec, (&division, &survey), note));
-    // Where another process was first, its folder is as good.
+    // If another process was first, use its folder.
     let data = open(&dir).or_else(|damage| written.and(Err(damage)))?;
     note(&token_counts(&data));
     Ok(data)
@@ -147,7 +151,7 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
     let mut begins = [false; 2];
     let mut sink = |ids: &[u32], first: bool, side: usize| {
         begins[side] |= first;
-        // A document without tokens leaves no trace.
+        // A document without tokens is not recorded.
         if !ids.is_empty() && std::mem::take(&mut begins[side]) && !joined {
             shards[side].begin_document();
         }
@@ -158,7 +162,7 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
     for (shard, name) in shards.into_iter().zip([TRAIN, VALID]) {
         if shard.is_empty() {
             bail!(
-                "{}: tokenizer {} gives no tokens for {name}'s side of the text; use another tokenizer",
+                "{}: tokenizer {} gives no tokens for the text of {name}; use another tokenizer",
                 spec.text.display(),
                 spec.tokenizer
             );
@@ -188,10 +192,14 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
 }
 
 /// Opens a complete folder and checks every file in it against `data.json`.
+///
+/// # Errors
+/// Fails if a file is missing or is not the one that `data.json` describes.
 pub(in crate::data) fn open(dir: &Path) -> Result<Dataset> {
     let path = dir.join(FACTS);
     let facts = read_facts(&path)?;
-    // Sums come afterwards: opening compares lengths, so that no file of any length is read for its sum.
+    // Compare the hashes last: opening the files checks their lengths, so a file of the wrong length is not read in
+    // full.
     let data = Dataset {
         train: Shard::open(&dir.join(TRAIN))?,
         valid: Shard::open(&dir.join(VALID))?,
@@ -209,30 +217,31 @@ pub(in crate::data) fn open(dir: &Path) -> Result<Dataset> {
         data.valid.len(),
         [data.train.vocab_size(), data.valid.vocab_size(), data.tokenizer.vocab_size()],
     );
-    let told = (FORMAT, facts.train_tokens, facts.valid_tokens, [facts.vocab_size; 3]);
-    if found != told {
-        bail!("{}: damaged: its numbers are not those of the files beside it", path.display());
+    let expected = (FORMAT, facts.train_tokens, facts.valid_tokens, [facts.vocab_size; 3]);
+    if found != expected {
+        bail!("{}: damaged: its numbers do not match the files beside it", path.display());
     }
     Ok(data)
 }
 
-/// Removes our files and then the folder, which stays if somebody else put something into it.
+/// Removes the files of this cache, and then the folder unless it contains anything else.
 fn remove_prepared(dir: &Path) {
     for name in [FACTS, TRAIN, VALID, TOKENIZER] {
-        // What cannot be removed only takes space.
+        // A file that cannot be removed only takes space.
         let _ = fs::remove_file(dir.join(name));
     }
     let _ = fs::remove_dir(dir);
 }
 
-/// `<stem>-<16 hexadecimal digits>`, the digits from everything the prepared files depend on.
+/// Returns the name of the folder: `<stem>-<16 hexadecimal digits>`, where the digits are a hash of everything the
+/// prepared files depend on.
 fn folder_name(spec: &DataSpec) -> Result<String> {
-    // Tells what is wrong with the path before the bytes are taken.
+    // Reports errors in the path before the whole file is read.
     TextReader::open(&spec.text)?;
     let mut print = Fingerprint::default();
     print.add(&FORMAT.to_le_bytes());
     print.add_file(&spec.text)?;
-    // The content, and else the name, decides how the bytes are read.
+    // The content, or else the name, decides how the bytes are read.
     let json = is_json_lines(&spec.text);
     let mut begin = [0; 4];
     let read = fs::File::open(&spec.text).and_then(|mut file| file.read(&mut begin)).unwrap_or_default();
@@ -269,11 +278,11 @@ fn folder_name(spec: &DataSpec) -> Result<String> {
     Ok(format!("{stem}-{}", print.hex()))
 }
 
-/// Opens a token file. One in a prepared folder must have the sum that is written there: damage below the vocabulary's
-/// size shows in nothing else.
+/// Opens a token file. A file in a folder of prepared data must have the hash that is recorded in its `data.json`,
+/// because damage that leaves all tokens below the vocabulary size cannot be detected otherwise.
 ///
 /// # Errors
-/// See [`Shard::open_any`]; another sum than the one written down.
+/// Fails on errors of [`Shard::open_any`], if `data.json` is damaged, or if the hash differs.
 pub fn open_shard(path: &Path, vocab: Option<usize>) -> Result<Shard> {
     let shard = Shard::open_any(path, vocab)?;
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -301,7 +310,7 @@ fn read_facts(path: &Path) -> Result<Facts> {
 fn check_sum(path: &Path, sum: &str) -> Result<()> {
     if sum_of(path)? != sum {
         bail!(
-            "{}: damaged: its content is not what {FACTS} says; remove its folder to have the data prepared again",
+            "{}: damaged: its content does not match {FACTS}; remove its folder to have the data prepared again",
             path.display()
         );
     }
@@ -312,7 +321,7 @@ fn token_counts(data: &Dataset) -> String {
     format!("{} training tokens, {} held out", grouped(data.train.len() as u64), grouped(data.valid.len() as u64))
 }
 
-/// `3160000` as `3,160,000`.
+/// Formats a number with thousands separators: `3160000` as `3,160,000`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);

@@ -1,4 +1,5 @@
-//! What a run reads, wherever it comes from: both sides as [`Tokens`], and the tokenizer where there is one.
+//! Opens the data of a run, whatever its source: the training and the held-out split as [`Tokens`], and the tokenizer
+//! if there is one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,11 +15,11 @@ use crate::error::{At, Result};
 /// Where data comes from.
 #[derive(Debug, Clone)]
 pub enum DataSource {
-    /// A text, prepared once and kept in a cache.
+    /// A text, which is prepared once and cached (`data.text`).
     Text(DataSpec),
-    /// A folder that `vcycle data prepare`, or the cache, holds.
+    /// A folder written by `vcycle data prepare`, or one of the cache (`data.prepared`).
     Prepared(PathBuf),
-    /// Token files as they are.
+    /// Token files (`data.train` and `data.valid`).
     Shards(ShardsSpec),
 }
 
@@ -27,23 +28,24 @@ pub enum DataSource {
 pub struct ShardsSpec {
     pub train: Vec<PathBuf>,
     pub valid: Vec<PathBuf>,
-    /// A `tokenizer.json`.
+    /// The path of the tokenizer of these files.
     pub tokenizer: Option<PathBuf>,
-    /// Where left out: the tokenizer's, or what the files state.
+    /// The vocabulary size. The default is that of the tokenizer, or else what the files state.
     pub vocab: Option<usize>,
 }
 
-/// Added to a note about data that is on both sides.
+/// The second half of a warning about data that is in both splits.
 pub const SEEN: &str = "the held-out loss then does not measure generalization";
-/// Tokens of a file that [`Corpus::name`] looks at.
+/// The number of tokens of a file that [`Corpus::name`] samples.
 const SAMPLED: usize = 4096;
 
-/// See the module. Shared, so that other threads may read ahead.
+/// The data of a run. The splits are shared, so that other threads may prefetch from them.
 pub struct Corpus {
     pub train: Arc<Tokens>,
     pub valid: Arc<Tokens>,
+    /// The tokenizer of the tokens, if known.
     pub tokenizer: Option<Tokenizer>,
-    /// Every token id is below this.
+    /// The vocabulary size. Every token id is below it.
     pub vocab_size: usize,
 }
 
@@ -55,7 +57,8 @@ impl From<Dataset> for Corpus {
 }
 
 impl Corpus {
-    /// A name that other data would not have, by what is read of it: lengths, vocabulary, and some thousand tokens.
+    /// Returns a name that identifies the data: a hash of the vocabulary size, the lengths of all files, and up to 4096
+    /// tokens of each.
     pub fn name(&self) -> String {
         let mut print = Fingerprint::default();
         print.add(&(self.vocab_size as u64).to_le_bytes());
@@ -72,15 +75,16 @@ impl Corpus {
         Corpus { train: Arc::new(train), valid: Arc::new(valid), tokenizer, vocab_size }
     }
 
-    /// The same data for a masked model: the vocabulary has `[MASK]` and its like, after all others where they are new.
+    /// Returns the same data for a masked model: with the special tokens that such a model needs, such as `[MASK]`. New
+    /// ones get the ids after all others.
     ///
     /// # Errors
-    /// When there is no tokenizer; see [`Tokenizer::with_special_tokens`].
+    /// Fails if there is no tokenizer, and on errors of [`Tokenizer::with_special_tokens`].
     pub fn with_special_tokens(self) -> Result<Corpus> {
         let Some(tokenizer) = self.tokenizer else {
             bail!(
-                "data.tokenizer: missing; a masked model needs the tokenizer.json of its token files, for the ids of [MASK] \
-                 and its like"
+                "data.tokenizer: missing; a masked model needs the tokenizer.json of its token files, for the ids of \
+                 special tokens such as [MASK]"
             );
         };
         let tokenizer = tokenizer.with_special_tokens().at("data.tokenizer")?;
@@ -88,10 +92,11 @@ impl Corpus {
         Ok(Corpus { tokenizer: Some(tokenizer), vocab_size, ..self })
     }
 
-    /// Opens the data, preparing a text in `cache` first where that was not done before.
+    /// Opens the data. A text that is not in `cache` yet is prepared first. `note` gets progress messages and warnings.
     ///
     /// # Errors
-    /// See [`prepare`], [`open_folder`], [`Tokens::open`]; a vocabulary that nothing states, or that others exceed.
+    /// Fails on errors of [`prepare`], [`open_folder`] and [`Tokens::open`], and if the vocabulary size is unknown or
+    /// smaller than that of the tokenizer or a file.
     pub fn open(source: &DataSource, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Corpus> {
         let (place, corpus) = match source {
             DataSource::Text(spec) => return Ok(prepare(spec, cache, note)?.into()),
@@ -127,12 +132,12 @@ impl Corpus {
         if let Some(path) = sides[0].shared_with(&sides[1]) {
             note(&format!("data.train and data.valid both have {}; {SEEN}", path.display()));
         }
-        let untold = sides.iter().find_map(Tokens::without_vocabulary);
-        let vocab_size = match (limit, untold) {
+        let unstated = sides.iter().find_map(Tokens::without_vocabulary);
+        let vocab_size = match (limit, unstated) {
             (Some(limit), _) => limit,
             (None, Some(path)) => bail!(
-                "{} does not say how large its vocabulary is; set data.vocab, or data.tokenizer to the tokenizer.json it \
-                 was made with",
+                "{} does not say how large its vocabulary is; set data.vocab, or data.tokenizer to the tokenizer.json \
+                 it was made with",
                 path.display()
             ),
             (None, None) => sides.iter().filter_map(Tokens::stated_vocabulary).max().unwrap_or_default(),

@@ -1,5 +1,5 @@
-//! A folder of prepared data, as `vcycle data prepare` writes it: token shards with document boundaries, the tokenizer,
-//! and `data.json`, which lists them.
+//! Writes and reads folders of prepared data (`vcycle data prepare`): token shards with document boundaries, the
+//! tokenizer, and `data.json`, which lists them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,75 +16,93 @@ use crate::data::tokens::shard_writer::ShardSeries;
 use crate::error::{At, Error, Result};
 use crate::files::{write_atomic, write_dir_atomic};
 
+/// The name of the file that lists the files of a folder, in both formats.
 pub const FACTS: &str = "data.json";
+/// The name of the tokenizer file.
 pub const TOKENIZER: &str = "tokenizer.json";
-/// Of `data.json`; format 1 is that of the cache of `data.text`, see [`prepare`](super::cache).
+/// The format version of `data.json`. Format 1 is that of the [cache](super::cache) of `data.text`.
 const FORMAT: u32 = 2;
-/// Of the training side, what a tokenizer is trained on at most.
+/// The largest number of bytes of the training split that a tokenizer is trained on.
 pub const SAMPLE_BYTES: u64 = 256 << 20;
 
 /// What to prepare.
 #[derive(Debug, Clone)]
 pub struct FolderSpec {
     pub source: TextSource,
-    /// See [`Tokenizer::from_spec`].
+    /// The tokenizer specification, see [`Tokenizer::from_spec`].
     pub tokenizer: String,
-    /// Tokens of a shard; the last one of a side may have fewer.
+    /// The number of tokens per shard. The last shard of a split may have fewer.
     pub shard_tokens: u64,
 }
 
 /// The content of `data.json`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Facts {
+    /// The format version.
     pub format: u32,
+    /// The paths of the texts.
     pub inputs: Vec<String>,
+    /// The tokenizer specification.
     pub tokenizer: String,
+    /// The prefix of the first line of a document, see [`Marks::Prefix`].
     pub prefix: Option<String>,
+    /// The line that separates documents, see [`Marks::Separator`].
     pub separator: Option<String>,
+    /// The key of the text in JSON lines.
     pub field: String,
+    /// See [`TextSource::every`].
     pub every: usize,
     pub vocab_size: usize,
     pub train: Split,
     pub valid: Split,
-    /// A hash of `tokenizer.json`, in hexadecimal.
+    /// The hash of `tokenizer.json`, in hexadecimal.
     pub tokenizer_sum: String,
 }
 
+/// The training or the held-out split in `data.json`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Split {
-    /// UTF-8 bytes of the text.
+    /// The number of UTF-8 bytes of the text.
     pub bytes: u64,
+    /// The shards, in order.
     pub files: Vec<File>,
 }
 
+/// A shard in `data.json`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct File {
     pub name: String,
+    /// The number of tokens.
     pub tokens: u64,
-    /// How many begin in this file.
+    /// The number of documents that begin in this file.
     pub documents: u64,
-    /// A hash of the file, in hexadecimal.
+    /// The hash of the file, in hexadecimal.
     pub sum: String,
 }
 
 impl Split {
+    /// Returns the number of tokens in all files.
     pub fn tokens(&self) -> u64 {
         self.files.iter().map(|file| file.tokens).sum()
     }
 
+    /// Returns the number of documents in all files.
     pub fn documents(&self) -> u64 {
         self.files.iter().map(|file| file.documents).sum()
     }
 }
 
-/// Prepares texts of any size in the new folder `dir`, which appears when it is complete. Memory stays bounded: it holds
-/// pieces of the text, a sample's words while a tokenizer is trained, and eight bytes for each document of a shard.
+/// Prepares texts of any size in the new folder `dir`, which appears once it is complete. Memory is bounded: it holds
+/// pieces of the text, the words of the sample while a tokenizer is trained, and eight bytes for each document of a
+/// shard.
 ///
-/// Documents are encoded one by one. A tokenizer is trained on at most [`SAMPLE_BYTES`] of the training side, always the
-/// same ones: pieces of a few kilobytes from all over it.
+/// Documents are encoded one by one. A tokenizer is trained on at most [`SAMPLE_BYTES`] of the training split:
+/// deterministically chosen pieces of a few kilobytes, spread over all of it. `note` gets a progress message at each
+/// stage.
 ///
 /// # Errors
-/// When `dir` exists, a text or the tokenizer cannot be read or used, a side would be empty, or the disk is full.
+/// Fails if `dir` exists, if a text or the tokenizer cannot be read or used, if a split would be empty, or if the
+/// folder cannot be written.
 pub fn prepare_folder(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Facts> {
     if spec.source.inputs.is_empty() {
         bail!("no text is given; name at least one file");
@@ -136,11 +154,11 @@ fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Fac
         }
         if files.is_empty() {
             let name = if side == TRAIN { "training" } else { "held-out" };
-            bail!("tokenizer {} gives no tokens for the {name} side; use another tokenizer", spec.tokenizer);
+            bail!("tokenizer {} gives no tokens for the {name} split; use another tokenizer", spec.tokenizer);
         }
         written.push(Split { bytes: survey.bytes[side], files });
     }
-    let (Some(valid), Some(train)) = (written.pop(), written.pop()) else { unreachable!("both sides were written") };
+    let (Some(valid), Some(train)) = (written.pop(), written.pop()) else { unreachable!("both splits were written") };
     let (prefix, separator) = match source.marks.clone() {
         Marks::Prefix(text) => (Some(text), None),
         Marks::Separator(text) => (None, Some(text)),
@@ -170,10 +188,10 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// What a folder's `data.json` says. `None`: it is of another format, as of the cache of `data.text`.
+/// Reads the `data.json` of a folder. Returns `None` if it has format 1, that of the cache of `data.text`.
 ///
 /// # Errors
-/// When it is missing or damaged, or names files that do not lie in the folder.
+/// Fails if it is missing, damaged or of an unknown format, or if it names files outside of the folder.
 pub fn read_facts(dir: &Path) -> Result<Option<Facts>> {
     #[derive(Deserialize)]
     struct Version {
@@ -181,7 +199,7 @@ pub fn read_facts(dir: &Path) -> Result<Option<Facts>> {
     }
     let path = dir.join(FACTS);
     if dir.is_dir() && !path.exists() {
-        bail!("{} has no {FACTS}: it is no folder that `vcycle data prepare` wrote; name one", dir.display());
+        bail!("{} has no {FACTS}; name a folder that `vcycle data prepare` wrote", dir.display());
     }
     let json = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
     let damaged = |e| Error::new(format!("{}: damaged: {e}; prepare the data again", path.display()));
@@ -189,13 +207,15 @@ pub fn read_facts(dir: &Path) -> Result<Option<Facts>> {
     match format {
         1 => return Ok(None),
         FORMAT => {}
-        _ => bail!("{}: format {format}, this program reads 1 and {FORMAT}; prepare the data again", path.display()),
+        _ => {
+            bail!("{}: format {format}, but this program reads 1 and {FORMAT}; prepare the data again", path.display())
+        }
     }
     let facts: Facts = serde_json::from_slice(&json).map_err(damaged)?;
     for file in facts.train.files.iter().chain(&facts.valid.files) {
         if Path::new(&file.name).file_name() != Some(file.name.as_ref()) {
             bail!(
-                "{}: damaged: {:?} is no name of a file beside it; prepare the data again",
+                "{}: damaged: {:?} is not the name of a file beside it; prepare the data again",
                 path.display(),
                 file.name
             );
@@ -204,15 +224,16 @@ pub fn read_facts(dir: &Path) -> Result<Option<Facts>> {
     Ok(Some(facts))
 }
 
-/// Opens a folder's shards and tokenizer, and checks them against what `data.json` says of their sizes.
+/// Opens the shards (training, held-out) and the tokenizer of a folder, and checks the sizes in `data.json` and the
+/// hash of the tokenizer.
 ///
 /// # Errors
-/// When a file is missing, damaged, or not the one that was written.
+/// Fails if a file is missing, damaged, or not the one that was written.
 pub fn open_folder(dir: &Path, facts: &Facts) -> Result<([Tokens; 2], Tokenizer)> {
     let tokenizer = Tokenizer::load(&dir.join(TOKENIZER))?;
     if sum_of(&dir.join(TOKENIZER))? != facts.tokenizer_sum {
         bail!(
-            "{}: not the tokenizer that the data was made with; prepare the data again",
+            "{}: not the tokenizer that the data was prepared with; prepare the data again",
             dir.join(TOKENIZER).display()
         );
     }
@@ -223,7 +244,7 @@ pub fn open_folder(dir: &Path, facts: &Facts) -> Result<([Tokens; 2], Tokenizer)
             let found = (shard.len() as u64, shard.documents().map(|n| n as u64), shard.vocab_size());
             if found != (file.tokens, Some(file.documents), facts.vocab_size) {
                 bail!(
-                    "{}: damaged: not the file that {FACTS} tells of; prepare the data again",
+                    "{}: damaged: not the file that {FACTS} describes; prepare the data again",
                     shard.path().display()
                 );
             }
@@ -233,16 +254,16 @@ pub fn open_folder(dir: &Path, facts: &Facts) -> Result<([Tokens; 2], Tokenizer)
     Ok(([open(&facts.train)?, open(&facts.valid)?], tokenizer))
 }
 
-/// Reads all files of a folder and compares them with the hashes in `data.json`.
+/// Reads all files of a folder and compares their hashes with those in `data.json`.
 ///
 /// # Errors
-/// The first file that is missing or differs.
+/// Fails if a file is missing or its hash differs; the message names the first such file.
 pub fn verify(dir: &Path, facts: &Facts) -> Result<()> {
     let shards = facts.train.files.iter().chain(&facts.valid.files).map(|file| (file.name.as_str(), &file.sum));
     for (name, sum) in shards.chain([(TOKENIZER, &facts.tokenizer_sum)]) {
         let path = dir.join(name);
         if sum_of(&path)? != *sum {
-            bail!("{}: damaged: its content is not what {FACTS} says; prepare the data again", path.display());
+            bail!("{}: damaged: its content does not match {FACTS}; prepare the data again", path.display());
         }
     }
     Ok(())

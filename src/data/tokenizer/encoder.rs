@@ -127,10 +127,12 @@ pub(in crate::data) struct Cutter {
 }
 
 impl Cutter {
+    /// Returns a cutter of pieces of at least `size` bytes, except for the last one.
     pub fn new(cut: Cut, size: usize) -> Self {
         Cutter { cut, size, text: String::new(), begin: 0, seen: 0 }
     }
 
+    /// Appends text.
     pub fn push(&mut self, text: &str) {
         self.text.push_str(text);
     }

@@ -28,7 +28,9 @@ use crate::error::{At, Error, Result};
 
 pub use super::shard_writer::write_shard;
 
+/// The first bytes of a shard.
 pub(in crate::data) const MAGIC: &[u8; 8] = b"VCYCTOK1";
+/// The size of the header in bytes.
 pub(in crate::data) const HEADER: usize = 64;
 /// The largest vocabulary whose tokens all fit in a `u16`.
 const NARROW: u64 = 1 << 16;

@@ -24,6 +24,7 @@ mod multilevel;
 pub(super) mod pool;
 mod scratch;
 mod squared_error;
+mod update;
 
 use super::host::{Element, Host, View};
 use super::ops::{Op, StepState};
@@ -136,6 +137,7 @@ impl Cpu {
             Op::Linear(op) => self.linear(op),
             Op::Multilevel(op) => self.multilevel(op),
             Op::SquaredError(op) => self.squared_error(op),
+            Op::Update(op) => self.update(op),
         }
         .map_err(|e| e.at(op.name()))
     }

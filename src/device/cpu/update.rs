@@ -26,33 +26,31 @@ impl Cpu {
             |range| {
                 for block in range.start / ALIGN..range.end / ALIGN {
                     let at = block * ALIGN..(block + 1) * ALIGN;
-                    // SAFETY: only this chunk accesses these elements.
-                    let row = |view: &crate::device::host::View<'_, f32>| unsafe { view.span_mut(0, at.clone()) };
+                    let [p, s0, s1, copied] = [Some(params), state0, state1, copy].map(|view| {
+                        // SAFETY: only this chunk accesses these elements.
+                        view.map(|view| unsafe { view.span_mut(0, at.clone()) })
+                    });
                     let mut registers: Registers = [[0.0; ALIGN]; REGISTERS];
-                    registers[Register::Param as usize].copy_from_slice(row(&params));
-                    for (to, g) in registers[Register::Grad as usize].iter_mut().zip(&grads[at.clone()]) {
+                    let mut written = [(Register::Param, p), (Register::State0, s0), (Register::State1, s1)];
+                    for (register, elements) in &written {
+                        elements.iter().for_each(|from| registers[*register as usize].copy_from_slice(from));
+                    }
+                    for (to, g) in registers[Register::Grad as usize].iter_mut().zip(&grads[at]) {
                         *to = g * clip;
                     }
-                    let states = [(Register::State0, &state0), (Register::State1, &state1)];
-                    for (register, state) in states {
-                        state.iter().for_each(|s| registers[register as usize].copy_from_slice(row(s)));
-                    }
-                    let decays = f32::from(mask[block] != 0);
                     for (register, value) in [
                         (Register::LearningRate, step.lr),
-                        (Register::Decays, decays),
+                        (Register::Decays, f32::from(mask[block] != 0)),
                         (Register::Bias1, step.bias1),
                         (Register::Bias2, step.bias2),
                     ] {
                         registers[register as usize] = [value; ALIGN];
                     }
                     program.iter().for_each(|instruction| run(&mut registers, instruction));
-                    let written = &registers[Register::Param as usize];
-                    row(&params).copy_from_slice(written);
-                    copy.iter().for_each(|copy| row(copy).copy_from_slice(written));
-                    for (register, state) in states {
-                        state.iter().for_each(|s| row(s).copy_from_slice(&registers[register as usize]));
+                    for (register, elements) in &mut written {
+                        elements.iter_mut().for_each(|to| to.copy_from_slice(&registers[*register as usize]));
                     }
+                    copied.into_iter().for_each(|to| to.copy_from_slice(&registers[Register::Param as usize]));
                 }
             },
         );

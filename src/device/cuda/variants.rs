@@ -15,7 +15,7 @@ use super::launch::addresses::Addresses;
 use super::launch::sm90::linear::{BOXES64, BOXES128, BOXES192, BOXES256, PAIRS256, WGMMA128, WGMMA256};
 use super::launch::{
     Launch, accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout,
-    embedding, fill, global_norm, layernorm, linear, multilevel, sm80, sm90, squared_error,
+    embedding, fill, global_norm, layernorm, linear, multilevel, sm80, sm90, squared_error, update,
 };
 use crate::bail;
 use crate::device::ops::{NAMES, Op};
@@ -276,6 +276,9 @@ variants! {
     SquaredError {
         "block" [F32, BF16] => ["squared_error_f32", "squared_error_bf16"],
             |_| true, squared_error::block, |op, gpu| gpu.memory(bytes(*op), 0.005, 1);
+    }
+    Update {
+        "interpreted" [F32, BF16] => ["update_f32"], update::fits_copy, update::interpreted, update::seconds;
     }
 }
 

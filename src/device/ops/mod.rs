@@ -33,6 +33,7 @@ mod multilevel;
 pub mod philox;
 mod squared_error;
 mod state;
+mod update;
 
 pub use accumulate::Accumulate;
 pub use activation::{Activation, ActivationBackward};
@@ -49,6 +50,7 @@ pub use linear::{Epilogue, Linear};
 pub use multilevel::{IDENTITY, Item, Multilevel};
 pub use squared_error::SquaredError;
 pub use state::StepState;
+pub use update::{Decoded, Instruction, MAX_INSTRUCTIONS, Opcode, REGISTERS, Register, Update};
 
 use crate::bail;
 use crate::error::{Error, Result};
@@ -184,6 +186,7 @@ operations!(
     Linear,
     Multilevel,
     SquaredError,
+    Update,
 );
 
 impl Op {

@@ -65,6 +65,7 @@ impl Reference {
             Op::Linear(op) => self.linear(op),
             Op::Multilevel(op) => self.multilevel(op),
             Op::SquaredError(op) => self.squared_error(op),
+            Op::Update(op) => self.update(op),
         }
         .map_err(|e| e.at(op.name()))?;
         self.timings.add(op, flops.unwrap_or_else(|| op.cost().flops), begin);

@@ -2,7 +2,10 @@
 
 use super::{Cells, Reference};
 use crate::bail;
-use crate::device::ops::{AdamW, CrossEntropy, GlobalNorm, IDENTITY, Item, Multilevel, SquaredError, StepState};
+use crate::device::ops::{
+    AdamW, CrossEntropy, Decoded, GlobalNorm, IDENTITY, Item, Multilevel, Opcode, REGISTERS, Register, SquaredError,
+    StepState, Update,
+};
 use crate::error::Result;
 
 impl Reference {
@@ -85,6 +88,57 @@ impl Reference {
             if let Some(copy) = copy {
                 copy.set(0, i, p.get(0, i));
             }
+        }
+        Ok(())
+    }
+
+    pub(super) fn update(&self, op: &Update) -> Result<()> {
+        let (p, g) = (self.f(&op.params)?, self.f(&op.grads)?);
+        let [state0, state1] = [self.maybe(&op.states[0])?, self.maybe(&op.states[1])?];
+        let (mask, copy) = (self.flat::<u8>(&op.decay_mask)?, self.maybe(&op.copy)?);
+        let words = self.flat::<u32>(&op.state)?;
+        let step: StepState = bytemuck::cast::<[u32; StepState::WORDS], _>(std::array::from_fn(|i| words.get(0, i)));
+        let table = self.cells::<u32>(&op.program)?;
+        let program = (0..table.rows()).map(|row| Decoded::new([table.get(row, 0), table.get(row, 1)]));
+        let program: Vec<Decoded> = program.collect();
+        let clip = (op.max_norm / (self.f(&op.norm)?.get(0, 0) + 1e-6)).min(1.0);
+        for i in 0..p.width() {
+            let state = |t: Option<Cells<'_, f64>>| t.map_or(0.0, |t| t.get(0, i));
+            let mut registers = [0.0; REGISTERS];
+            for (register, value) in [
+                (Register::Param, p.get(0, i)),
+                (Register::Grad, g.get(0, i) * clip),
+                (Register::State0, state(state0)),
+                (Register::State1, state(state1)),
+                (Register::LearningRate, f64::from(step.lr)),
+                (Register::Decays, f64::from(u8::from(mask.get(0, i / crate::device::ops::ALIGN) != 0))),
+                (Register::Bias1, f64::from(step.bias1)),
+                (Register::Bias2, f64::from(step.bias2)),
+            ] {
+                registers[register as usize] = value;
+            }
+            for instruction in &program {
+                let (a, b): (f64, f64) = (registers[instruction.a], registers[instruction.b]);
+                registers[instruction.to] = match instruction.opcode {
+                    None => 0.0,
+                    Some(Opcode::Const) => f64::from(instruction.constant),
+                    Some(Opcode::Move) => a,
+                    Some(Opcode::Add) => a + b,
+                    Some(Opcode::Sub) => a - b,
+                    Some(Opcode::Mul) => a * b,
+                    Some(Opcode::Div) => a / b,
+                    Some(Opcode::Sqrt) => a.sqrt(),
+                    Some(Opcode::Sign) if a == 0.0 => 0.0,
+                    Some(Opcode::Sign) => a.signum(),
+                    Some(Opcode::Abs) => a.abs(),
+                    Some(Opcode::Max) => a.max(b),
+                    Some(Opcode::Min) => a.min(b),
+                };
+            }
+            p.set(0, i, registers[Register::Param as usize]);
+            copy.iter().for_each(|copy| copy.set(0, i, registers[Register::Param as usize]));
+            state0.iter().for_each(|t| t.set(0, i, registers[Register::State0 as usize]));
+            state1.iter().for_each(|t| t.set(0, i, registers[Register::State1 as usize]));
         }
         Ok(())
     }

@@ -7,9 +7,10 @@ use crate::config::levels::{Alpha, OptimizerState};
 use crate::error::{At, Result};
 use crate::hub::checkpoint::{Begun, begin};
 use crate::model::store::Store;
-use crate::multilevel::{Quantity, coalesce, coalesce_as, interpolate, interpolate_as};
+use crate::multilevel::{coalesce, coalesce_as, interpolate, interpolate_as};
+use crate::optim;
 use crate::runlog::Event;
-use crate::train::state::{Moments, TrainState};
+use crate::train::state::TrainState;
 use crate::train::trainer::{Context, PlannedStage, Trainer};
 use std::time::Instant;
 
@@ -24,7 +25,7 @@ impl Trainer<'_, '_> {
         (self.at.stage, self.at.level, self.stage_step) = (number + 1, level + 1, 0);
         let begin = Instant::now();
         let own = self.idle[level].take();
-        let (params, moments) = own.map_or((None, None), |own| (Some(own.params), own.moments));
+        let (params, optimizer) = own.map_or((None, None), |own| (Some(own.params), own.optimizer));
         let mut train_state = self.train_state(level, params)?;
         let transfer = stage.optimizer == OptimizerState::Transfer;
         let (spent, alpha) = match enter {
@@ -35,7 +36,7 @@ impl Trainer<'_, '_> {
             }
             Transition::Coalesce => (self.coalesce(level, &mut train_state, transfer)?, None),
             Transition::Interpolate => {
-                let (spent, alpha) = self.interpolate(level, &mut train_state, moments.filter(|_| transfer))?;
+                let (spent, alpha) = self.interpolate(level, &mut train_state, optimizer.filter(|_| transfer))?;
                 (spent, Some(alpha))
             }
         };
@@ -77,10 +78,11 @@ impl Trainer<'_, '_> {
         let (scheme, rules) = (config.levels[level].scheme(), config.rules());
         let Some(big) = &self.idle[level - 1] else { unreachable!("the level above was trained earlier") };
         let mut flops = coalesce(*device, &big.params, &small.params, &scheme, &rules)?.flops;
-        if let (true, Some(from)) = (transfer, &big.moments) {
-            let to = &mut small.moments;
-            flops += coalesce_as(Quantity::Gradients, *device, &from.m, &to.m, &scheme, &rules)?.flops;
-            flops += coalesce_as(Quantity::Squares, *device, &from.v, &to.v, &scheme, &rules)?.flops;
+        if let (true, Some(from)) = (transfer, &big.optimizer) {
+            let to = small.optimizer_state_mut();
+            for ((tensor, from), (_, to)) in from.tensors().zip(to.tensors()) {
+                flops += coalesce_as(tensor.quantity, *device, from, to, &scheme, &rules)?.flops;
+            }
             to.updates = from.updates;
         }
         Ok(flops)
@@ -89,7 +91,12 @@ impl Trainer<'_, '_> {
     /// Interpolates `big`, the state of `level`, with the de-coalesced level below, and frees that level. `moments` are
     /// the level's own moments from its earlier stage if moments are to be interpolated too. Returns the FLOPs spent
     /// and alpha.
-    fn interpolate(&mut self, level: usize, big: &mut TrainState, moments: Option<Moments>) -> Result<(u64, f64)> {
+    fn interpolate(
+        &mut self,
+        level: usize,
+        big: &mut TrainState,
+        optimizer: Option<optim::State>,
+    ) -> Result<(u64, f64)> {
         let Some(small) = self.idle[level + 1].take() else { unreachable!("the level below was trained earlier") };
         let (mut flops, alpha) = match self.context.config.levels[level + 1].alpha.unwrap_or(Alpha::Fixed(1.0)) {
             Alpha::Fixed(alpha) => (0, alpha),
@@ -98,17 +105,18 @@ impl Trainer<'_, '_> {
         let Context { config, device, .. } = &mut *self.context;
         let (scheme, rules) = (config.levels[level + 1].scheme(), config.rules());
         flops += interpolate(*device, &big.params, &small.params, alpha, &scheme, &rules)?.flops;
-        if let (Some(own), Some(from)) = (moments, &small.moments) {
-            big.adopt(*device, &own)?;
-            let to = &mut big.moments;
-            flops += interpolate_as(Quantity::Gradients, *device, &to.m, &from.m, alpha, &scheme, &rules)?.flops;
-            flops += interpolate_as(Quantity::Squares, *device, &to.v, &from.v, alpha, &scheme, &rules)?.flops;
-            // Take the bias corrections of the moments with the larger weight.
+        if let (Some(own), Some(from)) = (optimizer, &small.optimizer) {
+            let to = big.optimizer_state_mut();
+            to.copy_from(*device, &own)?;
+            for ((tensor, to), (_, from)) in to.tensors().zip(from.tensors()) {
+                flops += interpolate_as(tensor.quantity, *device, to, from, alpha, &scheme, &rules)?.flops;
+            }
+            // Take the bias corrections of the state with the larger weight.
             to.updates = if alpha > 0.5 { from.updates } else { own.updates };
             own.free(*device);
         }
         small.params.free(*device);
-        small.moments.into_iter().for_each(|moments| moments.free(*device));
+        small.optimizer.into_iter().for_each(|optimizer| optimizer.free(*device));
         Ok((flops, alpha))
     }
 

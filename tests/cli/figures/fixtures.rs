@@ -1,4 +1,4 @@
-//! Runs written by hand, in which seconds are in no proportion to FLOPs.
+//! Hand-written runs, in which seconds are not proportional to FLOPs.
 
 use super::{Point, cells, json_of, ok, row, write};
 use serde_json::{Value, json};
@@ -7,12 +7,12 @@ use tempfile::TempDir;
 use vcycle::report::run::BranchLog;
 use vcycle::report::savings::Savings;
 
-/// Best at step 100: 4.0 after 1000e9 FLOPs and 50 s. Not at its end.
+/// Best at step 100, before its end: 4.0 after 1000e9 FLOPs and 50 s.
 const SCRATCH: [Point; 4] =
     [(1, 1, 0, 0, 0.0, 7.0), (1, 1, 50, 500, 40.0, 5.0), (1, 1, 100, 1000, 50.0, 4.0), (1, 1, 120, 1200, 90.0, 4.1)];
 
-/// Level 2 is far below 4.0 at step 40, which does not count. Level 1 is exactly as good at step 75, after 610e9 FLOPs and 45 s: 39 % and
-/// 10 % less. It is best at step 80 and worse at its end.
+/// Level 2 is far below 4.0 at step 40, which does not count. Level 1 reaches exactly 4.0 at step 75, after 610e9 FLOPs
+/// and 45 s, which saves 39 % and 10 %. It is best at step 80 and worse at its end.
 const CYCLE: [Point; 8] = [
     (1, 1, 0, 0, 0.0, 7.0),
     (1, 1, 10, 100, 2.0, 6.5),
@@ -24,10 +24,10 @@ const CYCLE: [Point; 8] = [
     (3, 1, 90, 800, 49.0, 3.9),
 ];
 
-/// As good as 4.0 at step 60: 900e9 FLOPs, 10 % less, but 65 s, 30 % more.
+/// Passes 4.0 at step 60, after 900e9 FLOPs (10 % less) but 65 s (30 % more).
 const SLOW: [Point; 3] = [(1, 1, 0, 0, 0.0, 7.0), (1, 1, 30, 450, 30.0, 4.0001), (1, 1, 60, 900, 65.0, 3.9)];
 
-/// Comes within 0.01 of 4.0 and ends further above.
+/// Comes within 0.01 of 4.0 and ends further above it.
 const NEVER: [Point; 3] = [(1, 1, 0, 0, 0.0, 7.0), (1, 1, 60, 400, 20.0, 4.01), (1, 1, 90, 600, 30.0, 4.0123)];
 
 fn run(vcycle: &[Point], scratch: &[Point]) -> TempDir {
@@ -42,16 +42,16 @@ fn page(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("run/report.html")).expect("a page")
 }
 
-/// What `vcycle train` prints of two sides.
+/// Returns what `vcycle train` prints about the savings of a run.
 fn printed(dir: &Path) -> Option<String> {
-    let side = |name: &str| {
+    let points = |name: &str| {
         BranchLog::read(&dir.join("run").join(name).join("metrics.jsonl"), name).expect("metrics").points()
     };
-    Savings::of(&side("vcycle"), &side("scratch")).map(|savings| savings.to_string())
+    Savings::of(&points("vcycle"), &points("scratch")).map(|savings| savings.to_string())
 }
 
 #[test]
-fn exactly_as_good_counts_and_seconds_are_saved_by_themselves() {
+fn an_equal_loss_counts_and_seconds_are_saved_independently_of_flops() {
     let dir = run(&CYCLE, &SCRATCH);
     let text = printed(dir.path()).expect("savings");
     assert_eq!(row(&text, "baseline (scratch) at"), "baseline (scratch) at its best 4.0000 1.000e12 50.0");
@@ -75,7 +75,7 @@ fn exactly_as_good_counts_and_seconds_are_saved_by_themselves() {
         (&json!("run/vcycle"), &json!("run/scratch"), &json!(4.0))
     );
     assert_eq!(pair["reached"], mark(75, 610, 45.0, 4.0));
-    // 1 - 610 / 1000 and 1 - 45 / 50; 3.8 and 3.9 less 4.0.
+    // 1 - 610 / 1000 and 1 - 45 / 50; 3.8 - 4.0 and 3.9 - 4.0.
     for (key, wanted) in [("flops_saved", 0.39), ("seconds_saved", 0.1), ("best_above", -0.2), ("final_above", -0.1)] {
         let found = pair[key].as_f64().expect("a number");
         assert!((found - wanted).abs() < 1e-12, "{key}: {found}, not {wanted}");
@@ -97,7 +97,7 @@ fn exactly_as_good_counts_and_seconds_are_saved_by_themselves() {
 }
 
 #[test]
-fn fewer_flops_in_more_time() {
+fn fewer_flops_but_more_time() {
     let dir = run(&SLOW, &SCRATCH);
     let text = printed(dir.path()).expect("savings");
     assert!(text.contains("saved: 10.0 % of the FLOPs and -30.0 % of the seconds"), "{text}");
@@ -117,7 +117,7 @@ fn a_target_that_is_never_reached() {
     let dir = run(&NEVER, &SCRATCH);
     let text = printed(dir.path()).expect("both were evaluated");
     assert!(!text.contains("on reaching"), "{text}");
-    // 4.01, the best, less 4.0.
+    // The best loss, 4.01, minus 4.0.
     assert!(text.contains("saved: nothing") && text.contains("0.0100 above the baseline's best loss"), "{text}");
     let text = ok(dir.path(), &["compare", "run"]);
     assert!(text.contains("never reaches it: ends 0.0123 above, 0.0100 above at its best"), "{text}");
@@ -130,13 +130,13 @@ fn a_target_that_is_never_reached() {
     );
     assert!(!page.contains("<td>V-cycle on reaching the baseline&#39;s best loss</td>"));
     assert_eq!(cells(&page, "V-cycle at its best"), ["4.0100", "400e9", "20.0"]);
-    // A run that is best at its end says so once.
+    // A run whose last evaluation is its best has only one figure.
     let dir = run(&NEVER[..2], &SCRATCH);
     let text = ok(dir.path(), &["compare", "run"]);
     assert!(text.contains("never reaches it: ends 0.0100 above\n"), "{text}");
 }
 
-/// A baseline that is best before its first step has learnt nothing, and nothing can be saved against it.
+/// A baseline whose best loss is that of its initial weights has learnt nothing, so that no savings can be computed.
 #[test]
 fn a_baseline_that_never_improved() {
     let worse: [Point; 3] = [(1, 1, 0, 0, 0.0, 3.5), (1, 1, 50, 500, 40.0, 5.0), (1, 1, 100, 900, 41.0, 3.5)];
@@ -153,15 +153,15 @@ fn a_baseline_that_never_improved() {
     assert!(page.contains("run/vcycle: held-out loss 3.9000 after 800e9 FLOPs and 49.0 s"), "{page}");
 }
 
-/// Of equal losses the first is the best: less was used until then.
+/// Of equal losses the first counts as the best, as it took the least compute.
 #[test]
-fn a_best_loss_that_comes_twice_is_that_of_the_first_time() {
+fn a_repeated_best_loss_counts_from_its_first_occurrence() {
     let again: [Point; 4] =
         [(1, 1, 0, 0, 0.0, 7.0), (1, 1, 40, 400, 50.0, 4.0), (1, 1, 60, 600, 55.0, 4.5), (1, 1, 80, 800, 60.0, 4.0)];
     let dir = run(&CYCLE, &again);
     let json = json_of(dir.path(), &["run"]);
     assert_eq!(json["runs"][1]["best"]["step"], 40);
-    // 610e9 beside 400e9, and 45 s beside 50 s.
+    // 610e9 compared with 400e9 FLOPs, and 45 s with 50 s.
     let text = printed(dir.path()).expect("savings");
     assert!(text.contains("saved: -52.5 % of the FLOPs and 10.0 % of the seconds"), "{text}");
     assert!(page(dir.path()).contains("with 52.5 % more FLOPs and in 10.0 % less time."));
@@ -185,13 +185,13 @@ fn several_baselines_each_with_its_own_target() {
             pair("run/vcycle", "run/scratch", json!(75)),
             pair("slow", "run/scratch", json!(60)),
             pair("never", "run/scratch", Value::Null),
-            // Against 3.9: reached at step 80, by 3.8; scratch and the other never.
+            // Against a loss of 3.9: the V-cycle reaches it at step 80 with 3.8; the other two never do.
             pair("run/vcycle", "slow", json!(80)),
             pair("run/scratch", "slow", Value::Null),
             pair("never", "slow", Value::Null),
         ]
     );
-    // 700e9 beside 900e9, and 47.5 s beside 65 s: 22.2 % and 26.9 %.
+    // 700e9 compared with 900e9 FLOPs, and 47.5 s with 65 s: 22.2 % and 26.9 %.
     let text = ok(at, &[&["compare"], &args[..]].concat());
     let (first, second) =
         text.split_once("reaching the best loss of slow: 3.9000, after 900e9 FLOPs and 65.0 s").expect("a second");
@@ -201,13 +201,13 @@ fn several_baselines_each_with_its_own_target() {
     assert_eq!(row(first, "slow"), "slow 60 900e9 10.0 % 65.0 -30.0 %");
 }
 
-/// Level 2 comes last in a run that was stopped: its evaluations are neither best nor final.
+/// In a run that was stopped in level 2, the evaluations of level 2 are neither best nor final.
 #[test]
 fn a_run_that_was_stopped_in_level_2() {
     let dir = run(&CYCLE[..4], &SCRATCH);
     let json = json_of(dir.path(), &["run"]);
     assert_eq!((&json["runs"][0]["best"]["loss"], &json["runs"][0]["final"]["loss"]), (&json!(6.5), &json!(6.5)));
-    // What the run has used is all of it.
+    // FLOPs and seconds of the run include those of level 2.
     assert_eq!((&json["runs"][0]["flops"], &json["runs"][0]["seconds"]), (&json!(250_000_000_000u64), &json!(9.0)));
     assert_eq!(json["pairs"][0]["reached"], Value::Null);
     assert!(printed(dir.path()).expect("both were evaluated").contains("2.5000 above"));

@@ -1,5 +1,6 @@
-//! Promise: what a run saved is told alike, and rightly, by `vcycle train`, `vcycle compare` in text and JSON, and report.html: from the
-//! first evaluation of level 1 whose loss is no higher than the baseline's lowest, in FLOPs and in seconds by themselves.
+//! Promise: `vcycle train`, `vcycle compare` (text and JSON) and report.html all report the same, correct savings:
+//! those at the first evaluation of level 1 whose loss is no higher than the baseline's lowest loss, for FLOPs and
+//! seconds separately.
 
 mod fixtures;
 mod run;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-/// What a command that succeeds prints.
+/// Runs a command that must succeed. Returns standard output.
 fn ok(dir: &Path, args: &[&str]) -> String {
     let done =
         Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(dir).output().expect("the binary runs");
@@ -16,18 +17,19 @@ fn ok(dir: &Path, args: &[&str]) -> String {
     String::from_utf8(done.stdout).expect("UTF-8")
 }
 
+/// Returns the output of `vcycle compare --json -`.
 fn json_of(dir: &Path, args: &[&str]) -> Value {
     serde_json::from_str(&ok(dir, &[&["compare", "--json", "-"], args].concat())).expect("JSON")
 }
 
-/// A line of a table, its cells parted by one space.
+/// Returns the first line that begins with `begins`, its words separated by single spaces.
 fn row(text: &str, begins: &str) -> String {
     let line = text.lines().find(|line| line.trim_start().starts_with(begins));
-    let line = line.unwrap_or_else(|| panic!("{begins} begins no line of {text}"));
+    let line = line.unwrap_or_else(|| panic!("no line begins with {begins}: {text}"));
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The rows of a page's table, as lists of cells.
+/// Returns the cells after the first one of a row in a page's table.
 fn cells(page: &str, first: &str) -> Vec<String> {
     let begin = format!("<tr><td>{first}</td>");
     let row = page.split_once(&begin).unwrap_or_else(|| panic!("no row {first}")).1;

@@ -1,5 +1,6 @@
-//! Next-sentence prediction: a second segment from elsewhere has nothing to do with the first. In a stream it neither overlaps
-//! nor directly follows the window that the first is cut from, and every other place comes.
+//! Next-sentence prediction: a second segment that is not the continuation comes from an unrelated place. In a stream,
+//! it neither overlaps nor directly follows the window that the first segment is cut from, and every other place can be
+//! drawn.
 
 use std::collections::HashSet;
 
@@ -13,13 +14,14 @@ use vcycle::data::tokens::shard::{Shard, write_shard};
 use super::support::{Folder, masked_rows, words};
 use vcycle::data::loader::batch::Field;
 
-/// Before the tokens that stand for text.
+/// Number of special tokens, whose ids come before those of the text.
 const SPECIAL: i32 = 5;
 
-/// Where a segment is: its file, begin and end.
+/// Where a segment is: file, begin and end.
 type Place = (usize, usize, usize);
 
-/// Rows of batches over files of so many tokens, each its own position: whether the second segment goes on, and where both are.
+/// Draws rows from files of the given sizes, in which each token encodes its own position. Returns for each row whether
+/// the second segment is the continuation of the first, and where both are.
 fn draw(sizes: &[usize], context: usize, seed: u64, steps: u64) -> Vec<(bool, [Place; 2])> {
     thread_local! {
         static TOKENIZER: Tokenizer = Tokenizer::load(&words(&Folder::new(), 2000)).expect("a tokenizer");
@@ -38,13 +40,13 @@ fn draw(sizes: &[usize], context: usize, seed: u64, steps: u64) -> Vec<(bool, [P
         })
         .collect();
     let place = |ids: &[i32]| {
-        assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{ids:?} are not in a row");
+        assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{ids:?} are not contiguous");
         let (mut file, mut at) = (0, (ids[0] - SPECIAL) as usize);
         while at >= sizes[file] {
             at -= sizes[file];
             file += 1;
         }
-        assert!(at + ids.len() <= sizes[file], "{ids:?} are in two files");
+        assert!(at + ids.len() <= sizes[file], "{ids:?} span two files");
         (file, at, at + ids.len())
     };
     TOKENIZER.with(|tokenizer| {
@@ -70,7 +72,7 @@ fn draw(sizes: &[usize], context: usize, seed: u64, steps: u64) -> Vec<(bool, [P
     })
 }
 
-/// Whether two segments of a row are apart, as promised; `width`: tokens of its window.
+/// Whether the second segment neither overlaps nor directly follows the window of `width` tokens that the first begins.
 fn are_apart([first, second]: [Place; 2], width: usize) -> bool {
     let window_end = first.1 + width;
     first.0 != second.0 || second.2 <= first.1 || second.1 > window_end
@@ -79,13 +81,13 @@ fn are_apart([first, second]: [Place; 2], width: usize) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn second_segments_are_next_or_elsewhere(
+    fn second_segments_follow_or_are_unrelated(
         context in 5usize..24,
         more in 0usize..30,
         others in prop::collection::vec(1usize..60, 0..3),
         seed in any::<u64>(),
     ) {
-        // As short as it may be: places next to the window are drawn often then.
+        // The file is hardly longer than the minimum, so that places next to the window are drawn often.
         let width = context - 3;
         let sizes: Vec<usize> = [vec![3 * width + more], others].concat();
         for (follows, segments) in draw(&sizes, context, seed, 12) {
@@ -100,7 +102,7 @@ proptest! {
 }
 
 #[test]
-fn every_place_elsewhere_comes() {
+fn every_unrelated_place_is_drawn() {
     let (context, width) = (9, 6);
     let sizes = [22, 9];
     let mut seen = HashSet::new();
@@ -109,7 +111,7 @@ fn every_place_elsewhere_comes() {
             seen.insert(segments);
         }
     }
-    // Windows anywhere, cut anywhere; second segments as long as the rest.
+    // All windows, cut at all positions; the second segment has as many tokens as remain.
     let mut all = HashSet::new();
     for (file, &size) in sizes.iter().enumerate() {
         for (begin, cut) in (0..=size - width).flat_map(|begin| (1..width).map(move |cut| (begin, cut))) {

@@ -1,4 +1,4 @@
-//! DeiT: every format of images, with a set of its own to validate on and with every n-th held out.
+//! DeiT: every image format, with a separate validation set and with every n-th image held out.
 
 use std::io::Cursor;
 
@@ -8,10 +8,10 @@ use vcycle::config::Config;
 use vcycle::data::loader::batch::Field;
 use vcycle::data::tokens::sampler::IGNORED;
 
-/// Grey value of the whole image, and label.
+/// The grey value of all pixels, and the label.
 type Image = (u8, usize);
 
-/// Held-out images are brighter than all others.
+/// Held-out images have this grey value or more, all others less.
 const SENTINEL: u8 = 150;
 const FORMATS: [&str; 5] = ["idx", "cifar10", "cifar100", "csv", "folder"];
 
@@ -19,8 +19,8 @@ fn deit(data: &str, sizes: Sizes) -> Config {
     config("family = \"deit\"\nimage = 4\npatch = 2", data, sizes)
 }
 
-/// A set of images, each with a value of its own. Of the format's classes, the last one is a sentinel too; but a folder has its
-/// images by class.
+/// Makes images with distinct grey values. Held-out images have the last class of the format, which is a sentinel, too.
+/// In a folder, however, images are ordered by class.
 fn set(format: &str, count: usize, is_held_out: impl Fn(usize) -> bool) -> Vec<Image> {
     let last = match format {
         "cifar10" => 9,
@@ -36,7 +36,7 @@ fn set(format: &str, count: usize, is_held_out: impl Fn(usize) -> bool) -> Vec<I
     (0..count).map(image).collect()
 }
 
-/// Writes a set, and returns the table that names it.
+/// Writes the images in `format` and returns the configuration table that names them.
 fn write(folder: &Folder, name: &str, format: &str, images: &[Image]) -> String {
     let record = |(value, label): &Image, labels: &[u8], pixels: usize| {
         assert!(labels.last().is_some_and(|last| usize::from(*last) == *label));
@@ -90,7 +90,7 @@ fn write(folder: &Folder, name: &str, format: &str, images: &[Image]) -> String 
     }
 }
 
-/// The grey values of a row, which all are one in an image that was not changed.
+/// The grey value of a row. All pixels of an image without augmentation have the same value.
 fn value(patches: &[f32], channels: usize) -> u8 {
     let pixels = &patches[channels * 4..];
     assert!(patches[..channels * 4].iter().all(|&special| special == 0.0));
@@ -135,7 +135,8 @@ fn check(folder: &Folder, data: &str, train: &[Image], valid: &[Image]) {
         |config, source| batches(config, source).iter().map(|fields| images(fields)).collect(),
     );
 
-    // Changed and mixed, they are still none of those held out, which nothing changes.
+    // With augmentation and mixing, training batches still contain no held-out image, and held-out images stay
+    // unchanged.
     let changed = "[augment]\npadding = 1\nflip = 0.5\n[augment.mixing]\nmixup = 0.8\ncutmix = 1.0\nby = \"pair\"";
     let make = |sizes| deit(&format!("{data}\n{changed}"), sizes);
     let sizes = Sizes { batch: 24, ..USUAL };
@@ -155,7 +156,7 @@ fn check(folder: &Folder, data: &str, train: &[Image], valid: &[Image]) {
 }
 
 #[test]
-fn a_set_of_its_own() {
+fn a_separate_validation_set() {
     let folder = Folder::new();
     for format in FORMATS {
         let (train, valid) = (set(format, 31, |_| false), set(format, 17, |_| true));
@@ -165,12 +166,12 @@ fn a_set_of_its_own() {
     }
 }
 
-/// As docs/data.md has it: images 0, n, 2n ...
+/// As docs/data.md specifies, images 0, n, 2n, ... are held out.
 #[test]
-fn every_nth_image() {
+fn every_nth_image_is_held_out() {
     let folder = Folder::new();
     for (number, format) in FORMATS.into_iter().enumerate() {
-        // Ten where it is left out; the last image is held out or not.
+        // n is 10 by default. The counts cover a last image that is held out and one that is not.
         for (every, count) in [(None, 41), (Some(2 + number), 40), (Some(5), 36)] {
             let n = every.unwrap_or(10);
             let all = set(format, count, |i| i % n == 0);

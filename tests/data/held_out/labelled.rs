@@ -1,4 +1,4 @@
-//! BERT, fine-tuned on labelled texts: single ones and pairs, classes and numbers.
+//! BERT, fine-tuned on labelled texts: single texts and pairs, classification and regression.
 
 use super::support::*;
 use vcycle::config::Config;
@@ -8,7 +8,7 @@ use vcycle::data::tokens::sampler::IGNORED;
 
 const CONTEXT: usize = 24;
 
-/// An example: its texts, and its label in thousandths.
+/// An example: its texts, and 1000 times its label.
 type Example = (Vec<String>, i64);
 
 fn bert(data: &str, sizes: Sizes) -> Config {
@@ -55,9 +55,9 @@ fn check(folder: &Folder, data: &str, [train, valid]: &[Vec<Example>; 2], sentin
                 assert!(!texts.iter().any(|text| bytes(text).into_iter().any(is_sentinel)), "{texts:?} is held out");
                 assert!(*label < sentinels, "{label} is held out");
             }
-            // Each once in every round.
-            for round in all.chunks_exact(train.len()) {
-                assert!(counts(round.iter().cloned()) == wanted, "{round:?}");
+            // Each example occurs once in every epoch.
+            for epoch in all.chunks_exact(train.len()) {
+                assert!(counts(epoch.iter().cloned()) == wanted, "{epoch:?}");
             }
             read_ahead(&source, batch, &[1, 3]);
         }
@@ -65,13 +65,13 @@ fn check(folder: &Folder, data: &str, [train, valid]: &[Vec<Example>; 2], sentin
     seed_orders(folder, |sizes| bert(data, sizes), batches);
 }
 
-/// Both sides: texts of their own, `pairs` of them an example, with labels of classes 0 to 2, or numbers. Of those held out, half
-/// are of class 3, and numbers are from 100 on.
-fn sides(pairs: bool, regression: bool) -> [Vec<Example>; 2] {
+/// Builds the examples of both splits, with one text each, or two with `pairs`. Labels are classes 0 to 2, or numbers
+/// with `regression`. Half of the held-out examples have class 3 instead, and held-out numbers start at 100.
+fn splits(pairs: bool, regression: bool) -> [Vec<Example>; 2] {
     let texts = Texts::new(90, 2, 3, "");
     let texts = Texts { documents: texts.documents.iter().map(|text| text.trim().to_owned()).collect(), ..texts };
-    let [train, valid] = texts.sides();
-    let side = |texts: Vec<&str>, first: i64| -> Vec<Example> {
+    let [train, valid] = texts.splits();
+    let split = |texts: Vec<&str>, first: i64| -> Vec<Example> {
         let each = if pairs { 2 } else { 1 };
         let example = |(number, texts): (usize, &[&str])| {
             let label = match regression {
@@ -83,11 +83,11 @@ fn sides(pairs: bool, regression: bool) -> [Vec<Example>; 2] {
         };
         texts.chunks_exact(each).enumerate().map(example).collect()
     };
-    [side(train, -2000), side(valid, 100_000)]
+    [split(train, -2000), split(valid, 100_000)]
 }
 
 #[test]
-fn files_of_every_form() {
+fn labelled_files_in_every_format() {
     let folder = Folder::new();
     for (number, (names, pairs, regression, header)) in [
         (["train.tsv", "valid.tsv"], false, false, true),
@@ -98,7 +98,7 @@ fn files_of_every_form() {
     .into_iter()
     .enumerate()
     {
-        let sides = sides(pairs, regression);
+        let splits = splits(pairs, regression);
         let file = |name: &str, examples: &[Example]| {
             let mut content = if header { "mark\tone\ttwo\tmore\n".to_owned() } else { String::new() };
             for (texts, label) in examples {
@@ -108,7 +108,7 @@ fn files_of_every_form() {
             }
             folder.file(&format!("{number}/{name}"), content)
         };
-        let files = [file(names[0], &sides[0]), file(names[1], &sides[1])];
+        let files = [file(names[0], &splits[0]), file(names[1], &splits[1])];
         let columns = match header {
             true => ["\"one\"", "\"two\"", "\"mark\""],
             false => ["2", "3", "1"],
@@ -123,6 +123,6 @@ fn files_of_every_form() {
             columns[0],
             columns[2]
         );
-        check(&folder, &data, &sides, if regression { 100_000 } else { 3000 });
+        check(&folder, &data, &splits, if regression { 100_000 } else { 3000 });
     }
 }

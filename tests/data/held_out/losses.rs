@@ -1,5 +1,6 @@
-//! Whole runs of the program: the training part is one pattern, the held-out part another. What `metrics.jsonl` and `vcycle eval --run`
-//! say is the loss of held-out items which the test cuts itself and scores in f64.
+//! Whole runs of the program, in which the training split follows one pattern and the held-out split another. The
+//! losses in `metrics.jsonl` and of `vcycle eval --run` must be those of the held-out items, which the test cuts itself
+//! and scores in f64.
 
 use std::fs;
 use std::path::Path;
@@ -24,15 +25,15 @@ use vcycle::tape::{Mode, Tape};
 
 const CONTEXT: usize = 16;
 
-/// The items of a side, each as a batch of its own.
+/// The items of a split, each as a batch of one row.
 struct Items {
-    /// Inputs of each item.
+    /// The input fields of each item.
     each: Vec<Vec<Field>>,
-    /// Positions that a masked row is scored at.
+    /// Number of scored positions of a masked row.
     slots: usize,
 }
 
-/// What a model makes of items: the mean of its loss over labels, and how many there are.
+/// The mean loss of a model over all labels, and the number of labels.
 struct Score {
     loss: f64,
     labels: usize,
@@ -66,15 +67,16 @@ fn score(device: &mut dyn Device, (model, store): (&dyn Model, &Store), items: &
         second_total += second.map_or(0.0, read);
         labels += scored;
     }
-    // Each loss is a mean over what it scores: masked tokens, and rows.
+    // The first loss is a mean over its labels; the second, of next-sentence prediction, over rows.
     Score { loss: total / labels as f64 + second_total / items.len() as f64, labels }
 }
 
-/// A run's configuration, and both sides as the test cuts them.
+/// The configuration of a run, and both splits as the test cuts them.
 struct Task {
     folder: Folder,
-    /// Before and after what all have in common.
+    /// The family's keys in `[model]`.
     model: &'static str,
+    /// The data's sections of the configuration.
     data: String,
     train: Items,
     valid: Items,
@@ -89,7 +91,7 @@ impl Task {
         )
     }
 
-    /// The records of a run.
+    /// Runs the configuration and returns the records of `metrics.jsonl`.
     fn run(&self, config: &str, out: &str, options: &[&str]) -> Vec<serde_json::Value> {
         let config = self.folder.file(&format!("{out}.toml"), config);
         let args = ["train", &config.display().to_string(), "--quiet", "--threads", "1", "--out", out];
@@ -99,7 +101,7 @@ impl Task {
         metrics.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
     }
 
-    /// Step, loss and number of labels of each evaluation of a run.
+    /// Runs the configuration. Returns step, loss and number of labels of each evaluation.
     fn train(&self, config: &str, out: &str, options: &[&str]) -> Vec<(u64, f64, usize)> {
         let number = |record: &serde_json::Value, key: &str| record[key].as_u64().expect("a number");
         let of = |record: &serde_json::Value| {
@@ -109,18 +111,19 @@ impl Task {
         self.run(config, out, options).iter().filter(|record| record["event"] == "eval").map(of).collect()
     }
 
-    /// A step on all training items at once, of data that come in rounds: its loss is theirs, and theirs alone.
-    fn check_first_round(&self) {
+    /// For data that is drawn in epochs: the loss of a step on a batch of all training items must be the mean over
+    /// exactly these items.
+    fn check_first_epoch(&self) {
         let device = &mut Reference::default();
         let config = self.text((self.train.each.len(), 1, 0), 1);
-        let records = self.run(&config, "round", &[]);
+        let records = self.run(&config, "epoch", &[]);
         let step = records.iter().find(|record| record["event"] == "step").expect("a step");
         let (model, store) = self.initial(&config, device, 3);
         let wanted = score(device, (&*model, &store), &self.train, usize::MAX);
         self.compare((1, step["loss"].as_f64().expect("a loss"), wanted.labels), &wanted);
     }
 
-    /// The model that a run begins with.
+    /// The initial model of a run.
     fn initial(&self, config: &str, device: &mut dyn Device, seed: u64) -> (Box<dyn Model>, Store) {
         let config = Config::parse(config, &[]).expect("a configuration");
         let facts = self.folder.open(&config).facts();
@@ -132,7 +135,8 @@ impl Task {
 
     fn check(&self) {
         let device = &mut Reference::default();
-        // Some of it, all of it; batches that divide nothing, are larger than all, or come in micro-batches.
+        // Evaluations of a part and of all; batch sizes that do not divide the data, exceed it, or are split into
+        // micro-batches.
         for (number, (batch, accumulate, eval_batches)) in
             [(5, 1, 0), (6, 2, 0), (400, 2, 0), (2, 1, 3), (4, 2, 2), (400, 4, 1)].into_iter().enumerate()
         {
@@ -142,7 +146,7 @@ impl Task {
             let most = if eval_batches == 0 { usize::MAX } else { eval_batches * batch };
             self.compare(found[0], &score(device, (&*model, &store), &self.valid, most));
             let other = score(device, (&*model, &store), &self.train, most);
-            assert!((other.loss - found[0].1).abs() > 1e-3, "both sides have the same loss");
+            assert!((other.loss - found[0].1).abs() > 1e-3, "both splits have the same loss");
         }
         // The seed decides the initial weights.
         let config = self.text((5, 1, 0), 1);
@@ -158,7 +162,7 @@ impl Task {
             .collect();
         assert!(losses[0] == losses[2] && (losses[0] - losses[1]).abs() > 1e-3, "{losses:?}");
 
-        // What it has learned of the training part is not of the held-out part.
+        // After training, the training loss is clearly below the held-out loss.
         let config = self.text((7, 1, 0), 120);
         let all = self.train(&config, "long", &[]);
         assert_eq!(all.iter().map(|(step, ..)| *step).collect::<Vec<_>>(), [0, 40, 80, 120]);
@@ -167,38 +171,44 @@ impl Task {
         let valid = score(device, (&*trained.model, &trained.store), &self.valid, usize::MAX);
         self.compare(all[3], &valid);
         let train = score(device, (&*trained.model, &trained.store), &self.train, usize::MAX);
-        assert!(train.loss + 0.3 < valid.loss, "{} and {}: nothing was learned", train.loss, valid.loss);
+        assert!(
+            train.loss + 0.3 < valid.loss,
+            "training loss {}, held-out loss {}: nothing was learned",
+            train.loss,
+            valid.loss
+        );
         for batch in [7, 3, 1000] {
             let wanted = valid.loss;
             let args = ["eval", "long/vcycle/model", "--run", "long.toml", "--batch"];
-            let said = self.folder.vcycle(&[&args[..], &[&batch.to_string()]].concat());
+            let output = self.folder.vcycle(&[&args[..], &[&batch.to_string()]].concat());
             let number = |what: &str| -> f64 {
-                let line = said.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what}: {said}"));
+                let line =
+                    output.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what}: {output}"));
                 line.split_whitespace()
                     .nth(if what == "loss:" { 1 } else { 2 })
                     .and_then(|n| n.parse().ok())
                     .expect("a number")
             };
             assert_eq!(number("labels scored:"), all[3].2 as f64);
-            // Four digits are printed.
-            assert!((number("loss:") - wanted).abs() <= 0.5e-4 + rounding(wanted), "{said} and {wanted}");
+            // The loss is printed with four decimals.
+            assert!((number("loss:") - wanted).abs() <= 0.5e-4 + rounding(wanted), "{output} and {wanted}");
         }
     }
 
     fn compare(&self, (step, loss, labels): (u64, f64, usize), wanted: &Score) {
         assert_eq!(labels, wanted.labels, "labels at step {step}");
         let off = (loss - wanted.loss).abs();
-        assert!(off <= rounding(wanted.loss), "step {step}: {loss} and not {}, {off:e} off", wanted.loss);
+        assert!(off <= rounding(wanted.loss), "step {step}: loss {loss} instead of {}, off by {off:e}", wanted.loss);
     }
 }
 
-/// A loss in f32 beside one in f64: some hundred operations, each with an error of 2^-24 in numbers of the logits' size, which are
-/// about as large as losses are.
+/// Tolerance of a loss in f32 against one in f64: some hundred operations, each with a relative error of 2^-24, on
+/// numbers about as large as the loss.
 fn rounding(loss: f64) -> f64 {
     100.0 * (loss + 1.0) * 2f64.powi(-24)
 }
 
-/// Windows of `CONTEXT` tokens, each token but the first predicted once.
+/// Cuts a text into windows of `CONTEXT` tokens, so that each token but the first is predicted once.
 fn next_tokens(text: &str) -> Items {
     let tokens = bytes(text);
     let window = |begin: usize| {
@@ -208,20 +218,20 @@ fn next_tokens(text: &str) -> Items {
         };
         vec![Field::Ints(padded(begin, 0)), Field::Ints(padded(begin + 1, IGNORED))]
     };
-    // A window of one token predicts nothing.
+    // A last window of one token would predict nothing.
     Items { each: (0..tokens.len() - 1).step_by(CONTEXT).map(window).collect(), slots: 0 }
 }
 
-/// Both parts of a text in documents, every third of the second pattern.
+/// A text of 18 documents, every third of which follows the second pattern; and the text of both splits.
 fn patterns() -> (String, [String; 2]) {
-    let (mut all, mut sides) = (String::new(), [String::new(), String::new()]);
+    let (mut all, mut splits) = (String::new(), [String::new(), String::new()]);
     for document in 0..18 {
-        let side = usize::from(document % 3 == 2);
-        let text = format!("== {}\n", ["abcdabcd", "zyxwzyxw"][side].repeat(7));
+        let split = usize::from(document % 3 == 2);
+        let text = format!("== {}\n", ["abcdabcd", "zyxwzyxw"][split].repeat(7));
         all.push_str(&text);
-        sides[side].push_str(&text);
+        splits[split].push_str(&text);
     }
-    (all, sides)
+    (all, splits)
 }
 
 fn text_data(folder: &Folder, text: &str) -> String {
@@ -230,21 +240,21 @@ fn text_data(folder: &Folder, text: &str) -> String {
 }
 
 #[test]
-fn of_gpt() {
+fn gpt_losses_are_those_of_held_out_text() {
     let folder = Folder::new();
-    let (text, sides) = patterns();
+    let (text, splits) = patterns();
     let data = text_data(&folder, &text);
-    let [train, valid] = sides.map(|side| next_tokens(&side));
+    let [train, valid] = splits.map(|split| next_tokens(&split));
     Task { folder, model: "family = \"gpt\"\ncontext = 16", data, train, valid }.check();
 }
 
 fn masked(next_sentence: bool) {
     let folder = Folder::new();
-    let (text, sides) = patterns();
+    let (text, splits) = patterns();
     let tokenizer = Tokenizer::from_spec("byte", "").and_then(Tokenizer::with_special_tokens).expect("a tokenizer");
-    // The same masks as in a run, of windows out of a file that the test wrote.
+    // Made with the masks of a run, from windows of a file that the test writes.
     let items = |text: &String| {
-        let path = folder.path().join("side.bin");
+        let path = folder.path().join("split.bin");
         let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
         write_shard(&path, &tokens, tokenizer.vocab_size()).expect("written");
         let shards = [Shard::open(&path).expect("a shard")];
@@ -262,43 +272,43 @@ fn masked(next_sentence: bool) {
         });
         Items { each: each.collect(), slots }
     };
-    let [train, valid] = [items(&sides[0]), items(&sides[1])];
+    let [train, valid] = [items(&splits[0]), items(&splits[1])];
     let data = format!("{}\n[masking]\nnext_sentence = {next_sentence}", text_data(&folder, &text));
     Task { folder, model: "family = \"bert\"\ncontext = 16", data, train, valid }.check();
 }
 
 #[test]
-fn of_masked_text() {
+fn masked_losses_are_those_of_held_out_text() {
     masked(false);
 }
 
 #[test]
-fn of_masked_pairs() {
+fn pair_losses_are_those_of_held_out_text() {
     masked(true);
 }
 
 #[test]
-fn of_labelled_texts() {
+fn labelled_losses_are_those_of_held_out_texts() {
     let folder = Folder::new();
     let tokenizer = Tokenizer::from_spec("byte", "").and_then(Tokenizer::with_special_tokens).expect("a tokenizer");
     let special = tokenizer.special_tokens().expect("special tokens");
-    // Held-out labels are those of the training part the other way round.
+    // Two of three held-out labels are the opposite of what the training split teaches.
     let example = |i: usize, held_out: bool| {
         let text = ["ab", "cd"][i % 2].repeat(1 + i % 5);
         (text, (i + usize::from(held_out && !i.is_multiple_of(3))) % 2)
     };
-    let side =
+    let split =
         |held_out: bool, count: usize| -> Vec<(String, usize)> { (0..count).map(|i| example(i, held_out)).collect() };
     let lines =
-        |side: &[(String, usize)]| side.iter().map(|(text, label)| format!("{text}\t{label}\n")).collect::<String>();
-    let (train, valid) = (side(false, 40), side(true, 23));
+        |split: &[(String, usize)]| split.iter().map(|(text, label)| format!("{text}\t{label}\n")).collect::<String>();
+    let (train, valid) = (split(false, 40), split(true, 23));
     let files = [folder.file("train.tsv", lines(&train)), folder.file("valid.tsv", lines(&valid))];
     let data = format!(
         "[data]\ntokenizer = \"byte\"\n[data.task]\ntrain = {}\nvalid = {}\nsentence = 1\nlabel = 2",
         quoted(&files[0]),
         quoted(&files[1])
     );
-    let items = |side: &[(String, usize)]| {
+    let items = |split: &[(String, usize)]| {
         let item = |(text, label): &(String, usize)| {
             let ids = [vec![special.cls as i32], bytes(text), vec![special.sep as i32]].concat();
             let fill = |values: Vec<i32>, by: i32| {
@@ -308,15 +318,15 @@ fn of_labelled_texts() {
             let label = Field::Ints(vec![*label as i32]);
             vec![fill(ids, special.pad as i32), fill(Vec::new(), 0), fill(vec![1; length], 0), label]
         };
-        Items { each: side.iter().map(item).collect(), slots: 0 }
+        Items { each: split.iter().map(item).collect(), slots: 0 }
     };
     let (train, valid) = (items(&train), items(&valid));
     let task = Task { folder, model: "family = \"bert\"\ncontext = 16", data, train, valid };
     task.check();
-    task.check_first_round();
+    task.check_first_epoch();
 }
 
-/// An image of 4 x 4 pixels and its label; of those held out the labels are others.
+/// An image of 4 x 4 pixels and its label. Held-out images have labels that contradict the training split.
 fn image(number: usize, held_out: bool) -> ([u8; 16], usize) {
     let class = number % 3;
     let pixels =
@@ -350,7 +360,7 @@ fn csv(folder: &Folder, name: &str, images: &[([u8; 16], usize)]) -> String {
 }
 
 #[test]
-fn of_images() {
+fn image_losses_are_those_of_held_out_images() {
     let model = "family = \"deit\"\nimage = 4\npatch = 2";
     let folder = Folder::new();
     let train: Vec<_> = (0..40).map(|i| image(i, false)).collect();
@@ -359,17 +369,17 @@ fn of_images() {
     let data = format!("[data.images.train]\n{}\n[data.images.valid]\n{}", tables[0], tables[1]);
     let task = Task { folder, model, data, train: image_items(&train), valid: image_items(&valid) };
     task.check();
-    task.check_first_round();
+    task.check_first_epoch();
 
     let folder = Folder::new();
     let all: Vec<_> = (0..69).map(|i| image(i, i % 4 == 0)).collect();
     let table = csv(&folder, "all.csv", &all);
-    let side = |held_out: bool| {
-        let of_side = |(number, _): &(usize, &_)| (number % 4 == 0) == held_out;
-        image_items(&all.iter().enumerate().filter(of_side).map(|(_, image)| *image).collect::<Vec<_>>())
+    let split = |held_out: bool| {
+        let of_split = |(number, _): &(usize, &_)| (number % 4 == 0) == held_out;
+        image_items(&all.iter().enumerate().filter(of_split).map(|(_, image)| *image).collect::<Vec<_>>())
     };
     let data = format!("[data.images]\nheld_out_every = 4\n[data.images.train]\n{table}");
-    let task = Task { folder, model, data, train: side(false), valid: side(true) };
+    let task = Task { folder, model, data, train: split(false), valid: split(true) };
     task.check();
-    task.check_first_round();
+    task.check_first_epoch();
 }

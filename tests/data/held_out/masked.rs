@@ -1,4 +1,4 @@
-//! BERT, masked: streams and documents, whole words, and pairs for next-sentence prediction.
+//! BERT with masked text: streams and documents, whole-word masking, and pairs for next-sentence prediction.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use vcycle::data::tokens::shard_writer::{Boundaries, ShardWriter};
 
 const CONTEXT: usize = 19;
 
-/// How text is masked.
+/// Masking settings.
 #[derive(Clone, Copy)]
 struct Form {
     documents: bool,
@@ -20,7 +20,7 @@ struct Form {
 const STREAM: Form = Form { documents: false, whole_words: false, pairs: false };
 
 impl Form {
-    /// Tokens of text in a row.
+    /// Number of text tokens in a row.
     fn width(self) -> usize {
         CONTEXT - if self.pairs { 3 } else { 2 }
     }
@@ -35,10 +35,11 @@ impl Form {
     }
 }
 
-/// Each side: files, in them documents. A document that goes on in another file is another document here.
-type Sides = [Vec<Vec<Vec<i32>>>; 2];
+/// The token ids of both splits: files, each a list of documents. A document that continues in the next file counts as
+/// two documents.
+type Splits = [Vec<Vec<Vec<i32>>>; 2];
 
-/// The windows that text is cut into, each token in one of them.
+/// The windows that the text is cut into. Each token is in exactly one of them.
 fn windows(files: &[Vec<Vec<i32>>], form: Form) -> Vec<Vec<i32>> {
     let stretches = |documents: &Vec<Vec<i32>>| match form.documents {
         true => documents.clone(),
@@ -48,12 +49,12 @@ fn windows(files: &[Vec<Vec<i32>>], form: Form) -> Vec<Vec<i32>> {
     stretches.flat_map(|tokens| tokens.chunks(form.width()).map(<[i32]>::to_vec).collect::<Vec<_>>()).collect()
 }
 
-/// Whether tokens stand one after another in a stretch of them.
+/// Whether `part` occurs contiguously in one of the stretches.
 fn is_within(part: &[i32], stretches: &[Vec<i32>]) -> bool {
     stretches.iter().any(|stretch| stretch.windows(part.len()).any(|window| window == part))
 }
 
-/// Where windows may come from: files, or documents.
+/// The stretches that windows are cut from: files, or documents.
 fn stretches(files: &[Vec<Vec<i32>>], form: Form) -> Vec<Vec<i32>> {
     match form.documents {
         true => files.concat(),
@@ -61,7 +62,7 @@ fn stretches(files: &[Vec<Vec<i32>>], form: Form) -> Vec<Vec<i32>> {
     }
 }
 
-/// How many labels a row of so many tokens of text has.
+/// The number of masked positions that a row of this length should have.
 fn slots(row: &Row) -> usize {
     let length = row.segments.iter().map(Vec::len).sum::<usize>() + 1 + row.segments.len();
     ((0.2 * length as f64).round() as usize).max(1).min(((0.2 * CONTEXT as f64).round() as usize).max(1))
@@ -75,15 +76,15 @@ fn check_labels(row: &Row, form: Form) {
         assert_eq!(row.scored.len(), slots(row).min(text), "{row:?}");
     }
     let places: HashSet<usize> = row.scored.iter().map(|(at, _)| *at).collect();
-    assert_eq!(places.len(), row.scored.len(), "a token is scored twice");
+    assert_eq!(places.len(), row.scored.len(), "a position is scored twice");
 }
 
-fn check_held_out(folder: &Folder, data: &str, sides: &Sides, form: Form) {
-    let wanted = windows(&sides[1], form);
-    let within = stretches(&sides[1], form);
+fn check_held_out(folder: &Folder, data: &str, splits: &Splits, form: Form) {
+    let wanted = windows(&splits[1], form);
+    let within = stretches(&splits[1], form);
     let mut masks: Option<Vec<Row>> = None;
     for (batch, accumulate) in ALL_SIZES {
-        // The masks of held-out text are the same for all runs.
+        // The masks of held-out text do not depend on the seed.
         let sizes = Sizes { seed: batch as u64, batch, accumulate };
         let open = folder.open(&form.config(data, sizes));
         let special = open.tokenizer().expect("a tokenizer").special_tokens().expect("special tokens");
@@ -95,7 +96,7 @@ fn check_held_out(folder: &Folder, data: &str, sides: &Sides, form: Form) {
             assert_eq!(*scores, here.iter().map(|row| row.scored.len()).sum::<usize>());
             rows.extend(here);
         }
-        assert_eq!(rows.len(), wanted.len(), "batches of {batch} have another number of windows");
+        assert_eq!(rows.len(), wanted.len(), "batches of {batch} have the wrong number of windows");
         for (row, window) in rows.iter().zip(&wanted) {
             check_labels(row, form);
             match (&row.segments[..], row.next) {
@@ -109,31 +110,31 @@ fn check_held_out(folder: &Folder, data: &str, sides: &Sides, form: Form) {
             }
         }
         let masks = masks.get_or_insert_with(|| rows.clone());
-        assert!(*masks == rows, "masks depend on the size of batches, or on the seed");
+        assert!(*masks == rows, "masks depend on the batch size or on the seed");
     }
-    // Each window has masks of its own.
+    // Each window is masked at its own positions.
     let full = |row: &&Row| row.segments.iter().map(Vec::len).sum::<usize>() == form.width();
     let masks = masks.unwrap_or_default();
     let places: Vec<Vec<usize>> =
         masks.iter().filter(full).map(|row| row.scored.iter().map(|(at, _)| *at).collect()).collect();
     let distinct: HashSet<&Vec<usize>> = places.iter().collect();
-    // Four of some sixteen places: 1,820 choices, of which a few dozen windows have hardly any twice.
+    // Four of some sixteen positions are 1,820 choices, so a few dozen windows hardly ever share one.
     if !form.whole_words {
         assert!(places.len() > 5 && distinct.len() + 3 >= places.len(), "{} of {}", distinct.len(), places.len());
     }
 }
 
-fn check_training(folder: &Folder, data: &str, sides: &Sides, form: Form, is_sentinel: &dyn Fn(i32) -> bool) {
-    let within = stretches(&sides[0], form);
+fn check_training(folder: &Folder, data: &str, splits: &Splits, form: Form, is_sentinel: &dyn Fn(i32) -> bool) {
+    let within = stretches(&splits[0], form);
     let all: Vec<Vec<i32>> = match (form.pairs, form.documents) {
         (true, _) => Vec::new(),
-        (false, true) => windows(&sides[0], form),
+        (false, true) => windows(&splits[0], form),
         (false, false) => within.iter().flat_map(|file| file.windows(form.width()).map(<[i32]>::to_vec)).collect(),
     };
     let numbers: HashMap<&[i32], usize> = all.iter().map(Vec::as_slice).zip(0..).collect();
-    assert_eq!(numbers.len(), all.len(), "windows are not told apart");
+    assert_eq!(numbers.len(), all.len(), "the training windows are not distinct");
     let (batch, micro, mut seen) = (60, 30, HashSet::new());
-    // A piece of one token of a document is as rare as one token.
+    // A one-token piece of a document is drawn as rarely as a single token.
     let tokens: usize = within.iter().map(Vec::len).sum();
     let steps = (tokens as f64 * ((tokens as f64).ln() + 6.0) / (3 * batch) as f64) as u64;
     for seed in [1, 2, 3] {
@@ -144,23 +145,23 @@ fn check_training(folder: &Folder, data: &str, sides: &Sides, form: Form, is_sen
         for fields in training(&*source, batch, if form.pairs { steps / 8 } else { steps }) {
             for row in masked_rows(&fields, (CONTEXT, micro), special) {
                 check_labels(&row, form);
-                // As it was before it was masked: what replaces a token at random is any of the whole vocabulary.
+                // Checked with the masks undone, because random replacements come from the whole vocabulary.
                 let text = row.segments.iter().flatten();
                 assert!(!text.chain(row.scored.iter().map(|(_, label)| label)).any(|&token| is_sentinel(token)));
                 if form.pairs {
                     let parts = if row.next == Some(0) { vec![row.segments.concat()] } else { row.segments };
                     assert!(parts.iter().all(|part| is_within(part, &within)), "{parts:?}");
                 } else {
-                    seen.insert(*numbers.get(&row.segments[0][..]).expect("a window of the training side"));
+                    seen.insert(*numbers.get(&row.segments[0][..]).expect("a window of the training split"));
                 }
             }
         }
         read_ahead(&source, batch, &[1, 3]);
     }
-    assert_eq!(seen.len(), all.len(), "windows that are never trained on");
+    assert_eq!(seen.len(), all.len(), "some windows are never trained on");
 }
 
-/// The texts of the first steps, as if nothing was masked.
+/// The texts of the first 10 steps with the masks undone.
 fn texts(
     config: &Config,
     source: &dyn vcycle::data::loader::batch::Source,
@@ -171,9 +172,9 @@ fn texts(
     training(source, config.train.batch, 10).map(firsts).collect()
 }
 
-fn check(folder: &Folder, data: &str, sides: &Sides, form: Form, is_sentinel: &dyn Fn(i32) -> bool) {
-    check_held_out(folder, data, sides, form);
-    check_training(folder, data, sides, form, is_sentinel);
+fn check(folder: &Folder, data: &str, splits: &Splits, form: Form, is_sentinel: &dyn Fn(i32) -> bool) {
+    check_held_out(folder, data, splits, form);
+    check_training(folder, data, splits, form, is_sentinel);
     seed_orders(folder, |sizes| form.config(data, sizes), batches);
     let special = folder.open(&form.config(data, USUAL));
     let special = special.tokenizer().expect("a tokenizer").special_tokens().expect("special tokens");
@@ -190,8 +191,8 @@ fn forms(documents: bool, pairs: bool) -> impl Iterator<Item = Form> {
 fn token_files() {
     let folder = Folder::new();
     let tokenizer = words(&folder, 1200);
-    // Ids from 5 on, each once; those held out are the highest. Documents end at irregular places.
-    let side = |range: std::ops::Range<i32>, files: &[usize], lengths: &[usize]| {
+    // Each id from 5 on occurs once; the highest are held out. Documents end at irregular positions.
+    let split = |range: std::ops::Range<i32>, files: &[usize], lengths: &[usize]| {
         let (mut left, mut lengths) = (range.collect::<Vec<i32>>().into_iter(), lengths.iter().cycle());
         let mut all = Vec::new();
         for &size in files {
@@ -205,7 +206,7 @@ fn token_files() {
         }
         all
     };
-    let sides = [side(5..705, &[300, 400], &[40, 7, 1, 33, 90]), side(705..1105, &[210, 75, 115], &[25, 2, 51, 18])];
+    let splits = [split(5..705, &[300, 400], &[40, 7, 1, 33, 90]), split(705..1105, &[210, 75, 115], &[25, 2, 51, 18])];
     let write = |name: &str, files: &[Vec<Vec<i32>>]| -> Vec<_> {
         let write = |(number, documents): (usize, &Vec<Vec<i32>>)| {
             let path = folder.path().join(format!("{name}-{number}.bin"));
@@ -219,7 +220,7 @@ fn token_files() {
         };
         files.iter().enumerate().map(write).collect()
     };
-    let [train, valid] = [write("train", &sides[0]), write("valid", &sides[1])];
+    let [train, valid] = [write("train", &splits[0]), write("valid", &splits[1])];
     let data = format!(
         "[data]\ntrain = {}\nvalid = {}\ntokenizer = {}",
         all_quoted(&train),
@@ -227,23 +228,23 @@ fn token_files() {
         quoted(&tokenizer)
     );
     for form in forms(true, false).chain(forms(true, true)) {
-        check(&folder, &data, &sides, form, &|token| (705..1105).contains(&token));
-        check(&folder, &data, &sides, Form { whole_words: true, ..form }, &|token| (705..1105).contains(&token));
+        check(&folder, &data, &splits, form, &|token| (705..1105).contains(&token));
+        check(&folder, &data, &splits, Form { whole_words: true, ..form }, &|token| (705..1105).contains(&token));
     }
-    // Those of others say nothing of documents.
+    // Other programs' token files do not mark documents.
     let flat = |name: &str, files: &[Vec<Vec<i32>>]| -> Vec<_> {
         let write =
             |(i, file): (usize, &Vec<Vec<i32>>)| folder.file(&format!("{name}{i}.bin"), nano_gpt(&file.concat()));
         files.iter().enumerate().map(write).collect()
     };
-    let [train, valid] = [flat("nano-train", &sides[0]), flat("nano-valid", &sides[1])];
+    let [train, valid] = [flat("nano-train", &splits[0]), flat("nano-valid", &splits[1])];
     let data = format!(
         "[data]\ntrain = {}\nvalid = {}\ntokenizer = {}",
         all_quoted(&train),
         all_quoted(&valid),
         quoted(&tokenizer)
     );
-    check(&folder, &data, &sides, STREAM, &|token| (705..1105).contains(&token));
+    check(&folder, &data, &splits, STREAM, &|token| (705..1105).contains(&token));
 }
 
 fn bytes_of(texts: &[&str]) -> Vec<Vec<i32>> {
@@ -251,7 +252,7 @@ fn bytes_of(texts: &[&str]) -> Vec<Vec<i32>> {
 }
 
 #[test]
-fn texts_of_every_form() {
+fn texts_in_every_format() {
     let folder = Folder::new();
     let marked = Texts::new(15, 22, 3, "== ");
     let pieces = Texts::new(100, 6, 4, "");
@@ -263,9 +264,9 @@ fn texts_of_every_form() {
     ] {
         let path = folder.file(name, content);
         let data = format!("[data]\ntext = {}\ntokenizer = \"byte\"\n{options}", quoted(&path));
-        let sides = source.sides().map(|side| vec![bytes_of(&side)]);
+        let splits = source.splits().map(|split| vec![bytes_of(&split)]);
         for form in forms(documents, false).chain(forms(documents, true)) {
-            check(&folder, &data, &sides, form, &is_sentinel);
+            check(&folder, &data, &splits, form, &is_sentinel);
         }
     }
 }
@@ -281,10 +282,10 @@ fn prepared_folders() {
     let args = ["data", "prepare", &inputs[0], &inputs[1], "--separator", "%%", "--held-out-every", "4"];
     let more = ["--shard-tokens", "150", "--tokenizer", "byte", "--quiet", "--out", &out];
     folder.vcycle(&[&args[..], &more].concat());
-    // A document that a file's end cuts in two is two.
-    let sides = texts.sides().map(|side| {
+    // A document that is cut by the end of a file counts as two.
+    let splits = texts.splits().map(|split| {
         let mut files = vec![(Vec::new(), 0)];
-        for document in bytes_of(&side) {
+        for document in bytes_of(&split) {
             let mut left = &document[..];
             while !left.is_empty() {
                 if files.last().is_some_and(|(_, size)| *size == 150) {
@@ -300,6 +301,6 @@ fn prepared_folders() {
         files.into_iter().map(|(file, _)| file).collect()
     });
     for form in forms(true, false).chain(forms(true, true)) {
-        check(&folder, &format!("[data]\nprepared = {out:?}"), &sides, form, &is_sentinel);
+        check(&folder, &format!("[data]\nprepared = {out:?}"), &splits, form, &is_sentinel);
     }
 }

@@ -1,8 +1,9 @@
-//! Promise: what is held out is never trained on, and it alone is scored, each of it once, whatever the data's form and the
-//! model's family; and the seed decides the order of the training data, but not the masks of held-out text.
+//! Promise: held-out data is never trained on, and evaluations score exactly the held-out data, each item once, for
+//! every data format and model family. The seed decides the order of the training data, but not the masks of held-out
+//! text.
 //!
-//! Held-out data carry sentinels: tokens, labels or pixel values that occur nowhere else. Each test splits its data itself and
-//! compares that with what batches bring.
+//! Held-out data contains sentinels: tokens, labels or pixel values that occur nowhere else. Each test splits its data
+//! itself and compares the result with the batches.
 
 mod elsewhere;
 mod images;

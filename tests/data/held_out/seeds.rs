@@ -1,4 +1,4 @@
-//! Every row of every step of every process has random numbers of its own, which follow from the seed.
+//! Each row of each step in each process gets its own random numbers, derived from the seed.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ const WORLD: usize = 3;
 const STEPS: u64 = 4;
 const ROWS: usize = 8;
 
-/// All seeds, processes and steps.
+/// All combinations of seed, rank and step.
 fn everywhere() -> impl Iterator<Item = (u64, usize, u64)> {
     let pairs = SEEDS.into_iter().flat_map(|seed| (0..WORLD).map(move |rank| (seed, rank)));
     pairs.flat_map(|(seed, rank)| (0..STEPS).map(move |step| (seed, rank, step)))
@@ -26,8 +26,8 @@ fn everywhere() -> impl Iterator<Item = (u64, usize, u64)> {
 const BATCHES: usize = SEEDS.len() * WORLD * STEPS as usize;
 
 #[test]
-fn windows_of_text() {
-    // So many places that chance gives none twice.
+fn text_windows_differ_in_every_row() {
+    // With 2^60 tokens, no two random starts are equal.
     let starts: HashSet<usize> = everywhere()
         .flat_map(|(seed, rank, step)| {
             let sampler = Sampler { seed, rank, world: WORLD };
@@ -35,7 +35,7 @@ fn windows_of_text() {
         })
         .collect();
     assert_eq!(starts.len(), BATCHES * ROWS);
-    // Batches hold what is there.
+    // Batches hold the tokens at those starts.
     let folder = Folder::new();
     let path = folder.path().join("tokens.bin");
     let ids: Vec<u32> = (0..60_000).collect();
@@ -51,12 +51,12 @@ fn windows_of_text() {
 }
 
 #[test]
-fn masks() {
+fn masks_differ_in_every_row() {
     let folder = Folder::new();
     let tokenizer = Tokenizer::load(&words(&folder, 5000)).expect("a tokenizer");
     let path = folder.path().join("tokens.bin");
     let context = 66;
-    // A file of one window, in which only masks differ; and one of many.
+    // A file with a single window, where only the masks can differ, and one with many windows.
     for (size, windows) in [(64, 1), (5000, 4937)] {
         let ids: Vec<u32> = (5..5 + size).collect();
         write_shard(&path, &ids, 5005).expect("written");
@@ -76,10 +76,10 @@ fn masks() {
                 begins.insert(row.segments[0][0]);
             }
         }
-        // 10 of 64 places: chance gives none twice.
+        // 10 of 64 positions: no two random choices are equal.
         assert_eq!(places.len(), BATCHES * ROWS, "{windows} windows");
-        // 288 of 4,937: chance gives some eight twice.
-        assert!(begins.len() >= (BATCHES * ROWS - 25).min(windows), "{} begins", begins.len());
+        // 288 draws of 4,937 windows: about eight are expected to repeat.
+        assert!(begins.len() >= (BATCHES * ROWS - 25).min(windows), "only {} different starts", begins.len());
     }
 }
 
@@ -95,7 +95,7 @@ fn images(folder: &Folder, count: usize) -> Images {
     Images::open(&path).expect("images")
 }
 
-/// A batch of images: patches row by row, labels, shares.
+/// A training batch of images: the patches of each row, the labels, and the mixing shares.
 fn batch(images: &Images, augment: &str, (seed, rank, step): (u64, usize, u64)) -> (Vec<Vec<u8>>, Vec<i32>, Vec<f32>) {
     let shape = PatchShape { image: 16, patch: 4, channels: 1, specials: 1 };
     let augment: AugmentConfig = toml::from_str(augment).expect("settings");
@@ -109,26 +109,26 @@ fn batch(images: &Images, augment: &str, (seed, rank, step): (u64, usize, u64)) 
 }
 
 #[test]
-fn orders_and_changes_of_images() {
+fn image_orders_and_augmentations_differ() {
     let folder = Folder::new();
     let one = images(&folder, 1);
-    // One image, cut out anew each time. Chance may give a cut twice.
-    let cuts: HashSet<Vec<u8>> = everywhere().flat_map(|at| batch(&one, "resized_crop = {}", at).0).collect();
-    assert!(cuts.len() + 3 >= BATCHES * ROWS, "{} different cuts of {}", cuts.len(), BATCHES * ROWS);
-    // A share for each pair; a share for each process's batch.
+    // One image with a new random crop each time. A few crops may coincide.
+    let crops: HashSet<Vec<u8>> = everywhere().flat_map(|at| batch(&one, "resized_crop = {}", at).0).collect();
+    assert!(crops.len() + 3 >= BATCHES * ROWS, "{} different crops of {}", crops.len(), BATCHES * ROWS);
+    // One mixing share for each pair, or one for each process's batch.
     for (by, each) in [("pair", ROWS / 2), ("batch", 1)] {
         let mixing = format!("mixing = {{ mixup = 1.0, by = {by:?} }}");
         let shares: HashSet<u32> = everywhere().flat_map(|at| batch(&one, &mixing, at).2).map(f32::to_bits).collect();
         assert_eq!(shares.len(), BATCHES * each, "by {by}");
     }
-    // Processes share an epoch; each epoch and each seed has an order of its own.
+    // The processes together see each image once per epoch. Each epoch and each seed has its own order.
     let many = images(&folder, ROWS * WORLD * 2);
     let mut orders = HashSet::new();
     for seed in SEEDS {
         for epoch in 0..STEPS {
             let places = (2 * epoch..2 * epoch + 2).flat_map(|step| (0..WORLD).map(move |rank| (seed, rank, step)));
             let order: Vec<i32> = places.flat_map(|at| batch(&many, "", at).1).collect();
-            assert_eq!(order.iter().collect::<HashSet<_>>().len(), many.len(), "an image comes twice in an epoch");
+            assert_eq!(order.iter().collect::<HashSet<_>>().len(), many.len(), "an image occurs twice in an epoch");
             orders.insert(order);
         }
     }
@@ -136,7 +136,7 @@ fn orders_and_changes_of_images() {
 }
 
 #[test]
-fn orders_of_labelled_texts() {
+fn labelled_text_orders_differ() {
     let folder = Folder::new();
     let tokenizer = Tokenizer::from_spec("byte", "").and_then(Tokenizer::with_special_tokens).expect("a tokenizer");
     let count = ROWS * WORLD * 2;
@@ -153,9 +153,9 @@ fn orders_of_labelled_texts() {
     let data = Classification::open(&folder.file("a.tsv", lines), &columns, None, &tokenizer, 3).expect("examples");
     let mut orders = HashSet::new();
     for seed in SEEDS {
-        for round in 0..STEPS {
+        for epoch in 0..STEPS {
             let mut order = Vec::new();
-            for (step, rank) in (2 * round..2 * round + 2).flat_map(|step| (0..WORLD).map(move |rank| (step, rank))) {
+            for (step, rank) in (2 * epoch..2 * epoch + 2).flat_map(|step| (0..WORLD).map(move |rank| (step, rank))) {
                 let [mut ids, mut types, mut mask] = [vec![0; ROWS * 3], vec![0; ROWS * 3], vec![0; ROWS * 3]];
                 let mut classes = vec![0; ROWS];
                 let (ids, types, mask) = (&mut ids[..], &mut types[..], &mut mask[..]);
@@ -164,7 +164,7 @@ fn orders_of_labelled_texts() {
                 data.training_batch(&sampler, step, ROWS, &mut out).expect("a batch");
                 order.extend(classes);
             }
-            assert_eq!(order.iter().collect::<HashSet<_>>().len(), count, "an example comes twice in a round");
+            assert_eq!(order.iter().collect::<HashSet<_>>().len(), count, "an example occurs twice in an epoch");
             orders.insert(order);
         }
     }

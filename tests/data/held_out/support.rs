@@ -1,4 +1,4 @@
-//! Files, configurations and batches, for all of these tests.
+//! Files, configurations and batches that these tests share.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -27,7 +27,7 @@ impl Folder {
         self.0.path()
     }
 
-    /// Writes a file; it is compressed as its name says.
+    /// Writes a file, compressed if its name ends in `.gz` or `.zst`.
     pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let (path, bytes) = (self.path().join(name), bytes.as_ref());
         let bytes = match path.extension().and_then(|e| e.to_str()) {
@@ -52,7 +52,7 @@ impl Folder {
         self.open(config).source(config).expect("a source")
     }
 
-    /// What the program prints when it runs here.
+    /// Runs the program in this folder and returns its standard output.
     pub fn vcycle(&self, args: &[&str]) -> String {
         let done = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(self.path()).output();
         let done = done.expect("the program runs");
@@ -61,7 +61,7 @@ impl Folder {
     }
 }
 
-/// A path as TOML has it.
+/// A path as a TOML string.
 pub fn quoted(path: &Path) -> String {
     format!("{:?}", path.display().to_string())
 }
@@ -70,7 +70,7 @@ pub fn all_quoted(paths: &[PathBuf]) -> String {
     format!("[{}]", paths.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(", "))
 }
 
-/// How much a configuration of the tests computes.
+/// The seed and batch sizes of a test configuration.
 #[derive(Clone, Copy)]
 pub struct Sizes {
     pub seed: u64,
@@ -79,7 +79,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Examples of an evaluation's batch.
+    /// Number of examples in an evaluation batch.
     pub fn rows(self) -> usize {
         self.batch / self.accumulate
     }
@@ -87,10 +87,11 @@ impl Sizes {
 
 pub const USUAL: Sizes = Sizes { seed: 1, batch: 4, accumulate: 1 };
 
-/// Batches of one row, of several micro-batches, that do not divide anything, and larger than any held-out set here.
+/// Batch sizes and numbers of micro-batches: one row, several micro-batches, sizes that do not divide the data, and one
+/// larger than any held-out split here.
 pub const ALL_SIZES: [(usize, usize); 5] = [(1, 1), (4, 1), (6, 2), (7, 1), (2000, 2)];
 
-/// A configuration: `model` has what of `[model]` is the family's, `rest` is other sections.
+/// A configuration: `model` has the family's keys of `[model]`, `rest` other sections.
 pub fn config_text(model: &str, rest: &str, Sizes { seed, batch, accumulate }: Sizes) -> String {
     format!(
         "seed = {seed}\n[model]\n{model}\nlayers = 1\nheads = 2\nhead_size = 4\ninit_std = 0.3\n{rest}\n[train]\nbatch = {batch}\naccumulate = \
@@ -102,7 +103,7 @@ pub fn config(model: &str, rest: &str, sizes: Sizes) -> Config {
     Config::parse(&config_text(model, rest, sizes), &[]).expect("a configuration")
 }
 
-/// The training batches of these steps.
+/// The training batches of steps 0 to `steps` - 1.
 pub fn training(source: &dyn Source, rows: usize, steps: u64) -> impl Iterator<Item = Vec<Field>> {
     (0..steps).map(move |step| {
         let mut fields = source.room(rows).expect("room");
@@ -111,7 +112,7 @@ pub fn training(source: &dyn Source, rows: usize, steps: u64) -> impl Iterator<I
     })
 }
 
-/// All held-out batches, with how many labels each says it scores.
+/// All held-out batches, each with the number of labels that it reports to score.
 pub fn held_out(source: &dyn Source, rows: usize) -> Vec<(Vec<Field>, usize)> {
     let mut all = Vec::new();
     loop {
@@ -121,7 +122,7 @@ pub fn held_out(source: &dyn Source, rows: usize) -> Vec<(Vec<Field>, usize)> {
             None => break,
         }
     }
-    // The end is the end.
+    // There is no batch after the last one.
     let mut fields = source.room(rows).expect("room");
     for index in [all.len() + 1, 1000 * (all.len() + 1), usize::MAX] {
         assert_eq!(source.held_out_batch(index, &mut fields).expect("no batch"), None, "batch {index}");
@@ -129,7 +130,7 @@ pub fn held_out(source: &dyn Source, rows: usize) -> Vec<(Vec<Field>, usize)> {
     all
 }
 
-/// That threads which read ahead bring the batches that the source has.
+/// Asserts that prefetching threads give the same batches as the source itself.
 pub fn read_ahead(source: &Arc<dyn Source>, rows: usize, workers: &[usize]) {
     let direct: Vec<_> = training(&**source, rows, 12).collect();
     for &workers in workers {
@@ -140,7 +141,7 @@ pub fn read_ahead(source: &Arc<dyn Source>, rows: usize, workers: &[usize]) {
     }
 }
 
-/// That `order` of a source differs from seed to seed at every step, and not within a seed.
+/// Asserts that the `order` of a source differs between seeds at every step and is reproducible for one seed.
 pub fn seed_orders<T: PartialEq>(
     folder: &Folder,
     make: impl Fn(Sizes) -> Config,
@@ -150,14 +151,14 @@ pub fn seed_orders<T: PartialEq>(
         let config = make(Sizes { seed, ..USUAL });
         order(&config, &*folder.source(&config))
     });
-    assert!(orders[0] == orders[3], "the same seed gives another order");
+    assert!(orders[0] == orders[3], "the same seed gives different orders");
     for (one, other) in [(0, 1), (0, 2), (1, 2)] {
         let equal = orders[one].iter().zip(&orders[other]).filter(|(one, other)| one == other).count();
         assert!(!orders[one].is_empty() && equal == 0, "{equal} steps of {} are the same", orders[one].len());
     }
 }
 
-/// The order of training batches as they come, of the first steps.
+/// The first 10 training batches.
 pub fn batches(config: &Config, source: &dyn Source) -> Vec<Vec<Field>> {
     training(source, config.train.batch, 10).collect()
 }
@@ -167,7 +168,7 @@ pub fn floats(field: &Field) -> &[f32] {
     values
 }
 
-/// How often each value is there.
+/// How often each value occurs.
 pub fn counts<T: std::hash::Hash + Eq>(values: impl IntoIterator<Item = T>) -> HashMap<T, usize> {
     values.into_iter().fold(HashMap::new(), |mut all, value| {
         *all.entry(value).or_default() += 1;
@@ -175,7 +176,8 @@ pub fn counts<T: std::hash::Hash + Eq>(values: impl IntoIterator<Item = T>) -> H
     })
 }
 
-/// Documents of words that come only once, in small letters; those held out are in capitals. Each begins with `begin`.
+/// Documents of words that occur only once, in lower case, or in upper case in held-out documents. Each document starts
+/// with `begin`.
 #[derive(Clone)]
 pub struct Texts {
     pub documents: Vec<String>,
@@ -183,13 +185,13 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// All documents are of the same length, in lines of up to six words.
+    /// Makes `count` documents of `words` words each, in lines of up to six words. Every `every`-th is held out.
     pub fn new(count: usize, words: usize, every: usize, begin: &str) -> Self {
         let mut number = 0;
         let documents = (0..count).map(|document| {
             let mut text = begin.to_owned();
             for word in 0..words {
-                // Words of three letters in base 20, none of them twice.
+                // Words are three-letter numbers in base 20, each used once.
                 let letter = |n: usize| char::from(b"bcdfghjklmnpqrstvwxz"[n % 20]);
                 let end = if word + 1 == words || word % 6 == 5 { '\n' } else { ' ' };
                 write!(text, "{}{}{}{end}", letter(number / 400), letter(number / 20), letter(number))
@@ -205,22 +207,22 @@ impl Texts {
         document % self.every == self.every - 1
     }
 
-    /// The documents of both sides.
-    pub fn sides(&self) -> [Vec<&str>; 2] {
+    /// The documents of both splits.
+    pub fn splits(&self) -> [Vec<&str>; 2] {
         let of = |held_out| {
-            let of_side = move |(number, _): &(usize, &String)| self.is_held_out(*number) == held_out;
-            self.documents.iter().enumerate().filter(of_side).map(|(_, text)| text.as_str()).collect()
+            let of_split = move |(number, _): &(usize, &String)| self.is_held_out(*number) == held_out;
+            self.documents.iter().enumerate().filter(of_split).map(|(_, text)| text.as_str()).collect()
         };
         [of(false), of(true)]
     }
 
-    /// One document a line.
+    /// JSON lines with one document per line.
     pub fn json_lines(documents: &[String], key: &str) -> String {
         documents.iter().map(|text| serde_json::json!({ key: text, "other": "QQQ" }).to_string() + "\n").collect()
     }
 }
 
-/// Of what only held-out text has.
+/// Whether a token occurs in held-out text only: an upper-case letter.
 pub fn is_sentinel(token: i32) -> bool {
     (i32::from(b'A')..=i32::from(b'Z')).contains(&token)
 }
@@ -229,7 +231,7 @@ pub fn bytes(text: &str) -> Vec<i32> {
     text.bytes().map(i32::from).collect()
 }
 
-/// A token file as llm.c writes it: for GPT-2, and for Llama 3.
+/// A token file as llm.c writes it: for Llama 3 if `wide`, else for GPT-2.
 pub fn llm_c(tokens: &[i32], wide: bool) -> Vec<u8> {
     let (magic, version, width) = if wide { (20_240_801, 7, 4) } else { (20_240_520, 1, 2) };
     let mut header = [0i32; 256];
@@ -243,7 +245,7 @@ pub fn nano_gpt(tokens: &[i32]) -> Vec<u8> {
     tokens.iter().flat_map(|&token| (token as u16).to_le_bytes()).collect()
 }
 
-/// A tokenizer of so many words, numbered from 5 on; before them are the special ones.
+/// Writes a tokenizer with `count` words, whose ids start at 5, after the special tokens.
 pub fn words(folder: &Folder, count: usize) -> PathBuf {
     use serde_json::json;
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -259,18 +261,18 @@ pub fn words(folder: &Folder, count: usize) -> PathBuf {
     folder.file("tokenizer.json", json.to_string())
 }
 
-/// A row of a masked or a labelled batch as it was before anything was hidden.
+/// A row of a masked batch with the masks undone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// The text between special tokens: one segment or two.
+    /// The text between special tokens: one or two segments.
     pub segments: Vec<Vec<i32>>,
-    /// Places in the row that are scored, with what was there.
+    /// The scored positions in the row, with the original tokens.
     pub scored: Vec<(usize, i32)>,
-    /// 0 where the second segment goes on with the first.
+    /// For pairs, 0 if the second segment is the continuation of the first, else 1.
     pub next: Option<i32>,
 }
 
-/// The rows of a masked batch whose micro-batches have `micro` rows. Those without text are left out.
+/// The rows of a masked batch whose micro-batches have `micro` rows. Rows without text are left out.
 pub fn masked_rows(fields: &[Field], (context, micro): (usize, usize), special: SpecialTokens) -> Vec<Row> {
     let ids = fields[0].as_ints();
     let slots = fields[3].len() * context / ids.len();
@@ -289,10 +291,10 @@ pub fn masked_rows(fields: &[Field], (context, micro): (usize, usize), special: 
     rows.filter(|row| row.segments.iter().any(|segment| !segment.is_empty())).collect()
 }
 
-/// The texts of `[CLS] text [SEP]` or `[CLS] text [SEP] text [SEP]`.
+/// The text segments of `[CLS] text [SEP]` or `[CLS] text [SEP] text [SEP]`.
 pub fn segments(ids: &[i32], special: SpecialTokens) -> Vec<Vec<i32>> {
     let (cls, sep) = (special.cls as i32, special.sep as i32);
-    let [first, text @ .., last] = ids else { panic!("{ids:?} is no row") };
+    let [first, text @ .., last] = ids else { panic!("{ids:?} is not a row") };
     assert!(*first == cls && *last == sep, "{ids:?}");
     text.split(|&id| id == sep).map(<[i32]>::to_vec).collect()
 }

@@ -1,4 +1,4 @@
-//! GPT: every form of text and of token files.
+//! GPT: every format of text and of token files.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -13,25 +13,25 @@ fn gpt(data: &str, sizes: Sizes) -> vcycle::config::Config {
     config(&format!("family = \"gpt\"\ncontext = {CONTEXT}"), data, sizes)
 }
 
-/// Token files of the training side and of the held-out one.
-struct Sides {
+/// The tokens of the training split and the held-out split, by file.
+struct Splits {
     train: Vec<Vec<i32>>,
     valid: Vec<Vec<i32>>,
 }
 
-impl Sides {
-    /// Each in files of so many tokens.
+impl Splits {
+    /// Cuts each split into files of `size` tokens.
     fn new([train, valid]: [Vec<&str>; 2], size: usize) -> Self {
         let files = |texts: Vec<&str>| bytes(&texts.concat()).chunks(size).map(<[i32]>::to_vec).collect();
-        Sides { train: files(train), valid: files(valid) }
+        Splits { train: files(train), valid: files(valid) }
     }
 
-    fn whole(sides: [Vec<&str>; 2]) -> Self {
-        Self::new(sides, usize::MAX)
+    fn whole(splits: [Vec<&str>; 2]) -> Self {
+        Self::new(splits, usize::MAX)
     }
 }
 
-/// What a batch scores: each label with the tokens before it in its row.
+/// The labels that a batch scores, each with the tokens before it in its row.
 fn scored(fields: &[vcycle::data::loader::batch::Field]) -> Vec<(&[i32], i32)> {
     let rows = fields[0].as_ints().chunks(CONTEXT).zip(fields[1].as_ints().chunks(CONTEXT));
     rows.flat_map(|(ids, labels)| {
@@ -40,30 +40,31 @@ fn scored(fields: &[vcycle::data::loader::batch::Field]) -> Vec<(&[i32], i32)> {
     .collect()
 }
 
-/// Checks all that is promised of the data that `data` names.
-fn check(folder: &Folder, data: &str, sides: &Sides, is_sentinel: impl Fn(i32) -> bool) {
-    // The test itself: marks are where they should be, and windows tell where they are from.
-    assert!(!sides.train.iter().flatten().any(|&token| is_sentinel(token)));
-    assert!(sides.valid.concat().windows(CONTEXT).all(|window| window.iter().any(|&token| is_sentinel(token))));
+/// Checks every promise for the data that the configuration `data` names.
+fn check(folder: &Folder, data: &str, splits: &Splits, is_sentinel: impl Fn(i32) -> bool) {
+    // Check the test data: sentinels occur in held-out windows only, and all training windows are distinct.
+    assert!(!splits.train.iter().flatten().any(|&token| is_sentinel(token)));
+    assert!(splits.valid.concat().windows(CONTEXT).all(|window| window.iter().any(|&token| is_sentinel(token))));
     let whole = |file: &Vec<i32>| file.windows(CONTEXT + 1).map(<[i32]>::to_vec).collect::<Vec<_>>();
-    let all: Vec<Vec<i32>> = sides.train.iter().flat_map(whole).collect();
+    let all: Vec<Vec<i32>> = splits.train.iter().flat_map(whole).collect();
     let windows: HashMap<&[i32], usize> = all.iter().map(Vec::as_slice).zip(0..).collect();
-    assert_eq!(windows.len(), all.len(), "windows are not told apart");
+    assert_eq!(windows.len(), all.len(), "the training windows are not distinct");
 
     for (batch, accumulate) in ALL_SIZES {
         let sizes = Sizes { batch, accumulate, ..USUAL };
         let source = folder.source(&gpt(data, sizes));
         let batches = held_out(&*source, sizes.rows());
         let found: Vec<(&[i32], i32)> = batches.iter().flat_map(|(fields, _)| scored(fields)).collect();
-        // Each file in windows of its own; each token but the file's first is predicted from those before it in its window.
+        // Files are cut into windows separately. Each token but the first of a file is predicted from those before it
+        // in its window.
         let pairs = |file: &'_ Vec<i32>| -> Vec<(Vec<i32>, i32)> {
             let pair = |at: usize| (file[(at - 1) / CONTEXT * CONTEXT..at].to_vec(), file[at]);
             (1..file.len()).map(pair).collect()
         };
-        let wanted: Vec<(Vec<i32>, i32)> = sides.valid.iter().flat_map(pairs).collect();
-        assert_eq!(found.len(), wanted.len(), "batches of {batch} score another number of tokens");
+        let wanted: Vec<(Vec<i32>, i32)> = splits.valid.iter().flat_map(pairs).collect();
+        assert_eq!(found.len(), wanted.len(), "batches of {batch} score the wrong number of tokens");
         let same = found.iter().zip(&wanted).all(|((seen, label), (ids, token))| *seen == &ids[..] && label == token);
-        assert!(same, "batches of {batch} score other tokens");
+        assert!(same, "batches of {batch} score the wrong tokens");
         for (fields, scores) in &batches {
             assert_eq!(*scores, scored(fields).len());
         }
@@ -78,12 +79,12 @@ fn check(folder: &Folder, data: &str, sides: &Sides, is_sentinel: impl Fn(i32) -
                 assert!(!ids.iter().chain(labels).any(|&token| is_sentinel(token)), "held-out text in {ids:?}");
                 assert_eq!(ids[1..], labels[..CONTEXT - 1]);
                 let window = [ids, &labels[CONTEXT - 1..]].concat();
-                seen.insert(*windows.get(&window[..]).expect("a window of the training side"));
+                seen.insert(*windows.get(&window[..]).expect("a window of the training split"));
             }
         }
         read_ahead(&source, batch, &[1, 3]);
     }
-    assert_eq!(seen.len(), all.len(), "windows that are never trained on");
+    assert_eq!(seen.len(), all.len(), "some windows are never trained on");
     seed_orders(folder, |sizes| gpt(data, sizes), batches);
 }
 
@@ -98,13 +99,13 @@ fn a_text_with_marked_documents() {
             "[data]\ntext = {}\ntokenizer = \"byte\"\ndocument_prefix = \"== \"\nheld_out_every = {every}",
             quoted(&path)
         );
-        check(&folder, &data, &Sides::whole(texts.sides()), is_sentinel);
-        // Again, out of the cache; and the cache as prepared data.
-        check(&folder, &data, &Sides::whole(texts.sides()), is_sentinel);
+        check(&folder, &data, &Splits::whole(texts.splits()), is_sentinel);
+        // Again from the cache, then with the cache as prepared data.
+        check(&folder, &data, &Splits::whole(texts.splits()), is_sentinel);
         let mut cached = fs::read_dir(folder.path().join("cache")).expect("a cache");
         let cached = cached.next().expect("a folder").expect("a name").path();
         let data = format!("[data]\nprepared = {}", quoted(&cached));
-        check(&folder, &data, &Sides::whole(texts.sides()), is_sentinel);
+        check(&folder, &data, &Splits::whole(texts.splits()), is_sentinel);
     }
 }
 
@@ -116,7 +117,7 @@ fn a_text_in_a_hundred_pieces() {
         let path = folder.file(name, texts.documents.concat());
         let every = every.map_or(String::new(), |every| format!("held_out_every = {every}"));
         let data = format!("[data]\ntext = {}\ntokenizer = \"byte\"\n{every}", quoted(&path));
-        check(&folder, &data, &Sides::whole(texts.sides()), is_sentinel);
+        check(&folder, &data, &Splits::whole(texts.splits()), is_sentinel);
     }
 }
 
@@ -128,7 +129,7 @@ fn json_lines() {
         let path = folder.file(name, Texts::json_lines(&texts.documents, key));
         let field = if key == "text" { String::new() } else { format!("field = {key:?}") };
         let data = format!("[data]\ntext = {}\ntokenizer = \"byte\"\nheld_out_every = {every}\n{field}", quoted(&path));
-        check(&folder, &data, &Sides::whole(texts.sides()), is_sentinel);
+        check(&folder, &data, &Splits::whole(texts.splits()), is_sentinel);
     }
 }
 
@@ -163,14 +164,14 @@ fn prepared_folders() {
         args.extend(options);
         args.extend(inputs.iter().map(String::as_str));
         folder.vcycle(&args);
-        check(&folder, &format!("[data]\nprepared = {out:?}"), &Sides::new(texts.sides(), size), is_sentinel);
+        check(&folder, &format!("[data]\nprepared = {out:?}"), &Splits::new(texts.splits(), size), is_sentinel);
     }
 }
 
 #[test]
 fn token_files() {
     let folder = Folder::new();
-    // Each token once; those held out are the highest.
+    // Each id occurs once; the highest are held out.
     let train: Vec<Vec<i32>> = vec![(0..400).collect(), (400..405).collect(), (405..900).collect()];
     let valid: Vec<Vec<i32>> = vec![(900..973).collect(), (973..974).collect(), (974..1001).collect()];
     let write = |name: &str, files: &[Vec<i32>], form: &str| -> Vec<_> {
@@ -189,15 +190,15 @@ fn token_files() {
         };
         files.iter().enumerate().map(write).collect()
     };
-    let sides = Sides { train, valid };
+    let splits = Splits { train, valid };
     for form in ["gpt2", "llama", "nano", "vcycle"] {
-        let [train, valid] = [write("train", &sides.train, form), write("valid", &sides.valid, form)];
+        let [train, valid] = [write("train", &splits.train, form), write("valid", &splits.valid, form)];
         let data = |train: &[_], valid: &[_]| {
             format!("[data]\ntrain = {}\nvalid = {}\nvocab = 1001", all_quoted(train), all_quoted(valid))
         };
-        check(&folder, &data(&train, &valid), &sides, |token| token >= 900);
-        // A folder stands for its files.
+        check(&folder, &data(&train, &valid), &splits, |token| token >= 900);
+        // A folder means all files in it.
         let parent = |files: &[std::path::PathBuf]| vec![files[0].parent().expect("a folder").to_owned()];
-        check(&folder, &data(&parent(&train), &parent(&valid)), &sides, |token| token >= 900);
+        check(&folder, &data(&parent(&train), &parent(&valid)), &splits, |token| token >= 900);
     }
 }

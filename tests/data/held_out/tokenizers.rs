@@ -1,4 +1,4 @@
-//! Tokenizers: none is trained on held-out text.
+//! Tokenizers are never trained on held-out text.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,17 +7,20 @@ use std::path::Path;
 use super::support::*;
 use vcycle::data::tokenizer::Tokenizer;
 
-/// That a folder's tokenizer is the one that the training side alone makes.
+/// Asserts that a tokenizer equals the one trained on the training split alone.
 fn check(tokenizer: &Tokenizer, spec: &str, [train, valid]: &[Vec<&str>; 2], json: Option<&Path>) {
-    // Pairs that would be the first merges, if anybody counted them.
+    // Held-out text has pairs that would be among the first merges if it were counted.
     let [of_train, of_both] = [train.concat(), [train.concat(), valid.concat()].concat()]
         .map(|text| Tokenizer::from_spec(spec, &text).expect("a tokenizer"));
     let vocabulary = |tokenizer: &Tokenizer| -> Vec<Option<String>> {
         (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.decode(&[id]).ok()).collect()
     };
     let alone = vocabulary(&of_train);
-    assert!(alone != vocabulary(&of_both), "{spec}: held-out text makes no difference, so this shows nothing");
-    // A masked model has special tokens behind the others.
+    assert!(
+        alone != vocabulary(&of_both),
+        "{spec}: adding the held-out text does not change the tokenizer, so this test proves nothing"
+    );
+    // A tokenizer for masked models has special tokens at the end.
     assert_eq!(vocabulary(tokenizer)[..alone.len()], alone, "{spec}");
     let has_sentinel = |text: &str| text.bytes().any(|byte| is_sentinel(i32::from(byte)));
     if spec == "char" {
@@ -30,7 +33,7 @@ fn check(tokenizer: &Tokenizer, spec: &str, [train, valid]: &[Vec<&str>; 2], jso
             assert!(tokenizer.encode(&capitals).expect("tokens").iter().all(|&token| token == unknown));
         }
     } else {
-        // All bytes are there, but no merge.
+        // Sentinel bytes are in the vocabulary, as all bytes are, but no merge contains one.
         assert!(alone.len() > 257 && alone.iter().flatten().all(|text| text.len() == 1 || !has_sentinel(text)));
     }
     let Some(json) = json else { return };
@@ -43,7 +46,7 @@ fn check(tokenizer: &Tokenizer, spec: &str, [train, valid]: &[Vec<&str>; 2], jso
 const SPECS: [&str; 2] = ["char", "bpe:290"];
 
 #[test]
-fn of_texts() {
+fn tokenizers_of_texts_ignore_held_out_text() {
     let folder = Folder::new();
     let marked = Texts::new(12, 40, 3, "== ");
     let pieces = Texts::new(100, 6, 4, "");
@@ -59,11 +62,11 @@ fn of_texts() {
                 let model = format!("family = {family:?}\ncontext = 8");
                 let data = format!("[data]\ntext = {}\ntokenizer = {spec:?}\n{options}", quoted(&path));
                 let data = folder.open(&config(&model, &data, USUAL));
-                check(data.tokenizer().expect("a tokenizer"), spec, &texts.sides(), None);
+                check(data.tokenizer().expect("a tokenizer"), spec, &texts.splits(), None);
             }
         }
     }
-    // What the cache keeps.
+    // The tokenizers in the cache.
     let cached = fs::read_dir(folder.path().join("cache")).expect("a cache").map(|entry| entry.expect("a name").path());
     let mut count = 0;
     for dir in cached {
@@ -72,14 +75,14 @@ fn of_texts() {
         let json = dir.join("tokenizer.json");
         let tokenizer = Tokenizer::load(&json).expect("a tokenizer");
         let spec = if tokenizer.vocab_size() < 257 { "char" } else { "bpe:290" };
-        check(&tokenizer, spec, &texts.sides(), Some(&json));
+        check(&tokenizer, spec, &texts.splits(), Some(&json));
         count += 1;
     }
     assert_eq!(count, 6);
 }
 
 #[test]
-fn of_prepared_folders() {
+fn tokenizers_of_prepared_folders_ignore_held_out_text() {
     let folder = Folder::new();
     let texts = Texts::new(12, 40, 3, "");
     let separated = folder.file("a.txt", texts.documents.join("%%\n"));
@@ -100,23 +103,23 @@ fn of_prepared_folders() {
             folder.vcycle(&args);
             let model = "family = \"gpt\"\ncontext = 8";
             let data = folder.open(&config(model, &format!("[data]\nprepared = {out_text:?}"), USUAL));
-            check(data.tokenizer().expect("one"), spec, &texts.sides(), Some(&out.join("tokenizer.json")));
+            check(data.tokenizer().expect("one"), spec, &texts.splits(), Some(&out.join("tokenizer.json")));
         }
     }
 }
 
 #[test]
-fn of_labelled_texts() {
+fn tokenizers_of_labelled_texts_ignore_held_out_text() {
     let folder = Folder::new();
     let texts = Texts::new(20, 40, 3, "");
-    let [train, valid] = texts.sides();
+    let [train, valid] = texts.splits();
     let lines = |documents: &[&str]| -> String {
         let line = |(number, text): (usize, &&str)| format!("{}\t{}\n", number % 2, text.replace('\n', " ").trim());
         documents.iter().enumerate().map(line).collect()
     };
-    let [first, second] = [&train, &valid].map(|side| lines(side));
+    let [first, second] = [&train, &valid].map(|split| lines(split));
     let files = [folder.file("train.tsv", &first), folder.file("valid.tsv.gz", &second)];
-    // As they are read: a text a line, without its label.
+    // The texts as they are read: one per line, without the label.
     let read = |text: &str| text.lines().map(|line| line[2..].to_owned() + "\n").collect::<String>();
     let (train, valid) = (read(&first), read(&second));
     for spec in SPECS {

@@ -1,9 +1,9 @@
-//! What is chosen of a row, and what replaces it.
+//! Which tokens of a row are chosen, and what replaces them.
 
 use super::*;
 
 #[test]
-fn shares_are_those_of_the_configuration() {
+fn shares_match_the_configuration() {
     let dir = folder();
     let (words, context, batch) = (1000, 128, 16);
     let tokens = [shard(dir.path(), FIRST..FIRST + words, 1005, None)];
@@ -26,11 +26,11 @@ fn shares_are_those_of_the_configuration() {
     }
     let rows = batch * steps as usize;
     let count = rows * 19;
-    // One in a thousand random words is the word that was there.
+    // One in a thousand random words is the original word.
     within_five_sigma("masked", masked, count, 0.8);
     within_five_sigma("changed", changed, count, 0.1 * 0.999);
     within_five_sigma("kept", kept, count, 0.1 * 1.001);
-    // The rate counts special tokens, which are never chosen: 19 of 126 others.
+    // The rate includes special tokens, which are never chosen: 19 of the 126 other tokens are.
     assert_eq!((places[0], places[context - 1]), (0, 0));
     for (at, &found) in places[1..context - 1].iter().enumerate() {
         within_five_sigma(&format!("place {at}"), found, rows, 19.0 / 126.0);
@@ -38,7 +38,7 @@ fn shares_are_those_of_the_configuration() {
 }
 
 #[test]
-fn special_tokens_are_neither_chosen_nor_put_in() {
+fn special_tokens_are_neither_chosen_nor_inserted() {
     let dir = folder();
     // Every second token of the text itself is special.
     let ids = (0..400).map(|i| if i % 2 == 0 { [UNK, CLS, SEP, MASK, PAD][i as usize / 2 % 5] } else { FIRST + i % 7 });
@@ -50,7 +50,7 @@ fn special_tokens_are_neither_chosen_nor_put_in() {
         for step in 0..50 {
             let batch = train(&mut masking, SAMPLER, &tokens, step, (4, 4, 42, false));
             for (row, labels) in batch.labels.chunks(masking.slots()).enumerate() {
-                // Half of the 40 tokens of text are not special, and all of these are wanted.
+                // Half of the 40 text tokens are not special, and at this rate all of them are chosen.
                 assert_eq!(labels.iter().filter(|&&label| label >= FIRST).count(), 20);
                 assert!(labels.iter().all(|&label| label >= FIRST || label == IGNORED));
                 let positions = &batch.positions[row * masking.slots()..][..20];
@@ -62,9 +62,9 @@ fn special_tokens_are_neither_chosen_nor_put_in() {
 }
 
 #[test]
-fn all_pieces_of_a_word_or_none() {
+fn words_are_chosen_whole_or_not_at_all() {
     let dir = folder();
-    // Words of 1, 2 and 3 pieces: w is piece 0 of a word, ##w a further one.
+    // Words of 1, 2 and 3 pieces: `w` is the first piece of a word, `##w` a further one.
     let pieces: Vec<String> = (0..300).map(|i| if i % 6 < 3 { format!("w{i}") } else { format!("##w{i}") }).collect();
     let tokenizer = load(&with_tokens("WordPiece", &NAMES, &pieces)).expect("a tokenizer");
     let kinds = tokenizer.kinds();
@@ -88,9 +88,9 @@ fn all_pieces_of_a_word_or_none() {
             }
         }
     }
-    // Passing over words that are too long leaves no slot free while words of one piece are left.
+    // Words that do not fit are skipped, and words of one piece fill the remaining slots.
     assert_eq!((masking.slots(), scored), (16, 100 * 4 * 16));
-    // Where every word is longer than there are slots, some of a word.
+    // If every word is longer than the number of slots, a part of a word is chosen.
     let config = MaskingConfig { rate: 0.02, whole_words: true, ..config };
     let long = [shard(dir.path(), (0..100).map(|i| FIRST + 2 + i % 4), 305, None)];
     let mut masking = Masking::new(config, &tokenizer, 50).expect("masking");
@@ -112,13 +112,13 @@ fn a_batch_is_a_function_of_seed_step_and_row() {
     assert_eq!(first, train(&mut other, SAMPLER, &tokens, 5, shape));
     assert_ne!(first, train(&mut other, SAMPLER, &tokens, 6, shape));
     assert_ne!(first, train(&mut other, Sampler { seed: 8, ..SAMPLER }, &tokens, 5, shape));
-    // Micro-batches change what positions refer to.
+    // Positions are relative to their micro-batch.
     let halves = train(&mut masking, SAMPLER, &tokens, 5, (8, 4, context, true));
     assert_eq!(first.positions[..4 * 3], halves.positions[..4 * 3]);
     let moved: Vec<i32> = halves.positions[4 * 3..].iter().map(|at| at + 4 * context as i32).collect();
     assert_eq!(first.positions[4 * 3..], moved);
     assert_eq!(first, Batch { positions: first.positions.clone(), ..halves });
-    // The second of two processes goes on where the first ends.
+    // The second of two processes continues where the first one ends.
     let rank = |rank, batch| train(&mut masking.clone(), Sampler { rank, world: 2, ..SAMPLER }, &tokens, 5, batch);
     let (all, second) = (rank(0, (8, 4, context, true)), rank(1, (4, 4, context, true)));
     assert_eq!(all.ids[4 * context..], second.ids);

@@ -1,9 +1,9 @@
-//! What cannot be done is said.
+//! Invalid masking settings and batches are refused.
 
 use super::*;
 
 #[test]
-fn what_cannot_be_is_an_error() {
+fn invalid_masking_is_refused() {
     let config = |text: &str| toml::from_str::<MaskingConfig>(text);
     assert_eq!(config("").expect("defaults"), MaskingConfig::default());
     let read = config("rate = 0.3\npack = \"documents\"\nwhole_words = true").expect("read");
@@ -20,7 +20,7 @@ fn what_cannot_be_is_an_error() {
         ("random = 1.5", "masking.random: 1.5"),
         ("random = 0.3", "0.8 and 0.3"),
     ] {
-        error_with(Masking::new(config(text).expect("a form"), &tokenizer, 32), &[key]);
+        error_with(Masking::new(config(text).expect("a configuration"), &tokenizer, 32), &[key]);
     }
     error_with(Masking::new(MaskingConfig::default(), &tokenizer, 2), &["context of 2", "3"]);
     let byte = Tokenizer::from_spec("byte", "").expect("a tokenizer");

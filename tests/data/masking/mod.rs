@@ -1,4 +1,5 @@
-//! Batches of masked models, from outside: what is chosen, what replaces it, and that it can all be undone.
+//! Batches of masked models through the public API: which tokens are chosen, what replaces them, and that all masks can
+//! be undone.
 
 mod choice;
 mod errors;
@@ -44,14 +45,14 @@ fn load(json: &serde_json::Value) -> vcycle::error::Result<Tokenizer> {
 }
 
 fn error_with<T>(result: vcycle::error::Result<T>, parts: &[&str]) {
-    let Err(error) = result else { panic!("no error; wanted one with {parts:?}") };
+    let Err(error) = result else { panic!("no error; expected one with {parts:?}") };
     let text = error.to_string();
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
 }
 
-/// A model's tokens, special ones first.
+/// The JSON of a tokenizer with these tokens, special ones first.
 fn with_tokens(kind: &str, special: &[&str], tokens: &[String]) -> serde_json::Value {
     let vocab: serde_json::Map<_, _> =
         special.iter().map(|s| (*s).to_owned()).chain(tokens.iter().cloned()).zip((0..).map(|id| json!(id))).collect();
@@ -74,13 +75,14 @@ fn with_tokens(kind: &str, special: &[&str], tokens: &[String]) -> serde_json::V
 
 const NAMES: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
-/// A vocabulary of `count` words, so large that a text can have each word once: what a row shows is then known by it.
+/// A tokenizer with `count` words: enough for a text in which each word occurs once, so that a token tells its
+/// position.
 fn numbers(count: usize) -> Tokenizer {
     let words: Vec<String> = (0..count).map(|i| format!("w{i}")).collect();
     load(&with_tokens("WordLevel", &NAMES, &words)).expect("a tokenizer")
 }
 
-/// A shard of these ids; with `starts`, of documents that begin there.
+/// A shard of these ids. With `starts`, it marks documents that begin at these positions.
 fn shard(dir: &Path, ids: impl IntoIterator<Item = i32>, vocab: usize, starts: Option<&[usize]>) -> Shard {
     let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
     let count = fs::read_dir(dir).expect("a folder").count();
@@ -113,12 +115,12 @@ struct Batch {
     next: Vec<i32>,
 }
 
-/// A row as it was before it was masked.
+/// A row with the masks undone.
 #[derive(Debug)]
 struct Row {
-    /// With special tokens, without padding.
+    /// Tokens with special tokens and without padding.
     ids: Vec<i32>,
-    /// Positions in the row, labels, and what stands there now.
+    /// Chosen positions in the row, with their label and the token that the batch shows there.
     chosen: Vec<(usize, i32, i32)>,
     next: Option<i32>,
 }
@@ -156,7 +158,7 @@ impl Batch {
         }
     }
 
-    /// Undoes the masks; checks what holds of every row.
+    /// Undoes the masks and checks the invariants of every row.
     fn rows(&self, micro: usize) -> Vec<Row> {
         let [batch, context, slots] = self.size;
         (0..batch)
@@ -206,7 +208,7 @@ fn train(
     made
 }
 
-/// All batches of held-out text, and what each said it scores.
+/// The windows of held-out text, and all batches with the number of labels that each reports to score.
 fn held_out(
     masking: &mut Masking,
     tokens: &[Shard],
@@ -225,7 +227,7 @@ fn held_out(
     (windows, all)
 }
 
-/// That `found` of `count` draws are as likely as chance has it.
+/// Asserts that `found` of `count` draws is within five standard deviations of its expectation, `share` of the draws.
 fn within_five_sigma(what: &str, found: usize, count: usize, share: f64) {
     let (mean, sigma) = (count as f64 * share, (count as f64 * share * (1.0 - share)).sqrt());
     assert!((found as f64 - mean).abs() <= 5.0 * sigma, "{what}: {found} of {count}, {mean:.0} +- {sigma:.0} expected");

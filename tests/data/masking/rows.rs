@@ -1,9 +1,9 @@
-//! Which text a row shows: windows, documents, pairs, held-out text.
+//! Which text a row holds: windows, documents, pairs, held-out text.
 
 use super::*;
 
 #[test]
-fn held_out_windows_come_once_with_the_same_masks() {
+fn held_out_windows_occur_once_with_fixed_masks() {
     let dir = folder();
     let tokens = [shard(dir.path(), FIRST..305, 605, None), shard(dir.path(), 305..318, 605, None)];
     let tokenizer = numbers(600);
@@ -16,14 +16,14 @@ fn held_out_windows_come_once_with_the_same_masks() {
     for (batch, scored) in &all {
         assert_eq!(*scored, batch.labels.iter().filter(|&&label| label != IGNORED).count());
     }
-    // Rows past the end: nothing to predict, but something to attend to.
+    // Rows past the end have nothing to predict, but two tokens to attend to.
     let last = &all[5].0.rows(3)[1..];
     assert!(last.iter().all(|row| row.ids == [CLS, SEP] && row.chosen.is_empty()), "{last:?}");
-    // Each full window has masks of its own: four of twenty tokens, 4,845 choices.
+    // Full windows are masked at different positions: four of twenty tokens, 4,845 choices.
     let places = |row: &Row| row.chosen.iter().map(|(at, ..)| *at).collect::<Vec<_>>();
     let distinct: HashSet<Vec<usize>> = rows[..15].iter().map(places).collect();
     assert!(distinct.len() >= 14, "{distinct:?}");
-    // Another size of batch, another object, at another time: the same masks.
+    // Another batch size and another object that was used before give the same masks.
     let mut again = Masking::new(MaskingConfig::default(), &tokenizer, 22).expect("masking");
     train(&mut again, SAMPLER, &tokens, 3, (2, 2, 22, false));
     let (_, others) = held_out(&mut again, &tokens, (5, 22, false));
@@ -39,7 +39,7 @@ fn held_out_windows_come_once_with_the_same_masks() {
 #[test]
 fn documents_are_padded_and_not_mixed() {
     let dir = folder();
-    // The first shard's third document goes on in the second shard.
+    // The first shard's third document continues in the second shard.
     let starts = [0, 7, 60];
     let tokens = [shard(dir.path(), FIRST..105, 905, Some(&starts)), shard(dir.path(), 105..205, 905, Some(&[4, 99]))];
     let bounds = [FIRST, 12, 65, 105, 109, 204, 205];
@@ -64,12 +64,12 @@ fn documents_are_padded_and_not_mixed() {
         }
     }
     assert_eq!(seen, pieces);
-    // Every token as often as any other: seven of two hundred are those of the first document.
+    // Every token is drawn equally often, and seven of two hundred are in the first document.
     within_five_sigma("rows of the first document", of_first, rows, 7.0 / 200.0);
 }
 
 #[test]
-fn second_segments_go_on_half_of_the_time() {
+fn half_of_the_second_segments_are_the_continuation() {
     let dir = folder();
     for pack in [Pack::Stream, Pack::Documents] {
         let starts: Vec<usize> = (0..900).step_by(45).collect();
@@ -88,19 +88,19 @@ fn second_segments_go_on_half_of_the_time() {
                     Some(0) => assert_eq!(last + 1, begin),
                     Some(1) if pack == Pack::Documents => {
                         assert_ne!(document(last), document(begin));
-                        assert_eq!((begin - FIRST) % 45 % 30, 0, "begins with a piece");
+                        assert_eq!((begin - FIRST) % 45 % 30, 0, "the second segment should begin at a piece");
                     }
-                    // The window has 30 tokens, of which `a` is the first part; what follows the whole of it does not come.
+                    // `a` is the first part of a window of 30 tokens; the text right after that window is never drawn.
                     Some(1) => assert!(a[0] + 30 < begin || b[b.len() - 1] < a[0], "{row:?}"),
                     other => panic!("{other:?}"),
                 }
                 (follow, count) = (follow + usize::from(row.next == Some(0)), count + 1);
             }
         }
-        within_five_sigma("going on", follow, count, 0.5);
+        within_five_sigma("continuations", follow, count, 0.5);
         let (windows, all) = held_out(&mut masking, &tokens, (7, 33, true));
-        let told: Vec<i32> = all.iter().flat_map(|(batch, _)| batch.next.clone()).collect();
-        assert!(told[..windows.len()].iter().all(|next| [0, 1].contains(next)));
-        assert!(told[windows.len()..].iter().all(|&next| next == IGNORED), "{told:?}");
+        let next: Vec<i32> = all.iter().flat_map(|(batch, _)| batch.next.clone()).collect();
+        assert!(next[..windows.len()].iter().all(|next| [0, 1].contains(next)));
+        assert!(next[windows.len()..].iter().all(|&next| next == IGNORED), "{next:?}");
     }
 }

@@ -1,9 +1,9 @@
-//! What a tokenizer's ids stand for.
+//! The kinds of a tokenizer's ids, and its special tokens.
 
 use super::*;
 
 #[test]
-fn words_begin_where_each_kind_of_tokenizer_says() {
+fn word_starts_follow_the_kind_of_tokenizer() {
     let kinds = |tokenizer: &Tokenizer, text: &str| -> String {
         let (kinds, ids) = (tokenizer.kinds(), tokenizer.encode(text).expect("encoded"));
         let letter = |id: &u32| match kinds[*id as usize] {
@@ -60,7 +60,7 @@ fn special_tokens_are_found_or_added_at_the_end() {
         let again = Tokenizer::load(&path).expect("loaded").with_special_tokens().expect("complete");
         assert_eq!((again.special_tokens().expect("all"), again.vocab_size()), (special, size + added));
     }
-    // Other programs put the tokens around a text.
+    // The tokenizers library adds the special tokens around a text.
     let theirs = tokenizers::Tokenizer::from_file(&path).expect("loaded");
     let pair = theirs.encode(("the", "men"), true).expect("encoded");
     let special = Tokenizer::load(&path).expect("loaded").special_tokens().expect("all are there");
@@ -73,7 +73,7 @@ fn special_tokens_are_found_or_added_at_the_end() {
 }
 
 #[test]
-fn a_corpus_gets_special_tokens_and_room_for_them() {
+fn a_corpus_gets_special_tokens_and_a_larger_vocabulary() {
     let dir = folder();
     let text = dir.path().join("text.txt");
     fs::write(&text, "a line of text\n".repeat(200)).expect("written");
@@ -89,7 +89,7 @@ fn a_corpus_gets_special_tokens_and_room_for_them() {
         Masking::new(MaskingConfig::default(), extended.tokenizer.as_ref().expect("a tokenizer"), 16).expect("masking");
     let mut made = Batch::new(&masking, 2, 16, false);
     masking.training_batch(&SAMPLER, &*extended.train, 0, (2, 2), &mut made.out()).expect("a batch");
-    // What is cached stays as it was.
+    // The cached data is unchanged.
     assert_eq!(open(DataSource::Text(spec)).vocab_size, 256);
     let files = ShardsSpec { train: vec![train.clone()], valid: vec![train], tokenizer: None, vocab: None };
     error_with(open(DataSource::Shards(files)).with_special_tokens(), &["data.tokenizer: missing", "[MASK]"]);

@@ -1,5 +1,5 @@
-//! Checkpoints as training scripts, other libraries and newer versions leave them. Where a loss is compared, it is that of the same
-//! weights in the plain form, which transformers gives too (see `tests/hub/weights.rs`).
+//! Checkpoints as training scripts, other libraries and newer versions write them. Losses are compared with those of
+//! the same weights in the standard form, which transformers reproduces (see `tests/hub/weights.rs`).
 
 #[path = "../../hub/torch_writer.rs"]
 mod torch_writer;
@@ -16,9 +16,9 @@ use vcycle::model::store::Store;
 use super::*;
 use torch_writer::{Tensor, archive, dict, old, pickle, text, whole};
 
-/// What Python 3.11 writes under a key with protocol 2, of values that training scripts keep: `numpy.float64(0.5)` of NumPy 2,
-/// `numpy.arange(2)`, a path, `{1}`, a `timedelta`, a `defaultdict(list)`, a `Counter`, `10**20`, options with a NumPy number, and a
-/// `torch.Size`.
+/// Values that training scripts save, as Python 3.11 pickles them with protocol 2: `numpy.float64(0.5)` of NumPy 2,
+/// `numpy.arange(2)`, a path, `{1}`, a `timedelta`, a `defaultdict(list)`, a `Counter`, `10**20`, options with a NumPy
+/// number, and a `torch.Size`.
 const KEPT: [&[u8]; 10] = [
     b"cnumpy._core.multiarray\nscalar\nq\x00cnumpy\ndtype\nq\x01X\x02\x00\x00\x00f8q\x02\x89\x88\x87q\x03Rq\x04(K\x03X\x01\x00\x00\x00\
       <q\x05NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x06bc_codecs\nencode\nq\x07X\x09\x00\x00\x00\x00\x00\x00\x00\x00\x00\xc3\xa0?\
@@ -40,7 +40,7 @@ const KEPT: [&[u8]; 10] = [
     b"ctorch\nSize\nq\x00]q\x01K\x02a\x85q\x02Rq\x03",
 ];
 
-/// Sets of protocol 4, and hyperparameters of Lightning, a dictionary of another class.
+/// Sets as protocol 4 pickles them, and the hyperparameters of Lightning, which are a dictionary subclass.
 const KEPT_4: [&[u8]; 3] = [
     b"\x8f\x94(K\x01K\x02\x90",
     b"(K\x01\x91\x94",
@@ -51,7 +51,7 @@ fn entry(key: &str, value: &[u8]) -> Vec<u8> {
     [&text(key)[..], value].concat()
 }
 
-/// A file of a dictionary with these entries, and one storage of two numbers for each key of `storages`.
+/// Writes a file with a dictionary of these entries and a storage of two values for each key of `storages`.
 fn checkpoint(dir: &Path, name: &str, entries: &[Vec<u8>], storages: &[(&str, [f32; 2])]) -> PathBuf {
     let contents: Vec<Vec<u8>> =
         storages.iter().map(|(_, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
@@ -63,21 +63,21 @@ fn weights(key: &str) -> Vec<u8> {
     dict(&[whole("w", key, &[2], &[1])], b"")
 }
 
-/// PyTorch 2.6 began to refuse these files by default, and many trackers have the message (open_clip 1078, nerfstudio 3702): the
-/// weights are read, and of the rest nothing is made.
+/// PyTorch refuses these files by default since 2.6, as many issues report (open_clip 1078, nerfstudio 3702). Here, the
+/// weights are read, and no objects are built from the rest.
 #[test]
-fn plain_data_beside_weights_is_passed_over() {
+fn plain_data_beside_weights_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     for (number, kept) in KEPT.iter().chain(&KEPT_4).enumerate() {
         let entries = [entry("kept", kept), entry("state_dict", &weights("0")), entry("epoch", b"K\x03")];
         let path = checkpoint(dir.path(), "last.ckpt", &entries, &[("0", [1.0, 2.0])]);
         let read = torch::read(&path).unwrap_or_else(|error| panic!("{number}: {error}"));
         assert_eq!((read[0].name.as_str(), &read[0].values[..]), ("w", &[1.0, 2.0][..]), "{number}");
-        // Among the weights it is none of them.
+        // In place of a weight, it is refused.
         let path = checkpoint(dir.path(), "last.ckpt", &[entry("w", &weights("0")), entry("kept", kept)], &[]);
         assert!(torch::read(&path).is_err(), "{number}");
     }
-    // Functions stay refused, wherever they are.
+    // Functions are refused everywhere.
     for name in
         ["builtins\neval", "builtins\ngetattr", "torch\nload", "numpy\nload", "pathlib\nos", "functools\npartial"]
     {
@@ -89,9 +89,10 @@ fn plain_data_beside_weights_is_passed_over() {
     }
 }
 
-/// timm (`load_state_dict(checkpoint_path, use_ema=True)`) takes `state_dict_ema`, then `model_ema`, then `state_dict`, then `model`.
+/// timm (`load_state_dict(checkpoint_path, use_ema=True)`) prefers `state_dict_ema`, then `model_ema`, `state_dict` and
+/// `model`.
 #[test]
-fn averaged_weights_come_first_as_in_timm_and_that_is_said() {
+fn averaged_weights_are_preferred_as_in_timm_with_a_note() {
     let dir = tempfile::tempdir().unwrap();
     let storages = [("0", [1.0, 2.0]), ("1", [3.0, 4.0])];
     for (averaged, plain) in [("state_dict_ema", "state_dict"), ("model_ema", "model")] {
@@ -102,7 +103,7 @@ fn averaged_weights_come_first_as_in_timm_and_that_is_said() {
         let [note] = &found.notes[..] else { panic!("{:?}", found.notes) };
         let name = path.display().to_string();
         assert!([averaged, plain, "timm", &name].iter().all(|part| note.contains(part)), "{note}");
-        // None and an empty dictionary are no weights.
+        // None and an empty dictionary do not count as weights.
         for none in [&b"N"[..], b"}"] {
             let entries = [entry(plain, &weights("0")), entry(averaged, none), entry("epoch", b"K\x03")];
             checkpoint(dir.path(), "model_best.pth.tar", &entries, &storages[..1]);
@@ -110,13 +111,13 @@ fn averaged_weights_come_first_as_in_timm_and_that_is_said() {
             assert_eq!((&found.tensors[0].values[..], found.notes.len()), (&[1.0, 2.0][..], 0));
         }
     }
-    // DeepSpeed keeps the weights under `module`; two keys of one kind are not worth a word.
+    // DeepSpeed saves the weights under `module`.
     let entries = [entry("module", &weights("0")), entry("optimizer", b"N")];
     checkpoint(dir.path(), "model_best.pth.tar", &entries, &storages[..1]);
     assert_eq!(folder::read(dir.path()).unwrap().tensors[0].values, [1.0, 2.0]);
 }
 
-/// The small GPT-2 of `prefixes`, without its weights, and these.
+/// The small GPT-2 of `prefixes` without its weights file: folder, model folder, weights and loss.
 fn small() -> (TempDir, PathBuf, Vec<NamedTensor>, f64) {
     let dir = place("prefixes");
     let loss = printed(&ok(dir.path(), "eval orig --data first.txt").0, "loss:");
@@ -131,10 +132,10 @@ fn save(path: &Path, tensors: &[NamedTensor], name: impl Fn(&str) -> String) {
     tensors::write(path, &all).unwrap();
 }
 
-/// A program that trains calls its model something: Lightning's modules mostly `model`, so that its checkpoints, `.ckpt` files, have
-/// that before all names (transformers 9209). What else lies there is no weights.
+/// Training programs keep the model in an attribute, which Lightning modules mostly call `model`, so that all names in
+/// their `.ckpt` files begin with it (transformers 9209). Other files beside the weights are ignored.
 #[test]
-fn members_of_programs_and_what_they_leave_beside_weights() {
+fn attribute_prefixes_are_removed_and_other_files_are_ignored() {
     let (dir, model, all, loss) = small();
     for before in ["model.", "net.", "_forward_module.model.", "module.model._orig_mod.", "model.module."] {
         save(&model.join("model.safetensors"), &all, |name| format!("{before}{name}"));
@@ -142,7 +143,7 @@ fn members_of_programs_and_what_they_leave_beside_weights() {
         assert_eq!(printed(&out, "loss:"), loss, "{before}");
         assert!(before.split_inclusive('.').all(|part| notes.contains(part)), "{before}: {notes}");
     }
-    // Not before all of them: then it is no member's name.
+    // A prefix that is not on all names is not an attribute's name.
     save(&model.join("model.safetensors"), &all, |name| {
         format!("{}{name}", if name.contains("wte") { "" } else { "model." })
     });
@@ -164,7 +165,7 @@ fn members_of_programs_and_what_they_leave_beside_weights() {
     assert_eq!(printed(&out, "loss:"), loss);
     fs::write(model.join("other.pt"), "weights?").unwrap();
     refused(dir.path(), "eval orig --data first.txt", &["last.ckpt", "other.pt", "rename"]);
-    // Of another library, and it is said how to get those of PyTorch.
+    // For weights of another library, the error says how to convert them to PyTorch.
     ["last.ckpt", "other.pt"].iter().for_each(|name| fs::remove_file(model.join(name)).unwrap());
     for (name, how) in [("tf_model.h5", "from_tf=True"), ("flax_model.msgpack", "from_flax=True")] {
         fs::write(model.join(name), "weights").unwrap();
@@ -173,10 +174,10 @@ fn members_of_programs_and_what_they_leave_beside_weights() {
     }
 }
 
-/// safetensors keeps one of two tensors that share memory, and writers disagree about which and about the index (transformers 30202 and
-/// 41038, torchtitan 3764).
+/// safetensors files hold only one of two tensors that share memory. Writers disagree about which one, and about what
+/// the index lists (transformers 30202 and 41038, torchtitan 3764).
 #[test]
-fn an_index_may_be_of_another_mind_about_shared_tensors() {
+fn an_index_may_disagree_about_shared_tensors() {
     let (dir, model, all, loss) = small();
     let at = dir.path();
     let (head, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|t| t.name == "lm_head.weight");
@@ -204,20 +205,20 @@ fn an_index_may_be_of_another_mind_about_shared_tensors() {
         index(named, "2.safetensors");
         assert_eq!(printed(&ok(at, "eval orig --data first.txt").0, "loss:"), loss, "{there:?} {named:?}");
     }
-    // Without any of both there is nothing to share, and a part that is not there is named.
+    // If both are missing there is nothing to share, and a missing shard is named.
     save(&model.join("2.safetensors"), &[], str::to_owned);
     refused(at, "eval orig --data first.txt", &["missing tensors", "transformer.wte.weight"]);
     index(&["transformer.wte.weight"], "3.safetensors");
     refused(at, "eval orig --data first.txt", &["index.json", "3.safetensors"]);
     fs::remove_file(model.join("model.safetensors.index.json")).unwrap();
-    // Parts without their index.
+    // Shards without an index.
     refused(at, "eval orig --data first.txt", &["1.safetensors", "2.safetensors", "index"]);
 }
 
-/// In f16 the -1e9 of old masks is minus infinity (transformers 4098): they are no weights. What differs where it should
-/// be shared tells how to say that it is not.
+/// The -1e9 of old attention masks is minus infinity in f16 (transformers 4098), but masks are not weights and are
+/// ignored. If tensors that should be tied differ, the error says how to declare them untied.
 #[test]
-fn masks_in_half_precision_and_heads_that_differ() {
+fn f16_masks_are_ignored_and_untied_heads_must_be_declared() {
     let (dir, model, all, loss) = small();
     let at = dir.path();
     let path = model.join("model.safetensors");
@@ -248,10 +249,11 @@ fn masks_in_half_precision_and_heads_that_differ() {
     ok(at, "eval orig --data first.txt");
 }
 
-/// Keys that transformers takes and that name the same function: five names of the tanh form of GELU (the same formula in its
-/// `activations.py`), ends of text in a list (text-generation-inference 2774), -1 and null for a token that there is none of (candle 1177).
+/// Configuration values that transformers accepts and that mean the same: several names of the tanh form of GELU (the
+/// same formula in its `activations.py`), a list of end-of-text tokens (text-generation-inference 2774), and -1 or null
+/// for an absent token (candle 1177).
 #[test]
-fn other_words_for_the_same_function() {
+fn equivalent_configuration_values_are_read() {
     let (dir, model, all, loss) = small();
     save(&model.join("model.safetensors"), &all, str::to_owned);
     let plain = super::json(&model.join("config.json"));
@@ -283,7 +285,7 @@ fn other_words_for_the_same_function() {
     }
 }
 
-/// A vision transformer of two layers, written in the form of timm, and its tensors.
+/// Saves a vision transformer of two layers in timm's format. Returns its tensors, configuration and device.
 fn vision(dir: &Path) -> (Vec<NamedTensor>, DeitConfig, Cpu) {
     let config = DeitConfig {
         image: 8,
@@ -308,8 +310,8 @@ fn vision(dir: &Path) -> (Vec<NamedTensor>, DeitConfig, Cpu) {
     (tensors::read(&dir.join("model.safetensors")).unwrap(), config, device)
 }
 
-/// What transformers 5 calls what it called otherwise before (its pull request 41693): `save_pretrained` writes the names of before, and
-/// `torch.save(model.state_dict())` these.
+/// The name of a tensor since transformers 5 (pull request 41693): `save_pretrained` still writes the old names, but
+/// `torch.save(model.state_dict())` the new ones.
 fn newer(name: &str) -> String {
     let pairs = [
         ("encoder.layer.", "layers."),
@@ -342,7 +344,7 @@ fn vision_transformers_of_transformers_5_are_read() {
             });
             assert_eq!(loaded.store.read(&mut device, i).unwrap(), parts.collect::<Vec<f32>>(), "{wrapper}{i}");
         }
-        // What is made of it has the names that both versions read.
+        // Saving it again gives the old names, which both versions read.
         let out = tempfile::tempdir().unwrap();
         hub::save_as(out.path(), &*loaded.model, &loaded.store, &mut device, loaded.form, StoreType::F32).unwrap();
         let mut written = tensors::read(&out.path().join("model.safetensors")).unwrap();
@@ -357,9 +359,10 @@ fn vision_transformers_of_transformers_5_are_read() {
     assert!(error.contains("vit.layers.1.attention.k_proj.weight"), "{error}");
 }
 
-/// Backbones: `ViTModel`, and timm's `num_classes` of 0, which most self-supervised weights have (timm 2332). A run gives them a head.
+/// Backbones without a head: `ViTModel`, and timm's `num_classes` of 0, as most self-supervised weights have (timm
+/// 2332). A run that starts from one adds a head.
 #[test]
-fn a_vision_transformer_without_a_head_is_something_to_start_from() {
+fn a_vision_transformer_without_a_head_can_start_a_run() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, config, mut device) = vision(dir.path());
     let path = dir.path().join("model.safetensors");
@@ -388,10 +391,10 @@ fn a_vision_transformer_without_a_head_is_something_to_start_from() {
     }
 }
 
-/// What lies under the name of a file may be another one: a pointer of Git LFS (transformers 22389 and 27923 tell what readers say
-/// then), a web page, weights of the other kind; and a folder may be one above the model's.
+/// A file may not contain what its name says, but a Git LFS pointer (transformers 22389 and 27923 show the errors of
+/// other readers), a web page, or weights in the other format; and a given folder may be a parent of the model folder.
 #[test]
-fn files_that_are_not_what_they_are_called() {
+fn misnamed_files_are_read_or_named() {
     let (dir, model, all, loss) = small();
     let at = dir.path();
     save(&model.join("pytorch_model.bin"), &all, str::to_owned);
@@ -399,7 +402,7 @@ fn files_that_are_not_what_they_are_called() {
     fs::remove_file(model.join("pytorch_model.bin")).unwrap();
     fs::copy(place("prefixes").path().join("orig/pytorch_model.bin"), model.join("model.safetensors")).unwrap();
     assert_eq!(printed(&ok(at, "eval orig --data first.txt").0, "loss:"), loss);
-    // Also in the form of before PyTorch 1.6.
+    // Also in the format from before PyTorch 1.6.
     let numbers: Vec<u8> = [1.0f32, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
     let before = write(at, "before.safetensors", old(&[whole("w", "0", &[2], &[1])], &[("0", 2, &numbers)]));
     assert_eq!(folder::read(&before).unwrap().tensors[0].values, [1.0, 2.0]);

@@ -1,4 +1,4 @@
-//! Files that are not there themselves: pointers of Git LFS, and web pages that a failed download left.
+//! Git LFS pointers and web pages in place of files, as failed downloads leave them.
 
 use super::*;
 
@@ -7,7 +7,7 @@ const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d
 const PAGE: &str = "\n<!DOCTYPE html>\n<html><body>Not found</body></html>\n";
 
 #[test]
-fn what_was_not_fetched_is_not_read() {
+fn lfs_pointers_and_web_pages_are_refused() {
     let dir = place("images");
     let at = dir.path();
     for name in ["a.txt", "a.jsonl", "vocab.txt", "tokenizer.json", "set/a/1.jpg", "t.bin"] {
@@ -34,13 +34,13 @@ fn what_was_not_fetched_is_not_read() {
     ] {
         refused(at, args, &["web page", "download"]);
     }
-    // A page is a text like others.
+    // A file named as a web page is an ordinary text.
     write(at, "page.html", PAGE.repeat(100));
     ok(at, "data prepare page.html --tokenizer byte --out o");
 }
 
 #[test]
-fn checkpoints_that_were_not_fetched_are_named() {
+fn lfs_pointers_in_model_folders_are_named() {
     let dir = place("nli-labels");
     let at = dir.path();
     for name in ["model.safetensors", "config.json"] {

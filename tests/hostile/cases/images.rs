@@ -1,4 +1,4 @@
-//! Image files that are not whole.
+//! Truncated and broken image files, and folders as classes of a checkpoint.
 
 use super::*;
 
@@ -23,13 +23,13 @@ fn broken_images_are_named_or_counted() {
     assert!(notes.contains("3 files skipped") && notes.contains("using 2 images to train on"), "{notes}");
 }
 
-/// A checkpoint's classes are found by the names of folders, whatever their order, and kept.
+/// Folders are matched to a checkpoint's classes by name, in any order, and the checkpoint's classes are kept.
 #[test]
-fn folders_are_matched_with_a_checkpoints_classes() {
+fn folders_are_matched_to_a_checkpoints_classes() {
     let dir = place("images");
     let at = dir.path();
     let classes = ["ant", "bee", "cat"];
-    // Each class has a colour of its own.
+    // Each class has a different colour.
     for (i, name) in classes.iter().enumerate() {
         let mut image = image::RgbImage::new(64, 64);
         image.pixels_mut().for_each(|pixel| pixel.0[i] = 255);
@@ -43,22 +43,22 @@ fn folders_are_matched_with_a_checkpoints_classes() {
     let scored = |at: &Path, run: &str| ok(at, &format!("eval run/vcycle/model --run {run}"));
     let whole = scored(at, "run.toml").0;
     assert_eq!(printed(&whole, "top-1:"), 100.0);
-    // The names of the classes in another order, with the weights' rows, are the same model.
+    // Renaming a class in both the folder and the model changes the folder order, but not the scores.
     let renamed = |from: &str, to: &str| fs::rename(at.join("set").join(from), at.join("set").join(to)).unwrap();
     let with_names = |names: [&str; 3]| {
         let mut config = json(&model.join("config.json"));
         config["label_names"] = serde_json::json!(names);
         fs::write(model.join("config.json"), config.to_string()).unwrap();
     };
-    // ant is called zebra: last of the folders, first of the model.
+    // Rename ant to zebra: the last folder, but the first class of the model.
     renamed("ant", "zebra");
     with_names(["Zebra", "bee", "cat"]);
     assert_eq!(scored(at, "run.toml").0, whole);
-    // A class that the images do not have is kept; one that the model does not have is said.
+    // A class without images is kept; a class that the model does not have is refused.
     fs::remove_dir_all(at.join("set/bee")).unwrap();
     let (out, notes) = scored(at, "run.toml");
     assert_eq!(printed(&out, "top-1:"), 100.0);
     assert!(notes.contains("2 of the checkpoint's 3 classes"), "{notes}");
     renamed("cat", "dog");
-    refused(at, "eval run/vcycle/model --run run.toml", &["data.images", "dog is none of", "Zebra, bee, cat"]);
+    refused(at, "eval run/vcycle/model --run run.toml", &["data.images", "dog is not among those", "Zebra, bee, cat"]);
 }

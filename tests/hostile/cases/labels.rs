@@ -1,5 +1,6 @@
-//! Labels of texts: matched with a checkpoint's classes by name, and noticed where they are missing. The checkpoint of `nli-labels` was
-//! made by its `make.py` with transformers 5.24, and the labels are its own predictions: accuracy 1, and the loss that `make.py` prints.
+//! Labels of texts are matched with a checkpoint's classes by name, and missing labels are noticed. The checkpoint in
+//! `nli-labels` was made by its `make.py` with transformers 5.24, and the labels are its own predictions, so that the
+//! accuracy is 1 and the loss is the one that `make.py` prints.
 
 use vcycle::data::labelled::classes::{Checkpoint, Origin, matched};
 
@@ -34,12 +35,12 @@ fn names(model: &Path) -> [Value; 3] {
 const NAMES: [&str; 3] = ["entailment", "neutral", "contradiction"];
 
 #[test]
-fn a_checkpoints_classes_are_found_by_name_and_kept() {
+fn a_checkpoints_classes_are_matched_by_name_and_kept() {
     let dir = place("nli-labels");
     let at = dir.path();
     let notes = perfect(at, "run.toml");
     assert!(notes.contains("3 classes: entailment, neutral, contradiction"), "{notes}");
-    // What is trained from it, and what is made of it, have the same classes.
+    // Models trained or derived from it have the same classes.
     ok(at, "train run.toml --out run");
     ok(at, "coalesce model --layers 1 --out small");
     ok(at, "decoalesce small --out grown");
@@ -49,16 +50,16 @@ fn a_checkpoints_classes_are_found_by_name_and_kept() {
         let numbers = json(&at.join(model).join("config.json"))["label2id"].clone();
         assert_eq!(numbers, serde_json::json!({"entailment": 0, "neutral": 1, "contradiction": 2}));
     }
-    // Models whose classes are others do not mix.
+    // Models with different classes cannot be interpolated.
     let path = at.join("small/config.json");
     let text = fs::read_to_string(&path).unwrap().replace("\"0\": \"entailment\"", "\"0\": \"neutral\"");
     fs::write(&path, text.replace("\"1\": \"neutral\"", "\"1\": \"entailment\"")).unwrap();
     refused(at, "interpolate model small --alpha 0.5 --out other", &["entailment, neutral", "neutral, entailment"]);
 }
 
-/// Upper case, numbers as in GLUE's files, an order that is told, a checkpoint that does not name its classes.
+/// Upper case, numbers as in GLUE's files, an order set by the configuration, and a checkpoint without class names.
 #[test]
-fn labels_in_other_forms() {
+fn labels_are_matched_in_other_forms() {
     let dir = place("nli-labels");
     let at = dir.path();
     let classes = |run: &str, names: &[&str]| {
@@ -66,13 +67,13 @@ fn labels_in_other_forms() {
         write(at, run, text.replace("label = ", &format!("classes = {names:?}\nlabel = ")));
     };
     let number = |label: &str| NAMES.iter().position(|name| *name == label).unwrap();
-    classes("told.toml", &["contradiction", "entailment", "neutral"]);
-    assert!(perfect(at, "told.toml").contains("data.task.classes lists the classes in another order"));
+    classes("ordered.toml", &["contradiction", "entailment", "neutral"]);
+    assert!(perfect(at, "ordered.toml").contains("data.task.classes lists the classes in another order"));
     relabel(at, str::to_uppercase);
     perfect(at, "run.toml");
     relabel(at, |label| number(&label.to_lowercase()).to_string());
     perfect(at, "run.toml");
-    // Numbers beside a checkpoint with LABEL_0 and so on, or without any names.
+    // Numbers, with a checkpoint whose classes have the generic names LABEL_0 and so on.
     let config = fs::read_to_string(at.join("model/config.json")).unwrap();
     let generic: Value = serde_json::from_str(&config).unwrap();
     let mut bare = generic.clone();
@@ -84,20 +85,20 @@ fn labels_in_other_forms() {
     }
     fs::write(at.join("model/config.json"), bare.to_string()).unwrap();
     perfect(at, "run.toml");
-    // Real names beside them: their order is said, and may be told.
+    // Names, with the same checkpoint: the assumed order is reported, and the configuration may set it.
     relabel(at, |number| NAMES[number.parse::<usize>().unwrap()].to_owned());
     let (out, notes) = ok(at, "eval model --run run.toml");
     assert!(notes.contains("does not name its classes") && printed(&out, "accuracy:") < 1.0, "{notes}");
-    classes("told.toml", &NAMES);
-    perfect(at, "told.toml");
-    ok(at, "train told.toml --out run");
+    classes("ordered.toml", &NAMES);
+    perfect(at, "ordered.toml");
+    ok(at, "train ordered.toml --out run");
     assert_eq!(names(&at.join("run/vcycle/model")), NAMES);
 }
 
-/// Nothing says which class is which: as `LABEL_0` and so on, with no names at all. That is no reason to refuse the data, and it is
-/// said which order is taken, until a person says it.
+/// A checkpoint with generic class names (`LABEL_0` and so on) or without names does not define an order of classes.
+/// The data is still accepted, and the assumed order is reported until the configuration sets it.
 #[test]
-fn the_order_of_classes_without_names_is_said() {
+fn the_assumed_order_of_unnamed_classes_is_reported() {
     let dir = place("nli-labels");
     let at = dir.path();
     let path = at.join("model/config.json");
@@ -116,10 +117,10 @@ fn the_order_of_classes_without_names_is_said() {
         assert!(notes.contains("does not name its classes") && notes.contains(order), "{generated}: {notes}");
         assert!(printed(&out, "accuracy:") < 1.0);
         let text = fs::read_to_string(at.join("run.toml")).unwrap();
-        write(at, "told.toml", text.replace("label = ", &format!("classes = {NAMES:?}\nlabel = ")));
-        assert!(!perfect(at, "told.toml").contains("does not name"));
+        write(at, "ordered.toml", text.replace("label = ", &format!("classes = {NAMES:?}\nlabel = ")));
+        assert!(!perfect(at, "ordered.toml").contains("does not name"));
     }
-    // Numbers are those of the classes, and folders of images are like labels.
+    // Numeric labels need no note, since they are class numbers. Image folders are treated like labels.
     relabel(at, |label| NAMES.iter().position(|name| *name == label).unwrap().to_string());
     assert!(!perfect(at, "run.toml").contains("does not name"));
     let folders = ["cat", "dog"].map(str::to_owned).to_vec();
@@ -129,20 +130,20 @@ fn the_order_of_classes_without_names_is_said() {
 }
 
 #[test]
-fn names_that_differ_are_said() {
+fn unknown_class_names_are_reported() {
     let dir = place("nli-labels");
     let at = dir.path();
     relabel(at, |label| label.replace("neutral", "unrelated"));
-    let parts = ["unrelated is not among those of the checkpoint", "entailment, neutral, contradiction", "data.task.classes"];
+    let parts = ["unrelated is not among those", "entailment, neutral, contradiction", "data.task.classes"];
     refused(at, "eval model --run run.toml", &parts);
     let (_, notes) = ok(at, "train run.toml --out run");
     assert!(notes.contains("unrelated is not among"), "{notes}");
     assert_eq!(names(&at.join("run/vcycle/model")), ["contradiction", "entailment", "unrelated"]);
-    // By order, when it is told.
+    // By order, if the configuration sets it.
     let text = fs::read_to_string(at.join("run.toml")).unwrap();
-    let told = r#"classes = ["entailment", "unrelated", "contradiction"]"#;
-    write(at, "told.toml", text.replace("label = ", &format!("{told}\nlabel = ")));
-    assert!(perfect(at, "told.toml").contains("matching them by order"));
+    let classes = r#"classes = ["entailment", "unrelated", "contradiction"]"#;
+    write(at, "ordered.toml", text.replace("label = ", &format!("{classes}\nlabel = ")));
+    assert!(perfect(at, "ordered.toml").contains("matching them by order"));
 }
 
 /// A table of forty rows, with `label` for that of row 6 and every tenth after it.
@@ -174,12 +175,12 @@ fn missing_labels_are_errors_or_counted() {
         assert!(notes.contains("4 of 40 examples have no label (the first in line 7)"), "{notes}");
         assert!(notes.contains("using 36 labelled texts to train on, 36 held out: 2 classes: no, yes"), "{notes}");
     }
-    // A line that ends before its label, as two of QQP.
+    // A line that ends before its label, as two lines of QQP do.
     run(at, &table(HEADER, "no").replace("jetty number 9\tyes\n", "jetty number 9\n"), NAMED);
     refused(at, "train run.toml --out run", &["t.tsv: line 11: 1 columns"]);
     let (_, notes) = ok(at, "train run.toml --out run --set data.task.skip_unlabelled=true");
     assert!(notes.contains("1 of 40 examples have no label (the first in line 11)"), "{notes}");
-    // A minus is a label where plus is one, or the classes are told.
+    // A minus is a label if plus is one, too, or if the configuration lists it as a class.
     let signs = table(HEADER, "-").replace("\tno\n", "\t+\n");
     run(at, &signs, NAMED);
     assert!(ok(at, "train run.toml --out run").1.contains("3 classes: +, -, yes"));
@@ -188,7 +189,7 @@ fn missing_labels_are_errors_or_counted() {
 }
 
 #[test]
-fn a_header_that_is_not_declared_is_noticed() {
+fn an_undeclared_header_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let by_number = "sentence = 1\nlabel = 2";
@@ -208,14 +209,14 @@ fn a_header_that_is_not_declared_is_noticed() {
 }
 
 #[test]
-fn tables_of_other_programs() {
+fn tables_of_other_programs_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
-    // Whole numbers with a point, as a table with gaps is written, are the numbers.
+    // Integers with a decimal point, as some programs write a column with missing values, are the same labels.
     let row = |i: usize| format!("jetty {i}\t{}\n", ["0", "1", "0.0", "1.0"][i % 4]);
     run(at, &format!("{HEADER}{}", (0..40).map(row).collect::<String>()), NAMED);
     assert!(ok(at, "train run.toml --out run").1.contains("held out: 2 classes\n"));
-    // A carriage return, a space that does not break and a line separator within are text.
+    // A carriage return, a no-break space and a line separator within a line are text.
     run(at, &table(HEADER, "no").replace("jetty", "jetty\r\u{a0}\u{2028}x"), NAMED);
     assert!(ok(at, "train run.toml --out run").1.contains("using 40 labelled texts"));
     run(at, &table(HEADER, "no").replace("jetty", "\"jetty\nmore\""), NAMED);

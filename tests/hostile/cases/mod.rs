@@ -1,5 +1,5 @@
-//! Promise: inputs that this program or others of its kind once took for something else are read as they are meant, or refused with a
-//! reason. The small inputs lie beside this file, with where their right values come from; the others are made here.
+//! Promise: inputs that this program or similar ones once misread are read as intended, or refused with a reason. Small
+//! input files, with the sources of their expected values, are in folders beside this file; the tests make the others.
 
 mod checkpoints;
 mod fetched;
@@ -21,7 +21,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A folder with a copy of one beside this file.
+/// A temporary copy of a folder beside this file.
 fn place(name: &str) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/cases").join(name), dir.path());
@@ -64,17 +64,17 @@ fn ok(dir: &Path, args: &str) -> (String, String) {
     (out, notes)
 }
 
-/// The message of a command that must be refused; it has all of `parts`, and is one line.
+/// Asserts that a command fails with exit code 2 and a one-line error that contains all of `parts`.
 #[track_caller]
 fn refused(dir: &Path, args: &str, parts: &[&str]) {
     let (code, _, notes) = vcycle(dir, args);
     assert_eq!(code, Some(2), "{args}: {notes}");
     let error = notes.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{notes}"));
-    assert!(notes.ends_with(&format!("{error}\n")), "more than a line: {notes}");
+    assert!(notes.ends_with(&format!("{error}\n")), "the error is longer than a line: {notes}");
     assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} are not in: {error}");
 }
 
-/// The number behind a name in what a command prints.
+/// The number after `name` in the output of a command.
 #[track_caller]
 fn printed(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));

@@ -1,13 +1,14 @@
-//! Names of tensors and of files that wrappers and training scripts give.
+//! Tensor names and file names of wrappers and training scripts.
 
 use vcycle::hub::folder;
 use vcycle::hub::tensors;
 
 use super::*;
 
-/// `torch.compile`, `DistributedDataParallel`, both in either order, and around a part of the model: one loss.
+/// Prefixes of `torch.compile`, `DistributedDataParallel`, both in either order, and of a wrapped part of the model do
+/// not change the loss.
 #[test]
-fn wrappers_are_taken_out_of_names() {
+fn wrapper_prefixes_are_removed_from_names() {
     let dir = place("prefixes");
     let (out, notes) = ok(dir.path(), "eval orig --data first.txt");
     assert!(notes.contains("orig/pytorch_model.bin: _orig_mod. was removed from the tensor names"), "{notes}");
@@ -19,7 +20,7 @@ fn wrappers_are_taken_out_of_names() {
     let (mut plain, model) = (Vec::new(), dir.path().join("model"));
     copy(&dir.path().join("orig"), &model);
     fs::remove_file(model.join("pytorch_model.bin")).unwrap();
-    for (before, within, said) in [
+    for (before, within, note) in [
         ("", "", ""),
         ("module.", "", "module. was"),
         ("module._orig_mod.", "", "_orig_mod. and module. were"),
@@ -34,15 +35,15 @@ fn wrappers_are_taken_out_of_names() {
         tensors::write(&model.join("model.safetensors"), &named.collect::<Vec<_>>()).unwrap();
         let (out, notes) = ok(dir.path(), "eval model --data first.txt");
         assert_eq!(printed(&out, "loss:"), loss, "{before}{within}");
-        assert!(notes.contains(said) && notes.is_empty() == said.is_empty(), "{before}{within}: {notes}");
+        assert!(notes.contains(note) && notes.is_empty() == note.is_empty(), "{before}{within}: {notes}");
         plain.push(out);
     }
     assert!(plain.iter().all(|out| *out == plain[0]));
 }
 
-/// A classifier on top of GPT-2 is left out, and that is said: what remains goes on with a text as GPT-2 does.
+/// A classification head on GPT-2 is left out with a note, and the rest is used as a language model.
 #[test]
-fn a_classifier_on_gpt2_is_left_out() {
+fn a_gpt2_classification_head_is_left_out() {
     let dir = place("prefixes");
     let model = dir.path().join("orig");
     let loss = printed(&ok(dir.path(), "eval orig --data first.txt").0, "loss:");
@@ -58,9 +59,9 @@ fn a_classifier_on_gpt2_is_left_out() {
     assert!(notes.contains("left out") && notes.contains("score.weight"), "{notes}");
 }
 
-/// timm's training scripts leave `model_best.pth.tar` and `last.pth.tar`; the best is taken.
+/// timm's training scripts save `model_best.pth.tar` and `last.pth.tar`; the best one is used.
 #[test]
-fn checkpoints_of_timms_scripts_are_found() {
+fn checkpoints_of_timm_scripts_are_found() {
     let dir = place("prefixes");
     let model = dir.path().join("orig");
     let whole = ok(dir.path(), "eval orig --data first.txt").0;

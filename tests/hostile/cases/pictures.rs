@@ -1,8 +1,8 @@
-//! Images of every kind that a folder may hold, what lies beside them, and classes of which a side has no image.
+//! Folders with every kind of image, other files beside them, and classes without images in one of the splits.
 //!
-//! `pixels/pillow.txt` has the pixels of each file there as Pillow 12 gives them: `Image.open(name).convert("RGB")`, of
-//! `grey16.png` those of the grey image that it was made from by multiplying with 257 (Pillow makes nearly all of it
-//! white).
+//! `pixels/pillow.txt` has the pixels of each file in that folder as Pillow 12 reads them with
+//! `Image.open(name).convert("RGB")`. For `grey16.png`, which Pillow makes nearly all white, they are those of the
+//! 8-bit grey image that it was made from by multiplying with 257.
 
 use std::io::Cursor;
 
@@ -12,13 +12,13 @@ use vcycle::data::images::{ImageFiles, ImageSpec, Images, prepare};
 
 use super::*;
 
-/// The images of the folder `set`, and what is said on the way.
+/// The images of the folder `set`, and the notes while reading them.
 fn folder(at: &Path, size: usize, skip_broken: bool) -> (Images, String) {
     let files = ImageFiles::Folder { folder: at.join("set"), size, filter: Filter::Bicubic, skip_broken };
-    let mut said = String::new();
-    let note = &mut |text: &str| said.push_str(&format!("{text}\n"));
+    let mut notes = String::new();
+    let note = &mut |text: &str| notes.push_str(&format!("{text}\n"));
     let images = prepare(&ImageSpec::new(files), &at.join("cache"), note).expect("images");
-    (images, said)
+    (images, notes)
 }
 
 fn encoded(image: &RgbImage, format: ImageFormat) -> Vec<u8> {
@@ -32,7 +32,7 @@ fn png() -> Vec<u8> {
 }
 
 #[test]
-fn pixels_are_those_that_pillow_gives() {
+fn pixels_match_pillow() {
     let dir = place("pixels");
     let table = fs::read_to_string(dir.path().join("pillow.txt")).unwrap();
     let mut wanted: Vec<(&str, &str)> = table.lines().filter_map(|line| line.split_once(' ')).collect();
@@ -40,21 +40,21 @@ fn pixels_are_those_that_pillow_gives() {
     for (name, _) in &wanted {
         write(dir.path(), &format!("set/a/{name}"), fs::read(dir.path().join(name)).unwrap());
     }
-    let (images, said) = folder(dir.path(), 8, false);
+    let (images, notes) = folder(dir.path(), 8, false);
     assert_eq!((images.len(), wanted.len()), (11, 11));
     for (i, (name, hex)) in wanted.iter().enumerate() {
         let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
         let (pixels, _) = images.sample(i);
         let far = (0..192).map(|at| byte(at).abs_diff(pixels[at % 3 * 64 + at / 3])).max().unwrap();
-        // PNG is exact. Two inverse transforms of JPEG that are each right to one level differ by two in each of luma
-        // and chroma, and chroma counts up to 1.772 times.
+        // PNG must be exact. Two JPEG decoders whose inverse DCTs are each accurate to one level may differ by two in
+        // luma and in chroma, and chroma is scaled by up to 1.772.
         assert!(far <= if name.ends_with(".jpg") { 5 } else { 0 }, "{name}: {far}");
     }
-    assert!(said.contains("1 file has an EXIF orientation"), "{said}");
+    assert!(notes.contains("1 file has an EXIF orientation"), "{notes}");
 }
 
 #[test]
-fn what_is_passed_over_is_said() {
+fn skipped_files_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     for name in ["a/1.png", "b/2.JPEG"] {
@@ -63,19 +63,19 @@ fn what_is_passed_over_is_said() {
     for junk in [".DS_Store", "b/.DS_Store", "a/Thumbs.db", "a/._1.png", ".ipynb_checkpoints/1.png", "README.md"] {
         write(at, &format!("set/{junk}"), "junk");
     }
-    let (images, said) = folder(at, 8, false);
-    assert!(images.len() == 2 && !said.contains("warning"), "{said}");
-    // torchvision reads all of these but the last one, which ImageFolder leaves out as well.
+    let (images, notes) = folder(at, 8, false);
+    assert!(images.len() == 2 && !notes.contains("warning"), "{notes}");
+    // torchvision's ImageFolder reads all of these but the last one.
     for name in ["a/more/3.png", "b/4.webp", "b/5.BMP", "loose.png"] {
         write(at, &format!("set/{name}"), png());
     }
-    let (images, said) = folder(at, 8, false);
+    let (images, notes) = folder(at, 8, false);
     assert_eq!(images.len(), 2);
-    assert!(said.contains("warning: 4 images or folders in ") && said.contains("a/more"), "{said}");
+    assert!(notes.contains("warning: 4 images or folders in ") && notes.contains("a/more"), "{notes}");
 }
 
-/// Garbage in the middle of a scan, a part that is missing, and an end that comes too early: Pillow decodes all three
-/// without a word, grey where nothing is left. A fault that gives other valid codes is no decoder's to see.
+/// Garbage in the middle of a scan, a missing part, and an early end: Pillow decodes all three without a warning and
+/// fills the rest with grey. Damage that leaves valid codes cannot be detected by any decoder.
 #[test]
 fn damaged_jpegs_are_counted() {
     let dir = tempfile::tempdir().unwrap();
@@ -89,39 +89,39 @@ fn damaged_jpegs_are_counted() {
     let missing = [&good[..middle], &good[middle + 1024..]].concat();
     let early = [&good[..middle], &[0xff, 0xd9], &good[middle..]].concat();
     write(at, "set/a/good.jpg", &good);
-    // What a camera puts behind the end is no damage.
+    // Data after the end, which some cameras write, is not damage.
     write(at, "set/a/more.jpg", [&good[..], &good].concat());
-    let (images, said) = folder(at, 8, false);
-    assert!(images.len() == 2 && !said.contains("damaged"), "{said}");
+    let (images, notes) = folder(at, 8, false);
+    assert!(images.len() == 2 && !notes.contains("damaged"), "{notes}");
     for (name, bytes) in [("1zeros", zeros), ("2missing", missing), ("3early", early)] {
         write(at, &format!("set/a/{name}.jpg"), bytes);
     }
-    let (images, said) = folder(at, 8, false);
+    let (images, notes) = folder(at, 8, false);
     assert_eq!(images.len(), 5);
-    assert!(said.contains("warning: 3 files damaged") && said.contains("set/a/1zeros.jpg: the JPEG"), "{said}");
-    assert!(said.lines().all(|line| line.len() < 600), "{said}");
-    let (images, said) = folder(at, 8, true);
+    assert!(notes.contains("warning: 3 files damaged") && notes.contains("set/a/1zeros.jpg: the JPEG"), "{notes}");
+    assert!(notes.lines().all(|line| line.len() < 600), "{notes}");
+    let (images, notes) = folder(at, 8, true);
     assert_eq!(images.len(), 2);
-    assert!(said.contains("3 files skipped"), "{said}");
+    assert!(notes.contains("3 files skipped"), "{notes}");
 }
 
 #[test]
-fn a_side_may_lack_classes_but_not_have_others() {
+fn a_split_may_lack_classes_but_not_add_any() {
     let dir = place("images");
     let at = dir.path();
     for (i, name) in ["ant", "bee", "cat"].into_iter().enumerate() {
         let mut image = RgbImage::new(64, 64);
         image.pixels_mut().for_each(|pixel| pixel.0[i] = 255);
-        for side in ["set", "val"] {
-            write(at, &format!("{side}/{name}/0.png"), encoded(&image, ImageFormat::Png));
+        for split in ["set", "val"] {
+            write(at, &format!("{split}/{name}/0.png"), encoded(&image, ImageFormat::Png));
         }
     }
     let args = "--set data.images.valid.files.folder=val --set levels.0.train.steps=30 --set levels.0.train.lr=1e-2 --set train.batch=3";
     ok(at, &format!("train run.toml --out whole {args}"));
-    // Were classes numbered by what a side has, bee and cat would be taken for ant and bee.
+    // If each split numbered its own classes, bee and cat would be read as ant and bee.
     fs::remove_dir_all(at.join("val/ant")).unwrap();
-    let (_, said) = ok(at, &format!("train run.toml --out run {args}"));
-    assert!(said.contains("the held-out images have 2 of 3 classes"), "{said}");
+    let (_, notes) = ok(at, &format!("train run.toml --out run {args}"));
+    assert!(notes.contains("the held-out images have 2 of 3 classes"), "{notes}");
     let score = |model: &str| ok(at, &format!("eval {model}/vcycle/model --run run/config.toml")).0;
     assert_eq!(printed(&score("run"), "top-1:"), 100.0);
     assert_eq!(score("run"), score("whole"));

@@ -1,4 +1,4 @@
-//! What commands print for people to use, and what they say about doubtful runs.
+//! Printed commands, command-line values, and warnings about doubtful runs.
 
 use super::*;
 
@@ -14,9 +14,9 @@ fn workplace() -> TempDir {
     dir
 }
 
-/// The command after `try:` can be given to a shell as it is, and begins with words of the run's own text.
+/// The command after `try:` works in a shell as printed, and its prompt is the beginning of the run's own text.
 #[test]
-fn commands_that_are_printed_can_be_used() {
+fn printed_commands_work_in_a_shell() {
     let dir = workplace();
     let at = dir.path();
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
@@ -31,7 +31,7 @@ fn commands_that_are_printed_can_be_used() {
 }
 
 #[test]
-fn the_twin_can_be_taken_away() {
+fn the_baseline_can_be_removed() {
     let dir = workplace();
     for (name, change) in [("a", "scratch=none"), ("b", "scratch=false")] {
         ok(dir.path(), &format!("train run.toml --out {name} --set {change}"));
@@ -41,20 +41,20 @@ fn the_twin_can_be_taken_away() {
 }
 
 #[test]
-fn a_comparison_says_which_keys_differ() {
+fn compare_lists_the_keys_that_differ() {
     let dir = workplace();
     let at = dir.path();
     ok(at, "train run.toml --out one");
     ok(at, "train run.toml --out two --set train.batch=4 --set levels.0.train.lr=2e-3");
-    let (said, _) = ok(at, "compare one two");
-    assert!(said.contains("note: configurations differ in train.batch: 2 (one), 4 (two)"), "{said}");
-    assert!(said.contains("configurations differ in levels.0.train.lr: 0.001 (one), 0.002 (two)"), "{said}");
-    assert_eq!(said.matches("configurations differ").count(), 2, "{said}");
+    let (output, _) = ok(at, "compare one two");
+    assert!(output.contains("note: configurations differ in train.batch: 2 (one), 4 (two)"), "{output}");
+    assert!(output.contains("configurations differ in levels.0.train.lr: 0.001 (one), 0.002 (two)"), "{output}");
+    assert_eq!(output.matches("configurations differ").count(), 2, "{output}");
     assert!(!ok(at, "compare one").0.contains("configurations differ"));
 }
 
 #[test]
-fn a_missing_folder_for_temporary_files_is_said_and_not_made() {
+fn a_missing_tmpdir_is_reported_and_not_created() {
     let dir = workplace();
     let at = dir.path();
     ok(at, "train run.toml --out run --set scratch=none");
@@ -67,7 +67,7 @@ fn a_missing_folder_for_temporary_files_is_said_and_not_made() {
 }
 
 #[test]
-fn a_file_of_measurements_keeps_other_labels() {
+fn bench_keeps_measurements_with_other_labels() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let bench = |label: &str| {
@@ -92,9 +92,9 @@ fn a_file_of_measurements_keeps_other_labels() {
     assert_eq!(fs::read_to_string(at.join("all.jsonl")).unwrap(), "a list of mine\n");
 }
 
-/// As errors name keys, and as TOML writes them.
+/// `--set` accepts keys as error messages and as TOML write them.
 #[test]
-fn keys_are_taken_as_they_are_written() {
+fn set_accepts_keys_in_every_spelling() {
     let dir = workplace();
     let at = dir.path();
     refused(at, "train run.toml --out no --set levels.0.train.lr=-1", &["levels[0]: train"]);
@@ -108,31 +108,31 @@ fn keys_are_taken_as_they_are_written() {
     refused(at, "train run.toml --out no --set levels.0.train.lr=0,001", &["0,001", "levels.train.lr"]);
     let set = "--set levels.0.train.warmup=50";
     refused(at, &format!("train run.toml --out no {set}"), &["warmup of 50 steps exceeds the 2 steps"]);
-    let (code, _, said) =
+    let (code, _, output) =
         vcycle(at, "train run.toml --out no --set levels.0.train.steps=20 --set levels.0.train.lr=1e9");
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("diverged") && said.contains("lower the learning rate"), "{said}");
+    assert_eq!(code, Some(2), "{output}");
+    assert!(output.contains("diverged") && output.contains("lower the learning rate"), "{output}");
 }
 
-/// Texts begin with whatever they like, and what a tokenizer does not know is said.
+/// Prompts, separators and prefixes may begin with a dash. Text that the tokenizer does not know is reported.
 #[test]
-fn texts_that_begin_with_a_dash_are_no_options() {
+fn values_that_begin_with_a_dash_are_not_options() {
     let dir = workplace();
     let at = dir.path();
     write(at, "notes.txt", "---\n- one of the notes\n- two of them\n".repeat(40));
     ok(at, "data prepare notes.txt --tokenizer byte --separator --- --out a");
     ok(at, "data prepare notes.txt --tokenizer byte --document-prefix - --out b");
-    let (_, said) =
+    let (_, notes) =
         ok(at, "train run.toml --out run --set data.text=notes.txt --set data.tokenizer=char --set scratch=none");
-    assert!(!said.contains("does not know"), "{said}");
-    let (out, said) = ok(at, "generate run/vcycle/model --tokens 1 --temperature 0 --prompt -two");
-    assert!(out.starts_with("-two") && said.is_empty(), "{out}{said}");
-    let (_, said) = ok(at, "generate run/vcycle/model --tokens 1 --prompt QUtX");
+    assert!(!notes.contains("does not know"), "{notes}");
+    let (out, notes) = ok(at, "generate run/vcycle/model --tokens 1 --temperature 0 --prompt -two");
+    assert!(out.starts_with("-two") && notes.is_empty(), "{out}{notes}");
+    let (_, notes) = ok(at, "generate run/vcycle/model --tokens 1 --prompt QUtX");
     assert!(
-        said.contains("warning: 3 of 4 tokens (75.00 %) stand for text that the tokenizer does not know"),
-        "{said}"
+        notes.contains("warning: 3 of 4 tokens (75.00 %) stand for text that the tokenizer does not know"),
+        "{notes}"
     );
-    let (_, said) = ok(at, "eval run/vcycle/model --data text.txt");
-    assert!(said.contains("stand for text that the tokenizer does not know"), "{said}");
+    let (_, notes) = ok(at, "eval run/vcycle/model --data text.txt");
+    assert!(notes.contains("stand for text that the tokenizer does not know"), "{notes}");
     refused(at, "generate run/vcycle/model --prompt -two --temperature -1", &["a temperature of -1 is not possible"]);
 }

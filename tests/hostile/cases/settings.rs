@@ -1,5 +1,5 @@
-//! What lies beside a tokenizer: settings that overrule it, tokens that were added, and what is written there. Unless said otherwise the
-//! ids are those of `AutoTokenizer` of transformers 4.57.6 and 5.24, which agree.
+//! Files beside a tokenizer: settings that override it, added tokens, and what the program writes there. Unless stated
+//! otherwise, the expected ids are those of `AutoTokenizer` in transformers 4.57.6 and 5.24, which agree.
 
 use serde_json::json;
 use vcycle::data::tokenizer::Tokenizer;
@@ -7,12 +7,13 @@ use vcycle::data::tokenizer::Tokenizer;
 use super::*;
 
 const TEXT: &str = "jetty ember <|user|> lagoon";
-/// Its tokens where `<|user|>` is none, from the fourth to the tenth of them.
+/// Its ids if `<|user|>` is not a token; its pieces are the fourth to the tenth id.
 const PLAIN: [u32; 12] = [280, 271, 221, 28, 92, 85, 83, 69, 82, 92, 30, 287];
-/// And where it is token 320.
+/// Its ids if `<|user|>` is token 320.
 const ADDED: [u32; 5] = [280, 271, 221, 320, 287];
 
-/// The vocabulary of `added-tokens` with no tokens added: `vocab.json` with `merges.txt` in `old`, and a `tokenizer.json` in `new`.
+/// The vocabulary of `added-tokens` without added tokens: as `vocab.json` and `merges.txt` in `old`, and as
+/// `tokenizer.json` in `new`.
 fn plain() -> TempDir {
     let dir = place("added-tokens");
     let at = dir.path();
@@ -26,7 +27,7 @@ fn plain() -> TempDir {
     dir
 }
 
-/// The ids of a text by the tokenizer in a folder with these files, and what is said about it.
+/// The ids of a text and the notes of the tokenizer in `folder`, with these files added for the call.
 #[track_caller]
 fn ids(folder: &Path, files: &[(&str, Value)], text: &str) -> (Vec<u32>, Vec<String>) {
     files.iter().for_each(|(name, content)| drop(write(folder, name, content.to_string())));
@@ -35,10 +36,10 @@ fn ids(folder: &Path, files: &[(&str, Value)], text: &str) -> (Vec<u32>, Vec<Str
     (tokenizer.encode(text).unwrap(), tokenizer.notes().to_vec())
 }
 
-/// tokenizers 953 and transformers 11057 are about it: the classes of GPT-2 and RoBERTa take the key of `tokenizer_config.json`,
-/// whatever `tokenizer.json` says.
+/// Issues tokenizers 953 and transformers 11057: the tokenizer classes of GPT-2 and RoBERTa use the key in
+/// `tokenizer_config.json` and ignore the setting in `tokenizer.json`.
 #[test]
-fn a_space_before_the_text_is_added_where_the_settings_say_so() {
+fn add_prefix_space_follows_the_settings() {
     let dir = plain();
     let with_space: Vec<u32> = [289].iter().chain(&PLAIN[1..]).copied().collect();
     let settings =
@@ -52,14 +53,14 @@ fn a_space_before_the_text_is_added_where_the_settings_say_so() {
             "{notes:?}"
         );
     }
-    // Version 5 takes a tokenizer.json as it is for the class that is for any, and so does the tokenizers library.
+    // For the generic class, transformers 5 uses a tokenizer.json as it is, as the tokenizers library does.
     let new = dir.path().join("new");
     assert_eq!(ids(&new, &settings("PreTrainedTokenizerFast"), TEXT), (PLAIN.to_vec(), vec![]));
     assert_eq!(ids(&new, &[("tokenizer_config.json", json!({"add_prefix_space": null}))], TEXT).0, PLAIN);
 }
 
 #[test]
-fn case_and_accents_are_those_of_the_settings() {
+fn case_and_accents_follow_the_settings() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let words = "[PAD] [UNK] [CLS] [SEP] [MASK] the fox jump ##ed cafe café The . 中 文";
@@ -71,7 +72,7 @@ fn case_and_accents_are_those_of_the_settings() {
     let (lower, upper, accents, joined) =
         ([5, 9, 6, 7, 8, 13, 14], [11, 10, 6, 7, 8, 13, 14], [5, 10, 6, 7, 8, 13, 14], [11, 10, 6, 7, 8, 1]);
     let class = "BertTokenizer";
-    for (tokenizer, settings, expected, said) in [
+    for (tokenizer, settings, expected, count) in [
         (&uncased, json!({}), &lower[..], 0),
         (&cased, json!({}), &upper, 0),
         (&cased, json!({"tokenizer_class": class, "do_lower_case": true}), &lower, 1),
@@ -87,18 +88,18 @@ fn case_and_accents_are_those_of_the_settings() {
     ] {
         tokenizer.save(&at.join("tokenizer.json")).unwrap();
         let (found, notes) = ids(at, &[("tokenizer_config.json", settings.clone())], text);
-        assert_eq!((&found[..], notes.len()), (expected, said), "{settings}: {notes:?}");
+        assert_eq!((&found[..], notes.len()), (expected, count), "{settings}: {notes:?}");
     }
 }
 
-/// "Non-consecutive added token" of transformers 3 and 4 (9246, 11759): files from before a vocabulary was made anew, or of slow
-/// tokenizers. Later versions number the tokens on, and so do we, and say it.
+/// Files that were saved before the vocabulary was rebuilt, or by slow tokenizers, on which transformers 3 and 4 fail
+/// with "Non-consecutive added token" (9246, 11759). Later versions renumber the tokens, and so do we, with a note.
 #[test]
-fn stale_ids_of_added_tokens_are_passed_over() {
+fn stale_ids_of_added_tokens_are_replaced() {
     let dir = plain();
     let special = |text: &str| json!({"content": text, "special": true, "normalized": false});
     let text = format!("<c> {TEXT} <b>");
-    // Where it is a token, and what else is: as transformers 4.57.6 and 5.24 number them.
+    // The ids of `text` if its three added tokens have these ids, as transformers 4.57.6 and 5.24 number them.
     let whole = |tokens: [u32; 3]| [&[tokens[0], 289, 271, 221, tokens[1], 287, 221, tokens[2]][..]].concat();
     for folder in ["old", "new"].map(|name| dir.path().join(name)) {
         let config = |tokens: Value| {
@@ -124,22 +125,22 @@ fn stale_ids_of_added_tokens_are_passed_over() {
             assert!(notes.len() == usize::from(!parts.is_empty()), "{files:?}: {notes:?}");
             assert!(notes.iter().all(|note| parts.iter().all(|part| note.contains(part))), "{files:?}: {notes:?}");
         }
-        // In the order of the ids that they are said to have.
+        // They are numbered in the order of their stale ids.
         let files = [("added_tokens.json", json!({"<|user|>": 330, "<b>": 321, "<c>": 325}))];
         assert_eq!(ids(&folder, &files, &text).0, whole([321, 322, 320]));
-        // What only the file says that does not count is no token.
+        // A token that only the ignored file lists is not a token.
         let files =
             [config(json!({"320": special("<|user|>")})), ("added_tokens.json", json!({"<|user|>": 320, "<b>": 321}))];
         let (found, notes) = ids(&folder, &files, &text);
         assert_eq!(found, [&[28, 67, 30, 289, 271, 221, 320, 287, 221, 28, 66, 30][..]].concat(), "{notes:?}");
-        // A word of the vocabulary keeps its id, and is found first.
+        // A word of the vocabulary keeps its id and is matched first.
         let files = [("added_tokens.json", json!({"jetty": 999, "<b>": 1000}))];
         let expected = [&[28, 67, 30, 221, 280, 271, 221][..], &PLAIN[3..], &[221, 320]].concat();
         let (found, notes) = ids(&folder, &files, &text);
         assert_eq!((found, notes.len()), (expected, 1), "{notes:?}");
         assert!(notes[0].contains("jetty") && notes[0].contains("1 more"), "{notes:?}");
     }
-    // Commands say it.
+    // Commands print the note.
     fs::copy(dir.path().join("gpt2/config.json"), dir.path().join("new/config.json")).unwrap();
     fs::copy(dir.path().join("gpt2/model.safetensors"), dir.path().join("new/model.safetensors")).unwrap();
     write(dir.path(), "new/added_tokens.json", r#"{"<|user|>": 400}"#);
@@ -148,8 +149,8 @@ fn stale_ids_of_added_tokens_are_passed_over() {
     assert!(ok(dir.path(), "coalesce new --layers 1 --out small").1.contains("gets 320"));
 }
 
-/// The vocabularies of CLIP, of the first GPT and of Japanese BERTs (transformers 12381) lie in files of the same names, and their words
-/// are cut by other rules: the tokens would be wrong without a word (transformers 45812, 45920 tell of such).
+/// The vocabularies of CLIP, the first GPT and Japanese BERTs (transformers 12381) have the same file names, but split
+/// text by other rules: the tokens would be silently wrong (see transformers 45812 and 45920).
 #[test]
 fn vocabularies_with_other_rules_are_refused() {
     let dir = plain();
@@ -164,7 +165,7 @@ fn vocabularies_with_other_rules_are_refused() {
         let error = Tokenizer::load(&old).err().expect("an error").to_string();
         assert!([class, "vocab.json", "tokenizer.json"].iter().all(|part| error.contains(part)), "{error}");
     }
-    // Older folders have it in config.json, if anywhere; what lies beside overrules that.
+    // Older folders name the class in config.json, if at all. tokenizer_config.json takes precedence.
     fs::remove_file(old.join("tokenizer_config.json")).unwrap();
     set("config.json", "CLIPTokenizer");
     assert!(Tokenizer::load(&old).is_err());
@@ -181,10 +182,10 @@ fn vocabularies_with_other_rules_are_refused() {
     }
 }
 
-/// tokenizers 644: merges that are passed over at random give other tokens every time. Without them the ids are those of the same file
-/// with `"dropout": null`.
+/// BPE dropout (tokenizers 644) skips merges at random, so that the ids differ each time. It is ignored: the ids are
+/// those of the same file with `"dropout": null`.
 #[test]
-fn a_text_always_gives_the_same_tokens() {
+fn bpe_dropout_is_ignored() {
     let dir = plain();
     let path = dir.path().join("new/tokenizer.json");
     let text = "jetty ember lagoon ".repeat(50);
@@ -205,11 +206,12 @@ fn a_text_always_gives_the_same_tokens() {
     assert!(Tokenizer::load(&path).unwrap().notes().is_empty());
 }
 
-/// A folder with nothing but a `tokenizer.json` is taken for a tokenizer of the model's family by `AutoTokenizer`: both versions then
-/// add `<|endoftext|>` to a vocabulary of bytes, version 5 cuts a vocabulary of characters as GPT-2's, a cased BERT becomes lower case,
-/// and a BERT of bytes cannot be opened. With this class both give the ids of this program for all of these.
+/// For a folder with only a `tokenizer.json`, `AutoTokenizer` assumes the tokenizer class of the model family: both
+/// versions then add `<|endoftext|>` to a byte vocabulary, version 5 splits text for a character vocabulary as GPT-2
+/// does, a cased BERT is lower-cased, and a byte-level BERT cannot be opened. With the class that the program writes,
+/// both give its ids in all of these cases.
 #[test]
-fn what_is_written_says_that_the_tokenizer_is_to_be_taken_as_it_is() {
+fn saved_tokenizers_name_the_generic_class() {
     let dir = plain();
     let at = dir.path();
     let settings = |model: &str| super::json(&at.join(model).join("tokenizer_config.json"));
@@ -234,7 +236,7 @@ fn what_is_written_says_that_the_tokenizer_is_to_be_taken_as_it_is() {
     }
     let written = run("bert", "byte");
     assert_eq!((&written["tokenizer_class"], &written["mask_token"]), (&class, &json!("[MASK]")));
-    // What is made of a checkpoint keeps which token is for what, of those that are in the vocabulary, and what chats are made of.
+    // A model derived from a checkpoint keeps the roles of tokens that are in the vocabulary, and the chat template.
     let kept = json!({"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>", "pad_token": "[none]", "bos_token": "jetty",
         "chat_template": "{{ messages }}", "add_prefix_space": true});
     fs::write(at.join("gpt2/tokenizer_config.json"), kept.to_string()).unwrap();
@@ -250,10 +252,10 @@ fn what_is_written_says_that_the_tokenizer_is_to_be_taken_as_it_is() {
     assert_eq!(before, after);
 }
 
-/// Ids that a vocabulary skips may be drawn, and stand for no text, as in `decode` of transformers; an embedding may have more rows than
-/// there are tokens.
+/// An embedding may have more rows than there are tokens, so that ids without a token may be sampled. They decode to no
+/// text, as with `decode` in transformers.
 #[test]
-fn ids_without_a_token_stand_for_no_text() {
+fn ids_without_a_token_decode_to_no_text() {
     let dir = plain();
     let at = dir.path();
     for name in ["config.json", "model.safetensors"] {
@@ -261,7 +263,7 @@ fn ids_without_a_token_stand_for_no_text() {
     }
     let path = at.join("new/tokenizer.json");
     let mut file = super::json(&path);
-    // All but a few tokens, and one behind the gap.
+    // Keep the first 257 ids, and one after a gap.
     let vocab = file["model"]["vocab"].as_object().unwrap().clone();
     let few = vocab.into_iter().filter(|(_, id)| id.as_u64().is_some_and(|id| id < 257 || id == 300)).collect();
     file["model"]["vocab"] = Value::Object(few);
@@ -274,10 +276,10 @@ fn ids_without_a_token_stand_for_no_text() {
     }
 }
 
-/// Forms of a `tokenizer.json` that trackers tell of, which were read rightly before: merges as texts and as pairs (tokenizers 1562), an
-/// added token behind a gap or without content, padding and truncation that were left switched on.
+/// Variants of a `tokenizer.json` from issue trackers, which must stay supported: merges as strings and as pairs
+/// (tokenizers 1562), an added token after a gap or without content, and padding and truncation that were left enabled.
 #[test]
-fn forms_of_one_tokenizer_give_one_sequence() {
+fn variants_of_a_tokenizer_file_give_the_same_ids() {
     let dir = plain();
     let path = dir.path().join("new/tokenizer.json");
     let base = super::json(&path);
@@ -310,7 +312,7 @@ fn forms_of_one_tokenizer_give_one_sequence() {
         },
         &PLAIN,
     );
-    // White space around added tokens, and words that they must be for themselves.
+    // Added tokens that absorb the white space around them, and added tokens that must be separate words.
     let old = dir.path().join("old");
     let config = |flags: Value| [("tokenizer_config.json", json!({"added_tokens_decoder": {"320": flags}}))];
     let flags = json!({"content": "<|user|>", "special": true, "lstrip": true, "rstrip": true});
@@ -318,7 +320,7 @@ fn forms_of_one_tokenizer_give_one_sequence() {
     let flags = json!({"content": "<|user|>", "special": false, "single_word": true});
     let expected = [280, 271, 28, 92, 53, 51, 37, 50, 92, 30, 287, 221, 28, 92, 85, 83, 69, 82, 92, 30, 88];
     assert_eq!(ids(&old, &config(flags), "jetty ember<|USER|> lagoon <|user|>x").0, expected);
-    // A word of a hundred characters is cut into pieces, and a longer one is unknown.
+    // A word of a hundred characters is split into pieces; a longer one is unknown.
     write(&old, "vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n##a\n");
     let words = Tokenizer::from_spec(&format!("cased:{}", old.join("vocab.txt").display()), "").unwrap();
     let pieces = [&[5][..], &[6; 99], &[1]].concat();

@@ -1,8 +1,8 @@
-//! Tables of images and of labelled texts, as programs write them and people number them.
+//! Tables of images and of labelled texts in the forms that programs write, with unusual labels.
 
 use super::*;
 
-/// Sixty images of three classes, 8 x 8, of values to 16; each with its label.
+/// Sixty images of 8 x 8 pixels with values up to 16, in three classes; each with its label.
 fn digits() -> Vec<(String, usize)> {
     let pixel =
         |i: usize, at: usize| if (8..56).contains(&at) && at / 8 % 3 == i % 3 { 1 + (i * 7 + at) % 16 } else { 0 };
@@ -13,44 +13,48 @@ fn digits() -> Vec<(String, usize)> {
 const CSV: &str = "[model]\nfamily='deit'\nlayers=1\nheads=1\nhead_size=8\nimage=8\npatch=4\n[data.images.train.files]\n\
     format='csv'\nfile='t.csv'\n[train]\nbatch=4\neval_every=10\n[[levels]]\ntrain={steps=2,lr=1e-3}\n";
 
-/// The last held-out loss of a run over the table, and what was said.
+/// Trains on the table. Returns the line with the final held-out loss, and the notes.
 #[track_caller]
 fn loss(at: &Path, table: &str, set: &str) -> (String, String) {
     write(at, "t.csv", table);
     let _ = fs::remove_dir_all(at.join("run"));
-    let (out, said) = ok(at, &format!("train run.toml --out run{set}"));
-    (out.lines().find(|line| line.starts_with("model: ")).expect("a loss").to_owned(), said)
+    let (out, notes) = ok(at, &format!("train run.toml --out run{set}"));
+    (out.lines().find(|line| line.starts_with("model: ")).expect("a loss").to_owned(), notes)
 }
 
 #[test]
-fn tables_of_images_come_in_many_forms() {
+fn image_tables_are_read_in_many_forms() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     write(at, "run.toml", CSV);
     let lines = |line: &dyn Fn(&str, usize) -> String| digits().iter().map(|(v, l)| line(v, *l)).collect::<String>();
     let plain = lines(&|values, label| format!("{values},{label}\n"));
-    let (wanted, said) = loss(at, &plain, "");
-    assert!(!said.contains("warning"), "{said}");
+    let (wanted, notes) = loss(at, &plain, "");
+    assert!(!notes.contains("warning"), "{notes}");
     let names: Vec<String> = (0..64).map(|i| format!("pixel{i}")).collect();
     let numbers: Vec<String> = (0..65).map(|i| i.to_string()).collect();
     for (form, table) in [
-        ("carriage returns, blank lines at the end", plain.replace('\n', "\r\n") + "\r\n\r\n"),
+        ("carriage returns and trailing blank lines", plain.replace('\n', "\r\n") + "\r\n\r\n"),
         ("header", format!("{},label\n{plain}", names.join(","))),
         ("header of numbers", format!("{}\n{plain}", numbers.join(","))),
         ("quotes", lines(&|values, label| format!("\"{}\",\"{label}\"\n", values.replace(',', "\",\"")))),
-        ("with a point", lines(&|values, label| format!("{}.0,{label}.0\n", values.replace(',', ".0,")))),
+        (
+            "numbers with a decimal point",
+            lines(&|values, label| format!("{}.0,{label}.0\n", values.replace(',', ".0,"))),
+        ),
     ] {
         assert_eq!(loss(at, &table, "").0, wanted, "{form}");
     }
-    // As MNIST is given out as a table. The last pixel is always black, so that a single class would be learnt to perfection.
+    // The label comes first, as in MNIST's CSV files. The last pixel is always black, so if it were taken as the label,
+    // all images would have class 0.
     let first = lines(&|values, label| format!("{label},{values}\n"));
     write(at, "t.csv", &first);
     refused(at, "train run.toml --out no", &["data.images.train", "class 0", "label = \"first\""]);
     let set = " --set data.images.train.files.label=first";
     assert_eq!(loss(at, &first, set).0, wanted);
     assert_eq!(loss(at, &format!("label,{}\n{first}", names.join(",")), set).0, wanted);
-    let (_, said) = loss(at, &lines(&|values, label| format!("{values},{}\n", label + 1)), "");
-    assert!(said.contains("no image has the label 0") && said.contains("4 classes"), "{said}");
+    let (_, notes) = loss(at, &lines(&|values, label| format!("{values},{}\n", label + 1)), "");
+    assert!(notes.contains("no image has the label 0") && notes.contains("4 classes"), "{notes}");
     for (table, parts) in [
         (plain.replace(',', ";"), &["t.csv: line 1", "separated by commas"][..]),
         (plain.replace('\n', ",\n"), &["t.csv: line 1, column 66", "ends with a comma"]),
@@ -60,9 +64,9 @@ fn tables_of_images_come_in_many_forms() {
     }
 }
 
-/// Browsers decompress what they fetch and leave it its name.
+/// Browsers may decompress a download but keep its name.
 #[test]
-fn the_content_says_what_is_compressed() {
+fn compression_is_detected_by_content() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let images: Vec<u8> = [&[0, 0, 8, 3, 0, 0, 0, 40, 0, 0, 0, 8, 0, 0, 0, 8][..], &[9; 40 * 64]].concat();
@@ -83,7 +87,7 @@ const TSV: &str = "[model]\nfamily='bert'\nlayers=1\nheads=1\nhead_size=8\nconte
     train={steps=1,lr=1e-3}\n";
 
 #[test]
-fn labelled_texts_are_numbered_in_many_ways() {
+fn unusual_labels_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     write(at, "run.toml", TSV);
@@ -91,27 +95,27 @@ fn labelled_texts_are_numbered_in_many_ways() {
         let line = |i: usize| format!("film {i} was {}\t{}\n", ["good", "bad"][i % 2], label(i % 2));
         "sentence\tlabel\n".to_owned() + &(from..from + 30).map(line).collect::<String>()
     };
-    let said = |train: String, valid: String| {
+    let notes = |train: String, valid: String| {
         write(at, "train.tsv", train);
         write(at, "valid.tsv", valid);
         let _ = fs::remove_dir_all(at.join("run"));
         ok(at, "train run.toml --out run").1
     };
-    let plain = said(table(0, &|l| l), table(30, &|l| l));
+    let plain = notes(table(0, &|l| l), table(30, &|l| l));
     assert!(plain.contains("using 30 labelled texts to train on, 30 held out: 2 classes"), "{plain}");
     assert!(!plain.contains("warning"), "{plain}");
-    // Old Macs' line ends.
-    assert_eq!(said(table(0, &|l| l).replace('\n', "\r"), table(30, &|l| l).replace('\n', "\r")), plain);
-    let from_one = said(table(0, &|l| l + 1), table(30, &|l| l + 1));
+    // Line ends of classic Mac OS.
+    assert_eq!(notes(table(0, &|l| l).replace('\n', "\r"), table(30, &|l| l).replace('\n', "\r")), plain);
+    let from_one = notes(table(0, &|l| l + 1), table(30, &|l| l + 1));
     assert!(
         from_one.contains("train.tsv: warning: no example has the label 0; ") && from_one.contains("3 classes"),
         "{from_one}"
     );
-    let gaps = said(table(0, &|l| l * 4), table(30, &|l| l * 4));
+    let gaps = notes(table(0, &|l| l * 4), table(30, &|l| l * 4));
     assert!(gaps.contains("no example has the label 1, 2, 3; "), "{gaps}");
-    let seen = said(table(0, &|l| l), table(20, &|l| l));
+    let seen = notes(table(0, &|l| l), table(20, &|l| l));
     assert!(seen.contains("warning: 10 of 30 held-out examples have the same text as a training example"), "{seen}");
-    let textless = said(table(0, &|l| l) + " \t1\n\t0\n", table(30, &|l| l));
+    let textless = notes(table(0, &|l| l) + " \t1\n\t0\n", table(30, &|l| l));
     assert!(
         textless.contains("train.tsv: warning: 2 of 32 examples have an empty text; the first is in line 32"),
         "{textless}"

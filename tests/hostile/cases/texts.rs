@@ -1,4 +1,4 @@
-//! Texts in other forms than their names say, and lines of JSON that no strict reader takes.
+//! Texts whose format differs from their file name, and JSON lines that strict readers reject.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use vcycle::data::text::read_text;
 
 use super::*;
 
-/// The text of forty documents, and each as a line of JSON, with `other` as one more entry of line 8.
+/// The text of forty documents, and the same as JSON lines, where `other` is appended to the object in line 8.
 fn documents(other: &str) -> (String, String) {
     let texts: Vec<String> = (0..40).map(|i| format!("document {i} of jetty and fjord")).collect();
     let line = |(i, text): (usize, &String)| format!("{{\"text\": {text:?}{}}}\n", if i == 7 { other } else { "" });
@@ -28,16 +28,20 @@ fn error(path: &Path, parts: &[&str]) {
 }
 
 #[test]
-fn the_content_says_what_is_json_lines() {
+fn json_lines_are_detected_by_content() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let (text, lines) = documents("");
     for name in ["ok.jsonl", "ok.json", "ok.ndjson", "OK.JSONL", "part-00000", "ok.data"] {
         assert_eq!(read_text(&write(at, name, &lines)).unwrap(), text, "{name}");
-        assert_eq!(read_text(&write(at, name, format!("\u{feff}{lines}"))).unwrap(), text, "{name} with a mark");
+        assert_eq!(
+            read_text(&write(at, name, format!("\u{feff}{lines}"))).unwrap(),
+            text,
+            "{name} with a byte order mark"
+        );
         assert_eq!(read_text(&write(at, &format!("{name}.gz"), gzip(lines.as_bytes()))).unwrap(), text, "{name}.gz");
     }
-    // One that says plain text is not believed without a word; an empty first line makes the braces text.
+    // In a file named as plain text, JSON lines are refused with advice. An empty first line makes it plain text.
     error(&write(at, "lines.txt", &lines), &["lines.txt", "JSON", ".jsonl", "empty line"]);
     let prose = format!("\n{lines}");
     assert_eq!(read_text(&write(at, "prose.txt", &prose)).unwrap(), prose);
@@ -46,12 +50,12 @@ fn the_content_says_what_is_json_lines() {
         assert_eq!(read_text(&write(at, "code.c", code)).unwrap(), code);
     }
     refused(at, "data prepare lines.txt --tokenizer byte --out o", &["lines.txt", ".jsonl"]);
-    let (said, _) = ok(at, "data prepare part-00000 --tokenizer byte --out p");
-    assert!(said.contains("4 documents"), "{said}");
+    let (output, _) = ok(at, "data prepare part-00000 --tokenizer byte --out p");
+    assert!(output.contains("4 documents"), "{output}");
 }
 
 #[test]
-fn only_the_texts_key_matters() {
+fn only_the_text_key_must_be_valid() {
     let dir = tempfile::tempdir().unwrap();
     let deep = format!(", \"meta\": {}1{}", "[".repeat(3000), "]".repeat(3000));
     for other in [", \"score\": NaN", ", \"score\": -Infinity", ", \"tail\": \"x \\udcb2\"", ", \"n\": 1e999", &deep] {
@@ -65,7 +69,8 @@ fn only_the_texts_key_matters() {
     error(&write(dir.path(), "lone.jsonl", lone), &["lone.jsonl: line 8: \"text\" is no text"]);
 }
 
-/// A byte order mark is not text, whatever is read: here the first line of a plain text, of a table, of a configuration.
+/// A byte order mark is not part of the content: not in plain texts, tables, configurations, or files of a model
+/// folder.
 #[test]
 fn a_byte_order_mark_is_never_text() {
     let dir = place("nli-labels");
@@ -82,7 +87,7 @@ fn a_byte_order_mark_is_never_text() {
 }
 
 #[test]
-fn gzip_is_taken_as_gzip_takes_it() {
+fn gzip_files_are_read_as_gzip_reads_them() {
     let dir = tempfile::tempdir().unwrap();
     let (text, _) = documents("");
     let one = gzip(text.as_bytes());
@@ -94,16 +99,16 @@ fn gzip_is_taken_as_gzip_takes_it() {
     for garbage in [&b"x"[..], b"\0\0x", b"\x1f", b"PK\x03\x04"] {
         error(&at(&[&one[..], garbage].concat()), &["a.txt.gz", "corrupt gzip", "gzip -t"]);
     }
-    // What it is, not what it is called.
+    // The content decides, not the name.
     assert_eq!(read_text(&write(dir.path(), "b.txt", &one)).unwrap(), text);
 }
 
-/// `iconv -f ENCODING -t UTF-8` of GNU libc turns each of these into the text.
+/// `iconv -f ENCODING -t UTF-8` of GNU libc converts each of these to the text.
 #[test]
 fn other_encodings_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let (text, _) = documents("");
-    let wide = |big: bool, four: bool, mark: bool| -> Vec<u8> {
+    let encode = |big: bool, four: bool, mark: bool| -> Vec<u8> {
         let marked = format!("{}{text}", if mark { "\u{feff}" } else { "" });
         let bytes = marked.chars().map(|c| match (big, four) {
             (true, true) => (c as u32).to_be_bytes().to_vec(),
@@ -116,7 +121,7 @@ fn other_encodings_are_named() {
     for (big, end) in [(true, "BE"), (false, "LE")] {
         for (four, name) in [(true, "UTF-32"), (false, "UTF-16")] {
             for (mark, encoding) in [(true, name.to_owned()), (false, format!("{name}{end}"))] {
-                let bytes = wide(big, four, mark);
+                let bytes = encode(big, four, mark);
                 let path = write(dir.path(), "my text.txt", &bytes);
                 let command = format!("iconv -f {encoding} -t UTF-8 '{}' > ", path.display());
                 error(&path, &["my text.txt", &format!("is {encoding}, not UTF-8"), &command]);
@@ -125,13 +130,13 @@ fn other_encodings_are_named() {
             }
         }
     }
-    // Zeros in a text of UTF-8 are characters like others, and Latin-1 is only a guess.
+    // NUL bytes are valid in UTF-8 text, and Latin-1 is only a guess.
     assert_eq!(read_text(&write(dir.path(), "z.txt", "a\0b and more of it")).unwrap(), "a\0b and more of it");
     error(&write(dir.path(), "l.txt", b"caf\xe9 au lait, and more"), &["byte 3", "iconv", "if it is Latin-1"]);
 }
 
-/// A text without line ends, as text8 and many books in Chinese are, is cut between words, or where there are none between
-/// characters: the same for a compressed text, which comes in other pieces.
+/// A text without line ends, such as text8 and many Chinese books, is cut between words, or between characters if there
+/// are no spaces. A compressed text, which is read in different pieces, is cut at the same positions.
 #[test]
 fn a_text_in_one_line_is_cut_between_words() {
     let dir = tempfile::tempdir().unwrap();
@@ -142,15 +147,15 @@ fn a_text_in_one_line_is_cut_between_words() {
     for (name, text, unit) in [("words", &words, 7), ("signs", &signs, 3), ("few", &few, 7)] {
         write(at, &format!("{name}.txt"), text);
         write(at, &format!("{name}.txt.gz"), gzip(text.as_bytes()));
-        let (said, _) = ok(at, &format!("data prepare {name}.txt --tokenizer byte --out {name}"));
-        // A hundred pieces of about one size, every tenth held out.
-        assert!(said.contains("90 documents") && said.contains("10 documents"), "{name}: {said}");
+        let (output, _) = ok(at, &format!("data prepare {name}.txt --tokenizer byte --out {name}"));
+        // A hundred pieces of about the same size, every tenth held out.
+        assert!(output.contains("90 documents") && output.contains("10 documents"), "{name}: {output}");
         ok(at, &format!("data prepare {name}.txt.gz --tokenizer byte --out {name}-gz"));
         let files = |folder: String| json(&at.join(folder).join("data.json"));
         let [plain, packed] = [files(name.to_owned()), files(format!("{name}-gz"))];
         assert_eq!([&plain["train"], &plain["valid"]], [&packed["train"], &packed["valid"]], "{name}");
         let held_out = plain["valid"]["files"][0]["tokens"].as_u64().expect("a number");
-        // Each piece ends within 64 bytes behind its share, or at a word.
+        // Each piece ends at most 64 bytes, or one word, after its share of the text.
         let share = text.len() as u64 / 10;
         assert!(held_out.abs_diff(share) <= 10 * (64 + unit), "{name}: {held_out} of {share}");
     }
@@ -159,7 +164,7 @@ fn a_text_in_one_line_is_cut_between_words() {
         let args = format!("data prepare words.txt few.txt {again} --tokenizer byte --out no");
         refused(at, &args, &[again, "given twice"]);
     }
-    // A line or two are no text to hold something out of.
+    // One line is too little to hold anything out.
     write(at, "line.txt", "jetty and fjord");
     refused(at, "data prepare line.txt --tokenizer byte --out no", &["line.txt", "nothing is held out"]);
 }

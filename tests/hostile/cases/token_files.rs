@@ -1,4 +1,4 @@
-//! Token files of other programs, files that are none, and folders that hold both sides.
+//! Token files of other programs, files without tokens, and folders that hold both splits.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn narrow(tokens: &[u32]) -> Vec<u8> {
     tokens.iter().flat_map(|&t| (t as u16).to_le_bytes()).collect()
 }
 
-/// As `numpy.save` writes an array of one dimension.
+/// A one-dimensional array as `numpy.save` writes it.
 fn npy(kind: &str, count: usize, bytes: &[u8]) -> Vec<u8> {
     let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({count},), }}");
     while (header.len() + 11) % 64 != 0 {
@@ -38,7 +38,7 @@ fn no_tokens(path: &Path, parts: &[&str]) {
 }
 
 #[test]
-fn arrays_of_numpy_are_token_files() {
+fn numpy_arrays_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let tokens = tokens();
@@ -48,16 +48,17 @@ fn arrays_of_numpy_are_token_files() {
         assert_eq!(Shard::open_any(&path, Some(50_257)).unwrap().format(), Format::Npy);
         assert_eq!(read(&path), tokens, "{kind}");
     }
-    let (said, _) = ok(at, "data show a.npy");
-    assert!(said.contains("NumPy") && said.contains("20,000"), "{said}");
+    let (output, _) = ok(at, "data show a.npy");
+    assert!(output.contains("NumPy") && output.contains("20,000"), "{output}");
     no_tokens(&write(at, "b.npy", npy("<i8", 5, &[0; 40])), &["b.npy", "<i8", ".astype"]);
     no_tokens(&write(at, "c.npy", npy("<u2", 5, &[0; 8])), &["c.npy", "5 tokens", "8 bytes"]);
     no_tokens(&write(at, "d.npy", b"\x93NUMPY\x01\0\xff\xff"), &["d.npy", "damaged header"]);
 }
 
-/// A file without a header is taken for two-byte tokens, and nearly all numbers are such: these once trained.
+/// A file without a header is read as two-byte tokens, and nearly all bytes are valid ones: runs once trained on these
+/// files.
 #[test]
-fn what_is_no_token_file_is_refused() {
+fn files_that_are_not_tokens_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let tokens = tokens();
@@ -66,7 +67,7 @@ fn what_is_no_token_file_is_refused() {
     no_tokens(&write(at, "u32.bin", &wide), &["u32.bin", "4 bytes each", "numpy.save"]);
     let long: Vec<u8> = tokens.iter().flat_map(|&t| u64::from(t).to_le_bytes()).collect();
     no_tokens(&write(at, "i64.bin", &long), &["i64.bin", "8 bytes each"]);
-    // Of Llama 3, beyond two bytes; and of characters.
+    // Larger ids, as Llama 3 has, and small ids, as of characters.
     for scale in [1, 1000] {
         let other: Vec<u8> = tokens.iter().flat_map(|&t| (t * 2 / scale).to_le_bytes()).collect();
         no_tokens(&write(at, "u32.bin", &other), &["u32.bin", "4 bytes each"]);
@@ -78,27 +79,27 @@ fn what_is_no_token_file_is_refused() {
     for (name, begin) in [("a.npz", &b"PK\x03\x04"[..]), ("a.parquet", b"PAR1"), ("a.idx", b"MMIDIDX\0\0")] {
         no_tokens(&write(at, name, [begin, &narrow(&tokens)].concat()), &[name, "not a token file"]);
     }
-    // A vocabulary of characters has small numbers all over.
+    // All ids of a character vocabulary are small, which is valid.
     let characters: Vec<u32> = tokens.iter().map(|t| t % 65).collect();
     assert_eq!(read(&write(at, "char.bin", narrow(&characters))), characters);
 }
 
-/// Advice is given only where it helps: no context is short enough for a single token.
+/// A shorter context is suggested only where it helps: no context is short enough for a single token.
 #[test]
-fn few_tokens_are_told_from_none() {
+fn errors_for_too_few_tokens_suggest_what_helps() {
     let dir = tempfile::tempdir().unwrap();
-    for (count, told) in [(0, "give more text"), (1, "give more text"), (2, "at most 1"), (5, "at most 4")] {
+    for (count, advice) in [(0, "give more text"), (1, "give more text"), (2, "at most 1"), (5, "at most 4")] {
         let path = write(dir.path(), "few.bin", narrow(&tokens()[..count]));
         let shards = [Shard::open_any(&path, Some(50_257)).unwrap()];
         let error = check_length(&shards, 5).expect_err("too few").to_string();
-        assert!(error.contains("few.bin") && error.contains(told), "{count}: {error}");
+        assert!(error.contains("few.bin") && error.contains(advice), "{count}: {error}");
         assert_eq!(error.contains("context"), count > 1, "{error}");
     }
 }
 
-/// llm.c and nanoGPT write both sides into one folder.
+/// llm.c and nanoGPT write both splits into one folder.
 #[test]
-fn a_folder_of_both_sides_is_neither() {
+fn a_folder_with_both_splits_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let file = narrow(&tokens());
@@ -120,6 +121,6 @@ fn a_folder_of_both_sides_is_neither() {
     let set = "--set data.train=[\"nano/*.bin\"] --set data.valid=[\"nano/val.bin\"]";
     let run = "[model]\nfamily='gpt'\nlayers=1\nheads=1\nhead_size=4\ncontext=16\n[data]\nvocab=50257\n[train]\nbatch=1\neval_every=1\neval_batches=1\n[[levels]]\ntrain={steps=1,lr=0}\n";
     write(at, "run.toml", run);
-    let (_, said) = ok(at, &format!("train run.toml --out run {set}"));
-    assert!(said.contains("data.train and data.valid both have nano/val.bin"), "{said}");
+    let (_, output) = ok(at, &format!("train run.toml --out run {set}"));
+    assert!(output.contains("data.train and data.valid both have nano/val.bin"), "{output}");
 }

@@ -1,20 +1,21 @@
-//! Tokens that were added to a vocabulary. The ids are those of `GPT2Tokenizer`, `BertTokenizer` and their fast kinds of transformers
-//! 4.57.6.
+//! Tokens that were added to a vocabulary. The expected ids are those of `GPT2Tokenizer`, `BertTokenizer` and their
+//! fast versions in transformers 4.57.6.
 
 use vcycle::data::tokenizer::Tokenizer;
 
 use super::*;
 
-/// The chat's 8 tokens: `<|user|>`, `jetty`, ` ember`, ` lagoon`, `<|assistant|>`, `fjord`, ` marsh`, `<|endoftext|>`.
+/// The 8 tokens of `chat.txt`: `<|user|>`, `jetty`, ` ember`, ` lagoon`, `<|assistant|>`, `fjord`, ` marsh`,
+/// `<|endoftext|>`.
 const CHAT: [u32; 8] = [320, 280, 271, 287, 321, 269, 310, 0];
 
 #[test]
-fn byte_pairs_have_their_added_tokens_in_every_command() {
+fn added_tokens_of_bpe_work_in_every_command() {
     let dir = place("added-tokens");
     let at = dir.path();
     let chat = fs::read_to_string(at.join("chat.txt")).unwrap();
     assert_eq!(Tokenizer::load(&at.join("gpt2")).unwrap().encode(&chat).unwrap(), CHAT);
-    // Of 8 tokens, 7 follow another one.
+    // Of 8 tokens, all but the first are scored.
     assert_eq!(printed(&ok(at, "eval gpt2 --data chat.txt").0, "tokens scored:"), 7.0);
     ok(at, "coalesce gpt2 --layers 1 --out small");
     assert_eq!(Tokenizer::load(&at.join("small")).unwrap().encode(&chat).unwrap(), CHAT);
@@ -35,9 +36,9 @@ fn byte_pairs_have_their_added_tokens_in_every_command() {
     assert!(text.starts_with("<|user|>"), "{text}");
 }
 
-/// The same tokens in each of the files that may have them.
+/// The same tokens in each of the files that may define them.
 #[test]
-fn added_tokens_may_be_in_any_of_their_files() {
+fn added_tokens_are_read_from_any_of_their_files() {
     let chat = "<|user|>jetty ember lagoon<|assistant|>fjord marsh<|endoftext|>";
     let token = |text: &str| format!(r#"{{"content": "{text}", "special": true, "normalized": false}}"#);
     let decoder = format!(
@@ -59,7 +60,7 @@ fn added_tokens_may_be_in_any_of_their_files() {
         }
         assert_eq!(Tokenizer::load(&model).unwrap().encode(chat).unwrap(), CHAT, "without {removed:?}");
     }
-    // OpenAI's own names of the two files; and a tokenizer.json that was saved before tokens were added.
+    // OpenAI's original names of the two files, and a tokenizer.json that was saved before the tokens were added.
     let dir = place("added-tokens");
     let model = dir.path().join("gpt2");
     fs::rename(model.join("vocab.json"), model.join("encoder.json")).unwrap();
@@ -77,7 +78,7 @@ fn added_tokens_may_be_in_any_of_their_files() {
 }
 
 #[test]
-fn word_pieces_have_their_added_tokens() {
+fn added_tokens_of_wordpiece_are_read() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\nfox\njump\n##ed\n");
     let settings = r#"{"do_lower_case": true, "added_tokens_decoder": {
@@ -91,7 +92,7 @@ fn word_pieces_have_their_added_tokens() {
 }
 
 #[test]
-fn added_tokens_that_contradict_are_refused() {
+fn contradictory_added_tokens_are_refused() {
     let dir = place("added-tokens");
     let model = dir.path().join("gpt2");
     let path = model.join("added_tokens.json");

@@ -1,6 +1,6 @@
-//! Promise: FLOPs are counted as the mathematics says: of every operation, of a training step of each family, and of a whole run, whose
-//! total is its steps, its operators and its searches. Every expected number is worked out here by hand; nothing asks the code under
-//! test for one.
+//! Promise: the FLOP counts follow from the mathematics: for every operation, for a training step of each family, and
+//! for a whole run, whose total is the sum of its steps, operators and searches. Every expected number is derived here
+//! by hand, never taken from the code under test.
 
 mod operations;
 mod runs;

@@ -1,4 +1,4 @@
-//! Every operation, at sizes of which no two are equal: a missing, swapped or doubled factor shows.
+//! The cost of every operation. All sizes differ, so that a missing, swapped or doubled factor is detected.
 
 use vcycle::device::ops::{
     Accumulate, Activation, ActivationBackward, AdamW, Attention, AttentionBackward, ColumnSum, Cost, CrossEntropy,
@@ -7,7 +7,7 @@ use vcycle::device::ops::{
 };
 use vcycle::tensor::{DType, Place, Tensor};
 
-/// Hands out tensors, each in an arena of its own.
+/// Creates tensors, each in its own arena.
 #[derive(Default)]
 struct Memory {
     arenas: u32,
@@ -32,7 +32,7 @@ impl Memory {
     }
 }
 
-/// The cost of an operation that a device would run.
+/// Returns the cost of an operation, after checking its operands.
 fn cost(op: impl Into<Op>) -> Cost {
     let op = op.into();
     op.check().expect("operands that fit");
@@ -56,23 +56,23 @@ fn pointwise_operations_and_sums() {
         // From f32 to bf16: 4 bytes in, 2 out.
         let narrow = Accumulate { out: m.of(DType::BF16, &[n, c]), add: false, ..add };
         assert_eq!(cost(narrow), Cost { flops: 0, bytes: (4 + 2) * elements });
-        // Ten by definition, whichever function it is.
+        // Ten FLOPs per element by definition, for every activation function.
         for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
             let op = ActivationBackward { kind, dout: x, pre: m.f32(&[n, c]), dx: out };
             assert_eq!(cost(op), Cost { flops: 10 * elements, bytes: 3 * 4 * elements });
         }
-        // One addition for each element of x, whether or not the sums are added to what was there.
+        // One addition for each element of x, whether or not the sums are added to the previous contents of `out`.
         for (accumulate, moves) in [(false, 1), (true, 2)] {
             let op = ColumnSum { x, out: m.f32(&[c]), accumulate };
             assert_eq!(cost(op), Cost { flops: elements, bytes: 4 * (elements + moves * c as u64) });
         }
-        // Keeping scales, a residual adds; the mask is not arithmetic on the data.
+        // One multiplication, and one addition with a residual. Computing the mask is not counted.
         let drop = Dropout { x, residual: None, out, mask: m.mask(), unit: 1 };
         assert_eq!(flops(drop), elements);
         assert_eq!(flops(Dropout { unit: c, ..drop }), elements);
         assert_eq!(flops(Dropout { residual: Some(m.f32(&[n, c])), ..drop }), 2 * elements);
         assert_eq!(cost(Fill { out, value: 1.5 }), Cost { flops: 0, bytes: 4 * elements });
-        // Difference, square, sum; with a gradient one product more.
+        // Difference, square, sum; with a gradient one more multiplication.
         let error = SquaredError { x, targets: m.f32(&[n, c]), scored: None, loss: m.f32(&[1]), dx: None, weight: 0.5 };
         assert_eq!(cost(error), Cost { flops: 3 * elements, bytes: 4 * (2 * elements + 1) });
         let graded = SquaredError { dx: Some(out), ..error };
@@ -81,14 +81,14 @@ fn pointwise_operations_and_sums() {
 }
 
 #[test]
-fn the_update() {
+fn gradient_norm_and_adamw() {
     for n in [64, 192] {
         let m = &mut Memory::default();
         let x = m.f32(&[n]);
         // A multiply-add for each element.
         let norm = GlobalNorm { x, partials: m.f32(&[1]), norm: m.f32(&[1]) };
         assert_eq!(cost(norm), Cost { flops: 2 * n as u64, bytes: 4 * (n as u64 + 1 + 1) });
-        // Fourteen for each element, by definition: clipping, decay, two averages, and the step.
+        // Fourteen FLOPs per element, by definition: clipping, decay, two averages, and the step.
         let adamw = AdamW {
             params: m.f32(&[n]),
             grads: x,
@@ -104,20 +104,21 @@ fn the_update() {
             weight_decay: 0.1,
             max_norm: 1.0,
         };
-        // Gradients are read; parameters and two moments read and written; a byte of the mask for 64, the norm, 32 bytes of state.
+        // Gradients are read; parameters and two moments are read and written; one byte of the mask per 64 elements,
+        // the norm, and 32 bytes of state.
         let bytes = 4 * (1 + 2 * 3) * n as u64 + n as u64 / 64 + 4 + 32;
         assert_eq!(cost(adamw), Cost { flops: 14 * n as u64, bytes });
         let copying = AdamW { copy: Some(m.of(DType::BF16, &[n])), ..adamw };
         assert_eq!(cost(copying), Cost { flops: 14 * n as u64, bytes: bytes + 2 * n as u64 });
     }
-    // Two blocks of 16,384 elements have a partial sum each; the last partial sums are not counted.
+    // Two blocks of 16,384 elements have one partial sum each; adding the partial sums is not counted.
     let m = &mut Memory::default();
     let norm = GlobalNorm { x: m.f32(&[16_448]), partials: m.f32(&[2]), norm: m.f32(&[1]) };
     assert_eq!(flops(norm), 32_896);
 }
 
 #[test]
-fn products() {
+fn matmuls() {
     for (m, n, k) in [(3u64, 5, 7), (11, 2, 13)] {
         let [rows, cols, inner] = [m, n, k].map(|size| size as usize);
         for batch in [1usize, 4] {
@@ -131,14 +132,14 @@ fn products() {
                 let bare = Linear::product(a, b, out, (ta, tb)).batched(batch);
                 let bytes = 4 * z * (m * k + k * n + m * n);
                 assert_eq!(cost(bare), Cost { flops: 2 * z * m * n * k, bytes }, "{ta} {tb} {batch}");
-                // Sums go on: the same multiply-adds, and out is read as well.
+                // When accumulating, the same multiply-adds, and `out` is read as well.
                 let sum = Linear { accumulate: true, ..bare };
                 assert_eq!(cost(sum), Cost { flops: 2 * z * m * n * k, bytes: bytes + 4 * z * m * n });
-                // A bias and a residual begin the sums: the first multiply-add takes them in.
+                // A bias and a residual are initial values of the sums: the first multiply-add includes them.
                 let added =
                     Linear { bias: Some(mem.f32(&[cols])), residual: Some(mem.f32(&[batch * rows, cols])), ..bare };
                 assert_eq!(flops(added), 2 * z * m * n * k);
-                // Ten by definition for an activation, its derivative, or the derivative with the value beside it.
+                // Ten FLOPs per element by definition for an activation, its derivative, or both together.
                 let (pre, value) = (mem.f32(&[batch * rows, cols]), mem.f32(&[batch * rows, cols]));
                 for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
                     for epilogue in [
@@ -159,7 +160,7 @@ fn products() {
     assert_eq!(cost(Linear::product(a, b, m.f32(&[3, 5]), (false, false))), Cost { flops: 210, bytes: 112 + 60 });
 }
 
-/// Forward and backward of `[B, Tq, Tk, H, D]`.
+/// Returns the costs of attention forward and backward for sizes `[B, Tq, Tk, H, D]`.
 fn attention([b, tq, tk, h, d]: [usize; 5], causal: bool) -> [Cost; 2] {
     let m = &mut Memory::default();
     let forward = Attention {
@@ -181,40 +182,40 @@ fn attention([b, tq, tk, h, d]: [usize; 5], causal: bool) -> [Cost; 2] {
         dv: m.f32(&[b, tk, h, d]),
         delta: m.f32(&[b, h, tq]),
     };
-    // What is hidden by a mask, or dropped, depends on the data: it is counted as if it were there.
+    // Pairs that are masked or dropped depend on the data, so they are counted as if they were visible.
     let masked = Attention { key_mask: Some(m.i32(&[b, tk])), dropout: Some(m.mask()), ..forward };
     assert_eq!(flops(masked), flops(forward));
     assert_eq!(flops(AttentionBackward { forward: masked, ..backward }), flops(backward));
     [cost(forward), cost(backward)]
 }
 
-/// Of each visible pair of a query and a key: forward 2 D for the score, 2 D for its share of V, and 5 for the softmax (scale, maximum,
-/// difference, exponential, sum); backward 2 D each for dP, dV, dQ and dK, and 8 for the gradient of the softmax. The scores that kernels
-/// compute again in the backward pass are no new mathematics.
+/// FLOPs per visible pair of a query and a key. Forward: 2 D for the score, 2 D for the weighted sum of V, and 5 for
+/// the softmax (scale, maximum, difference, exponential, sum). Backward: 2 D each for dP, dV, dQ and dK, and 8 for the
+/// gradient of the softmax. The scores that kernels recompute in the backward pass are not counted.
 #[test]
-fn attention_counts_visible_pairs_alone() {
-    // B 2, H 3, D 7, every query sees every key: 2 x 3 x 4 x 5 pairs, or 2 x 3 x 6 x 6.
+fn attention_counts_only_visible_pairs() {
+    // B = 2, H = 3, D = 7, every query sees every key: 2 x 3 x 4 x 5 pairs, or 2 x 3 x 6 x 6.
     let of = |pairs: u64, d: u64| [pairs * (4 * d + 5), pairs * (8 * d + 8)];
     assert_eq!(attention([2, 4, 5, 3, 7], false).map(|c| c.flops), of(120, 7));
     assert_eq!(attention([2, 5, 4, 3, 7], false).map(|c| c.flops), of(120, 7), "more queries than keys");
     assert_eq!(attention([2, 6, 6, 3, 7], false).map(|c| c.flops), of(216, 7));
-    // Causal, as many keys as queries: 1 + 2 + .. + 6 = 21 pairs of the 36.
+    // Causal, with as many keys as queries: 1 + 2 + .. + 6 = 21 of the 36 pairs.
     assert_eq!(attention([2, 6, 6, 3, 7], true).map(|c| c.flops), of(2 * 3 * 21, 7));
-    // Causal, two keys of before: queries 1 to 4 see 3, 4, 5 and 6 keys.
+    // Causal, with two earlier keys: queries 1 to 4 see 3, 4, 5 and 6 keys.
     assert_eq!(attention([2, 4, 6, 3, 7], true).map(|c| c.flops), of(2 * 3 * 18, 7));
     assert_eq!(attention([5, 4, 6, 1, 11], true).map(|c| c.flops), of(5 * 18, 11));
     assert_eq!(attention([5, 4, 6, 1, 11], false).map(|c| c.flops), of(5 * 24, 11));
-    // One query at the end of 9 keys, as when a text is continued: all of them.
+    // One query after 9 keys, as in generation, sees all of them.
     assert_eq!(attention([1, 1, 9, 2, 3], true).map(|c| c.flops), of(2 * 9, 3));
-    // Q and out of 2 x 4 x 3 x 7, K and V of 2 x 6 x 3 x 7, a log-sum-exp for each of 2 x 3 x 4 rows; backward reads those five and dout,
-    // writes dQ, dK, dV and the row sums.
+    // Q and out have 2 x 4 x 3 x 7 elements, K and V 2 x 6 x 3 x 7, and there is a log-sum-exp for each of 2 x 3 x 4
+    // rows. The backward pass reads these five tensors and dout, and writes dQ, dK, dV and the row sums.
     let [forward, backward] = attention([2, 4, 6, 3, 7], true).map(|c| c.bytes);
     assert_eq!(forward, 4 * (2 * 168 + 2 * 252 + 24));
     assert_eq!(backward, 4 * ((2 * 168 + 2 * 252 + 24) + 168 + (168 + 2 * 252) + 24));
 }
 
 #[test]
-fn losses_of_scores() {
+fn cross_entropy() {
     for [n, v] in [[3, 7], [10, 13]] {
         let m = &mut Memory::default();
         let elements = (n * v) as u64;
@@ -232,11 +233,11 @@ fn losses_of_scores() {
             smoothing: 0.0,
             weight: 1.0,
         };
-        // Maximum, difference, exponential, sum; the gradient scales and subtracts the target.
+        // Maximum, difference, exponential, sum. The gradient adds a scaling and a subtraction of the target.
         assert_eq!(cost(loss), Cost { flops: 4 * elements, bytes: 4 * (elements + 2 * n as u64 + 1) });
         let graded = CrossEntropy { dlogits: Some(dlogits), ..loss };
         assert_eq!(cost(graded), Cost { flops: 6 * elements, bytes: 4 * (2 * elements + 2 * n as u64 + 1) });
-        // What the target is changes none of it.
+        // The kind of target does not matter.
         let mix = Some(Mix { labels: m.i32(&[n]), share: m.f32(&[n]) });
         assert_eq!(flops(CrossEntropy { mix, smoothing: 0.1, weight: 0.5, ..graded }), 6 * elements);
         // A strip counts its own rows: two of n.
@@ -246,8 +247,8 @@ fn losses_of_scores() {
 }
 
 #[test]
-fn look_ups() {
-    // B, T, C, V: adding is all there is to it.
+fn embeddings() {
+    // Sizes B, T, C, V. Only additions count.
     for [b, t, c, v] in [[2, 3, 5, 7], [4, 6, 11, 9]] {
         let m = &mut Memory::default();
         let rows = (b * t * c) as u64;
@@ -257,7 +258,7 @@ fn look_ups() {
         assert_eq!(flops(Embedding { positions: Some(positions), ..look_up }), rows);
         assert_eq!(flops(Embedding { accumulate: true, ..look_up }), rows);
         assert_eq!(flops(Embedding { positions: Some(positions), accumulate: true, ..look_up }), 2 * rows);
-        // Every row of dout is added to a row of the one gradient, and of the other.
+        // Every row of dout is added to a row of each gradient.
         let back = EmbeddingBackward {
             ids,
             dout: m.f32(&[b, t, c]),
@@ -276,7 +277,7 @@ fn look_ups() {
 }
 
 #[test]
-fn norms() {
+fn layernorm() {
     for [n, c] in [[3, 5], [33, 7]] {
         let m = &mut Memory::default();
         let elements = (n * c) as u64;
@@ -292,7 +293,7 @@ fn norms() {
             rstd: m.f32(&[n]),
             eps: 1e-5,
         };
-        // The sum; the difference, its square and their sum; times rstd, times weight, plus bias.
+        // The sum (1); the difference, its square and their sum (3); times rstd, times weight, plus bias (3).
         assert_eq!(cost(norm), Cost { flops: 7 * elements, bytes: 4 * (2 * elements + 2 * c as u64 + 2 * n as u64) });
         let with = LayerNorm { residual: Some(m.f32(&[n, c])), sum: Some(m.f32(&[n, c])), ..norm };
         assert_eq!(flops(with), 8 * elements);
@@ -310,15 +311,17 @@ fn norms() {
             // A partial sum for every 32 rows.
             partials: m.f32(&[n.div_ceil(32), 2 * c]),
         };
-        // h (2), g (1), the means of g (1) and g h (2), dx (4) and adding it to what is there (1, counted in any case), dweight (2), dbias (1).
+        // h (2), g (1), the means of g (1) and g h (2), dx (4) and its accumulation (1, always counted), dweight (2),
+        // dbias (1).
         assert_eq!(flops(back), 14 * elements);
         assert_eq!(flops(LayerNormBackward { accumulate_dx: true, accumulate: true, ..back }), 14 * elements);
     }
 }
 
 #[test]
-fn the_operators() {
-    // A multiply-add for each element of the larger side; interpolating scales, scales and adds for each element that is written.
+fn multilevel_operators() {
+    // A multiply-add for each element of the larger model. Interpolation adds two multiplications and an addition for
+    // each element that is written.
     for [src, dst] in [[64, 192], [320, 128]] {
         let m = &mut Memory::default();
         let larger = src.max(dst) as u64;
@@ -338,7 +341,7 @@ fn the_operators() {
         let mixed = 2 * larger + 3 * dst as u64;
         let apart = Multilevel { base: Some(m.f32(&[dst])), alpha: 0.25, ..map };
         assert_eq!(cost(apart), Cost { flops: mixed, bytes: 4 * (both + dst as u64 + tables) });
-        // With itself: what is read there is written over.
+        // In place: the base is overwritten.
         let in_place = Multilevel { base: Some(out), alpha: 0.25, ..map };
         assert_eq!(cost(in_place), Cost { flops: mixed, bytes: 4 * (both + dst as u64 + tables) });
     }

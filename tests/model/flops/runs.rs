@@ -1,8 +1,10 @@
-//! A run's total is its steps, its operators and its searches, each the number that a hand finds: of the real binary's metrics.jsonl.
+//! The total of a run, in the `metrics.jsonl` of the binary, is the sum of its steps, operators and searches, each
+//! derived by hand.
 //!
-//! A search for alpha is counted once, within the operator that it belongs to: `Side::interpolate` in src/train/plan/transition.rs begins its
-//! sum with what `search` returns, adds the operator itself, and writes the whole as `flops_spent` of the `operator` line. The `search`
-//! line before it repeats the search's part, at the position of before.
+//! An alpha search is counted once, as part of its operator: `Trainer::interpolate` in src/train/plan/transition.rs
+//! starts its sum with the FLOPs that `search` returns, adds the operator itself, and writes the total as `flops_spent`
+//! of the `operator` line. The `search` line before it repeats the search's part, but its position does not include it
+//! yet.
 
 use crate::flops::steps::{GptStep, Layers, update};
 use serde_json::Value;
@@ -10,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// Batch, micro-batches, context, head size; the vocabulary of the byte tokenizer.
+/// The sizes of the runs; the vocabulary is that of the byte tokenizer.
 const BATCH: u64 = 6;
 const TIME: u64 = 5;
 const HEAD: u64 = 8;
@@ -24,14 +26,14 @@ fn level(number: usize, accumulate: u64) -> GptStep {
     GptStep { layers, v: VOCAB, tied: true }
 }
 
-/// A step of the model, and what the hardware computes in it.
+/// Returns the model FLOPs and the hardware FLOPs of a step.
 fn step(number: usize, accumulate: u64, recompute: bool) -> [u64; 2] {
     let of = level(number, accumulate);
     let model = accumulate * of.gradients() + update(of.elements());
     [model, model + if recompute { accumulate * of.again() } else { 0 }]
 }
 
-/// A folder with a text and a configuration.
+/// Creates a folder with a text and a configuration.
 fn workplace(train: &str, levels: &str) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let text: String = (0..3000).map(|i| format!("the {} of {}\n", i % 97, i % 13)).collect();
@@ -61,14 +63,14 @@ fn workplace(train: &str, levels: &str) -> TempDir {
     dir
 }
 
-/// The lines of both sides of a run by the binary.
+/// Trains with the binary. Returns the metrics lines of both branches.
 fn run(dir: &Path) -> [Vec<Value>; 2] {
     let args = ["train", "run.toml", "--device", "cpu", "--threads", "1", "--quiet", "--out", "out"];
     let done =
         Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).current_dir(dir).output().expect("the binary runs");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    ["vcycle", "scratch"].map(|side| {
-        let text = std::fs::read_to_string(dir.join("out").join(side).join("metrics.jsonl")).expect("metrics");
+    ["vcycle", "scratch"].map(|branch| {
+        let text = std::fs::read_to_string(dir.join("out").join(branch).join("metrics.jsonl")).expect("metrics");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     })
 }
@@ -77,12 +79,12 @@ fn number(line: &Value, key: &str) -> u64 {
     line[key].as_u64().unwrap_or_else(|| panic!("{key} in {line}"))
 }
 
-/// What the run is expected to spend between steps: the operator's name, what its search spends, what it spends in all.
-type Between = (&'static str, Option<u64>, u64);
+/// An expected operator: its name, the FLOPs of its search, and its FLOPs in total.
+type Expected = (&'static str, Option<u64>, u64);
 
-/// Walks through the lines of a side: every step costs what its level does, every operator what is expected, an evaluation nothing, and
-/// the last position is the sum.
-fn check(lines: &[Value], accumulate: u64, recompute: bool, expected: &[Between]) {
+/// Checks the lines of a branch: every step has the FLOPs of its level, every operator those expected, evaluations
+/// none, and every position is the sum so far.
+fn check(lines: &[Value], accumulate: u64, recompute: bool, expected: &[Expected]) {
     let (mut total, mut steps, mut operators, mut found) = ([0u64; 2], 0, 0, None);
     for line in lines {
         match line["event"].as_str().expect("a kind") {
@@ -96,7 +98,7 @@ fn check(lines: &[Value], accumulate: u64, recompute: bool, expected: &[Between]
                 assert_eq!(
                     line["tried"].as_array().expect("a list").len(),
                     11,
-                    "five in a grid, six by golden sections"
+                    "five grid points, six by golden sections"
                 );
                 found = Some(number(line, "flops_spent"));
             }
@@ -114,20 +116,21 @@ fn check(lines: &[Value], accumulate: u64, recompute: bool, expected: &[Between]
     assert_eq!((operators, lines.last().map(|line| number(line, "step"))), (expected.len(), Some(steps)));
 }
 
-/// `level` from the one above: a multiply-add for each of its elements; so for both moments.
-fn coalesce(to: usize, moments: bool) -> Between {
+/// Coalesces into level `to`: a multiply-add for each element of the level above, also for both moments.
+fn coalesce(to: usize, moments: bool) -> Expected {
     let quantities = if moments { 3 } else { 1 };
     ("coalesce", None, quantities * 2 * level(to - 1, 1).elements())
 }
 
-/// `level` mixed with the one below: a multiply-add for each of its elements, and three FLOPs more; so for both moments.
-fn interpolate(to: usize, moments: bool) -> Between {
+/// Interpolates level `to` with the level below: a multiply-add and three more FLOPs for each of its elements, also for
+/// both moments.
+fn interpolate(to: usize, moments: bool) -> Expected {
     let quantities = if moments { 3 } else { 1 };
     ("interpolate", None, quantities * 5 * level(to, 1).elements())
 }
 
-/// After a search: eleven times an interpolation and an evaluation of `batches` batches of a step, in micro-batches.
-fn searched((name, _, spent): Between, to: usize, accumulate: u64, batches: u64) -> Between {
+/// Adds a search: eleven interpolations, each with an evaluation of `batches` batches, in micro-batches.
+fn searched((name, _, spent): Expected, to: usize, accumulate: u64, batches: u64) -> Expected {
     let of = level(to, accumulate);
     let search = 11 * (5 * of.elements() + batches * accumulate * of.evaluation());
     (name, Some(search), search + spent)
@@ -155,7 +158,7 @@ fn two_levels_with_a_search_moments_and_micro_batches() {
         "[[levels]]\nbefore = {{ {STAGE} }}\ntrain = {{ {STAGE}, optimizer = \"transfer\" }}\n\
          [[levels]]\nlayers = 2\nheads = 2\nalpha = \"search\"\ntrain = {{ {STAGE} }}"
     );
-    // Level 2 begins with moments of its own. A search looks at no more than 8 batches.
+    // Level 2 starts with fresh moments. A search evaluates at most 8 batches.
     for (eval_batches, batches) in [(3, 3), (10, 8)] {
         let train = format!("accumulate = 2\neval_batches = {eval_batches}");
         let [vcycle, scratch] = run(workplace(&train, &levels).path());
@@ -165,7 +168,7 @@ fn two_levels_with_a_search_moments_and_micro_batches() {
 }
 
 #[test]
-fn three_levels_with_both_and_recomputation() {
+fn three_levels_with_given_and_searched_alphas_and_recomputation() {
     let levels = format!(
         "[[levels]]\nbefore = {{ {STAGE} }}\ntrain = {{ {STAGE}, optimizer = \"transfer\" }}\n\
          [[levels]]\nlayers = 2\nheads = 2\nalpha = 0.25\n\
@@ -176,5 +179,5 @@ fn three_levels_with_both_and_recomputation() {
     let plan = [coalesce(2, true), coalesce(3, true), searched(interpolate(2, false), 2, 3, 2), interpolate(1, true)];
     check(&vcycle, 3, true, &plan);
     check(&scratch, 3, true, &[]);
-    assert!(vcycle.iter().any(|line| line["hardware_flops"] != line["flops"]), "something was computed again");
+    assert!(vcycle.iter().any(|line| line["hardware_flops"] != line["flops"]), "nothing was recomputed");
 }

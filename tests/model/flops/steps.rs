@@ -14,9 +14,10 @@ use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::model::{BatchShape, Model};
 use vcycle::multilevel::{Quantity, coalesce, interpolate, interpolate_as};
-use vcycle::train::state::{OptimizerConfig, Options, StepFlops, TrainState};
+use vcycle::optim::AdamW;
+use vcycle::train::state::{Options, StepFlops, TrainState};
 
-const ADAMW: OptimizerConfig = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
 
 /// The FLOPs that a learner counts for one step, and for one evaluation of as much as a micro-batch.
 fn counted(model: impl Model + 'static, shape: BatchShape, micro: usize, recompute: bool) -> (StepFlops, u64) {
@@ -36,7 +37,7 @@ fn counted(model: impl Model + 'static, shape: BatchShape, micro: usize, recompu
     };
     let (batch, one) = (fields(micro), fields(1));
     let options = Options { recompute, ..Options::default() };
-    let mut learner = TrainState::new(device, Box::new(model), params, shape, ADAMW, options).expect("memory");
+    let mut learner = TrainState::new(device, Box::new(model), params, shape, ADAMW.clipped(1.0), options).expect("memory");
     learner.step(device, &batch, 1e-3).expect("a step");
     learner.evaluate(device, &one, &mut Means::default()).expect("an evaluation");
     (learner.step_flops(), learner.evaluation_flops())
@@ -421,7 +422,7 @@ fn the_run_of_the_readme() {
             let store = Store::new(model.table().clone(), device).expect("memory");
             let shape = config.shape();
             let mut learner =
-                TrainState::new(device, model, store, shape, config.optimizer(), Options::default()).expect("memory");
+                TrainState::new(device, model, store, shape, config.optimizer().expect("an optimizer"), Options::default()).expect("memory");
             let tokens = vec![1; 16 * 128];
             learner.step_tokens(device, &tokens, &tokens, 1e-3).expect("a step");
             learner.step_flops().model

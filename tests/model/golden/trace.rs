@@ -7,10 +7,10 @@ use vcycle::device::{self, Device};
 use vcycle::model::Model;
 use vcycle::model::store::Store;
 use vcycle::multilevel::{Rules, coalesce, interpolate};
-use vcycle::train::state::{OptimizerConfig, Options, TrainState};
+use vcycle::optim::AdamW;
+use vcycle::train::state::{Options, TrainState};
 
-const OPTIMIZER: OptimizerConfig =
-    OptimizerConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
+const OPTIMIZER: AdamW = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
 
 struct Trace {
     variant: Variant,
@@ -32,7 +32,7 @@ impl Trace {
             cooldown: 0.0,
         };
         let shape = self.variant.batch("trace_inputs.safetensors", 0).1;
-        let mut learner = TrainState::new(device, model, params, shape, OPTIMIZER, Options::default()).expect("memory");
+        let mut learner = TrainState::new(device, model, params, shape, OPTIMIZER.clipped(1.0), Options::default()).expect("memory");
         for step in 0..schedule.steps {
             let entry = &self.json["log"][self.steps];
             let number = |key: &str| entry[key].as_f64().expect("a number");

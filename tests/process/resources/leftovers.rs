@@ -1,9 +1,9 @@
-//! What a killed preparation leaves goes with the next one; what a living one is writing does not.
+//! A data preparation removes what killed preparations left behind, but not what a running one is writing.
 
 use crate::resources::support::{Running, end, until, vcycle};
 use std::path::{Path, PathBuf};
 
-/// A text that takes a while to prepare, different for each `seed`.
+/// Writes a text that takes a while to prepare and differs for each `seed`.
 fn text(path: &Path, seed: u64) {
     let mut random = seed;
     let mut word = || {
@@ -32,7 +32,7 @@ fn train(dir: &Path, name: &str) -> Running {
 }
 
 #[test]
-fn of_the_cache() {
+fn leftovers_in_the_cache_are_removed() {
     let dir = tempfile::tempdir().expect("a folder");
     let (dir, cache) = (dir.path(), dir.path().join("runs/data"));
     for (name, seed) in [("killed", 1), ("living", 2), ("next", 3)] {
@@ -42,17 +42,17 @@ fn of_the_cache() {
     until("a temporary folder", || !temporaries(&cache).is_empty());
     drop(killed);
     let left = temporaries(&cache);
-    assert_eq!(left.len(), 1, "the killed one was to leave its folder");
+    assert_eq!(left.len(), 1, "the killed run should have left one temporary folder");
 
-    // Stands still in the middle, so that the next one meets it there.
+    // Stop this run in the middle of its preparation, so that the next run finds its temporary folder.
     let living = train(dir, "living");
     until("its own temporary folder", || temporaries(&cache).iter().any(|path| !left.contains(path)));
     living.signal(libc::SIGSTOP);
-    assert!(!left[0].exists(), "the next preparation removes what the killed one left");
+    assert!(!left[0].exists(), "the next preparation should remove what the killed one left");
     let own = temporaries(&cache);
     assert_eq!(own.len(), 1);
     train(dir, "next").end().success("next");
-    assert_eq!(temporaries(&cache), own, "what a living process writes stays");
+    assert_eq!(temporaries(&cache), own, "what a running process writes should stay");
     living.signal(libc::SIGCONT);
     living.end().success("living");
     assert_eq!(temporaries(&cache), Vec::<PathBuf>::new());
@@ -60,7 +60,7 @@ fn of_the_cache() {
 }
 
 #[test]
-fn of_data_prepare() {
+fn leftovers_of_data_prepare_are_removed() {
     let dir = tempfile::tempdir().expect("a folder");
     let dir = dir.path();
     text(&dir.join("text.txt"), 4);
@@ -69,7 +69,8 @@ fn of_data_prepare() {
     until("a temporary folder", || !temporaries(dir).is_empty());
     drop(killed);
     assert_eq!(temporaries(dir).len(), 1);
-    // Nobody's, and nothing that a process of ours would leave: a name alone is not enough to wait for.
+    // A pipe with the name of a temporary folder, which vcycle would never create: it must be neither opened nor
+    // removed.
     let pipe = std::process::Command::new("mkfifo").arg(dir.join(".vcycle-1-1.tmp")).status().expect("mkfifo");
     assert!(pipe.success());
     end(&mut command("second")).success("second");

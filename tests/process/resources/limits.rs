@@ -1,53 +1,58 @@
-//! Limits on handles, memory and time. That on the size of files stands for a full disk in `tests/process/run_folder.rs`.
+//! Limits on open files and memory. For the limit on file sizes see `tests/process/run_folder.rs`, where it simulates a
+//! full disk.
 
 use crate::resources::support::{Ended, checkpoints, end, limit, saved, vcycle, weights, workplace};
 use std::path::Path;
 
 const WHOLE: [&str; 5] = ["train", "run.toml", "--out", "whole", "--quiet"];
 
-/// What a message says of checkpoints is so, and the run goes on to the bits of one that was never in need.
-fn goes_on(dir: &Path, run: &str, ended: &Ended, case: &str) {
-    let said = ended.sentence(case);
+/// Asserts that the error tells the truth about checkpoints, and that the resumed run ends with the same weights as an
+/// unlimited one.
+fn assert_resumes(dir: &Path, run: &str, ended: &Ended, case: &str) {
+    let output = ended.error(case);
     let count = checkpoints(dir, run).len();
-    if said.contains("has everything up to") {
-        let step = saved(dir, run).unwrap_or_else(|| panic!("{case}: there is no checkpoint: {said}"));
-        assert!(said.contains(&format!("up to step {step};")), "{case}: {said}");
+    if output.contains("has everything up to") {
+        let step = saved(dir, run).unwrap_or_else(|| panic!("{case}: there is no checkpoint: {output}"));
+        assert!(output.contains(&format!("up to step {step};")), "{case}: {output}");
     }
-    assert!(count == 0 || !said.contains("no checkpoint was written yet"), "{case}: {said}");
+    assert!(count == 0 || !output.contains("no checkpoint was written yet"), "{case}: {output}");
     if !dir.join(run).join("config.toml").exists() {
-        assert!(!said.contains("--resume"), "{case}: {said}");
+        assert!(!output.contains("--resume"), "{case}: {output}");
         return;
     }
     end(&mut vcycle(dir, &["train", "--resume", run, "--quiet"])).success(case);
-    assert!(weights(dir, run) == weights(dir, "whole"), "{case}: the resumed run ended elsewhere");
+    assert!(weights(dir, run) == weights(dir, "whole"), "{case}: the resumed run has different weights");
 }
 
 #[test]
-fn out_of_handles() {
+fn runs_out_of_file_descriptors_resume() {
     let dir = workplace();
     let dir = dir.path();
     end(&mut vcycle(dir, &WHOLE)).success("whole");
     let (mut without, mut finished) = (0, 0);
-    // With fewer not even the system's own libraries are found.
-    for handles in 4..=14 {
-        let run = format!("run{handles}");
+    // With fewer, the system cannot even load the shared libraries.
+    for files in 4..=14 {
+        let run = format!("run{files}");
         let mut command = vcycle(dir, &["train", "run.toml", "--out", &run, "--quiet"]);
-        limit(&mut command, libc::RLIMIT_NOFILE, handles);
+        limit(&mut command, libc::RLIMIT_NOFILE, files);
         let ended = end(&mut command);
         if ended.status.success() {
             finished += 1;
             continue;
         }
-        assert!(ended.said.contains("ulimit -n"), "{handles}: {}", ended.said);
-        without += u32::from(ended.said.contains("no checkpoint was written yet"));
-        goes_on(dir, &run, &ended, &format!("{handles} handles"));
+        assert!(ended.output.contains("ulimit -n"), "{files} files: {}", ended.output);
+        without += u32::from(ended.output.contains("no checkpoint was written yet"));
+        assert_resumes(dir, &run, &ended, &format!("{files} files"));
     }
-    assert!(without > 0 && finished > 0, "{without} without a checkpoint, {finished} finished: the test shows little");
+    assert!(
+        without > 0 && finished > 0,
+        "too few outcomes covered: {without} runs without a checkpoint, {finished} finished"
+    );
 }
 
-/// From the least that the binary starts with to what a run takes.
+/// Tries limits from the smallest at which the binary starts up to what a run needs.
 #[test]
-fn out_of_memory() {
+fn runs_out_of_memory_resume() {
     let dir = workplace();
     let dir = dir.path();
     end(&mut vcycle(dir, &WHOLE)).success("whole");
@@ -63,27 +68,27 @@ fn out_of_memory() {
         if fits(&["--version"], middle) { high = middle } else { low = middle }
     }
     let (least, mut refused) = (high, 0);
-    // Small steps at first, where every single part of the start may fail.
+    // Small steps at first, so that each part of the startup fails in some case.
     let sizes = (1..12).map(|n| n << 19).chain((3..22).map(|n| n << 21));
     for (number, more) in sizes.enumerate() {
         let run = format!("run{number}");
         let mut command = vcycle(dir, &["train", "run.toml", "--out", &run, "--quiet", "--threads", "2"]);
         limit(&mut command, libc::RLIMIT_AS, least + more);
         let ended = end(&mut command);
-        let case = format!("{least} and {more} bytes");
+        let case = format!("{least} + {more} bytes");
         if ended.status.success() {
-            assert!(weights(dir, &run) == weights(dir, "whole"), "{case}: other weights");
+            assert!(weights(dir, &run) == weights(dir, "whole"), "{case}: different weights");
             continue;
         }
         refused += 1;
-        goes_on(dir, &run, &ended, &case);
+        assert_resumes(dir, &run, &ended, &case);
     }
-    assert!(refused > 5, "only {refused} were refused: the test shows little");
+    assert!(refused > 5, "only {refused} runs were refused");
 }
 
 /// A model that no machine has memory for is refused before anything is written.
 #[test]
-fn memory_that_is_not_there_is_foreseen() {
+fn a_model_too_large_for_memory_is_refused_early() {
     let dir = workplace();
     let sizes = ["--set", "model.layers=20", "--set", "model.heads=64", "--set", "model.head_size=64"];
     let mut command = vcycle(dir.path(), &["train", "run.toml", "--out", "out", "--quiet"]);
@@ -91,7 +96,7 @@ fn memory_that_is_not_there_is_foreseen() {
     // Its parameters alone are 16 GB.
     limit(&mut command, libc::RLIMIT_AS, 4 << 30);
     let ended = end(&mut command);
-    let said = ended.sentence("a large model");
-    assert!(said.contains("out of memory") && said.contains("smaller"), "{said}");
-    assert!(!dir.path().join("out").exists(), "{said}");
+    let output = ended.error("a large model");
+    assert!(output.contains("out of memory") && output.contains("smaller"), "{output}");
+    assert!(!dir.path().join("out").exists(), "{output}");
 }

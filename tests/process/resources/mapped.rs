@@ -1,4 +1,4 @@
-//! Files that somebody writes to while they are mapped.
+//! Files that are changed while a run has them memory-mapped.
 
 use crate::resources::support::{Running, end, saved, shorten, until, vcycle, weights};
 use std::io::{Seek, Write};
@@ -27,7 +27,7 @@ eval_batches = 1
 train = { steps = 100000000, lr = 1e-3, decay = "constant" }
 "#;
 
-/// nanoGPT's form: token after token, two bytes each.
+/// Tokens in nanoGPT's format: two bytes each, without a header.
 fn tokens(count: usize, step: usize) -> Vec<u8> {
     (0..count).flat_map(|i| ((i * step % 47) as u16).to_le_bytes()).collect()
 }
@@ -40,7 +40,7 @@ fn workplace() -> TempDir {
     dir
 }
 
-/// As it was, but for the time: that of a file from yesterday, which no write of today can have by chance.
+/// Writes the original file, with yesterday's modification time, so that no later write can have the same one.
 fn restore(dir: &Path) {
     let path = dir.join("train.bin");
     std::fs::write(&path, tokens(40_000, 5)).expect("written");
@@ -53,19 +53,20 @@ fn start(dir: &Path, more: &[&str]) -> Running {
     Running::start(command.args(more))
 }
 
-/// The run in `out`, cut down to what it has and a few steps, ends as one that nobody disturbed.
-fn goes_on(dir: &Path) {
+/// Resumes the run in `out` to a few steps past its checkpoint and asserts that its weights equal those of a run that
+/// was never disturbed.
+fn assert_resumes(dir: &Path) {
     restore(dir);
     let steps = saved(dir, "out").unwrap_or(0) + 5;
     shorten(dir, "out", steps);
     end(&mut vcycle(dir, &["train", "--resume", "out", "--quiet"])).success("resumed");
     let set = format!("levels.0.train.steps={steps}");
     end(&mut vcycle(dir, &["train", "run.toml", "--out", "whole", "--quiet", "--set", &set])).success("whole");
-    assert!(weights(dir, "out") == weights(dir, "whole"), "the resumed run ended elsewhere");
+    assert!(weights(dir, "out") == weights(dir, "whole"), "the resumed run has different weights");
 }
 
 #[test]
-fn rewritten_in_place() {
+fn a_file_rewritten_in_place_stops_the_run() {
     let dir = workplace();
     let dir = dir.path();
     let running = start(dir, &[]);
@@ -73,18 +74,18 @@ fn rewritten_in_place() {
     let mut file = std::fs::File::options().write(true).open(dir.join("train.bin")).expect("opened");
     file.rewind().and_then(|()| file.write_all(&tokens(40_000, 7))).expect("written");
     let ended = running.end();
-    let said = ended.sentence("rewritten");
-    assert!(said.contains("train.bin changed while it was in use: it was written to"), "{said}");
-    assert!(said.contains("vcycle train --resume out") && saved(dir, "out").is_some(), "{said}");
-    // Other data is no way to go on.
+    let output = ended.error("rewritten");
+    assert!(output.contains("train.bin changed while it was in use: it was written to"), "{output}");
+    assert!(output.contains("vcycle train --resume out") && saved(dir, "out").is_some(), "{output}");
+    // Resuming with different data is refused.
     let ended = end(&mut vcycle(dir, &["train", "--resume", "out", "--quiet"]));
-    assert!(ended.sentence("other data").contains("restore the old data"), "{}", ended.said);
-    goes_on(dir);
+    assert!(ended.error("other data").contains("restore the old data"), "{}", ended.output);
+    assert_resumes(dir);
 }
 
-/// One token of 40,000, where no sample looks.
+/// Changes one of 40,000 tokens, which no sampled check of the file looks at.
 #[test]
-fn resumed_with_a_file_that_differs_in_one_token() {
+fn resuming_with_one_changed_token_is_refused() {
     let dir = workplace();
     let dir = dir.path();
     let running = start(dir, &[]);
@@ -95,17 +96,17 @@ fn resumed_with_a_file_that_differs_in_one_token() {
     changed[2 * 12_345] ^= 1;
     std::fs::write(dir.join("train.bin"), changed).expect("written");
     let ended = end(&mut vcycle(dir, &["train", "--resume", "out", "--quiet"]));
-    let said = ended.sentence("one token");
-    assert!(said.contains("data: the tokens changed since the checkpoint was written"), "{said}");
-    goes_on(dir);
+    let output = ended.error("one token");
+    assert!(output.contains("data: the tokens changed since the checkpoint was written"), "{output}");
+    assert_resumes(dir);
 }
 
 #[test]
-fn cut_short() {
+fn a_truncated_file_stops_the_run() {
     for (case, more) in [
-        // An evaluation may see it, or a thread that makes batches.
+        // An evaluation may notice it, or a thread that makes batches.
         ("with evaluations", &[][..]),
-        ("with nothing but steps", &["--set", "train.eval_every=100000000"]),
+        ("with training steps only", &["--set", "train.eval_every=100000000"]),
     ] {
         let dir = workplace();
         let dir = dir.path();
@@ -117,15 +118,15 @@ fn cut_short() {
         let file = std::fs::File::options().write(true).open(dir.join("train.bin")).expect("opened");
         file.set_len(0).expect("cut");
         let ended = running.end();
-        let said = ended.sentence(case);
-        assert!(said.contains("train.bin") && said.contains("vcycle train --resume out"), "{case}: {said}");
-        assert!(more.is_empty() || said.contains("SIGBUS"), "{case}: {said}");
-        goes_on(dir);
+        let output = ended.error(case);
+        assert!(output.contains("train.bin") && output.contains("vcycle train --resume out"), "{case}: {output}");
+        assert!(more.is_empty() || output.contains("SIGBUS"), "{case}: {output}");
+        assert_resumes(dir);
     }
 }
 
 #[test]
-fn replaced_by_another_file_it_is_read_as_it_was() {
+fn a_run_keeps_reading_the_file_that_was_replaced() {
     let dir = workplace();
     let dir = dir.path();
     let running = start(dir, &[]);
@@ -136,11 +137,11 @@ fn replaced_by_another_file_it_is_read_as_it_was() {
     until("two more checkpoints", || saved(dir, "out") > before.map(|step| step + 20));
     running.signal(libc::SIGTERM);
     assert_eq!(running.end().status.code(), Some(130));
-    goes_on(dir);
+    assert_resumes(dir);
 }
 
 #[test]
-fn images_cut_short() {
+fn a_truncated_image_shard_stops_the_run() {
     let dir = tempfile::tempdir().expect("a folder");
     let dir = dir.path();
     let digits = concat!(env!("CARGO_MANIFEST_DIR"), "/data/digits.csv.gz");
@@ -152,9 +153,9 @@ fn images_cut_short() {
     let shard = cache.into_iter().find(|path| path.extension().is_some_and(|e| e == "images")).expect("a shard");
     std::fs::File::options().write(true).open(&shard).and_then(|file| file.set_len(64)).expect("cut");
     let ended = running.end();
-    let said = ended.sentence("images");
-    assert!(said.contains(".images") && said.contains("SIGBUS"), "{said}");
-    // A damaged cache is made anew.
+    let output = ended.error("images");
+    assert!(output.contains(".images") && output.contains("SIGBUS"), "{output}");
+    // A damaged cache is built again.
     shorten_first(dir);
     end(&mut vcycle(dir, &["train", "--resume", "out", "--quiet"])).success("resumed");
 }
@@ -165,9 +166,9 @@ fn shorten_first(dir: &Path) {
     std::fs::write(&path, text.replace("steps = 100000000", "steps = 6")).expect("written");
 }
 
-/// The other side of the next test: only with this variable set.
+/// The child process of the next test. Does nothing unless `OVERFLOW` is set.
 #[test]
-fn child() {
+fn child_with_a_stack_overflow() {
     if std::env::var_os("OVERFLOW").is_none() {
         return;
     }
@@ -178,12 +179,12 @@ fn child() {
     println!("{}", deeper(0));
 }
 
-/// Rust's own handler still tells of a stack that overflows.
+/// Rust's own SIGSEGV handler still reports a stack overflow.
 #[test]
-fn an_overflowing_stack_is_told_as_ever() {
+fn a_stack_overflow_is_still_reported() {
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
-    command.args(["--exact", "mapped::child", "--nocapture"]).env("OVERFLOW", "1");
+    command.args(["--exact", "resources::mapped::child_with_a_stack_overflow", "--nocapture"]).env("OVERFLOW", "1");
     let ended = end(&mut command);
-    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.said);
-    assert!(ended.said.contains("has overflowed its stack"), "{}", ended.said);
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.output);
+    assert!(ended.output.contains("has overflowed its stack"), "{}", ended.output);
 }

@@ -1,5 +1,5 @@
-//! Promise: what the system withholds or changes under a run ends it with a sentence and exit code 2, and loses nothing; what
-//! killed processes leave is removed by the next one.
+//! Promise: when a run cannot get a resource, or its files change while it uses them, it exits with an error message
+//! and code 2 and loses nothing. What killed processes leave behind is removed by the next process.
 
 mod leftovers;
 mod limits;

@@ -1,4 +1,4 @@
-//! A run as a child process: with signals as the system hands them out, with limits, and never for ever.
+//! Runs `vcycle` as a child process, with default signal dispositions, with resource limits, and with a timeout.
 #![allow(dead_code, reason = "each binary that includes this uses a part of it")]
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -7,11 +7,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// For anything that is waited for: a busy machine takes its time, but not this much.
+/// Timeout of every wait. Even a busy machine needs less.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// The rate does not depend on how many steps there are, so that a run that is cut short and one that was never longer are the
-/// same.
+/// The learning rate does not depend on the number of steps, so that a run shortened later equals one that was always
+/// short.
 pub const CONFIG: &str = r#"
 [model]
 family = "gpt"
@@ -39,7 +39,7 @@ pub fn workplace() -> TempDir {
     dir
 }
 
-/// The binary in `dir`, with all signals at their defaults whatever the tests were started with.
+/// A command that runs the binary in `dir` with all signals at their defaults, whatever the tests were started with.
 pub fn vcycle(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
     command.args(args).current_dir(dir).stdin(Stdio::null());
@@ -50,8 +50,9 @@ pub fn vcycle(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// Sets the disposition of `signal` in the child.
 pub fn dispose(command: &mut Command, signal: libc::c_int, handler: libc::sighandler_t) {
-    // SAFETY: between fork and exec this calls `signal` alone, which POSIX allows there.
+    // SAFETY: between fork and exec this only calls `signal`, which is async-signal-safe.
     unsafe {
         command.pre_exec(move || match libc::signal(signal, handler) {
             libc::SIG_ERR => Err(std::io::Error::last_os_error()),
@@ -65,10 +66,10 @@ type Resource = libc::__rlimit_resource_t;
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 type Resource = libc::c_int;
 
-/// A limit of the system, for the child alone.
+/// Sets a resource limit for the child only.
 pub fn limit(command: &mut Command, what: Resource, most: u64) {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-    // SAFETY: between fork and exec this calls `setrlimit` alone, on memory of its own.
+    // SAFETY: between fork and exec this only calls `setrlimit`, on memory that the closure owns.
     unsafe {
         command.pre_exec(move || match libc::setrlimit(what, &raw const limit) {
             0 => Ok(()),
@@ -77,51 +78,51 @@ pub fn limit(command: &mut Command, what: Resource, most: u64) {
     }
 }
 
-/// Waits until something is so.
-pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+/// Waits until `condition` holds; `what` describes it in the panic message.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
-    while !so() {
-        assert!(begin.elapsed() < LIMIT, "{what}: not in {LIMIT:?}");
+    while !condition() {
+        assert!(begin.elapsed() < LIMIT, "timed out after {LIMIT:?} waiting for {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// A child, killed when dropped. What it says goes to a file, so that it never waits for a reader.
+/// A child process, killed when dropped. Its output goes to a file, so that it never blocks on a reader.
 pub struct Running {
     pub child: Child,
-    said: tempfile::NamedTempFile,
+    output: tempfile::NamedTempFile,
 }
 
 /// How a child ended.
 pub struct Ended {
     pub status: ExitStatus,
-    /// On both streams.
-    pub said: String,
+    /// Standard output and standard error together.
+    pub output: String,
 }
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
-        let said = tempfile::NamedTempFile::new().expect("a file");
-        let [out, err] = [(); 2].map(|()| said.reopen().expect("a file"));
-        // Both append, so that neither writes over the other.
+        let output = tempfile::NamedTempFile::new().expect("a file");
+        let [out, err] = [(); 2].map(|()| output.reopen().expect("a file"));
+        // Both streams append, so that neither overwrites the other.
         for file in [&out, &err] {
             append(file);
         }
         let child = command.stdout(out).stderr(err).spawn().expect("the binary runs");
-        Running { child, said }
+        Running { child, output }
     }
 
-    pub fn said(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.said.path()).expect("text")).into_owned()
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.output.path()).expect("text")).into_owned()
     }
 
     pub fn pid(&self) -> libc::pid_t {
         self.child.id() as libc::pid_t
     }
 
-    /// Sends a signal; one that is gone gets none.
+    /// Sends a signal; does nothing if the child has already exited.
     pub fn signal(&self, signal: libc::c_int) {
-        // SAFETY: a child that was not waited for still has its number.
+        // SAFETY: the child has not been waited for, so its process id is still its own.
         unsafe { libc::kill(self.pid(), signal) };
     }
 
@@ -129,23 +130,24 @@ impl Running {
         self.child.try_wait().expect("a child").is_none()
     }
 
+    /// Waits until the child exits.
     pub fn end(mut self) -> Ended {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
-                return Ended { status, said: self.said() };
+                return Ended { status, output: self.output() };
             }
-            assert!(begin.elapsed() < LIMIT, "still running after {LIMIT:?}: {}", self.said());
+            assert!(begin.elapsed() < LIMIT, "still running after {LIMIT:?}: {}", self.output());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Waits until a file of the child's is there, and not empty; it must not end before.
+    /// Waits until the file at `path` exists and is not empty. Panics if the child exits before that.
     pub fn until_written(&mut self, path: &Path) {
         let begin = Instant::now();
         while std::fs::metadata(path).map_or(0, |facts| facts.len()) == 0 {
-            assert!(self.is_running(), "ended before {}: {}", path.display(), self.said());
-            assert!(begin.elapsed() < LIMIT, "no {} in {LIMIT:?}: {}", path.display(), self.said());
+            assert!(self.is_running(), "exited before writing {}: {}", path.display(), self.output());
+            assert!(begin.elapsed() < LIMIT, "no {} in {LIMIT:?}: {}", path.display(), self.output());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -165,34 +167,37 @@ impl Drop for Running {
     }
 }
 
+/// Runs the command until it exits.
 pub fn end(command: &mut Command) -> Ended {
     Running::start(command).end()
 }
 
 impl Ended {
-    /// An error in a sentence: exit code 2, no signal, no panic.
+    /// Asserts that the command failed with an error message that says what to do and exit code 2, without a signal or
+    /// panic. Returns its output.
     #[track_caller]
-    pub fn sentence(&self, case: &str) -> &str {
-        let (status, said) = (self.status, &self.said);
-        assert_eq!((status.code(), status.signal()), (Some(2), None), "{case}: {said}");
-        assert!(!said.contains("panicked"), "{case}: {said}");
-        assert!(said.contains("error: ") && said.contains("; "), "{case}: {said}");
-        said
+    pub fn error(&self, case: &str) -> &str {
+        let (status, output) = (self.status, &self.output);
+        assert_eq!((status.code(), status.signal()), (Some(2), None), "{case}: {output}");
+        assert!(!output.contains("panicked"), "{case}: {output}");
+        assert!(output.contains("error: ") && output.contains("; "), "{case}: {output}");
+        output
     }
 
+    /// Asserts that the command succeeded. Returns its output.
     #[track_caller]
     pub fn success(&self, case: &str) -> &str {
-        assert!(self.status.success(), "{case}: {:?}: {}", self.status, self.said);
-        &self.said
+        assert!(self.status.success(), "{case}: {:?}: {}", self.status, self.output);
+        &self.output
     }
 }
 
-/// The weights that a run ended with.
+/// The bytes of a run's final weights file.
 pub fn weights(dir: &Path, run: &str) -> Vec<u8> {
     std::fs::read(dir.join(run).join("vcycle/model/model.safetensors")).expect("weights")
 }
 
-/// The checkpoints of a run, the newest last.
+/// The checkpoint folders of a run, oldest first.
 pub fn checkpoints(dir: &Path, run: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir.join(run).join("vcycle/checkpoints"));
     let all = entries.into_iter().flatten().map(|entry| entry.expect("an entry").path());
@@ -202,13 +207,13 @@ pub fn checkpoints(dir: &Path, run: &str) -> Vec<PathBuf> {
     all
 }
 
-/// Steps that the newest checkpoint holds.
+/// The step of the newest checkpoint, if there is one.
 pub fn saved(dir: &Path, run: &str) -> Option<u64> {
     let newest = checkpoints(dir, run).pop()?;
     newest.to_string_lossy().rsplit('-').next()?.parse().ok()
 }
 
-/// Lets a run that would go on for ever end after so many steps.
+/// Sets the first `steps` setting of a run's `config.toml`, so that a run without end finishes after `steps` steps.
 pub fn shorten(dir: &Path, run: &str, steps: u64) {
     let path = dir.join(run).join("config.toml");
     let text = std::fs::read_to_string(&path).expect("a configuration");

@@ -1,13 +1,13 @@
-//! The runs, `runs/NAME.toml`, and the data they are made on.
+//! The test cases, one configuration `runs/NAME.toml` each, and the data that they train on.
 
 use super::check;
 use std::fmt::Write;
 use std::path::Path;
 
-/// Tokens, a text, labelled texts and images.
+/// Writes the data files that the configurations name: token files, a text, labelled texts and images.
 pub fn write_data(dir: &Path) {
     let write = |name: &str, bytes: &[u8]| std::fs::write(dir.join(name), bytes).expect("written");
-    // Tokens of a vocabulary of 29 that follow from one another, by another rule in either file.
+    // Tokens from a vocabulary of 29, computed by a different formula in each of the two files.
     let tokens = |count: usize, factor: usize| -> Vec<u8> {
         let token = |i: usize| ((i * i * factor + i / 7) % 29) as u16;
         (0..count).flat_map(|i| token(i).to_le_bytes()).collect()
@@ -61,7 +61,7 @@ cases! {
     deit_without_dropout
 }
 
-/// No file is forgotten.
+/// Every configuration in `runs` has a test.
 #[test]
 fn every_run_is_checked() {
     let files =

@@ -1,4 +1,5 @@
-//! Batches. Those of next tokens are cut here; all others are `vcycle::data`'s, which has tests of its own.
+//! The oracle's batches. Batches for next-token prediction are built here; all others come from `vcycle::data`, which
+//! has tests of its own.
 
 use super::reference::batch::{Batch, Facts, IDS, LABELS, scored};
 use super::reference::config::Config;
@@ -25,12 +26,12 @@ pub struct Data {
     kind: Kind,
     seed: u64,
     pub facts: Facts,
-    /// Numbers of an example, as a batch has them.
+    /// How many numbers one example has in each field of a [`Batch`].
     sizes: ([usize; 7], [usize; 2]),
 }
 
 impl Data {
-    /// Of a run in `dir`.
+    /// Opens the data of a run whose files are in `dir`.
     pub fn open(c: &Config, dir: &Path) -> Data {
         let (cache, seed) = (dir.join("oracle"), c.count("seed", 1) as u64);
         let path = |key: &str| dir.join(c.text(key));
@@ -97,17 +98,18 @@ impl Data {
         Data { kind, seed, facts, sizes }
     }
 
-    fn room(&self, rows: usize) -> Batch {
+    /// Returns a batch of `rows` examples filled with zeros.
+    fn empty_batch(&self, rows: usize) -> Batch {
         Batch {
             ints: self.sizes.0.map(|each| vec![0; rows * each]),
             floats: self.sizes.1.map(|each| vec![0.0; rows * each]),
         }
     }
 
-    /// The whole batch of a step of the run, from 0.
+    /// Returns the whole batch of a step of the run, counted from 0.
     pub fn training(&mut self, step: u64) -> Batch {
         let (Facts { batch, micro, context, .. }, seed) = (self.facts, self.seed);
-        let (mut out, sampler) = (self.room(batch), Sampler { seed, rank: 0, world: 1 });
+        let (mut out, sampler) = (self.empty_batch(batch), Sampler { seed, rank: 0, world: 1 });
         let done = match &mut self.kind {
             Kind::Next { train, .. } => {
                 for row in 0..batch {
@@ -128,12 +130,12 @@ impl Data {
         out
     }
 
-    /// A held-out batch, as large as a micro-batch, and how many labels of it are scored.
+    /// Returns a held-out batch of the size of a micro-batch, and how many of its labels are scored.
     pub fn held_out(&mut self, index: usize) -> Option<(Batch, usize)> {
-        let (Facts { micro, context, .. }, mut out) = (self.facts, self.room(self.facts.micro));
+        let (Facts { micro, context, .. }, mut out) = (self.facts, self.empty_batch(self.facts.micro));
         let count = match &mut self.kind {
             Kind::Next { valid, .. } => {
-                // Windows in a row; each token but the first is scored once.
+                // Consecutive windows; each token except the first is scored once.
                 let first = index * micro * context;
                 for at in 0..micro * context {
                     out.ints[IDS][at] = *valid.get(first + at).unwrap_or(&0);

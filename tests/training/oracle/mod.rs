@@ -1,6 +1,7 @@
-//! Promise: what a run reports is what its configuration and the documentation say. An oracle, which shares no code of models,
-//! differentiation, operators or training with the program, redoes whole V-cycles and compares every line of
-//! `metrics.jsonl`: every loss, learning rate and gradient norm, FLOPs, evaluations, and what happens between.
+//! Promise: a run reports what its configuration and the documentation say. An oracle, which shares no code for models,
+//! differentiation, multi-level operators or training with the program, repeats whole V-cycles and compares every line
+//! of `metrics.jsonl`: every loss, learning rate, gradient norm and FLOP count, the evaluations, and the transitions
+//! between stages.
 
 mod cases;
 mod data;
@@ -16,14 +17,15 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-/// Of losses, norms and measures. Both sides compute in f64, but sum in another order. A sum of n <= 4096 terms is off by at most
-/// n 2^-53 = 5e-13 of their size, and a step is some twenty sums deep: 1e-11. AdamW hands it on: an error of 1e-16 in a gradient
-/// moves a weight by up to rate x 1e-16 / eps = 2e-10, but only where the gradient itself is below eps = 1e-8, so that the loss
-/// hardly depends on that weight (and not at all on the biases of keys, whose gradients are nothing but rounding). Fewer than
-/// thirty steps add up to less than 1e-9. The largest difference that was seen is 5e-14.
+/// The relative tolerance for losses, norms and metrics. Program and oracle both compute in f64, but sum in different
+/// orders. A sum of n <= 4096 terms has an error of at most n 2^-53 = 5e-13 of their size, and a step is about twenty
+/// sums deep: 1e-11. AdamW amplifies such errors: an error of 1e-16 in a gradient moves a weight by up to rate x 1e-16
+/// / eps = 2e-10, but only where the gradient itself is below eps = 1e-8, so that the loss hardly depends on that
+/// weight (and not at all on the biases of keys, whose gradients are pure rounding error). Fewer than thirty steps add
+/// up to less than 1e-9. The largest difference observed is 5e-14.
 const TOLERANCE: f64 = 1e-9;
 
-/// Runs a configuration and redoes it.
+/// Runs a configuration with the program, and compares its metrics with the oracle's.
 fn check(text: &str) {
     let dir = tempfile::tempdir().expect("a folder");
     cases::write_data(dir.path());
@@ -40,22 +42,22 @@ fn check(text: &str) {
     }
 }
 
-/// Every line, in order, none missing and none besides.
-fn compare(side: &Path, wanted: &[Value]) {
-    let text = std::fs::read_to_string(side.join("metrics.jsonl")).expect("metrics");
+/// Asserts that the `metrics.jsonl` of a branch has exactly the lines of `wanted`, in order.
+fn compare(branch: &Path, wanted: &[Value]) {
+    let text = std::fs::read_to_string(branch.join("metrics.jsonl")).expect("metrics");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     for (line, wanted) in lines.iter().zip(wanted) {
         for (key, wanted_value) in wanted.as_object().expect("an object") {
-            // A rate is one formula, so it is right but for the rounding of a few operations.
+            // A learning rate is a single formula: exact up to the rounding of a few operations.
             let tolerance = if key == "lr" { 16.0 * f64::EPSILON } else { TOLERANCE };
             assert!(
                 agree(&line[key], wanted_value, tolerance),
-                "{}: {key} of\n{line}\nis not that of\n{wanted}",
-                side.display()
+                "{}: {key} differs between\n{line}\nand the oracle's\n{wanted}",
+                branch.display()
             );
         }
     }
-    assert_eq!(lines.len(), wanted.len(), "{}: lines", side.display());
+    assert_eq!(lines.len(), wanted.len(), "{}: number of lines", branch.display());
 }
 
 fn agree(a: &Value, b: &Value, tolerance: f64) -> bool {

@@ -1,4 +1,4 @@
-//! A V-cycle and its scratch run, as the lines of `metrics.jsonl` that they should leave.
+//! A V-cycle and its scratch run, as the lines of `metrics.jsonl` that they should write.
 
 use super::data::Data;
 use super::measures::measures;
@@ -9,7 +9,7 @@ use super::reference::models::Model;
 use super::reference::operators::{Operators, Quantity};
 use serde_json::{Value, json};
 
-/// Weights, what AdamW keeps, and after how many updates.
+/// The weights, AdamW's moments, and the number of updates of the moments.
 struct State {
     params: Vec<Mat>,
     m: Vec<Mat>,
@@ -28,7 +28,7 @@ pub struct Run<'a> {
     c: &'a Config,
     data: Data,
     models: Vec<Model<'a>>,
-    /// Of each level, since it was trained last.
+    /// The state of each level after its latest stage.
     states: Vec<Option<State>>,
     stage: usize,
     level: usize,
@@ -54,7 +54,7 @@ impl<'a> Run<'a> {
         Run { c, data, models, states, stage: 0, level: 0, step: 0, flops: 0, hardware: 0, lines: Vec::new() }
     }
 
-    /// Down through all levels and up again.
+    /// Returns the lines of a V-cycle: down through all levels and up again.
     pub fn v_cycle(mut self) -> Vec<Value> {
         let last = self.models.len() - 1;
         (0..last).for_each(|level| self.stage(level, &format!("levels.{level}.before"), true));
@@ -77,9 +77,9 @@ impl<'a> Run<'a> {
         self.lines.push(line);
     }
 
-    fn spend(&mut self, flops: usize, again: usize) {
+    fn spend(&mut self, flops: usize, recomputed: usize) {
         self.flops += flops;
-        self.hardware += flops + again;
+        self.hardware += flops + recomputed;
     }
 
     fn stage(&mut self, level: usize, key: &str, down: bool) {
@@ -111,11 +111,11 @@ impl<'a> Run<'a> {
         self.states[level] = Some(state);
     }
 
-    /// The learning rate of a stage's step.
+    /// Returns the learning rate of step `step` of the stage that `key` configures.
     fn rate(&self, key: &str, step: usize) -> f64 {
         let of = |name: &str, default: f64| self.c.number(&format!("{key}.{name}"), default);
         let text = |name: &str| self.c.text(&format!("{key}.{name}"));
-        // One schedule over this stage and the level's first one.
+        // With "continue", one schedule spans this stage and the level's first stage.
         let continues = text("schedule") == "continue";
         let before = if continues { self.c.number(&key.replace("train", "before.steps"), 0.0) } else { 0.0 };
         let (step, steps) = (step as f64 + before, of("steps", 0.0) + before);
@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
         lr * (floor + (1.0 - floor) * left)
     }
 
-    /// A step: gradients of the mean loss, in micro-batches, and AdamW.
+    /// Runs one step: gradients of the mean loss, accumulated over micro-batches, then AdamW.
     fn train(&mut self, state: &mut State, lr: f64, pass: &mut u32) {
         let (c, whole) = (self.c, self.data.training(self.step as u64));
         let seed = (c.count("seed", 1) + self.stage - 1) as u64;
@@ -145,16 +145,16 @@ impl<'a> Run<'a> {
             let (losses, _) = self.models[self.level].forward(&mut g, &whole.part(i, micro), &whole);
             loss += losses.iter().map(|&loss| g.values[loss].v[0]).sum::<f64>();
             grads.iter_mut().zip(g.backward(&losses)).for_each(|(sum, grad)| sum.add(&grad));
-            self.spend(g.flops, g.again);
+            self.spend(g.flops, g.recomputed);
         }
         let norm = grads.iter().flat_map(|g| &g.v).map(|g| g * g).sum::<f64>().sqrt();
         let adam = |key: &str, default: f64| c.number(&format!("optimizer.{key}"), default);
         let (b1, b2, eps) = (adam("beta1", 0.9), adam("beta2", 0.95), adam("eps", 1e-8));
         let (clip, decay) = ((adam("clip", 1.0) / (norm + 1e-6)).min(1.0), adam("weight_decay", 0.1));
         state.updates += 1;
-        // The device is told these three in f32.
-        let told = [lr, 1.0 - b1.powi(state.updates), 1.0 - b2.powi(state.updates)];
-        let [rate, bias1, bias2] = told.map(|x| f64::from(x as f32));
+        // The device receives these three as f32.
+        let scalars = [lr, 1.0 - b1.powi(state.updates), 1.0 - b2.powi(state.updates)];
+        let [rate, bias1, bias2] = scalars.map(|x| f64::from(x as f32));
         for (i, param) in self.models[self.level].params.iter().enumerate() {
             let keep = if param.decays { 1.0 - rate * decay } else { 1.0 };
             for (e, p) in state.params[i].v.iter_mut().enumerate() {
@@ -164,20 +164,21 @@ impl<'a> Run<'a> {
                 *p = *p * keep - rate * (*m / bias1) / ((*v / bias2).sqrt() + eps);
             }
         }
-        // The norm is 2 and AdamW 14 for each element of memory.
+        // The gradient norm counts 2 FLOPs and AdamW 14 for each element of memory, padding included.
         self.spend(16 * self.models[self.level].params.iter().map(|p| p.space).sum::<usize>(), 0);
         self.step += 1;
         self.line(json!({ "event": "step", "lr": lr, "loss": loss, "grad_norm": norm }));
     }
 
-    /// Micro-batches in `batches` of a step, or in the evaluation that is configured, if that has fewer.
-    fn most(&self, batches: usize) -> usize {
+    /// Returns the number of micro-batches in `batches` batches, or in `train.eval_batches` batches if that is fewer.
+    fn max_micro_batches(&self, batches: usize) -> usize {
         let configured = self.c.count("train.eval_batches", 0);
         let batches = if configured == 0 { batches } else { batches.min(configured) };
         batches.saturating_mul(self.c.count("train.accumulate", 1))
     }
 
-    /// Loss, scored labels, FLOPs, and each batch's scores, those of two heads added.
+    /// Returns the loss, the number of scored labels, the FLOPs, and the scores of each batch (the sum of both heads'
+    /// scores if there are two).
     fn held_out(&mut self, params: &[Mat], most: usize) -> (f64, usize, usize, Vec<(Mat, Batch)>) {
         let (mut totals, mut counts, mut flops, mut all) = ([0.0; 2], [0; 2], 0, Vec::new());
         for index in 0..most {
@@ -185,7 +186,7 @@ impl<'a> Run<'a> {
             let mut g = Graph::new(params, false, (0, 0));
             let (losses, scores) = self.models[self.level].forward(&mut g, &batch, &batch);
             for (i, &loss) in losses.iter().enumerate() {
-                // Whether segments follow is a mean over rows.
+                // The next-sentence loss is a mean over rows, not over scored tokens.
                 let pairs = i == 1 && !batch.ints[NEXT].is_empty();
                 let count = if pairs { scored(&batch.ints[NEXT]) } else { labels };
                 totals[i] += count as f64 * g.values[loss].v[0];
@@ -199,7 +200,7 @@ impl<'a> Run<'a> {
     }
 
     fn evaluate(&mut self, params: &[Mat]) -> f64 {
-        let (loss, tokens, _, scores) = self.held_out(params, self.most(usize::MAX));
+        let (loss, tokens, _, scores) = self.held_out(params, self.max_micro_batches(usize::MAX));
         let mut line = json!({ "event": "eval", "valid_loss": loss, "tokens": tokens });
         if let Some(measures) = measures(&scores, tokens) {
             line["measures"] = measures;
@@ -237,7 +238,7 @@ impl<'a> Run<'a> {
         if transfer {
             state.m = operators.up(&big.m, &small.m, alpha, Quantity::Gradients);
             state.v = operators.up(&big.v, &small.v, alpha, Quantity::Squares);
-            // Of the moments that weigh more.
+            // The number of updates of whichever moments have the larger weight.
             state.updates = if alpha > 0.5 { small.updates } else { big.updates };
         }
         let spent = searched + operators.flops(false) * if transfer { 3 } else { 1 };
@@ -246,21 +247,22 @@ impl<'a> Run<'a> {
         state
     }
 
-    /// Alpha by held-out loss: five points, then five golden sections around the best. Returns FLOPs too.
+    /// Searches for the alpha with the lowest held-out loss: five grid points, then a golden-section search around the
+    /// best one. Returns alpha and the FLOPs spent.
     fn search(&mut self, big: &[Mat], small: &[Mat]) -> (f64, usize) {
         let (mut tried, mut spent): (Vec<(f64, f64)>, usize) = (Vec::new(), 0);
         let best = |tried: &[(f64, f64)]| tried.iter().fold(tried[0], |best, t| if t.1 < best.1 { *t } else { best }).0;
         let mut at = |alpha: f64| -> f64 {
             let operators = self.operators(self.level + 1);
             let (params, flops) = (operators.up(big, small, alpha, Quantity::Weights), operators.flops(false));
-            let (loss, _, evaluated, _) = self.held_out(&params, self.most(8));
+            let (loss, _, evaluated, _) = self.held_out(&params, self.max_micro_batches(8));
             spent += flops + evaluated;
             tried.push((alpha, loss));
             loss
         };
         let grid = [0.0, 0.25, 0.5, 0.75, 1.0].map(|alpha| (alpha, at(alpha)));
         let (mut low, mut high) = ((best(&grid) - 0.25).max(0.0), (best(&grid) + 0.25).min(1.0));
-        // The inner points of the bracket, of which a section leaves one.
+        // The two inner points of the bracket; each section keeps one of them.
         let golden = (5f64.sqrt() - 1.0) / 2.0;
         let inner = |low: f64, high: f64| [high - golden * (high - low), low + golden * (high - low)];
         let [mut left, mut right] = inner(low, high).map(|alpha| (alpha, at(alpha)));

@@ -1,15 +1,17 @@
-//! What a model is given.
+//! The inputs of a model, and the facts about its data that its shapes depend on.
 
 use vcycle::data::images::ImageBatch;
 use vcycle::data::labelled::ClassifyBatch;
 use vcycle::data::tokens::masking::MaskedBatch;
 
-/// What enters a model; what its family has no use for is empty.
+/// The inputs of a model of any family. Fields that the family does not use are empty.
 #[derive(Clone)]
 pub struct Batch {
-    /// Ids, token types, key mask, scored rows of a micro-batch's hidden states, labels, whether segments follow, second labels.
+    /// Ids, token types, key mask, scored rows of a micro-batch's hidden states, labels, next-sentence labels, and
+    /// second labels of mixed images, at the indices [`IDS`] to [`OTHERS`].
     pub ints: [Vec<i32>; 7],
-    /// Patches or labels that are numbers, and the first labels' shares.
+    /// Patches ([`PATCHES`]) or regression targets ([`VALUES`]), and the weights of the first labels of mixed images
+    /// ([`SHARE`]).
     pub floats: [Vec<f32>; 2],
 }
 
@@ -25,7 +27,7 @@ pub const VALUES: usize = 0;
 pub const SHARE: usize = 1;
 
 impl Batch {
-    /// Micro-batch `i` of `n`.
+    /// Returns micro-batch `i` of `n`.
     pub fn part(&self, i: usize, n: usize) -> Batch {
         fn cut<T: Clone>(all: &[T], i: usize, n: usize) -> Vec<T> {
             all[i * all.len() / n..(i + 1) * all.len() / n].to_vec()
@@ -49,21 +51,23 @@ impl Batch {
     }
 }
 
-/// How many are scored.
+/// Returns how many labels are scored, that is, are not -100.
 pub fn scored(labels: &[i32]) -> usize {
     labels.iter().filter(|&&label| label != -100).count()
 }
 
-/// What a model must know of its data.
+/// What a model must know about its data.
 #[derive(Clone, Copy, Default)]
 pub struct Facts {
     pub vocab: usize,
     pub pad: usize,
-    /// 1: labels are numbers.
+    /// The number of classes; 1 for regression.
     pub classes: usize,
     pub channels: usize,
-    /// Examples of a step, and of what is computed at a time; tokens of one.
+    /// Examples per step.
     pub batch: usize,
+    /// Examples per micro-batch.
     pub micro: usize,
+    /// Tokens per example.
     pub context: usize,
 }

@@ -1,11 +1,11 @@
-//! A run's configuration, by dotted keys.
+//! A run's configuration, read by dotted keys without the program's parser.
 
 use toml::Value;
 
 pub struct Config(pub Value);
 
 impl Config {
-    /// `levels.0.train.steps`, for instance.
+    /// Finds the value at a dotted key, for example `levels.0.train.steps`.
     pub fn find(&self, key: &str) -> Option<&Value> {
         key.split('.').try_fold(&self.0, |at, part| part.parse::<usize>().map_or_else(|_| at.get(part), |i| at.get(i)))
     }
@@ -31,7 +31,7 @@ impl Config {
         self.find(key).and_then(Value::as_bool).unwrap_or(default)
     }
 
-    /// A table or list as what it describes.
+    /// Deserializes the table or list at `key`.
     pub fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
         self.find(key).map(|value| value.clone().try_into().unwrap_or_else(|e| panic!("{key}: {e}")))
     }

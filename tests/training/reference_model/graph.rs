@@ -1,9 +1,9 @@
-//! Reverse-mode differentiation over f64 matrices. Four operations have a derivative; all others are made of them. What one
-//! counts as FLOPs is said beside it: two for a multiply-add, nothing for what causality hides.
+//! Reverse-mode differentiation over f64 matrices. Four primitive operations have a derivative; all others are composed
+//! of them. Each composed operation states its FLOPs: two for a multiply-add, none for pairs hidden by the causal mask.
 
 use super::random::dropped;
 
-/// Row-major.
+/// A row-major matrix.
 #[derive(Clone, Debug, Default)]
 pub struct Mat {
     pub rows: usize,
@@ -16,7 +16,7 @@ impl Mat {
         Mat { rows, cols, v: (0..rows * cols).map(|i| f(i / cols, i % cols)).collect() }
     }
 
-    /// One row or column stands for as many as are asked for.
+    /// Returns an element; a single row or column is broadcast.
     pub fn at(&self, row: usize, col: usize) -> f64 {
         self.v[(row % self.rows) * self.cols + col % self.cols]
     }
@@ -41,7 +41,7 @@ impl Mat {
         Mat::of(self.rows, b.cols, |r, c| (0..self.cols).map(|k| self.v[r * self.cols + k] * b.v[k * b.cols + c]).sum())
     }
 
-    /// Adds, to one row or column what all of them get.
+    /// Adds `other`; if `self` is a single row or column, sums over the broadcast dimension.
     pub fn add(&mut self, other: &Mat) {
         for (i, x) in other.v.iter().enumerate() {
             self.v[(i / other.cols % self.rows) * self.cols + i % other.cols % self.cols] += x;
@@ -53,72 +53,85 @@ pub fn one(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
-/// The number of a value in its [`Graph`].
+/// The index of a value in its [`Graph`].
 pub type Var = usize;
 
-/// What a value was made from.
-enum Made {
+/// The operation that produced a value, and its operands.
+enum Origin {
     Given,
     /// `a b`, or `a b^T`.
     Times(Var, Var, bool),
     Mul(Var, Var),
     Add(Var, Var),
-    /// By a function that gives value and derivative.
+    /// Elementwise, by a function that returns the value and the derivative.
     Map(Var, Box<dyn Fn(f64) -> [f64; 2]>),
 }
 
 /// One forward pass.
 pub struct Graph {
-    /// With dropout and gradients.
+    /// Whether dropout is applied and the backward pass is counted.
     pub training: bool,
-    /// Seed and number of the micro-batch, and how many attentions and active dropouts there were.
+    /// Seed, and number of the micro-batch within the stage.
     key: (u64, u32),
+    /// The number of attentions and active dropouts so far, which identifies a dropout site.
     site: u32,
     pub values: Vec<Mat>,
-    made: Vec<Made>,
+    origins: Vec<Origin>,
     params: usize,
     pub flops: usize,
-    /// FLOPs of what is computed a second time.
-    pub again: usize,
-    /// Of each operation the FLOPs, and whether its own backward pass needs what it computes.
+    /// FLOPs of recomputed operations.
+    pub recomputed: usize,
+    /// For each operation, its forward FLOPs and whether its own backward pass needs the tensors that its forward pass
+    /// produces.
     ops: Vec<(usize, bool)>,
 }
 
 impl Graph {
-    /// The first values are the parameters.
+    /// Starts a pass whose first values are the parameters.
     pub fn new(params: &[Mat], training: bool, key: (u64, u32)) -> Graph {
-        let (values, made) = (params.to_vec(), params.iter().map(|_| Made::Given).collect());
-        Graph { training, key, site: 0, values, made, params: params.len(), flops: 0, again: 0, ops: Vec::new() }
+        let (values, origins) = (params.to_vec(), params.iter().map(|_| Origin::Input).collect());
+        Graph {
+            training,
+            key,
+            site: 0,
+            values,
+            origins,
+            params: params.len(),
+            flops: 0,
+            recomputed: 0,
+            ops: Vec::new(),
+        }
     }
 
-    fn push(&mut self, value: Mat, made: Made) -> Var {
+    fn push(&mut self, value: Mat, origin: Origin) -> Var {
         self.values.push(value);
-        self.made.push(made);
+        self.origins.push(origin);
         self.values.len() - 1
     }
 
     pub fn constant(&mut self, value: Mat) -> Var {
-        self.push(value, Made::Given)
+        self.push(value, Origin::Input)
     }
 
     fn times(&mut self, a: Var, b: Var, transposed: bool) -> Var {
         let (x, y) = (&self.values[a], &self.values[b]);
-        self.push(if transposed { x.times(&y.t()) } else { x.times(y) }, Made::Times(a, b, transposed))
+        self.push(if transposed { x.times(&y.t()) } else { x.times(y) }, Origin::Times(a, b, transposed))
     }
 
     fn mul(&mut self, a: Var, b: Var) -> Var {
-        self.push(self.values[a].with(&self.values[b], |a, b| a * b), Made::Mul(a, b))
+        self.push(self.values[a].with(&self.values[b], |a, b| a * b), Origin::Mul(a, b))
     }
 
     fn add(&mut self, a: Var, b: Var) -> Var {
-        self.push(self.values[a].with(&self.values[b], |a, b| a + b), Made::Add(a, b))
+        self.push(self.values[a].with(&self.values[b], |a, b| a + b), Origin::Add(a, b))
     }
 
     fn map(&mut self, a: Var, f: impl Fn(f64) -> [f64; 2] + 'static) -> Var {
-        self.push(self.values[a].map(|x| f(x)[0]), Made::Map(a, Box::new(f)))
+        self.push(self.values[a].map(|x| f(x)[0]), Origin::Map(a, Box::new(f)))
     }
 
-    /// The gradients of the sum of losses.
+    /// Returns the gradient of the sum of `losses` with respect to every value. The first ones are those of the
+    /// parameters.
     pub fn backward(&self, losses: &[Var]) -> Vec<Mat> {
         let mut grads: Vec<Mat> = self.values.iter().map(Mat::zeros).collect();
         losses.iter().for_each(|&loss| grads[loss].v[0] = 1.0);
@@ -126,22 +139,22 @@ impl Graph {
             let dy = std::mem::take(&mut grads[var]);
             let value = |var: Var| &self.values[var];
             let mut give = |to: Var, d: &dyn Fn() -> Mat| {
-                if to < self.params || !matches!(self.made[to], Made::Given) {
+                if to < self.params || !matches!(self.origins[to], Origin::Input) {
                     grads[to].add(&d());
                 }
             };
-            match &self.made[var] {
-                Made::Given => {}
-                Made::Times(a, b, transposed) => {
+            match &self.origins[var] {
+                Origin::Input => {}
+                Origin::Times(a, b, transposed) => {
                     give(*a, &|| if *transposed { dy.times(value(*b)) } else { dy.times(&value(*b).t()) });
                     give(*b, &|| if *transposed { dy.t().times(value(*a)) } else { value(*a).t().times(&dy) });
                 }
-                Made::Mul(a, b) => {
+                Origin::Mul(a, b) => {
                     give(*a, &|| dy.with(value(*b), |d, y| d * y));
                     give(*b, &|| dy.with(value(*a), |d, x| d * x));
                 }
-                Made::Add(a, b) => [a, b].iter().for_each(|to| give(**to, &|| dy.clone())),
-                Made::Map(a, f) => give(*a, &|| dy.with(value(*a), |d, x| d * f(x)[1])),
+                Origin::Add(a, b) => [a, b].iter().for_each(|to| give(**to, &|| dy.clone())),
+                Origin::Map(a, f) => give(*a, &|| dy.with(value(*a), |d, x| d * f(x)[1])),
             }
         }
         grads
@@ -156,23 +169,24 @@ impl Graph {
         self.values[var].v.len()
     }
 
-    /// A block of which only the input is kept, if `recompute`. Its last operations serve nothing but its output, unless
-    /// their own backward pass needs what they compute: they are not computed again.
+    /// Runs a block of which only the input is saved, if `recompute`. The trailing operations that only produce the
+    /// output of the block are not recomputed, unless their own backward pass needs what they compute.
     pub fn block(&mut self, recompute: bool, f: impl FnOnce(&mut Graph) -> Var) -> Var {
         let start = self.ops.len();
         let out = f(self);
         let needed = self.ops[start..].iter().rposition(|op| op.1).map_or(0, |last| last + 1);
         if recompute && self.training {
-            self.again += self.ops[start..][..needed].iter().map(|op| op.0).sum::<usize>();
+            self.recomputed += self.ops[start..][..needed].iter().map(|op| op.0).sum::<usize>();
         }
         out
     }
 
-    /// `x W`, or `x W^T` for a weight that is stored as `[out, in]`.
+    /// Computes `x W`, or `x W^T` for a weight that is stored as `[out, in]`. A constant `x` gets no gradient, and none
+    /// is counted.
     pub fn product(&mut self, x: Var, w: Var, out_in: bool) -> Var {
         let y = self.times(x, w, out_in);
         let flops = 2 * self.size(y) * self.values[x].cols;
-        let of_x = if x >= self.params && matches!(self.made[x], Made::Given) { 0 } else { flops };
+        let of_x = if x >= self.params && matches!(self.origins[x], Origin::Input) { 0 } else { flops };
         self.count(flops, flops + of_x, false);
         y
     }
@@ -182,7 +196,7 @@ impl Graph {
         self.add(x, b)
     }
 
-    /// `x + y`, which counts where no product does it on its way.
+    /// Computes `x + y`. `counts` is false where the preceding matmul adds it in its epilogue, which counts no FLOPs.
     pub fn sum(&mut self, x: Var, y: Var, counts: bool) -> Var {
         self.count(if counts { self.size(x) } else { 0 }, 0, false);
         self.add(x, y)
@@ -193,7 +207,7 @@ impl Graph {
         self.map(x, f)
     }
 
-    /// With the weight `w` and the bias after it.
+    /// Layer normalisation with the weight `w` and the bias `w + 1`.
     pub fn layernorm(&mut self, x: Var, w: Var, eps: f64) -> Var {
         self.count(7 * self.size(x), 14 * self.size(x), true);
         let n = self.values[x].cols;
@@ -209,7 +223,7 @@ impl Graph {
         self.add(scaled, w + 1)
     }
 
-    /// Of fused queries, keys and values. `mask`: tokens that are no keys have 0.
+    /// Attention over fused queries, keys and values. Tokens with 0 in `mask` are not used as keys.
     pub fn attention(
         &mut self,
         qkv: Var,
@@ -254,7 +268,7 @@ impl Graph {
         out
     }
 
-    /// Rows of a table, or of hidden states. `padding`: a row that learns nothing.
+    /// Gathers rows of a table or of hidden states. The row `padding` gets no gradient.
     pub fn gather(&mut self, table: Var, ids: &[usize], padding: Option<usize>) -> Var {
         let (rows, cols) = (self.values[table].rows, self.values[table].cols);
         self.count(0, ids.len() * cols, false);
@@ -266,7 +280,7 @@ impl Graph {
         self.add(y, fixed)
     }
 
-    /// Drops `unit` neighbours together.
+    /// Applies dropout; each group of `unit` consecutive elements is kept or dropped together.
     pub fn dropout(&mut self, x: Var, p: f32, unit: usize) -> Var {
         if p == 0.0 || !self.training {
             return x;
@@ -279,7 +293,7 @@ impl Graph {
         self.mul(x, factors)
     }
 
-    /// `- sum of q log softmax(x)`.
+    /// Computes `- sum of q log softmax(x)`.
     pub fn cross_entropy(&mut self, x: Var, q: Mat) -> Var {
         self.count(4 * self.size(x), 2 * self.size(x), true);
         let all = self.map(x, |x| [x.exp(), x.exp()]);
@@ -287,19 +301,20 @@ impl Graph {
         let total = self.times(all, ones, false);
         let minus = self.map(total, |x| [-x.ln(), -1.0 / x]);
         let logs = self.add(x, minus);
-        self.weigh(logs, q.map(|q| -q))
+        self.weighted_sum(logs, q.map(|q| -q))
     }
 
-    /// `sum of w (x - y)^2`.
+    /// Computes `sum of w (x - y)^2`.
     pub fn squared_error(&mut self, x: Var, y: Mat, w: Mat) -> Var {
         self.count(3 * self.size(x), self.size(x), true);
         let minus = self.constant(y.map(|y| -y));
         let errors = self.add(x, minus);
         let squares = self.mul(errors, errors);
-        self.weigh(squares, w)
+        self.weighted_sum(squares, w)
     }
 
-    fn weigh(&mut self, x: Var, w: Mat) -> Var {
+    /// Computes the sum of the elements of `x`, weighted by `w`.
+    fn weighted_sum(&mut self, x: Var, w: Mat) -> Var {
         let (left, right) = (Mat::of(1, w.rows, |_, _| 1.0), Mat::of(w.cols, 1, |_, _| 1.0));
         let [w, left, right] = [w, left, right].map(|m| self.constant(m));
         let products = self.mul(x, w);

@@ -1,6 +1,7 @@
-//! A second implementation in f64 of what a run trains, which shares no code with the program: GPT, BERT and DeiT, their
-//! differentiation, FLOPs counted by hand beside every operation, random numbers, and the operators between levels. Whether
-//! it is right shows in `tests/training/oracle`: two implementations have to agree to ten digits.
+//! An independent f64 implementation of everything that a run trains. It shares no code with the program: GPT, BERT and
+//! DeiT, their differentiation, FLOPs counted by hand beside every operation, random numbers, and the operators between
+//! levels. `tests/training/oracle` checks both implementations against each other: they must agree to about nine
+//! digits.
 
 pub mod batch;
 pub mod config;

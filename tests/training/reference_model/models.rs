@@ -1,4 +1,4 @@
-//! GPT, BERT and DeiT: which parameters they have, and what they compute.
+//! GPT, BERT and DeiT: their parameters and their forward passes.
 
 use super::batch::{Batch, Facts, IDS, LABELS, MASK, NEXT, OTHERS, PATCHES, POSITIONS, SHARE, TYPES, VALUES, scored};
 use super::config::Config;
@@ -6,9 +6,10 @@ use super::graph::{Graph, Mat, Var, one};
 use super::random::normal;
 use std::f64::consts::PI;
 
-/// Parameters in their order. A letter is an axis: E the residual stream, Q queries, keys and values, F the inner size; V
-/// vocabulary, P positions, T types, K pixels, C classes; a small one consumes what it stands for. Two letters: a weight, and the bias
-/// of what it produces. One: the weight and bias of a norm. With `=`: one tensor.
+/// The parameters before, in and after the layers, in order, as pairs of a name and its axes. A letter is an axis: E
+/// the residual stream, Q queries, keys and values, F the inner size of the feed-forward block, V vocabulary, P
+/// positions, T types, K pixels, C classes. A lower-case letter is a fan-in axis. Two letters stand for a weight and
+/// the bias of its fan-out axis, one letter for the weight and bias of a norm. A name with `=` is a single tensor.
 const GPT: [&str; 3] = ["=tokens VE =positions PE", "norm_1 E qkv eQ proj eE norm_2 E fc eF out fE", "last E"];
 const BERT: [&str; 3] =
     ["=tokens VE =positions PE =types TE first E", "qkv Qe proj Ee norm_1 E fc Fe out Ef norm_2 E", ""];
@@ -18,13 +19,15 @@ const DEIT: [&str; 3] =
 pub struct Param {
     pub name: String,
     pub layer: Option<usize>,
-    /// Letter and size of each axis.
+    /// The letter and size of each axis.
     pub axes: Vec<(char, usize)>,
-    /// Initial values: this, and normal numbers of this deviation.
+    /// The mean of the initial values.
     pub constant: f64,
+    /// The standard deviation of the initial values.
     deviation: f64,
     pub decays: bool,
-    /// Elements of its memory: rows of a multiple of 8, those of a vocabulary 128 at a time, and 64 at a time in all.
+    /// Elements in memory, padding included: rows are padded to a multiple of 8 elements, the number of rows of a
+    /// vocabulary to a multiple of 128, and the whole to a multiple of 64 elements.
     pub space: usize,
 }
 
@@ -41,12 +44,15 @@ pub struct Model<'a> {
     pub heads: usize,
     pub width: usize,
     pub params: Vec<Param>,
-    /// BERT's tasks, and its norms after sums.
+    /// Whether BERT predicts masked tokens.
     masked: bool,
+    /// Whether BERT classifies sequences, or pairs in pre-training.
     classified: bool,
+    /// Whether BERT has post-norms.
     pub post: bool,
-    /// Tokens of a sequence or image, and those of an image that are no patches.
+    /// Tokens of a sequence or image.
     time: usize,
+    /// Class and distillation tokens of an image.
     specials: usize,
 }
 
@@ -156,7 +162,7 @@ impl<'a> Model<'a> {
         self.c.number("model.dropout", 0.0) as f32
     }
 
-    /// `x + drop(branch)`. A product adds x on its way where nothing is dropped.
+    /// Computes `x + drop(branch)`. Without dropout, the preceding matmul adds `x` in its epilogue.
     fn join(&self, g: &mut Graph, branch: Var, x: Var, number: usize) -> Var {
         let last = self.c.number("model.drop_path", 0.0) as f32;
         let path = last * number as f32 / (self.layers - 1).max(1) as f32;
@@ -186,7 +192,7 @@ impl<'a> Model<'a> {
     fn embed(&self, g: &mut Graph, batch: &Batch) -> Var {
         let all: Vec<usize> = (0..self.facts.micro * self.time).collect();
         let ids = |which: usize| batch.ints[which].iter().map(|&id| id as usize).collect::<Vec<_>>();
-        // The bias of patches is 0, special tokens follow.
+        // Row 0 of the table is the bias of patches; the special tokens follow.
         let kind = |row: &usize| if row % self.time < self.specials { row % self.time + 1 } else { 0 };
         let tokens = if self.is("deit") { all.iter().map(kind).collect() } else { ids(IDS) };
         let x = g.gather(0, &tokens, self.is("bert").then_some(self.facts.pad));
@@ -207,8 +213,8 @@ impl<'a> Model<'a> {
         g.dropout(x, self.dropout(), 1)
     }
 
-    /// Losses, which add up to what is minimised, and scores of examples with labels. `batch` is a part of `whole`, over
-    /// whose scored items the losses are means.
+    /// Returns the losses, whose sum is minimised, and the scores of labelled examples. `batch` is a part of `whole`;
+    /// the losses are means over the scored items of `whole`.
     pub fn forward(&self, g: &mut Graph, batch: &Batch, whole: &Batch) -> (Vec<Var>, Vec<Var>) {
         let mut x = self.embed(g, batch);
         for number in 0..self.layers {
@@ -218,17 +224,18 @@ impl<'a> Model<'a> {
         if !self.post {
             x = self.norm(g, x, "last", None);
         }
-        // Rows of wanted shares, each with its weight in the mean.
+        // One row of target probabilities per label, multiplied by the label's weight in the mean.
         let target = |which: usize, classes: usize, smoothing: f64, heads: usize| {
             let (labels, share) = (&batch.ints[which], &batch.floats[SHARE]);
             let weight = 1.0 / (heads * scored(&whole.ints[which]).max(1)) as f64;
             let part = |r: usize| share.get(r).map_or(1.0, |share| f64::from(*share));
             let other = |r: usize| *batch.ints[OTHERS].get(r).unwrap_or(&labels[r]);
             let onehot = |r, c| part(r) * one(labels[r] == c) + (1.0 - part(r)) * one(other(r) == c);
-            let wanted = |r: usize, c: usize| smoothing / classes as f64 + (1.0 - smoothing) * onehot(r, c as i32);
-            Mat::of(labels.len(), classes, |r, c| if labels[r] < 0 { 0.0 } else { weight * wanted(r, c) })
+            let target_share =
+                |r: usize, c: usize| smoothing / classes as f64 + (1.0 - smoothing) * onehot(r, c as i32);
+            Mat::of(labels.len(), classes, |r, c| if labels[r] < 0 { 0.0 } else { weight * target_share(r, c) })
         };
-        // The token of each example with this number.
+        // The rows of the token at position `number` of each example.
         let token = |number: usize| (0..self.facts.micro).map(|row| row * self.time + number).collect::<Vec<_>>();
         let Facts { vocab, classes, .. } = self.facts;
         let (mut losses, mut scores) = (Vec::new(), Vec::new());
@@ -284,7 +291,7 @@ fn gelu_tanh(x: f64) -> [f64; 2] {
     [x * (1.0 + t) / 2.0, (1.0 + t + x * slope) / 2.0]
 }
 
-/// x times the share of a standard normal distribution below it: 1/2 + density (x + x^3/3 + x^5/(3 5) + ...).
+/// Computes x times the standard normal distribution function: 1/2 + density (x + x^3/3 + x^5/(3 5) + ...).
 fn gelu_erf(x: f64) -> [f64; 2] {
     let density = (-0.5 * x * x).exp() / (2.0 * PI).sqrt();
     let (mut term, mut sum, mut n) = (x, 0.0, 1.0);

@@ -1,11 +1,12 @@
-//! Coalesce, de-coalesce and interpolate as dense matrices, by `docs/multilevel.md`.
+//! Coalescing, de-coalescing and interpolation as dense matrices, as defined in `docs/multilevel.md`.
 
 use super::config::Config;
 use super::graph::{Mat, one};
 use super::models::{Model, Param};
 use super::random::part;
 
-/// What is mapped: gradients by the transposes of the opposite operator, their squares by its squared weights.
+/// What is mapped: weights by the operator itself, gradients by the transpose of the opposite operator, and squared
+/// gradients by the squares of that transpose's weights.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Quantity {
     Weights,
@@ -13,7 +14,7 @@ pub enum Quantity {
     Squares,
 }
 
-/// Between a level and the one below.
+/// The operators between a level and the one below it.
 pub struct Operators<'a> {
     c: &'a Config,
     big: &'a Model<'a>,
@@ -23,7 +24,7 @@ pub struct Operators<'a> {
 }
 
 impl<'a> Operators<'a> {
-    /// `level`: the number of the one below, from 0.
+    /// `level` is the index of the level below, counted from 0.
     pub fn new(c: &'a Config, level: usize, big: &'a Model, small: &'a Model) -> Operators<'a> {
         let groups = |key: &str, default: Vec<Vec<usize>>| {
             let mut groups = c.read(&format!("levels.{level}.{key}")).unwrap_or(default);
@@ -36,22 +37,22 @@ impl<'a> Operators<'a> {
         Operators { c, big, small, heads, layers: groups("depth_scheme", runs) }
     }
 
-    /// FLOPs of a pass over all parameters.
+    /// Returns the FLOPs of mapping all parameters once.
     pub fn flops(&self, down: bool) -> usize {
         let [big, small] = [self.big, self.small].map(|m| m.params.iter().map(|p| p.space).sum::<usize>());
         2 * big.max(small) + if down { 0 } else { 3 * big }
     }
 
-    /// `(1 - alpha) big + alpha D(small)`.
+    /// Returns `(1 - alpha) big + alpha D(small)`.
     pub fn up(&self, big: &[Mat], small: &[Mat], alpha: f64, quantity: Quantity) -> Vec<Mat> {
         let new = self.map(false, small, quantity);
         big.iter().zip(&new).map(|(old, new)| old.with(new, |old, new| (1.0 - alpha) * old + alpha * new)).collect()
     }
 
-    /// `C(from)` on the way down, else `D(from)`.
+    /// Returns `C(from)` if `down`, else `D(from)`.
     pub fn map(&self, down: bool, from: &[Mat], quantity: Quantity) -> Vec<Mat> {
         let (source, target) = if down { (self.big, self.small) } else { (self.small, self.big) };
-        // C: small x big, and D: big x small, of which one is what is asked for.
+        // Selects the requested matrix from C (small x big) and D (big x small).
         let choose = |(c, d): (Mat, Mat)| match (down, quantity) {
             (true, Quantity::Weights) => c,
             (false, Quantity::Weights) => d,
@@ -74,14 +75,14 @@ impl<'a> Operators<'a> {
             for l in (0..source.layers).filter(|&l| weights.at(layer, l) != 0.0) {
                 sum.add(&named(Some(l)).map(|x| weights.at(layer, l) * x));
             }
-            // A norm that has moved elsewhere leaves one that changes nothing.
+            // The place of a norm that was moved to another layer gets the identity norm.
             let moved = (0..source.layers).all(|l| weights.at(layer, l) == 0.0) && p.name.starts_with("norm");
             if moved && quantity == Quantity::Weights { sum.map(|_| p.constant) } else { sum }
         };
         target.params.iter().enumerate().map(each).collect()
     }
 
-    /// C and D between layers.
+    /// Returns C and D between layers.
     fn depth(&self, p: &Param) -> (Mat, Mat) {
         let (groups, identity) = (&self.layers, self.c.is("rules.depth", "identity"));
         let branch = p.name.starts_with("proj") || p.name.starts_with("out");
@@ -92,7 +93,7 @@ impl<'a> Operators<'a> {
         let member = |s: usize, b: usize| one(groups[s].contains(&b));
         let mean = |s: usize, b: usize| member(s, b) / groups[s].len() as f64;
         let first = |s: usize, b: usize| one(groups[s][0] == b);
-        // The last of the identity layers that follow the group's active one, whosever they are.
+        // Layer b is the last one before the first layer of the next group.
         let end = |s: usize, b: usize| one(b + 1 == groups.get(s + 1).map_or(self.big.layers, |next| next[0]));
         match p.name.split('.').next() {
             _ if branch && identity => pair(&member, &first),
@@ -103,18 +104,19 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// C and D between the units of an axis.
+    /// Returns C and D between the units of an axis.
     fn axis(&self, number: usize, p: &Param, (letter, size): (char, usize), down: bool, random: bool) -> (Mat, Mat) {
         let (big, small) = (self.big.heads, self.small.heads);
         if !"EQF".contains(letter.to_ascii_uppercase()) || big == small {
             let same = Mat::of(size, size, |r, c| one(r == c));
             return (same.clone(), same);
         }
-        // Queries, keys and values are each made of heads; elements of a head, and of all in the small model.
+        // `parts`: queries, keys and values, each split into heads. `block`: elements per head (or per head's share of
+        // the inner size). `units`: elements of the axis in the small model.
         let parts = if letter == 'Q' { 3 } else { 1 };
         let block = size / parts / if down { small } else { big };
         let units = parts * small * block;
-        // The unit's group, and its number in it.
+        // The position of big unit `b` in the group of small unit `s`, if it is in it.
         let place = |s: usize, b: usize| {
             let [at, to] = [(s, small), (b, big)].map(|(u, heads)| (u / (heads * block), u / block % heads, u % block));
             let found = self.heads[at.1].iter().position(|&head| head == to.1);

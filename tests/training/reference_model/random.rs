@@ -1,4 +1,4 @@
-//! Random numbers as functions of what they are for: Philox for weights and dropout, splitmix64 for data.
+//! Counter-based random numbers, keyed by their purpose: Philox for weights and dropout, splitmix64 for data.
 
 use std::f64::consts::TAU;
 
@@ -16,25 +16,27 @@ pub fn philox(seed: u64, mut c: [u32; 4]) -> [u32; 4] {
     c
 }
 
-/// A standard normal number (Box and Muller) of 53 and 32 random bits: an element of a parameter at the beginning.
+/// Returns a standard normal number (Box-Muller) from 53 and 32 random bits: the initial value of an element of a
+/// parameter, before scaling.
 pub fn normal(seed: u64, param: usize, element: usize) -> f64 {
     let [a, b, c, _] = philox(seed, [element as u32, 0, param as u32, u32::MAX]);
     let uniform = ((u64::from(a) << 21 | u64::from(b) >> 11) as f64 + 1.0) / 2f64.powi(53);
     (-2.0 * uniform.ln()).sqrt() * (TAU * f64::from(c) / WORD).cos()
 }
 
-/// A member's part of a random share, before the division by their sum.
+/// Returns the unnormalised random share of a member of a group.
 pub fn part(seed: u64, param: usize, unit: usize, member: usize) -> f64 {
     0.5 + f64::from(philox(seed, [unit as u32, param as u32, member as u32, u32::MAX - 1])[0]) / WORD
 }
 
-/// What dropout multiplies an element with. The key: seed, micro-batch of the stage, site in the model.
+/// Returns the factor that dropout multiplies an element by. The key is the seed, the micro-batch within the stage, and
+/// the site in the model.
 pub fn dropped(((seed, pass), site): ((u64, u32), u32), index: usize, p: f32) -> f64 {
     let word = philox(seed, [(index / 4) as u32, 0, site, pass])[index % 4];
     if f64::from(word) < f64::from(p) * WORD { 0.0 } else { 1.0 / (1.0 - f64::from(p)) }
 }
 
-/// One out of `choices`: splitmix64 (Steele, Lea and Flood 2014) over the numbers, one after another.
+/// Returns a number below `choices`: splitmix64 (Steele, Lea and Flood 2014), chained over `numbers`.
 pub fn choice(seed: u64, numbers: [u64; 3], choices: usize) -> usize {
     let mix = |x: u64| {
         let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -21,6 +21,7 @@ pub(crate) mod multilevel;
 pub mod sm80;
 pub mod sm90;
 pub(crate) mod squared_error;
+pub(crate) mod update;
 
 use super::driver::Rows;
 use crate::bail;
