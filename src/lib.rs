@@ -26,8 +26,6 @@
 //!
 //! `docs/architecture.md` follows one training step through these modules.
 
-#![warn(clippy::undocumented_unsafe_blocks)]
-
 pub mod allocator;
 pub mod bench;
 pub mod cli;

@@ -7,7 +7,7 @@ use crate::device::cuda::driver::nvidia::Nvidia;
 use crate::device::cuda::variants::{Variant, ladder};
 use crate::device::energy::Meter;
 use crate::device::ops::Op;
-use crate::device::{self, Device};
+use crate::device::{self, Device, Kind};
 use crate::error::Result;
 use crate::memory;
 
@@ -28,10 +28,10 @@ impl Machine {
     /// # Errors
     /// As for [`device::open`].
     pub fn open(name: &str, threads: usize) -> Result<Self> {
-        match name {
-            "cuda" => Ok(Machine::Nvidia(Box::new(device::cuda::open()?))),
+        match name.parse()? {
+            Kind::Cuda { gpu } => Ok(Machine::Nvidia(Box::new(device::cuda::open(gpu)?))),
             #[cfg(emulated)]
-            "emulator" => {
+            Kind::Emulator => {
                 let options = device::cuda::driver::emulator::Options { threads, ..Default::default() };
                 Ok(Machine::Emulator(Box::new(device::cuda::emulated(options).with_requested_variants()?)))
             }

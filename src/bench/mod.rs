@@ -16,6 +16,7 @@ pub mod workload;
 
 use crate::bail;
 use crate::config::Precision;
+use crate::device::Kind;
 use crate::device::cuda::driver::nvidia::cublaslt;
 use crate::error::{At, Result};
 use crate::tensor::DType;
@@ -46,7 +47,7 @@ impl Peer {
         if request.subject != Subject::Gemm {
             bail!("--peer {name} supports only matrix products; use it with gemm");
         }
-        if request.device != "cuda" {
+        if !matches!(request.device.parse()?, Kind::Cuda { .. }) {
             bail!("--peer {name} needs an NVIDIA GPU, but the device is {}; add --device cuda", request.device);
         }
         cublaslt::admit().map_err(|e| e.at(format_args!("--peer {name}")))
@@ -94,6 +95,8 @@ pub fn run(request: &Request, sink: &mut Sink) -> Result<()> {
     let shapes = request.subject.shapes(request.shape.as_deref())?;
     request.peer.map_or(Ok(()), |peer| peer.admit(request))?;
     let mut machine = Machine::open(&request.device, request.threads)?;
+    // JSON lines name the kind of device, without the number of a GPU.
+    let request = &Request { device: machine.device().name().into(), ..request.clone() };
     let float = float(request, &mut machine)?;
     if !machine.is_timed() {
         (sink.say)("emulated hardware: these times say nothing about the speed of a GPU\n")?;

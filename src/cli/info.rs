@@ -1,5 +1,7 @@
 use super::say;
+use crate::device::cuda;
 use crate::device::cuda::compiled::NVCC;
+use crate::device::cuda::driver::nvidia::Nvidia;
 use crate::device::cuda::variants::VARIANTS;
 use crate::device::{NAMES, cpu::Cpu, ops};
 use crate::error::Result;
@@ -20,8 +22,10 @@ impl Args {
         say(format_args!("devices:      {}", NAMES.join(", ")))?;
         say(format_args!("operations:   {}", ops::NAMES.join(", ")))?;
         say(format_args!("kernels:      {}", kernels()))?;
-        let gpu = crate::device::cuda::open().map_or_else(|e| e.to_string(), |cuda| cuda.driver().describe());
-        say(format_args!("gpu:          {gpu}"))?;
+        for gpu in 0..Nvidia::count().max(1) {
+            let found = cuda::open(gpu).map_or_else(|e| e.to_string(), |device| device.driver().describe());
+            say(format_args!("gpu:          {found}"))?;
+        }
         say(format_args!("cpu threads:  {}", Cpu::new(0).threads()))?;
         say(format_args!("vector unit:  {}", Cpu::vector_unit()))
     }

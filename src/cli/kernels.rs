@@ -1,6 +1,7 @@
 use super::say;
 use crate::bail;
 use crate::device::cuda::compiled::{self, NVCC, occupancy};
+use crate::device::Kind;
 use crate::device::cuda::variants::{VARIANTS, Variant};
 use crate::error::{Error, Result};
 use crate::parity::harness::Choice;
@@ -28,9 +29,9 @@ enum Command {
 struct Check {
     /// Part of the name of an operation or kernel, the name of a variant, or OPERATION/VARIANT [default: all kernels]
     name: Option<String>,
-    /// Where the kernels run
-    #[arg(long, value_enum, default_value_t = Where::Emulator)]
-    device: Where,
+    /// Where the kernels run: emulator, cuda or cuda:N
+    #[arg(long, default_value_t = Kind::Emulator)]
+    device: Kind,
     /// Order in which emulated threads run; all orders must give the same bits, except for nondeterministic variants
     #[arg(long, value_enum, default_value_t = Orders::All)]
     orders: Orders,
@@ -46,12 +47,6 @@ struct Check {
     /// whether the check notices: exit code 0 if it does, 1 if not. Implies --shadow
     #[arg(long, value_name = "FILE:LINE")]
     drop: Option<String>,
-}
-
-#[derive(Clone, Copy, ValueEnum, PartialEq)]
-enum Where {
-    Emulator,
-    Cuda,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq)]
@@ -129,8 +124,14 @@ impl Check {
             let name = self.name.as_deref().unwrap_or_default();
             bail!("no operation, variant or kernel matches {name:?}; `vcycle kernels list` lists them");
         }
-        if self.device == Where::Cuda && (self.shadow || self.drop.is_some()) {
-            bail!("--shadow and --drop work only on the emulator; leave out --device cuda");
+        match self.device {
+            Kind::Cuda { .. } if self.shadow || self.drop.is_some() => {
+                bail!("--shadow and --drop work only on the emulator; leave out --device {}", self.device)
+            }
+            Kind::Cuda { .. } | Kind::Emulator => {}
+            Kind::Cpu | Kind::Reference => {
+                bail!("--device {}: kernels run on emulator, cuda or cuda:N; choose one of these", self.device)
+            }
         }
         let choice = Choice { every: 1, flops: if self.full { u64::MAX } else { 30_000_000 }, full: self.full };
         match &self.drop {
@@ -145,8 +146,8 @@ impl Check {
             let begin = Instant::now();
             let done = match self.device {
                 // A GPU is fast enough for large shapes.
-                Where::Cuda => kernels::on_gpu(variant, Choice { flops: u64::MAX, ..choice }),
-                Where::Emulator => self.emulated(variant, None, choice),
+                Kind::Cuda { gpu } => kernels::on_gpu(gpu, variant, Choice { flops: u64::MAX, ..choice }),
+                _ => self.emulated(variant, None, choice),
             };
             let (name, seconds) = (format!("{} {}", variant.operation, variant.name), begin.elapsed().as_secs_f64());
             match done {
@@ -171,8 +172,8 @@ impl Check {
 
     fn is_there(&self) -> bool {
         match self.device {
-            Where::Emulator => cfg!(emulated),
-            Where::Cuda => crate::device::cuda::open().is_ok(),
+            Kind::Cuda { gpu } => crate::device::cuda::open(gpu).is_ok(),
+            _ => cfg!(emulated),
         }
     }
 

@@ -55,7 +55,8 @@ enum Command {
 /// The options that select the device.
 #[derive(clap::Args)]
 pub struct DeviceArgs {
-    /// Device to compute on: cpu, cuda, emulator (runs the CUDA kernels without a GPU; slow), or reference (f64; slow)
+    /// Device to compute on: cpu, cuda (or cuda:N for GPU N), emulator (runs the CUDA kernels without a GPU; slow), or
+    /// reference (f64; slow)
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Threads of the cpu device and the emulator; 0 uses all cores. Results do not depend on it

@@ -10,9 +10,12 @@ pub mod cpu;
 pub mod cuda;
 pub mod energy;
 mod host;
+mod kind;
 pub mod ops;
 pub mod reference;
 pub mod timing;
+
+pub use kind::Kind;
 
 use crate::bail;
 use crate::error::Result;
@@ -134,19 +137,18 @@ pub trait Device {
 pub const MAX_ASYNC_READS: usize = 4;
 
 /// Device names that [`open`] accepts, for messages and `vcycle info`.
-pub const NAMES: &[&str] = &["cpu", "reference", "cuda", "emulator"];
+pub const NAMES: &[&str] = &["cpu", "reference", "cuda", "cuda:N", "emulator"];
 
 /// Opens a device by name. `threads` is the number of CPU threads that it uses; 0 means one for each core.
 ///
 /// # Errors
 /// When the name is unknown, or the device is not available here.
 pub fn open(name: &str, threads: usize) -> Result<Box<dyn Device>> {
-    match name {
-        "cpu" => Ok(Box::new(cpu::Cpu::new(threads))),
-        "reference" => Ok(Box::new(reference::Reference::default())),
-        "cuda" => Ok(Box::new(cuda::open()?)),
-        "emulator" => emulator(threads),
-        other => bail!("unknown device {other:?}; choose one of {}", NAMES.join(", ")),
+    match name.parse()? {
+        Kind::Cpu => Ok(Box::new(cpu::Cpu::new(threads))),
+        Kind::Reference => Ok(Box::new(reference::Reference::default())),
+        Kind::Cuda { gpu } => Ok(Box::new(cuda::open(gpu)?)),
+        Kind::Emulator => emulator(threads),
     }
 }
 

@@ -76,6 +76,28 @@ pub struct BertConfig {
     pub head: BertHead,
 }
 
+impl Default for BertConfig {
+    /// BERT-Base, uncased, as published (110M parameters), with the heads of its pretraining.
+    fn default() -> Self {
+        BertConfig {
+            vocab: 30_522,
+            context: 512,
+            types: 2,
+            width: 768,
+            heads: 12,
+            layers: 12,
+            ffn: 3072,
+            eps: 1e-12,
+            init_std: 0.02,
+            dropout_hidden: 0.1,
+            dropout_attention: 0.1,
+            pad: 0,
+            norm: Norm::Post,
+            head: BertHead::Pretraining,
+        }
+    }
+}
+
 /// A BERT: its configuration and parameter table.
 pub struct Bert {
     /// Sizes and constants.

@@ -48,6 +48,27 @@ pub struct DeitConfig {
     pub drop_path: f32,
 }
 
+impl Default for DeitConfig {
+    /// DeiT-S as published (22M parameters), without distillation.
+    fn default() -> Self {
+        DeitConfig {
+            image: 224,
+            patch: 16,
+            channels: 3,
+            classes: 1000,
+            width: 384,
+            heads: 6,
+            layers: 12,
+            ffn: 1536,
+            eps: 1e-6,
+            init_std: 0.02,
+            distillation: Distillation::None,
+            dropout: 0.0,
+            drop_path: 0.1,
+        }
+    }
+}
+
 /// The distillation token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Distillation {

@@ -42,6 +42,28 @@ pub struct GptConfig {
     pub tied: bool,
 }
 
+impl Default for GptConfig {
+    /// GPT-2 as published (124M parameters).
+    fn default() -> Self {
+        GptConfig {
+            vocab: 50_257,
+            context: 1024,
+            width: 768,
+            heads: 12,
+            layers: 12,
+            ffn: 3072,
+            eps: 1e-5,
+            init_std: 0.02,
+            dropout_embedding: 0.1,
+            dropout_attention: 0.1,
+            dropout_residual: 0.1,
+            bos: Some(50_256),
+            eos: Some(50_256),
+            tied: true,
+        }
+    }
+}
+
 /// A GPT-2: its configuration and parameter table.
 pub struct Gpt {
     /// Sizes and constants.

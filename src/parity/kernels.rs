@@ -17,13 +17,13 @@ pub struct Outcome {
     pub worst: f64,
 }
 
-/// Runs all cases of a variant on the GPU.
+/// Runs all cases of a variant on a GPU.
 ///
 /// # Errors
 /// There is no GPU, or a case fails.
-pub fn on_gpu(variant: &'static Variant, choice: Choice) -> Result<Outcome> {
+pub fn on_gpu(gpu: usize, variant: &'static Variant, choice: Choice) -> Result<Outcome> {
     let devices = || {
-        let mut device = cuda::open()?;
+        let mut device = cuda::open(gpu)?;
         device.prefer(variant);
         Ok(vec![Box::new(device) as Box<dyn Device>])
     };

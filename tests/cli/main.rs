@@ -8,4 +8,5 @@ mod figures;
 mod gpu_suite;
 mod report;
 mod tensorboard;
+mod words;
 mod xml;

@@ -13,7 +13,9 @@ const NO_LABEL: &str = "-";
 pub(in crate::data) struct Row<'a> {
     /// The line number, from 1.
     pub line: usize,
+    /// The text, or the first text of a pair.
     pub first: &'a str,
+    /// The second text of a pair.
     pub second: Option<&'a str>,
     pub label: &'a str,
 }

@@ -47,7 +47,7 @@ impl Windows {
     /// Fails if the text is too short, or if document boundaries are needed and a shard does not have them.
     pub fn check(self, shards: &[Shard], pairs: bool) -> Result<()> {
         match self.pack {
-            // `elsewhere` excludes starts for the length of at most two windows, so three windows leave some.
+            // `elsewhere` excludes at most 2 * width starts, so a shard of three windows leaves some.
             Pack::Stream => self.check_longest(shards, if pairs { 3 * self.width } else { self.width }),
             Pack::Documents => {
                 let documents = count_documents(shards)?;
@@ -79,7 +79,7 @@ impl Windows {
         match shards.iter().max_by_key(|shard| shard.len()) {
             Some(longest) if longest.len() >= needed => Ok(()),
             Some(longest) => bail!(
-                "{}: {} tokens are too few; masked rows of {} tokens need {needed}: lower model.context, or give more \
+                "{}: {} tokens are too few: masked rows of {} tokens need {needed}; lower model.context, or give more \
                  text",
                 longest.path().display(),
                 longest.len(),

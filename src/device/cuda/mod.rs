@@ -26,13 +26,13 @@ use std::time::Instant;
 use variants::Variant;
 use workspaces::Workspaces;
 
-/// Opens the device `cuda`: the first visible NVIDIA GPU, with the variants that the environment requests.
+/// Opens the device `cuda:N`: GPU `gpu` of those that CUDA sees, with the variants that the environment requests.
 ///
 /// # Errors
-/// Fails when libcuda, a GPU or this build's device code is missing. The message says which, and which devices need no
+/// Fails when libcuda, the GPU or this build's device code is missing. The message says which, and which devices need no
 /// GPU.
-pub fn open() -> Result<Cuda<driver::nvidia::Nvidia>> {
-    Cuda::new("cuda", driver::nvidia::Nvidia::open()?).with_requested_variants()
+pub fn open(gpu: usize) -> Result<Cuda<driver::nvidia::Nvidia>> {
+    Cuda::new("cuda", driver::nvidia::Nvidia::open(gpu)?).with_requested_variants()
 }
 
 /// Creates the device `emulator`.

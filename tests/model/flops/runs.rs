@@ -2,8 +2,8 @@
 //! derived by hand.
 //!
 //! An alpha search is counted once, as part of its operator: `Trainer::interpolate` in src/train/plan/transition.rs
-//! starts its sum with the FLOPs that `search` returns, adds the operator itself, and writes the total as `flops_spent`
-//! of the `operator` line. The `search` line before it repeats the search's part, but its position does not include it
+//! starts its sum with the FLOPs that `search` returns and adds the operator itself; the total is the `flops_spent` of
+//! the `operator` line. The `search` line before it repeats the search's part, but its position does not include it
 //! yet.
 
 use crate::flops::steps::{GptStep, Layers, update};
@@ -30,7 +30,7 @@ fn level(number: usize, accumulate: u64) -> GptStep {
 fn step(number: usize, accumulate: u64, recompute: bool) -> [u64; 2] {
     let of = level(number, accumulate);
     let model = accumulate * of.gradients() + update(of.elements());
-    [model, model + if recompute { accumulate * of.again() } else { 0 }]
+    [model, model + if recompute { accumulate * of.recomputed() } else { 0 }]
 }
 
 /// Creates a folder with a text and a configuration.

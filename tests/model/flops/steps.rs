@@ -1,7 +1,7 @@
-//! One training step of each family, term by term.
+//! The FLOPs of one training step of each family, term by term.
 //!
-//! Letters: B examples, T tokens of each, C width, H heads of D, F inner size, L layers, V vocabulary, E elements of the parameters with
-//! their padding.
+//! Letters: B examples, T tokens per example, C width, H heads of size D, F inner size of the feed-forward block, L
+//! layers, V vocabulary, E elements of the parameters, padding included.
 
 use vcycle::config::Config;
 use vcycle::data::loader::batch::Field;
@@ -19,7 +19,8 @@ use vcycle::train::state::{Options, StepFlops, TrainState};
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
 
-/// The FLOPs that a learner counts for one step, and for one evaluation of as much as a micro-batch.
+/// Returns the FLOPs that [`TrainState`] counts for one step of `micro` micro-batches, and for evaluating one
+/// micro-batch.
 fn counted(model: impl Model + 'static, shape: BatchShape, micro: usize, recompute: bool) -> (StepFlops, u64) {
     let device = &mut Cpu::new(1);
     let params = Store::new(model.table().clone(), device).expect("memory");
@@ -37,13 +38,14 @@ fn counted(model: impl Model + 'static, shape: BatchShape, micro: usize, recompu
     };
     let (batch, one) = (fields(micro), fields(1));
     let options = Options { recompute, ..Options::default() };
-    let mut learner = TrainState::new(device, Box::new(model), params, shape, ADAMW.clipped(1.0), options).expect("memory");
-    learner.step(device, &batch, 1e-3).expect("a step");
-    learner.evaluate(device, &one, &mut Means::default()).expect("an evaluation");
-    (learner.step_flops(), learner.evaluation_flops())
+    let mut train_state =
+        TrainState::new(device, Box::new(model), params, shape, ADAMW.clipped(1.0), options).expect("memory");
+    train_state.step(device, &batch, 1e-3).expect("a step");
+    train_state.evaluate(device, &one, &mut Means::default()).expect("an evaluation");
+    (train_state.step_flops(), train_state.evaluation_flops())
 }
 
-/// Sizes of the layers, and of what goes through them.
+/// The sizes of the layers and their input.
 #[derive(Clone, Copy)]
 pub struct Layers {
     pub b: u64,
@@ -52,48 +54,49 @@ pub struct Layers {
     pub h: u64,
     pub f: u64,
     pub l: u64,
-    /// A token sees itself and those before it.
+    /// Whether a token only sees itself and the tokens before it.
     pub causal: bool,
 }
 
 impl Layers {
-    /// Pairs of a query and a visible key.
+    /// Returns the number of pairs of a query and a visible key.
     fn pairs(&self) -> u64 {
         let visible = if self.causal { self.t * (self.t + 1) / 2 } else { self.t * self.t };
         self.b * self.h * visible
     }
 
-    /// One layer forward, but for its last product.
-    fn begun(&self) -> u64 {
+    /// Returns the FLOPs of one layer forward, without its last matmul.
+    fn all_but_last_matmul(&self) -> u64 {
         let &Layers { b, t, c, h, f, .. } = self;
         let n = b * t;
         7 * n * c // the first norm
             + 2 * n * c * 3 * c // queries, keys and values
             + self.pairs() * (4 * (c / h) + 5) // attention
-            + 2 * n * c * c // its output
+            + 2 * n * c * c // its output projection
             + 7 * n * c // the second norm
-            + 2 * n * c * f + 10 * n * f // the first product of the feed-forward block, and its GELU
+            + 2 * n * c * f + 10 * n * f // the first matmul of the feed-forward block, and its GELU
     }
 
-    /// The last product of a layer.
-    fn ended(&self) -> u64 {
+    /// Returns the FLOPs of the last matmul of a layer.
+    fn last_matmul(&self) -> u64 {
         2 * self.b * self.t * self.f * self.c
     }
 
-    /// All layers forward.
+    /// Returns the FLOPs of all layers forward.
     pub fn forward(&self) -> u64 {
-        self.l * (self.begun() + self.ended())
+        self.l * (self.all_but_last_matmul() + self.last_matmul())
     }
 
-    /// All layers backward: each product has two of the same size, for its input and for its weight.
+    /// Returns the FLOPs of all layers backward. Each matmul has two backward matmuls of the same size, for its input
+    /// and its weight.
     fn backward(&self) -> u64 {
         let &Layers { b, t, c, h, f, l, .. } = self;
         let n = b * t;
-        let each = n * c + 2 * 2 * n * f * c // the last product: bias, weight and input
+        let each = n * c + 2 * 2 * n * f * c // the last matmul: bias, weight and input
             + 10 * n * f // through the GELU
-            + n * f + 2 * 2 * n * c * f // the first product
+            + n * f + 2 * 2 * n * c * f // the first matmul
             + 14 * n * c // the second norm
-            + n * c + 2 * 2 * n * c * c // attention's output
+            + n * c + 2 * 2 * n * c * c // the output projection of attention
             + self.pairs() * (8 * (c / h) + 8) // attention
             + n * 3 * c + 2 * 2 * n * c * 3 * c // queries, keys and values
             + 14 * n * c; // the first norm
@@ -101,24 +104,25 @@ impl Layers {
     }
 }
 
-/// The norm of all gradients and AdamW.
+/// Returns the FLOPs of the gradient norm and AdamW.
 pub fn update(e: u64) -> u64 {
     2 * e + 14 * e
 }
 
-/// Parameters begin at multiples of 64 elements.
+/// Returns the elements that a parameter takes in memory: parameters begin at multiples of 64 elements.
 fn slot(elements: u64) -> u64 {
     elements.next_multiple_of(64)
 }
 
-/// Elements of the 12 parameters of a layer; every width here is a multiple of 8, so that rows have no padding of their own.
+/// Returns the elements of the 12 parameters of a layer. Every width here is a multiple of 8, so that rows are not
+/// padded.
 fn layer_elements(c: u64, f: u64) -> u64 {
     let norms = 4 * slot(c);
     let attention = slot(c * 3 * c) + slot(3 * c) + slot(c * c) + slot(c);
     norms + attention + slot(c * f) + slot(f) + slot(f * c) + slot(c)
 }
 
-/// GPT: what is beside the layers, forward and backward, and E.
+/// The FLOPs and elements of a GPT.
 #[derive(Clone, Copy)]
 pub struct GptStep {
     pub layers: Layers,
@@ -129,43 +133,43 @@ pub struct GptStep {
 impl GptStep {
     pub fn elements(&self) -> u64 {
         let Layers { t, c, f, l, .. } = self.layers;
-        // Rows of a vocabulary are padded to 128.
+        // The rows of a vocabulary are padded to a multiple of 128.
         let words = slot(self.v.next_multiple_of(128) * c);
         let head = if self.tied { 0 } else { words };
         words + slot(t * c) + l * layer_elements(c, f) + 2 * slot(c) + head
     }
 
-    /// An evaluation of one batch.
+    /// Returns the FLOPs of evaluating one micro-batch.
     pub fn evaluation(&self) -> u64 {
         let Layers { b, t, c, .. } = self.layers;
         let n = b * t;
         n * c // a position is added to each embedding
             + self.layers.forward()
             + 7 * n * c // the last norm
-            + 2 * n * c * self.v // scores
-            + 4 * n * self.v // their softmax and loss
+            + 2 * n * c * self.v // logits
+            + 4 * n * self.v // softmax and loss
     }
 
-    /// A micro-batch forward and backward.
+    /// Returns the FLOPs of one micro-batch forward and backward.
     pub fn gradients(&self) -> u64 {
         let Layers { b, t, c, .. } = self.layers;
         let n = b * t;
-        self.evaluation() + 2 * n * self.v // the gradient of the scores
-            + 2 * 2 * n * c * self.v // of what they are a product of
+        self.evaluation() + 2 * n * self.v // the gradient of the logits
+            + 2 * 2 * n * c * self.v // the gradients of the head and its input
             + 14 * n * c // the last norm
             + self.layers.backward()
-            + 2 * n * c // sums into embeddings and positions
+            + 2 * n * c // adding to the gradients of embeddings and positions
     }
 
     pub fn step(&self) -> u64 {
         self.gradients() + update(self.elements())
     }
 
-    /// What recomputing adds: each layer forward once more, but for its last product. Nothing of the backward pass reads the sum that a
-    /// layer ends with: the next layer kept it as its input. The first product of the feed-forward block is needed, since the derivative
-    /// of the GELU is taken at its result.
-    pub fn again(&self) -> u64 {
-        self.layers.l * self.layers.begun()
+    /// Returns the FLOPs that recomputation adds: each layer forward once more, without its last matmul. The backward
+    /// pass does not recompute the output of a layer, which was saved as the input of the next layer. It needs the
+    /// first matmul of the feed-forward block, because the derivative of the GELU is evaluated at its result.
+    pub fn recomputed(&self) -> u64 {
+        self.layers.l * self.layers.all_but_last_matmul()
     }
 }
 
@@ -191,7 +195,7 @@ fn gpt(step: &GptStep, dropout: f32) -> Gpt {
     .expect("sizes that fit")
 }
 
-/// Two sizes, of which no two numbers are equal.
+/// Two sets of sizes in which all numbers differ, each with a tied and an untied head.
 fn gpts() -> [GptStep; 4] {
     let small = Layers { b: 3, t: 7, c: 24, h: 2, f: 40, l: 5, causal: true };
     let other = Layers { b: 5, t: 11, c: 8, h: 4, f: 56, l: 2, causal: true };
@@ -213,8 +217,8 @@ fn a_step_of_gpt() {
         let model = step.step();
         assert_eq!(flops, StepFlops { model, hardware: model });
         assert_eq!(evaluation, step.evaluation());
-        // Dropout: of the embeddings forward and backward, of each branch forward with its sum (2) and backward. What attention drops
-        // is part of it. An evaluation drops nothing.
+        // Dropout on the embeddings counts forward and backward (2), on each branch forward with the residual sum (2)
+        // and backward (1). Dropout in attention is included in attention. An evaluation has no dropout.
         let Layers { b, t, c, l, .. } = step.layers;
         let dropped = b * t * c * (2 + l * 2 * (2 + 1));
         let (flops, evaluation) = counted(gpt(&step, 0.1), shape(&step.layers, 0), 1, false);
@@ -222,7 +226,7 @@ fn a_step_of_gpt() {
     }
 }
 
-/// Micro-batches are as many forward and backward passes, and one update. Adding to gradients is part of making them.
+/// A step has one forward and backward pass per micro-batch, and one update. Accumulating gradients adds no FLOPs.
 #[test]
 fn a_step_in_micro_batches() {
     for step in gpts() {
@@ -235,18 +239,18 @@ fn a_step_in_micro_batches() {
 }
 
 #[test]
-fn recomputing_counts_for_the_hardware_alone() {
+fn recomputation_only_counts_as_hardware_flops() {
     for step in gpts() {
         for micro in [1, 2] {
             let (flops, evaluation) = counted(gpt(&step, 0.0), shape(&step.layers, 0), micro, true);
             let model = micro as u64 * step.gradients() + update(step.elements());
-            assert_eq!(flops, StepFlops { model, hardware: model + micro as u64 * step.again() });
-            assert_eq!(evaluation, step.evaluation(), "nothing is computed again without a backward pass");
+            assert_eq!(flops, StepFlops { model, hardware: model + micro as u64 * step.recomputed() });
+            assert_eq!(evaluation, step.evaluation(), "an evaluation recomputes nothing");
         }
     }
 }
 
-/// BERT with post-norms, or DeiT: pairs of all tokens.
+/// Sizes for BERT, where every token sees all tokens.
 const BERT: Layers = Layers { b: 3, t: 10, c: 24, h: 2, f: 40, l: 5, causal: false };
 
 fn bert(layers: &Layers, v: u64, head: BertHead) -> Bert {
@@ -271,10 +275,10 @@ fn bert(layers: &Layers, v: u64, head: BertHead) -> Bert {
     .expect("sizes that fit")
 }
 
-/// Of BERT's heads, an evaluation, what training adds to it, and elements.
+/// The FLOPs of a part of a model: forward, and what training adds; then its elements.
 type Part = (u64, u64, u64);
 
-/// Words, positions and types, and their norm.
+/// Word, position and type embeddings, and their norm.
 fn bert_embeddings(&Layers { b, t, c, .. }: &Layers, v: u64) -> Part {
     let n = b * t;
     let forward = n * c + n * c + 7 * n * c; // positions, types, the norm
@@ -282,22 +286,22 @@ fn bert_embeddings(&Layers { b, t, c, .. }: &Layers, v: u64) -> Part {
     (forward, backward, slot(v.next_multiple_of(128) * c) + slot(t * c) + slot(2 * c) + 2 * slot(c))
 }
 
-/// Scores of `s` masked tokens of each sequence.
+/// The head that predicts `s` masked tokens of each sequence.
 fn masked(&Layers { b, c, .. }: &Layers, v: u64, s: u64) -> Part {
     let n = b * s;
-    let forward = 2 * n * c * c + 10 * n * c // the square product, and its GELU
+    let forward = 2 * n * c * c + 10 * n * c // the square matmul, and its GELU
         + 7 * n * c // the norm
-        + 2 * n * c * v + 4 * n * v; // scores, their loss
-    let backward = 2 * n * v // the gradient of the scores
+        + 2 * n * c * v + 4 * n * v; // logits and loss
+    let backward = 2 * n * v // the gradient of the logits
         + n * v + 2 * 2 * n * c * v // their bias, weight, input
         + 14 * n * c // the norm
-        + 10 * n * c // the GELU, by itself: a norm follows it
-        + n * c + 2 * 2 * n * c * c // the square product
-        + n * c; // back to the rows that were taken
+        + 10 * n * c // the GELU, not fused into a matmul since a norm follows it
+        + n * c + 2 * 2 * n * c * c // the square matmul
+        + n * c; // scattering to the gathered rows
     (forward, backward, slot(v) + slot(c * c) + slot(c) + 2 * slot(c))
 }
 
-/// Scores of `k` classes of the pooled first token, and their loss; of one class the squared error.
+/// The head with `k` classes on the pooled first token; with one class, the loss is the squared error.
 fn classes(&Layers { b, c, .. }: &Layers, k: u64) -> Part {
     let (loss, gradient) = if k == 1 { (3 * b, b) } else { (4 * b * k, 2 * b * k) };
     let forward = 2 * b * c * c + 10 * b * c // the pooler, and its tanh
@@ -306,10 +310,11 @@ fn classes(&Layers { b, c, .. }: &Layers, k: u64) -> Part {
         + b * k + 2 * 2 * b * c * k // the classes
         + 10 * b * c // through the tanh
         + b * c + 2 * 2 * b * c * c // the pooler
-        + b * c; // back to the rows that were taken
+        + b * c; // scattering to the gathered rows
     (forward, backward, slot(c * c) + slot(c) + slot(k * c) + slot(k))
 }
 
+/// Returns the FLOPs forward, the FLOPs forward and backward, and the elements of a model with these parts and layers.
 fn sum(parts: &[Part], layers: &Layers) -> (u64, u64, u64) {
     let forward = layers.forward() + parts.iter().map(|part| part.0).sum::<u64>();
     let gradients = forward + layers.backward() + parts.iter().map(|part| part.1).sum::<u64>();
@@ -333,7 +338,8 @@ fn a_step_of_bert() {
             for (micro, recompute) in [(1, false), (3, false), (2, true)] {
                 let (flops, evaluation) = counted(bert(&layers, v, head), shape(&layers, s), micro, recompute);
                 let model = micro as u64 * gradients + update(elements);
-                // A post-norm is the end of a layer, and its backward pass needs the sum that the last product made: all of it again.
+                // A layer ends with a post-norm, whose backward pass needs the result of the last matmul, so the whole
+                // layer is recomputed.
                 let again = if recompute { micro as u64 * layers.forward() } else { 0 };
                 assert_eq!(flops, StepFlops { model, hardware: model + again }, "{head:?}");
                 assert_eq!(evaluation, forward, "{head:?}");
@@ -366,21 +372,22 @@ fn deit(distillation: Distillation, sizes: [usize; 8], drop_path: f32) -> Deit {
 fn a_step_of_deit() {
     for (sizes, b) in [([6, 2, 5, 11, 24, 4, 3, 40], 7), ([12, 4, 1, 3, 16, 2, 5, 48], 6u64)] {
         let [image, patch, channels, k, c, h, l, f] = sizes.map(|size| size as u64);
-        // Numbers of a patch, and patches.
+        // Pixel values per patch, and patches.
         let (pixels, patches) = (channels * patch * patch, (image / patch) * (image / patch));
         for (distillation, specials, heads) in
             [(Distillation::None, 1, 1), (Distillation::Token, 2, 1), (Distillation::Head, 2, 2)]
         {
             let layers = Layers { b, t: specials + patches, c, h, f, l, causal: false };
             let n = b * layers.t;
-            // Positions are added to special tokens and biases; special tokens are rows of zeros in the product of patches.
+            // Positions are added to special tokens and biases. Special tokens are rows of zeros in the matmul of the
+            // patches.
             let tokens: Part = (
                 n * c + 2 * n * pixels * c,
                 2 * n * pixels * c + 2 * n * c, // pixels have no gradient
                 slot((1 + specials) * c) + slot(layers.t * c) + slot(c * pixels.next_multiple_of(8)),
             );
             let norm: Part = (7 * n * c, 14 * n * c, 2 * slot(c));
-            // Each head reads one row of each image; its gradient is added to that row.
+            // Each head reads one row of each image; the gradient is added to that row.
             let head: Part =
                 (2 * b * c * k + 4 * b * k, 2 * b * k + b * k + 2 * 2 * b * c * k + b * c, slot(k * c) + slot(k));
             let parts = [&[tokens, norm][..], &vec![head; heads]].concat();
@@ -391,21 +398,22 @@ fn a_step_of_deit() {
             let (flops, evaluation) = of(1, false, 0.0);
             assert_eq!((flops, evaluation), (StepFlops { model, hardware: model }, forward), "{distillation:?}");
             let twice = 2 * gradients + update(elements);
-            let hardware = twice + 2 * l * layers.begun();
+            let hardware = twice + 2 * l * layers.all_but_last_matmul();
             assert_eq!(of(2, true, 0.0).0, StepFlops { model: twice, hardware }, "{distillation:?}");
-            // Stochastic depth: two branches of every layer but the first, forward with the sum (2) and backward (1).
+            // Stochastic depth: two branches of every layer except the first, forward with the residual sum (2) and
+            // backward (1).
             assert_eq!(of(1, false, 0.1).0.model, model + (l - 1) * 2 * 3 * n * c);
         }
     }
 }
 
-/// configs/gpt-sotu.toml, whose FLOPs the README and docs/results.md report.
+/// The FLOPs of configs/gpt-sotu.toml that the README and docs/results.md report.
 #[test]
 fn the_run_of_the_readme() {
     let config = Config::read("configs/gpt-sotu.toml".as_ref(), &[]).expect("a configuration");
     let all = build::build(&config, 512).expect("levels");
-    // 512 + 128 embeddings, four layers of 12 C^2 + 13 C, the last norm; 152 elements of padding for each layer and for what is beside
-    // them: every vector of 48 is padded to 64, and one of 144 to 192.
+    // 512 + 128 embeddings, four layers of 12 C^2 + 13 C, the last norm. Padding: every vector of 48 is padded to 64,
+    // and one of 144 to 192, which makes 144 elements per layer and 32 for the last norm.
     let parameters = (512 + 128) * 48 + 4 * (12 * 48 * 48 + 13 * 48) + 2 * 48;
     let padding = 4 * (7 * 16 - 16 + 48) + 2 * 16;
     assert_eq!((parameters, padding), (143_904, 608));
@@ -413,7 +421,7 @@ fn the_run_of_the_readme() {
     let layers = Layers { b: 16, t: 128, c: 48, h: 4, f: 192, l: 4, causal: true };
     let large = GptStep { layers, v: 512, tied: true };
     let small = GptStep { layers: Layers { l: 2, ..layers }, ..large };
-    assert_eq!(large.gradients() + update(parameters as u64), 2_055_234_048, "without padding");
+    assert_eq!(large.gradients() + update(parameters as u64), 2_055_234_048, "the FLOPs without padding");
     assert_eq!(16 * padding, 9_728);
     let counts: Vec<u64> = all
         .into_iter()
@@ -421,24 +429,33 @@ fn the_run_of_the_readme() {
             let device = &mut Cpu::new(2);
             let store = Store::new(model.table().clone(), device).expect("memory");
             let shape = config.shape();
-            let mut learner =
-                TrainState::new(device, model, store, shape, config.optimizer().expect("an optimizer"), Options::default()).expect("memory");
+            let mut train_state = TrainState::new(
+                device,
+                model,
+                store,
+                shape,
+                config.optimizer().expect("an optimizer"),
+                Options::default(),
+            )
+            .expect("memory");
             let tokens = vec![1; 16 * 128];
-            learner.step_tokens(device, &tokens, &tokens, 1e-3).expect("a step");
-            learner.step_flops().model
+            train_state.step_tokens(device, &tokens, &tokens, 1e-3).expect("a step");
+            train_state.step_flops().model
         })
         .collect();
     assert_eq!(counts, [2_055_243_776, small.step()]);
     assert_eq!(counts[0], large.step());
-    // 3,000 steps of scratch: the 6.166e12 of the README.
+    // 3,000 steps of the scratch run: the 6.166e12 of the README.
     let scratch = 3000 * counts[0];
     assert_eq!(format!("{:.3e}", scratch as f64), "6.166e12");
-    // The V-cycle: 20 steps, coalesce, 1,500 steps of level 2, interpolate with both moments, 1,516 steps. The 4.93e12 of docs/results.md.
+    // The V-cycle: 20 steps, coalesce, 1,500 steps of level 2, interpolate with both moments, 1,516 steps. The 4.93e12
+    // of docs/results.md.
     let v_cycle = 20 * counts[0] + 2 * 144_512 + 1500 * counts[1] + 3 * 5 * 144_512 + 1516 * counts[0];
     assert_eq!(format!("{:.2e}", v_cycle as f64), "4.93e12");
 }
 
-/// The operators between the levels of configs/gpt-sotu.toml: a multiply-add for each element of level 1, and three more where it is mixed.
+/// The operators between the levels of configs/gpt-sotu.toml: a multiply-add for each element of level 1, and three
+/// more FLOPs if it is interpolated.
 #[test]
 fn the_operators_of_the_readme() {
     let config = Config::read("configs/gpt-sotu.toml".as_ref(), &[]).expect("a configuration");

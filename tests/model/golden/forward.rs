@@ -1,4 +1,4 @@
-//! Logits, losses, hidden states and every gradient, all families, variants and models, on both devices.
+//! Logits, losses, hidden states and every gradient, for all families, variants and models, on both devices.
 
 use super::operators::models;
 use super::support::{FAMILIES, MODELS, Net, VARIANTS, Variant, compare_checks, devices, distance, published};
@@ -18,7 +18,7 @@ pub struct Results {
     pub gradients: Vec<Vec<f64>>,
 }
 
-/// The model's inputs on the device and on the tape.
+/// Writes the model's inputs to the device and declares them on the tape.
 fn inputs(device: &mut dyn Device, tape: &mut Tape, net: &Net, fields: &[Field], shape: BatchShape) -> Vec<Var> {
     let mut fields = fields.iter();
     let (float, mut all) = (device.float(), Vec::new());
@@ -37,7 +37,7 @@ fn inputs(device: &mut dyn Device, tape: &mut Tape, net: &Net, fields: &[Field],
     all
 }
 
-/// Hidden states, the last one, logits and loss of a model.
+/// Records a forward pass with its loss. Returns the hidden states (the last one included), the logits and the loss.
 fn record(t: &mut Tape, net: &Net, p: &[Var], i: &[Var]) -> (Vec<Var>, Var, Var) {
     let mut hidden = Vec::new();
     let mut keep = |t: &mut Tape, x| {
@@ -66,7 +66,7 @@ fn record(t: &mut Tape, net: &Net, p: &[Var], i: &[Var]) -> (Vec<Var>, Var, Var)
     (hidden, logits, loss)
 }
 
-/// One forward and backward pass with everything kept.
+/// Runs one forward and backward pass, and reads all results.
 pub fn run(device: &mut dyn Device, net: &Net, store: &Store, (fields, shape): &(Vec<Field>, BatchShape)) -> Results {
     let grads = Store::new(net.model().table().clone(), device).expect("memory");
     let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
@@ -88,7 +88,7 @@ pub fn run(device: &mut dyn Device, net: &Net, store: &Store, (fields, shape): &
 }
 
 #[test]
-fn outputs_and_gradients_are_the_published_ones() {
+fn outputs_and_gradients_match_the_published_ones() {
     for mut device in devices() {
         for (family, name) in FAMILIES.iter().flat_map(|family| VARIANTS.map(|name| (*family, name))) {
             let variant = Variant::open(family, name);

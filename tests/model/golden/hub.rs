@@ -1,4 +1,5 @@
-//! Hub names are those of the fixtures: what is loaded and saved in its own form keeps every name, shape and bit.
+//! Tensor names match those of the fixtures: a model that is loaded and saved in the same form keeps every name, shape
+//! and bit.
 
 use super::support::{FAMILIES, Variant};
 use std::fs;
@@ -16,11 +17,11 @@ fn read(dir: &Path) -> Vec<NamedTensor> {
     all
 }
 
-/// Loads a folder and saves it in its own form.
+/// Loads a folder, saves it in the same form, and compares.
 fn round_trip(dir: &Path) {
     let mut cpu = device::open("cpu", 1).expect("cpu");
     let Loaded { model, store, form, unused, .. } = checkpoint::load(dir, &mut *cpu).expect("a published model");
-    assert!(unused.is_empty(), "left out: {unused:?}");
+    assert!(unused.is_empty(), "unused tensors: {unused:?}");
     let out = tempfile::tempdir().expect("a folder");
     checkpoint::save_as(out.path(), &*model, &store, &mut *cpu, form, StoreType::F32).expect("saved");
     let (before, after) = (read(dir), read(out.path()));
@@ -34,7 +35,7 @@ fn round_trip(dir: &Path) {
 }
 
 #[test]
-fn published_files_keep_every_bit() {
+fn published_files_round_trip_bit_for_bit() {
     for family in FAMILIES {
         let variant = Variant::open(family, "strided");
         let dir = tempfile::tempdir().expect("a folder");
@@ -44,15 +45,16 @@ fn published_files_keep_every_bit() {
     }
 }
 
-/// The names of `transformers` for what timm names otherwise: queries, keys and values apart.
+/// The names in `transformers` differ from those in timm, and queries, keys and values are separate.
 #[test]
-fn vision_transformers_in_the_form_of_transformers_keep_every_bit() {
+fn vision_transformers_with_transformers_names_round_trip_bit_for_bit() {
     let variant = Variant::open("deit", "strided");
     let dir = tempfile::tempdir().expect("a folder");
     let timm = tensors::read(&variant.dir.join("src.safetensors")).expect("tensors");
     let count = timm.len();
     let renamed = Names::Vit.publish(timm).expect("names");
-    // Queries, keys and values of weight and bias in four layers.
+    // In each of four layers, the weight and the bias of the queries, keys and values are split into three: 4 more
+    // tensors.
     assert_eq!(renamed.len(), count + 4 * 4);
     assert!(renamed.iter().any(|t| t.name == "vit.encoder.layer.3.attention.attention.key.bias"));
     let all: Vec<_> = renamed.into_iter().map(|t| (t.name, t.shape, t.values)).collect();

@@ -1,4 +1,5 @@
-//! Promise: the published implementation's numbers, to the tolerances of its own f32 arithmetic (`tests/golden/README.md`).
+//! Promise: results equal those of the published implementation, within the tolerance of its f32 arithmetic
+//! (`tests/golden/README.md`).
 
 mod exact;
 mod forward;

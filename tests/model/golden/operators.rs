@@ -1,14 +1,15 @@
-//! C, D and I in the mode `paper`, all eight variants: weights to 1e-6.
+//! Coalescing (C), de-coalescing (D) and interpolation (I) with the rule `paper`, for all eight variants: weights to
+//! 1e-6.
 
 use super::support::{FAMILIES, MODELS, VARIANTS, Variant, compare_checks, devices, distance, published};
 use vcycle::device::{self, Device};
 use vcycle::model::store::Store;
 use vcycle::multilevel::{Rules, coalesce, decoalesce, interpolate};
 
-/// Weights that came from sums of a few f32 products of size 1.
+/// The tolerance for weights that are sums of a few f32 products of size 1.
 const TOLERANCE: f64 = 1e-6;
 
-/// All five models of a variant, in the order of [`MODELS`].
+/// Returns all five models of a variant, in the order of [`MODELS`].
 pub fn models(variant: &Variant, device: &mut dyn Device) -> Vec<Store> {
     let rules = Rules::default();
     let (big, small) = (variant.net("big"), variant.net("small"));
@@ -28,7 +29,7 @@ pub fn models(variant: &Variant, device: &mut dyn Device) -> Vec<Store> {
 }
 
 #[test]
-fn weights_are_the_published_ones() {
+fn weights_match_the_published_ones() {
     for mut device in devices() {
         for (family, name) in FAMILIES.iter().flat_map(|family| VARIANTS.map(|name| (*family, name))) {
             let variant = Variant::open(family, name);

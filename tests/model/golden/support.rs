@@ -19,7 +19,7 @@ pub const FAMILIES: [&str; 3] = ["gpt2", "bert", "deit"];
 
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// A model, as its own type.
+/// A model of any family, with its concrete type.
 pub enum Net {
     Gpt(Gpt),
     Bert(Bert),
@@ -52,7 +52,7 @@ pub struct Variant {
     pub scheme: Scheme,
 }
 
-/// Labels shifted: position t predicts token t + 1, the last one is not scored.
+/// Returns next-token labels: position t predicts token t + 1; the last position is not scored.
 fn shifted(ids: &[i32], time: usize) -> Vec<i32> {
     (0..ids.len()).map(|i| if (i + 1).is_multiple_of(time) { -100 } else { ids[i + 1] }).collect()
 }
@@ -137,12 +137,12 @@ impl Variant {
         }
     }
 
-    /// The big or small model for one of [`MODELS`].
+    /// Returns the big or small model, whichever one of [`MODELS`] is.
     pub fn net_of(&self, model: &str) -> Net {
         self.net(if model == "coal" { "small" } else { "big" })
     }
 
-    /// The inputs of a step, batch `number` of a file that may have several, and their shape.
+    /// Returns the inputs of batch `number` of a file, and their shape.
     pub fn batch(&self, file: &str, number: usize) -> (Vec<Field>, BatchShape) {
         let part = |values: &[i32], size: usize| values[number * size..(number + 1) * size].to_vec();
         let ints = |name: &str| self.integers(file, name);
@@ -163,7 +163,7 @@ impl Variant {
             _ => {
                 let labels = part(&ints("labels"), batch);
                 let pixels = self.tensors_of(file, "pixel_values");
-                let Net::Deit(deit) = self.net("big") else { unreachable!("a family of images") };
+                let Net::Deit(deit) = self.net("big") else { unreachable!("DeiT is the only family with images") };
                 let image = deit.config.channels * deit.config.image * deit.config.image;
                 let pixels = &pixels[number * batch * image..(number + 1) * batch * image];
                 let patches = pixels.chunks_exact(image).flat_map(|image| patches(&deit.config, image)).collect();
@@ -187,7 +187,7 @@ impl Variant {
         Some(all.into_iter().map(|t| (t.name, (t.shape, t.values))).collect())
     }
 
-    /// Token ids or labels `[.., T]`, as integers.
+    /// Reads token ids or labels, stored as 64-bit integers.
     pub fn integers(&self, file: &str, name: &str) -> Vec<i32> {
         let bytes = std::fs::read(self.dir.join(file)).expect("a fixture's inputs");
         let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -195,7 +195,7 @@ impl Variant {
         data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("8 bytes")) as i32).collect()
     }
 
-    /// The weights of `src`: stored, or by the formula of the README.
+    /// Returns the weights of `src`: those stored, or those of the formula in the README.
     pub fn source(&self, device: &mut dyn Device) -> Store {
         let net = self.net("big");
         match self.tensors("src.safetensors") {
@@ -224,12 +224,12 @@ impl Variant {
     }
 }
 
-/// A model's weights from a file of the fixture.
+/// Loads a model's weights from the tensors of a fixture.
 pub fn load(model: &dyn Model, tensors: &Tensors, device: &mut dyn Device) -> Store {
     fill(model, device, |name, _| tensors[name].1.clone())
 }
 
-/// Weights by published name and number of elements.
+/// Fills a store with the values that `values` returns for a published name and number of elements.
 fn fill(model: &dyn Model, device: &mut dyn Device, values: impl Fn(&str, usize) -> Vec<f32>) -> Store {
     let store = Store::new(model.table().clone(), device).expect("memory");
     for (i, param) in model.table().params.iter().enumerate() {
@@ -239,12 +239,12 @@ fn fill(model: &dyn Model, device: &mut dyn Device, values: impl Fn(&str, usize)
     store
 }
 
-/// Calls `each` with the name and the values of every tensor that a parameter is published as.
+/// Calls `each` with the name and values of every published tensor that a parameter consists of.
 pub fn published(param: &Param, values: &[f64], mut each: impl FnMut(&str, &[f64])) {
     param.published().into_iter().for_each(|part| each(&part.name, &values[part.elements]));
 }
 
-/// Rows of patches, `[N, K]`, of one image `[channels, S, S]`: first a row of zeros for each special token.
+/// Returns the patches `[N, K]` of one image `[channels, S, S]`, after a row of zeros for each special token.
 fn patches(config: &DeitConfig, image: &[f32]) -> Vec<f32> {
     let DeitConfig { image: size, patch, channels, .. } = *config;
     let mut rows = vec![0.0; config.specials() * config.pixels()];
@@ -257,13 +257,13 @@ fn patches(config: &DeitConfig, image: &[f32]) -> Vec<f32> {
     rows
 }
 
-/// Largest difference; the lengths must agree.
+/// Returns the largest difference; the lengths must be equal.
 pub fn distance(ours: &[f64], theirs: &[f32]) -> f64 {
     assert_eq!(ours.len(), theirs.len());
     ours.iter().zip(theirs).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max)
 }
 
-/// Compares with `checks.json`: samples to `tolerance`, sums to what so many of these errors can add up to.
+/// Compares with `checks.json`: samples to `tolerance`, sums to the largest error that such errors can add up to.
 pub fn compare_checks(what: &str, ours: &[f64], check: &serde_json::Value, tolerance: f64) {
     for sample in check["samples"].as_array().expect("samples") {
         let (at, want) = (sample[0].as_u64().expect("index") as usize, sample[1].as_f64().expect("value"));
@@ -280,7 +280,7 @@ pub fn compare_checks(what: &str, ours: &[f64], check: &serde_json::Value, toler
     near("l2", ours.iter().map(|v| v * v).sum::<f64>().sqrt(), n.sqrt() * tolerance);
 }
 
-/// The names of both devices on which golden numbers must hold.
+/// Opens both devices on which the published numbers must be reproduced.
 pub fn devices() -> Vec<Box<dyn Device>> {
     ["cpu", "reference"].iter().map(|name| device::open(name, 2).expect("a device")).collect()
 }

@@ -1,5 +1,5 @@
-//! The 26-step V-cycle: losses to 1e-5, trained weights to 1e-4, key biases left out (their true gradient is zero, and
-//! Adam turns its rounding into steps; see the fixture's README).
+//! The published 26-step V-cycle: losses to 1e-5, trained weights to 1e-4. Key biases are left out: their true gradient
+//! is zero, and Adam turns rounding errors into steps (see the fixture's README).
 
 use super::support::{FAMILIES, Variant, devices, published};
 use vcycle::config::schedule::{Decay, Schedule};
@@ -19,7 +19,7 @@ struct Trace {
 }
 
 impl Trace {
-    /// Trains one stage and compares every step of it.
+    /// Trains one stage and compares every step. Returns the trained weights.
     fn stage(&mut self, device: &mut dyn Device, number: usize, model: Box<dyn Model>, params: Store) -> Store {
         let stage = self.json["stages"][number].clone();
         let whole = |key: &str| stage[key].as_u64().expect("a whole number");
@@ -32,21 +32,27 @@ impl Trace {
             cooldown: 0.0,
         };
         let shape = self.variant.batch("trace_inputs.safetensors", 0).1;
-        let mut learner = TrainState::new(device, model, params, shape, OPTIMIZER.clipped(1.0), Options::default()).expect("memory");
+        let mut train_state =
+            TrainState::new(device, model, params, shape, OPTIMIZER.clipped(1.0), Options::default()).expect("memory");
         for step in 0..schedule.steps {
             let entry = &self.json["log"][self.steps];
             let number = |key: &str| entry[key].as_f64().expect("a number");
             let lr = schedule.rate(step);
             assert!((lr - number("lr")).abs() < 1e-12, "the rate of step {step}");
             let (fields, _) = self.variant.batch("trace_inputs.safetensors", self.steps % 8);
-            let report = learner.step(device, &fields, lr).expect("a step");
+            let report = train_state.step(device, &fields, lr).expect("a step");
             let (loss, norm) = (number("loss_f64"), number("grad_norm_f64"));
-            assert!((report.loss - loss).abs() <= 1e-5, "step {}: loss {} against {loss}", self.steps, report.loss);
-            // Relative: the norm is a sum over some 16,000 gradients.
-            assert!((report.grad_norm - norm).abs() <= 1e-5 * norm, "step {}: norm {}", self.steps, report.grad_norm);
+            assert!((report.loss - loss).abs() <= 1e-5, "step {}: loss {}, published {loss}", self.steps, report.loss);
+            // A relative tolerance, since the norm is a sum over about 16,000 gradients.
+            assert!(
+                (report.grad_norm - norm).abs() <= 1e-5 * norm,
+                "step {}: norm {}, published {norm}",
+                self.steps,
+                report.grad_norm
+            );
             self.steps += 1;
         }
-        learner.finish(device).1
+        train_state.finish(device).1
     }
 
     fn compare(&self, device: &mut dyn Device, when: &str, store: &Store) {
@@ -69,7 +75,7 @@ impl Trace {
 }
 
 #[test]
-fn the_published_v_cycle_is_retraced() {
+fn the_published_v_cycle_is_reproduced() {
     for (mut device, family) in FAMILIES.iter().flat_map(|family| devices().into_iter().map(move |d| (d, *family))) {
         let variant = Variant::open(family, "strided");
         let text = std::fs::read_to_string(variant.dir.join("vcycle_trace.json")).expect("the trace");

@@ -25,7 +25,7 @@ use cudarc::driver::sys::{
 };
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
 use cudarc::nvrtc::Ptx;
-use faults::{ELSEWHERE, describe, failed, gib, is_fault, open_error};
+use faults::{ELSEWHERE, describe, failed, gib, is_fault, no_such_gpu, open_error};
 use pinned::Pinned;
 use ranges::Ranges;
 use stamps::Stamps;
@@ -82,12 +82,19 @@ struct Function {
 }
 
 impl Nvidia {
-    /// Opens the GPU and loads all kernels.
+    /// Returns how many GPUs are visible: none without an NVIDIA driver.
+    pub fn count() -> usize {
+        // SAFETY: only opens and closes the library, which runs NVIDIA's own initialisers.
+        let count = if unsafe { sys::is_culib_present() } { CudaContext::device_count().ok() } else { None };
+        count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+    }
+
+    /// Opens a GPU by its number and loads all kernels.
     ///
     /// # Errors
     /// Fails when there is no driver, no device code in this build, no GPU, or one that the kernels do not support. The
     /// message says which, and which devices need no GPU.
-    pub fn open() -> Result<Self> {
+    pub fn open(gpu: usize) -> Result<Self> {
         // SAFETY: only opens and closes the library, which runs NVIDIA's own initialisers.
         if !unsafe { sys::is_culib_present() } {
             bail!(
@@ -101,7 +108,12 @@ impl Nvidia {
                  (the warning of `touch build.rs && cargo build` says how), and build again. {ELSEWHERE}"
             );
         }
-        let context = CudaContext::new(0).map_err(|error| open_error(&error))?;
+        // Without any GPU the driver says why.
+        let count = Self::count();
+        if count > 0 && gpu >= count {
+            return Err(no_such_gpu(gpu, count));
+        }
+        let context = CudaContext::new(gpu).map_err(|error| open_error(&error))?;
         // SAFETY: no CudaSlice is ever created here and there is only one stream, so nothing needs tracking.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(failed("querying the GPU's name"))?;

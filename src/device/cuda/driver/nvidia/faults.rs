@@ -47,6 +47,19 @@ pub fn open_error(error: &DriverError) -> Error {
     Error::new(format!("--device cuda: {remedy}: {}. {ELSEWHERE}", describe(error)))
 }
 
+/// Returns the error for the number of a GPU that is not there.
+pub fn no_such_gpu(gpu: usize, count: usize) -> Error {
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").map(|list| format!(" (with CUDA_VISIBLE_DEVICES={list:?})"));
+    let there = match count {
+        1 => "1 GPU, cuda:0".into(),
+        _ => format!("{count} GPUs, cuda:0 to cuda:{}", count.saturating_sub(1)),
+    };
+    Error::new(format!(
+        "--device cuda:{gpu}: there is no such GPU; this machine has {there}{}",
+        visible.unwrap_or_default()
+    ))
+}
+
 /// Returns a function that turns the error of a driver call into a message starting with `action`.
 pub fn failed(action: &str) -> impl Fn(DriverError) -> Error {
     move |error| Error::new(format!("{action}: {}", describe(&error)))
