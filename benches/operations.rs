@@ -6,7 +6,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::time::Duration;
 use vcycle::bench::cases;
-use vcycle::bench::inputs::Maker;
+use vcycle::bench::inputs::OperandAllocator;
 use vcycle::bench::shapes::Subject;
 use vcycle::bench::workload::Workload;
 use vcycle::device;
@@ -31,7 +31,7 @@ fn operations(criterion: &mut Criterion) {
         for shape in subject.shapes(Some(sizes)).expect("sizes of the subject") {
             for case in cases::of(subject, &shape) {
                 let mut cpu = device::open("cpu", 0).expect("the cpu device");
-                let prepared = (case.build)(&mut Maker::new(&mut *cpu, DType::F32)).expect("operands");
+                let prepared = (case.build)(&mut OperandAllocator::new(&mut *cpu, DType::F32)).expect("operands");
                 group.bench_function(case.name, |bencher| {
                     bencher.iter(|| {
                         prepared.before.iter().for_each(|op| cpu.run(op).expect("an operation"));

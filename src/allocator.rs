@@ -11,7 +11,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 pub struct Allocator;
 
 fn checked(start: *mut u8, bytes: usize) -> *mut u8 {
-    if start.is_null() && !memory::is_asking() {
+    if start.is_null() && !memory::is_fallible_allocation() {
         signals::out_of_memory(bytes);
     }
     start

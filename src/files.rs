@@ -86,17 +86,17 @@ pub fn web_page(path: &Path) -> Error {
 /// As for [`read`], and if the bytes are not valid UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String> {
     let bytes = read(path, most)?;
-    match str::from_utf8(without_mark(&bytes)) {
+    match str::from_utf8(strip_bom(&bytes)) {
         Ok(text) => Ok(text.to_owned()),
         Err(e) => {
-            let at = e.valid_up_to() + bytes.len() - without_mark(&bytes).len();
+            let at = e.valid_up_to() + bytes.len() - strip_bom(&bytes).len();
             bail!("cannot read {}: not UTF-8 at byte {at}; save it as UTF-8 text", path.display())
         }
     }
 }
 
 /// Strips the byte order mark that some programs put before UTF-8 text.
-pub fn without_mark(bytes: &[u8]) -> &[u8] {
+pub fn strip_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 

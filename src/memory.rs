@@ -10,7 +10,7 @@ thread_local! {
 }
 
 /// Returns whether this thread is in an allocation that may fail: the allocator then must not end the process.
-pub fn is_asking() -> bool {
+pub fn is_fallible_allocation() -> bool {
     ASKING.get()
 }
 

@@ -6,7 +6,7 @@
 
 use harness::{Memory, run, same};
 use vcycle::hub::checkpoint::{class_names, load_config};
-use vcycle::hub::config::{Config, read_named};
+use vcycle::hub::config::{Config, read_with_class_names};
 use vcycle::hub::{bert_config, vit_config};
 
 /// Models with more layers are not built, to save time.
@@ -15,7 +15,7 @@ const MOST_LAYERS: usize = 100;
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     run(data, Memory { mib: 16, per_byte: 1024 }, |case| {
         let path = case.file("config.json", data);
-        let Some((config, classes)) = case.accepted(read_named(&path), "config.json") else { return };
+        let Some((config, classes)) = case.accepted(read_with_class_names(&path), "config.json") else { return };
         let layers = match &config {
             Config::Gpt2(c) => c.n_layer,
             Config::Bert(c) => c.layers,
@@ -28,11 +28,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let names = classes.as_deref();
         let written = match &config {
             Config::Gpt2(config) => config.write(&path),
-            Config::Bert(config) => bert_config::write_named(config, names, &path),
-            Config::Vit(config, form) => vit_config::write_named(config, *form, names, &path),
+            Config::Bert(config) => bert_config::write_with_class_names(config, names, &path),
+            Config::Vit(config, form) => vit_config::write_with_class_names(config, *form, names, &path),
         };
         written.unwrap_or_else(|e| panic!("cannot write a configuration that was accepted: {e}"));
-        let (again, named) = read_named(&path).unwrap_or_else(|e| panic!("a written configuration is rejected: {e}"));
+        let (again, named) = read_with_class_names(&path).unwrap_or_else(|e| panic!("a written configuration is rejected: {e}"));
         same("the configuration", &again, &config);
         if classes.is_some() {
             same("the classes", &named, &classes);

@@ -4,13 +4,13 @@
 #![no_main]
 
 use harness::{Memory, choice, images, run};
-use vcycle::data::images::{ImageFiles, ImageSpec, LabelPlace};
+use vcycle::data::images::{ImageFiles, ImageSpec, LabelColumn};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = choice(data) else { return };
     run(data, Memory { mib: 16, per_byte: 256 }, |case| {
         let maximum = [None, Some(0), Some(1), Some(16), Some(255)][usize::from(which) % 5];
-        let label = [LabelPlace::Last, LabelPlace::First][usize::from(which) / 5 % 2];
+        let label = [LabelColumn::Last, LabelColumn::First][usize::from(which) / 5 % 2];
         let spec = ImageSpec::new(ImageFiles::Csv { file: case.file("digits.csv", data), maximum, label });
         // If a setting is invalid, the message names the setting instead of the file.
         let Some(found) = images(case, &spec, if maximum == Some(0) { "maximum" } else { "digits.csv" }) else {
@@ -28,7 +28,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         assert!(header <= 1, "{} lines and {} images", lines.len(), found.len());
         for (i, line) in lines[header..].iter().enumerate() {
             let mut fields = line.split(',');
-            let field = if label == LabelPlace::First { fields.next() } else { fields.next_back() };
+            let field = if label == LabelColumn::First { fields.next() } else { fields.next_back() };
             let number = field.and_then(|field| field.trim().trim_matches('"').trim().parse::<f64>().ok());
             assert_eq!(Some(f64::from(found.sample(i).1)), number, "{line:?}");
         }

@@ -29,7 +29,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         for n in [0, 1, 2, usize::MAX] {
             let open = || Images::open(&path).expect("as before");
             let held_out = case.accepted(open().every(n), "set.images");
-            let rest = case.accepted(open().without_every(n), "set.images");
+            let rest = case.accepted(open().training_split(n), "set.images");
             held_out.iter().chain(&rest).for_each(walk);
             if let (Some(a), Some(b)) = (held_out, rest) {
                 assert_eq!(a.len() + b.len(), images.len());

@@ -38,7 +38,7 @@ impl Random {
 const BLOCK: usize = 1 << 20;
 
 /// Allocates operands on a device and keeps track of their arenas, to free them together.
-pub struct Maker<'a> {
+pub struct OperandAllocator<'a> {
     /// The device that holds the operands.
     pub device: &'a mut dyn Device,
     /// The type in which the operation computes.
@@ -47,10 +47,10 @@ pub struct Maker<'a> {
     arenas: Vec<u32>,
 }
 
-impl<'a> Maker<'a> {
+impl<'a> OperandAllocator<'a> {
     /// Makes operands of type `float` on `device`, with a fixed seed.
     pub fn new(device: &'a mut dyn Device, float: DType) -> Self {
-        Maker { device, float, random: Random::new(1), arenas: Vec::new() }
+        OperandAllocator { device, float, random: Random::new(1), arenas: Vec::new() }
     }
 
     /// Frees all operands.
@@ -63,7 +63,7 @@ impl<'a> Maker<'a> {
         self.arenas
     }
 
-    /// Adds the arena of a tensor to those that [`Maker::free`] frees, and returns the tensor.
+    /// Adds the arena of a tensor to those that [`OperandAllocator::free`] frees, and returns the tensor.
     pub fn adopt(&mut self, t: Tensor) -> Tensor {
         if let Place::Arena(arena) = t.place() {
             self.arenas.push(arena);
@@ -96,9 +96,9 @@ impl<'a> Maker<'a> {
     /// `f`.
     ///
     /// # Errors
-    /// As for [`Maker::input`].
-    pub fn f32_input(&mut self, dims: &[usize], f: fn(f32) -> f32) -> Result<Tensor> {
-        let t = self.alloc(self.float.wide(), dims, 1)?;
+    /// As for [`OperandAllocator::input`].
+    pub fn accumulator_input(&mut self, dims: &[usize], f: fn(f32) -> f32) -> Result<Tensor> {
+        let t = self.alloc(self.float.accumulator(), dims, 1)?;
         self.fill(&t, f)?;
         Ok(t)
     }
@@ -115,14 +115,14 @@ impl<'a> Maker<'a> {
     ///
     /// # Errors
     /// If memory runs out.
-    pub fn f32_output(&mut self, dims: &[usize], pad: usize) -> Result<Tensor> {
-        self.alloc(self.float.wide(), dims, pad)
+    pub fn accumulator_output(&mut self, dims: &[usize], pad: usize) -> Result<Tensor> {
+        self.alloc(self.float.accumulator(), dims, pad)
     }
 
     /// Allocates `count` random integers in `0..below`.
     ///
     /// # Errors
-    /// As for [`Maker::input`].
+    /// As for [`OperandAllocator::input`].
     pub fn integers(&mut self, count: usize, below: usize) -> Result<Tensor> {
         let t = self.alloc(DType::I32, &[count], 1)?;
         let mut values: Vec<i32> = memory::zeros(count)?;
@@ -134,7 +134,7 @@ impl<'a> Maker<'a> {
     /// Allocates `count` random bytes of 0 or 1.
     ///
     /// # Errors
-    /// As for [`Maker::input`].
+    /// As for [`OperandAllocator::input`].
     pub fn mask(&mut self, count: usize) -> Result<Tensor> {
         let t = self.alloc(DType::U8, &[count], 1)?;
         let mut values: Vec<u8> = memory::zeros(count)?;
@@ -146,7 +146,7 @@ impl<'a> Maker<'a> {
     /// Copies the state of a step to the device.
     ///
     /// # Errors
-    /// As for [`Maker::input`].
+    /// As for [`OperandAllocator::input`].
     pub fn state(&mut self, state: &StepState) -> Result<Tensor> {
         let t = self.alloc(DType::U32, &[StepState::WORDS], 1)?;
         self.device.write(&t, bytemuck::bytes_of(state))?;
@@ -179,7 +179,7 @@ impl<'a> Maker<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Maker, Random};
+    use super::{OperandAllocator, Random};
     use crate::device::cpu::Cpu;
     use crate::device::read_f32;
     use crate::tensor::DType;
@@ -189,7 +189,7 @@ mod tests {
         let mut random = Random::new(7);
         assert!((0..100_000).all(|_| random.below(3) < 3));
         let mut cpu = Cpu::new(1);
-        let mut maker = Maker::new(&mut cpu, DType::F32);
+        let mut maker = OperandAllocator::new(&mut cpu, DType::F32);
         for dims in [&[3, 5][..], &[2_100_000], &[3, 700_001], &[1, 1]] {
             let t = maker.input(dims, 8).expect("memory");
             let values = read_f32(maker.device, &t).expect("read");

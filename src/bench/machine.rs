@@ -4,7 +4,7 @@ use crate::bail;
 use crate::device::cuda::Cuda;
 use crate::device::cuda::cublaslt::PeerProducts;
 use crate::device::cuda::driver::nvidia::Nvidia;
-use crate::device::cuda::variants::{Variant, ladder};
+use crate::device::cuda::variants::{Variant, variants_of};
 use crate::device::energy::Meter;
 use crate::device::ops::Op;
 use crate::device::{self, Device, Kind};
@@ -132,8 +132,8 @@ impl Machine {
     ///
     /// # Errors
     /// If one does not; the message lists the existing variants.
-    pub fn admit(&mut self, wish: &Wish, operations: &[&str]) -> Result<()> {
-        let Wish::Named(names) = wish else { return Ok(()) };
+    pub fn admit(&mut self, wish: &VariantChoice, operations: &[&str]) -> Result<()> {
+        let VariantChoice::Named(names) = wish else { return Ok(()) };
         if let Machine::Host(device) = self {
             bail!(
                 "--variant {}: the device {} has only one variant of every operation; leave --variant out, or use \
@@ -142,7 +142,7 @@ impl Machine {
                 device.name()
             );
         }
-        let mut known: Vec<_> = operations.iter().flat_map(|operation| ladder(operation)).map(|v| v.name).collect();
+        let mut known: Vec<_> = operations.iter().flat_map(|operation| variants_of(operation)).map(|v| v.name).collect();
         if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
             known.sort_unstable();
             known.dedup();
@@ -158,7 +158,7 @@ impl Machine {
 
 /// The requested variants.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Wish {
+pub enum VariantChoice {
     /// The one that the device chooses.
     Chosen,
     /// All variants of the operation.

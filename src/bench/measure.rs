@@ -3,12 +3,12 @@
 
 use super::Peer;
 use super::cases::{Case, Prepared};
-use super::inputs::Maker;
-use super::machine::{Machine, Wish};
+use super::inputs::OperandAllocator;
+use super::machine::{Machine, VariantChoice};
 use super::stats::Summary;
 use crate::bail;
 use crate::device::cuda::cublaslt::PeerProducts;
-use crate::device::cuda::variants::{Variant, ladder};
+use crate::device::cuda::variants::{Variant, variants_of};
 use crate::device::ops::{Cost, Op};
 use crate::device::{Device, Graph};
 use crate::error::{At, Result};
@@ -75,11 +75,11 @@ pub fn measure(
     machine: &mut Machine,
     float: DType,
     case: &Case,
-    wish: (&Wish, Option<Peer>),
+    wish: (&VariantChoice, Option<Peer>),
     effort: Effort,
 ) -> Result<Outcome> {
     let cache = machine.cache();
-    let mut maker = Maker::new(machine.device(), float);
+    let mut maker = OperandAllocator::new(machine.device(), float);
     let made = sets(&mut maker, case, cache);
     let arenas = maker.into_arenas();
     let measured = made.and_then(|sets| race(machine, case, &sets, wish, effort)).at(case.name);
@@ -88,7 +88,7 @@ pub fn measure(
 }
 
 /// Makes enough sets of operands to exceed the caches twice, so that no set is still cached when it is used again.
-fn sets(maker: &mut Maker, case: &Case, cache: usize) -> Result<Vec<Prepared>> {
+fn sets(maker: &mut OperandAllocator, case: &Case, cache: usize) -> Result<Vec<Prepared>> {
     let first = (case.build)(maker)?;
     let bytes = (first.op.cost().bytes as usize).max(1);
     let count = (2 * cache).div_ceil(bytes).clamp(1, MOST_SETS);
@@ -125,7 +125,7 @@ fn race(
     machine: &mut Machine,
     case: &Case,
     sets: &[Prepared],
-    (wish, peer): (&Wish, Option<Peer>),
+    (wish, peer): (&VariantChoice, Option<Peer>),
     effort: Effort,
 ) -> Result<Outcome> {
     let op = sets[0].op;
@@ -154,14 +154,14 @@ fn race(
 }
 
 /// Returns the variants to measure and the names of requested variants that do not support the operation.
-fn choose(machine: &Machine, op: &Op, wish: &Wish) -> (Vec<Option<&'static Variant>>, Vec<&'static str>) {
-    if matches!(machine, Machine::Host(_)) || *wish == Wish::Chosen {
+fn choose(machine: &Machine, op: &Op, wish: &VariantChoice) -> (Vec<Option<&'static Variant>>, Vec<&'static str>) {
+    if matches!(machine, Machine::Host(_)) || *wish == VariantChoice::Chosen {
         return (vec![machine.variant(op)], Vec::new());
     }
     let asked = |v: &&Variant| {
-        matches!(wish, Wish::All) || matches!(wish, Wish::Named(names) if names.iter().any(|name| v.name == name))
+        matches!(wish, VariantChoice::All) || matches!(wish, VariantChoice::Named(names) if names.iter().any(|name| v.name == name))
     };
-    let (can, cannot): (Vec<_>, Vec<_>) = ladder(op.name()).filter(asked).partition(|v| (v.supports)(op));
+    let (can, cannot): (Vec<_>, Vec<_>) = variants_of(op.name()).filter(asked).partition(|v| (v.supports)(op));
     (can.into_iter().map(Some).collect(), cannot.into_iter().map(|v| v.name).collect())
 }
 

@@ -20,7 +20,7 @@ use crate::device::Kind;
 use crate::device::cuda::driver::nvidia::cublaslt;
 use crate::error::{At, Result};
 use crate::tensor::DType;
-use machine::{Machine, Wish};
+use machine::{Machine, VariantChoice};
 use measure::Effort;
 use output::Setting;
 use roofline::Roofline;
@@ -62,7 +62,7 @@ pub struct Request {
     /// Name or sizes; if `None`, the default shape of the subject.
     pub shape: Option<String>,
     /// Kernel variants to measure.
-    pub variant: Wish,
+    pub variant: VariantChoice,
     /// Name of the device.
     pub device: String,
     /// Threads of the host.
@@ -172,7 +172,7 @@ fn operation(setting: &Setting, machine: &mut Machine, float: DType, shape: &Sha
 
 /// Measures steps, and only then the roofline, whose operands would otherwise count as memory of the steps.
 fn steps(request: &Request, machine: &mut Machine, float: DType, shape: &Shape, sink: &mut Sink) -> Result<()> {
-    if request.variant != Wish::Chosen {
+    if request.variant != VariantChoice::Chosen {
         bail!("--variant: a step runs many operations; set VCYCLE_VARIANT_linear=naive and so on to choose theirs");
     }
     let effort = Effort { rounds: request.rounds, seconds: request.seconds.unwrap_or(15.0) };

@@ -1,7 +1,7 @@
 //! The roofline of the device, measured in the same process: memory bandwidth of a copy or a sum, and FLOP/s of matrix
 //! products.
 
-use super::inputs::Maker;
+use super::inputs::OperandAllocator;
 use super::machine::Machine;
 use super::measure::samples;
 use crate::device::Graph;
@@ -58,7 +58,7 @@ impl Roofline {
     /// If memory runs out or the device fails.
     pub fn measure(machine: &mut Machine, float: DType, seconds: f64) -> Result<Self> {
         let cache = machine.cache();
-        let mut maker = Maker::new(machine.device(), float);
+        let mut maker = OperandAllocator::new(machine.device(), float);
         let part = PART * seconds;
         let measured = moves(&mut maker, cache, part).and_then(|[copy, add]| {
             // Includes making the operands on the host, which for a GPU takes longer than measuring them.
@@ -92,18 +92,18 @@ impl Roofline {
 }
 
 /// Measures bytes per second of a copy and of a sum, over vectors of four times the cache size.
-fn moves(maker: &mut Maker, cache: usize, part: f64) -> Result<[f64; 2]> {
-    let wide = maker.float.wide();
+fn moves(maker: &mut OperandAllocator, cache: usize, part: f64) -> Result<[f64; 2]> {
+    let wide = maker.float.accumulator();
     let count = (4 * cache).max(1 << 20) / wide.bytes();
-    let x = maker.f32_input(&[count], |x| x)?;
-    let out = maker.f32_output(&[count], 1)?;
+    let x = maker.accumulator_input(&[count], |x| x)?;
+    let out = maker.accumulator_output(&[count], 1)?;
     let [copy, add] = [false, true].map(|add| best(maker, Accumulate { x, out, add }.into(), part, |cost| cost.bytes));
     maker.free();
     Ok([copy?, add?])
 }
 
 /// Measures FLOPs per second of a square matrix product.
-fn product(maker: &mut Maker, side: usize, part: f64) -> Result<f64> {
+fn product(maker: &mut OperandAllocator, side: usize, part: f64) -> Result<f64> {
     let dims = [side, side];
     let (a, b, out) = (maker.input(&dims, 8)?, maker.input(&dims, 8)?, maker.output(&dims, 8)?);
     let rate = best(maker, Linear::product(a, b, out, (false, false)).into(), part, |cost| cost.flops);
@@ -112,7 +112,7 @@ fn product(maker: &mut Maker, side: usize, part: f64) -> Result<f64> {
 }
 
 /// Returns the rate of the fastest run of an operation.
-fn best(maker: &mut Maker, op: Op, part: f64, what: fn(Cost) -> u64) -> Result<f64> {
+fn best(maker: &mut OperandAllocator, op: Op, part: f64, what: fn(Cost) -> u64) -> Result<f64> {
     let graph = maker.device.capture(&[op])?;
     let done = repeated(maker, graph, op.name(), part);
     maker.device.release(graph);
@@ -121,7 +121,7 @@ fn best(maker: &mut Maker, op: Op, part: f64, what: fn(Cost) -> u64) -> Result<f
 }
 
 /// Returns the seconds of several runs after a warm-up.
-fn repeated(maker: &mut Maker, graph: Graph, name: &str, part: f64) -> Result<Vec<f64>> {
+fn repeated(maker: &mut OperandAllocator, graph: Graph, name: &str, part: f64) -> Result<Vec<f64>> {
     let mut seconds = Vec::new();
     samples(maker.device, graph, (name, 1), &mut Vec::new())?;
     let begin = Instant::now();

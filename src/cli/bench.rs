@@ -1,6 +1,6 @@
 use super::{DeviceArgs, bench_report, print};
 use crate::bail;
-use crate::bench::machine::Wish;
+use crate::bench::machine::VariantChoice;
 use crate::bench::report::{LONGEST, MOST_BYTES};
 use crate::bench::shapes::{self, Subject};
 use crate::bench::{self, Peer, Request, Sink};
@@ -141,9 +141,9 @@ impl Args {
             },
             shape: self.shape.clone(),
             variant: match self.variant.as_deref() {
-                None => Wish::Chosen,
-                Some("all") => Wish::All,
-                Some(names) => Wish::Named(names.split(',').map(Into::into).collect()),
+                None => VariantChoice::Chosen,
+                Some("all") => VariantChoice::All,
+                Some(names) => VariantChoice::Named(names.split(',').map(Into::into).collect()),
             },
             device: self.device.device.clone(),
             threads: self.device.threads(),

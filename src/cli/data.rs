@@ -2,7 +2,7 @@ use super::say;
 use crate::bail;
 use crate::data::prepared::cache::grouped;
 use crate::data::prepared::folder;
-use crate::data::prepared::folder::{Facts, FolderSpec, Split, prepare_folder, read_facts, verify};
+use crate::data::prepared::folder::{DataFacts, FolderSpec, Split, prepare_folder, read_facts, verify};
 use crate::data::text::documents::is_json_lines;
 use crate::data::text::{FIELD, FLAGS, Marks, TextSource};
 use crate::data::tokenizer::Tokenizer;
@@ -100,7 +100,7 @@ impl Prepare {
     }
 }
 
-fn say_facts(facts: &Facts) -> Result<()> {
+fn say_facts(facts: &DataFacts) -> Result<()> {
     let side = |name: &str, side: &Split| {
         let (tokens, documents) = (grouped(side.tokens()), grouped(side.documents()));
         let (files, s) = (side.files.len(), if side.files.len() == 1 { "" } else { "s" });

@@ -11,7 +11,7 @@ use crate::error::{At, Result};
 use crate::eval::Forward;
 use crate::eval::held_out::{HeldOut, held_out};
 use crate::eval::lambada::{LastWords, last_words, read_passages};
-use crate::eval::metrics::Measures;
+use crate::eval::metrics::TaskMetrics;
 use crate::eval::perplexity::{Perplexity, perplexity};
 use crate::families::build;
 use crate::families::dataset::Data;
@@ -106,13 +106,13 @@ impl Args {
         let HeldOut { scored, loss, measures } = held_out(&mut *device, &*model, &store, &*source, config.shape())?;
         data.check_unchanged()?;
         say(format_args!("labels scored:        {scored}"))?;
-        let unit = if let Some(Measures::Values { .. }) = measures { "(mean squared error)" } else { "nats per label" };
+        let unit = if let Some(TaskMetrics::Values { .. }) = measures { "(mean squared error)" } else { "nats per label" };
         say(format_args!("loss:                 {loss:.4} {unit}"))?;
-        if let Some(Measures::Images { top1, top5 }) = measures {
+        if let Some(TaskMetrics::Images { top1, top5 }) = measures {
             say(format_args!("top-1:                {:.2} %", 100.0 * top1))?;
             return say(format_args!("top-5:                {:.2} %", 100.0 * top5));
         }
-        for (name, value) in measures.iter().flat_map(Measures::named) {
+        for (name, value) in measures.iter().flat_map(TaskMetrics::named) {
             say(format_args!("{:<22}{value:.4}", format!("{name}:")))?;
         }
         Ok(())

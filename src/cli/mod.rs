@@ -102,7 +102,7 @@ fn note(line: fmt::Arguments<'_>) {
 
 /// Loads a GPT for evaluation or generation and prints notes about its folder on standard error.
 fn load_gpt(model: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
-    checkpoint::load_gpt_noting(model, device, &mut |text| note(format_args!("note: {text}")))
+    checkpoint::load_gpt_with_notes(model, device, &mut |text| note(format_args!("note: {text}")))
 }
 
 /// Loads the tokenizer of a model folder. Returns its path, too.

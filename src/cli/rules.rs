@@ -137,7 +137,7 @@ impl WayUp {
 pub fn note(dir: &Path, notes: &[String], unused: &[String]) {
     notes.iter().for_each(|text| super::note(format_args!("note: {text}")));
     if !unused.is_empty() {
-        super::note(format_args!("note: {}", checkpoint::left_out(dir, unused)));
+        super::note(format_args!("note: {}", checkpoint::unused_heads_note(dir, unused)));
     }
 }
 

@@ -9,8 +9,8 @@ use crate::hub::checkpoint;
 use crate::model::Family;
 use crate::report::run::sides;
 use crate::report::{html, trace};
-use crate::run::folder::About;
-use crate::run::{Outcome, Tools, budget, resume, train};
+use crate::run::folder::RunInfo;
+use crate::run::{Outcome, Tools, memory_estimate, resume, train};
 use crate::runlog::progress::Progress;
 use crate::signals;
 use std::io::Write;
@@ -68,12 +68,12 @@ impl Args {
             stop: &signals::stop,
         };
         if let (true, Some((config, _))) = (self.memory, &start) {
-            say(format_args!("{}", budget(config, &mut tools)?))?;
+            say(format_args!("{}", memory_estimate(config, &mut tools)?))?;
             return Ok(ExitCode::SUCCESS);
         }
         let outcome = match (start, &self.resume) {
             (Some((config, out)), _) => {
-                let about = About::this_process(&self.device.device, self.device.threads(), Cpu::vector_unit());
+                let about = RunInfo::this_process(&self.device.device, self.device.threads(), Cpu::vector_unit());
                 train(&config, &about, &out, tools)?
             }
             (None, Some(dir)) => resume(dir, tools)?,

@@ -3,7 +3,7 @@
 use super::arena::Arena;
 use super::async_reads::AsyncReads;
 use super::ops::Op;
-use super::{Graph, Ticket, bounds};
+use super::{Graph, PendingRead, bounds};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -123,7 +123,7 @@ impl Host {
     }
 
     /// Implements [`Device::read_async`](super::Device::read_async).
-    pub fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
+    pub fn read_async(&mut self, from: &Tensor) -> Result<PendingRead> {
         // A refused read must not occupy a slot.
         self.locate(from)?;
         let mut async_reads = std::mem::take(&mut self.async_reads);
@@ -136,7 +136,7 @@ impl Host {
     }
 
     /// Implements [`Device::wait_read`](super::Device::wait_read).
-    pub fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    pub fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()> {
         self.async_reads.wait_read(ticket, bytes)
     }
 

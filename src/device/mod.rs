@@ -31,7 +31,7 @@ pub struct Graph(pub u32);
 
 /// Handle of an asynchronous read ([`Device::read_async`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(pub u32);
+pub struct PendingRead(pub u32);
 
 /// Memory, and the operations that run on it.
 ///
@@ -82,14 +82,14 @@ pub trait Device {
     ///
     /// # Errors
     /// When `from` does not lie in an arena, or too many reads are pending.
-    fn read_async(&mut self, from: &Tensor) -> Result<Ticket>;
+    fn read_async(&mut self, from: &Tensor) -> Result<PendingRead>;
 
     /// Waits for an asynchronous read and returns its rows packed, as they were when the work queued before
     /// [`Device::read_async`] was done. Work queued after that is not waited for.
     ///
     /// # Errors
     /// When no read of this size is pending under `ticket`.
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
+    fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()>;
 
     /// Copies between two tensors on the device, which must have equal rows, widths and types and must not overlap.
     ///
@@ -254,7 +254,7 @@ mod tests {
             let op = match stem.name {
                 // The usual sample has a large pitch, which takes Miri minutes to scan.
                 "column_sum" => {
-                    let (x, out) = (harness.input((&[5, 7], 9)), harness.f32_input((&[7], 0)));
+                    let (x, out) = (harness.input((&[5, 7], 9)), harness.accumulator_input((&[7], 0)));
                     ColumnSum { x, out, accumulate: true }.into()
                 }
                 _ => (stem.sample)(&mut harness, Size::Small),

@@ -4,7 +4,7 @@ use crate::data::loader::batch::Source;
 use crate::device::Device;
 use crate::device::ops::StepState;
 use crate::error::Result;
-use crate::eval::metrics::{Agreement, Measures};
+use crate::eval::metrics::{MetricsAccumulator, TaskMetrics};
 use crate::model::pass::Pass;
 use crate::model::store::Store;
 use crate::model::{BatchShape, Model};
@@ -18,7 +18,7 @@ pub struct HeldOut {
     /// Mean loss in nats per label; for regression, the mean squared error.
     pub loss: f64,
     /// Metrics for images and labelled texts.
-    pub measures: Option<Measures>,
+    pub measures: Option<TaskMetrics>,
 }
 
 /// Accumulates the mean of each loss over the items of several batches. The reported loss is the sum of the means.
@@ -62,8 +62,8 @@ pub fn held_out(
     let float = device.float();
     let state = StepState::tensor(device.alloc(size_of::<StepState>())?);
     let mut pass = Pass::new(device, model, shape, float, state)?;
-    let mut fields = source.room(shape.batch)?;
-    let mut agreement = Agreement::of(model);
+    let mut fields = source.allocate(shape.batch)?;
+    let mut agreement = MetricsAccumulator::of(model);
     let mut means = Means::default();
     for index in 0.. {
         let Some(labels) = source.held_out_batch(index, &mut fields)? else { break };

@@ -11,7 +11,7 @@ use std::fmt;
 /// The metrics of an evaluation: those of GLUE for labelled texts, and those of ImageNet for images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Measures {
+pub enum TaskMetrics {
     /// Classified texts.
     Classes {
         /// Share of correct predictions.
@@ -38,21 +38,21 @@ pub enum Measures {
     },
 }
 
-impl Measures {
+impl TaskMetrics {
     /// Returns each metric with its name in `metrics.jsonl`.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let all = match *self {
-            Measures::Classes { accuracy, f1, matthews } => {
+            TaskMetrics::Classes { accuracy, f1, matthews } => {
                 [Some(("accuracy", accuracy)), f1.map(|f1| ("f1", f1)), Some(("matthews", matthews))]
             }
-            Measures::Values { pearson, spearman } => [Some(("pearson", pearson)), Some(("spearman", spearman)), None],
-            Measures::Images { top1, top5 } => [Some(("top1", top1)), Some(("top5", top5)), None],
+            TaskMetrics::Values { pearson, spearman } => [Some(("pearson", pearson)), Some(("spearman", spearman)), None],
+            TaskMetrics::Images { top1, top5 } => [Some(("top1", top1)), Some(("top5", top5)), None],
         };
         all.into_iter().flatten()
     }
 }
 
-impl fmt::Display for Measures {
+impl fmt::Display for TaskMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (name, value)) in self.named().enumerate() {
             write!(f, "{}{name} {value:.4}", if number > 0 { ", " } else { "" })?;
@@ -63,7 +63,7 @@ impl fmt::Display for Measures {
 
 /// Accumulates predictions and labels over batches.
 #[derive(Clone, Debug)]
-pub enum Agreement {
+pub enum MetricsAccumulator {
     /// Classified texts.
     Classes {
         /// Number of classes.
@@ -89,18 +89,18 @@ pub enum Agreement {
     },
 }
 
-impl Agreement {
+impl MetricsAccumulator {
     /// Returns an empty accumulator for a model that is trained on labelled examples, else `None`.
-    pub fn of(model: &dyn Model) -> Option<Agreement> {
+    pub fn of(model: &dyn Model) -> Option<MetricsAccumulator> {
         let config = match model.family() {
             Family::Bert(config) => config,
-            Family::Deit(_) => return Some(Agreement::Images { hits: [0; 2], images: 0 }),
+            Family::Deit(_) => return Some(MetricsAccumulator::Images { hits: [0; 2], images: 0 }),
             Family::Gpt(_) => return None,
         };
         match config.head {
-            BertHead::Classify { labels: 1 } => Some(Agreement::Values { predicted: Vec::new(), labels: Vec::new() }),
+            BertHead::Classify { labels: 1 } => Some(MetricsAccumulator::Values { predicted: Vec::new(), labels: Vec::new() }),
             BertHead::Classify { labels } => {
-                Some(Agreement::Classes { classes: labels, predicted: Vec::new(), labels: Vec::new() })
+                Some(MetricsAccumulator::Classes { classes: labels, predicted: Vec::new(), labels: Vec::new() })
             }
             _ => None,
         }
@@ -112,22 +112,22 @@ impl Agreement {
         // The fields of images are patches, labels, and what the images are mixed with; labels of texts are the last
         // field.
         let field = match self {
-            Agreement::Images { .. } => fields.get(1),
-            Agreement::Classes { .. } | Agreement::Values { .. } => fields.last(),
+            MetricsAccumulator::Images { .. } => fields.get(1),
+            MetricsAccumulator::Classes { .. } | MetricsAccumulator::Values { .. } => fields.last(),
         };
         match (self, field) {
-            (Agreement::Classes { classes, predicted, labels }, Some(Field::Ints(given))) => {
+            (MetricsAccumulator::Classes { classes, predicted, labels }, Some(Field::Ints(given))) => {
                 for (row, &label) in scores.chunks_exact(*classes).zip(given).take(count) {
                     let best = (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
                     predicted.push(best);
                     labels.push(usize::try_from(label).unwrap_or(usize::MAX));
                 }
             }
-            (Agreement::Values { predicted, labels }, Some(Field::Floats(given))) => {
+            (MetricsAccumulator::Values { predicted, labels }, Some(Field::Floats(given))) => {
                 predicted.extend(scores.iter().take(count).map(|&score| f64::from(score)));
                 labels.extend(given.iter().take(count).map(|&value| f64::from(value)));
             }
-            (Agreement::Images { hits, images }, Some(Field::Ints(given))) => {
+            (MetricsAccumulator::Images { hits, images }, Some(Field::Ints(given))) => {
                 let classes = (scores.len() / given.len().max(1)).max(1);
                 for (row, &label) in scores.chunks_exact(classes).zip(given).take(count) {
                     let rank = rank(row, label);
@@ -144,20 +144,20 @@ impl Agreement {
     ///
     /// # Errors
     /// There are no examples.
-    pub fn measures(&self) -> Result<Measures> {
+    pub fn measures(&self) -> Result<TaskMetrics> {
         Ok(match self {
-            Agreement::Classes { classes, predicted, labels } => Measures::Classes {
+            MetricsAccumulator::Classes { classes, predicted, labels } => TaskMetrics::Classes {
                 accuracy: accuracy(predicted, labels)?,
                 f1: if *classes == 2 { Some(f1(predicted, labels, 1)?) } else { None },
                 matthews: matthews(predicted, labels)?,
             },
-            Agreement::Values { predicted, labels } => {
-                Measures::Values { pearson: pearson(predicted, labels)?, spearman: spearman(predicted, labels)? }
+            MetricsAccumulator::Values { predicted, labels } => {
+                TaskMetrics::Values { pearson: pearson(predicted, labels)?, spearman: spearman(predicted, labels)? }
             }
-            Agreement::Images { hits, images } => {
+            MetricsAccumulator::Images { hits, images } => {
                 check(*images, *images)?;
                 let [top1, top5] = hits.map(|hits| hits as f64 / *images as f64);
-                Measures::Images { top1, top5 }
+                TaskMetrics::Images { top1, top5 }
             }
         })
     }

@@ -1,6 +1,6 @@
 //! Builds the models of all levels from a configuration.
 
-use super::dataset::Facts;
+use super::dataset::DataFacts;
 use crate::config::{Config, Family, NormConfig};
 use crate::data::images::PatchShape;
 use crate::error::{At, Error, Result};
@@ -18,7 +18,7 @@ pub type Levels = Vec<Box<dyn Model>>;
 /// # Errors
 /// Sizes that are too large; a level that is not smaller than the one above; schemes that do not fit the sizes or that
 /// the rules do not support. The message names the key.
-pub fn build(config: &Config, facts: impl Into<Facts>) -> Result<Levels> {
+pub fn build(config: &Config, facts: impl Into<DataFacts>) -> Result<Levels> {
     let mut levels: Levels = vec![first(config, facts.into())?];
     for (i, level) in config.levels.iter().enumerate().skip(1) {
         let place = format!("levels[{i}]");
@@ -39,7 +39,7 @@ pub fn build(config: &Config, facts: impl Into<Facts>) -> Result<Levels> {
 }
 
 /// Builds level 1.
-fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
+fn first(config: &Config, facts: DataFacts) -> Result<Box<dyn Model>> {
     let m = &config.model;
     if let Some(from) = &m.from {
         return super::from_pretrained::model(config, from, facts);
@@ -106,7 +106,7 @@ fn first(config: &Config, facts: Facts) -> Result<Box<dyn Model>> {
 }
 
 /// Returns the head that a run trains a BERT with.
-pub(crate) fn bert_head(config: &Config, facts: Facts) -> BertHead {
+pub(crate) fn bert_head(config: &Config, facts: DataFacts) -> BertHead {
     match (config.data.task.is_some(), config.masking().next_sentence) {
         (true, _) => BertHead::Classify { labels: facts.classes },
         (false, true) => BertHead::Pretraining,

@@ -104,7 +104,7 @@ impl ImageClasses {
 
 /// What a model must know about the data it is trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct DataFacts {
     /// Vocabulary size; 1 for images.
     pub vocab: usize,
     /// Id of the padding token.
@@ -115,11 +115,11 @@ pub struct Facts {
     pub channels: usize,
 }
 
-impl From<usize> for Facts {
-    /// Returns the facts of text with a vocabulary of this size. `Facts::from(1)` is a placeholder for data that is not
+impl From<usize> for DataFacts {
+    /// Returns the facts of text with a vocabulary of this size. `DataFacts::from(1)` is a placeholder for data that is not
     /// open yet.
     fn from(vocab: usize) -> Self {
-        Facts { vocab, pad: 0, classes: 1, channels: 1 }
+        DataFacts { vocab, pad: 0, classes: 1, channels: 1 }
     }
 }
 
@@ -172,7 +172,7 @@ impl Data {
                         let every = spec.held_out_every.unwrap_or(10);
                         let all = open(&spec.train, "data.images.train")?;
                         let valid = open(&spec.train, "data.images.train")?;
-                        (all.without_every(every)?, valid.every(every)?)
+                        (all.training_split(every)?, valid.every(every)?)
                     }
                 };
                 if train.channels() != valid.channels() {
@@ -203,14 +203,14 @@ impl Data {
     }
 
     /// Returns what a model must know about this data.
-    pub fn facts(&self) -> Facts {
+    pub fn facts(&self) -> DataFacts {
         match self {
             Data::Text(corpus) => {
                 let special = corpus.tokenizer.as_ref().and_then(|t| t.special_tokens().ok());
-                Facts { pad: special.map_or(0, |special| special.pad), ..corpus.vocab_size.into() }
+                DataFacts { pad: special.map_or(0, |special| special.pad), ..corpus.vocab_size.into() }
             }
             Data::Images { train, classes, .. } => {
-                Facts { classes: classes.count, channels: train.channels(), ..Facts::from(1) }
+                DataFacts { classes: classes.count, channels: train.channels(), ..DataFacts::from(1) }
             }
             Data::Labelled(labelled) => labelled.facts(),
         }

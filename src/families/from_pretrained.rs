@@ -2,7 +2,7 @@
 //! begins.
 
 use super::build::bert_head;
-use super::dataset::Facts;
+use super::dataset::DataFacts;
 use crate::bail;
 use crate::config::{Config, Family, ModelConfig, NormConfig};
 use crate::error::{At, Result};
@@ -48,7 +48,7 @@ impl ModelConfig {
 /// # Errors
 /// The folder has no readable `config.json`, is of another family, or has sizes that do not fit the data and the
 /// configuration. The message names the key.
-pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model>> {
+pub fn model(config: &Config, from: &Path, facts: DataFacts) -> Result<Box<dyn Model>> {
     let base = checkpoint::load_config(from).at("model.from")?;
     let (m, table) = (&config.model, base.table());
     let family = match base.family() {
@@ -102,7 +102,7 @@ pub fn model(config: &Config, from: &Path, facts: Facts) -> Result<Box<dyn Model
         }
         (Family::Deit, model::Family::Deit(c)) => {
             // The placeholder facts mean that the data is not open yet, so the number of channels is unknown.
-            let channels = if facts == Facts::from(1) { c.channels } else { facts.channels };
+            let channels = if facts == DataFacts::from(1) { c.channels } else { facts.channels };
             let here = (m.image.unwrap_or(0), m.patch.unwrap_or(0), m.distilled, channels);
             let there = (c.image, c.patch, c.distillation != Distillation::None, c.channels);
             if here != there {

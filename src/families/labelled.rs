@@ -1,6 +1,6 @@
 //! Labelled texts for fine-tuning: opens the files of `data.task` and cuts them into batches.
 
-use super::dataset::Facts;
+use super::dataset::DataFacts;
 use crate::bail;
 use crate::config::Config;
 use crate::data::fingerprint::Fingerprint;
@@ -87,13 +87,13 @@ impl Labelled {
     }
 
     /// Returns what a model must know about the data: vocabulary size, padding token and number of classes.
-    pub fn facts(&self) -> Facts {
+    pub fn facts(&self) -> DataFacts {
         let classes = match self.train.labels() {
             Labels::Classes(names) => names.len(),
             // A head with one class predicts a number.
             Labels::Values => 1,
         };
-        Facts { pad: self.pad, classes, ..Facts::from(self.tokenizer.vocab_size()) }
+        DataFacts { pad: self.pad, classes, ..DataFacts::from(self.tokenizer.vocab_size()) }
     }
 
     /// Returns a name that is unique to these examples, tokens and classes.
@@ -136,7 +136,7 @@ fn batch(fields: &mut [Field], context: usize) -> Result<(ClassifyBatch<'_>, usi
 }
 
 impl Source for Examples {
-    fn room(&self, rows: usize) -> Result<Vec<Field>> {
+    fn allocate(&self, rows: usize) -> Result<Vec<Field>> {
         let mut all = (0..3).map(|_| Field::ints(rows, self.context)).collect::<Result<Vec<_>>>()?;
         all.push(match self.train.labels() {
             Labels::Classes(_) => Field::ints(rows, 1)?,
@@ -150,7 +150,7 @@ impl Source for Examples {
         self.train.training_batch(&self.sampler, step, rows, &mut batch)
     }
 
-    fn reads(&self) -> String {
+    fn describe(&self) -> String {
         self.path.display().to_string()
     }
 

@@ -63,7 +63,7 @@ impl Masked {
 }
 
 impl Source for Masked {
-    fn room(&self, rows: usize) -> Result<Vec<Field>> {
+    fn allocate(&self, rows: usize) -> Result<Vec<Field>> {
         let slots = self.slots();
         let each = [self.context, self.context, self.context, slots, slots, 1];
         each.iter().take(5 + usize::from(self.next)).map(|each| Field::ints(rows, *each)).collect()
@@ -75,7 +75,7 @@ impl Source for Masked {
         masking.training_batch(&self.sampler, &*self.train, step, (rows, self.micro), &mut batch)
     }
 
-    fn reads(&self) -> String {
+    fn describe(&self) -> String {
         self.train.to_string()
     }
 
@@ -136,7 +136,7 @@ fn images(fields: &mut [Field]) -> Result<ImageBatch<'_>> {
 }
 
 impl Source for Patches {
-    fn room(&self, rows: usize) -> Result<Vec<Field>> {
+    fn allocate(&self, rows: usize) -> Result<Vec<Field>> {
         let elements = self.sampler.shape().elements();
         Ok(vec![Field::floats(rows, elements)?, Field::ints(rows, 1)?, Field::ints(rows, 1)?, Field::floats(rows, 1)?])
     }
@@ -147,7 +147,7 @@ impl Source for Patches {
         Ok(())
     }
 
-    fn grain(&self) -> Option<usize> {
+    fn chunk_rows(&self) -> Option<usize> {
         Some(CHUNK)
     }
 
@@ -157,7 +157,7 @@ impl Source for Patches {
         Ok(())
     }
 
-    fn reads(&self) -> String {
+    fn describe(&self) -> String {
         self.train.path().display().to_string()
     }
 

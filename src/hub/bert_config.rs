@@ -209,14 +209,14 @@ pub fn to_json(c: &BertConfig) -> Value {
 /// # Errors
 /// [`check`] fails, or the file cannot be written.
 pub fn write(config: &BertConfig, path: &Path) -> Result<()> {
-    write_named(config, None, path)
+    write_with_class_names(config, None, path)
 }
 
 /// Writes a configuration like [`write()`], with class names if there are any and the model is a classifier.
 ///
 /// # Errors
 /// Fails like [`write()`].
-pub fn write_named(config: &BertConfig, names: Option<&[String]>, path: &Path) -> Result<()> {
+pub fn write_with_class_names(config: &BertConfig, names: Option<&[String]>, path: &Path) -> Result<()> {
     check(config).at(format_args!("writing {}", path.display()))?;
     let mut json = to_json(config);
     if let (BertHead::Classify { .. }, Some(names)) = (config.head, names) {

@@ -124,13 +124,13 @@ pub fn load_config(dir: &Path) -> Result<Box<dyn Model>> {
 /// # Errors
 /// Fails like [`config::read`].
 pub fn class_names(dir: &Path) -> Result<Option<Vec<String>>> {
-    Ok(config::read_named(&dir.join(CONFIG))?.1)
+    Ok(config::read_with_class_names(&dir.join(CONFIG))?.1)
 }
 
 /// Reads the model and the form of a folder from its `config.json`.
 fn described(dir: &Path) -> Result<(Box<dyn Model>, Form)> {
     let path = dir.join(CONFIG);
-    let (config, classes) = config::read_named(&path)?;
+    let (config, classes) = config::read_with_class_names(&path)?;
     let (model, vit): (Box<dyn Model>, _) = match config {
         Config::Gpt2(config) => (Box::new(Gpt::new(GptConfig::from(&config)).at(path.display())?), None),
         Config::Bert(config) => (Box::new(Bert::new(config).at(path.display())?), None),
@@ -156,14 +156,14 @@ pub fn load(dir: &Path, device: &mut dyn Device) -> Result<Loaded> {
 /// # Errors
 /// Fails like [`load`], and for models of other families.
 pub fn load_gpt(dir: &Path, device: &mut dyn Device) -> Result<(Gpt, Store)> {
-    load_gpt_noting(dir, device, &mut |_| ())
+    load_gpt_with_notes(dir, device, &mut |_| ())
 }
 
 /// Loads a GPT-2 model like [`load_gpt`], and passes notes about the folder to `note`.
 ///
 /// # Errors
 /// Fails like [`load_gpt`].
-pub fn load_gpt_noting(dir: &Path, device: &mut dyn Device, note: &mut dyn FnMut(&str)) -> Result<(Gpt, Store)> {
+pub fn load_gpt_with_notes(dir: &Path, device: &mut dyn Device, note: &mut dyn FnMut(&str)) -> Result<(Gpt, Store)> {
     let path = dir.join(CONFIG);
     let Config::Gpt2(config) = config::read(&path)? else {
         bail!("{}: the model is not a GPT-2; this command supports only GPT-2 models", path.display());
@@ -172,7 +172,7 @@ pub fn load_gpt_noting(dir: &Path, device: &mut dyn Device, note: &mut dyn FnMut
     let Read { store, unused, notes, .. } = weights(dir, &gpt, device)?;
     notes.iter().for_each(|text| note(text));
     if !unused.is_empty() {
-        note(&left_out(dir, &unused));
+        note(&unused_heads_note(dir, &unused));
     }
     Ok((gpt, store))
 }
@@ -189,13 +189,13 @@ fn wanted(model: &dyn Model) -> (names::Family, Vec<(String, Vec<usize>)>) {
 }
 
 /// Returns a note about tensors of heads that were left out.
-pub fn left_out(dir: &Path, unused: &[String]) -> String {
+pub fn unused_heads_note(dir: &Path, unused: &[String]) -> String {
     format!("{}: left out, because the model has no such head: {}", dir.display(), unused.join(", "))
 }
 
 /// The result of [`begin`]: which tensors of heads were not found, and which were not used.
 #[derive(Debug)]
-pub struct Begun {
+pub struct PartialLoad {
     /// Names of tensors of the model that were not in the folder and keep their values.
     pub fresh: Vec<String>,
     /// Names of tensors in the folder that belong to heads that the model does not have, or has in another shape.
@@ -209,7 +209,7 @@ pub struct Begun {
 ///
 /// # Errors
 /// Fails like [`load`], except for tensors of heads.
-pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<Begun> {
+pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<PartialLoad> {
     let (family, parts) = wanted(model);
     let weights = folder::read(dir)?;
     let notes = notes(&weights);
@@ -225,7 +225,7 @@ pub fn begin(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Devi
         let values: Vec<f32> = tensors.into_iter().flatten().flat_map(|tensor| tensor.values).collect();
         store.write(device, i, &values)?;
     }
-    Ok(Begun { fresh, unused: found.unused, notes })
+    Ok(PartialLoad { fresh, unused: found.unused, notes })
 }
 
 /// The weights of a folder in a store.
@@ -271,14 +271,14 @@ fn weights(dir: &Path, model: &dyn Model, device: &mut dyn Device) -> Result<Rea
 /// # Errors
 /// A value is not finite (the message names the tensor), or a file cannot be written.
 pub fn save(dir: &Path, model: &dyn Model, store: &Store, device: &mut dyn Device) -> Result<()> {
-    save_named(dir, model, store, device, None)
+    save_with_class_names(dir, model, store, device, None)
 }
 
 /// Saves a model like [`save`], with the names of its classes.
 ///
 /// # Errors
 /// Fails like [`save`].
-pub fn save_named(
+pub fn save_with_class_names(
     dir: &Path,
     model: &dyn Model,
     store: &Store,
@@ -315,7 +315,7 @@ pub fn save_as(
     let path = dir.join(CONFIG);
     match model.family() {
         Family::Gpt(config) => Gpt2Config::from(config).write(&path),
-        Family::Bert(config) => bert_config::write_named(config, form.classes(), &path),
-        Family::Deit(config) => vit_config::write_named(config, form.vit, form.classes(), &path),
+        Family::Bert(config) => bert_config::write_with_class_names(config, form.classes(), &path),
+        Family::Deit(config) => vit_config::write_with_class_names(config, form.vit, form.classes(), &path),
     }
 }

@@ -31,7 +31,7 @@ pub enum Config {
 /// The file cannot be read or is not a JSON object, the kind of model is not supported, or the reader of that kind
 /// rejects the file. The message names the file and the key.
 pub fn read(path: &Path) -> Result<Config> {
-    Ok(read_named(path)?.0)
+    Ok(read_with_class_names(path)?.0)
 }
 
 /// Reads a `config.json` like [`read`], and also returns the class names if the model has a classification head and the
@@ -39,7 +39,7 @@ pub fn read(path: &Path) -> Result<Config> {
 ///
 /// # Errors
 /// Fails like [`read`].
-pub fn read_named(path: &Path) -> Result<(Config, Option<Vec<String>>)> {
+pub fn read_with_class_names(path: &Path) -> Result<(Config, Option<Vec<String>>)> {
     let folder = path.parent().unwrap_or(Path::new(""));
     if !path.exists() && folder.join("snapshots").is_dir() {
         bail!(

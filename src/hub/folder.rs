@@ -182,7 +182,7 @@ fn one(path: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
     if header || !is_torch(path) && !torch::begins(&begin) {
         return tensors::read(path);
     }
-    let torch::Content { tensors, of_two } = torch::read_noting(path)?;
+    let torch::Content { tensors, of_two } = torch::read_with_source(path)?;
     if let Some([read, other]) = of_two {
         notes.push(format!(
             "{}: using the averaged weights under {read}, as timm does, not those under {other}",
@@ -234,7 +234,7 @@ impl<'de> Deserialize<'de> for Map {
 /// tensors, some of them after writing the index.
 fn sharded(index: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
     let bytes = files::read(index, INDEX_BYTES)?;
-    let Index { weight_map: Map(files_by_tensor) } = serde_json::from_slice(files::without_mark(&bytes))
+    let Index { weight_map: Map(files_by_tensor) } = serde_json::from_slice(files::strip_bom(&bytes))
         .map_err(|e| Error::new(format!("not an index of weight files: {e}; download it again")))
         .at(index.display())?;
     let folder = index.parent().unwrap_or(Path::new(""));

@@ -16,7 +16,7 @@ const MAX_PARAMETERS: u128 = 1 << 40;
 /// Reads and parses a file. `what` names the expected kind of model in errors, for example "a BERT model".
 pub(super) fn read(path: &Path, what: &str) -> Result<Value> {
     let bytes = files::read(path, 16 << 20)?;
-    serde_json::from_slice(files::without_mark(&bytes))
+    serde_json::from_slice(files::strip_bom(&bytes))
         .map_err(|e| Error::new(format!("not JSON: {e}; give the config.json of {what}")))
         .at(path.display())
 }

@@ -214,13 +214,13 @@ fn vit_place(name: &str) -> (String, Option<usize>) {
 /// A tensor is missing, is unknown, appears twice, has another shape, or differs from the one it is tied to. The
 /// message uses the name in the file if the file has the tensor.
 pub fn select(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<usize>)]) -> Result<Selected> {
-    let Begun { tensors, unused, names } = find(family, tensors, wanted, |_| false)?;
+    let PartialLoad { tensors, unused, names } = find(family, tensors, wanted, |_| false)?;
     Ok(Selected { tensors: tensors.into_iter().flatten().collect(), unused, names })
 }
 
 /// The tensors of a model that is initialised from a file but may have different heads.
 #[derive(Debug)]
-pub struct Begun {
+pub struct PartialLoad {
     /// The tensors under their names in the table, in table order. `None` for a tensor of a head that the file does not
     /// have in this shape.
     pub tensors: Vec<Option<NamedTensor>>,
@@ -234,7 +234,7 @@ pub struct Begun {
 ///
 /// # Errors
 /// Fails like [`select`], except for tensors of heads.
-pub fn begin(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<usize>)]) -> Result<Begun> {
+pub fn begin(family: Family, tensors: Vec<NamedTensor>, wanted: &[(String, Vec<usize>)]) -> Result<PartialLoad> {
     find(family, tensors, wanted, |name| family.is_head(name))
 }
 
@@ -244,7 +244,7 @@ fn find(
     tensors: Vec<NamedTensor>,
     wanted: &[(String, Vec<usize>)],
     may_be_new: impl Fn(&str) -> bool,
-) -> Result<Begun> {
+) -> Result<PartialLoad> {
     let names = family.names(tensors.iter().map(|t| t.name.as_str()));
     let mut left = canonical(family, tensors)?;
     let is_wanted: HashSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
@@ -306,7 +306,7 @@ fn find(
     if !unknown.is_empty() {
         return Err(listed("tensors that this model does not have", in_file(unknown, Vec::new())));
     }
-    Ok(Begun { tensors: found, unused: in_file(optional, replaced), names })
+    Ok(PartialLoad { tensors: found, unused: in_file(optional, replaced), names })
 }
 
 /// Returns the tensors by their names in the table. Each tensor keeps its name in the file.

@@ -266,14 +266,14 @@ fn to_hugging_face(c: &DeitConfig) -> Value {
 /// # Errors
 /// [`check`] fails, or the file cannot be written.
 pub fn write(config: &DeitConfig, form: Form, path: &Path) -> Result<()> {
-    write_named(config, form, None, path)
+    write_with_class_names(config, form, None, path)
 }
 
 /// Writes a configuration like [`write()`], with class names if there are any.
 ///
 /// # Errors
 /// Fails like [`write()`].
-pub fn write_named(config: &DeitConfig, form: Form, names: Option<&[String]>, path: &Path) -> Result<()> {
+pub fn write_with_class_names(config: &DeitConfig, form: Form, names: Option<&[String]>, path: &Path) -> Result<()> {
     check(config, form).at(format_args!("writing {}", path.display()))?;
     let mut json = to_json(config, form);
     if let Some(names) = names {

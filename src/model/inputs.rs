@@ -60,7 +60,7 @@ impl Input {
         match self.content {
             Content::Ints | Content::Fixed(_) => DType::I32,
             Content::Floats => float,
-            Content::Wide => float.wide(),
+            Content::Wide => float.accumulator(),
         }
     }
 

@@ -36,7 +36,7 @@ pub fn cases(harness: &mut Harness) {
 
 /// Accumulating and copying between types.
 fn mixed(harness: &mut Harness) {
-    let (float, wide) = (harness.float, harness.float.wide());
+    let (float, wide) = (harness.float, harness.float.accumulator());
     if float == wide {
         return;
     }

@@ -5,10 +5,10 @@ use crate::tensor::Tensor;
 
 /// Creates an update. `clip` is the maximum norm as a fraction of the gradients' norm.
 fn of(harness: &mut Harness, blocks: usize, clip: f64, step: i32) -> AdamW {
-    let (n, wide) = (blocks * ALIGN, harness.float.wide());
-    let params = harness.f32_input((&[n], 0));
-    let grads = harness.f32_input((&[n], 0));
-    let m = harness.f32_input((&[n], 0));
+    let (n, wide) = (blocks * ALIGN, harness.float.accumulator());
+    let params = harness.accumulator_input((&[n], 0));
+    let grads = harness.accumulator_input((&[n], 0));
+    let m = harness.accumulator_input((&[n], 0));
     // Second moments are means of squares. They are at least 0.01, so that a step is at most ten times the learning
     // rate.
     let squares: Vec<f64> = harness.random.floats(n).iter().map(|x| x * x + 0.01).collect();

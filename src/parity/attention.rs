@@ -122,7 +122,7 @@ fn of(harness: &mut Harness, (batch, tq, tk, heads, d): Sizes, with: Options) ->
         [like_q, like_k, like_k].map(|dims| rows(harness, dims, with.gap, false))
     };
     let out = rows(harness, like_q, with.gap, true);
-    let lse = harness.f32_output((&[batch, heads, tq], 0));
+    let lse = harness.accumulator_output((&[batch, heads, tq], 0));
     let key_mask = with.key_mask.then(|| {
         let mut seen = harness.random.ids(batch * tk, 3);
         // The last sequence has no key at all: its outputs are zeros, and its log-sum-exp is -infinity.
@@ -164,7 +164,7 @@ fn backward(harness: &mut Harness, sizes: Sizes, forward: Attention, with: Optio
     } else {
         [like_q, like_k, like_k].map(|dims| rows(harness, dims, gap, true))
     };
-    AttentionBackward { forward, dout, dq, dk, dv, delta: harness.f32_output((&[batch, heads, tq], 0)) }
+    AttentionBackward { forward, dout, dq, dk, dv, delta: harness.accumulator_output((&[batch, heads, tq], 0)) }
 }
 
 fn check(harness: &mut Harness, sizes: Sizes, with: Options) {

@@ -29,7 +29,7 @@ fn mix(harness: &mut Harness, labels: &[i32], vocab: usize) -> Mix {
     }
     Mix {
         labels: harness.integers(&[rows], &others),
-        share: harness.floats_of(harness.float.wide(), (&[rows], 0), &share),
+        share: harness.floats_of(harness.float.accumulator(), (&[rows], 0), &share),
     }
 }
 
@@ -60,7 +60,7 @@ fn of(
         Gradient::Apart => Some(harness.output((&[rows, vocab], of_gradient))),
         Gradient::InPlace => Some(logits),
     };
-    let (losses, loss) = (harness.f32_output((&[rows], 0)), harness.f32_output((&[1], 0)));
+    let (losses, loss) = (harness.accumulator_output((&[rows], 0)), harness.accumulator_output((&[1], 0)));
     let (ignore, smoothing, weight) = (IGNORE, 0.0, 1.0);
     CrossEntropy { logits, labels, mix, scored: None, losses, loss, first: 0, dlogits, ignore, smoothing, weight }
 }
@@ -89,7 +89,7 @@ pub fn cases(harness: &mut Harness) {
     // A micro-batch of a batch that has more scored rows; their number is arbitrary.
     for all_ignored in [false, true] {
         let op = of(harness, (9, 67), Gap::None, Gradient::Apart, all_ignored, false);
-        let scored = Some(harness.floats_of(harness.float.wide(), (&[1], 0), &[37.0]));
+        let scored = Some(harness.floats_of(harness.float.accumulator(), (&[1], 0), &[37.0]));
         check(harness, CrossEntropy { scored, ..op });
     }
     // Only the last row is scored.
@@ -113,7 +113,7 @@ fn strip(harness: &mut Harness, first: usize, rows: usize, all: usize, all_ignor
     let labels = labels(harness, all, 67, all_ignored);
     let mix = mixed.then(|| mix(harness, &labels, 67));
     let labels = harness.integers(&[all], &labels);
-    CrossEntropy { labels, mix, losses: harness.f32_input((&[all], 0)), first, ..op }
+    CrossEntropy { labels, mix, losses: harness.accumulator_input((&[all], 0)), first, ..op }
 }
 
 fn check(harness: &mut Harness, op: CrossEntropy) {

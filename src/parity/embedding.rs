@@ -63,7 +63,7 @@ fn backward(
     let ids = harness.integers(&[batch, time], &ids);
     let pitch = harness.pitch(width, gap);
     let dout = harness.input((&[batch, time, width], pitch));
-    let wide = harness.float.wide();
+    let wide = harness.float.accumulator();
     let mut target = |dtype: DType, rows: usize, add: bool| {
         let pitch = harness.pitch(width, gap);
         let rows = (&[rows, width][..], pitch);

@@ -73,7 +73,7 @@ pub struct Harness {
     pub float: DType,
     /// Whether the order of the devices' additions depends only on shapes. If not, each device is compared with the
     /// reference, and the devices are not compared with each other.
-    pub ordered: bool,
+    pub deterministic: bool,
     choice: Choice,
     /// Skip cases whose operation of this name is not supported.
     supports: Option<(&'static str, Supports)>,
@@ -199,8 +199,8 @@ impl Harness {
     }
 
     /// Like [`Harness::input`], in the accumulator type.
-    pub fn f32_input(&mut self, rows: Rows) -> Tensor {
-        self.input_of(self.float.wide(), rows)
+    pub fn accumulator_input(&mut self, rows: Rows) -> Tensor {
+        self.input_of(self.float.accumulator(), rows)
     }
 
     /// Like [`Harness::input`], in this type.
@@ -215,8 +215,8 @@ impl Harness {
     }
 
     /// Like [`Harness::output`], in the accumulator type.
-    pub fn f32_output(&mut self, rows: Rows) -> Tensor {
-        self.output_of(self.float.wide(), rows)
+    pub fn accumulator_output(&mut self, rows: Rows) -> Tensor {
+        self.output_of(self.float.accumulator(), rows)
     }
 
     /// Like [`Harness::output`], in this type.
@@ -365,7 +365,7 @@ impl Harness {
         }
         let after = (0..count).map(|i| self.memory(i)).collect::<Result<Vec<_>>>()?;
         for (i, memory) in after.iter().enumerate().take(self.subjects.len()).skip(1) {
-            if self.ordered && *memory != after[0] {
+            if self.deterministic && *memory != after[0] {
                 let [one, first] = [i, 0].map(|i| self.subjects[i].label());
                 let what = differences::first(op, &self.arenas, [memory, &after[0]]);
                 bail!(
@@ -394,7 +394,7 @@ impl Harness {
 
     fn compare(&mut self, op: &Op, tolerance: impl Fn(&Tensor, f64) -> f64) -> Result<()> {
         let Some(oracle) = self.oracle.as_mut().filter(|_| !self.subjects.is_empty()) else { return Ok(()) };
-        let compared = if self.ordered { 1 } else { self.subjects.len() };
+        let compared = if self.deterministic { 1 } else { self.subjects.len() };
         self.checked.insert(op.name());
         self.comparisons += 1;
         let mut outputs = Vec::new();

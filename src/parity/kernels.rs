@@ -119,7 +119,7 @@ pub(super) fn run(
     for &float in variant.floats {
         let mut harness = Harness::new(devices()?, choice);
         harness.float = float;
-        harness.ordered = variant.ordered;
+        harness.deterministic = variant.deterministic;
         harness.only(name, variant.supports);
         prepare(&mut harness);
         (stem.cases)(&mut harness);

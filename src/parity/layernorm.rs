@@ -50,7 +50,7 @@ fn of(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, how: Sum, 
     };
     let (weight, bias) = (harness.input((&[width], 0)), harness.input((&[width], 0)));
     let (out, mean, rstd) =
-        (harness.output((dims, of_out)), harness.f32_output((&[rows], 0)), harness.f32_output((&[rows], 0)));
+        (harness.output((dims, of_out)), harness.accumulator_output((&[rows], 0)), harness.accumulator_output((&[rows], 0)));
     LayerNorm { x, residual, sum, weight, bias, out, mean, rstd, eps: 1e-5 }
 }
 
@@ -98,11 +98,11 @@ fn backward(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, add:
     let mut target = |dtype: DType, dims: &[usize], pitch: usize, add: bool| -> Tensor {
         if add { harness.input_of(dtype, (dims, pitch)) } else { harness.output_of(dtype, (dims, pitch)) }
     };
-    let (dims, float, wide) = (&[rows, width], x.dtype(), x.dtype().wide());
+    let (dims, float, wide) = (&[rows, width], x.dtype(), x.dtype().accumulator());
     let dx = target(float, dims, of_dx, add.0);
     let (dweight, dbias) = (target(wide, &[width], 0, add.1), target(wide, &[width], 0, add.1));
     let dout = harness.input((dims, of_dout));
-    let partials = harness.f32_output((&[LayerNormBackward::partials(rows), 2 * width], 0));
+    let partials = harness.accumulator_output((&[LayerNormBackward::partials(rows), 2 * width], 0));
     let (accumulate_dx, accumulate) = add;
     LayerNormBackward { dout, x, weight, mean, rstd, dx, accumulate_dx, dweight, dbias, accumulate, partials }
 }
@@ -146,14 +146,14 @@ mod tests {
     use crate::device::Device;
     use crate::device::cuda;
     use crate::device::cuda::driver::emulator::Options;
-    use crate::device::cuda::variants::ladder;
+    use crate::device::cuda::variants::variants_of;
     use crate::parity::harness::{Choice, Harness};
 
     /// The backward pass uses the mean, the rstd and the sum as rounded to bf16, so the mean must be that of the
     /// rounded sum.
     #[test]
     fn the_saved_mean_is_that_of_the_rounded_sum() {
-        for variant in ladder("layernorm") {
+        for variant in variants_of("layernorm") {
             let mut device = cuda::emulated(Options::default());
             device.prefer(variant);
             let mut harness = Harness::new(vec![Box::new(device) as Box<dyn Device>], Choice::ALL);

@@ -164,8 +164,8 @@ fn of(harness: &mut Harness, batch: usize, (m, n, k): Sizes, (ta, tb): (bool, bo
     }
     op.out = match fused {
         Fused::Accumulate => harness.input((dims, of_out)),
-        Fused::Wide(true) => harness.f32_input((dims, of_out)),
-        Fused::Wide(false) | Fused::WideActivate => harness.f32_output((dims, of_out)),
+        Fused::Wide(true) => harness.accumulator_input((dims, of_out)),
+        Fused::Wide(false) | Fused::WideActivate => harness.accumulator_output((dims, of_out)),
         Fused::InPlace => op.residual.expect("given above"),
         _ => harness.output((dims, of_out)),
     };
@@ -335,7 +335,7 @@ fn exact(harness: &mut Harness) {
                     let rows = batch * rows;
                     let values: Vec<f64> =
                         harness.random.floats(rows * columns).iter().map(|v| (1.9 * v).trunc()).collect();
-                    let dtype = if wide { harness.float.wide() } else { harness.float };
+                    let dtype = if wide { harness.float.accumulator() } else { harness.float };
                     let pitch = harness.pitch(columns, ALIGNED);
                     harness.floats_of(dtype, (&[rows, columns], pitch), &values)
                 };

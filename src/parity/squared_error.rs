@@ -21,13 +21,13 @@ fn of(
         false => 2.5 + 2.5 * v,
     });
     let scores: Vec<f64> = scores.collect();
-    let targets = harness.floats_of(harness.float.wide(), (&[rows, width], of_targets), &scores);
+    let targets = harness.floats_of(harness.float.accumulator(), (&[rows, width], of_targets), &scores);
     let dx = match gradient {
         Gradient::None => None,
         Gradient::Apart => Some(harness.output((&[rows, width], of_dx))),
         Gradient::InPlace => Some(x),
     };
-    SquaredError { x, targets, scored: None, loss: harness.f32_output((&[1], 0)), dx, weight }
+    SquaredError { x, targets, scored: None, loss: harness.accumulator_output((&[1], 0)), dx, weight }
 }
 
 pub fn cases(harness: &mut Harness) {
@@ -47,7 +47,7 @@ pub fn cases(harness: &mut Harness) {
     // A micro-batch of a batch that has more scored elements; their number is arbitrary.
     for every in [0, 1, 3] {
         let op = of(harness, (7, 1), Gap::None, Gradient::Apart, every, 1.0);
-        let scored = Some(harness.floats_of(harness.float.wide(), (&[1], 0), &[29.0]));
+        let scored = Some(harness.floats_of(harness.float.accumulator(), (&[1], 0), &[29.0]));
         harness.check(SquaredError { scored, ..op }, |_, want| 2.0 * EPS * want.abs());
         harness.clear();
     }

@@ -35,10 +35,10 @@ fn program() -> Vec<Instruction> {
 /// Creates an update. `clip` is the maximum norm as a fraction of the gradients' norm, `states` the number of state
 /// tensors.
 fn of(harness: &mut Harness, blocks: usize, clip: f64, states: usize, program: &[Instruction]) -> Update {
-    let (n, wide) = (blocks * ALIGN, harness.float.wide());
-    let params = harness.f32_input((&[n], 0));
-    let grads = harness.f32_input((&[n], 0));
-    let states = [0, 1].map(|state| (state < states).then(|| harness.f32_input((&[n], 0))));
+    let (n, wide) = (blocks * ALIGN, harness.float.accumulator());
+    let params = harness.accumulator_input((&[n], 0));
+    let grads = harness.accumulator_input((&[n], 0));
+    let states = [0, 1].map(|state| (state < states).then(|| harness.accumulator_input((&[n], 0))));
     let decays: Vec<u8> = harness.random.ids(blocks, 2).iter().map(|&b| b as u8).collect();
     let decay_mask = harness.bytes(&decays);
     let norm = harness.floats_of(wide, (&[1], 0), &[3.7]);

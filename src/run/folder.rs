@@ -32,7 +32,7 @@ pub struct RunFolder {
 
 /// How a run was started: the content of `run.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct About {
+pub struct RunInfo {
     /// The format version: 1.
     pub format: u32,
     /// Version of vcycle.
@@ -60,7 +60,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// The folder exists already, or cannot be created or written.
-    pub fn create(dir: &Path, config: &Config, about: &About) -> Result<Self> {
+    pub fn create(dir: &Path, config: &Config, about: &RunInfo) -> Result<Self> {
         Self::refuse_existing(dir)?;
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
@@ -73,7 +73,7 @@ impl RunFolder {
         Self::fill(dir, config, about).inspect_err(|_| drop(fs::remove_dir_all(dir)))
     }
 
-    fn fill(dir: &Path, config: &Config, about: &About) -> Result<Self> {
+    fn fill(dir: &Path, config: &Config, about: &RunInfo) -> Result<Self> {
         let lock = lock(dir)?;
         let json = serde_json::to_string_pretty(about).map_err(|e| Error::new(e.to_string()));
         let json = json.at(dir.join(ABOUT).display())?;
@@ -107,7 +107,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// `dir` is not a run folder or is in use; the configuration is invalid.
-    pub fn open(dir: &Path) -> Result<(Self, Config, Option<About>)> {
+    pub fn open(dir: &Path) -> Result<(Self, Config, Option<RunInfo>)> {
         let path = dir.join(CONFIG);
         if !path.is_file() {
             bail!(
@@ -162,10 +162,10 @@ fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-impl About {
+impl RunInfo {
     /// Describes this process and machine, with the current time as the start time.
     pub fn this_process(device: &str, threads: usize, vector_unit: String) -> Self {
-        About {
+        RunInfo {
             format: 1,
             version: env!("CARGO_PKG_VERSION").into(),
             revision: revision(),

@@ -9,7 +9,7 @@ pub mod folder;
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
-use crate::eval::metrics::Measures;
+use crate::eval::metrics::TaskMetrics;
 use crate::families::build;
 use crate::families::dataset::Data;
 use crate::files::shell_quote;
@@ -23,7 +23,7 @@ use crate::train::memory_estimate::MemoryEstimate;
 use crate::train::settings;
 use crate::train::settings::{Branch, Settings};
 use crate::train::trainer::{Context, Ended, Trainer, points};
-use folder::{About, RunFolder};
+use folder::{RunInfo, RunFolder};
 use std::path::{Path, PathBuf};
 
 /// How a run ended.
@@ -36,7 +36,7 @@ pub enum Outcome {
         /// Last held-out loss of the V-cycle at level 1.
         loss: f64,
         /// Metrics of the V-cycle's model, for images and labelled texts. `None` if this process did not evaluate it.
-        measures: Option<Measures>,
+        measures: Option<TaskMetrics>,
         /// Savings compared with the baseline, if there is one.
         savings: Option<Savings>,
     },
@@ -75,7 +75,7 @@ pub struct Tools<'a> {
 /// # Errors
 /// Before `out` is created: invalid sizes or schemes, data that does not fit the model, or `out` exists. Later:
 /// training diverges, memory runs out, or a file cannot be written.
-pub fn train(config: &Config, about: &About, out: &Path, tools: Tools<'_>) -> Result<Outcome> {
+pub fn train(config: &Config, about: &RunInfo, out: &Path, tools: Tools<'_>) -> Result<Outcome> {
     // Check the sizes with a placeholder vocabulary first, so that errors appear before the data is prepared.
     build::build(config, 1)?;
     RunFolder::refuse_existing(out)?;
@@ -115,7 +115,7 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
 ///
 /// # Errors
 /// Those of [`train`] before `out` is created.
-pub fn budget(config: &Config, tools: &mut Tools<'_>) -> Result<MemoryEstimate> {
+pub fn memory_estimate(config: &Config, tools: &mut Tools<'_>) -> Result<MemoryEstimate> {
     build::build(config, 1)?;
     let data = open_data(config, tools.cache, tools.progress)?;
     MemoryEstimate::new(config, &build::build(config, data.facts())?, tools.device)

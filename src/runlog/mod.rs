@@ -9,7 +9,7 @@ pub mod tensorboard;
 
 use crate::bail;
 use crate::error::{Error, Result};
-use crate::eval::metrics::Measures;
+use crate::eval::metrics::TaskMetrics;
 use crate::train::checkpoint::State;
 use crate::train::settings::Change;
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,7 @@ pub enum Event {
         tokens: usize,
         /// Metrics for images and labelled texts.
         #[serde(skip_serializing_if = "Option::is_none")]
-        measures: Option<Measures>,
+        measures: Option<TaskMetrics>,
         /// Resident memory of the process, if the operating system reports it.
         resident_bytes: Option<u64>,
     },
@@ -269,7 +269,7 @@ impl Metrics {
                     ("progress/seconds", at.seconds),
                 ];
                 board.scalars(at.step, now, &values)?;
-                let measures = measures.iter().flat_map(Measures::named).filter(|(_, value)| value.is_finite());
+                let measures = measures.iter().flat_map(TaskMetrics::named).filter(|(_, value)| value.is_finite());
                 for (name, value) in measures {
                     board.scalars(at.step, now, &[(&format!("held_out/{name}"), value)])?;
                 }

@@ -361,7 +361,7 @@ impl Tape {
 
     /// Adds a buffer of the accumulator type.
     fn wide_buffer(&mut self, dims: &[usize]) -> Tensor {
-        self.buffer_of(self.float.wide(), dims, 1)
+        self.buffer_of(self.float.accumulator(), dims, 1)
     }
 
     /// Adds a buffer of type `dtype`, with rows padded to a multiple of `pad` elements if it has more than one

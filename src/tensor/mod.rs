@@ -40,7 +40,7 @@ impl DType {
 
     /// Returns the accumulator type that belongs to this type: F32 for BF16, and the type itself for all others.
     /// Statistics, losses, sums and parameter gradients have this type.
-    pub const fn wide(self) -> Self {
+    pub const fn accumulator(self) -> Self {
         match self {
             DType::BF16 => DType::F32,
             other => other,

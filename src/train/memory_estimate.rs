@@ -103,7 +103,7 @@ pub fn step(
         .collect();
     let table = model.table();
     let vars: Vec<_> = (0..table.params.len())
-        .map(|i| tape.param(table.tensor(i, NOWHERE, float), table.tensor(i, NOWHERE - 1, float.wide())))
+        .map(|i| tape.param(table.tensor(i, NOWHERE, float), table.tensor(i, NOWHERE - 1, float.accumulator())))
         .collect();
     let (first, second) = model.loss(&mut tape, &vars, &inputs, EachLoss::default(), recompute);
     let losses: Vec<_> = [Some(first), second].into_iter().flatten().collect();

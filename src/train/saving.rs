@@ -190,7 +190,7 @@ impl Trainer<'_, '_> {
 /// Writes a model folder in the Hugging Face format, atomically.
 fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
     write_dir_atomic(dir, |dir| {
-        hub::save_named(dir, model, params, device, data.class_names())?;
+        hub::save_with_class_names(dir, model, params, device, data.class_names())?;
         data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save_in(dir))
     })
 }

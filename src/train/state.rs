@@ -6,7 +6,7 @@ use crate::config::Precision;
 use crate::data::loader::batch::Field;
 use crate::device;
 use crate::device::ops::{Accumulate, StepState};
-use crate::device::{Device, Ticket};
+use crate::device::{Device, PendingRead};
 use crate::error::{At, Result};
 use crate::eval::held_out::Means;
 use crate::model::pass::{Pass, Weights};
@@ -40,7 +40,7 @@ pub struct StepReport {
 /// A step that was launched and whose results have not been read yet.
 #[derive(Clone, Copy, Debug)]
 pub struct PendingStep {
-    ticket: Ticket,
+    ticket: PendingRead,
     /// Number of losses to read: one or two per micro-batch.
     losses: usize,
     /// Number of the update, for error messages.

@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::device::timing::Total;
 use crate::error::Result;
 use crate::eval::held_out::Means;
-use crate::eval::metrics::{Agreement, Measures};
+use crate::eval::metrics::{MetricsAccumulator, TaskMetrics};
 use crate::families::build::Levels;
 use crate::families::dataset::Data;
 use crate::memory;
@@ -96,7 +96,7 @@ pub struct Trainer<'a, 'b> {
     /// Held-out loss of the last evaluation.
     pub(super) valid: f64,
     /// Metrics of the last evaluation in this process, for images and labelled texts.
-    pub measures: Option<Measures>,
+    pub measures: Option<TaskMetrics>,
     /// Time per operation in earlier processes.
     pub(super) operations: Vec<OperationTime>,
     /// The device's timers when this branch began in this process.
@@ -156,7 +156,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
     ) -> Result<Self> {
         let train = &context.config.train;
         let source = context.data.source(context.config)?;
-        let held_out = source.room(train.batch / train.accumulate)?;
+        let held_out = source.allocate(train.batch / train.accumulate)?;
         Ok(Trainer {
             branch,
             dir: dir.to_path_buf(),
@@ -355,7 +355,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
         &mut self,
         train_state: &mut TrainState,
         most: usize,
-        mut agreement: Option<&mut Agreement>,
+        mut agreement: Option<&mut MetricsAccumulator>,
     ) -> Result<(f64, usize, u64)> {
         let train = &self.context.config.train;
         let fields = &mut self.held_out;
@@ -380,7 +380,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
         };
         self.context.data.check_unchanged()?;
         let begin = Instant::now();
-        let mut agreement = Agreement::of(&*train_state.model);
+        let mut agreement = MetricsAccumulator::of(&*train_state.model);
         let (valid_loss, tokens, _) = self.held_out(train_state, most, agreement.as_mut())?;
         self.context.device.timings().mark("evaluation", self.at.step, begin);
         if !valid_loss.is_finite() {

@@ -109,7 +109,7 @@ fn invalid_configurations_are_rejected() {
     let missing = refused(dir.path(), &["train", "none.toml", "--out", "out"]);
     assert!(missing.contains("none.toml"), "{missing}");
     for (change, expected) in
-        [("nothing", "="), ("levels.9.train.steps=1", "list of 2"), ("train.batch.size=1", "no table")]
+        [("nothing", "="), ("levels.9.train.steps=1", "list of 2"), ("train.batch.size=1", "not a table")]
     {
         let text = refused(dir.path(), &["train", "run.toml", "--out", "out", "--set", change]);
         assert!(text.contains(expected), "{change}: {text}");
@@ -300,7 +300,7 @@ fn a_like_model_of_other_sizes_is_rejected() {
         (&[("vocab_size", 300.0)], "wte.weight of [300, 8]"),
         (&[("n_positions", 17.0)], "wpe.weight of [17, 8]"),
         (&[("n_inner", 40.0)], "c_fc.bias of [40]"),
-        (&[("layer_norm_epsilon", 1e-6)], "norms add 1e-6"),
+        (&[("layer_norm_epsilon", 1e-6)], "LayerNorm eps is 1e-6"),
         (&[("n_head", 1099511627776.0), ("n_embd", 4398046511104.0)], "n_"),
     ] {
         let mut like = config.clone();
@@ -347,7 +347,7 @@ fn short_texts_and_mismatched_tokenizers_are_handled() {
     };
     std::fs::write(at.join("one.txt"), "a").expect("written");
     vcycle::data::tokens::shard::write_shard(&at.join("none.bin"), &[], 256).expect("written");
-    for (data, expected) in [("one.txt", "one.txt holds 1 token;"), ("none.bin", "none.bin holds 0 tokens;")] {
+    for (data, expected) in [("one.txt", "one.txt has 1 token,"), ("none.bin", "none.bin has 0 tokens,")] {
         let (code, text) = eval(data);
         assert!(code == Some(2) && text.contains(expected) && text.contains("at least 2"), "{text}");
     }
@@ -375,7 +375,7 @@ fn short_texts_and_mismatched_tokenizers_are_handled() {
         &["eval", "char/vcycle/model", "--data", "run.toml"],
     ] {
         let text = refused(at, args);
-        assert!(text.contains("tokenizer.json gives token") && text.contains("trained with"), "{text}");
+        assert!(text.contains("tokenizer.json returns token") && text.contains("trained with"), "{text}");
     }
 }
 

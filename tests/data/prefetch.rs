@@ -102,7 +102,7 @@ impl Numbers {
 }
 
 impl Source for Numbers {
-    fn room(&self, rows: usize) -> Result<Vec<Field>> {
+    fn allocate(&self, rows: usize) -> Result<Vec<Field>> {
         self.rooms.fetch_add(1, Ordering::SeqCst);
         Ok(vec![Field::ints(rows, 1)?])
     }
@@ -111,7 +111,7 @@ impl Source for Numbers {
         self.training_rows(step, ROWS, 0, fields)
     }
 
-    fn grain(&self) -> Option<usize> {
+    fn chunk_rows(&self) -> Option<usize> {
         Some(2)
     }
 
@@ -132,7 +132,7 @@ impl Source for Numbers {
         Ok(())
     }
 
-    fn reads(&self) -> String {
+    fn describe(&self) -> String {
         "numbers.bin".to_owned()
     }
 

@@ -5,7 +5,7 @@ use crate::text::compressed;
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use std::io::Write;
-use vcycle::data::prepared::folder::{Facts, FolderSpec, open_folder, prepare_folder, read_facts, verify};
+use vcycle::data::prepared::folder::{DataFacts, FolderSpec, open_folder, prepare_folder, read_facts, verify};
 use vcycle::data::text::documents::{Division, Documents};
 use vcycle::data::text::{FLAGS, Marks, TextSource};
 use vcycle::data::tokenizer::encoder::Encoder;
@@ -35,7 +35,7 @@ fn source(inputs: &[PathBuf], marks: Marks) -> TextSource {
     TextSource { inputs: inputs.to_vec(), marks, field: "body".to_owned(), every: 4, keys: &FLAGS }
 }
 
-fn prepared(source: TextSource, tokenizer: &str, shard_tokens: u64, dir: &Path) -> Facts {
+fn prepared(source: TextSource, tokenizer: &str, shard_tokens: u64, dir: &Path) -> DataFacts {
     let spec = FolderSpec { source, tokenizer: tokenizer.to_owned(), shard_tokens };
     prepare_folder(&spec, dir, &mut |_| ()).unwrap()
 }

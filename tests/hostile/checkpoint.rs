@@ -16,7 +16,7 @@ use vcycle::config::Config;
 use vcycle::data::fingerprint::Fingerprint;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
-use vcycle::run::folder::About;
+use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
 
@@ -71,7 +71,7 @@ fn run(dir: &Path, config: Option<&Config>, steps: usize) -> Result<Option<Vec<u
     let cache = dir.with_file_name("data");
     let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop: &stop };
     let outcome = match config {
-        Some(config) => train(config, &About::this_process("cpu", 1, String::new()), dir, tools)?,
+        Some(config) => train(config, &RunInfo::this_process("cpu", 1, String::new()), dir, tools)?,
         None => resume(dir, tools)?,
     };
     Ok(match outcome {

@@ -6,7 +6,7 @@ use std::path::Path;
 use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
-use vcycle::run::folder::About;
+use vcycle::run::folder::RunInfo;
 use vcycle::run::{Tools, train};
 use vcycle::runlog::progress::Progress;
 
@@ -95,7 +95,7 @@ fn run(dir: &Path, changes: &[String]) -> Result<Config> {
     let out = dir.join("out");
     let (mut device, mut progress, cache) = (Cpu::new(1), Progress::new(true), dir.join("cache"));
     let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop: &|| false };
-    let done = train(&config, &About::this_process("cpu", 1, String::new()), &out, tools);
+    let done = train(&config, &RunInfo::this_process("cpu", 1, String::new()), &out, tools);
     // Remove what it left, so that the next case starts afresh.
     let _ = std::fs::remove_dir_all(&out);
     done.map(|_| accepted).map_err(|e| e.at("run.toml"))

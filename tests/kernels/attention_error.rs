@@ -4,7 +4,7 @@
 
 use half::bf16;
 use vcycle::device::cuda::driver::emulator::Options;
-use vcycle::device::cuda::variants::{Variant, ladder};
+use vcycle::device::cuda::variants::{Variant, variants_of};
 use vcycle::device::ops::{Attention, AttentionBackward, Op};
 use vcycle::device::reference::Reference;
 use vcycle::device::{Device, alloc_tensor, cuda, read_floats, write_floats};
@@ -63,7 +63,7 @@ fn on_device(device: &mut dyn Device, dtype: DType, shape: Shape, inputs: &Input
     let mut tensor = |dtype: DType, dims: &[usize]| alloc_tensor(device, dtype, dims).expect("memory for a test");
     let [q, k, v, dout] = [tq, tk, tk, tq].map(|time| tensor(dtype, &[1, time, heads, d]));
     let [out, dq, dk, dv] = [tq, tq, tk, tk].map(|time| tensor(dtype, &[1, time, heads, d]));
-    let [lse, delta] = [(); 2].map(|()| tensor(dtype.wide(), &[1, heads, tq]));
+    let [lse, delta] = [(); 2].map(|()| tensor(dtype.accumulator(), &[1, heads, tq]));
     for (t, values) in [q, k, v, dout].iter().zip(inputs) {
         write_floats(device, t, values).expect("values for a tensor");
     }
@@ -132,7 +132,7 @@ fn error(got: &[f64], want: &[f64]) -> f64 {
 /// Checks the variants of this name of both operations.
 fn check_errors(name: &str) {
     let variants: Vec<&Variant> =
-        ["attention", "attention_backward"].iter().filter_map(|op| ladder(op).find(|v| v.name == name)).collect();
+        ["attention", "attention_backward"].iter().filter_map(|op| variants_of(op).find(|v| v.name == name)).collect();
     assert_eq!(variants.len(), 2, "variants {name}");
     let mut random = Random::new(0xbf16);
     for shape in SHAPES {

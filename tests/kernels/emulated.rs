@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use vcycle::device::cuda::driver::emulator::{Log, Options, kernels};
-use vcycle::device::cuda::variants::{VARIANTS, ladder};
+use vcycle::device::cuda::variants::{VARIANTS, variants_of};
 use vcycle::parity::harness::{Choice, Harness};
 use vcycle::parity::kernels::emulated;
 
@@ -32,7 +32,7 @@ stems! {
 
 /// Checks that all variants of an operation match the reference and run every kernel that they name.
 fn variants(operation: &str) {
-    for variant in ladder(operation) {
+    for variant in variants_of(operation) {
         let log = Arc::new(Mutex::new(Log::default()));
         let largest = if variant.name == "naive" { LARGEST_NAIVE } else { LARGEST };
         for (checks, every, flops) in [(false, 1, largest), (true, 7, LARGEST / 50)] {

@@ -12,10 +12,10 @@ use vcycle::device::cuda::Cuda;
 use vcycle::device::cuda::driver::{Driver, Part, Rows};
 use vcycle::device::cuda::gpu_spec::GpuSpec;
 use vcycle::device::cuda::launch::{Launch, Region};
-use vcycle::device::cuda::variants::ladder;
+use vcycle::device::cuda::variants::variants_of;
 use vcycle::device::ops::{ColumnSum, Embedding, Fill, LayerNorm, Linear, Multilevel, Op};
 use vcycle::device::reference::Reference;
-use vcycle::device::{Device, Ticket, alloc_tensor, read_floats, write_floats};
+use vcycle::device::{Device, PendingRead, alloc_tensor, read_floats, write_floats};
 use vcycle::error::{Error, Result};
 use vcycle::parity::harness::{Choice, Harness};
 use vcycle::parity::{STEMS, Size};
@@ -287,11 +287,11 @@ impl Driver for Fake {
         Ok(())
     }
 
-    fn read_async(&mut self, _: Rows) -> Result<Ticket> {
-        Ok(Ticket(0))
+    fn read_async(&mut self, _: Rows) -> Result<PendingRead> {
+        Ok(PendingRead(0))
     }
 
-    fn wait_read(&mut self, _: Ticket, _: &mut [u8]) -> Result<()> {
+    fn wait_read(&mut self, _: PendingRead, _: &mut [u8]) -> Result<()> {
         Ok(())
     }
 
@@ -349,7 +349,7 @@ fn hungry() -> (Cuda<Fake>, Rc<RefCell<Books>>, [Op; 3]) {
     let mut device = Cuda::new("fake", Fake(books.clone()));
     // Without graphs, replays pass their operands to the driver.
     device.use_graphs(false);
-    let vector = ladder("column_sum").find(|variant| variant.name == "vector").expect("a variant with a workspace");
+    let vector = variants_of("column_sum").find(|variant| variant.name == "vector").expect("a variant with a workspace");
     device.prefer(vector);
     let ops = [64, 9_600, 1 << 18].map(|rows| {
         let (x, out) = (tensor(&mut device, &[rows, 128]), tensor(&mut device, &[128]));

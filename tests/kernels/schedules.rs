@@ -2,14 +2,14 @@
 //! and says that this may be a race.
 
 use vcycle::device::cuda::driver::emulator::Options;
-use vcycle::device::cuda::variants::ladder;
+use vcycle::device::cuda::variants::variants_of;
 use vcycle::parity::kernels::{QUICK, emulated, sites};
 
 /// The kernel runs without its only barrier and without checks. The first column is then summed by a thread that runs
 /// first in one order and last in the other.
 #[test]
 fn other_bits_name_schedules_and_element() {
-    let variant = ladder("column_sum").find(|v| v.name == "vector").expect("a variant");
+    let variant = variants_of("column_sum").find(|v| v.name == "vector").expect("a variant");
     let own = |file: &str| file == "kernels/column_sum.cu";
     let barriers: Vec<_> = sites(variant).expect("sites").into_iter().filter(|site| own(&site.file)).collect();
     let schedules = Options::schedules(false).map(|o| Options { drop: barriers.last().cloned(), ..o });

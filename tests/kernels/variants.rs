@@ -37,7 +37,7 @@ fn gpt2_step(float: DType) -> Vec<Op> {
     let (ids, labels) = (input(&mut tape), input(&mut tape));
     let table = gpt.table();
     let vars: Vec<_> = (0..table.params.len())
-        .map(|i| tape.param(table.tensor(i, 2, float), table.tensor(i, 3, float.wide())))
+        .map(|i| tape.param(table.tensor(i, 2, float), table.tensor(i, 3, float.accumulator())))
         .collect();
     let (loss, _) = gpt.loss(&mut tape, &vars, &[ids, labels], EachLoss::default(), false);
     tape.backward(&[loss]);
@@ -69,9 +69,9 @@ fn a_step_of_gpt2_uses_tensor_cores_and_16_byte_accesses() {
 #[test]
 fn nondeterministic_variants_are_not_chosen_automatically() {
     for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
-        assert!(variants::choose(&op, &GpuSpec::H100).is_some_and(|v| v.ordered), "{op:?}");
+        assert!(variants::choose(&op, &GpuSpec::H100).is_some_and(|v| v.deterministic), "{op:?}");
     }
-    let nondeterministic: Vec<_> = VARIANTS.iter().filter(|v| !v.ordered).map(|v| (v.operation, v.name)).collect();
+    let nondeterministic: Vec<_> = VARIANTS.iter().filter(|v| !v.deterministic).map(|v| (v.operation, v.name)).collect();
     assert_eq!(nondeterministic, [("attention_backward", "reduce")]);
 }
 

@@ -205,16 +205,16 @@ thread_local! {
 }
 
 impl Source for StartTogether {
-    fn room(&self, rows: usize) -> Result<Vec<Field>> {
-        self.source.room(rows)
+    fn allocate(&self, rows: usize) -> Result<Vec<Field>> {
+        self.source.allocate(rows)
     }
 
     fn training_batch(&self, step: u64, fields: &mut [Field]) -> Result<()> {
         self.source.training_batch(step, fields)
     }
 
-    fn grain(&self) -> Option<usize> {
-        self.source.grain()
+    fn chunk_rows(&self) -> Option<usize> {
+        self.source.chunk_rows()
     }
 
     fn training_rows(&self, step: u64, batch: usize, first: usize, fields: &mut [Field]) -> Result<()> {
@@ -224,8 +224,8 @@ impl Source for StartTogether {
         self.source.training_rows(step, batch, first, fields)
     }
 
-    fn reads(&self) -> String {
-        self.source.reads()
+    fn describe(&self) -> String {
+        self.source.describe()
     }
 
     fn held_out_batch(&self, index: usize, fields: &mut [Field]) -> Result<Option<usize>> {

@@ -4,7 +4,7 @@ use super::allocator::alone;
 use std::cell::Cell;
 use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
-use vcycle::run::folder::About;
+use vcycle::run::folder::RunInfo;
 use vcycle::run::{Tools, train};
 use vcycle::runlog::progress::Progress;
 
@@ -62,7 +62,7 @@ fn memory_stays_flat_for_3000_steps() {
     };
     let cache = dir.path().join("data");
     let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop: &stop };
-    let about = About::this_process("cpu", 1, String::new());
+    let about = RunInfo::this_process("cpu", 1, String::new());
     train(&config, &about, &dir.path().join("out"), tools).expect("a run");
     assert_eq!(steps.get(), 3000);
     // 600 evaluations are kept in memory, 56 bytes each, and the allocator takes memory from the system in larger

@@ -443,7 +443,7 @@ fn schemes_that_do_not_fit_are_rejected_with_the_reason() {
         (Scheme::default(), shape(3, 2), "cannot be divided into 3 equal groups"),
         (Scheme::default(), shape(8, 2), "swap the models"),
         (Scheme { head_size: Some(8), ..Scheme::default() }, small, "the scheme says 8"),
-        (Scheme::default(), ModelShape { head_size: 8, ..small }, "share the head size"),
+        (Scheme::default(), ModelShape { head_size: 8, ..small }, "must have the same head size"),
     ] {
         let error = scheme.resolve(big, small).expect_err("rejected").to_string();
         assert!(error.contains(expected), "{error:?} does not contain {expected:?}");

@@ -15,7 +15,7 @@ use vcycle::model::Model;
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::feed::Inputs;
 use vcycle::model::store::Store;
-use vcycle::run::folder::About;
+use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
 use vcycle::tape::{Mode, Tape};
@@ -36,7 +36,7 @@ fn ok(args: &[&str]) -> String {
 fn run(config: &Config, dir: &Path, every: usize) {
     let mut device = Cpu::new(1);
     let mut progress = Progress::new(true);
-    let about = About::this_process("cpu", 1, String::new());
+    let about = RunInfo::this_process("cpu", 1, String::new());
     let mut first = true;
     loop {
         let steps = std::cell::Cell::new(0);
@@ -87,7 +87,7 @@ fn score_by_hand(model: &Path, config: &Path, cache: &Path) -> (usize, f64, [usi
     let float = device.float();
     let mut inputs = Inputs::new(device, &*model, (1, 0).into(), float).expect("memory");
     let (mut tape, mut vars) = (Tape::new(float, state), Vec::new());
-    let mut fields = source.room(1).expect("memory");
+    let mut fields = source.allocate(1).expect("memory");
     let (mut images, mut loss, mut hits) = (0, 0.0, [0; 2]);
     while source.held_out_batch(images, &mut fields).expect("an image").is_some() {
         inputs.write(device, &fields, 0).expect("written");

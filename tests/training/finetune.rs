@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use vcycle::config::Config;
 use vcycle::data::text::read_text;
 use vcycle::device::cpu::Cpu;
-use vcycle::eval::metrics::Measures;
-use vcycle::run::folder::About;
+use vcycle::eval::metrics::TaskMetrics;
+use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
 
@@ -255,7 +255,7 @@ fn v_cycles_from_a_checkpoint_resume_with_the_same_bits() {
 /// Trains in `dir`, stopping after every `every` steps and resuming.
 fn train_with_stops(config: &Config, dir: &Path, every: usize) {
     let (mut device, mut progress) = (Cpu::new(1), Progress::new(true));
-    let about = About::this_process("cpu", 1, String::new());
+    let about = RunInfo::this_process("cpu", 1, String::new());
     for number in 0.. {
         let steps = std::cell::Cell::new(0);
         let stop = || {
@@ -266,7 +266,7 @@ fn train_with_stops(config: &Config, dir: &Path, every: usize) {
         let outcome = if number == 0 { train(config, &about, dir, tools) } else { resume(dir, tools) };
         if let Outcome::Finished { measures, .. } = outcome.expect("a run") {
             assert!(number > 1, "the run was not stopped often enough");
-            assert!(matches!(measures, Some(Measures::Classes { .. }) | None), "{measures:?}");
+            assert!(matches!(measures, Some(TaskMetrics::Classes { .. }) | None), "{measures:?}");
             return;
         }
     }

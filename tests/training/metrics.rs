@@ -11,7 +11,7 @@ use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
 use vcycle::eval::Forward;
 use vcycle::eval::held_out::held_out;
-use vcycle::eval::metrics::{Agreement, Measures};
+use vcycle::eval::metrics::{MetricsAccumulator, TaskMetrics};
 use vcycle::eval::perplexity::perplexity;
 use vcycle::families::dataset::Data;
 use vcycle::hub::checkpoint;
@@ -38,7 +38,7 @@ fn row(classes: usize, class: usize) -> Vec<f32> {
 /// Returns accuracy, F1 and Matthews correlation of predictions that arrive in batches of three. The last batch is
 /// padded with rows that must not count.
 fn classes(count: usize, predicted: &[usize], labels: &[i32]) -> (f64, Option<f64>, f64) {
-    let mut agreement = Agreement::Classes { classes: count, predicted: Vec::new(), labels: Vec::new() };
+    let mut agreement = MetricsAccumulator::Classes { classes: count, predicted: Vec::new(), labels: Vec::new() };
     for (predicted, labels) in predicted.chunks(3).zip(labels.chunks(3)) {
         let rest = 3 - labels.len();
         let scores: Vec<f32> = predicted.iter().chain(&vec![0; rest]).flat_map(|&class| row(count, class)).collect();
@@ -47,7 +47,7 @@ fn classes(count: usize, predicted: &[usize], labels: &[i32]) -> (f64, Option<f6
         agreement.add(&scores, &[unused.clone(), unused, given], labels.len());
     }
     match agreement.measures().expect("measures") {
-        Measures::Classes { accuracy, f1, matthews } => (accuracy, f1, matthews),
+        TaskMetrics::Classes { accuracy, f1, matthews } => (accuracy, f1, matthews),
         other => panic!("{other:?}"),
     }
 }
@@ -55,17 +55,17 @@ fn classes(count: usize, predicted: &[usize], labels: &[i32]) -> (f64, Option<f6
 /// Of classes with equal scores the first one is predicted, even if a class before it has a lower score.
 #[test]
 fn ties_are_resolved_to_the_first_class() {
-    let mut agreement = Agreement::Classes { classes: 3, predicted: Vec::new(), labels: Vec::new() };
+    let mut agreement = MetricsAccumulator::Classes { classes: 3, predicted: Vec::new(), labels: Vec::new() };
     agreement.add(&[0.5, 0.5, 0.1, 0.2, 0.7, 0.7], &[Field::Ints(vec![0, 1])], 2);
-    let Measures::Classes { accuracy, .. } = agreement.measures().expect("measures") else {
+    let TaskMetrics::Classes { accuracy, .. } = agreement.measures().expect("measures") else {
         panic!("expected metrics of classes")
     };
     close(accuracy, 1.0);
 }
 
 /// Ten examples, two of class 1: 1 true positive, 1 false negative, 2 false positives, 6 true negatives. As defined in
-/// `sklearn.metrics`: accuracy (TP + TN) / n; F1 of class 1 is 2 TP / (2 TP + FP + FN) (of class 0 it would be 12 /
-/// 15); Matthews (TP TN - FP FN) / sqrt((TP + FP) (TP + FN) (TN + FP) (TN + FN)).
+/// `sklearn.metrics`: accuracy is (TP + TN) / n; F1 of class 1 is 2 TP / (2 TP + FP + FN) (of class 0 it would be
+/// 12 / 15); Matthews correlation is (TP TN - FP FN) / sqrt((TP + FP) (TP + FN) (TN + FP) (TN + FN)).
 #[test]
 fn metrics_of_two_unbalanced_classes() {
     let labels = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -90,18 +90,18 @@ fn metrics_of_three_classes() {
     close(matthews, (9.0 * 14.0 - (28.0 + 8.0 + 30.0)) / ((196.0 - 78.0) * (196.0 - 68.0f64)).sqrt());
 }
 
-/// For x = (2, 4, 4, 7, 13) and y = (1, 3, 2, 2, 7), whose means are 6 and 3: `scipy.stats.pearsonr` is 37 / sqrt(74
-/// 22), from the differences (-4, -2, -2, 1, 7) and (-2, 0, -1, -1, 4). `scipy.stats.spearmanr` is the same of the
-/// ranks (1, 2.5, 2.5, 4, 5) and (1, 4, 2.5, 2.5, 5), where ties share their mean rank: 7.25 / 9.5. (The formula by
-/// squared differences of ranks would be 0.775.)
+/// For x = (2, 4, 4, 7, 13) and y = (1, 3, 2, 2, 7), whose means are 6 and 3: `scipy.stats.pearsonr` is
+/// 37 / sqrt(74 22), from the differences (-4, -2, -2, 1, 7) and (-2, 0, -1, -1, 4). `scipy.stats.spearmanr` is the
+/// correlation of the ranks (1, 2.5, 2.5, 4, 5) and (1, 4, 2.5, 2.5, 5), where ties share their mean rank: 7.25 / 9.5.
+/// (The formula that uses squared differences of ranks would give 0.775.)
 #[test]
 fn correlations_of_numbers_with_ties() {
     let (predicted, labels) = ([2.0f32, 4.0, 4.0, 7.0, 13.0], [1.0f32, 3.0, 2.0, 2.0, 7.0]);
-    let mut agreement = Agreement::Values { predicted: Vec::new(), labels: Vec::new() };
+    let mut agreement = MetricsAccumulator::Values { predicted: Vec::new(), labels: Vec::new() };
     agreement.add(&predicted[..3], &[Field::Floats(labels[..3].to_vec())], 3);
     // A batch of three with only two examples; the last row is padding.
     agreement.add(&[7.0, 13.0, 99.0], &[Field::Floats(vec![2.0, 7.0, -99.0])], 2);
-    let Measures::Values { pearson, spearman } = agreement.measures().expect("measures") else {
+    let TaskMetrics::Values { pearson, spearman } = agreement.measures().expect("measures") else {
         panic!("expected metrics of numbers")
     };
     close(pearson, 37.0 / (74.0f64 * 22.0).sqrt());
@@ -113,7 +113,7 @@ fn correlations_of_numbers_with_ties() {
 #[test]
 fn top_1_and_top_5_of_seven_classes() {
     let labels = [0, 4, 5, 6, 0, 1];
-    let mut agreement = Agreement::Images { hits: [0; 2], images: 0 };
+    let mut agreement = MetricsAccumulator::Images { hits: [0; 2], images: 0 };
     let falling = || (0..7).map(|class| -(class as f32));
     for batch in labels.chunks(4) {
         // The padding rows have label 0, which would count as correct.
@@ -123,12 +123,12 @@ fn top_1_and_top_5_of_seven_classes() {
             [Field::Floats(vec![0.0]), Field::Ints(given), Field::Ints(vec![6; 4]), Field::Floats(vec![1.0; 4])];
         agreement.add(&scores, &fields, batch.len());
     }
-    assert_eq!(agreement.measures().expect("measures"), Measures::Images { top1: 2.0 / 6.0, top5: 4.0 / 6.0 });
+    assert_eq!(agreement.measures().expect("measures"), TaskMetrics::Images { top1: 2.0 / 6.0, top5: 4.0 / 6.0 });
     // Of classes with equal scores the first ones rank higher.
     for (label, top1, top5) in [(0, 1.0, 1.0), (1, 0.0, 1.0), (4, 0.0, 1.0), (5, 0.0, 0.0), (6, 0.0, 0.0)] {
-        let mut agreement = Agreement::Images { hits: [0; 2], images: 0 };
+        let mut agreement = MetricsAccumulator::Images { hits: [0; 2], images: 0 };
         agreement.add(&[0.25; 7], &[Field::Floats(vec![0.0]), Field::Ints(vec![label])], 1);
-        assert_eq!(agreement.measures().expect("measures"), Measures::Images { top1, top5 }, "{label}");
+        assert_eq!(agreement.measures().expect("measures"), TaskMetrics::Images { top1, top5 }, "{label}");
     }
 }
 
@@ -138,7 +138,7 @@ struct Fixed {
 }
 
 impl Source for Fixed {
-    fn room(&self, _rows: usize) -> Result<Vec<Field>> {
+    fn allocate(&self, _rows: usize) -> Result<Vec<Field>> {
         Ok(self.batches[0].0.clone())
     }
 
@@ -146,7 +146,7 @@ impl Source for Fixed {
         unreachable!("this source is only evaluated")
     }
 
-    fn reads(&self) -> String {
+    fn describe(&self) -> String {
         "examples".into()
     }
 
@@ -206,7 +206,7 @@ fn a_half_full_last_batch_of_images_is_weighted_by_its_images() {
     let each = losses(&scores);
     assert_eq!(found.scored, 10);
     close_loss(found.loss, (8.0 * each[0] + each[5] + each[4]) / 10.0);
-    assert_eq!(found.measures, Some(Measures::Images { top1: 0.8, top5: 0.9 }));
+    assert_eq!(found.measures, Some(TaskMetrics::Images { top1: 0.8, top5: 0.9 }));
 }
 
 /// Returns a GPT with a vocabulary of 7 that predicts the same scores at every position.
@@ -323,7 +323,7 @@ train = { steps = 20, lr = 1e-2 }
         let read = Config::read(&at.join("run.toml"), &changes).expect("a configuration");
         let source = Data::open(&read, at, &mut |_| {}).expect("data").source(&read).expect("a source");
         let mut windows = Vec::new();
-        let mut fields = source.room(1).expect("memory");
+        let mut fields = source.allocate(1).expect("memory");
         while let Some(scored) = source.held_out_batch(windows.len(), &mut fields).expect("tokens") {
             let one = Fixed { batches: vec![(fields.clone(), scored)] };
             let found = held_out(device, &*loaded.model, &loaded.store, &one, (1, 8).into()).expect("a loss");

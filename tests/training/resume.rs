@@ -12,9 +12,9 @@ use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::Op;
 use vcycle::device::timing::Timings;
-use vcycle::device::{Device, Graph, Ticket};
+use vcycle::device::{Device, Graph, PendingRead};
 use vcycle::error::Result;
-use vcycle::run::folder::About;
+use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
 use vcycle::tensor::{DType, Tensor};
@@ -111,12 +111,12 @@ impl Device for Counting {
         self.count(Call::Read { bytes: bytes.len() });
         self.inner.read(from, bytes)
     }
-    fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
+    fn read_async(&mut self, from: &Tensor) -> Result<PendingRead> {
         self.count(Call::Read { bytes: from.numel() * from.dtype().bytes() });
         self.inner.read_async(from)
     }
 
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()> {
         self.inner.wait_read(ticket, bytes)
     }
 
@@ -155,7 +155,7 @@ fn run(dir: &Path, out: &str, go_on: bool, kill_at: Option<usize>, stop: &dyn Fn
     let mut progress = Progress::new(true);
     let cache = dir.join("data");
     let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop };
-    let about = About::this_process("cpu", 1, String::new());
+    let about = RunInfo::this_process("cpu", 1, String::new());
     let outcome = match go_on {
         true => resume(&dir.join(out), tools),
         false => train(&config, &about, &dir.join(out), tools),

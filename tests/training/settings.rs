@@ -11,7 +11,7 @@ use vcycle::config::Config;
 use vcycle::data::fingerprint::Fingerprint;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
-use vcycle::run::folder::About;
+use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
 
@@ -57,7 +57,7 @@ fn run(dir: &Path, config: Option<&Config>, steps: u64) -> Result<Outcome> {
     let cache = dir.with_file_name("data");
     let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop: &stop };
     match config {
-        Some(config) => train(config, &About::this_process("cpu", 1, String::new()), dir, tools),
+        Some(config) => train(config, &RunInfo::this_process("cpu", 1, String::new()), dir, tools),
         None => resume(dir, tools),
     }
 }

@@ -13,7 +13,7 @@ use vcycle::device::Device;
 use vcycle::device::cpu::Cpu;
 use vcycle::families::build;
 use vcycle::model::store::Store;
-use vcycle::run::folder::About;
+use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, train};
 use vcycle::runlog::progress::Progress;
 
@@ -58,7 +58,7 @@ fn run(dir: &Path, out: &str, config: &Config, steps: usize) -> Outcome {
     };
     let cache = dir.join("data");
     let tools = Tools { device: &mut device, cache: &cache, progress: &mut progress, stop: &stop };
-    train(config, &About::this_process("cpu", 1, String::new()), &dir.join(out), tools).expect("a run")
+    train(config, &RunInfo::this_process("cpu", 1, String::new()), &dir.join(out), tools).expect("a run")
 }
 
 /// Returns the metrics lines of one kind.

@@ -1,7 +1,7 @@
 //! Matrix products of linear layers.
 
 use super::{Case, Prepared, case};
-use crate::bench::inputs::Maker;
+use crate::bench::inputs::OperandAllocator;
 use crate::device::ops::{Linear, Op, Operation};
 use crate::error::Result;
 
@@ -39,21 +39,21 @@ impl Gemm {
         if self.tied { [self.n, self.k] } else { [self.k, self.n] }
     }
 
-    fn forward(self, maker: &mut Maker) -> Result<Prepared> {
+    fn forward(self, maker: &mut OperandAllocator) -> Result<Prepared> {
         let (x, w) = (maker.input(&[self.m, self.k], ROWS)?, maker.input(&self.weight(), ROWS)?);
         let y = maker.output(&[self.m, self.n], self.pad())?;
         Ok(Op::from(Linear::product(x, w, y, (false, self.tied))).into())
     }
 
-    fn dx(self, maker: &mut Maker) -> Result<Prepared> {
+    fn dx(self, maker: &mut OperandAllocator) -> Result<Prepared> {
         let (dy, w) = (maker.input(&[self.m, self.n], self.pad())?, maker.input(&self.weight(), ROWS)?);
         let dx = maker.output(&[self.m, self.k], ROWS)?;
         Ok(Op::from(Linear::product(dy, w, dx, (false, !self.tied))).into())
     }
 
-    fn dw(self, maker: &mut Maker) -> Result<Prepared> {
+    fn dw(self, maker: &mut OperandAllocator) -> Result<Prepared> {
         let (x, dy) = (maker.input(&[self.m, self.k], ROWS)?, maker.input(&[self.m, self.n], self.pad())?);
-        let dw = maker.f32_output(&self.weight(), ROWS)?;
+        let dw = maker.accumulator_output(&self.weight(), ROWS)?;
         let (a, b) = if self.tied { (dy, x) } else { (x, dy) };
         Ok(Op::from(Linear::product(a, b, dw, (true, false))).into())
     }

@@ -4,7 +4,7 @@ mod gemm;
 mod layers;
 mod training;
 
-use super::inputs::Maker;
+use super::inputs::OperandAllocator;
 use super::shapes::{Shape, Subject};
 use crate::device::ops::Op;
 use crate::error::Result;
@@ -24,7 +24,7 @@ impl From<Op> for Prepared {
 }
 
 /// Allocates a set of operands and returns the operation on them.
-type Build = Box<dyn Fn(&mut Maker) -> Result<Prepared>>;
+type Build = Box<dyn Fn(&mut OperandAllocator) -> Result<Prepared>>;
 
 /// One operation to measure.
 pub struct Case {
@@ -36,7 +36,7 @@ pub struct Case {
     pub build: Build,
 }
 
-fn case(name: &'static str, operation: &'static str, build: impl Fn(&mut Maker) -> Result<Prepared> + 'static) -> Case {
+fn case(name: &'static str, operation: &'static str, build: impl Fn(&mut OperandAllocator) -> Result<Prepared> + 'static) -> Case {
     Case { name, operation, build: Box::new(build) }
 }
 

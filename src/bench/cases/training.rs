@@ -2,7 +2,7 @@
 
 use super::{Case, Prepared, case};
 use crate::bail;
-use crate::bench::inputs::Maker;
+use crate::bench::inputs::OperandAllocator;
 use crate::bench::workload::gpt;
 use crate::device::ops::{ALIGN, AdamW, Multilevel, Op, Operation, StepState};
 use crate::error::Result;
@@ -15,17 +15,17 @@ use crate::multilevel::{Rules, Scheme};
 pub fn adamw(count: usize) -> Vec<Case> {
     vec![case("update", AdamW::NAME, move |maker| {
         let n = count.next_multiple_of(ALIGN);
-        let params = maker.f32_input(&[n], |x| 0.1 * x)?;
-        let grads = maker.f32_input(&[n], |x| 0.01 * x)?;
-        let m = maker.f32_input(&[n], |x| 0.01 * x)?;
+        let params = maker.accumulator_input(&[n], |x| 0.1 * x)?;
+        let grads = maker.accumulator_input(&[n], |x| 0.01 * x)?;
+        let m = maker.accumulator_input(&[n], |x| 0.01 * x)?;
         // Second moments are means of squares, so not negative.
-        let v = maker.f32_input(&[n], |x| 1e-4 * x * x)?;
-        let copy = match maker.float == maker.float.wide() {
+        let v = maker.accumulator_input(&[n], |x| 1e-4 * x * x)?;
+        let copy = match maker.float == maker.float.accumulator() {
             true => None,
             false => Some(maker.output(&[n], 1)?),
         };
         let decay_mask = maker.mask(n / ALIGN)?;
-        let norm = maker.f32_input(&[1], |x| 2.0 + x)?;
+        let norm = maker.accumulator_input(&[1], |x| 2.0 + x)?;
         let (beta1, beta2) = (0.9, 0.95);
         let correction = |beta: f64| (1.0 - beta.powi(10)) as f32;
         let state =
@@ -49,7 +49,7 @@ pub fn multilevel(sizes: Sizes) -> Vec<Case> {
     ]
 }
 
-fn operator(maker: &mut Maker, [layers, heads, width, context, vocab]: Sizes, alpha: Option<f64>) -> Result<Prepared> {
+fn operator(maker: &mut OperandAllocator, [layers, heads, width, context, vocab]: Sizes, alpha: Option<f64>) -> Result<Prepared> {
     if !layers.is_multiple_of(2) || !heads.is_multiple_of(2) {
         bail!("{layers} layers and {heads} heads: both are halved, so both must be even");
     }
@@ -66,7 +66,7 @@ fn operator(maker: &mut Maker, [layers, heads, width, context, vocab]: Sizes, al
 }
 
 /// Allocates parameters with random values; regular initial values would be partly zeros.
-fn store(maker: &mut Maker, table: crate::model::params::ParamTable) -> Result<Store> {
+fn store(maker: &mut OperandAllocator, table: crate::model::params::ParamTable) -> Result<Store> {
     let store = Store::new(table, maker.device)?;
     let flat = maker.adopt(store.flat());
     maker.fill(&flat, |x| 0.1 * x)?;

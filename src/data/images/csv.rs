@@ -18,7 +18,7 @@ const SHOWN: usize = 24;
 /// The position of the label in a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LabelPlace {
+pub enum LabelColumn {
     /// The first column.
     First,
     /// The last column.
@@ -76,14 +76,14 @@ fn whole(text: &str) -> Option<usize> {
 }
 
 /// Parses a line into `values`, each at most `largest`, and returns its label.
-fn parse(place: &Place<'_>, line: &str, (largest, label): (u8, LabelPlace), values: &mut Vec<u8>) -> Result<usize> {
+fn parse(place: &Place<'_>, line: &str, (largest, label): (u8, LabelColumn), values: &mut Vec<u8>) -> Result<usize> {
     values.clear();
     let mut found = 0;
     let mut fields = line.split(',').map(field).enumerate().peekable();
     while let Some((i, text)) = fields.next() {
         let is_label = match label {
-            LabelPlace::First => i == 0,
-            LabelPlace::Last => fields.peek().is_none(),
+            LabelColumn::First => i == 0,
+            LabelColumn::Last => fields.peek().is_none(),
         };
         let most = if is_label { MAX_CLASSES - 1 } else { usize::from(largest) };
         let Some(value) = whole(text).filter(|&value| value <= most) else {
@@ -108,7 +108,7 @@ fn parse(place: &Place<'_>, line: &str, (largest, label): (u8, LabelPlace), valu
 
 /// Passes every image to `sink`. Values are scaled so that `maximum` becomes 255. Without a `maximum`, the file is read
 /// twice, first to find the largest value: the maximum is 16 if no value is larger, else 255.
-pub(super) fn read(path: &Path, maximum: Option<u8>, label: LabelPlace, sink: &mut Sink<'_>) -> Result<()> {
+pub(super) fn read(path: &Path, maximum: Option<u8>, label: LabelColumn, sink: &mut Sink<'_>) -> Result<()> {
     if maximum == Some(0) {
         bail!("maximum: 0 is not in 1..=255; set it to the value of white, such as 16 or 255");
     }

@@ -20,19 +20,19 @@ pub struct MixConfig {
     /// Probability of CutMix instead of mixup when both are enabled.
     pub switch: f64,
     /// Which rows use the same draw.
-    pub by: MixBy,
+    pub by: MixScope,
 }
 
 impl Default for MixConfig {
     fn default() -> Self {
-        MixConfig { mixup: 0.0, cutmix: 0.0, probability: 1.0, switch: 0.5, by: MixBy::Batch }
+        MixConfig { mixup: 0.0, cutmix: 0.0, probability: 1.0, switch: 0.5, by: MixScope::Batch }
     }
 }
 
 /// The rows that use the same draw of method, share and rectangle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum MixBy {
+pub enum MixScope {
     /// All rows of a process's batch.
     #[default]
     Batch,

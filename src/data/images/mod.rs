@@ -21,7 +21,7 @@ pub mod source;
 pub mod view;
 
 pub use augment::AugmentConfig;
-pub use csv::LabelPlace;
+pub use csv::LabelColumn;
 pub use sampler::{ImageBatch, ImageSampler, PatchShape};
 pub use shard::Images;
 pub use source::{ImageFiles, ImageSpec, prepare};

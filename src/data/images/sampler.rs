@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 
 use super::augment::{AugmentConfig, check_range};
-use super::mixing::{Mix, MixBy};
+use super::mixing::{Mix, MixScope};
 use super::shard::{Images, MAX_SIDE};
 use super::view::{Crop, Resizer, ViewConfig};
 use crate::bail;
@@ -246,8 +246,8 @@ impl ImageSampler {
     /// Draws how rows `row` and `row + 1` are mixed.
     fn mix(&self, step: u64, batch: usize, row: usize) -> Mix {
         let of = match self.augment.mixing.by {
-            MixBy::Batch => 0,
-            MixBy::Pair => row,
+            MixScope::Batch => 0,
+            MixScope::Pair => row,
         };
         self.augment.mixing.draw(self.shape.image, &mut Random::new(self.seed, [step, self.global(batch, of), MIXING]))
     }

@@ -159,7 +159,7 @@ impl Images {
     ///
     /// # Errors
     /// No image would be left.
-    pub fn without_every(self, n: usize) -> Result<Images> {
+    pub fn training_split(self, n: usize) -> Result<Images> {
         self.part(Part::Without(n))
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::csv::{self, LabelPlace};
+use super::csv::{self, LabelColumn};
 use super::shard::{ImageWriter, Images, MAX_CLASSES};
 use super::{cifar, folder, idx};
 use crate::bail;
@@ -59,7 +59,7 @@ pub enum ImageFiles {
         maximum: Option<u8>,
         /// The position of the label in a line.
         #[serde(default, skip_serializing_if = "is_default")]
-        label: LabelPlace,
+        label: LabelColumn,
     },
     /// A folder with one folder of JPEG and PNG files for each class. The centre squares of the images are resized.
     Folder {
@@ -168,7 +168,7 @@ impl ImageFiles {
             ImageFiles::Cifar100 { files, labels: Cifar100Labels::Coarse } => ("cifar20", files.iter().collect()),
             ImageFiles::Csv { file, maximum, label } => {
                 print.add(format!("{maximum:?}").as_bytes());
-                if *label == LabelPlace::First {
+                if *label == LabelColumn::First {
                     print.add(b"label first");
                 }
                 ("csv", vec![file])
@@ -306,7 +306,7 @@ fn write(
         && let Some(text) = classes::gaps(&present, "image")
     {
         let place = match &spec.files {
-            ImageFiles::Csv { label: LabelPlace::Last, .. } => {
+            ImageFiles::Csv { label: LabelColumn::Last, .. } => {
                 "; if the label is the first column, set label = \"first\""
             }
             _ => "",

@@ -89,7 +89,7 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// Fails if there is not enough memory.
-    fn room(&self, rows: usize) -> Result<Vec<Field>>;
+    fn allocate(&self, rows: usize) -> Result<Vec<Field>>;
 
     /// Fills the training batch of `step`.
     ///
@@ -99,7 +99,7 @@ pub trait Source: Send + Sync {
 
     /// Returns the number of rows per chunk, if chunks of a training batch can be filled independently, for example by
     /// several threads. `None` if a batch is filled as a whole.
-    fn grain(&self) -> Option<usize> {
+    fn chunk_rows(&self) -> Option<usize> {
         None
     }
 
@@ -114,7 +114,7 @@ pub trait Source: Send + Sync {
     }
 
     /// Describes the training data for messages, for example by the name of its file.
-    fn reads(&self) -> String;
+    fn describe(&self) -> String;
 
     /// Fills the `index`-th held-out batch and returns how many of its labels are scored, or `None` past the end.
     ///
@@ -134,7 +134,7 @@ pub struct NextToken {
 }
 
 impl Source for NextToken {
-    fn room(&self, rows: usize) -> Result<Vec<Field>> {
+    fn allocate(&self, rows: usize) -> Result<Vec<Field>> {
         Ok(vec![Field::ints(rows, self.context)?, Field::ints(rows, self.context)?])
     }
 
@@ -144,7 +144,7 @@ impl Source for NextToken {
         self.sampler.training_batch(&*self.train, step, batch, self.context, ids, labels)
     }
 
-    fn reads(&self) -> String {
+    fn describe(&self) -> String {
         self.train.to_string()
     }
 

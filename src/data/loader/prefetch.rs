@@ -117,10 +117,10 @@ impl Prefetch {
     /// Fails if there is not enough memory or a thread cannot be started. Errors in the data are returned by
     /// [`Prefetch::next`].
     pub fn new(source: Arc<dyn Source>, rows: usize, first: u64, workers: usize) -> Result<Self> {
-        let slot = |_| Ok(Arc::new(Mutex::new(Slot { batch: 0, fields: source.room(rows)? })));
+        let slot = |_| Ok(Arc::new(Mutex::new(Slot { batch: 0, fields: source.allocate(rows)? })));
         let empty = (0..AHEAD).map(slot).collect::<Result<_>>()?;
-        let current = source.room(rows)?;
-        let chunk_rows = source.grain().map_or(rows, |chunk| chunk.min(rows)).max(1);
+        let current = source.allocate(rows)?;
+        let chunk_rows = source.chunk_rows().map_or(rows, |chunk| chunk.min(rows)).max(1);
         let ring = Ring { ahead: VecDeque::with_capacity(AHEAD), empty, next: first, number: 0, stop: false };
         let each = current.iter().map(|field| field.len() / rows.max(1)).collect();
         let (work_available, batch_ready) = (Condvar::new(), Condvar::new());
@@ -134,7 +134,7 @@ impl Prefetch {
     }
 
     fn start(&mut self) -> Result<()> {
-        let mut buffers = self.shared.source.room(self.shared.chunk_rows.min(self.shared.rows))?;
+        let mut buffers = self.shared.source.allocate(self.shared.chunk_rows.min(self.shared.rows))?;
         let guard = StopOnDrop(Arc::clone(&self.shared));
         let work = move || guard.0.work(&mut buffers);
         let worker = std::thread::Builder::new().name("prefetch".to_owned()).spawn(work);
@@ -291,7 +291,7 @@ impl Shared {
         };
         // The buffers are overwritten for every chunk, so what a panic left in them is never used.
         catch_unwind(AssertUnwindSafe(fill)).unwrap_or_else(|panic| {
-            let (last, from, why) = (first + rows, self.source.reads(), reason(&*panic));
+            let (last, from, why) = (first + rows, self.source.describe(), reason(&*panic));
             bail!("rows {first}..{last} of the batch of step {step}, from {from}: filling them panicked: {why}")
         })
     }

@@ -78,7 +78,7 @@ pub struct Dataset {
 
 /// The content of `data.json`, which is written last: a folder that has it is complete.
 #[derive(Serialize, Deserialize)]
-struct Facts {
+struct DataFacts {
     format: u32,
     text: String,
     tokenizer: String,
@@ -170,7 +170,7 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
         shard.commit()?;
     }
 
-    let facts = Facts {
+    let facts = DataFacts {
         format: FORMAT,
         text: spec.text.display().to_string(),
         tokenizer: spec.tokenizer.clone(),
@@ -301,7 +301,7 @@ pub fn open_shard(path: &Path, vocab: Option<usize>) -> Result<Shard> {
     Ok(shard)
 }
 
-fn read_facts(path: &Path) -> Result<Facts> {
+fn read_facts(path: &Path) -> Result<DataFacts> {
     serde_json::from_slice(&files::read(path, 1 << 20)?).map_err(|e| {
         Error::new(format!("{}: damaged: {e}; remove its folder to have the data prepared again", path.display()))
     })

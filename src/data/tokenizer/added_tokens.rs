@@ -45,7 +45,7 @@ impl Settings {
             return Ok(Settings { path, map: Map::new() });
         }
         let bytes = files::read(&path, BYTES)?;
-        let map = serde_json::from_slice(files::without_mark(&bytes))
+        let map = serde_json::from_slice(files::strip_bom(&bytes))
             .map_err(|e| Error::new(format!("not a JSON object: {e}; correct or remove it")))
             .at(path.display())?;
         Ok(Settings { path, map })

@@ -146,7 +146,7 @@ impl Tokenizer {
         let unusable = |e: &dyn std::fmt::Display| {
             Error::new(format!("not a usable tokenizer.json: {e}; save it again from the tokenizers library"))
         };
-        let bytes = files::without_mark(bytes);
+        let bytes = files::strip_bom(bytes);
         let mut json: Value = serde_json::from_slice(bytes).map_err(|e| unusable(&e))?;
         untrusted::check(&json)?;
         let (mut notes, mut without) = (Vec::new(), Vec::new());

@@ -145,7 +145,7 @@ impl Files {
                 (with_settings(path, &mut notes)?, Settings::kept(path)?)
             }
             (Files::Json(path), None) => {
-                (files::without_mark(&files::read(path, TOKENIZER_BYTES)?).to_vec(), Map::new())
+                (files::strip_bom(&files::read(path, TOKENIZER_BYTES)?).to_vec(), Map::new())
             }
             (Files::BytePairs { vocab, merges }, None) => {
                 check_class(vocab, "vocab.json with merges.txt", &BYTE_PAIRS)?;
@@ -227,7 +227,7 @@ fn has_settings(path: &Path) -> bool {
 /// Reads a `tokenizer.json` and merges what only the files beside it say: settings, and tokens that were added later.
 fn with_settings(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u8>> {
     let bytes = files::read(path, TOKENIZER_BYTES)?;
-    let bytes = files::without_mark(&bytes).to_vec();
+    let bytes = files::strip_bom(&bytes).to_vec();
     if added_tokens::files_beside(path).next().is_none() {
         return Ok(bytes);
     }
@@ -270,7 +270,7 @@ fn with_settings(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u8>> {
 /// Converts GPT-2's `vocab.json` and `merges.txt` to a `tokenizer.json`.
 fn byte_pairs(vocab: &Path, merges: &Path, notes: &mut Vec<String>) -> Result<Value> {
     let bytes = files::read(vocab, TOKENIZER_BYTES)?;
-    let tokens: Map<String, Value> = serde_json::from_slice(files::without_mark(&bytes))
+    let tokens: Map<String, Value> = serde_json::from_slice(files::strip_bom(&bytes))
         .map_err(|e| Error::new(format!("not a vocabulary: {e}; expected a JSON object that maps tokens to ids")))
         .at(vocab.display())?;
     let text = files::read_text(merges, TOKENIZER_BYTES)?;

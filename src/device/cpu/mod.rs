@@ -29,7 +29,7 @@ mod update;
 use super::host::{Element, Host, View};
 use super::ops::{Op, StepState};
 use super::timing::Timings;
-use super::{Device, Graph, Ticket};
+use super::{Device, Graph, PendingRead};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use pool::Pool;
@@ -168,11 +168,11 @@ impl Device for Cpu {
         self.host.read(from, bytes)
     }
 
-    fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
+    fn read_async(&mut self, from: &Tensor) -> Result<PendingRead> {
         self.host.read_async(from)
     }
 
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()> {
         self.host.wait_read(ticket, bytes)
     }
 

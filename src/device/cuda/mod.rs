@@ -14,7 +14,7 @@ mod workspaces;
 
 use super::ops::{Access, Item, Multilevel, Op, Operation};
 use super::timing::Timings;
-use super::{Device, Graph, Ticket, bounds};
+use super::{Device, Graph, PendingRead, bounds};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -256,11 +256,11 @@ impl<D: Driver> Device for Cuda<D> {
         self.driver.read(self.addresses.packed(from, bytes.len())?, bytes)
     }
 
-    fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
+    fn read_async(&mut self, from: &Tensor) -> Result<PendingRead> {
         self.driver.read_async(self.addresses.rows(from)?)
     }
 
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()> {
         self.driver.wait_read(ticket, bytes)
     }
 

@@ -36,7 +36,7 @@ pub struct Variant {
     /// All kernels that it may launch, by their `extern "C"` names.
     pub kernels: &'static [&'static str],
     /// Whether the order of summation depends on shapes alone, so that results are bit-identical from run to run.
-    pub ordered: bool,
+    pub deterministic: bool,
     /// Returns whether it supports the operation with these operands.
     pub supports: fn(&Op) -> bool,
     /// Returns the predicted time in seconds, infinity where it cannot run. It is a model, not a measurement, and only
@@ -48,21 +48,21 @@ pub struct Variant {
     pub launch: fn(&Op, &Addresses, &mut Vec<Launch>),
 }
 
-/// The value of [`Variant::ordered`]: false if the table entry says `unordered`.
-macro_rules! ordered {
+/// The value of [`Variant::deterministic`]: false if the table entry says `nondeterministic`.
+macro_rules! deterministic {
     () => {
         true
     };
-    (unordered) => {
+    (nondeterministic) => {
         false
     };
 }
 
-/// Builds the table: `variants!(OpName { "name" (unordered) [types] => [kernels], supports, launch, seconds (,
+/// Builds the table: `variants!(OpName { "name" (nondeterministic) [types] => [kernels], supports, launch, seconds (,
 /// workspace); ... } ...)`.
 macro_rules! variants {
     ($($operation:ident { $(
-        $name:literal $($unordered:ident)? [$($float:ident),+] => $kernels:expr, $supports:expr, $launch:expr, $seconds:expr
+        $name:literal $($nondeterministic:ident)? [$($float:ident),+] => $kernels:expr, $supports:expr, $launch:expr, $seconds:expr
             $(, $workspace:expr)?;
     )+ })+) => {
         /// All variants of all operations. Those of one operation go from the slowest and most readable to the fastest.
@@ -71,7 +71,7 @@ macro_rules! variants {
             name: $name,
             floats: &[$(DType::$float),+],
             kernels: &$kernels,
-            ordered: ordered!($($unordered)?),
+            deterministic: deterministic!($($nondeterministic)?),
             supports: |op| match op {
                 Op::$operation(inner) => {
                     op.float().is_none_or(|float| [$(DType::$float),+].contains(&float))
@@ -151,7 +151,7 @@ variants! {
             "attention_dq_wgmma_64_bf16", "attention_dkdv_wgmma_64_bf16",
             "attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16"
         ], sm80::attention_backward::supports, sm90::attention_backward::wgmma, sm90::attention_backward::seconds;
-        "reduce" unordered [BF16] => [
+        "reduce" nondeterministic [BF16] => [
             "attention_delta_bf16", "fill_vector_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dkdvdq_wgmma_128_bf16",
             "attention_dq_round_bf16"
         ], sm80::attention_backward::supports, sm90::attention_backward::reduce, sm90::attention_backward::seconds,
@@ -283,7 +283,7 @@ variants! {
 }
 
 /// Returns all variants of an operation, from the slowest and most readable to the fastest.
-pub fn ladder(operation: &str) -> impl DoubleEndedIterator<Item = &'static Variant> {
+pub fn variants_of(operation: &str) -> impl DoubleEndedIterator<Item = &'static Variant> {
     VARIANTS.iter().filter(move |v| v.operation == operation)
 }
 
@@ -302,7 +302,7 @@ fn arithmetic(op: impl Into<Op>, gpu: &GpuSpec, efficiency: f64, launches: usize
 /// Returns the deterministic variant that supports the operation and has the shortest predicted time. The later one in
 /// the table wins a tie.
 pub fn choose(op: &Op, gpu: &GpuSpec) -> Option<&'static Variant> {
-    let supporting = ladder(NAMES[op.number()]).filter(|v| v.ordered && (v.supports)(op)).rev();
+    let supporting = variants_of(NAMES[op.number()]).filter(|v| v.deterministic && (v.supports)(op)).rev();
     supporting.min_by(|a, b| (a.seconds)(op, gpu).total_cmp(&(b.seconds)(op, gpu)))
 }
 
@@ -318,11 +318,11 @@ pub fn requested() -> Result<Vec<&'static Variant>> {
     for (name, value) in std::env::vars_os() {
         let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
         let Some(operation) = name.strip_prefix(VARIABLE) else { continue };
-        let names: Vec<_> = ladder(operation).map(|v| v.name).collect();
+        let names: Vec<_> = variants_of(operation).map(|v| v.name).collect();
         if names.is_empty() {
             bail!("{name}: there is no operation {operation:?}; choose one of {}", NAMES.join(", "));
         }
-        let Some(variant) = ladder(operation).find(|v| v.name == value) else {
+        let Some(variant) = variants_of(operation).find(|v| v.name == value) else {
             bail!("{name}: {operation} has no variant {value:?}; choose one of {}", names.join(", "));
         };
         all.push(variant);

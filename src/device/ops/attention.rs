@@ -1,5 +1,5 @@
 use super::{
-    Access, Mask, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_shape, expect_wide,
+    Access, Mask, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_shape, expect_accumulator,
 };
 use crate::bail;
 use crate::error::Result;
@@ -121,7 +121,7 @@ impl Operation for Attention {
         }
         expect_shape("lse", &self.lse, &[b, h, tq])?;
         expect_contiguous("lse", &self.lse)?;
-        expect_wide(&self.q, &[("lse", &self.lse)])?;
+        expect_accumulator(&self.q, &[("lse", &self.lse)])?;
         if self.causal && tk < tq {
             bail!("causal attention with {tq} queries needs at least {tq} keys, not {tk}");
         }
@@ -167,7 +167,7 @@ impl Operation for AttentionBackward {
         }
         expect_shape("delta", &self.delta, f.lse.dims())?;
         expect_contiguous("delta", &self.delta)?;
-        expect_wide(&f.q, &[("delta", &self.delta)])
+        expect_accumulator(&f.q, &[("delta", &self.delta)])
     }
 
     fn flops(&self) -> u64 {

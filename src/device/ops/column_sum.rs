@@ -1,4 +1,4 @@
-use super::{Access, Operation, Visit, expect_floats, expect_rows, expect_shape, expect_wide};
+use super::{Access, Operation, Visit, expect_floats, expect_rows, expect_shape, expect_accumulator};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -26,7 +26,7 @@ impl Operation for ColumnSum {
         expect_rows("x", &self.x, self.x.numel() / width.max(1), width)?;
         expect_shape("out", &self.out, &[width])?;
         expect_floats(&[("x", &self.x)])?;
-        expect_wide(&self.x, &[("out", &self.out)])
+        expect_accumulator(&self.x, &[("out", &self.out)])
     }
 
     fn flops(&self) -> u64 {

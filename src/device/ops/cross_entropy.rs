@@ -1,4 +1,4 @@
-use super::{Access, Operation, Visit, expect_dtype, expect_floats, expect_rows, expect_shape, expect_wide};
+use super::{Access, Operation, Visit, expect_dtype, expect_floats, expect_rows, expect_shape, expect_accumulator};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -90,18 +90,18 @@ impl Operation for CrossEntropy {
             expect_rows("mix.labels", &mix.labels, 1, all)?;
             expect_dtype("mix.labels", &mix.labels, DType::I32)?;
             expect_rows("mix.share", &mix.share, 1, all)?;
-            expect_wide(&self.logits, &[("mix.share", &mix.share)])?;
+            expect_accumulator(&self.logits, &[("mix.share", &mix.share)])?;
         }
         if let Some(t) = &self.scored {
             expect_shape("scored", t, &[1])?;
-            expect_wide(&self.logits, &[("scored", t)])?;
+            expect_accumulator(&self.logits, &[("scored", t)])?;
         }
         if self.first.checked_add(rows).is_none_or(|end| end > all) {
             bail!("{rows} rows of logits from row {} on extend beyond the {all} rows of losses", self.first);
         }
         expect_shape("loss", &self.loss, &[1])?;
         expect_floats(&[("logits", &self.logits)])?;
-        expect_wide(&self.logits, &[("losses", &self.losses), ("loss", &self.loss)])?;
+        expect_accumulator(&self.logits, &[("losses", &self.losses), ("loss", &self.loss)])?;
         if let Some(t) = &self.dlogits {
             expect_rows("dlogits", t, rows, vocab)?;
             expect_floats(&[("logits", &self.logits), ("dlogits", t)])?;

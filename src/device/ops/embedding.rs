@@ -1,5 +1,5 @@
 use super::{
-    Access, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_rows, expect_shape, expect_wide,
+    Access, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_rows, expect_shape, expect_accumulator,
 };
 use crate::bail;
 use crate::error::Result;
@@ -89,7 +89,7 @@ impl Operation for EmbeddingBackward {
         expect_floats(&[("dout", &self.dout)])?;
         let table = self.dtable.iter().filter(|t| t.dtype() != self.dout.dtype()).map(|t| ("dtable", t));
         for (what, t) in table.chain(self.dpositions.iter().map(|t| ("dpositions", t))) {
-            expect_wide(&self.dout, &[(what, t)])?;
+            expect_accumulator(&self.dout, &[(what, t)])?;
         }
         Ok(())
     }

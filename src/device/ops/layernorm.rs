@@ -1,4 +1,4 @@
-use super::{Access, Operation, Visit, expect_contiguous, expect_floats, expect_rows, expect_shape, expect_wide};
+use super::{Access, Operation, Visit, expect_contiguous, expect_floats, expect_rows, expect_shape, expect_accumulator};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -61,7 +61,7 @@ impl Operation for LayerNorm {
         expect_shape("mean", &self.mean, &[rows])?;
         expect_shape("rstd", &self.rstd, &[rows])?;
         expect_floats(&[("x", &self.x), ("weight", &self.weight), ("bias", &self.bias), ("out", &self.out)])?;
-        expect_wide(&self.x, &[("mean", &self.mean), ("rstd", &self.rstd)])
+        expect_accumulator(&self.x, &[("mean", &self.mean), ("rstd", &self.rstd)])
     }
 
     fn flops(&self) -> u64 {
@@ -143,8 +143,8 @@ impl Operation for LayerNormBackward {
         expect_shape("partials", &self.partials, &[Self::partials(rows), 2 * width])?;
         expect_contiguous("partials", &self.partials)?;
         expect_floats(&[("x", &self.x), ("dout", &self.dout), ("dx", &self.dx), ("weight", &self.weight)])?;
-        expect_wide(&self.x, &[("mean", &self.mean), ("rstd", &self.rstd), ("partials", &self.partials)])?;
-        expect_wide(&self.x, &[("dweight", &self.dweight), ("dbias", &self.dbias)])
+        expect_accumulator(&self.x, &[("mean", &self.mean), ("rstd", &self.rstd), ("partials", &self.partials)])?;
+        expect_accumulator(&self.x, &[("dweight", &self.dweight), ("dbias", &self.dbias)])
     }
 
     fn flops(&self) -> u64 {

@@ -1,4 +1,4 @@
-use super::{Access, Activation, Operation, Visit, expect_floats, expect_shape, expect_wide};
+use super::{Access, Activation, Operation, Visit, expect_floats, expect_shape, expect_accumulator};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -162,7 +162,7 @@ impl Operation for Linear {
         let first = ("a", &self.a);
         expect_floats(&[first, ("b", &self.b)])?;
         if self.out.dtype() != self.a.dtype() {
-            expect_wide(&self.a, &[("out", &self.out)])?;
+            expect_accumulator(&self.a, &[("out", &self.out)])?;
         }
         for t in [self.bias.as_ref(), self.residual.as_ref(), self.pre(), self.value()].into_iter().flatten() {
             expect_floats(&[first, ("operand", t)])?;

@@ -296,8 +296,8 @@ fn expect_floats(all: &[(&str, &Tensor)]) -> Result<()> {
 }
 
 /// Checks that all tensors have the accumulator type that belongs to the type of `first`.
-fn expect_wide(first: &Tensor, all: &[(&str, &Tensor)]) -> Result<()> {
-    let wide = first.dtype().wide();
+fn expect_accumulator(first: &Tensor, all: &[(&str, &Tensor)]) -> Result<()> {
+    let wide = first.dtype().accumulator();
     for (what, t) in all {
         if t.dtype() != wide {
             bail!("{what} has type {:?} but must be {wide:?}, the accumulator type of {:?}", t.dtype(), first.dtype());

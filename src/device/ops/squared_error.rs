@@ -1,4 +1,4 @@
-use super::{Access, Operation, Visit, expect_floats, expect_rows, expect_shape, expect_wide};
+use super::{Access, Operation, Visit, expect_floats, expect_rows, expect_shape, expect_accumulator};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -46,10 +46,10 @@ impl Operation for SquaredError {
         expect_rows("targets", &self.targets, rows, width)?;
         expect_shape("loss", &self.loss, &[1])?;
         expect_floats(&[("x", &self.x)])?;
-        expect_wide(&self.x, &[("targets", &self.targets), ("loss", &self.loss)])?;
+        expect_accumulator(&self.x, &[("targets", &self.targets), ("loss", &self.loss)])?;
         if let Some(t) = &self.scored {
             expect_shape("scored", t, &[1])?;
-            expect_wide(&self.x, &[("scored", t)])?;
+            expect_accumulator(&self.x, &[("scored", t)])?;
         }
         if let Some(t) = &self.dx {
             expect_rows("dx", t, rows, width)?;

@@ -8,7 +8,7 @@ mod training;
 use super::host::{Cells, Element, Host};
 use super::ops::Op;
 use super::timing::Timings;
-use super::{Device, Graph, Ticket};
+use super::{Device, Graph, PendingRead};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use std::time::Instant;
@@ -98,11 +98,11 @@ impl Device for Reference {
         self.host.read(from, bytes)
     }
 
-    fn read_async(&mut self, from: &Tensor) -> Result<Ticket> {
+    fn read_async(&mut self, from: &Tensor) -> Result<PendingRead> {
         self.host.read_async(from)
     }
 
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()> {
         self.host.wait_read(ticket, bytes)
     }
 

@@ -46,7 +46,7 @@ const AVERAGED: usize = 2;
 /// data, or contains something other than tensors or a value that is not finite. The message names the file and the
 /// tensor.
 pub fn read(path: &Path) -> Result<Vec<NamedTensor>> {
-    Ok(read_noting(path)?.tensors)
+    Ok(read_with_source(path)?.tensors)
 }
 
 /// Whether a file begins like one written by `torch.save`.
@@ -62,7 +62,7 @@ pub(super) struct Content {
 }
 
 /// Reads a file like [`read`], and also returns which of two sets of weights was read.
-pub(super) fn read_noting(path: &Path) -> Result<Content> {
+pub(super) fn read_with_source(path: &Path) -> Result<Content> {
     let bytes = files::read(path, u64::MAX)?;
     parse(&bytes).at(path.display())
 }

@@ -5,7 +5,7 @@ use super::Transition;
 use super::alpha_search::search;
 use crate::config::levels::{Alpha, OptimizerState};
 use crate::error::{At, Result};
-use crate::hub::checkpoint::{Begun, begin};
+use crate::hub::checkpoint::{PartialLoad, begin};
 use crate::model::store::Store;
 use crate::multilevel::{coalesce, coalesce_as, interpolate, interpolate_as};
 use crate::optim;
@@ -58,7 +58,7 @@ impl Trainer<'_, '_> {
     fn start(&mut self, train_state: &TrainState) -> Result<()> {
         let Context { config, device, progress, .. } = &mut *self.context;
         let Some(from) = &config.model.from else { return Ok(()) };
-        let Begun { fresh, unused, notes } =
+        let PartialLoad { fresh, unused, notes } =
             begin(from, &*train_state.model, &train_state.params, *device).at("model.from")?;
         notes.iter().for_each(|text| progress.note(&format!("  {text}")));
         let listed = |what: &str, names: &[String]| match names {

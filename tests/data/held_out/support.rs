@@ -106,7 +106,7 @@ pub fn config(model: &str, rest: &str, sizes: Sizes) -> Config {
 /// The training batches of steps 0 to `steps` - 1.
 pub fn training(source: &dyn Source, rows: usize, steps: u64) -> impl Iterator<Item = Vec<Field>> {
     (0..steps).map(move |step| {
-        let mut fields = source.room(rows).expect("room");
+        let mut fields = source.allocate(rows).expect("room");
         source.training_batch(step, &mut fields).expect("a batch");
         fields
     })
@@ -116,14 +116,14 @@ pub fn training(source: &dyn Source, rows: usize, steps: u64) -> impl Iterator<I
 pub fn held_out(source: &dyn Source, rows: usize) -> Vec<(Vec<Field>, usize)> {
     let mut all = Vec::new();
     loop {
-        let mut fields = source.room(rows).expect("room");
+        let mut fields = source.allocate(rows).expect("room");
         match source.held_out_batch(all.len(), &mut fields).expect("a batch") {
             Some(scored) => all.push((fields, scored)),
             None => break,
         }
     }
     // There is no batch after the last one.
-    let mut fields = source.room(rows).expect("room");
+    let mut fields = source.allocate(rows).expect("room");
     for index in [all.len() + 1, 1000 * (all.len() + 1), usize::MAX] {
         assert_eq!(source.held_out_batch(index, &mut fields).expect("no batch"), None, "batch {index}");
     }

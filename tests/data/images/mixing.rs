@@ -8,7 +8,7 @@ const NONE: MixConfig = MixConfig {
     cutmix: 0.0,
     probability: 1.0,
     switch: 0.5,
-    by: vcycle::data::images::mixing::MixBy::Batch,
+    by: vcycle::data::images::mixing::MixScope::Batch,
 };
 
 fn draws(config: MixConfig, size: usize) -> Vec<Mix> {

@@ -4,7 +4,7 @@
 use super::*;
 use std::cell::RefCell;
 use std::io::Write;
-use vcycle::data::images::LabelPlace;
+use vcycle::data::images::LabelColumn;
 use vcycle::data::images::source::Cifar100Labels;
 
 fn idx(kind: u8, sizes: &[u32], elements: &[u8]) -> Vec<u8> {
@@ -145,7 +145,7 @@ fn tables_are_read() {
     let table = "0, 8,16,4,1\r\n\n16,0,0,1,0\n1,2,3,4,12";
     let wanted = [([0, 128, 255, 64], 1), ([255, 0, 0, 16], 0), ([16, 32, 48, 64], 12)];
     for file in forms(&dir, "t.csv", table.as_bytes()) {
-        let images = read(&dir, ImageFiles::Csv { file, maximum: None, label: LabelPlace::Last }).unwrap();
+        let images = read(&dir, ImageFiles::Csv { file, maximum: None, label: LabelColumn::Last }).unwrap();
         assert_eq!((images.len(), images.channels(), images.size(), images.classes()), (3, 1, [2, 2], 13));
         for (i, (pixels, label)) in wanted.into_iter().enumerate() {
             assert_eq!(images.sample(i), (&pixels[..], label));
@@ -154,13 +154,13 @@ fn tables_are_read() {
     // White is 255 if a value is above 16 or if the maximum is given.
     for (table, maximum) in [("0,8,16,17,1", None), ("0,8,16,17,1", Some(255))] {
         let images =
-            read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelPlace::Last }).unwrap();
+            read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelColumn::Last }).unwrap();
         assert_eq!(images.sample(0), (&[0, 8, 16, 17][..], 1));
     }
     // Longer than one read buffer.
     let long: String = (0..40_000).map(|i| format!("{},1,2,16,{}\n", i % 17, i % 7)).collect();
     let images =
-        read(&dir, ImageFiles::Csv { file: file(&dir, "long.csv", long), maximum: None, label: LabelPlace::Last })
+        read(&dir, ImageFiles::Csv { file: file(&dir, "long.csv", long), maximum: None, label: LabelColumn::Last })
             .unwrap();
     assert_eq!(images.len(), 40_000);
     assert!((0..40_000).all(|i| images.sample(i).1 == (i % 7) as i32));
@@ -171,7 +171,7 @@ fn tables_are_read() {
 fn the_digits_of_this_project_are_read() {
     let dir = folder();
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/digits.csv.gz");
-    let images = read(&dir, ImageFiles::Csv { file: table, maximum: None, label: LabelPlace::Last }).unwrap();
+    let images = read(&dir, ImageFiles::Csv { file: table, maximum: None, label: LabelColumn::Last }).unwrap();
     assert_eq!((images.len(), images.channels(), images.size(), images.classes()), (1797, 1, [8, 8], 10));
     let mut counts = [0; 10];
     (0..1797).for_each(|i| counts[images.sample(i).1 as usize] += 1);
@@ -200,13 +200,13 @@ fn tables_that_are_none_are_errors() {
         (" \n\n", None, &["t.csv", "whitespace"]),
     ] {
         error_with(
-            read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelPlace::Last }),
+            read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelColumn::Last }),
             parts,
         );
     }
     let endless = file(&dir, "t.csv", "1,".repeat(1 << 20));
     error_with(
-        read(&dir, ImageFiles::Csv { file: endless, maximum: None, label: LabelPlace::Last }),
+        read(&dir, ImageFiles::Csv { file: endless, maximum: None, label: LabelColumn::Last }),
         &["t.csv: line 1", "longer than"],
     );
 }
@@ -214,7 +214,7 @@ fn tables_that_are_none_are_errors() {
 #[test]
 fn grey_is_repeated_and_colours_become_luma() {
     let dir = folder();
-    let grey = ImageFiles::Csv { file: file(&dir, "t.csv", "0,20,40,255,3"), maximum: None, label: LabelPlace::Last };
+    let grey = ImageFiles::Csv { file: file(&dir, "t.csv", "0,20,40,255,3"), maximum: None, label: LabelColumn::Last };
     let images = prepared(&dir, &ImageSpec { channels: Some(3), ..ImageSpec::new(grey.clone()) }).unwrap();
     assert_eq!(images.sample(0).0, [0, 20, 40, 255].repeat(3));
     error_with(prepared(&dir, &ImageSpec { channels: Some(2), ..ImageSpec::new(grey) }), &["channels: 2"]);
@@ -241,7 +241,7 @@ fn a_shard_is_made_once_and_again_when_it_must() {
         (images, said)
     };
     let table = file(&dir, "t.csv", "0,1,2,3,1");
-    let spec = ImageSpec::new(ImageFiles::Csv { file: table.clone(), maximum: None, label: LabelPlace::Last });
+    let spec = ImageSpec::new(ImageFiles::Csv { file: table.clone(), maximum: None, label: LabelColumn::Last });
     let (first, said) = prepared(&spec);
     assert!(said.starts_with("reading"), "{said}");
     let path = first.path().to_owned();
@@ -264,7 +264,7 @@ fn a_shard_is_made_once_and_again_when_it_must() {
         ImageSpec { channels: Some(3), ..spec.clone() },
         ImageSpec { classes: Some(7), ..spec.clone() },
         ImageSpec { names: Some(vec!["a".to_owned(), "b".to_owned()]), ..spec.clone() },
-        ImageSpec::new(ImageFiles::Csv { file: table.clone(), maximum: Some(255), label: LabelPlace::Last }),
+        ImageSpec::new(ImageFiles::Csv { file: table.clone(), maximum: Some(255), label: LabelColumn::Last }),
     ] {
         paths.push(prepared(&other).0.path().to_owned());
     }

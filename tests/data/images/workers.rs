@@ -42,7 +42,7 @@ fn batches_have_the_same_bits_for_any_number_of_workers() {
     // Fewer rows than one chunk, one chunk, two chunks, and several with a shorter, odd last one.
     for rows in [1, 4, 8, 16, 29] {
         let made = |step: u64| {
-            let mut fields = source.room(rows).expect("memory");
+            let mut fields = source.allocate(rows).expect("memory");
             source.training_batch(step, &mut fields).expect("a batch");
             bits(&fields)
         };

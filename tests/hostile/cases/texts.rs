@@ -66,7 +66,7 @@ fn only_the_text_key_must_be_valid() {
     let null = lines.replacen("\"document 7 of jetty and fjord\"", "null", 1);
     error(&write(dir.path(), "null.jsonl", null), &["null.jsonl: line 8: \"text\" is null"]);
     let lone = lines.replacen("document 7", "document \\udcb2", 1);
-    error(&write(dir.path(), "lone.jsonl", lone), &["lone.jsonl: line 8: \"text\" is no text"]);
+    error(&write(dir.path(), "lone.jsonl", lone), &["lone.jsonl: line 8: \"text\" is not valid text"]);
 }
 
 /// A byte order mark is not part of the content: not in plain texts, tables, configurations, or files of a model

@@ -1,11 +1,11 @@
 //! The oracle's batches. Batches for next-token prediction are built here; all others come from `vcycle::data`, which
 //! has tests of its own.
 
-use super::reference::batch::{Batch, Facts, IDS, LABELS, scored};
+use super::reference::batch::{Batch, DataFacts, IDS, LABELS, scored};
 use super::reference::config::Config;
 use super::reference::random::choice;
 use std::path::Path;
-use vcycle::data::images::{ImageFiles, ImageSampler, ImageSpec, Images, LabelPlace, PatchShape, prepare};
+use vcycle::data::images::{ImageFiles, ImageSampler, ImageSpec, Images, LabelColumn, PatchShape, prepare};
 use vcycle::data::labelled::{Classification, ClassifyConfig, Labels, texts};
 use vcycle::data::prepared::cache::DataSpec;
 use vcycle::data::prepared::corpus::{Corpus, DataSource};
@@ -25,7 +25,7 @@ enum Kind {
 pub struct Data {
     kind: Kind,
     seed: u64,
-    pub facts: Facts,
+    pub facts: DataFacts,
     /// How many numbers one example has in each field of a [`Batch`].
     sizes: ([usize; 7], [usize; 2]),
 }
@@ -36,9 +36,9 @@ impl Data {
         let (cache, seed) = (dir.join("oracle"), c.count("seed", 1) as u64);
         let path = |key: &str| dir.join(c.text(key));
         let (batch, context) = (c.count("train.batch", 0), c.count("model.context", 0));
-        let mut facts = Facts { batch, context, micro: batch / c.count("train.accumulate", 1), ..Facts::default() };
+        let mut facts = DataFacts { batch, context, micro: batch / c.count("train.accumulate", 1), ..DataFacts::default() };
         let (t, spec) = (context, c.text("data.tokenizer"));
-        let special = |facts: &mut Facts, tokenizer: &Tokenizer| {
+        let special = |facts: &mut DataFacts, tokenizer: &Tokenizer| {
             facts.vocab = tokenizer.vocab_size();
             facts.pad = tokenizer.special_tokens().expect("tokens").pad as usize;
         };
@@ -52,10 +52,10 @@ impl Data {
             (kind, ([t, 0, 0, 0, t, 0, 0], [0, 0]))
         } else if c.is("model.family", "deit") {
             let file = path("data.images.train.files.file");
-            let spec = ImageSpec::new(ImageFiles::Csv { file, maximum: None, label: LabelPlace::Last });
+            let spec = ImageSpec::new(ImageFiles::Csv { file, maximum: None, label: LabelColumn::Last });
             let open = || prepare(&spec, &cache, &mut |_| ()).expect("images");
             let every = c.count("data.images.held_out_every", 10);
-            let (train, valid) = (open().without_every(every).expect("some"), open().every(every).expect("some"));
+            let (train, valid) = (open().training_split(every).expect("some"), open().every(every).expect("some"));
             (facts.classes, facts.channels) = (train.classes(), train.channels());
             let specials = 1 + usize::from(c.flag("model.distilled", false));
             let [image, patch] = ["model.image", "model.patch"].map(|key| c.count(key, 0));
@@ -108,7 +108,7 @@ impl Data {
 
     /// Returns the whole batch of a step of the run, counted from 0.
     pub fn training(&mut self, step: u64) -> Batch {
-        let (Facts { batch, micro, context, .. }, seed) = (self.facts, self.seed);
+        let (DataFacts { batch, micro, context, .. }, seed) = (self.facts, self.seed);
         let (mut out, sampler) = (self.empty_batch(batch), Sampler { seed, rank: 0, world: 1 });
         let done = match &mut self.kind {
             Kind::Next { train, .. } => {
@@ -132,7 +132,7 @@ impl Data {
 
     /// Returns a held-out batch of the size of a micro-batch, and how many of its labels are scored.
     pub fn held_out(&mut self, index: usize) -> Option<(Batch, usize)> {
-        let (Facts { micro, context, .. }, mut out) = (self.facts, self.empty_batch(self.facts.micro));
+        let (DataFacts { micro, context, .. }, mut out) = (self.facts, self.empty_batch(self.facts.micro));
         let count = match &mut self.kind {
             Kind::Next { valid, .. } => {
                 // Consecutive windows; each token except the first is scored once.

@@ -71,9 +71,9 @@ pub struct Gpt {
 }
 
 /// Makes parameters and remembers them.
-struct Maker(Vec<Var>);
+struct OperandAllocator(Vec<Var>);
 
-impl Maker {
+impl OperandAllocator {
     fn normal(&mut self, dims: (usize, usize)) -> Result<Var> {
         self.keep(Var::randn(0f32, 0.02, dims, &Device::Cpu)?)
     }
@@ -161,7 +161,7 @@ impl Gpt {
     /// Those of candle.
     pub fn new(shape: Shape) -> Result<(Self, Vec<Var>)> {
         let Shape { layers, width, time, vocab, .. } = shape;
-        let mut maker = Maker(Vec::new());
+        let mut maker = OperandAllocator(Vec::new());
         let (wte, wpe) = (maker.normal((vocab, width))?, maker.normal((time, width))?);
         let blocks = (0..layers).map(|_| maker.block(width)).collect::<Result<_>>()?;
         let norm = maker.norm(width)?;

@@ -6,7 +6,7 @@ pub mod nvidia;
 
 use super::gpu_spec::GpuSpec;
 use super::launch::{Launch, Region};
-use crate::device::Ticket;
+use crate::device::PendingRead;
 use crate::error::Result;
 use std::time::Duration;
 
@@ -43,10 +43,10 @@ pub trait Driver {
 
     /// Starts a copy from device to host behind the work in flight and returns without waiting: see
     /// [`Device::read_async`](crate::device::Device::read_async).
-    fn read_async(&mut self, from: Rows) -> Result<Ticket>;
+    fn read_async(&mut self, from: Rows) -> Result<PendingRead>;
 
     /// Waits for a copy that [`Driver::read_async`] started, and stores its rows in `bytes`.
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
+    fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()>;
 
     /// Copies from device to device. Both sides have the same number of rows of the same width.
     fn copy(&mut self, from: Rows, to: Rows) -> Result<()>;

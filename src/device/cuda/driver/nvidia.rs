@@ -12,7 +12,7 @@ mod tensor_map;
 
 use super::{Driver, Part, Rows};
 use crate::bail;
-use crate::device::Ticket;
+use crate::device::PendingRead;
 use crate::device::cuda::compiled::{COMPILED, NVCC};
 use crate::device::cuda::cublaslt::Product;
 use crate::device::cuda::gpu_spec::GpuSpec;
@@ -324,11 +324,11 @@ impl Driver for Nvidia {
         self.copy_out(from, bytes)
     }
 
-    fn read_async(&mut self, from: Rows) -> Result<Ticket> {
+    fn read_async(&mut self, from: Rows) -> Result<PendingRead> {
         self.copy_out_async(from)
     }
 
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()> {
         self.wait_copy_out(ticket, bytes)
     }
 

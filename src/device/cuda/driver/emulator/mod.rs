@@ -32,7 +32,7 @@ pub use watch::{Exchange, Field, Watch};
 
 use super::{Driver, Part, Rows};
 use crate::bail;
-use crate::device::Ticket;
+use crate::device::PendingRead;
 use crate::device::async_reads::AsyncReads;
 use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::{Launch, Region, TensorMap};
@@ -320,14 +320,14 @@ impl Driver for Emulator {
         self.memory.read(&from, bytes)
     }
 
-    fn read_async(&mut self, from: Rows) -> Result<Ticket> {
+    fn read_async(&mut self, from: Rows) -> Result<PendingRead> {
         self.memory.check(&from)?;
         let (ticket, bytes) = self.async_reads.read_async(from.bytes())?;
         self.memory.read(&from, bytes)?;
         Ok(ticket)
     }
 
-    fn wait_read(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    fn wait_read(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()> {
         self.async_reads.wait_read(ticket, bytes)
     }
 

@@ -4,7 +4,7 @@ use super::faults::failed;
 use super::pinned::Pinned;
 use super::{Driver, Nvidia, Rows};
 use crate::bail;
-use crate::device::{MAX_ASYNC_READS, Ticket};
+use crate::device::{MAX_ASYNC_READS, PendingRead};
 use crate::error::Result;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUDA_MEMCPY2D, CUmemorytype};
@@ -77,7 +77,7 @@ impl Nvidia {
     }
 
     /// Implements [`Driver::read_async`], through a pinned buffer.
-    pub(super) fn copy_out_async(&mut self, from: Rows) -> Result<Ticket> {
+    pub(super) fn copy_out_async(&mut self, from: Rows) -> Result<PendingRead> {
         self.check(from, from.bytes())?;
         self.bind()?;
         let failed = failed("allocating a pinned buffer for a read");
@@ -102,11 +102,11 @@ impl Nvidia {
         started.map_err(|error| self.fault("copying from the GPU", error))?;
         let read = &mut self.async_reads[number];
         (read.taken, read.len) = (true, bytes);
-        Ok(Ticket(number as u32))
+        Ok(PendingRead(number as u32))
     }
 
     /// Implements [`Driver::wait_read`].
-    pub(super) fn wait_copy_out(&mut self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+    pub(super) fn wait_copy_out(&mut self, ticket: PendingRead, bytes: &mut [u8]) -> Result<()> {
         self.bind()?;
         let number = ticket.0 as usize;
         let Some(read) = self.async_reads.get(number).filter(|read| read.taken && read.len == bytes.len()) else {

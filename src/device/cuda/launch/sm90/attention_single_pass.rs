@@ -39,7 +39,7 @@ pub fn resident(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
 #[cfg(test)]
 mod tests {
     use crate::device::cuda::gpu_spec::GpuSpec;
-    use crate::device::cuda::variants::{choose, ladder};
+    use crate::device::cuda::variants::{choose, variants_of};
     use crate::device::ops::{Attention, Op};
     use crate::tensor::{DType, Place, Tensor};
 
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn only_keys_that_fit_are_taken() {
-        let variant = ladder("attention").find(|v| v.name == "resident").expect("the variant");
+        let variant = variants_of("attention").find(|v| v.name == "resident").expect("the variant");
         let takes = |tq, tk, d| (variant.supports)(&of(tq, tk, d));
         for (tq, tk, d) in
             [(1, 1, 8), (128, 128, 128), (197, 197, 64), (256, 256, 128), (1000, 256, 32), (1000, 256, 80)]
