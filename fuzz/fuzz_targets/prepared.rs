@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use vcycle::data::prepared::cache::{DataSpec, open_shard, prepare};
 use vcycle::data::prepared::corpus::{Corpus, DataSource};
-use vcycle::data::prepared::folder::{FolderSpec, open_folder, prepare_folder, read_facts, verify};
+use vcycle::data::prepared::folder::{FolderSpec, open_folder, prepare_folder, read_manifest, verify};
 use vcycle::data::text::{FLAGS, HeldOut, Marks, TextSource};
 
 /// A folder of `vcycle data prepare`, and one of the cache.
@@ -52,7 +52,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         case.accepted(Corpus::open(&source, &case.dir.join("cache"), &mut |_| {}), "case").inspect(|c| {
             assert!(!c.train.is_empty() && !c.valid.is_empty());
         });
-        let Some(Some(facts)) = case.accepted(read_facts(&case.dir), "data.json") else { return };
+        let Some(Some(facts)) = case.accepted(read_manifest(&case.dir), "data.json") else { return };
         let _ = [&facts.train, &facts.valid].map(|side| (side.tokens(), side.documents()));
         if let Some((sides, tokenizer)) = case.accepted(open_folder(&case.dir, &facts), "case") {
             assert!(sides.iter().all(|side| side.stated_vocabulary() == Some(tokenizer.vocab_size())));

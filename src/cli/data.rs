@@ -2,7 +2,7 @@ use super::say;
 use crate::bail;
 use crate::data::prepared::cache::grouped;
 use crate::data::prepared::folder;
-use crate::data::prepared::folder::{DataFacts, FolderSpec, Split, prepare_folder, read_facts, verify};
+use crate::data::prepared::folder::{Manifest, FolderSpec, Split, prepare_folder, read_manifest, verify};
 use crate::data::text::documents::is_json_lines;
 use crate::data::text::{FIELD, FLAGS, Marks, TextSource};
 use crate::data::tokenizer::Tokenizer;
@@ -100,7 +100,7 @@ impl Prepare {
     }
 }
 
-fn say_facts(facts: &DataFacts) -> Result<()> {
+fn say_facts(facts: &Manifest) -> Result<()> {
     let side = |name: &str, side: &Split| {
         let (tokens, documents) = (grouped(side.tokens()), grouped(side.documents()));
         let (files, s) = (side.files.len(), if side.files.len() == 1 { "" } else { "s" });
@@ -160,7 +160,7 @@ fn largest(shard: &Shard) -> Result<Option<i32>> {
 }
 
 fn show_folder(dir: &Path) -> Result<()> {
-    let Some(facts) = read_facts(dir)? else {
+    let Some(facts) = read_manifest(dir)? else {
         bail!("{} is a cache of data.text; give one of the files in it", dir.display());
     };
     verify(dir, &facts)?;

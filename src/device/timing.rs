@@ -46,13 +46,13 @@ struct Recorder {
     /// Never grows beyond its initial capacity.
     spans: Vec<Span>,
     /// Number of spans that did not fit.
-    unused_heads_note: u64,
+    left_out: u64,
 }
 
 impl Recorder {
     fn push(&mut self, name: &'static str, (begin, end): (Instant, Instant), work: Work) {
         if self.spans.len() == self.spans.capacity() {
-            self.unused_heads_note += 1;
+            self.left_out += 1;
             return;
         }
         let start = begin.saturating_duration_since(self.origin);
@@ -108,12 +108,12 @@ impl Timings {
 
     /// Starts to record up to `most` spans, for which it allocates memory now, and discards those recorded before.
     pub fn record(&mut self, most: usize) {
-        self.recorder = Some(Recorder { origin: Instant::now(), spans: Vec::with_capacity(most), unused_heads_note: 0 });
+        self.recorder = Some(Recorder { origin: Instant::now(), spans: Vec::with_capacity(most), left_out: 0 });
     }
 
     /// Returns the recorded spans in the order in which they ended, and the number of spans that did not fit.
     pub fn spans(&self) -> (&[Span], u64) {
-        self.recorder.as_ref().map_or((&[], 0), |r| (&r.spans, r.unused_heads_note))
+        self.recorder.as_ref().map_or((&[], 0), |r| (&r.spans, r.left_out))
     }
 
     /// Returns the totals of all operations, in the order of [`NAMES`].

@@ -73,13 +73,13 @@ fn event(span: &Span) -> Event {
 /// # Errors
 /// If the file cannot be written.
 pub fn write(path: &Path, timings: &Timings) -> Result<()> {
-    let (spans, unused_heads_note) = timings.spans();
+    let (spans, left_out) = timings.spans();
     let line = |out: &mut dyn Write, event: &Event, end: &[u8]| -> io::Result<()> {
         serde_json::to_writer(&mut *out, event)?;
         out.write_all(end)
     };
     write_atomic(path, |out| {
-        writeln!(out, "{{\"displayTimeUnit\": \"ms\", \"otherData\": {{\"spans_left_out\": {unused_heads_note}}},")?;
+        writeln!(out, "{{\"displayTimeUnit\": \"ms\", \"otherData\": {{\"spans_left_out\": {left_out}}},")?;
         out.write_all(b"\"traceEvents\": [\n")?;
         line(out, &track(RUN, "run"), b",\n")?;
         line(out, &track(DEVICE, "device"), if spans.is_empty() { b"\n" } else { b",\n" })?;

@@ -29,7 +29,7 @@ fn fails(dir: &Path, args: &[&str]) -> String {
 }
 
 fn with(mut line: Value, more: Value) -> Value {
-    let (Value::Object(to), Value::Object(from)) = (&mut line, more) else { panic!("objects") };
+    let (Value::Object(to), Value::Object(from)) = (&mut line, more) else { panic!("expected two objects") };
     to.extend(from);
     line
 }

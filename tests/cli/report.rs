@@ -36,7 +36,7 @@ fn position(event: &str, stage: usize, level: usize, step: u64) -> Value {
 }
 
 fn with(mut event: Value, more: Value) -> Value {
-    let (Value::Object(to), Value::Object(from)) = (&mut event, more) else { panic!("objects") };
+    let (Value::Object(to), Value::Object(from)) = (&mut event, more) else { panic!("expected two objects") };
     to.extend(from);
     event
 }

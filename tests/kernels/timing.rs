@@ -54,8 +54,8 @@ fn spans_are_in_order_and_inside_their_mark() {
     let begin = Instant::now();
     work(&mut device);
     device.timings().mark("step", 7, begin);
-    let (spans, unused_heads_note) = device.timings().spans();
-    assert_eq!((spans.len(), unused_heads_note), (8, 0));
+    let (spans, left_out) = device.timings().spans();
+    assert_eq!((spans.len(), left_out), (8, 0));
     let (step, operations) = spans.split_last().expect("spans");
     assert_eq!((step.name, step.work), ("step", Work::Mark { number: 7 }));
     for pair in operations.windows(2) {

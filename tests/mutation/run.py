@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Mutation testing of the Rust code: which small wrong changes does no test notice?
+"""Mutation testing of the Rust code: finds small wrong changes that no test notices.
 
     python3 tests/mutation/run.py                  # all mutants
-    python3 tests/mutation/run.py 12 40-45         # some of them, by number
+    python3 tests/mutation/run.py 12 40-45         # some mutants, by number
     python3 tests/mutation/run.py --check          # only check that every mutant still applies
     python3 tests/mutation/run.py --table FILE     # all mutants; write the table of docs/mutants.md
 
-`mutants.toml` beside this file lists the mutants: in `file`, the expression `before` becomes `after`; the tests in `tests` are
-expected to notice. They are named as `binary::module`, or `binary` for all tests of a binary. A rebuild for each mutant would take hours, so all of them go into one build: a copy of the
-tree in `target/mutation`, in which each `before` reads `if mutation::on(N) { after } else { before }`. The environment
-variable VCYCLE_MUTANT then chooses one. A mutant is noticed when a test fails, or when the tests take longer than --timeout.
+`mutants.toml` beside this file lists the mutants: in `file`, the expression `before` becomes `after`, and the tests in `tests`
+should notice. They are given as `binary::module`, or as `binary` for all tests of a binary. Rebuilding for each mutant would
+take hours, so all of them go into one build: a copy of the tree in `target/mutation`, in which each `before` is replaced by
+`if mutation::on(N) { after } else { before }`. The environment variable VCYCLE_MUTANT selects one. A mutant is noticed if a
+test fails or the tests take longer than --timeout.
 
-Needs Python 3.11 or later, and what `cargo test` needs. The build takes about as long as that of the tests, a mutant a few
-seconds; binaries run on two threads.
+Needs Python 3.11 or later, and what `cargo test` needs. The build takes about as long as that of the tests, and a mutant takes
+a few seconds; two test binaries run at a time.
 """
 
 import argparse
@@ -31,7 +32,7 @@ WORK = ROOT / "target" / "mutation"
 TREE = WORK / "tree"
 
 SWITCH = """
-/// Mutation testing: which mutant is on. This module exists in the instrumented copy alone.
+/// The active mutant. This module exists only in the instrumented copy.
 #[doc(hidden)]
 pub mod mutation {
     use std::sync::LazyLock;
@@ -49,7 +50,7 @@ pub mod mutation {
 
 
 def read_mutants():
-    """The list, with numbers from 1."""
+    """Returns the list of mutants, numbered from 1."""
     mutants = tomllib.loads((Path(__file__).parent / "mutants.toml").read_text())["mutant"]
     for number, mutant in enumerate(mutants, 1):
         mutant["number"] = number
@@ -60,27 +61,27 @@ def read_mutants():
 
 
 def place(mutant, text):
-    """Where `before` stands in the text of its file; with `within`, after the first occurrence of that."""
+    """Returns begin and end of `before` in the text: its only occurrence or, with `within`, the first one after that."""
     start = 0
     if "within" in mutant:
         start = text.find(mutant["within"])
         if start < 0:
-            sys.exit(f"mutant {mutant['number']}: {mutant['file']} has no {mutant['within']!r} any more")
+            sys.exit(f"mutant {mutant['number']}: {mutant['file']} no longer contains {mutant['within']!r}")
     at = text.find(mutant["before"], start)
     if at < 0:
-        sys.exit(f"mutant {mutant['number']}: {mutant['file']} has no {mutant['before']!r} any more")
+        sys.exit(f"mutant {mutant['number']}: {mutant['file']} no longer contains {mutant['before']!r}")
     if "within" not in mutant and text.find(mutant["before"], at + 1) >= 0:
-        sys.exit(f"mutant {mutant['number']}: {mutant['before']!r} stands in {mutant['file']} more than once; add `within`")
+        sys.exit(f"mutant {mutant['number']}: {mutant['before']!r} occurs in {mutant['file']} more than once; add `within`")
     return at, at + len(mutant["before"])
 
 
 def instrument(text, placed):
-    """The text with switches at the places, which are equal, nested or apart."""
+    """Returns the text with switches at the places, which must be equal, nested or disjoint."""
 
     def render(begin, end, inside):
         out, at = [], begin
         while inside:
-            # The first place, the longest if several begin there, and all that lie in it.
+            # The first place (the longest if several begin there), and all places within it.
             first, last = inside[0][0]
             same = [mutant for where, mutant in inside if where == (first, last)]
             within = [(where, m) for where, m in inside if where != (first, last) and where[0] < last]
@@ -97,7 +98,7 @@ def instrument(text, placed):
 
 
 def make_tree(mutants):
-    """A copy of the working tree with all mutants in it; unchanged files keep their times, so that builds stay short."""
+    """Copies the working tree with all mutants in it. Unchanged files keep their times, so that rebuilds are short."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
     files = [name for name in listed.stdout.decode().splitlines() if (ROOT / name).is_file()]
     by_file = {}
@@ -105,7 +106,7 @@ def make_tree(mutants):
         by_file.setdefault(mutant["file"], []).append(mutant)
     unknown = by_file.keys() - set(files)
     if unknown:
-        sys.exit(f"mutants of files that are not there: {', '.join(sorted(unknown))}")
+        sys.exit(f"mutants of missing files: {', '.join(sorted(unknown))}")
     for name in files:
         content = (ROOT / name).read_bytes()
         if name in by_file:
@@ -125,7 +126,7 @@ def make_tree(mutants):
 
 
 def build(tests):
-    """Builds the binaries of tests; their paths by name. `lib` has the library's unit tests."""
+    """Builds the test binaries and returns their paths by name. `lib` has the library's unit tests."""
     names = {name.split("::")[0] for name in tests}
     chosen = ["--lib"] if "lib" in names else []
     for name in sorted(names - {"lib"}):
@@ -134,7 +135,7 @@ def build(tests):
     env = {**os.environ, "CARGO_TARGET_DIR": str(WORK / "target"), "RUSTFLAGS": "--cap-lints=allow"}
     done = subprocess.run(command, cwd=TREE, env=env, stdout=subprocess.PIPE)
     if done.returncode != 0:
-        sys.exit("the instrumented copy does not build; is every `before` and `after` an expression of one type?")
+        sys.exit("the instrumented copy does not build; `before` and `after` of a mutant must be expressions of the same type")
     found = {}
     for line in done.stdout.decode().splitlines():
         message = json.loads(line)
@@ -145,12 +146,12 @@ def build(tests):
                 found[name] = message["executable"]
     lost = names - found.keys()
     if lost:
-        sys.exit(f"no test binaries {', '.join(sorted(lost))}")
+        sys.exit(f"test binaries not found: {', '.join(sorted(lost))}")
     return found
 
 
 def run(binaries, name, number, timeout):
-    """Whether tests pass with a mutant on, the name of the first that fails, and seconds."""
+    """Runs tests with a mutant on. Returns whether they pass, the name of the first that fails, and the seconds they took."""
     binary, _, module = name.partition("::")
     env = {**os.environ, "VCYCLE_MUTANT": str(number), "RUST_TEST_THREADS": "1", "RUST_BACKTRACE": "0"}
     env["CARGO_MANIFEST_DIR"] = str(TREE)
@@ -166,7 +167,7 @@ def run(binaries, name, number, timeout):
 
 
 def try_mutant(mutant, binaries, timeout, everywhere):
-    """Who noticed: test binary and test, or None."""
+    """Returns the test binary and the test that noticed the mutant, or None."""
     names = list(mutant["tests"]) + [name for name in everywhere if name not in mutant["tests"]]
     for name in names:
         passed, failed, _ = run(binaries, name, mutant["number"], timeout)
@@ -180,7 +181,7 @@ def cell(text):
 
 
 def table(mutants, noticed):
-    """Markdown: change, test that noticed it; then the survivors with their reasons."""
+    """Returns a Markdown table of the changes, each with the test that noticed it or the reason why it survives."""
     lines = ["| file | before | after | noticed by |", "|---|---|---|---|"]
     for mutant in mutants:
         by = noticed[mutant["number"]]
@@ -200,11 +201,11 @@ def numbers(words, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("numbers", nargs="*", help="numbers of mutants, or ranges such as 3-7; default: all")
-    parser.add_argument("--check", action="store_true", help="only check that every mutant applies")
-    parser.add_argument("--everywhere", action="store_true", help="try all tests on what the expected ones do not notice")
-    parser.add_argument("--table", type=Path, help="write the table of mutants here, as Markdown")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for the tests of one name (default: 300)")
+    parser.add_argument("numbers", nargs="*", help="numbers of mutants or ranges such as 3-7 (default: all)")
+    parser.add_argument("--check", action="store_true", help="only check that every mutant still applies")
+    parser.add_argument("--everywhere", action="store_true", help="try all tests on mutants that the expected ones do not notice")
+    parser.add_argument("--table", type=Path, help="write the table of mutants to this file, as Markdown")
+    parser.add_argument("--timeout", type=float, default=300, help="time limit in seconds for each entry of `tests` (default: 300)")
     options = parser.parse_args()
     mutants = read_mutants()
     make_tree(mutants)
@@ -218,7 +219,7 @@ def main():
         for name, (passed, failed, seconds) in zip(needed, pool.map(lambda n: run(binaries, n, 0, options.timeout), needed)):
             print(f"without a mutant: {name} {'passes' if passed else 'FAILS: ' + failed} in {seconds:.1f} s", flush=True)
             if not passed:
-                sys.exit("tests must pass without a mutant")
+                sys.exit("the tests must pass without a mutant")
         everywhere = needed if options.everywhere else []
         noticed = {}
         tried = pool.map(lambda m: try_mutant(m, binaries, options.timeout, everywhere), chosen)

@@ -32,7 +32,8 @@ fn the_estimate_matches_what_training_allocates() {
             let options = Options { seed: 1, recompute: config.train.recompute, ..Options::default() };
             let sizes = (batch, config.model.context);
             let mut train_state =
-                TrainState::new(&mut device, level, params, sizes, config.optimizer().expect("an optimizer"), options).expect("memory");
+                TrainState::new(&mut device, level, params, sizes, config.optimizer().expect("an optimizer"), options)
+                    .expect("memory");
             let tokens = vec![1; batch * config.model.context];
             train_state.step_tokens(&mut device, &tokens, &tokens, 1e-3).expect("a step");
             assert_eq!(line(&estimate, "activations")[i], train_state.activation_bytes(), "{changes:?}, level {i}");

@@ -69,8 +69,8 @@ fn are_meaningless(names: &[String]) -> bool {
     are_numbers(names) || names.iter().enumerate().all(|(number, name)| *name == format!("LABEL_{number}"))
 }
 
-/// Returns the class number of each label, or the labels that match no class. Case matters only where names differ in
-/// nothing else.
+/// Returns the class number of each label, or the labels that match no class or the same class as an earlier label.
+/// Case matters only where names differ in nothing else.
 fn by_name(labels: &[String], names: &[String]) -> std::result::Result<Vec<usize>, Vec<String>> {
     // `None` if two classes share this name, so that it identifies neither.
     let index = |form: fn(&str) -> String| {

@@ -78,7 +78,7 @@ pub struct Dataset {
 
 /// The content of `data.json`, which is written last: a folder that has it is complete.
 #[derive(Serialize, Deserialize)]
-struct DataFacts {
+struct Manifest {
     format: u32,
     text: String,
     tokenizer: String,
@@ -170,7 +170,7 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
         shard.commit()?;
     }
 
-    let facts = DataFacts {
+    let facts = Manifest {
         format: FORMAT,
         text: spec.text.display().to_string(),
         tokenizer: spec.tokenizer.clone(),
@@ -197,7 +197,7 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
 /// Fails if a file is missing or is not the one that `data.json` describes.
 pub(in crate::data) fn open(dir: &Path) -> Result<Dataset> {
     let path = dir.join(FACTS);
-    let facts = read_facts(&path)?;
+    let facts = read_manifest(&path)?;
     // Compare the hashes last: opening the files checks their lengths, so a file of the wrong length is not read in
     // full.
     let data = Dataset {
@@ -290,10 +290,10 @@ pub fn open_shard(path: &Path, vocab: Option<usize>) -> Result<Shard> {
         return Ok(shard);
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let sum = match folder::read_facts(dir)? {
+    let sum = match folder::read_manifest(dir)? {
         Some(facts) => facts.train.files.into_iter().chain(facts.valid.files).find(|f| f.name == name).map(|f| f.sum),
         None => {
-            let facts = read_facts(&dir.join(FACTS))?;
+            let facts = read_manifest(&dir.join(FACTS))?;
             [(TRAIN, facts.train_sum), (VALID, facts.valid_sum)].into_iter().find(|f| f.0 == name).map(|f| f.1)
         }
     };
@@ -301,7 +301,7 @@ pub fn open_shard(path: &Path, vocab: Option<usize>) -> Result<Shard> {
     Ok(shard)
 }
 
-fn read_facts(path: &Path) -> Result<DataFacts> {
+fn read_manifest(path: &Path) -> Result<Manifest> {
     serde_json::from_slice(&files::read(path, 1 << 20)?).map_err(|e| {
         Error::new(format!("{}: damaged: {e}; remove its folder to have the data prepared again", path.display()))
     })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cache::{DataSpec, Dataset, grouped, open, prepare};
-use super::folder::{open_folder, read_facts};
+use super::folder::{open_folder, read_manifest};
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::tokenizer::Tokenizer;
@@ -101,7 +101,7 @@ impl Corpus {
         let (place, corpus) = match source {
             DataSource::Text(spec) => return Ok(prepare(spec, cache, note)?.into()),
             DataSource::Prepared(dir) => {
-                let corpus = match read_facts(dir).at("data.prepared")? {
+                let corpus = match read_manifest(dir).at("data.prepared")? {
                     Some(facts) => {
                         let (sides, tokenizer) = open_folder(dir, &facts)?;
                         Self::new(sides, Some(tokenizer), facts.vocab_size)

@@ -37,7 +37,7 @@ pub struct FolderSpec {
 
 /// The content of `data.json`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct DataFacts {
+pub struct Manifest {
     /// The format version.
     pub format: u32,
     /// The paths of the texts.
@@ -103,7 +103,7 @@ impl Split {
 /// # Errors
 /// Fails if `dir` exists, if a text or the tokenizer cannot be read or used, if a split would be empty, or if the
 /// folder cannot be written.
-pub fn prepare_folder(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<DataFacts> {
+pub fn prepare_folder(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Manifest> {
     if spec.source.inputs.is_empty() {
         bail!("no text is given; name at least one file");
     }
@@ -121,7 +121,7 @@ pub fn prepare_folder(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str))
     facts.ok_or_else(|| Error::new(format!("{} was not written", dir.display())))
 }
 
-fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<DataFacts> {
+fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Manifest> {
     let source = &spec.source;
     note("reading the text");
     let (division, survey) = source.survey()?;
@@ -164,7 +164,7 @@ fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Dat
         Marks::Separator(text) => (None, Some(text)),
         Marks::None => (None, None),
     };
-    let facts = DataFacts {
+    let facts = Manifest {
         format: FORMAT,
         inputs: source.inputs.iter().map(|path| path.display().to_string()).collect(),
         tokenizer: spec.tokenizer.clone(),
@@ -192,7 +192,7 @@ fn megabytes(bytes: u64) -> f64 {
 ///
 /// # Errors
 /// Fails if it is missing, damaged or of an unknown format, or if it names files outside of the folder.
-pub fn read_facts(dir: &Path) -> Result<Option<DataFacts>> {
+pub fn read_manifest(dir: &Path) -> Result<Option<Manifest>> {
     #[derive(Deserialize)]
     struct Version {
         format: u32,
@@ -211,7 +211,7 @@ pub fn read_facts(dir: &Path) -> Result<Option<DataFacts>> {
             bail!("{}: format {format}, but this program reads 1 and {FORMAT}; prepare the data again", path.display())
         }
     }
-    let facts: DataFacts = serde_json::from_slice(&json).map_err(damaged)?;
+    let facts: Manifest = serde_json::from_slice(&json).map_err(damaged)?;
     for file in facts.train.files.iter().chain(&facts.valid.files) {
         if Path::new(&file.name).file_name() != Some(file.name.as_ref()) {
             bail!(
@@ -229,7 +229,7 @@ pub fn read_facts(dir: &Path) -> Result<Option<DataFacts>> {
 ///
 /// # Errors
 /// Fails if a file is missing, damaged, or not the one that was written.
-pub fn open_folder(dir: &Path, facts: &DataFacts) -> Result<([Tokens; 2], Tokenizer)> {
+pub fn open_folder(dir: &Path, facts: &Manifest) -> Result<([Tokens; 2], Tokenizer)> {
     let tokenizer = Tokenizer::load(&dir.join(TOKENIZER))?;
     if sum_of(&dir.join(TOKENIZER))? != facts.tokenizer_sum {
         bail!(
@@ -258,7 +258,7 @@ pub fn open_folder(dir: &Path, facts: &DataFacts) -> Result<([Tokens; 2], Tokeni
 ///
 /// # Errors
 /// Fails if a file is missing or its hash differs; the message names the first such file.
-pub fn verify(dir: &Path, facts: &DataFacts) -> Result<()> {
+pub fn verify(dir: &Path, facts: &Manifest) -> Result<()> {
     let shards = facts.train.files.iter().chain(&facts.valid.files).map(|file| (file.name.as_str(), &file.sum));
     for (name, sum) in shards.chain([(TOKENIZER, &facts.tokenizer_sum)]) {
         let path = dir.join(name);

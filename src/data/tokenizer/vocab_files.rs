@@ -144,9 +144,7 @@ impl Files {
             (Files::Json(path), None) if has_settings(path) => {
                 (with_settings(path, &mut notes)?, Settings::kept(path)?)
             }
-            (Files::Json(path), None) => {
-                (files::strip_bom(&files::read(path, TOKENIZER_BYTES)?).to_vec(), Map::new())
-            }
+            (Files::Json(path), None) => (files::strip_bom(&files::read(path, TOKENIZER_BYTES)?).to_vec(), Map::new()),
             (Files::BytePairs { vocab, merges }, None) => {
                 check_class(vocab, "vocab.json with merges.txt", &BYTE_PAIRS)?;
                 (byte_pairs(vocab, merges, &mut notes)?.to_string().into_bytes(), Settings::kept(vocab)?)

@@ -7,7 +7,7 @@ use vcycle::data::tokenizer::Tokenizer;
 use super::*;
 
 const TEXT: &str = "jetty ember <|user|> lagoon";
-/// Its ids if `<|user|>` is not a token; its pieces are the fourth to the tenth id.
+/// Its ids if `<|user|>` is not a token; its pieces are the fourth to the eleventh id.
 const PLAIN: [u32; 12] = [280, 271, 221, 28, 92, 85, 83, 69, 82, 92, 30, 287];
 /// Its ids if `<|user|>` is token 320.
 const ADDED: [u32; 5] = [280, 271, 221, 320, 287];

@@ -155,7 +155,7 @@ fn a_text_in_one_line_is_cut_between_words() {
         let [plain, packed] = [files(name.to_owned()), files(format!("{name}-gz"))];
         assert_eq!([&plain["train"], &plain["valid"]], [&packed["train"], &packed["valid"]], "{name}");
         let held_out = plain["valid"]["files"][0]["tokens"].as_u64().expect("a number");
-        // Each piece ends at most 64 bytes, or one word, after its share of the text.
+        // The end of each piece is off by at most 64 bytes and one word or character.
         let share = text.len() as u64 / 10;
         assert!(held_out.abs_diff(share) <= 10 * (64 + unit), "{name}: {held_out} of {share}");
     }

@@ -320,7 +320,7 @@ fn layernorm() {
 
 #[test]
 fn multilevel_operators() {
-    // A multiply-add for each element of the larger model. Interpolation adds two multiplications and an addition for
+    // A multiply-add for each element of the larger tensor. Interpolation adds two multiplications and an addition for
     // each element that is written.
     for [src, dst] in [[64, 192], [320, 128]] {
         let m = &mut Memory::default();

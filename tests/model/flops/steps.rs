@@ -466,7 +466,7 @@ fn the_operators_of_the_readme() {
         .map(|model| Store::new(model.table().clone(), device).expect("memory"))
         .collect();
     let (scheme, rules) = (config.levels[1].scheme(), config.rules());
-    let [big, small] = &stores[..] else { panic!("two levels") };
+    let [big, small] = &stores[..] else { panic!("expected two levels") };
     assert_eq!(coalesce(device, big, small, &scheme, &rules).expect("mapped").flops, 2 * 144_512);
     assert_eq!(interpolate(device, big, small, 1.0, &scheme, &rules).expect("mapped").flops, 5 * 144_512);
     for quantity in [Quantity::Gradients, Quantity::Squares] {

@@ -60,7 +60,7 @@ fn vision_transformers_with_transformers_names_round_trip_bit_for_bit() {
     let all: Vec<_> = renamed.into_iter().map(|t| (t.name, t.shape, t.values)).collect();
     tensors::write(&dir.path().join(checkpoint::WEIGHTS), &all).expect("written");
     let Config::Vit(config, _) = config::read(&variant.dir.join("config.big.json")).expect("a configuration") else {
-        panic!("a vision transformer")
+        panic!("expected a vision transformer")
     };
     vit_config::write(&config, Form::HuggingFace, &dir.path().join(checkpoint::CONFIG)).expect("written");
     round_trip(dir.path());

@@ -1,7 +1,7 @@
 //! The oracle's batches. Batches for next-token prediction are built here; all others come from `vcycle::data`, which
 //! has tests of its own.
 
-use super::reference::batch::{Batch, DataFacts, IDS, LABELS, scored};
+use super::reference::batch::{Batch, Facts, IDS, LABELS, scored};
 use super::reference::config::Config;
 use super::reference::random::choice;
 use std::path::Path;
@@ -25,7 +25,7 @@ enum Kind {
 pub struct Data {
     kind: Kind,
     seed: u64,
-    pub facts: DataFacts,
+    pub facts: Facts,
     /// How many numbers one example has in each field of a [`Batch`].
     sizes: ([usize; 7], [usize; 2]),
 }
@@ -36,9 +36,10 @@ impl Data {
         let (cache, seed) = (dir.join("oracle"), c.count("seed", 1) as u64);
         let path = |key: &str| dir.join(c.text(key));
         let (batch, context) = (c.count("train.batch", 0), c.count("model.context", 0));
-        let mut facts = DataFacts { batch, context, micro: batch / c.count("train.accumulate", 1), ..DataFacts::default() };
+        let mut facts =
+            Facts { batch, context, micro: batch / c.count("train.accumulate", 1), ..Facts::default() };
         let (t, spec) = (context, c.text("data.tokenizer"));
-        let special = |facts: &mut DataFacts, tokenizer: &Tokenizer| {
+        let special = |facts: &mut Facts, tokenizer: &Tokenizer| {
             facts.vocab = tokenizer.vocab_size();
             facts.pad = tokenizer.special_tokens().expect("tokens").pad as usize;
         };
@@ -108,7 +109,7 @@ impl Data {
 
     /// Returns the whole batch of a step of the run, counted from 0.
     pub fn training(&mut self, step: u64) -> Batch {
-        let (DataFacts { batch, micro, context, .. }, seed) = (self.facts, self.seed);
+        let (Facts { batch, micro, context, .. }, seed) = (self.facts, self.seed);
         let (mut out, sampler) = (self.empty_batch(batch), Sampler { seed, rank: 0, world: 1 });
         let done = match &mut self.kind {
             Kind::Next { train, .. } => {
@@ -132,7 +133,7 @@ impl Data {
 
     /// Returns a held-out batch of the size of a micro-batch, and how many of its labels are scored.
     pub fn held_out(&mut self, index: usize) -> Option<(Batch, usize)> {
-        let (DataFacts { micro, context, .. }, mut out) = (self.facts, self.empty_batch(self.facts.micro));
+        let (Facts { micro, context, .. }, mut out) = (self.facts, self.empty_batch(self.facts.micro));
         let count = match &mut self.kind {
             Kind::Next { valid, .. } => {
                 // Consecutive windows; each token except the first is scored once.

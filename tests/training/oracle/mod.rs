@@ -19,10 +19,10 @@ use std::process::Command;
 
 /// The relative tolerance for losses, norms and metrics. Program and oracle both compute in f64, but sum in different
 /// orders. A sum of n <= 4096 terms has an error of at most n 2^-53 = 5e-13 of their size, and a step is about twenty
-/// sums deep: 1e-11. AdamW amplifies such errors: an error of 1e-16 in a gradient moves a weight by up to rate x 1e-16
-/// / eps = 2e-10, but only where the gradient itself is below eps = 1e-8, so that the loss hardly depends on that
-/// weight (and not at all on the biases of keys, whose gradients are pure rounding error). Fewer than thirty steps add
-/// up to less than 1e-9. The largest difference observed is 5e-14.
+/// sums deep: 1e-11. AdamW amplifies such errors: an error of 1e-16 in a gradient moves a weight by up to
+/// rate x 1e-16 / eps = 2e-10, but only where the gradient itself is below eps = 1e-8, so that the loss hardly depends
+/// on that weight (and not at all on the biases of keys, whose gradients are pure rounding error). Fewer than thirty
+/// steps add up to less than 1e-9. The largest difference observed is 5e-14.
 const TOLERANCE: f64 = 1e-9;
 
 /// Runs a configuration with the program, and compares its metrics with the oracle's.

@@ -58,7 +58,7 @@ pub fn scored(labels: &[i32]) -> usize {
 
 /// What a model must know about its data.
 #[derive(Clone, Copy, Default)]
-pub struct DataFacts {
+pub struct Facts {
     pub vocab: usize,
     pub pad: usize,
     /// The number of classes; 1 for regression.

@@ -1,6 +1,8 @@
 //! GPT, BERT and DeiT: their parameters and their forward passes.
 
-use super::batch::{Batch, DataFacts, IDS, LABELS, MASK, NEXT, OTHERS, PATCHES, POSITIONS, SHARE, TYPES, VALUES, scored};
+use super::batch::{
+    Batch, Facts, IDS, LABELS, MASK, NEXT, OTHERS, PATCHES, POSITIONS, SHARE, TYPES, VALUES, scored,
+};
 use super::config::Config;
 use super::graph::{Graph, Mat, Var, one};
 use super::random::normal;
@@ -39,7 +41,7 @@ impl Param {
 
 pub struct Model<'a> {
     c: &'a Config,
-    facts: DataFacts,
+    facts: Facts,
     pub layers: usize,
     pub heads: usize,
     pub width: usize,
@@ -57,7 +59,7 @@ pub struct Model<'a> {
 }
 
 impl<'a> Model<'a> {
-    pub fn new(c: &'a Config, facts: DataFacts, layers: usize, heads: usize) -> Model<'a> {
+    pub fn new(c: &'a Config, facts: Facts, layers: usize, heads: usize) -> Model<'a> {
         let (labelled, pairs) = (c.find("data.task").is_some(), c.flag("masking.next_sentence", false));
         let [gpt, bert] = ["gpt", "bert"].map(|family| c.is("model.family", family));
         let specials = 1 + usize::from(c.flag("model.distilled", false));
@@ -105,7 +107,7 @@ impl<'a> Model<'a> {
     }
 
     fn param(&mut self, name: &str, layer: Option<usize>, axes: &str, constant: f64) {
-        let DataFacts { vocab, classes, channels, .. } = self.facts;
+        let Facts { vocab, classes, channels, .. } = self.facts;
         let deit = self.is("deit");
         let size = |letter: char| match letter.to_ascii_uppercase() {
             'E' => self.width,
@@ -237,7 +239,7 @@ impl<'a> Model<'a> {
         };
         // The rows of the token at position `number` of each example.
         let token = |number: usize| (0..self.facts.micro).map(|row| row * self.time + number).collect::<Vec<_>>();
-        let DataFacts { vocab, classes, .. } = self.facts;
+        let Facts { vocab, classes, .. } = self.facts;
         let (mut losses, mut scores) = (Vec::new(), Vec::new());
         if self.is("gpt") {
             let head = if self.c.flag("model.tied", true) { 0 } else { self.at("head", None) };

@@ -126,7 +126,7 @@ impl Nvidia {
                 OLDEST.1
             );
         }
-        let gpu = gpu(&context, capability).map_err(failed("querying the GPU's properties"))?;
+        let spec = gpu_spec(&context, capability).map_err(failed("querying the GPU's properties"))?;
         let stream = context.new_stream().map_err(failed("creating a stream"))?;
         let mut this = Nvidia {
             functions: HashMap::new(),
@@ -140,7 +140,7 @@ impl Nvidia {
             graphs: Vec::new(),
             stamps: Stamps::default(),
             ranges: Ranges::new(),
-            gpu,
+            gpu: spec,
             recent: VecDeque::with_capacity(RECENT),
             started: 0,
             recording: false,
@@ -512,7 +512,7 @@ fn parameters(function: &CudaFunction, driver: i32) -> Option<Vec<u8>> {
 }
 
 /// Queries the peak rates of the GPU for the time models.
-fn gpu(context: &CudaContext, capability: (i32, i32)) -> Result<GpuSpec, DriverError> {
+fn gpu_spec(context: &CudaContext, capability: (i32, i32)) -> Result<GpuSpec, DriverError> {
     let ask = |what| context.attribute(what).map(f64::from);
     let sms = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let clock = 1e3 * ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
