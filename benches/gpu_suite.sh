@@ -165,14 +165,14 @@ if wants bench; then
             leave_out "cuBLASLt: $(tail -n 1 "$out/line.txt" | cut -c1-200)"
             peer=()
         }
-        variants=mma128,wgmma128,wgmma256,boxes64,boxes128,boxes192,boxes256,pairs256
+        variants=mma_128x128,wgmma_128x128,wgmma_128x256,tma_store_64x256,tma_store_128x128,tma_store_128x192,tma_store_128x256,cluster2_128x256
         # BERT-Base has the shapes of GPT-2.
         for shape in gpt2-{qkv,proj,fc,out,logits} deit-{qkv,proj,fc,out} bert-large-{qkv,proj,fc,out}; do
             bench "gemm $shape" 20 gemm --shape "$shape" --precision bf16 --seconds 0.4 --variant "$variants" "${peer[@]}"
         done
-        # `resident` supports at most 256 keys: DeiT, and the first phase of BERT (128 tokens).
+        # `single_pass_kv` supports at most 256 keys: DeiT, and the first phase of BERT (128 tokens).
         for shape in gpt2 bert deit 32x12x128x64:full 16x12x256x64:full 4x8x2048x128; do
-            bench "attention $shape" 20 attention --shape "$shape" --precision bf16 --seconds 0.4 --variant flash,wgmma,resident,reduce
+            bench "attention $shape" 20 attention --shape "$shape" --precision bf16 --seconds 0.4 --variant flash,wgmma,single_pass_kv,fused_dq_atomic
         done
         for operation in layernorm cross-entropy adamw; do
             bench "$operation" 15 "$operation" --precision bf16 --seconds 0.2
@@ -180,8 +180,8 @@ if wants bench; then
         bench multilevel 15 multilevel --variant all --seconds 0.2
     else
         tiny=(--precision bf16 --seconds 0 --rounds 1)
-        bench gemm 60 gemm --shape 64x64x64 "${tiny[@]}" --variant mma64,boxes256,pairs256
-        bench attention 60 attention --shape 1x1x32x32 "${tiny[@]}" --variant flash,wgmma,resident,reduce
+        bench gemm 60 gemm --shape 64x64x64 "${tiny[@]}" --variant mma_64x64,tma_store_128x256,cluster2_128x256
+        bench attention 60 attention --shape 1x1x32x32 "${tiny[@]}" --variant flash,wgmma,single_pass_kv,fused_dq_atomic
         bench layernorm 60 layernorm --shape 8x64 "${tiny[@]}"
         bench cross-entropy 60 cross-entropy --shape 8x64 "${tiny[@]}"
         bench adamw 60 adamw --shape 4096 "${tiny[@]}"
@@ -200,7 +200,7 @@ step() {
     )
 }
 
-# The last `short` shapes have at most 256 tokens, as `resident` needs.
+# The last `short` shapes have at most 256 tokens, as `single_pass_kv` needs.
 steps=(gpt2-gpu bert-512 deit-b bert-128) short=2
 [[ $device == emulator ]] && steps=(1,1,16,16,1,32 1,1,16,16,1,32:bert 1,1,16,32,1,8:deit) short=1
 hopper=(attention=wgmma attention_backward=wgmma)
@@ -208,7 +208,7 @@ if wants step; then
     say "steps"
     for shape in "${steps[@]}"; do
         step "$shape" ""
-        step "$shape" boxes256 "${hopper[@]}" linear=boxes256
+        step "$shape" tma_store_128x256 "${hopper[@]}" linear=tma_store_128x256
     done
 fi
 
@@ -253,11 +253,11 @@ if wants step; then
     say "more steps"
     for shape in "${steps[@]}"; do
         step "$shape" attention-wgmma "${hopper[@]}"
-        step "$shape" pairs256 "${hopper[@]}" linear=pairs256
-        step "$shape" reduce attention=wgmma attention_backward=reduce linear=boxes256
+        step "$shape" cluster2_128x256 "${hopper[@]}" linear=cluster2_128x256
+        step "$shape" reduce attention=wgmma attention_backward=reduce linear=tma_store_128x256
     done
     for shape in "${steps[@]: -short}"; do
-        step "$shape" resident attention=resident attention_backward=wgmma linear=boxes256
+        step "$shape" single_pass_kv attention=single_pass_kv attention_backward=wgmma linear=tma_store_128x256
     done
 fi
 if [[ $torch ]]; then

@@ -97,18 +97,18 @@ DEVICE void accumulate_vector(ACCUMULATE_PARAMETERS(X, Out)) {
   }
 }
 
-KERNEL(accumulate_vector_f32, kThreads, 4, ACCUMULATE_PARAMETERS(float, float)) {
+KERNEL(accumulate_vec16_f32, kThreads, 4, ACCUMULATE_PARAMETERS(float, float)) {
   accumulate_vector(x, out, width, last, x_pitch, out_pitch, add);
 }
 
-KERNEL(accumulate_vector_bf16, kThreads, 4, ACCUMULATE_PARAMETERS(bf16, bf16)) {
+KERNEL(accumulate_vec16_bf16, kThreads, 4, ACCUMULATE_PARAMETERS(bf16, bf16)) {
   accumulate_vector(x, out, width, last, x_pitch, out_pitch, add);
 }
 
-KERNEL(accumulate_vector_f32_bf16, kThreads, 4, ACCUMULATE_PARAMETERS(float, bf16)) {
+KERNEL(accumulate_vec16_f32_bf16, kThreads, 4, ACCUMULATE_PARAMETERS(float, bf16)) {
   accumulate_vector(x, out, width, last, x_pitch, out_pitch, add);
 }
 
-KERNEL(accumulate_vector_bf16_f32, kThreads, 4, ACCUMULATE_PARAMETERS(bf16, float)) {
+KERNEL(accumulate_vec16_bf16_f32, kThreads, 4, ACCUMULATE_PARAMETERS(bf16, float)) {
   accumulate_vector(x, out, width, last, x_pitch, out_pitch, add);
 }

@@ -71,10 +71,10 @@ DEVICE void activation_backward_vector(ACTIVATION_PARAMETERS(T)) {
   }
 }
 
-KERNEL(activation_backward_vector_f32, kThreads, 4, ACTIVATION_PARAMETERS(float)) {
+KERNEL(activation_backward_vec16_f32, kThreads, 4, ACTIVATION_PARAMETERS(float)) {
   activation_backward_vector(dout, pre, dx, width, last, dout_pitch, pre_pitch, dx_pitch, kind);
 }
 
-KERNEL(activation_backward_vector_bf16, kThreads, 4, ACTIVATION_PARAMETERS(bf16)) {
+KERNEL(activation_backward_vec16_bf16, kThreads, 4, ACTIVATION_PARAMETERS(bf16)) {
   activation_backward_vector(dout, pre, dx, width, last, dout_pitch, pre_pitch, dx_pitch, kind);
 }

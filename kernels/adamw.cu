@@ -54,7 +54,7 @@ KERNEL(adamw_f32, kThreads, 4, ADAMW_PARAMETERS) {
 // Groups of four neighbouring elements of a thread, a block's width apart.
 constexpr int kVectors = 2;
 
-KERNEL(adamw_vector_f32, kThreads, 3, ADAMW_PARAMETERS) {
+KERNEL(adamw_vec16_f32, kThreads, 3, ADAMW_PARAMETERS) {
   long long first = row_start(blockIdx.x, kVectors * 4 * kThreads) + 4 * threadIdx.x, n = row_start(groups, kGroup);
   Vec<float> p[kVectors], g[kVectors], m_all[kVectors], v_all[kVectors];
   bool decays[kVectors];

@@ -170,7 +170,7 @@ DEVICE void attention_resident(const TensorMap& q, const TensorMap& k, const Ten
 }
 
 #define ATTENTION(width, keys)                                                                                         \
-  KERNEL(attention_resident_##width##_##keys##_bf16, 384, 1, const __grid_constant__ TensorMap q,                      \
+  KERNEL(attention_single_pass_kv_##width##_##keys##_bf16, 384, 1, const __grid_constant__ TensorMap q,                      \
          const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,                                     \
          const __grid_constant__ TensorMap out, float* __restrict__ lse, PAIR_PARAMETERS, float scale, int heads,      \
          int batches) {                                                                                                \

@@ -87,12 +87,12 @@ DEVICE void column_sum_vector(const T* __restrict__ x, float* __restrict__ parti
   }
 }
 
-KERNEL(column_sum_vector_f32, kVectorThreads, 4, const float* __restrict__ x, float* __restrict__ partials, int rows,
+KERNEL(column_sum_vec16_f32, kVectorThreads, 4, const float* __restrict__ x, float* __restrict__ partials, int rows,
        int width, int pitch, int block) {
   column_sum_vector(x, partials, rows, width, pitch, block);
 }
 
-KERNEL(column_sum_vector_bf16, kVectorThreads, 4, const bf16* __restrict__ x, float* __restrict__ partials, int rows,
+KERNEL(column_sum_vec16_bf16, kVectorThreads, 4, const bf16* __restrict__ x, float* __restrict__ partials, int rows,
        int width, int pitch, int block) {
   column_sum_vector(x, partials, rows, width, pitch, block);
 }

@@ -326,10 +326,10 @@ DEVICE void cross_entropy_vector(ROW_PARAMETERS(T)) {
   if (tail < vocab) dlogits[tail] = to<T>(gradient_at(gradient, row, target, to_float(logits[tail]), tail));
 }
 
-KERNEL(cross_entropy_vector_128_f32, 128, 8, ROW_PARAMETERS(float)) { cross_entropy_vector<128>(ROW_ARGUMENTS); }
+KERNEL(cross_entropy_vec16_128_f32, 128, 8, ROW_PARAMETERS(float)) { cross_entropy_vector<128>(ROW_ARGUMENTS); }
 
-KERNEL(cross_entropy_vector_128_bf16, 128, 8, ROW_PARAMETERS(bf16)) { cross_entropy_vector<128>(ROW_ARGUMENTS); }
+KERNEL(cross_entropy_vec16_128_bf16, 128, 8, ROW_PARAMETERS(bf16)) { cross_entropy_vector<128>(ROW_ARGUMENTS); }
 
-KERNEL(cross_entropy_vector_512_f32, 512, 2, ROW_PARAMETERS(float)) { cross_entropy_vector<512>(ROW_ARGUMENTS); }
+KERNEL(cross_entropy_vec16_512_f32, 512, 2, ROW_PARAMETERS(float)) { cross_entropy_vector<512>(ROW_ARGUMENTS); }
 
-KERNEL(cross_entropy_vector_512_bf16, 512, 2, ROW_PARAMETERS(bf16)) { cross_entropy_vector<512>(ROW_ARGUMENTS); }
+KERNEL(cross_entropy_vec16_512_bf16, 512, 2, ROW_PARAMETERS(bf16)) { cross_entropy_vector<512>(ROW_ARGUMENTS); }

@@ -97,9 +97,9 @@ DEVICE void dropout_vector(DROPOUT_PARAMETERS(T)) {
   }
 }
 
-KERNEL(dropout_vector_f32, kThreads, 4, DROPOUT_PARAMETERS(float)) { dropout_vector(DROPOUT_ARGUMENTS); }
+KERNEL(dropout_vec16_f32, kThreads, 4, DROPOUT_PARAMETERS(float)) { dropout_vector(DROPOUT_ARGUMENTS); }
 
-KERNEL(dropout_vector_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16)) { dropout_vector(DROPOUT_ARGUMENTS); }
+KERNEL(dropout_vec16_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16)) { dropout_vector(DROPOUT_ARGUMENTS); }
 
 template <class T>
 DEVICE void dropout_unit(DROPOUT_PARAMETERS(T), int unit) {
@@ -153,10 +153,10 @@ DEVICE void dropout_unit_vector(DROPOUT_PARAMETERS(T), int unit) {
   }
 }
 
-KERNEL(dropout_unit_vector_f32, kThreads, 4, DROPOUT_PARAMETERS(float), int unit) {
+KERNEL(dropout_unit_vec16_f32, kThreads, 4, DROPOUT_PARAMETERS(float), int unit) {
   dropout_unit_vector(DROPOUT_ARGUMENTS, unit);
 }
 
-KERNEL(dropout_unit_vector_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16), int unit) {
+KERNEL(dropout_unit_vec16_bf16, kThreads, 4, DROPOUT_PARAMETERS(bf16), int unit) {
   dropout_unit_vector(DROPOUT_ARGUMENTS, unit);
 }

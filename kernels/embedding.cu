@@ -85,9 +85,9 @@ DEVICE void embedding_vector(EMBEDDING_PARAMETERS(T)) {
   }
 }
 
-KERNEL(embedding_vector_f32, kThreads, 8, EMBEDDING_PARAMETERS(float)) { embedding_vector(EMBEDDING_ARGUMENTS); }
+KERNEL(embedding_vec16_f32, kThreads, 8, EMBEDDING_PARAMETERS(float)) { embedding_vector(EMBEDDING_ARGUMENTS); }
 
-KERNEL(embedding_vector_bf16, kThreads, 8, EMBEDDING_PARAMETERS(bf16)) { embedding_vector(EMBEDDING_ARGUMENTS); }
+KERNEL(embedding_vec16_bf16, kThreads, 8, EMBEDDING_PARAMETERS(bf16)) { embedding_vector(EMBEDDING_ARGUMENTS); }
 
 // One thread per element of dtable, which searches all ids: V C B T comparisons, for small vocabularies only.
 #define NAIVE_PARAMETERS(T, Out) \

@@ -43,10 +43,10 @@ DEVICE void fill_vector(T* out, int width, int last, int pitch, float value) {
   }
 }
 
-KERNEL(fill_vector_f32, kThreads, 8, float* __restrict__ out, int width, int last, int pitch, float value) {
+KERNEL(fill_vec16_f32, kThreads, 8, float* __restrict__ out, int width, int last, int pitch, float value) {
   fill_vector(out, width, last, pitch, value);
 }
 
-KERNEL(fill_vector_bf16, kThreads, 8, bf16* __restrict__ out, int width, int last, int pitch, float value) {
+KERNEL(fill_vec16_bf16, kThreads, 8, bf16* __restrict__ out, int width, int last, int pitch, float value) {
   fill_vector(out, width, last, pitch, value);
 }

@@ -188,30 +188,30 @@ DEVICE void layernorm_vector(LAYERNORM_PARAMETERS(T)) {
   }
 }
 
-KERNEL(layernorm_vector_512_f32, 128, 8, LAYERNORM_PARAMETERS(float)) { layernorm_vector<32, 16>(LAYERNORM_ARGUMENTS); }
+KERNEL(layernorm_vec16_512_f32, 128, 8, LAYERNORM_PARAMETERS(float)) { layernorm_vector<32, 16>(LAYERNORM_ARGUMENTS); }
 
-KERNEL(layernorm_vector_1024_f32, 128, 6, LAYERNORM_PARAMETERS(float)) {
+KERNEL(layernorm_vec16_1024_f32, 128, 6, LAYERNORM_PARAMETERS(float)) {
   layernorm_vector<32, 32>(LAYERNORM_ARGUMENTS);
 }
 
-KERNEL(layernorm_vector_4096_f32, 128, 6, LAYERNORM_PARAMETERS(float)) {
+KERNEL(layernorm_vec16_4096_f32, 128, 6, LAYERNORM_PARAMETERS(float)) {
   layernorm_vector<128, 32>(LAYERNORM_ARGUMENTS);
 }
 
-KERNEL(layernorm_vector_8192_f32, 256, 3, LAYERNORM_PARAMETERS(float)) {
+KERNEL(layernorm_vec16_8192_f32, 256, 3, LAYERNORM_PARAMETERS(float)) {
   layernorm_vector<256, 32>(LAYERNORM_ARGUMENTS);
 }
 
-KERNEL(layernorm_vector_512_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) { layernorm_vector<32, 16>(LAYERNORM_ARGUMENTS); }
+KERNEL(layernorm_vec16_512_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) { layernorm_vector<32, 16>(LAYERNORM_ARGUMENTS); }
 
-KERNEL(layernorm_vector_1024_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) {
+KERNEL(layernorm_vec16_1024_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) {
   layernorm_vector<32, 32>(LAYERNORM_ARGUMENTS);
 }
 
-KERNEL(layernorm_vector_4096_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) {
+KERNEL(layernorm_vec16_4096_bf16, 128, 8, LAYERNORM_PARAMETERS(bf16)) {
   layernorm_vector<128, 32>(LAYERNORM_ARGUMENTS);
 }
 
-KERNEL(layernorm_vector_8192_bf16, 256, 4, LAYERNORM_PARAMETERS(bf16)) {
+KERNEL(layernorm_vec16_8192_bf16, 256, 4, LAYERNORM_PARAMETERS(bf16)) {
   layernorm_vector<256, 32>(LAYERNORM_ARGUMENTS);
 }

@@ -291,11 +291,11 @@ DEVICE void layernorm_backward_vector(BACKWARD_PARAMETERS(T)) {
   }
 }
 
-KERNEL(layernorm_backward_vector_f32, 512, 1, BACKWARD_PARAMETERS(float)) {
+KERNEL(layernorm_backward_vec16_f32, 512, 1, BACKWARD_PARAMETERS(float)) {
   layernorm_backward_vector(BACKWARD_ARGUMENTS);
 }
 
-KERNEL(layernorm_backward_vector_bf16, 512, 1, BACKWARD_PARAMETERS(bf16)) {
+KERNEL(layernorm_backward_vec16_bf16, 512, 1, BACKWARD_PARAMETERS(bf16)) {
   layernorm_backward_vector(BACKWARD_ARGUMENTS);
 }
 

@@ -13,13 +13,13 @@
 // Roofline. 2 M N K FLOPs, 2 (M K + K N + M N) bytes: an A100 (312 TFLOP/s, 1.6 TB/s) is compute-bound from 200 FLOPs
 // per byte on, which M = N = K = 600 reaches, as do most products of a transformer. The difficulty is to feed the
 // tensor cores: an SM of the A100 multiplies 1024 pairs per clock, and reads 128 bytes per clock from shared memory.
-//   mma128   128 x 128 outputs per block, 64 x 64 per warp. For 16 steps of K a warp reads 4 KiB by ldmatrix for 65,536
+//   mma_128x128   128 x 128 outputs per block, 64 x 64 per warp. For 16 steps of K a warp reads 4 KiB by ldmatrix for 65,536
 //            products: with the copies into the tiles that is 192 clocks of shared memory for 256 of the tensor cores.
 //            Warps of 64 x 32 would take 256 for 256. A thread holds 128 sums and, so that ldmatrix runs ahead of mma,
 //            two steps of fragments (64 registers): two blocks of 4 warps per SM.
-//   mma64    64 x 64 per block, 32 x 32 per warp: four times as many blocks, for products with few outputs. Shared
+//   mma_64x64    64 x 64 per block, 32 x 32 per warp: four times as many blocks, for products with few outputs. Shared
 //            memory is the bottleneck (96 clocks for 64), but four blocks per SM wait for one another less.
-//   splitk   mma128 with K cut into gridDim.y parts, where there are fewer tiles than SMs and K is long (gradients of
+//   splitk   mma_128x128 with K cut into gridDim.y parts, where there are fewer tiles than SMs and K is long (gradients of
 //            weights). Every block writes its sums to the workspace; the block that finishes last adds them, part by
 //            part.
 //
@@ -176,20 +176,20 @@ DEVICE void linear_mma(const bf16* __restrict__ a, int a_pitch, const bf16* __re
     linear_mma<64, false, ta, tb, Out>(a, a_pitch, b, b_pitch, LINEAR_EPILOGUE, m, n, k, 0, nullptr);            \
   }
 
-LINEAR_128(linear_mma128_nn_bf16, false, false, bf16)
-LINEAR_128(linear_mma128_nt_bf16, false, true, bf16)
-LINEAR_128(linear_mma128_tn_bf16, true, false, bf16)
-LINEAR_128(linear_mma128_tt_bf16, true, true, bf16)
-LINEAR_128(linear_mma128_nn_bf16_f32, false, false, float)
-LINEAR_128(linear_mma128_nt_bf16_f32, false, true, float)
-LINEAR_128(linear_mma128_tn_bf16_f32, true, false, float)
-LINEAR_128(linear_mma128_tt_bf16_f32, true, true, float)
+LINEAR_128(linear_mma_128x128_nn_bf16, false, false, bf16)
+LINEAR_128(linear_mma_128x128_nt_bf16, false, true, bf16)
+LINEAR_128(linear_mma_128x128_tn_bf16, true, false, bf16)
+LINEAR_128(linear_mma_128x128_tt_bf16, true, true, bf16)
+LINEAR_128(linear_mma_128x128_nn_bf16_f32, false, false, float)
+LINEAR_128(linear_mma_128x128_nt_bf16_f32, false, true, float)
+LINEAR_128(linear_mma_128x128_tn_bf16_f32, true, false, float)
+LINEAR_128(linear_mma_128x128_tt_bf16_f32, true, true, float)
 
-LINEAR_64(linear_mma64_nn_bf16, false, false, bf16)
-LINEAR_64(linear_mma64_nt_bf16, false, true, bf16)
-LINEAR_64(linear_mma64_tn_bf16, true, false, bf16)
-LINEAR_64(linear_mma64_tt_bf16, true, true, bf16)
-LINEAR_64(linear_mma64_nn_bf16_f32, false, false, float)
-LINEAR_64(linear_mma64_nt_bf16_f32, false, true, float)
-LINEAR_64(linear_mma64_tn_bf16_f32, true, false, float)
-LINEAR_64(linear_mma64_tt_bf16_f32, true, true, float)
+LINEAR_64(linear_mma_64x64_nn_bf16, false, false, bf16)
+LINEAR_64(linear_mma_64x64_nt_bf16, false, true, bf16)
+LINEAR_64(linear_mma_64x64_tn_bf16, true, false, bf16)
+LINEAR_64(linear_mma_64x64_tt_bf16, true, true, bf16)
+LINEAR_64(linear_mma_64x64_nn_bf16_f32, false, false, float)
+LINEAR_64(linear_mma_64x64_nt_bf16_f32, false, true, float)
+LINEAR_64(linear_mma_64x64_tn_bf16_f32, true, false, float)
+LINEAR_64(linear_mma_64x64_tt_bf16_f32, true, true, float)

@@ -24,7 +24,7 @@
 //   128 x 256, 128 x 192  Cooperative: both consumers share a tile, 64 rows each: 48 and 53 bytes. An epilogue overlaps
 //                         with nothing but the loads for the next tile. 192 divides 768, and occupies the GPU more
 //                         evenly where 256 leaves few tiles for the last wave.
-//   pairs256              The two blocks of a cluster have tiles of 128 x 256 above each other. Each loads its own rows
+//   cluster2_128x256              The two blocks of a cluster have tiles of 128 x 256 above each other. Each loads its own rows
 //                         of op(a), and half of the columns of op(b) for both: 32 bytes. A stage is filled again when
 //                         the warps of both blocks have read it.
 // `wgmma...` write their outputs row by row, through 4 KiB of shared memory per warp (common/outputs.cuh). The others
@@ -316,10 +316,10 @@ DEVICE void linear_wgmma(const TensorMap& a, const TensorMap& b, OutputMaps maps
   KIND(name##_tn_bf16_f32, rows, width, blocks, true, false, float)     \
   KIND(name##_tt_bf16_f32, rows, width, blocks, true, true, float)
 
-LINEARS(LINEAR, linear_wgmma128, 128, 128, 1)
-LINEARS(LINEAR, linear_wgmma256, 128, 256, 1)
-LINEARS(LINEAR_TMA_STORE, linear_boxes64, 64, 256, 1)
-LINEARS(LINEAR_TMA_STORE, linear_boxes128, 128, 128, 1)
-LINEARS(LINEAR_TMA_STORE, linear_boxes192, 128, 192, 1)
-LINEARS(LINEAR_TMA_STORE, linear_boxes256, 128, 256, 1)
-LINEARS(LINEAR_TMA_STORE, linear_pairs256, 128, 256, 2)
+LINEARS(LINEAR, linear_wgmma_128x128, 128, 128, 1)
+LINEARS(LINEAR, linear_wgmma_128x256, 128, 256, 1)
+LINEARS(LINEAR_TMA_STORE, linear_tma_store_64x256, 64, 256, 1)
+LINEARS(LINEAR_TMA_STORE, linear_tma_store_128x128, 128, 128, 1)
+LINEARS(LINEAR_TMA_STORE, linear_tma_store_128x192, 128, 192, 1)
+LINEARS(LINEAR_TMA_STORE, linear_tma_store_128x256, 128, 256, 1)
+LINEARS(LINEAR_TMA_STORE, linear_cluster2_128x256, 128, 256, 2)

@@ -99,7 +99,7 @@ KERNEL(multilevel_naive_f32, kThreads, 4, const float* __restrict__ src, float* 
 // and B is read once per column instead of once per term.
 constexpr unsigned kTerms = 256;
 
-KERNEL(multilevel_row_f32, kThreads, 3, const float* __restrict__ src, float* dst, const float* base,
+KERNEL(multilevel_block_per_row_f32, kThreads, 3, const float* __restrict__ src, float* dst, const float* base,
        const Item* __restrict__ items, const unsigned* __restrict__ index, const float* __restrict__ weight, float keep,
        float alpha) {
   SMEM(unsigned long long, starts, [kTerms]);
@@ -410,10 +410,10 @@ DEVICE void map_all(const Operands& op, const Item* items, unsigned count) {
   const float* src, float* dst, const float* base, const Item* __restrict__ items, \
       const unsigned* __restrict__ index, const float* __restrict__ weight, float keep, float alpha, unsigned count
 
-KERNEL(multilevel_vector_f32, kThreads, 3, VECTOR_PARAMETERS) {
+KERNEL(multilevel_vec16_f32, kThreads, 3, VECTOR_PARAMETERS) {
   map_all<false>({src, dst, base, index, weight, keep, alpha}, items, count);
 }
 
-KERNEL(multilevel_vector_base_f32, kThreads, 3, VECTOR_PARAMETERS) {
+KERNEL(multilevel_vec16_base_f32, kThreads, 3, VECTOR_PARAMETERS) {
   map_all<true>({src, dst, base, index, weight, keep, alpha}, items, count);
 }

@@ -158,14 +158,14 @@ fn all_variants_are_measured_on_the_emulator() {
     assert!(table.contains("say nothing about the speed"), "{table}");
     let variants: Vec<_> = lines.iter().filter(|l| l["case"] == "dx").filter_map(|l| l["variant"].as_str()).collect();
     assert_eq!(variants, ["naive", "shared", "tiled"]);
-    assert!(table.contains("linear mma64 does not support 8x16x8"), "{table}");
+    assert!(table.contains("linear mma_64x64 does not support 8x16x8"), "{table}");
     for line in &lines {
         assert!(POSITIVE.iter().all(|key| number(line, key) > 0.0), "{line}");
         assert!(line["times_mean_nothing"] == true && line["percent_of_roofline"].is_null(), "{line}");
     }
     let emulator = |args: &[&'static str]| [args, &["--device", "emulator"]].concat();
-    let (lines, _) = measured(&emulator(&["gemm", "--shape", "8x16x8", "--precision", "bf16", "--variant", "mma64"]));
-    assert!(lines.len() == 3 && lines.iter().all(|l| l["variant"] == "mma64" && l["precision"] == "bf16"));
+    let (lines, _) = measured(&emulator(&["gemm", "--shape", "8x16x8", "--precision", "bf16", "--variant", "mma_64x64"]));
+    assert!(lines.len() == 3 && lines.iter().all(|l| l["variant"] == "mma_64x64" && l["precision"] == "bf16"));
     for shape in [&["attention", "--shape", "1x2x5x8"][..], &["cross-entropy", "--shape", "3x17"]] {
         let (lines, _) = measured(&emulator(&[shape, &["--precision", "bf16"]].concat()));
         assert!(lines.iter().all(|l| l["variant"].is_string()), "{lines:?}");
@@ -174,14 +174,14 @@ fn all_variants_are_measured_on_the_emulator() {
     assert_eq!(lines.len(), 6, "two cases with three variants each");
     let (lines, _) = measured(&emulator(&["step", "--shape", "1,1,8,4,1,9", "--precision", "bf16"]));
     assert!(lines[0]["peer"] == "vcycle_bf16" && lines[0]["percent_of_products"].is_null(), "{lines:?}");
-    let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "mma64"]));
+    let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "mma_64x64"]));
     assert!(text.contains("--variant all"), "{text}");
     let (lines, _) = measured(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "tiled,naive"]));
     let variants: Vec<_> = lines.iter().filter(|l| l["case"] == "dw").filter_map(|l| l["variant"].as_str()).collect();
     assert_eq!(variants, ["naive", "tiled"]);
     let text = refused(&emulator(&["gemm", "--shape", "8x16x8", "--variant", "naive,fast"]));
     assert!(
-        text.contains("fast: linear has no such variant") && text.contains("naive") && text.contains("mma128"),
+        text.contains("fast: linear has no such variant") && text.contains("naive") && text.contains("mma_128x128"),
         "{text}"
     );
 }

@@ -27,7 +27,7 @@ fn a_rehearsal_on_the_emulator_measures_and_trains() {
     for bench in ["gemm", "attention", "layernorm", "cross-entropy", "adamw", "multilevel", "step"] {
         assert!(lines.contains(&format!("\"bench\":\"{bench}\"")), "no line of {bench}: {lines}");
     }
-    for part in ["resident", "reduce", "pairs256"].map(|variant| format!("\"variant\":\"{variant}\"")) {
+    for part in ["single_pass_kv", "fused_dq_atomic", "cluster2_128x256"].map(|variant| format!("\"variant\":\"{variant}\"")) {
         assert!(lines.contains(&part), "no line with {part}: {lines}");
     }
     // Each family's training step is measured once per set of variants.
@@ -55,7 +55,7 @@ fn parts_without_time_left_are_listed() {
     let printed = text(&done);
     assert_eq!(done.status.code(), Some(1), "{printed}");
     let left_out = std::fs::read_to_string(out.join("left-out.txt")).expect("what was left out");
-    for name in ["bench step 1,1,16,16,1,32 ", "bench step 1,1,16,32,1,8:deit pairs256", "training"] {
+    for name in ["bench step 1,1,16,16,1,32 ", "bench step 1,1,16,32,1,8:deit cluster2_128x256", "training"] {
         assert!(left_out.contains(&format!("{name}: no time was left")), "{left_out}");
     }
 }

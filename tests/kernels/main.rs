@@ -7,12 +7,14 @@
 mod again;
 #[cfg(emulated)]
 mod attention_error;
+#[cfg(emulated)]
 mod captured;
 #[cfg(emulated)]
 mod emulated;
 mod energy;
 mod errors;
 mod memory_safety;
+#[cfg(emulated)]
 mod mutants;
 mod names;
 mod nvcc_output;

@@ -349,7 +349,7 @@ fn hungry() -> (Cuda<Fake>, Rc<RefCell<Books>>, [Op; 3]) {
     let mut device = Cuda::new("fake", Fake(books.clone()));
     // Without graphs, replays pass their operands to the driver.
     device.use_graphs(false);
-    let vector = variants_of("column_sum").find(|variant| variant.name == "vector").expect("a variant with a workspace");
+    let vector = variants_of("column_sum").find(|variant| variant.name == "vec16").expect("a variant with a workspace");
     device.prefer(vector);
     let ops = [64, 9_600, 1 << 18].map(|rows| {
         let (x, out) = (tensor(&mut device, &[rows, 128]), tensor(&mut device, &[128]));

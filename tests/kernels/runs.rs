@@ -1,4 +1,4 @@
-//! Checks that maps between models have the structure that the multilevel variant `vector` requires. Parameters and
+//! Checks that maps between models have the structure that the multilevel variant `vec16` requires. Parameters and
 //! rows start at multiples of 16 bytes. Any four columns that start at a multiple of four have the same number of
 //! sources, and the m-th sources of the four are adjacent and start at a multiple of four.
 

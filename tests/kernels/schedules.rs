@@ -9,7 +9,7 @@ use vcycle::parity::kernels::{QUICK, emulated, sites};
 /// first in one order and last in the other.
 #[test]
 fn other_bits_name_schedules_and_element() {
-    let variant = variants_of("column_sum").find(|v| v.name == "vector").expect("a variant");
+    let variant = variants_of("column_sum").find(|v| v.name == "vec16").expect("a variant");
     let own = |file: &str| file == "kernels/column_sum.cu";
     let barriers: Vec<_> = sites(variant).expect("sites").into_iter().filter(|site| own(&site.file)).collect();
     let schedules = Options::schedules(false).map(|o| Options { drop: barriers.last().cloned(), ..o });

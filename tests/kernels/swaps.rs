@@ -9,8 +9,8 @@ use vcycle::parity::swaps::{Swaps, swaps};
 /// Swaps that cannot be detected: the operation, the variant, the kernel, the numbers of the two parameters, and the
 /// reason.
 const SURVIVORS: &[(&str, &str, &str, [usize; 2], &str)] = &[
-    ("attention_backward", "reduce", "fill_vector_f32", [1, 3], PACKED),
-    ("column_sum", "vector", "column_sum_tiled_f32", [3, 4], PACKED),
+    ("attention_backward", "fused_dq_atomic", "fill_vec16_f32", [1, 3], PACKED),
+    ("column_sum", "vec16", "column_sum_tiled_f32", [3, 4], PACKED),
 ];
 
 const PACKED: &str = "width and pitch of contiguous rows in the workspace, which are the same number";
@@ -51,11 +51,13 @@ fn wrong(first: usize, every: usize) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "exhaustive: minutes"]
 fn every_swap_is_detected_in_even_variants() {
     assert_eq!(wrong(0, 2), [""; 0]);
 }
 
 #[test]
+#[ignore = "exhaustive: minutes"]
 fn every_swap_is_detected_in_odd_variants() {
     assert_eq!(wrong(1, 2), [""; 0]);
 }

@@ -50,11 +50,11 @@ fn a_step_of_gpt2_uses_tensor_cores_and_16_byte_accesses() {
         for op in gpt2_step(DType::BF16) {
             let chosen = variants::choose(&op, &gpu).expect("a variant");
             let wanted: &[&str] = match op.name() {
-                "linear" if gpu.hopper => &["mma64", "wgmma128", "wgmma256"],
-                "linear" => &["mma64", "mma128", "splitk"],
+                "linear" if gpu.hopper => &["mma_64x64", "wgmma_128x128", "wgmma_128x256"],
+                "linear" => &["mma_64x64", "mma_128x128", "splitk"],
                 "attention" | "attention_backward" => &["flash"],
                 "embedding_backward" => &["owner"],
-                _ => &["vector"],
+                _ => &["vec16"],
             };
             assert!(wanted.contains(&chosen.name), "{} for {op:?}", chosen.name);
         }
@@ -72,7 +72,7 @@ fn nondeterministic_variants_are_not_chosen_automatically() {
         assert!(variants::choose(&op, &GpuSpec::H100).is_some_and(|v| v.deterministic), "{op:?}");
     }
     let nondeterministic: Vec<_> = VARIANTS.iter().filter(|v| !v.deterministic).map(|v| (v.operation, v.name)).collect();
-    assert_eq!(nondeterministic, [("attention_backward", "reduce")]);
+    assert_eq!(nondeterministic, [("attention_backward", "fused_dq_atomic")]);
 }
 
 /// Predicted times are positive and finite, and better hardware is never predicted to be slower.
@@ -130,7 +130,7 @@ fn the_environment_prefers_a_variant() {
 fn unknown_values_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     for (variable, value, words) in [
-        ("VCYCLE_VARIANT_linear", "fastest", &["VCYCLE_VARIANT_linear", "fastest", "naive", "tiled", "mma128"][..]),
+        ("VCYCLE_VARIANT_linear", "fastest", &["VCYCLE_VARIANT_linear", "fastest", "naive", "tiled", "mma_128x128"][..]),
         ("VCYCLE_VARIANT_gemm", "naive", &["VCYCLE_VARIANT_gemm", "linear", "attention"]),
         ("VCYCLE_GRAPHS", "yes", &["VCYCLE_GRAPHS", "yes", "1", "0"]),
     ] {

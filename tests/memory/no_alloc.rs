@@ -32,7 +32,7 @@ use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::tape::{Mode, Tape, Var};
 use vcycle::tensor::{DType, Tensor};
-use vcycle::optim::AdamW;
+use vcycle::optim;
 use vcycle::train::state::{Options, TrainState};
 
 /// A small transformer that trains on two threads, without a `TrainState`.
@@ -151,7 +151,7 @@ fn gpt_steps(recompute: bool) {
     let mut device = Cpu::new(2);
     let params = Store::new(gpt.table().clone(), &mut device).expect("memory");
     params.initialise(&mut device, 1).expect("written");
-    let optimizer = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }.clipped(1.0);
+    let optimizer = optim::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }.clipped(1.0);
     let options = Options { seed: 1, recompute, ..Options::default() };
     let mut train_state =
         TrainState::new(&mut device, Box::new(gpt), params, (batch, time), optimizer, options).expect("memory");

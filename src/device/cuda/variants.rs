@@ -12,7 +12,7 @@
 
 use super::gpu_spec::GpuSpec;
 use super::launch::addresses::Addresses;
-use super::launch::sm90::linear::{BOXES64, BOXES128, BOXES192, BOXES256, PAIRS256, WGMMA128, WGMMA256};
+use super::launch::sm90::linear::{TMA_STORE_64X256, TMA_STORE_128X128, TMA_STORE_128X192, TMA_STORE_128X256, CLUSTER2_128X256, WGMMA_128X128, WGMMA_128X256};
 use super::launch::{
     Launch, accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout,
     embedding, fill, global_norm, layernorm, linear, multilevel, sm80, sm90, squared_error, update,
@@ -98,21 +98,21 @@ variants! {
     Accumulate {
         "naive" [F32, BF16] => ["accumulate_f32", "accumulate_bf16", "accumulate_f32_bf16", "accumulate_bf16_f32"],
             |_| true, accumulate::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
-        "vector" [F32, BF16] => [
-            "accumulate_vector_f32", "accumulate_vector_bf16",
-            "accumulate_vector_f32_bf16", "accumulate_vector_bf16_f32"
+        "vec16" [F32, BF16] => [
+            "accumulate_vec16_f32", "accumulate_vec16_bf16",
+            "accumulate_vec16_f32_bf16", "accumulate_vec16_bf16_f32"
         ], accumulate::is_whole, accumulate::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     ActivationBackward {
         "naive" [F32, BF16] => ["activation_backward_f32", "activation_backward_bf16"],
             |_| true, activation::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
-        "vector" [F32, BF16] => ["activation_backward_vector_f32", "activation_backward_vector_bf16"],
+        "vec16" [F32, BF16] => ["activation_backward_vec16_f32", "activation_backward_vec16_bf16"],
             activation::is_whole, activation::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     AdamW {
         "naive" [F32, BF16] => ["adamw_f32"],
             adamw::fits_copy, adamw::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
-        "vector" [F32, BF16] => ["adamw_vector_f32"],
+        "vec16" [F32, BF16] => ["adamw_vec16_f32"],
             adamw::is_whole, adamw::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     Attention {
@@ -126,9 +126,9 @@ variants! {
         ], sm80::attention::supports, sm80::attention::flash, sm80::attention::seconds;
         "wgmma" [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
             sm80::attention::supports, sm90::attention::wgmma, sm90::attention::seconds;
-        "resident" [BF16] => [
-            "attention_resident_64_128_bf16", "attention_resident_64_256_bf16",
-            "attention_resident_128_128_bf16", "attention_resident_128_256_bf16"
+        "single_pass_kv" [BF16] => [
+            "attention_single_pass_kv_64_128_bf16", "attention_single_pass_kv_64_256_bf16",
+            "attention_single_pass_kv_128_128_bf16", "attention_single_pass_kv_128_256_bf16"
         ], sm90::attention_single_pass::supports, sm90::attention_single_pass::resident, sm90::attention::seconds;
     }
     AttentionBackward {
@@ -151,8 +151,8 @@ variants! {
             "attention_dq_wgmma_64_bf16", "attention_dkdv_wgmma_64_bf16",
             "attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16"
         ], sm80::attention_backward::supports, sm90::attention_backward::wgmma, sm90::attention_backward::seconds;
-        "reduce" nondeterministic [BF16] => [
-            "attention_delta_bf16", "fill_vector_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dkdvdq_wgmma_128_bf16",
+        "fused_dq_atomic" nondeterministic [BF16] => [
+            "attention_delta_bf16", "fill_vec16_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dkdvdq_wgmma_128_bf16",
             "attention_dq_round_bf16"
         ], sm80::attention_backward::supports, sm90::attention_backward::reduce, sm90::attention_backward::seconds,
             sm90::attention_backward::workspace_reduce;
@@ -162,7 +162,7 @@ variants! {
             |_| true, column_sum::naive, |op, gpu| gpu.memory(bytes(*op), 0.1, 1);
         "tiled" [F32, BF16] => ["column_sum_tiled_f32", "column_sum_tiled_bf16"],
             |_| true, column_sum::tiled, |op, gpu| gpu.memory(bytes(*op), 0.5 * column_sum::occupied(op, gpu), 1);
-        "vector" [F32, BF16] => ["column_sum_vector_f32", "column_sum_vector_bf16", "column_sum_tiled_f32"],
+        "vec16" [F32, BF16] => ["column_sum_vec16_f32", "column_sum_vec16_bf16", "column_sum_tiled_f32"],
             column_sum::is_whole, column_sum::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 2),
             column_sum::workspace;
     }
@@ -173,23 +173,23 @@ variants! {
         "block" [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_block_f32", "cross_entropy_block_bf16", "cross_entropy_loss_f32"
         ], |_| true, cross_entropy::block, |op, gpu| gpu.memory(bytes(*op), 0.6, 3);
-        "vector" [F32, BF16] => [
+        "vec16" [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_loss_f32",
-            "cross_entropy_vector_128_f32", "cross_entropy_vector_128_bf16",
-            "cross_entropy_vector_512_f32", "cross_entropy_vector_512_bf16"
+            "cross_entropy_vec16_128_f32", "cross_entropy_vec16_128_bf16",
+            "cross_entropy_vec16_512_f32", "cross_entropy_vec16_512_bf16"
         ], cross_entropy::is_aligned, cross_entropy::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 3);
     }
     Dropout {
         "naive" [F32, BF16] => ["dropout_f32", "dropout_bf16", "dropout_unit_f32", "dropout_unit_bf16"],
             |_| true, dropout::naive, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
-        "vector" [F32, BF16] => [
-            "dropout_vector_f32", "dropout_vector_bf16", "dropout_unit_vector_f32", "dropout_unit_vector_bf16"
+        "vec16" [F32, BF16] => [
+            "dropout_vec16_f32", "dropout_vec16_bf16", "dropout_unit_vec16_f32", "dropout_unit_vec16_bf16"
         ], dropout::is_whole, dropout::vector, |op, gpu| gpu.memory(bytes(*op), 0.8, 1);
     }
     Embedding {
         "naive" [F32, BF16] => ["embedding_f32", "embedding_bf16"],
             |_| true, embedding::naive, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
-        "vector" [F32, BF16] => ["embedding_vector_f32", "embedding_vector_bf16"],
+        "vec16" [F32, BF16] => ["embedding_vec16_f32", "embedding_vec16_bf16"],
             embedding::is_whole, embedding::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 1);
     }
     EmbeddingBackward {
@@ -206,7 +206,7 @@ variants! {
     Fill {
         "naive" [F32, BF16] => ["fill_f32", "fill_bf16"],
             |_| true, fill::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
-        "vector" [F32, BF16] => ["fill_vector_f32", "fill_vector_bf16"],
+        "vec16" [F32, BF16] => ["fill_vec16_f32", "fill_vec16_bf16"],
             fill::is_whole, fill::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     GlobalNorm { "block" [F32] => ["global_norm_partials_f32", "global_norm_finish_f32"], |_| true, global_norm::block, |op, gpu| gpu.memory(bytes(*op), 0.7, 2); }
@@ -215,11 +215,11 @@ variants! {
             |_| true, layernorm::naive, |op, gpu| gpu.memory(bytes(*op), 0.05, 1);
         "warp" [F32, BF16] => ["layernorm_warp_f32", "layernorm_warp_bf16"],
             |_| true, layernorm::warp, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
-        "vector" [F32, BF16] => [
-            "layernorm_vector_512_f32", "layernorm_vector_1024_f32",
-            "layernorm_vector_4096_f32", "layernorm_vector_8192_f32",
-            "layernorm_vector_512_bf16", "layernorm_vector_1024_bf16",
-            "layernorm_vector_4096_bf16", "layernorm_vector_8192_bf16"
+        "vec16" [F32, BF16] => [
+            "layernorm_vec16_512_f32", "layernorm_vec16_1024_f32",
+            "layernorm_vec16_4096_f32", "layernorm_vec16_8192_f32",
+            "layernorm_vec16_512_bf16", "layernorm_vec16_1024_bf16",
+            "layernorm_vec16_4096_bf16", "layernorm_vec16_8192_bf16"
         ], layernorm::fits_registers, layernorm::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     LayerNormBackward {
@@ -229,8 +229,8 @@ variants! {
         ], |_| true, layernorm::backward_naive, |op, gpu| gpu.memory(bytes(*op), 0.03, 3);
         "warp" [F32, BF16] => ["layernorm_backward_warp_f32", "layernorm_backward_warp_bf16", "layernorm_finish_f32"],
             layernorm::fits_shared, layernorm::backward_warp, |op, gpu| gpu.memory(bytes(*op), 0.3, 2);
-        "vector" [F32, BF16] => [
-            "layernorm_backward_vector_f32", "layernorm_backward_vector_bf16", "layernorm_finish_tiled_f32"
+        "vec16" [F32, BF16] => [
+            "layernorm_backward_vec16_f32", "layernorm_backward_vec16_bf16", "layernorm_finish_tiled_f32"
         ], layernorm::fits_block, layernorm::backward_vector, |op, gpu| gpu.memory(bytes(*op), 0.8, 2),
             layernorm::workspace;
     }
@@ -240,37 +240,37 @@ variants! {
         "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared, |op, gpu| arithmetic(*op, gpu, 0.15, 1);
         "tiled" [F32] => ["linear_tiled_nn_f32", "linear_tiled_nt_f32", "linear_tiled_tn_f32", "linear_tiled_tt_f32"],
             |op| op.sizes().2 > 0, linear::tiled, |op, gpu| arithmetic(*op, gpu, 0.5, 1);
-        "mma64" [BF16] => [
-            "linear_mma64_nn_bf16", "linear_mma64_nt_bf16", "linear_mma64_tn_bf16", "linear_mma64_tt_bf16",
-            "linear_mma64_nn_bf16_f32", "linear_mma64_nt_bf16_f32", "linear_mma64_tn_bf16_f32", "linear_mma64_tt_bf16_f32"
-        ], sm80::linear::aligned, sm80::linear::mma64, sm80::linear::seconds_mma64;
-        "mma128" [BF16] => [
-            "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
-            "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
-        ], sm80::linear::aligned, sm80::linear::mma128, sm80::linear::seconds_mma128;
+        "mma_64x64" [BF16] => [
+            "linear_mma_64x64_nn_bf16", "linear_mma_64x64_nt_bf16", "linear_mma_64x64_tn_bf16", "linear_mma_64x64_tt_bf16",
+            "linear_mma_64x64_nn_bf16_f32", "linear_mma_64x64_nt_bf16_f32", "linear_mma_64x64_tn_bf16_f32", "linear_mma_64x64_tt_bf16_f32"
+        ], sm80::linear::aligned, sm80::linear::mma_64x64, sm80::linear::seconds_mma_64x64;
+        "mma_128x128" [BF16] => [
+            "linear_mma_128x128_nn_bf16", "linear_mma_128x128_nt_bf16", "linear_mma_128x128_tn_bf16", "linear_mma_128x128_tt_bf16",
+            "linear_mma_128x128_nn_bf16_f32", "linear_mma_128x128_nt_bf16_f32", "linear_mma_128x128_tn_bf16_f32", "linear_mma_128x128_tt_bf16_f32"
+        ], sm80::linear::aligned, sm80::linear::mma_128x128, sm80::linear::seconds_mma_128x128;
         "splitk" [BF16] => [
-            "linear_mma128_nn_bf16", "linear_mma128_nt_bf16", "linear_mma128_tn_bf16", "linear_mma128_tt_bf16",
-            "linear_mma128_nn_bf16_f32", "linear_mma128_nt_bf16_f32", "linear_mma128_tn_bf16_f32", "linear_mma128_tt_bf16_f32"
+            "linear_mma_128x128_nn_bf16", "linear_mma_128x128_nt_bf16", "linear_mma_128x128_tn_bf16", "linear_mma_128x128_tt_bf16",
+            "linear_mma_128x128_nn_bf16_f32", "linear_mma_128x128_nt_bf16_f32", "linear_mma_128x128_tn_bf16_f32", "linear_mma_128x128_tt_bf16_f32"
         ], sm80::linear::divided, sm80::linear::splitk, sm80::linear::seconds_splitk, sm80::linear::workspace;
-        "boxes64" [BF16] => *BOXES64.kernels, sm90::linear::supports_boxes,
-            |op, addresses, out| BOXES64.launch(op, addresses, out), |op, gpu| BOXES64.seconds(op, gpu), |op| BOXES64.workspace(op);
-        "boxes128" [BF16] => *BOXES128.kernels, sm90::linear::supports_boxes,
-            |op, addresses, out| BOXES128.launch(op, addresses, out), |op, gpu| BOXES128.seconds(op, gpu), |op| BOXES128.workspace(op);
-        "boxes192" [BF16] => *BOXES192.kernels, sm90::linear::supports_boxes,
-            |op, addresses, out| BOXES192.launch(op, addresses, out), |op, gpu| BOXES192.seconds(op, gpu), |op| BOXES192.workspace(op);
-        "boxes256" [BF16] => *BOXES256.kernels, sm90::linear::supports_boxes,
-            |op, addresses, out| BOXES256.launch(op, addresses, out), |op, gpu| BOXES256.seconds(op, gpu), |op| BOXES256.workspace(op);
-        "pairs256" [BF16] => *PAIRS256.kernels, sm90::linear::supports_boxes,
-            |op, addresses, out| PAIRS256.launch(op, addresses, out), |op, gpu| PAIRS256.seconds(op, gpu), |op| PAIRS256.workspace(op);
-        "wgmma256" [BF16] => *WGMMA256.kernels, sm90::linear::supports,
-            |op, addresses, out| WGMMA256.launch(op, addresses, out), |op, gpu| WGMMA256.seconds(op, gpu), |op| WGMMA256.workspace(op);
-        "wgmma128" [BF16] => *WGMMA128.kernels, sm90::linear::supports,
-            |op, addresses, out| WGMMA128.launch(op, addresses, out), |op, gpu| WGMMA128.seconds(op, gpu), |op| WGMMA128.workspace(op);
+        "tma_store_64x256" [BF16] => *TMA_STORE_64X256.kernels, sm90::linear::supports_boxes,
+            |op, addresses, out| TMA_STORE_64X256.launch(op, addresses, out), |op, gpu| TMA_STORE_64X256.seconds(op, gpu), |op| TMA_STORE_64X256.workspace(op);
+        "tma_store_128x128" [BF16] => *TMA_STORE_128X128.kernels, sm90::linear::supports_boxes,
+            |op, addresses, out| TMA_STORE_128X128.launch(op, addresses, out), |op, gpu| TMA_STORE_128X128.seconds(op, gpu), |op| TMA_STORE_128X128.workspace(op);
+        "tma_store_128x192" [BF16] => *TMA_STORE_128X192.kernels, sm90::linear::supports_boxes,
+            |op, addresses, out| TMA_STORE_128X192.launch(op, addresses, out), |op, gpu| TMA_STORE_128X192.seconds(op, gpu), |op| TMA_STORE_128X192.workspace(op);
+        "tma_store_128x256" [BF16] => *TMA_STORE_128X256.kernels, sm90::linear::supports_boxes,
+            |op, addresses, out| TMA_STORE_128X256.launch(op, addresses, out), |op, gpu| TMA_STORE_128X256.seconds(op, gpu), |op| TMA_STORE_128X256.workspace(op);
+        "cluster2_128x256" [BF16] => *CLUSTER2_128X256.kernels, sm90::linear::supports_boxes,
+            |op, addresses, out| CLUSTER2_128X256.launch(op, addresses, out), |op, gpu| CLUSTER2_128X256.seconds(op, gpu), |op| CLUSTER2_128X256.workspace(op);
+        "wgmma_128x256" [BF16] => *WGMMA_128X256.kernels, sm90::linear::supports,
+            |op, addresses, out| WGMMA_128X256.launch(op, addresses, out), |op, gpu| WGMMA_128X256.seconds(op, gpu), |op| WGMMA_128X256.workspace(op);
+        "wgmma_128x128" [BF16] => *WGMMA_128X128.kernels, sm90::linear::supports,
+            |op, addresses, out| WGMMA_128X128.launch(op, addresses, out), |op, gpu| WGMMA_128X128.seconds(op, gpu), |op| WGMMA_128X128.workspace(op);
     }
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, multilevel::seconds_naive;
-        "row" [F32] => ["multilevel_row_f32"], |_| true, multilevel::row, multilevel::seconds_row;
-        "vector" [F32] => ["multilevel_vector_f32", "multilevel_vector_base_f32"],
+        "block_per_row" [F32] => ["multilevel_block_per_row_f32"], |_| true, multilevel::row, multilevel::seconds_row;
+        "vec16" [F32] => ["multilevel_vec16_f32", "multilevel_vec16_base_f32"],
             multilevel::counts_tiles, multilevel::vector, multilevel::seconds_vector;
     }
     SquaredError {

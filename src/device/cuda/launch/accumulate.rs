@@ -33,10 +33,10 @@ pub fn is_whole(op: &Accumulate) -> bool {
 pub fn vector(op: &Accumulate, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[Some(op.x)], 2 * vector_of(op));
     let kernel = match (op.x.dtype(), op.out.dtype()) {
-        (DType::BF16, DType::BF16) => "accumulate_vector_bf16",
-        (DType::BF16, _) => "accumulate_vector_bf16_f32",
-        (_, DType::BF16) => "accumulate_vector_f32_bf16",
-        _ => "accumulate_vector_f32",
+        (DType::BF16, DType::BF16) => "accumulate_vec16_bf16",
+        (DType::BF16, _) => "accumulate_vec16_bf16_f32",
+        (_, DType::BF16) => "accumulate_vec16_f32_bf16",
+        _ => "accumulate_vec16_f32",
     };
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }

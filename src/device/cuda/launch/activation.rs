@@ -30,7 +30,7 @@ pub fn is_whole(op: &ActivationBackward) -> bool {
 /// Variant `vector`: each thread processes two 16-byte vectors.
 pub fn vector(op: &ActivationBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.dx, &[Some(op.dout), Some(op.pre)], 2 * vector_len(&op.dx));
-    let kernel = typed(&op.dx, "activation_backward_vector_f32", "activation_backward_vector_bf16");
+    let kernel = typed(&op.dx, "activation_backward_vec16_f32", "activation_backward_vec16_bf16");
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }
 

@@ -27,7 +27,7 @@ pub fn is_whole(op: &AdamW) -> bool {
 
 /// Variant `vector`: each thread processes two vectors of four elements.
 pub fn vector(op: &AdamW, addresses: &Addresses, out: &mut Vec<Launch>) {
-    out.push(operands("adamw_vector_f32", 8, op, addresses));
+    out.push(operands("adamw_vec16_f32", 8, op, addresses));
 }
 
 /// Builds the launch of `kernel`, whose threads process `each` elements.

@@ -59,7 +59,7 @@ pub fn vector(op: &ColumnSum, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (columns, rows, block) = blocks(op);
     let partials = addresses.workspace() + 4 * TICKETS as u64;
     out.push(
-        Launch::new(typed(&op.x, "column_sum_vector_f32", "column_sum_vector_bf16"), 1, 256)
+        Launch::new(typed(&op.x, "column_sum_vec16_f32", "column_sum_vec16_bf16"), 1, 256)
             .grid(columns, rows, 1)
             .ptr(addresses.ptr(&op.x))
             .ptr(partials)

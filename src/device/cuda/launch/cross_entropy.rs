@@ -35,8 +35,8 @@ const NARROW: usize = 8192;
 /// Variant `vector`: one block per row, with accesses of 16 bytes.
 pub fn vector(op: &CrossEntropy, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (kernel, threads) = match op.logits.width() {
-        ..=NARROW => (typed(&op.logits, "cross_entropy_vector_128_f32", "cross_entropy_vector_128_bf16"), 128),
-        _ => (typed(&op.logits, "cross_entropy_vector_512_f32", "cross_entropy_vector_512_bf16"), 512),
+        ..=NARROW => (typed(&op.logits, "cross_entropy_vec16_128_f32", "cross_entropy_vec16_128_bf16"), 128),
+        _ => (typed(&op.logits, "cross_entropy_vec16_512_f32", "cross_entropy_vec16_512_bf16"), 512),
     };
     let launch = Launch::new(kernel, op.logits.rows(), threads);
     push_all(op, addresses, options(operands(launch, op, addresses), op), out);

@@ -28,8 +28,8 @@ pub fn is_whole(op: &Dropout) -> bool {
 pub fn vector(op: &Dropout, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[Some(op.x), op.residual], vector_len(&op.out));
     let kernel = match op.unit {
-        1 => typed(&op.out, "dropout_vector_f32", "dropout_vector_bf16"),
-        _ => typed(&op.out, "dropout_unit_vector_f32", "dropout_unit_vector_bf16"),
+        1 => typed(&op.out, "dropout_vec16_f32", "dropout_vec16_bf16"),
+        _ => typed(&op.out, "dropout_unit_vec16_f32", "dropout_unit_vec16_bf16"),
     };
     out.push(operands(rows.launch(kernel), &rows, op, addresses));
 }

@@ -27,7 +27,7 @@ pub fn is_whole(op: &Embedding) -> bool {
 
 /// Variant `vector`: one warp per token.
 pub fn vector(op: &Embedding, addresses: &Addresses, out: &mut Vec<Launch>) {
-    let kernel = typed(&op.out, "embedding_vector_f32", "embedding_vector_bf16");
+    let kernel = typed(&op.out, "embedding_vec16_f32", "embedding_vec16_bf16");
     let warps = THREADS as usize / 32;
     out.push(operands(Launch::new(kernel, op.out.rows().div_ceil(warps), THREADS), op, addresses));
 }

@@ -90,13 +90,13 @@ pub fn is_whole(op: &Fill) -> bool {
 /// Variant `vector`: each thread makes four 16-byte stores.
 pub fn vector(op: &Fill, addresses: &Addresses, out: &mut Vec<Launch>) {
     let rows = Rows::tiled(&op.out, &[], 4 * vector_len(&op.out));
-    out.push(operands(rows.launch(typed(&op.out, "fill_vector_f32", "fill_vector_bf16")), &rows, op, addresses));
+    out.push(operands(rows.launch(typed(&op.out, "fill_vec16_f32", "fill_vec16_bf16")), &rows, op, addresses));
 }
 
-/// Builds a launch of `fill_vector_f32` that zeroes scratch memory. `floats` must be a multiple of four.
+/// Builds a launch of `fill_vec16_f32` that zeroes scratch memory. `floats` must be a multiple of four.
 pub(in crate::device::cuda) fn zeros(address: u64, floats: usize) -> Launch {
     let rows = Rows::tiled(&Tensor::new(Place::Arena(0), DType::F32, 0, &[floats]), &[], 16);
-    let launch = rows.launch("fill_vector_f32").ptr(address);
+    let launch = rows.launch("fill_vec16_f32").ptr(address);
     launch.int(rows.width()).int(rows.last()).int(rows.width()).float(0.0)
 }
 

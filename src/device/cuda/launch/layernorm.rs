@@ -32,10 +32,10 @@ pub fn fits_registers(op: &LayerNorm) -> bool {
 /// Variant `vector`: one warp or one block per row, which stays in registers.
 pub fn vector(op: &LayerNorm, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (kernel, rows, threads) = match op.x.width() {
-        0..=512 => (typed(&op.x, "layernorm_vector_512_f32", "layernorm_vector_512_bf16"), 4, 128),
-        513..=1024 => (typed(&op.x, "layernorm_vector_1024_f32", "layernorm_vector_1024_bf16"), 4, 128),
-        1025..=4096 => (typed(&op.x, "layernorm_vector_4096_f32", "layernorm_vector_4096_bf16"), 1, 128),
-        _ => (typed(&op.x, "layernorm_vector_8192_f32", "layernorm_vector_8192_bf16"), 1, 256),
+        0..=512 => (typed(&op.x, "layernorm_vec16_512_f32", "layernorm_vec16_512_bf16"), 4, 128),
+        513..=1024 => (typed(&op.x, "layernorm_vec16_1024_f32", "layernorm_vec16_1024_bf16"), 4, 128),
+        1025..=4096 => (typed(&op.x, "layernorm_vec16_4096_f32", "layernorm_vec16_4096_bf16"), 1, 128),
+        _ => (typed(&op.x, "layernorm_vec16_8192_f32", "layernorm_vec16_8192_bf16"), 1, 256),
     };
     out.push(forward(Launch::new(kernel, op.x.rows().div_ceil(rows), threads), op, addresses));
 }
@@ -160,7 +160,7 @@ pub fn workspace(op: &LayerNormBackward) -> usize {
 /// that adds up the partial sums.
 pub fn backward_vector(op: &LayerNormBackward, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (threads, count, rows) = blocks(op);
-    let kernel = typed(&op.x, "layernorm_backward_vector_f32", "layernorm_backward_vector_bf16");
+    let kernel = typed(&op.x, "layernorm_backward_vec16_f32", "layernorm_backward_vec16_bf16");
     let partials = addresses.workspace() + 4 * TICKETS as u64;
     out.push(backward(Launch::new(kernel, count, threads as u32), partials, rows, op, addresses));
     out.push(

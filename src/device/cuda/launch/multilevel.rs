@@ -48,7 +48,7 @@ pub fn naive(op: &Multilevel, addresses: &Addresses, out: &mut Vec<Launch>) {
 
 /// Variant `row`: one row of the destination after the other. The block lists the source rows once per row.
 pub fn row(op: &Multilevel, addresses: &Addresses, out: &mut Vec<Launch>) {
-    out.push(launch("multilevel_row_f32", op, addresses));
+    out.push(launch("multilevel_block_per_row_f32", op, addresses));
 }
 
 /// Returns whether `vector` supports the operation: arenas are aligned to 16 bytes, the offsets of their elements and
@@ -61,7 +61,7 @@ pub fn counts_tiles(op: &Multilevel) -> bool {
 
 /// Variant `vector`: persistent blocks share out the tiles of all parameters.
 pub fn vector(op: &Multilevel, addresses: &Addresses, out: &mut Vec<Launch>) {
-    let kernel = if op.base.is_some() { "multilevel_vector_base_f32" } else { "multilevel_vector_f32" };
+    let kernel = if op.base.is_some() { "multilevel_vec16_base_f32" } else { "multilevel_vec16_f32" };
     let blocks = if op.items.rows() == 0 { 0 } else { BLOCKS_PER_SM * addresses.sms };
     out.push(operands(Launch::new(kernel, blocks, THREADS), op, addresses).word(op.items.rows() as u32));
 }

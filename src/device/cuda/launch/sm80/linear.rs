@@ -28,17 +28,17 @@ pub fn divided(op: &Linear) -> bool {
     aligned(op) && parts(sizes(op)) > 1
 }
 
-/// Variant `mma128`: one tile of 128 x 128 per block of four warps.
-pub fn mma128(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
+/// Variant `mma_128x128`: one tile of 128 x 128 per block of four warps.
+pub fn mma_128x128(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(launch(op, addresses, 128).int(depth(sizes(op))).ptr(0));
 }
 
-/// Variant `mma64`: one tile of 64 x 64 per block of four warps.
-pub fn mma64(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
+/// Variant `mma_64x64`: one tile of 64 x 64 per block of four warps.
+pub fn mma_64x64(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(launch(op, addresses, 64));
 }
 
-/// Variant `splitk`: the kernels of `mma128`, with K cut into parts along y of the grid.
+/// Variant `splitk`: the kernels of `mma_128x128`, with K cut into parts along y of the grid.
 pub fn splitk(op: &Linear, addresses: &Addresses, out: &mut Vec<Launch>) {
     let parts = parts(sizes(op));
     let whole = launch(op, addresses, 128).int(depth(sizes(op)).div_ceil(parts)).ptr(addresses.workspace());
@@ -55,22 +55,22 @@ pub fn workspace(op: &Linear) -> usize {
 /// Builds a launch of the kernel with tiles of `side` x `side`.
 fn launch(op: &Linear, addresses: &Addresses, side: usize) -> Launch {
     let kernel = match (side, op.ta, op.tb, op.out.dtype()) {
-        (128, false, false, DType::F32) => "linear_mma128_nn_bf16_f32",
-        (128, false, true, DType::F32) => "linear_mma128_nt_bf16_f32",
-        (128, true, false, DType::F32) => "linear_mma128_tn_bf16_f32",
-        (128, true, true, DType::F32) => "linear_mma128_tt_bf16_f32",
-        (128, false, false, _) => "linear_mma128_nn_bf16",
-        (128, false, true, _) => "linear_mma128_nt_bf16",
-        (128, true, false, _) => "linear_mma128_tn_bf16",
-        (128, true, true, _) => "linear_mma128_tt_bf16",
-        (_, false, false, DType::F32) => "linear_mma64_nn_bf16_f32",
-        (_, false, true, DType::F32) => "linear_mma64_nt_bf16_f32",
-        (_, true, false, DType::F32) => "linear_mma64_tn_bf16_f32",
-        (_, true, true, DType::F32) => "linear_mma64_tt_bf16_f32",
-        (_, false, false, _) => "linear_mma64_nn_bf16",
-        (_, false, true, _) => "linear_mma64_nt_bf16",
-        (_, true, false, _) => "linear_mma64_tn_bf16",
-        (_, true, true, _) => "linear_mma64_tt_bf16",
+        (128, false, false, DType::F32) => "linear_mma_128x128_nn_bf16_f32",
+        (128, false, true, DType::F32) => "linear_mma_128x128_nt_bf16_f32",
+        (128, true, false, DType::F32) => "linear_mma_128x128_tn_bf16_f32",
+        (128, true, true, DType::F32) => "linear_mma_128x128_tt_bf16_f32",
+        (128, false, false, _) => "linear_mma_128x128_nn_bf16",
+        (128, false, true, _) => "linear_mma_128x128_nt_bf16",
+        (128, true, false, _) => "linear_mma_128x128_tn_bf16",
+        (128, true, true, _) => "linear_mma_128x128_tt_bf16",
+        (_, false, false, DType::F32) => "linear_mma_64x64_nn_bf16_f32",
+        (_, false, true, DType::F32) => "linear_mma_64x64_nt_bf16_f32",
+        (_, true, false, DType::F32) => "linear_mma_64x64_tn_bf16_f32",
+        (_, true, true, DType::F32) => "linear_mma_64x64_tt_bf16_f32",
+        (_, false, false, _) => "linear_mma_64x64_nn_bf16",
+        (_, false, true, _) => "linear_mma_64x64_nt_bf16",
+        (_, true, false, _) => "linear_mma_64x64_tn_bf16",
+        (_, true, true, _) => "linear_mma_64x64_tt_bf16",
     };
     let shared = STAGES * 2 * side * DEPTH * DType::BF16.bytes();
     // A single row may have any pitch. With a pitch of 0, the addresses of rows beyond it, which are not read, are
@@ -106,7 +106,7 @@ fn parts(sizes: Sizes) -> usize {
     let gpu = &GpuSpec::A100;
     let (tiles, depth) = (tiles(sizes, 128), depth(sizes));
     let most = (depth / 4).min(4 * gpu.sms / tiles.max(1)).min(32);
-    let seconds = |parts: &usize| MMA128.matmul_seconds(sizes, *parts, gpu) + reduction_seconds(sizes, *parts, gpu);
+    let seconds = |parts: &usize| MMA_128X128.matmul_seconds(sizes, *parts, gpu) + reduction_seconds(sizes, *parts, gpu);
     // No part is empty.
     let all = (1..=most).filter(|&parts| depth.div_ceil(depth.div_ceil(parts)) == parts);
     all.min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or(1)
@@ -125,8 +125,8 @@ struct Tiles {
     together: f64,
 }
 
-const MMA128: Tiles = Tiles { side: 128, resident: 2, alone: 0.55, together: 0.7 };
-const MMA64: Tiles = Tiles { side: 64, resident: 4, alone: 0.3, together: 0.45 };
+const MMA_128X128: Tiles = Tiles { side: 128, resident: 2, alone: 0.55, together: 0.7 };
+const MMA_64X64: Tiles = Tiles { side: 64, resident: 4, alone: 0.3, together: 0.45 };
 
 impl Tiles {
     /// Returns the predicted seconds of the matmuls alone: those of the SM with the most blocks. It adds 1 us until the
@@ -181,20 +181,20 @@ fn reduction_seconds(sizes: Sizes, parts: usize, gpu: &GpuSpec) -> f64 {
     2e-6 + written + rounds as f64 * tile / (cache / sms)
 }
 
-/// Returns the predicted seconds of [`mma128`].
-pub fn seconds_mma128(op: &Linear, gpu: &GpuSpec) -> f64 {
-    MMA128.seconds(op, 1, gpu)
+/// Returns the predicted seconds of [`mma_128x128`].
+pub fn seconds_mma_128x128(op: &Linear, gpu: &GpuSpec) -> f64 {
+    MMA_128X128.seconds(op, 1, gpu)
 }
 
-/// Returns the predicted seconds of [`mma64`].
-pub fn seconds_mma64(op: &Linear, gpu: &GpuSpec) -> f64 {
-    MMA64.seconds(op, 1, gpu)
+/// Returns the predicted seconds of [`mma_64x64`].
+pub fn seconds_mma_64x64(op: &Linear, gpu: &GpuSpec) -> f64 {
+    MMA_64X64.seconds(op, 1, gpu)
 }
 
 /// Returns the predicted seconds of [`splitk`].
 pub fn seconds_splitk(op: &Linear, gpu: &GpuSpec) -> f64 {
     let parts = parts(sizes(op));
-    MMA128.seconds(op, parts, gpu) + reduction_seconds(sizes(op), parts, gpu)
+    MMA_128X128.seconds(op, parts, gpu) + reduction_seconds(sizes(op), parts, gpu)
 }
 
 #[cfg(test)]
@@ -218,16 +218,16 @@ mod tests {
     #[test]
     fn tiles_follow_from_the_shape() {
         // GPT-2's layers on 8192 tokens, weight gradients, few tokens, and an unaligned K.
-        assert_eq!(choice([1, 8192, 2304, 768], DType::BF16), ("mma128", 1));
-        assert_eq!(choice([1, 8192, 768, 3072], DType::BF16), ("mma128", 1));
+        assert_eq!(choice([1, 8192, 2304, 768], DType::BF16), ("mma_128x128", 1));
+        assert_eq!(choice([1, 8192, 768, 3072], DType::BF16), ("mma_128x128", 1));
         assert_eq!(choice([1, 768, 768, 8192], DType::F32), ("splitk", 6));
         assert_eq!(choice([1, 3072, 768, 8192], DType::F32), ("splitk", 3));
-        assert_eq!(choice([1, 50304, 768, 8192], DType::F32), ("mma128", 1));
-        assert_eq!(choice([1, 128, 768, 768], DType::BF16).0, "mma64");
+        assert_eq!(choice([1, 50304, 768, 8192], DType::F32), ("mma_128x128", 1));
+        assert_eq!(choice([1, 128, 768, 768], DType::BF16).0, "mma_64x64");
         assert_eq!(choice([1, 8192, 2304, 765], DType::BF16), ("naive", 1));
         // The matmuls of a batch fill the GPU together.
-        assert_eq!(choice([12, 768, 768, 8192], DType::F32), ("mma128", 1));
-        assert_eq!(choice([12, 768, 768, 768], DType::BF16), ("mma128", 1));
+        assert_eq!(choice([12, 768, 768, 8192], DType::F32), ("mma_128x128", 1));
+        assert_eq!(choice([12, 768, 768, 768], DType::BF16), ("mma_128x128", 1));
     }
 
     #[test]

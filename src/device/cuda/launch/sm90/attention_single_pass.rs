@@ -24,10 +24,10 @@ pub fn supports(op: &Attention) -> bool {
 pub fn resident(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
     let (batch, _, tk, all, _) = op.sizes();
     let kernel = match (width(op), tk <= PART) {
-        (64, true) => "attention_resident_64_128_bf16",
-        (64, false) => "attention_resident_64_256_bf16",
-        (_, true) => "attention_resident_128_128_bf16",
-        (_, false) => "attention_resident_128_256_bf16",
+        (64, true) => "attention_single_pass_kv_64_128_bf16",
+        (64, false) => "attention_single_pass_kv_64_256_bf16",
+        (_, true) => "attention_single_pass_kv_128_128_bf16",
+        (_, false) => "attention_single_pass_kv_128_256_bf16",
     };
     let launch = Launch::new(kernel, (batch * all).min(addresses.sms), THREADS).shared(SHARED);
     let map = |t, rows| map(op, addresses, t, rows);
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn only_keys_that_fit_are_taken() {
-        let variant = variants_of("attention").find(|v| v.name == "resident").expect("the variant");
+        let variant = variants_of("attention").find(|v| v.name == "single_pass_kv").expect("the variant");
         let takes = |tq, tk, d| (variant.supports)(&of(tq, tk, d));
         for (tq, tk, d) in
             [(1, 1, 8), (128, 128, 128), (197, 197, 64), (256, 256, 128), (1000, 256, 32), (1000, 256, 80)]

@@ -38,8 +38,8 @@ pub fn supports_boxes(op: &Linear) -> bool {
 
 /// The tile shape and time model of a variant.
 ///
-/// The efficiencies follow from times on an H100 (docs/benchmarks.md): 0.40 us per 128 x 128 x 64 of `wgmma128`, and
-/// 0.61 to 0.76 us per 128 x 256 x 64, twice as much, of `wgmma256`.
+/// The efficiencies follow from times on an H100 (docs/benchmarks.md): 0.40 us per 128 x 128 x 64 of `wgmma_128x128`, and
+/// 0.61 to 0.76 us per 128 x 256 x 64, twice as much, of `wgmma_128x256`.
 pub struct Tiles {
     /// Rows of a tile.
     rows: usize,
@@ -76,38 +76,38 @@ macro_rules! kernels {
     };
 }
 
-/// Variant `wgmma128`: tiles of 128 x 128, each computed by one of the two consumer warpgroups, which alternate.
-pub const WGMMA128: Tiles = Tiles {
+/// Variant `wgmma_128x128`: tiles of 128 x 128, each computed by one of the two consumer warpgroups, which alternate.
+pub const WGMMA_128X128: Tiles = Tiles {
     rows: 128,
     width: 128,
     cluster: 1,
-    kernels: kernels!("wgmma128"),
+    kernels: kernels!("wgmma_128x128"),
     tma_store: false,
     measured: true,
     efficiency: 0.7,
     idle: 1.3e-6,
 };
 
-/// Variant `wgmma256`: tiles of 128 x 256, each computed by both consumer warpgroups.
-pub const WGMMA256: Tiles =
-    Tiles { width: 256, kernels: kernels!("wgmma256"), efficiency: 0.86, idle: 4.4e-6, ..WGMMA128 };
+/// Variant `wgmma_128x256`: tiles of 128 x 256, each computed by both consumer warpgroups.
+pub const WGMMA_128X256: Tiles =
+    Tiles { width: 256, kernels: kernels!("wgmma_128x256"), efficiency: 0.86, idle: 4.4e-6, ..WGMMA_128X128 };
 
-/// Variant `boxes128`: `wgmma128` with outputs stored by TMA, as in all variants below. Its time model is that of
-/// `wgmma128`.
-pub const BOXES128: Tiles = Tiles { kernels: kernels!("boxes128"), tma_store: true, measured: false, ..WGMMA128 };
+/// Variant `tma_store_128x128`: `wgmma_128x128` with outputs stored by TMA, as in all variants below. Its time model is that of
+/// `wgmma_128x128`.
+pub const TMA_STORE_128X128: Tiles = Tiles { kernels: kernels!("tma_store_128x128"), tma_store: true, measured: false, ..WGMMA_128X128 };
 
-/// Variant `boxes64`: `boxes128` with tiles of 64 x 256.
-pub const BOXES64: Tiles = Tiles { rows: 64, width: 256, kernels: kernels!("boxes64"), ..BOXES128 };
+/// Variant `tma_store_64x256`: `tma_store_128x128` with tiles of 64 x 256.
+pub const TMA_STORE_64X256: Tiles = Tiles { rows: 64, width: 256, kernels: kernels!("tma_store_64x256"), ..TMA_STORE_128X128 };
 
-/// Variant `boxes256`: `wgmma256` with outputs stored by TMA.
-pub const BOXES256: Tiles = Tiles { kernels: kernels!("boxes256"), tma_store: true, measured: false, ..WGMMA256 };
+/// Variant `tma_store_128x256`: `wgmma_128x256` with outputs stored by TMA.
+pub const TMA_STORE_128X256: Tiles = Tiles { kernels: kernels!("tma_store_128x256"), tma_store: true, measured: false, ..WGMMA_128X256 };
 
-/// Variant `boxes192`: `boxes256` with tiles of 128 x 192.
-pub const BOXES192: Tiles = Tiles { width: 192, kernels: kernels!("boxes192"), ..BOXES256 };
+/// Variant `tma_store_128x192`: `tma_store_128x256` with tiles of 128 x 192.
+pub const TMA_STORE_128X192: Tiles = Tiles { width: 192, kernels: kernels!("tma_store_128x192"), ..TMA_STORE_128X256 };
 
-/// Variant `pairs256`: `boxes256` in clusters of two blocks. Each block loads half of the columns of `b` for both, by
+/// Variant `cluster2_128x256`: `tma_store_128x256` in clusters of two blocks. Each block loads half of the columns of `b` for both, by
 /// TMA multicast.
-pub const PAIRS256: Tiles = Tiles { cluster: 2, kernels: kernels!("pairs256"), ..BOXES256 };
+pub const CLUSTER2_128X256: Tiles = Tiles { cluster: 2, kernels: kernels!("cluster2_128x256"), ..TMA_STORE_128X256 };
 
 impl Tiles {
     /// Appends the launch of a matmul: persistent blocks, one per SM, in whole clusters.
@@ -244,9 +244,9 @@ mod tests {
     #[test]
     fn tiles_follow_from_the_shape() {
         // GPT-2's layers over 4096 tokens.
-        assert_eq!(choice([4096, 2304, 768], DType::BF16, &GpuSpec::H100), "wgmma128");
-        assert_eq!(choice([4096, 768, 3072], DType::BF16, &GpuSpec::H100), "wgmma256");
-        assert_eq!(choice([4096, 2304, 768], DType::BF16, &GpuSpec::A100), "mma128");
+        assert_eq!(choice([4096, 2304, 768], DType::BF16, &GpuSpec::H100), "wgmma_128x128");
+        assert_eq!(choice([4096, 768, 3072], DType::BF16, &GpuSpec::H100), "wgmma_128x256");
+        assert_eq!(choice([4096, 2304, 768], DType::BF16, &GpuSpec::A100), "mma_128x128");
         // TMA needs rows that are aligned to 16 bytes.
         assert_eq!(choice([4096, 2304, 765], DType::BF16, &GpuSpec::H100), "naive");
     }
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn parts_are_whole_and_few() {
         for sizes in [[768, 768, 4096], [768, 3072, 4096], [1, 1, 100_000], [300, 200, 8192], [128, 128, 64]] {
-            for tiles in [&WGMMA128, &WGMMA256, &BOXES64, &BOXES128, &BOXES192, &BOXES256, &PAIRS256] {
+            for tiles in [&WGMMA_128X128, &WGMMA_128X256, &TMA_STORE_64X256, &TMA_STORE_128X128, &TMA_STORE_128X192, &TMA_STORE_128X256, &CLUSTER2_128X256] {
                 let op = product(sizes, DType::F32);
                 let (parts, depth, count) = (tiles.parts(&op), depth(&op), tiles.tiles(&op));
                 assert!(parts >= 1 && (parts == 1 || parts * count <= 4 * 132), "{sizes:?}: {parts}");
@@ -264,6 +264,6 @@ mod tests {
                 assert_eq!(tiles.workspace(&op), if parts > 1 { 4 * (TICKETS + sums) } else { 0 });
             }
         }
-        assert!(WGMMA128.parts(&product([768, 768, 4096], DType::F32)) > 1);
+        assert!(WGMMA_128X128.parts(&product([768, 768, 4096], DType::F32)) > 1);
     }
 }
