@@ -15,7 +15,6 @@ fn main() {
     println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=tests/emulator/kernels");
     println!("cargo:rustc-check-cfg=cfg(emulated)");
-    println!("cargo:rustc-check-cfg=cfg(sass)");
     // Set only by `.ci/memory`.
     println!("cargo:rustc-check-cfg=cfg(heap_arenas)");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

@@ -52,7 +52,8 @@ fn step(criterion: &mut Criterion) {
         let params = Store::new(workload.model.table().clone(), &mut *cpu).expect("memory");
         params.initialise(&mut *cpu, 1).expect("initial weights");
         let (optimizer, options) = (AdamW::default().clipped(1.0), Options::default());
-        let mut state = TrainState::new(&mut *cpu, workload.model, params, workload.shape, optimizer, options).expect("memory");
+        let mut state =
+            TrainState::new(&mut *cpu, workload.model, params, workload.shape, optimizer, options).expect("memory");
         criterion.bench_function(&format!("step/{}", shape.name), |bencher| {
             bencher.iter(|| state.step(&mut *cpu, batches.renew(), 1e-4).expect("a step"));
         });

@@ -71,8 +71,7 @@ fn try_build(kernels: &[PathBuf], out_dir: &Path) -> Result<(), String> {
     let modules = in_parallel(&jobs, |job| job.compiled(&nvcc, &version, &headers))?;
     unique(&modules)?;
     if let Some(cuobjdump) = cuobjdump(&nvcc).filter(|_| !modules.is_empty()) {
-        // Enables tests/kernels/sass.rs, which is ignored otherwise.
-        println!("cargo::rustc-cfg=sass");
+        // For tests/kernels/sass.rs.
         println!("cargo::rustc-env=VCYCLE_CUOBJDUMP={}", cuobjdump.display());
     }
     write_table(out_dir, Some(&version), &modules)

@@ -16,8 +16,7 @@ fn main() -> Result<()> {
     let params = Store::new(gpt.table().clone(), &mut *device)?;
     params.initialise(&mut *device, 1)?;
     let optimizer = AdamW::default().clipped(1.0);
-    let mut state =
-        TrainState::new(&mut *device, Box::new(gpt), params, (batch, time), optimizer, Options::default())?;
+    let mut state = TrainState::new(&mut *device, Box::new(gpt), params, (batch, time), optimizer, Options::default())?;
 
     // Rows of `time + 1` tokens: every token is the label of the one before it.
     let random = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 24;

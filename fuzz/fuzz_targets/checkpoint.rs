@@ -17,7 +17,8 @@ use vcycle::optim::{AdamW, State};
 use vcycle::run::folder::RunFolder;
 use vcycle::runlog::Metrics;
 use vcycle::train::checkpoint::{Checkpoint, newest_state};
-use vcycle::train::settings::{Branch, changes, check_run};
+use vcycle::runlog::Branch;
+use vcycle::train::settings::{changes, check_run};
 
 fn model() -> &'static Gpt {
     static MODEL: OnceLock<Gpt> = OnceLock::new();

@@ -35,7 +35,9 @@ impl FromStr for Kind {
                 Ok(gpu) if !number.starts_with('+') => Ok(Kind::Cuda { gpu }),
                 _ => bail!("--device {name}: {number:?} is not the number of a GPU; give cuda:0, cuda:1, ..."),
             },
-            Some((kind, _)) => bail!("--device {name}: only cuda takes a number, as in cuda:1; leave it out of {kind:?}"),
+            Some((kind, _)) => {
+                bail!("--device {name}: only cuda takes a number, as in cuda:1; leave it out of {kind:?}")
+            }
         }
     }
 }

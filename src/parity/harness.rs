@@ -66,7 +66,7 @@ impl Choice {
 
 /// Runs cases on several devices. After the first error nothing more is run; [`Harness::finish`] returns it.
 pub struct Harness {
-    /// The devices under test. Their memory must stay the same, bit for bit, if `ordered`.
+    /// The devices under test. Their memory must stay the same, bit for bit, if `deterministic`.
     subjects: Vec<Box<dyn Device>>,
     oracle: Option<Reference>,
     /// The type of the operands that do not have the accumulator type: f32 or bf16.
@@ -105,7 +105,7 @@ impl Harness {
             subjects,
             oracle: Some(Reference::default()),
             float: DType::F32,
-            ordered: true,
+            deterministic: true,
             choice,
             supports: None,
             random: Random::new(0x5eed),
@@ -318,7 +318,7 @@ impl Harness {
         self.check(op, |_, _| f64::INFINITY);
     }
 
-    /// Runs an operation on all devices. Compares all memory of the devices under test bit for bit (if `ordered`),
+    /// Runs an operation on all devices. Compares all memory of the devices under test bit for bit (if `deterministic`),
     /// outputs with the reference, and memory that the operation must not write with its previous contents.
     /// `tolerance(output, value)` is for arithmetic in f32; the rounding of outputs in bf16 is added to it. All devices
     /// but the first run the operation from a captured list. The outputs of the first are then copied to the others and

@@ -2,7 +2,8 @@
 
 use super::configs::differences;
 use super::measures::{Reached, reached};
-use super::run::{BranchLog, Eval, gather, sides};
+use super::run::{BranchLog, gather, sides};
+use crate::runlog::Eval;
 use super::savings::{self, Point};
 use super::text::{engineering, in_seconds, percent};
 use crate::bail;

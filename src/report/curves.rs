@@ -1,9 +1,10 @@
 //! Pictures of runs: held-out loss and metrics, and the curves of training.
 
-use super::measures::Measured;
+use super::measures::value;
 use super::plot::{Curve, Panel, Picture, Segment, Shade, Ticks, range};
-use super::run::{BranchLog, Eval, Position, Step};
+use super::run::BranchLog;
 use super::savings;
+use crate::runlog::{Eval, Measured, Position, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The coordinate of a position on an axis.
@@ -58,7 +59,7 @@ pub fn held_out(sides: &[&BranchLog], baselines: &[usize]) -> Picture {
 /// Plots the metrics besides the loss, one panel for each. Returns `None` if there are none.
 pub fn measures(sides: &[&BranchLog]) -> Option<Picture> {
     let panel = |number: usize| {
-        let value = |eval: &Eval| Some((eval.at, eval.at.step as f64, eval.measures.values()[number]?));
+        let value = |eval: &Eval| Some((eval.at, eval.at.step as f64, value(eval, number)?));
         let curve = |(colour, side): (usize, &&BranchLog)| Curve {
             colour,
             segments: segments(side.evals.iter().filter_map(value)),
@@ -252,8 +253,9 @@ mod tests {
         let eval = |(level, flops, loss): (usize, u64, f64)| Eval {
             at: Position { level, flops, ..Position::default() },
             loss,
+            tokens: 0,
             resident_bytes: None,
-            measures: Measured::default(),
+            measures: None,
         };
         // Level 1 before, level 3 with few evaluations, level 1 with many.
         let down = |level: usize, from: u64, count: u64, begin: f64, end: f64| {

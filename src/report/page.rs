@@ -2,7 +2,8 @@
 
 use super::canvas::Drawing;
 use super::measures::{Reached, reached};
-use super::run::{BranchLog, Operation, Operator, Position, Run, Sample, Stage};
+use super::run::{BranchLog, Run};
+use crate::runlog::{OperationTime, Operator, Position, Sample, Stage};
 use super::savings::{Point, Savings, saved};
 use super::text::{duration, engineering, escape, in_seconds, percent};
 use serde_json::Value;
@@ -266,12 +267,12 @@ pub fn operations(page: &mut Page, sides: &[&BranchLog]) {
             );
             continue;
         }
-        let mut all: Vec<&Operation> = summary.operations.iter().collect();
+        let mut all: Vec<&OperationTime> = summary.operations.iter().collect();
         all.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         let longest = all.first().map_or(0.0, |operation| operation.seconds).max(f64::MIN_POSITIVE);
         let total = all.iter().map(|operation| operation.seconds).sum::<f64>().max(f64::MIN_POSITIVE);
         let rows = all.into_iter().map(|operation| {
-            let Operation { name, calls, seconds, flops } = operation;
+            let OperationTime { name, calls, seconds, flops } = operation;
             let rate = if *seconds > 0.0 && *flops > 0 {
                 format!("{:.1}", *flops as f64 / seconds / 1e9)
             } else {

@@ -1,12 +1,11 @@
 //! Reads a run folder: `vcycle/` and `scratch/`, the two branches of the run, each with a `metrics.jsonl`.
 
-use super::measures::Measured;
 use super::savings::Point;
 use super::text::printable;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::files;
-use serde::{Deserialize, Deserializer};
+use crate::runlog::{Eval, Event, Operator, Position, Stage, Step, Summary};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -18,134 +17,10 @@ const METRICS: &str = "metrics.jsonl";
 const SIDES: [&str; 2] = ["vcycle", "scratch"];
 /// Seconds at or above this (30,000 years) are rejected.
 const MOST_SECONDS: f64 = 1e12;
-/// Losses at or above this count as infinite.
-const LARGEST_LOSS: f64 = 1e30;
-
-/// The position of a branch when it wrote a line.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-pub struct Position {
-    /// Stage of the plan and level of its model, both counted from 1.
-    pub stage: usize,
-    pub level: usize,
-    /// Steps so far over all stages.
-    pub step: u64,
-    /// FLOPs so far of all levels, the optimizer and the operators.
-    pub flops: u64,
-    /// Seconds of training so far.
-    pub seconds: f64,
-}
-
-/// One training step.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Step {
-    #[serde(flatten)]
-    pub at: Position,
-    #[serde(deserialize_with = "number")]
-    pub lr: f64,
-    #[serde(deserialize_with = "number")]
-    pub loss: f64,
-    #[serde(deserialize_with = "number")]
-    pub grad_norm: f64,
-}
-
-/// One evaluation on the held-out data.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Eval {
-    #[serde(flatten)]
-    pub at: Position,
-    #[serde(rename = "valid_loss", deserialize_with = "number")]
-    pub loss: f64,
-    #[serde(default)]
-    pub resident_bytes: Option<u64>,
-    /// Metrics besides the loss, of images and labelled texts.
-    #[serde(default)]
-    pub measures: Measured,
-}
-
-/// An operator (coalesce, alpha search or interpolate) whose result is at the level of `at`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Operator {
-    #[serde(flatten)]
-    pub at: Position,
-    pub name: String,
-    pub flops_spent: u64,
-    #[serde(default)]
-    pub alpha: Option<f64>,
-}
-
-/// The start of a stage.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Stage {
-    #[serde(flatten)]
-    pub at: Position,
-    #[serde(default)]
-    pub steps: Option<u64>,
-    #[serde(default)]
-    pub parameters: Option<u64>,
-    #[serde(default)]
-    pub layers: Option<u64>,
-    #[serde(default)]
-    pub width: Option<u64>,
-}
-
-/// The summary at the end of a branch.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Summary {
-    #[serde(flatten)]
-    pub at: Position,
-    /// Peak resident memory in bytes.
-    #[serde(default)]
-    pub resident_bytes: Option<u64>,
-    #[serde(default)]
-    pub tokens_per_second: Option<f64>,
-    /// Seconds spent waiting for batches.
-    #[serde(default)]
-    pub waited_seconds: Option<f64>,
-    #[serde(default)]
-    pub operations: Vec<Operation>,
-    #[serde(default)]
-    pub sample: Option<Sample>,
-}
-
-/// Totals of one kind of operation over all calls.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Operation {
-    pub name: String,
-    pub calls: u64,
-    pub seconds: f64,
-    pub flops: u64,
-}
-
-/// A text that the trained model generated from a prompt.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Sample {
-    pub prompt: String,
-    pub text: String,
-}
 
 /// Makes a name printable in one line of a table or legend.
 fn one_line(name: &str) -> String {
     printable(name).replace(['\n', '\t'], " ")
-}
-
-/// Reads a number that may be null: JSON has no infinities, so an infinite loss or norm is written as null. Returns NaN
-/// for null and for huge values.
-fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-    let value = Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN);
-    Ok(if value.abs() < LARGEST_LOSS { value } else { f64::NAN })
-}
-
-/// One line of `metrics.jsonl`. Unknown events and fields, as of later versions, are ignored.
-#[derive(Deserialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-enum Line {
-    Step(Step),
-    Eval(Eval),
-    Operator(Operator),
-    Stage(Stage),
-    Summary(Summary),
-    #[serde(other)]
-    Unknown,
 }
 
 /// The log of one branch of a run, or any file of metrics.
@@ -207,26 +82,20 @@ impl BranchLog {
         Ok(side)
     }
 
-    /// Adds a line, or returns what is wrong with it.
-    fn take(&mut self, line: Line) -> Result<(), String> {
-        let at = match &line {
-            Line::Step(step) => step.at,
-            Line::Eval(eval) => eval.at,
-            Line::Operator(operator) => operator.at,
-            Line::Stage(stage) => stage.at,
-            Line::Summary(summary) => summary.at,
-            Line::Unknown => return Ok(()),
-        };
+    /// Adds an event, or returns what is wrong with it.
+    fn take(&mut self, event: Event) -> Result<(), String> {
+        let Some(at) = event.at() else { return Ok(()) };
         if !(0.0..MOST_SECONDS).contains(&at.seconds) {
             return Err(format!("{} seconds are out of range", at.seconds));
         }
-        match line {
-            Line::Step(step) => self.steps.push(step),
-            Line::Eval(eval) => self.evals.push(eval),
-            Line::Operator(operator) => self.operators.push(operator),
-            Line::Stage(stage) => self.stages.push(stage),
-            Line::Summary(summary) => self.summary = Some(summary),
-            Line::Unknown => {}
+        match event {
+            Event::Step(step) => self.steps.push(step),
+            Event::Eval(eval) => self.evals.push(eval),
+            Event::Operator(operator) => self.operators.push(operator),
+            Event::Stage(stage) => self.stages.push(stage),
+            Event::Summary(summary) => self.summary = Some(summary),
+            // Reports do not show them.
+            Event::Search(_) | Event::Settings(_) | Event::Unknown => return Ok(()),
         }
         if (at.flops, at.step) >= (self.end.flops, self.end.step) {
             self.end = at;

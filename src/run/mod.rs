@@ -15,13 +15,13 @@ use crate::families::dataset::Data;
 use crate::files::shell_quote;
 use crate::report::html;
 use crate::report::savings::Savings;
-use crate::runlog::Metrics;
+use crate::runlog::{Branch, Metrics};
 use crate::runlog::progress::Progress;
 use crate::signals;
 use crate::train::checkpoint;
 use crate::train::memory_estimate::MemoryEstimate;
 use crate::train::settings;
-use crate::train::settings::{Branch, Settings};
+use crate::train::settings::Settings;
 use crate::train::trainer::{Context, Ended, Trainer, points};
 use folder::{RunInfo, RunFolder};
 use std::path::{Path, PathBuf};
@@ -158,7 +158,7 @@ fn both(
         match ended {
             Ended::Finished(_) => {
                 if stage.is_none() {
-                    measures = trainer.measures;
+                    measures = trainer.measures();
                 }
                 curves.push(trainer.points());
             }

@@ -21,7 +21,7 @@ use crate::files::{self, write_atomic, write_dir_atomic};
 use crate::model::store::Store;
 use crate::multilevel::Quantity;
 use crate::optim;
-use crate::runlog::Position;
+use crate::runlog::{Position, ResumePoint};
 use crate::tensor::{DType, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
@@ -72,6 +72,14 @@ pub struct State {
     pub levels: Vec<SavedLevel>,
     /// Time per operation so far.
     pub operations: Vec<crate::runlog::OperationTime>,
+}
+
+impl State {
+    /// Returns where the metrics continue after this checkpoint.
+    pub fn resume_point(&self) -> ResumePoint {
+        let State { at, valid_loss, valid_here, metrics_bytes, tensorboard_bytes, .. } = *self;
+        ResumePoint { at, valid_loss, valid_here, metrics_bytes, tensorboard_bytes }
+    }
 }
 
 /// A level whose weights are still needed.

@@ -10,10 +10,13 @@
 //! | [`settings`] | compares the configuration with that of a checkpoint: which keys may change |
 //! | [`memory_estimate`] | how much device memory a run will need |
 //!
-//! A run has one or two branches ([`settings::Branch`]): the V-cycle, and optionally the baseline, which trains level 1
+//! A run has one or two branches ([`Branch`](crate::runlog::Branch)): the V-cycle, and optionally the baseline, which trains level 1
 //! from scratch. [`crate::run`] trains both in one folder.
 
 pub mod checkpoint;
+mod clock;
+mod evaluation;
+mod idle;
 pub mod memory_estimate;
 pub mod plan;
 mod sample;

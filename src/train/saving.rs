@@ -1,10 +1,11 @@
 //! The part of [`Trainer`] that deals with files: resuming from a checkpoint, saving one, and writing the final model.
 
 use super::checkpoint::{self, Checkpoint, Part, State};
+use super::idle::IdleLevel;
 use super::sample::sample;
 use super::settings;
 use super::state::TrainState;
-use super::trainer::{Context, IdleLevel, PlannedStage, Trainer};
+use super::trainer::{Context, PlannedStage, Trainer};
 use super::validate;
 use super::validate::Planned;
 use crate::bail;
@@ -17,14 +18,14 @@ use crate::memory;
 use crate::model::store::Store;
 use crate::model::{Family, Model};
 use crate::optim;
-use crate::runlog::{Event, Metrics, OperationTime};
+use crate::runlog::{self, Event, Metrics, Summary};
 use std::path::Path;
 
 impl Trainer<'_, '_> {
     /// Restores the branch from its newest usable checkpoint. Returns `None` if there is no checkpoint; the branch then
     /// starts from the beginning.
     pub(super) fn resume(&mut self) -> Result<Option<TrainState>> {
-        let dir = self.dir.clone();
+        let (dir, keeps_optimizer) = (self.dir.clone(), self.keeps_optimizer());
         let Context { data, progress, config, settings: now, .. } = &mut *self.context;
         let planned = |stage: &PlannedStage| Planned { level: stage.level + 1, steps: stage.stage.steps };
         let plan: Vec<Planned> = self.stages.iter().map(planned).collect();
@@ -44,8 +45,8 @@ impl Trainer<'_, '_> {
             state.settings.as_ref().map_or(Ok(()), |then| then.same_content(now)).at(checkpoint.dir.display())
         };
         let accept = |checkpoint: &Checkpoint| {
-            validate::check(&checkpoint.state, &plan, self.keeps_optimizer)?;
-            Metrics::resume(&dir, &checkpoint.state)
+            validate::check(&checkpoint.state, &plan, keeps_optimizer)?;
+            Metrics::resume(&dir, &checkpoint.state.resume_point())
         };
         let newest = checkpoint::newest(&dir, &mut |text| progress.note(text), fits, accept)?;
         let Some((checkpoint, metrics)) = newest else {
@@ -63,11 +64,11 @@ impl Trainer<'_, '_> {
         self.metrics = metrics;
         if !changes.is_empty() {
             changes.iter().for_each(|change| progress.note(&format!("  {change}")));
-            self.metrics.write(&Event::Settings { at: state.at, changes })?;
+            self.metrics.write(&Event::Settings(runlog::Settings { at: state.at, changes }))?;
         }
-        (self.at, self.stage_step, self.valid) = (state.at, state.stage_step, state.valid_loss);
-        self.operations.clone_from(&state.operations);
-        self.waited = state.waited;
+        (self.at, self.stage_step, self.evaluation.loss) = (state.at, state.stage_step, state.valid_loss);
+        self.clock.before.clone_from(&state.operations);
+        self.clock.waited = state.waited;
         self.restore(&checkpoint).map(Some)
     }
 
@@ -77,17 +78,17 @@ impl Trainer<'_, '_> {
         let state = &checkpoint.state;
         let level = state.at.level - 1;
         for saved in state.levels.iter().filter(|l| l.level != level + 1) {
-            let Some(model) = &self.models[saved.level - 1] else { unreachable!("no stage has begun") };
-            let params = Store::new(model.table().clone(), self.context.device)?;
+            let table = self.levels.model(saved.level - 1).table();
+            let params = Store::new(table.clone(), self.context.device)?;
             let mut optimizer = match saved.updates {
                 Some(_) => {
                     let config = self.context.config.optimizer()?;
-                    Some(optim::State::new(&*config.optimizer, model.table(), self.context.device)?)
+                    Some(optim::State::new(&*config.optimizer, table, self.context.device)?)
                 }
                 None => None,
             };
             checkpoint.restore(saved.level, &params, optimizer.as_mut(), self.context.device)?;
-            self.idle[saved.level - 1] = Some(IdleLevel { params, optimizer });
+            self.levels.put_weights(saved.level - 1, IdleLevel { params, optimizer });
         }
         let mut train_state = self.train_state(level, None)?;
         let params = train_state.params.clone();
@@ -102,16 +103,11 @@ impl Trainer<'_, '_> {
         // The steps before this checkpoint are only valid if the data files have not changed.
         self.context.data.check_unchanged()?;
         let (metrics_bytes, tensorboard_bytes) = self.metrics.sync()?;
-        let operations = self.operation_times();
+        let operations = self.clock.operations(self.context.device);
         let Context { config, device, data, settings, .. } = &mut *self.context;
-        let mut parts: Vec<Part<'_>> = self
-            .idle
-            .iter()
-            .enumerate()
-            .filter_map(|(level, idle)| {
-                let IdleLevel { params, optimizer } = idle.as_ref()?;
-                Some(Part { level: level + 1, params, optimizer: optimizer.as_ref() })
-            })
+        let idle = self.levels.trained();
+        let mut parts: Vec<Part<'_>> = idle
+            .map(|(level, idle)| Part { level: level + 1, params: &idle.params, optimizer: idle.optimizer.as_ref() })
             .collect();
         parts.push(Part {
             level: self.at.level,
@@ -124,9 +120,9 @@ impl Trainer<'_, '_> {
             at: self.at,
             stage_step: self.stage_step,
             passes: train_state.passes(),
-            valid_loss: self.valid,
+            valid_loss: self.evaluation.loss,
             valid_here,
-            waited: self.waited + self.batches.waited().as_secs_f64(),
+            waited: self.clock.waited + self.batches.waited().as_secs_f64(),
             metrics_bytes,
             tensorboard_bytes,
             data: data.name(),
@@ -147,43 +143,24 @@ impl Trainer<'_, '_> {
 
     /// Writes the summary, which is the last line of the metrics, and `model/`.
     pub(super) fn finish(&mut self, train_state: &TrainState) -> Result<()> {
-        let operations = self.operation_times();
+        let operations = self.clock.operations(self.context.device);
         let Context { data, device, config, .. } = &mut *self.context;
         let sample = match (train_state.model.family(), data) {
             (Family::Gpt(gpt), Data::Text(text)) => sample(*device, gpt, &train_state.params, text, config.seed)?,
             _ => None,
         };
         let tokens = self.at.step as f64 * self.tokens();
-        self.metrics.write(&Event::Summary {
+        self.metrics.write(&Event::Summary(Summary {
             at: self.at,
             resident_bytes: memory::resident().map(|(_, most)| most),
-            tokens_per_second: tokens / self.at.seconds.max(f64::MIN_POSITIVE),
-            waited_seconds: self.waited + self.batches.waited().as_secs_f64(),
+            tokens_per_second: Some(tokens / self.at.seconds.max(f64::MIN_POSITIVE)),
+            waited_seconds: Some(self.clock.waited + self.batches.waited().as_secs_f64()),
             operations,
             sample,
-        })?;
+        }))?;
         self.metrics.sync()?;
         let Context { data, device, .. } = &mut *self.context;
         write_model(&self.dir.join("model"), &*train_state.model, &train_state.params, data, *device)
-    }
-
-    /// Returns the time per operation of this branch: in this process, plus that in the processes before it.
-    fn operation_times(&mut self) -> Vec<OperationTime> {
-        let mut all = self.operations.clone();
-        for (now, start) in self.context.device.timings().totals().zip(&self.at_start) {
-            let (calls, seconds) = (now.calls - start.calls, now.seconds - start.seconds);
-            let flops = now.flops - start.flops;
-            match all.iter_mut().find(|before| before.name == now.name) {
-                Some(before) => {
-                    before.calls += calls;
-                    before.seconds += seconds;
-                    before.flops += flops;
-                }
-                None if calls > 0 => all.push(OperationTime { name: now.name.into(), calls, seconds, flops }),
-                None => {}
-            }
-        }
-        all
     }
 }
 

@@ -12,6 +12,7 @@ use crate::data::fingerprint::Fingerprint;
 use crate::data::tokenizer::{Tokenizer, spec_file};
 use crate::error::{At, Error, Result};
 use crate::families::dataset::Data;
+use crate::runlog::{Branch, Change};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,36 +31,14 @@ pub struct Settings {
     pub tokens: Option<String>,
 }
 
-/// The two trainings of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Branch {
-    /// The V-cycle.
-    VCycle,
-    /// The baseline: level 1 trained from scratch.
-    Scratch,
-}
-
-impl Branch {
-    /// Both branches, in the order in which they are trained.
-    pub const ALL: [Branch; 2] = [Branch::VCycle, Branch::Scratch];
-
-    /// Returns the name of the branch's folder in the run folder.
-    pub fn folder(self) -> &'static str {
-        match self {
-            Branch::VCycle => "vcycle",
-            Branch::Scratch => "scratch",
-        }
-    }
-
-    /// Returns the TOML tables of the branch's stages, in training order.
-    fn stages(self, levels: usize) -> Vec<String> {
-        match self {
-            Branch::Scratch => vec!["scratch".into()],
-            Branch::VCycle => v_cycle(levels)
-                .iter()
-                .map(|visit| format!("levels[{}].{}", visit.level, if visit.last { "train" } else { "before" }))
-                .collect(),
-        }
+/// Returns the TOML tables of the branch's stages, in training order.
+fn stages(branch: Branch, levels: usize) -> Vec<String> {
+    match branch {
+        Branch::Scratch => vec!["scratch".into()],
+        Branch::VCycle => v_cycle(levels)
+            .iter()
+            .map(|visit| format!("levels[{}].{}", visit.level, if visit.last { "train" } else { "before" }))
+            .collect(),
     }
 }
 
@@ -110,27 +89,6 @@ fn rule(key: &str) -> Rule {
     match key.starts_with("levels[") || key.starts_with("scratch.") {
         true if STAGE.contains(&last) => Rule::Stage,
         _ => Rule::Fixed,
-    }
-}
-
-/// A key whose value has changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
-    /// The dotted key.
-    pub key: String,
-    /// The value in the checkpoint, as TOML.
-    pub from: String,
-    /// The value now, as TOML.
-    pub to: String,
-    /// When the change takes effect, or why it is refused.
-    #[serde(skip)]
-    pub remark: String,
-}
-
-impl std::fmt::Display for Change {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Change { key, from, to, remark } = self;
-        write!(f, "{key}: {from} -> {to}{remark}")
     }
 }
 
@@ -232,7 +190,7 @@ fn compare(
         let removed = change("scratch", "set".into(), "not set".into(), " (that run has begun)");
         return Ok((Vec::new(), vec![removed]));
     }
-    let stages = branch.stages(was);
+    let stages = stages(branch, was);
     let number = state.at.stage.saturating_sub(1);
     let (old, new) = (flat(then)?, flat(now)?);
     let over = |stage: &str| {

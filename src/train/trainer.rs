@@ -1,27 +1,24 @@
 //! Trains one branch of a run in its folder: the V-cycle or the baseline. Both use the same loop over stages.
 
+use super::clock::Clock;
+use super::evaluation::Evaluation;
+use super::idle::{IdleLevel, IdleLevels};
 use super::plan::{Transition, v_cycle};
-use super::settings::{Branch, Settings};
+use super::settings::Settings;
 use super::state::{Options, PendingStep, StepReport, TrainState};
-use crate::bail;
 use crate::config::Config;
 use crate::config::levels::{OptimizerState, Stage};
-use crate::data::loader::batch::{Field, Source};
 use crate::data::loader::prefetch::Prefetch;
 use crate::device::Device;
-use crate::device::timing::Total;
 use crate::error::Result;
-use crate::eval::held_out::Means;
-use crate::eval::metrics::{MetricsAccumulator, TaskMetrics};
+use crate::eval::metrics::TaskMetrics;
 use crate::families::build::Levels;
 use crate::families::dataset::Data;
-use crate::memory;
 use crate::model::Model;
 use crate::model::store::Store;
-use crate::optim;
 use crate::report::savings::Point;
 use crate::runlog::progress::Progress;
-use crate::runlog::{Event, Metrics, OperationTime, Position};
+use crate::runlog::{self, Branch, Event, Metrics, Position};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -65,12 +62,6 @@ pub(super) struct PlannedStage {
     name: String,
 }
 
-/// A level that is not in training, between two of its stages.
-pub(super) struct IdleLevel {
-    pub params: Store,
-    pub optimizer: Option<optim::State>,
-}
-
 /// Trains one branch of a run through its stages.
 pub struct Trainer<'a, 'b> {
     pub(super) context: &'a mut Context<'b>,
@@ -81,31 +72,15 @@ pub struct Trainer<'a, 'b> {
     pub(super) metrics: Metrics,
     pub(super) batches: Prefetch,
     pub(super) stages: Vec<PlannedStage>,
-    /// The model of each level. `None` while the level is in training.
-    pub(super) models: Vec<Option<Box<dyn Model>>>,
-    /// The weights of each level that a later stage needs.
-    pub(super) idle: Vec<Option<IdleLevel>>,
-    /// Whether any stage takes over moments, so that idle levels keep theirs.
-    pub(super) keeps_optimizer: bool,
+    pub(super) levels: IdleLevels,
     /// Position in the run.
     pub(super) at: Position,
     /// Completed steps of the current stage.
     pub(super) stage_step: u64,
     /// A step that was launched but not reported yet: the position after it, and its learning rate.
     pending: Option<(PendingStep, Position, f64)>,
-    /// Held-out loss of the last evaluation.
-    pub(super) valid: f64,
-    /// Metrics of the last evaluation in this process, for images and labelled texts.
-    pub measures: Option<TaskMetrics>,
-    /// Time per operation in earlier processes.
-    pub(super) operations: Vec<OperationTime>,
-    /// The device's timers when this branch began in this process.
-    pub(super) at_start: Vec<Total>,
-    /// Seconds spent waiting for batches in earlier processes.
-    pub(super) waited: f64,
-    source: Arc<dyn Source>,
-    /// Buffers for a held-out batch.
-    held_out: Vec<Field>,
+    pub(super) evaluation: Evaluation,
+    pub(super) clock: Clock,
 }
 
 impl<'a, 'b> Trainer<'a, 'b> {
@@ -156,26 +131,19 @@ impl<'a, 'b> Trainer<'a, 'b> {
     ) -> Result<Self> {
         let train = &context.config.train;
         let source = context.data.source(context.config)?;
-        let held_out = source.allocate(train.batch / train.accumulate)?;
+        let evaluation = Evaluation::new(Arc::clone(&source), train)?;
         Ok(Trainer {
             branch,
             dir: dir.to_path_buf(),
             metrics: Metrics::new(dir),
-            batches: Prefetch::new(Arc::clone(&source), train.batch, 0, context.config.data.workers())?,
-            keeps_optimizer: stages.iter().any(|planned| planned.stage.optimizer == OptimizerState::Transfer),
-            idle: levels.iter().map(|_| None).collect(),
-            models: levels.into_iter().map(Some).collect(),
+            batches: Prefetch::new(source, train.batch, 0, context.config.data.workers())?,
+            levels: IdleLevels::new(levels),
             stages,
             at: Position::default(),
             stage_step: 0,
             pending: None,
-            valid: f64::INFINITY,
-            measures: None,
-            source,
-            held_out,
-            operations: Vec::new(),
-            at_start: Vec::new(),
-            waited: 0.0,
+            evaluation,
+            clock: Clock::default(),
             context,
         })
     }
@@ -185,7 +153,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
     /// # Errors
     /// Training diverges, memory runs out, or a file cannot be read or written. Existing checkpoints are left intact.
     pub fn run(&mut self, resume: bool) -> Result<Ended> {
-        self.at_start = self.context.device.timings().totals().collect();
+        self.clock.start(self.context.device);
         let mut train_state = if resume { self.resume()? } else { None };
         let first = train_state.as_ref().map_or(0, |_| self.at.stage - 1);
         for number in first..self.stages.len() {
@@ -200,20 +168,26 @@ impl<'a, 'b> Trainer<'a, 'b> {
                 self.finish(&train_state)?;
             }
             let (model, params, optimizer) = train_state.finish_keeping_optimizer(self.context.device);
-            let optimizer = if self.keeps_optimizer {
+            let optimizer = if self.keeps_optimizer() {
                 Some(optimizer)
             } else {
                 optimizer.free(self.context.device);
                 None
             };
-            let level = self.stages[number].level;
-            self.models[level] = Some(model);
-            self.idle[level] = Some(IdleLevel { params, optimizer });
+            self.levels.put(self.stages[number].level, model, IdleLevel { params, optimizer });
         }
-        for number in 0..self.idle.len() {
-            self.release(number);
-        }
-        Ok(Ended::Finished(self.valid))
+        self.levels.free(self.context.device);
+        Ok(Ended::Finished(self.evaluation.loss))
+    }
+
+    /// Returns whether any stage takes over optimizer state, so that idle levels keep theirs.
+    pub(super) fn keeps_optimizer(&self) -> bool {
+        self.stages.iter().any(|planned| planned.stage.optimizer == OptimizerState::Transfer)
+    }
+
+    /// Returns the metrics of the last evaluation in this process, for images and labelled texts.
+    pub fn measures(&self) -> Option<TaskMetrics> {
+        self.evaluation.measures
     }
 
     /// Returns the evaluations of level 1 as points of its loss curve.
@@ -224,7 +198,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
     /// Prepares a level for training, with weights `params` or, if `None`, newly allocated ones.
     pub(super) fn train_state(&mut self, level: usize, params: Option<Store>) -> Result<TrainState> {
         let Context { config, device, .. } = &mut *self.context;
-        let Some(model) = self.models[level].take() else { unreachable!("a stage returns its model when it ends") };
+        let model = self.levels.take_model(level);
         let params = match params {
             Some(params) => params,
             None => Store::new(model.table().clone(), *device)?,
@@ -238,14 +212,6 @@ impl<'a, 'b> Trainer<'a, 'b> {
         TrainState::new(*device, model, params, config.shape(), config.optimizer()?, options)
     }
 
-    /// Frees the memory of an idle level.
-    fn release(&mut self, level: usize) {
-        if let Some(IdleLevel { params, optimizer }) = self.idle[level].take() {
-            params.free(self.context.device);
-            optimizer.into_iter().for_each(|optimizer| optimizer.free(self.context.device));
-        }
-    }
-
     /// Trains the remaining steps of stage `number`. Returns `Some` if it was stopped on request.
     fn stage(&mut self, number: usize, train_state: &mut TrainState) -> Result<Option<Ended>> {
         let PlannedStage { stage, before, level, ref name, .. } = self.stages[number];
@@ -253,15 +219,20 @@ impl<'a, 'b> Trainer<'a, 'b> {
         self.context.progress.begin(name, stage.steps);
         if self.stage_step == 0 {
             let table = train_state.model.table();
-            let (parameters, layers, width) = (table.count(), table.layers, table.heads * table.head_size);
-            let name = name.clone();
-            self.metrics.write(&Event::Stage { at: self.at, name, steps: stage.steps, parameters, layers, width })?;
+            self.metrics.write(&Event::Stage(runlog::Stage {
+                at: self.at,
+                name: name.clone(),
+                steps: Some(stage.steps),
+                parameters: Some(table.count() as u64),
+                layers: Some(table.layers as u64),
+                width: Some((table.heads * table.head_size) as u64),
+            }))?;
             self.evaluate(train_state)?;
         }
         let train = &self.context.config.train;
         let (eval_every, save_every) = (train.eval_every, train.checkpoint_every.unwrap_or(train.eval_every));
         let (target, tokens) = (train.target_loss.filter(|_| last && level == 0), self.tokens());
-        let mut done = target.is_some_and(|target| self.valid <= target) || self.stage_step >= stage.steps;
+        let mut done = target.is_some_and(|target| self.evaluation.loss <= target) || self.stage_step >= stage.steps;
         while !done {
             let seconds = self.step(train_state, stage.rate(self.stage_step, before))?;
             let step = self.stage_step;
@@ -274,8 +245,8 @@ impl<'a, 'b> Trainer<'a, 'b> {
             if evaluated {
                 self.evaluate(train_state)?;
             }
-            done = step == stage.steps || (evaluated && target.is_some_and(|target| self.valid <= target));
-            let valid = self.valid;
+            done = step == stage.steps || (evaluated && target.is_some_and(|target| self.evaluation.loss <= target));
+            let valid = self.evaluation.loss;
             self.context
                 .progress
                 .step(step, stage.steps, || format!("held-out {valid:.3}  {:.0} tokens/s", tokens / seconds));
@@ -290,7 +261,10 @@ impl<'a, 'b> Trainer<'a, 'b> {
         self.context.progress.end();
         let Position { flops, seconds, .. } = self.at;
         let early = if self.stage_step < stage.steps { " (target reached early)" } else { "" };
-        let text = format!("  held-out loss {:.4}{early} after {:.3e} FLOPs, {seconds:.1} s", self.valid, flops as f64);
+        let text = format!(
+            "  held-out loss {:.4}{early} after {:.3e} FLOPs, {seconds:.1} s",
+            self.evaluation.loss, flops as f64
+        );
         self.context.progress.note(&text);
         let waited = self.batches.waited().as_secs_f64();
         // Ignore waits below half a second: in a stage of milliseconds any wait exceeds one percent.
@@ -346,54 +320,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
     /// Reads the results of a step and logs them.
     fn write_step(&mut self, train_state: &mut TrainState, pending: PendingStep, at: Position, lr: f64) -> Result<()> {
         let StepReport { loss, grad_norm } = train_state.wait_step(self.context.device, pending)?;
-        self.metrics.write(&Event::Step { at, lr, loss, grad_norm })
-    }
-
-    /// Evaluates up to `most` held-out batches. Returns the mean loss, the number of scored labels, and the FLOPs
-    /// spent; adds the predictions to `agreement`.
-    pub(super) fn held_out(
-        &mut self,
-        train_state: &mut TrainState,
-        most: usize,
-        mut agreement: Option<&mut MetricsAccumulator>,
-    ) -> Result<(f64, usize, u64)> {
-        let train = &self.context.config.train;
-        let fields = &mut self.held_out;
-        let (mut means, mut flops) = (Means::default(), 0);
-        // `most` counts whole batches; each is evaluated in `accumulate` micro-batches.
-        for index in 0..most.saturating_mul(train.accumulate) {
-            let Some(scored) = self.source.held_out_batch(index, fields)? else { break };
-            train_state.evaluate(self.context.device, fields, &mut means)?;
-            if let Some(agreement) = &mut agreement {
-                agreement.add(&train_state.scores(self.context.device)?, fields, scored);
-            }
-            flops += train_state.evaluation_flops();
-        }
-        Ok((means.loss(), means.scored(), flops))
-    }
-
-    /// Evaluates the model on held-out data, as `train.eval_batches` says, and logs the result.
-    fn evaluate(&mut self, train_state: &mut TrainState) -> Result<()> {
-        let most = match self.context.config.train.eval_batches {
-            0 => usize::MAX,
-            n => n,
-        };
-        self.context.data.check_unchanged()?;
-        let begin = Instant::now();
-        let mut agreement = MetricsAccumulator::of(&*train_state.model);
-        let (valid_loss, tokens, _) = self.held_out(train_state, most, agreement.as_mut())?;
-        self.context.device.timings().mark("evaluation", self.at.step, begin);
-        if !valid_loss.is_finite() {
-            bail!("training diverged: held-out loss {valid_loss}; lower the learning rate or lengthen the warm-up");
-        }
-        self.valid = valid_loss;
-        self.measures = agreement.map(|agreement| agreement.measures()).transpose()?;
-        if let Some(measures) = &self.measures {
-            let text = format!("  after step {}: held-out loss {valid_loss:.4}, {measures}", self.stage_step);
-            self.context.progress.note(&text);
-        }
-        let (measures, resident_bytes) = (self.measures, memory::resident().map(|(now, _)| now));
-        self.metrics.write(&Event::Eval { at: self.at, valid_loss, tokens, measures, resident_bytes })
+        self.metrics.write(&Event::Step(runlog::Step { at, lr, loss, grad_norm }))
     }
 }
 

@@ -13,7 +13,10 @@ fn files(below: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.path();
         if path.is_dir() {
             files(&path, found);
-        } else if path.extension().is_some_and(|e| ["rs", "md", "cu", "cuh", "h", "toml", "sh", "py"].iter().any(|x| e == *x)) {
+        } else if path
+            .extension()
+            .is_some_and(|e| ["rs", "md", "cu", "cuh", "h", "toml", "sh", "py"].iter().any(|x| e == *x))
+        {
             found.push(path);
         }
     }
@@ -22,7 +25,8 @@ fn files(below: &Path, found: &mut Vec<PathBuf>) {
 /// The forbidden words in a text, with the words around them.
 fn forbidden(text: &str) -> Vec<String> {
     let lower = text.to_lowercase();
-    let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> =
+        lower.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).collect();
     let mut found = Vec::new();
     for (at, word) in words.iter().enumerate() {
         let bad = FORBIDDEN.iter().any(|phrase| {
@@ -47,7 +51,8 @@ fn the_list_finds_what_it_should() {
 #[test]
 fn sources_and_docs_use_the_fields_words() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut all = vec![root.join("README.md"), root.join("CONTRIBUTING.md"), root.join("Cargo.toml"), root.join("build.rs")];
+    let mut all =
+        vec![root.join("README.md"), root.join("CONTRIBUTING.md"), root.join("Cargo.toml"), root.join("build.rs")];
     for folder in ["src", "kernels", "docs", "configs", "build", "benches", "examples", "tests"] {
         files(&root.join(folder), &mut all);
     }
@@ -68,7 +73,8 @@ fn sources_and_docs_use_the_fields_words() {
 #[test]
 fn help_uses_the_fields_words() {
     let help = |args: &[&str]| {
-        let done = Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).arg("--help").output().expect("the binary runs");
+        let done =
+            Command::new(env!("CARGO_BIN_EXE_vcycle")).args(args).arg("--help").output().expect("the binary runs");
         assert!(done.status.success(), "{args:?}");
         String::from_utf8(done.stdout).expect("UTF-8")
     };

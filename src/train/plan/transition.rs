@@ -9,7 +9,7 @@ use crate::hub::checkpoint::{PartialLoad, begin};
 use crate::model::store::Store;
 use crate::multilevel::{coalesce, coalesce_as, interpolate, interpolate_as};
 use crate::optim;
-use crate::runlog::Event;
+use crate::runlog::{Event, Operator, Search};
 use crate::train::state::TrainState;
 use crate::train::trainer::{Context, PlannedStage, Trainer};
 use std::time::Instant;
@@ -24,7 +24,7 @@ impl Trainer<'_, '_> {
         let PlannedStage { level, enter, stage, .. } = self.stages[number];
         (self.at.stage, self.at.level, self.stage_step) = (number + 1, level + 1, 0);
         let begin = Instant::now();
-        let own = self.idle[level].take();
+        let own = self.levels.take(level);
         let (params, optimizer) = own.map_or((None, None), |own| (Some(own.params), own.optimizer));
         let mut train_state = self.train_state(level, params)?;
         let transfer = stage.optimizer == OptimizerState::Transfer;
@@ -50,7 +50,7 @@ impl Trainer<'_, '_> {
             Transition::Interpolate => "interpolate",
         };
         self.context.device.timings().mark(name, number as u64 + 1, begin);
-        self.metrics.write(&Event::Operator { at: self.at, name, flops_spent: spent, alpha })?;
+        self.metrics.write(&Event::Operator(Operator { at: self.at, name: name.into(), flops_spent: spent, alpha }))?;
         Ok(train_state)
     }
 
@@ -76,7 +76,7 @@ impl Trainer<'_, '_> {
     fn coalesce(&mut self, level: usize, small: &mut TrainState, transfer: bool) -> Result<u64> {
         let Context { config, device, .. } = &mut *self.context;
         let (scheme, rules) = (config.levels[level].scheme(), config.rules());
-        let Some(big) = &self.idle[level - 1] else { unreachable!("the level above was trained earlier") };
+        let Some(big) = self.levels.get(level - 1) else { unreachable!("the level above was trained earlier") };
         let mut flops = coalesce(*device, &big.params, &small.params, &scheme, &rules)?.flops;
         if let (true, Some(from)) = (transfer, &big.optimizer) {
             let to = small.optimizer_state_mut();
@@ -97,7 +97,7 @@ impl Trainer<'_, '_> {
         big: &mut TrainState,
         optimizer: Option<optim::State>,
     ) -> Result<(u64, f64)> {
-        let Some(small) = self.idle[level + 1].take() else { unreachable!("the level below was trained earlier") };
+        let Some(small) = self.levels.take(level + 1) else { unreachable!("the level below was trained earlier") };
         let (mut flops, alpha) = match self.context.config.levels[level + 1].alpha.unwrap_or(Alpha::Fixed(1.0)) {
             Alpha::Fixed(alpha) => (0, alpha),
             Alpha::Search(_) => self.search(level, big, &small.params)?,
@@ -150,8 +150,9 @@ impl Trainer<'_, '_> {
             loss(0.0),
             loss(1.0)
         ));
-        let (alpha, tried) = (found.alpha, found.tried);
-        self.metrics.write(&Event::Search { at: self.at, alpha, tried, flops_spent: flops })?;
+        let alpha = found.alpha;
+        let tried = found.tried.into_iter().map(|(alpha, loss)| (alpha, Some(loss))).collect();
+        self.metrics.write(&Event::Search(Search { at: self.at, alpha, tried, flops_spent: flops }))?;
         Ok((flops, alpha))
     }
 }
