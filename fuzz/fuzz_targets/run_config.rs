@@ -6,7 +6,7 @@
 
 use harness::{Memory, run, same, texts};
 use vcycle::config::Config;
-use vcycle::families::build;
+use vcycle::families;
 
 /// Models with a larger size are not built, to save time.
 const SMALL: usize = 64;
@@ -18,16 +18,16 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let part = |part: &[u8]| String::from_utf8_lossy(part).into_owned();
         let path = case.file("run.toml", parts[0]);
         let changes: Vec<String> = parts[1..].iter().copied().map(part).collect();
-        let Some(config) = case.accepted(Config::read(&path, &changes), "run.toml") else { return };
+        let Some(config) = case.accepted(families::read(&path, &changes), "run.toml") else { return };
         let written = toml::to_string(&config).expect("a configuration can be written");
-        let again = Config::parse(&written, &[])
+        let again = families::parse(&written, &[])
             .unwrap_or_else(|e| panic!("a written configuration is rejected: {e}\n{written}"));
         same("written again", &toml::to_string(&again).expect("as before"), &written);
         let _ = (config.shape(), config.optimizer(), config.rules(), config.masking());
         let model = &config.model;
         let sizes = [model.layers, model.heads, model.head_size, model.context, model.image.unwrap_or(0)];
         if model.from.is_none() && sizes.iter().all(|&size| size <= SMALL) {
-            case.accepted(build::build(&config, 256), "").inspect(|all| assert_eq!(all.len(), config.levels.len()));
+            case.accepted(families::build(&config, 256), "").inspect(|all| assert_eq!(all.len(), config.levels.len()));
         }
     });
 });

@@ -13,8 +13,7 @@ use crate::eval::held_out::{HeldOut, held_out};
 use crate::eval::lambada::{LastWords, last_words, read_passages};
 use crate::eval::metrics::TaskMetrics;
 use crate::eval::perplexity::{Perplexity, perplexity};
-use crate::families::build;
-use crate::families::dataset::Data;
+use crate::families;
 use crate::hub::checkpoint::{self, Loaded};
 use crate::model::bert::BertHead;
 use crate::model::{Content, Family, Model};
@@ -77,7 +76,7 @@ impl Args {
     }
 
     fn score_held_out(&self, path: &Path) -> Result<()> {
-        let mut config = Config::read(path, &[])?;
+        let mut config = families::read(path, &[])?;
         // Use the batch size of the command line.
         (config.train.batch, config.train.accumulate) = (usize::from(self.batch), 1);
         let mut device = self.device.open()?;
@@ -85,12 +84,13 @@ impl Args {
         note(&self.model, &notes, &unused);
         let classes = Checkpoint { names: form.classes().unwrap_or_default(), fixed: true };
         let mut note = |text: &str| super::note(format_args!("{text}"));
-        let data = Data::open_for(&config, Some(classes), Path::new("runs/data"), &mut note)?;
-        let wanted = build::build(&config, data.facts())?.remove(0);
+        let data = families::open_for(&config, Some(classes), Path::new("runs/data"), &mut note)?;
+        let wanted = families::build(&config, data.facts())?.remove(0);
         // Compare only what a batch must contain: fixed inputs do not come from it, and a distillation token needs the
         // same inputs whether a head reads it or not.
+        let shape = families::shape(&config)?;
         let inputs = |model: &dyn Model| {
-            let all = model.inputs(config.shape()).into_iter();
+            let all = model.inputs(shape).into_iter();
             let all = all.filter(|input| !matches!(input.content, Content::Fixed(_)));
             all.map(|input| input.labels_of(&[])).collect::<Vec<_>>()
         };
@@ -103,10 +103,11 @@ impl Args {
             );
         }
         let source = data.source(&config)?;
-        let HeldOut { scored, loss, measures } = held_out(&mut *device, &*model, &store, &*source, config.shape())?;
+        let HeldOut { scored, loss, measures } = held_out(&mut *device, &*model, &store, &*source, shape)?;
         data.check_unchanged()?;
         say(format_args!("labels scored:        {scored}"))?;
-        let unit = if let Some(TaskMetrics::Values { .. }) = measures { "(mean squared error)" } else { "nats per label" };
+        let unit =
+            if let Some(TaskMetrics::Values { .. }) = measures { "(mean squared error)" } else { "nats per label" };
         say(format_args!("loss:                 {loss:.4} {unit}"))?;
         if let Some(TaskMetrics::Images { top1, top5 }) = measures {
             say(format_args!("top-1:                {:.2} %", 100.0 * top1))?;

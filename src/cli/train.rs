@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::device::cpu::Cpu;
 use crate::device::timing::Timings;
 use crate::error::Result;
+use crate::families;
 use crate::files::{shell_quote, shell_quote_text};
 use crate::hub::checkpoint;
 use crate::model::Family;
@@ -124,7 +125,7 @@ impl Args {
     fn start(&self, path: &Path) -> Result<(Config, PathBuf)> {
         let mut changes = self.set.clone();
         changes.extend(self.seed.map(|seed| format!("seed={seed}")));
-        let config = Config::read(path, &changes)?;
+        let config = families::read(path, &changes)?;
         let out = match &self.out {
             Some(out) => out.clone(),
             None => free_folder(path)?,

@@ -16,7 +16,6 @@ use crate::data::prepared::corpus::DataSource;
 use crate::data::tokens::masking::MaskingConfig;
 use crate::error::{At, Error, Result};
 use crate::files::read_text;
-use crate::model::BatchShape;
 use crate::multilevel::{DepthRule, Rules, Shares, WidthRule};
 use crate::optim;
 use data::{DataConfig, ImagesConfig};
@@ -67,7 +66,7 @@ fn one() -> u64 {
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// The model family.
-    pub family: Family,
+    pub family: String,
     /// A checkpoint folder. Level 1 starts with its weights and sizes.
     pub from: Option<PathBuf>,
     /// Number of layers. May be left out (0) with `from`, like `heads` and `head_size`.
@@ -112,18 +111,6 @@ fn is_zero(size: &usize) -> bool {
 
 fn init_std() -> f64 {
     0.02
-}
-
-/// `model.family`.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// A GPT-2, which predicts the next token.
-    Gpt,
-    /// A BERT, for masked text or labelled texts.
-    Bert,
-    /// A DeiT, for labelled images.
-    Deit,
 }
 
 /// `model.norm`.
@@ -242,8 +229,9 @@ impl Config {
     /// Checks all values that can be checked without the data.
     fn check(&self) -> Result<()> {
         let train = &self.train;
-        self.model.check_sizes()?;
-        self.check_family()?;
+        if !(0.0..1.0).contains(&self.model.drop_path) {
+            bail!("model.drop_path: {} is outside 0..1; 0 drops nothing", self.model.drop_path);
+        }
         if !(0.0..1.0).contains(&train.label_smoothing) {
             bail!("train.label_smoothing: {} is outside 0..1; DeiT's is 0.1", train.label_smoothing);
         }
@@ -297,56 +285,6 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that every key applies to the model family, and that the keys it needs are set.
-    fn check_family(&self) -> Result<()> {
-        let model = &self.model;
-        let family = model.family;
-        let keys = [
-            ("model.context", model.context != 0, &[Family::Gpt, Family::Bert][..]),
-            ("model.image", model.image.is_some(), &[Family::Deit]),
-            ("model.patch", model.patch.is_some(), &[Family::Deit]),
-            ("model.distilled", model.distilled, &[Family::Deit]),
-            ("model.drop_path", model.drop_path != 0.0, &[Family::Deit]),
-            ("model.norm", model.norm != NormConfig::Post, &[Family::Bert]),
-            ("model.tied", !model.tied, &[Family::Gpt]),
-            ("masking", self.masking.is_some(), &[Family::Bert]),
-            ("data.task", self.data.task.is_some(), &[Family::Bert]),
-            ("augment", self.augment.is_some(), &[Family::Deit]),
-            ("view", self.view.is_some(), &[Family::Deit]),
-            ("train.label_smoothing", self.train.label_smoothing != 0.0, &[Family::Deit]),
-        ];
-        if let Some((key, ..)) = keys.iter().find(|(_, given, families)| *given && !families.contains(&family)) {
-            bail!("{key}: does not apply to this model family; leave it out");
-        }
-        if !(0.0..1.0).contains(&model.drop_path) {
-            bail!("model.drop_path: {} is outside 0..1; 0 drops nothing", model.drop_path);
-        }
-        if family == Family::Deit {
-            if model.image.is_none_or(|n| n == 0 || n >= 1 << 15) || model.patch.is_none_or(|n| n == 0) {
-                bail!("model: image and patch must be set to side lengths in pixels, each at least 1 and below 32768");
-            }
-            return self.images().map(drop);
-        }
-        if model.context == 0 {
-            bail!("model.context: must be at least 1; set it to the tokens of a sequence");
-        }
-        if self.data.task.is_some() {
-            if self.masking.is_some() {
-                bail!("masking: cannot be combined with data.task: labelled texts are not masked; remove one of them");
-            }
-            self.data.task()?;
-            return match (&self.data.tokenizer, &model.from) {
-                (None, None) => bail!(
-                    "data.tokenizer: missing; give char, byte, bpe:N, or the path of a tokenizer, or start from a \
-                     checkpoint (model.from)"
-                ),
-                _ => Ok(()),
-            };
-        }
-        self.masking.map_or(Ok(()), |masking| masking.check())?;
-        self.data_source().map(drop)
-    }
-
     /// Returns the masking of text.
     pub fn masking(&self) -> MaskingConfig {
         self.masking.unwrap_or_default()
@@ -377,14 +315,6 @@ impl Config {
     /// Keys of `data` that cannot be combined. [`Config::read`] has checked this already.
     pub fn data_source(&self) -> Result<DataSource> {
         self.data.source()
-    }
-
-    /// Returns the shape of a micro-batch.
-    pub fn shape(&self) -> BatchShape {
-        let (batch, time) = (self.train.batch / self.train.accumulate, self.model.context);
-        let masked = self.model.family == Family::Bert && self.data.task.is_none();
-        let scored = if masked { self.masking().slots(time) } else { 0 };
-        BatchShape { batch, time, scored }
     }
 
     /// Builds the optimizer that `[optimizer]` describes.

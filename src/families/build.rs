@@ -1,14 +1,13 @@
 //! Builds the models of all levels from a configuration.
 
-use super::dataset::DataFacts;
-use crate::config::{Config, Family, NormConfig};
-use crate::data::images::PatchShape;
+use super::{DataFacts, of};
+use crate::bail;
+use crate::config::{Config, ModelConfig, NormConfig};
 use crate::error::{At, Error, Result};
+use crate::hub::checkpoint;
 use crate::model::Model;
-use crate::model::bert::{Bert, BertConfig, BertHead, Norm};
-use crate::model::deit::{Deit, DeitConfig, Distillation};
-use crate::model::gpt::{Gpt, GptConfig};
 use crate::multilevel::scheme::ModelShape;
+use std::path::Path;
 
 /// The models of all levels, level 1 first. Each is smaller than the one above and its scheme maps the one above to it.
 pub type Levels = Vec<Box<dyn Model>>;
@@ -29,7 +28,7 @@ pub fn build(config: &Config, facts: impl Into<DataFacts>) -> Result<Levels> {
         let small = levels[i - 1].resized(layers, heads).at(&place)?;
         let shapes = (ModelShape::of(above), ModelShape::of(small.table()));
         if shapes.0 == shapes.1 {
-            crate::bail!("{place}: the level is not smaller than the one above; give fewer layers or heads");
+            bail!("{place}: the level is not smaller than the one above; give fewer layers or heads");
         }
         let grouping = level.scheme().resolve(shapes.0, shapes.1).at(&place)?;
         config.rules().admit(&grouping, above).at(&place)?;
@@ -38,83 +37,90 @@ pub fn build(config: &Config, facts: impl Into<DataFacts>) -> Result<Levels> {
     Ok(levels)
 }
 
-/// Builds level 1.
-fn first(config: &Config, facts: DataFacts) -> Result<Box<dyn Model>> {
+/// Builds level 1: with the sizes of the configuration, or of the checkpoint that `model.from` names.
+///
+/// # Errors
+/// Those of [`build`] for level 1.
+pub fn first(config: &Config, facts: DataFacts) -> Result<Box<dyn Model>> {
     let m = &config.model;
     if let Some(from) = &m.from {
-        return super::from_pretrained::model(config, from, facts);
+        return pretrained(config, from, facts);
     }
     let width = m.heads.checked_mul(m.head_size).filter(|w| *w < 1 << 24);
     let width = width.ok_or_else(|| Error::new("model: heads x head_size must be below 2^24; use smaller numbers"))?;
-    let (layers, heads, ffn, init_std) = (m.layers, m.heads, 4 * width, m.init_std);
-    let model: Result<Box<dyn Model>> = match m.family {
-        Family::Gpt => boxed(Gpt::new(GptConfig {
-            vocab: facts.vocab,
-            context: m.context,
-            width,
-            heads,
-            layers,
-            ffn,
-            eps: 1e-5,
-            init_std,
-            dropout_embedding: m.dropout,
-            dropout_attention: m.dropout,
-            dropout_residual: m.dropout,
-            bos: None,
-            eos: None,
-            tied: m.tied,
-        })),
-        Family::Bert => boxed(Bert::new(BertConfig {
-            vocab: facts.vocab,
-            context: m.context,
-            types: 2,
-            width,
-            heads,
-            layers,
-            ffn,
-            eps: 1e-12,
-            init_std,
-            dropout_hidden: m.dropout,
-            dropout_attention: m.dropout,
-            pad: facts.pad,
-            norm: match m.norm {
-                NormConfig::Post => Norm::Post,
-                NormConfig::Pre => Norm::Pre,
-            },
-            head: bert_head(config, facts),
-        })),
-        Family::Deit => {
-            let PatchShape { image, patch, channels, .. } = config.patches(facts.channels);
-            boxed(Deit::new(DeitConfig {
-                image,
-                patch,
-                channels,
-                classes: facts.classes,
-                width,
-                heads,
-                layers,
-                ffn,
-                eps: 1e-6,
-                init_std,
-                distillation: if m.distilled { Distillation::Head } else { Distillation::None },
-                dropout: m.dropout,
-                drop_path: m.drop_path,
-            }))
-        }
-    };
-    model.at("model")
+    of(config)?.build(config, width, facts).at("model")
 }
 
-/// Returns the head that a run trains a BERT with.
-pub(crate) fn bert_head(config: &Config, facts: DataFacts) -> BertHead {
-    match (config.data.task.is_some(), config.masking().next_sentence) {
-        (true, _) => BertHead::Classify { labels: facts.classes },
-        (false, true) => BertHead::Pretraining,
-        (false, false) => BertHead::Masked,
+/// Builds the model of the checkpoint folder `from`, with the head, dropout and `init_std` of this run. Its weights are
+/// loaded when the first stage begins.
+///
+/// # Errors
+/// The folder has no readable `config.json`, is of another family, or has sizes that do not fit the data and the
+/// configuration. The message names the key.
+fn pretrained(config: &Config, from: &Path, facts: DataFacts) -> Result<Box<dyn Model>> {
+    let base = checkpoint::load_config(from).at("model.from")?;
+    let (family, table) = (of(config)?, base.table());
+    if !family.has(&base.family()) {
+        let there = super::FAMILIES.iter().find(|other| other.has(&base.family())).map_or("", |other| other.name());
+        bail!(
+            "model.from: the checkpoint in {} is a {there}, but model.family is {}; change one of them",
+            from.display(),
+            family.name()
+        );
     }
+    for ((key, given), there) in sizes(&config.model).into_iter().zip([table.layers, table.heads, table.head_size]) {
+        if given != 0 && given != there {
+            bail!("model.{key}: {given}, but the checkpoint in {} has {there}; leave it out", from.display());
+        }
+    }
+    family.from_pretrained(config, &*base, facts)
 }
 
-/// Boxes a model as a trait object.
-fn boxed<M: Model + 'static>(model: Result<M>) -> Result<Box<dyn Model>> {
-    model.map(|model| Box::new(model) as Box<dyn Model>)
+/// Checks that a checkpoint allows as much as is wanted of it.
+///
+/// # Errors
+/// It does not. The message ends with `remedy`.
+pub(super) fn at_most(config: &Config, what: &str, wanted: usize, there: usize, remedy: &str) -> Result<()> {
+    if wanted <= there {
+        return Ok(());
+    }
+    let from = config.model.from.as_deref().unwrap_or(Path::new(""));
+    bail!("{what}: {wanted}, but the checkpoint in {} has {there}; {remedy}", from.display())
+}
+
+/// Checks that a checkpoint's context and vocabulary are large enough.
+///
+/// # Errors
+/// Those of [`at_most`].
+pub(super) fn fits(config: &Config, facts: DataFacts, context: usize, vocab: usize) -> Result<()> {
+    at_most(config, "model.context", config.model.context, context, "use at most that")?;
+    let (what, wanted) = ("data.tokenizer, size of the vocabulary", facts.vocab.unwrap_or(0));
+    at_most(config, what, wanted, vocab, "use the checkpoint's own tokenizer")
+}
+
+/// Returns the sizes of level 1 with their keys.
+fn sizes(model: &ModelConfig) -> [(&'static str, usize); 3] {
+    [("layers", model.layers), ("heads", model.heads), ("head_size", model.head_size)]
+}
+
+/// Checks that the sizes are given, or a checkpoint to take them from.
+///
+/// # Errors
+/// A size is missing, or a key is given that the checkpoint determines.
+pub(super) fn check_sizes(model: &ModelConfig) -> Result<()> {
+    if model.from.is_none() {
+        return match sizes(model).iter().find(|(_, size)| *size == 0) {
+            Some((key, _)) => {
+                bail!("model.{key}: must be at least 1; set it, or give a checkpoint to start from (model.from)")
+            }
+            None => Ok(()),
+        };
+    }
+    if model.norm != NormConfig::default() {
+        bail!("model.norm: determined by the checkpoint in model.from; leave it out");
+    }
+    if !model.tied {
+        bail!("model.tied: determined by the checkpoint in model.from; leave it out");
+    }
+    Ok(())
 }

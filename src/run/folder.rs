@@ -11,6 +11,7 @@
 use crate::bail;
 use crate::config::Config;
 use crate::error::{At, Error, Result};
+use crate::families;
 use crate::files;
 use crate::files::{remove_temporaries, write_atomic};
 use serde::{Deserialize, Serialize};
@@ -118,7 +119,7 @@ impl RunFolder {
         }
         let lock = lock(dir)?;
         remove_temporaries(dir);
-        let config = Config::read(&path, &[])?;
+        let config = families::read(&path, &[])?;
         let about = files::read(&dir.join(ABOUT), 1 << 20).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok((RunFolder { dir: dir.to_path_buf(), lock }, config, about))
     }

@@ -10,8 +10,7 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::eval::metrics::TaskMetrics;
-use crate::families::build;
-use crate::families::dataset::Data;
+use crate::families::{self, Dataset, DataFacts};
 use crate::files::shell_quote;
 use crate::report::html;
 use crate::report::savings::Savings;
@@ -76,14 +75,14 @@ pub struct Tools<'a> {
 /// Before `out` is created: invalid sizes or schemes, data that does not fit the model, or `out` exists. Later:
 /// training diverges, memory runs out, or a file cannot be written.
 pub fn train(config: &Config, about: &RunInfo, out: &Path, tools: Tools<'_>) -> Result<Outcome> {
-    // Check the sizes with a placeholder vocabulary first, so that errors appear before the data is prepared.
-    build::build(config, 1)?;
+    // Check the sizes first, so that errors appear before the data is prepared.
+    families::build(config, DataFacts::default())?;
     RunFolder::refuse_existing(out)?;
     let data = open_data(config, tools.cache, tools.progress)?;
-    build::build(config, data.facts())?;
-    let settings = Settings::of(config, &data)?;
+    families::build(config, data.facts())?;
+    let settings = Settings::of(config, &*data)?;
     let folder = RunFolder::create(out, config, about)?;
-    let ended = both(config, &data, &settings, &folder, false, tools);
+    let ended = both(config, &*data, &settings, &folder, false, tools);
     drop(folder);
     // A run that failed before it logged anything, for lack of memory say, leaves nothing behind.
     if ended.is_err() && !out.join("vcycle").exists() {
@@ -105,9 +104,9 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
         }
         _ => e,
     })?;
-    build::build(&config, data.facts()).at(folder.dir.join("config.toml").display())?;
-    let settings = Settings::of(&config, &data)?;
-    both(&config, &data, &settings, &folder, true, tools)
+    families::build(&config, data.facts()).at(folder.dir.join("config.toml").display())?;
+    let settings = Settings::of(&config, &*data)?;
+    both(&config, &*data, &settings, &folder, true, tools)
 }
 
 /// Estimates the device memory that a run needs. Prepares the data, whose vocabulary size it needs, and writes nothing
@@ -116,19 +115,19 @@ pub fn resume(dir: &Path, tools: Tools<'_>) -> Result<Outcome> {
 /// # Errors
 /// Those of [`train`] before `out` is created.
 pub fn memory_estimate(config: &Config, tools: &mut Tools<'_>) -> Result<MemoryEstimate> {
-    build::build(config, 1)?;
+    families::build(config, DataFacts::default())?;
     let data = open_data(config, tools.cache, tools.progress)?;
-    MemoryEstimate::new(config, &build::build(config, data.facts())?, tools.device)
+    MemoryEstimate::new(config, &families::build(config, data.facts())?, tools.device)
 }
 
-fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<Data> {
-    Data::open(config, cache, &mut |text| progress.note(text))
+fn open_data(config: &Config, cache: &Path, progress: &mut Progress) -> Result<Box<dyn Dataset>> {
+    families::open(config, cache, &mut |text| progress.note(text))
 }
 
 /// Trains the V-cycle and the baseline, skipping branches that are finished, and writes the report.
 fn both(
     config: &Config,
-    data: &Data,
+    data: &dyn Dataset,
     settings: &Settings,
     folder: &RunFolder,
     resume: bool,
@@ -149,7 +148,7 @@ fn both(
             curves.push(points(&Metrics::finished(&dir)?));
             continue;
         }
-        let levels = build::build(config, facts)?;
+        let levels = families::build(config, facts)?;
         let mut trainer = match stage {
             None => Trainer::v_cycle(&mut context, &dir, levels)?,
             Some(stage) => Trainer::scratch(&mut context, &dir, levels, stage)?,

@@ -1,5 +1,5 @@
 use crate::device::Device;
-use crate::families::build::Levels;
+use crate::families::Levels;
 use crate::model::Model;
 use crate::model::store::Store;
 use crate::optim;

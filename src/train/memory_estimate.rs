@@ -6,7 +6,7 @@ use crate::config::{Config, Precision};
 use crate::device::Device;
 use crate::device::ops::{ALIGN, GlobalNorm, StepState};
 use crate::error::Result;
-use crate::families::build::Levels;
+use crate::families::{self, Levels};
 use crate::model::{BatchShape, EachLoss, Model};
 use crate::tape::{Mode, Tape};
 use crate::tensor::{Place, Tensor};
@@ -37,7 +37,7 @@ impl MemoryEstimate {
     pub fn new(config: &Config, levels: &Levels, device: &dyn Device) -> Result<Self> {
         let precision = config.train.precision;
         let (wide, float) = (device.float().bytes(), precision.of(device)?.bytes());
-        let shape = config.shape();
+        let shape = families::shape(config)?;
         let keeps = config.levels.iter().any(|level| {
             [Some(level.train), level.before].iter().flatten().any(|s| s.optimizer == OptimizerState::Transfer)
         });

@@ -19,7 +19,6 @@ mod evaluation;
 mod idle;
 pub mod memory_estimate;
 pub mod plan;
-mod sample;
 mod saving;
 pub mod settings;
 pub mod state;

@@ -2,7 +2,6 @@
 
 use super::checkpoint::{self, Checkpoint, Part, State};
 use super::idle::IdleLevel;
-use super::sample::sample;
 use super::settings;
 use super::state::TrainState;
 use super::trainer::{Context, PlannedStage, Trainer};
@@ -11,12 +10,12 @@ use super::validate::Planned;
 use crate::bail;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
-use crate::families::dataset::Data;
+use crate::families::Dataset;
 use crate::files::write_dir_atomic;
 use crate::hub::checkpoint as hub;
 use crate::memory;
+use crate::model::Model;
 use crate::model::store::Store;
-use crate::model::{Family, Model};
 use crate::optim;
 use crate::runlog::{self, Event, Metrics, Summary};
 use std::path::Path;
@@ -131,7 +130,7 @@ impl Trainer<'_, '_> {
         };
         let with_model = config.train.keep_best && self.at.level == 1;
         let saved = checkpoint::save(&self.dir, &state, &parts, *device, |dir, device| match with_model {
-            true => write_model(&dir.join("model"), &*train_state.model, &train_state.params, data, device),
+            true => write_model(&dir.join("model"), &*train_state.model, &train_state.params, *data, device),
             false => Ok(()),
         });
         saved.map_err(|e| {
@@ -145,10 +144,7 @@ impl Trainer<'_, '_> {
     pub(super) fn finish(&mut self, train_state: &TrainState) -> Result<()> {
         let operations = self.clock.operations(self.context.device);
         let Context { data, device, config, .. } = &mut *self.context;
-        let sample = match (train_state.model.family(), data) {
-            (Family::Gpt(gpt), Data::Text(text)) => sample(*device, gpt, &train_state.params, text, config.seed)?,
-            _ => None,
-        };
+        let sample = data.sample(*device, &*train_state.model, &train_state.params, config.seed)?;
         let tokens = self.at.step as f64 * self.tokens();
         self.metrics.write(&Event::Summary(Summary {
             at: self.at,
@@ -160,12 +156,18 @@ impl Trainer<'_, '_> {
         }))?;
         self.metrics.sync()?;
         let Context { data, device, .. } = &mut *self.context;
-        write_model(&self.dir.join("model"), &*train_state.model, &train_state.params, data, *device)
+        write_model(&self.dir.join("model"), &*train_state.model, &train_state.params, *data, *device)
     }
 }
 
 /// Writes a model folder in the Hugging Face format, atomically.
-fn write_model(dir: &Path, model: &dyn Model, params: &Store, data: &Data, device: &mut dyn Device) -> Result<()> {
+fn write_model(
+    dir: &Path,
+    model: &dyn Model,
+    params: &Store,
+    data: &dyn Dataset,
+    device: &mut dyn Device,
+) -> Result<()> {
     write_dir_atomic(dir, |dir| {
         hub::save_with_class_names(dir, model, params, device, data.class_names())?;
         data.tokenizer().map_or(Ok(()), |tokenizer| tokenizer.save_in(dir))

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::tokenizer::{Tokenizer, spec_file};
 use crate::error::{At, Error, Result};
-use crate::families::dataset::Data;
+use crate::families::Dataset;
 use crate::runlog::{Branch, Change};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +97,7 @@ impl Settings {
     ///
     /// # Errors
     /// `model.from` has no readable `config.json`.
-    pub fn of(config: &Config, data: &Data) -> Result<Self> {
+    pub fn of(config: &Config, data: &dyn Dataset) -> Result<Self> {
         let sum = |from: &PathBuf| {
             let mut print = Fingerprint::default();
             print.add_file(&from.join("config.json")).at("model.from").map(|()| print.hex())

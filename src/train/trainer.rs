@@ -12,8 +12,7 @@ use crate::data::loader::prefetch::Prefetch;
 use crate::device::Device;
 use crate::error::Result;
 use crate::eval::metrics::TaskMetrics;
-use crate::families::build::Levels;
-use crate::families::dataset::Data;
+use crate::families::{self, Dataset, Levels};
 use crate::model::Model;
 use crate::model::store::Store;
 use crate::report::savings::Point;
@@ -30,7 +29,7 @@ pub struct Context<'a> {
     /// The device to train on.
     pub device: &'a mut dyn Device,
     /// The data of the run.
-    pub data: &'a Data,
+    pub data: &'a dyn Dataset,
     /// What checkpoints store about the configuration and the data.
     pub settings: &'a Settings,
     /// Where notes and progress are printed.
@@ -209,7 +208,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
             precision: config.train.precision,
             smoothing: config.train.label_smoothing,
         };
-        TrainState::new(*device, model, params, config.shape(), config.optimizer()?, options)
+        TrainState::new(*device, model, params, families::shape(config)?, config.optimizer()?, options)
     }
 
     /// Trains the remaining steps of stage `number`. Returns `Some` if it was stopped on request.
@@ -269,10 +268,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
         let waited = self.batches.waited().as_secs_f64();
         // Ignore waits below half a second: in a stage of milliseconds any wait exceeds one percent.
         if waited > (0.01 * seconds).max(0.5) {
-            let why = match self.context.data {
-                Data::Images { .. } => "is the disk slow, or data.images.workers too low?",
-                Data::Text(_) | Data::Labelled(_) => "is the disk slow?",
-            };
+            let why = self.context.data.waiting();
             self.context.progress.note(&format!("  {waited:.1} s so far were spent waiting for data; {why}"));
         }
         Ok(None)
@@ -280,12 +276,8 @@ impl<'a, 'b> Trainer<'a, 'b> {
 
     /// Returns the tokens of a step; for images, patches and special tokens.
     pub(super) fn tokens(&self) -> f64 {
-        let Config { train, model, .. } = self.context.config;
-        let each = match self.context.data {
-            Data::Text(_) | Data::Labelled(_) => model.context,
-            Data::Images { train, .. } => self.context.config.patches(train.channels()).rows(),
-        };
-        (train.batch * each) as f64
+        let config = self.context.config;
+        (config.train.batch * self.context.data.tokens_per_example(config)) as f64
     }
 
     /// Launches a step and reports the previous one. Returns the seconds that both took.

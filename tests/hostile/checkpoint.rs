@@ -16,6 +16,7 @@ use vcycle::config::Config;
 use vcycle::data::fingerprint::Fingerprint;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
+use vcycle::families;
 use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
@@ -87,7 +88,7 @@ impl Stopped {
         let text: String = (0..300).map(|i| format!("the {} of {}\n", i % 97, i % 13)).collect();
         write(&at.join("text.txt"), text.as_bytes());
         let config = CONFIG.replace("text.txt", &at.join("text.txt").display().to_string());
-        let config = Config::parse(&config, &[]).expect("a configuration");
+        let config = families::parse(&config, &[]).expect("a configuration");
         let weights = run(&at.join("whole"), Some(&config), usize::MAX).expect("a run").expect("finished");
         assert!(run(&at.join("stopped"), Some(&config), 7).expect("a run").is_none());
         assert!(at.join("stopped").join(NEWEST).is_dir() && at.join("stopped").join(OLDER).is_dir());
@@ -350,7 +351,7 @@ fn changed_configurations_of_a_run() {
     let stopped = Stopped::new();
     let valid = String::from_utf8(stopped.bytes("config.toml")).expect("text");
     let same = |text: &[u8]| {
-        let config = std::str::from_utf8(text).ok().and_then(|text| Config::parse(text, &[]).ok());
+        let config = std::str::from_utf8(text).ok().and_then(|text| families::parse(text, &[]).ok());
         config.is_some_and(|config| toml::to_string(&config).expect("text") == valid)
     };
     let (mut random, mut went_on) = (Random(7), 0);

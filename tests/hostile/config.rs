@@ -6,6 +6,7 @@ use std::path::Path;
 use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
+use vcycle::families;
 use vcycle::run::folder::RunInfo;
 use vcycle::run::{Tools, train};
 use vcycle::runlog::progress::Progress;
@@ -84,7 +85,7 @@ fn agrees(given: &toml::Value, taken: &toml::Value) -> bool {
 
 /// Reads a configuration and, if it is accepted, trains with it, at most one step per stage.
 fn run(dir: &Path, changes: &[String]) -> Result<Config> {
-    let mut config = Config::read(&dir.join("run.toml"), changes)?;
+    let mut config = families::read(&dir.join("run.toml"), changes)?;
     let accepted = config.clone();
     let stages = config.levels.iter_mut().flat_map(|level| level.before.iter_mut().chain([&mut level.train]));
     for stage in stages.chain(&mut config.scratch) {
@@ -130,14 +131,14 @@ fn damaged_bytes() {
         write(&dir.path().join("run.toml"), &bytes);
         let at = dir.path().to_path_buf();
         // Accepted configurations must hold the values of the file. Training is tested elsewhere.
-        let Ok(config) = judge("run.toml", &name, move || Config::read(&at.join("run.toml"), &[])) else { continue };
+        let Ok(config) = judge("run.toml", &name, move || families::read(&at.join("run.toml"), &[])) else { continue };
         let given = toml::from_str(std::str::from_utf8(&bytes).expect("UTF-8")).expect("TOML");
         assert!(agrees(&given, &toml::Value::try_from(&config).expect("a table")), "{name}");
     }
     let path = dir.path().join("run.toml");
     mutate::in_place_of(&path.clone(), |name| {
         let path = path.clone();
-        judge("run.toml", name, move || Config::read(&path, &[])).expect_err(name);
+        judge("run.toml", name, move || families::read(&path, &[])).expect_err(name);
     });
 }
 

@@ -26,13 +26,15 @@ use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::{ALIGN, AdamW, GlobalNorm, StepState};
 use vcycle::device::{Device, Graph, alloc_tensor, read_scalar};
 use vcycle::error::Result;
-use vcycle::families::dataset::{Data, ImageClasses};
+use vcycle::families;
+use vcycle::families::Dataset;
+use vcycle::families::deit::{ImageClasses, ImageData};
 use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
+use vcycle::optim;
 use vcycle::tape::{Mode, Tape, Var};
 use vcycle::tensor::{DType, Tensor};
-use vcycle::optim;
 use vcycle::train::state::{Options, TrainState};
 
 /// A small transformer that trains on two threads, without a `TrainState`.
@@ -243,9 +245,9 @@ fn image_workers() {
          [augment]\n{}\n[train]\nbatch = 4\neval_every = 1\n[[levels]]\ntrain = {{ steps = 1, lr = 1e-3 }}",
         CHANGES.replace('[', "[augment.")
     );
-    let config = Config::parse(&config, &[]).expect("a configuration");
+    let config = families::parse(&config, &[]).expect("a configuration");
     let classes = ImageClasses::of(&images);
-    let data = Data::Images { train: Arc::clone(&images), valid: images, classes };
+    let data = ImageData { train: Arc::clone(&images), valid: images, classes };
     let source = data.source(&config).expect("a source");
     let workers = 3;
     let together = StartTogether { source, begun: Barrier::new(workers) };

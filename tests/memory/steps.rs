@@ -4,6 +4,7 @@ use super::allocator::alone;
 use std::cell::Cell;
 use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
+use vcycle::families;
 use vcycle::run::folder::RunInfo;
 use vcycle::run::{Tools, train};
 use vcycle::runlog::progress::Progress;
@@ -45,7 +46,7 @@ fn memory_stays_flat_for_3000_steps() {
         "#,
         path.display()
     );
-    let config = Config::parse(&config, &[]).expect("a configuration");
+    let config = families::parse(&config, &[]).expect("a configuration");
     // One thread: when a second one first gets work, and allocates memory for it, is nondeterministic and may be after
     // the tenth step.
     let mut device = Cpu::new(1);

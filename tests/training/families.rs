@@ -9,7 +9,7 @@ use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::StepState;
 use vcycle::device::{Device, read_floats};
-use vcycle::families::dataset::Data;
+use vcycle::families;
 use vcycle::hub::{checkpoint, tensors};
 use vcycle::model::Model;
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
@@ -81,8 +81,8 @@ fn percent(count: usize, all: usize) -> f64 {
 fn score_by_hand(model: &Path, config: &Path, cache: &Path) -> (usize, f64, [usize; 2]) {
     let device = &mut Cpu::new(1);
     let checkpoint::Loaded { model, store, .. } = checkpoint::load(model, device).expect("a model");
-    let config = Config::read(config, &[]).expect("a configuration");
-    let source = Data::open(&config, cache, &mut |_| {}).expect("data").source(&config).expect("a source");
+    let config = families::read(config, &[]).expect("a configuration");
+    let source = families::open(&config, cache, &mut |_| {}).expect("data").source(&config).expect("a source");
     let state = StepState::tensor(device.alloc(size_of::<StepState>()).expect("memory"));
     let float = device.float();
     let mut inputs = Inputs::new(device, &*model, (1, 0).into(), float).expect("memory");

@@ -4,7 +4,7 @@ use std::process::Command;
 use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::StepState;
-use vcycle::families::build;
+use vcycle::families;
 use vcycle::model::store::Store;
 use vcycle::train::memory_estimate::MemoryEstimate;
 use vcycle::train::state::{Options, TrainState};
@@ -21,7 +21,7 @@ fn the_estimate_matches_what_training_allocates() {
     for changes in [&[][..], &["train.recompute=true"], &["train.accumulate=2", "model.dropout=0.1"]] {
         let changes: Vec<String> = changes.iter().map(|s| s.to_string()).collect();
         let config = Config::read("configs/gpt-tiny.toml".as_ref(), &changes).expect("a configuration");
-        let all = build::build(&config, VOCAB).expect("levels");
+        let all = families::build(&config, VOCAB).expect("levels");
         let mut device = Cpu::new(2);
         let estimate = MemoryEstimate::new(&config, &all, &device).expect("an estimate");
         let (mut idle, batch) = (0, config.train.batch / config.train.accumulate);

@@ -13,7 +13,7 @@ use vcycle::eval::Forward;
 use vcycle::eval::held_out::held_out;
 use vcycle::eval::metrics::{MetricsAccumulator, TaskMetrics};
 use vcycle::eval::perplexity::perplexity;
-use vcycle::families::dataset::Data;
+use vcycle::families;
 use vcycle::hub::checkpoint;
 use vcycle::model::Model;
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
@@ -320,8 +320,8 @@ train = { steps = 20, lr = 1e-2 }
             format!("data.train=[\"{}\"]", at.join("train.bin").display()),
             format!("data.valid=[\"{}\"]", at.join("valid.bin").display()),
         ];
-        let read = Config::read(&at.join("run.toml"), &changes).expect("a configuration");
-        let source = Data::open(&read, at, &mut |_| {}).expect("data").source(&read).expect("a source");
+        let read = families::read(&at.join("run.toml"), &changes).expect("a configuration");
+        let source = families::open(&read, at, &mut |_| {}).expect("data").source(&read).expect("a source");
         let mut windows = Vec::new();
         let mut fields = source.allocate(1).expect("memory");
         while let Some(scored) = source.held_out_batch(windows.len(), &mut fields).expect("tokens") {

@@ -14,6 +14,7 @@ use vcycle::device::ops::Op;
 use vcycle::device::timing::Timings;
 use vcycle::device::{Device, Graph, PendingRead};
 use vcycle::error::Result;
+use vcycle::families;
 use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
@@ -150,7 +151,7 @@ impl Device for Counting {
 fn run(dir: &Path, out: &str, go_on: bool, kill_at: Option<usize>, stop: &dyn Fn() -> bool) -> (Outcome, Vec<Call>) {
     let text = dir.join("text.txt");
     let config = CONFIG.replace("text.txt", &text.display().to_string());
-    let config = Config::parse(&config, &[]).expect("a configuration");
+    let config = families::parse(&config, &[]).expect("a configuration");
     let mut device = Counting::new(kill_at);
     let mut progress = Progress::new(true);
     let cache = dir.join("data");

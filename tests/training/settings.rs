@@ -11,6 +11,7 @@ use vcycle::config::Config;
 use vcycle::data::fingerprint::Fingerprint;
 use vcycle::device::cpu::Cpu;
 use vcycle::error::Result;
+use vcycle::families;
 use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, resume, train};
 use vcycle::runlog::progress::Progress;
@@ -74,7 +75,7 @@ impl Stopped {
         let text: String = (0..600).map(|i| format!("the {} of {}\n", i % 97, i % 13)).collect();
         fs::write(dir.path().join("text.txt"), text).expect("written");
         let config = CONFIG.replace("TEXT", &dir.path().join("text.txt").display().to_string());
-        let config = Config::parse(&config, &[]).expect("a configuration");
+        let config = families::parse(&config, &[]).expect("a configuration");
         let outcome = run(&dir.path().join("stopped"), Some(&config), STOPPED).expect("a run");
         assert!(matches!(outcome, Outcome::Stopped { step: STOPPED, .. }), "{outcome:?}");
         let text = fs::read_to_string(dir.path().join("stopped/config.toml")).expect("text");
@@ -86,7 +87,7 @@ impl Stopped {
         let run = self.dir.path().join("run");
         let _ = fs::remove_dir_all(&run);
         copy(&self.dir.path().join("stopped"), &run);
-        let config = Config::parse(&self.text, &[format!("{key}={value}")]).expect("a valid configuration");
+        let config = families::parse(&self.text, &[format!("{key}={value}")]).expect("a valid configuration");
         fs::write(run.join("config.toml"), toml::to_string(&config).expect("text")).expect("written");
         run
     }

@@ -11,7 +11,7 @@ use vcycle::config::Config;
 use vcycle::config::schedule::{Decay, Schedule};
 use vcycle::device::Device;
 use vcycle::device::cpu::Cpu;
-use vcycle::families::build;
+use vcycle::families;
 use vcycle::model::store::Store;
 use vcycle::run::folder::RunInfo;
 use vcycle::run::{Outcome, Tools, train};
@@ -47,7 +47,7 @@ fn config(dir: &Path, levels: &str, changes: &[&str]) -> Config {
         dir.join("text.txt").display()
     );
     let changes: Vec<String> = changes.iter().map(|c| c.to_string()).collect();
-    Config::parse(&text, &changes).expect("a configuration")
+    families::parse(&text, &changes).expect("a configuration")
 }
 
 fn run(dir: &Path, out: &str, config: &Config, steps: usize) -> Outcome {
@@ -160,7 +160,7 @@ fn rewarming_fills_moments_before_it_touches_weights() {
         file.tensor(&format!("level1.{what}")).expect("a tensor").data().to_vec()
     };
     let mut device = Cpu::new(1);
-    let model = build::build(&config, 256).expect("levels").remove(0);
+    let model = families::build(&config, 256).expect("levels").remove(0);
     let initial = Store::new(model.table().clone(), &mut device).expect("memory");
     initial.initialise(&mut device, config.seed).expect("values");
     let mut bytes = vec![0; initial.flat().numel() * 4];

@@ -16,7 +16,7 @@ use vcycle::device::Device;
 use vcycle::device::ops::StepState;
 use vcycle::device::read_scalar;
 use vcycle::device::reference::Reference;
-use vcycle::families::build;
+use vcycle::families;
 use vcycle::hub::checkpoint;
 use vcycle::model::feed::Inputs;
 use vcycle::model::store::Store;
@@ -125,9 +125,9 @@ impl Task {
 
     /// The initial model of a run.
     fn initial(&self, config: &str, device: &mut dyn Device, seed: u64) -> (Box<dyn Model>, Store) {
-        let config = Config::parse(config, &[]).expect("a configuration");
+        let config = families::parse(config, &[]).expect("a configuration");
         let facts = self.folder.open(&config).facts();
-        let model = build::build(&config, facts).expect("models").remove(0);
+        let model = families::build(&config, facts).expect("models").remove(0);
         let store = Store::of(device.float(), model.table().clone(), device).expect("memory");
         store.initialise(device, seed).expect("weights");
         (model, store)

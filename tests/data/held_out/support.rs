@@ -14,7 +14,7 @@ use vcycle::data::loader::batch::{Field, Source};
 use vcycle::data::loader::prefetch::Prefetch;
 use vcycle::data::tokenizer::vocabulary::SpecialTokens;
 use vcycle::data::tokens::sampler::IGNORED;
-use vcycle::families::dataset::Data;
+use vcycle::families;
 
 pub struct Folder(TempDir);
 
@@ -100,7 +100,7 @@ pub fn config_text(model: &str, rest: &str, Sizes { seed, batch, accumulate }: S
 }
 
 pub fn config(model: &str, rest: &str, sizes: Sizes) -> Config {
-    Config::parse(&config_text(model, rest, sizes), &[]).expect("a configuration")
+    families::parse(&config_text(model, rest, sizes), &[]).expect("a configuration")
 }
 
 /// The training batches of steps 0 to `steps` - 1.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use vcycle::config::Config;
 use vcycle::data::loader::batch::{Field, Source};
 use vcycle::data::loader::prefetch::Prefetch;
-use vcycle::families::dataset::{Data, ImageClasses};
+use vcycle::families;
+use vcycle::families::Dataset;
+use vcycle::families::deit::{ImageClasses, ImageData};
 
 /// A vision transformer on test images, with all augmentations.
 fn config(more: &str) -> Result<Config> {
@@ -16,13 +18,13 @@ fn config(more: &str) -> Result<Config> {
          [augment.mixing]\nmixup = 0.8\ncutmix = 1.0\nby = 'pair'\n\
          [train]\nbatch = 4\neval_every = 1\n[[levels]]\ntrain = {{ steps = 1, lr = 1e-3 }}"
     );
-    Config::parse(&text, &[])
+    families::parse(&text, &[])
 }
 
 fn source(dir: &TempDir) -> Arc<dyn Source> {
     let images = Arc::new(shard(&dir.path().join("some.images"), 40, [3, 9, 11], 5));
     let classes = ImageClasses::of(&images);
-    let data = Data::Images { train: Arc::clone(&images), valid: images, classes };
+    let data = ImageData { train: Arc::clone(&images), valid: images, classes };
     data.source(&config("").expect("a configuration")).expect("a source")
 }
 
@@ -78,7 +80,7 @@ fn what_is_wrong_comes_with_its_step() {
     let mut repeated = config("").expect("a configuration");
     repeated.augment.as_mut().expect("one").repeats = 3;
     let classes = ImageClasses::of(&images);
-    let data = Data::Images { train: Arc::clone(&images), valid: images, classes };
+    let data = ImageData { train: Arc::clone(&images), valid: images, classes };
     let source = data.source(&repeated).expect("a source");
     for workers in [1, 3] {
         let mut batches = Prefetch::new(Arc::clone(&source), 16, 0, workers).expect("threads");

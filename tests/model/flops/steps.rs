@@ -7,7 +7,7 @@ use vcycle::config::Config;
 use vcycle::data::loader::batch::Field;
 use vcycle::device::cpu::Cpu;
 use vcycle::eval::held_out::Means;
-use vcycle::families::build;
+use vcycle::families;
 use vcycle::model::bert::{Bert, BertConfig, BertHead, Norm};
 use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::gpt::{Gpt, GptConfig};
@@ -411,7 +411,7 @@ fn a_step_of_deit() {
 #[test]
 fn the_run_of_the_readme() {
     let config = Config::read("configs/gpt-sotu.toml".as_ref(), &[]).expect("a configuration");
-    let all = build::build(&config, 512).expect("levels");
+    let all = families::build(&config, 512).expect("levels");
     // 512 + 128 embeddings, four layers of 12 C^2 + 13 C, the last norm. Padding: every vector of 48 is padded to 64,
     // and one of 144 to 192, which makes 144 elements per layer and 32 for the last norm.
     let parameters = (512 + 128) * 48 + 4 * (12 * 48 * 48 + 13 * 48) + 2 * 48;
@@ -428,7 +428,7 @@ fn the_run_of_the_readme() {
         .map(|model| {
             let device = &mut Cpu::new(2);
             let store = Store::new(model.table().clone(), device).expect("memory");
-            let shape = config.shape();
+            let shape = vcycle::families::shape(&config).expect("a shape");
             let mut train_state = TrainState::new(
                 device,
                 model,
@@ -460,7 +460,7 @@ fn the_run_of_the_readme() {
 fn the_operators_of_the_readme() {
     let config = Config::read("configs/gpt-sotu.toml".as_ref(), &[]).expect("a configuration");
     let device = &mut Cpu::new(1);
-    let stores: Vec<Store> = build::build(&config, 512)
+    let stores: Vec<Store> = families::build(&config, 512)
         .expect("levels")
         .iter()
         .map(|model| Store::new(model.table().clone(), device).expect("memory"))

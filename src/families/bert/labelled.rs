@@ -1,6 +1,5 @@
 //! Labelled texts for fine-tuning: opens the files of `data.task` and cuts them into batches.
 
-use super::dataset::DataFacts;
 use crate::bail;
 use crate::config::Config;
 use crate::data::fingerprint::Fingerprint;
@@ -13,11 +12,12 @@ use crate::data::prepared::corpus::SEEN;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::sampler::Sampler;
 use crate::error::{At, Result};
+use crate::families::{DataFacts, Dataset};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The training and held-out examples, and their tokenizer.
-pub struct Labelled {
+pub(super) struct Labelled {
     /// Examples to train on.
     pub train: Arc<Classification>,
     /// Held-out examples.
@@ -85,36 +85,43 @@ impl Labelled {
         let (pad, path) = (tokenizer.special_tokens()?.pad, task.train.clone());
         Ok(Labelled { train: Arc::new(train), valid: Arc::new(valid), tokenizer, pad, path, sum })
     }
+}
 
-    /// Returns what a model must know about the data: vocabulary size, padding token and number of classes.
-    pub fn facts(&self) -> DataFacts {
+impl Dataset for Labelled {
+    fn facts(&self) -> DataFacts {
         let classes = match self.train.labels() {
             Labels::Classes(names) => names.len(),
             // A head with one class predicts a number.
             Labels::Values => 1,
         };
-        DataFacts { pad: self.pad, classes, ..DataFacts::from(self.tokenizer.vocab_size()) }
+        DataFacts { pad: self.pad, classes: Some(classes), ..DataFacts::from(self.tokenizer.vocab_size()) }
     }
 
-    /// Returns a name that is unique to these examples, tokens and classes.
-    pub fn name(&self) -> String {
+    fn name(&self) -> String {
         format!("{} {}, {}", self.sum, self.train.len(), self.valid.len())
     }
 
-    /// Returns the batches of these examples.
-    pub fn source(&self, config: &Config) -> Examples {
-        Examples {
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        Some(&self.tokenizer)
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        self.train.names()
+    }
+
+    fn source(&self, config: &Config) -> Result<Arc<dyn Source>> {
+        Ok(Arc::new(Examples {
             train: Arc::clone(&self.train),
             valid: Arc::clone(&self.valid),
             sampler: Sampler { seed: config.seed, rank: 0, world: 1 },
             context: config.model.context,
             path: self.path.clone(),
-        }
+        }))
     }
 }
 
 /// Batches of labelled texts. The fields are ids, token types, attention mask, and classes or numbers.
-pub struct Examples {
+struct Examples {
     train: Arc<Classification>,
     valid: Arc<Classification>,
     sampler: Sampler,

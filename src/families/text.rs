@@ -1,6 +1,12 @@
-//! Generates a text sample with a trained model, for the report.
+//! Text, which GPT and BERT are trained on.
 
+use super::DataFacts;
+use crate::bail;
+use crate::config::Config;
+use crate::data::fingerprint::Fingerprint;
 use crate::data::prepared::corpus::Corpus;
+use crate::data::tokenizer::Tokenizer;
+use crate::data::tokens::shard::Shard;
 use crate::device::Device;
 use crate::error::Result;
 use crate::eval::Forward;
@@ -8,6 +14,53 @@ use crate::eval::generate::{Sampling, generate};
 use crate::model::gpt::{Gpt, GptConfig};
 use crate::model::store::Store;
 use crate::runlog::Sample;
+
+/// Largest number of bytes of token files to hash: a disk reads them in seconds.
+const SUMMED: usize = 1 << 30;
+
+/// What datasets of text have in common.
+pub(super) struct Text(pub Corpus);
+
+impl Text {
+    pub fn facts(&self) -> DataFacts {
+        let special = self.0.tokenizer.as_ref().and_then(|t| t.special_tokens().ok());
+        DataFacts { pad: special.map_or(0, |special| special.pad), ..self.0.vocab_size.into() }
+    }
+
+    pub fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn shards(&self) -> impl Iterator<Item = &Shard> {
+        [&self.0.train, &self.0.valid].into_iter().flat_map(|split| (**split).as_ref())
+    }
+
+    pub fn tokens_sum(&self) -> String {
+        let mut print = Fingerprint::default();
+        let most = SUMMED / self.shards().count().max(1);
+        self.shards().for_each(|shard| shard.add_to(&mut print, most));
+        print.hex()
+    }
+
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.shards().try_for_each(Shard::check_unchanged)
+    }
+
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.0.tokenizer.as_ref()
+    }
+}
+
+/// Checks that the length of sequences is given.
+///
+/// # Errors
+/// It is not.
+pub(super) fn check_context(config: &Config) -> Result<()> {
+    if config.model.context == 0 {
+        bail!("model.context: must be at least 1; set it to the tokens of a sequence");
+    }
+    Ok(())
+}
 
 /// Tokens of the prompt.
 const PROMPT: usize = 24;
