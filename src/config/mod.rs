@@ -16,7 +16,10 @@ use crate::data::prepared::corpus::DataSource;
 use crate::data::tokens::masking::MaskingConfig;
 use crate::error::{At, Error, Result};
 use crate::files::read_text;
-use crate::multilevel::{DepthRule, Rules, Shares, WidthRule};
+use crate::model::store::Store;
+use crate::multilevel::methods::{self, METHODS, Method};
+use crate::multilevel::scheme::ModelShape;
+use crate::multilevel::{DepthRule, Rules, Scheme, Shares, WidthRule};
 use crate::optim;
 use data::{DataConfig, ImagesConfig};
 use levels::{Level, Stage};
@@ -45,6 +48,9 @@ pub struct Config {
     /// Rules of the multi-level operators.
     #[serde(default)]
     pub rules: RulesConfig,
+    /// How the model grows from level to level.
+    #[serde(default, skip_serializing_if = "GrowthConfig::is_default")]
+    pub growth: GrowthConfig,
     /// Masking of text for masked models (BERT).
     pub masking: Option<MaskingConfig>,
     /// Augmentation of training images.
@@ -185,6 +191,26 @@ pub struct RulesConfig {
     pub shares: SharesConfig,
 }
 
+/// The section `growth`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrowthConfig {
+    /// The name of a growth method.
+    pub method: String,
+}
+
+impl GrowthConfig {
+    fn is_default(&self) -> bool {
+        self.method == METHODS[0].name()
+    }
+}
+
+impl Default for GrowthConfig {
+    fn default() -> Self {
+        GrowthConfig { method: METHODS[0].name().into() }
+    }
+}
+
 /// `rules.shares`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -268,6 +294,7 @@ impl Config {
             );
         }
         self.optimizer.build()?;
+        self.growth()?;
         if self.levels.is_empty() {
             bail!("levels: missing; give at least level 1, as [[levels]] with a table levels.train");
         }
@@ -323,6 +350,23 @@ impl Config {
     /// Keys that do not fit; a configuration that was read has none.
     pub fn optimizer(&self) -> Result<optim::Config> {
         self.optimizer.build()
+    }
+
+    /// Returns the growth method.
+    ///
+    /// # Errors
+    /// It is unknown. [`Config::read`] has checked this already.
+    pub fn growth(&self) -> Result<&'static dyn Method> {
+        methods::find(&self.growth.method).at("growth.method")
+    }
+
+    /// Returns the scheme that maps the level above `level` (counted from 0) to it.
+    ///
+    /// # Errors
+    /// The growth method cannot map these sizes.
+    pub fn scheme(&self, level: usize, big: &Store, small: &Store) -> Result<Scheme> {
+        let [big, small] = [big, small].map(|store| ModelShape::of(&store.table));
+        self.growth()?.scheme(self.levels[level].scheme(), big, small)
     }
 
     /// Returns the rules of the multi-level operators, with the seed of random shares.

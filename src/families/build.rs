@@ -30,7 +30,8 @@ pub fn build(config: &Config, facts: impl Into<DataFacts>) -> Result<Levels> {
         if shapes.0 == shapes.1 {
             bail!("{place}: the level is not smaller than the one above; give fewer layers or heads");
         }
-        let grouping = level.scheme().resolve(shapes.0, shapes.1).at(&place)?;
+        let scheme = config.growth()?.scheme(level.scheme(), shapes.0, shapes.1).at(&place)?;
+        let grouping = scheme.resolve(shapes.0, shapes.1).at(&place)?;
         config.rules().admit(&grouping, above).at(&place)?;
         levels.push(small);
     }

@@ -5,6 +5,7 @@
 //! model family. A [`Scheme`] groups heads and layers, [`Rules`] give the weights of the group members, [`operators`]
 //! turns both into one device operation, and a [`Record`] stores how a small model was coalesced.
 
+pub mod methods;
 pub mod operators;
 pub mod record;
 pub mod rules;

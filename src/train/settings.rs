@@ -5,7 +5,6 @@
 //! are reported. The table is in `docs/runs.md`.
 
 use super::checkpoint::{self, State};
-use super::plan::v_cycle;
 use crate::bail;
 use crate::config::Config;
 use crate::data::fingerprint::Fingerprint;
@@ -32,14 +31,16 @@ pub struct Settings {
 }
 
 /// Returns the TOML tables of the branch's stages, in training order.
-fn stages(branch: Branch, levels: usize) -> Vec<String> {
-    match branch {
+fn stages(branch: Branch, config: &Config) -> Result<Vec<String>> {
+    Ok(match branch {
         Branch::Scratch => vec!["scratch".into()],
-        Branch::VCycle => v_cycle(levels)
+        Branch::VCycle => config
+            .growth()?
+            .plan(config.levels.len())
             .iter()
             .map(|visit| format!("levels[{}].{}", visit.level, if visit.last { "train" } else { "before" }))
             .collect(),
-    }
+    })
 }
 
 /// How a key may change.
@@ -190,7 +191,7 @@ fn compare(
         let removed = change("scratch", "set".into(), "not set".into(), " (that run has begun)");
         return Ok((Vec::new(), vec![removed]));
     }
-    let stages = stages(branch, was);
+    let stages = stages(branch, then)?;
     let number = state.at.stage.saturating_sub(1);
     let (old, new) = (flat(then)?, flat(now)?);
     let over = |stage: &str| {

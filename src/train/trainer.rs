@@ -3,7 +3,6 @@
 use super::clock::Clock;
 use super::evaluation::Evaluation;
 use super::idle::{IdleLevel, IdleLevels};
-use super::plan::{Transition, v_cycle};
 use super::settings::Settings;
 use super::state::{Options, PendingStep, StepReport, TrainState};
 use crate::config::Config;
@@ -15,6 +14,7 @@ use crate::eval::metrics::TaskMetrics;
 use crate::families::{self, Dataset, Levels};
 use crate::model::Model;
 use crate::model::store::Store;
+use crate::multilevel::methods::Transition;
 use crate::report::savings::Point;
 use crate::runlog::progress::Progress;
 use crate::runlog::{self, Branch, Event, Metrics, Position};
@@ -52,7 +52,7 @@ pub(super) struct PlannedStage {
     /// Level, counted from 0.
     pub level: usize,
     /// How the stage begins.
-    pub enter: Transition,
+    pub transition: Transition,
     /// Steps and learning rate, from the configuration.
     pub stage: Stage,
     /// Steps that the level was trained for in earlier stages.
@@ -93,7 +93,7 @@ impl<'a, 'b> Trainer<'a, 'b> {
     /// # Errors
     /// The data cannot be cut into batches as configured; out of memory.
     pub fn v_cycle(context: &'a mut Context<'b>, dir: &Path, levels: Levels) -> Result<Self> {
-        let plan = v_cycle(levels.len());
+        let plan = context.config.growth()?.plan(levels.len());
         let count = plan.len();
         let stages = plan.iter().enumerate().map(|(number, visit)| {
             let level = &context.config.levels[visit.level];
@@ -104,7 +104,13 @@ impl<'a, 'b> Trainer<'a, 'b> {
                 _ => format!("V-cycle, stage {} of {count}: level {}", number + 1, visit.level + 1),
             };
             let name = title_of(&title, &*levels[visit.level], &stage);
-            PlannedStage { level: visit.level, enter: visit.enter, stage, before: before.map_or(0, |b| b.steps), name }
+            PlannedStage {
+                level: visit.level,
+                transition: visit.transition,
+                stage,
+                before: before.map_or(0, |b| b.steps),
+                name,
+            }
         });
         let stages = stages.collect();
         Self::new(context, Branch::VCycle, dir, levels, stages)
@@ -117,7 +123,8 @@ impl<'a, 'b> Trainer<'a, 'b> {
     pub fn scratch(context: &'a mut Context<'b>, dir: &Path, mut levels: Levels, stage: &Stage) -> Result<Self> {
         levels.truncate(1);
         let name = title_of("Scratch: level 1 alone", &*levels[0], stage);
-        let stages = vec![PlannedStage { level: 0, enter: Transition::Initialise, stage: *stage, before: 0, name }];
+        let stages =
+            vec![PlannedStage { level: 0, transition: Transition::Initialise, stage: *stage, before: 0, name }];
         Self::new(context, Branch::Scratch, dir, levels, stages)
     }
 

@@ -1,12 +1,12 @@
 //! Begins a stage: initialises its weights or applies a multi-level operator to them, and maps the moments that belong
 //! to them.
 
-use super::Transition;
 use super::alpha_search::search;
 use crate::config::levels::{Alpha, OptimizerState};
 use crate::error::{At, Result};
 use crate::hub::checkpoint::{PartialLoad, begin};
 use crate::model::store::Store;
+use crate::multilevel::methods::Transition;
 use crate::multilevel::{coalesce, coalesce_as, interpolate, interpolate_as};
 use crate::optim;
 use crate::runlog::{Event, Operator, Search};
@@ -21,14 +21,14 @@ impl Trainer<'_, '_> {
     /// Begins stage `number` (counted from 0): prepares its weights and moments, and logs the operator that was
     /// applied.
     pub(in crate::train) fn begin(&mut self, number: usize) -> Result<TrainState> {
-        let PlannedStage { level, enter, stage, .. } = self.stages[number];
+        let PlannedStage { level, transition, stage, .. } = self.stages[number];
         (self.at.stage, self.at.level, self.stage_step) = (number + 1, level + 1, 0);
         let begin = Instant::now();
         let own = self.levels.take(level);
         let (params, optimizer) = own.map_or((None, None), |own| (Some(own.params), own.optimizer));
         let mut train_state = self.train_state(level, params)?;
         let transfer = stage.optimizer == OptimizerState::Transfer;
-        let (spent, alpha) = match enter {
+        let (spent, alpha) = match transition {
             Transition::Initialise => {
                 train_state.params.initialise(self.context.device, self.context.config.seed)?;
                 self.start(&train_state)?;
@@ -44,7 +44,7 @@ impl Trainer<'_, '_> {
         self.at.flops += spent;
         self.at.hardware_flops += spent;
         self.at.seconds += begin.elapsed().as_secs_f64();
-        let name = match enter {
+        let name = match transition {
             Transition::Initialise => return Ok(train_state),
             Transition::Coalesce => "coalesce",
             Transition::Interpolate => "interpolate",
@@ -75,8 +75,8 @@ impl Trainer<'_, '_> {
     /// spent.
     fn coalesce(&mut self, level: usize, small: &mut TrainState, transfer: bool) -> Result<u64> {
         let Context { config, device, .. } = &mut *self.context;
-        let (scheme, rules) = (config.levels[level].scheme(), config.rules());
         let Some(big) = self.levels.get(level - 1) else { unreachable!("the level above was trained earlier") };
+        let (scheme, rules) = (config.scheme(level, &big.params, &small.params)?, config.rules());
         let mut flops = coalesce(*device, &big.params, &small.params, &scheme, &rules)?.flops;
         if let (true, Some(from)) = (transfer, &big.optimizer) {
             let to = small.optimizer_state_mut();
@@ -103,7 +103,7 @@ impl Trainer<'_, '_> {
             Alpha::Search(_) => self.search(level, big, &small.params)?,
         };
         let Context { config, device, .. } = &mut *self.context;
-        let (scheme, rules) = (config.levels[level + 1].scheme(), config.rules());
+        let (scheme, rules) = (config.scheme(level + 1, &big.params, &small.params)?, config.rules());
         flops += interpolate(*device, &big.params, &small.params, alpha, &scheme, &rules)?.flops;
         if let (Some(own), Some(from)) = (optimizer, &small.optimizer) {
             let to = big.optimizer_state_mut();
@@ -123,7 +123,7 @@ impl Trainer<'_, '_> {
     /// Searches for the alpha with the lowest held-out loss, leaving `big` unchanged. Returns the FLOPs spent and
     /// alpha.
     fn search(&mut self, level: usize, big: &mut TrainState, small: &Store) -> Result<(u64, f64)> {
-        let (scheme, rules) = (self.context.config.levels[level + 1].scheme(), self.context.config.rules());
+        let (scheme, rules) = (self.context.config.scheme(level + 1, &big.params, small)?, self.context.config.rules());
         let base = Store::new(big.params.table.clone(), self.context.device)?;
         self.context.device.copy(&big.params.flat(), &base.flat())?;
         let most = match self.context.config.train.eval_batches {
