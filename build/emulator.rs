@@ -1,8 +1,11 @@
 //! Compiles the kernels for the emulator with the host's C++ compiler and sanitizer instrumentation. The emulator
 //! implements the sanitizers' callbacks, so no sanitizer runtime is linked.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, fs, thread};
 
 const FLAGS: &[&str] = &[
     "-std=c++20",
@@ -30,30 +33,98 @@ pub fn build(kernels: &[PathBuf], defects: &[PathBuf]) {
     }
     let mut hooks = cc::Build::new();
     hooks.file("kernels/emulator/hooks.c").std("c11").opt_level(2).compile("vcycle_hooks");
-    compiler(kernels).link_lib_modifier("+whole-archive").compile("vcycle_kernels");
+    archive(&objects(kernels, &out)).link_lib_modifier("+whole-archive").compile("vcycle_kernels");
     if !defects.is_empty() {
-        compiler(defects).cargo_metadata(false).compile("vcycle_defects");
-        // Only test binaries that use one of its symbols pull it in.
+        archive(&objects(defects, &out)).cargo_metadata(false).compile("vcycle_defects");
+        // Only the binary that asks for one of its symbols links it.
         println!("cargo:rustc-link-arg-tests={}", out.join("libvcycle_defects.a").display());
     }
     println!("cargo:rustc-cfg=emulated");
 }
 
 /// Returns a build of these kernels with all flags.
-fn compiler(files: &[PathBuf]) -> cc::Build {
+fn archive(objects: &[PathBuf]) -> cc::Build {
     let mut build = cc::Build::new();
-    // The flag has to precede the files, because their extension alone would make cc look for nvcc.
-    build.cpp(true).flag("-xc++").files(files).include("kernels").opt_level(2).debug(false).warnings(false);
+    build.cpp(true).objects(objects);
+    build
+}
+
+/// Compiles each file to an object of its own, several at once, and returns the objects. A file is compiled again only when
+/// it, one of the headers it includes, or the command has changed.
+///
+/// # Panics
+/// When the compiler fails: the build stops with its output.
+fn objects(files: &[PathBuf], out: &Path) -> Vec<PathBuf> {
+    let compiler = compiler();
+    let next = AtomicUsize::new(0);
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+    let all: Vec<_> = files.iter().map(|file| object_path(file, out)).collect();
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(files.len()) {
+            scope.spawn(|| {
+                while let Some((file, object)) = {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    files.get(at).zip(all.get(at))
+                } {
+                    if let Err(error) = compile(&compiler, file, object) {
+                        panic!("{}: {error}", file.display());
+                    }
+                }
+            });
+        }
+    });
+    all
+}
+
+/// `kernels/sm90/linear.cu` becomes `OUT/kernels-sm90-linear.o`.
+fn object_path(file: &Path, out: &Path) -> PathBuf {
+    let name = file.with_extension("o").to_string_lossy().replace(['/', '\\'], "-");
+    out.join(name)
+}
+
+fn compile(compiler: &cc::Tool, file: &Path, object: &Path) -> Result<(), String> {
+    let (listed, stamp) = (object.with_extension("d"), object.with_extension("stamp"));
+    let mut command = compiler.to_command();
+    command.arg("-MMD").arg("-MF").arg(&listed).arg("-c").arg(file).arg("-o").arg(object);
+    if object.is_file() && fs::read_to_string(&stamp).ok() == fresh(&command, &listed) {
+        return Ok(());
+    }
+    // While the files do not belong together, the stamp is absent: a build may be stopped at any point.
+    let _ = fs::remove_file(&stamp);
+    let done = command.output().map_err(|e| format!("cannot run {command:?}: {e}"))?;
+    if !done.status.success() {
+        return Err(String::from_utf8_lossy(&done.stderr).into_owned());
+    }
+    let fresh = fresh(&command, &listed).ok_or("the compiler wrote no list of headers")?;
+    fs::write(&stamp, fresh).map_err(|e| format!("cannot write {}: {e}", stamp.display()))
+}
+
+/// Returns a hash of the command and of all files that the compiler has read, which are in a list that it wrote.
+fn fresh(command: &Command, listed: &Path) -> Option<String> {
+    let text = fs::read_to_string(listed).ok()?;
+    let (_, files) = text.split_once(": ")?;
+    let mut hash = DefaultHasher::new();
+    format!("{command:?}").hash(&mut hash);
+    for file in files.split_whitespace().filter(|word| *word != "\\") {
+        fs::read(file).ok()?.hash(&mut hash);
+    }
+    Some(hash.finish().to_string())
+}
+
+fn compiler() -> cc::Tool {
+    let mut build = cc::Build::new();
+    // First of all flags, because the ending of the files alone would make cc look for nvcc.
+    build.cpp(true).flag("-xc++").include("kernels").opt_level(2).debug(false).warnings(false);
     FLAGS.iter().for_each(|flag| {
         build.flag(flag);
     });
-    // A stack overflow touches the guard page, however large the frame of the function is.
+    // Writing beyond the end of a stack touches the guard page, however much a function takes at once.
     build.flag_if_supported("-fstack-clash-protection");
     if build.get_compiler().is_like_clang() {
-        // Also instrument a read that a write to the same place follows: it may read uninitialized memory.
+        // A read whose place is written next is an access, too: the place may never have been set.
         build.flag("-mllvm").flag("-tsan-instrument-read-before-write=1");
     }
-    build
+    build.get_compiler()
 }
 
 /// Checks that the host's compiler supports C++20 and the instrumentation: g++ 12, clang 14 or later.

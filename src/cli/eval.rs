@@ -1,7 +1,6 @@
 use super::rules::note;
 use super::{DeviceArgs, encode, load_gpt, say, tokenizer};
 use crate::bail;
-use crate::config::Config;
 use crate::data::labelled::classes::Checkpoint;
 use crate::data::prepared::cache::open_shard;
 use crate::data::text::read_text;
