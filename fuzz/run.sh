@@ -21,8 +21,7 @@ seconds=$(awk "BEGIN { print $minutes * 60 }")
 jobs=${JOBS:-$(nproc)}
 results=results.tsv
 # Parsers that change rarely come first.
-all=(idx cifar image_csv image_shard token_shard run_config metrics text compressed labelled safetensors bench_report record
-    prepared hub_config checkpoint hub_folder image_folder tokenizer_json tokenizer_files torch torch_pickle)
+all=(idx cifar image_csv token_shard run_config labelled safetensors checkpoint image_folder prepared torch records text hub tokenizer)
 targets=("${@:-${all[@]}}")
 triple=$(rustc +nightly -vV | sed -n 's/host: //p')
 mkdir -p work

@@ -1,43 +1,62 @@
-//! Texts, plain and as JSON lines: divided into documents, split, prepared with a tokenizer and decoded again. The first byte
-//! chooses the file's name, the second what divides documents.
+//! Texts, plain and as JSON lines: divided into documents, split, prepared with a tokenizer and decoded again; gzip and Zstandard. The
+//! first byte chooses the file's name. The second chooses what divides documents or, of compressed texts, the file as it is or raw
+//! deflate data that become members of a gzip file with the right sums, which no mutation would find.
 //!
-//! Sources: src/data/documents.rs src/data/json_line.rs src/data/text.rs src/data/reader.rs src/data/encodings.rs src/data/prepare.rs src/eval/lambada.rs
+//! Sources: src/data/gzip.rs src/data/documents.rs src/data/json_line.rs src/data/text.rs src/data/reader.rs src/data/encodings.rs src/data/prepare.rs src/eval/lambada.rs
 #![no_main]
 
+use flate2::read::DeflateDecoder;
 use harness::{Case, Memory, choice, run, same};
 use serde_json::Value;
+use std::io::Read;
 use std::path::Path;
 use vcycle::data::documents::is_json_lines;
 use vcycle::data::prepare::{DataSpec, prepare};
+use vcycle::data::reader::TextReader;
 use vcycle::data::shard::Shard;
 use vcycle::data::text::{FLAGS, HeldOut, Marks, TextSource, read_text, split};
 use vcycle::data::tokenizer::Tokenizer;
 use vcycle::eval::lambada::read_passages;
 
-const NAMES: [&str; 5] = ["text", "text.txt", "text.jsonl", "text.json", "text.md"];
+const NAMES: [&str; 8] =
+    ["text", "text.txt", "text.jsonl", "text.json", "text.md", "text.gz", "text.zst", "compressed.txt"];
+/// Those that are compressed.
+const COMPRESSED: [&str; 3] = ["text.gz", "text.zst", "compressed.txt"];
+
+/// What is inflated here.
+const MOST: u64 = 1 << 20;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((name, data)) = choice(data) else { return };
     let Some((marks, data)) = choice(data) else { return };
-    run(data, Memory { mib: 16, per_byte: 512 }, |case| {
-        let name = NAMES[usize::from(name) % NAMES.len()];
-        let path = case.file(name, data);
-        case.accepted(read_passages(&path), name).inspect(|all| assert!(!all.is_empty()));
-        let whole = case.accepted(read_text(&path), name);
-        if let Some(text) = &whole {
-            if is_json_lines(&path) { strict(data, text) } else { plain(data, text) }
-        }
-        let marks = match marks % 5 {
-            0 | 1 => Marks::None,
-            2 => Marks::Prefix("= ".into()),
-            3 => Marks::Separator("--".into()),
-            _ => Marks::Prefix("\u{e9}".into()),
-        };
-        let every = 2 + data.len() % 3;
-        documents(case, name, &marks, every);
-        prepared(case, &path, name, &marks, every);
+    let name = NAMES[usize::from(name) % NAMES.len()];
+    let compressed = COMPRESSED.contains(&name);
+    // Up to 64 MiB of text are never refused, however small the file (`SMALL_TEXT` in src/data/reader.rs).
+    let memory = if compressed { Memory { mib: 200, per_byte: 64 } } else { Memory { mib: 16, per_byte: 512 } };
+    run(data, memory, |case| match (compressed, marks % 2) {
+        (false, _) => text(case, name, marks, data),
+        (true, 0) => drop(read(case, name, data)),
+        (true, _) => members(case, data, usize::from(marks / 2)),
     });
 });
+
+fn text(case: &Case, name: &str, marks: u8, data: &[u8]) {
+    let path = case.file(name, data);
+    case.accepted(read_passages(&path), name).inspect(|all| assert!(!all.is_empty()));
+    let whole = case.accepted(read_text(&path), name);
+    if let Some(text) = &whole {
+        if is_json_lines(&path) { strict(data, text) } else { plain(data, text) }
+    }
+    let marks = match marks % 5 {
+        0 | 1 => Marks::None,
+        2 => Marks::Prefix("= ".into()),
+        3 => Marks::Separator("--".into()),
+        _ => Marks::Prefix("\u{e9}".into()),
+    };
+    let every = 2 + data.len() % 3;
+    documents(case, name, &marks, every);
+    prepared(case, &path, name, &marks, every);
+}
 
 /// What a strict reader finds in every line.
 fn strict(data: &[u8], text: &str) {
@@ -107,4 +126,50 @@ fn prepared(case: &Case, path: &Path, name: &str, marks: &Marks, every: usize) {
     let mut notes = Vec::new();
     prepare(&spec, &cache, &mut |note| notes.push(note.to_owned())).expect("it is there");
     assert!(notes[0].starts_with("using"), "{name}: prepared again: {notes:?}");
+}
+
+/// Streamed, and whole.
+fn read(case: &Case, name: &str, data: &[u8]) -> Option<String> {
+    let path = case.file(name, data);
+    let mut reader = case.accepted(TextReader::open(&path), name)?;
+    let (mut part, mut bytes) = (String::new(), 0);
+    while case.accepted(reader.read(&mut part), name)? {
+        bytes += part.len();
+        part.clear();
+    }
+    let text = case.accepted(read_text(&path), name)?;
+    // JSON lines by content are read for their texts.
+    assert!(text.len() <= bytes);
+    Some(text)
+}
+
+fn member(packed: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (mut decoder, mut text) = (DeflateDecoder::new(packed), Vec::new());
+    decoder.by_ref().take(MOST).read_to_end(&mut text).ok()?;
+    if decoder.read(&mut [0]).ok()? != 0 {
+        return None;
+    }
+    let used = decoder.total_in() as usize;
+    let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    file.extend(&packed[..used]);
+    file.extend(crc32fast::hash(&text).to_le_bytes());
+    file.extend((text.len() as u32).to_le_bytes());
+    Some((file, text))
+}
+
+/// Two members, and `zeros` after them.
+fn members(case: &Case, data: &[u8], zeros: usize) {
+    let (first, second) = data.split_at(data.len() / 2);
+    let (Some((mut file, mut text)), second) = (member(first), member(second)) else { return };
+    if let Some((more, after)) = second {
+        file.extend(more);
+        text.extend(after);
+    }
+    file.resize(file.len() + zeros, 0);
+    let found = read(case, "text.gz", &file);
+    let Ok(text) = String::from_utf8(text) else { return assert!(found.is_none()) };
+    // What has an encoding's mark or is blank is refused; JSON is not read as it is.
+    if let Some(found) = found.filter(|_| !text.trim_start_matches('\u{feff}').trim_start().starts_with('{')) {
+        same("the text", &found.as_str(), &text.strip_prefix('\u{feff}').unwrap_or(&text));
+    }
 }
