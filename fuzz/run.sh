@@ -20,13 +20,12 @@ if [[ ${1:-} =~ ^[0-9.]+$ ]]; then minutes=$1; shift; fi
 seconds=$(awk "BEGIN { print $minutes * 60 }")
 jobs=${JOBS:-$(nproc)}
 results=results.tsv
-# Parsers that change rarely come first.
 all=(idx cifar image_csv token_shard run_config labelled safetensors checkpoint image_folder prepared torch records text hub tokenizer)
 targets=("${@:-${all[@]}}")
 triple=$(rustc +nightly -vV | sed -n 's/host: //p')
 mkdir -p work
 
-# The files that a target depends on: itself, the harness, and what its line `//! Sources:` names.
+# The files whose change makes a target run again: itself and what its line `//! Sources:` names. The harness does not count.
 sources() {
     echo "fuzz_targets/$1.rs"
     sed -n 's/^\/\/! Sources: //p' "fuzz_targets/$1.rs" | tr ' ' '\n' | sed 's/^/..\//' | xargs -I{} find {} -name '*.rs' | sort
