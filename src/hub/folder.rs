@@ -160,7 +160,7 @@ fn is_torch(path: &Path) -> bool {
 }
 
 fn one(path: &Path, notes: &mut Vec<String>) -> Result<Vec<NamedTensor>> {
-    // People rename files: the content decides, and only where it does not the name.
+    // People rename files: the content decides, and the name only where the content cannot.
     let mut begin = Vec::new();
     // Opening a pipe might never end. What cannot be read is told below.
     if path.is_file()
