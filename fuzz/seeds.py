@@ -93,6 +93,7 @@ def image_files():
     seed("cifar", "hundred", b"\2" + b"\x13\x63" + record)
     seed("image_csv", "digits", b"\0" + b"0,4,16,8,3\n1, 2,3,4,0\r\n\n5,6,7,8,1")
     seed("image_csv", "white", b"\4" + b"255,0,0,255,0,9,1,2,3,65535\n" + b"0,0,0,0,0,0,0,0,0,1\n")
+    seed("image_csv", "label-first", b"\x09" + b'label,1x1,1x2,2x1,2x2\n"3",0,255,7.0,8\n1,2,3,4,5\n')
 
     def shard(channels, height, width, pixels, labels, names):
         names = json.dumps(names).encode()
@@ -107,8 +108,8 @@ def image_files():
         head = b"VCYCIMG1" + struct.pack("<6IQ", 1, channels, height, width, len(json.loads(names)), len(names), count)
         return (head + print_.hex().encode()).ljust(64, b"\0") + pixels + labels + names
 
-    seed("image_shard", "grey", shard(1, 2, 3, bytes(range(18)), [0, 1, 0], ["a", "b"]))
-    seed("image_shard", "colour", shard(3, 4, 4, bytes(range(96)), [1, 0], ["one", "\u00e9"]))
+    seed("prepared", "grey", b"\2" + shard(1, 2, 3, bytes(range(18)), [0, 1, 0], ["a", "b"]))
+    seed("prepared", "colour", b"\2" + shard(3, 4, 4, bytes(range(96)), [1, 0], ["one", "\u00e9"]))
 
 
 def png(width, height, depth, colour, rows, extra=b"", interlace=0):
@@ -171,19 +172,19 @@ def plain_texts():
     seed("text", "odd-jsonl", b"\0\0" + odd.encode())
     seed("text", "json", b"\3\0" + b'[\n{"text": "a"},\n{"text": "b"}]\n')
     packed = gzip.compress(b"some text\n" * 5, mtime=0)
-    seed("compressed", "one.gz", b"\0" + packed)
-    seed("compressed", "two.gz", b"\0" + packed + packed + bytes(20))
-    seed("compressed", "disguised", b"\2" + packed)
+    seed("text", "one.gz", b"\5\0" + packed)
+    seed("text", "two.gz", b"\5\0" + packed + packed + bytes(20))
+    seed("text", "disguised", b"\7\0" + packed)
     deflate = zlib.compress(b"some text\n" * 3)[2:-4]
-    seed("compressed", "members", b"\3" + deflate + deflate)
+    seed("text", "members", b"\5\1" + deflate + deflate)
     stored = zlib.compress("caf\u00e9 \u65e5\u672c\n".encode(), 0)[2:-4]
-    seed("compressed", "padded", b"\x13" + stored + stored)
+    seed("text", "padded", b"\5\x09" + stored + stored)
     for name, text in [("short", b"some text\n"), ("long", b"".join(b"%d words\n" % i for i in range(60)))]:
         zst = subprocess.run(["zstd", "-19", "--check", "-c"], input=text, capture_output=True, check=True).stdout
-        seed("compressed", f"{name}.zst", b"\1" + zst)
+        seed("text", f"{name}.zst", b"\6\0" + zst)
     skip = struct.pack("<II", 0x184D2A50, 3) + b"abc"
     frame = b"\x28\xb5\x2f\xfd\x20\x04" + (1 | 4 << 3).to_bytes(3, "little") + b"abc\n"
-    seed("compressed", "frames.zst", b"\1" + skip + frame + frame)
+    seed("text", "frames.zst", b"\6\0" + skip + frame + frame)
 
 
 def labelled():
@@ -340,8 +341,8 @@ def measurements():
     gemm |= {"precision": "f32", "case": "small", "ms_median": 0.5, "flops": 128.0, "bytes": 1e6, "gflops": 2.5, "gb_per_s": 1.0}
     gemm |= {"percent_of_roofline": 50.0, "roofline_gflops": 100.0, "roofline_gb_per_s": 20.0, "times_mean_nothing": False}
     other = step | {"peer": "vcycle_f32", "ms_median": 4.0, "label": "new", "joules_per_step": 2.0}
-    seed("bench_report", "step", "".join(json.dumps(line) + "\n" for line in [step, other]))
-    seed("bench_report", "gemm", "".join(json.dumps(line) + "\n" for line in [gemm, gemm | {"peer": "numpy", "variant": "v"}]))
+    seed("records", "step", b"\1" + "".join(json.dumps(line) + "\n" for line in [step, other]).encode())
+    seed("records", "gemm", b"\1" + "".join(json.dumps(line) + "\n" for line in [gemm, gemm | {"peer": "numpy", "variant": "v"}]).encode())
 
 
 def safetensor(tensors, about=None):
@@ -380,30 +381,30 @@ def weights():
     seed("safetensors", "buffers", safetensor({"h.0.attn.bias": ("U8", [2], b"\1\0"), "w": ("F64", [], struct.pack("<d", 0.5))}, {"format": "pt"}))
     seed("safetensors", "empty", safetensor({"none": ("F32", [0, 3], b"")}))
     whole = gpt2_tensors()
-    seed("hub_folder", "one-file", parts(b"\0" + safetensor(whole)))
+    seed("hub", "one-file", parts(b"\0" + safetensor(whole)))
     names = sorted(whole)
     one, two = ({n: whole[n] for n in part} for part in (names[:5], names[5:]))
     index = {"metadata": {}, "weight_map": {n: "1.safetensors" if n in one else "2.safetensors" for n in names}}
-    seed("hub_folder", "shards", parts(b"\1" + json.dumps(index).encode(), b"\4" + safetensor(one), b"\5" + safetensor(two)))
+    seed("hub", "shards", parts(b"\1" + json.dumps(index).encode(), b"\4" + safetensor(one), b"\5" + safetensor(two)))
     wrapped = {f"_orig_mod.module.{n}": t for n, t in whole.items()}
-    seed("hub_folder", "wrapped", parts(b"\4" + safetensor(wrapped)))
+    seed("hub", "wrapped", parts(b"\4" + safetensor(wrapped)))
     described = pickle(ordered({"w": tensor("0", "Float", 6, 0, [3, 2], [1, 3])}))
     archive = zip_({"archive/data.pkl": described, "archive/data/0": f32(*range(6)), "archive/version": b"3\n"})
-    seed("hub_folder", "torch", parts(b"\2" + archive))
+    seed("hub", "torch", parts(b"\2" + archive))
     index = {"weight_map": {"w": "1.bin"}}
-    seed("hub_folder", "torch-shards", parts(b"\3" + json.dumps(index).encode(), b"\6" + archive))
-    seed("torch", "stored", archive)
+    seed("hub", "torch-shards", parts(b"\3" + json.dumps(index).encode(), b"\6" + archive))
+    seed("torch", "stored", b"\0" + archive)
     packed = zip_({"data.pkl": described, "data/0": f32(*range(6))}, True)
-    seed("torch", "deflated", packed)
+    seed("torch", "deflated", b"\0" + packed)
     facts = pickle(b"}" + text("little_endian") + b"\x88s")
     magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03."
     old = ordered({"w": tensor("0", "Float", 6, 0, [3, 2], [1, 3], b"N")})
     keys = pickle(b"](" + text("0") + b"e")
-    seed("torch", "old", magic + facts + pickle(old) + keys + struct.pack("<Q", 6) + f32(*range(6)))
+    seed("torch", "old", b"\0" + magic + facts + pickle(old) + keys + struct.pack("<Q", 6) + f32(*range(6)))
     both = {"w": tensor("0", "Float", 6, 2, [2, 2], [1, 2]), "b": tensor("1", "Half", 4, 1, [3], [1])}
     both = pickle(b"}" + text("state_dict") + ordered(both) + b"s" + text("epoch") + b"K\x03s")
-    seed("torch_pickle", "wrapped", parts(both, f32(*range(6)), bytes([0, 60] * 4)))
-    seed("torch_pickle", "one", parts(described, f32(*range(6))))
+    seed("torch", "wrapped", b"\1" + parts(both, f32(*range(6)), bytes([0, 60] * 4)))
+    seed("torch", "one", b"\1" + parts(described, f32(*range(6))))
 
 
 def text(text):
@@ -447,31 +448,31 @@ def zip_(entries, deflate=False):
 def hub_configs():
     gpt2 = {"model_type": "gpt2", "vocab_size": 11, "n_positions": 5, "n_embd": 4, "n_head": 2, "n_layer": 1, "n_inner": None}
     gpt2 |= {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "resid_pdrop": 0.1, "tie_word_embeddings": True, "bos_token_id": 0}
-    seed("hub_config", "gpt2", json.dumps(gpt2))
+    seed("hub", "gpt2", parts("\x0c" + json.dumps(gpt2)))
     bert = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 11, "hidden_size": 4}
     bert |= {"num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8, "hidden_act": "gelu", "pad_token_id": 0}
     bert |= {"id2label": {"0": "no", "1": "yes", "2": "\u00e9"}, "label2id": {"no": 0, "yes": 1, "\u00e9": 2}, "norm": "pre"}
-    seed("hub_config", "bert", json.dumps(bert))
-    seed("hub_config", "bert-masked", json.dumps(bert | {"architectures": ["BertForMaskedLM"]}))
+    seed("hub", "bert", parts("\x0c" + json.dumps(bert)))
+    seed("hub", "bert-masked", parts("\x0c" + json.dumps(bert | {"architectures": ["BertForMaskedLM"]})))
     vit = {"model_type": "vit", "architectures": ["ViTForImageClassification"], "image_size": 8, "patch_size": [4, 4], "hidden_size": 4}
     vit |= {"num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8, "num_labels": 3, "qkv_bias": True}
-    seed("hub_config", "vit", json.dumps(vit))
+    seed("hub", "vit", parts("\x0c" + json.dumps(vit)))
     deit = vit | {"model_type": "deit", "architectures": ["DeiTForImageClassificationWithTeacher"], "id2label": {"0": "a", "1": "b"}}
     deit.pop("num_labels")
-    seed("hub_config", "deit", json.dumps(deit))
+    seed("hub", "deit", parts("\x0c" + json.dumps(deit)))
     timm = {"architecture": "vit_tiny_patch16_224", "num_classes": 2, "label_names": ["a", "b"], "model_args": {"depth": 1, "mlp_ratio": 2.5}}
     timm |= {"pretrained_cfg": {"input_size": [3, 224, 224], "num_classes": 2}}
-    seed("hub_config", "timm-hub", json.dumps(timm))
+    seed("hub", "timm-hub", parts("\x0c" + json.dumps(timm)))
     arguments = {"img_size": 8, "patch_size": 4, "embed_dim": 4, "depth": 1, "num_heads": 1, "mlp_ratio": 4, "num_classes": 2}
-    seed("hub_config", "timm", json.dumps(arguments | {"class_token": True, "global_pool": "token"}))
+    seed("hub", "timm", parts("\x0c" + json.dumps(arguments | {"class_token": True, "global_pool": "token"})))
 
 
 def records():
     scheme = {"width_scheme": [[0, 1], [2, 3]], "depth_scheme": [[0], [1]], "head_size": 4}
     rules = {"width": "paper", "depth": "copy", "shares": {"kind": "random", "seed": 7}}
     record = {"format": 1, "scheme": scheme, "rules": rules, "parent": {"layers": 4, "heads": 4, "head_size": 4}}
-    seed("record", "both", texts(json.dumps(record), json.dumps(scheme)))
-    seed("record", "defaults", texts(json.dumps(record | {"scheme": {}, "rules": {}}), '{"width_scheme": null}'))
+    seed("records", "both", b"\2" + texts(json.dumps(record), json.dumps(scheme)))
+    seed("records", "defaults", b"\2" + texts(json.dumps(record | {"scheme": {}, "rules": {}}), '{"width_scheme": null}'))
 
 
 def added(id, content, special=True, **flags):
@@ -489,39 +490,39 @@ def tokenizers():
     words = {w: i for i, w in enumerate(five + ["some", "words", "the", "##s", ",", "a"])}
     pieces = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": words}
     normal = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
-    seed("tokenizer_json", "wordpiece", tokenizer_json(model=pieces, normalizer=normal, pre_tokenizer={"type": "BertPreTokenizer"},
+    seed("tokenizer", "wordpiece", "tokenizer.json\n" + tokenizer_json(model=pieces, normalizer=normal, pre_tokenizer={"type": "BertPreTokenizer"},
          decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}, added_tokens=[added(i, w) for i, w in enumerate(five)]))
     vocab = [["<unk>", 0.0], ["\u2581", -1.0], ["s", -2.0], ["\u2581some", -2.5], ["e", -3.0], ["<0x0A>", -4.0]]
     meta = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
     normal = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]}
-    seed("tokenizer_json", "unigram", tokenizer_json(model={"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": True},
+    seed("tokenizer", "unigram", "tokenizer.json\n" + tokenizer_json(model={"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": True},
          normalizer=normal, pre_tokenizer=meta, decoder={"type": "Sequence", "decoders": [meta, {"type": "ByteFallback"}, {"type": "Fuse"}]}))
     bpe = {"type": "BPE", "dropout": None, "unk_token": "<unk>", "fuse_unk": True, "vocab": {"<unk>": 0, "a": 1, "n": 2, "an": 3, "d": 4, "and": 5},
            "merges": ["a n", "an d"], "ignore_merges": True, "end_of_word_suffix": None, "byte_fallback": False}
     split = {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "\\s+"}, "behavior": "Isolated", "invert": False}, {"type": "Digits", "individual_digits": True}]}
-    seed("tokenizer_json", "bpe", tokenizer_json(model=bpe, pre_tokenizer=split, added_tokens=[added(6, "<a>", True, lstrip=True), added(7, "end", False, single_word=True)],
+    seed("tokenizer", "bpe", "tokenizer.json\n" + tokenizer_json(model=bpe, pre_tokenizer=split, added_tokens=[added(6, "<a>", True, lstrip=True), added(7, "end", False, single_word=True)],
          truncation={"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0},
          padding={"strategy": {"Fixed": 8}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}))
     level = {"type": "WordLevel", "vocab": {"<unk>": 0, "Some": 1, "words": 2, "<s>": 3, "</s>": 4}, "unk_token": "<unk>"}
     template = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
                 "special_tokens": {"<s>": {"id": "<s>", "ids": [3], "tokens": ["<s>"]}}}
-    seed("tokenizer_json", "wordlevel", tokenizer_json(model=level, pre_tokenizer={"type": "Whitespace"}, post_processor=template, normalizer={"type": "Strip", "strip_left": True, "strip_right": True}))
+    seed("tokenizer", "wordlevel", "tokenizer.json\n" + tokenizer_json(model=level, pre_tokenizer={"type": "Whitespace"}, post_processor=template, normalizer={"type": "Strip", "strip_left": True, "strip_right": True}))
     normals = [{"type": t} for t in ["NFD", "StripAccents", "Lowercase", "Nmt"]] + [{"type": "Prepend", "prepend": "_"}]
     pre = [{"type": "CharDelimiterSplit", "delimiter": "-"}, {"type": "Punctuation", "behavior": "MergedWithNext"}, {"type": "UnicodeScripts"}, {"type": "FixedLength", "length": 3}]
-    seed("tokenizer_json", "parts", tokenizer_json(model=level, normalizer={"type": "Sequence", "normalizers": normals}, pre_tokenizer={"type": "Sequence", "pretokenizers": pre},
+    seed("tokenizer", "parts", "tokenizer.json\n" + tokenizer_json(model=level, normalizer={"type": "Sequence", "normalizers": normals}, pre_tokenizer={"type": "Sequence", "pretokenizers": pre},
          decoder={"type": "Strip", "content": " ", "start": 1, "stop": 0}, post_processor={"type": "RobertaProcessing", "sep": ["</s>", 4], "cls": ["<s>", 3], "trim_offsets": True, "add_prefix_space": False}))
     bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    seed("tokenizer_json", "bytes", tokenizer_json(model=bpe | {"unk_token": None}, pre_tokenizer=bytes_, decoder=bytes_, post_processor=bytes_))
+    seed("tokenizer", "bytes", "tokenizer.json\n" + tokenizer_json(model=bpe | {"unk_token": None}, pre_tokenizer=bytes_, decoder=bytes_, post_processor=bytes_))
     vocab = {"a": 0, "n": 1, "d": 2, "an": 3, "and": 4, "\u0120": 5, "\u0120a": 6}
     merges = "#version: 0.2\na n\nan d\n\u0120 a\n"
     beside = ["added_tokens.json\n" + json.dumps({"<a>": 8, "<b>": 9}), "special_tokens_map.json\n" + json.dumps({"additional_special_tokens": ["<a>", {"content": "<b>", "lstrip": True}], "pad_token": "<a>"})]
     end = {"<|endoftext|>": 7}
-    seed("tokenizer_files", "gpt2", texts("vocab.json\n" + json.dumps(vocab | end), "merges.txt\n" + merges, *beside))
-    seed("tokenizer_files", "openai", texts("encoder.json\n" + json.dumps(vocab), "vocab.bpe\n" + merges, "tokenizer_config.json\n" + json.dumps({"add_prefix_space": True})))
+    seed("tokenizer", "gpt2", texts("vocab.json\n" + json.dumps(vocab | end), "merges.txt\n" + merges, *beside))
+    seed("tokenizer", "openai", texts("encoder.json\n" + json.dumps(vocab), "vocab.bpe\n" + merges, "tokenizer_config.json\n" + json.dumps({"add_prefix_space": True})))
     decoder = {"4": {"content": "[MASK]", "lstrip": True, "special": True}, "8": {"content": "<a>", "special": False}}
-    seed("tokenizer_files", "bert", texts("vocab.txt\n" + "\n".join(five + ["some", "words", "##s"]) + "\n", "tokenizer_config.json\n" + json.dumps({"do_lower_case": True, "added_tokens_decoder": decoder})))
-    seed("tokenizer_files", "cased", texts("vocab.txt\n" + "\r\n".join(five + ["Some", "\u00fc"]), "tokenizer_config.json\n" + json.dumps({"do_lower_case": False, "strip_accents": True, "unk_token": {"content": "[UNK]"}})))
-    seed("tokenizer_files", "beside", texts("tokenizer.json\n" + tokenizer_json(model=level, pre_tokenizer={"type": "Whitespace"}), "added_tokens.json\n" + json.dumps({"<a>": 5})))
+    seed("tokenizer", "bert", texts("vocab.txt\n" + "\n".join(five + ["some", "words", "##s"]) + "\n", "tokenizer_config.json\n" + json.dumps({"do_lower_case": True, "added_tokens_decoder": decoder})))
+    seed("tokenizer", "cased", texts("vocab.txt\n" + "\r\n".join(five + ["Some", "\u00fc"]), "tokenizer_config.json\n" + json.dumps({"do_lower_case": False, "strip_accents": True, "unk_token": {"content": "[UNK]"}})))
+    seed("tokenizer", "beside", texts("tokenizer.json\n" + tokenizer_json(model=level, pre_tokenizer={"type": "Whitespace"}), "added_tokens.json\n" + json.dumps({"<a>": 5})))
 
 
 def runs():
@@ -555,14 +556,14 @@ lr = 1e-2
         run = at / "run"
         read = lambda name: (run / name).read_bytes()
         about = json.loads(read("run.json")) | {"folder": "/tmp", "machine": "a machine", "command": ["vcycle", "train"]}
-        seed("metrics", "run", texts(read("vcycle/metrics.jsonl"), read("scratch/metrics.jsonl"), json.dumps(about), read("config.toml")))
+        seed("records", "run", b"\0" + texts(read("vcycle/metrics.jsonl"), read("scratch/metrics.jsonl"), json.dumps(about), read("config.toml")))
         line = {"stage": 1, "level": 1, "step": 2, "flops": 10, "hardware_flops": 10, "seconds": 0.5}
         lines = [line | {"event": "eval", "valid_loss": 2.5, "tokens": 8, "measures": {"accuracy": 0.5, "f1": 0.25}, "resident_bytes": 5}]
         lines += [line | {"event": "operator", "name": "coalesce", "flops_spent": 3, "alpha": 0.5}, line | {"event": "search", "alpha": 0.5, "tried": []}]
         lines += [line | {"event": "step", "lr": 1e-3, "loss": None, "grad_norm": 1.0}]
         one = "\n".join(map(json.dumps, lines)) + "\n"
-        seed("metrics", "measures", texts(one, one.replace("2.5", "2.25"), "{}", ""))
-        seed("metrics", "cut", texts(one + '{"event": "ev', one))
+        seed("records", "measures", b"\0" + texts(one, one.replace("2.5", "2.25"), "{}", ""))
+        seed("records", "cut", b"\0" + texts(one + '{"event": "ev', one))
         checkpoints = sorted((run / "vcycle/checkpoints").iterdir())
         for number, folder in enumerate(checkpoints[-2:]):
             state, tensors = (folder / "state.json").read_bytes(), (folder / "tensors.safetensors").read_bytes()

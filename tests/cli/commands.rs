@@ -186,6 +186,6 @@ fn the_tiny_configuration_trains_and_all_configurations_parse() {
     assert!(ok(root, &["info"]).contains("devices:"));
     for file in std::fs::read_dir(root.join("configs")).expect("configs") {
         let path = file.expect("a file").path();
-        vcycle::config::families::read(&path, &[]).expect("a valid configuration");
+        vcycle::families::read(&path, &[]).expect("a valid configuration");
     }
 }

@@ -44,6 +44,9 @@ fn bomb(blocks: usize) -> Vec<u8> {
     frame
 }
 
+/// A frame, and the magic number of a second one.
+const FOUND: &[u8] = b"\x28\xb5\x2f\xfd\x68\x34\x69\x63\x10\0\0\x28\xb5\x2f\xfd\xff\xff\xff\xff\xff\xff\xff\xff\x01\0\0\0\0\x04\x04\x4c\x68\x65";
+
 #[test]
 fn hostile_archives() {
     let dir = folder();
@@ -57,6 +60,8 @@ fn hostile_archives() {
         ("a bomb of ten gigabytes", bomb(80_000)),
         ("bombs one after the other", bomb(600).repeat(200)),
         ("a window of 2^41", claims(&[0x00, 0xff, 0x01, 0x00, 0x00])),
+        ("a window of 256 MiB", claims(&[0x00, 0x90, 0x21, 0x00, 0x00, b'a', b'b', b'c', b'\n'])),
+        ("a window of 16 MiB for a frame that is none, found by fuzzing", FOUND.to_vec()),
         ("a size of 2^64 - 1", claims(&[0xe0, 255, 255, 255, 255, 255, 255, 255, 255, 0x01, 0x00, 0x00])),
         ("a dictionary", claims(&[0x03, 0x58, 1, 2, 3, 4, 0x01, 0x00, 0x00])),
         ("a reserved block", claims(&[0x00, 0x58, 0x07, 0x00, 0x00])),
@@ -72,6 +77,10 @@ fn hostile_archives() {
         let at = path.clone();
         judge("text.zst", name, move || read_text(&at)).expect_err(name);
     }
+    // As large a window as zstd itself accepts.
+    write(&path, &claims(&[0x00, 0x88, 0x21, 0x00, 0x00, b'a', b'b', b'c', b'\n']));
+    let at = path.clone();
+    assert_eq!(judge("text.zst", "a window of 128 MiB", move || read_text(&at)).expect("a text"), "abc\n");
     write(&path, &bomb(100));
     assert_eq!(read_text(&path).expect("a small one is a text").len(), 100 << 17);
 }

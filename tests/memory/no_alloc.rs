@@ -14,7 +14,6 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::{Arc, Barrier};
 use support::{Random, floats, integers, state};
-use vcycle::config::Config;
 use vcycle::data::images::shard::ImageWriter;
 use vcycle::data::images::{ImageBatch, ImageSampler, Images, PatchShape, ViewConfig};
 use vcycle::data::loader::batch::{Field, NextToken, Source};

@@ -2,7 +2,6 @@
 
 use super::allocator::alone;
 use std::cell::Cell;
-use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::families;
 use vcycle::run::folder::RunInfo;

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use vcycle::config::Config;
 use vcycle::data::loader::batch::{Field, Source};
 use vcycle::data::tokens::shard::{Shard, write_shard};
 use vcycle::device::Device;

@@ -8,7 +8,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use vcycle::config::Config;
 use vcycle::device::cpu::Cpu;
 use vcycle::device::ops::Op;
 use vcycle::device::timing::Timings;

@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 
 use super::support::*;
-use vcycle::config::Config;
 use vcycle::data::loader::batch::Field;
 use vcycle::data::tokenizer::Tokenizer;
 use vcycle::data::tokens::masking::{MaskedBatch, Masking, MaskingConfig};

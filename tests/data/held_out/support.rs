@@ -44,8 +44,8 @@ impl Folder {
         path
     }
 
-    pub fn open(&self, config: &Config) -> Data {
-        Data::open(config, &self.path().join("cache"), &mut |_| {}).expect("data")
+    pub fn open(&self, config: &Config) -> Box<dyn families::Dataset> {
+        families::open(config, &self.path().join("cache"), &mut |_| {}).expect("data")
     }
 
     pub fn source(&self, config: &Config) -> Arc<dyn Source> {

@@ -58,7 +58,7 @@ pub type Var = usize;
 
 /// The operation that produced a value, and its operands.
 enum Origin {
-    Given,
+    Input,
     /// `a b`, or `a b^T`.
     Times(Var, Var, bool),
     Mul(Var, Var),

@@ -44,14 +44,14 @@ fn copies_are_ordered_by_a_wait_and_for_other_threads_by_a_barrier_after_it() {
 fn atomics_publish_what_was_fenced() {
     let (mut writer, mut reader) = (Clocks::new(1, 1, 2), Clocks::new(2, 1, 2));
     let (early, mut word) = (writer.stamp(by(1, Actor::Thread), 15, false), Seen::new());
-    writer.meet_all();
+    writer.sync_all();
     let late = writer.stamp(by(1, Actor::Thread), 15, false);
     writer.fence(0);
     writer.exchange(0, &mut word, true);
     reader.exchange(0, &mut word, true);
     assert!(reader.before(early, 0) && !reader.before(early, 1));
     assert!(!reader.before(late, 0), "thread 1 has fenced nothing since the barrier");
-    reader.meet_all();
+    reader.sync_all();
     assert!(reader.before(early, 1));
 }
 
