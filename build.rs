@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
-    println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build");
+    println!("cargo:rerun-if-changed=kernels/emulator");
     println!("cargo:rerun-if-changed=tests/emulator/kernels");
     println!("cargo:rustc-check-cfg=cfg(emulated)");
     // Set only by `.ci/memory`.

@@ -254,7 +254,7 @@ if wants step; then
     for shape in "${steps[@]}"; do
         step "$shape" attention-wgmma "${hopper[@]}"
         step "$shape" cluster2_128x256 "${hopper[@]}" linear=cluster2_128x256
-        step "$shape" reduce attention=wgmma attention_backward=reduce linear=tma_store_128x256
+        step "$shape" fused_dq_atomic attention=wgmma attention_backward=fused_dq_atomic linear=tma_store_128x256
     done
     for shape in "${steps[@]: -short}"; do
         step "$shape" single_pass_kv attention=single_pass_kv attention_backward=wgmma linear=tma_store_128x256

@@ -1,6 +1,8 @@
 //! Compiles the kernels for the emulator with the host's C++ compiler and sanitizer instrumentation. The emulator
 //! implements the sanitizers' callbacks, so no sanitizer runtime is linked.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,7 +35,11 @@ pub fn build(kernels: &[PathBuf], defects: &[PathBuf]) {
     }
     let mut hooks = cc::Build::new();
     hooks.file("kernels/emulator/hooks.c").std("c11").opt_level(2).compile("vcycle_hooks");
-    archive(&objects(kernels, &out)).link_lib_modifier("+whole-archive").compile("vcycle_kernels");
+    let objects_of_kernels = objects(kernels, &out);
+    archive(&objects_of_kernels).link_lib_modifier("+whole-archive").compile("vcycle_kernels");
+    fs::write(out.join("emulated.rs"), table(kernels, &objects_of_kernels)).expect("OUT_DIR is writable");
+    // Kernels that are compiled at run time call the emulator in the executable.
+    println!("cargo:rustc-link-arg=-rdynamic");
     if !defects.is_empty() {
         archive(&objects(defects, &out)).cargo_metadata(false).compile("vcycle_defects");
         // Only the binary that asks for one of its symbols links it.
@@ -99,16 +105,50 @@ fn compile(compiler: &cc::Tool, file: &Path, object: &Path) -> Result<(), String
     fs::write(&stamp, fresh).map_err(|e| format!("cannot write {}: {e}", stamp.display()))
 }
 
-/// Returns a hash of the command and of all files that the compiler has read, which are in a list that it wrote.
+/// Returns a hash of the command and of all files that the compiler has read.
 fn fresh(command: &Command, listed: &Path) -> Option<String> {
-    let text = fs::read_to_string(listed).ok()?;
-    let (_, files) = text.split_once(": ")?;
     let mut hash = DefaultHasher::new();
     format!("{command:?}").hash(&mut hash);
-    for file in files.split_whitespace().filter(|word| *word != "\\") {
+    for file in files_read(listed)? {
         fs::read(file).ok()?.hash(&mut hash);
     }
     Some(hash.finish().to_string())
+}
+
+/// Returns the files that the compiler has read, from the list that it wrote.
+fn files_read(listed: &Path) -> Option<Vec<String>> {
+    let text = fs::read_to_string(listed).ok()?;
+    let (_, files) = text.split_once(": ")?;
+    Some(files.split_whitespace().filter(|word| *word != "\\").map(str::to_owned).collect())
+}
+
+/// Returns the constants of `src/device/cuda/driver/emulator/reload.rs`: the compiler's command; every file that a kernel
+/// consists of, with a hash of its content; and for each `.cu` file the indices of the files that it reads.
+fn table(kernels: &[PathBuf], objects: &[PathBuf]) -> String {
+    let mut sources = BTreeMap::new();
+    let lists: Vec<Vec<String>> = objects.iter().map(|object| files_read(&object.with_extension("d")).unwrap_or_default()).collect();
+    for file in lists.iter().flatten().filter(|file| file.starts_with("kernels/")) {
+        let mut hash = DefaultHasher::new();
+        fs::read(file).unwrap_or_default().hash(&mut hash);
+        sources.insert(file.clone(), hash.finish());
+    }
+    let mut out = String::new();
+    let compiler = compiler();
+    let command = std::iter::once(compiler.path().as_os_str()).chain(compiler.args().iter().map(|arg| arg.as_os_str()));
+    let command: Vec<_> = command.map(|arg| arg.to_string_lossy()).collect();
+    let _ = writeln!(out, "const COMPILER: &[&str] = &{command:?};");
+    let listed: Vec<_> = sources.iter().collect();
+    let _ = writeln!(out, "const SOURCES: &[(&str, u64)] = &{listed:?};");
+    let units: Vec<(String, Vec<usize>)> = kernels.iter().zip(&lists).map(|(file, list)| {
+        let read = list.iter().filter_map(|file| sources.keys().position(|source| source == file)).collect();
+        (file.to_string_lossy().into_owned(), read)
+    }).collect();
+    // Slices need their `&`, which Debug does not print.
+    let _ = writeln!(out, "const UNITS: &[(&str, &[usize])] = &[");
+    for (file, read) in units {
+        let _ = writeln!(out, "    ({file:?}, &{read:?}),");
+    }
+    out + "];\n"
 }
 
 fn compiler() -> cc::Tool {

@@ -38,7 +38,7 @@ fn of(harness: &mut Harness, blocks: usize, clip: f64, states: usize, program: &
     let (n, wide) = (blocks * ALIGN, harness.float.accumulator());
     let params = harness.accumulator_input((&[n], 0));
     let grads = harness.accumulator_input((&[n], 0));
-    let states = [0, 1].map(|state| (state < states).then(|| harness.accumulator_input((&[n], 0))));
+    let [state0, state1] = [0, 1].map(|state| (state < states).then(|| harness.accumulator_input((&[n], 0))));
     let decays: Vec<u8> = harness.random.ids(blocks, 2).iter().map(|&b| b as u8).collect();
     let decay_mask = harness.bytes(&decays);
     let norm = harness.floats_of(wide, (&[1], 0), &[3.7]);
@@ -47,7 +47,7 @@ fn of(harness: &mut Harness, blocks: usize, clip: f64, states: usize, program: &
     let program = harness.words(&[program.len(), 2], &words);
     // In bf16, the rounded copy of the parameters that the model computes with.
     let copy = (harness.float != wide).then(|| harness.output((&[n], 0)));
-    Update { params, grads, states, copy, decay_mask, norm, state, program, max_norm: 3.7 * clip }
+    Update { params, grads, state0, state1, copy, decay_mask, norm, state, program, max_norm: 3.7 * clip }
 }
 
 pub fn cases(harness: &mut Harness) {

@@ -271,7 +271,7 @@ fn bad_streams_name_file_place_and_remedy() {
 
     let input = file(&dir, "a.txt", documents());
     let one = |marks| source(std::slice::from_ref(&input), marks).survey();
-    error_with(one(Marks::Separator("<|end|>".into())), &["a.txt", "no line is --separator", "leave it out"]);
+    error_with(one(Marks::Separator("<|end|>".into())), &["a.txt", "no line is equal to --separator", "leave it out"]);
     error_with(one(Marks::Prefix(String::new())), &["--document-prefix is empty"]);
     error_with(one(Marks::Separator("a\nb".into())), &["--separator", "spans lines"]);
 }
@@ -317,7 +317,7 @@ fn a_folder_is_whole_or_not_there() {
     for (from, to, says) in [
         ("\"format\": 2", "\"format\": 3", "format 3"),
         ("\"format\": 2", "\"format\": 2,", "damaged"),
-        ("train-00001.bin", "../train-00001.bin", "no name of a file"),
+        ("train-00001.bin", "../train-00001.bin", "not the name of a file"),
     ] {
         let json = serde_json::to_string_pretty(&facts).unwrap().replacen(from, to, 1);
         fs::write(out.join("data.json"), json).unwrap();

@@ -1,5 +1,8 @@
 //! Every kernel and variant on the emulator, in three schedules: threads run in forward, reverse or random order, and
 //! asynchronous copies arrive late, at once or at random. Some of the cases also run with every memory access checked.
+//!
+//! The quick tier runs the small cases in all schedules and those of medium size in the random one. The exhaustive tier
+//! runs all cases in all schedules.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -14,14 +17,23 @@ pub fn harness() -> Harness {
     Harness::new(vec![Box::new(vcycle::device::cuda::emulated(options))], Choice::ALL)
 }
 
-/// Largest case in FLOPs, as large as the slowest variants allow within the time of all tests.
-const LARGEST: u64 = 30_000_000;
-/// Largest case in FLOPs for naive variants, whose threads share no work and which have no tiles.
+/// Largest case in FLOPs for variants whose threads share no work and which have no tiles.
 const LARGEST_NAIVE: u64 = 300_000;
+
+/// Which cases run: (whether accesses are checked, every how many, the largest in FLOPs, schedules).
+type Runs = &'static [(bool, usize, u64, std::ops::Range<usize>)];
+
+const QUICK: Runs = &[(false, 4, 2_000_000, 0..2), (false, 1, 1_000_000, 2..3), (true, 7, 600_000, 2..3)];
+/// The largest case is as large as the slowest variants allow.
+const EXHAUSTIVE: Runs = &[(false, 1, 30_000_000, 0..3), (true, 7, 600_000, 0..3)];
 
 macro_rules! stems {
     ($($stem:ident)*) => {
-        $(#[test] fn $stem() { variants(stringify!($stem)) })*
+        $(#[test] fn $stem() { variants(stringify!($stem), QUICK) })*
+
+        mod exhaustive {
+            $(#[test] #[ignore = "exhaustive: minutes"] fn $stem() { super::variants(stringify!($stem), super::EXHAUSTIVE) })*
+        }
     };
 }
 
@@ -31,14 +43,15 @@ stems! {
 }
 
 /// Checks that all variants of an operation match the reference and run every kernel that they name.
-fn variants(operation: &str) {
+fn variants(operation: &str, runs: Runs) {
     for variant in variants_of(operation) {
         let log = Arc::new(Mutex::new(Log::default()));
-        let largest = if variant.name == "naive" { LARGEST_NAIVE } else { LARGEST };
-        for (checks, every, flops) in [(false, 1, largest), (true, 7, LARGEST / 50)] {
-            let schedules = Options::schedules(checks).map(|o| Options { log: Some(log.clone()), threads: 1, ..o });
+        for (checks, every, flops, schedules) in runs.iter().cloned() {
+            let flops = if variant.name == "naive" { flops.min(LARGEST_NAIVE) } else { flops };
+            let all = Options::schedules(checks).map(|o| Options { log: Some(log.clone()), threads: 1, ..o });
+            let schedules = &all[schedules];
             let begin = std::time::Instant::now();
-            match emulated(variant, &schedules, Choice { every, flops, full: false }) {
+            match emulated(variant, schedules, Choice { every, flops, full: false }) {
                 Ok(done) if std::env::var_os("VCYCLE_TOLERANCES").is_some() => println!(
                     "{operation} {} checks {checks}: {} comparisons, {:.3} of the tolerance, {:.1} s",
                     variant.name,

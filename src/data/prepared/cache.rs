@@ -98,7 +98,7 @@ struct Manifest {
 /// Opens the prepared data of `spec` under `cache`. If it is missing or damaged, prepares it first.
 ///
 /// The tokenizer is trained only on the training split. `note` gets a progress message at each stage. Several processes
-/// may prepare the same data at once: each works in its own folder, and the first one to finish puts it in place.
+/// may prepare the same data at once: each uses a folder of its own, and the first one to finish renames it into place.
 ///
 /// # Errors
 /// Fails if the text or the tokenizer cannot be read or used, if a split would be empty, or if `cache` cannot be

@@ -144,7 +144,7 @@ impl Tokenizer {
     /// Returns the tokenizer of the content of a `tokenizer.json`.
     pub(super) fn from_json(bytes: &[u8]) -> Result<Tokenizer> {
         let unusable = |e: &dyn std::fmt::Display| {
-            Error::new(format!("not a usable tokenizer.json: {e}; save it again from the tokenizers library"))
+            Error::new(format!("not a usable tokenizer.json: {e}; save it again with the tokenizers library"))
         };
         let bytes = files::strip_bom(bytes);
         let mut json: Value = serde_json::from_slice(bytes).map_err(|e| unusable(&e))?;

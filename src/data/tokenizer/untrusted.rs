@@ -54,8 +54,7 @@ pub(in crate::data) fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> 
             Err(Error::new(format!("cannot start threads for the tokenizer; {MORE_THREADS}")))
         }
         Err(_) => Err(Error::new(
-            "the tokenizers library panicked: the tokenizer is damaged or of a kind it cannot handle; save it again \
-             from the tokenizers library",
+            "the tokenizers library failed: the tokenizer is damaged or of an unsupported kind",
         )),
     }
 }

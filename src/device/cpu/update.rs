@@ -8,7 +8,7 @@ type Registers = [[f32; ALIGN]; REGISTERS];
 impl Cpu {
     pub(super) fn update(&self, op: &Update) -> Result<()> {
         let (params, copy) = (self.f(&op.params)?, self.maybe(&op.copy)?);
-        let [state0, state1] = [self.maybe(&op.states[0])?, self.maybe(&op.states[1])?];
+        let [state0, state1] = [self.maybe(&op.state0)?, self.maybe(&op.state1)?];
         let (grads, mask) = (self.slice::<f32>(&op.grads)?, self.slice::<u8>(&op.decay_mask)?);
         let step = self.step_state(&op.state)?;
         let mut decoded = [Decoded::default(); MAX_INSTRUCTIONS];

@@ -13,12 +13,14 @@ use crate::tensor::{DType, Tensor};
 /// written back. An optimizer that is expressed this way needs no kernel of its own (`optim/` builds the programs).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
-    /// `[n]`, contiguous, f32 (f64 on the reference); updated. The next three have the same shape and type.
+    /// `[n]`, contiguous, f32 (f64 on the reference); updated. The next four have the same shape and type.
     pub params: Tensor,
     /// Read, and scaled by `min(1, max_norm / (norm + 1e-6))`.
     pub grads: Tensor,
-    /// The optimizer's state tensors, such as a momentum; updated.
-    pub states: [Option<Tensor>; 2],
+    /// The optimizer's first state tensor, such as a momentum; updated.
+    pub state0: Option<Tensor>,
+    /// The optimizer's second state tensor; updated.
+    pub state1: Option<Tensor>,
     /// `[n]`, contiguous, of any float type: the new parameters, rounded to that type.
     pub copy: Option<Tensor>,
     /// `[n / 64]`, U8: 1 where weight decay applies to these 64 elements.
@@ -143,7 +145,7 @@ impl Operation for Update {
         visit("state", &mut self.state, Access::Read);
         visit("program", &mut self.program, Access::Read);
         visit("params", &mut self.params, Access::Update);
-        for (name, state) in ["state0", "state1"].into_iter().zip(&mut self.states) {
+        for (name, state) in [("state0", &mut self.state0), ("state1", &mut self.state1)] {
             if let Some(t) = state {
                 visit(name, t, Access::Update);
             }
@@ -155,7 +157,7 @@ impl Operation for Update {
 
     fn check(&self) -> Result<()> {
         let n = self.params.numel();
-        let states = ["state0", "state1"].into_iter().zip(&self.states);
+        let states = [("state0", &self.state0), ("state1", &self.state1)].into_iter();
         let states = states.filter_map(|(what, t)| t.as_ref().map(|t| (what, t)));
         for (what, t) in [("params", &self.params), ("grads", &self.grads)].into_iter().chain(states) {
             expect_shape(what, t, &[n])?;

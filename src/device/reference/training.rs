@@ -94,7 +94,7 @@ impl Reference {
 
     pub(super) fn update(&self, op: &Update) -> Result<()> {
         let (p, g) = (self.f(&op.params)?, self.f(&op.grads)?);
-        let [state0, state1] = [self.maybe(&op.states[0])?, self.maybe(&op.states[1])?];
+        let [state0, state1] = [self.maybe(&op.state0)?, self.maybe(&op.state1)?];
         let (mask, copy) = (self.flat::<u8>(&op.decay_mask)?, self.maybe(&op.copy)?);
         let words = self.flat::<u32>(&op.state)?;
         let step: StepState = bytemuck::cast::<[u32; StepState::WORDS], _>(std::array::from_fn(|i| words.get(0, i)));

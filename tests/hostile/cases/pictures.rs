@@ -139,5 +139,5 @@ fn a_split_may_lack_classes_but_not_add_any() {
     fs::create_dir_all(at.join("set/bee")).unwrap();
     refused(at, &format!("train run.toml --out no {args}"), &["set/bee", "no .jpg", "remove the folder"]);
     write(at, "set/bee/0.webp", "RIFF");
-    refused(at, &format!("train run.toml --out no {args}"), &["set/bee", "set/bee/0.webp is not read"]);
+    refused(at, &format!("train run.toml --out no {args}"), &["set/bee", "set/bee/0.webp is ignored"]);
 }

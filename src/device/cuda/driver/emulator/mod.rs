@@ -17,6 +17,7 @@ mod memory;
 pub mod operands;
 mod options;
 mod registry;
+mod reload;
 mod report;
 mod shadow;
 mod shared;
@@ -167,6 +168,7 @@ impl Emulator {
 
     /// Finds the kernel of a launch and checks the launch against its limits.
     fn check(launch: &Launch) -> Result<Kernel> {
+        reload::changed()?;
         let Some(kernel) = find(launch.kernel) else { bail!("the emulator has no kernel {:?}", launch.kernel) };
         let (name, x) = (kernel.name, launch.grid[0]);
         let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();

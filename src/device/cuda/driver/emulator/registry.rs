@@ -1,6 +1,8 @@
 //! The kernels compiled by the host's compiler. Their static constructors register them in a linked list.
 
+use super::reload;
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
+use std::ptr;
 
 /// A node of the list, with the layout of `emu::Kernel` in `kernels/emulator/shim.h`.
 #[repr(C)]
@@ -37,14 +39,32 @@ pub struct Kernel {
     pub run: unsafe extern "C" fn(*const *const c_void),
 }
 
-/// Iterates over all kernels, in no particular order.
+/// Returns the head of the list, to be compared with later ones.
+pub(super) fn head() -> *const c_void {
+    // SAFETY: written only by static constructors, which run before `main` and in `reload`.
+    unsafe { emu_kernels }.cast()
+}
+
+/// Iterates over all kernels, in no particular order. Where a kernel was compiled again because its source has changed,
+/// this is the new one.
 pub fn kernels() -> impl Iterator<Item = Kernel> {
-    // SAFETY: written only by static constructors, before `main`.
-    let mut next = unsafe { emu_kernels };
+    // If it failed, `Emulator::check` returns the error.
+    let reloaded = reload::changed().unwrap_or_default();
+    let mut old = reloaded.is_none();
+    let mut next: *const Raw = head().cast();
     std::iter::from_fn(move || {
         // SAFETY: null, or a static variable of a kernel's file.
         let raw = unsafe { next.as_ref() }?;
+        old |= reloaded.is_some_and(|r| ptr::eq(r.before as *const Raw, raw));
         next = raw.next;
+        Some((raw, old))
+    })
+    .filter(move |(raw, old)| {
+        // SAFETY: a string literal.
+        let file = unsafe { CStr::from_ptr(raw.file) };
+        !(*old && reloaded.is_some_and(|r| r.files.iter().any(|name| name.as_bytes() == file.to_bytes())))
+    })
+    .map(|(raw, _)| {
         // SAFETY: string literals, and a static array of `parameters` elements.
         let (name, file, sizes) = unsafe {
             (
@@ -53,7 +73,7 @@ pub fn kernels() -> impl Iterator<Item = Kernel> {
                 std::slice::from_raw_parts(raw.sizes, raw.parameters as usize),
             )
         };
-        Some(Kernel {
+        Kernel {
             name: name.to_str().unwrap_or_default(),
             file: file.to_str().unwrap_or_default(),
             line: raw.line.unsigned_abs(),
@@ -61,7 +81,7 @@ pub fn kernels() -> impl Iterator<Item = Kernel> {
             cluster: raw.cluster.unsigned_abs(),
             sizes,
             run: raw.run,
-        })
+        }
     })
 }
 
