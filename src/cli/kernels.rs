@@ -2,6 +2,7 @@ use super::say;
 use crate::bail;
 use crate::device::cuda::compiled::{self, NVCC, occupancy};
 use crate::device::Kind;
+use crate::device::ops::NAMES;
 use crate::device::cuda::variants::{VARIANTS, Variant};
 use crate::error::{Error, Result};
 use crate::parity::harness::Choice;
@@ -27,7 +28,8 @@ enum Command {
 /// Run kernels on the test cases and compare the results with the f64 reference
 #[derive(clap::Args)]
 struct Check {
-    /// Part of the name of an operation or kernel, the name of a variant, or OPERATION/VARIANT [default: all kernels]
+    /// The name of an operation or variant, OPERATION/VARIANT, or part of the name of operations or kernels
+    /// [default: all kernels]
     name: Option<String>,
     /// Where the kernels run: emulator, cuda or cuda:N
     #[arg(long, default_value_t = Kind::Emulator)]
@@ -114,6 +116,7 @@ impl Check {
         let wanted = |v: &&Variant| {
             self.name.as_deref().is_none_or(|name| match name.split_once('/') {
                 Some(exactly) => exactly == (v.operation, v.name),
+                None if NAMES.contains(&name) => v.operation == name,
                 None => {
                     v.operation.contains(name) || v.name == name || v.kernels.iter().any(|kernel| kernel.contains(name))
                 }
@@ -128,7 +131,11 @@ impl Check {
             Kind::Cuda { .. } if self.shadow || self.drop.is_some() => {
                 bail!("--shadow and --drop work only on the emulator; leave out --device {}", self.device)
             }
-            Kind::Cuda { .. } | Kind::Emulator => {}
+            Kind::Cuda { .. } => {}
+            Kind::Emulator => {
+                #[cfg(emulated)]
+                crate::device::cuda::driver::emulator::compile_changed()?;
+            }
             Kind::Cpu | Kind::Reference => {
                 bail!("--device {}: kernels run on emulator, cuda or cuda:N; choose one of these", self.device)
             }

@@ -85,6 +85,7 @@ fn invalid_configurations_are_rejected() {
         ("head_size = 4", "head_size = 9000000000", &["below 2^24"]),
         ("layers = 1", "layers = 3", &["levels[1]", "swap"]),
         ("layers = 1\nheads = 1", "layers = 2\nheads = 2", &["levels[1]", "not smaller"]),
+        ("layers = 1\nheads = 1", "layers = 2\nheads = 1\ndepth_scheme = [[0, 1]]", &["levels[1]", "1 groups"]),
         ("layers = 1\nheads = 1", "width_scheme = [[0, 0]]", &["levels[1]", "0 is in group 0"]),
         ("layers = 1\nheads = 1", "width_scheme = [[0]]", &["levels[1]", "1 is in no group"]),
         ("layers = 1\nheads = 1", "depth_scheme = [[0, 7]]", &["levels[1]", "7", "layers are 0 to 1"]),

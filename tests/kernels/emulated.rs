@@ -23,7 +23,7 @@ const LARGEST_NAIVE: u64 = 300_000;
 /// Which cases run: (whether accesses are checked, every how many, the largest in FLOPs, schedules).
 type Runs = &'static [(bool, usize, u64, std::ops::Range<usize>)];
 
-const QUICK: Runs = &[(false, 4, 2_000_000, 0..2), (false, 1, 1_000_000, 2..3), (true, 7, 600_000, 2..3)];
+const QUICK: Runs = &[(false, 8, 2_000_000, 0..2), (false, 1, 1_000_000, 2..3), (true, 7, 300_000, 2..3)];
 /// The largest case is as large as the slowest variants allow.
 const EXHAUSTIVE: Runs = &[(false, 1, 30_000_000, 0..3), (true, 7, 600_000, 0..3)];
 

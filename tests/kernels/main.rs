@@ -19,6 +19,8 @@ mod mutants;
 mod names;
 mod nvcc_output;
 mod pitches;
+#[cfg(emulated)]
+mod reload;
 mod residual;
 mod runs;
 mod sass;

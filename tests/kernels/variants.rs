@@ -93,10 +93,11 @@ fn predicted_times_are_finite_and_fall_with_better_hardware() {
 /// Trains the smallest configuration for a few steps on the emulator, in the folder `name` of `dir`.
 fn train(dir: &Path, name: &str, variables: &[(&str, &str)]) -> Output {
     let out = dir.join(name).display().to_string();
-    let few = ["--set", "levels=[{train={steps=2,lr=1e-3}}]", "--set", "scratch={steps=1,lr=1e-3}"];
+    let few =
+        ["levels=[{train={steps=2,lr=1e-3}}]", "scratch={steps=1,lr=1e-3}", "train.eval_batches=1"].map(|set| ["--set", set]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
     command.args(["train", "configs/gpt-tiny.toml", "--quiet", "--device", "emulator", "--out", &out]);
-    command.args(few).envs(variables.iter().copied()).output().expect("the binary runs")
+    command.args(few.concat()).envs(variables.iter().copied()).output().expect("the binary runs")
 }
 
 #[cfg(emulated)]

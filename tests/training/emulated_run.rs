@@ -47,11 +47,13 @@ fn a_v_cycle_of_gpt_on_the_emulator_matches_the_cpu() {
 }
 
 #[test]
+#[ignore = "exhaustive: ten seconds; the quick tier runs GPT"]
 fn a_v_cycle_of_bert_on_the_emulator_matches_the_cpu() {
     assert_same_losses("configs/bert-tiny.toml");
 }
 
 #[test]
+#[ignore = "exhaustive: ten seconds; the quick tier runs GPT"]
 fn a_v_cycle_of_deit_on_the_emulator_matches_the_cpu() {
     assert_same_losses("configs/deit-tiny.toml");
 }

@@ -160,6 +160,14 @@ impl Work<'_> {
     }
 }
 
+/// Compiles and loads the kernels whose sources have changed since the build. The first launch does the same.
+///
+/// # Errors
+/// A changed kernel does not compile; the message is the compiler's.
+pub fn compile_changed() -> Result<()> {
+    reload::changed().map(|_| ())
+}
+
 impl Emulator {
     /// Creates an emulator without any memory allocated.
     pub fn new(options: Options) -> Self {

@@ -4,7 +4,7 @@
 //! without nvcc does not depend on `kernels/`. Instead, the emulator compares the sources with what the build has seen.
 //! It compiles changed and new files with the build's compiler and options into a shared object, which it loads. The
 //! shared object stays in the build folder for the next process. Installed binaries, whose sources are elsewhere, run the
-//! kernels of their build.
+//! kernels of their build. `VCYCLE_ROOT` names another folder with the sources.
 
 use super::registry;
 use crate::error::{Error, Result};
@@ -45,7 +45,8 @@ pub fn contains(address: usize) -> bool {
 /// A changed kernel does not compile. The message is the compiler's. Every later call fails, too.
 pub fn changed() -> Result<Option<&'static Reloaded>> {
     static DONE: OnceLock<Result<Option<Reloaded>, String>> = OnceLock::new();
-    let done = DONE.get_or_init(|| load(Path::new(env!("CARGO_MANIFEST_DIR"))).map_err(|e| e.to_string()));
+    let root = || env::var_os("VCYCLE_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let done = DONE.get_or_init(|| load(&root()).map_err(|e| e.to_string()));
     done.as_ref().map(Option::as_ref).map_err(|e| Error::new(e.clone()))
 }
 
@@ -54,6 +55,7 @@ fn load(root: &Path) -> Result<Option<Reloaded>> {
     if files.is_empty() {
         return Ok(None);
     }
+    eprintln!("note: the emulator runs kernels that have changed since the build: {}", files.join(", "));
     let shared = compile(root, &files)?;
     let before = registry::head() as usize;
     // SAFETY: its constructors register kernels and do nothing else.
@@ -114,7 +116,6 @@ fn compile(root: &Path, files: &[String]) -> Result<PathBuf> {
     }
     fs::create_dir_all(&folder).map_err(|e| Error::new(format!("cannot create {}: {e}", folder.display())))?;
     let object = |i: usize| folder.join(format!("{}-{i}.o", process::id()));
-    eprintln!("compiling {} for the emulator: changed since the build", files.join(", "));
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let worker = || -> Result<()> {
