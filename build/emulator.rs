@@ -126,7 +126,8 @@ fn files_read(listed: &Path) -> Option<Vec<String>> {
 /// consists of, with a hash of its content; and for each `.cu` file the indices of the files that it reads.
 fn table(kernels: &[PathBuf], objects: &[PathBuf]) -> String {
     let mut sources = BTreeMap::new();
-    let lists: Vec<Vec<String>> = objects.iter().map(|object| files_read(&object.with_extension("d")).unwrap_or_default()).collect();
+    let lists: Vec<Vec<String>> =
+        objects.iter().map(|object| files_read(&object.with_extension("d")).unwrap_or_default()).collect();
     for file in lists.iter().flatten().filter(|file| file.starts_with("kernels/")) {
         let mut hash = DefaultHasher::new();
         fs::read(file).unwrap_or_default().hash(&mut hash);
@@ -139,10 +140,14 @@ fn table(kernels: &[PathBuf], objects: &[PathBuf]) -> String {
     let _ = writeln!(out, "const COMPILER: &[&str] = &{command:?};");
     let listed: Vec<_> = sources.iter().collect();
     let _ = writeln!(out, "const SOURCES: &[(&str, u64)] = &{listed:?};");
-    let units: Vec<(String, Vec<usize>)> = kernels.iter().zip(&lists).map(|(file, list)| {
-        let read = list.iter().filter_map(|file| sources.keys().position(|source| source == file)).collect();
-        (file.to_string_lossy().into_owned(), read)
-    }).collect();
+    let units: Vec<(String, Vec<usize>)> = kernels
+        .iter()
+        .zip(&lists)
+        .map(|(file, list)| {
+            let read = list.iter().filter_map(|file| sources.keys().position(|source| source == file)).collect();
+            (file.to_string_lossy().into_owned(), read)
+        })
+        .collect();
     // Slices need their `&`, which Debug does not print.
     let _ = writeln!(out, "const UNITS: &[(&str, &[usize])] = &[");
     for (file, read) in units {

@@ -15,9 +15,9 @@ use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::optim::{AdamW, State};
 use vcycle::run::folder::RunFolder;
+use vcycle::runlog::Branch;
 use vcycle::runlog::Metrics;
 use vcycle::train::checkpoint::{Checkpoint, newest_state};
-use vcycle::runlog::Branch;
 use vcycle::train::settings::{changes, check_run};
 
 fn model() -> &'static Gpt {
@@ -73,7 +73,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                     case.accepted(changes(&dir, &state, config, branch), "");
                 }
             }
-            case.accepted(Metrics::resume(&branch_dir, &state), "metrics.jsonl");
+            case.accepted(Metrics::resume(&branch_dir, &state.resume_point()), "metrics.jsonl");
         }
         let Some(checkpoint) = case.accepted(Checkpoint::read(&dir), "run") else { return };
         let mut device = Cpu::new(1);

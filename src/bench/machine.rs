@@ -142,7 +142,8 @@ impl Machine {
                 device.name()
             );
         }
-        let mut known: Vec<_> = operations.iter().flat_map(|operation| variants_of(operation)).map(|v| v.name).collect();
+        let mut known: Vec<_> =
+            operations.iter().flat_map(|operation| variants_of(operation)).map(|v| v.name).collect();
         if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
             known.sort_unstable();
             known.dedup();

@@ -159,7 +159,8 @@ fn choose(machine: &Machine, op: &Op, wish: &VariantChoice) -> (Vec<Option<&'sta
         return (vec![machine.variant(op)], Vec::new());
     }
     let asked = |v: &&Variant| {
-        matches!(wish, VariantChoice::All) || matches!(wish, VariantChoice::Named(names) if names.iter().any(|name| v.name == name))
+        matches!(wish, VariantChoice::All)
+            || matches!(wish, VariantChoice::Named(names) if names.iter().any(|name| v.name == name))
     };
     let (can, cannot): (Vec<_>, Vec<_>) = variants_of(op.name()).filter(asked).partition(|v| (v.supports)(op));
     (can.into_iter().map(Some).collect(), cannot.into_iter().map(|v| v.name).collect())

@@ -2,7 +2,7 @@ use super::say;
 use crate::bail;
 use crate::data::prepared::cache::grouped;
 use crate::data::prepared::folder;
-use crate::data::prepared::folder::{Manifest, FolderSpec, Split, prepare_folder, read_manifest, verify};
+use crate::data::prepared::folder::{FolderSpec, Manifest, Split, prepare_folder, read_manifest, verify};
 use crate::data::text::documents::is_json_lines;
 use crate::data::text::{FIELD, FLAGS, Marks, TextSource};
 use crate::data::tokenizer::Tokenizer;

@@ -1,9 +1,9 @@
 use super::say;
 use crate::bail;
-use crate::device::cuda::compiled::{self, NVCC, occupancy};
 use crate::device::Kind;
-use crate::device::ops::NAMES;
+use crate::device::cuda::compiled::{self, NVCC, occupancy};
 use crate::device::cuda::variants::{VARIANTS, Variant};
+use crate::device::ops::NAMES;
 use crate::error::{Error, Result};
 use crate::parity::harness::Choice;
 use crate::parity::kernels;

@@ -45,7 +45,9 @@ impl TaskMetrics {
             TaskMetrics::Classes { accuracy, f1, matthews } => {
                 [Some(("accuracy", accuracy)), f1.map(|f1| ("f1", f1)), Some(("matthews", matthews))]
             }
-            TaskMetrics::Values { pearson, spearman } => [Some(("pearson", pearson)), Some(("spearman", spearman)), None],
+            TaskMetrics::Values { pearson, spearman } => {
+                [Some(("pearson", pearson)), Some(("spearman", spearman)), None]
+            }
             TaskMetrics::Images { top1, top5 } => [Some(("top1", top1)), Some(("top5", top5)), None],
         };
         all.into_iter().flatten()
@@ -98,7 +100,9 @@ impl MetricsAccumulator {
             Family::Gpt(_) => return None,
         };
         match config.head {
-            BertHead::Classify { labels: 1 } => Some(MetricsAccumulator::Values { predicted: Vec::new(), labels: Vec::new() }),
+            BertHead::Classify { labels: 1 } => {
+                Some(MetricsAccumulator::Values { predicted: Vec::new(), labels: Vec::new() })
+            }
             BertHead::Classify { labels } => {
                 Some(MetricsAccumulator::Classes { classes: labels, predicted: Vec::new(), labels: Vec::new() })
             }

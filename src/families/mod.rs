@@ -40,7 +40,7 @@ pub trait Family: Sync {
     /// Returns whether a model belongs to the family.
     fn has(&self, model: &model::Family<'_>) -> bool;
 
-    /// Returns the keys of [`FAMILY_KEYS`] that apply to the family.
+    /// Returns which of the keys that only some families have apply to this one.
     fn keys(&self) -> &'static [&'static str];
 
     /// Checks the keys that the family needs.
@@ -77,6 +77,7 @@ pub trait Family: Sync {
     ///
     /// # Errors
     /// Data or keys that do not fit the checkpoint.
+    #[allow(clippy::wrong_self_convention, reason = "the field's name for it")]
     fn from_pretrained(&self, config: &Config, base: &dyn Model, facts: DataFacts) -> Result<Box<dyn Model>>;
 }
 
@@ -157,8 +158,11 @@ impl From<usize> for DataFacts {
     }
 }
 
+/// Returns whether a configuration has a key.
+type IsGiven = fn(&Config) -> bool;
+
 /// The keys of a configuration that apply to some families only, and whether they are given.
-const FAMILY_KEYS: &[(&str, fn(&Config) -> bool)] = &[
+const FAMILY_KEYS: &[(&str, IsGiven)] = &[
     ("model.context", |c| c.model.context != 0),
     ("model.image", |c| c.model.image.is_some()),
     ("model.patch", |c| c.model.patch.is_some()),

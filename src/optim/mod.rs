@@ -65,7 +65,8 @@ pub trait Optimizer: Debug + Send + Sync {
 
     /// Returns the operation that performs the update: by default the program of [`Optimizer::program`].
     fn operation(&self, arena: &Arena) -> Op {
-        let Arena { params, grads, states: [state0, state1], copy, decay_mask, norm, state, program, max_norm } = *arena;
+        let Arena { params, grads, states: [state0, state1], copy, decay_mask, norm, state, program, max_norm } =
+            *arena;
         Update { params, grads, state0, state1, copy, decay_mask, norm, state, program, max_norm }.into()
     }
 

@@ -9,7 +9,11 @@ pub fn cases(harness: &mut Harness) {
         for (accumulate, gap) in [(false, Gap::None), (true, Gap::None), (false, Gap::Elements(1)), (true, ALIGNED)] {
             let pitch = harness.pitch(width, gap);
             let x = harness.input((&[rows, width], pitch));
-            let out = if accumulate { harness.accumulator_input((&[width], 0)) } else { harness.accumulator_output((&[width], 0)) };
+            let out = if accumulate {
+                harness.accumulator_input((&[width], 0))
+            } else {
+                harness.accumulator_output((&[width], 0))
+            };
             harness.check(ColumnSum { x, out, accumulate }, |_, _| dot(rows + 1));
             harness.clear();
         }
@@ -20,5 +24,6 @@ pub fn cases(harness: &mut Harness) {
 
 pub fn sample(harness: &mut Harness, size: Size) -> Op {
     let dims = &[100, if size == Size::Large { 1000 } else { 5 }];
-    ColumnSum { x: harness.input((dims, 1001)), out: harness.accumulator_input((&dims[1..], 0)), accumulate: true }.into()
+    ColumnSum { x: harness.input((dims, 1001)), out: harness.accumulator_input((&dims[1..], 0)), accumulate: true }
+        .into()
 }

@@ -49,8 +49,11 @@ fn of(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, how: Sum, 
         Sum::InPlace => residual,
     };
     let (weight, bias) = (harness.input((&[width], 0)), harness.input((&[width], 0)));
-    let (out, mean, rstd) =
-        (harness.output((dims, of_out)), harness.accumulator_output((&[rows], 0)), harness.accumulator_output((&[rows], 0)));
+    let (out, mean, rstd) = (
+        harness.output((dims, of_out)),
+        harness.accumulator_output((&[rows], 0)),
+        harness.accumulator_output((&[rows], 0)),
+    );
     LayerNorm { x, residual, sum, weight, bias, out, mean, rstd, eps: 1e-5 }
 }
 

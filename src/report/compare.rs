@@ -3,11 +3,11 @@
 use super::configs::differences;
 use super::measures::{Reached, reached};
 use super::run::{BranchLog, gather, sides};
-use crate::runlog::Eval;
 use super::savings::{self, Point};
 use super::text::{engineering, in_seconds, percent};
 use crate::bail;
 use crate::error::{At, Result};
+use crate::runlog::Eval;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};

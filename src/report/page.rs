@@ -3,9 +3,9 @@
 use super::canvas::Drawing;
 use super::measures::{Reached, reached};
 use super::run::{BranchLog, Run};
-use crate::runlog::{OperationTime, Operator, Position, Sample, Stage};
 use super::savings::{Point, Savings, saved};
 use super::text::{duration, engineering, escape, in_seconds, percent};
+use crate::runlog::{OperationTime, Operator, Position, Sample, Stage};
 use serde_json::Value;
 
 const STYLE: &str = "

@@ -10,19 +10,19 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::eval::metrics::TaskMetrics;
-use crate::families::{self, Dataset, DataFacts};
+use crate::families::{self, DataFacts, Dataset};
 use crate::files::shell_quote;
 use crate::report::html;
 use crate::report::savings::Savings;
-use crate::runlog::{Branch, Metrics};
 use crate::runlog::progress::Progress;
+use crate::runlog::{Branch, Metrics};
 use crate::signals;
 use crate::train::checkpoint;
 use crate::train::memory_estimate::MemoryEstimate;
 use crate::train::settings;
 use crate::train::settings::Settings;
 use crate::train::trainer::{Context, Ended, Trainer, points};
-use folder::{RunInfo, RunFolder};
+use folder::{RunFolder, RunInfo};
 use std::path::{Path, PathBuf};
 
 /// How a run ended.

@@ -10,7 +10,7 @@ pub mod progress;
 pub mod tensorboard;
 
 pub use event::{
-    Change, Eval, Event, Operator, OperationTime, Position, Sample, Search, Settings, Stage, Step, Summary,
+    Change, Eval, Event, OperationTime, Operator, Position, Sample, Search, Settings, Stage, Step, Summary,
 };
 pub use measured::Measured;
 

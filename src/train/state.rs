@@ -216,7 +216,7 @@ impl TrainState {
     /// `fields` does not hold a whole number of micro-batches; errors of the device.
     pub fn launch_step(&mut self, device: &mut dyn Device, fields: &[Field], lr: f64) -> Result<PendingStep> {
         let micro = self.pass.micro_batches(fields)?;
-        let [bias1, bias2] = self.updater.next();
+        let [bias1, bias2] = self.updater.next_update();
         // A step has at most two losses for each micro-batch.
         self.results.reserve(device, 2 * micro)?;
         let params = self.compute.weights(device, &self.params)?;

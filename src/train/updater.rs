@@ -54,7 +54,7 @@ impl Updater {
     }
 
     /// Counts an update and returns its bias corrections.
-    pub fn next(&mut self) -> [f32; 2] {
+    pub fn next_update(&mut self) -> [f32; 2] {
         self.state.updates += 1;
         self.config.optimizer.bias_corrections(self.state.updates)
     }

@@ -164,7 +164,8 @@ fn all_variants_are_measured_on_the_emulator() {
         assert!(line["times_mean_nothing"] == true && line["percent_of_roofline"].is_null(), "{line}");
     }
     let emulator = |args: &[&'static str]| [args, &["--device", "emulator"]].concat();
-    let (lines, _) = measured(&emulator(&["gemm", "--shape", "8x16x8", "--precision", "bf16", "--variant", "mma_64x64"]));
+    let (lines, _) =
+        measured(&emulator(&["gemm", "--shape", "8x16x8", "--precision", "bf16", "--variant", "mma_64x64"]));
     assert!(lines.len() == 3 && lines.iter().all(|l| l["variant"] == "mma_64x64" && l["precision"] == "bf16"));
     for shape in [&["attention", "--shape", "1x2x5x8"][..], &["cross-entropy", "--shape", "3x17"]] {
         let (lines, _) = measured(&emulator(&[shape, &["--precision", "bf16"]].concat()));

@@ -27,7 +27,9 @@ fn a_rehearsal_on_the_emulator_measures_and_trains() {
     for bench in ["gemm", "attention", "layernorm", "cross-entropy", "adamw", "multilevel", "step"] {
         assert!(lines.contains(&format!("\"bench\":\"{bench}\"")), "no line of {bench}: {lines}");
     }
-    for part in ["single_pass_kv", "fused_dq_atomic", "cluster2_128x256"].map(|variant| format!("\"variant\":\"{variant}\"")) {
+    for part in
+        ["single_pass_kv", "fused_dq_atomic", "cluster2_128x256"].map(|variant| format!("\"variant\":\"{variant}\""))
+    {
         assert!(lines.contains(&part), "no line with {part}: {lines}");
     }
     // Each family's training step is measured once per set of variants.

@@ -5,7 +5,7 @@ use crate::text::compressed;
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use std::io::Write;
-use vcycle::data::prepared::folder::{Manifest, FolderSpec, open_folder, prepare_folder, read_manifest, verify};
+use vcycle::data::prepared::folder::{FolderSpec, Manifest, open_folder, prepare_folder, read_manifest, verify};
 use vcycle::data::text::documents::{Division, Documents};
 use vcycle::data::text::{FLAGS, Marks, TextSource};
 use vcycle::data::tokenizer::encoder::Encoder;

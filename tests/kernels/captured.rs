@@ -1,6 +1,7 @@
 //! A captured step and the same operations run one by one give the same bits: losses, gradient norms and all
 //! parameters.
 
+use vcycle::config::Precision;
 use vcycle::data::loader::batch::Field;
 use vcycle::device::cuda;
 use vcycle::device::cuda::driver::emulator::Options as Schedule;
@@ -10,7 +11,6 @@ use vcycle::model::Model;
 use vcycle::model::gpt::{Gpt, GptConfig};
 use vcycle::model::store::Store;
 use vcycle::optim::AdamW;
-use vcycle::config::Precision;
 use vcycle::train::state::{Options, StepReport, TrainState};
 
 /// Runs three steps of two micro-batches each and an evaluation. Returns the reports of the steps, the loss of the
@@ -39,8 +39,7 @@ fn train(graphs: bool, precision: Precision) -> (Vec<StepReport>, f64, Vec<f32>)
     params.initialise(&mut device, 5).expect("written");
     let optimizer = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }.clipped(1.0);
     let options = Options { seed: 3, precision, ..Options::default() };
-    let mut state =
-        TrainState::new(&mut device, Box::new(gpt), params, (2, 16), optimizer, options).expect("memory");
+    let mut state = TrainState::new(&mut device, Box::new(gpt), params, (2, 16), optimizer, options).expect("memory");
     let tokens = |step: i32| (0..64).map(|i| (i * 7 + step * 13 + i * i) % 50).collect::<Vec<i32>>();
     let reports = (0..3).map(|step| {
         let (ids, labels) = (tokens(step), tokens(step + 1));

@@ -42,9 +42,7 @@ fn every_removal_is_detected(first: usize) {
                 continue;
             }
             survivors += 1;
-            match listed
-                .iter()
-                .position(|(o, v, s, _)| (*o, *v, s.to_string()) == (place.0, place.1, site.to_string()))
+            match listed.iter().position(|(o, v, s, _)| (*o, *v, s.to_string()) == (place.0, place.1, site.to_string()))
             {
                 Some(explained) => drop(listed.swap_remove(explained)),
                 None => unexplained.push((place, site.to_string())),

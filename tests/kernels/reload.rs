@@ -11,7 +11,11 @@ fn sources() -> tempfile::TempDir {
         for entry in fs::read_dir(from)? {
             let entry = entry?;
             let to = to.join(entry.file_name());
-            if entry.file_type()?.is_dir() { copy(&entry.path(), &to)? } else { fs::copy(entry.path(), to).map(|_| ())? }
+            if entry.file_type()?.is_dir() {
+                copy(&entry.path(), &to)?
+            } else {
+                fs::copy(entry.path(), to).map(|_| ())?
+            }
         }
         Ok(())
     }
@@ -30,7 +34,8 @@ fn edit(file: &Path, from: &str, to: &str) {
 /// Runs `vcycle kernels check NAME ARGS` with these sources. Returns the exit code and what it printed.
 fn check(root: &Path, args: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
-    let done = command.args(["kernels", "check"]).args(args).env("VCYCLE_ROOT", root).output().expect("the binary runs");
+    let done =
+        command.args(["kernels", "check"]).args(args).env("VCYCLE_ROOT", root).output().expect("the binary runs");
     (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
 }
 

@@ -71,7 +71,8 @@ fn nondeterministic_variants_are_not_chosen_automatically() {
     for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
         assert!(variants::choose(&op, &GpuSpec::H100).is_some_and(|v| v.deterministic), "{op:?}");
     }
-    let nondeterministic: Vec<_> = VARIANTS.iter().filter(|v| !v.deterministic).map(|v| (v.operation, v.name)).collect();
+    let nondeterministic: Vec<_> =
+        VARIANTS.iter().filter(|v| !v.deterministic).map(|v| (v.operation, v.name)).collect();
     assert_eq!(nondeterministic, [("attention_backward", "fused_dq_atomic")]);
 }
 
@@ -93,8 +94,8 @@ fn predicted_times_are_finite_and_fall_with_better_hardware() {
 /// Trains the smallest configuration for a few steps on the emulator, in the folder `name` of `dir`.
 fn train(dir: &Path, name: &str, variables: &[(&str, &str)]) -> Output {
     let out = dir.join(name).display().to_string();
-    let few =
-        ["levels=[{train={steps=2,lr=1e-3}}]", "scratch={steps=1,lr=1e-3}", "train.eval_batches=1"].map(|set| ["--set", set]);
+    let few = ["levels=[{train={steps=2,lr=1e-3}}]", "scratch={steps=1,lr=1e-3}", "train.eval_batches=1"]
+        .map(|set| ["--set", set]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
     command.args(["train", "configs/gpt-tiny.toml", "--quiet", "--device", "emulator", "--out", &out]);
     command.args(few.concat()).envs(variables.iter().copied()).output().expect("the binary runs")
@@ -131,7 +132,11 @@ fn the_environment_prefers_a_variant() {
 fn unknown_values_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     for (variable, value, words) in [
-        ("VCYCLE_VARIANT_linear", "fastest", &["VCYCLE_VARIANT_linear", "fastest", "naive", "tiled", "mma_128x128"][..]),
+        (
+            "VCYCLE_VARIANT_linear",
+            "fastest",
+            &["VCYCLE_VARIANT_linear", "fastest", "naive", "tiled", "mma_128x128"][..],
+        ),
         ("VCYCLE_VARIANT_gemm", "naive", &["VCYCLE_VARIANT_gemm", "linear", "attention"]),
         ("VCYCLE_GRAPHS", "yes", &["VCYCLE_GRAPHS", "yes", "1", "0"]),
     ] {

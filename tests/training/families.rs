@@ -127,15 +127,21 @@ fn eval_and_map(family: &str) {
     let path = |name: &str| dir.path().join(name).display().to_string();
     let config = format!("configs/{family}-tiny.toml");
     let output = ok(&[
-        "train", &config, "--quiet", "--set", "train.eval_batches=0", "--set", "train.eval_every=1000", "--out",
+        "train",
+        &config,
+        "--quiet",
+        "--set",
+        "train.eval_batches=0",
+        "--set",
+        "train.eval_every=1000",
+        "--out",
         &path("run"),
     ]);
     assert!(output.contains("vcycle eval") && output.contains("--run"), "{output}");
     let model = path("run/vcycle/model");
     let output = ok(&["eval", &model, "--run", &config, "--batch", "4"]);
     let number = |what: &str| -> f64 {
-        let line =
-            output.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what} in {output}"));
+        let line = output.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what} in {output}"));
         let rest = line.strip_prefix(what).expect("the name");
         rest.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
     };

@@ -36,7 +36,11 @@ pub struct Case {
     pub build: Build,
 }
 
-fn case(name: &'static str, operation: &'static str, build: impl Fn(&mut OperandAllocator) -> Result<Prepared> + 'static) -> Case {
+fn case(
+    name: &'static str,
+    operation: &'static str,
+    build: impl Fn(&mut OperandAllocator) -> Result<Prepared> + 'static,
+) -> Case {
     Case { name, operation, build: Box::new(build) }
 }
 

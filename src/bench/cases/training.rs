@@ -49,7 +49,11 @@ pub fn multilevel(sizes: Sizes) -> Vec<Case> {
     ]
 }
 
-fn operator(maker: &mut OperandAllocator, [layers, heads, width, context, vocab]: Sizes, alpha: Option<f64>) -> Result<Prepared> {
+fn operator(
+    maker: &mut OperandAllocator,
+    [layers, heads, width, context, vocab]: Sizes,
+    alpha: Option<f64>,
+) -> Result<Prepared> {
     if !layers.is_multiple_of(2) || !heads.is_multiple_of(2) {
         bail!("{layers} layers and {heads} heads: both are halved, so both must be even");
     }

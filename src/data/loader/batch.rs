@@ -104,7 +104,7 @@ pub trait Source: Send + Sync {
     }
 
     /// Fills one chunk of the training batch of `step`, which has `batch` rows, with what [`Source::training_batch`]
-    /// would write there. The chunk starts at row `first`, a multiple of [`Source::grain`]. `fields` hold only the rows
+    /// would write there. The chunk starts at row `first`, a multiple of [`Source::chunk_rows`]. `fields` hold only the rows
     /// of the chunk; the last chunk may have fewer rows.
     ///
     /// # Errors

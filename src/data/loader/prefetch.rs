@@ -1,7 +1,7 @@
 //! Prefetches batches on worker threads, so that training never waits for the disk or for augmentation.
 //!
 //! A few batches are being filled or are ready, in a ring of buffers that are reused. If a source can fill chunks of
-//! rows independently ([`Source::grain`]), workers share a batch: each fills a chunk in a buffer of its own and copies
+//! rows independently ([`Source::chunk_rows`]), workers share a batch: each fills a chunk in a buffer of its own and copies
 //! it into the batch. So the memory is that of a few batches whatever the number of workers, and all workers together
 //! fill the first batch. Otherwise each worker fills whole batches. The trainer receives the batches in the order of
 //! their steps. Nothing is allocated once all workers run. The content of a batch does not depend on any of this: it is

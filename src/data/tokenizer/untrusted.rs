@@ -53,9 +53,7 @@ pub(in crate::data) fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> 
         Err(panic) if panic.downcast_ref::<String>().is_some_and(|text| text.contains("ThreadPoolBuildError")) => {
             Err(Error::new(format!("cannot start threads for the tokenizer; {MORE_THREADS}")))
         }
-        Err(_) => Err(Error::new(
-            "the tokenizers library failed: the tokenizer is damaged or of an unsupported kind",
-        )),
+        Err(_) => Err(Error::new("the tokenizers library failed: the tokenizer is damaged or of an unsupported kind")),
     }
 }
 

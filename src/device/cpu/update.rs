@@ -24,7 +24,8 @@ impl Cpu {
             CHUNK,
             #[inline(always)]
             |range| {
-                for block in range.start / ALIGN..range.end / ALIGN {
+                let blocks = range.start / ALIGN..range.end / ALIGN;
+                for (block, decays) in blocks.clone().zip(&mask[blocks]) {
                     let at = block * ALIGN..(block + 1) * ALIGN;
                     let [p, s0, s1, copied] = [Some(params), state0, state1, copy].map(|view| {
                         // SAFETY: only this chunk accesses these elements.
@@ -40,7 +41,7 @@ impl Cpu {
                     }
                     for (register, value) in [
                         (Register::LearningRate, step.lr),
-                        (Register::Decays, f32::from(mask[block] != 0)),
+                        (Register::Decays, f32::from(*decays != 0)),
                         (Register::Bias1, step.bias1),
                         (Register::Bias2, step.bias2),
                     ] {

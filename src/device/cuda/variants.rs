@@ -12,7 +12,10 @@
 
 use super::gpu_spec::GpuSpec;
 use super::launch::addresses::Addresses;
-use super::launch::sm90::linear::{TMA_STORE_64X256, TMA_STORE_128X128, TMA_STORE_128X192, TMA_STORE_128X256, CLUSTER2_128X256, WGMMA_128X128, WGMMA_128X256};
+use super::launch::sm90::linear::{
+    CLUSTER2_128X256, TMA_STORE_64X256, TMA_STORE_128X128, TMA_STORE_128X192, TMA_STORE_128X256, WGMMA_128X128,
+    WGMMA_128X256,
+};
 use super::launch::{
     Launch, accumulate, activation, adamw, attention, attention_backward, column_sum, cross_entropy, dropout,
     embedding, fill, global_norm, layernorm, linear, multilevel, sm80, sm90, squared_error, update,

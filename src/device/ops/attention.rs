@@ -1,5 +1,5 @@
 use super::{
-    Access, Mask, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_shape, expect_accumulator,
+    Access, Mask, Operation, Visit, expect_accumulator, expect_contiguous, expect_dtype, expect_floats, expect_shape,
 };
 use crate::bail;
 use crate::error::Result;

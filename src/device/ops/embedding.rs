@@ -1,5 +1,6 @@
 use super::{
-    Access, Operation, Visit, expect_contiguous, expect_dtype, expect_floats, expect_rows, expect_shape, expect_accumulator,
+    Access, Operation, Visit, expect_accumulator, expect_contiguous, expect_dtype, expect_floats, expect_rows,
+    expect_shape,
 };
 use crate::bail;
 use crate::error::Result;

@@ -1,4 +1,6 @@
-use super::{Access, Operation, Visit, expect_contiguous, expect_floats, expect_rows, expect_shape, expect_accumulator};
+use super::{
+    Access, Operation, Visit, expect_accumulator, expect_contiguous, expect_floats, expect_rows, expect_shape,
+};
 use crate::error::Result;
 use crate::tensor::Tensor;
 

@@ -1,4 +1,4 @@
-use super::{Access, Activation, Operation, Visit, expect_floats, expect_shape, expect_accumulator};
+use super::{Access, Activation, Operation, Visit, expect_accumulator, expect_floats, expect_shape};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Tensor;

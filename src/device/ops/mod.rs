@@ -11,7 +11,7 @@
 //! unless an operand is documented as contiguous.
 //!
 //! Types: unless documented otherwise, operands are floats of one type, the *compute type* of the operation (f32 or
-//! bf16; f64 in the reference). Operands of the *accumulator type* have the type [`DType::wide`] of it: f32 for f32 and
+//! bf16; f64 in the reference). Operands of the *accumulator type* have the type [`DType::accumulator`] of it: f32 for f32 and
 //! bf16, f64 for f64.
 //!
 //! Cost: a multiply-add is 2 FLOPs, and work masked out by a causal mask is not counted. Bytes count every operand once

@@ -154,7 +154,8 @@ fn tables_are_read() {
     // White is 255 if a value is above 16 or if the maximum is given.
     for (table, maximum) in [("0,8,16,17,1", None), ("0,8,16,17,1", Some(255))] {
         let images =
-            read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelColumn::Last }).unwrap();
+            read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelColumn::Last })
+                .unwrap();
         assert_eq!(images.sample(0), (&[0, 8, 16, 17][..], 1));
     }
     // Longer than one read buffer.

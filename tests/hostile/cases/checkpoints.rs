@@ -1,9 +1,6 @@
 //! Checkpoints as training scripts, other libraries and newer versions write them. Losses are compared with those of
 //! the same weights in the standard form, which transformers reproduces (see `tests/hub/weights.rs`).
 
-#[path = "../../hub/torch_writer.rs"]
-mod torch_writer;
-
 use serde_json::json;
 use vcycle::device::cpu::Cpu;
 use vcycle::hub::names::Names;
@@ -14,7 +11,7 @@ use vcycle::model::deit::{Deit, DeitConfig, Distillation};
 use vcycle::model::store::Store;
 
 use super::*;
-use torch_writer::{Tensor, archive, dict, old, pickle, text, whole};
+use crate::torch_writer::{Tensor, archive, dict, old, pickle, text, whole};
 
 /// Values that training scripts save, as Python 3.11 pickles them with protocol 2: `numpy.float64(0.5)` of NumPy 2,
 /// `numpy.arange(2)`, a path, `{1}`, a `timedelta`, a `defaultdict(list)`, a `Counter`, `10**20`, options with a NumPy

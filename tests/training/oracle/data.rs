@@ -36,8 +36,7 @@ impl Data {
         let (cache, seed) = (dir.join("oracle"), c.count("seed", 1) as u64);
         let path = |key: &str| dir.join(c.text(key));
         let (batch, context) = (c.count("train.batch", 0), c.count("model.context", 0));
-        let mut facts =
-            Facts { batch, context, micro: batch / c.count("train.accumulate", 1), ..Facts::default() };
+        let mut facts = Facts { batch, context, micro: batch / c.count("train.accumulate", 1), ..Facts::default() };
         let (t, spec) = (context, c.text("data.tokenizer"));
         let special = |facts: &mut Facts, tokenizer: &Tokenizer| {
             facts.vocab = tokenizer.vocab_size();

@@ -1,8 +1,6 @@
 //! GPT, BERT and DeiT: their parameters and their forward passes.
 
-use super::batch::{
-    Batch, Facts, IDS, LABELS, MASK, NEXT, OTHERS, PATCHES, POSITIONS, SHARE, TYPES, VALUES, scored,
-};
+use super::batch::{Batch, Facts, IDS, LABELS, MASK, NEXT, OTHERS, PATCHES, POSITIONS, SHARE, TYPES, VALUES, scored};
 use super::config::Config;
 use super::graph::{Graph, Mat, Var, one};
 use super::random::normal;

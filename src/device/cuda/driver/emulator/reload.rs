@@ -79,11 +79,8 @@ fn changed_files(root: &Path) -> Vec<String> {
         })
         .collect();
     let known: BTreeMap<&str, &[usize]> = UNITS.iter().copied().collect();
-    let mut files: Vec<String> = known
-        .iter()
-        .filter(|(_, read)| !read.iter().all(|&i| same[i]))
-        .map(|(file, _)| (*file).to_owned())
-        .collect();
+    let mut files: Vec<String> =
+        known.iter().filter(|(_, read)| !read.iter().all(|&i| same[i])).map(|(file, _)| (*file).to_owned()).collect();
     let folders: BTreeMap<&Path, ()> = known.keys().filter_map(|file| Some((Path::new(file).parent()?, ()))).collect();
     for folder in folders.keys() {
         for entry in fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
@@ -127,7 +124,8 @@ fn compile(root: &Path, files: &[String]) -> Result<PathBuf> {
     };
     let compiled = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads.min(files.len())).map(|_| scope.spawn(worker)).collect();
-        let all = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(Error::new("a thread panicked"))));
+        let all =
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(Error::new("a thread panicked"))));
         all.fold(Ok(()), Result::and)
     });
     let objects: Vec<OsString> = (0..files.len()).map(|i| object(i).into()).collect();
@@ -150,7 +148,10 @@ fn run(root: &Path, args: &[&[OsString]], options: bool) -> Result<()> {
     let done = command.output().map_err(|e| Error::new(format!("cannot run {}: {e}", COMPILER[0])))?;
     if !done.status.success() {
         let message = String::from_utf8_lossy(&done.stderr);
-        return Err(Error::new(format!("a kernel has changed since the build and does not compile:\n{}", message.trim_end())));
+        return Err(Error::new(format!(
+            "a kernel has changed since the build and does not compile:\n{}",
+            message.trim_end()
+        )));
     }
     Ok(())
 }

@@ -106,7 +106,8 @@ fn parts(sizes: Sizes) -> usize {
     let gpu = &GpuSpec::A100;
     let (tiles, depth) = (tiles(sizes, 128), depth(sizes));
     let most = (depth / 4).min(4 * gpu.sms / tiles.max(1)).min(32);
-    let seconds = |parts: &usize| MMA_128X128.matmul_seconds(sizes, *parts, gpu) + reduction_seconds(sizes, *parts, gpu);
+    let seconds =
+        |parts: &usize| MMA_128X128.matmul_seconds(sizes, *parts, gpu) + reduction_seconds(sizes, *parts, gpu);
     // No part is empty.
     let all = (1..=most).filter(|&parts| depth.div_ceil(depth.div_ceil(parts)) == parts);
     all.min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or(1)

@@ -94,13 +94,16 @@ pub const WGMMA_128X256: Tiles =
 
 /// Variant `tma_store_128x128`: `wgmma_128x128` with outputs stored by TMA, as in all variants below. Its time model is that of
 /// `wgmma_128x128`.
-pub const TMA_STORE_128X128: Tiles = Tiles { kernels: kernels!("tma_store_128x128"), tma_store: true, measured: false, ..WGMMA_128X128 };
+pub const TMA_STORE_128X128: Tiles =
+    Tiles { kernels: kernels!("tma_store_128x128"), tma_store: true, measured: false, ..WGMMA_128X128 };
 
 /// Variant `tma_store_64x256`: `tma_store_128x128` with tiles of 64 x 256.
-pub const TMA_STORE_64X256: Tiles = Tiles { rows: 64, width: 256, kernels: kernels!("tma_store_64x256"), ..TMA_STORE_128X128 };
+pub const TMA_STORE_64X256: Tiles =
+    Tiles { rows: 64, width: 256, kernels: kernels!("tma_store_64x256"), ..TMA_STORE_128X128 };
 
 /// Variant `tma_store_128x256`: `wgmma_128x256` with outputs stored by TMA.
-pub const TMA_STORE_128X256: Tiles = Tiles { kernels: kernels!("tma_store_128x256"), tma_store: true, measured: false, ..WGMMA_128X256 };
+pub const TMA_STORE_128X256: Tiles =
+    Tiles { kernels: kernels!("tma_store_128x256"), tma_store: true, measured: false, ..WGMMA_128X256 };
 
 /// Variant `tma_store_128x192`: `tma_store_128x256` with tiles of 128 x 192.
 pub const TMA_STORE_128X192: Tiles = Tiles { width: 192, kernels: kernels!("tma_store_128x192"), ..TMA_STORE_128X256 };
@@ -254,7 +257,15 @@ mod tests {
     #[test]
     fn parts_are_whole_and_few() {
         for sizes in [[768, 768, 4096], [768, 3072, 4096], [1, 1, 100_000], [300, 200, 8192], [128, 128, 64]] {
-            for tiles in [&WGMMA_128X128, &WGMMA_128X256, &TMA_STORE_64X256, &TMA_STORE_128X128, &TMA_STORE_128X192, &TMA_STORE_128X256, &CLUSTER2_128X256] {
+            for tiles in [
+                &WGMMA_128X128,
+                &WGMMA_128X256,
+                &TMA_STORE_64X256,
+                &TMA_STORE_128X128,
+                &TMA_STORE_128X192,
+                &TMA_STORE_128X256,
+                &CLUSTER2_128X256,
+            ] {
                 let op = product(sizes, DType::F32);
                 let (parts, depth, count) = (tiles.parts(&op), depth(&op), tiles.tiles(&op));
                 assert!(parts >= 1 && (parts == 1 || parts * count <= 4 * 132), "{sizes:?}: {parts}");
