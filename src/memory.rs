@@ -34,6 +34,17 @@ pub fn require(bytes: usize) -> Result<()> {
     }
 }
 
+/// Checks that there is memory for another thread. The standard library maps a signal stack when a thread starts, and
+/// panics if it cannot.
+///
+/// # Errors
+/// If there is too little memory.
+pub fn require_thread() -> std::io::Result<()> {
+    // The default stack, and more than a signal stack with its guard page needs.
+    const BYTES: usize = (2 << 20) + (256 << 10);
+    memmap2::MmapMut::map_anon(BYTES).map(|_| ())
+}
+
 /// Returns the error for a failed allocation of `bytes`.
 pub fn refused(bytes: usize) -> Error {
     Error::new(format!("out of memory: {} needed; use a smaller batch or model", mib(bytes as u64)))

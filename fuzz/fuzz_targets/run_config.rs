@@ -5,7 +5,6 @@
 #![no_main]
 
 use harness::{Memory, run, same, texts};
-use vcycle::config::Config;
 use vcycle::families;
 
 /// Models with a larger size are not built, to save time.
@@ -23,7 +22,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let again = families::parse(&written, &[])
             .unwrap_or_else(|e| panic!("a written configuration is rejected: {e}\n{written}"));
         same("written again", &toml::to_string(&again).expect("as before"), &written);
-        let _ = (config.shape(), config.optimizer(), config.rules(), config.masking());
+        let _ = (families::shape(&config).is_ok(), config.optimizer(), config.rules(), config.masking());
         let model = &config.model;
         let sizes = [model.layers, model.heads, model.head_size, model.context, model.image.unwrap_or(0)];
         if model.from.is_none() && sizes.iter().all(|&size| size <= SMALL) {

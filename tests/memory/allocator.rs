@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 struct Counting;
 
@@ -22,12 +22,6 @@ static FIRST: Mutex<String> = Mutex::new(String::new());
 thread_local! {
     /// Set while this thread captures a backtrace, which itself allocates.
     static BUSY: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Serializes the tests of this binary: a test that ran at the same time would add its own allocations.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns how many allocations all threads make during `work`, and the backtrace of the first one.

@@ -10,13 +10,14 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::batch::{Field, Source};
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// The number of batches that are prefetched. A step takes far longer than filling a batch, so a few even out a slow
 /// disk.
@@ -136,13 +137,17 @@ impl Prefetch {
     fn start(&mut self) -> Result<()> {
         let mut buffers = self.shared.source.allocate(self.shared.chunk_rows.min(self.shared.rows))?;
         let guard = StopOnDrop(Arc::clone(&self.shared));
-        let work = move || guard.0.work(&mut buffers);
-        let worker = std::thread::Builder::new().name("prefetch".to_owned()).spawn(work);
-        self.workers.push(
-            worker
-                .map_err(|e| Error::new(format!("cannot start a thread to prefetch batches: {e}; {MORE_THREADS}")))?,
-        );
-        Ok(())
+        let (started, wait) = mpsc::channel();
+        let work = move || {
+            let _ = started.send(());
+            guard.0.work(&mut buffers);
+        };
+        let worker = memory::require_thread()
+            .and_then(|()| std::thread::Builder::new().name("prefetch".to_owned()).spawn(work))
+            .map_err(|e| Error::new(format!("cannot start a thread to prefetch batches: {e}; {MORE_THREADS}")))?;
+        self.workers.push(worker);
+        // A thread allocates memory when it starts. If it starts late, another allocation may have taken the memory.
+        wait.recv().map_err(|_| Error::new(format!("a thread to prefetch batches ended early; {MORE_THREADS}")))
     }
 
     /// Returns the batch of `step`. Request the steps one after another: any other order gives the same batches, but

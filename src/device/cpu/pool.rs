@@ -1,5 +1,6 @@
 //! A thread pool whose threads share the chunks of one operation at a time. Starting a job allocates nothing.
 
+use crate::memory;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -66,6 +67,7 @@ impl Pool {
                     shared.started.fetch_add(1, Ordering::Release);
                     work(&shared);
                 };
+                memory::require_thread().ok()?;
                 thread::Builder::new().name("vcycle-cpu".into()).spawn(work).ok()
             })
             .collect();
