@@ -26,6 +26,9 @@
 //!
 //! `docs/architecture.md` follows one training step through these modules.
 
+#[macro_use]
+mod operations;
+
 pub mod allocator;
 pub mod bench;
 pub mod cli;

@@ -80,8 +80,8 @@ fn list() -> Result<()> {
     let threads = |name: &str| threads(name).map_or("?".to_string(), |n| n.to_string());
     for variant in VARIANTS {
         let floats: Vec<_> = variant.floats.iter().map(|float| format!("{float:?}").to_lowercase()).collect();
-        let order = if variant.deterministic { "" } else { ", nondeterministic: runs only if requested" };
-        say(format_args!("{} {} ({}){order}", variant.operation, variant.name, floats.join(", ")))?;
+        let (floats, about) = (floats.join(", "), variant.description());
+        say(format_args!("{} {} ({floats}): {about}", variant.operation, variant.name))?;
         for name in variant.kernels {
             say(format_args!("    {name}, {} threads", threads(name)))?;
             for kernel in compiled::kernel(name) {

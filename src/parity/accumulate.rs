@@ -1,8 +1,10 @@
-use super::Size;
 use super::harness::{ALIGNED, EPS, Gap, Harness};
-use crate::device::ops::{Accumulate, Op};
+use super::{Size, Stem};
+use crate::device::ops::{Accumulate, Op, Operation};
 
-pub fn cases(harness: &mut Harness) {
+pub const STEMS: &[Stem] = &[Stem { name: Accumulate::NAME, cases, sample }];
+
+fn cases(harness: &mut Harness) {
     // 4104: one vector more than a block processes at once, in f32 and in bf16.
     for dims in
         [&[1usize][..], &[1, 1], &[3, 5], &[7, 64], &[2, 3, 17], &[129, 131], &[8], &[4104], &[3, 24], &[2, 4104]]
@@ -69,7 +71,7 @@ fn mixed(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let rows = if size == Size::Large { 999 } else { 3 };
     Accumulate { x: harness.input((&[rows, 101], 0)), out: harness.input((&[rows, 101], 103)), add: true }.into()
 }

@@ -1,8 +1,10 @@
-use super::Size;
 use super::harness::{ALIGNED, EPS, Gap, Harness};
-use crate::device::ops::{Activation, ActivationBackward, Op};
+use super::{Size, Stem};
+use crate::device::ops::{Activation, ActivationBackward, Op, Operation};
 
-pub fn cases(harness: &mut Harness) {
+pub const STEMS: &[Stem] = &[Stem { name: ActivationBackward::NAME, cases, sample }];
+
+fn cases(harness: &mut Harness) {
     for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
         for (rows, width) in [(1, 1), (1, 7), (5, 16), (3, 65), (40, 513), (1, 8), (2, 4104)] {
             for (gap, other, in_place) in [
@@ -33,7 +35,7 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let dims = &[if size == Size::Large { 700 } else { 3 }, 130];
     let (dout, pre) = (harness.input((dims, 0)), harness.input((dims, 136)));
     ActivationBackward { kind: Activation::GeluTanh, dout, pre, dx: harness.output((dims, 131)) }.into()

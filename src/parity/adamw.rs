@@ -1,7 +1,9 @@
-use super::Size;
 use super::harness::{EPS, Harness};
-use crate::device::ops::{ALIGN, AdamW, Op, StepState};
+use super::{Size, Stem};
+use crate::device::ops::{ALIGN, AdamW, Op, Operation, StepState};
 use crate::tensor::Tensor;
+
+pub const STEMS: &[Stem] = &[Stem { name: AdamW::NAME, cases, sample }];
 
 /// Creates an update. `clip` is the maximum norm as a fraction of the gradients' norm.
 fn of(harness: &mut Harness, blocks: usize, clip: f64, step: i32) -> AdamW {
@@ -29,7 +31,7 @@ fn of(harness: &mut Harness, blocks: usize, clip: f64, step: i32) -> AdamW {
     AdamW { params, grads, m, v, copy, decay_mask, norm, state, beta1, beta2, eps: 1e-8, weight_decay: 0.07, max_norm }
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     // 257 blocks: one more than `cpu` processes in a chunk.
     let blocks: &[usize] = if harness.full() { &[1, 2, 3, 257, 200_000] } else { &[1, 2, 3, 257] };
     for &blocks in blocks {
@@ -47,6 +49,6 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     of(harness, if size == Size::Large { 3000 } else { 2 }, 0.5, 7).into()
 }

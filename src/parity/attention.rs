@@ -1,7 +1,12 @@
-use super::Size;
 use super::harness::{ALIGNED, BF16_ROUNDING, EPS, Gap, Harness, dot};
-use crate::device::ops::{Attention, AttentionBackward, Mask, Op, StepState};
+use super::{Size, Stem};
+use crate::device::ops::{Attention, AttentionBackward, Mask, Op, Operation, StepState};
 use crate::tensor::{DType, Tensor};
+
+pub const STEMS: &[Stem] = &[
+    Stem { name: Attention::NAME, cases, sample },
+    Stem { name: AttentionBackward::NAME, cases, sample: sample_backward },
+];
 
 /// Batch, queries, keys, heads, head size.
 type Sizes = (usize, usize, usize, usize, usize);
@@ -198,7 +203,7 @@ fn check(harness: &mut Harness, sizes: Sizes, with: Options) {
     harness.clear();
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     let chunks = if harness.on("cpu") { &CPU_CHUNKS[..] } else { &[] };
     for sizes in SIZES.iter().chain(chunks).copied() {
         let (_, tq, tk, ..) = sizes;
@@ -237,11 +242,11 @@ fn sample_sizes(size: Size) -> Sizes {
 
 const ALL: Options = Options { causal: true, key_mask: true, dropout: 0.1, fused: true, gap: Gap::Elements(1) };
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     of(harness, sample_sizes(size), ALL).into()
 }
 
-pub fn sample_backward(harness: &mut Harness, size: Size) -> Op {
+fn sample_backward(harness: &mut Harness, size: Size) -> Op {
     let forward = of(harness, sample_sizes(size), ALL);
     harness.prepare(forward);
     backward(harness, sample_sizes(size), forward, ALL).into()

@@ -1,8 +1,10 @@
-use super::Size;
 use super::harness::{ALIGNED, Gap, Harness, dot};
-use crate::device::ops::{ColumnSum, Op};
+use super::{Size, Stem};
+use crate::device::ops::{ColumnSum, Op, Operation};
 
-pub fn cases(harness: &mut Harness) {
+pub const STEMS: &[Stem] = &[Stem { name: ColumnSum::NAME, cases, sample }];
+
+fn cases(harness: &mut Harness) {
     for (rows, width) in
         [(1, 1), (1, 65), (2, 63), (17, 64), (129, 3), (1000, 130), (65, 8), (200, 136), (65, 264), (1000, 24)]
     {
@@ -22,7 +24,7 @@ pub fn cases(harness: &mut Harness) {
     harness.check(ColumnSum { x, out, accumulate: false }, |_, _| dot(6));
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let dims = &[100, if size == Size::Large { 1000 } else { 5 }];
     ColumnSum { x: harness.input((dims, 1001)), out: harness.accumulator_input((&dims[1..], 0)), accumulate: true }
         .into()

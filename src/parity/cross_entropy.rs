@@ -1,6 +1,8 @@
-use super::Size;
 use super::harness::{ALIGNED, EPS, Gap, Harness};
-use crate::device::ops::{CrossEntropy, Mix, Op};
+use super::{Size, Stem};
+use crate::device::ops::{CrossEntropy, Mix, Op, Operation};
+
+pub const STEMS: &[Stem] = &[Stem { name: CrossEntropy::NAME, cases, sample }];
 
 const IGNORE: i32 = -100;
 
@@ -65,7 +67,7 @@ fn of(
     CrossEntropy { logits, labels, mix, scored: None, losses, loss, first: 0, dlogits, ignore, smoothing, weight }
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     let shapes: [(usize, usize); 9] =
         [(1, 1), (1, 2), (5, 16), (4, 17), (33, 64), (7, 1001), (2, 5003), (3, 16_385), (2, 20_011)];
     // GPT-2's vocabulary.
@@ -136,7 +138,7 @@ fn check(harness: &mut Harness, op: CrossEntropy) {
     harness.clear();
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let op =
         of(harness, if size == Size::Large { (300, 1009) } else { (4, 9) }, Gap::None, Gradient::Apart, false, true);
     CrossEntropy { smoothing: 0.1, ..op }.into()

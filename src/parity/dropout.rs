@@ -1,12 +1,14 @@
-use super::Size;
 use super::harness::{ALIGNED, EPS, Gap, Harness};
-use crate::device::ops::{Dropout, Mask, Op, StepState};
+use super::{Size, Stem};
+use crate::device::ops::{Dropout, Mask, Op, Operation, StepState};
+
+pub const STEMS: &[Stem] = &[Stem { name: Dropout::NAME, cases, sample }];
 
 fn mask(harness: &mut Harness, p: f32, site: u32, step: u32) -> Mask {
     Mask { p, site, state: harness.state(&StepState { step, ..StepState::with_seed(0x1234_5678_9abc_def0) }) }
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     for (rows, width) in [(1, 1), (1, 7), (3, 5), (7, 64), (5, 129), (33, 1000), (1, 8), (3, 2056)] {
         // Units of one element, of neighbours, of a row, and of two rows and one element.
         for (p, unit) in [(0.0, 1), (0.1, 1), (0.5, 1), (0.97, 1), (0.5, 3), (0.4, width), (0.6, 2 * width + 1)] {
@@ -42,7 +44,7 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let dims = &[if size == Size::Large { 210 } else { 3 }, 99];
     let (x, residual, out) = (harness.input((dims, 0)), harness.input((dims, 101)), harness.output((dims, 104)));
     Dropout { x, residual: Some(residual), out, mask: mask(harness, 0.3, 1, 2), unit: 1 }.into()

@@ -1,7 +1,12 @@
-use super::Size;
 use super::harness::{ALIGNED, EPS, Gap, Harness};
-use crate::device::ops::{Embedding, EmbeddingBackward, Op};
+use super::{Size, Stem};
+use crate::device::ops::{Embedding, EmbeddingBackward, Op, Operation};
 use crate::tensor::DType;
+
+pub const STEMS: &[Stem] = &[
+    Stem { name: Embedding::NAME, cases, sample },
+    Stem { name: EmbeddingBackward::NAME, cases: cases_backward, sample: sample_backward },
+];
 
 /// Batch, time, width, vocabulary.
 type Sizes = (usize, usize, usize, usize);
@@ -36,7 +41,7 @@ fn of(
     Embedding { ids, table, positions, out, accumulate: add }
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     for sizes in SIZES {
         for (with_positions, add) in [(false, false), (true, false), (false, true), (true, true)] {
             for gap in [Gap::None, Gap::Elements(3), ALIGNED] {
@@ -74,7 +79,7 @@ fn backward(
     EmbeddingBackward { ids, dout, dtable, dpositions, accumulate_table, accumulate_positions, padding }
 }
 
-pub fn cases_backward(harness: &mut Harness) {
+fn cases_backward(harness: &mut Harness) {
     for sizes in SIZES {
         for which in [(true, false), (false, true), (true, true)] {
             for add in [(false, false), (true, false), (false, true), (true, true)] {
@@ -94,12 +99,12 @@ pub fn cases_backward(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
     of(harness, sizes, Gap::None, true, true).into()
 }
 
-pub fn sample_backward(harness: &mut Harness, size: Size) -> Op {
+fn sample_backward(harness: &mut Harness, size: Size) -> Op {
     let sizes = if size == Size::Large { (4, 100, 301, 50) } else { (2, 3, 5, 7) };
     backward(harness, sizes, Gap::None, (true, true), (false, true), None, false).into()
 }

@@ -1,8 +1,10 @@
-use super::Size;
 use super::harness::Harness;
-use crate::device::ops::{Fill, Op};
+use super::{Size, Stem};
+use crate::device::ops::{Fill, Op, Operation};
 
-pub fn cases(harness: &mut Harness) {
+pub const STEMS: &[Stem] = &[Stem { name: Fill::NAME, cases, sample }];
+
+fn cases(harness: &mut Harness) {
     for (dims, pitch) in [
         (&[1usize][..], 0),
         (&[3, 5], 0),
@@ -24,7 +26,7 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let rows = if size == Size::Large { 999 } else { 3 };
     Fill { out: harness.output((&[rows, 101], 103)), value: 2.0 }.into()
 }

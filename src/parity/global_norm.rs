@@ -1,6 +1,8 @@
-use super::Size;
 use super::harness::{EPS, Harness};
-use crate::device::ops::{GlobalNorm, Op};
+use super::{Size, Stem};
+use crate::device::ops::{GlobalNorm, Op, Operation};
+
+pub const STEMS: &[Stem] = &[Stem { name: GlobalNorm::NAME, cases, sample }];
 
 fn of(harness: &mut Harness, n: usize) -> GlobalNorm {
     let x = harness.input((&[n], 0));
@@ -8,7 +10,7 @@ fn of(harness: &mut Harness, n: usize) -> GlobalNorm {
     GlobalNorm { x, partials, norm: harness.output((&[1], 0)) }
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     const BLOCK: usize = GlobalNorm::BLOCK;
     for n in [1, 2, 15, 16, 17, 997, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 100] {
         let op = of(harness, n);
@@ -20,6 +22,6 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     of(harness, if size == Size::Large { 10 * GlobalNorm::BLOCK + 5 } else { 70 }).into()
 }

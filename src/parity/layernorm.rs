@@ -1,7 +1,12 @@
-use super::Size;
 use super::harness::{ALIGNED, EPS, Gap, Harness, dot};
-use crate::device::ops::{LayerNorm, LayerNormBackward, Op};
+use super::{Size, Stem};
+use crate::device::ops::{LayerNorm, LayerNormBackward, Op, Operation};
 use crate::tensor::{DType, Tensor};
+
+pub const STEMS: &[Stem] = &[
+    Stem { name: LayerNorm::NAME, cases, sample },
+    Stem { name: LayerNormBackward::NAME, cases: cases_backward, sample: sample_backward },
+];
 
 const SHAPES: [(usize, usize); 9] = [(1, 1), (3, 2), (5, 3), (1, 16), (2, 17), (33, 64), (7, 97), (65, 130), (31, 768)];
 
@@ -70,7 +75,7 @@ fn shapes(harness: &Harness) -> Vec<(usize, usize)> {
     [&SHAPES[..], &WIDE, if harness.full() { &FULL } else { &[] }].concat()
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     for (rows, width) in shapes(harness) {
         for how in [Sum::None, Sum::Apart, Sum::InPlace] {
             for (gap, offset) in [(Gap::None, 0.0), (Gap::Elements(3), 0.0), (ALIGNED, 0.0), (Gap::None, 64.0)] {
@@ -110,7 +115,7 @@ fn backward(harness: &mut Harness, (rows, width): (usize, usize), gap: Gap, add:
     LayerNormBackward { dout, x, weight, mean, rstd, dx, accumulate_dx, dweight, dbias, accumulate, partials }
 }
 
-pub fn cases_backward(harness: &mut Harness) {
+fn cases_backward(harness: &mut Harness) {
     // 2100 rows: more than 64 blocks of 32 rows, so blocks get larger.
     for (rows, width) in shapes(harness).into_iter().chain([(32, 5), (2100, 6), (2100, 8)]) {
         for (gap, add) in [
@@ -133,12 +138,12 @@ pub fn cases_backward(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
     of(harness, shape, Gap::None, Sum::Apart, 0.0).into()
 }
 
-pub fn sample_backward(harness: &mut Harness, size: Size) -> Op {
+fn sample_backward(harness: &mut Harness, size: Size) -> Op {
     let shape = if size == Size::Large { (500, 201) } else { (3, 5) };
     backward(harness, shape, Gap::None, (true, true)).into()
 }

@@ -1,7 +1,9 @@
-use super::Size;
 use super::harness::{ALIGNED, EPS, Gap, Harness, dot};
-use crate::device::ops::{Activation, Epilogue, Linear, Op};
+use super::{Size, Stem};
+use crate::device::ops::{Activation, Epilogue, Linear, Op, Operation};
 use crate::tensor::{DType, Tensor};
+
+pub const STEMS: &[Stem] = &[Stem { name: Linear::NAME, cases, sample }];
 
 /// M, N, K.
 type Sizes = (usize, usize, usize);
@@ -242,7 +244,7 @@ fn tanh(harness: &mut Harness) {
     }
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     tails(harness);
     tanh(harness);
     const GAPS: [Gap; 3] = [Gap::None, Gap::Elements(3), Gap::Elements(5)];
@@ -390,7 +392,7 @@ fn outer_dimensions(harness: &mut Harness) {
     harness.clear();
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let sizes = if size == Size::Large { (300, 200, 150) } else { (3, 5, 7) };
     of(harness, 1, sizes, (false, true), Gap::Elements(3), Fused::Activate(TANH, true, true)).into()
 }

@@ -1,6 +1,8 @@
-use super::Size;
 use super::harness::{EPS, Harness};
-use crate::device::ops::{IDENTITY, Item, Multilevel, Op};
+use super::{Size, Stem};
+use crate::device::ops::{IDENTITY, Item, Multilevel, Op, Operation};
+
+pub const STEMS: &[Stem] = &[Stem { name: Multilevel::NAME, cases, sample }];
 
 /// Builds the sparse maps of one operation.
 #[derive(Default)]
@@ -193,7 +195,7 @@ const TILES: &[Sizes] = &[
 /// GPT-Base: a part of its embeddings, a weight that is coalesced, and one that is de-coalesced.
 const BASE: &[Sizes] = &[(5_000, 384, 5_000, 768, 1), (384, 384, 768, 768, 2), (768, 3_072, 384, 1_536, 1)];
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     for base in [Base::None, Base::Apart, Base::InPlace] {
         let alpha = if base == Base::None { 1.0 } else { 0.25 };
         for (alignment, sizes, terms) in [
@@ -234,7 +236,7 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     let large = &[(300, 200, 150, 100, 2), (1, 999, 1, 333, 1), (64, 700, 64, 350, 1)];
     of(harness, if size == Size::Large { large } else { PARAMS }, Base::Apart, 0.25, 0.0).into()
 }

@@ -1,7 +1,9 @@
-use super::Size;
 use super::cross_entropy::Gradient;
 use super::harness::{EPS, Gap, Harness};
-use crate::device::ops::{Op, SquaredError};
+use super::{Size, Stem};
+use crate::device::ops::{Op, Operation, SquaredError};
+
+pub const STEMS: &[Stem] = &[Stem { name: SquaredError::NAME, cases, sample }];
 
 /// Creates an operation in which one of `every` elements is not scored; 0: all are scored.
 fn of(
@@ -30,7 +32,7 @@ fn of(
     SquaredError { x, targets, scored: None, loss: harness.accumulator_output((&[1], 0)), dx, weight }
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     for (rows, width) in [(1, 1), (7, 1), (32, 1), (1, 9), (5, 3), (300, 1), (130, 5)] {
         for gradient in [Gradient::None, Gradient::Apart, Gradient::InPlace] {
             for (every, weight) in [(0, 1.0), (3, 0.25), (1, 1.0)] {
@@ -53,6 +55,6 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     of(harness, (if size == Size::Large { 9000 } else { 5 }, 3), Gap::None, Gradient::Apart, 4, 0.5).into()
 }

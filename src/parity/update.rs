@@ -1,6 +1,8 @@
-use super::Size;
 use super::harness::{EPS, Harness};
-use crate::device::ops::{ALIGN, Instruction, MAX_INSTRUCTIONS, Op, Opcode, Register, StepState, Update};
+use super::{Size, Stem};
+use crate::device::ops::{ALIGN, Instruction, MAX_INSTRUCTIONS, Op, Opcode, Operation, Register, StepState, Update};
+
+pub const STEMS: &[Stem] = &[Stem { name: Update::NAME, cases, sample }];
 
 /// A program that uses every opcode and every register that holds a value when it starts.
 fn program() -> Vec<Instruction> {
@@ -50,7 +52,7 @@ fn of(harness: &mut Harness, blocks: usize, clip: f64, states: usize, program: &
     Update { params, grads, state0, state1, copy, decay_mask, norm, state, program, max_norm: 3.7 * clip }
 }
 
-pub fn cases(harness: &mut Harness) {
+fn cases(harness: &mut Harness) {
     // 257 blocks: one more than `cpu` processes in a chunk.
     let blocks: &[usize] = if harness.full() { &[1, 2, 3, 257, 200_000] } else { &[1, 2, 3, 257] };
     // All values are below 4, and no instruction amplifies the error of an operand more than twice: the square root is
@@ -72,6 +74,6 @@ pub fn cases(harness: &mut Harness) {
     }
 }
 
-pub fn sample(harness: &mut Harness, size: Size) -> Op {
+fn sample(harness: &mut Harness, size: Size) -> Op {
     of(harness, if size == Size::Large { 3000 } else { 2 }, 0.5, 2, &program()).into()
 }

@@ -4,7 +4,7 @@
 //! on instead of being copied. `shares` counts the variables that use a buffer as their gradient. A shared buffer is
 //! copied before it is added to.
 
-use super::node::Node;
+use super::ops::Recorded;
 use super::{Tape, Var};
 use crate::device::ops::{Accumulate, Fill};
 use crate::tensor::{Place, Tensor};
@@ -27,29 +27,7 @@ impl Tape {
                 segment -= 1;
                 self.recompute(segment);
             }
-            match self.nodes[i] {
-                Node::Linear { op, x, w, bias, residual, y } => self.linear_backward(op, x, w, bias, residual, y),
-                Node::Embedding { op, table, positions, padding, y } => {
-                    self.embedding_backward(op, table, positions, padding, y);
-                }
-                Node::LayerNorm { op, x, residual, weight, bias, y } => {
-                    self.layernorm_backward(op, x, residual, weight, bias, y);
-                }
-                Node::Attention { op, qkv, y } => self.attention_backward(op, qkv, y),
-                Node::Dropout { op, x, residual, y } => self.dropout_backward(op, x, residual, y),
-                // The forward operation of a loss has already computed the gradient of its input.
-                Node::CrossEntropy { op, logits, loss } => {
-                    if let (Some(d), true) = (op.dlogits, self.vars[loss.0 as usize].uses > 0) {
-                        self.give(logits, d);
-                    }
-                }
-                Node::SquaredError { op, x, loss } => {
-                    if let (Some(d), true) = (op.dx, self.vars[loss.0 as usize].uses > 0) {
-                        self.give(x, d);
-                    }
-                }
-                Node::LinearCrossEntropy(head) => self.linear_cross_entropy_backward(head),
-            }
+            self.nodes[i].backward(self);
         }
         if self.mode == (super::Mode::Train { accumulate: false }) {
             self.clear_unwritten();

@@ -7,9 +7,9 @@
 //! captured list is replayed.
 
 mod grad;
-mod node;
 mod ops;
 mod plan;
+mod segment;
 
 pub use ops::{Affine, LossOptions, Weight};
 
@@ -18,8 +18,9 @@ use crate::device::ops::{ALIGN, Access, Op, StepState};
 use crate::device::{Device, Graph};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Place, Tensor};
-use node::{Node, Segment};
+use ops::Node;
 use plan::Plan;
+use segment::Segment;
 
 /// Handle of a value of the step being recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

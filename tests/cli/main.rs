@@ -6,6 +6,7 @@ mod bench_report;
 mod commands;
 mod figures;
 mod gpu_suite;
+mod readme;
 mod report;
 mod tensorboard;
 mod words;

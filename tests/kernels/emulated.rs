@@ -27,20 +27,23 @@ const QUICK: Runs = &[(false, 8, 2_000_000, 0..2), (false, 1, 1_000_000, 2..3), 
 /// The largest case is as large as the slowest variants allow.
 const EXHAUSTIVE: Runs = &[(false, 1, 30_000_000, 0..3), (true, 7, 600_000, 0..3)];
 
-macro_rules! stems {
-    ($($stem:ident)*) => {
-        $(#[test] fn $stem() { variants(stringify!($stem), QUICK) })*
+macro_rules! tests {
+    ($($file:ident { $($stem:ident: $op:ident),+ })+) => {
+        $($(#[test] fn $stem() { variants(stringify!($stem), QUICK) })+)+
 
         mod exhaustive {
-            $(#[test] #[ignore = "exhaustive: minutes"] fn $stem() { super::variants(stringify!($stem), super::EXHAUSTIVE) })*
+            $($(
+                #[test]
+                #[ignore = "exhaustive: minutes"]
+                fn $stem() {
+                    super::variants(stringify!($stem), super::EXHAUSTIVE)
+                }
+            )+)+
         }
     };
 }
 
-stems! {
-    accumulate activation adamw attention attention_backward column_sum cross_entropy dropout embedding embedding_backward fill
-    global_norm layernorm layernorm_backward linear multilevel squared_error update
-}
+vcycle::operations!(tests);
 
 /// Checks that all variants of an operation match the reference and run every kernel that they name.
 fn variants(operation: &str, runs: Runs) {

@@ -34,26 +34,23 @@ mod variants;
 use std::collections::BTreeSet;
 use vcycle::device::ops::NAMES;
 use vcycle::parity::harness::Harness;
-use vcycle::parity::{STEMS, Size, Stem};
+use vcycle::parity::{Size, Stem, stems};
 
-macro_rules! stems {
-    ($($stem:ident)*) => {
+macro_rules! tests {
+    ($($file:ident { $($stem:ident: $op:ident),+ })+) => {
         mod equals_the_reference {
-            $(#[test] fn $stem() { super::compare(stringify!($stem)) })*
+            $($(#[test] fn $stem() { super::compare(stringify!($stem)) })+)+
         }
 
         mod same_bits_on_any_number_of_threads {
-            $(#[test] fn $stem() { super::thread_counts(stringify!($stem)) })*
+            $($(#[test] fn $stem() { super::thread_counts(stringify!($stem)) })+)+
         }
 
-        const TESTED: &[&str] = &[$(stringify!($stem)),*];
+        const TESTED: &[&str] = &[$($(stringify!($stem)),+),+];
     };
 }
 
-stems! {
-    accumulate activation adamw attention attention_backward column_sum cross_entropy dropout embedding embedding_backward fill
-    global_norm layernorm layernorm_backward linear multilevel squared_error update
-}
+vcycle::operations!(tests);
 
 fn stem(name: &str) -> &'static Stem {
     vcycle::parity::stem(name).expect("a stem of the table")
@@ -89,7 +86,7 @@ fn thread_counts(name: &str) {
 fn every_operation_has_cases() {
     let tested: BTreeSet<_> = TESTED.iter().copied().collect();
     assert_eq!(tested, NAMES.iter().copied().collect(), "operations without tests here, or tests without an operation");
-    let cases: BTreeSet<_> = STEMS.iter().map(|s| s.name).collect();
+    let cases: BTreeSet<_> = stems().map(|s| s.name).collect();
     assert_eq!(tested, cases, "operations without cases, or cases without an operation");
 }
 

@@ -18,7 +18,7 @@ use vcycle::device::reference::Reference;
 use vcycle::device::{Device, PendingRead, alloc_tensor, read_floats, write_floats};
 use vcycle::error::{Error, Result};
 use vcycle::parity::harness::{Choice, Harness};
-use vcycle::parity::{STEMS, Size};
+use vcycle::parity::{Size, stems};
 use vcycle::tensor::{DType, Place, Tensor};
 
 fn devices() -> Vec<Box<dyn Device>> {
@@ -173,7 +173,7 @@ fn row_blocks_stay_in_the_tensor() {
 
 /// Returns a small multilevel operation for a harness.
 fn mapping(harness: &mut Harness) -> Multilevel {
-    let stem = STEMS.iter().find(|stem| stem.name == "multilevel").expect("a stem");
+    let stem = stems().find(|stem| stem.name == "multilevel").expect("a stem");
     match (stem.sample)(harness, Size::Small) {
         Op::Multilevel(mapping) => mapping,
         other => panic!("{other:?}"),

@@ -2,7 +2,7 @@
 
 use vcycle::device::ops::Op;
 use vcycle::parity::harness::Harness;
-use vcycle::parity::{STEMS, Size};
+use vcycle::parity::{Size, stems};
 use vcycle::tensor::Place;
 
 /// Calls `each` for every operand, with its name and the operation with this operand in a unique buffer.
@@ -24,7 +24,7 @@ fn for_operands(op: &Op, mut each: impl FnMut(&'static str, Op)) {
 #[test]
 fn names_are_those_of_the_fields() {
     let mut harness = Harness::cpu(&[1], false);
-    for stem in STEMS {
+    for stem in stems() {
         let op = (stem.sample)(&mut harness, Size::Small);
         let mut names = Vec::new();
         for_operands(&op, |name, marked| {

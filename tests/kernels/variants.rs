@@ -84,7 +84,7 @@ fn predicted_times_are_finite_and_fall_with_better_hardware() {
     let twice = GpuSpec { tensor, vector, bandwidth, ..once };
     for op in gpt2_step(DType::BF16).into_iter().chain(gpt2_step(DType::F32)) {
         for variant in VARIANTS.iter().filter(|v| (v.supports)(&op)) {
-            let (slow, fast) = ((variant.seconds)(&op, &once), (variant.seconds)(&op, &twice));
+            let (slow, fast) = (variant.seconds(&op, &once), variant.seconds(&op, &twice));
             assert!(slow.is_finite() && slow > once.launch / 2.0, "{} {}: {slow}", variant.operation, variant.name);
             assert!(fast <= slow, "{} {}: {slow} s, at double rates {fast} s", variant.operation, variant.name);
         }

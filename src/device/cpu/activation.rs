@@ -3,7 +3,7 @@ use crate::device::ops::ActivationBackward;
 use crate::error::Result;
 
 impl Cpu {
-    pub(super) fn activation_backward(&self, op: &ActivationBackward) -> Result<()> {
+    pub(super) fn activation(&self, op: &ActivationBackward) -> Result<()> {
         let (dout, pre, dx) = (self.f(&op.dout)?, self.f(&op.pre)?, self.f(&op.dx)?);
         let in_place = dout.pointer() == dx.pointer();
         self.for_chunks(

@@ -5,26 +5,18 @@
 //! same bits on any number of threads. (The blocks of matrix products do depend on the number of threads, but not the
 //! order of additions within an element.)
 
-mod accumulate;
-mod activation;
-mod adamw;
-mod attention;
+/// A file for each operation.
+macro_rules! modules {
+    ($($stem:ident { $($name:ident: $op:ident),+ })+) => { $(mod $stem;)+ };
+}
+
+operations!(modules);
+
 mod attention_backward;
-mod column_sum;
-mod cross_entropy;
-mod dropout;
-mod embedding;
-mod fill;
 mod gemm;
-mod global_norm;
-mod layernorm;
-mod linear;
 pub mod math;
-mod multilevel;
 pub(super) mod pool;
 mod scratch;
-mod squared_error;
-mod update;
 
 use super::host::{Element, Host, View};
 use super::ops::{Op, StepState};
@@ -119,27 +111,12 @@ impl Cpu {
     }
 
     fn dispatch(&self, op: &Op) -> Result<()> {
-        match op {
-            Op::Accumulate(op) => self.accumulate(op),
-            Op::ActivationBackward(op) => self.activation_backward(op),
-            Op::AdamW(op) => self.adamw(op),
-            Op::Attention(op) => self.attention(op),
-            Op::AttentionBackward(op) => self.attention_backward(op),
-            Op::ColumnSum(op) => self.column_sum(op),
-            Op::CrossEntropy(op) => self.cross_entropy(op),
-            Op::Dropout(op) => self.dropout(op),
-            Op::Embedding(op) => self.embedding(op),
-            Op::EmbeddingBackward(op) => self.embedding_backward(op),
-            Op::Fill(op) => self.fill(op),
-            Op::GlobalNorm(op) => self.global_norm(op),
-            Op::LayerNorm(op) => self.layernorm(op),
-            Op::LayerNormBackward(op) => self.layernorm_backward(op),
-            Op::Linear(op) => self.linear(op),
-            Op::Multilevel(op) => self.multilevel(op),
-            Op::SquaredError(op) => self.squared_error(op),
-            Op::Update(op) => self.update(op),
+        macro_rules! methods {
+            ($($stem:ident { $($name:ident: $op:ident),+ })+) => {
+                match op { $($(Op::$op(op) => self.$name(op)),+),+ }
+            };
         }
-        .map_err(|e| e.at(op.name()))
+        operations!(methods).map_err(|e| e.at(op.name()))
     }
 }
 

@@ -67,13 +67,6 @@ impl GpuSpec {
     pub fn arithmetic(&self, flops: u64, bytes: u64, efficiency: f64, launches: usize) -> f64 {
         (flops as f64 / (self.vector * efficiency)).max(bytes as f64 / self.bandwidth) + self.launch * launches as f64
     }
-
-    /// Returns the pessimistic seconds of a Hopper kernel that has not been measured yet: twice `seconds`, which is its
-    /// own prediction or that of the variant it would replace; infinity on other GPUs. So it is never chosen
-    /// automatically until it is measured.
-    pub fn unproven(&self, seconds: f64) -> f64 {
-        if self.hopper { 2.0 * seconds } else { f64::INFINITY }
-    }
 }
 
 #[cfg(test)]

@@ -38,34 +38,120 @@ pub struct Variant {
     pub floats: &'static [DType],
     /// All kernels that it may launch, by their `extern "C"` names.
     pub kernels: &'static [&'static str],
+    /// The GPU architecture that its instructions need.
+    pub arch: Arch,
+    /// Rows and columns of the output tile of a block, for matmuls.
+    pub tile: Option<[usize; 2]>,
+    /// Blocks per cluster; 1 without clusters.
+    pub cluster: usize,
     /// Whether the order of summation depends on shapes alone, so that results are bit-identical from run to run.
     pub deterministic: bool,
+    /// The run on a GPU in which it was last checked and timed. `None` if it has never run on a GPU.
+    pub measured: Option<Measured>,
     /// Returns whether it supports the operation with these operands.
     pub supports: fn(&Op) -> bool,
-    /// Returns the predicted time in seconds, infinity where it cannot run. It is a model, not a measurement, and only
-    /// ranks the variants of one operation.
-    pub seconds: fn(&Op, &GpuSpec) -> f64,
+    /// The time model: the seconds that it predicts on a GPU that can run the variant. [`Variant::seconds`] uses it.
+    pub model: fn(&Op, &GpuSpec) -> f64,
     /// Returns the bytes of [`Addresses::workspace`] that it needs for this operation.
     pub workspace: fn(&Op) -> usize,
     /// Appends the launches, in order.
     pub launch: fn(&Op, &Addresses, &mut Vec<Launch>),
 }
 
-/// The value of [`Variant::deterministic`]: false if the table entry says `nondeterministic`.
-macro_rules! deterministic {
-    () => {
-        true
+/// The architecture that a variant is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// CUDA C++ without special instructions.
+    Portable,
+    /// `mma.sync`, `ldmatrix` and `cp.async`: Ampere and later.
+    Sm80,
+    /// `wgmma`, TMA and clusters: Hopper only.
+    Sm90,
+}
+
+/// A run on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// The GPU.
+    pub gpu: &'static str,
+    /// The date, `YYYY-MM-DD`.
+    pub date: &'static str,
+}
+
+/// The run whose figures are in `docs/benchmarks.md`.
+const H100: Measured = Measured { gpu: "H100 80GB HBM3", date: "2026-11-28" };
+
+impl Variant {
+    /// Returns the predicted time in seconds, infinity on a GPU that cannot run it. It is a model, not a measurement, and
+    /// only ranks the variants of one operation. A Hopper variant that has never been measured counts twice, so that it
+    /// runs only on request.
+    pub fn seconds(&self, op: &Op, gpu: &GpuSpec) -> f64 {
+        match (self.arch, self.measured) {
+            (Arch::Sm90, _) if !gpu.hopper => f64::INFINITY,
+            (Arch::Sm90, None) => 2.0 * (self.model)(op, gpu),
+            _ => (self.model)(op, gpu),
+        }
+    }
+
+    /// Describes the variant in words: `sm_90a, tile 128 x 256, clusters of 2, never measured`.
+    pub fn description(&self) -> String {
+        let arch = match self.arch {
+            Arch::Portable => "any GPU",
+            Arch::Sm80 => "sm_80",
+            Arch::Sm90 => "sm_90a",
+        };
+        let tile = self.tile.map(|[rows, columns]| format!(", tile {rows} x {columns}"));
+        let cluster = (self.cluster > 1).then(|| format!(", clusters of {}", self.cluster));
+        let order = if self.deterministic { "" } else { ", nondeterministic: runs only if requested" };
+        let measured = match self.measured {
+            Some(Measured { gpu, date }) => format!(", last on a GPU {date} ({gpu})"),
+            None => ", never on a GPU".to_owned(),
+        };
+        format!("{arch}{}{}{order}{measured}", tile.unwrap_or_default(), cluster.unwrap_or_default())
+    }
+}
+
+/// The value that a table entry gives, or else the default.
+macro_rules! or {
+    ($default:expr) => {
+        $default
     };
-    (nondeterministic) => {
+    ($default:expr, nondeterministic) => {
         false
+    };
+    ($default:expr, unmeasured) => {
+        None
+    };
+    ($default:expr, $given:expr) => {
+        $given
     };
 }
 
-/// Builds the table: `variants!(OpName { "name" (nondeterministic) [types] => [kernels], supports, launch, seconds (,
-/// workspace); ... } ...)`.
+/// The names of a matmul's kernels for a family such as `mma_64x64`: nn, nt, tn, tt by the transposes of `a` and `b`, with
+/// bf16 outputs, then the same with f32 outputs.
+macro_rules! matmul {
+    ($family:literal) => {
+        [
+            concat!("linear_", $family, "_nn_bf16"),
+            concat!("linear_", $family, "_nt_bf16"),
+            concat!("linear_", $family, "_tn_bf16"),
+            concat!("linear_", $family, "_tt_bf16"),
+            concat!("linear_", $family, "_nn_bf16_f32"),
+            concat!("linear_", $family, "_nt_bf16_f32"),
+            concat!("linear_", $family, "_tn_bf16_f32"),
+            concat!("linear_", $family, "_tt_bf16_f32"),
+        ]
+    };
+}
+pub(in crate::device::cuda) use matmul;
+
+/// Builds the table: `variants!(OpName { "name" ATTRIBUTES [types] => [kernels], supports, launch, model (, workspace); ... }
+/// ...)`. The attributes, in this order and each optional: `on Sm90`, `tile(128 x 256)`,
+/// `cluster(2)`, `sums(nondeterministic)`, `gpu(unmeasured)`.
 macro_rules! variants {
     ($($operation:ident { $(
-        $name:literal $($nondeterministic:ident)? [$($float:ident),+] => $kernels:expr, $supports:expr, $launch:expr, $seconds:expr
+        $name:literal $(on $arch:ident)? $(tile($rows:literal x $columns:literal))? $(cluster($cluster:literal))?
+            $(sums($order:ident))? $(gpu($measured:ident))? [$($float:ident),+] => $kernels:expr, $supports:expr, $launch:expr, $seconds:expr
             $(, $workspace:expr)?;
     )+ })+) => {
         /// All variants of all operations. Those of one operation go from the slowest and most readable to the fastest.
@@ -74,7 +160,11 @@ macro_rules! variants {
             name: $name,
             floats: &[$(DType::$float),+],
             kernels: &$kernels,
-            deterministic: deterministic!($($nondeterministic)?),
+            arch: or!(Arch::Portable $(, Arch::$arch)?),
+            tile: or!(None $(, Some([$rows, $columns]))?),
+            cluster: or!(1 $(, $cluster)?),
+            deterministic: or!(true $(, $order)?),
+            measured: or!(Some(H100) $(, $measured)?),
             supports: |op| match op {
                 Op::$operation(inner) => {
                     op.float().is_none_or(|float| [$(DType::$float),+].contains(&float))
@@ -82,7 +172,7 @@ macro_rules! variants {
                 }
                 _ => false,
             },
-            seconds: |op, gpu| match op {
+            model: |op, gpu| match op {
                 Op::$operation(op) => ($seconds as fn(&crate::device::ops::$operation, &GpuSpec) -> f64)(op, gpu),
                 _ => f64::INFINITY,
             },
@@ -123,13 +213,13 @@ variants! {
             |_| true, attention::naive, attention::naive_seconds;
         "tiled" [F32] => ["attention_tiled_32_f32", "attention_tiled_64_f32", "attention_tiled_128_f32"],
             attention::fits_tile, attention::tiled, attention::tiled_seconds;
-        "flash" [BF16] => [
+        "flash" on Sm80 [BF16] => [
             "attention_flash_32_bf16", "attention_flash_64_bf16", "attention_flash_80_bf16", "attention_flash_96_bf16",
             "attention_flash_128_bf16"
         ], sm80::attention::supports, sm80::attention::flash, sm80::attention::seconds;
-        "wgmma" [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
+        "wgmma" on Sm90 gpu(unmeasured) [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
             sm80::attention::supports, sm90::attention::wgmma, sm90::attention::seconds;
-        "single_pass_kv" [BF16] => [
+        "single_pass_kv" on Sm90 gpu(unmeasured) [BF16] => [
             "attention_single_pass_kv_64_128_bf16", "attention_single_pass_kv_64_256_bf16",
             "attention_single_pass_kv_128_128_bf16", "attention_single_pass_kv_128_256_bf16"
         ], sm90::attention_single_pass::supports, sm90::attention_single_pass::resident, sm90::attention::seconds;
@@ -144,17 +234,17 @@ variants! {
             "attention_dq_tiled_32_f32", "attention_dq_tiled_64_f32", "attention_dq_tiled_128_f32",
             "attention_dkdv_tiled_32_f32", "attention_dkdv_tiled_64_f32", "attention_dkdv_tiled_128_f32"
         ], attention_backward::fits_tile, attention_backward::tiled, attention_backward::tiled_seconds;
-        "flash" [BF16] => [
+        "flash" on Sm80 [BF16] => [
             "attention_dq_flash_32_bf16", "attention_dq_flash_64_bf16", "attention_dq_flash_80_bf16",
             "attention_dq_flash_96_bf16", "attention_dq_flash_128_bf16",
             "attention_dkdv_flash_32_bf16", "attention_dkdv_flash_64_bf16", "attention_dkdv_flash_80_bf16",
             "attention_dkdv_flash_96_bf16", "attention_dkdv_flash_128_bf16"
         ], sm80::attention_backward::supports, sm80::attention_backward::flash, sm80::attention_backward::seconds;
-        "wgmma" [BF16] => [
+        "wgmma" on Sm90 gpu(unmeasured) [BF16] => [
             "attention_dq_wgmma_64_bf16", "attention_dkdv_wgmma_64_bf16",
             "attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16"
         ], sm80::attention_backward::supports, sm90::attention_backward::wgmma, sm90::attention_backward::seconds;
-        "fused_dq_atomic" nondeterministic [BF16] => [
+        "fused_dq_atomic" on Sm90 sums(nondeterministic) gpu(unmeasured) [BF16] => [
             "attention_delta_bf16", "fill_vec16_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dkdvdq_wgmma_128_bf16",
             "attention_dq_round_bf16"
         ], sm80::attention_backward::supports, sm90::attention_backward::reduce, sm90::attention_backward::seconds,
@@ -243,37 +333,28 @@ variants! {
         "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared, |op, gpu| arithmetic(*op, gpu, 0.15, 1);
         "tiled" [F32] => ["linear_tiled_nn_f32", "linear_tiled_nt_f32", "linear_tiled_tn_f32", "linear_tiled_tt_f32"],
             |op| op.sizes().2 > 0, linear::tiled, |op, gpu| arithmetic(*op, gpu, 0.5, 1);
-        "mma_64x64" [BF16] => [
-            "linear_mma_64x64_nn_bf16", "linear_mma_64x64_nt_bf16", "linear_mma_64x64_tn_bf16", "linear_mma_64x64_tt_bf16",
-            "linear_mma_64x64_nn_bf16_f32", "linear_mma_64x64_nt_bf16_f32", "linear_mma_64x64_tn_bf16_f32", "linear_mma_64x64_tt_bf16_f32"
-        ], sm80::linear::aligned, sm80::linear::mma_64x64, sm80::linear::seconds_mma_64x64;
-        "mma_128x128" [BF16] => [
-            "linear_mma_128x128_nn_bf16", "linear_mma_128x128_nt_bf16", "linear_mma_128x128_tn_bf16", "linear_mma_128x128_tt_bf16",
-            "linear_mma_128x128_nn_bf16_f32", "linear_mma_128x128_nt_bf16_f32", "linear_mma_128x128_tn_bf16_f32", "linear_mma_128x128_tt_bf16_f32"
-        ], sm80::linear::aligned, sm80::linear::mma_128x128, sm80::linear::seconds_mma_128x128;
-        "splitk" [BF16] => [
-            "linear_mma_128x128_nn_bf16", "linear_mma_128x128_nt_bf16", "linear_mma_128x128_tn_bf16", "linear_mma_128x128_tt_bf16",
-            "linear_mma_128x128_nn_bf16_f32", "linear_mma_128x128_nt_bf16_f32", "linear_mma_128x128_tn_bf16_f32", "linear_mma_128x128_tt_bf16_f32"
-        ], sm80::linear::divided, sm80::linear::splitk, sm80::linear::seconds_splitk, sm80::linear::workspace;
-        "tma_store_64x256" [BF16] => *TMA_STORE_64X256.kernels, sm90::linear::supports_boxes,
+        "mma_64x64" on Sm80 tile(64 x 64) [BF16] => matmul!("mma_64x64"), sm80::linear::aligned, sm80::linear::mma_64x64, sm80::linear::seconds_mma_64x64;
+        "mma_128x128" on Sm80 tile(128 x 128) [BF16] => matmul!("mma_128x128"), sm80::linear::aligned, sm80::linear::mma_128x128, sm80::linear::seconds_mma_128x128;
+        "splitk" on Sm80 tile(128 x 128) [BF16] => matmul!("mma_128x128"), sm80::linear::divided, sm80::linear::splitk, sm80::linear::seconds_splitk, sm80::linear::workspace;
+        "tma_store_64x256" on Sm90 tile(64 x 256) gpu(unmeasured) [BF16] => *TMA_STORE_64X256.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| TMA_STORE_64X256.launch(op, addresses, out), |op, gpu| TMA_STORE_64X256.seconds(op, gpu), |op| TMA_STORE_64X256.workspace(op);
-        "tma_store_128x128" [BF16] => *TMA_STORE_128X128.kernels, sm90::linear::supports_boxes,
+        "tma_store_128x128" on Sm90 tile(128 x 128) gpu(unmeasured) [BF16] => *TMA_STORE_128X128.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| TMA_STORE_128X128.launch(op, addresses, out), |op, gpu| TMA_STORE_128X128.seconds(op, gpu), |op| TMA_STORE_128X128.workspace(op);
-        "tma_store_128x192" [BF16] => *TMA_STORE_128X192.kernels, sm90::linear::supports_boxes,
+        "tma_store_128x192" on Sm90 tile(128 x 192) gpu(unmeasured) [BF16] => *TMA_STORE_128X192.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| TMA_STORE_128X192.launch(op, addresses, out), |op, gpu| TMA_STORE_128X192.seconds(op, gpu), |op| TMA_STORE_128X192.workspace(op);
-        "tma_store_128x256" [BF16] => *TMA_STORE_128X256.kernels, sm90::linear::supports_boxes,
+        "tma_store_128x256" on Sm90 tile(128 x 256) gpu(unmeasured) [BF16] => *TMA_STORE_128X256.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| TMA_STORE_128X256.launch(op, addresses, out), |op, gpu| TMA_STORE_128X256.seconds(op, gpu), |op| TMA_STORE_128X256.workspace(op);
-        "cluster2_128x256" [BF16] => *CLUSTER2_128X256.kernels, sm90::linear::supports_boxes,
+        "cluster2_128x256" on Sm90 tile(128 x 256) cluster(2) gpu(unmeasured) [BF16] => *CLUSTER2_128X256.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| CLUSTER2_128X256.launch(op, addresses, out), |op, gpu| CLUSTER2_128X256.seconds(op, gpu), |op| CLUSTER2_128X256.workspace(op);
-        "wgmma_128x256" [BF16] => *WGMMA_128X256.kernels, sm90::linear::supports,
+        "wgmma_128x256" on Sm90 tile(128 x 256) [BF16] => *WGMMA_128X256.kernels, sm90::linear::supports,
             |op, addresses, out| WGMMA_128X256.launch(op, addresses, out), |op, gpu| WGMMA_128X256.seconds(op, gpu), |op| WGMMA_128X256.workspace(op);
-        "wgmma_128x128" [BF16] => *WGMMA_128X128.kernels, sm90::linear::supports,
+        "wgmma_128x128" on Sm90 tile(128 x 128) [BF16] => *WGMMA_128X128.kernels, sm90::linear::supports,
             |op, addresses, out| WGMMA_128X128.launch(op, addresses, out), |op, gpu| WGMMA_128X128.seconds(op, gpu), |op| WGMMA_128X128.workspace(op);
     }
     Multilevel {
         "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, multilevel::seconds_naive;
         "block_per_row" [F32] => ["multilevel_block_per_row_f32"], |_| true, multilevel::row, multilevel::seconds_row;
-        "vec16" [F32] => ["multilevel_vec16_f32", "multilevel_vec16_base_f32"],
+        "vec16" gpu(unmeasured) [F32] => ["multilevel_vec16_f32", "multilevel_vec16_base_f32"],
             multilevel::counts_tiles, multilevel::vector, multilevel::seconds_vector;
     }
     SquaredError {
@@ -281,7 +362,7 @@ variants! {
             |_| true, squared_error::block, |op, gpu| gpu.memory(bytes(*op), 0.005, 1);
     }
     Update {
-        "interpreted" [F32, BF16] => ["update_f32"], update::fits_copy, update::interpreted, update::seconds;
+        "interpreted" gpu(unmeasured) [F32, BF16] => ["update_f32"], update::fits_copy, update::interpreted, update::seconds;
     }
 }
 
@@ -306,7 +387,7 @@ fn arithmetic(op: impl Into<Op>, gpu: &GpuSpec, efficiency: f64, launches: usize
 /// the table wins a tie.
 pub fn choose(op: &Op, gpu: &GpuSpec) -> Option<&'static Variant> {
     let supporting = variants_of(NAMES[op.number()]).filter(|v| v.deterministic && (v.supports)(op)).rev();
-    supporting.min_by(|a, b| (a.seconds)(op, gpu).total_cmp(&(b.seconds)(op, gpu)))
+    supporting.min_by(|a, b| a.seconds(op, gpu).total_cmp(&b.seconds(op, gpu)))
 }
 
 /// The prefix of the environment variables that request a variant. The name of the operation follows.

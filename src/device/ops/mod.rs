@@ -17,40 +17,17 @@
 //! Cost: a multiply-add is 2 FLOPs, and work masked out by a causal mask is not counted. Bytes count every operand once
 //! for each time it must be read or written.
 
-mod accumulate;
-mod activation;
-mod adamw;
-mod attention;
-mod column_sum;
-mod cross_entropy;
-mod dropout;
-mod embedding;
-mod fill;
-mod global_norm;
-mod layernorm;
-mod linear;
-mod multilevel;
-pub mod philox;
-mod squared_error;
-mod state;
-mod update;
+/// A file for each operation; what it makes public is public here.
+macro_rules! modules {
+    ($($stem:ident { $($name:ident: $op:ident),+ })+) => { $(mod $stem; pub use $stem::*;)+ };
+}
 
-pub use accumulate::Accumulate;
-pub use activation::{Activation, ActivationBackward};
-pub use adamw::AdamW;
-pub use attention::{Attention, AttentionBackward};
-pub use column_sum::ColumnSum;
-pub use cross_entropy::{CrossEntropy, Mix};
-pub use dropout::{Dropout, Mask};
-pub use embedding::{Embedding, EmbeddingBackward};
-pub use fill::Fill;
-pub use global_norm::GlobalNorm;
-pub use layernorm::{LayerNorm, LayerNormBackward};
-pub use linear::{Epilogue, Linear};
-pub use multilevel::{IDENTITY, Item, Multilevel};
-pub use squared_error::SquaredError;
+operations!(modules);
+
+pub mod philox;
+mod state;
+
 pub use state::StepState;
-pub use update::{Decoded, Instruction, MAX_INSTRUCTIONS, Opcode, REGISTERS, Register, Update};
 
 use crate::bail;
 use crate::error::{Error, Result};
@@ -113,8 +90,9 @@ pub trait Operation {
     }
 }
 
-macro_rules! operations {
-    ($($name:ident),* $(,)?) => {
+macro_rules! op {
+    ($($stem:ident { $($short:ident: $name:ident),+ })+) => { op! { $($($name),+),+ } };
+    ($($name:ident),+) => {
         /// Any operation.
         #[derive(Clone, Copy, Debug, PartialEq)]
         // `Copy` and free of pointers, so that recording a step allocates nothing; lists of a few hundred are small.
@@ -168,26 +146,7 @@ macro_rules! operations {
     };
 }
 
-operations!(
-    Accumulate,
-    ActivationBackward,
-    AdamW,
-    Attention,
-    AttentionBackward,
-    ColumnSum,
-    CrossEntropy,
-    Dropout,
-    Embedding,
-    EmbeddingBackward,
-    Fill,
-    GlobalNorm,
-    LayerNorm,
-    LayerNormBackward,
-    Linear,
-    Multilevel,
-    SquaredError,
-    Update,
-);
+operations!(op);
 
 impl Op {
     /// Returns the cost: FLOPs by definition, and the bytes of all operands, counted twice for operands that are read

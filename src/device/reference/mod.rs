@@ -47,27 +47,12 @@ impl Reference {
     fn timed(&mut self, op: &Op, flops: Option<u64>) -> Result<()> {
         self.host.check(op, DType::F64)?;
         let begin = Instant::now();
-        match op {
-            Op::Accumulate(op) => self.accumulate(op),
-            Op::ActivationBackward(op) => self.activation_backward(op),
-            Op::AdamW(op) => self.adamw(op),
-            Op::Attention(op) => self.attention(op),
-            Op::AttentionBackward(op) => self.attention_backward(op),
-            Op::ColumnSum(op) => self.column_sum(op),
-            Op::CrossEntropy(op) => self.cross_entropy(op),
-            Op::Dropout(op) => self.dropout(op),
-            Op::Embedding(op) => self.embedding(op),
-            Op::EmbeddingBackward(op) => self.embedding_backward(op),
-            Op::Fill(op) => self.fill(op),
-            Op::GlobalNorm(op) => self.global_norm(op),
-            Op::LayerNorm(op) => self.layernorm(op),
-            Op::LayerNormBackward(op) => self.layernorm_backward(op),
-            Op::Linear(op) => self.linear(op),
-            Op::Multilevel(op) => self.multilevel(op),
-            Op::SquaredError(op) => self.squared_error(op),
-            Op::Update(op) => self.update(op),
+        macro_rules! methods {
+            ($($stem:ident { $($name:ident: $op:ident),+ })+) => {
+                match op { $($(Op::$op(op) => self.$name(op)),+),+ }
+            };
         }
-        .map_err(|e| e.at(op.name()))?;
+        operations!(methods).map_err(|e| e.at(op.name()))?;
         self.timings.add(op, flops.unwrap_or_else(|| op.cost().flops), begin);
         Ok(())
     }

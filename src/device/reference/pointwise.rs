@@ -85,7 +85,7 @@ impl Reference {
         Ok(())
     }
 
-    pub(super) fn activation_backward(&self, op: &ActivationBackward) -> Result<()> {
+    pub(super) fn activation(&self, op: &ActivationBackward) -> Result<()> {
         let (dout, pre, dx) = (self.f(&op.dout)?, self.f(&op.pre)?, self.f(&op.dx)?);
         for r in 0..dx.rows() {
             for c in 0..dx.width() {

@@ -1,5 +1,5 @@
-use crate::device::ops::{Attention, AttentionBackward, Mask};
-use crate::tape::node::Node;
+use super::{Node, Recorded};
+use crate::device::ops::{Access, Attention, AttentionBackward, Mask, Operation};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -7,6 +7,25 @@ use crate::tensor::Tensor;
 fn parts(qkv: &Tensor, heads: usize) -> [Tensor; 3] {
     let (batch, time, width) = (qkv.dims()[0], qkv.dims()[1], qkv.dims()[2] / 3);
     std::array::from_fn(|i| qkv.columns(i * width, width).reshape(&[batch, time, heads, width / heads]))
+}
+
+/// What the backward pass needs to know: the operation and the variables of its operands.
+#[derive(Clone, Copy)]
+pub(in crate::tape) struct AttentionNode {
+    op: Attention,
+    qkv: Var,
+    y: Var,
+}
+
+impl Recorded for AttentionNode {
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        self.op.operands(visit);
+    }
+
+    fn backward(self, tape: &mut Tape) {
+        let AttentionNode { op, qkv, y } = self;
+        tape.attention_backward(op, qkv, y);
+    }
 }
 
 impl Tape {
@@ -36,12 +55,12 @@ impl Tape {
         };
         self.push_op(op);
         let y = self.push_result(out, needs);
-        self.push_node(Node::Attention { op, qkv, y });
+        self.push_node(Node::Attention(AttentionNode { op, qkv, y }));
         y
     }
 
     /// Records the gradient of [`Tape::attention`].
-    pub(in crate::tape) fn attention_backward(&mut self, op: Attention, qkv: Var, y: Var) {
+    fn attention_backward(&mut self, op: Attention, qkv: Var, y: Var) {
         let Some(dout) = self.gradient(y) else { return };
         let (batch, _, _, heads, _) = op.sizes();
         let dqkv = self.buffer_like(&self.tensor(qkv));

@@ -1,6 +1,6 @@
 use super::linear_cross_entropy::labels_of;
-use crate::device::ops::{CrossEntropy, Mix};
-use crate::tape::node::Node;
+use super::{Node, Recorded};
+use crate::device::ops::{Access, CrossEntropy, Mix, Operation};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -25,6 +25,27 @@ pub struct LossOptions {
 impl Default for LossOptions {
     fn default() -> Self {
         LossOptions { ignore: -100, smoothing: 0.0, weight: 1.0, scored: None, strip: 0 }
+    }
+}
+
+/// What the backward pass needs to know: the operation and the variables of its operands.
+#[derive(Clone, Copy)]
+pub(in crate::tape) struct CrossEntropyNode {
+    op: CrossEntropy,
+    logits: Var,
+    loss: Var,
+}
+
+impl Recorded for CrossEntropyNode {
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        self.op.operands(visit);
+    }
+
+    fn backward(self, tape: &mut Tape) {
+        // The forward operation of a loss has already computed the gradient of its input.
+        if let (Some(d), true) = (self.op.dlogits, tape.vars[self.loss.0 as usize].uses > 0) {
+            tape.give(self.logits, d);
+        }
     }
 }
 
@@ -63,7 +84,7 @@ impl Tape {
             CrossEntropy { logits: z, labels, mix, scored, losses, loss, first, dlogits, ignore, smoothing, weight };
         self.push_op(op);
         let result = self.push_result(loss, needs);
-        self.push_node(Node::CrossEntropy { op, logits, loss: result });
+        self.push_node(Node::CrossEntropy(CrossEntropyNode { op, logits, loss: result }));
         result
     }
 }

@@ -1,6 +1,27 @@
-use crate::device::ops::{Dropout, Mask};
-use crate::tape::node::Node;
+use super::{Node, Recorded};
+use crate::device::ops::{Access, Dropout, Mask, Operation};
 use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// What the backward pass needs to know: the operation and the variables of its operands.
+#[derive(Clone, Copy)]
+pub(in crate::tape) struct DropoutNode {
+    op: Dropout,
+    x: Var,
+    residual: Option<Var>,
+    y: Var,
+}
+
+impl Recorded for DropoutNode {
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        self.op.operands(visit);
+    }
+
+    fn backward(self, tape: &mut Tape) {
+        let DropoutNode { op, x, residual, y } = self;
+        tape.dropout_backward(op, x, residual, y);
+    }
+}
 
 impl Tape {
     /// Records dropout: sets elements of `x` to zero with probability `p`, scales the others by `1 / (1 - p)`, and adds
@@ -29,12 +50,12 @@ impl Tape {
         let op = Dropout { x: tx, residual: residual.map(|r| self.tensor(r)), out, mask, unit };
         self.push_op(op);
         let y = self.push_result(out, needs);
-        self.push_node(Node::Dropout { op, x, residual, y });
+        self.push_node(Node::Dropout(DropoutNode { op, x, residual, y }));
         y
     }
 
     /// Records the gradient of [`Tape::dropout`] and [`Tape::drop_path`].
-    pub(in crate::tape) fn dropout_backward(&mut self, op: Dropout, x: Var, residual: Option<Var>, y: Var) {
+    fn dropout_backward(&mut self, op: Dropout, x: Var, residual: Option<Var>, y: Var) {
         let Some(dy) = self.gradient(y) else { return };
         if let Some(residual) = residual {
             self.give(residual, dy);

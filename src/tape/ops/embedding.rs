@@ -1,6 +1,28 @@
-use crate::device::ops::{Embedding, EmbeddingBackward};
-use crate::tape::node::Node;
+use super::{Node, Recorded};
+use crate::device::ops::{Access, Embedding, EmbeddingBackward, Operation};
 use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// What the backward pass needs to know: the operation and the variables of its operands.
+#[derive(Clone, Copy)]
+pub(in crate::tape) struct EmbeddingNode {
+    op: Embedding,
+    table: Var,
+    positions: Option<Var>,
+    padding: Option<u32>,
+    y: Var,
+}
+
+impl Recorded for EmbeddingNode {
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        self.op.operands(visit);
+    }
+
+    fn backward(self, tape: &mut Tape) {
+        let EmbeddingNode { op, table, positions, padding, y } = self;
+        tape.embedding_backward(op, table, positions, padding, y);
+    }
+}
 
 impl Tape {
     /// Records `table[ids] + positions`, with `ids` `[B, T]`, `table` `[V, C]` and `positions` `[P, C]`. The result is
@@ -35,7 +57,7 @@ impl Tape {
                 accumulate: !is_first,
             };
             self.push_op(op);
-            self.push_node(Node::Embedding { op, table, positions, padding, y });
+            self.push_node(Node::Embedding(EmbeddingNode { op, table, positions, padding, y }));
         }
         y
     }
@@ -50,19 +72,12 @@ impl Tape {
         let op = Embedding { ids, table, positions: None, out, accumulate: false };
         self.push_op(op);
         let y = self.push_result(out, needs);
-        self.push_node(Node::Embedding { op, table: x, positions: None, padding: None, y });
+        self.push_node(Node::Embedding(EmbeddingNode { op, table: x, positions: None, padding: None, y }));
         y
     }
 
     /// Records the gradient of one look-up.
-    pub(in crate::tape) fn embedding_backward(
-        &mut self,
-        op: Embedding,
-        table: Var,
-        positions: Option<Var>,
-        padding: Option<u32>,
-        y: Var,
-    ) {
+    fn embedding_backward(&mut self, op: Embedding, table: Var, positions: Option<Var>, padding: Option<u32>, y: Var) {
         let Some(dout) = self.gradient(y) else { return };
         let table = self.needs(table).then(|| self.target(table));
         let positions = positions.filter(|p| self.needs(*p)).map(|p| self.target(p));

@@ -1,6 +1,29 @@
-use crate::device::ops::{Accumulate, LayerNorm, LayerNormBackward};
-use crate::tape::node::Node;
+use super::{Node, Recorded};
+use crate::device::ops::{Access, Accumulate, LayerNorm, LayerNormBackward, Operation};
 use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// What the backward pass needs to know: the operation and the variables of its operands.
+#[derive(Clone, Copy)]
+pub(in crate::tape) struct LayerNormNode {
+    op: LayerNorm,
+    x: Var,
+    residual: Option<(Var, Var)>,
+    weight: Var,
+    bias: Var,
+    y: Var,
+}
+
+impl Recorded for LayerNormNode {
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        self.op.operands(visit);
+    }
+
+    fn backward(self, tape: &mut Tape) {
+        let LayerNormNode { op, x, residual, weight, bias, y } = self;
+        tape.layernorm_backward(op, x, residual, weight, bias, y);
+    }
+}
 
 impl Tape {
     /// Records the LayerNorm of `x`, `[.., C]`, with `weight` and `bias`, both `[C]`.
@@ -33,12 +56,12 @@ impl Tape {
         self.push_op(op);
         let sum = sum.map(|t| self.push_result(t, needs));
         let y = self.push_result(out, needs);
-        self.push_node(Node::LayerNorm { op, x, residual: residual.zip(sum), weight, bias, y });
+        self.push_node(Node::LayerNorm(LayerNormNode { op, x, residual: residual.zip(sum), weight, bias, y }));
         (sum.unwrap_or(x), y)
     }
 
     /// Records the gradient of both.
-    pub(in crate::tape) fn layernorm_backward(
+    fn layernorm_backward(
         &mut self,
         op: LayerNorm,
         x: Var,

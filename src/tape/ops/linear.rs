@@ -1,5 +1,5 @@
-use crate::device::ops::{Activation, ActivationBackward, ColumnSum, Epilogue, Linear};
-use crate::tape::node::Node;
+use super::{Node, Recorded};
+use crate::device::ops::{Access, Activation, ActivationBackward, ColumnSum, Epilogue, Linear, Operation};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -47,6 +47,28 @@ impl Affine {
     }
 }
 
+/// What the backward pass needs to know: the operation and the variables of its operands.
+#[derive(Clone, Copy)]
+pub(in crate::tape) struct LinearNode {
+    op: Linear,
+    x: Var,
+    w: Var,
+    bias: Option<Var>,
+    residual: Option<Var>,
+    y: Var,
+}
+
+impl Recorded for LinearNode {
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        self.op.operands(visit);
+    }
+
+    fn backward(self, tape: &mut Tape) {
+        let LinearNode { op, x, w, bias, residual, y } = self;
+        tape.linear_backward(op, x, w, bias, residual, y);
+    }
+}
+
 impl Tape {
     /// Records `activation(x W + bias) + residual` for `x` of shape `[.., in]`. The result is `[.., out]`.
     pub fn linear(&mut self, x: Var, w: Var, with: Affine) -> Var {
@@ -70,20 +92,12 @@ impl Tape {
         };
         self.push_op(op);
         let y = self.push_result(out, needs);
-        self.push_node(Node::Linear { op, x, w, bias: with.bias, residual: with.residual, y });
+        self.push_node(Node::Linear(LinearNode { op, x, w, bias: with.bias, residual: with.residual, y }));
         y
     }
 
     /// Records the gradient of [`Tape::linear`].
-    pub(in crate::tape) fn linear_backward(
-        &mut self,
-        op: Linear,
-        x: Var,
-        w: Var,
-        bias: Option<Var>,
-        residual: Option<Var>,
-        y: Var,
-    ) {
+    fn linear_backward(&mut self, op: Linear, x: Var, w: Var, bias: Option<Var>, residual: Option<Var>, y: Var) {
         let Some(mut dy) = self.gradient(y) else { return };
         if let Some(residual) = residual {
             self.give(residual, dy);
@@ -139,11 +153,11 @@ impl Tape {
             return None;
         }
         match self.nodes.get(variable.node?)? {
-            Node::Linear {
+            Node::Linear(LinearNode {
                 op: Linear { epilogue: Epilogue::Activate { kind, pre: Some(pre) }, residual: None, .. },
                 y,
                 ..
-            } if *y == x && variable.uses == 1 => Some((*kind, *pre)),
+            }) if *y == x && variable.uses == 1 => Some((*kind, *pre)),
             _ => None,
         }
     }

@@ -1,5 +1,5 @@
-use crate::device::ops::{ColumnSum, CrossEntropy, Linear};
-use crate::tape::node::Node;
+use super::{Node, Recorded};
+use crate::device::ops::{Access, ColumnSum, CrossEntropy, Linear};
 use crate::tape::{Affine, LossOptions, Tape, Var, Weight};
 use crate::tensor::{DType, Tensor};
 
@@ -22,6 +22,15 @@ pub(in crate::tape) struct Head {
     /// The loss, `[1]`.
     loss: Var,
     options: LossOptions,
+}
+
+impl Recorded for Head {
+    /// Its operations are not recorded yet, and it is never in a segment.
+    fn operands(&mut self, _visit: &mut dyn FnMut(&mut Tensor, Access)) {}
+
+    fn backward(self, tape: &mut Tape) {
+        tape.linear_cross_entropy_backward(self);
+    }
 }
 
 impl Tape {
@@ -58,7 +67,7 @@ impl Tape {
     }
 
     /// Records the strips in a training step, with gradients if the loss is differentiated.
-    pub(in crate::tape) fn linear_cross_entropy_backward(&mut self, head: Head) {
+    fn linear_cross_entropy_backward(&mut self, head: Head) {
         let is_differentiated = self.vars[head.loss.0 as usize].uses > 0;
         self.strips(head, is_differentiated);
     }

@@ -1,7 +1,29 @@
 use super::LossOptions;
-use crate::device::ops::SquaredError;
-use crate::tape::node::Node;
+use super::{Node, Recorded};
+use crate::device::ops::{Access, Operation, SquaredError};
 use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// What the backward pass needs to know: the operation and the variables of its operands.
+#[derive(Clone, Copy)]
+pub(in crate::tape) struct SquaredErrorNode {
+    op: SquaredError,
+    x: Var,
+    loss: Var,
+}
+
+impl Recorded for SquaredErrorNode {
+    fn operands(&mut self, visit: &mut dyn FnMut(&mut Tensor, Access)) {
+        self.op.operands(visit);
+    }
+
+    fn backward(self, tape: &mut Tape) {
+        // The forward operation of a loss has already computed the gradient of its input.
+        if let (Some(d), true) = (self.op.dx, tape.vars[self.loss.0 as usize].uses > 0) {
+            tape.give(self.x, d);
+        }
+    }
+}
 
 impl Tape {
     /// Records the mean squared error of `x`, `[.., C]`, against as many targets of the accumulator type. Elements
@@ -18,7 +40,7 @@ impl Tape {
         let op = SquaredError { x: tx, targets, scored: options.scored, loss, dx, weight: options.weight };
         self.push_op(op);
         let result = self.push_result(loss, needs);
-        self.push_node(Node::SquaredError { op, x, loss: result });
+        self.push_node(Node::SquaredError(SquaredErrorNode { op, x, loss: result }));
         result
     }
 }

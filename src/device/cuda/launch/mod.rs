@@ -2,26 +2,18 @@
 //!
 //! `<operation>.rs` has the portable variants, [`sm80`] and [`sm90`] have the tensor-core ones.
 
-pub(crate) mod accumulate;
-pub(crate) mod activation;
-pub(crate) mod adamw;
+/// A file for each operation.
+macro_rules! modules {
+    ($($stem:ident { $($name:ident: $op:ident),+ })+) => { $(pub(crate) mod $stem;)+ };
+}
+
+operations!(modules);
+
 pub mod addresses;
-pub(crate) mod attention;
 pub(crate) mod attention_backward;
-pub(crate) mod column_sum;
-pub(crate) mod cross_entropy;
-pub(crate) mod dropout;
 pub(crate) mod elements;
-pub(crate) mod embedding;
-pub(crate) mod fill;
-pub(crate) mod global_norm;
-pub(crate) mod layernorm;
-pub(crate) mod linear;
-pub(crate) mod multilevel;
 pub mod sm80;
 pub mod sm90;
-pub(crate) mod squared_error;
-pub(crate) mod update;
 
 use super::driver::Rows;
 use crate::bail;

@@ -108,7 +108,7 @@ mod tests {
             let forward = Attention { q: t, k: t, v: t, out: t, lse: wide, key_mask, causal, scale, dropout };
             let backward = AttentionBackward { forward, dout: t, dq: t, dk: t, dv: t, delta: wide };
             for op in [Op::from(forward), Op::from(backward)] {
-                let chosen = choose(&op, &GpuSpec::A100).map(|v| (v.name, (v.seconds)(&op, &GpuSpec::A100)));
+                let chosen = choose(&op, &GpuSpec::A100).map(|v| (v.name, v.seconds(&op, &GpuSpec::A100)));
                 assert!(chosen.is_some_and(|(chosen, s)| chosen == name && s > 0.0), "{time} {d}: {chosen:?}");
             }
         }

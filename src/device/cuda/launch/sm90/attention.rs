@@ -32,10 +32,9 @@ pub fn wgmma(op: &Attention, addresses: &Addresses, out: &mut Vec<Launch>) {
     out.push(heads(op, pair_parameters(op, addresses, launch.ptr(addresses.ptr(&op.lse))).float(op.scale)));
 }
 
-/// Returns the predicted seconds of the unmeasured variants here: [`GpuSpec::unproven`] of `flash`'s prediction, so
-/// that they run on request only (`VCYCLE_VARIANT_attention=wgmma`).
+/// Returns the predicted seconds of the variants here: those of `flash`, which they would replace. None has been measured.
 pub fn seconds(op: &Attention, gpu: &GpuSpec) -> f64 {
-    gpu.unproven(attention::seconds(op, gpu))
+    attention::seconds(op, gpu)
 }
 
 /// Returns the width of the tile that fits the head size: 64 or 128 columns.

@@ -5,6 +5,7 @@ use crate::device::cuda::launch::addresses::{Addresses, TICKETS};
 use crate::device::cuda::launch::linear;
 use crate::device::cuda::launch::sm80::linear::{aligned, begins_at};
 use crate::device::cuda::launch::{Launch, TensorMap};
+use crate::device::cuda::variants::matmul;
 use crate::device::ops::{Epilogue, Linear};
 use crate::tensor::{DType, Tensor};
 
@@ -52,28 +53,10 @@ pub struct Tiles {
     pub kernels: &'static [&'static str; 8],
     /// Whether outputs are stored by TMA.
     tma_store: bool,
-    /// Whether it has been measured on a GPU; if not, [`GpuSpec::unproven`] applies.
-    measured: bool,
     /// The fraction of an SM's peak tensor-core rate that is reached while a tile is multiplied.
     efficiency: f64,
     /// Seconds after each tile in which the tensor cores idle.
     idle: f64,
-}
-
-/// The names of the kernels of a variant, in the order of [`Tiles::kernels`].
-macro_rules! kernels {
-    ($family:literal) => {
-        &[
-            concat!("linear_", $family, "_nn_bf16"),
-            concat!("linear_", $family, "_nt_bf16"),
-            concat!("linear_", $family, "_tn_bf16"),
-            concat!("linear_", $family, "_tt_bf16"),
-            concat!("linear_", $family, "_nn_bf16_f32"),
-            concat!("linear_", $family, "_nt_bf16_f32"),
-            concat!("linear_", $family, "_tn_bf16_f32"),
-            concat!("linear_", $family, "_tt_bf16_f32"),
-        ]
-    };
 }
 
 /// Variant `wgmma_128x128`: tiles of 128 x 128, each computed by one of the two consumer warpgroups, which alternate.
@@ -81,36 +64,33 @@ pub const WGMMA_128X128: Tiles = Tiles {
     rows: 128,
     width: 128,
     cluster: 1,
-    kernels: kernels!("wgmma_128x128"),
+    kernels: &matmul!("wgmma_128x128"),
     tma_store: false,
-    measured: true,
     efficiency: 0.7,
     idle: 1.3e-6,
 };
 
 /// Variant `wgmma_128x256`: tiles of 128 x 256, each computed by both consumer warpgroups.
 pub const WGMMA_128X256: Tiles =
-    Tiles { width: 256, kernels: kernels!("wgmma_128x256"), efficiency: 0.86, idle: 4.4e-6, ..WGMMA_128X128 };
+    Tiles { width: 256, kernels: &matmul!("wgmma_128x256"), efficiency: 0.86, idle: 4.4e-6, ..WGMMA_128X128 };
 
 /// Variant `tma_store_128x128`: `wgmma_128x128` with outputs stored by TMA, as in all variants below. Its time model is that of
 /// `wgmma_128x128`.
-pub const TMA_STORE_128X128: Tiles =
-    Tiles { kernels: kernels!("tma_store_128x128"), tma_store: true, measured: false, ..WGMMA_128X128 };
+pub const TMA_STORE_128X128: Tiles = Tiles { kernels: &matmul!("tma_store_128x128"), tma_store: true, ..WGMMA_128X128 };
 
 /// Variant `tma_store_64x256`: `tma_store_128x128` with tiles of 64 x 256.
 pub const TMA_STORE_64X256: Tiles =
-    Tiles { rows: 64, width: 256, kernels: kernels!("tma_store_64x256"), ..TMA_STORE_128X128 };
+    Tiles { rows: 64, width: 256, kernels: &matmul!("tma_store_64x256"), ..TMA_STORE_128X128 };
 
 /// Variant `tma_store_128x256`: `wgmma_128x256` with outputs stored by TMA.
-pub const TMA_STORE_128X256: Tiles =
-    Tiles { kernels: kernels!("tma_store_128x256"), tma_store: true, measured: false, ..WGMMA_128X256 };
+pub const TMA_STORE_128X256: Tiles = Tiles { kernels: &matmul!("tma_store_128x256"), tma_store: true, ..WGMMA_128X256 };
 
 /// Variant `tma_store_128x192`: `tma_store_128x256` with tiles of 128 x 192.
-pub const TMA_STORE_128X192: Tiles = Tiles { width: 192, kernels: kernels!("tma_store_128x192"), ..TMA_STORE_128X256 };
+pub const TMA_STORE_128X192: Tiles = Tiles { width: 192, kernels: &matmul!("tma_store_128x192"), ..TMA_STORE_128X256 };
 
 /// Variant `cluster2_128x256`: `tma_store_128x256` in clusters of two blocks. Each block loads half of the columns of `b` for both, by
 /// TMA multicast.
-pub const CLUSTER2_128X256: Tiles = Tiles { cluster: 2, kernels: kernels!("cluster2_128x256"), ..TMA_STORE_128X256 };
+pub const CLUSTER2_128X256: Tiles = Tiles { cluster: 2, kernels: &matmul!("cluster2_128x256"), ..TMA_STORE_128X256 };
 
 impl Tiles {
     /// Appends the launch of a matmul: persistent blocks, one per SM, in whole clusters.
@@ -192,12 +172,8 @@ impl Tiles {
     }
 
     /// Returns the predicted seconds: a launch gap, then the longer of the matmul and the memory traffic of all
-    /// operands. The time is doubled until the variant has been measured ([`GpuSpec::unproven`]), and infinite on other
-    /// GPUs than Hopper.
+    /// operands.
     pub fn seconds(&self, op: &Linear, gpu: &GpuSpec) -> f64 {
-        if !gpu.hopper {
-            return f64::INFINITY;
-        }
         let bytes = |t: &Tensor| t.bytes() as f64;
         // Bytes of the saved or read pre-activation and the recomputed activation.
         let saved = match &op.epilogue {
@@ -208,8 +184,7 @@ impl Tiles {
         let writes = if op.accumulate { 2.0 } else { 1.0 };
         let epilogue = writes * bytes(&op.out) + op.residual.as_ref().map_or(0.0, bytes) + saved;
         let traffic = (bytes(&op.a) + bytes(&op.b) + epilogue) / gpu.bandwidth;
-        let seconds = gpu.launch + self.matmul_seconds(op, self.parts(op), gpu).max(traffic);
-        if self.measured { seconds } else { gpu.unproven(seconds) }
+        gpu.launch + self.matmul_seconds(op, self.parts(op), gpu).max(traffic)
     }
 }
 
