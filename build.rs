@@ -18,7 +18,7 @@ fn main() {
     // Set only by `.ci/memory`.
     println!("cargo:rustc-check-cfg=cfg(heap_arenas)");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let kernels = files(Path::new("kernels"));
+    let kernels = ["kernels", "kernels/sm80", "kernels/sm90"].map(|folder| files(Path::new(folder))).concat();
     nvcc::build(&kernels, &out);
     #[cfg(feature = "emulator")]
     emulator::build(&kernels, &files(Path::new("tests/emulator/kernels")));

@@ -22,10 +22,13 @@ use std::thread;
 /// [`VARIABLES`].
 const FLAGS: [&str; 6] = ["-std=c++17", "--fatbin", "-lineinfo", "-Werror", "all-warnings", "--resource-usage"];
 
+/// The folder of the kernels, in which their `#include`s start.
+const ROOT: &str = "kernels";
+
 /// Environment variables that change the output of nvcc.
 const VARIABLES: [&str; 4] = ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "VCYCLE_CUDA_ARCHS"];
 
-/// Compiles `kernels` (`.cu` files of one folder) and writes `out_dir/compiled.rs`, which `src/device/cuda/compiled.rs`
+/// Compiles `kernels` (`.cu` files) and writes `out_dir/compiled.rs`, which `src/device/cuda/compiled.rs`
 /// includes. Unchanged files are not recompiled.
 ///
 /// Fails the build if nvcc is too old or fails, if an architecture is unknown, or if a kernel spills, needs a stack
@@ -60,13 +63,14 @@ fn try_build(kernels: &[PathBuf], out_dir: &Path) -> Result<(), String> {
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
     let mut jobs = Vec::new();
     for source in kernels {
-        let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        // `sm90/linear` of `kernels/sm90/linear.cu`.
+        let stem = source.strip_prefix(ROOT).unwrap_or(source).with_extension("").to_string_lossy().into_owned();
         let gencode = ptxas::gencode(&stem, &known, wanted.as_deref())?;
         if !gencode.is_empty() {
             jobs.push(Job { source, folder: &folder, stem, gencode });
         }
     }
-    let headers = headers(kernels)?;
+    let headers = headers()?;
     let modules = in_parallel(&jobs, |job| job.compiled(&nvcc, &version, &headers))?;
     unique(&modules)?;
     if let Some(cuobjdump) = cuobjdump(&nvcc).filter(|_| !modules.is_empty()) {
@@ -169,9 +173,8 @@ fn output(command: &mut Command) -> Result<String, String> {
 
 /// Returns the paths and contents of all headers that kernels may include, sorted. Skips `emulator/`, which nvcc never
 /// reads.
-fn headers(kernels: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
-    let mut folders: Vec<PathBuf> =
-        kernels.first().and_then(|k| k.parent()).map(Path::to_path_buf).into_iter().collect();
+fn headers() -> Result<Vec<(PathBuf, Vec<u8>)>, String> {
+    let mut folders = vec![PathBuf::from(ROOT)];
     let mut found = Vec::new();
     while let Some(folder) = folders.pop() {
         let entries = fs::read_dir(&folder).and_then(|all| all.collect::<io::Result<Vec<_>>>());
@@ -219,10 +222,10 @@ struct Module {
 impl Job<'_> {
     /// Compiles the file, unless the stamp shows that nothing has changed, and checks the report of ptxas.
     fn compiled(&self, nvcc: &Path, version: &str, headers: &[(PathBuf, Vec<u8>)]) -> Result<Module, String> {
-        let at = |extension: &str| self.folder.join(format!("{}.{extension}", self.stem));
+        let at = |extension: &str| self.folder.join(format!("{}.{extension}", self.stem.replace('/', "-")));
         let (fatbin, stamp, said) = (at("fatbin"), at("stamp"), at("ptxas"));
         let mut command = Command::new(nvcc);
-        command.args(FLAGS).arg("-I").arg(self.source.parent().unwrap_or(Path::new(".")));
+        command.args(FLAGS).arg("-I").arg(ROOT);
         for code in &self.gencode {
             command.args(["-gencode", code]);
         }
@@ -253,7 +256,7 @@ impl Job<'_> {
         if !report.faults.is_empty() {
             return Err(format!("{}: rejected device code:\n  {}", self.source.display(), report.faults.join("\n  ")));
         }
-        let file = self.source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = format!("{}.cu", self.stem);
         Ok(Module { file, stem: self.stem.clone(), usages: report.usages })
     }
 }
@@ -314,7 +317,8 @@ fn write_table(out_dir: &Path, version: Option<&str>, modules: &[Module]) -> Res
         format!("/// The nvcc that compiled the device code.\npub const NVCC: Option<&str> = {version:?};\n\n");
     text += "/// The device code of this build, one module per kernel file.\npub const COMPILED: &[Module] = &[\n";
     for Module { file, stem, usages } in modules {
-        let fatbin = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/kernels/{stem}.fatbin\"))");
+        let at = stem.replace('/', "-");
+        let fatbin = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/kernels/{at}.fatbin\"))");
         let _ = writeln!(text, "    Module {{ file: {file:?}, fatbin: {fatbin}, kernels: &[");
         for ptxas::Usage { kernel, arch, registers, shared } in usages {
             let numbers = format!("registers: {registers}, shared: {shared}");

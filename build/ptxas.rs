@@ -163,13 +163,13 @@ fn number(arch: &str) -> Option<u32> {
 /// the file.
 ///
 /// `wanted` is the value of `VCYCLE_CUDA_ARCHS`, such as `80,90a`: exactly these are compiled. Without it, the defaults
-/// are the architectures in `USUAL` that this nvcc supports, and PTX for all other GPUs. A file named `*_sm90.cu` is
-/// compiled for sm_90a only.
+/// are the architectures in `USUAL` that this nvcc supports, and PTX for all other GPUs. Files in `kernels/sm90/`
+/// are compiled for sm_90a only.
 ///
 /// # Errors
 /// Fails if `wanted` names something that is not an architecture, is too old, or is not supported by this nvcc.
 pub fn gencode(stem: &str, known: &[u32], wanted: Option<&str>) -> Result<Vec<String>, String> {
-    let hopper = stem.ends_with("_sm90");
+    let hopper = stem.starts_with("sm90/");
     let wanted = wanted.filter(|list| !list.trim().is_empty());
     let mut archs: Vec<&str> = match wanted {
         None => USUAL.into_iter().filter(|arch| number(arch).is_some_and(|n| known.contains(&n))).collect(),

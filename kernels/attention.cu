@@ -12,7 +12,7 @@
 // the loads from shared memory that feed them (8 of 16 bytes per 64 multiply-adds), one exponential per 2 D
 // multiply-adds, and with dropout one Philox word each: about 20 integer instructions per 2 D multiply-adds.
 //
-// For bf16 see attention_sm80.cu; `naive` handles the heads that cannot be accessed 16 bytes at a time.
+// For bf16 see sm80/attention.cu; `naive` handles the heads that cannot be accessed 16 bytes at a time.
 //
 //   naive   a warp per query; any head size. Each lane computes the score of one key; K and V are read through the
 //           caches.

@@ -13,7 +13,7 @@
 // Roofline. 14 Tq Tk D FLOPs for 4 (5 Tq + 6 Tk) D bytes per head: bound by the multiply-add pipes, like the forward
 // pass.
 //
-// For bf16 see attention_backward_sm80.cu; `naive` handles the heads that cannot be accessed 16 bytes at a time.
+// For bf16 see sm80/attention_backward.cu; `naive` handles the heads that cannot be accessed 16 bytes at a time.
 //
 //   naive   a warp per query, then a warp per key; any head size.
 //   tiled   a block per 64 queries, then a block per 64 keys (32 at D = 128, where four tiles of 64 rows exceed shared
@@ -47,7 +47,7 @@ DEVICE void attention_delta(DELTA_PARAMETERS(T)) {
 KERNEL(attention_delta_f32, 128, 1, DELTA_PARAMETERS(float)) { attention_delta<float>(DELTA_ARGUMENTS); }
 KERNEL(attention_delta_bf16, 128, 1, DELTA_PARAMETERS(bf16)) { attention_delta<bf16>(DELTA_ARGUMENTS); }
 
-// Scales complete sums (`reduce` in attention_backward_sm90.cu) and rounds them to dq, eight neighbours per thread.
+// Scales complete sums (`reduce` in sm90/attention_backward.cu) and rounds them to dq, eight neighbours per thread.
 // Rows of both hold all heads.
 KERNEL(attention_dq_round_bf16, 256, 1, const float* __restrict__ sums, bf16* __restrict__ dq, int dq_pitch, int rows,
        int width, float scale) {

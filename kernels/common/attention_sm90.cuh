@@ -18,7 +18,7 @@
 #include "../ptx/tma.cuh"
 #include "../ptx/wgmma.cuh"
 #include "attention_lanes.cuh"
-#include "turn.cuh"
+#include "pipeline.cuh"
 
 constexpr int kRowBytes = 128;             // Bytes of a row of a box.
 constexpr int kGroupRows = 64;             // Rows of a warpgroup.

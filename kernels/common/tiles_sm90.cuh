@@ -1,4 +1,4 @@
-// The tiles of a matrix product that a persistent block computes (kernels/linear_sm90.cu), and the layout of its
+// The tiles of a matrix product that a persistent block computes (kernels/sm90/linear.cu), and the layout of its
 // operands in shared memory.
 //
 // A work tile is a tile of outputs and a part of K. Work tiles are numbered by output tile first, in the order of
@@ -8,7 +8,7 @@
 #include "../ptx/cluster.cuh"
 #include "../ptx/wgmma.cuh"
 #include "bands.cuh"
-#include "boxes.cuh"
+#include "tma_boxes.cuh"
 
 constexpr int kDepth = 64;                         // Steps of K in a stage: 128 bytes.
 constexpr int kRowBytes = 128;                     // Bytes of a row of a box.

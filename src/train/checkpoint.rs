@@ -12,7 +12,10 @@
 //! There is no random number generator to save: batches, dropout and initial weights are functions of the seed and of
 //! the counters in [`State`].
 
-use super::settings::Settings;
+mod state;
+
+pub use state::{SavedLevel, State};
+
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::device::Device;
@@ -21,11 +24,10 @@ use crate::files::{self, write_atomic, write_dir_atomic};
 use crate::model::store::Store;
 use crate::multilevel::Quantity;
 use crate::optim;
-use crate::runlog::{Position, ResumePoint};
 use crate::tensor::{DType, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use serde::{Deserialize, Serialize};
+use state::{parse_state, state_json};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -36,64 +38,8 @@ const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "tensors.safetensors";
 const SUMS: &str = "sums.json";
-/// The format that is written. Format 1, which has no [`Settings`], can be read as well.
-const FORMAT: u32 = 2;
 /// Largest `state.json` in bytes. The configuration in it may list a thousand class names.
 const MOST_STATE: u64 = 8 << 20;
-
-/// The content of `state.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct State {
-    /// The format version: 2.
-    pub format: u32,
-    /// The configuration that the run was trained with. `None` in format 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settings: Option<Settings>,
-    /// Position in the run.
-    pub at: Position,
-    /// Completed steps of the current stage.
-    pub stage_step: u64,
-    /// Completed micro-batches of the current stage, a counter that dropout masks depend on.
-    pub passes: u32,
-    /// Held-out loss of the last evaluation.
-    pub valid_loss: f64,
-    /// Whether that evaluation was at this very step.
-    pub valid_here: bool,
-    /// Seconds spent waiting for batches so far.
-    pub waited: f64,
-    /// Length of `metrics.jsonl`.
-    pub metrics_bytes: u64,
-    /// Length of the TensorBoard file.
-    pub tensorboard_bytes: u64,
-    /// Name of the data; other data has another name.
-    pub data: String,
-    /// The levels in `tensors.safetensors`.
-    pub levels: Vec<SavedLevel>,
-    /// Time per operation so far.
-    pub operations: Vec<crate::runlog::OperationTime>,
-}
-
-impl State {
-    /// Returns where the metrics continue after this checkpoint.
-    pub fn resume_point(&self) -> ResumePoint {
-        let State { at, valid_loss, valid_here, metrics_bytes, tensorboard_bytes, .. } = *self;
-        ResumePoint { at, valid_loss, valid_here, metrics_bytes, tensorboard_bytes }
-    }
-}
-
-/// A level whose weights are still needed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SavedLevel {
-    /// Level, counted from 1.
-    pub level: usize,
-    /// Number of AdamW updates so far. `None` if the level was saved without moments.
-    pub updates: Option<u64>,
-    /// Hash of the names, shapes and offsets of the parameters. In another layout, weights would end up in the wrong
-    /// parameters.
-    pub layout: String,
-}
 
 /// The tensors of a level that go into a checkpoint.
 pub struct Part<'a> {
@@ -183,7 +129,7 @@ pub fn save(
             SafeTensorError::IoError(e) => Error::io("write", &path, e),
             e => Error::new(format!("cannot write {}: {e}", path.display())),
         })?;
-        let json = serde_json::to_vec_pretty(state).map_err(|e| Error::new(e.to_string()))?;
+        let json = state_json(state).map_err(|e| Error::new(e.to_string()))?;
         let state = dir.join(STATE);
         write_atomic(&state, |out| out.write_all(&json))?;
         // The safetensors library creates files that only their owner can read.
@@ -245,26 +191,6 @@ fn strange(dir: &Path, file: &str, what: &dyn Display) -> Error {
          checkpoint to resume from the previous one",
         path.display()
     ))
-}
-
-/// Parses `state.json`.
-///
-/// # Errors
-/// It has another format, or the folder was renamed.
-fn parse_state(dir: &Path, json: &[u8]) -> Result<State> {
-    let state: State = serde_json::from_slice(json).map_err(|e| strange(dir, STATE, &e))?;
-    if !matches!((state.format, &state.settings), (1, None) | (FORMAT, Some(_))) {
-        return Err(match state.format {
-            1 => strange(dir, STATE, &"format 1 cannot have settings"),
-            FORMAT => strange(dir, STATE, &"its settings are missing"),
-            other => strange(dir, STATE, &format_args!("format {other}, not {FORMAT}")),
-        });
-    }
-    let own = name(state.at.stage, state.at.step);
-    if !dir.ends_with(&own) {
-        bail!("{}: this folder contains {own}; rename it back, or remove it", dir.display());
-    }
-    Ok(state)
 }
 
 /// Returns the newest checkpoint below `branch_dir` whose state can be read: its folder and its state. `None` if there

@@ -114,7 +114,6 @@ impl Trainer<'_, '_> {
             optimizer: Some(train_state.optimizer_state()),
         });
         let state = State {
-            format: 2,
             settings: Some(settings.clone()),
             at: self.at,
             stage_step: self.stage_step,

@@ -292,7 +292,6 @@ mod tests {
         let settings =
             Settings { config: toml::to_string(config).expect("text"), from: None, tokenizer: None, tokens: None };
         State {
-            format: 2,
             settings: Some(settings),
             at: Position { stage: 1, level: 1, step: 1, ..Position::default() },
             stage_step: 1,

@@ -8,6 +8,7 @@ mod figures;
 mod gpu_suite;
 mod readme;
 mod report;
+mod rooms;
 mod tensorboard;
 mod words;
 mod xml;

@@ -12,7 +12,7 @@ const SURVIVORS: &[(&str, &str, &str, &str)] = &[
     ("cross_entropy", "block", "kernels/common/reduce.cuh:45", ONCE),
     ("cross_entropy", "vec16", "kernels/common/reduce.cuh:34", ONCE),
     ("global_norm", "block", "kernels/common/reduce.cuh:34", ONCE),
-    ("linear", "cluster2_128x256", "kernels/linear_sm90.cu:114", ALONE),
+    ("linear", "cluster2_128x256", "kernels/sm90/linear.cu:114", ALONE),
 ];
 
 const ONCE: &str = "separates one block reduction from the next, and this kernel has only one";
@@ -103,7 +103,7 @@ fn written() -> Vec<Site> {
         "wgmma_wait<",
     ];
     let mut sites = Vec::new();
-    for folder in ["kernels", "kernels/common"] {
+    for folder in ["kernels", "kernels/common", "kernels/sm80", "kernels/sm90"] {
         for entry in std::fs::read_dir(folder).expect("the kernels").flatten() {
             let path = entry.path();
             let Ok(text) = std::fs::read_to_string(&path) else { continue };

@@ -165,12 +165,12 @@ fn architectures() {
     assert_eq!(ptxas::gencode("linear", &known, Some(" ")).unwrap(), usual);
     // nvcc 12.0 does not know Blackwell.
     assert_eq!(ptxas::gencode("linear", &[80, 86, 90], None).unwrap(), [cubin("80"), cubin("90a"), ptx]);
-    assert_eq!(ptxas::gencode("gemm_sm90", &known, None).unwrap(), [cubin("90a")]);
+    assert_eq!(ptxas::gencode("sm90/gemm", &known, None).unwrap(), [cubin("90a")]);
 
     // Only the requested architectures are built.
     assert_eq!(ptxas::gencode("linear", &known, Some("80, sm_120")).unwrap(), [cubin("80"), cubin("120")]);
-    assert_eq!(ptxas::gencode("gemm_sm90", &known, Some("80,90a")).unwrap(), [cubin("90a")]);
-    assert!(ptxas::gencode("gemm_sm90", &known, Some("80")).unwrap().is_empty());
+    assert_eq!(ptxas::gencode("sm90/gemm", &known, Some("80,90a")).unwrap(), [cubin("90a")]);
+    assert!(ptxas::gencode("sm90/gemm", &known, Some("80")).unwrap().is_empty());
     for (wanted, says) in
         [("80,hopper", "\"hopper\" is not an architecture"), ("75", "too old"), ("80,99", "86, 87"), ("80,", "\"\"")]
     {

@@ -11,17 +11,17 @@ use vcycle::device::cuda::compiled::{COMPILED, Module};
 /// Tensor-core kernels: the file, a part of their names, the end of their names, and the instructions that they must
 /// contain.
 const FILES: &[(&str, &str, &str, &[&str])] = &[
-    ("linear_sm80.cu", "linear_mma", "", &AMPERE),
-    ("attention_sm80.cu", "flash", "", &AMPERE),
-    ("attention_backward_sm80.cu", "flash", "", &AMPERE),
-    ("linear_sm90.cu", "linear_wgmma", "", &HOPPER),
-    ("linear_sm90.cu", "linear_boxes", "_bf16", &BOXES),
-    ("linear_sm90.cu", "linear_boxes", "_f32", &ADDING),
-    ("linear_sm90.cu", "linear_pairs", "", &PAIRS),
-    ("attention_sm90.cu", "wgmma", "", &BOXES),
-    ("attention_resident_sm90.cu", "single_pass_kv", "", &BOXES),
-    ("attention_backward_sm90.cu", "wgmma", "", &BOXES),
-    ("attention_backward_sm90.cu", "dkdvdq", "", &ADDING),
+    ("sm80/linear.cu", "linear_mma", "", &AMPERE),
+    ("sm80/attention.cu", "flash", "", &AMPERE),
+    ("sm80/attention_backward.cu", "flash", "", &AMPERE),
+    ("sm90/linear.cu", "linear_wgmma", "", &HOPPER),
+    ("sm90/linear.cu", "linear_tma_store", "_bf16", &BOXES),
+    ("sm90/linear.cu", "linear_tma_store", "_f32", &ADDING),
+    ("sm90/linear.cu", "linear_cluster2", "", &PAIRS),
+    ("sm90/attention.cu", "wgmma", "", &BOXES),
+    ("sm90/attention_single_pass.cu", "single_pass_kv", "", &BOXES),
+    ("sm90/attention_backward.cu", "wgmma", "", &BOXES),
+    ("sm90/attention_backward.cu", "dkdvdq", "", &ADDING),
 ];
 
 /// Tensor-core matrix products, loads of 8 x 8 tiles, asynchronous copies from global to shared memory.

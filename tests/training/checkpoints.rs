@@ -24,7 +24,6 @@ fn table(params: Vec<Param>) -> ParamTable {
 /// an earlier one.
 fn state([stage, level, step]: [usize; 3], loss: f64, valid_here: bool, parts: &[Part<'_>]) -> State {
     State {
-        format: 1,
         settings: None,
         at: Position { stage, level, step: step as u64, ..Position::default() },
         stage_step: step as u64,

@@ -1,4 +1,4 @@
-//! Launch code of bf16 attention on tensor cores (`kernels/attention_sm80.cu`), and helpers that its backward pass
+//! Launch code of bf16 attention on tensor cores (`kernels/sm80/attention.cu`), and helpers that its backward pass
 //! shares.
 
 use crate::device::cuda::gpu_spec::GpuSpec;

@@ -1,4 +1,4 @@
-//! Launch code of the backward pass of bf16 attention on tensor cores: `kernels/attention_backward_sm80.cu`.
+//! Launch code of the backward pass of bf16 attention on tensor cores: `kernels/sm80/attention_backward.cu`.
 
 use super::attention::{THREADS, fits, matmul_seconds, width};
 use crate::device::cuda::gpu_spec::GpuSpec;

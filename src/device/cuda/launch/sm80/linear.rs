@@ -1,4 +1,4 @@
-//! Launch code of bf16 matmuls on tensor cores: `kernels/linear_sm80.cu`.
+//! Launch code of bf16 matmuls on tensor cores: `kernels/sm80/linear.cu`.
 
 use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::Launch;

@@ -1,4 +1,4 @@
-//! Launch code of bf16 attention by Hopper's `wgmma` (`kernels/attention_sm90.cu`), and helpers that its backward pass
+//! Launch code of bf16 attention by Hopper's `wgmma` (`kernels/sm90/attention.cu`), and helpers that its backward pass
 //! shares.
 
 use crate::device::cuda::gpu_spec::GpuSpec;

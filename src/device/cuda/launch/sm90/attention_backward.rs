@@ -1,4 +1,4 @@
-//! Launch code of the backward pass of bf16 attention by Hopper's `wgmma`: `kernels/attention_backward_sm90.cu`.
+//! Launch code of the backward pass of bf16 attention by Hopper's `wgmma`: `kernels/sm90/attention_backward.cu`.
 
 use super::attention::{GROUP_ROWS, blocks, heads, map, width};
 use crate::device::cuda::gpu_spec::GpuSpec;

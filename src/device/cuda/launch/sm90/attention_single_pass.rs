@@ -1,5 +1,5 @@
 //! Launch code of bf16 attention by Hopper's `wgmma` for heads whose keys and values all fit into shared memory:
-//! `kernels/attention_resident_sm90.cu`.
+//! `kernels/sm90/attention_single_pass.cu`.
 
 use super::attention::{GROUP_ROWS, THREADS, heads, map, width};
 use crate::device::cuda::launch::Launch;

@@ -1,4 +1,4 @@
-//! Launch code of bf16 matmuls by Hopper's `wgmma`: `kernels/linear_sm90.cu`.
+//! Launch code of bf16 matmuls by Hopper's `wgmma`: `kernels/sm90/linear.cu`.
 
 use crate::device::cuda::gpu_spec::GpuSpec;
 use crate::device::cuda::launch::addresses::{Addresses, TICKETS};

@@ -28,17 +28,17 @@
 //                         of op(a), and half of the columns of op(b) for both: 32 bytes. A stage is filled again when
 //                         the warps of both blocks have read it.
 // `wgmma...` write their outputs row by row, through 4 KiB of shared memory per warp (common/outputs.cuh). The others
-// leave this to TMA (common/boxes.cuh): warpgroups hand over 64 columns of outputs at a time, and continue while these
+// leave this to TMA (common/tma_boxes.cuh): warpgroups hand over 64 columns of outputs at a time, and continue while these
 // are being stored. Outputs in f32 (gradients of weights), 32 columns at a time, have no other epilogue operands, and
 // TMA does the accumulation: it adds to each element once, so the order of sums stays the same.
 //
 // A thread has 128 sums, or 96 with tiles 192 wide. Where there are fewer tiles than SMs and K is long (gradients of
 // weights), K is cut into parts: the block that finishes a tile last adds the sums of all parts, in order.
 // common/tiles_sm90.cuh distributes the tiles.
-#include "common/boxes.cuh"
+#include "common/tma_boxes.cuh"
 #include "common/outputs.cuh"
 #include "common/tiles_sm90.cuh"
-#include "common/turn.cuh"
+#include "common/pipeline.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/registers.cuh"
 #include "ptx/ticket.cuh"

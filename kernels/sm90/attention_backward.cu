@@ -1,7 +1,7 @@
 // The gradient of attention in bf16 by Hopper's warpgroups (sm_90a). The formulas and operands are those of
 // attention_backward.cu. Sums, lse and delta are in f32; P and dS are rounded to bf16 before they are multiplied.
 //
-// In `wgmma` every output has one owner, as in attention_backward_sm80.cu: one kernel computes delta and dQ of 128
+// In `wgmma` every output has one owner, as in sm80/attention_backward.cu: one kernel computes delta and dQ of 128
 // queries at a time, another dK and dV of 128 keys. Both compute scores and dP, 14 D FLOPs per pair instead of 10: the
 // price of adding in a fixed order, without a second pass over an f32 dQ in memory, with all weights in registers.
 //
@@ -19,7 +19,7 @@
 //           The order of additions is nondeterministic: dQ may differ in its last bits from run to run, dK and dV do
 //           not. delta comes from attention_backward.cu, the zeros from fill.cu. At D > 64 there is only one slot.
 #include "common/attention_sm90.cuh"
-#include "common/float_boxes.cuh"
+#include "common/tma_float_boxes.cuh"
 
 // Rows of a streamed tile.
 constexpr int kStreamed = 64;

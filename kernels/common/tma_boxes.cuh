@@ -12,7 +12,7 @@
 #include "../ptx/stmatrix.cuh"
 #include "../ptx/tma.cuh"
 #include "epilogue.cuh"
-#include "float_boxes.cuh"
+#include "tma_float_boxes.cuh"
 
 constexpr int kSlotBytes = 64 * 128;  // Bytes of a box.
 constexpr int kSlots = 2;             // Boxes of a warpgroup.
