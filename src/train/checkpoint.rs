@@ -396,7 +396,7 @@ pub fn prune(branch_dir: &Path, keep_last: usize, keep_best: bool) {
     let found = all(branch_dir).unwrap_or_default();
     let best = keep_best.then(|| {
         let loss = |dir: &PathBuf| -> Option<f64> {
-            let state: State = serde_json::from_slice(&files::read(&dir.join(STATE), MOST_STATE).ok()?).ok()?;
+            let state = parse_state(dir, &files::read(&dir.join(STATE), MOST_STATE).ok()?).ok()?;
             (state.at.level == 1 && state.valid_here).then_some(state.valid_loss)
         };
         let losses = found.iter().filter_map(|dir| Some((loss(dir)?, dir)));
