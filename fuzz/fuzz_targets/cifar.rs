@@ -4,7 +4,7 @@
 #![no_main]
 
 use harness::{Memory, choice, images, run, same};
-use vcycle::data::images::source::Cifar100Labels;
+use vcycle::data::images::formats::{Cifar10, Cifar100, Cifar100Labels};
 use vcycle::data::images::{ImageFiles, ImageSpec};
 
 const PIXELS: usize = 3 * 32 * 32;
@@ -14,9 +14,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     run(data, Memory { mib: 8, per_byte: 64 }, |case| {
         let files = vec![case.file("data.bin", data)];
         let (files, before, wanted) = match which % 3 {
-            0 => (ImageFiles::Cifar10 { files }, 1, 0),
-            1 => (ImageFiles::Cifar100 { files, labels: Cifar100Labels::Coarse }, 2, 0),
-            _ => (ImageFiles::Cifar100 { files, labels: Cifar100Labels::Fine }, 2, 1),
+            0 => (ImageFiles::Cifar10(Cifar10 { files }), 1, 0),
+            1 => (ImageFiles::Cifar100(Cifar100 { files, labels: Cifar100Labels::Coarse }), 2, 0),
+            _ => (ImageFiles::Cifar100(Cifar100 { files, labels: Cifar100Labels::Fine }), 2, 1),
         };
         let Some(found) = images(case, &ImageSpec::new(files), "data.bin") else { return };
         let record = before + PIXELS;

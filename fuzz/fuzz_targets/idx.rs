@@ -4,13 +4,14 @@
 #![no_main]
 
 use harness::{Memory, images, parts, run};
+use vcycle::data::images::formats::{Idx};
 use vcycle::data::images::{ImageFiles, ImageSpec};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let parts = parts(data);
     let &[pixels, labels, ..] = parts.as_slice() else { return };
     run(data, Memory { mib: 4, per_byte: 256 }, |case| {
-        let files = ImageFiles::Idx { images: case.file("i.idx", pixels), labels: case.file("l.idx", labels) };
+        let files = ImageFiles::Idx(Idx { images: case.file("i.idx", pixels), labels: case.file("l.idx", labels) });
         for channels in [None, Some(3)] {
             let spec = ImageSpec { channels, ..ImageSpec::new(files.clone()) };
             let Some(found) = images(case, &spec, ".idx") else { continue };

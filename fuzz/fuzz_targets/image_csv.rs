@@ -4,6 +4,7 @@
 #![no_main]
 
 use harness::{Memory, ZSTANDARD, choice, images, run};
+use vcycle::data::images::formats::{Csv};
 use vcycle::data::images::{ImageFiles, ImageSpec, LabelColumn};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -11,7 +12,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     run(data, Memory { mib: 16, per_byte: 256 }, |case| {
         let maximum = [None, Some(0), Some(1), Some(16), Some(255)][usize::from(which) % 5];
         let label = [LabelColumn::Last, LabelColumn::First][usize::from(which) / 5 % 2];
-        let spec = ImageSpec::new(ImageFiles::Csv { file: case.file("digits.csv", data), maximum, label });
+        let spec = ImageSpec::new(ImageFiles::Csv(Csv { file: case.file("digits.csv", data), maximum, label }));
         // If a setting is invalid, the message names the setting instead of the file.
         let Some(found) = images(case, &spec, if maximum == Some(0) { "maximum" } else { "digits.csv" }) else {
             return;

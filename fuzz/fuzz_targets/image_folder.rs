@@ -4,7 +4,7 @@
 #![no_main]
 
 use harness::{Memory, choice, images, run};
-use vcycle::data::images::source::Filter;
+use vcycle::data::images::formats::{Filter, Folder};
 use vcycle::data::images::{ImageFiles, ImageSpec};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -15,12 +15,12 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let name = ["a/1.png", "a/1.jpg", "a/1.jpeg"][usize::from(which) % 3];
         case.file(name, data);
         for skip_broken in [false, true] {
-            let files = ImageFiles::Folder {
+            let files = ImageFiles::Folder(Folder {
                 folder: case.dir.clone(),
                 size: [1, 8, 24, 57][usize::from(which / 3) % 4],
                 filter: if which & 128 == 0 { Filter::Bilinear } else { Filter::Bicubic },
                 skip_broken,
-            };
+            });
             let spec = ImageSpec::new(files);
             // If every file is skipped, the message names the folder.
             let name = if skip_broken { "case" } else { name };

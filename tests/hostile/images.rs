@@ -1,7 +1,7 @@
 //! Image files, including cases that fuzzing found.
 
 use crate::judge::{folder, judge, judge_within, write};
-use vcycle::data::images::source::Filter;
+use vcycle::data::images::formats::{Filter, Folder, Idx};
 use vcycle::data::images::{ImageFiles, ImageSpec, prepare};
 
 /// Limit on single allocations for small files: read buffers and the fixed allocations of decoders.
@@ -20,7 +20,7 @@ fn idx_headers_that_claim_too_much() {
     for (height, width) in [(16_384, 16_384), (1, 16_384), (16_385, 1), (0, 4), (u32::MAX, u32::MAX)] {
         write(&images, &header(&[3, height, width]));
         let (files, cache) =
-            (ImageFiles::Idx { images: images.clone(), labels: labels.clone() }, dir.path().join("cache"));
+            (ImageFiles::Idx(Idx { images: images.clone(), labels: labels.clone() }), dir.path().join("cache"));
         let run = move || prepare(&ImageSpec::new(files), &cache, &mut |_| {});
         judge_within(SMALL, "images.idx", &format!("{height} x {width}"), run).expect_err("an image without data");
     }
@@ -57,12 +57,12 @@ fn pictures_that_claim_too_much() {
         ("13000 x 13000", jpeg(13_000, 13_000)),
     ] {
         write(&path, &bytes);
-        let files = ImageFiles::Folder {
+        let files = ImageFiles::Folder(Folder {
             folder: dir.path().join("set"),
             size: 8,
             filter: Filter::Bilinear,
             skip_broken: false,
-        };
+        });
         let cache = dir.path().join("cache");
         let run = move || prepare(&ImageSpec::new(files), &cache, &mut |_| {});
         let message = judge("picture.png", name, run).map(|_| ()).expect_err("an image without data");

@@ -1,13 +1,11 @@
 //! Converts image files into a shard once. The shard is cached under a hash of everything that it depends on.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::csv::{self, LabelColumn};
+use super::formats::{Decoded, ImageFiles, numbers};
 use super::shard::{ImageWriter, Images, MAX_CLASSES};
-use super::{cifar, folder, idx};
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::labelled::classes;
@@ -37,178 +35,6 @@ pub struct ImageSpec {
     pub names: Option<Vec<String>>,
 }
 
-/// The format and paths of image files. All files except those of a folder may be compressed as `.gz` or `.zst`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(tag = "format", rename_all = "lowercase", deny_unknown_fields)]
-pub enum ImageFiles {
-    /// The format of MNIST with unsigned bytes: images `[images, rows, columns]` and labels `[images]`.
-    Idx { images: PathBuf, labels: PathBuf },
-    /// The binary version of CIFAR-10: records of a label and 3 x 32 x 32 pixels.
-    Cifar10 { files: Vec<PathBuf> },
-    /// The binary version of CIFAR-100, with two labels per record.
-    Cifar100 {
-        files: Vec<PathBuf>,
-        #[serde(default)]
-        labels: Cifar100Labels,
-    },
-    /// One line for each square grey image: its values row by row and its label, separated by commas.
-    Csv {
-        file: PathBuf,
-        /// The value of white. By default 16 if no value is larger, else 255.
-        #[serde(default)]
-        maximum: Option<u8>,
-        /// The position of the label in a line.
-        #[serde(default, skip_serializing_if = "is_default")]
-        label: LabelColumn,
-    },
-    /// A folder with one folder of JPEG and PNG files for each class. The centre squares of the images are resized.
-    Folder {
-        folder: PathBuf,
-        /// Side length of the resized images in pixels.
-        size: usize,
-        /// The filter for resizing.
-        #[serde(default)]
-        filter: Filter,
-        /// Skip and count files that cannot be decoded or are damaged. Otherwise the first file that cannot be decoded
-        /// is an error.
-        #[serde(default)]
-        skip_broken: bool,
-    },
-}
-
-/// The labels of CIFAR-100 to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cifar100Labels {
-    /// 100 classes.
-    #[default]
-    Fine,
-    /// 20 groups of classes.
-    Coarse,
-}
-
-/// The filter that resizes an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Filter {
-    Bilinear,
-    #[default]
-    Bicubic,
-}
-
-/// An image that a reader passes to its sink: pixels `[channels, height, width]`, and `shape` with these sizes.
-pub(super) struct Decoded<'a> {
-    pub pixels: &'a [u8],
-    pub shape: [usize; 3],
-    pub label: usize,
-}
-
-/// The position of an image in a file, for error messages: `a.bin: record 7`.
-pub(super) struct Place<'a> {
-    pub path: &'a Path,
-    pub unit: &'static str,
-    pub number: u64,
-}
-
-impl fmt::Display for Place<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} {}", self.path.display(), self.unit, self.number)
-    }
-}
-
-/// The callback that a reader calls with each image and its position.
-pub(super) type Sink<'a> = dyn FnMut(Decoded<'_>, &dyn fmt::Display) -> Result<()> + 'a;
-
-impl ImageFiles {
-    /// Returns the class names if the format defines them.
-    fn names(&self) -> Result<Option<Vec<String>>> {
-        Ok(match self {
-            ImageFiles::Idx { .. } | ImageFiles::Csv { .. } => None,
-            ImageFiles::Cifar10 { .. } => Some(cifar::NAMES_10.map(str::to_owned).to_vec()),
-            ImageFiles::Cifar100 { labels: Cifar100Labels::Fine, .. } => Some(numbers(100)),
-            ImageFiles::Cifar100 { labels: Cifar100Labels::Coarse, .. } => Some(numbers(20)),
-            ImageFiles::Folder { folder, .. } => Some(folder::classes(folder)?.into_iter().map(|c| c.name).collect()),
-        })
-    }
-
-    /// Passes every image to `sink`; returns notes and warnings about the files.
-    fn read(&self, sink: &mut Sink<'_>) -> Result<Vec<String>> {
-        match self {
-            ImageFiles::Idx { images, labels } => idx::read(images, labels, sink),
-            ImageFiles::Cifar10 { files } => cifar::read(files, &cifar::Records::TEN, sink),
-            ImageFiles::Cifar100 { files, labels: Cifar100Labels::Fine } => {
-                cifar::read(files, &cifar::Records::HUNDRED_FINE, sink)
-            }
-            ImageFiles::Cifar100 { files, labels: Cifar100Labels::Coarse } => {
-                cifar::read(files, &cifar::Records::HUNDRED_COARSE, sink)
-            }
-            ImageFiles::Csv { file, maximum, label } => csv::read(file, *maximum, *label, sink),
-            ImageFiles::Folder { folder, size, filter, skip_broken } => {
-                return folder::read(folder, (*size, *filter, *skip_broken), sink);
-            }
-        }?;
-        Ok(Vec::new())
-    }
-
-    /// Returns the default number of channels.
-    fn channels(&self) -> usize {
-        match self {
-            ImageFiles::Idx { .. } | ImageFiles::Csv { .. } => 1,
-            ImageFiles::Cifar10 { .. } | ImageFiles::Cifar100 { .. } | ImageFiles::Folder { .. } => 3,
-        }
-    }
-
-    /// Adds everything that a shard depends on: the content of the files, or for a folder the names, sizes and
-    /// modification times.
-    fn add_to(&self, print: &mut Fingerprint) -> Result<()> {
-        let (kind, files): (&str, Vec<&PathBuf>) = match self {
-            ImageFiles::Idx { images, labels } => ("idx", vec![images, labels]),
-            ImageFiles::Cifar10 { files } => ("cifar10", files.iter().collect()),
-            ImageFiles::Cifar100 { files, labels: Cifar100Labels::Fine } => ("cifar100", files.iter().collect()),
-            ImageFiles::Cifar100 { files, labels: Cifar100Labels::Coarse } => ("cifar20", files.iter().collect()),
-            ImageFiles::Csv { file, maximum, label } => {
-                print.add(format!("{maximum:?}").as_bytes());
-                if *label == LabelColumn::First {
-                    print.add(b"label first");
-                }
-                ("csv", vec![file])
-            }
-            ImageFiles::Folder { folder, size, filter, skip_broken } => {
-                // Different from the text of older versions, whose shards may contain truncated or damaged images.
-                let broken = if *skip_broken { "and damaged skipped" } else { "refused" };
-                print.add(format!("folder {size} {filter:?}, broken {broken}").as_bytes());
-                return folder::add_to(folder, print);
-            }
-        };
-        print.add(kind.as_bytes());
-        for file in files {
-            // The extension may decide how the content is read.
-            let extension = file.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
-            print.add(extension.as_bytes());
-            print.add_file(file)?;
-        }
-        Ok(())
-    }
-
-    /// Returns the file or folder that gives the shard its name.
-    fn path(&self) -> Option<&Path> {
-        match self {
-            ImageFiles::Idx { images, .. } => Some(images),
-            ImageFiles::Cifar10 { files } | ImageFiles::Cifar100 { files, .. } => files.first().map(PathBuf::as_path),
-            ImageFiles::Csv { file, .. } => Some(file),
-            ImageFiles::Folder { folder, .. } => Some(folder),
-        }
-    }
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-fn numbers(count: usize) -> Vec<String> {
-    (0..count).map(|n| n.to_string()).collect()
-}
-
 impl ImageSpec {
     /// Returns a specification of `files` with all defaults.
     pub fn new(files: ImageFiles) -> Self {
@@ -217,7 +43,7 @@ impl ImageSpec {
 
     /// Returns the class names if they are known before any image is read.
     fn known_names(&self) -> Result<Option<Vec<String>>> {
-        let defined = self.files.names()?;
+        let defined = self.files.format().names()?;
         let count = defined.as_ref().map(Vec::len).or(self.classes).or(self.names.as_ref().map(Vec::len));
         if let Some((classes, count)) = self.classes.zip(count)
             && classes != count
@@ -245,7 +71,7 @@ impl ImageSpec {
 /// A file cannot be read, does not match its format (the message names the record, line or file) or contains no image;
 /// a label is not below the number of classes; or `cache` cannot be written.
 pub fn prepare(spec: &ImageSpec, cache: &Path, note: &mut dyn FnMut(&str)) -> Result<Images> {
-    let channels = spec.channels.unwrap_or(spec.files.channels());
+    let channels = spec.channels.unwrap_or(spec.files.format().channels());
     if !matches!(channels, 1 | 3) {
         bail!("channels: {channels} is neither 1 (grey) nor 3 (red, green, blue)");
     }
@@ -274,12 +100,13 @@ fn write(
     path: &Path,
     note: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let source = spec.files.path().unwrap_or(Path::new("")).display().to_string();
+    let files = spec.files.format();
+    let source = files.path().unwrap_or(Path::new("")).display().to_string();
     note(&format!("reading {source}"));
     let known = names.as_ref().map(Vec::len);
     let (mut writer, mut converted) = (None::<ImageWriter>, Vec::new());
     let mut present = Vec::new();
-    let notes = spec.files.read(&mut |image, place| {
+    let notes = files.read(&mut |image, place| {
         if image.label >= known.unwrap_or(MAX_CLASSES) {
             bail!(
                 "{place}: label {} is not below {}; number the classes from 0, or increase `classes`",
@@ -305,13 +132,7 @@ fn write(
     if names.is_none()
         && let Some(text) = classes::gaps(&present, "image")
     {
-        let place = match &spec.files {
-            ImageFiles::Csv { label: LabelColumn::Last, .. } => {
-                "; if the label is the first column, set label = \"first\""
-            }
-            _ => "",
-        };
-        note(&format!("{source}: warning: {text}{place}"));
+        note(&format!("{source}: warning: {text}{}", files.remedy_for_gaps()));
     }
     match writer {
         Some(writer) => writer.commit(&names.unwrap_or_else(|| numbers(present.len()))),
@@ -344,12 +165,12 @@ pub(super) fn luma(red: u8, green: u8, blue: u8) -> u8 {
 
 /// Returns `<stem>-<16 hexadecimal digits>.images`. The digits are a hash of everything that the shard depends on.
 fn shard_name(spec: &ImageSpec, channels: usize, names: Option<&[String]>) -> Result<String> {
-    let Some(path) = spec.files.path() else {
+    let Some(path) = spec.files.format().path() else {
         bail!("files: the list is empty; name at least one file");
     };
     let mut print = Fingerprint::default();
     print.add(&FORMAT.to_le_bytes());
-    spec.files.add_to(&mut print)?;
+    spec.files.format().add_to(&mut print)?;
     print.add(&[channels as u8]);
     let names = serde_json::to_vec(&names).map_err(|e| Error::new(format!("names: {e}")))?;
     print.add(&names);

@@ -3,7 +3,7 @@
 use super::*;
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use std::io::Cursor;
-use vcycle::data::images::source::Filter;
+use vcycle::data::images::formats::{Filter, Folder};
 
 fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
@@ -16,7 +16,7 @@ fn plain(width: u32, height: u32, colour: [u8; 3]) -> RgbImage {
 }
 
 fn classes(dir: &TempDir, size: usize, filter: Filter) -> Result<Images> {
-    read(dir, ImageFiles::Folder { folder: dir.path().join("set"), size, filter, skip_broken: false })
+    read(dir, ImageFiles::Folder(Folder { folder: dir.path().join("set"), size, filter, skip_broken: false }))
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 use std::cell::RefCell;
 use std::io::Write;
 use vcycle::data::images::LabelColumn;
-use vcycle::data::images::source::Cifar100Labels;
+use vcycle::data::images::formats::{Cifar10, Cifar100, Csv, Idx, Cifar100Labels};
 
 fn idx(kind: u8, sizes: &[u32], elements: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, kind, sizes.len() as u8];
@@ -40,7 +40,7 @@ fn idx_files_are_read() {
     let images = forms(&dir, "i.idx", &idx(8, &[5, 4, 3], &pixels));
     let labels = forms(&dir, "l.idx", &idx(8, &[5], &[0, 3, 1, 0, 2]));
     for (images, labels) in images.into_iter().zip(labels) {
-        let read = read(&dir, ImageFiles::Idx { images, labels }).unwrap();
+        let read = read(&dir, ImageFiles::Idx(Idx { images, labels })).unwrap();
         assert_eq!((read.len(), read.channels(), read.size(), read.classes()), (5, 1, [4, 3], 4));
         assert_eq!(read.names(), ["0", "1", "2", "3"]);
         for (i, label) in [0, 3, 1, 0, 2].into_iter().enumerate() {
@@ -72,16 +72,16 @@ fn idx_files_that_are_none_are_errors() {
         (good.0.clone(), idx(8, &[5], &[0, 1, 2, 3]), &["l.idx", "ends before label 4"]),
         (good.0.clone(), idx(8, &[5], &[0; 6]), &["l.idx", "continues"]),
     ] {
-        let files = ImageFiles::Idx { images: file(&dir, "i.idx", images), labels: file(&dir, "l.idx", labels) };
+        let files = ImageFiles::Idx(Idx { images: file(&dir, "i.idx", images), labels: file(&dir, "l.idx", labels) });
         error_with(read(&dir, files), parts);
     }
-    let files = ImageFiles::Idx { images: file(&dir, "i.idx", &good.0), labels: file(&dir, "l.idx", &good.1) };
+    let files = ImageFiles::Idx(Idx { images: file(&dir, "i.idx", &good.0), labels: file(&dir, "l.idx", &good.1) });
     let told = ImageSpec { classes: Some(3), ..ImageSpec::new(files.clone()) };
     error_with(prepared(&dir, &told), &["i.idx: image 1", "label 3 is not below 3"]);
-    let none = ImageFiles::Idx { images: dir.path().join("none"), labels: file(&dir, "l.idx", &good.1) };
+    let none = ImageFiles::Idx(Idx { images: dir.path().join("none"), labels: file(&dir, "l.idx", &good.1) });
     error_with(read(&dir, none), &["cannot read", "none"]);
     let broken =
-        ImageFiles::Idx { images: file(&dir, "i.gz", &gzip(&good.0)[..30]), labels: file(&dir, "l.idx", &good.1) };
+        ImageFiles::Idx(Idx { images: file(&dir, "i.gz", &gzip(&good.0)[..30]), labels: file(&dir, "l.idx", &good.1) });
     error_with(read(&dir, broken), &["i.gz", "corrupt gzip"]);
     let left: Vec<_> = fs::read_dir(dir.path().join("cache")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.is_empty(), "failed preparations left {left:?}");
@@ -98,7 +98,7 @@ fn cifar_files_are_read() {
     let ten = records(&[&[9], &[0], &[4]]);
     for path in forms(&dir, "ten.bin", &ten) {
         let more = file(&dir, "more.bin", records(&[&[1]]));
-        let images = read(&dir, ImageFiles::Cifar10 { files: vec![path, more] }).unwrap();
+        let images = read(&dir, ImageFiles::Cifar10(Cifar10 { files: vec![path, more] })).unwrap();
         assert_eq!((images.len(), images.channels(), images.size(), images.classes()), (4, 3, [32, 32], 10));
         assert_eq!((&images.names()[9][..], &images.names()[0][..]), ("truck", "airplane"));
         for (i, (seed, label)) in [(0, 9), (1, 0), (2, 4), (0, 1)].into_iter().enumerate() {
@@ -107,7 +107,7 @@ fn cifar_files_are_read() {
     }
     let hundred = file(&dir, "hundred.bin", records(&[&[19, 99], &[3, 0]]));
     for (labels, classes, wanted) in [(Cifar100Labels::Fine, 100, [99, 0]), (Cifar100Labels::Coarse, 20, [19, 3])] {
-        let images = read(&dir, ImageFiles::Cifar100 { files: vec![hundred.clone()], labels }).unwrap();
+        let images = read(&dir, ImageFiles::Cifar100(Cifar100 { files: vec![hundred.clone()], labels })).unwrap();
         assert_eq!((images.len(), images.classes()), (2, classes));
         assert_eq!([0, 1].map(|i| images.sample(i).1), wanted);
         assert_eq!(images.sample(1).0, bytes(3072, 1));
@@ -117,7 +117,7 @@ fn cifar_files_are_read() {
 #[test]
 fn cifar_files_that_are_none_are_errors() {
     let dir = folder();
-    let ten = |bytes: Vec<u8>| read(&dir, ImageFiles::Cifar10 { files: vec![file(&dir, "ten.bin", bytes)] });
+    let ten = |bytes: Vec<u8>| read(&dir, ImageFiles::Cifar10(Cifar10 { files: vec![file(&dir, "ten.bin", bytes)] }));
     error_with(ten(Vec::new()), &["ten.bin", "empty"]);
     error_with(ten(records(&[&[1], &[10]])), &["ten.bin: record 1", "label 10 is not below 10"]);
     let cut = records(&[&[1], &[2]]);
@@ -125,11 +125,11 @@ fn cifar_files_that_are_none_are_errors() {
     let hundred = file(&dir, "hundred.bin", records(&[&[3, 4], &[3, 100]]));
     let labels = Cifar100Labels::Coarse;
     error_with(
-        read(&dir, ImageFiles::Cifar100 { files: vec![hundred], labels }),
+        read(&dir, ImageFiles::Cifar100(Cifar100 { files: vec![hundred], labels })),
         &["hundred.bin: record 1", "label 100"],
     );
-    error_with(read(&dir, ImageFiles::Cifar10 { files: Vec::new() }), &["name at least one"]);
-    let told = ImageFiles::Cifar10 { files: vec![file(&dir, "ten.bin", records(&[&[1]]))] };
+    error_with(read(&dir, ImageFiles::Cifar10(Cifar10 { files: Vec::new() })), &["name at least one"]);
+    let told = ImageFiles::Cifar10(Cifar10 { files: vec![file(&dir, "ten.bin", records(&[&[1]]))] });
     let told = |classes, names: Option<usize>| {
         let names = names.map(|count| vec!["name".to_owned(); count]);
         prepared(&dir, &ImageSpec { classes, names, ..ImageSpec::new(told.clone()) })
@@ -145,7 +145,7 @@ fn tables_are_read() {
     let table = "0, 8,16,4,1\r\n\n16,0,0,1,0\n1,2,3,4,12";
     let wanted = [([0, 128, 255, 64], 1), ([255, 0, 0, 16], 0), ([16, 32, 48, 64], 12)];
     for file in forms(&dir, "t.csv", table.as_bytes()) {
-        let images = read(&dir, ImageFiles::Csv { file, maximum: None, label: LabelColumn::Last }).unwrap();
+        let images = read(&dir, ImageFiles::Csv(Csv { file, maximum: None, label: LabelColumn::Last })).unwrap();
         assert_eq!((images.len(), images.channels(), images.size(), images.classes()), (3, 1, [2, 2], 13));
         for (i, (pixels, label)) in wanted.into_iter().enumerate() {
             assert_eq!(images.sample(i), (&pixels[..], label));
@@ -154,14 +154,14 @@ fn tables_are_read() {
     // White is 255 if a value is above 16 or if the maximum is given.
     for (table, maximum) in [("0,8,16,17,1", None), ("0,8,16,17,1", Some(255))] {
         let images =
-            read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelColumn::Last })
+            read(&dir, ImageFiles::Csv(Csv { file: file(&dir, "t.csv", table), maximum, label: LabelColumn::Last }))
                 .unwrap();
         assert_eq!(images.sample(0), (&[0, 8, 16, 17][..], 1));
     }
     // Longer than one read buffer.
     let long: String = (0..40_000).map(|i| format!("{},1,2,16,{}\n", i % 17, i % 7)).collect();
     let images =
-        read(&dir, ImageFiles::Csv { file: file(&dir, "long.csv", long), maximum: None, label: LabelColumn::Last })
+        read(&dir, ImageFiles::Csv(Csv { file: file(&dir, "long.csv", long), maximum: None, label: LabelColumn::Last }))
             .unwrap();
     assert_eq!(images.len(), 40_000);
     assert!((0..40_000).all(|i| images.sample(i).1 == (i % 7) as i32));
@@ -172,7 +172,7 @@ fn tables_are_read() {
 fn the_digits_of_this_project_are_read() {
     let dir = folder();
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/digits.csv.gz");
-    let images = read(&dir, ImageFiles::Csv { file: table, maximum: None, label: LabelColumn::Last }).unwrap();
+    let images = read(&dir, ImageFiles::Csv(Csv { file: table, maximum: None, label: LabelColumn::Last })).unwrap();
     assert_eq!((images.len(), images.channels(), images.size(), images.classes()), (1797, 1, [8, 8], 10));
     let mut counts = [0; 10];
     (0..1797).for_each(|i| counts[images.sample(i).1 as usize] += 1);
@@ -201,13 +201,13 @@ fn tables_that_are_none_are_errors() {
         (" \n\n", None, &["t.csv", "whitespace"]),
     ] {
         error_with(
-            read(&dir, ImageFiles::Csv { file: file(&dir, "t.csv", table), maximum, label: LabelColumn::Last }),
+            read(&dir, ImageFiles::Csv(Csv { file: file(&dir, "t.csv", table), maximum, label: LabelColumn::Last })),
             parts,
         );
     }
     let endless = file(&dir, "t.csv", "1,".repeat(1 << 20));
     error_with(
-        read(&dir, ImageFiles::Csv { file: endless, maximum: None, label: LabelColumn::Last }),
+        read(&dir, ImageFiles::Csv(Csv { file: endless, maximum: None, label: LabelColumn::Last })),
         &["t.csv: line 1", "longer than"],
     );
 }
@@ -215,7 +215,7 @@ fn tables_that_are_none_are_errors() {
 #[test]
 fn grey_is_repeated_and_colours_become_luma() {
     let dir = folder();
-    let grey = ImageFiles::Csv { file: file(&dir, "t.csv", "0,20,40,255,3"), maximum: None, label: LabelColumn::Last };
+    let grey = ImageFiles::Csv(Csv { file: file(&dir, "t.csv", "0,20,40,255,3"), maximum: None, label: LabelColumn::Last });
     let images = prepared(&dir, &ImageSpec { channels: Some(3), ..ImageSpec::new(grey.clone()) }).unwrap();
     assert_eq!(images.sample(0).0, [0, 20, 40, 255].repeat(3));
     error_with(prepared(&dir, &ImageSpec { channels: Some(2), ..ImageSpec::new(grey) }), &["channels: 2"]);
@@ -224,7 +224,7 @@ fn grey_is_repeated_and_colours_become_luma() {
     record.extend([255, 0, 0].into_iter().chain([10; 1021]));
     record.extend([0, 255, 0].into_iter().chain([10; 1021]));
     record.extend([0, 0, 255].into_iter().chain([10; 1021]));
-    let colours = ImageFiles::Cifar10 { files: vec![file(&dir, "ten.bin", record)] };
+    let colours = ImageFiles::Cifar10(Cifar10 { files: vec![file(&dir, "ten.bin", record)] });
     let images = prepared(&dir, &ImageSpec { channels: Some(1), ..ImageSpec::new(colours) }).unwrap();
     // 0.299, 0.587 and 0.114 of 255.
     assert_eq!(images.sample(0).0[..4], [76, 150, 29, 10]);
@@ -242,7 +242,7 @@ fn a_shard_is_made_once_and_again_when_it_must() {
         (images, said)
     };
     let table = file(&dir, "t.csv", "0,1,2,3,1");
-    let spec = ImageSpec::new(ImageFiles::Csv { file: table.clone(), maximum: None, label: LabelColumn::Last });
+    let spec = ImageSpec::new(ImageFiles::Csv(Csv { file: table.clone(), maximum: None, label: LabelColumn::Last }));
     let (first, said) = prepared(&spec);
     assert!(said.starts_with("reading"), "{said}");
     let path = first.path().to_owned();
@@ -265,7 +265,7 @@ fn a_shard_is_made_once_and_again_when_it_must() {
         ImageSpec { channels: Some(3), ..spec.clone() },
         ImageSpec { classes: Some(7), ..spec.clone() },
         ImageSpec { names: Some(vec!["a".to_owned(), "b".to_owned()]), ..spec.clone() },
-        ImageSpec::new(ImageFiles::Csv { file: table.clone(), maximum: Some(255), label: LabelColumn::Last }),
+        ImageSpec::new(ImageFiles::Csv(Csv { file: table.clone(), maximum: Some(255), label: LabelColumn::Last })),
     ] {
         paths.push(prepared(&other).0.path().to_owned());
     }
@@ -282,7 +282,7 @@ fn specifications_are_read_from_toml() {
         "channels = 3\nnames = ['a']\n[files]\nformat = 'cifar100'\nfiles = ['a.bin']\nlabels = 'coarse'",
     )
     .unwrap();
-    let files = ImageFiles::Cifar100 { files: vec!["a.bin".into()], labels: Cifar100Labels::Coarse };
+    let files = ImageFiles::Cifar100(Cifar100 { files: vec!["a.bin".into()], labels: Cifar100Labels::Coarse });
     assert_eq!(spec, ImageSpec { channels: Some(3), classes: None, names: Some(vec!["a".to_owned()]), files });
     for wrong in [
         "[files]\nformat = 'bmp'",

@@ -7,14 +7,14 @@
 use std::io::Cursor;
 
 use image::{ImageFormat, Rgb, RgbImage};
-use vcycle::data::images::source::Filter;
+use vcycle::data::images::formats::{Filter, Folder};
 use vcycle::data::images::{ImageFiles, ImageSpec, Images, prepare};
 
 use super::*;
 
 /// The images of the folder `set`, and the notes while reading them.
 fn folder(at: &Path, size: usize, skip_broken: bool) -> (Images, String) {
-    let files = ImageFiles::Folder { folder: at.join("set"), size, filter: Filter::Bicubic, skip_broken };
+    let files = ImageFiles::Folder(Folder { folder: at.join("set"), size, filter: Filter::Bicubic, skip_broken });
     let mut notes = String::new();
     let note = &mut |text: &str| notes.push_str(&format!("{text}\n"));
     let images = prepare(&ImageSpec::new(files), &at.join("cache"), note).expect("images");

@@ -5,6 +5,7 @@ use super::reference::batch::{Batch, Facts, IDS, LABELS, scored};
 use super::reference::config::Config;
 use super::reference::random::choice;
 use std::path::Path;
+use vcycle::data::images::formats::{Csv};
 use vcycle::data::images::{ImageFiles, ImageSampler, ImageSpec, Images, LabelColumn, PatchShape, prepare};
 use vcycle::data::labelled::{Classification, ClassifyConfig, Labels, texts};
 use vcycle::data::prepared::cache::DataSpec;
@@ -52,7 +53,7 @@ impl Data {
             (kind, ([t, 0, 0, 0, t, 0, 0], [0, 0]))
         } else if c.is("model.family", "deit") {
             let file = path("data.images.train.files.file");
-            let spec = ImageSpec::new(ImageFiles::Csv { file, maximum: None, label: LabelColumn::Last });
+            let spec = ImageSpec::new(ImageFiles::Csv(Csv { file, maximum: None, label: LabelColumn::Last }));
             let open = || prepare(&spec, &cache, &mut |_| ()).expect("images");
             let every = c.count("data.images.held_out_every", 10);
             let (train, valid) = (open().training_split(every).expect("some"), open().every(every).expect("some"));

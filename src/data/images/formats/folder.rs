@@ -10,16 +10,67 @@ use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
-use super::jpeg;
-use super::jpeg_scan;
-use super::shard::MAX_SIDE;
-use super::source::{Decoded, Filter, Sink};
+use crate::data::images::{jpeg, jpeg_scan};
+use crate::data::images::shard::MAX_SIDE;
+use super::{Decoded, ImageFormat, Sink};
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::prefetch::MORE_THREADS;
 use crate::data::prepared::cache::grouped;
 use crate::error::{Error, Result};
 use crate::files;
+use serde::{Deserialize, Serialize};
+
+/// A folder with one folder of JPEG and PNG files for each class. The centre squares of the images are resized.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folder {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Side length of the resized images in pixels.
+    pub size: usize,
+    /// The filter for resizing.
+    #[serde(default)]
+    pub filter: Filter,
+    /// Skip and count files that cannot be decoded or are damaged. Otherwise the first file that cannot be decoded is an
+    /// error.
+    #[serde(default)]
+    pub skip_broken: bool,
+}
+
+/// The filter that resizes an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    Bilinear,
+    #[default]
+    Bicubic,
+}
+
+impl ImageFormat for Folder {
+    fn names(&self) -> Result<Option<Vec<String>>> {
+        Ok(Some(classes(&self.folder)?.into_iter().map(|class| class.name).collect()))
+    }
+
+    fn channels(&self) -> usize {
+        3
+    }
+
+    fn read(&self, sink: &mut Sink<'_>) -> Result<Vec<String>> {
+        read(&self.folder, (self.size, self.filter, self.skip_broken), sink)
+    }
+
+    fn add_to(&self, print: &mut Fingerprint) -> Result<()> {
+        // Different from the text of older versions, whose shards may contain truncated or damaged images.
+        let broken = if self.skip_broken { "and damaged skipped" } else { "refused" };
+        print.add(format!("folder {} {:?}, broken {broken}", self.size, self.filter).as_bytes());
+        add_to(&self.folder, print)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.folder)
+    }
+}
 
 /// Memory limit for decoding one image, in bytes.
 const DECODED: u64 = 512 << 20;

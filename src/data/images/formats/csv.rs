@@ -4,11 +4,60 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::shard::MAX_CLASSES;
-use super::source::{Decoded, Place, Sink};
+use crate::data::images::shard::MAX_CLASSES;
+use super::{Decoded, ImageFormat, Place, Sink, add_files};
 use crate::bail;
 use crate::data::text::reader::TextReader;
 use crate::error::Result;
+use crate::data::fingerprint::Fingerprint;
+use std::path::PathBuf;
+
+/// One line for each square grey image: its values row by row and its label, separated by commas.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Csv {
+    /// The table.
+    pub file: PathBuf,
+    /// The value of white. By default 16 if no value is larger, else 255.
+    #[serde(default)]
+    pub maximum: Option<u8>,
+    /// The position of the label in a line.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub label: LabelColumn,
+}
+
+impl ImageFormat for Csv {
+    fn channels(&self) -> usize {
+        1
+    }
+
+    fn read(&self, sink: &mut Sink<'_>) -> Result<Vec<String>> {
+        read(&self.file, self.maximum, self.label, sink).map(|()| Vec::new())
+    }
+
+    fn add_to(&self, print: &mut Fingerprint) -> Result<()> {
+        print.add(format!("{:?}", self.maximum).as_bytes());
+        if self.label == LabelColumn::First {
+            print.add(b"label first");
+        }
+        add_files(print, "csv", [&self.file])
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.file)
+    }
+
+    fn remedy_for_gaps(&self) -> &'static str {
+        match self.label {
+            LabelColumn::First => "",
+            LabelColumn::Last => "; if the label is the first column, set label = \"first\"",
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 /// The longest line in bytes, enough for an image of about 500 x 500.
 const LONGEST_LINE: usize = 1 << 20;

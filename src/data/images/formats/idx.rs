@@ -3,11 +3,42 @@
 
 use std::path::Path;
 
-use super::shard::MAX_SIDE;
-use super::source::{Decoded, Place, Sink};
+use crate::data::images::shard::MAX_SIDE;
+use super::{Decoded, ImageFormat, Place, Sink, add_files};
 use crate::bail;
 use crate::data::text::reader::ByteReader;
 use crate::error::Result;
+use crate::data::fingerprint::Fingerprint;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The format of MNIST with unsigned bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Idx {
+    /// Images, `[images, rows, columns]`.
+    pub images: PathBuf,
+    /// Labels, `[images]`.
+    pub labels: PathBuf,
+}
+
+impl ImageFormat for Idx {
+    fn channels(&self) -> usize {
+        1
+    }
+
+    fn read(&self, sink: &mut Sink<'_>) -> Result<Vec<String>> {
+        read(&self.images, &self.labels, sink).map(|()| Vec::new())
+    }
+
+    fn add_to(&self, print: &mut Fingerprint) -> Result<()> {
+        add_files(print, "idx", [&self.images, &self.labels])
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.images)
+    }
+}
 
 /// The element type of images and labels.
 const UNSIGNED_BYTE: u8 = 8;
