@@ -4,7 +4,7 @@
 #![no_main]
 
 use harness::{Memory, images, parts, run};
-use vcycle::data::images::formats::{Idx};
+use vcycle::data::images::formats::Idx;
 use vcycle::data::images::{ImageFiles, ImageSpec};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -4,7 +4,7 @@
 #![no_main]
 
 use harness::{Memory, ZSTANDARD, choice, images, run};
-use vcycle::data::images::formats::{Csv};
+use vcycle::data::images::formats::Csv;
 use vcycle::data::images::{ImageFiles, ImageSpec, LabelColumn};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -12,7 +12,8 @@ use vcycle::data::images::Images;
 use vcycle::data::images::shard::ImageWriter;
 use vcycle::data::prepared::cache::{DataSpec, open_shard, prepare};
 use vcycle::data::prepared::corpus::{Corpus, DataSource};
-use vcycle::data::prepared::folder::{FolderSpec, open_folder, prepare_folder, read_manifest, verify};
+use vcycle::data::prepared::folder::{FolderSpec, open_folder, prepare_folder, verify};
+use vcycle::data::prepared::manifest::Manifest;
 use vcycle::data::text::{FLAGS, HeldOut, Marks, TextSource};
 
 /// A folder of `vcycle data prepare`, and one of the cache.
@@ -63,7 +64,7 @@ fn texts(case: &Case, sound: &Path, data: &[u8]) {
     case.accepted(Corpus::open(&source, &case.dir.join("cache"), &mut |_| {}), "case").inspect(|c| {
         assert!(!c.train.is_empty() && !c.valid.is_empty());
     });
-    let Some(Some(facts)) = case.accepted(read_manifest(&case.dir), "data.json") else { return };
+    let Some(Some(facts)) = case.accepted(Manifest::read(&case.dir).map(Manifest::folder), "data.json") else { return };
     let _ = [&facts.train, &facts.valid].map(|side| (side.tokens(), side.documents()));
     if let Some((sides, tokenizer)) = case.accepted(open_folder(&case.dir, &facts), "case") {
         assert!(sides.iter().all(|side| side.stated_vocabulary() == Some(tokenizer.vocab_size())));

@@ -1,8 +1,9 @@
 use super::say;
 use crate::bail;
 use crate::data::prepared::cache::grouped;
-use crate::data::prepared::folder;
-use crate::data::prepared::folder::{FolderSpec, Manifest, Split, prepare_folder, read_manifest, verify};
+use crate::data::prepared::folder::{FolderSpec, prepare_folder, verify};
+use crate::data::prepared::manifest;
+use crate::data::prepared::manifest::{FolderManifest, Manifest, Split};
 use crate::data::text::documents::is_json_lines;
 use crate::data::text::{FIELD, FLAGS, Marks, TextSource};
 use crate::data::tokenizer::Tokenizer;
@@ -100,7 +101,7 @@ impl Prepare {
     }
 }
 
-fn say_facts(facts: &Manifest) -> Result<()> {
+fn say_facts(facts: &FolderManifest) -> Result<()> {
     let side = |name: &str, side: &Split| {
         let (tokens, documents) = (grouped(side.tokens()), grouped(side.documents()));
         let (files, s) = (side.files.len(), if side.files.len() == 1 { "" } else { "s" });
@@ -139,7 +140,7 @@ impl Show {
         let first: Vec<u32> = (0..shard.len().min(self.tokens)).map(|i| shard.token(i)).collect();
         let ids: Vec<String> = first.iter().map(u32::to_string).collect();
         say(format_args!("first tokens: {}", ids.join(" ")))?;
-        let beside = self.file.with_file_name(folder::TOKENIZER);
+        let beside = self.file.with_file_name(manifest::TOKENIZER);
         if shard.states_vocabulary() && beside.is_file() {
             say(format_args!("their text:   {:?}", Tokenizer::load(&beside)?.decode(&first)?))?;
         }
@@ -160,7 +161,7 @@ fn largest(shard: &Shard) -> Result<Option<i32>> {
 }
 
 fn show_folder(dir: &Path) -> Result<()> {
-    let Some(facts) = read_manifest(dir)? else {
+    let Some(facts) = Manifest::read(dir)?.folder() else {
         bail!("{} is a cache of data.text; give one of the files in it", dir.display());
     };
     verify(dir, &facts)?;

@@ -119,7 +119,7 @@ pub struct Stage {
     /// Where in its schedule the stage begins.
     #[serde(default)]
     pub schedule: Course,
-    /// The AdamW moments that the stage begins with.
+    /// The optimizer state that the stage begins with.
     #[serde(default)]
     pub optimizer: OptimizerState,
 }
@@ -135,7 +135,7 @@ pub enum Course {
     Continue,
 }
 
-/// The AdamW moments that a stage begins with.
+/// The optimizer state that a stage begins with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerState {

@@ -42,7 +42,7 @@ pub struct Config {
     pub data: DataConfig,
     /// Batches, evaluations and checkpoints.
     pub train: TrainConfig,
-    /// Hyperparameters of AdamW.
+    /// The optimizer and its hyperparameters.
     #[serde(default)]
     pub optimizer: optim::Table,
     /// Rules of the multi-level operators.

@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | [`plan`] | the stages of a V-cycle, how each stage begins, the search for alpha |
-//! | [`state`] | the parameters, gradients and AdamW moments of the level in training; one training step |
+//! | [`state`] | the parameters, gradients and optimizer state of the level in training; one training step |
 //! | [`trainer`] | the loop over stages and steps of one branch of a run: steps, evaluations, log entries |
 //! | [`checkpoint`] | writes and reads the checkpoints from which a stopped run resumes |
 //! | [`validate`] | checks that a checkpoint is consistent with the plan |

@@ -5,7 +5,8 @@ use crate::text::compressed;
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use std::io::Write;
-use vcycle::data::prepared::folder::{FolderSpec, Manifest, open_folder, prepare_folder, read_manifest, verify};
+use vcycle::data::prepared::folder::{FolderSpec, open_folder, prepare_folder, verify};
+use vcycle::data::prepared::manifest::{FolderManifest, Manifest};
 use vcycle::data::text::documents::{Division, Documents};
 use vcycle::data::text::{FLAGS, Marks, TextSource};
 use vcycle::data::tokenizer::encoder::Encoder;
@@ -35,14 +36,14 @@ fn source(inputs: &[PathBuf], marks: Marks) -> TextSource {
     TextSource { inputs: inputs.to_vec(), marks, field: "body".to_owned(), every: 4, keys: &FLAGS }
 }
 
-fn prepared(source: TextSource, tokenizer: &str, shard_tokens: u64, dir: &Path) -> Manifest {
+fn prepared(source: TextSource, tokenizer: &str, shard_tokens: u64, dir: &Path) -> FolderManifest {
     let spec = FolderSpec { source, tokenizer: tokenizer.to_owned(), shard_tokens };
     prepare_folder(&spec, dir, &mut |_| ()).unwrap()
 }
 
 /// Returns the tokens and document starts of both splits.
 fn content(dir: &Path) -> [(Vec<u32>, Vec<usize>); 2] {
-    let facts = read_manifest(dir).unwrap().unwrap();
+    let facts = Manifest::read(dir).unwrap().folder().unwrap();
     verify(dir, &facts).unwrap();
     let (sides, _) = open_folder(dir, &facts).unwrap();
     sides.map(|side| {
@@ -297,7 +298,7 @@ fn a_folder_is_whole_or_not_there() {
     prepare_folder(&spec("byte"), &out, &mut |_| ()).unwrap();
     error_with(prepare_folder(&spec("byte"), &out, &mut |_| ()), &["out", "exists already"]);
 
-    let facts = read_manifest(&out).unwrap().unwrap();
+    let facts = Manifest::read(&out).unwrap().folder().unwrap();
     let name = out.join(&facts.train.files[1].name);
     let bytes = fs::read(&name).unwrap();
     let put = |bytes: &[u8]| {
@@ -321,9 +322,9 @@ fn a_folder_is_whole_or_not_there() {
     ] {
         let json = serde_json::to_string_pretty(&facts).unwrap().replacen(from, to, 1);
         fs::write(out.join("data.json"), json).unwrap();
-        error_with(read_manifest(&out), &["data.json", says, "prepare the data again"]);
+        error_with(Manifest::read(&out), &["data.json", says, "prepare the data again"]);
     }
-    error_with(read_manifest(dir.path()), &["no data.json", "vcycle data prepare"]);
+    error_with(Manifest::read(dir.path()), &["no data.json", "vcycle data prepare"]);
 }
 
 proptest! {

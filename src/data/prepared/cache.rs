@@ -5,9 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::folder;
+use super::manifest::{CacheManifest, FACTS, Manifest, SHARDS, TOKENIZER};
 use crate::bail;
 use crate::data::fingerprint::{Fingerprint, sum_of};
 use crate::data::text::documents::{Division, is_json_lines};
@@ -16,22 +14,16 @@ use crate::data::text::{CONFIG, HeldOut, Marks, Survey, TextSource};
 use crate::data::tokenizer::{Tokenizer, spec_file, spec_files};
 use crate::data::tokens::shard::Shard;
 use crate::data::tokens::shard_writer::{Boundaries, ShardWriter};
-use crate::error::{At, Error, Result};
-use crate::files;
-use crate::files::{write_atomic, write_dir_atomic};
+use crate::error::{At, Result};
+use crate::files::write_dir_atomic;
 
-/// The format version, which is raised whenever the same inputs would give other files. Format 2 is that of
-/// [`folder`](super::folder).
-const FORMAT: u32 = 1;
 /// A version number that enters the hash for texts with a byte order mark and for tokenizers from files. Earlier
 /// versions of this program read these differently; the number keeps their cached results from being used.
 const READING: u32 = 3;
 /// The byte order mark in UTF-8.
 const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
-const TRAIN: &str = "train.bin";
-const VALID: &str = "valid.bin";
-const TOKENIZER: &str = "tokenizer.json";
-const FACTS: &str = "data.json";
+const TRAIN: &str = SHARDS[0];
+const VALID: &str = SHARDS[1];
 
 /// What to prepare.
 #[derive(Debug, Clone)]
@@ -74,25 +66,6 @@ pub struct Dataset {
     pub train_bytes: u64,
     /// The number of UTF-8 bytes of the held-out text.
     pub valid_bytes: u64,
-}
-
-/// The content of `data.json`, which is written last: a folder that has it is complete.
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    format: u32,
-    text: String,
-    tokenizer: String,
-    prefix: Option<String>,
-    every: usize,
-    vocab_size: usize,
-    train_tokens: usize,
-    valid_tokens: usize,
-    train_bytes: u64,
-    valid_bytes: u64,
-    /// [`Fingerprint`]s of the other files, in hexadecimal.
-    train_sum: String,
-    valid_sum: String,
-    tokenizer_sum: String,
 }
 
 /// Opens the prepared data of `spec` under `cache`. If it is missing or damaged, prepares it first.
@@ -170,8 +143,8 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
         shard.commit()?;
     }
 
-    let facts = Manifest {
-        format: FORMAT,
+    let facts = CacheManifest {
+        format: CacheManifest::FORMAT,
         text: spec.text.display().to_string(),
         tokenizer: spec.tokenizer.clone(),
         prefix: spec.held_out.prefix.clone(),
@@ -185,10 +158,7 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
         valid_sum: sum_of(&dir.join(VALID))?,
         tokenizer_sum: sum_of(&dir.join(TOKENIZER))?,
     };
-    let path = dir.join(FACTS);
-    let json = serde_json::to_string_pretty(&facts)
-        .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
-    write_atomic(&path, |out| out.write_all(json.as_bytes()))
+    Manifest::Cache(facts).write(dir)
 }
 
 /// Opens a complete folder and checks every file in it against `data.json`.
@@ -196,8 +166,9 @@ fn fill(dir: &Path, spec: &DataSpec, read: (&Division, &Survey), note: &mut dyn 
 /// # Errors
 /// Fails if a file is missing or is not the one that `data.json` describes.
 pub(in crate::data) fn open(dir: &Path) -> Result<Dataset> {
-    let path = dir.join(FACTS);
-    let facts = read_manifest(&path)?;
+    let Manifest::Cache(facts) = Manifest::read(dir)? else {
+        bail!("{}: not of this cache; remove its folder to have the data prepared again", dir.join(FACTS).display())
+    };
     // Compare the hashes last: opening the files checks their lengths, so a file of the wrong length is not read in
     // full.
     let data = Dataset {
@@ -212,14 +183,13 @@ pub(in crate::data) fn open(dir: &Path) -> Result<Dataset> {
         check_sum(&dir.join(name), sum)?;
     }
     let found = (
-        facts.format,
         data.train.len(),
         data.valid.len(),
         [data.train.vocab_size(), data.valid.vocab_size(), data.tokenizer.vocab_size()],
     );
-    let expected = (FORMAT, facts.train_tokens, facts.valid_tokens, [facts.vocab_size; 3]);
+    let expected = (facts.train_tokens, facts.valid_tokens, [facts.vocab_size; 3]);
     if found != expected {
-        bail!("{}: damaged: its numbers do not match the files beside it", path.display());
+        bail!("{}: damaged: its numbers do not match the files beside it", dir.join(FACTS).display());
     }
     Ok(data)
 }
@@ -239,7 +209,7 @@ fn folder_name(spec: &DataSpec) -> Result<String> {
     // Reports errors in the path before the whole file is read.
     TextReader::open(&spec.text)?;
     let mut print = Fingerprint::default();
-    print.add(&FORMAT.to_le_bytes());
+    print.add(&CacheManifest::FORMAT.to_le_bytes());
     print.add_file(&spec.text)?;
     // The content, or else the name, decides how the bytes are read.
     let json = is_json_lines(&spec.text);
@@ -290,21 +260,9 @@ pub fn open_shard(path: &Path, vocab: Option<usize>) -> Result<Shard> {
         return Ok(shard);
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let sum = match folder::read_manifest(dir)? {
-        Some(facts) => facts.train.files.into_iter().chain(facts.valid.files).find(|f| f.name == name).map(|f| f.sum),
-        None => {
-            let facts = read_manifest(&dir.join(FACTS))?;
-            [(TRAIN, facts.train_sum), (VALID, facts.valid_sum)].into_iter().find(|f| f.0 == name).map(|f| f.1)
-        }
-    };
-    sum.map_or(Ok(()), |sum| check_sum(path, &sum))?;
+    let manifest = Manifest::read(dir)?;
+    manifest.sum(name).map_or(Ok(()), |sum| check_sum(path, sum))?;
     Ok(shard)
-}
-
-fn read_manifest(path: &Path) -> Result<Manifest> {
-    serde_json::from_slice(&files::read(path, 1 << 20)?).map_err(|e| {
-        Error::new(format!("{}: damaged: {e}; remove its folder to have the data prepared again", path.display()))
-    })
 }
 
 fn check_sum(path: &Path, sum: &str) -> Result<()> {

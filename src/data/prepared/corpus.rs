@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cache::{DataSpec, Dataset, grouped, open, prepare};
-use super::folder::{open_folder, read_manifest};
+use super::folder::open_folder;
+use super::manifest::Manifest;
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::tokenizer::Tokenizer;
@@ -101,12 +102,12 @@ impl Corpus {
         let (place, corpus) = match source {
             DataSource::Text(spec) => return Ok(prepare(spec, cache, note)?.into()),
             DataSource::Prepared(dir) => {
-                let corpus = match read_manifest(dir).at("data.prepared")? {
-                    Some(facts) => {
+                let corpus = match Manifest::read(dir).at("data.prepared")? {
+                    Manifest::Folder(facts) => {
                         let (sides, tokenizer) = open_folder(dir, &facts)?;
                         Self::new(sides, Some(tokenizer), facts.vocab_size)
                     }
-                    None => open(dir)?.into(),
+                    Manifest::Cache(_) => open(dir)?.into(),
                 };
                 (dir.display().to_string(), corpus)
             }

@@ -4,9 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::cache::grouped;
+use super::manifest::{FACTS, File, FolderManifest, Manifest, Split, TOKENIZER};
 use crate::bail;
 use crate::data::fingerprint::sum_of;
 use crate::data::text::{Marks, TRAIN, TextSource};
@@ -14,14 +13,8 @@ use crate::data::tokenizer::{Tokenizer, spec_file};
 use crate::data::tokens::Tokens;
 use crate::data::tokens::shard_writer::ShardSeries;
 use crate::error::{At, Error, Result};
-use crate::files::{write_atomic, write_dir_atomic};
+use crate::files::write_dir_atomic;
 
-/// The name of the file that lists the files of a folder, in both formats.
-pub const FACTS: &str = "data.json";
-/// The name of the tokenizer file.
-pub const TOKENIZER: &str = "tokenizer.json";
-/// The format version of `data.json`. Format 1 is that of the [cache](super::cache) of `data.text`.
-const FORMAT: u32 = 2;
 /// The largest number of bytes of the training split that a tokenizer is trained on.
 pub const SAMPLE_BYTES: u64 = 256 << 20;
 
@@ -35,63 +28,6 @@ pub struct FolderSpec {
     pub shard_tokens: u64,
 }
 
-/// The content of `data.json`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    /// The format version.
-    pub format: u32,
-    /// The paths of the texts.
-    pub inputs: Vec<String>,
-    /// The tokenizer specification.
-    pub tokenizer: String,
-    /// The prefix of the first line of a document, see [`Marks::Prefix`].
-    pub prefix: Option<String>,
-    /// The line that separates documents, see [`Marks::Separator`].
-    pub separator: Option<String>,
-    /// The key of the text in JSON lines.
-    pub field: String,
-    /// See [`TextSource::every`].
-    pub every: usize,
-    pub vocab_size: usize,
-    pub train: Split,
-    pub valid: Split,
-    /// The hash of `tokenizer.json`, in hexadecimal.
-    pub tokenizer_sum: String,
-}
-
-/// The training or the held-out split in `data.json`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Split {
-    /// The number of UTF-8 bytes of the text.
-    pub bytes: u64,
-    /// The shards, in order.
-    pub files: Vec<File>,
-}
-
-/// A shard in `data.json`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct File {
-    pub name: String,
-    /// The number of tokens.
-    pub tokens: u64,
-    /// The number of documents that begin in this file.
-    pub documents: u64,
-    /// The hash of the file, in hexadecimal.
-    pub sum: String,
-}
-
-impl Split {
-    /// Returns the number of tokens in all files.
-    pub fn tokens(&self) -> u64 {
-        self.files.iter().map(|file| file.tokens).sum()
-    }
-
-    /// Returns the number of documents in all files.
-    pub fn documents(&self) -> u64 {
-        self.files.iter().map(|file| file.documents).sum()
-    }
-}
-
 /// Prepares texts of any size in the new folder `dir`, which appears once it is complete. Memory is bounded: it holds
 /// pieces of the text, the words of the sample while a tokenizer is trained, and eight bytes for each document of a
 /// shard.
@@ -103,7 +39,7 @@ impl Split {
 /// # Errors
 /// Fails if `dir` exists, if a text or the tokenizer cannot be read or used, if a split would be empty, or if the
 /// folder cannot be written.
-pub fn prepare_folder(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Manifest> {
+pub fn prepare_folder(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<FolderManifest> {
     if spec.source.inputs.is_empty() {
         bail!("no text is given; name at least one file");
     }
@@ -121,7 +57,7 @@ pub fn prepare_folder(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str))
     facts.ok_or_else(|| Error::new(format!("{} was not written", dir.display())))
 }
 
-fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Manifest> {
+fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<FolderManifest> {
     let source = &spec.source;
     note("reading the text");
     let (division, survey) = source.survey()?;
@@ -164,8 +100,8 @@ fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Man
         Marks::Separator(text) => (None, Some(text)),
         Marks::None => (None, None),
     };
-    let facts = Manifest {
-        format: FORMAT,
+    let facts = FolderManifest {
+        format: FolderManifest::FORMAT,
         inputs: source.inputs.iter().map(|path| path.display().to_string()).collect(),
         tokenizer: spec.tokenizer.clone(),
         prefix,
@@ -177,51 +113,13 @@ fn fill(spec: &FolderSpec, dir: &Path, note: &mut dyn FnMut(&str)) -> Result<Man
         valid,
         tokenizer_sum: sum_of(&dir.join(TOKENIZER))?,
     };
-    let path = dir.join(FACTS);
-    let json = serde_json::to_string_pretty(&facts)
-        .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
-    write_atomic(&path, |out| out.write_all(json.as_bytes()))?;
-    Ok(facts)
+    let manifest = Manifest::Folder(facts);
+    manifest.write(dir)?;
+    manifest.folder().ok_or_else(|| Error::new(format!("{} was not written", dir.display())))
 }
 
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
-}
-
-/// Reads the `data.json` of a folder. Returns `None` if it has format 1, that of the cache of `data.text`.
-///
-/// # Errors
-/// Fails if it is missing, damaged or of an unknown format, or if it names files outside of the folder.
-pub fn read_manifest(dir: &Path) -> Result<Option<Manifest>> {
-    #[derive(Deserialize)]
-    struct Version {
-        format: u32,
-    }
-    let path = dir.join(FACTS);
-    if dir.is_dir() && !path.exists() {
-        bail!("{} has no {FACTS}; name a folder that `vcycle data prepare` wrote", dir.display());
-    }
-    let json = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-    let damaged = |e| Error::new(format!("{}: damaged: {e}; prepare the data again", path.display()));
-    let Version { format } = serde_json::from_slice(&json).map_err(damaged)?;
-    match format {
-        1 => return Ok(None),
-        FORMAT => {}
-        _ => {
-            bail!("{}: format {format}, but this program reads 1 and {FORMAT}; prepare the data again", path.display())
-        }
-    }
-    let facts: Manifest = serde_json::from_slice(&json).map_err(damaged)?;
-    for file in facts.train.files.iter().chain(&facts.valid.files) {
-        if Path::new(&file.name).file_name() != Some(file.name.as_ref()) {
-            bail!(
-                "{}: damaged: {:?} is not the name of a file beside it; prepare the data again",
-                path.display(),
-                file.name
-            );
-        }
-    }
-    Ok(Some(facts))
 }
 
 /// Opens the shards (training, held-out) and the tokenizer of a folder, and checks the sizes in `data.json` and the
@@ -229,7 +127,7 @@ pub fn read_manifest(dir: &Path) -> Result<Option<Manifest>> {
 ///
 /// # Errors
 /// Fails if a file is missing, damaged, or not the one that was written.
-pub fn open_folder(dir: &Path, facts: &Manifest) -> Result<([Tokens; 2], Tokenizer)> {
+pub fn open_folder(dir: &Path, facts: &FolderManifest) -> Result<([Tokens; 2], Tokenizer)> {
     let tokenizer = Tokenizer::load(&dir.join(TOKENIZER))?;
     if sum_of(&dir.join(TOKENIZER))? != facts.tokenizer_sum {
         bail!(
@@ -258,7 +156,7 @@ pub fn open_folder(dir: &Path, facts: &Manifest) -> Result<([Tokens; 2], Tokeniz
 ///
 /// # Errors
 /// Fails if a file is missing or its hash differs; the message names the first such file.
-pub fn verify(dir: &Path, facts: &Manifest) -> Result<()> {
+pub fn verify(dir: &Path, facts: &FolderManifest) -> Result<()> {
     let shards = facts.train.files.iter().chain(&facts.valid.files).map(|file| (file.name.as_str(), &file.sum));
     for (name, sum) in shards.chain([(TOKENIZER, &facts.tokenizer_sum)]) {
         let path = dir.join(name);

@@ -113,7 +113,7 @@ impl Tokens {
 
 /// Returns the token files of a folder, or those that match a pattern such as `train_*.bin`, sorted by name.
 fn files_in(dir: &Path, pattern: Option<&str>) -> Result<Vec<PathBuf>> {
-    if pattern.is_none() && dir.join(super::prepared::folder::FACTS).exists() {
+    if pattern.is_none() && dir.join(super::prepared::manifest::FACTS).exists() {
         bail!(
             "{} holds both splits of prepared data; name it as data.prepared, or name its files one by one",
             dir.display()

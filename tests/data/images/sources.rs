@@ -5,7 +5,7 @@ use super::*;
 use std::cell::RefCell;
 use std::io::Write;
 use vcycle::data::images::LabelColumn;
-use vcycle::data::images::formats::{Cifar10, Cifar100, Csv, Idx, Cifar100Labels};
+use vcycle::data::images::formats::{Cifar10, Cifar100, Cifar100Labels, Csv, Idx};
 
 fn idx(kind: u8, sizes: &[u32], elements: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, kind, sizes.len() as u8];
@@ -160,9 +160,11 @@ fn tables_are_read() {
     }
     // Longer than one read buffer.
     let long: String = (0..40_000).map(|i| format!("{},1,2,16,{}\n", i % 17, i % 7)).collect();
-    let images =
-        read(&dir, ImageFiles::Csv(Csv { file: file(&dir, "long.csv", long), maximum: None, label: LabelColumn::Last }))
-            .unwrap();
+    let images = read(
+        &dir,
+        ImageFiles::Csv(Csv { file: file(&dir, "long.csv", long), maximum: None, label: LabelColumn::Last }),
+    )
+    .unwrap();
     assert_eq!(images.len(), 40_000);
     assert!((0..40_000).all(|i| images.sample(i).1 == (i % 7) as i32));
     assert!((0..40_000).all(|i| u32::from(images.sample(i).0[0]) == ((i % 17) as u32 * 255 + 8) / 16));
@@ -215,7 +217,8 @@ fn tables_that_are_none_are_errors() {
 #[test]
 fn grey_is_repeated_and_colours_become_luma() {
     let dir = folder();
-    let grey = ImageFiles::Csv(Csv { file: file(&dir, "t.csv", "0,20,40,255,3"), maximum: None, label: LabelColumn::Last });
+    let grey =
+        ImageFiles::Csv(Csv { file: file(&dir, "t.csv", "0,20,40,255,3"), maximum: None, label: LabelColumn::Last });
     let images = prepared(&dir, &ImageSpec { channels: Some(3), ..ImageSpec::new(grey.clone()) }).unwrap();
     assert_eq!(images.sample(0).0, [0, 20, 40, 255].repeat(3));
     error_with(prepared(&dir, &ImageSpec { channels: Some(2), ..ImageSpec::new(grey) }), &["channels: 2"]);

@@ -5,7 +5,7 @@ use super::reference::batch::{Batch, Facts, IDS, LABELS, scored};
 use super::reference::config::Config;
 use super::reference::random::choice;
 use std::path::Path;
-use vcycle::data::images::formats::{Csv};
+use vcycle::data::images::formats::Csv;
 use vcycle::data::images::{ImageFiles, ImageSampler, ImageSpec, Images, LabelColumn, PatchShape, prepare};
 use vcycle::data::labelled::{Classification, ClassifyConfig, Labels, texts};
 use vcycle::data::prepared::cache::DataSpec;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use super::{Decoded, ImageFormat, Place, Sink, add_files, numbers};
 use crate::bail;
+use crate::data::fingerprint::Fingerprint;
 use crate::data::text::reader::ByteReader;
 use crate::error::Result;
-use crate::data::fingerprint::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -96,8 +96,7 @@ impl ImageFormat for Cifar100 {
     }
 }
 
-const NAMES_10: [&str; 10] =
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+const NAMES_10: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 const SHAPE: [usize; 3] = [3, 32, 32];
 const PIXELS: usize = 3 * 32 * 32;

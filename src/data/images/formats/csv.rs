@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::images::shard::MAX_CLASSES;
 use super::{Decoded, ImageFormat, Place, Sink, add_files};
 use crate::bail;
+use crate::data::fingerprint::Fingerprint;
+use crate::data::images::shard::MAX_CLASSES;
 use crate::data::text::reader::TextReader;
 use crate::error::Result;
-use crate::data::fingerprint::Fingerprint;
 use std::path::PathBuf;
 
 /// One line for each square grey image: its values row by row and its label, separated by commas.

@@ -10,11 +10,11 @@ use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
-use crate::data::images::{jpeg, jpeg_scan};
-use crate::data::images::shard::MAX_SIDE;
 use super::{Decoded, ImageFormat, Sink};
 use crate::bail;
 use crate::data::fingerprint::Fingerprint;
+use crate::data::images::shard::MAX_SIDE;
+use crate::data::images::{jpeg, jpeg_scan};
 use crate::data::loader::prefetch::MORE_THREADS;
 use crate::data::prepared::cache::grouped;
 use crate::error::{Error, Result};

@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use crate::data::images::shard::MAX_SIDE;
 use super::{Decoded, ImageFormat, Place, Sink, add_files};
 use crate::bail;
+use crate::data::fingerprint::Fingerprint;
+use crate::data::images::shard::MAX_SIDE;
 use crate::data::text::reader::ByteReader;
 use crate::error::Result;
-use crate::data::fingerprint::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

@@ -46,7 +46,7 @@ const SHARED_UNASKED: u32 = 48 << 10;
 /// The number of kernels that a fault report names.
 const RECENT: usize = 8;
 
-/// The first GPU that `CUDA_VISIBLE_DEVICES` leaves visible. All work is on one stream.
+/// One of the GPUs that `CUDA_VISIBLE_DEVICES` leaves visible. All work is on one stream.
 pub struct Nvidia {
     functions: HashMap<&'static str, Function>,
     stream: Arc<CudaStream>,
