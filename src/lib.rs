@@ -26,6 +26,8 @@
 //!
 //! `docs/architecture.md` follows one training step through these modules.
 
+#![warn(missing_docs)]
+
 #[macro_use]
 mod operations;
 

@@ -93,6 +93,7 @@ pub enum Alpha {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Search {
+    /// Search for alpha instead of setting it: [`Alpha::Search`].
     Search,
 }
 

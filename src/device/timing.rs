@@ -21,10 +21,18 @@ pub struct Total {
 /// What ran during a [`Span`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Work {
-    /// An operation, with its FLOPs and the shape of the first operand that it writes.
-    Operation { flops: u64, shape: Shape },
+    /// An operation.
+    Operation {
+        /// FLOPs by definition ([`Op::cost`]).
+        flops: u64,
+        /// Shape of the first operand that it writes.
+        shape: Shape,
+    },
     /// A part of a run, such as step 7 ([`Timings::mark`]).
-    Mark { number: u64 },
+    Mark {
+        /// Number of the part, such as the 7 of step 7.
+        number: u64,
+    },
 }
 
 /// A time span during which an operation, or a part of a run, was running.

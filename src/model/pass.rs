@@ -22,8 +22,9 @@ pub struct Pass {
 /// The weights of a training pass, and where their gradients go.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
-    /// In the type that the pass computes in.
+    /// The parameters, in the type that the pass computes in.
     pub params: &'a Store,
+    /// The gradients, in the layout of `params`.
     pub grads: &'a Store,
     /// Add to the gradients instead of overwriting them.
     pub accumulate: bool,

@@ -55,7 +55,7 @@ pub trait Optimizer: Debug + Send + Sync {
         [1.0; 2]
     }
 
-    /// Returns the update as a program. `None` for an optimizer with an operation of its own ([`Optimizer::operation`]).
+    /// Returns the update as a program. `None` for an optimizer with its own [`Optimizer::operation`].
     ///
     /// # Errors
     /// A program that does not fit: see [`Program::new`].
@@ -100,6 +100,7 @@ pub struct Arena {
 /// An optimizer with gradient clipping: what `[optimizer]` configures.
 #[derive(Debug)]
 pub struct Config {
+    /// The update rule with its hyperparameters.
     pub optimizer: Box<dyn Optimizer>,
     /// Largest global norm of the gradients. Infinity: no clipping.
     pub clip: f64,

@@ -44,6 +44,7 @@ pub struct Survivor {
     pub kernel: &'static str,
     /// The numbers of the parameters, counted from 0.
     pub parameters: [usize; 2],
+    /// Whether whole parameters or only row pitches were swapped.
     pub field: Field,
     /// Whether the two parameters have different values in some case.
     pub differ: bool,
@@ -54,6 +55,7 @@ pub struct Survivor {
 pub struct Swaps {
     /// The number of swaps.
     pub tried: usize,
+    /// The swaps that no case noticed.
     pub survivors: Vec<Survivor>,
 }
 

@@ -15,9 +15,13 @@ use std::path::{Path, PathBuf};
 /// An evaluation at level 1, with the steps, FLOPs and seconds that the whole run had used by then.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Mark {
+    /// Completed steps of all levels.
     pub step: u64,
+    /// FLOPs of all levels, the optimizer and the multi-level operators.
     pub flops: u64,
+    /// Seconds of training, without evaluation.
     pub seconds: f64,
+    /// Mean held-out loss.
     pub loss: f64,
 }
 
@@ -34,42 +38,56 @@ impl Mark {
 /// The results of one branch.
 #[derive(Clone, Debug, Serialize)]
 pub struct Standing {
+    /// Name in tables, for instance `gpt-sotu/vcycle`.
     pub name: String,
+    /// Path of the metrics file.
     pub metrics: String,
+    /// The evaluation at level 1 with the lowest loss; the first one of equal losses.
     pub best: Mark,
+    /// The last evaluation at level 1 with a finite loss.
     #[serde(rename = "final")]
     pub last: Mark,
     /// Metrics besides the loss, of images and labelled texts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub measures: Vec<Reached>,
-    /// Steps, FLOPs and seconds of the whole branch, including those after its last evaluation at level 1.
+    /// Steps of the whole branch. Like FLOPs and seconds, they include those after its last evaluation at level 1.
     pub steps: u64,
+    /// FLOPs of the whole branch.
     pub flops: u64,
+    /// Seconds of training of the whole branch, without evaluation.
     pub seconds: f64,
 }
 
 /// The comparison of one branch with one baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Against {
+    /// [`Standing::name`] of the run.
     pub run: String,
+    /// [`Standing::name`] of the baseline.
     pub baseline: String,
     /// The baseline's best loss.
     pub target: f64,
     /// The first evaluation of the run whose loss is no higher; none if it never gets there.
     pub reached: Option<Mark>,
-    /// Fractions saved of what the baseline had used at its best loss; negative if the run took more.
+    /// Fraction saved of the FLOPs that the baseline had used at its best loss; negative if the run took more, none if
+    /// it never gets there.
     pub flops_saved: Option<f64>,
+    /// Fraction of seconds saved, defined like `flops_saved`.
     pub seconds_saved: Option<f64>,
-    /// The run's best and final loss minus the target.
+    /// The run's best loss minus `target`.
     pub best_above: f64,
+    /// The run's final loss minus `target`.
     pub final_above: f64,
 }
 
 /// The comparison of all branches. `vcycle compare --json` writes it as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
+    /// Version of the JSON format: 1.
     pub format: u32,
+    /// The results of every branch, including the baselines.
     pub runs: Vec<Standing>,
+    /// [`Standing::name`] of every baseline.
     pub baselines: Vec<String>,
     /// Sorted by baseline, then by run. A baseline whose loss was best before training has no pairs.
     pub pairs: Vec<Against>,

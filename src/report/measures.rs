@@ -7,10 +7,13 @@ use serde::Serialize;
 /// The best and final value of one metric over a run's evaluations at level 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Reached {
+    /// Name of the metric, one of [`Measured::NAMES`].
     pub measure: &'static str,
+    /// The highest value.
     pub best: f64,
     /// The first step with the best value.
     pub step: u64,
+    /// The value at the last evaluation that has the metric.
     #[serde(rename = "final")]
     pub last: f64,
 }

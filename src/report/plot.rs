@@ -12,15 +12,18 @@ use std::ops::Range;
 /// Points joined by a line.
 #[derive(Clone, Debug, Default)]
 pub struct Segment {
+    /// `(x, y)` in units of the axes, in drawing order.
     pub points: Vec<(f64, f64)>,
     /// Whether the segment is of a level below level 1; drawn dashed and lighter.
     pub below: bool,
 }
 
-/// The curve of one branch in one panel. `colour` is an index into the palette and the same in all panels.
+/// The curve of one branch in one panel.
 #[derive(Clone, Debug, Default)]
 pub struct Curve {
+    /// Index into the palette ([`colour`]); the same for a branch in all panels.
     pub colour: usize,
+    /// The parts of the curve, which are not joined to each other.
     pub segments: Vec<Segment>,
     /// Whether points get a mark.
     pub marked: bool,
@@ -29,8 +32,11 @@ pub struct Curve {
 /// A range of x, shaded darker for deeper levels.
 #[derive(Clone, Debug)]
 pub struct Shade {
+    /// Start of the range, in units of the x axis.
     pub from: f64,
+    /// End of the range, in units of the x axis.
     pub to: f64,
+    /// The level that was trained in this range, counted from 1. Sets the grey and the label.
     pub level: usize,
 }
 
@@ -70,16 +76,25 @@ impl Ticks {
 /// One pair of axes. Curves are clipped at the upper end of `y`.
 #[derive(Clone, Debug)]
 pub struct Panel {
+    /// Text above the frame.
     pub title: String,
+    /// Quantity and unit of the x axis.
     pub x_label: String,
+    /// Quantity and unit of the y axis.
     pub y_label: String,
+    /// Range of the x axis: finite and not empty, as from [`range`].
     pub x: Range<f64>,
+    /// Range of the y axis: finite and not empty, as from [`range`].
     pub y: Range<f64>,
+    /// Number format of the x axis.
     pub x_ticks: Ticks,
+    /// Number format of the y axis.
     pub y_ticks: Ticks,
+    /// The curves; later ones are drawn over earlier ones.
     pub curves: Vec<Curve>,
     /// Dotted horizontal lines: value and colour index.
     pub levels: Vec<(f64, usize)>,
+    /// Ranges of x in which a level below level 1 was trained, shaded behind the curves.
     pub shades: Vec<Shade>,
 }
 
@@ -90,6 +105,7 @@ pub struct Picture {
     pub description: String,
     /// Text and colour index of every branch.
     pub legend: Vec<(String, usize)>,
+    /// The panels, row by row from left to right.
     pub panels: Vec<Panel>,
 }
 

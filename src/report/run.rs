@@ -30,10 +30,15 @@ pub struct BranchLog {
     pub name: String,
     /// The file it was read from.
     pub path: PathBuf,
+    /// Training steps, in the order of the file.
     pub steps: Vec<Step>,
+    /// Evaluations at all levels, in the order of the file.
     pub evals: Vec<Eval>,
+    /// Multi-level operators, in the order of the file.
     pub operators: Vec<Operator>,
+    /// Starts of stages, in the order of the file.
     pub stages: Vec<Stage>,
+    /// The summary; none if the branch has not finished.
     pub summary: Option<Summary>,
     /// The furthest position of any line.
     pub end: Position,
@@ -186,9 +191,13 @@ pub fn gather(paths: &[PathBuf]) -> Result<Vec<BranchLog>> {
 
 /// A whole run.
 pub struct Run {
+    /// The run folder, as it was given.
     pub dir: PathBuf,
+    /// Name of the run folder, made printable in one line.
     pub name: String,
+    /// The V-cycle; none if the folder has no metrics of it.
     pub vcycle: Option<BranchLog>,
+    /// The baseline, level 1 trained from scratch; none if the folder has no metrics of it.
     pub scratch: Option<BranchLog>,
     /// The resolved configuration as TOML; none in runs of earlier versions.
     pub config: Option<String>,

@@ -4,11 +4,14 @@
 use serde::Serialize;
 use std::fmt;
 
-/// One evaluation of a run: FLOPs and seconds so far, held-out loss.
+/// One evaluation of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Point {
+    /// FLOPs so far, of all levels, the optimizer and the multi-level operators.
     pub flops: u64,
+    /// Seconds of training so far, without evaluation.
     pub seconds: f64,
+    /// Mean held-out loss.
     pub loss: f64,
 }
 

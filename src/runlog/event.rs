@@ -53,6 +53,7 @@ pub enum Event {
 /// The start of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
+    /// The position before the first step of the stage.
     #[serde(flatten)]
     pub at: Position,
     /// Title, such as `V-cycle, stage 1 of 3: level 1`.
@@ -61,8 +62,10 @@ pub struct Stage {
     /// Planned steps.
     #[serde(default)]
     pub steps: Option<u64>,
+    /// Number of parameters of the model at this level.
     #[serde(default)]
     pub parameters: Option<u64>,
+    /// Number of transformer layers of the model at this level.
     #[serde(default)]
     pub layers: Option<u64>,
     /// Size of the residual stream.
@@ -73,10 +76,13 @@ pub struct Stage {
 /// A training step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
+    /// The position after the step.
     #[serde(flatten)]
     pub at: Position,
+    /// Learning rate of the step.
     #[serde(deserialize_with = "number")]
     pub lr: f64,
+    /// Mean training loss over the batch, before the update.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Global norm of the gradients before clipping.
@@ -87,8 +93,10 @@ pub struct Step {
 /// An evaluation on held-out data.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Eval {
+    /// The position at which the model was evaluated.
     #[serde(flatten)]
     pub at: Position,
+    /// Held-out loss: the mean over the scored labels, or the sum of both means for a model with two losses.
     #[serde(rename = "valid_loss", deserialize_with = "number")]
     pub loss: f64,
     /// Number of scored labels.
@@ -105,9 +113,12 @@ pub struct Eval {
 /// A multi-level operator: coalescing, or de-coalescing with interpolation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Operator {
+    /// The position after the operator, at the start of the stage that it prepares.
     #[serde(flatten)]
     pub at: Position,
+    /// `coalesce` or `interpolate`.
     pub name: String,
+    /// FLOPs of the operator, of transferred optimizer moments, and of the search for alpha.
     pub flops_spent: u64,
     /// The weight of the lower level in an interpolation.
     #[serde(default)]
@@ -117,20 +128,24 @@ pub struct Operator {
 /// A line search for alpha.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Search {
+    /// The position at the start of the stage that the interpolation prepares. Its FLOPs do not include the search.
     #[serde(flatten)]
     pub at: Position,
     /// The best value.
     pub alpha: f64,
     /// Every value that was tried, with its held-out loss, in the order of evaluation.
     pub tried: Vec<(f64, Option<f64>)>,
+    /// FLOPs of all interpolations and evaluations of the search.
     pub flops_spent: u64,
 }
 
 /// Changes of the configuration since the checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
+    /// The position of the checkpoint.
     #[serde(flatten)]
     pub at: Position,
+    /// The keys whose values have changed.
     pub changes: Vec<Change>,
 }
 
@@ -158,11 +173,13 @@ impl std::fmt::Display for Change {
 /// The summary at the end of a branch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// The position at the end of training.
     #[serde(flatten)]
     pub at: Position,
     /// Peak resident memory of the process.
     #[serde(default)]
     pub resident_bytes: Option<u64>,
+    /// Training tokens per second, averaged over the branch; for images, patches and special tokens count.
     #[serde(default)]
     pub tokens_per_second: Option<f64>,
     /// Seconds spent waiting for batches.

@@ -49,11 +49,13 @@ impl Branch {
 pub struct ResumePoint {
     /// Position of the checkpoint.
     pub at: Position,
-    /// Held-out loss of the last evaluation, and whether it was made at this very step.
+    /// Held-out loss of the last evaluation.
     pub valid_loss: f64,
+    /// Whether the last evaluation was made at the position of the checkpoint.
     pub valid_here: bool,
-    /// Lengths of `metrics.jsonl` and of the TensorBoard file.
+    /// Length of `metrics.jsonl` at the checkpoint.
     pub metrics_bytes: u64,
+    /// Length of the TensorBoard file at the checkpoint.
     pub tensorboard_bytes: u64,
 }
 

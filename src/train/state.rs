@@ -23,6 +23,7 @@ pub struct Options {
     pub seed: u64,
     /// Activation recomputation: save only the inputs of blocks, and recompute the blocks in the backward pass.
     pub recompute: bool,
+    /// The data type that passes compute in.
     pub precision: Precision,
     /// Label smoothing in training, in `[0, 1)`.
     pub smoothing: f64,
@@ -58,6 +59,7 @@ pub struct StepFlops {
 
 /// A model with everything on the device that training it needs: parameters, gradients, optimizer state and inputs.
 pub struct TrainState {
+    /// The model: its parameter table and its forward pass.
     pub model: Box<dyn Model>,
     /// Parameters, in the device's own float type: f32, or f64 on the reference device.
     pub params: Store,

@@ -12,6 +12,7 @@ use crate::tensor::{DType, Place, Tensor};
 /// An optimizer with its state for one model.
 pub struct Updater {
     config: Config,
+    /// The optimizer's state tensors and its number of updates.
     pub state: State,
     decay_mask: Tensor,
     /// Partial sums of the gradient norm.
@@ -25,7 +26,9 @@ pub struct Updater {
 /// The tensors of a step that an update works on.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
+    /// The parameters, in the device's own float type; updated.
     pub params: &'a Store,
+    /// The gradients of the whole step, in the layout and type of `params`.
     pub grads: &'a Store,
     /// Receives the new parameters in the type that passes compute in, if that is another one.
     pub compute: Option<&'a Store>,

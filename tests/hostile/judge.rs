@@ -13,7 +13,7 @@ use vcycle::error::Result;
 /// Limit on the memory of all tests of this binary together. Allocations beyond it fail as if memory had run out:
 /// fallible allocations return an error, and others abort this binary. Several tests run at once, and one alone takes
 /// half a GiB: Zstandard windows of up to 128 MiB are accepted, and the decoder's buffer grows by doubling.
-const MEMORY_LIMIT: usize = 2 << 30;
+const MEMORY_LIMIT: usize = 3 << 29;
 /// Timeout of a case. Cases take milliseconds, but the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -46,9 +46,21 @@ pub enum Mix {
     /// Not at all.
     None,
     /// Mixup: `share` of an image plus `1 - share` of the other.
-    Blend { share: f32 },
+    Blend {
+        /// Weight of the image itself, 0 to 1.
+        share: f32,
+    },
     /// CutMix: the images exchange the rectangle `left..right` x `top..bottom`.
-    Cut { left: usize, right: usize, top: usize, bottom: usize },
+    Cut {
+        /// First column of the rectangle, in pixels.
+        left: usize,
+        /// Column after the last one of the rectangle.
+        right: usize,
+        /// First row of the rectangle, in pixels.
+        top: usize,
+        /// Row after the last one of the rectangle.
+        bottom: usize,
+    },
 }
 
 /// Outside this range, a Beta distribution degenerates to a coin flip or to a constant 1/2.

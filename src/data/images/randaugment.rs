@@ -48,19 +48,33 @@ impl RandAugment {
 /// An operation of RandAugment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
+    /// Leaves the image as it is.
     Identity,
+    /// Stretches each channel so that its darkest pixel becomes 0 and its brightest 255. Ignores the strength.
     AutoContrast,
+    /// Equalizes the histogram of each channel. Ignores the strength.
     Equalize,
+    /// Rotates about the centre by up to 30 degrees in either direction.
     Rotate,
+    /// Clears up to 4 of the low bits of each value.
     Posterize,
+    /// Inverts the values at or above a threshold, which falls from 256 to 0 as the strength rises.
     Solarize,
+    /// Scales the saturation by a factor of 0.1 (nearly grey) to 1.9.
     Colour,
+    /// Scales the difference from the mean luma by a factor of 0.1 to 1.9.
     Contrast,
+    /// Scales all values by a factor of 0.1 to 1.9.
     Brightness,
+    /// Scales the difference from the smoothed image by a factor of 0.1 (blurred) to 1.9 (sharpened).
     Sharpness,
+    /// Shears horizontally by up to 0.3 pixels per row of distance from the centre.
     ShearX,
+    /// Shears vertically by up to 0.3 pixels per column of distance from the centre.
     ShearY,
+    /// Shifts horizontally by up to 150/331 of the side length.
     TranslateX,
+    /// Shifts vertically by up to 150/331 of the side length.
     TranslateY,
 }
 

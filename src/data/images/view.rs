@@ -54,9 +54,13 @@ impl ViewConfig {
 /// A rectangle of an image, in whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crop {
+    /// First column.
     pub left: usize,
+    /// First row.
     pub top: usize,
+    /// Number of columns.
     pub width: usize,
+    /// Number of rows.
     pub height: usize,
 }
 

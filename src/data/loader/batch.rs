@@ -10,7 +10,9 @@ use std::sync::Arc;
 /// The buffer of one input of a batch, row-major, with the example as the first dimension.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Field {
+    /// Token ids, masks or class labels. The label -100 is not scored.
     Ints(Vec<i32>),
+    /// Pixels, shares of mixed labels or regression targets. The label NaN is not scored.
     Floats(Vec<f32>),
 }
 
@@ -104,8 +106,8 @@ pub trait Source: Send + Sync {
     }
 
     /// Fills one chunk of the training batch of `step`, which has `batch` rows, with what [`Source::training_batch`]
-    /// would write there. The chunk starts at row `first`, a multiple of [`Source::chunk_rows`]. `fields` hold only the rows
-    /// of the chunk; the last chunk may have fewer rows.
+    /// would write there. The chunk starts at row `first`, a multiple of [`Source::chunk_rows`]. `fields` hold only the
+    /// rows of the chunk; the last chunk may have fewer rows.
     ///
     /// # Errors
     /// Fails like [`Source::training_batch`], and if the source has no chunks.
@@ -126,8 +128,11 @@ pub trait Source: Send + Sync {
 /// The source of batches for next-token prediction. A batch has two fields, `ids` and `labels`.
 #[derive(Clone, Debug)]
 pub struct NextToken {
+    /// Tokens of the training split.
     pub train: Arc<Tokens>,
+    /// Tokens of the held-out split.
     pub valid: Arc<Tokens>,
+    /// Draws the windows of training batches. Held-out batches cover their split in order.
     pub sampler: Sampler,
     /// The number of tokens per row.
     pub context: usize,

@@ -32,6 +32,7 @@ pub struct DataSpec {
     pub text: PathBuf,
     /// The tokenizer specification, see [`Tokenizer::from_spec`].
     pub tokenizer: String,
+    /// Which part of the text is held out.
     pub held_out: HeldOut,
     /// The key of the text in JSON lines.
     pub field: String,
@@ -57,8 +58,11 @@ impl DataSpec {
 
 /// A prepared text.
 pub struct Dataset {
+    /// The training split.
     pub train: Shard,
+    /// The held-out split.
     pub valid: Shard,
+    /// The tokenizer, trained on the training split or loaded.
     pub tokenizer: Tokenizer,
     /// The folder that holds `train.bin`, `valid.bin`, `tokenizer.json` and `data.json`.
     pub dir: PathBuf,

@@ -27,7 +27,9 @@ pub enum DataSource {
 /// Token files, see [`Tokens::open`].
 #[derive(Debug, Clone)]
 pub struct ShardsSpec {
+    /// Token files of the training split.
     pub train: Vec<PathBuf>,
+    /// Token files of the held-out split.
     pub valid: Vec<PathBuf>,
     /// The path of the tokenizer of these files.
     pub tokenizer: Option<PathBuf>,
@@ -42,7 +44,9 @@ const SAMPLED: usize = 4096;
 
 /// The data of a run. The splits are shared, so that other threads may prefetch from them.
 pub struct Corpus {
+    /// The training split.
     pub train: Arc<Tokens>,
+    /// The held-out split.
     pub valid: Arc<Tokens>,
     /// The tokenizer of the tokens, if known.
     pub tokenizer: Option<Tokenizer>,

@@ -21,6 +21,7 @@ pub const SAMPLE_BYTES: u64 = 256 << 20;
 /// What to prepare.
 #[derive(Debug, Clone)]
 pub struct FolderSpec {
+    /// The texts and how they are divided.
     pub source: TextSource,
     /// The tokenizer specification, see [`Tokenizer::from_spec`].
     pub tokenizer: String,

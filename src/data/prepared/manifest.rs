@@ -154,7 +154,8 @@ impl Manifest {
             }
             FolderManifest::FORMAT => serde_json::from_slice(&json).map_err(damaged)?,
             _ => bail!(
-                "{}: format {format}, but this program reads {} and {}; prepare the data again",
+                "{}: damaged or of another version: format {format}, but this program reads {} and {}; prepare the data \
+                 again",
                 path.display(),
                 CacheManifest::FORMAT,
                 FolderManifest::FORMAT

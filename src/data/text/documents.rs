@@ -31,10 +31,14 @@ pub enum Division {
     Prefix(String),
     /// After each line that equals this separator. The line itself belongs to no document.
     Separator(String),
-    /// The text is cut into about 100 pieces of about equal size, which end at line ends. `total` is the number of
-    /// bytes of all plain texts ([`text_bytes`]). With `words`, for texts with hardly any line ends, a piece may also
-    /// end at a word boundary, or at any character if there is no whitespace nearby.
-    Pieces { total: u64, words: bool },
+    /// The text is cut into about 100 pieces of about equal size, which end at line ends.
+    Pieces {
+        /// Number of bytes of all plain texts ([`text_bytes`]).
+        total: u64,
+        /// Whether a piece may also end at a word boundary, or at any character if there is no whitespace nearby. For
+        /// texts with hardly any line ends.
+        words: bool,
+    },
 }
 
 /// The format of a text file.

@@ -110,8 +110,11 @@ pub enum Marks {
 /// The names of the settings in error messages.
 #[derive(Debug)]
 pub struct Keys {
+    /// Name of [`TextSource::every`].
     pub every: &'static str,
+    /// Name of the setting for [`Marks::Prefix`].
     pub prefix: &'static str,
+    /// Name of the setting for [`Marks::Separator`].
     pub separator: &'static str,
 }
 
@@ -126,6 +129,7 @@ pub const FLAGS: Keys = Keys { every: "--held-out-every", prefix: "--document-pr
 pub struct TextSource {
     /// Plain text or JSON lines files.
     pub inputs: Vec<PathBuf>,
+    /// How the documents of plain text files are delimited. Must be [`Marks::None`] if any input is JSON lines.
     pub marks: Marks,
     /// The key of the text in JSON lines.
     pub field: String,

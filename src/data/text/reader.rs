@@ -26,8 +26,11 @@ const SMALL_TEXT: u64 = 64 << 20;
 /// How the bytes of a file are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
+    /// Not compressed.
     None,
+    /// One or more Zstandard frames.
     Zstd,
+    /// One or more gzip members.
     Gzip,
 }
 

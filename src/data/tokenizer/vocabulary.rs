@@ -31,11 +31,15 @@ const SENTENCE_MARK: char = '\u{2581}';
 /// The ids of the special tokens of a masked model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialTokens {
+    /// `[PAD]` or `<pad>`: fills a row after its text.
     pub pad: u32,
+    /// `[CLS]`, `<cls>` or `<s>`: begins a row.
     pub cls: u32,
+    /// `[SEP]`, `<sep>` or `</s>`: ends each segment of a row.
     pub sep: u32,
+    /// `[MASK]` or `<mask>`: replaces tokens that the model has to predict.
     pub mask: u32,
-    /// `None` if the tokenizer has no unknown token.
+    /// `[UNK]` or `<unk>`: stands for text that is not in the vocabulary. `None` if the tokenizer has no such token.
     pub unk: Option<u32>,
 }
 

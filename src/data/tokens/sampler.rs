@@ -17,6 +17,7 @@ pub const IGNORED: i32 = -100;
 /// Draws training windows uniformly, with replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampler {
+    /// Seed of everything drawn for a row: window positions, masking. The same for all ranks.
     pub seed: u64,
     /// The rank of this process, in `0..world`.
     pub rank: usize,

@@ -22,9 +22,11 @@ pub fn write_shard(path: &Path, tokens: &[u32], vocab_size: usize) -> Result<()>
 pub enum Boundaries {
     /// It does not (version 1).
     Unknown,
-    /// It stores where documents begin (version 2). With `continues`, the first tokens belong to the last document of
-    /// the previous shard.
-    Known { continues: bool },
+    /// It stores where documents begin (version 2).
+    Known {
+        /// Whether the first tokens belong to the last document of the previous shard.
+        continues: bool,
+    },
 }
 
 /// Writes a shard, which appears under its name once it is complete.

@@ -17,6 +17,7 @@ pub struct Module {
 /// the build refuses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
+    /// The `extern "C"` name, such as `accumulate_f32`.
     pub name: &'static str,
     /// The architecture: `sm_80`, `sm_90a`, ...
     pub arch: &'static str,

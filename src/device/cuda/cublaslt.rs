@@ -14,20 +14,30 @@ use crate::tensor::{DType, Tensor};
 /// A row-major matrix in device memory. Rows have `width` elements and start `pitch` elements apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
+    /// Device address of the first element.
     pub address: u64,
+    /// Type of the elements: F32 or BF16.
     pub dtype: DType,
+    /// Number of rows.
     pub rows: usize,
+    /// Elements per row.
     pub width: usize,
+    /// Elements from the start of a row to the start of the next one, at least `width`.
     pub pitch: usize,
 }
 
 /// A matmul `out = op(a) op(b)`, where `op` transposes `a` if `ta` and `b` if `tb`.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
+    /// Left factor, `[M, K]`, or `[K, M]` if `ta`.
     pub a: Matrix,
+    /// Right factor, `[K, N]`, or `[N, K]` if `tb`.
     pub b: Matrix,
+    /// Output, `[M, N]`; overwritten.
     pub out: Matrix,
+    /// Whether `a` is transposed.
     pub ta: bool,
+    /// Whether `b` is transposed.
     pub tb: bool,
 }
 

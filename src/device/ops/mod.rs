@@ -11,8 +11,8 @@
 //! unless an operand is documented as contiguous.
 //!
 //! Types: unless documented otherwise, operands are floats of one type, the *compute type* of the operation (f32 or
-//! bf16; f64 in the reference). Operands of the *accumulator type* have the type [`DType::accumulator`] of it: f32 for f32 and
-//! bf16, f64 for f64.
+//! bf16; f64 in the reference). Operands of the *accumulator type* have the type [`DType::accumulator`] of it: f32 for
+//! f32 and bf16, f64 for f64.
 //!
 //! Cost: a multiply-add is 2 FLOPs, and work masked out by a causal mask is not counted. Bytes count every operand once
 //! for each time it must be read or written.
@@ -97,7 +97,12 @@ macro_rules! op {
         #[derive(Clone, Copy, Debug, PartialEq)]
         // `Copy` and free of pointers, so that recording a step allocates nothing; lists of a few hundred are small.
         #[allow(clippy::large_enum_variant)]
-        pub enum Op { $($name($name)),* }
+        pub enum Op {
+            $(
+                /// The operation that the struct of the same name describes.
+                $name($name),
+            )*
+        }
 
         $(impl From<$name> for Op { fn from(op: $name) -> Op { Op::$name(op) } })*
 

@@ -73,9 +73,13 @@ pub enum Opcode {
     Const = 1,
     /// `a`.
     Move,
+    /// `a + b`.
     Add,
+    /// `a - b`.
     Sub,
+    /// `a * b`.
     Mul,
+    /// `a / b`.
     Div,
     /// `sqrt(a)`.
     Sqrt,
@@ -83,7 +87,9 @@ pub enum Opcode {
     Sign,
     /// `|a|`.
     Abs,
+    /// The larger of `a` and `b`.
     Max,
+    /// The smaller of `a` and `b`.
     Min,
 }
 
@@ -98,17 +104,21 @@ impl Opcode {
 /// One instruction: `to = opcode(a, b)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Instruction {
+    /// What to compute.
     pub opcode: Opcode,
+    /// Number of the register that receives the result.
     pub to: u8,
+    /// Number of the register with the first operand.
     pub a: u8,
+    /// Number of the register with the second operand; ignored by opcodes with fewer operands.
     pub b: u8,
     /// The value of [`Opcode::Const`]. Devices compute with it in f32, as rounded here.
     pub constant: f32,
 }
 
 impl Instruction {
-    /// Returns the instruction as a row of [`Update::program`]: `opcode | to << 8 | a << 16 | b << 24`, and the bits of the
-    /// constant.
+    /// Returns the instruction as a row of [`Update::program`]: `opcode | to << 8 | a << 16 | b << 24`, and the bits of
+    /// the constant.
     pub fn encode(&self) -> [u32; 2] {
         [u32::from_le_bytes([self.opcode as u8, self.to, self.a, self.b]), self.constant.to_bits()]
     }
@@ -119,9 +129,13 @@ impl Instruction {
 pub struct Decoded {
     /// `None`: an unknown opcode, which gives 0.
     pub opcode: Option<Opcode>,
+    /// Register that receives the result, below [`REGISTERS`].
     pub to: usize,
+    /// Register with the first operand, below [`REGISTERS`].
     pub a: usize,
+    /// Register with the second operand, below [`REGISTERS`].
     pub b: usize,
+    /// The value of [`Opcode::Const`].
     pub constant: f32,
 }
 

@@ -42,8 +42,10 @@ pub struct Folder {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
+    /// Linear interpolation.
     Bilinear,
     #[default]
+    /// Cubic interpolation (Catmull-Rom), as Pillow and timm use it.
     Bicubic,
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 pub struct Running {
     /// Name and variant of the operation that launched it; empty if it was launched outside of an operation.
     pub operation: [&'static str; 2],
+    /// The `extern "C"` name of the kernel.
     pub kernel: &'static str,
     /// Whether every access is checked before it is made.
     pub checks: bool,
@@ -110,6 +111,7 @@ pub enum Outside {
     Stack,
     /// The operand of this name.
     Operand(&'static str, Place),
+    /// Neither a stack guard nor near any operand.
     Unknown,
 }
 

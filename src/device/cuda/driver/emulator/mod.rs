@@ -53,6 +53,7 @@ use std::time::{Duration, Instant};
 /// The driver that runs kernels on the host.
 #[derive(Default)]
 pub struct Emulator {
+    /// Checks, schedule and hooks; they apply from the next launch on.
     pub options: Options,
     memory: Memory,
     async_reads: AsyncReads,

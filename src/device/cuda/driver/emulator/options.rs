@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex};
 /// The order in which the threads of a block run in each round, and the blocks of a grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Order {
+    /// In ascending order of their indices.
     #[default]
     Forward,
+    /// In descending order of their indices.
     Reverse,
     /// Threads are shuffled again in every round.
     Random,
@@ -31,7 +33,9 @@ pub enum Arrival {
 /// The options of an emulator.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// The order in which threads and blocks run.
     pub order: Order,
+    /// When asynchronous copies and wgmmas take effect.
     pub arrival: Arrival,
     /// Checks every access for bounds, initialisation and races. This is slower, and blocks run one after another.
     pub checks: bool,
@@ -60,8 +64,11 @@ pub struct Log {
 /// A schedule: everything that is needed to reproduce a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Schedule {
+    /// The order in which threads and blocks run.
     pub order: Order,
+    /// When asynchronous copies and wgmmas take effect.
     pub arrival: Arrival,
+    /// Seed of random orders and arrivals; has no effect if neither is random.
     pub seed: u64,
 }
 

@@ -25,9 +25,11 @@ unsafe extern "C" {
 /// A kernel that the emulator can run.
 #[derive(Clone, Copy)]
 pub struct Kernel {
+    /// The `extern "C"` name, such as `accumulate_f32`.
     pub name: &'static str,
-    /// The source file and line of its definition.
+    /// The source file of its definition, as the compiler's `__FILE__`.
     pub file: &'static str,
+    /// The line of its definition in `file`, counted from 1.
     pub line: u32,
     /// The largest number of threads per block.
     pub threads: u32,

@@ -9,6 +9,7 @@ use std::fmt;
 pub struct Site {
     /// The path relative to the project's root, such as `kernels/linear.cu`.
     pub file: String,
+    /// The line, counted from 1.
     pub line: u32,
 }
 
@@ -169,11 +170,13 @@ impl At {
 /// A defect of a kernel.
 #[derive(Clone, Debug)]
 pub struct Fault {
+    /// The `extern "C"` name of the kernel.
     pub kernel: &'static str,
     /// Index of the block (`blockIdx`).
     pub block: [u32; 3],
     /// Index of the thread (`threadIdx`).
     pub thread: [u32; 3],
+    /// The call or memory access that revealed the defect.
     pub at: At,
     /// What is wrong.
     pub what: String,

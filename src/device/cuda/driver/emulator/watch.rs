@@ -9,9 +9,11 @@ use std::sync::MutexGuard;
 /// Swaps two parameters in every launch of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange {
+    /// The `extern "C"` name of the kernel.
     pub kernel: &'static str,
     /// The numbers of the two parameters, counted from 0.
     pub parameters: [usize; 2],
+    /// Whether whole parameters or only row pitches are swapped.
     pub field: Field,
 }
 
