@@ -176,7 +176,7 @@ pub struct Fault {
     pub block: [u32; 3],
     /// Index of the thread (`threadIdx`).
     pub thread: [u32; 3],
-    /// The call or memory access that revealed the defect.
+    /// The call or memory access that revealed the defect, or the kernel as a whole.
     pub at: At,
     /// What is wrong.
     pub what: String,
