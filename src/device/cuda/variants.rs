@@ -358,7 +358,7 @@ variants! {
             multilevel::counts_tiles, multilevel::vector, multilevel::seconds_vector;
     }
     SquaredError {
-        "block" [F32, BF16] => ["squared_error_f32", "squared_error_bf16"],
+        "block" gpu(unmeasured) [F32, BF16] => ["squared_error_f32", "squared_error_bf16"],
             |_| true, squared_error::block, |op, gpu| gpu.memory(bytes(*op), 0.005, 1);
     }
     Update {
