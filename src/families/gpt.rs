@@ -50,7 +50,7 @@ impl Family for Gpt {
         let data = Corpus::open(&config.data_source()?, cache, note)?;
         check_length(&*data.train, config.model.context)?;
         check_length(&*data.valid, config.model.context)?;
-        Ok(Box::new(GptText(Text(data))))
+        Ok(Box::new(GptText(Text::new(data))))
     }
 
     fn build(&self, config: &Config, width: usize, facts: DataFacts) -> Result<Box<dyn Model>> {
@@ -112,7 +112,7 @@ impl Dataset for GptText {
     }
 
     fn source(&self, config: &Config) -> Result<Arc<dyn Source>> {
-        let Corpus { train, valid, .. } = &self.0.0;
+        let Corpus { train, valid, .. } = &self.0.corpus;
         let sampler = Sampler { seed: config.seed, rank: 0, world: 1 };
         let (train, valid) = (Arc::clone(train), Arc::clone(valid));
         Ok(Arc::new(NextToken { train, valid, sampler, context: config.model.context }))
@@ -120,7 +120,7 @@ impl Dataset for GptText {
 
     fn sample(&self, device: &mut dyn Device, model: &dyn Model, params: &Store, seed: u64) -> Result<Option<Sample>> {
         match model.family() {
-            model::Family::Gpt(config) => text::sample(device, config, params, &self.0.0, seed),
+            model::Family::Gpt(config) => text::sample(device, config, params, &self.0.corpus, seed),
             _ => Ok(None),
         }
     }

@@ -19,20 +19,28 @@ use crate::runlog::Sample;
 const SUMMED: usize = 1 << 30;
 
 /// What datasets of text have in common.
-pub(super) struct Text(pub Corpus);
+pub(super) struct Text {
+    pub corpus: Corpus,
+    /// [`Corpus::name`] when the data was opened. A checkpoint must not get the name of a file that is being rewritten.
+    name: String,
+}
 
 impl Text {
+    pub fn new(corpus: Corpus) -> Self {
+        Text { name: corpus.name(), corpus }
+    }
+
     pub fn facts(&self) -> DataFacts {
-        let special = self.0.tokenizer.as_ref().and_then(|t| t.special_tokens().ok());
-        DataFacts { pad: special.map_or(0, |special| special.pad), ..self.0.vocab_size.into() }
+        let special = self.corpus.tokenizer.as_ref().and_then(|t| t.special_tokens().ok());
+        DataFacts { pad: special.map_or(0, |special| special.pad), ..self.corpus.vocab_size.into() }
     }
 
     pub fn name(&self) -> String {
-        self.0.name()
+        self.name.clone()
     }
 
     fn shards(&self) -> impl Iterator<Item = &Shard> {
-        [&self.0.train, &self.0.valid].into_iter().flat_map(|split| (**split).as_ref())
+        [&self.corpus.train, &self.corpus.valid].into_iter().flat_map(|split| (**split).as_ref())
     }
 
     pub fn tokens_sum(&self) -> String {
@@ -47,7 +55,7 @@ impl Text {
     }
 
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.0.tokenizer.as_ref()
+        self.corpus.tokenizer.as_ref()
     }
 }
 

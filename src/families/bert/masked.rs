@@ -39,7 +39,7 @@ impl Dataset for MaskedText {
     }
 
     fn source(&self, config: &Config) -> Result<Arc<dyn Source>> {
-        let Corpus { train, valid, tokenizer, .. } = &self.0.0;
+        let Corpus { train, valid, tokenizer, .. } = &self.0.corpus;
         let Some(tokenizer) = tokenizer else { bail!("data.tokenizer: missing; a masked model needs one") };
         let context = config.model.context;
         let masking = Masking::new(config.masking(), tokenizer, context)?;

@@ -69,7 +69,7 @@ impl Family for Bert {
             return Ok(Box::new(Labelled::open(config, checkpoint, note)?));
         }
         let data = Corpus::open(&config.data_source()?, cache, note)?.with_special_tokens()?;
-        Ok(Box::new(MaskedText(Text(data))))
+        Ok(Box::new(MaskedText(Text::new(data))))
     }
 
     fn build(&self, config: &Config, width: usize, facts: DataFacts) -> Result<Box<dyn Model>> {
