@@ -66,6 +66,21 @@ fn changed_kernels_are_compiled_and_run() {
     assert!(!printed.contains("panicked"), "{printed}");
 }
 
+/// A header that the build has not seen counts, too: editing it after the first run gives another verdict.
+#[test]
+fn a_new_header_counts() {
+    let root = sources();
+    let file = |name: &str| root.path().join("kernels").join(name);
+    edit(&file("fill.cu"), "to<T>(value);", "to<T>(value * kNewFactor);");
+    edit(&file("fill.cu"), "#include \"common/", "#include \"common/new.cuh\"\n#include \"common/");
+    fs::write(file("common/new.cuh"), "constexpr float kNewFactor = 1.0f;\n").expect("written");
+    let (code, printed) = check(root.path(), &["fill/naive"]);
+    assert_eq!(code, Some(0), "{printed}");
+    fs::write(file("common/new.cuh"), "constexpr float kNewFactor = 2.0f;\n").expect("written");
+    let (code, printed) = check(root.path(), &["fill/naive"]);
+    assert_eq!(code, Some(2), "{printed}");
+}
+
 /// All files that include a changed header are compiled again.
 #[test]
 fn a_changed_header_counts() {

@@ -119,9 +119,6 @@ macro_rules! or {
     ($default:expr, nondeterministic) => {
         false
     };
-    ($default:expr, unmeasured) => {
-        None
-    };
     ($default:expr, $given:expr) => {
         $given
     };
@@ -147,7 +144,7 @@ pub(in crate::device::cuda) use matmul;
 
 /// Builds the table: `variants!(OpName { "name" ATTRIBUTES [types] => [kernels], supports, launch, model (, workspace); ... }
 /// ...)`. The attributes, in this order and each optional: `on Sm90`, `tile(128 x 256)`,
-/// `cluster(2)`, `sums(nondeterministic)`, `gpu(unmeasured)`.
+/// `cluster(2)`, `sums(nondeterministic)`, and `gpu(H100)` for a variant that has run on one: see [`Measured`].
 macro_rules! variants {
     ($($operation:ident { $(
         $name:literal $(on $arch:ident)? $(tile($rows:literal x $columns:literal))? $(cluster($cluster:literal))?
@@ -164,7 +161,7 @@ macro_rules! variants {
             tile: or!(None $(, Some([$rows, $columns]))?),
             cluster: or!(1 $(, $cluster)?),
             deterministic: or!(true $(, $order)?),
-            measured: or!(Some(H100) $(, $measured)?),
+            measured: or!(None $(, Some($measured))?),
             supports: |op| match op {
                 Op::$operation(inner) => {
                     op.float().is_none_or(|float| [$(DType::$float),+].contains(&float))
@@ -189,126 +186,126 @@ macro_rules! variants {
 
 variants! {
     Accumulate {
-        "naive" [F32, BF16] => ["accumulate_f32", "accumulate_bf16", "accumulate_f32_bf16", "accumulate_bf16_f32"],
+        "naive" gpu(H100) [F32, BF16] => ["accumulate_f32", "accumulate_bf16", "accumulate_f32_bf16", "accumulate_bf16_f32"],
             |_| true, accumulate::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
-        "vec16" [F32, BF16] => [
+        "vec16" gpu(H100) [F32, BF16] => [
             "accumulate_vec16_f32", "accumulate_vec16_bf16",
             "accumulate_vec16_f32_bf16", "accumulate_vec16_bf16_f32"
         ], accumulate::is_whole, accumulate::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     ActivationBackward {
-        "naive" [F32, BF16] => ["activation_backward_f32", "activation_backward_bf16"],
+        "naive" gpu(H100) [F32, BF16] => ["activation_backward_f32", "activation_backward_bf16"],
             |_| true, activation::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
-        "vec16" [F32, BF16] => ["activation_backward_vec16_f32", "activation_backward_vec16_bf16"],
+        "vec16" gpu(H100) [F32, BF16] => ["activation_backward_vec16_f32", "activation_backward_vec16_bf16"],
             activation::is_whole, activation::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     AdamW {
-        "naive" [F32, BF16] => ["adamw_f32"],
+        "naive" gpu(H100) [F32, BF16] => ["adamw_f32"],
             adamw::fits_copy, adamw::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
-        "vec16" [F32, BF16] => ["adamw_vec16_f32"],
+        "vec16" gpu(H100) [F32, BF16] => ["adamw_vec16_f32"],
             adamw::is_whole, adamw::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     Attention {
-        "naive" [F32, BF16] => ["attention_naive_f32", "attention_naive_bf16"],
+        "naive" gpu(H100) [F32, BF16] => ["attention_naive_f32", "attention_naive_bf16"],
             |_| true, attention::naive, attention::naive_seconds;
-        "tiled" [F32] => ["attention_tiled_32_f32", "attention_tiled_64_f32", "attention_tiled_128_f32"],
+        "tiled" gpu(H100) [F32] => ["attention_tiled_32_f32", "attention_tiled_64_f32", "attention_tiled_128_f32"],
             attention::fits_tile, attention::tiled, attention::tiled_seconds;
-        "flash" on Sm80 [BF16] => [
+        "flash" on Sm80 gpu(H100) [BF16] => [
             "attention_flash_32_bf16", "attention_flash_64_bf16", "attention_flash_80_bf16", "attention_flash_96_bf16",
             "attention_flash_128_bf16"
         ], sm80::attention::supports, sm80::attention::flash, sm80::attention::seconds;
-        "wgmma" on Sm90 gpu(unmeasured) [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
+        "wgmma" on Sm90 [BF16] => ["attention_wgmma_64_bf16", "attention_wgmma_128_bf16"],
             sm80::attention::supports, sm90::attention::wgmma, sm90::attention::seconds;
-        "single_pass_kv" on Sm90 gpu(unmeasured) [BF16] => [
+        "single_pass_kv" on Sm90 [BF16] => [
             "attention_single_pass_kv_64_128_bf16", "attention_single_pass_kv_64_256_bf16",
             "attention_single_pass_kv_128_128_bf16", "attention_single_pass_kv_128_256_bf16"
         ], sm90::attention_single_pass::supports, sm90::attention_single_pass::resident, sm90::attention::seconds;
     }
     AttentionBackward {
-        "naive" [F32, BF16] => [
+        "naive" gpu(H100) [F32, BF16] => [
             "attention_delta_f32", "attention_dq_naive_f32", "attention_dkdv_naive_f32",
             "attention_delta_bf16", "attention_dq_naive_bf16", "attention_dkdv_naive_bf16"
         ], |_| true, attention_backward::naive, attention_backward::naive_seconds;
-        "tiled" [F32] => [
+        "tiled" gpu(H100) [F32] => [
             "attention_delta_f32",
             "attention_dq_tiled_32_f32", "attention_dq_tiled_64_f32", "attention_dq_tiled_128_f32",
             "attention_dkdv_tiled_32_f32", "attention_dkdv_tiled_64_f32", "attention_dkdv_tiled_128_f32"
         ], attention_backward::fits_tile, attention_backward::tiled, attention_backward::tiled_seconds;
-        "flash" on Sm80 [BF16] => [
+        "flash" on Sm80 gpu(H100) [BF16] => [
             "attention_dq_flash_32_bf16", "attention_dq_flash_64_bf16", "attention_dq_flash_80_bf16",
             "attention_dq_flash_96_bf16", "attention_dq_flash_128_bf16",
             "attention_dkdv_flash_32_bf16", "attention_dkdv_flash_64_bf16", "attention_dkdv_flash_80_bf16",
             "attention_dkdv_flash_96_bf16", "attention_dkdv_flash_128_bf16"
         ], sm80::attention_backward::supports, sm80::attention_backward::flash, sm80::attention_backward::seconds;
-        "wgmma" on Sm90 gpu(unmeasured) [BF16] => [
+        "wgmma" on Sm90 [BF16] => [
             "attention_dq_wgmma_64_bf16", "attention_dkdv_wgmma_64_bf16",
             "attention_dq_wgmma_128_bf16", "attention_dkdv_wgmma_128_bf16"
         ], sm80::attention_backward::supports, sm90::attention_backward::wgmma, sm90::attention_backward::seconds;
-        "fused_dq_atomic" on Sm90 sums(nondeterministic) gpu(unmeasured) [BF16] => [
+        "fused_dq_atomic" on Sm90 sums(nondeterministic) [BF16] => [
             "attention_delta_bf16", "fill_vec16_f32", "attention_dkdvdq_wgmma_64_bf16", "attention_dkdvdq_wgmma_128_bf16",
             "attention_dq_round_bf16"
         ], sm80::attention_backward::supports, sm90::attention_backward::reduce, sm90::attention_backward::seconds,
             sm90::attention_backward::workspace_reduce;
     }
     ColumnSum {
-        "naive" [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
+        "naive" gpu(H100) [F32, BF16] => ["column_sum_naive_f32", "column_sum_naive_bf16"],
             |_| true, column_sum::naive, |op, gpu| gpu.memory(bytes(*op), 0.1, 1);
-        "tiled" [F32, BF16] => ["column_sum_tiled_f32", "column_sum_tiled_bf16"],
+        "tiled" gpu(H100) [F32, BF16] => ["column_sum_tiled_f32", "column_sum_tiled_bf16"],
             |_| true, column_sum::tiled, |op, gpu| gpu.memory(bytes(*op), 0.5 * column_sum::occupied(op, gpu), 1);
-        "vec16" [F32, BF16] => ["column_sum_vec16_f32", "column_sum_vec16_bf16", "column_sum_tiled_f32"],
+        "vec16" gpu(H100) [F32, BF16] => ["column_sum_vec16_f32", "column_sum_vec16_bf16", "column_sum_tiled_f32"],
             column_sum::is_whole, column_sum::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 2),
             column_sum::workspace;
     }
     CrossEntropy {
-        "naive" [F32, BF16] => [
+        "naive" gpu(H100) [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_naive_f32", "cross_entropy_naive_bf16", "cross_entropy_loss_f32"
         ], |_| true, cross_entropy::naive, |op, gpu| gpu.memory(bytes(*op), 0.05, 3);
-        "block" [F32, BF16] => [
+        "block" gpu(H100) [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_block_f32", "cross_entropy_block_bf16", "cross_entropy_loss_f32"
         ], |_| true, cross_entropy::block, |op, gpu| gpu.memory(bytes(*op), 0.6, 3);
-        "vec16" [F32, BF16] => [
+        "vec16" gpu(H100) [F32, BF16] => [
             "cross_entropy_count", "cross_entropy_loss_f32",
             "cross_entropy_vec16_128_f32", "cross_entropy_vec16_128_bf16",
             "cross_entropy_vec16_512_f32", "cross_entropy_vec16_512_bf16"
         ], cross_entropy::is_aligned, cross_entropy::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 3);
     }
     Dropout {
-        "naive" [F32, BF16] => ["dropout_f32", "dropout_bf16", "dropout_unit_f32", "dropout_unit_bf16"],
+        "naive" gpu(H100) [F32, BF16] => ["dropout_f32", "dropout_bf16", "dropout_unit_f32", "dropout_unit_bf16"],
             |_| true, dropout::naive, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
-        "vec16" [F32, BF16] => [
+        "vec16" gpu(H100) [F32, BF16] => [
             "dropout_vec16_f32", "dropout_vec16_bf16", "dropout_unit_vec16_f32", "dropout_unit_vec16_bf16"
         ], dropout::is_whole, dropout::vector, |op, gpu| gpu.memory(bytes(*op), 0.8, 1);
     }
     Embedding {
-        "naive" [F32, BF16] => ["embedding_f32", "embedding_bf16"],
+        "naive" gpu(H100) [F32, BF16] => ["embedding_f32", "embedding_bf16"],
             |_| true, embedding::naive, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
-        "vec16" [F32, BF16] => ["embedding_vec16_f32", "embedding_vec16_bf16"],
+        "vec16" gpu(H100) [F32, BF16] => ["embedding_vec16_f32", "embedding_vec16_bf16"],
             embedding::is_whole, embedding::vector, |op, gpu| gpu.memory(bytes(*op), 0.85, 1);
     }
     EmbeddingBackward {
-        "naive" [F32, BF16] => [
+        "naive" gpu(H100) [F32, BF16] => [
             "embedding_backward_naive_f32", "embedding_backward_naive_bf16", "embedding_backward_naive_bf16_f32",
             "embedding_positions_f32", "embedding_positions_bf16"
         ], |_| true, embedding::backward_naive, |op, gpu| gpu.memory(bytes(*op), 0.02, 2);
-        "owner" [F32, BF16] => [
+        "owner" gpu(H100) [F32, BF16] => [
             "embedding_clear_f32", "embedding_clear_bf16",
             "embedding_backward_owner_f32", "embedding_backward_owner_bf16", "embedding_backward_owner_bf16_f32",
             "embedding_positions_f32", "embedding_positions_bf16"
         ], |_| true, embedding::backward_owner, |op, gpu| gpu.memory(bytes(*op), 0.2, 3);
     }
     Fill {
-        "naive" [F32, BF16] => ["fill_f32", "fill_bf16"],
+        "naive" gpu(H100) [F32, BF16] => ["fill_f32", "fill_bf16"],
             |_| true, fill::naive, |op, gpu| gpu.memory(bytes(*op), 0.7, 1);
-        "vec16" [F32, BF16] => ["fill_vec16_f32", "fill_vec16_bf16"],
+        "vec16" gpu(H100) [F32, BF16] => ["fill_vec16_f32", "fill_vec16_bf16"],
             fill::is_whole, fill::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
-    GlobalNorm { "block" [F32] => ["global_norm_partials_f32", "global_norm_finish_f32"], |_| true, global_norm::block, |op, gpu| gpu.memory(bytes(*op), 0.7, 2); }
+    GlobalNorm { "block" gpu(H100) [F32] => ["global_norm_partials_f32", "global_norm_finish_f32"], |_| true, global_norm::block, |op, gpu| gpu.memory(bytes(*op), 0.7, 2); }
     LayerNorm {
-        "naive" [F32, BF16] => ["layernorm_naive_f32", "layernorm_naive_bf16"],
+        "naive" gpu(H100) [F32, BF16] => ["layernorm_naive_f32", "layernorm_naive_bf16"],
             |_| true, layernorm::naive, |op, gpu| gpu.memory(bytes(*op), 0.05, 1);
-        "warp" [F32, BF16] => ["layernorm_warp_f32", "layernorm_warp_bf16"],
+        "warp" gpu(H100) [F32, BF16] => ["layernorm_warp_f32", "layernorm_warp_bf16"],
             |_| true, layernorm::warp, |op, gpu| gpu.memory(bytes(*op), 0.5, 1);
-        "vec16" [F32, BF16] => [
+        "vec16" gpu(H100) [F32, BF16] => [
             "layernorm_vec16_512_f32", "layernorm_vec16_1024_f32",
             "layernorm_vec16_4096_f32", "layernorm_vec16_8192_f32",
             "layernorm_vec16_512_bf16", "layernorm_vec16_1024_bf16",
@@ -316,53 +313,53 @@ variants! {
         ], layernorm::fits_registers, layernorm::vector, |op, gpu| gpu.memory(bytes(*op), 0.9, 1);
     }
     LayerNormBackward {
-        "naive" [F32, BF16] => [
+        "naive" gpu(H100) [F32, BF16] => [
             "layernorm_dx_naive_f32", "layernorm_dx_naive_bf16",
             "layernorm_partials_naive_f32", "layernorm_partials_naive_bf16", "layernorm_finish_f32"
         ], |_| true, layernorm::backward_naive, |op, gpu| gpu.memory(bytes(*op), 0.03, 3);
-        "warp" [F32, BF16] => ["layernorm_backward_warp_f32", "layernorm_backward_warp_bf16", "layernorm_finish_f32"],
+        "warp" gpu(H100) [F32, BF16] => ["layernorm_backward_warp_f32", "layernorm_backward_warp_bf16", "layernorm_finish_f32"],
             layernorm::fits_shared, layernorm::backward_warp, |op, gpu| gpu.memory(bytes(*op), 0.3, 2);
-        "vec16" [F32, BF16] => [
+        "vec16" gpu(H100) [F32, BF16] => [
             "layernorm_backward_vec16_f32", "layernorm_backward_vec16_bf16", "layernorm_finish_tiled_f32"
         ], layernorm::fits_block, layernorm::backward_vector, |op, gpu| gpu.memory(bytes(*op), 0.8, 2),
             layernorm::workspace;
     }
     Linear {
-        "naive" [F32, BF16] => ["linear_naive_f32", "linear_naive_bf16", "linear_naive_bf16_f32"],
+        "naive" gpu(H100) [F32, BF16] => ["linear_naive_f32", "linear_naive_bf16", "linear_naive_bf16_f32"],
             |_| true, linear::naive, |op, gpu| arithmetic(*op, gpu, 0.05, 1);
-        "shared" [F32] => ["linear_shared_f32"], |_| true, linear::shared, |op, gpu| arithmetic(*op, gpu, 0.15, 1);
-        "tiled" [F32] => ["linear_tiled_nn_f32", "linear_tiled_nt_f32", "linear_tiled_tn_f32", "linear_tiled_tt_f32"],
+        "shared" gpu(H100) [F32] => ["linear_shared_f32"], |_| true, linear::shared, |op, gpu| arithmetic(*op, gpu, 0.15, 1);
+        "tiled" gpu(H100) [F32] => ["linear_tiled_nn_f32", "linear_tiled_nt_f32", "linear_tiled_tn_f32", "linear_tiled_tt_f32"],
             |op| op.sizes().2 > 0, linear::tiled, |op, gpu| arithmetic(*op, gpu, 0.5, 1);
-        "mma_64x64" on Sm80 tile(64 x 64) [BF16] => matmul!("mma_64x64"), sm80::linear::aligned, sm80::linear::mma_64x64, sm80::linear::seconds_mma_64x64;
-        "mma_128x128" on Sm80 tile(128 x 128) [BF16] => matmul!("mma_128x128"), sm80::linear::aligned, sm80::linear::mma_128x128, sm80::linear::seconds_mma_128x128;
-        "splitk" on Sm80 tile(128 x 128) [BF16] => matmul!("mma_128x128"), sm80::linear::divided, sm80::linear::splitk, sm80::linear::seconds_splitk, sm80::linear::workspace;
-        "tma_store_64x256" on Sm90 tile(64 x 256) gpu(unmeasured) [BF16] => *TMA_STORE_64X256.kernels, sm90::linear::supports_boxes,
+        "mma_64x64" on Sm80 tile(64 x 64) gpu(H100) [BF16] => matmul!("mma_64x64"), sm80::linear::aligned, sm80::linear::mma_64x64, sm80::linear::seconds_mma_64x64;
+        "mma_128x128" on Sm80 tile(128 x 128) gpu(H100) [BF16] => matmul!("mma_128x128"), sm80::linear::aligned, sm80::linear::mma_128x128, sm80::linear::seconds_mma_128x128;
+        "splitk" on Sm80 tile(128 x 128) gpu(H100) [BF16] => matmul!("mma_128x128"), sm80::linear::divided, sm80::linear::splitk, sm80::linear::seconds_splitk, sm80::linear::workspace;
+        "tma_store_64x256" on Sm90 tile(64 x 256) [BF16] => *TMA_STORE_64X256.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| TMA_STORE_64X256.launch(op, addresses, out), |op, gpu| TMA_STORE_64X256.seconds(op, gpu), |op| TMA_STORE_64X256.workspace(op);
-        "tma_store_128x128" on Sm90 tile(128 x 128) gpu(unmeasured) [BF16] => *TMA_STORE_128X128.kernels, sm90::linear::supports_boxes,
+        "tma_store_128x128" on Sm90 tile(128 x 128) [BF16] => *TMA_STORE_128X128.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| TMA_STORE_128X128.launch(op, addresses, out), |op, gpu| TMA_STORE_128X128.seconds(op, gpu), |op| TMA_STORE_128X128.workspace(op);
-        "tma_store_128x192" on Sm90 tile(128 x 192) gpu(unmeasured) [BF16] => *TMA_STORE_128X192.kernels, sm90::linear::supports_boxes,
+        "tma_store_128x192" on Sm90 tile(128 x 192) [BF16] => *TMA_STORE_128X192.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| TMA_STORE_128X192.launch(op, addresses, out), |op, gpu| TMA_STORE_128X192.seconds(op, gpu), |op| TMA_STORE_128X192.workspace(op);
-        "tma_store_128x256" on Sm90 tile(128 x 256) gpu(unmeasured) [BF16] => *TMA_STORE_128X256.kernels, sm90::linear::supports_boxes,
+        "tma_store_128x256" on Sm90 tile(128 x 256) [BF16] => *TMA_STORE_128X256.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| TMA_STORE_128X256.launch(op, addresses, out), |op, gpu| TMA_STORE_128X256.seconds(op, gpu), |op| TMA_STORE_128X256.workspace(op);
-        "cluster2_128x256" on Sm90 tile(128 x 256) cluster(2) gpu(unmeasured) [BF16] => *CLUSTER2_128X256.kernels, sm90::linear::supports_boxes,
+        "cluster2_128x256" on Sm90 tile(128 x 256) cluster(2) [BF16] => *CLUSTER2_128X256.kernels, sm90::linear::supports_boxes,
             |op, addresses, out| CLUSTER2_128X256.launch(op, addresses, out), |op, gpu| CLUSTER2_128X256.seconds(op, gpu), |op| CLUSTER2_128X256.workspace(op);
-        "wgmma_128x256" on Sm90 tile(128 x 256) [BF16] => *WGMMA_128X256.kernels, sm90::linear::supports,
+        "wgmma_128x256" on Sm90 tile(128 x 256) gpu(H100) [BF16] => *WGMMA_128X256.kernels, sm90::linear::supports,
             |op, addresses, out| WGMMA_128X256.launch(op, addresses, out), |op, gpu| WGMMA_128X256.seconds(op, gpu), |op| WGMMA_128X256.workspace(op);
-        "wgmma_128x128" on Sm90 tile(128 x 128) [BF16] => *WGMMA_128X128.kernels, sm90::linear::supports,
+        "wgmma_128x128" on Sm90 tile(128 x 128) gpu(H100) [BF16] => *WGMMA_128X128.kernels, sm90::linear::supports,
             |op, addresses, out| WGMMA_128X128.launch(op, addresses, out), |op, gpu| WGMMA_128X128.seconds(op, gpu), |op| WGMMA_128X128.workspace(op);
     }
     Multilevel {
-        "naive" [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, multilevel::seconds_naive;
-        "block_per_row" [F32] => ["multilevel_block_per_row_f32"], |_| true, multilevel::row, multilevel::seconds_row;
-        "vec16" gpu(unmeasured) [F32] => ["multilevel_vec16_f32", "multilevel_vec16_base_f32"],
+        "naive" gpu(H100) [F32] => ["multilevel_naive_f32"], |_| true, multilevel::naive, multilevel::seconds_naive;
+        "block_per_row" gpu(H100) [F32] => ["multilevel_block_per_row_f32"], |_| true, multilevel::row, multilevel::seconds_row;
+        "vec16" [F32] => ["multilevel_vec16_f32", "multilevel_vec16_base_f32"],
             multilevel::counts_tiles, multilevel::vector, multilevel::seconds_vector;
     }
     SquaredError {
-        "block" gpu(unmeasured) [F32, BF16] => ["squared_error_f32", "squared_error_bf16"],
+        "block" [F32, BF16] => ["squared_error_f32", "squared_error_bf16"],
             |_| true, squared_error::block, |op, gpu| gpu.memory(bytes(*op), 0.005, 1);
     }
     Update {
-        "interpreted" gpu(unmeasured) [F32, BF16] => ["update_f32"], update::fits_copy, update::interpreted, update::seconds;
+        "interpreted" [F32, BF16] => ["update_f32"], update::fits_copy, update::interpreted, update::seconds;
     }
 }
 

@@ -9,7 +9,7 @@
 use super::registry;
 use crate::error::{Error, Result};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsString, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -81,8 +81,8 @@ fn changed_files(root: &Path) -> Vec<String> {
     let known: BTreeMap<&str, &[usize]> = UNITS.iter().copied().collect();
     let mut files: Vec<String> =
         known.iter().filter(|(_, read)| !read.iter().all(|&i| same[i])).map(|(file, _)| (*file).to_owned()).collect();
-    let folders: BTreeMap<&Path, ()> = known.keys().filter_map(|file| Some((Path::new(file).parent()?, ()))).collect();
-    for folder in folders.keys() {
+    let folders: BTreeSet<&Path> = known.keys().filter_map(|file| Path::new(file).parent()).collect();
+    for folder in folders {
         for entry in fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
             let file = folder.join(entry.file_name()).to_string_lossy().into_owned();
             if file.ends_with(".cu") && !known.contains_key(file.as_str()) {
@@ -91,6 +91,17 @@ fn changed_files(root: &Path) -> Vec<String> {
         }
     }
     files
+}
+
+/// Returns the files in a folder and its folders, sorted.
+fn all_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(all_files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
 }
 
 fn content_hash(content: &Vec<u8>) -> u64 {
@@ -104,8 +115,10 @@ fn content_hash(content: &Vec<u8>) -> u64 {
 fn compile(root: &Path, files: &[String]) -> Result<PathBuf> {
     let folder = Path::new(env!("OUT_DIR")).join("reloaded");
     let mut hash = DefaultHasher::new();
-    for file in files.iter().map(String::as_str).chain(SOURCES.iter().map(|(file, _)| *file)) {
-        (file, fs::read(root.join(file)).unwrap_or_default()).hash(&mut hash);
+    // With all files of the folder: a changed kernel may include headers that the build has not seen.
+    (COMPILER, files).hash(&mut hash);
+    for file in all_files(&root.join("kernels")) {
+        (&file, fs::read(&file).unwrap_or_default()).hash(&mut hash);
     }
     let shared = folder.join(format!("{:016x}.so", hash.finish()));
     if shared.is_file() {
